@@ -1,0 +1,144 @@
+"""Types and meaning of the Cython core. Three parts, one file of source each: _http.pxi, _sse.pxi, _ring.pxi (+ _sample.pxi: logits)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+# Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
+TEXT: Final = 1
+REASONING: Final = 2
+EVENT: Final = 3  # JSON {"text": str, ...}: a text event that carries more than text (logprobs, timings_per_token, tokens)
+PROGRESS: Final = 4  # JSON {"total","cache","processed","time_ms"}: prefill progress
+FINISH: Final = 5  # JSON, see fastrouter/worker/engine.py: one per choice
+ERROR: Final = 6  # JSON FastrouterError.to_wire(); always LAST
+# Record flags (u32, bit set)
+LAST: Final = 1  # nothing more comes for this request id: the ring detaches the sink after delivering it
+
+class HttpError(Exception):
+    """A request the server must refuse: answer `status` and close."""
+
+    status: int
+
+class Request:
+    """One parsed HTTP request. Immutable once handed out."""
+
+    method: str
+    target: str  # as sent
+    path: str  # percent-decoded, without query
+    query: str  # raw, without "?"
+    body: bytes
+    keep_alive: bool
+    http_minor: int
+    model: str | None  # top-level "model" of a JSON object body; None when absent or not a string
+    stream: bool  # top-level "stream" is true
+    def header(self, name: str) -> str | None:
+        """Value of a header, name in lower case; repeated fields are joined with ", "."""
+    def headers(self) -> list[tuple[str, str]]: ...
+
+class RequestParser:
+    """httptools callbacks -> Request, with the limits of the server. The same bytes give the same result however they are split.
+
+    Usage: `for request in parser.feed(data)`; raises HttpError (400, 408, 413, 414, 431, 501, 505). `on_continue` is called once
+    when a client waits for `100 Continue`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_line: int = 8192,
+        max_field: int = 8192,
+        max_head: int = 32768,
+        max_headers: int = 100,
+        max_chunk_extension: int = 1024,
+        max_body: int = 64 << 20,
+        on_continue: Callable[[], None] | None = None,
+    ) -> None: ...
+    def feed(self, data: bytes) -> list[Request]: ...
+    @property
+    def is_idle(self) -> bool:
+        """True between requests: no byte of a next one was seen."""
+    @property
+    def in_body(self) -> bool: ...
+    @property
+    def num_body_bytes(self) -> int: ...
+
+def scan_body(body: bytes) -> tuple[str | None, bool]:
+    """(model, stream) of a JSON object without a full parse; falls back to orjson; never disagrees with it. Bad JSON: (None, False)."""
+
+class Sink:
+    """Where one request's records go. The ring calls it in the router's thread. Subclass in Python for slow paths."""
+
+    request_id: int  # set by TokenRing.attach, 0 when detached
+    num_tokens: int  # tokens seen so far
+    first_text_ns: int  # monotonic ns of the first text record, 0 before
+    def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+        """Anything but text, in order, after the text before it has been handed over. Override."""
+    def fail(self, error: Exception) -> None:
+        """The worker is gone: no record will come any more. Override."""
+
+class TextCollector(Sink):
+    """Collects the text of a non-streaming request, per choice, without a Python object per token."""
+
+    def text(self, choice: int = 0) -> bytes: ...
+    def reasoning(self, choice: int = 0) -> bytes: ...
+
+class SseWriter(Sink):
+    """Escapes text into events of one API flavour and writes all events of one drain in one transport.write.
+
+    `set_template(kind, choice, prefix, suffix)`: an event is prefix + escaped text + suffix, both encoded once per request
+    (`data: {...,"content":"` and `"}...}\\n\\n`). A (kind, choice) without a template is delivered through on_record instead.
+    The first bytes out are `head` (status line and headers); until then an error may still become a true status.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10) -> None: ...
+    def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
+    def set_first(self, choice: int, event: bytes) -> None:
+        """An event sent once, before the choice's first text (OpenAI's role delta)."""
+    @property
+    def is_started(self) -> bool:
+        """True once the head has gone out (or is buffered to go)."""
+    @property
+    def text_bytes(self) -> int: ...
+    def write_event(self, event: bytes) -> None:
+        """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush()."""
+    def flush(self) -> None: ...
+    def finish(self) -> None:
+        """Flush and end the body (the terminating chunk). Idempotent."""
+    def pause(self) -> None:
+        """The transport's buffer is full: hold text here (up to max_buffered, then on_overflow)."""
+    def resume(self) -> None: ...
+    def on_overflow(self) -> None:
+        """The client reads too slowly. Override: abort the sequence, close the connection. Called once."""
+
+class TokenRing:
+    """Single-producer single-consumer byte ring over a sealed memfd, with an eventfd doorbell. Layout: see _ring.pxi.
+
+    Router: `TokenRing.create(capacity)`, attach sinks, `drain()` when `doorbell_fd` is readable.
+    Worker: `TokenRing.open(memory_fd, doorbell_fd)`, `try_push`, one `ring_doorbell()` per step.
+    The ring owns its mapping and both descriptors; close() is idempotent. Hostile indices or sizes raise ProtocolError (fastrouter.errors).
+    """
+
+    memory_fd: int
+    doorbell_fd: int
+    capacity: int  # bytes, a power of two
+    @staticmethod
+    def create(capacity: int = 1 << 20) -> TokenRing: ...
+    @staticmethod
+    def open(memory_fd: int, doorbell_fd: int) -> TokenRing: ...
+    def close(self) -> None: ...
+    # producer
+    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> bool:
+        """False when there is no room now. ValueError when it can never fit (over capacity / 2)."""
+    def ring_doorbell(self) -> None:
+        """Wake the consumer if it sleeps; costs no system call when it is awake."""
+    # consumer
+    def attach(self, sink: Sink) -> int:
+        """Give `sink` a fresh request id (never 0, not reused soon)."""
+    def detach(self, request_id: int) -> None:
+        """Records of this id are dropped from now on. Idempotent."""
+    def sinks(self) -> list[Sink]: ...
+    def drain(self, max_bytes: int = 0) -> int:
+        """Deliver all records, flush every sink that got some, arm the doorbell. Returns the number of records.
+
+        A sink that raises is detached and its error logged by `on_sink_error`; the others go on."""
+    on_sink_error: Callable[[Sink, BaseException], None] | None

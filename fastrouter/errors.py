@@ -1,0 +1,124 @@
+"""The one error tree. Each class carries the HTTP status, type and code a client sees.
+
+Knows nothing of HTTP framing or of who raises. Foreign errors (ctypes, OS, JSON) are mapped to these at the seam where they enter.
+"""
+
+from typing import Any
+
+
+class FastrouterError(Exception):
+    """Base of all errors a user may see. `extra` fields go into the JSON beside `message`."""
+
+    status = 500
+    type = "server_error"
+    code: int | str | None = None  # None: the status is the code, as llama-server does
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.extra = extra
+
+    def to_json(self) -> dict[str, Any]:
+        """The `{"error": {...}}` object of OpenAI and llama-server."""
+        code = self.status if self.code is None else self.code
+        return {"error": {"code": code, "message": self.message, "type": self.type, **self.extra}}
+
+    def to_wire(self) -> dict[str, Any]:
+        """What a worker sends: enough for `from_wire` to raise the same error in the router."""
+        return {"class": type(self).__name__, "message": self.message, "extra": self.extra}
+
+
+class InvalidRequest(FastrouterError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextExceeded(InvalidRequest):
+    type = "exceed_context_size_error"
+
+
+class ModelNotFound(InvalidRequest):
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"model '{model_id}' not found")
+
+
+class ModelNotLoaded(InvalidRequest):
+    def __init__(self, model_id: str) -> None:
+        super().__init__("model is not loaded", model=model_id)
+
+
+class InvalidApiKey(FastrouterError):
+    status = 401
+    type = "authentication_error"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid API Key")
+
+
+class Forbidden(FastrouterError):
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(FastrouterError):
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(FastrouterError):
+    status = 405
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(FastrouterError):
+    status = 413
+    type = "invalid_request_error"
+
+
+class NotSupported(FastrouterError):
+    status = 501
+    type = "not_supported_error"
+
+
+class Unavailable(FastrouterError):
+    """Starting, stopping, or the queue is full."""
+
+    status = 503
+    type = "unavailable_error"
+    retry_after_s = 1
+
+
+class LoadFailed(FastrouterError):
+    """A model's worker died or refused while loading; the message ends with the cause."""
+
+    def __init__(self, model_id: str, cause: str, exit_code: int | None = None) -> None:
+        super().__init__(f"model name={model_id} failed to load: {cause}")
+        self.cause = cause
+        self.exit_code = exit_code
+
+
+class WorkerDied(FastrouterError):
+    """A worker died with a request in it."""
+
+    status = 503
+    code = "worker_died"
+    retry_after_s = 1
+
+
+class ConfigError(FastrouterError):
+    """A flag, environment variable or preset is wrong; ends the start with exit code 1."""
+
+
+class ProtocolError(FastrouterError):
+    """The other process broke the wire or ring format. Its process is killed, ours goes on."""
+
+
+_FROM_WIRE = {cls.__name__: cls for cls in (FastrouterError, InvalidRequest, ContextExceeded, NotSupported, Unavailable)}
+
+
+def from_wire(error: dict[str, Any]) -> FastrouterError:
+    """The error a worker reported with `to_wire`. An unknown class becomes a plain server error."""
+    cls = _FROM_WIRE.get(str(error.get("class")), FastrouterError)
+    extra = error.get("extra")
+    return cls(str(error.get("message", "worker error")), **(extra if isinstance(extra, dict) else {}))

@@ -1,0 +1,151 @@
+"""What crosses between router and worker over the wire: frozen dataclasses, JSON fields only, no pickle.
+
+Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded. Sizes in tokens; 0 or None means "llama.cpp's default"; names follow llama-server's flags."""
+
+    ctx_size: int = 0  # 0: the model's training context
+    parallel: int = -1  # slots; -1: auto = 4 with a unified KV cache
+    kv_unified: bool | None = None  # None: unified when parallel is auto
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    threads: int = -1  # decode; -1: all cores
+    threads_batch: int = -1  # prefill; -1: as `threads`
+    gpu_layers: int = -1  # -1: all that fit
+    flash_attn: str = "auto"  # on | off | auto
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    mmap: bool = True
+    mlock: bool = False
+    embedding: bool = False
+    reranking: bool = False
+    pooling: str | None = None  # none | mean | cls | last | rank
+    chat_template: str | None = None  # text of a template, or a built-in name
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    jinja: bool = True
+    cont_batching: bool = True
+    warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
+    sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
+    n_predict: int = -1  # default max_tokens
+
+
+# ---------------------------------------------------------------- router -> worker
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """First message to a spare: become this model's worker."""
+
+    model_id: str
+    path: str  # first shard
+    options: LoadOptions
+    safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
+    mmproj: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """One generation request, validated. Exactly one of `prompt` and `messages` is set.
+
+    `sampling` holds only what the request set: temperature, top_k, top_p, min_p, seed, repeat_penalty, repeat_last_n,
+    presence_penalty, frequency_penalty, logit_bias ([[token_id | text, bias | None], ...]; None bans), ignore_eos, min_keep ...
+    """
+
+    request_id: int
+    prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    sampling: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int = -1  # -1: until EOS or the context is full
+    stop: list[str] = field(default_factory=list)
+    n: int = 1
+    cache_prompt: bool = True
+    id_slot: int = -1
+    return_tokens: bool = False  # FINISH carries "tokens"
+    timings_per_token: bool = False
+    verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A question with one answer: tokenize, detokenize, apply_template, props, slots."""
+
+    request_id: int
+    method: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish what runs, then exit 0."""
+
+
+# ---------------------------------------------------------------- worker -> router
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A spare is up: everything imported, backends loaded."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Load progress, 0.0 to 1.0."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Loaded. `meta`: vocab_type, n_vocab, n_ctx, n_ctx_train, n_embd, n_params, size, ftype, total_slots, chat_template, bos_token,
+    eos_token, and `load_ms`."""
+
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The load failed for a reason the worker could name; it exits after this."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer to a Call: `error` is FastrouterError.to_wire()."""
+
+    request_id: int
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A line the user should see (for example: safe mode is on)."""
+
+    level: str
+    text: str
+
+
+Message = Load | Generate | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
+MESSAGE_TYPES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (Load, Generate, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
+}

@@ -1,0 +1,140 @@
+"""Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends in one file.
+
+The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other:
+a frame over MAX_FRAME_BYTES, bad JSON, an unknown type or a wrong field raises ProtocolError.
+"""
+
+import asyncio
+import select
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import orjson
+
+from fastrouter.errors import ProtocolError
+from fastrouter.messages import MESSAGE_TYPES, LoadOptions, Message
+
+MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
+_LENGTH = struct.Struct("<I")
+_FIELDS = {name: {f.name for f in fields(cls)} for name, cls in MESSAGE_TYPES.items()}
+
+
+def encode(message: Message) -> bytes:
+    """One frame, length included."""
+    payload = orjson.dumps({"type": type(message).__name__, **{f: getattr(message, f) for f in _FIELDS[type(message).__name__]}})
+    if len(payload) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"message of {len(payload)} bytes is over the wire's limit")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def decode(payload: bytes | memoryview) -> Message:
+    """The message in one frame's payload. Raises ProtocolError."""
+    try:
+        values = orjson.loads(payload)
+        name = values.pop("type")
+        cls = MESSAGE_TYPES[name]
+        if name == "Load":
+            values["options"] = LoadOptions(**values["options"])
+        message = cls(**values)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"bad frame on the wire: {error}") from None
+    assert is_dataclass(message)
+    return message  # type: ignore[return-value]  # the table holds Message's own members
+
+
+class FrameReader:
+    """Bytes in, messages out. Shared by both ends."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        buffer = self._buffer
+        buffer += data
+        messages: list[Message] = []
+        start = 0
+        while len(buffer) - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"frame of {length} bytes is over the wire's limit")
+            if len(buffer) - start - 4 < length:
+                break
+            messages.append(decode(bytes(buffer[start + 4 : start + 4 + length])))
+            start += 4 + length
+        if start:
+            del buffer[:start]
+        return messages
+
+
+class AsyncWire(asyncio.Protocol):
+    """The router's end. `on_message` and `on_close` are called in the event loop; a broken frame closes the wire with its error."""
+
+    def __init__(self, on_message: Callable[[Any], None], on_close: Callable[[Exception | None], None]) -> None:
+        self._on_message = on_message
+        self._on_close = on_close
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    async def connect(self, sock: socket.socket) -> "AsyncWire":
+        """Take ownership of `sock`."""
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
+        return self
+
+    def send(self, message: Message) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(message))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._reader.feed(data):
+                self._on_message(message)
+        except ProtocolError as error:
+            self.close()
+            self._on_close(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_close(exc)
+
+
+class BlockingWire:
+    """The worker's end: `poll` never blocks longer than asked. EOFError when the router is gone."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = FrameReader()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Message) -> None:
+        self._sock.setblocking(True)
+        self._sock.sendall(encode(message))
+
+    def poll(self, timeout_s: float | None) -> list[Message]:
+        """Messages that have arrived; waits up to `timeout_s` for the first bytes (None: for ever, 0: not at all)."""
+        if timeout_s != 0 and not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            return []
+        try:
+            data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise EOFError("the router closed the wire")
+        return self._reader.feed(data)
+
+    def close(self) -> None:
+        self._sock.close()

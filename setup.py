@@ -1,0 +1,18 @@
+"""Builds the Cython core; everything else is in pyproject.toml."""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "fastrouter._core",
+                ["fastrouter/_core.pyx"],
+                depends=["fastrouter/_http.pxi", "fastrouter/_sse.pxi", "fastrouter/_ring.pxi", "fastrouter/_sample.pxi"],
+                extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
+            )
+        ],
+        compiler_directives={"language_level": 3},
+    )
+)
