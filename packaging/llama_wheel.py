@@ -1,0 +1,68 @@
+"""Prints the path of the one portable llama-cpp-python wheel, building it first if this user has none yet.
+
+The build is keyed by version and flags in the user's cache folder, so a second clone takes seconds. pip's own wheel cache is not
+used: it is keyed by the source package alone and would hand out a build with other flags.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+VERSION = "0.3.36"
+# GCC 12 miscompiles AMX tile configuration: the first decode would die with SIGSEGV on a CPU that has AMX.
+COMPILER_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
+# Every CPU variant in one build; the best one is picked at run time.
+CMAKE_ARGS = (
+    "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
+    f" -DCMAKE_C_FLAGS='{COMPILER_FLAGS}' -DCMAKE_CXX_FLAGS='{COMPILER_FLAGS}'"
+)
+
+
+def wheelhouse() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(f"{VERSION} {CMAKE_ARGS} {platform.machine()}".encode()).hexdigest()[:12]
+    return cache / "fastrouter" / "wheels" / f"llama-cpp-python-{VERSION}-{key}"
+
+
+def build(house: Path) -> None:
+    print(
+        f"Building llama.cpp (llama-cpp-python {VERSION}) for every CPU variant: about 8 minutes on 2 cores, once.\n"
+        f"The result is kept in {house}",
+        file=sys.stderr,
+        flush=True,
+    )
+    house.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=house.parent, prefix=".building-"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python"]
+    try:
+        subprocess.run(
+            [*command, f"llama-cpp-python=={VERSION}", "--wheel-dir", str(work)],
+            env={**os.environ, "CMAKE_ARGS": CMAKE_ARGS},
+            stdout=sys.stderr,
+            check=True,
+        )
+        if not house.exists():
+            work.rename(house)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def main() -> int:
+    house = wheelhouse()
+    if not list(house.glob("llama_cpp_python-*.whl")):
+        try:
+            build(house)
+        except subprocess.CalledProcessError as error:
+            print(f"The build of llama-cpp-python failed (exit code {error.returncode}); its output is above.", file=sys.stderr)
+            return 1
+    print(next(house.glob("llama_cpp_python-*.whl")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
