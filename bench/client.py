@@ -1,0 +1,99 @@
+"""The one client that drives every server: non-blocking sockets, a new connection per request, times taken at the first byte of text.
+
+Knows nothing of which server it talks to. Times are seconds of `time.perf_counter`.
+"""
+
+import json
+import re
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+_TEXT = re.compile(rb'"content":"(?:[^"\\]|\\.)')  # a delta with at least one character
+_COMPLETION_TOKENS = re.compile(rb'"predicted_n":(\d+)')
+
+
+@dataclass
+class Stream:
+    """One streamed chat request. `ttft_s` and `total_s` count from just before connect."""
+
+    ttft_s: float = 0.0
+    total_s: float = 0.0
+    num_tokens: int = 0
+    body: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_whole(self) -> bool:
+        return b"data: [DONE]" in self.body
+
+
+def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
+    body = json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "ignore_eos": True,
+        }
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
+    """Send all requests at once, each on its own connection; wait for all to end. Raises RuntimeError when one is not whole."""
+    selector = selectors.DefaultSelector()
+    streams = []
+    starts: dict[socket.socket, float] = {}
+    for request in requests:
+        stream = Stream()
+        start = time.perf_counter()
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(request)
+        sock.setblocking(False)
+        starts[sock] = start
+        selector.register(sock, selectors.EVENT_READ, stream)
+        streams.append(stream)
+    deadline = time.perf_counter() + timeout_s
+    while selector.get_map():
+        if time.perf_counter() > deadline:
+            raise RuntimeError("a stream did not end in time")
+        for key, _ in selector.select(1.0):
+            sock, stream = key.fileobj, key.data
+            assert isinstance(sock, socket.socket)
+            data = sock.recv(1 << 18)
+            now = time.perf_counter()
+            if not data:
+                stream.total_s = now - starts[sock]
+                selector.unregister(sock)
+                sock.close()
+                continue
+            stream.body += data
+            if not stream.ttft_s and _TEXT.search(stream.body):
+                stream.ttft_s = now - starts[sock]
+    for stream in streams:
+        if not stream.is_whole or not stream.ttft_s:
+            raise RuntimeError(f"stream is not whole: {bytes(stream.body[:500])!r}")
+        stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
+    return streams
+
+
+def call(port: int, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = 30.0) -> tuple[int, Any]:
+    """(status, decoded JSON) of one plain request."""
+    data = json.dumps(body).encode() if body is not None else b""
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as sock:
+        sock.sendall(head.encode() + data)
+        answer = bytearray()
+        while chunk := sock.recv(1 << 16):
+            answer += chunk
+    head_bytes, _, payload = bytes(answer).partition(b"\r\n\r\n")
+    status = int(head_bytes.split(b" ", 2)[1])
+    if b"transfer-encoding: chunked" in head_bytes.lower():
+        payload = b"".join(payload.split(b"\r\n")[1::2])
+    return status, json.loads(payload) if payload.strip() else None

@@ -1,0 +1,94 @@
+"""results/*.json -> the table in bench/README.md. Every number printed comes from a run."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival, True when less is better)
+    "cold_135m_s": ("cold switch, SmolLM2-135M", "ms", 1e3, 0.40, True),
+    "cold_tiny_s": ("cold switch, 0.5 MB model", "ms", 1e3, 0.5, True),
+    "evict_135m_s": ("evict-and-switch, SmolLM2-135M", "ms", 1e3, 0.40, True),
+    "evict_tiny_s": ("evict-and-switch, 0.5 MB model", "ms", 1e3, 0.25, True),
+    "hot_stay_tiny_s": ("TTFT staying on a tiny model", "ms", 1e3, 0.7, True),
+    "hot_switch_tiny_s": ("TTFT alternating two resident tiny models", "ms", 1e3, None, True),
+    "hot_stay_135m_s": ("TTFT staying on SmolLM2-135M", "ms", 1e3, None, True),
+    "tiny_1_streams_tokens_per_s": ("tiny model, 1 stream", "tokens/s", 1, 1.2, False),
+    "tiny_4_streams_tokens_per_s": ("tiny model, 4 streams", "tokens/s", 1, None, False),
+    "tiny_16_streams_tokens_per_s": ("tiny model, 16 streams", "tokens/s", 1, 2.0, False),
+    "135m_1_streams_tokens_per_s": ("SmolLM2-135M, 1 stream", "tokens/s", 1, 1.0, False),
+    "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
+    "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
+    "start_s": ("start to /health", "ms", 1e3, 4.0, True),
+    "router_rss_bytes": ("router memory, idle", "MB", 1e-6, 2.5, True),
+}
+
+
+def percentile_99(samples: list[float]) -> float:
+    return sorted(samples)[min(len(samples) - 1, int(len(samples) * 0.99))]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown. p50 of each server, p99 where there are 20 samples, the ratio and the goal."""
+    ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
+    lines = ["| measure | n | llama-server p50 | fastrouter p50 (p99) | ratio | goal |", "|---|---|---|---|---|---|"]
+    for measure, (label, unit, factor, goal, less) in MEASURES.items():
+        if measure not in ours:
+            continue
+        mine = statistics.median(ours[measure])
+        tail = f" ({percentile_99(ours[measure]) * factor:.3g})" if len(ours[measure]) >= 20 else ""
+        rival = statistics.median(theirs[measure]) if measure in theirs else None
+        ratio = f"{mine / rival:.2f}x" if rival else "-"
+        wanted = "-" if goal is None else f"{'<=' if less else '>='} {goal:g}x"
+        shown = f"{rival * factor:,.4g} {unit}" if rival else "-"
+        lines.append(f"| {label} | {len(ours[measure])} | {shown} | {mine * factor:,.4g} {unit}{tail} | {ratio} | {wanted} |")
+    if "hot_switch_tiny_s" in ours:
+        lines.append(hot_penalty_row(ours, theirs))
+    return "\n".join(lines)
+
+
+def hot_penalty_row(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str:
+    def penalty(samples: dict[str, list[float]]) -> float:
+        return (statistics.median(samples["hot_switch_tiny_s"]) - statistics.median(samples["hot_stay_tiny_s"])) * 1e3
+
+    mine = penalty(ours)
+    rival = penalty(theirs) if "hot_switch_tiny_s" in theirs else None
+    ratio = f"{mine / rival:.2f}x" if rival else "-"
+    shown = f"{rival:.3f} ms" if rival is not None else "-"
+    return f"| hot switch penalty (alternating minus staying) | {len(ours['hot_stay_tiny_s'])} | {shown} | {mine:.3f} ms | {ratio} | <= 0.1x |"
+
+
+def render(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        "# Benchmarks\n\n`make bench RIVAL=/path/to/llama-server` runs both servers with the same client, models and flags in one run and writes\n"
+        "`results/*.json`; this page is made from the newest by `bench/report.py`. Absolute times depend on the machine; the ratio is what counts.\n\n"
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}. Date: {result['date']}.\n"
+        f"fastrouter {result['versions']['fastrouter']} on llama.cpp of llama-cpp-python {result['versions']['llama-cpp-python']};"
+        f" rival: {result['versions'].get('llama-server', 'none')}.\n"
+        f"Flags of both: `{' '.join(result['flags'])}`; temperature 0, a new connection per request, {result['rounds']} rounds with the servers\n"
+        "taking turns. TTFT counts from before connect to the first character of text.\n\n"
+        f"{table(result)}\n"
+    )
+
+
+def main() -> None:
+    newest = max((HERE / "results").glob("switch-*.json"))
+    (HERE / "README.md").write_text(render(json.loads(newest.read_text())) + router_section())
+
+
+def router_section() -> str:
+    path = HERE / "results" / "router.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    return (
+        "\n## The router alone\n\n`python -m bench.router`: scripted workers push tokens at full speed; the router carries them through ring, SSE and sockets.\n\n"
+        f"{result['num_streams']} streams at once: **{result['tokens_per_s']:,.0f} tokens/s** per second of wall time, "
+        f"**{result['tokens_per_cpu_s']:,.0f} tokens/s** per second of the router's CPU time (goal 500,000 on one core).\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

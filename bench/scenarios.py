@@ -1,0 +1,110 @@
+"""What is measured. Each scenario is a function of (server name, rival path, model folder) -> {measure: [samples]}.
+
+Samples are seconds, bytes or rates as the measure's name says; statistics are made by report.py.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.client import request_bytes, stream_all
+from bench.servers import Server, running
+
+Samples = dict[str, list[float]]
+FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
+SHORT = "Say hello."
+
+
+def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
+    return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
+
+
+def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
+    samples: Samples = defaultdict(list)
+    for _ in range(3):
+        with running(name, rival, models, *FLAGS) as server:
+            samples["start_s"].append(server.start_s)
+            time.sleep(0.7)
+            samples["router_rss_bytes"].append(server.rss_bytes())
+    return samples
+
+
+def cold_switch(name: str, rival: Path | None, models: Path) -> Samples:
+    """First token from a model that is not loaded, with room for it."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "16") as server:
+        time.sleep(1)
+        for index in range(8):
+            samples["cold_tiny_s"].append(ttft(server, f"tiny{index}"))
+            time.sleep(0.3)
+        for _ in range(4):
+            samples["cold_135m_s"].append(ttft(server, "smol0"))
+            server.unload("smol0")
+            time.sleep(0.3)
+    return samples
+
+
+def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
+    """First token when another model must leave first (models-max 1)."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
+        time.sleep(1)
+        ttft(server, "tiny0")
+        for index in range(8):
+            samples["evict_tiny_s"].append(ttft(server, f"tiny{1 + index % 2}"))
+            time.sleep(0.3)
+        ttft(server, "smol0")
+        for index in range(4):
+            samples["evict_135m_s"].append(ttft(server, f"smol{1 - index % 2}"))
+            time.sleep(0.3)
+    return samples
+
+
+def hot(name: str, rival: Path | None, models: Path) -> Samples:
+    """Staying on one resident model and alternating between two."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS) as server:
+        for model in ("tiny0", "tiny1", "smol0"):
+            ttft(server, model)
+        for index in range(300):
+            samples["hot_stay_tiny_s"].append(ttft(server, "tiny0"))
+            samples["hot_switch_tiny_s"].append(ttft(server, f"tiny{index % 2}"))
+        for _ in range(10):
+            samples["hot_stay_135m_s"].append(ttft(server, "smol0"))
+    return samples
+
+
+def throughput(name: str, rival: Path | None, models: Path) -> Samples:
+    """Tokens per second over all streams, and prefill."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS) as server:
+        for model, num_streams, max_tokens, repeat in (
+            ("tiny0", 1, 400, 3),
+            ("tiny0", 4, 400, 3),
+            ("tiny0", 16, 200, 3),
+            ("smol0", 1, 48, 2),
+            ("smol0", 4, 48, 2),
+        ):
+            ttft(server, model)
+            for round_index in range(repeat):
+                requests = [request_bytes(model, f"{SHORT} {i} {round_index}", max_tokens) for i in range(num_streams)]
+                start = time.perf_counter()
+                streams = stream_all(server.port, requests)
+                rate = sum(s.num_tokens for s in streams) / (time.perf_counter() - start)
+                samples[f"{'tiny' if model == 'tiny0' else '135m'}_{num_streams}_streams_tokens_per_s"].append(rate)
+        for index in range(2):
+            prompt = f"{index} " + "the quick brown fox jumps over a lazy dog " * 60
+            stream = stream_all(server.port, [request_bytes("smol0", prompt, 1)])[0]
+            rate = float(stream.body.split(b'"prompt_per_second":')[-1].split(b",")[0].rstrip(b"}"))
+            samples["135m_prefill_tokens_per_s"].append(rate)
+    return samples
+
+
+SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
+    "start": start_and_memory,
+    "cold": cold_switch,
+    "evict": evict_and_switch,
+    "hot": hot,
+    "throughput": throughput,
+}
