@@ -1,0 +1,111 @@
+"""Health, router properties, load and unload; and the table of all routes. Knows no generation's inside.
+
+Invariant: a path of llama-server that is not there yet says 501, so that nobody takes it for a typing error.
+"""
+
+from typing import Any
+
+from fastrouter._core import Request
+from fastrouter.api.generation import Generator
+from fastrouter.api.identity import BUILD_INFO
+from fastrouter.api.models import Models
+from fastrouter.api.native import Native
+from fastrouter.api.openai import OpenAi
+from fastrouter.api.schema import parse_object
+from fastrouter.catalog import ModelSpec
+from fastrouter.config import Config
+from fastrouter.errors import InvalidRequest, NotFound, NotSupported
+from fastrouter.http.protocol import Exchange
+from fastrouter.http.response import encode_json
+from fastrouter.http.routes import Routes
+from fastrouter.supervisor.supervisor import Supervisor
+
+HEALTHY = encode_json({"status": "ok"})
+_SUCCESS = encode_json({"success": True})
+
+HEALTH_PATHS = ("/health", "/v1/health")
+_NOT_YET = {
+    "GET": ("/metrics", "/lora-adapters", "/tools", "/cors-proxy", "/v1/stream"),
+    "DELETE": ("/models", "/v1/stream"),
+    "POST": (
+        *("/models", "/props", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/tools", "/cors-proxy", "/slots/*"),
+        *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+        *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control", "/v1/streams/lookup"),
+        *("/responses/input_tokens", "/v1/responses/input_tokens", "/audio/transcriptions", "/v1/audio/transcriptions"),
+    ),
+}
+
+
+def health(request: Request, exchange: Exchange) -> bytes:
+    return HEALTHY
+
+
+def not_yet(request: Request, exchange: Exchange) -> bytes:
+    raise NotSupported(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
+
+
+class Admin:
+    def __init__(self, models: Models, supervisor: Supervisor, config: Config) -> None:
+        self._models = models
+        self._supervisor = supervisor
+        self._config = config
+
+    def router_props(self) -> bytes:
+        return encode_json(
+            {
+                "role": "router",
+                "max_instances": self._config.models_max,
+                "models_autoload": self._config.models_autoload,
+                "model_alias": "fastrouter",
+                "model_path": "none",
+                "default_generation_settings": {"params": {}, "n_ctx": 0},
+                "ui_settings": {},
+                "build_info": BUILD_INFO,
+            }
+        )
+
+    async def load(self, request: Request, exchange: Exchange) -> bytes:
+        spec = self._named(request, NotFound)
+        await self._supervisor.load(spec)
+        return _SUCCESS
+
+    def unload(self, request: Request, exchange: Exchange) -> bytes:
+        self._supervisor.unload(self._named(request, InvalidRequest).id)
+        return _SUCCESS
+
+    def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
+        """The model that the body or the query names; there is no default here."""
+        body: dict[str, Any] = parse_object(request.body) if request.body else {}
+        if not (request.model or self._models.query(request).get("model")) and body.get("model") is None:
+            raise InvalidRequest("model name is missing from the request")
+        try:
+            return self._models.choose(request, body)[0]
+        except InvalidRequest as error:
+            raise unknown(error.message) from None
+
+
+def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: Config) -> None:
+    """Everything but /health, which answers before there is a catalog."""
+    generator = Generator(models, supervisor)
+    openai = OpenAi(generator)
+    native = Native(models, supervisor, generator, has_slots=config.slots_endpoint)
+    admin = Admin(models, supervisor, config)
+
+    def props(request: Request, exchange: Exchange) -> Any:
+        return native.props(request, exchange) if models.query(request).get("model") else admin.router_props()
+
+    routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat)
+    routes.add("POST", "/v1/completions", openai.completions)
+    routes.add("POST", ("/completion", "/completions"), native.completion)
+    routes.add("POST", "/tokenize", native.tokenize)
+    routes.add("POST", "/detokenize", native.detokenize)
+    routes.add("POST", "/apply-template", native.apply_template)
+    routes.add("GET", "/props", props)
+    routes.add("GET", "/slots", native.slots)
+    routes.add("GET", ("/models", "/v1/models"), models.list)
+    routes.add("GET", "/models/sse", models.feed)
+    routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
+    routes.add("POST", "/models/load", admin.load)
+    routes.add("POST", "/models/unload", admin.unload)
+    for method, paths in _NOT_YET.items():
+        routes.add(method, paths, not_yet)

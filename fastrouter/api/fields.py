@@ -1,0 +1,139 @@
+"""Checks of single JSON values: type, range, clamping. Knows no field by name; a failed check names the field it was given.
+
+Invariant: what passes is finite and inside the range of the C type it will become. A bool is never a number.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastrouter.errors import InvalidRequest
+
+INT32_MAX = (1 << 31) - 1
+FLOAT_MAX = 3.4e38
+
+Check = Callable[[str, Any], Any]
+
+
+def invalid(name: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"field '{name}' {problem}")
+
+
+def not_supported(name: str) -> InvalidRequest:
+    return invalid(name, "is not supported yet")
+
+
+def boolean(name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise invalid(name, "must be true or false")
+
+
+def string(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise invalid(name, "must be a string")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An int, or a float without a fraction, as JavaScript clients send it."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise invalid(name, "must be a whole number")
+
+
+def integer(low: int, high: int = INT32_MAX, *, is_clamped: bool = False) -> Check:
+    def check(name: str, value: Any) -> int:
+        given = whole_number(name, value)
+        if low <= given <= high:
+            return given
+        if is_clamped:
+            return low if given < low else high
+        raise invalid(name, f"must be between {low} and {high}, but is {value}")
+
+    return check
+
+
+def number(low: float = -FLOAT_MAX, high: float = FLOAT_MAX, *, is_clamped: bool = False) -> Check:
+    def check(name: str, value: Any) -> float:
+        if type(value) is not float and type(value) is not int:
+            raise invalid(name, "must be a number")
+        if low <= value <= high:
+            return float(value)
+        if is_clamped:
+            return low if value < low else high
+        raise invalid(name, f"must be between {low:g} and {high:g}, but is {value}")
+
+    return check
+
+
+def seed(name: str, value: Any) -> int:
+    """-1 is random. Any other number is taken modulo 2^32, llama.cpp's seed type."""
+    given = whole_number(name, value)
+    if not -(1 << 63) <= given < 1 << 64:
+        raise invalid(name, "is out of range")
+    return given if given == -1 else given & 0xFFFFFFFF
+
+
+def neutral(*values: Any, is_off: Callable[[Any], bool] = lambda value: False) -> Check:
+    """A field of llama-server that is not there yet: only the values that mean "off" pass."""
+
+    def check(name: str, value: Any) -> None:
+        is_number = type(value) in (int, float)
+        if not any(value == other and (type(value) is bool) == (type(other) is bool) for other in values) and not (is_number and is_off(value)):
+            raise not_supported(name)
+
+    return check
+
+
+def stop_strings(name: str, value: Any) -> list[str]:
+    """A string or a list of them; empty ones stop nothing."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise invalid(name, "must be a string or a list of strings")
+    if len(words) > 256:
+        raise invalid(name, "has more than 256 strings")
+    return [word for word in words if word]
+
+
+def logit_bias(name: str, value: Any) -> list[list[Any]]:
+    """Pairs or an object -> [[token id | text, bias | None], ...]; false bans, as None does."""
+    if isinstance(value, dict):
+        pairs: list[Any] = [[int(key) if key.isascii() and key.isdigit() else key, bias] for key, bias in value.items()]
+    elif isinstance(value, list):
+        pairs = value
+    else:
+        raise invalid(name, "must be a list of [token, bias] pairs or an object")
+    if len(pairs) > 10_000:
+        raise invalid(name, "has more than 10000 entries")
+    return [_bias_pair(name, pair) for pair in pairs]
+
+
+_token_id = integer(0)
+_bias = number(-1e9, 1e9)
+
+
+def _bias_pair(name: str, pair: Any) -> list[Any]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise invalid(name, "must hold [token, bias] pairs")
+    token, bias = pair
+    return [token if isinstance(token, str) else _token_id(name, token), None if bias is False or bias is None else _bias(name, bias)]
+
+
+def token_ids(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise invalid(name, "must be a list of token ids")
+    return [_token_id(name, item) for item in value]
+
+
+def json_object(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise invalid(name, "must be an object")
+
+
+def string_list(name: str, value: Any) -> list[str]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise invalid(name, "must be a list of strings")

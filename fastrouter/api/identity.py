@@ -1,0 +1,12 @@
+"""What answers call themselves: the build, and the ids of completions. Knows no request."""
+
+import os
+
+from fastrouter import __version__
+
+LLAMA_BUILD = 11434  # the llama.cpp release inside the llama-cpp-python that pyproject.toml pins
+BUILD_INFO = f"b{LLAMA_BUILD}-fastrouter-{__version__}"
+
+
+def new_completion_id(prefix: str) -> str:
+    return f"{prefix}-{os.urandom(16).hex()}"

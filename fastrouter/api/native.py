@@ -1,0 +1,154 @@
+"""llama-server's own endpoints under a model: /completion, /tokenize, /detokenize, /apply-template, /props, /slots.
+
+Knows no lease's inside, no ring, no connection. Invariant: a call to a worker holds its lease no longer than the call.
+"""
+
+from collections.abc import Coroutine
+from typing import Any
+
+import orjson
+
+from fastrouter._core import Request
+from fastrouter.api.fields import boolean, invalid, token_ids
+from fastrouter.api.generation import Choice, Generator, Usage, count_of
+from fastrouter.api.models import Models
+from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
+from fastrouter.errors import FastrouterError, NotSupported, Unavailable
+from fastrouter.http.protocol import Exchange
+from fastrouter.http.response import encode_json
+from fastrouter.supervisor.supervisor import Supervisor
+
+
+def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
+    """The final object of /completion; also `__verbose` of the OpenAI shapes."""
+    finish = choice.finish
+    predicted = count_of(finish, "completion_tokens")
+    evaluated = count_of(finish, "prompt_tokens")
+    return {
+        "index": choice.index,
+        "content": choice.reasoning + choice.text,
+        "tokens": finish.get("tokens", []),
+        "id_slot": finish.get("id_slot", -1),
+        "stop": True,
+        "model": model_id,
+        "tokens_predicted": predicted,
+        "tokens_evaluated": evaluated,
+        "generation_settings": finish.get("generation_settings", {}),
+        "prompt": finish.get("prompt", ""),
+        "has_new_line": finish.get("has_new_line", "\n" in choice.text),
+        "truncated": finish.get("truncated", False),
+        "stop_type": finish.get("stop_type", "none"),
+        "stopping_word": finish.get("stopping_word", ""),
+        "tokens_cached": evaluated + max(predicted - 1, 0),  # what stays in the slot: the last token is never decoded
+        "timings": finish.get("timings", {}),
+    }
+
+
+def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
+    """`response_fields`: "a/b" moves b of a to the root; what is not there is left out."""
+    picked: dict[str, Any] = {}
+    for path in paths:
+        value: Any = answer
+        for name in path.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            picked[path.rpartition("/")[2]] = value
+    return picked
+
+
+class Completion:
+    """The flavour of POST /completion."""
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        self._model_id = model_id
+        self._fields = ask.response_fields
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return b'data: {"index":%d,"content":"' % choice, b'","tokens":[],"stop":false}\n\n'
+
+    def first(self, choice: int) -> bytes:
+        return b""
+
+    def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        partial = {"index": choice, "content": event.pop("text", ""), "tokens": event.pop("tokens", []), "stop": False, **event}
+        return b"data: " + orjson.dumps(partial) + b"\n\n"
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        choice.finish.pop("tokens", None)  # they went out with their text
+        return b"data: " + orjson.dumps(self._answer(choice)) + b"\n\n"
+
+    def done(self) -> bytes:
+        return b""
+
+    def error(self, error: FastrouterError) -> bytes:
+        return b"data: " + orjson.dumps({**error.to_json(), "stop": True, "stop_type": "error", "finish_reason": "error"}) + b"\n\n"
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Any:
+        answers = [self._answer(choice) for choice in choices]
+        return answers[0] if len(answers) == 1 else answers
+
+    def _answer(self, choice: Choice) -> dict[str, Any]:
+        answer = completion_of(choice, self._model_id)
+        return pick_fields(answer, self._fields) if self._fields else answer
+
+
+class Native:
+    """The routes."""
+
+    def __init__(self, models: Models, supervisor: Supervisor, generator: Generator, *, has_slots: bool) -> None:
+        self._models = models
+        self._supervisor = supervisor
+        self._generator = generator
+        self._has_slots = has_slots
+
+    def completion(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request.body)
+        ask = read_completion({**body, "verbose": True})
+        return self._generator.start(request, exchange, body, ask, Completion)
+
+    async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
+        body = parse_object(request.body)
+        content = body.get("content")
+        if not isinstance(content, str | list | None):
+            raise invalid("content", "must be a string or a list of strings and token ids")
+        if isinstance(content, list):
+            content = [item if isinstance(item, str) else token_ids("content", [item])[0] for item in content]
+        params = {
+            "content": "" if content is None else content,
+            "add_special": _flag(body, "add_special", False),
+            "parse_special": _flag(body, "parse_special", True),
+            "with_pieces": _flag(body, "with_pieces", False),
+        }
+        return encode_json(await self._call(request, body, "tokenize", params))
+
+    async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
+        body = parse_object(request.body)
+        tokens = body.get("tokens")
+        params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
+        return encode_json(await self._call(request, body, "detokenize", params))
+
+    async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
+        body = parse_object(request.body)
+        return encode_json(await self._call(request, body, "apply_template", chat_input(body)))
+
+    async def props(self, request: Request, exchange: Exchange) -> bytes:
+        return encode_json(await self._call(request, {}, "props", {}))
+
+    async def slots(self, request: Request, exchange: Exchange) -> bytes:
+        if not self._has_slots:
+            raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
+        slots = await self._call(request, {}, "slots", {})
+        if self._models.query(request).get("fail_on_no_slot") and all(slot.get("is_processing") for slot in slots):
+            raise Unavailable("no slot available")
+        return encode_json(slots)
+
+    async def _call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
+        spec, is_autoload = self._models.choose(request, body)
+        lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
+        with lease:
+            return await lease.call(method, params)
+
+
+def _flag(body: dict[str, Any], name: str, default: bool) -> bool:
+    value = body.get(name)
+    return default if value is None else boolean(name, value)

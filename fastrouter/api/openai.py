@@ -1,0 +1,154 @@
+"""OpenAI's chat and text completions, in llama-server's shapes. Knows no lease, ring or connection.
+
+Invariant: what does not change during a request (id, model, created) is encoded once, when the request starts.
+"""
+
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import orjson
+
+from fastrouter._core import REASONING, TEXT, Request
+from fastrouter.api.generation import Choice, Generator, Usage
+from fastrouter.api.identity import BUILD_INFO, new_completion_id
+from fastrouter.api.native import completion_of
+from fastrouter.api.schema import Ask, parse_object, read_chat, read_completion
+from fastrouter.errors import FastrouterError
+from fastrouter.http.protocol import Exchange
+
+DONE = b"data: [DONE]\n\n"
+
+
+def sse(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def finish_reason(finish: dict[str, Any]) -> str:
+    return "length" if finish.get("stop_type") == "limit" else "stop"
+
+
+class _Completion:
+    """What chat and text completions share: the envelope of an answer and of its chunks."""
+
+    kind = ""
+    chunk_kind = ""
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        self.model_id = model_id
+        self.ask = ask
+        self.id = new_completion_id("chatcmpl")
+        self.created = int(time.time())
+        self._tail = (
+            b'}],"created":%d,"id":"%s","model":%s,"system_fingerprint":"%s","object":"%s"'
+            % (self.created, self.id.encode(), orjson.dumps(model_id), BUILD_INFO.encode(), self.chunk_kind.encode())
+        )
+
+    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "choices": choices,
+            "created": self.created,
+            "id": self.id,
+            "model": self.model_id,
+            "system_fingerprint": BUILD_INFO,
+            "object": kind,
+        }
+
+    def chunk(self, choice: int, content: dict[str, Any], finish: str | None, **more: Any) -> bytes:
+        return sse({**self.envelope(self.chunk_kind, [{"finish_reason": finish, "index": choice, **content}]), **more})
+
+    def chunk_bytes(self, choice: int, before: bytes, after: bytes) -> tuple[bytes, bytes]:
+        """Prefix and suffix of a chunk around its escaped text."""
+        return b'data: {"choices":[{"finish_reason":null,"index":%d,%s' % (choice, before), after + self._tail + b"}\n\n"
+
+    def done(self) -> bytes:
+        return DONE
+
+    def error_chunk(self, content: dict[str, Any], error: FastrouterError) -> bytes:
+        return self.chunk(0, content, "error", **error.to_json())
+
+    def more(self, choices: list[Choice]) -> dict[str, Any]:
+        """What llama-server adds to OpenAI's last answer."""
+        last = choices[-1].finish
+        found = {"timings": last["timings"]} if "timings" in last else {}
+        if self.ask.is_verbose:
+            found["__verbose"] = completion_of(choices[-1], self.model_id)
+        return found
+
+    def whole(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        answers = [{"finish_reason": finish_reason(choice.finish), "index": choice.index, **self.content(choice)} for choice in choices]
+        return {**self.envelope(self.kind, answers), "usage": usage.to_json(), **self.more(choices)}
+
+    def content(self, choice: Choice) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class Chat(_Completion):
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        name = {TEXT: b"content", REASONING: b"reasoning_content"}.get(kind)
+        return self.chunk_bytes(choice, b'"delta":{"%s":"' % name, b'"}') if name is not None else None
+
+    def first(self, choice: int) -> bytes:
+        before, after = self.chunk_bytes(choice, b'"delta":{"role":"assistant","content":null', b"}")
+        return before + after
+
+    def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        return self.chunk(choice, {"delta": {"content": event.pop("text", "")}}, None, **event)
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        ended = finish_reason(choice.finish)
+        more = self.more([choice]) if is_last else {}
+        if not (is_last and self.ask.has_usage):
+            return self.chunk(choice.index, {"delta": {}}, ended, **more)
+        summary = {**self.envelope(self.chunk_kind, []), "usage": usage.to_json(), **more}
+        return self.chunk(choice.index, {"delta": {}}, ended) + sse(summary)
+
+    def error(self, error: FastrouterError) -> bytes:
+        return self.error_chunk({"delta": {}}, error)
+
+    def content(self, choice: Choice) -> dict[str, Any]:
+        message = {"role": "assistant", "content": choice.text}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
+        return {"message": message}
+
+
+class Text(_Completion):
+    kind = chunk_kind = "text_completion"
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return self.chunk_bytes(choice, b'"text":"', b'","logprobs":null')
+
+    def first(self, choice: int) -> bytes:
+        return b""
+
+    def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": None}, None, **event)
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        more = {"usage": usage.to_json(), **self.more([choice])} if is_last else {}
+        return self.chunk(choice.index, {"text": "", "logprobs": None}, finish_reason(choice.finish), **more)
+
+    def error(self, error: FastrouterError) -> bytes:
+        return self.error_chunk({"text": "", "logprobs": None}, error)
+
+    def content(self, choice: Choice) -> dict[str, Any]:
+        return {"text": choice.reasoning + choice.text, "logprobs": None}
+
+
+class OpenAi:
+    """The routes."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def chat(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request.body)
+        return self._generator.start(request, exchange, body, read_chat(body), Chat)
+
+    def completions(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request.body)
+        return self._generator.start(request, exchange, body, read_completion(body), Text)

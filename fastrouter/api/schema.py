@@ -1,0 +1,264 @@
+"""Request bodies -> Generate: one table of fields for all flavours. Knows no route, no model, no answer shape.
+
+Invariant: whatever the body, the result is a valid Generate or an InvalidRequest that names the field; null is absent;
+a field that llama-server has and fastrouter has not is refused unless it says "off"; unknown fields are ignored.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastrouter.api.fields import (
+    FLOAT_MAX,
+    INT32_MAX,
+    Check,
+    boolean,
+    integer,
+    invalid,
+    json_object,
+    logit_bias,
+    neutral,
+    not_supported,
+    number,
+    seed,
+    stop_strings,
+    string,
+    string_list,
+)
+from fastrouter.api.messages import check_messages, check_tool_choice, check_tools, prefill_of
+from fastrouter.errors import InvalidRequest
+from fastrouter.messages import Generate
+
+MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
+MAX_PROMPTS = 128
+
+
+@dataclass(slots=True)
+class Ask:
+    """One validated request: what to generate, and how to answer."""
+
+    generates: list[Generate]  # one per prompt
+    is_stream: bool = False
+    has_usage: bool = False  # stream_options.include_usage
+    is_verbose: bool = False
+    response_fields: list[str] = field(default_factory=list)
+
+
+class Field(NamedTuple):
+    into: str  # sampling | generate | ask | "": checked only
+    name: str
+    check: Check
+    rank: int = 0  # of several names for one thing, the lowest wins
+
+
+def _sampling(name: str, check: Check) -> Field:
+    return Field("sampling", name, check)
+
+
+def _stream_options(name: str, value: Any) -> bool:
+    include_usage = json_object(name, value).get("include_usage")
+    return False if include_usage is None else boolean(f"{name}.include_usage", include_usage)
+
+
+def _response_format(name: str, value: Any) -> None:
+    kind = json_object(name, value).get("type")
+    if kind in (None, "", "text"):
+        return
+    if kind in ("json_object", "json_schema"):
+        raise not_supported(f"{name}.type={kind}")
+    raise invalid(f"{name}.type", 'must be "text", "json_object" or "json_schema"')
+
+
+def _off(name: str, check: Check) -> tuple[str, Field]:
+    return name, Field("", name, check)
+
+
+def _is_zero_or_less(value: float) -> bool:
+    return value <= 0
+
+
+_max_tokens = integer(-1)
+_unit = number(0.0, 1.0, is_clamped=True)
+_DEFAULT_SAMPLERS = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+
+FIELDS: dict[str, Field] = {
+    "stream": Field("ask", "is_stream", boolean),
+    "stream_options": Field("ask", "has_usage", _stream_options),
+    "verbose": Field("ask", "is_verbose", boolean),
+    "response_fields": Field("ask", "response_fields", string_list),
+    "n_predict": Field("generate", "max_tokens", _max_tokens),
+    "max_completion_tokens": Field("generate", "max_tokens", _max_tokens, 1),
+    "max_tokens": Field("generate", "max_tokens", _max_tokens, 2),
+    "n_cmpl": Field("generate", "n", integer(1, 128)),
+    "n": Field("generate", "n", integer(1, 128), 1),
+    "stop": Field("generate", "stop", stop_strings),
+    "cache_prompt": Field("generate", "cache_prompt", boolean),
+    "id_slot": Field("generate", "id_slot", integer(-1)),
+    "return_tokens": Field("generate", "return_tokens", boolean),
+    "timings_per_token": Field("generate", "timings_per_token", boolean),
+    "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
+    "top_k": _sampling("top_k", integer(0, INT32_MAX, is_clamped=True)),
+    "top_p": _sampling("top_p", _unit),
+    "min_p": _sampling("min_p", _unit),
+    "seed": _sampling("seed", seed),
+    "repeat_penalty": _sampling("repeat_penalty", number(1e-3, 1e3)),
+    "repeat_last_n": _sampling("repeat_last_n", integer(-1)),
+    "presence_penalty": _sampling("presence_penalty", number(-1e4, 1e4)),
+    "frequency_penalty": _sampling("frequency_penalty", number(-1e4, 1e4)),
+    "logit_bias": _sampling("logit_bias", logit_bias),
+    "ignore_eos": _sampling("ignore_eos", boolean),
+    "min_keep": _sampling("min_keep", integer(0)),
+    # Checked, with no effect: there is no context shift, and the prompt cache needs no such hint.
+    "n_keep": Field("", "n_keep", integer(-1)),
+    "n_discard": Field("", "n_discard", integer(0)),
+    "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
+    "sse_ping_interval": Field("", "sse_ping_interval", integer(-1)),
+    "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
+    "backend_sampling": Field("", "backend_sampling", boolean),
+    "response_format": Field("", "response_format", _response_format),
+    **dict(
+        [
+            _off("n_indent", neutral(0)),
+            _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
+            _off("return_progress", neutral(False)),
+            _off("n_probs", neutral(0)),
+            _off("logprobs", neutral(0, False)),
+            _off("top_logprobs", neutral(0)),
+            _off("post_sampling_probs", neutral(False)),
+            _off("samplers", neutral(_DEFAULT_SAMPLERS)),
+            _off("dynatemp_range", neutral(is_off=_is_zero_or_less)),
+            _off("top_n_sigma", neutral(is_off=_is_zero_or_less)),
+            _off("xtc_probability", neutral(is_off=_is_zero_or_less)),
+            _off("typical_p", neutral(is_off=lambda value: value >= 1)),
+            _off("dry_multiplier", neutral(0)),
+            _off("mirostat", neutral(0)),
+            _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
+            _off("grammar", neutral("")),
+            _off("json_schema", neutral()),
+            _off("lora", neutral([])),
+            _off("echo", neutral(False)),
+            _off("best_of", neutral(1)),
+            _off("suffix", neutral("")),
+            _off("reasoning_format", neutral("", "none", "auto")),
+            _off("reasoning_budget_tokens", neutral(-1)),
+            _off("thinking_budget_tokens", neutral(-1)),
+        ]
+    ),
+}
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def read_chat(body: dict[str, Any]) -> Ask:
+    into = _read_fields(body)
+    into["generate"].update(chat_input(body))
+    return _ask(into, [{}])
+
+
+def read_completion(body: dict[str, Any]) -> Ask:
+    into = _read_fields(body)
+    return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
+
+
+def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "ask": {}, "": {}}
+    ranks: dict[str, int] = {}
+    for key, value in body.items():
+        known = FIELDS.get(key)
+        if known is None or value is None:
+            continue
+        checked = known.check(key, value)
+        if known.rank <= ranks.get(known.name, known.rank):
+            ranks[known.name] = known.rank
+            into[known.into][known.name] = checked
+    return into
+
+
+def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
+    fields, ask = into["generate"], into["ask"]
+    fields["sampling"] = into["sampling"]
+    fields["verbose"] = ask.get("is_verbose", False)
+    if not ask.get("is_stream"):
+        fields["timings_per_token"] = False
+    return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
+
+
+def chat_input(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a chat that make the prompt; also what /apply-template takes."""
+    messages = check_messages(body.get("messages"))
+    tools = check_tools(body.get("tools"))
+    found: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_kwargs(body), **prefill_of(body, messages)}
+    tool_choice = check_tool_choice(body.get("tool_choice"))
+    if tools and tool_choice != "none":
+        found["tools"] = tools
+        found["tool_choice"] = tool_choice
+    for name in ("messages", "tools", "chat_template_kwargs"):
+        if name in found and is_deeper_than(found[name], MAX_PASSED_DEPTH):
+            raise invalid(name, f"is nested deeper than {MAX_PASSED_DEPTH} levels")
+    return found
+
+
+def _template_kwargs(body: dict[str, Any]) -> dict[str, Any]:
+    given = body.get("chat_template_kwargs")
+    kwargs = {} if given is None else dict(json_object("chat_template_kwargs", given))
+    if not isinstance(kwargs.get("enable_thinking", True), bool):
+        raise invalid("chat_template_kwargs.enable_thinking", "must be true or false")
+    effort = body.get("reasoning_effort")
+    if effort is not None and string("reasoning_effort", effort):
+        if effort == "none":
+            kwargs["enable_thinking"] = False
+            kwargs.pop("reasoning_effort", None)
+        else:
+            kwargs["reasoning_effort"] = effort
+    return kwargs
+
+
+def is_deeper_than(value: Any, depth: int) -> bool:
+    """Breadth first, so that the depth of the input is not the depth of our stack."""
+    level = [value]
+    for _ in range(depth):
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+_token_id = integer(0)
+
+
+def read_prompts(value: Any) -> list[str | list[Any]]:
+    """Text, token ids or a mix is one prompt; a list of texts or of lists is several."""
+    if value is None:
+        raise invalid("prompt", "is missing")
+    if not isinstance(value, list):
+        return [_read_prompt(value)]
+    if not value:
+        raise invalid("prompt", "must not be empty")
+    has_numbers = any(type(item) is int for item in value)
+    if has_numbers and all(isinstance(item, str | int) for item in value):
+        return [_read_prompt(value)]
+    if len(value) > MAX_PROMPTS:
+        raise invalid("prompt", f"holds more than {MAX_PROMPTS} prompts")
+    return [_read_prompt(item) for item in value]
+
+
+def _read_prompt(value: Any) -> str | list[Any]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
+        if value.get("multimodal_data"):
+            raise not_supported("prompt.multimodal_data")
+        return str(value["prompt_string"])
+    if isinstance(value, list) and value:
+        return [item if isinstance(item, str) else _token_id("prompt", item) for item in value]
+    raise invalid("prompt", "must be a string, a list of token ids, or a list of these")

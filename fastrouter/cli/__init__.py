@@ -1,0 +1,16 @@
+"""The `fastrouter` command: flags serve, verbs talk to a running router. Knows no flag; imports only what the chosen one needs."""
+
+import sys
+
+VERBS = ("list", "ps", "load", "unload", "chat")
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in VERBS:
+        from fastrouter.cli.client import run_verb
+
+        return run_verb(arguments)
+    from fastrouter.cli.serve import serve
+
+    return serve(arguments)

@@ -1,0 +1,225 @@
+"""The verbs: list, ps, load, unload, chat, over plain HTTP against a running router. Knows nothing of the router's inside.
+
+Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+LOAD_TIMEOUT_S = 600.0
+
+
+class CallFailed(Exception):
+    """The router refused, or could not be reached; the message is for the user."""
+
+
+class Client:
+    def __init__(self, url: str, api_key: str | None) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CallFailed(f"{url} is no http:// address")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._url = url
+        self._path = parts.path.rstrip("/").removesuffix("/v1")
+        self._connect = lambda: kind(parts.hostname or "", parts.port, timeout=LOAD_TIMEOUT_S)
+        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+
+    def _open(self, method: str, path: str, body: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connect()
+        try:
+            connection.request(method, self._path + path, None if body is None else json.dumps(body), self._headers)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise CallFailed(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
+        if response.status != 200:
+            try:
+                raise CallFailed(_message_of(response))
+            finally:
+                connection.close()
+        return connection, response
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        connection, response = self._open(method, path, body)
+        try:
+            return json.loads(response.read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise CallFailed(f"the answer broke off: {error}") from None
+        finally:
+            connection.close()
+
+    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
+        """The events of a stream. Raises CallFailed when it ends without [DONE]."""
+        connection, response = self._open("POST", path, body)
+        try:
+            for line in response:
+                if not line.startswith(b"data: "):
+                    continue
+                if line.strip() == b"data: [DONE]":
+                    return
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise CallFailed(event["error"].get("message", "the stream failed"))
+                yield event
+            raise CallFailed("the stream broke off")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise CallFailed(f"the stream broke off: {error}") from None
+        finally:
+            connection.close()
+
+
+def _message_of(response: http.client.HTTPResponse) -> str:
+    text = response.read().decode("utf-8", "replace")
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status}: {text[:200]}"
+
+
+# ---------------------------------------------------------------- verbs
+
+
+def list_models(client: Client, options: argparse.Namespace) -> None:
+    _print_models(client.call("GET", "/v1/models")["data"])
+
+
+def list_running(client: Client, options: argparse.Namespace) -> None:
+    models = client.call("GET", "/v1/models")["data"]
+    _print_models([model for model in models if model["status"]["value"] != "unloaded"])
+
+
+def _print_models(models: list[dict[str, Any]]) -> None:
+    rows = [("MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE")]
+    for model in models:
+        meta = model.get("meta") or {}
+        status = model["status"]["value"] + (" (failed)" if model["status"].get("failed") else "")
+        rows.append((model["id"], status, _size(meta.get("size")), str(meta.get("n_ctx") or meta.get("n_ctx_train") or ""), model["source"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _size(num_bytes: int | None) -> str:
+    if not num_bytes:
+        return ""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def load(client: Client, options: argparse.Namespace) -> None:
+    start = time.monotonic()
+    client.call("POST", "/models/load", {"model": options.model})
+    while time.monotonic() - start < LOAD_TIMEOUT_S:
+        status = client.call("GET", f"/v1/models/{quote(options.model)}")["status"]
+        if status["value"] in ("loaded", "sleeping"):
+            print(f"{options.model} is loaded ({time.monotonic() - start:.2f} s)")
+            return
+        if status.get("failed") and status["value"] == "unloaded":
+            raise CallFailed(f"{options.model} failed to load: {status.get('error') or status.get('exit_code')}")
+        time.sleep(0.05)
+    raise CallFailed(f"{options.model} did not load in {LOAD_TIMEOUT_S:g} s")
+
+
+def unload(client: Client, options: argparse.Namespace) -> None:
+    client.call("POST", "/models/unload", {"model": options.model})
+    print(f"{options.model} is unloading")
+
+
+def chat(client: Client, options: argparse.Namespace) -> None:
+    history: list[dict[str, str]] = [{"role": "system", "content": options.system}] if options.system else []
+    if options.prompt:
+        _say(client, options, history, " ".join(options.prompt))
+        return
+    if not sys.stdin.isatty():
+        _say(client, options, history, sys.stdin.read())
+        return
+    import readline  # noqa: F401  # gives input() line editing and its own history
+
+    print(f"Chatting with {options.model}. /clear forgets, Ctrl-C stops an answer, Ctrl-D ends.")
+    num_kept = len(history)
+    while True:
+        try:
+            text = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if text == "/clear":
+            del history[num_kept:]
+        elif text:
+            try:
+                _say(client, options, history, text)
+            except CallFailed as error:
+                print(f"fastrouter: {error}", file=sys.stderr)
+
+
+def _say(client: Client, options: argparse.Namespace, history: list[dict[str, str]], text: str) -> None:
+    """One turn; both sides join `history` only when the answer came (also when the user stopped it)."""
+    question = {"role": "user", "content": text}
+    body: dict[str, Any] = {"model": options.model, "messages": [*history, question], "stream": True}
+    for name in ("max_tokens", "temperature", "seed"):
+        if getattr(options, name) is not None:
+            body[name] = getattr(options, name)
+    answer = []
+    events = client.stream("/v1/chat/completions", body)
+    try:
+        for event in events:
+            for choice in event["choices"]:
+                piece = choice["delta"].get("content")
+                if piece:
+                    answer.append(piece)
+                    print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        events.close()  # type: ignore[attr-defined]  # it is a generator; closing it closes the connection
+    print()
+    history += [question, {"role": "assistant", "content": "".join(answer)}]
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--url", default=os.environ.get("FASTROUTER_URL", DEFAULT_URL), help="the router's address (FASTROUTER_URL)")
+    shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="better given as LLAMA_API_KEY")
+    parser = argparse.ArgumentParser(prog="fastrouter")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, action, text in (
+        ("list", list_models, "all models"),
+        ("ps", list_running, "models that are in memory, or on their way"),
+        ("load", load, "load a model and wait until it is ready"),
+        ("unload", unload, "take a model out of memory"),
+        ("chat", chat, "talk to a model"),
+    ):
+        verb = verbs.add_parser(name, parents=[shared], help=text, description=text)
+        verb.set_defaults(action=action)
+        if name in ("load", "unload", "chat"):
+            verb.add_argument("model")
+        if name == "chat":
+            verb.add_argument("prompt", nargs="*", help="one question; without it, a conversation")
+            verb.add_argument("--system", help="system message")
+            verb.add_argument("--max-tokens", type=int)
+            verb.add_argument("--temperature", type=float)
+            verb.add_argument("--seed", type=int)
+    return parser
+
+
+def run_verb(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.action(Client(options.url, options.api_key), options)
+    except CallFailed as error:
+        print(f"fastrouter: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

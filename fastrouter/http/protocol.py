@@ -1,0 +1,359 @@
+"""One client connection: bytes -> Request -> handler -> bytes. Knows no route, no model, no clock.
+
+Invariant: at most one exchange at a time; a pipelined request waits, and reading stops while one waits.
+Time is counted in sweeps of the server (one a second), so the hot path keeps no deadline and no timer.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from fastrouter._core import HttpError, Request, RequestParser
+from fastrouter.errors import FastrouterError, Unavailable
+from fastrouter.http.guard import Guard
+from fastrouter.http.response import CONTINUE, error_response, refusal, with_headers, without_body
+
+log = logging.getLogger("fastrouter.http")
+
+HEAD_SWEEPS = 10  # also: a client that connects and says nothing, and one that reads nothing
+KEEP_ALIVE_SWEEPS = 75
+LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
+MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
+WRITE_BUFFER_HIGH = 64 << 10
+
+
+class Responder(Protocol):
+    """What is answering an exchange over time: a stream, or the collector of a whole answer."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def disconnect(self) -> None:
+        """The client is gone: give everything back, write nothing."""
+
+    def fail(self, error: Exception) -> None:
+        """End the answer with this error."""
+
+
+class Endpoint(Protocol):
+    """What a connection needs of its server."""
+
+    guard: Guard
+    is_stopping: bool
+    connections: "set[Connection]"
+
+    def dispatch(self, request: Request, exchange: "Exchange") -> Any: ...
+    def on_idle(self) -> None: ...
+
+
+class Exchange:
+    """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
+
+    __slots__ = ("_connection", "_task", "is_background", "is_over", "request", "responder")
+
+    def __init__(self, connection: "Connection", request: Request) -> None:
+        self._connection = connection
+        self._task: asyncio.Task[None] | None = None
+        self.request = request
+        self.responder: Responder | None = None
+        self.is_over = False
+        self.is_background = False  # a drain does not wait for it
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request.method} {self.request.path}{' over' if self.is_over else ''}>"
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        return self._connection.transport
+
+    @property
+    def is_chunked(self) -> bool:
+        """HTTP/1.0 knows no chunks: there the end of the connection ends the body."""
+        return self.request.http_minor > 0
+
+    def headers(self) -> bytes:
+        """Header lines that depend on the request: CORS and Connection."""
+        request = self.request
+        origin = request.header("origin")
+        lines = self._connection.server.guard.cors_headers(origin) if origin is not None else b""
+        if not self.will_keep_alive:
+            return lines + b"Connection: close\r\n"
+        return lines + b"Connection: keep-alive\r\n" if request.http_minor == 0 else lines
+
+    @property
+    def will_keep_alive(self) -> bool:
+        return self.request.keep_alive and not self._connection.server.is_stopping
+
+    def stream_head(self, head: bytes) -> bytes:
+        """`head` completed for a body of unknown length."""
+        if self.is_chunked:
+            return head + self.headers() + b"Transfer-Encoding: chunked\r\n\r\n"
+        return head + (self.headers().replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n")) + b"\r\n"
+
+    def send(self, response: bytes) -> None:
+        """Answer with a whole response."""
+        if self.is_over:
+            return
+        headers = self.headers()
+        if headers:
+            response = with_headers(response, headers)
+        if self.request.method == "HEAD":
+            response = without_body(response)
+        self._connection.transport.write(response)
+        self.end()
+
+    def send_error(self, error: FastrouterError) -> None:
+        self.send(error_response(error))
+
+    def end(self, *, is_whole: bool = True) -> None:
+        """The last byte was handed to the transport. Not whole: the connection closes, so that the client sees the cut."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self.responder = None
+        self._connection.exchange_ended(is_whole and self.will_keep_alive)
+
+    def end_stream(self) -> None:
+        """Like `end`, after a body that was framed by chunks or by the connection's end."""
+        self.end(is_whole=self.is_chunked)
+
+    def abort(self) -> None:
+        """Cut the connection now; unsent bytes are dropped."""
+        self._connection.transport.abort()
+
+    def run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
+        """Answer with what the coroutine returns or raises; a client that leaves cancels it."""
+        self._task = asyncio.get_running_loop().create_task(self._run(answer))
+
+    async def _run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
+        try:
+            response = await answer
+        except FastrouterError as error:
+            response = error_response(error)
+        except asyncio.CancelledError:
+            return  # by `disconnect` or `stop`; there is nobody to answer, or they answered
+        except Exception:
+            response = internal_error(self.request)
+        self._task = None
+        if response is not None:
+            self.send(response)
+
+    def disconnect(self) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        responder, self.responder = self.responder, None
+        if self._task is not None:
+            self._task.cancel()
+        if responder is not None:
+            responder.disconnect()
+
+    def stop(self, error: FastrouterError) -> None:
+        """The server cannot wait any longer."""
+        if self.responder is not None:
+            self.responder.fail(error)
+            return
+        if self._task is not None:
+            self._task.cancel()
+        self.send_error(error)
+
+
+def internal_error(request: Request) -> bytes:
+    """For an exception that is our own bug; call it in its `except`."""
+    log.exception("%s %s failed", request.method, request.path)
+    return error_response(FastrouterError("internal error; the router's log has the cause"))
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_buffered",
+        "_exchange",
+        "_is_lingering",
+        "_is_paused",
+        "_is_pumping",
+        "_parser",
+        "_phase",
+        "_queue",
+        "_refusal",
+        "_stalled",
+        "_sweeps",
+        "num_requests",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Endpoint, make_parser: Callable[..., RequestParser]) -> None:
+        self.server = server
+        self.transport: asyncio.Transport
+        self.num_requests = 0
+        self._parser = make_parser(on_continue=self._continue)
+        self._exchange: Exchange | None = None
+        self._queue: deque[Request] = deque()
+        self._refusal: bytes | None = None
+        self._is_pumping = False
+        self._is_paused = False  # the transport asked us not to write
+        self._is_lingering = False
+        self._phase: object = None
+        self._sweeps = 0  # how many sweeps have seen this phase
+        self._buffered = 0  # bytes the client had not read at the last sweep
+        self._stalled = 0  # sweeps since that changed
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.num_requests} requests, {self._exchange or 'idle'}>"
+
+    @property
+    def exchange(self) -> Exchange | None:
+        return self._exchange
+
+    # ------------------------------------------------------------ the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        self.server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering or self._refusal is not None:
+            return
+        try:
+            requests = self._parser.feed(data)
+        except HttpError as error:
+            self.refuse(error.status, str(error))
+            return
+        if not requests:
+            return
+        if self._exchange is None and len(requests) == 1:
+            self._handle(requests[0])
+            return
+        self._queue.extend(requests)
+        self._pump()
+
+    def eof_received(self) -> bool:
+        return False  # a client that has closed its side is gone
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self._queue.clear()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.disconnect()
+            self.server.on_idle()
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+        if self._exchange is not None and self._exchange.responder is not None:
+            self._exchange.responder.pause()
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        if self._exchange is not None and self._exchange.responder is not None:
+            self._exchange.responder.resume()
+
+    # ------------------------------------------------------------ requests
+
+    def _handle(self, request: Request) -> None:
+        self.num_requests += 1
+        exchange = self._exchange = Exchange(self, request)
+        try:
+            result = self.server.dispatch(request, exchange)
+        except FastrouterError as error:
+            result = error_response(error)
+        except Exception:
+            result = internal_error(request)
+        if type(result) is bytes:
+            exchange.send(result)
+        elif result is not None:
+            exchange.run(result)
+
+    def _pump(self) -> None:
+        """Handle what waits, as long as nothing is being answered."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            while self._queue and self._exchange is None and not self.transport.is_closing():
+                self._handle(self._queue.popleft())
+        finally:
+            self._is_pumping = False
+        if self._queue:
+            self.transport.pause_reading()
+        elif self._refusal is not None and self._exchange is None:
+            self._linger(self._refusal)
+
+    def exchange_ended(self, will_keep_alive: bool) -> None:
+        self._exchange = None
+        if not will_keep_alive:
+            self._queue.clear()
+            self.transport.close()
+        elif self._queue and not self._is_pumping:
+            self.transport.resume_reading()
+            self._pump()
+        elif self._refusal is not None and not self._is_pumping:
+            self._linger(self._refusal)
+        if self.server.is_stopping:
+            self.server.on_idle()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer what is no HTTP for us, after what came before it, and close."""
+        response = refusal(status, message)
+        if self._exchange is None:
+            self._linger(response)
+        else:
+            self._refusal = response
+
+    def _linger(self, response: bytes) -> None:
+        self._refusal = None
+        self._is_lingering = True
+        self._phase = None
+        if not self.transport.is_closing():
+            self.transport.write(response)
+            self.transport.write_eof()
+
+    def _continue(self) -> None:
+        if self._exchange is None and not self.transport.is_closing():
+            self.transport.write(CONTINUE)
+
+    # ------------------------------------------------------------ the server calls
+
+    def sweep(self) -> None:
+        """Once a second: end what takes too long."""
+        if self._has_stalled():
+            self.transport.abort()
+            return
+        phase = (self.num_requests, self._exchange is None, self._parser.is_idle, self._parser.in_body, self._is_lingering)
+        if phase != self._phase:
+            self._phase = phase
+            self._sweeps = 0
+            return
+        self._sweeps += 1
+        if self._exchange is not None:
+            return
+        if self._is_lingering:
+            if self._sweeps >= LINGER_SWEEPS:
+                self.transport.abort()
+        elif self._parser.is_idle:
+            if self._sweeps >= (KEEP_ALIVE_SWEEPS if self.num_requests else HEAD_SWEEPS):
+                self.transport.close()
+        elif self._sweeps >= HEAD_SWEEPS and not self._is_body_fast_enough():
+            self.refuse(408, "the request took too long to arrive")
+
+    def _is_body_fast_enough(self) -> bool:
+        return self._parser.in_body and self._parser.num_body_bytes >= self._sweeps * MIN_BODY_RATE
+
+    def _has_stalled(self) -> bool:
+        """The client has read nothing of a waiting answer for HEAD_SWEEPS."""
+        buffered = self.transport.get_write_buffer_size()
+        if not buffered or not (self._is_paused or self._exchange is None):
+            self._buffered = 0
+            self._stalled = 0
+            return False
+        self._stalled = self._stalled + 1 if buffered == self._buffered else 0
+        self._buffered = buffered
+        return self._stalled >= HEAD_SWEEPS
+
+    def stop(self) -> None:
+        """The server drains: an idle connection closes now, a busy one after its answer."""
+        if self._exchange is None:
+            self.transport.close()

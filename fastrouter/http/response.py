@@ -1,0 +1,67 @@
+"""Whole responses as bytes, made once where they can be. Knows no route and no connection.
+
+Invariant: every function returns a complete HTTP/1.1 head; what depends on the request (Connection, CORS) is added by `with_headers`.
+"""
+
+from typing import Any
+
+import orjson
+
+from fastrouter.errors import FastrouterError
+
+_REASONS = {
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Content",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in _REASONS.items()}
+_JSON = b"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def json_response(body: bytes, status: int = 200, headers: bytes = b"") -> bytes:
+    return _LINES[status] + headers + _JSON % len(body) + body
+
+
+def encode_json(value: Any, status: int = 200) -> bytes:
+    return json_response(orjson.dumps(value), status)
+
+
+def error_response(error: FastrouterError) -> bytes:
+    headers = b""
+    if error.retry_after_s is not None:
+        headers = b"Retry-After: %d\r\n" % error.retry_after_s
+    if error.status == 401:
+        headers += b"WWW-Authenticate: Bearer\r\n"
+    return json_response(orjson.dumps(error.to_json()), error.status, headers)
+
+
+def refusal(status: int, message: str) -> bytes:
+    """What a client gets whose bytes were no acceptable HTTP; the connection closes after it."""
+    kind = "not_supported_error" if status in (501, 505) else "unavailable_error" if status == 503 else "invalid_request_error"
+    body = orjson.dumps({"error": {"code": status, "message": message, "type": kind}})
+    return json_response(body, status if status in _LINES else 400, b"Connection: close\r\n")
+
+
+def with_headers(response: bytes, headers: bytes) -> bytes:
+    """`response` with more header lines, each ended by CRLF, right after its status line."""
+    return response.replace(b"\r\n", b"\r\n" + headers, 1)
+
+
+def without_body(response: bytes) -> bytes:
+    """The answer to HEAD: the same head, Content-Length included."""
+    return response[: response.index(b"\r\n\r\n") + 4]

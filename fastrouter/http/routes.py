@@ -1,0 +1,70 @@
+"""(method, path) -> handler. Knows no model; what a handler does is its own affair.
+
+A handler gets (request, exchange) and returns the whole response as bytes, None (it will answer through the exchange later),
+or a coroutine of one of the two. Invariant: nothing but `public` routes and OPTIONS is reached without `guard.check`.
+"""
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from fastrouter._core import Request
+from fastrouter.errors import MethodNotAllowed, NotFound
+from fastrouter.http.guard import Guard
+from fastrouter.http.protocol import Exchange
+
+Result = bytes | None | Coroutine[Any, Any, bytes | None]
+Handler = Callable[[Request, Exchange], Result]
+
+
+class Routes:
+    def __init__(self, guard: Guard, prefix: str = "") -> None:
+        self._guard = guard
+        self._prefix = prefix.rstrip("/")
+        self._public: dict[tuple[str, str], Handler] = {}
+        self._exact: dict[tuple[str, str], Handler] = {}
+        self._below: list[tuple[str, str, Handler]] = []
+        self._preflight = guard.preflight()
+
+    def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False) -> None:
+        """A path that ends with "/*" takes everything below it."""
+        for path in [paths] if isinstance(paths, str) else paths:
+            path = self._prefix + path
+            if path.endswith("/*"):
+                self._below.append((method, path[:-1], handler))
+            else:
+                (self._public if public else self._exact)[method, path] = handler
+
+    def suffix(self, request: Request, path: str) -> str:
+        """What follows `path` (given without the prefix) in the request's path."""
+        return request.path[len(self._prefix) + len(path) :]
+
+    def dispatch(self, request: Request, exchange: Exchange) -> Result:
+        """Raises FastrouterError."""
+        method = request.method
+        key = (method, request.path)
+        handler = self._public.get(key)
+        if handler is not None:
+            return handler(request, exchange)
+        if method == "OPTIONS":
+            return self._preflight
+        if method == "HEAD":
+            key = ("GET", request.path)
+            if key in self._public:
+                return self._public[key](request, exchange)
+        self._guard.check(request)
+        handler = self._exact.get(key) or self._find_below(*key)
+        if handler is None:
+            raise self._missing(request.path)
+        return handler(request, exchange)
+
+    def _find_below(self, method: str, path: str) -> Handler | None:
+        for other, prefix, handler in self._below:
+            if other == method and path.startswith(prefix) and len(path) > len(prefix):
+                return handler
+        return None
+
+    def _missing(self, path: str) -> NotFound | MethodNotAllowed:
+        methods = {method for method, known in (*self._exact, *self._public) if known == path}
+        if methods:
+            return MethodNotAllowed(f"this path answers {', '.join(sorted(methods))}")
+        return NotFound("File Not Found")

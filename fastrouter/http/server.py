@@ -1,0 +1,168 @@
+"""Listening sockets, the set of connections, the one timer, the drain. Knows no route and no model.
+
+Invariant: never more connections than the descriptors allow; a stop first closes the listeners, then waits, then tells the rest.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastrouter._core import Request, RequestParser
+from fastrouter.errors import ConfigError, Unavailable
+from fastrouter.http.guard import Guard
+from fastrouter.http.protocol import Connection, Exchange
+from fastrouter.http.response import refusal
+
+log = logging.getLogger("fastrouter.http")
+
+MAX_CONNECTIONS = 4096
+RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files
+BACKLOG = 1024
+SWEEP_S = 1.0
+
+
+def raise_descriptor_limit() -> int:
+    """Soft limit -> hard limit; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Listening sockets; port 0 is chosen once and shared. A host that ends with .sock is a Unix socket. Raises ConfigError."""
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            if host.endswith(".sock"):
+                sockets.append(_bind_unix(host))
+                continue
+            for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+                sock = socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)
+                sockets.append(sock)
+                port = port or int(sock.getsockname()[1])
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None
+    return sockets
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path) and _is_stale(path):
+            os.unlink(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def address_of(sock: socket.socket) -> str:
+    """What to type into a client."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix://{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server:
+    def __init__(
+        self,
+        dispatch: Callable[[Request, Exchange], Any],
+        guard: Guard,
+        *,
+        make_parser: Callable[..., RequestParser] = RequestParser,
+        max_connections: int | None = None,
+    ) -> None:
+        self.guard = guard
+        self.dispatch = dispatch
+        self.is_stopping = False
+        self.connections: set[Connection] = set()
+        self.max_connections = max_connections or min(MAX_CONNECTIONS, max(64, raise_descriptor_limit() - RESERVED_DESCRIPTORS))
+        self._make_parser = make_parser
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Server {len(self.connections)} connections{' stopping' if self.is_stopping else ''}>"
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            create: Callable[..., Any] = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(self._connection, sock=sock, backlog=BACKLOG))
+        self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def _connection(self) -> asyncio.Protocol:
+        if len(self.connections) >= self.max_connections:
+            return Overflow()
+        return Connection(self, self._make_parser)
+
+    def _sweep(self) -> None:
+        for connection in list(self.connections):
+            connection.sweep()
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def on_idle(self) -> None:
+        """A connection lost or ended its exchange."""
+        if self.is_stopping and not self._exchanges():
+            self._idle.set()
+
+    def _exchanges(self) -> list[Exchange]:
+        running = [connection.exchange for connection in self.connections if connection.exchange is not None]
+        return [exchange for exchange in running if not exchange.is_background]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop listening, let what runs finish, then end the rest with an error. Idempotent."""
+        self.is_stopping = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.stop()
+        stopping = Unavailable("the server is stopping")
+        for connection in list(self.connections):
+            if connection.exchange is not None and connection.exchange.is_background:
+                connection.exchange.stop(stopping)
+        if self._exchanges():
+            await self._wait_idle(timeout_s)
+        for exchange in self._exchanges():
+            exchange.stop(stopping)
+
+    async def _wait_idle(self, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("%d requests did not finish in %g s", len(self._exchanges()), timeout_s)
+
+    def close(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        for connection in list(self.connections):
+            connection.transport.close()
+
+
+class Overflow(asyncio.Protocol):
+    """A connection too many: told so at once, and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(refusal(503, "too many connections"))
+        transport.close()
