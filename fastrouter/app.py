@@ -32,11 +32,11 @@ log = logging.getLogger("fastrouter")
 MAX_LISTED = 20
 
 
-def run(config: Config) -> int:
-    """Serve until a signal; the exit code. Raises ConfigError."""
+def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
+    """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
     _set_up_log(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(App(config).run())
+        return runner.run(App(config, nursery_command).run())
 
 
 def _set_up_log(config: Config) -> None:
@@ -51,8 +51,9 @@ def hosts_of(config: Config) -> list[str]:
 
 
 class App:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, nursery_command: list[str] | None = None) -> None:
         self._config = config
+        self._nursery_command = nursery_command
         hosts = hosts_of(config)
         is_public = not all(is_loopback(host) or host.endswith(".sock") for host in hosts)
         if is_public and not config.api_keys and not config.insecure:
@@ -92,7 +93,7 @@ class App:
         config = self._config
         # In a thread: a folder of ten thousand files must not keep /health waiting.
         catalog = await asyncio.get_running_loop().run_in_executor(None, Catalog, config)
-        self._supervisor = supervisor = Supervisor(catalog, config, on_event=_log_event)
+        self._supervisor = supervisor = Supervisor(catalog, config, nursery_command=self._nursery_command, on_event=_log_event)
         await supervisor.start()
         self._models = models = Models(catalog, supervisor, config)
         add_routes(self._routes, models, supervisor, config)

@@ -28,10 +28,11 @@ _NOT_YET = {
     "GET": ("/metrics", "/lora-adapters", "/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/models", "/v1/stream"),
     "POST": (
-        *("/models", "/props", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/tools", "/cors-proxy", "/slots/*"),
-        *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
-        *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control", "/v1/streams/lookup"),
-        *("/responses/input_tokens", "/v1/responses/input_tokens", "/audio/transcriptions", "/v1/audio/transcriptions"),
+        *("/models", "/props", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/slots/*", "/tools"),
+        *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/cors-proxy"),
+        *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
+        *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
+        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
 

@@ -76,12 +76,14 @@ def seed(name: str, value: Any) -> int:
     return given if given == -1 else given & 0xFFFFFFFF
 
 
-def neutral(*values: Any, is_off: Callable[[Any], bool] = lambda value: False) -> Check:
+def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Check:
     """A field of llama-server that is not there yet: only the values that mean "off" pass."""
 
     def check(name: str, value: Any) -> None:
         is_number = type(value) in (int, float)
-        if not any(value == other and (type(value) is bool) == (type(other) is bool) for other in values) and not (is_number and is_off(value)):
+        if is_off is not None and is_number and is_off(value):
+            return
+        if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in values):
             raise not_supported(name)
 
     return check

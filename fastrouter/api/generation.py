@@ -5,7 +5,7 @@ the first record, so an error that comes first is a true status.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,7 +98,9 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
 
-    def start(self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Any) -> Coroutine[Any, Any, None] | None:
+    def start(
+        self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
+    ) -> Coroutine[Any, Any, None] | None:
         """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
         spec, is_autoload = self._models.choose(request, body)
         flavour = make_flavour(spec.id, ask)

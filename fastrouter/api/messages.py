@@ -60,7 +60,7 @@ def check_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def check_tool_choice(value: Any) -> str:
-    """"auto" or "none"; forcing a call needs grammars."""
+    """ "auto" or "none"; forcing a call needs grammars."""
     if value in (None, "auto", "none"):
         return value or "auto"
     if value == "required" or isinstance(value, dict):

@@ -39,9 +39,12 @@ class _Completion:
         self.ask = ask
         self.id = new_completion_id("chatcmpl")
         self.created = int(time.time())
-        self._tail = (
-            b'}],"created":%d,"id":"%s","model":%s,"system_fingerprint":"%s","object":"%s"'
-            % (self.created, self.id.encode(), orjson.dumps(model_id), BUILD_INFO.encode(), self.chunk_kind.encode())
+        self._tail = b'}],"created":%d,"id":"%s","model":%s,"system_fingerprint":"%s","object":"%s"' % (
+            self.created,
+            self.id.encode(),
+            orjson.dumps(model_id),
+            BUILD_INFO.encode(),
+            self.chunk_kind.encode(),
         )
 
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

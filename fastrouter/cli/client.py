@@ -101,7 +101,9 @@ def _print_models(models: list[dict[str, Any]]) -> None:
     for model in models:
         meta = model.get("meta") or {}
         status = model["status"]["value"] + (" (failed)" if model["status"].get("failed") else "")
-        rows.append((model["id"], status, _size(meta.get("size")), str(meta.get("n_ctx") or meta.get("n_ctx_train") or ""), model["source"]))
+        rows.append(
+            (model["id"], status, _size(meta.get("size")), str(meta.get("n_ctx") or meta.get("n_ctx_train") or ""), model["source"])
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fastrouter._core import HttpError, Request, RequestParser
-from fastrouter.errors import FastrouterError, Unavailable
+from fastrouter.errors import FastrouterError
 from fastrouter.http.guard import Guard
 from fastrouter.http.response import CONTINUE, error_response, refusal, with_headers, without_body
 
