@@ -1,0 +1,75 @@
+"""What a worker says about its model: Ready's `meta`, and the answers to `props` and `slots`. Shapes are llama-server's.
+
+Only reads; owns nothing.
+"""
+
+from typing import Any
+
+from fastrouter.messages import Load
+from fastrouter.worker.engine import Engine
+from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.sampler import Sampler
+
+
+def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, float]) -> dict[str, Any]:
+    """Ready's `meta`."""
+    return {
+        "vocab_type": model.vocab.type,
+        "n_vocab": model.vocab.n_tokens,
+        "n_ctx": context.n_ctx_slot,
+        "n_ctx_train": model.n_ctx_train,
+        "n_embd": model.n_embd,
+        "n_params": model.n_params,
+        "size": model.size_bytes,
+        "ftype": model.ftype,
+        "architecture": model.meta_value("general.architecture"),
+        "modalities": {"vision": False, "audio": False},
+        "total_slots": context.num_slots,
+        "chat_template": engine.prompts.template_source,
+        "bos_token": engine.prompts.bos_token,
+        "eos_token": engine.prompts.eos_token,
+        "load_ms": round(sum(load_ms.values()), 2),
+        "load_phases_ms": {phase: round(ms, 2) for phase, ms in load_ms.items()},
+    }
+
+
+def default_settings(model: Model, load: Load) -> dict[str, Any]:
+    """The generation settings a request gets that names none."""
+    sampler = Sampler(model.vocab, {}, load.options.sampling)
+    try:
+        return {**sampler.settings(), "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
+    finally:
+        sampler.close()
+
+
+def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:
+    return {
+        "default_generation_settings": {"params": default_settings(model, load), "n_ctx": context.n_ctx_slot},
+        "total_slots": context.num_slots,
+        "model_alias": load.model_id,
+        "model_path": load.path,
+        "model_ftype": model.ftype,
+        "modalities": {"vision": False, "audio": False},
+        "chat_template": engine.prompts.template_source,
+        "bos_token": engine.prompts.bos_token,
+        "eos_token": engine.prompts.eos_token,
+        "is_sleeping": False,
+    }
+
+
+def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
+    """One entry per slot; what a running sequence does, where there is one."""
+    running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
+    entries: list[dict[str, Any]] = []
+    for slot in engine.slots.all:
+        entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": False, "is_processing": slot.is_busy}
+        entry["n_prompt_tokens"] = len(slot.tokens)
+        sequence = running.get(slot.id)
+        if sequence is not None:
+            remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
+            entry["id_task"] = sequence.request.id
+            entry["n_prompt_tokens_cache"] = sequence.num_cached
+            entry["params"] = sequence.sampler.settings()
+            entry["next_token"] = [{"has_next_token": True, "n_remain": remaining, "n_decoded": sequence.num_generated}]
+        entries.append(entry)
+    return entries

@@ -1,0 +1,381 @@
+"""The only import of llama_cpp: backends, Model, Vocab, Context, Batch. Everything is addressed by plain ints.
+
+Knows nothing of requests, slots or sampling. llama_cpp's ctypes functions are bound once with the cheapest argument types:
+pointers travel as integers, and no Python object is made per token. Objects own what they opened; `close` is idempotent.
+"""
+
+import ctypes
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as api
+
+from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.messages import LoadOptions
+
+_lib = api._lib
+EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
+_CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}
+_FLASH_ATTN = {"auto": -1, "off": 0, "disabled": 0, "0": 0, "false": 0, "on": 1, "enabled": 1, "1": 1, "true": 1}
+_POOLING = {None: -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+_LOG_WARN, _LOG_ERROR, _LOG_CONT = 3, 4, 5
+
+
+def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
+    """A private function object, so our argument types don't disturb llama_cpp's own."""
+    function = ctypes.CFUNCTYPE(restype, *argtypes)((name, _lib))
+    return function
+
+
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+_decode = _bind("llama_decode", _I, _P, api.llama_batch)
+_get_logits = _bind("llama_get_logits", _P, _P)
+_tokenize = _bind("llama_tokenize", _I, _P, ctypes.c_char_p, _I, _P, _I, ctypes.c_bool, ctypes.c_bool)
+_token_to_piece = _bind("llama_token_to_piece", _I, _P, _I, _P, _I, _I, ctypes.c_bool)
+_detokenize = _bind("llama_detokenize", _I, _P, _P, _I, _P, _I, ctypes.c_bool, ctypes.c_bool)
+_is_eog = _bind("llama_vocab_is_eog", ctypes.c_bool, _P, _I)
+_seq_rm = _bind("llama_memory_seq_rm", ctypes.c_bool, _P, _I, _I, _I)
+_seq_cp = _bind("llama_memory_seq_cp", None, _P, _I, _I, _I, _I)
+_meta_val_str = _bind("llama_model_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
+
+
+class LlamaError(FastrouterError):
+    """llama.cpp refused; the message ends with what it logged."""
+
+
+# ---------------------------------------------------------------- log and backends
+
+_errors: deque[str] = deque(maxlen=8)  # the last warnings and errors llama.cpp logged: the cause of a failed load
+_level = _LOG_WARN
+_last_was_shown = False
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, _P, _P)
+def _on_log(level: int, text: int, _: int) -> None:
+    global _last_was_shown
+    if level != _LOG_CONT:
+        _last_was_shown = level >= _level
+    if _last_was_shown:
+        line = ctypes.string_at(text).decode("utf-8", "replace")
+        sys.stderr.write(line)
+        if level >= _LOG_WARN and line.strip():
+            _errors.append(line.strip())
+
+
+def set_verbose(is_verbose: bool) -> None:
+    """Verbose: llama.cpp's information lines too, not only its warnings."""
+    global _level
+    _level = 2 if is_verbose else _LOG_WARN
+
+
+def backend_folder() -> Path:
+    """Where the portable build keeps its CPU variants (`site-packages/bin`)."""
+    return Path(llama_cpp.__file__).resolve().parent.parent / "bin"
+
+
+def has_device_backend() -> bool:
+    """True for a GPU build: a process that has loaded such a backend must not fork. Decided by file names: loads nothing."""
+    folders = (backend_folder(), Path(llama_cpp.__file__).resolve().parent / "lib")
+    names = {path.name.split(".")[0] for folder in folders if folder.is_dir() for path in folder.glob("libggml-*.so*")}
+    return any(not name.startswith(("libggml-base", "libggml-cpu")) for name in names)
+
+
+def start_backends() -> None:
+    """Load the CPU (and GPU) backends into the one libggml image that libllama itself uses, then initialise. Once per process."""
+    if not api.llama_version().startswith(EXPECTED_LLAMA_VERSION):
+        raise LlamaError(f"libllama is {api.llama_version().decode()}, fastrouter was written for {EXPECTED_LLAMA_VERSION.decode()}")
+    api.llama_log_set(ctypes.cast(_on_log, api.llama_log_callback), None)
+    # Looked up through libllama's own handle: `llama_cpp._ggml` may hold a second image with its own, empty registry.
+    count = _lib.ggml_backend_dev_count
+    count.restype = ctypes.c_size_t
+    folder = backend_folder()
+    if not count() and folder.is_dir():
+        load = _lib.ggml_backend_load_all_from_path
+        load.argtypes, load.restype = [ctypes.c_char_p], None
+        load(os.fsencode(folder))
+    if not count():
+        raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
+    api.llama_backend_init()
+
+
+def physical_cores() -> int:
+    """Cores this process may use, hyper-threads counted once: llama.cpp's matrix kernels gain nothing from the second thread."""
+    cores = set()
+    cpus = os.sched_getaffinity(0)
+    for cpu in cpus:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings").read_text())
+        except OSError:
+            return len(cpus)
+    return max(1, len(cores))
+
+
+# ---------------------------------------------------------------- vocabulary
+
+
+class Vocab:
+    """A model's vocabulary. Borrowed from its Model: dead after the model's close."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+        self.n_tokens: int = api.llama_vocab_n_tokens(pointer)
+        self.type: int = api.llama_vocab_type(pointer)
+        self.bos: int = api.llama_vocab_bos(pointer)  # -1: none, like the others
+        self.eos: int = api.llama_vocab_eos(pointer)
+        self.eot: int = api.llama_vocab_eot(pointer)
+        self.add_bos: bool = api.llama_vocab_get_add_bos(pointer)
+        self.add_eos: bool = api.llama_vocab_get_add_eos(pointer)
+        self._piece = ctypes.create_string_buffer(256)
+        self._piece_address = ctypes.addressof(self._piece)
+        self._eog = bytearray(self.n_tokens)  # 0: not asked yet, 1: no, 2: yes
+
+    def is_eog(self, token: int) -> bool:
+        """End of generation: EOS, EOT and their kin."""
+        known = self._eog[token]
+        if not known:
+            known = self._eog[token] = 2 if _is_eog(self.pointer, token) else 1
+        return known == 2
+
+    def eog_tokens(self) -> list[int]:
+        """All of them; walks the vocabulary (a few ms on a large one), so only for ignore_eos."""
+        return [token for token in range(self.n_tokens) if self.is_eog(token)]
+
+    def token_to_piece(self, token: int, special: bool = True) -> bytes:
+        """The token's bytes. `special`: control tokens as their text, otherwise empty."""
+        length = _token_to_piece(self.pointer, token, self._piece_address, 256, 0, special)
+        if length < 0:  # longer than the buffer
+            buffer = ctypes.create_string_buffer(-length)
+            length = _token_to_piece(self.pointer, token, ctypes.addressof(buffer), -length, 0, special)
+            return buffer.raw[:length]
+        return ctypes.string_at(self._piece_address, length)
+
+    def token_text(self, token: int) -> str:
+        """Text of a token as written in the GGUF ("" for -1), for templates (`bos_token`)."""
+        if token < 0:
+            return ""
+        text: bytes = api.llama_vocab_get_text(self.pointer, token)
+        return text.decode("utf-8", "replace")
+
+    def tokenize(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        capacity = len(data) + 8
+        buffer = (_I * capacity)()
+        count = _tokenize(self.pointer, data, len(data), ctypes.addressof(buffer), capacity, add_special, parse_special)
+        if count < 0:
+            if count == -(1 << 31):
+                raise InvalidRequest("the text is too long to tokenize")
+            buffer = (_I * -count)()
+            count = _tokenize(self.pointer, data, len(data), ctypes.addressof(buffer), -count, add_special, parse_special)
+        return buffer[:count]
+
+    def detokenize(self, tokens: Sequence[int], special: bool = True) -> bytes:
+        return b"".join([self.token_to_piece(token, special) for token in tokens])
+
+
+# ---------------------------------------------------------------- model
+
+
+def _string(function: Callable[[int, int], int], size: int = 256) -> str:
+    """What a `(buffer, size) -> length` function writes; empty when it has nothing."""
+    buffer = ctypes.create_string_buffer(size)
+    length = function(ctypes.addressof(buffer), size)
+    if length >= size:
+        return _string(function, length + 1)
+    return buffer.raw[:length].decode("utf-8", "replace") if length > 0 else ""
+
+
+class Model:
+    """A loaded GGUF. `on_progress(0.0..1.0)` is called often while loading; returning False ends the load."""
+
+    def __init__(self, path: str, options: LoadOptions, *, safe_mode: bool = False, on_progress: Callable[[float], bool] | None = None) -> None:
+        params = api.llama_model_default_params()
+        if options.gpu_layers >= 0:
+            params.n_gpu_layers = options.gpu_layers
+        params.load_mode = (3 if options.mlock else 1) if options.mmap else (2 if options.mlock else 0)
+        params.use_extra_bufts = not safe_mode
+        if on_progress is not None:
+            params.progress_callback = api.llama_progress_callback(lambda value, _: on_progress(value))
+        _errors.clear()
+        self.pointer: int | None = api.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.pointer:
+            raise LlamaError(last_words() or "llama.cpp could not load the file")
+        self.vocab = Vocab(api.llama_model_get_vocab(self.pointer))
+        self.n_ctx_train: int = api.llama_model_n_ctx_train(self.pointer)
+        self.n_embd: int = api.llama_model_n_embd(self.pointer)
+        self.n_swa: int = api.llama_model_n_swa(self.pointer)
+        self.n_params: int = api.llama_model_n_params(self.pointer)
+        self.size_bytes: int = api.llama_model_size(self.pointer)
+        self.ftype: str = api.llama_ftype_name(api.llama_model_ftype(self.pointer)).decode()
+        self.can_generate: bool = api.llama_model_has_decoder(self.pointer) and not api.llama_model_has_encoder(self.pointer)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.meta_value('general.architecture')} {self.size_bytes >> 20} MiB{'' if self.pointer else ' closed'}>"
+
+    def meta_value(self, key: str) -> str:
+        """A scalar of the GGUF's metadata as text; empty when it is absent or an array."""
+        return _string(lambda buffer, size: _meta_val_str(self.pointer, key.encode(), buffer, size)) if self.pointer else ""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The GGUF's own Jinja template."""
+        text = api.llama_model_chat_template(self.pointer, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    def close(self) -> None:
+        if self.pointer:
+            pointer, self.pointer = self.pointer, None
+            api.llama_model_free(pointer)
+
+
+def last_words() -> str:
+    """What llama.cpp said last, for an error message."""
+    return "; ".join(_errors)
+
+
+# ---------------------------------------------------------------- context and batch
+
+
+class Batch:
+    """The arrays of one llama_decode, allocated once. Rows [0, n_tokens) are valid.
+
+    Two ways to fill it: plain ctypes stores for the one token of a decoding sequence, a numpy slice for a piece of a prompt.
+    `n_seq_id` is 1 and `seq_id[i]` points at `seq[i]` for ever.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.token = (_I * capacity)()
+        self.pos = (_I * capacity)()
+        self.seq = (_I * capacity)()
+        self.logits = (ctypes.c_int8 * capacity)()
+        self._num_seq = (_I * capacity)(*([1] * capacity))
+        address = ctypes.addressof(self.seq)
+        self._seq_pointers = (_P * capacity)(*range(address, address + 4 * capacity, 4))
+        self._token_view = np.frombuffer(self.token, dtype=np.int32)
+        self._pos_view = np.frombuffer(self.pos, dtype=np.int32)
+        self._seq_view = np.frombuffer(self.seq, dtype=np.int32)
+        self._logits_view = np.frombuffer(self.logits, dtype=np.int8)
+        self._positions = np.arange(capacity, dtype=np.int32)
+        batch = self.struct = api.llama_batch()
+        batch.token = ctypes.cast(self.token, type(batch.token))
+        batch.pos = ctypes.cast(self.pos, type(batch.pos))
+        batch.n_seq_id = ctypes.cast(self._num_seq, type(batch.n_seq_id))
+        batch.seq_id = ctypes.cast(self._seq_pointers, type(batch.seq_id))
+        batch.logits = ctypes.cast(self.logits, type(batch.logits))
+
+    def put_prompt(self, row: int, tokens: "np.ndarray[Any, np.dtype[np.int32]]", first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
+        """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
+        end = row + len(tokens)
+        self._token_view[row:end] = tokens
+        np.add(self._positions[: end - row], first_pos, out=self._pos_view[row:end])
+        self._seq_view[row:end] = seq_id
+        self._logits_view[row:end] = 0
+        if wants_logits:
+            self.logits[end - 1] = 1
+        return end
+
+
+class Context:
+    """A llama_context with its memory (KV cache) and its batch."""
+
+    def __init__(self, model: Model, options: LoadOptions) -> None:
+        self.model = model
+        self.num_slots, self.is_unified = slots_of(options)
+        self.pointer: int | None = None
+        params = self._params(model, options)
+        _errors.clear()
+        self.pointer = api.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            raise LlamaError(last_words() or "llama.cpp could not create a context")
+        self.n_ctx: int = api.llama_n_ctx(self.pointer)
+        self.n_ctx_slot: int = api.llama_n_ctx_seq(self.pointer)  # what one sequence may fill; unified: all of it
+        self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
+        self.n_vocab = model.vocab.n_tokens
+        self.memory: int = api.llama_get_memory(self.pointer) or 0
+        self.batch = Batch(max(self.n_batch, self.num_slots))
+
+    def _params(self, model: Model, options: LoadOptions) -> Any:
+        params = api.llama_context_default_params()
+        params.n_ctx = max(0, options.ctx_size)
+        params.n_seq_max = self.num_slots
+        params.kv_unified = self.is_unified
+        params.n_batch = max(1, options.batch_size)
+        params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
+        params.n_threads = options.threads if options.threads > 0 else decode_threads(model)
+        prefill = options.threads_batch if options.threads_batch > 0 else options.threads
+        params.n_threads_batch = prefill if prefill > 0 else physical_cores()
+        params.flash_attn_type = _choice("flash-attn", _FLASH_ATTN, options.flash_attn)
+        params.type_k = _choice("cache-type-k", _CACHE_TYPES, options.cache_type_k)
+        params.type_v = _choice("cache-type-v", _CACHE_TYPES, options.cache_type_v)
+        params.pooling_type = _choice("pooling", _POOLING, options.pooling)
+        params.embeddings = options.embedding or options.reranking
+        params.no_perf = True
+        params.swa_full = False
+        return params
+
+    def __repr__(self) -> str:
+        kind = "unified" if self.is_unified else "split"
+        return f"<Context {self.n_ctx} tokens, {self.num_slots} slots, {kind}{'' if self.pointer else ', closed'}>"
+
+    def decode(self, num_rows: int) -> int:
+        """llama_decode of the batch's first rows: 0 done, 1 no room in the KV cache (nothing changed), 2 aborted, < 0 error."""
+        struct = self.batch.struct
+        struct.n_tokens = num_rows
+        code: int = _decode(self.pointer, struct)
+        return code
+
+    def logits(self) -> int:
+        """Address of the logits of the last decode: one row of n_vocab floats for each batch row that asked, in their order.
+        Valid until the next decode."""
+        address: int = _get_logits(self.pointer)
+        return address
+
+    def remove(self, seq_id: int, first_pos: int = -1, end_pos: int = -1) -> bool:
+        """Forget positions of a sequence (default: all). False when this memory cannot forget a part (recurrent, SWA)."""
+        removed: bool = _seq_rm(self.memory, seq_id, first_pos, end_pos)
+        return removed
+
+    def oldest_pos(self, seq_id: int) -> int:
+        """First position still held (> 0 only in a sliding window), -1 when empty."""
+        pos: int = api.llama_memory_seq_pos_min(self.memory, seq_id)
+        return pos
+
+    def copy(self, source: int, target: int) -> None:
+        """Make `target` (empty) a copy of `source`; free of cost in a unified cache."""
+        _seq_cp(self.memory, source, target, -1, -1)
+
+    def warm_up(self) -> None:
+        """One decode, forgotten again: the first user need not wait for page faults and thread creation."""
+        self.batch.put_prompt(0, np.zeros(1, dtype=np.int32), 0, 0, wants_logits=True)
+        self.decode(1)
+        self.remove(0)
+
+    def close(self) -> None:
+        if self.pointer:
+            pointer, self.pointer = self.pointer, None
+            api.llama_free(pointer)
+
+
+def slots_of(options: LoadOptions) -> tuple[int, bool]:
+    """(number of slots, unified KV cache) for `-np` and `--kv-unified`."""
+    is_auto = options.parallel < 1
+    unified = is_auto if options.kv_unified is None else options.kv_unified
+    return (4 if is_auto else options.parallel), unified
+
+
+def decode_threads(model: Model) -> int:
+    """Threads for decoding when the user named none."""
+    return physical_cores()
+
+
+def _choice(flag: str, table: dict[Any, int], value: Any) -> int:
+    key = value.lower() if isinstance(value, str) else value
+    if key not in table:
+        raise LlamaError(f"--{flag} {value}: expected one of {', '.join(str(k) for k in table if k is not None)}")
+    return table[key]

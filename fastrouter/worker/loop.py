@@ -1,0 +1,174 @@
+"""The worker's loop: load the model, say Ready, then read control messages and step the engine until told to stop.
+
+Owns the wire and the model's life. One thread. Control is polled between steps and waited for when there is nothing to do.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from fastrouter._core import TokenRing
+from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
+from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Stop
+from fastrouter.wire import BlockingWire
+from fastrouter.worker import describe, llama
+from fastrouter.worker.engine import Engine
+from fastrouter.worker.outbox import Outbox
+
+_PROGRESS_INTERVAL_S = 0.05
+_FULL_RING_WAIT_S = 0.0002
+_SAFE_MODE_NOTICE = (
+    "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
+    "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+)
+
+
+class Worker:
+    """One model's process, from Hello to exit."""
+
+    def __init__(self, wire: BlockingWire, ring: TokenRing) -> None:
+        self._wire = wire
+        self._outbox = Outbox(ring)
+        self._inbox: list[Message] = []  # arrived while loading
+        self._is_stopping = False
+        self._wakeup, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)  # a signal ends the wait for messages
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._waiter = select.poll()
+        self._waiter.register(wire.fileno(), select.POLLIN)
+        self._waiter.register(self._wakeup, select.POLLIN)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._is_stopping = True
+
+    def run(self) -> int:
+        """The exit code. Raises EOFError when the router is gone."""
+        self._wire.send(Hello(os.getpid()))
+        load = self._await_load()
+        if load is None:
+            return 0
+        try:
+            self._load(load)
+        except FastrouterError as error:
+            if self._is_stopping:
+                return 0  # asked to, while loading
+            self._wire.send(Failed(error.message))
+            return 1
+        self._serve()
+        return 0
+
+    def _await_load(self) -> Load | None:
+        while not self._is_stopping:
+            for message in self._wait():
+                if isinstance(message, Load):
+                    return message
+                if isinstance(message, Stop):
+                    return None
+        return None
+
+    def _wait(self) -> list[Message]:
+        """Block until a message or a signal comes."""
+        self._waiter.poll()
+        try:
+            os.read(self._wakeup, 64)
+        except BlockingIOError:
+            return self._wire.poll(0)
+        return self._wire.poll(0)
+
+    # ------------------------------------------------------------ load
+
+    def _load(self, load: Load) -> None:
+        clock = time.perf_counter
+        begun = clock()
+        if load.safe_mode:
+            self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
+        self._next_progress = begun + _PROGRESS_INTERVAL_S
+        self._load_options = load
+        self._model = llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
+        loaded = clock()
+        self._context = llama.Context(self._model, load.options)
+        created = clock()
+        if load.options.warmup and self._context.memory:
+            self._context.warm_up()
+        self._engine = Engine(self._model, self._context, self._outbox, load.options)
+        phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
+        self._wire.send(Ready(describe.meta(self._model, self._context, self._engine, phases)))
+        shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
+        sys.stderr.write(f"{load.model_id}: loaded ({shown}), {self._context!r}\n")
+
+    def _on_progress(self, value: float) -> bool:
+        """Called by llama.cpp while it loads; False gives up."""
+        now = time.perf_counter()
+        if now >= self._next_progress:
+            self._next_progress = now + _PROGRESS_INTERVAL_S
+            try:
+                self._wire.send(Progress(round(value, 3)))
+                self._inbox += self._wire.poll(0)
+            except (EOFError, OSError):
+                self._is_stopping = True  # the router is gone
+            if any(isinstance(message, Stop) for message in self._inbox):
+                self._is_stopping = True
+        return not self._is_stopping
+
+    # ------------------------------------------------------------ serve
+
+    def _serve(self) -> None:
+        engine, poll = self._engine, self._wire.poll
+        for message in self._inbox:
+            self._handle(message)
+        while True:
+            if not engine.has_work:
+                if self._is_stopping:
+                    return
+                messages = self._wait()
+            else:
+                messages = poll(0)
+            for message in messages:
+                self._handle(message)
+            engine.step()
+            if engine.is_blocked:
+                time.sleep(_FULL_RING_WAIT_S)
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Generate):
+            if self._is_stopping:
+                self._outbox.error(message.request_id, Unavailable("the model is being unloaded"))
+                self._outbox.ring_doorbell()
+            else:
+                self._engine.submit(message)
+        elif isinstance(message, Abort):
+            self._engine.abort(message.request_id)
+        elif isinstance(message, Call):
+            self._wire.send(self._answer(message))
+        elif isinstance(message, Stop):
+            self._is_stopping = True
+        else:
+            sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
+
+    def _answer(self, call: Call) -> Reply:
+        try:
+            return Reply(call.request_id, result=self._call(call.method, call.params))
+        except FastrouterError as error:
+            return Reply(call.request_id, error=error.to_wire())
+        except Exception as error:  # a bug in one answer must not end the model's streams
+            traceback.print_exc(file=sys.stderr)
+            return Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire())
+
+    def _call(self, method: str, params: dict[str, Any]) -> Any:
+        prompts = self._engine.prompts
+        match method:
+            case "tokenize":
+                return prompts.call_tokenize(params)
+            case "detokenize":
+                return prompts.call_detokenize(params)
+            case "apply_template":
+                return prompts.call_apply_template(params)
+            case "props":
+                return describe.props(self._model, self._context, self._engine, self._load_options)
+            case "slots":
+                return describe.slots(self._context, self._engine)
+        raise InvalidRequest(f"unknown call {method!r}")

@@ -1,0 +1,57 @@
+"""Records on their way to the ring, in order, when the ring is full.
+
+Invariant: a record never overtakes another. The engine does not decode while something is pending, so what waits here is at most
+one step's records.
+"""
+
+from collections import deque
+from typing import Any
+
+import orjson
+
+from fastrouter._core import ERROR, FINISH, LAST, TokenRing
+from fastrouter.errors import FastrouterError
+
+_Record = tuple[int, int, int, int, int, bytes]
+
+
+class Outbox:
+    """The producing end of a TokenRing that never loses a record."""
+
+    def __init__(self, ring: TokenRing) -> None:
+        self._ring = ring
+        self._try_push = ring.try_push
+        self._pending: deque[_Record] = deque()
+        self.ring_doorbell = ring.ring_doorbell
+
+    def __repr__(self) -> str:
+        return f"<Outbox {len(self._pending)} pending>"
+
+    @property
+    def is_blocked(self) -> bool:
+        return bool(self._pending)
+
+    def push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> None:
+        if self._pending or not self._try_push(request_id, kind, choice, flags, num_tokens, payload):
+            self._pending.append((request_id, kind, choice, flags, num_tokens, payload))
+
+    def finish(self, request_id: int, choice: int, is_last: bool, values: dict[str, Any]) -> None:
+        payload = orjson.dumps(values)
+        if len(payload) > self._ring.capacity // 4:  # a prompt echoed back that no record can hold; the router has it anyway
+            payload = orjson.dumps({key: value for key, value in values.items() if key != "prompt"})
+        self.push(request_id, FINISH, choice, LAST if is_last else 0, 0, payload)
+
+    def error(self, request_id: int, error: FastrouterError) -> None:
+        self.push(request_id, ERROR, 0, LAST, 0, orjson.dumps(error.to_wire()))
+
+    def drop(self, request_id: int) -> None:
+        """Nobody listens to this request any more."""
+        self._pending = deque(record for record in self._pending if record[0] != request_id)
+
+    def flush(self) -> bool:
+        """Push what waits; True when nothing is left."""
+        pending = self._pending
+        while pending and self._try_push(*pending[0]):
+            pending.popleft()
+        self.ring_doorbell()
+        return not pending

@@ -1,0 +1,131 @@
+"""Text in, token ids out: prompts of all shapes, chat messages, and the questions a router asks about them.
+
+Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
+"""
+
+from array import array
+from typing import Any
+
+from fastrouter.errors import InvalidRequest
+from fastrouter.messages import Generate, LoadOptions
+from fastrouter.worker.chat import ChatTemplate
+from fastrouter.worker.llama import Model
+
+
+class Prompts:
+    """Turns requests into tokens for one model."""
+
+    def __init__(self, model: Model, options: LoadOptions) -> None:
+        self._model = model
+        self._vocab = model.vocab
+        self._options = options
+        self._template: ChatTemplate | None = None
+
+    @property
+    def bos_token(self) -> str:
+        return self._vocab.token_text(self._vocab.bos)
+
+    @property
+    def eos_token(self) -> str:
+        return self._vocab.token_text(self._vocab.eos)
+
+    @property
+    def template_source(self) -> str:
+        return self._options.chat_template or self._model.chat_template or "chatml"
+
+    def template(self) -> ChatTemplate:
+        """Compiled at first use: a completion request does not wait for it."""
+        if self._template is None:
+            self._template = ChatTemplate(self.template_source, bos_token=self.bos_token, eos_token=self.eos_token)
+        return self._template
+
+    def build(self, generate: Generate) -> tuple["array[int]", str]:
+        """The prompt's tokens, and its text ("" for a list)."""
+        if generate.messages is not None:
+            tools = None if generate.tool_choice == "none" else generate.tools
+            text = self.render(
+                generate.messages,
+                tools,
+                add_generation_prompt=generate.add_generation_prompt,
+                continue_final_message=generate.continue_final_message,
+                kwargs=generate.chat_template_kwargs,
+            )
+            return array("i", self._tokenize_rendered(text)), text
+        prompt = generate.prompt
+        if isinstance(prompt, str):
+            return array("i", self._vocab.tokenize(prompt)), prompt
+        if not prompt:
+            raise InvalidRequest('"prompt" must not be empty')
+        return array("i", self.tokenize(prompt, add_special=True, parse_special=True)), ""
+
+    def render(
+        self, messages: list[dict[str, Any]], tools: Any, *, add_generation_prompt: bool, continue_final_message: bool, kwargs: dict[str, Any]
+    ) -> str:
+        merged = {**self._options.chat_template_kwargs, **kwargs}
+        return self.template().render(messages, tools, add_generation_prompt, continue_final_message, **merged)
+
+    def _tokenize_rendered(self, text: str) -> list[int]:
+        """A template that writes BOS itself must not get a second one."""
+        bos = self.bos_token
+        if self._vocab.add_bos and bos and text.startswith(bos):
+            text = text[len(bos) :]
+        tokens = self._vocab.tokenize(text)
+        if self._vocab.add_eos and tokens and tokens[-1] == self._vocab.eos:
+            tokens.pop()  # an end of sequence here would end the answer before it began
+        return tokens
+
+    def tokenize(self, content: Any, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Text, ids, or a list of both; special tokens are added only before a leading text."""
+        if isinstance(content, str):
+            return self._vocab.tokenize(content, add_special, parse_special)
+        if not isinstance(content, list):
+            raise InvalidRequest("a prompt is a string or a list of strings and token ids")
+        tokens: list[int] = []
+        for index, item in enumerate(content):
+            if isinstance(item, str):
+                tokens += self._vocab.tokenize(item, add_special and index == 0, parse_special)
+            else:
+                tokens.append(self._checked(item))
+        return tokens
+
+    def _checked(self, token: Any) -> int:
+        if type(token) is not int or not 0 <= token < self._vocab.n_tokens:
+            raise InvalidRequest(f"Prompt contains invalid tokens: {token!r}")
+        return token
+
+    # ------------------------------------------------------------ calls
+
+    def call_tokenize(self, params: dict[str, Any]) -> dict[str, Any]:
+        tokens = self.tokenize(
+            params.get("content", ""), add_special=bool(params.get("add_special", False)), parse_special=bool(params.get("parse_special", True))
+        )
+        if not params.get("with_pieces"):
+            return {"tokens": tokens}
+        return {"tokens": [{"id": token, "piece": self._piece(token)} for token in tokens]}
+
+    def _piece(self, token: int) -> str | list[int]:
+        """Text where it is whole UTF-8, otherwise its bytes."""
+        piece = self._vocab.token_to_piece(token)
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:
+            return list(piece)
+
+    def call_detokenize(self, params: dict[str, Any]) -> dict[str, Any]:
+        tokens = params.get("tokens", [])
+        if not isinstance(tokens, list):
+            raise InvalidRequest('"tokens" must be a list of token ids')
+        return {"content": self._vocab.detokenize([self._checked(token) for token in tokens]).decode("utf-8", "replace")}
+
+    def call_apply_template(self, params: dict[str, Any]) -> dict[str, Any]:
+        messages = params.get("messages")
+        if not isinstance(messages, list):
+            raise InvalidRequest('"messages" must be a list')
+        text = self.render(
+            messages,
+            params.get("tools"),
+            add_generation_prompt=bool(params.get("add_generation_prompt", True)),
+            continue_final_message=bool(params.get("continue_final_message", False)),
+            kwargs=params.get("chat_template_kwargs") or {},
+        )
+        return {"prompt": text}
