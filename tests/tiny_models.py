@@ -1,0 +1,104 @@
+"""Writes small, valid llama-architecture GGUF files that llama.cpp loads. Knows nothing of fastrouter.
+
+Invariant: greedy output is printable ASCII and never ends by itself. Channel 0 of the residual stream is a constant: every embedding row
+holds 0.5 there and no layer writes to it, and a large negative output weight on it keeps byte and control tokens from being chosen.
+"""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH = 64
+NUM_LAYERS = 2
+NUM_HEADS = 4
+FEED_FORWARD = 128
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ("the", "a", "of", "and", "to", "in", "is", "on", "it", "he", "she", "we", "you", "not", "all", "one", "two", "red", "cat", "dog")
+CONTROL_PIECES = (("<unk>", gguf.TokenType.UNKNOWN), ("<s>", gguf.TokenType.CONTROL), ("</s>", gguf.TokenType.CONTROL))
+NUM_SILENT = len(CONTROL_PIECES) + 256  # tokens that greedy output never holds
+
+Matrix = NDArray[np.float32]
+Vocabulary = tuple[list[bytes], list[float], list[int]]
+
+
+def make_vocabulary() -> Vocabulary:
+    """(pieces, scores, types) of a SentencePiece vocabulary with byte fallback."""
+    entries = [(piece, 0.0, kind) for piece, kind in CONTROL_PIECES]
+    entries += [(f"<0x{byte:02X}>", 0.0, gguf.TokenType.BYTE) for byte in range(256)]
+    merges = [f"▁{word[: length + 1]}" for word in WORDS for length in range(len(word))]
+    pieces = list(dict.fromkeys([*merges, *LETTERS, "▁", ".", ","]))
+    # Longer pieces score higher: the tokenizer merges the best pair first.
+    entries += [(piece, float(len(piece) * 100 - rank - 1000), gguf.TokenType.NORMAL) for rank, piece in enumerate(pieces)]
+    return [piece.encode() for piece, _, _ in entries], [score for _, score, _ in entries], [int(kind) for _, _, kind in entries]
+
+
+def make_tensors(num_tokens: int, seed: int) -> dict[str, Matrix]:
+    """Weights by name, rows are outputs."""
+    random = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int, scale: float) -> Matrix:
+        return (random.standard_normal((rows, columns)) * scale).astype(np.float32)
+
+    embedding, output = matrix(num_tokens, WIDTH, 0.5), matrix(num_tokens, WIDTH, 0.5)
+    embedding[:, 0] = 0.5
+    output[:, 0] = 0.0
+    output[:NUM_SILENT, 0] = -200.0
+    ones: Matrix = np.ones(WIDTH, np.float32)
+    tensors: dict[str, Matrix] = {"token_embd.weight": embedding, "output_norm.weight": ones, "output.weight": output}
+    for layer in range(NUM_LAYERS):
+        named: dict[str, Matrix] = {"attn_norm": ones, "ffn_norm": ones}
+        named |= {name: matrix(WIDTH, WIDTH, 0.25) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+        named |= {"ffn_gate": matrix(FEED_FORWARD, WIDTH, 0.2), "ffn_up": matrix(FEED_FORWARD, WIDTH, 0.2)}
+        named["ffn_down"] = matrix(WIDTH, FEED_FORWARD, 0.2)
+        for name in ("attn_output", "ffn_down"):
+            named[name][0] = 0.0
+        tensors |= {f"blk.{layer}.{name}.weight": tensor for name, tensor in named.items()}
+    return tensors
+
+
+def make_llama(
+    path: Path | str,
+    *,
+    seed: int = 0,
+    n_ctx: int = 2048,
+    chat_template: str | None = None,
+    name: str | None = None,
+    half: bool = False,
+    tensors_per_shard: int = 0,
+) -> Path:
+    """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
+
+    With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
+    """
+    path = Path(path)
+    pieces, scores, kinds = make_vocabulary()
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
+    writer.add_name(name or f"tiny-{seed}")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(NUM_LAYERS)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(NUM_HEADS)
+    writer.add_head_count_kv(NUM_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // NUM_HEADS)
+    writer.add_vocab_size(len(pieces))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(pieces)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    for role, token in (("unk", 0), ("bos", 1), ("eos", 2)):
+        getattr(writer, f"add_{role}_token_id")(token)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+    for tensor_name, tensor in make_tensors(len(pieces), seed).items():
+        writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path if not tensors_per_shard else sorted(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))[-1]
