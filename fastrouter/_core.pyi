@@ -1,7 +1,7 @@
-"""Types and meaning of the Cython core. Three parts, one file of source each: _http.pxi, _sse.pxi, _ring.pxi (+ _sample.pxi: logits)."""
+"""Types and meaning of the Cython core. One file of source each: _http.pxi, _sse.pxi, _ring.pxi, _sample.pxi."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 # Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
@@ -18,6 +18,7 @@ class HttpError(Exception):
     """A request the server must refuse: answer `status` and close."""
 
     status: int
+    def __init__(self, status: int, message: str) -> None: ...
 
 class Request:
     """One parsed HTTP request. Immutable once handed out."""
@@ -38,8 +39,9 @@ class Request:
 class RequestParser:
     """httptools callbacks -> Request, with the limits of the server. The same bytes give the same result however they are split.
 
-    Usage: `for request in parser.feed(data)`; raises HttpError (400, 408, 413, 414, 431, 501, 505). `on_continue` is called once
-    when a client waits for `100 Continue`.
+    Usage: `for request in parser.feed(data)`. Raises HttpError (400, 413, 414, 417, 431, 501, 505); when good requests came before
+    the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
+    `on_continue` is called when a client waits for `100 Continue`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RequestParser:
         max_body: int = 64 << 20,
         on_continue: Callable[[], None] | None = None,
     ) -> None: ...
+    error: HttpError | None
     def feed(self, data: bytes) -> list[Request]: ...
     @property
     def is_idle(self) -> bool:
@@ -94,6 +97,10 @@ class SseWriter(Sink):
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
     def set_first(self, choice: int, event: bytes) -> None:
         """An event sent once, before the choice's first text (OpenAI's role delta)."""
+    def take_first(self, choice: int) -> bytes:
+        """That event if nothing has sent it yet, else b""; it counts as sent from now on."""
+    @property
+    def is_finished(self) -> bool: ...
     @property
     def is_started(self) -> bool:
         """True once the head has gone out (or is buffered to go)."""
@@ -101,9 +108,12 @@ class SseWriter(Sink):
     def text_bytes(self) -> int: ...
     def write_event(self, event: bytes) -> None:
         """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush()."""
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Write what is buffered, unless paused."""
     def finish(self) -> None:
-        """Flush and end the body (the terminating chunk). Idempotent."""
+        """Write everything out, paused or not, and end the body (the terminating chunk). Idempotent."""
+    def cut(self) -> None:
+        """Write everything out, but leave the body visibly incomplete. Idempotent."""
     def pause(self) -> None:
         """The transport's buffer is full: hold text here (up to max_buffered, then on_overflow)."""
     def resume(self) -> None: ...
@@ -142,3 +152,33 @@ class TokenRing:
 
         A sink that raises is detached and its error logged by `on_sink_error`; the others go on."""
     on_sink_error: Callable[[Sink, BaseException], None] | None
+
+class LogitSampler:
+    """Next token from a row of logits: bias, penalties, top_k, top_p, min_p, temperature, draw; temperature <= 0 is greedy.
+
+    Meaning of each as in llama.cpp (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`: tokens
+    the penalties look back at, -1 all, 0 none. `seed` is 64 bits; the same seed and logits give the same tokens.
+    """
+
+    def __init__(
+        self,
+        n_vocab: int,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        min_keep: int,
+        seed: int,
+        repeat_last_n: int,
+        repeat_penalty: float,
+        frequency_penalty: float,
+        presence_penalty: float,
+        bias: list[tuple[int, float]],
+    ) -> None: ...
+    def sample(self, address: int, n_vocab: int) -> int:
+        """Token id from the `n_vocab` float32 at `address`, which are left as they were."""
+    def accept(self, token: int) -> None:
+        """A token of the text so far, for the penalties."""
+    def prime(self, tokens: Sequence[int]) -> None:
+        """The prompt, for the penalties."""

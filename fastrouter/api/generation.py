@@ -218,7 +218,7 @@ class Stream(SseWriter):
             self._exchange.send_error(public)
             return
         self.write_event(self._flavour.error(public))
-        self.flush()
+        self.cut()
         self._exchange.end(is_whole=False)
 
     def disconnect(self) -> None:

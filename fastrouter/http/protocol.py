@@ -226,9 +226,11 @@ class Connection(asyncio.Protocol):
             return
         if self._exchange is None and len(requests) == 1:
             self._handle(requests[0])
-            return
-        self._queue.extend(requests)
-        self._pump()
+        else:
+            self._queue.extend(requests)
+            self._pump()
+        if self._parser.error is not None:
+            self.refuse(self._parser.error.status, str(self._parser.error))
 
     def eof_received(self) -> bool:
         return False  # a client that has closed its side is gone

@@ -1,0 +1,38 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Contents page of the Cython core: one extension, small files. Types and meaning are in _core.pyi.
+
+_ring.pxi    TokenRing, the shared-memory ring between a worker and the router
+_sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
+_http.pxi    RequestParser and scan_body
+_sample.pxi  LogitSampler: the next token from a row of logits
+
+Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
+throughout; nothing here is shared between threads.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+import os
+import time
+
+import httptools
+import orjson
+
+from fastrouter.errors import ProtocolError, Unavailable
+
+# Record kinds and flags of the ring.
+TEXT = 1
+REASONING = 2
+EVENT = 3
+PROGRESS = 4
+FINISH = 5
+ERROR = 6
+LAST = 1
+
+include "_sse.pxi"
+include "_ring.pxi"
+include "_http.pxi"
+include "_sample.pxi"

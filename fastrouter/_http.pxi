@@ -1,0 +1,545 @@
+# RequestParser: bytes of a connection -> Requests. httptools reads the head; lines, limits and bodies are ours, because httptools
+# has no limit at all and lets through what two servers in a row would read differently.
+# Invariant: the result depends on the bytes alone, not on how they were split. What is refused is refused for good.
+
+from urllib.parse import unquote as _unquote
+
+cdef extern from "<string.h>":
+    void *memmem(const void *, size_t, const void *, size_t) noexcept
+
+cdef extern from *:
+    """
+    /* ---- a strict reader of flat JSON facts. 1: valid, 0: ask orjson (invalid, or too rare to care). ---- */
+    typedef struct { const unsigned char *at, *end; } fr_json;
+
+    static inline void fr_space(fr_json *j) {
+        while (j->at < j->end && (*j->at == ' ' || *j->at == '\\n' || *j->at == '\\r' || *j->at == '\\t')) j->at++;
+    }
+    /* One UTF-8 character of two bytes or more; its length, 0 when it is not one. */
+    static int fr_utf8(const unsigned char *s, const unsigned char *end) {
+        unsigned c = s[0];
+        long left = end - s;
+        if (c >= 0xC2 && c <= 0xDF) return left > 1 && (s[1] & 0xC0) == 0x80 ? 2 : 0;
+        if (c >= 0xE0 && c <= 0xEF) {
+            if (left < 3 || (s[1] & 0xC0) != 0x80 || (s[2] & 0xC0) != 0x80) return 0;
+            if ((c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F)) return 0;
+            return 3;
+        }
+        if (c >= 0xF0 && c <= 0xF4) {
+            if (left < 4 || (s[1] & 0xC0) != 0x80 || (s[2] & 0xC0) != 0x80 || (s[3] & 0xC0) != 0x80) return 0;
+            if ((c == 0xF0 && s[1] < 0x90) || (c == 0xF4 && s[1] > 0x8F)) return 0;
+            return 4;
+        }
+        return 0;
+    }
+    /* At the opening quote; *has_escape is set when there is a backslash. */
+    static int fr_string(fr_json *j, int *has_escape) {
+        const unsigned char *s = j->at + 1, *end = j->end;
+        while (s < end) {
+            unsigned char c = *s;
+            if (c == '"') { j->at = s + 1; return 1; }
+            if (c == '\\\\') {
+                *has_escape = 1;
+                if (s + 1 >= end || !memchr("\\"\\\\/bfnrt", s[1], 8)) return 0;
+                s += 2;
+            } else if (c < 0x20) {
+                return 0;
+            } else if (c < 0x80) {
+                s++;
+            } else {
+                int length = fr_utf8(s, end);
+                if (!length) return 0;
+                s += length;
+            }
+        }
+        return 0;
+    }
+    static int fr_number(fr_json *j) {
+        const unsigned char *s = j->at, *end = j->end, *start;
+        int digits;
+        if (s < end && *s == '-') s++;
+        start = s;
+        while (s < end && *s >= '0' && *s <= '9') s++;
+        digits = (int)(s - start);
+        if (!digits || digits > 15 || (*start == '0' && digits > 1)) return 0;
+        if (s < end && *s == '.') {
+            start = ++s;
+            while (s < end && *s >= '0' && *s <= '9') s++;
+            if (s == start || s - start > 15) return 0;
+        }
+        if (s < end && (*s == 'e' || *s == 'E')) return 0;
+        j->at = s;
+        return 1;
+    }
+    static int fr_word(fr_json *j, const char *word, int length) {
+        if (j->end - j->at < length || memcmp(j->at, word, length)) return 0;
+        j->at += length;
+        return 1;
+    }
+    static int fr_value(fr_json *j, int depth) {
+        int ignored = 0;
+        char close;
+        if (depth > 64 || j->at >= j->end) return 0;
+        switch (*j->at) {
+        case '"': return fr_string(j, &ignored);
+        case 't': return fr_word(j, "true", 4);
+        case 'f': return fr_word(j, "false", 5);
+        case 'n': return fr_word(j, "null", 4);
+        case '{': case '[':
+            close = *j->at++ == '{' ? '}' : ']';
+            fr_space(j);
+            if (j->at < j->end && *j->at == close) { j->at++; return 1; }
+            for (;;) {
+                if (close == '}') {
+                    fr_space(j);
+                    if (j->at >= j->end || *j->at != '"' || !fr_string(j, &ignored)) return 0;
+                    fr_space(j);
+                    if (!fr_word(j, ":", 1)) return 0;
+                }
+                fr_space(j);
+                if (!fr_value(j, depth + 1)) return 0;
+                fr_space(j);
+                if (j->at >= j->end) return 0;
+                if (*j->at == close) { j->at++; return 1; }
+                if (*j->at++ != ',') return 0;
+            }
+        default: return fr_number(j);
+        }
+    }
+    /* The top-level "model" (without its quotes; NULL when it is no string) and "stream" of an object. */
+    static int fr_scan(const char *body, Py_ssize_t size, const char **model, Py_ssize_t *model_size, int *stream) {
+        fr_json j = {(const unsigned char *)body, (const unsigned char *)body + size};
+        fr_space(&j);
+        if (!fr_word(&j, "{", 1)) return 0;
+        fr_space(&j);
+        if (!fr_word(&j, "}", 1)) {
+            for (;;) {
+                const unsigned char *key, *value;
+                Py_ssize_t key_size;
+                int has_escape = 0;
+                fr_space(&j);
+                key = j.at + 1;
+                if (j.at >= j.end || *j.at != '"' || !fr_string(&j, &has_escape) || has_escape) return 0;
+                key_size = j.at - key - 1;
+                fr_space(&j);
+                if (!fr_word(&j, ":", 1)) return 0;
+                fr_space(&j);
+                value = j.at;
+                if (value < j.end && *value == '"') {
+                    if (!fr_string(&j, &has_escape)) return 0;
+                } else if (!fr_value(&j, 1)) {
+                    return 0;
+                }
+                if (key_size == 5 && !memcmp(key, "model", 5)) {
+                    if (has_escape) return 0;
+                    *model = *value == '"' ? (const char *)value + 1 : NULL;
+                    *model_size = j.at - value - 2;
+                } else if (key_size == 6 && !memcmp(key, "stream", 6)) {
+                    *stream = *value == 't';
+                }
+                fr_space(&j);
+                if (j.at >= j.end) return 0;
+                if (*j.at == '}') { j.at++; break; }
+                if (*j.at++ != ',') return 0;
+            }
+        }
+        fr_space(&j);
+        return j.at == j.end;
+    }
+    """
+    int fr_scan(const char *body, Py_ssize_t size, const char **model, Py_ssize_t *model_size, int *stream) noexcept
+
+
+def scan_body(bytes body):
+    cdef const char *model = NULL
+    cdef Py_ssize_t model_size = 0
+    cdef int stream = 0
+    if fr_scan(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &model, &model_size, &stream):
+        return (None if model == NULL else model[:model_size].decode("utf-8")), bool(stream)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None, False
+    if not isinstance(value, dict):
+        return None, False
+    name = value.get("model")
+    return (name if isinstance(name, str) else None), value.get("stream") is True
+
+
+class HttpError(Exception):
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+cdef class Request:
+    cdef:
+        readonly str method
+        readonly str target
+        readonly str path
+        readonly str query
+        readonly bytes body
+        readonly bint keep_alive
+        readonly int http_minor
+        list _headers  # (name, value), bytes, names in lower case
+        tuple _scanned
+
+    def __repr__(self):
+        return f"<Request {self.method} {self.target} {len(self.body)} bytes>"
+
+    def header(self, str name):
+        wanted = name.encode("latin-1")
+        values = [value for key, value in self._headers if key == wanted]
+        return b", ".join(values).decode("latin-1") if values else None
+
+    def headers(self):
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+
+    cdef tuple scanned(self):
+        if self._scanned is None:
+            self._scanned = scan_body(self.body)
+        return self._scanned
+
+    @property
+    def model(self):
+        return self.scanned()[0]
+
+    @property
+    def stream(self):
+        return self.scanned()[1]
+
+
+cdef enum:  # what the next byte belongs to
+    IN_HEAD
+    IN_BODY  # of a known length
+    IN_CHUNK_LINE
+    IN_CHUNK
+    IN_CHUNK_END
+    IN_TRAILERS
+    IS_BROKEN
+
+_TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_SUPPORTED_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))
+
+
+cdef class RequestParser:
+    cdef:
+        # limits, bytes or counts
+        Py_ssize_t _max_line
+        Py_ssize_t _max_field
+        Py_ssize_t _max_head
+        Py_ssize_t _max_headers
+        Py_ssize_t _max_chunk_extension
+        Py_ssize_t _max_body
+        object _on_continue
+        object _parser  # httptools'; made anew after a request with a body, which it has not seen
+        int _state
+        bytearray _pending  # bytes of an incomplete head or line
+        Py_ssize_t _scanned  # bytes of _pending known to hold no line end
+        Py_ssize_t _line_start  # of the line being read, in the head
+        Py_ssize_t _num_lines  # of this head
+        Py_ssize_t _num_trailers
+        Py_ssize_t _num_trailer_bytes
+        bytearray _body
+        Py_ssize_t _remaining  # bytes of the body, or of this chunk, still to come
+        list _headers
+        bytes _target
+        Request _request
+        readonly object error
+
+    def __init__(
+        self,
+        *,
+        max_line=8192,
+        max_field=8192,
+        max_head=32768,
+        max_headers=100,
+        max_chunk_extension=1024,
+        max_body=64 << 20,
+        on_continue=None,
+    ):
+        self._max_line = max_line
+        self._max_field = max_field
+        self._max_head = max_head
+        self._max_headers = max_headers
+        self._max_chunk_extension = max_chunk_extension
+        self._max_body = max_body
+        self._on_continue = on_continue
+        self._pending = bytearray()
+        self._body = bytearray()
+
+    @property
+    def is_idle(self):
+        return self._state == IN_HEAD and not self._pending
+
+    @property
+    def in_body(self):
+        return self._state != IN_HEAD
+
+    @property
+    def num_body_bytes(self):
+        return len(self._body)
+
+    def feed(self, bytes data):
+        requests = []
+        if self._state == IS_BROKEN:
+            raise self.error
+        try:
+            self._feed(data, requests)
+        except HttpError as error:
+            self._state = IS_BROKEN
+            self.error = error
+            if not requests:
+                raise
+        return requests
+
+    cdef int _feed(self, bytes data, list requests) except -1:
+        """Consume all of `data`. Bytes of an incomplete head or line wait in _pending."""
+        cdef Py_ssize_t start = 0
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t taken
+        cdef const char *bytes_ = PyBytes_AS_STRING(data)
+        while start < size:
+            if self._state == IN_BODY or self._state == IN_CHUNK:
+                taken = min(self._remaining, size - start)
+                if self._state == IN_BODY and taken == self._remaining and not self._body:
+                    self._finish(bytes_[start : start + taken], requests)  # whole in one piece: one copy
+                else:
+                    self._body += bytes_[start : start + taken]
+                    self._remaining -= taken
+                    if not self._remaining:
+                        if self._state == IN_BODY:
+                            self._finish(bytes(self._body), requests)
+                        else:
+                            self._state = IN_CHUNK_END
+                start += taken
+            elif self._state == IN_HEAD:
+                start = self._feed_head(data, start, requests)
+            else:
+                start = self._feed_line(data, start, requests)
+        return 0
+
+    # ---------------------------------------------------------------- head
+
+    cdef Py_ssize_t _feed_head(self, bytes data, Py_ssize_t start, list requests) except -1:
+        """Lines up to the empty one, each checked when it ends. Returns where `data` goes on."""
+        cdef Py_ssize_t before = len(self._pending)
+        cdef bytes head
+        cdef const char *at
+        cdef const char *end
+        cdef Py_ssize_t position, size
+        if before:
+            self._pending += data[start:]
+            head = bytes(self._pending)
+        else:
+            head = data[start:] if start else data
+        at = PyBytes_AS_STRING(head)
+        size = PyBytes_GET_SIZE(head)
+        position = self._scanned
+        while True:
+            end = <const char *>memchr(at + position, 10, size - position)
+            if end == NULL:
+                self._check_line_size(size - self._line_start, size)
+                if not before:
+                    self._pending += head
+                self._scanned = size
+                if self._line_start == 0:
+                    self._check_first_byte(at, size)
+                return PyBytes_GET_SIZE(data)
+            position = end - at + 1
+            if self._line_start == 0:
+                self._check_first_byte(at, size)
+            self._check_line_size(position - self._line_start, position)
+            if position - self._line_start < 2 or at[position - 2] != 13:
+                raise HttpError(400, "a line must end with CR LF")
+            if position - self._line_start == 2:
+                self._pending = bytearray()
+                self._scanned = self._line_start = self._num_lines = 0
+                self._read_head(head if position == size else head[:position], requests)
+                return start + position - before
+            self._num_lines += 1
+            if self._num_lines - 1 > self._max_headers:
+                raise HttpError(431, f"more than {self._max_headers} header fields")
+            self._line_start = position
+
+    cdef int _check_first_byte(self, const char *at, Py_ssize_t size) except -1:
+        """Refuse TLS and binary bytes at once instead of waiting for a line."""
+        if size and not (65 <= at[0] <= 90 or 97 <= at[0] <= 122):
+            raise HttpError(400, "this is not an HTTP request")
+        return 0
+
+    cdef int _check_line_size(self, Py_ssize_t line, Py_ssize_t head) except -1:
+        if self._num_lines == 0 and line > self._max_line:
+            raise HttpError(414, f"the request line is longer than {self._max_line} bytes")
+        if self._num_lines and line > self._max_field:
+            raise HttpError(431, f"a header field is longer than {self._max_field} bytes")
+        if head > self._max_head:
+            raise HttpError(431, f"the head is longer than {self._max_head} bytes")
+        return 0
+
+    def on_url(self, bytes url):
+        self._target = url
+
+    def on_header(self, bytes name, bytes value):
+        self._headers.append((name.lower(), value))
+
+    cdef int _read_head(self, bytes head, list requests) except -1:
+        cdef Request request = Request()
+        if not head[: head.index(b"\r")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
+            if b" HTTP/" in head[: head.index(b"\r")]:
+                raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+            raise HttpError(400, "the request line has no HTTP version")
+        if b"\n " in head or b"\n\t" in head:
+            raise HttpError(400, "a header field is folded over lines")
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        self._headers = []
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            raise HttpError(501, "upgrades are not supported") from None
+        except httptools.HttpParserError as error:
+            raise HttpError(400, f"malformed request: {error}") from None
+        method = self._parser.get_method()
+        if method not in _SUPPORTED_METHODS:
+            raise HttpError(501, "this method is not supported")
+        request.method = method.decode("ascii")
+        request.http_minor = 1 if head[: head.index(b"\r")].endswith(b"1") else 0
+        request.keep_alive = self._parser.should_keep_alive()
+        request._headers = self._headers
+        self._set_target(request)
+        self._request = request
+        self._start_body(self._check_headers(request), requests)
+        return 0
+
+    cdef int _set_target(self, Request request) except -1:
+        if not self._target.isascii():
+            raise HttpError(400, "the URL holds bytes that must be percent-encoded")
+        target = self._target.decode("ascii")
+        path = target
+        if not target.startswith("/"):
+            if target == "*" and request.method == "OPTIONS":
+                path = "/"
+            elif target[:7].lower() == "http://":
+                authority, slash, path = target[7:].partition("/")
+                path = slash + path or "/"
+                if [value.lower() for name, value in self._headers if name == b"host"] != [authority.lower().encode()]:
+                    raise HttpError(400, "the URL and the Host header disagree")
+            else:
+                raise HttpError(400, "the URL must start with a slash")
+        request.target = target
+        path, _, request.query = path.partition("?")
+        request.path = _unquote(path) if "%" in path else path
+        return 0
+
+    cdef object _check_headers(self, Request request):
+        """The body's length, -1 for chunks. Refuses what could be read in two ways."""
+        hosts = 0
+        length = None
+        is_chunked = False
+        for name, value in self._headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                if length is not None or not value.isdigit():
+                    raise HttpError(400, "bad Content-Length")
+                length = int(value) if len(value) < 20 else 1 << 64
+            elif name == b"transfer-encoding":
+                if is_chunked or value.lower() != b"chunked":
+                    raise HttpError(501, "only the transfer encoding chunked is supported")
+                is_chunked = True
+            elif name == b"upgrade":
+                raise HttpError(501, "upgrades are not supported")
+        if hosts > 1 or (hosts == 0 and request.http_minor == 1):
+            raise HttpError(400, "a request needs exactly one Host header")
+        if is_chunked and (request.http_minor == 0 or length is not None):
+            raise HttpError(400, "Transfer-Encoding does not go with HTTP/1.0 or Content-Length")
+        if length is not None and length > self._max_body:
+            raise HttpError(413, f"the body is larger than {self._max_body} bytes")
+        return -1 if is_chunked else (length or 0)
+
+    cdef int _start_body(self, length, list requests) except -1:
+        expect = self._request.header("expect")
+        if expect is not None and self._request.http_minor == 1:
+            if expect.lower() != "100-continue":
+                raise HttpError(417, "this expectation cannot be met")
+            if length and self._on_continue is not None:
+                self._on_continue()
+        if length == 0:
+            self._complete(b"", requests)
+        elif length < 0:
+            self._num_trailers = self._num_trailer_bytes = 0
+            self._state = IN_CHUNK_LINE
+        else:
+            self._remaining = length
+            self._state = IN_BODY
+        return 0
+
+    cdef int _finish(self, bytes body, list requests) except -1:
+        """A request with a body is whole. httptools still waits for that body, so the next head gets a fresh parser."""
+        self._parser = None
+        self._body = bytearray()
+        return self._complete(body, requests)
+
+    cdef int _complete(self, bytes body, list requests) except -1:
+        self._request.body = body
+        requests.append(self._request)
+        self._request = None
+        self._state = IN_HEAD
+        return 0
+
+    # ---------------------------------------------------------------- lines of a chunked body
+
+    cdef Py_ssize_t _feed_line(self, bytes data, Py_ssize_t start, list requests) except -1:
+        """One line of the chunk framing. Returns where `data` goes on."""
+        cdef Py_ssize_t end = data.find(b"\n", start)
+        cdef Py_ssize_t limit = self._max_field
+        cdef Py_ssize_t stop = PyBytes_GET_SIZE(data) if end < 0 else end + 1
+        if self._state == IN_CHUNK_LINE:
+            limit = self._max_chunk_extension + 18
+        elif self._state == IN_CHUNK_END:
+            limit = 2
+        # Cut to one byte over the limit: a line that is too long is refused at the same byte however it came.
+        if len(self._pending) + stop - start > limit:
+            raise HttpError(431 if self._state == IN_TRAILERS else 400, "a line of the chunked body is too long")
+        self._pending += data[start:stop]
+        if end < 0:
+            return stop
+        line = bytes(self._pending)
+        self._pending = bytearray()
+        if not line.endswith(b"\r\n"):
+            raise HttpError(400, "a line must end with CR LF")
+        self._read_line(line[: len(line) - 2], requests)
+        return stop
+
+    cdef int _read_line(self, bytes line, list requests) except -1:
+        if self._state == IN_CHUNK_END:
+            if line:
+                raise HttpError(400, "a chunk is longer than its size")
+            self._state = IN_CHUNK_LINE
+        elif self._state == IN_CHUNK_LINE:
+            digits, _, extension = line.partition(b";")
+            digits = digits.rstrip(b" \t") if extension else digits
+            if not 0 < len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF") or b"\r" in extension:
+                raise HttpError(400, "bad chunk size")
+            size = int(digits, 16)
+            if size > self._max_body - len(self._body):
+                raise HttpError(413, f"the body is larger than {self._max_body} bytes")
+            self._remaining = size
+            self._state = IN_CHUNK if size else IN_TRAILERS
+        elif line:
+            self._check_trailer(line)
+        else:
+            self._finish(bytes(self._body), requests)
+        return 0
+
+    cdef int _check_trailer(self, bytes line) except -1:
+        """Trailers are counted and dropped."""
+        name, colon, _ = line.partition(b":")
+        if not colon or not name or not _TOKEN_BYTES.issuperset(name) or b"\r" in line or b"\0" in line:
+            raise HttpError(400, "bad trailer")
+        self._num_trailers += 1
+        self._num_trailer_bytes += len(line) + 2
+        if len(self._headers) + self._num_trailers > self._max_headers or self._num_trailer_bytes > self._max_head:
+            raise HttpError(431, "too many trailers")
+        return 0

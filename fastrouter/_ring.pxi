@@ -1,0 +1,297 @@
+# TokenRing: a single-producer single-consumer byte ring over a sealed memfd, with an eventfd as doorbell.
+#
+#   memfd                                    mapped
+#   page 0   capacity  u64  @0               control page
+#            tail      u64  @64   (consumer)
+#            head      u64  @128  (producer)
+#            asleep    u32  @192  (both)
+#   page 1.. data, `capacity` bytes          data | data again      (mapped twice, so that no record wraps)
+#
+#   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
+#
+# head and tail count bytes for ever; head - tail is what waits. One release store publishes a record. The consumer sets `asleep`
+# before it stops looking, then looks once more; the producer looks at `asleep` after it has published: with a full fence on both
+# sides at least one of them sees the other, so no wake-up is lost, and an awake consumer costs the producer no system call.
+#
+# The router believes nothing it reads here: its own tail is private, a header is copied before it is checked, every length is
+# compared with what is really there, and the seals keep the other side from truncating the file (which would be a SIGBUS).
+
+cdef extern from *:
+    """
+    #include <fcntl.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
+    #define FR_PAGE 4096
+
+    typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, zero; } fr_record;
+
+    static inline uint64_t fr_load(const char *control, int at) { return __atomic_load_n((const uint64_t *)(control + at), __ATOMIC_ACQUIRE); }
+    static inline void fr_store(char *control, int at, uint64_t value) { __atomic_store_n((uint64_t *)(control + at), value, __ATOMIC_RELEASE); }
+    static inline void fr_set_asleep(char *control, uint32_t value) {
+        __atomic_store_n((uint32_t *)(control + 192), value, __ATOMIC_SEQ_CST);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    }
+    /* Producer: is the consumer asleep? Then it is ours to wake it, once. */
+    static inline int fr_take_asleep(char *control) {
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (!__atomic_load_n((uint32_t *)(control + 192), __ATOMIC_RELAXED)) return 0;
+        return __atomic_exchange_n((uint32_t *)(control + 192), 0, __ATOMIC_SEQ_CST) != 0;
+    }
+    static void fr_signal(int doorbell) {
+        uint64_t one = 1;
+        if (write(doorbell, &one, 8) != 8) { /* EAGAIN: the counter is full, so the reader is awake */ }
+    }
+    static void fr_clear(int doorbell) {
+        uint64_t count;
+        if (read(doorbell, &count, 8) != 8) { /* EAGAIN: nobody rang */ }
+    }
+    /* The control page, then the data twice. NULL on failure. */
+    static char *fr_map(int fd, size_t capacity) {
+        char *base = mmap(NULL, FR_PAGE + 2 * capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base == MAP_FAILED) return NULL;
+        int flags = MAP_SHARED | MAP_FIXED, access = PROT_READ | PROT_WRITE;
+        if (mmap(base, FR_PAGE + capacity, access, flags, fd, 0) == MAP_FAILED ||
+            mmap(base + FR_PAGE + capacity, capacity, access, flags, fd, FR_PAGE) == MAP_FAILED) {
+            munmap(base, FR_PAGE + 2 * capacity);
+            return NULL;
+        }
+        return base;
+    }
+    static void fr_unmap(char *base, size_t capacity) { munmap(base, FR_PAGE + 2 * capacity); }
+    """
+    const int FR_PAGE
+    ctypedef struct fr_record:
+        uint32_t size
+        uint32_t request_id
+        uint16_t kind
+        uint16_t choice
+        uint32_t flags
+        uint32_t num_tokens
+        uint32_t zero
+    uint64_t fr_load(const char *control, int at) noexcept
+    void fr_store(char *control, int at, uint64_t value) noexcept
+    void fr_set_asleep(char *control, uint32_t value) noexcept
+    int fr_take_asleep(char *control) noexcept
+    void fr_signal(int doorbell) noexcept
+    void fr_clear(int doorbell) noexcept
+    char *fr_map(int fd, size_t capacity) noexcept
+    void fr_unmap(char *base, size_t capacity) noexcept
+
+cdef enum:
+    TAIL = 64
+    HEAD = 128
+    HEADER_BYTES = 24
+    MAX_KIND = 6
+    MAX_CHOICES = 256
+    NUM_SINKS = 4096  # a request id is generation << 12 | index into the table of sinks
+
+
+cdef class TokenRing:
+    cdef:
+        char *_control  # NULL when closed
+        char *_data
+        uint64_t _mask
+        uint64_t _tail  # consumer: ours, never read back. Producer: the last one seen
+        uint64_t _head  # producer: ours
+        readonly uint64_t capacity
+        readonly int memory_fd
+        readonly int doorbell_fd
+        list _sinks  # Sink | None
+        uint32_t _index  # the last one given out
+        uint32_t _generation
+        bint _is_draining
+        public object on_sink_error
+
+    def __dealloc__(self):
+        if self._control != NULL:
+            fr_unmap(self._control, self.capacity)
+
+    @staticmethod
+    def create(capacity=1 << 20):
+        if capacity < FR_PAGE or capacity & (capacity - 1):
+            raise ValueError("the capacity must be a power of two of at least one page")
+        cdef TokenRing ring = TokenRing()
+        import fcntl
+
+        ring.memory_fd = os.memfd_create("fastrouter-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        ring.doorbell_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        os.ftruncate(ring.memory_fd, FR_PAGE + capacity)
+        fcntl.fcntl(ring.memory_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        ring._map(capacity)
+        (<uint64_t *>ring._control)[0] = capacity
+        fr_set_asleep(ring._control, 1)
+        ring._sinks = [None] * NUM_SINKS
+        return ring
+
+    @staticmethod
+    def open(int memory_fd, int doorbell_fd):
+        cdef TokenRing ring = TokenRing()
+        ring.memory_fd = memory_fd
+        ring.doorbell_fd = doorbell_fd
+        capacity = os.fstat(memory_fd).st_size - FR_PAGE
+        if capacity < FR_PAGE or capacity & (capacity - 1):
+            raise ProtocolError(f"a ring of {capacity} bytes")
+        ring._map(capacity)
+        ring._head = fr_load(ring._control, HEAD)
+        ring._tail = fr_load(ring._control, TAIL)
+        ring._sinks = []
+        return ring
+
+    cdef int _map(self, uint64_t capacity) except -1:
+        cdef char *control = fr_map(self.memory_fd, capacity)
+        if control == NULL:
+            raise OSError("cannot map a token ring")
+        self._control = control
+        self._data = control + FR_PAGE
+        self.capacity = capacity
+        self._mask = capacity - 1
+        return 0
+
+    def __repr__(self):
+        return f"<TokenRing {self.capacity >> 10} KiB{' closed' if self._control == NULL else ''}>"
+
+    def close(self):
+        if self._control != NULL:
+            fr_unmap(self._control, self.capacity)
+            self._control = NULL
+            os.close(self.memory_fd)
+            os.close(self.doorbell_fd)
+
+    # ---------------------------------------------------------------- producer
+
+    def try_push(self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload):
+        cdef uint64_t size = PyBytes_GET_SIZE(payload)
+        cdef uint64_t total = HEADER_BYTES + ((size + 7) & ~<uint64_t>7)
+        cdef fr_record *record
+        if self._control == NULL:
+            raise ValueError("the ring is closed")
+        if total > self.capacity >> 1:
+            raise ValueError(f"a record of {size} bytes never fits into the ring")
+        if self._head + total - self._tail > self.capacity:
+            self._tail = fr_load(self._control, TAIL)
+            if self._head + total - self._tail > self.capacity:
+                return False
+        # The free part starts at head and is at least `total` long; the second mapping makes it contiguous.
+        record = <fr_record *>(self._data + (self._head & self._mask))
+        record.size = <uint32_t>size
+        record.request_id = request_id
+        record.kind = kind
+        record.choice = choice
+        record.flags = flags
+        record.num_tokens = num_tokens
+        record.zero = 0
+        memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), size)
+        self._head += total
+        fr_store(self._control, HEAD, self._head)
+        return True
+
+    def ring_doorbell(self):
+        if self._control != NULL and fr_take_asleep(self._control):
+            fr_signal(self.doorbell_fd)
+
+    # ---------------------------------------------------------------- consumer
+
+    def attach(self, Sink sink):
+        cdef uint32_t index = self._index
+        cdef int tried
+        for tried in range(NUM_SINKS - 1):
+            index = index + 1
+            if index >= NUM_SINKS:
+                index = 1  # 0 stays free, so that no id is 0
+                self._generation = (self._generation + 1) & 0xFFFFF
+            if self._sinks[index] is None:
+                self._index = index
+                self._sinks[index] = sink
+                sink.request_id = self._generation << 12 | index
+                return sink.request_id
+        raise Unavailable("the model has too many requests")
+
+    def detach(self, uint32_t request_id):
+        cdef Sink sink = self._sinks[request_id & (NUM_SINKS - 1)]
+        if sink is not None and sink.request_id == request_id:
+            self._sinks[request_id & (NUM_SINKS - 1)] = None
+            sink.request_id = 0
+
+    def sinks(self):
+        return [sink for sink in self._sinks if sink is not None]
+
+    def drain(self, uint64_t max_bytes=0):
+        cdef uint64_t head, waiting, num_bytes = 0
+        cdef Py_ssize_t num_records = 0
+        cdef list dirty = []
+        cdef Sink sink
+        if self._control == NULL or self._is_draining:
+            return 0
+        self._is_draining = True
+        max_bytes = max_bytes or self.capacity  # a producer at full speed must not keep the event loop here for ever
+        try:
+            fr_clear(self.doorbell_fd)
+            fr_set_asleep(self._control, 0)
+            while self._control != NULL:  # a sink may close the ring
+                head = fr_load(self._control, HEAD)
+                waiting = head - self._tail
+                if waiting > self.capacity or waiting & 7:
+                    raise ProtocolError("a worker's ring has impossible indices")
+                if not waiting:
+                    fr_set_asleep(self._control, 1)
+                    if fr_load(self._control, HEAD) == self._tail:
+                        break
+                    fr_set_asleep(self._control, 0)
+                    continue
+                if num_bytes >= max_bytes:
+                    fr_signal(self.doorbell_fd)  # come back after the other events of the loop
+                    break
+                num_bytes += waiting
+                num_records += self._deliver(waiting, dirty)
+        finally:
+            self._is_draining = False
+            for sink in dirty:
+                sink.is_dirty = False
+                try:
+                    sink.end_drain()
+                except Exception as error:
+                    self._sink_failed(sink, error)
+        return num_records
+
+    cdef Py_ssize_t _deliver(self, uint64_t waiting, list dirty) except -1:
+        """Hand out the records in the `waiting` bytes after tail, then free their room. Returns how many."""
+        cdef fr_record record
+        cdef const char *at
+        cdef uint64_t total
+        cdef Py_ssize_t num_records = 0
+        cdef Sink sink
+        while waiting:
+            # tail + waiting <= tail + capacity, and the data is mapped twice: every byte read below is mapped.
+            at = self._data + (self._tail & self._mask)
+            memcpy(&record, at, HEADER_BYTES)
+            total = HEADER_BYTES + ((<uint64_t>record.size + 7) & ~<uint64_t>7)
+            if waiting < HEADER_BYTES or total > waiting or not 1 <= record.kind <= MAX_KIND or record.choice >= MAX_CHOICES:
+                raise ProtocolError("a worker wrote an impossible record")
+            sink = self._sinks[record.request_id & (NUM_SINKS - 1)]
+            if sink is not None and sink.request_id == record.request_id:
+                if record.flags & 1:
+                    self._sinks[record.request_id & (NUM_SINKS - 1)] = None
+                    sink.request_id = 0
+                sink.num_tokens += record.num_tokens
+                if not sink.is_dirty:
+                    sink.is_dirty = True
+                    dirty.append(sink)
+                try:
+                    sink.take(record.kind, record.choice, record.flags, at + HEADER_BYTES, record.size)
+                except Exception as error:
+                    self._sink_failed(sink, error)
+                if self._control == NULL:
+                    return num_records
+            self._tail += total
+            waiting -= total
+            num_records += 1
+        fr_store(self._control, TAIL, self._tail)
+        return num_records
+
+    cdef int _sink_failed(self, Sink sink, error) except -1:
+        """Our own bug in one sink: it gets nothing more, the others go on."""
+        if sink.request_id:
+            self.detach(sink.request_id)
+        if self.on_sink_error is not None:
+            self.on_sink_error(sink, error)
+        return 0

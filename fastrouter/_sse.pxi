@@ -1,0 +1,278 @@
+# Sink: where one request's records go. SseWriter frames them as server-sent events, TextCollector keeps them for a whole answer.
+# Knows no model and no API flavour: what surrounds the text is encoded once per request by the caller.
+# Invariant: text costs no Python object; all text of one drain leaves in one transport.write.
+
+cdef extern from *:
+    """
+    /* 0: copied as it is; otherwise the letter after the backslash, 'u' for a six-byte escape. */
+    static const unsigned char fr_escape[256] = {
+        'u','u','u','u','u','u','u','u','b','t','n','u','f','r','u','u',
+        'u','u','u','u','u','u','u','u','u','u','u','u','u','u','u','u',
+        ['"'] = '"', ['\\\\'] = '\\\\',
+    };
+
+    /* JSON-escapes `size` bytes of UTF-8 to `out`, which has room for 6 * size. Returns the end. Reads each byte once:
+       the source may be memory that another process can still write. */
+    static char *fr_escape_json(char *out, const char *text, Py_ssize_t size) {
+        static const char hex[] = "0123456789abcdef";
+        for (Py_ssize_t i = 0; i < size; i++) {
+            unsigned char byte = ((volatile const unsigned char *)text)[i];
+            unsigned char escape = fr_escape[byte];
+            if (!escape) {
+                *out++ = (char)byte;
+            } else {
+                *out++ = '\\\\';
+                *out++ = (char)escape;
+                if (escape == 'u') {
+                    *out++ = '0';
+                    *out++ = '0';
+                    *out++ = hex[byte >> 4];
+                    *out++ = hex[byte & 15];
+                }
+            }
+        }
+        return out;
+    }
+
+    /* "1a2b\\r\\n" to `out` (at most 18 bytes). Returns its length. */
+    static int fr_chunk_line(char *out, size_t size) {
+        return snprintf(out, 20, "%zx\\r\\n", size);
+    }
+    """
+    char *fr_escape_json(char *out, const char *text, Py_ssize_t size) noexcept
+    int fr_chunk_line(char *out, size_t size) noexcept
+
+
+cdef class _Buffer:
+    """Bytes that grow. `bytes` is valid until the next `reserve`."""
+
+    cdef:
+        char *bytes
+        Py_ssize_t size
+        Py_ssize_t capacity
+
+    def __dealloc__(self):
+        PyMem_Free(self.bytes)
+
+    cdef int reserve(self, Py_ssize_t extra) except -1:
+        """Room for `extra` more bytes behind `size`."""
+        cdef Py_ssize_t wanted = self.size + extra
+        cdef char *grown
+        if wanted <= self.capacity:
+            return 0
+        wanted = max(wanted, 2 * self.capacity, <Py_ssize_t>1024)
+        grown = <char *>PyMem_Realloc(self.bytes, wanted)
+        if grown == NULL:
+            raise MemoryError()
+        self.bytes = grown
+        self.capacity = wanted
+        return 0
+
+    cdef int append(self, const char *source, Py_ssize_t size) except -1:
+        self.reserve(size)
+        memcpy(self.bytes + self.size, source, size)
+        self.size += size
+        return 0
+
+    cdef bytes copy(self):
+        return PyBytes_FromStringAndSize(self.bytes, self.size)
+
+
+cdef class Sink:
+    cdef:
+        readonly uint32_t request_id  # 0: not attached
+        readonly uint64_t num_tokens
+        readonly long long first_text_ns
+        bint is_dirty  # on the ring's list of sinks to flush after this drain
+
+    cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
+        """One record. `payload` is dead after the call."""
+        self.on_record(kind, choice, flags, PyBytes_FromStringAndSize(payload, size))
+        return 0
+
+    cdef int end_drain(self) except -1:
+        """All records of this drain have been given."""
+        return 0
+
+    cdef void note_text(self) noexcept:
+        if not self.first_text_ns:
+            self.first_text_ns = time.monotonic_ns()
+
+    def on_record(self, int kind, int choice, int flags, bytes payload):
+        raise NotImplementedError
+
+    def fail(self, error):
+        raise NotImplementedError
+
+
+cdef class TextCollector(Sink):
+    cdef:
+        list _text  # _Buffer per choice
+        list _reasoning
+
+    def __init__(self):
+        self._text = []
+        self._reasoning = []
+
+    cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
+        cdef list buffers
+        if kind != 1 and kind != 2:
+            return Sink.take(self, kind, choice, flags, payload, size)
+        self.note_text()
+        buffers = self._text if kind == 1 else self._reasoning
+        while len(buffers) <= choice:  # the ring bounds choice
+            buffers.append(_Buffer())
+        (<_Buffer>buffers[choice]).append(payload, size)
+        return 0
+
+    def text(self, int choice=0):
+        return (<_Buffer>self._text[choice]).copy() if 0 <= choice < len(self._text) else b""
+
+    def reasoning(self, int choice=0):
+        return (<_Buffer>self._reasoning[choice]).copy() if 0 <= choice < len(self._reasoning) else b""
+
+
+cdef class SseWriter(Sink):
+    cdef:
+        object _write  # transport.write
+        bytes _head  # goes out with the first event; None afterwards
+        bint _is_chunked
+        bint _is_paused
+        bint _is_overflowing
+        readonly bint is_finished
+        _Buffer _events  # whole events, not yet written
+        list _templates  # (prefix, suffix) | None, at choice * 2 + kind - 1
+        list _first  # bytes | None per choice
+        readonly Py_ssize_t text_bytes
+        Py_ssize_t _max_buffered
+
+    def __init__(self, transport, bytes head, *, bint chunked=True, Py_ssize_t max_buffered=256 << 10):
+        self._write = None if transport is None else transport.write
+        self._head = head
+        self._is_chunked = chunked
+        self._max_buffered = max_buffered
+        self._events = _Buffer()
+        self._templates = []
+        self._first = []
+
+    def set_template(self, int kind, int choice, bytes prefix, bytes suffix):
+        cdef Py_ssize_t index = choice * 2 + kind - 1
+        if kind not in (1, 2) or choice < 0:
+            raise ValueError("templates are for text and reasoning")
+        while len(self._templates) <= index:
+            self._templates.append(None)
+        self._templates[index] = (prefix, suffix)
+
+    def set_first(self, int choice, bytes event):
+        while len(self._first) <= choice:
+            self._first.append(None)
+        self._first[choice] = event or None
+
+    def take_first(self, int choice):
+        """The choice's first event if nothing has sent it yet, else b""; from now on it counts as sent."""
+        if not 0 <= choice < len(self._first) or self._first[choice] is None:
+            return b""
+        event = self._first[choice]
+        self._first[choice] = None
+        return event
+
+    @property
+    def is_started(self):
+        return self._head is None or self._events.size > 0
+
+    cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
+        cdef Py_ssize_t index = choice * 2 + kind - 1
+        cdef tuple template
+        cdef bytes prefix, suffix, first
+        cdef _Buffer events = self._events
+        cdef char *end
+        if self.is_finished:
+            return 0
+        if kind > 2 or index >= len(self._templates) or self._templates[index] is None:
+            return Sink.take(self, kind, choice, flags, payload, size)
+        self.note_text()
+        template = <tuple>self._templates[index]
+        prefix = <bytes>template[0]
+        suffix = <bytes>template[1]
+        if choice < len(self._first) and self._first[choice] is not None:
+            first = <bytes>self._first[choice]
+            self._first[choice] = None
+            events.append(PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first))
+        # An escaped byte takes six at most, so the three copies below stay inside what is reserved here.
+        events.reserve(PyBytes_GET_SIZE(prefix) + 6 * size + PyBytes_GET_SIZE(suffix))
+        end = events.bytes + events.size
+        memcpy(end, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
+        end = fr_escape_json(end + PyBytes_GET_SIZE(prefix), payload, size)
+        memcpy(end, PyBytes_AS_STRING(suffix), PyBytes_GET_SIZE(suffix))
+        events.size = end + PyBytes_GET_SIZE(suffix) - events.bytes
+        self.text_bytes += size
+        return 0
+
+    cdef int end_drain(self) except -1:
+        self.flush()
+        return 0
+
+    def write_event(self, bytes event):
+        if not self.is_finished:
+            self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
+
+    def flush(self):
+        if not self._is_paused:
+            self._send(False)
+        elif self._events.size > self._max_buffered and not self._is_overflowing:
+            self._is_overflowing = True
+            self.on_overflow()
+
+    def finish(self):
+        if not self.is_finished:
+            self._send(True)
+            self.is_finished = True
+
+    def cut(self):
+        if not self.is_finished:
+            self._send(False)
+            self.is_finished = True
+
+    cdef int _send(self, bint is_end) except -1:
+        """Head, if it has not gone out, and all buffered events as one chunk, in one write."""
+        cdef Py_ssize_t num_events = self._events.size
+        cdef Py_ssize_t num_head = 0 if self._head is None else PyBytes_GET_SIZE(self._head)
+        cdef char line[20]
+        cdef int num_line = 0
+        cdef bint is_chunk = self._is_chunked and num_events > 0
+        cdef bytes out
+        cdef char *at
+        if not num_events and not is_end:
+            return 0
+        if is_chunk:
+            num_line = fr_chunk_line(line, num_events)
+        out = PyBytes_FromStringAndSize(NULL, num_head + num_line + num_events + (2 if is_chunk else 0) + (5 if is_end and self._is_chunked else 0))
+        at = PyBytes_AS_STRING(out)
+        if num_head:
+            memcpy(at, PyBytes_AS_STRING(self._head), num_head)
+            at += num_head
+        if num_events:
+            memcpy(at, line, num_line)
+            at += num_line
+            memcpy(at, self._events.bytes, num_events)
+            at += num_events
+        if is_chunk:
+            memcpy(at, b"\r\n", 2)
+            at += 2
+        if is_end and self._is_chunked:
+            memcpy(at, b"0\r\n\r\n", 5)
+        self._head = None
+        self._events.size = 0
+        if PyBytes_GET_SIZE(out) and self._write is not None:
+            self._write(out)
+        return 0
+
+    def pause(self):
+        self._is_paused = True
+
+    def resume(self):
+        self._is_paused = False
+        self.flush()
+
+    def on_overflow(self):
+        raise NotImplementedError
