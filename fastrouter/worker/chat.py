@@ -1,38 +1,23 @@
 """Chat messages to a prompt's text, through the model's own Jinja template.
 
-Owns the sandbox, its limits (time, size) and what is done to messages for templates that cannot take them as OpenAI writes them. Must never know
-tokens, models or HTTP. Invariant: a template is untrusted code: whatever it does, `render` returns a string or raises InvalidRequest.
+Owns the compiled template, what it can take (found by probing), and what is done to messages that it cannot take as OpenAI writes them.
+Must never know tokens, models or HTTP. Invariant: a template is foreign code; whatever it does, `render` returns text or raises
+InvalidRequest.
 """
 
 import json
 import re
-import signal
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from functools import cached_property
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_eval_context
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.filters import do_join
-from jinja2.nodes import EvalContext
-from jinja2.parser import Parser
-from jinja2.runtime import Context, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.worker.sandbox import Sandbox
 
 MAX_SOURCE_CHARS = 1 << 20
-MAX_OUTPUT_CHARS = 16 << 20  # of the prompt, and of every string and list on the way to it
 MAX_SECONDS = 5.0
-_MAX_POWER_BITS = 1 << 16
-_MAX_MESSAGE_CHARS = 2000
+_MAX_ERROR_CHARS = 2000
 
 Message = dict[str, Any]
 
@@ -63,7 +48,9 @@ def _mistral(before: str, after: str) -> str:
 
 def _mistral_v7(space: str) -> str:
     system = f"{{{{ '[SYSTEM_PROMPT]{space}' + message.content + '[/SYSTEM_PROMPT]' }}}}"
-    return _turns(_by_role(system, f"{{{{ '[INST]{space}' + message.content + '[/INST]' }}}}", f"{{{{ '{space}' + message.content + '</s>' }}}}"))
+    return _turns(
+        _by_role(system, f"{{{{ '[INST]{space}' + message.content + '[/INST]' }}}}", f"{{{{ '{space}' + message.content + '</s>' }}}}")
+    )
 
 
 _CONTENT = "{{ message.content }}"
@@ -89,7 +76,9 @@ BUILT_IN = {
     "mistral-v7-tekken": _mistral_v7(""),
     "gemma": _turns(_GEMMA, r"{{ '<start_of_turn>model\n' }}", "{% set ns = namespace(system='') %}"),
     "phi3": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}", r"{{ '<|assistant|>\n' }}"),
-    "phi4": _turns("{{ '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}", "<|im_start|>assistant<|im_sep|>"),
+    "phi4": _turns(
+        "{{ '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}", "<|im_start|>assistant<|im_sep|>"
+    ),
     "falcon3": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '\n' }}", r"{{ '<|assistant|>\n' }}"),
     "zephyr": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '<|endoftext|>\n' }}", r"{{ '<|assistant|>\n' }}"),
     "deepseek": _turns(
@@ -116,202 +105,188 @@ BUILT_IN = {
     ),
 }
 
-# ---------------------------------------------------------------- limits
+# ---------------------------------------------------------------- probes
+
+_NEEDLE = "needle-4711"
+_TAG = "CONTINUE-HERE-4711 "  # its space shows whether the template trims
+_ARGUMENTS = {"argument_needle": _NEEDLE}
+_USER: Message = {"role": "user", "content": "hello"}
 
 
-class _OutOfTime(BaseException):
-    """Not an Exception: no `except Exception` in Jinja may swallow it."""
+def _call(arguments: Any, content: str | None = "") -> list[Message]:
+    function = {"name": "probe", "arguments": arguments}
+    return [_USER, {"role": "assistant", "content": content, "tool_calls": [{"id": "call00001", "type": "function", "function": function}]}]
 
 
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raises _OutOfTime in the block after `seconds`; main thread only, elsewhere the sandbox's own clock has to do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    is_armed = True
+class ChatTemplate:
+    """One template, compiled. Empty: ChatML; a plain word: one of BUILT_IN; otherwise Jinja source."""
 
-    def expire(signum: int, frame: FrameType | None) -> None:
-        if is_armed:
-            raise _OutOfTime
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    started = time.monotonic()
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        is_armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)
-        if remaining:  # somebody else's timer goes on
-            signal.setitimer(signal.ITIMER_REAL, max(1e-3, remaining - (time.monotonic() - started)), interval)
-
-
-def _capped(size: int) -> None:
-    if size > MAX_OUTPUT_CHARS:
-        raise OverflowError(f"text or list of more than {MAX_OUTPUT_CHARS} elements")
-
-
-def _size_after(name: str, text: str, args: tuple[Any, ...]) -> int:
-    """A bound for what `text.name(*args)` returns, for the methods of str that can blow it up."""
-    first = args[0] if args else 0
-    if name in {"center", "ljust", "rjust", "zfill"} and isinstance(first, int):
-        return first
-    if name == "expandtabs" and isinstance(first, int):
-        return text.count("\t") * first
-    if name == "replace" and len(args) > 1 and isinstance(first, str) and isinstance(args[1], str):
-        return len(text) + text.count(first) * len(args[1])
-    if name == "join" and isinstance(first, list | tuple):
-        return sum(len(item) + len(text) for item in first if isinstance(item, str))
-    if name in {"format", "format_map"}:
-        return max(map(_widest, (text, *args)), default=0)
-    return 0
-
-
-def _widest(value: Any) -> int:
-    """The largest number in a format string, or the number that a nested field may take as its width."""
-    if isinstance(value, str):
-        return max((int(digits[:12]) for digits in re.findall(r"\d+", value)), default=0) if "{" in value or "%" in value else 0
-    return value if isinstance(value, int) else 0
-
-
-# ---------------------------------------------------------------- the sandbox
-
-
-class _Generator(CodeGenerator):
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        """`a ~ b`, with a cap."""
-        self.write("environment.concat(map(str, (")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write(")))")
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks the assistant's text for training masks; here it is only its body."""
-
-    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        lineno = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=lineno)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Every loop step, call and attribute looks at the clock now and then; everything that grows is capped."""
-
-    code_generator_class = _Generator
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
-        self._deadline = 0.0  # of time.monotonic
-        self._num_ticks = 0
-        self.filters.update(tojson=_to_json, join=_join, ticking=self._ticking)
-        for name in ("center", "indent", "batch", "slice"):
-            self.filters[name] = _limited(self.filters[name])
-        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
-        del self.globals["lipsum"]
-
-    @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        self.source = _resolve(source)
+        self._sandbox = Sandbox()
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
-            with _alarm(seconds):
-                yield
-        except _OutOfTime:
-            raise InvalidRequest(f"chat template: not done after {seconds:g} s") from None
+            with self._sandbox.limited(MAX_SECONDS):
+                self._template = self._sandbox.from_string(self.source)
+        except TemplateSyntaxError as error:
+            raise FastrouterError(f"chat template: line {error.lineno}: {error.message}") from error
+        except InvalidRequest as error:
+            raise FastrouterError(error.message) from error
+        except Exception as error:  # untrusted source: Jinja's compiler and constant folding may raise anything
+            raise FastrouterError(f"chat template: {_describe(error)}") from error
 
-    def tick(self) -> None:
-        self._num_ticks += 1
-        if not self._num_ticks & 63 and time.monotonic() > self._deadline:
-            raise _OutOfTime
+    def __repr__(self) -> str:
+        return f"<ChatTemplate {self.source[:40]!r}>"
 
-    def _ticking(self, items: Any) -> Iterator[Any]:
-        for item in items:
-            self.tick()
-            yield item
+    def render(
+        self, messages: list[Message], tools: Any, add_generation_prompt: bool, continue_final_message: bool, /, **kwargs: Any
+    ) -> str:
+        """The prompt's text. `kwargs` are the template's own options; they cannot replace the arguments."""
+        if not all(isinstance(message, dict) for message in messages):
+            raise InvalidRequest("every message must be an object")
+        with self._sandbox.limited(MAX_SECONDS):
+            prepared = self._prepare(messages)
+            if continue_final_message:
+                return _cut(self._run(_tagged(prepared), tools, False, kwargs))
+            return self._run(prepared, tools, add_generation_prompt, kwargs)
 
-    def _generate(self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False) -> str:
-        for loop in list(source.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, "ticking", [], [], None, None, lineno=loop.lineno, environment=self)
-        return super()._generate(source, name, filename, defer_init)
+    def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
+        values = {**self._tokens, "documents": None, **kwargs}
+        values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
+        try:
+            return self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
+        except Exception as error:  # foreign code may raise anything
+            raise InvalidRequest(f"chat template: {_describe(error)}") from error
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]  # Jinja has "".join here
-        size, kept = 0, []
-        for part in parts:
-            size += len(part)
-            _capped(size)
-            self.tick()
-            kept.append(part)
-        return "".join(kept)
+    # ------------------------------------------------------------ what the template can take
 
-    def call(self, context: Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.tick()
-        text = getattr(callee, "__self__", None)
+    def _probe(self, messages: list[Message]) -> str:
+        """What it makes of these messages; empty when it refuses them."""
+        try:
+            return self._run(messages, None, False, {})
+        except InvalidRequest:
+            return ""
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return _NEEDLE in self._probe([{"role": "system", "content": _NEEDLE}, _USER]) or not self._probe([_USER])
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        return _NEEDLE in self._probe([{"role": "user", "content": _NEEDLE}]) or not self._takes_parts
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        text = self._probe([{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}])
+        return _NEEDLE in text and not re.search(rf"""['"]text['"]: ?['"]{_NEEDLE}""", text)
+
+    @cached_property
+    def _takes_null(self) -> bool:
+        arguments = _ARGUMENTS if self._takes_object_arguments else json.dumps(_ARGUMENTS)
+        text = self._probe(_call(arguments, None))
+        return bool(text) and text.count("None") == self._probe(_call(arguments)).count("None")
+
+    @cached_property
+    def _takes_object_arguments(self) -> bool:
+        """It quotes or walks the arguments itself: a JSON string would come out quoted twice, or not at all."""
+        as_text = json.dumps(_ARGUMENTS)
+        return as_text not in self._probe(_call(as_text)) and "argument_needle" in self._probe(_call(_ARGUMENTS))
+
+    # ------------------------------------------------------------ messages as the template wants them
+
+    def _prepare(self, messages: list[Message]) -> list[Message]:
+        prepared = [dict(message) for message in messages]
+        for message in prepared:
+            if message.get("role") == "developer" and "developer" not in self.source:
+                message["role"] = "system"
+        if any(message.get("role") == "system" for message in prepared) and not self._takes_system:
+            prepared = _folded(prepared)
+        for message in prepared:
+            message["content"] = self._content(message.get("content"))
+            if isinstance(message.get("tool_calls"), list) and self._takes_object_arguments:
+                message["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
+        return prepared
+
+    def _content(self, content: Any) -> Any:
+        if isinstance(content, list):
+            return content if self._takes_parts else _joined(content)
+        if isinstance(content, str):
+            return content if self._takes_text else [{"type": "text", "text": content}]
+        return "" if content is None and not self._takes_null else content
+
+
+def _resolve(source: str) -> str:
+    name = source.strip() or "chatml"
+    if len(source) > MAX_SOURCE_CHARS:
+        raise FastrouterError(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
+    if not re.fullmatch(r"[\w.-]+", name):
+        return source
+    if name not in BUILT_IN:
+        raise FastrouterError(f"chat template '{name}' is not known; there are {', '.join(sorted(BUILT_IN))}, or give a Jinja template")
+    return BUILT_IN[name]
+
+
+def _describe(error: Exception) -> str:
+    text = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+    return text[:_MAX_ERROR_CHARS]
+
+
+def _joined(parts: list[Any]) -> str:
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise InvalidRequest(f"this model's chat template takes text only, not content of type {str(kind)[:100]!r}")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _folded(messages: list[Message]) -> list[Message]:
+    """System messages in front of the first user message's text; alone they become one."""
+    system = "\n".join(_text(message.get("content")) for message in messages if message.get("role") == "system")
+    others = [message for message in messages if message.get("role") != "system"]
+    for message in others:
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                message["content"] = [{"type": "text", "text": system}, *content]
+            else:
+                message["content"] = f"{system}\n{_text(content)}"
+            return others
+    return [{"role": "user", "content": system}, *others]
+
+
+def _text(content: Any) -> str:
+    return _joined(content) if isinstance(content, list) else str(content or "")
+
+
+def _with_object_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"a tool call's arguments are not JSON: {error}") from error
+    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
+
+
+def _tagged(messages: list[Message]) -> list[Message]:
+    """A tag at the end of the last message's text: where the prompt will be cut."""
+    last = messages[-1] if messages else {}
+    content = last.get("content")
+    if last.get("role") == "assistant" and isinstance(content, str):
+        return [*messages[:-1], {**last, "content": content + _TAG}]
+    if last.get("role") == "assistant" and isinstance(content, list) and content and isinstance(content[-1], dict):
+        text = content[-1].get("text")
         if isinstance(text, str):
-            _capped(_size_after(callee.__name__, text, (*args, *kwargs.values())))
-        return super().call(context, callee, *args, **kwargs)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "*":
-            text, times = (right, left) if isinstance(left, int) else (left, right)
-            if isinstance(text, str | list | tuple) and isinstance(times, int):
-                _capped(len(text) * times)
-        elif operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MAX_POWER_BITS:
-            raise OverflowError("number too large")
-        elif operator == "%" and isinstance(left, str):
-            _capped(max(map(_widest, (left, *(right if isinstance(right, tuple) and "*" in left else ())))))
-        result = super().call_binop(context, operator, left, right)
-        if isinstance(result, str | list | tuple):
-            _capped(len(result))
-        return result
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        self.tick()
-        return super().getattr(obj, attribute)
-
-    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe.")
+            return [*messages[:-1], {**last, "content": [*content[:-1], {**content[-1], "text": text + _TAG}]}]
+    raise InvalidRequest("continue_final_message needs an assistant message with text at the end")
 
 
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | str | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
-) -> str:
-    if isinstance(indent, int):
-        _capped(indent * 64)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
-
-
-@pass_eval_context
-def _join(eval_context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    def counted() -> Iterator[Any]:
-        size = 0
-        for item in value:
-            size += len(d) + (len(item) if isinstance(item, str) else 0)
-            _capped(size)
-            yield item
-
-    return do_join(eval_context, counted(), d, attribute)
-
-
-def _limited(function: Any) -> Any:
-    """A filter whose numbers may not be larger than a text may be long."""
-
-    def limited(value: Any, *args: Any, **kwargs: Any) -> Any:
-        for number in (*args, *kwargs.values()):
-            if isinstance(number, int):
-                _capped(number)
-        return function(value, *args, **kwargs)
-
-    return limited
+def _cut(text: str) -> str:
+    end = text.rfind(_TAG.rstrip())
+    if end < 0:
+        raise InvalidRequest("continue_final_message: the chat template does not show the last message")
+    return text[:end] if text.startswith(_TAG, end) else text[:end].rstrip()
