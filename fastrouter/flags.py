@@ -6,6 +6,7 @@ Invariant: every name llama-server has is here, so that a flag is either obeyed 
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -38,6 +39,7 @@ class Kind(Enum):
     LIST = "a comma-separated list"
     JSON = "a JSON object"
     LAYERS = "auto, all or a whole number"
+    THREE_WAY = "on, off or auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ def _source_flags() -> list[Flag]:
         _flag(scope, "-m --model", "MODEL", Kind.PATH, "model", "GGUF file"),
         _flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant] in the local cache"),
         _flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
-        _flag(scope, "--mmproj-auto --no-mmproj --no-mmproj-auto", "MMPROJ_AUTO", Kind.SWITCH, "mmproj_auto", "use the projector beside it"),
+        _flag(
+            scope, "--mmproj-auto --no-mmproj --no-mmproj-auto", "MMPROJ_AUTO", Kind.SWITCH, "mmproj_auto", "use the projector beside it"
+        ),
         _flag(scope, "-a --alias", "ALIAS", Kind.LIST, "aliases", "other names, comma-separated"),
         _flag(scope, "--tags", "TAGS", Kind.LIST, "tags", "shown in the listing, comma-separated"),
     ]
@@ -121,15 +125,25 @@ def _model_flags() -> list[Flag]:
     scope = Scope.MODEL
     return [
         _flag(scope, "-c --ctx-size", "CTX_SIZE", Kind.INT, "ctx_size", "context in tokens (0: the model's own)", low=0, high=INT32_MAX),
-        _flag(scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX),
+        _flag(
+            scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX
+        ),
         _flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
         _flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
         _flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
         _flag(scope, "-ub --ubatch-size", "UBATCH", Kind.INT, "ubatch_size", "tokens computed at once (512)", low=1, high=INT32_MAX),
         _flag(scope, "-t --threads", "THREADS", Kind.INT, "threads", "CPU threads (-1: all cores)", low=-1, high=4096),
         _flag(scope, "-tb --threads-batch", "", Kind.INT, "threads_batch", "CPU threads for prompts (as --threads)", low=-1, high=4096),
-        _flag(scope, "-ngl --gpu-layers --n-gpu-layers", "N_GPU_LAYERS", Kind.LAYERS, "gpu_layers", "layers on the GPU: auto, all or N", low=-2),
-        _flag(scope, "-fa --flash-attn", "FLASH_ATTN", Kind.TEXT, "flash_attn", "flash attention (auto)", choices=("on", "off", "auto")),
+        _flag(
+            scope,
+            "-ngl --gpu-layers --n-gpu-layers",
+            "N_GPU_LAYERS",
+            Kind.LAYERS,
+            "gpu_layers",
+            "layers on the GPU: auto, all or N",
+            low=-2,
+        ),
+        _flag(scope, "-fa --flash-attn", "FLASH_ATTN", Kind.THREE_WAY, "flash_attn", "flash attention (auto)"),
         _flag(scope, "-ctk --cache-type-k", "CACHE_TYPE_K", Kind.TEXT, "cache_type_k", "type of the K cache (f16)", choices=CACHE_TYPES),
         _flag(scope, "-ctv --cache-type-v", "CACHE_TYPE_V", Kind.TEXT, "cache_type_v", "type of the V cache (f16)", choices=CACHE_TYPES),
         _flag(scope, "-lm --load-mode", "LOAD_MODE", Kind.TEXT, "load_mode", "how the file is read (auto)", choices=LOAD_MODES),
@@ -194,182 +208,201 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list
---completion-bash
--C --cpu-mask
--Cr --cpu-range
---cpu-strict
---prio
---poll
--Cb --cpu-mask-batch
--Crb --cpu-range-batch
---cpu-strict-batch
---prio-batch
---poll-batch
---swa-full SWA_FULL
--e --escape --no-escape
---rope-scaling ROPE_SCALING_TYPE
---rope-scale ROPE_SCALE
---rope-freq-base ROPE_FREQ_BASE
---rope-freq-scale ROPE_FREQ_SCALE
---yarn-orig-ctx YARN_ORIG_CTX
---yarn-ext-factor YARN_EXT_FACTOR
---yarn-attn-factor YARN_ATTN_FACTOR
---yarn-beta-slow YARN_BETA_SLOW
---yarn-beta-fast YARN_BETA_FAST
---no-host NO_HOST
--dt --defrag-thold DEFRAG_THOLD
---rpc RPC
--lzm --lazy-mode LAZY_MODE
---numa NUMA
--dev --device DEVICE
---list-devices
--ot --override-tensor OVERRIDE_TENSOR
--cmoe --cpu-moe CPU_MOE
--ncmoe --n-cpu-moe N_CPU_MOE
--ncffn --n-cpu-ffn N_CPU_FFN
--ts --tensor-split TENSOR_SPLIT
--mg --main-gpu MAIN_GPU
--fitt --fit-target FIT_TARGET
--fitc --fit-ctx FIT_CTX
---check-tensors
---override-kv
---lora
---lora-scaled
---control-vector
---control-vector-scaled
---control-vector-layer-range
--mu --model-url MODEL_URL
--dr --docker-repo DOCKER_REPO
--hft --hf-token
---log-disable
---log-jsonl --no-log-jsonl LOG_JSONL
---log-colors LOG_COLORS
---log-prefix --no-log-prefix LOG_PREFIX
---log-timestamps --no-log-timestamps LOG_TIMESTAMPS
---spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K
---spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V
---samplers
---sampler-seq --sampling-seq
---top-nsigma --top-n-sigma
---xtc-probability
---xtc-threshold
---typical --typical-p
---dry-multiplier
---dry-base
---dry-allowed-length
---dry-penalty-last-n
---dry-sequence-breaker
---adaptive-target
---adaptive-decay
---dynatemp-range
---dynatemp-exp
---mirostat
---mirostat-lr
---mirostat-ent
--l --logit-bias
---grammar
---grammar-file
--j --json-schema
--jf --json-schema-file
--bs --backend-sampling BACKEND_SAMPLING
--lcs --lookup-cache-static
--lcd --lookup-cache-dynamic
---kv-unified-per-slot KV_UNIFIED_PER_SLOT
--ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS
--cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT
--r --reverse-prompt
--sp --special
---spm-infill
--mm --mmproj MMPROJ
--mmu --mmproj-url MMPROJ_URL
---mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD
--mmdev --mmproj-device
---image-min-tokens IMAGE_MIN_TOKENS
---image-max-tokens IMAGE_MAX_TOKENS
---mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS
---video-fps VIDEO_FPS
---video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL
---video-ffmpeg-dir VIDEO_FFMPEG_DIR
---embd-normalize
---reuse-port REUSE_PORT
---path STATIC_PATH
---ui-config --webui-config UI_CONFIG
---ui-config-file --webui-config-file UI_CONFIG_FILE
---tools TOOLS
---tools-runtime TOOLS_RUNTIME
---mcp-servers-config MCP_SERVERS_CONFIG
---mcp-servers-json MCP_SERVERS_JSON
---ssl-key-file SSL_KEY_FILE
---ssl-cert-file SSL_CERT_FILE
---sse-ping-interval SSE_PING_INTERVAL
---threads-http THREADS_HTTP
---metrics ENDPOINT_METRICS
---slot-save-path
---media-path
---reasoning-format THINK
--rea --reasoning REASONING
---reasoning-effort REASONING_EFFORT
---reasoning-budget THINK_BUDGET
---reasoning-budget-message THINK_BUDGET_MESSAGE
---reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE
---skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING
---prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT
--sps --slot-prompt-similarity
---lora-init-without-apply
---log-prompts-dir
---spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO
---spec-draft-threads -td --threads-draft
---spec-draft-threads-batch -tbd --threads-batch-draft
---spec-draft-cpu-mask -Cd --cpu-mask-draft
---spec-draft-cpu-range -Crd --cpu-range-draft
---spec-draft-cpu-strict --cpu-strict-draft
---spec-draft-prio --prio-draft
---spec-draft-poll --poll-draft
---spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft
---spec-draft-cpu-strict-batch --cpu-strict-batch-draft
---spec-draft-prio-batch --prio-batch-draft
---spec-draft-poll-batch --poll-batch-draft
---spec-draft-override-tensor -otd --override-tensor-draft
---spec-draft-cpu-moe -cmoed --cpu-moe-draft SPEC_DRAFT_CPU_MOE
---spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft SPEC_DRAFT_N_CPU_MOE
---spec-draft-n-max SPEC_DRAFT_N_MAX
---spec-draft-n-min SPEC_DRAFT_N_MIN
---spec-synth-len SPEC_SYNTH_LEN
---spec-synth-rates SPEC_SYNTH_RATES
---spec-draft-p-split --draft-p-split SPEC_DRAFT_P_SPLIT
---spec-draft-p-min --draft-p-min SPEC_DRAFT_P_MIN
---spec-draft-backend-sampling --no-spec-draft-backend-sampling SPEC_DRAFT_BACKEND_SAMPLING
---spec-draft-device -devd --device-draft
---spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft N_GPU_LAYERS_DRAFT
---spec-draft-model -md --model-draft SPEC_DRAFT_MODEL
---spec-ngram-mod-n-min
---spec-ngram-mod-n-max
---spec-ngram-mod-n-match
---spec-ngram-simple-size-n
---spec-ngram-simple-size-m
---spec-ngram-simple-min-hits
---spec-ngram-map-k-size-n
---spec-ngram-map-k-size-m
---spec-ngram-map-k-min-hits
---spec-ngram-map-k4v-size-n
---spec-ngram-map-k4v-size-m
---spec-ngram-map-k4v-min-hits
---draft --draft-n --draft-max DRAFT_MAX
---draft-min --draft-n-min DRAFT_MIN
---spec-ngram-size-n
---spec-ngram-size-m
---spec-ngram-min-hits
---embd-gemma-default
---fim-qwen-1.5b-default
---fim-qwen-3b-default
---fim-qwen-7b-default
---fim-qwen-7b-spec
---fim-qwen-14b-spec
---fim-qwen-30b-default
---gpt-oss-20b-default
---gpt-oss-120b-default
---vision-gemma-4b-default
---vision-gemma-12b-default
---spec-default
-"""
+-cl --cache-list | --completion-bash | -C --cpu-mask | -Cr --cpu-range | --cpu-strict | --prio | --poll | -Cb --cpu-mask-batch |
+-Crb --cpu-range-batch | --cpu-strict-batch | --prio-batch | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
+--rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
+--yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |
+--yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |
+-lzm --lazy-mode LAZY_MODE | --numa NUMA | -dev --device DEVICE | --list-devices | -ot --override-tensor OVERRIDE_TENSOR |
+-cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
+-mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv | --lora |
+--lora-scaled | --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
+-dr --docker-repo DOCKER_REPO | -hft --hf-token | --log-disable | --log-jsonl --no-log-jsonl LOG_JSONL | --log-colors LOG_COLORS |
+--log-prefix --no-log-prefix LOG_PREFIX | --log-timestamps --no-log-timestamps LOG_TIMESTAMPS |
+--spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
+--spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V | --samplers | --sampler-seq --sampling-seq |
+--top-nsigma --top-n-sigma | --xtc-probability | --xtc-threshold | --typical --typical-p | --dry-multiplier | --dry-base |
+--dry-allowed-length | --dry-penalty-last-n | --dry-sequence-breaker | --adaptive-target | --adaptive-decay | --dynatemp-range |
+--dynatemp-exp | --mirostat | --mirostat-lr | --mirostat-ent | -l --logit-bias | --grammar | --grammar-file | -j --json-schema |
+-jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
+-cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+-mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
+--image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
+--video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR | --embd-normalize |
+--reuse-port REUSE_PORT | --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
+--ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
+--mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --ssl-key-file SSL_KEY_FILE |
+--ssl-cert-file SSL_CERT_FILE | --sse-ping-interval SSE_PING_INTERVAL | --threads-http THREADS_HTTP | --metrics ENDPOINT_METRICS |
+--slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
+--reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
+--reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
+--prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT | -sps --slot-prompt-similarity | --lora-init-without-apply |
+--log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-threads -td --threads-draft |
+--spec-draft-threads-batch -tbd --threads-batch-draft | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
+--spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |
+--spec-draft-poll --poll-draft | --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft |
+--spec-draft-cpu-strict-batch --cpu-strict-batch-draft | --spec-draft-prio-batch --prio-batch-draft |
+--spec-draft-poll-batch --poll-batch-draft | --spec-draft-override-tensor -otd --override-tensor-draft |
+--spec-draft-cpu-moe -cmoed --cpu-moe-draft SPEC_DRAFT_CPU_MOE |
+--spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft SPEC_DRAFT_N_CPU_MOE | --spec-draft-n-max SPEC_DRAFT_N_MAX |
+--spec-draft-n-min SPEC_DRAFT_N_MIN | --spec-synth-len SPEC_SYNTH_LEN | --spec-synth-rates SPEC_SYNTH_RATES |
+--spec-draft-p-split --draft-p-split SPEC_DRAFT_P_SPLIT | --spec-draft-p-min --draft-p-min SPEC_DRAFT_P_MIN |
+--spec-draft-backend-sampling --no-spec-draft-backend-sampling SPEC_DRAFT_BACKEND_SAMPLING | --spec-draft-device -devd --device-draft |
+--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft N_GPU_LAYERS_DRAFT |
+--spec-draft-model -md --model-draft SPEC_DRAFT_MODEL | --spec-ngram-mod-n-min | --spec-ngram-mod-n-max | --spec-ngram-mod-n-match |
+--spec-ngram-simple-size-n | --spec-ngram-simple-size-m | --spec-ngram-simple-min-hits | --spec-ngram-map-k-size-n |
+--spec-ngram-map-k-size-m | --spec-ngram-map-k-min-hits | --spec-ngram-map-k4v-size-n | --spec-ngram-map-k4v-size-m |
+--spec-ngram-map-k4v-min-hits | --draft --draft-n --draft-max DRAFT_MAX | --draft-min --draft-n-min DRAFT_MIN | --spec-ngram-size-n |
+--spec-ngram-size-m | --spec-ngram-min-hits | --embd-gemma-default | --fim-qwen-1.5b-default | --fim-qwen-3b-default |
+--fim-qwen-7b-default | --fim-qwen-7b-spec | --fim-qwen-14b-spec | --fim-qwen-30b-default | --gpt-oss-20b-default |
+--gpt-oss-120b-default | --vision-gemma-4b-default | --vision-gemma-12b-default | --spec-default
+"""  # names, then the environment name
+
+
+def _make_table() -> list[Flag]:
+    table = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_preset_flags()]
+    table += [_flag(Scope.NOT_YET, names, env, kind, "", only=only) for names, env, kind, only in _ONE_WAY]
+    for line in _NOT_YET.split("|"):
+        words = line.split()
+        env = words.pop() if not words[-1].startswith("-") else ""
+        table.append(_flag(Scope.NOT_YET, " ".join(words), env, Kind.TEXT, ""))
+    return table
+
+
+TABLE = _make_table()
+BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
+BY_ENV: dict[str, tuple[Flag, bool]] = {}
+for _entry in TABLE:
+    BY_NAME.update(dict.fromkeys(_entry.names, (_entry, True)) | dict.fromkeys(_entry.off_names, (_entry, False)))
+    if _entry.env:
+        BY_ENV[_entry.env] = (_entry, True)
+        if _entry.off_names:
+            BY_ENV[_entry.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")] = (_entry, False)
+
+
+def find_argument(name: str) -> tuple[Flag, bool]:
+    """The flag of a word on the command line, and whether it is said positively."""
+    found = BY_NAME.get(f"--{name[2:].replace('_', '-')}" if name.startswith("--") else name)
+    if found is None or found[0].scope is Scope.PRESET:
+        raise ConfigError(f"unknown flag {name}{_suggest(name, [known for known in BY_NAME if known.startswith('-')])}")
+    return found
+
+
+def find_key(key: str) -> tuple[Flag, bool] | None:
+    """The flag of a preset's key: a long or short name without dashes, or an environment name."""
+    if key in BY_ENV:
+        return BY_ENV[key]
+    name = key.replace("_", "-")
+    return BY_NAME.get(f"--{name}") or BY_NAME.get(f"-{key}") or BY_NAME.get(name)
+
+
+def suggest_key(key: str) -> str:
+    return _suggest(key, [name.lstrip("-") for name in BY_NAME])
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    import difflib  # slow to import, and only needed on the way out
+
+    matches = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {matches[0]}?" if matches else ""
+
+
+def refuse_not_yet(flag: Flag, said: str, value: Any = None) -> None:
+    """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
+    if flag.scope is Scope.NOT_YET and value not in flag.only:
+        raise ConfigError(f"fastrouter does not have {said} yet")
+
+
+def convert(flag: Flag, text: str, said: str, *, is_on: bool = True) -> Any:
+    """The value `text` stands for, negated for an off name. `said` is what the user wrote and where; it opens the ConfigError."""
+    if flag.scope is Scope.NOT_YET and not flag.only:
+        refuse_not_yet(flag, said)
+    try:
+        value = _CONVERTERS[flag.kind](text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{said}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
+    if flag.choices and value not in flag.choices:
+        raise ConfigError(f"{said}: must be one of {', '.join(flag.choices)}")
+    if isinstance(value, int | float) and not flag.low <= value <= flag.high:
+        limit = f"between {flag.low:g} and {flag.high:.0f}" if flag.high < math.inf else f"{flag.low:g} or more"
+        raise ConfigError(f"{said}: must be {limit}")
+    value = value if is_on else not value
+    refuse_not_yet(flag, said, value)
+    return value
+
+
+def _to_switch(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ValueError(f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}")
+    return word in TRUE_WORDS
+
+
+def _to_int(text: str) -> int:
+    if not text.strip().isascii() or "_" in text:
+        raise ValueError(text)
+    return int(text)
+
+
+def _to_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or "_" in text:
+        raise ValueError(text)
+    return value
+
+
+def _to_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _to_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _to_layers(text: str) -> int:
+    words = {"auto": -1, "all": ALL_LAYERS, "-2": ALL_LAYERS}
+    return words[text] if text in words else _to_int(text)
+
+
+def _to_three_way(text: str) -> str:
+    if text in ("auto", "-1"):
+        return "auto"
+    return "on" if _to_switch(text) else "off"
+
+
+def _to_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    return os.path.expanduser(text)
+
+
+_CONVERTERS: dict[Kind, Callable[[str], Any]] = {
+    Kind.SWITCH: _to_switch,
+    Kind.INT: _to_int,
+    Kind.FLOAT: _to_float,
+    Kind.TEXT: str,
+    Kind.PATH: _to_path,
+    Kind.LIST: _to_list,
+    Kind.JSON: _to_object,
+    Kind.LAYERS: _to_layers,
+    Kind.THREE_WAY: _to_three_way,
+}
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH)
+
+
+def help_text() -> str:
+    lines = ["fastrouter [flags]                         serve", "fastrouter list|ps|load|unload|chat ...    ask a running router"]
+    for scope in Scope:
+        flags = [flag for flag in TABLE if flag.scope is scope]
+        lines += ["", f"{scope.value}:"]
+        if scope is Scope.NOT_YET:
+            lines.append("  " + ", ".join(flag.names[-1] for flag in flags if not flag.only))
+            continue
+        for flag in flags:
+            names = ", ".join(flag.names + flag.off_names) + ("" if flag.kind is Kind.SWITCH else f" {flag.kind.name}")
+            lines.append(f"  {names:<44} {flag.help}" + (f" [{flag.env}]" if flag.env else ""))
+    return "\n".join(lines)

@@ -1,0 +1,321 @@
+"""Command line, environment and preset files -> one frozen Config; layers of settings -> LoadOptions. Must never know which models exist.
+
+Invariant: precedence is decided here only: command line, then a preset's section, then its [*], then the environment, then the default.
+A value that makes no sense ends in a ConfigError that names where it was said.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastrouter import __version__
+from fastrouter.errors import ConfigError
+from fastrouter.flags import BY_ENV, Flag, Kind, Scope, convert, find_argument, find_key, help_text, refuse_not_yet, suggest_key
+from fastrouter.messages import LoadOptions
+
+MAX_TEXT_BYTES = 4 << 20
+EVERY_MODEL = "*"
+
+
+class Setting(NamedTuple):
+    flag: Flag
+    value: Any
+
+
+Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_prefix: str = ""
+    api_keys: tuple[str, ...] = ()
+    insecure: bool = False
+    timeout_s: float = 3600.0
+    cors_origins: str = "localhost"
+    cors_methods: str = "GET, POST, DELETE, OPTIONS"
+    cors_headers: str = "*"
+    cors_credentials: bool = True
+    slots_endpoint: bool = True
+    props_endpoint: bool = False
+    log_file: str | None = None
+    verbose: bool = False
+    shutdown_timeout_s: float = 10.0
+    stop_timeout_s: float = 10.0
+    models_dir: Path | None = None
+    models_preset: Path | None = None
+    models_max: int = 4
+    models_autoload: bool = True
+    offline: bool = False
+    cache_dirs: tuple[Path, ...] = ()  # each in the Hugging Face layout or flat
+    model: str | None = None
+    hf_repo: str | None = None
+    hf_file: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    command_line: Layer = field(default_factory=dict)  # what concerns models, not the router
+    environment: Layer = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Presets:
+    shared: Layer = field(default_factory=dict)  # [*]
+    sections: Mapping[str, Layer] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- command line and environment
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Raises ConfigError. --help and --version print and raise SystemExit(0)."""
+    command_line = read_arguments(argv)
+    environment = read_environment(environ)
+    both = merge(environment, command_line)
+    fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER}
+    fields |= {target: value for target, (flag, value) in both.items() if flag.scope is Scope.SOURCE and target != "mmproj_auto"}
+    if fields.pop("verbosity", 0) >= 4:
+        fields["verbose"] = True
+    fields["api_keys"] = _read_keys(both)
+    fields.pop("api_key_file", None)
+    for name in ("models_dir", "models_preset"):
+        if name in fields:
+            fields[name] = Path(fields[name])
+    fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
+    config = Config(
+        **fields,
+        cache_dirs=_cache_dirs(environ),
+        command_line=_about_models(command_line),
+        environment=_about_models(environment),
+    )
+    _check(config)
+    return config
+
+
+def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
+    layer: dict[str, Setting] = {}
+    words = iter(argv)
+    for word in words:
+        if word in ("-h", "--help", "--usage"):
+            print(help_text())
+            raise SystemExit(0)
+        if word == "--version":
+            print(f"fastrouter {__version__}")
+            raise SystemExit(0)
+        if not word.startswith("-") or word == "-":
+            raise ConfigError(f"unexpected argument {word!r}" + (f", did you mean --model {word}?" if word.endswith(".gguf") else ""))
+        name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
+        flag, is_on = find_argument(name)
+        if flag.kind is Kind.SWITCH:
+            if equals:
+                raise ConfigError(f"{word}: {name} takes no value")
+            refuse_not_yet(flag, name, is_on)
+            _set(layer, flag, is_on)
+            continue
+        if not flag.only:
+            refuse_not_yet(flag, name)
+        text = text if equals else next(words, "")
+        if not text:
+            raise ConfigError(f"{name}: a value is missing")
+        _set(layer, flag, convert(flag, text, name if flag.target == "api_keys" else f"{name} {text}"))
+    return layer
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
+    layer: dict[str, Setting] = {}
+    for name, (flag, is_on) in BY_ENV.items():
+        text = environ.get(name)
+        if not text:
+            continue
+        said = name if flag.target == "api_keys" else f"{name}={text}"
+        said = f"{flag.names[-1]} ({said})" if flag.scope is Scope.NOT_YET else said
+        _set(layer, flag, convert(flag, text, said, is_on=is_on))
+    return layer
+
+
+def _set(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
+    """Later words win; lists given again grow."""
+    if not flag.target:
+        return
+    if flag.target == "load_mode":
+        for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
+            layer[name] = Setting(find_argument(f"--{name}")[0], is_on)
+        return
+    if flag.kind is Kind.LIST and flag.target in layer:
+        value = layer[flag.target].value + value
+    layer[flag.target] = Setting(flag, value)
+
+
+def merge(*layers: Layer) -> dict[str, Setting]:
+    """Later layers win."""
+    return {target: setting for layer in layers for target, setting in layer.items()}
+
+
+def _about_models(layer: Layer) -> Layer:
+    return {target: setting for target, setting in layer.items() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING, Scope.SOURCE)}
+
+
+def _read_keys(layer: Layer) -> tuple[str, ...]:
+    keys: tuple[str, ...] = ()
+    if "api_keys" in layer:
+        keys = layer["api_keys"].value
+        if not keys:
+            raise ConfigError("--api-key is empty")
+    if "api_key_file" in layer:
+        path = layer["api_key_file"].value
+        lines = [line.strip() for line in read_text(Path(path), f"--api-key-file {path}").splitlines()]
+        found = tuple(line for line in lines if line and not line.startswith("#"))
+        if not found:
+            raise ConfigError(f"--api-key-file {path}: holds no key")
+        keys += found
+    return keys
+
+
+def _check_prefix(prefix: str) -> str:
+    prefix = prefix.rstrip("/")
+    if prefix and (not prefix.startswith("/") or re.search(r"[\s?#]|//", prefix)):
+        raise ConfigError(f"--api-prefix {prefix}: must be a path like /router")
+    return prefix
+
+
+def _check(config: Config) -> None:
+    if not config.host.replace(",", "").strip():
+        raise ConfigError("--host is empty")
+    if config.models_dir is not None and not config.models_dir.is_dir():
+        raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
+    if config.models_preset is not None and not config.models_preset.is_file():
+        raise ConfigError(f"--models-preset {config.models_preset}: there is no such file")
+    if config.model is not None and config.hf_repo is None and not Path(config.model).is_file():
+        raise ConfigError(f"--model {config.model}: there is no such file")
+    if config.model is not None and config.hf_repo is not None:
+        raise ConfigError("--model and --hf-repo both name the default model; give one of them")
+    if config.hf_file is not None and config.hf_repo is None:
+        raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
+    load_options(merge(config.environment, config.command_line))
+
+
+def _cache_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """LLAMA_CACHE alone; else the Hugging Face hub folder, then llama.cpp's older flat one."""
+    if environ.get("LLAMA_CACHE"):
+        return (Path(environ["LLAMA_CACHE"]),)
+    cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else None
+    if cache is None and environ.get("HOME"):
+        cache = Path(environ["HOME"], ".cache")
+    found: list[Path] = []
+    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if environ.get(name):
+            found.append(Path(environ[name], below))
+            break
+    else:
+        found += [cache / "huggingface" / "hub"] if cache else []
+    return (*found, cache / "llama.cpp") if cache else tuple(found)
+
+
+def read_text(path: Path, said: str) -> str:
+    """A small UTF-8 file that a user named; `said` opens the ConfigError."""
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{said}: there is no such file")
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            raise ConfigError(f"{said}: is larger than {MAX_TEXT_BYTES >> 20} MiB")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{said}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{said}: is not UTF-8 at byte {error.start}") from None
+
+
+# ---------------------------------------------------------------- presets
+
+_SECTION = re.compile(r"\[\s*([^\]]+?)\s*\]\s*(?:[;#].*)?")
+_COMMENT = re.compile(r"(?:^|\s+)[;#].*")
+
+
+def read_presets(path: Path) -> Presets:
+    """All or nothing. Raises ConfigError naming file, section and key."""
+    sections: dict[str, dict[str, Setting]] = {}
+    current: str | None = None
+    for number, line in enumerate(read_text(path, f"--models-preset {path}").splitlines(), 1):
+        line = line.strip()
+        if not line or line[0] in ";#":
+            continue
+        if line.startswith("["):
+            current = _open_section(f"{path}:{number}", line)
+            if current in sections:
+                raise ConfigError(f"{path}:{number}: section [{current}] is there twice")
+            sections[current] = {}
+            continue
+        key, equals, text = line.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"{path}:{number}: expected `key = value`, found {line[:80]!r}")
+        if current is None and key != "version":
+            raise ConfigError(f"{path}:{number}: {key} stands before the first [section]")
+        _read_key(sections.get(current or "", {}), f"{path} [{current}]", key, _COMMENT.sub("", text).strip())
+    shared = sections.pop(EVERY_MODEL, {})
+    return Presets(shared, sections)
+
+
+def _open_section(where: str, line: str) -> str:
+    match = _SECTION.fullmatch(line)
+    if match is None:
+        raise ConfigError(f"{where}: not a section: {line[:80]!r}")
+    return match[1]
+
+
+def _read_key(layer: dict[str, Setting], where: str, key: str, text: str) -> None:
+    found = find_key(key)
+    if found is None:
+        raise ConfigError(f"{where}: unknown key {key}{suggest_key(key)}")
+    flag, is_on = found
+    if flag.scope is Scope.ROUTER:
+        raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
+    said = f"{key} = {text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {text}"
+    _set(layer, flag, convert(flag, text, said, is_on=is_on))
+
+
+# ---------------------------------------------------------------- settings -> what others need
+
+
+def load_options(layer: Layer) -> LoadOptions:
+    fields: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+    for target, (flag, value) in layer.items():
+        if flag.scope is Scope.SAMPLING:
+            sampling[target] = value
+        elif flag.scope is Scope.MODEL:
+            is_file = flag.kind is Kind.PATH
+            fields[target] = read_text(Path(value), f"{flag.names[-1]} {value}") if is_file else value
+    return LoadOptions(**fields, sampling=sampling)
+
+
+def _text_of(setting: Setting) -> str:
+    if isinstance(setting.value, tuple):
+        return ",".join(setting.value)
+    if isinstance(setting.value, dict):
+        return json.dumps(setting.value, ensure_ascii=False)
+    return str(setting.value).lower() if isinstance(setting.value, bool) else str(setting.value)
+
+
+def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
+    """The command line that says the same."""
+    words: list[str] = []
+    for setting in settings:
+        flag = setting.flag
+        if flag.kind is not Kind.SWITCH:
+            words += (flag.names[-1], _text_of(setting))
+        elif setting.value:
+            words.append(flag.names[-1])
+        elif flag.off_names:
+            words.append(flag.off_names[-1])
+    return tuple(words)
+
+
+def to_section(name: str, layer: Layer) -> str:
+    """The preset file's section that says the same."""
+    return "".join([f"[{name}]\n", *(f"{setting.flag.name} = {_text_of(setting)}\n" for setting in layer.values())])
