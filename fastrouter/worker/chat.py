@@ -126,8 +126,7 @@ class ChatTemplate:
         self._sandbox = Sandbox()
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
-            with self._sandbox.limited(MAX_SECONDS):
-                self._template = self._sandbox.from_string(self.source)
+            self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(self.source))
         except TemplateSyntaxError as error:
             raise FastrouterError(f"chat template: line {error.lineno}: {error.message}") from error
         except InvalidRequest as error:
@@ -144,11 +143,15 @@ class ChatTemplate:
         """The prompt's text. `kwargs` are the template's own options; they cannot replace the arguments."""
         if not all(isinstance(message, dict) for message in messages):
             raise InvalidRequest("every message must be an object")
-        with self._sandbox.limited(MAX_SECONDS):
-            prepared = self._prepare(messages)
-            if continue_final_message:
-                return _cut(self._run(_tagged(prepared), tools, False, kwargs))
-            return self._run(prepared, tools, add_generation_prompt, kwargs)
+        return self._sandbox.within(
+            MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
+        )
+
+    def _render(self, messages: list[Message], tools: Any, add_generation_prompt: bool, is_continued: bool, kwargs: dict[str, Any]) -> str:
+        prepared = self._prepare(messages)
+        if is_continued:
+            return _cut(self._run(_tagged(prepared), tools, False, kwargs))
+        return self._run(prepared, tools, add_generation_prompt, kwargs)
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         values = {**self._tokens, "documents": None, **kwargs}

@@ -1,6 +1,6 @@
 """A Jinja environment for templates that nobody has vetted: the sandbox, its limits, and the names Hugging Face templates expect.
 
-Must never know messages, models or what the text is for. Invariant: inside `limited` a template ends in time, and no string or list that it
+Must never know messages, models or what the text is for. Invariant: inside `within` a template ends in time, and no string or list that it
 makes grows past MAX_OUTPUT_CHARS. (C code at work on one large value is bounded by the size of its arguments, not by the clock.)
 """
 
@@ -9,11 +9,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from jinja2 import TemplateError, nodes, pass_eval_context
 from jinja2.compiler import CodeGenerator, Frame
@@ -29,8 +28,10 @@ from fastrouter.errors import InvalidRequest
 
 MAX_OUTPUT_CHARS = 16 << 20
 _MAX_POWER_BITS = 1 << 16
-_MAX_WIDTH = 1 << 12  # of padding, indentation and rows
+_MAX_WIDTH = 1 << 8  # of padding, indentation and rows
 _HUGE_WIDTH = re.compile(r"[%:{][^\s{}%]{0,8}?\d{8,}")  # "%99999999d", "{:>99999999}"
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------- limits
 
@@ -39,12 +40,10 @@ class _OutOfTime(BaseException):
     """Not an Exception: no `except Exception` in Jinja may swallow it."""
 
 
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raises _OutOfTime in the block after `seconds`; main thread only, elsewhere the sandbox's own clock has to do."""
+def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
+    """`work()`, with _OutOfTime in it after `seconds`. Main thread only: elsewhere the sandbox's own clock has to do."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return work()
     is_armed = True
 
     def expire(signum: int, frame: FrameType | None) -> None:
@@ -55,9 +54,11 @@ def _alarm(seconds: float) -> Iterator[None]:
     started = time.monotonic()
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        try:
+            return work()
+        finally:
+            is_armed = False  # the alarm rings once: when it does so just before this line, the outer `finally` is safe from it
     finally:
-        is_armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)
         if remaining:  # somebody else's timer goes on
@@ -124,18 +125,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
         self._deadline = 0.0  # of time.monotonic
         self._num_ticks = 0
-        self.filters.update(tojson=_to_json, join=_join, ticking=self._ticking)
+        self.filters.update(tojson=_to_json, join=_join, replace=_replace, format=_format, ticking=self._ticking)
         for name in ("center", "indent", "batch", "slice"):
             self.filters[name] = _limited(self.filters[name])
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
         del self.globals["lipsum"]
 
-    @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
+    def within(self, seconds: float, work: Callable[[], T]) -> T:
+        """`work()`, or InvalidRequest when it takes longer."""
         self._deadline = time.monotonic() + seconds
         try:
-            with _alarm(seconds):
-                yield
+            return _with_alarm(seconds, work)
         except _OutOfTime:
             raise InvalidRequest(f"chat template: not done after {seconds:g} s") from None
 
@@ -224,6 +224,17 @@ def _join(eval_context: EvalContext, value: Iterable[Any], d: str = "", attribut
 
     joined: str = do_join(eval_context, counted(), d, attribute)
     return joined
+
+
+def _replace(value: Any, old: Any, new: Any, count: int = -1) -> str:
+    text, old, new = str(value), str(old), str(new)
+    _capped(_size_after("replace", text, (old, new)))
+    return text.replace(old, new, count)
+
+
+def _format(value: Any, *args: Any, **kwargs: Any) -> str:
+    _capped(_format_size(str(value), args))
+    return str(value) % (kwargs or args)
 
 
 def _limited(function: Any) -> Any:
