@@ -117,10 +117,10 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
             continue
         if not flag.only:
             refuse_not_yet(flag, name)
-        text = text if equals else next(words, "")
-        if not text:
+        value = text if equals else next(words, None)
+        if value is None:
             raise ConfigError(f"{name}: a value is missing")
-        _set(layer, flag, convert(flag, text, name if flag.target == "api_keys" else f"{name} {text}"))
+        _set(layer, flag, convert(flag, value, name if flag.target == "api_keys" else f"{name} {value}"))
     return layer
 
 
