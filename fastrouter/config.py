@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fastrouter import __version__
 from fastrouter.errors import ConfigError
-from fastrouter.flags import BY_ENV, Flag, Kind, Scope, convert, find_argument, find_key, help_text, refuse_not_yet, suggest_key
+from fastrouter.flags import BY_ENV, Flag, Kind, Scope, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
 from fastrouter.messages import LoadOptions
 
 MAX_TEXT_BYTES = 4 << 20
@@ -271,7 +271,7 @@ def _open_section(where: str, line: str) -> str:
 def _read_key(layer: dict[str, Setting], where: str, key: str, text: str) -> None:
     found = find_key(key)
     if found is None:
-        raise ConfigError(f"{where}: unknown key {key}{suggest_key(key)}")
+        raise ConfigError(f"{where}: unknown key {key}{suggest(key)}")
     flag, is_on = found
     if flag.scope is Scope.ROUTER:
         raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")

@@ -285,7 +285,7 @@ def find_argument(name: str) -> tuple[Flag, bool]:
     """The flag of a word on the command line, and whether it is said positively."""
     found = BY_NAME.get(f"--{name[2:].replace('_', '-')}" if name.startswith("--") else name)
     if found is None or found[0].scope is Scope.PRESET:
-        raise ConfigError(f"unknown flag {name}{_suggest(name, [known for known in BY_NAME if known.startswith('-')])}")
+        raise ConfigError(f"unknown flag {name}{suggest(name)}")
     return found
 
 
@@ -297,15 +297,13 @@ def find_key(key: str) -> tuple[Flag, bool] | None:
     return BY_NAME.get(f"--{name}") or BY_NAME.get(f"-{key}") or BY_NAME.get(name)
 
 
-def suggest_key(key: str) -> str:
-    return _suggest(key, [name.lstrip("-") for name in BY_NAME])
-
-
-def _suggest(name: str, known: list[str]) -> str:
+def suggest(word: str) -> str:
     import difflib  # slow to import, and only needed on the way out
 
-    matches = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {matches[0]}?" if matches else ""
+    known = {name.lstrip("-"): name for name in BY_NAME}
+    for match in difflib.get_close_matches(word.lstrip("-"), known, 1):
+        return f", did you mean {known[match] if word.startswith('-') else match}?"
+    return ""
 
 
 def refuse_not_yet(flag: Flag, said: str, value: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file: what a model is, before anything is loaded. Must never know ids, options or llama.cpp.
+"""GGUF files before anything is loaded: what a header says, which names belong together. Must never know ids, options or llama.cpp.
 
 Invariant: any file ends in a Header or a GgufError within bounded time and memory; nothing but regular files is ever opened.
 Arrays are skipped, not built. All tensors lie inside the file, so a file cut short is found here and not when it is mapped.
@@ -6,7 +6,9 @@ Arrays are skipped, not built. All tensors lie inside the file, so a file cut sh
 
 import math
 import os
+import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import repeat
 from struct import Struct
@@ -47,7 +49,7 @@ class GgufError(FastrouterError):
 class Header:
     """None: the file does not say."""
 
-    architecture: str
+    architecture: str  # empty in a shard that is not the first
     name: str | None
     context_length: int | None  # tokens the model was trained for
     embedding_length: int | None
@@ -194,7 +196,15 @@ def _parse(reader: _Reader) -> Header:
     return _to_header(values, num_tensors, num_params, size_bytes)
 
 
-_KEPT = ("general.architecture", "general.name", "general.file_type", "general.alignment", "split.count", "tokenizer.chat_template")
+_KEPT = (
+    "general.architecture",
+    "general.name",
+    "general.file_type",
+    "general.alignment",
+    "split.no",
+    "split.count",
+    "tokenizer.chat_template",
+)
 _KEPT_OF_ARCHITECTURE = (
     ".context_length", ".embedding_length", ".block_count", ".attention.head_count", ".attention.head_count_kv", ".vocab_size",
     ".pooling_type",
@@ -284,7 +294,9 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int
 
 def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_bytes: int) -> Header:
     architecture = values.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
+    if architecture is None and values.get("split.no"):
+        architecture = ""  # only the first shard says
+    elif not isinstance(architecture, str) or not architecture:
         raise GgufError("general.architecture is missing")
 
     def number(key: str) -> int | None:
@@ -313,3 +325,55 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
         has_chat_template="tokenizer.chat_template" in values,
         chat_template=template if isinstance(template, str) else None,
     )
+
+
+# ---------------------------------------------------------------- file names
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+_QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
+_COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """A file, or the shards of one in order."""
+
+    stem: str
+    names: tuple[str, ...]
+    error: str | None = None
+
+
+def is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def is_shard(name: str) -> bool:
+    return is_gguf(name) and _SHARD.fullmatch(name[:-5]) is not None
+
+
+def quant_of(stem: str) -> str | None:
+    """Q4_K_M of model-Q4_K_M."""
+    match = _QUANT.search(stem)
+    return match[1].upper() if match else None
+
+
+def group_files(names: Iterable[str]) -> tuple[list[FileGroup], str | None]:
+    """(the models among the GGUF files of one folder, the name of their projector)."""
+    groups: dict[tuple[str, int], dict[int, str]] = {}
+    mmproj = None
+    for name in sorted(names):
+        stem = name[:-5]
+        if "mmproj" in name.lower():
+            mmproj = mmproj or name
+        elif not name.startswith(_COMPANIONS):
+            shard = _SHARD.fullmatch(stem)
+            key, index = ((shard[1], int(shard[3])), int(shard[2])) if shard else ((stem, 1), 1)
+            groups.setdefault(key, {})[index] = name
+    return [_to_group(stem, total, files) for (stem, total), files in groups.items()], mmproj
+
+
+def _to_group(stem: str, total: int, files: dict[int, str]) -> FileGroup:
+    missing = [index for index in range(1, total + 1) if index not in files]
+    named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    error = f"shard {named} of {total} is missing" if missing else None
+    return FileGroup(stem, tuple(files[index] for index in sorted(files)), error)

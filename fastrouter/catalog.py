@@ -1,0 +1,410 @@
+"""Which models there are: folders, caches, presets and --model -> ModelSpec by id, alias or spelling. Must never know what is loaded.
+
+Invariant: names resolve through a table made by the scan, never through the file system, so no request can reach a file by its path.
+A reload is all or nothing; a model that cannot be loaded stays listed with its error.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastrouter.config import Config, Layer, Presets, load_options, merge, read_presets, to_arguments, to_section
+from fastrouter.errors import ConfigError
+from fastrouter.flags import Scope
+from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, quant_of, read_header
+from fastrouter.messages import LoadOptions
+
+MAX_DEPTH = 32
+DEFAULT_QUANT = "Q4_K_M"
+_REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
+_UNFINISHED = (".incomplete", ".downloadInProgress", ".part")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model resolved. Equal specs load equally."""
+
+    id: str
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    path: str  # first shard
+    mmproj: str | None
+    options: LoadOptions = field(hash=False)
+    source: str  # models_dir | cache | preset
+    args: tuple[str, ...]
+    preset: str | None  # its section's text
+    created: int  # seconds since 1970
+    can_remove: bool
+    load_on_startup: bool
+    stop_timeout_s: float
+    size_bytes: int  # of all shards' files
+    header: Header | None
+    error: str | None  # why it cannot be loaded
+    fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
+
+
+@dataclass(slots=True)
+class _Found:
+    """A model's files, before presets."""
+
+    id: str
+    files: list[str]  # shards in order
+    source: str
+    mmproj: str | None = None
+    error: str | None = None
+    spellings: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
+    seen: set[tuple[int, int]] = set()
+    pending = [(root, 0)]
+    while pending:
+        folder, depth = pending.pop()
+        files: list[str] = []
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        if depth < MAX_DEPTH:
+                            pending.append((entry.path, depth + 1))
+                    elif is_gguf(entry.name):
+                        files.append(entry.name)
+        except OSError:
+            continue
+        if files:
+            yield folder, files
+
+
+def _printable(name: str) -> str:
+    """A file name as JSON can hold it; bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def scan_folder(root: str) -> list[_Found]:
+    """The models below --models-dir. Those near the root come first and keep the short ids."""
+    models: list[tuple[int, str, str, _Found]] = []
+    for folder, names in _walk(root):
+        groups, mmproj = group_files(names)
+        below = os.path.relpath(folder, root)
+        is_root = below == "."
+        for group in groups:
+            files = [os.path.join(folder, name) for name in group.names]
+            long = group.stem if is_root else f"{below}/{group.stem}"
+            first = group.names[0] if is_root else f"{below}/{group.names[0]}"
+            found = _Found("", files, "models_dir", os.path.join(folder, mmproj) if mmproj and not is_root else None, group.error)
+            found.spellings = [_printable(name) for name in (first, long, group.names[0], group.stem)]
+            is_whole_folder = len(groups) == 1 and not is_root
+            short = os.path.basename(below) if is_whole_folder else group.stem
+            models.append((long.count("/"), long, short, found))
+    taken: set[str] = set()
+    for _, long, short, found in sorted(models, key=lambda model: model[:2]):
+        found.id = next(name for name in _ids(_printable(short), _printable(long)) if name not in taken)
+        taken.add(found.id)
+    return [found for *_, found in sorted(models, key=lambda model: model[:2])]
+
+
+def _ids(short: str, long: str) -> Iterator[str]:
+    yield short
+    yield long
+    number = 2
+    while True:
+        yield f"{long}~{number}"
+        number += 1
+
+
+# ---------------------------------------------------------------- caches
+
+
+def scan_cache(cache: str) -> list[_Found]:
+    """A Hugging Face hub folder, or the older flat folder of llama.cpp, or both in one."""
+    try:
+        names = sorted(os.listdir(cache))
+    except OSError:
+        return []
+    models: list[_Found] = []
+    for name in names:
+        repo = name.removeprefix("models--").replace("--", "/", 1)
+        if name.startswith("models--") and _REPO.fullmatch(repo):
+            models += _scan_repo(os.path.join(cache, name), repo)
+    groups, _ = group_files([name for name in names if is_gguf(name) and os.path.isfile(os.path.join(cache, name))])
+    manifests = [name[9:-5].split("=") for name in names if name.startswith("manifest=") and name.endswith(".json")]
+    prefixes = {f"{parts[0]}_{parts[1]}_": f"{parts[0]}/{parts[1]}" for parts in manifests if len(parts) == 3}
+    for group in groups:
+        prefix = next((prefix for prefix in prefixes if group.stem.startswith(prefix)), "")
+        quant = quant_of(group.stem)
+        model_id = f"{prefixes[prefix]}:{quant or group.stem[len(prefix) :]}" if prefix else group.stem
+        files = [os.path.join(cache, name) for name in group.names]
+        models.append(_Found(_printable(model_id), files, "cache", None, group.error, [_printable(group.names[0])]))
+    return models
+
+
+def _scan_repo(folder: str, repo: str) -> list[_Found]:
+    snapshot = _snapshot_of(folder)
+    if snapshot is None:
+        return []
+    models: list[_Found] = []
+    taken: set[str] = set()
+    projectors: dict[str, str] = {}
+    walked = sorted((below, names) for below, names in _walk(snapshot))
+    for below, names in walked:
+        groups, mmproj = group_files([name for name in names if _is_complete(os.path.join(below, name))])
+        if mmproj:
+            projectors[below] = os.path.join(below, mmproj)
+        projector = next((path for near, path in sorted(projectors.items(), reverse=True) if (below + "/").startswith(near + "/")), None)
+        for group in groups:
+            quant = quant_of(group.stem)
+            tag = quant if quant and quant not in taken else group.stem
+            taken.add(tag)
+            spelling = os.path.relpath(os.path.join(below, group.names[0]), snapshot)
+            files = [os.path.join(below, name) for name in group.names]
+            models.append(_Found(_printable(f"{repo}:{tag}"), files, "cache", projector, group.error, [_printable(f"{repo}/{spelling}")]))
+    preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANT}")), models[0] if models else None)
+    if preferred is not None:
+        preferred.spellings.append(repo)
+    return models
+
+
+def _snapshot_of(folder: str) -> str | None:
+    """The snapshot that refs/main names; without it, the only one."""
+    snapshots = os.path.join(folder, "snapshots")
+    try:
+        with open(os.path.join(folder, "refs", "main"), "rb") as file:
+            commit = file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        try:
+            [commit] = os.listdir(snapshots)
+        except (OSError, ValueError):
+            return None
+    path = os.path.join(snapshots, commit)
+    return path if commit not in ("", ".", "..") and "/" not in commit and "\0" not in commit and os.path.isdir(path) else None
+
+
+def _is_complete(path: str) -> bool:
+    return os.path.isfile(path) and not os.path.realpath(path).endswith(_UNFINISHED)
+
+
+# ---------------------------------------------------------------- the catalog
+
+
+class Catalog:
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError."""
+        self._config = config
+        self._models: dict[str, ModelSpec] = {}
+        self._names: dict[str, str] = {}
+        self._default_id: str | None = None
+        self.version = 0
+        self.reload()
+
+    def __repr__(self) -> str:
+        return f"<Catalog {len(self._models)} models, version {self.version}>"
+
+    def get(self, name: str) -> ModelSpec | None:
+        """By id, alias or spelling; the quant of `user/repo:quant` in any case."""
+        repo, colon, quant = name.rpartition(":")
+        model_id = self._names.get(name) or (self._names.get(f"{repo}:{quant.upper()}") if colon else None)
+        return self._models[model_id] if model_id is not None else None
+
+    def models(self) -> list[ModelSpec]:
+        return list(self._models.values())
+
+    @property
+    def default(self) -> ModelSpec | None:
+        return self._models.get(self._default_id) if self._default_id is not None else None
+
+    def reload(self) -> list[str]:
+        """Scan again; the ids whose source changed or vanished. On ConfigError everything stays as it was."""
+        scan = _Scan(self._config)
+        changed = [
+            model_id
+            for model_id, spec in self._models.items()
+            if model_id not in scan.models or scan.models[model_id].fingerprint != spec.fingerprint
+        ]
+        if scan.models != self._models or scan.names != self._names or self.version == 0:
+            self.version += 1
+        self._models, self._names, self._default_id = scan.models, scan.names, scan.default_id
+        return changed
+
+
+class _Scan:
+    """One pass over all sources; what it holds becomes the catalog only as a whole."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._cached: list[_Found] = []
+        self._presets = read_presets(config.models_preset) if config.models_preset else Presets()
+        self._found: dict[str, _Found] = {}
+        self._sections: dict[str, Layer] = {}  # by model id
+        self._section_names: dict[str, str] = {}
+        self.default_id: str | None = None
+        self._find()
+        self._match_sections()
+        self._choose_default()
+        self._plain_layer = self._layer_of({})
+        self._plain_options = load_options(self._plain_layer)
+        specs = [self._to_spec(found) for found in self._found.values()]
+        self.models = {spec.id: spec for spec in sorted(specs, key=lambda spec: spec.id)}
+        self.names = self._name_all()
+
+    def _find(self) -> None:
+        config = self._config
+        if config.models_dir is not None and not config.models_dir.is_dir():
+            raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
+        self._cached = [model for cache in config.cache_dirs for model in scan_cache(str(cache))]
+        local = scan_folder(str(config.models_dir)) if config.models_dir is not None else []
+        for model in local + self._cached:
+            self._found.setdefault(model.id, model)
+
+    def _by_spelling(self) -> dict[str, str]:
+        names = {spelling: found.id for found in reversed(self._found.values()) for spelling in reversed(found.spellings)}
+        return names | {model_id: model_id for model_id in self._found}
+
+    def _match_sections(self) -> None:
+        """Give each preset section its model: the one it is named after, or the one it names."""
+        names = self._by_spelling()
+        for name, layer in self._presets.sections.items():
+            repo, colon, quant = name.rpartition(":")
+            known = names.get(name) or (names.get(f"{repo}:{quant.upper()}") if colon else None)
+            if "model" in layer or "hf_repo" in layer or known is None:
+                model = self._resolve(layer, f"{self._config.models_preset} [{name}]")
+                model = replace(model, id=name, spellings=[])
+            else:
+                model = self._found[known]
+            model.source = "preset"
+            self._found[model.id] = model
+            self._sections[model.id] = layer
+            self._section_names[model.id] = name
+
+    def _resolve(self, layer: Layer, said: str) -> _Found:
+        """The files that `model` or `hf-repo` means."""
+        if "model" in layer:
+            path = str(layer["model"].value)
+            folder, name = os.path.split(path)
+            try:
+                names = [entry for entry in os.listdir(folder or ".") if is_gguf(entry)] if is_shard(name) else [name]
+            except OSError:
+                names = [name]
+            group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), [name]))
+            return _Found(_printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
+        if "hf_repo" not in layer:
+            raise ConfigError(f"{said}: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`")
+        return self._resolve_repo(layer, said)
+
+    def _resolve_repo(self, layer: Layer, said: str) -> _Found:
+        repo = str(layer["hf_repo"].value)
+        name, _, quant = repo.partition(":")
+        wanted = f"{name}/{layer['hf_file'].value}" if "hf_file" in layer else f"{name}:{quant.upper()}" if quant else name
+        for model in self._cached:
+            if model.id == wanted or wanted in model.spellings:
+                return model
+        raise ConfigError(f"{said}: {wanted} is not in the cache; fastrouter does not download models yet")
+
+    def _choose_default(self) -> None:
+        config = self._config
+        layer = merge(config.environment, config.command_line)
+        if config.model is None and config.hf_repo is None:
+            return
+        model = self._resolve(layer, f"--model {config.model}" if config.model else f"--hf-repo {config.hf_repo}")
+        real = os.path.realpath(model.files[0])
+        known = next((found for found in self._found.values() if os.path.realpath(found.files[0]) == real), None)
+        if config.aliases or known is None:
+            model = replace(model, id=config.aliases[0] if config.aliases else model.id)
+            model.mmproj = self._found[model.id].mmproj if model.id in self._found else model.mmproj
+            self._found[model.id] = model
+        else:
+            model = known
+        self.default_id = model.id
+
+    def _layer_of(self, section: Layer) -> Layer:
+        config = self._config
+        return merge(_for_every_model(config.environment), self._presets.shared, section, _for_every_model(config.command_line))
+
+    def _to_spec(self, found: _Found) -> ModelSpec:
+        section = self._sections.get(found.id)
+        layer = self._plain_layer if section is None else self._layer_of(section)
+        options = self._plain_options if section is None else load_options(layer)
+        uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
+        mmproj = found.mmproj if uses_mmproj else None
+        header, error = _read_headers(found)
+        stats = tuple(_stat_of(path) for path in (*found.files, *([mmproj] if mmproj else [])))
+        is_default = found.id == self.default_id
+        own_aliases = self._config.aliases if is_default else ()
+        given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
+        aliases = tuple(dict.fromkeys(name for name in (*own_aliases, *given["aliases"]) if name != found.id))
+        return ModelSpec(
+            id=found.id,
+            aliases=aliases,
+            tags=tuple(dict.fromkeys((*(self._config.tags if is_default else ()), *given["tags"]))),
+            path=found.files[0],
+            mmproj=mmproj,
+            options=options,
+            source=found.source,
+            args=_to_args(found, mmproj, layer),
+            preset=None if section is None else to_section(self._section_names[found.id], section),
+            created=stats[0][1] // 10**9,
+            can_remove=found.source == "cache",
+            load_on_startup=is_default or ("load_on_startup" in layer and layer["load_on_startup"].value),
+            stop_timeout_s=layer["stop_timeout_s"].value if "stop_timeout_s" in layer else self._config.stop_timeout_s,
+            size_bytes=sum(size for size, _ in stats[: len(found.files)]),
+            header=header,
+            error=error,
+            fingerprint=(found.files[0], mmproj, stats, options),
+        )
+
+    def _name_all(self) -> dict[str, str]:
+        """Every name of every model; ids win over aliases, aliases over spellings."""
+        names = {model_id: model_id for model_id in self.models}
+        for spec in self.models.values():
+            for alias in spec.aliases:
+                if names.setdefault(alias, spec.id) != spec.id:
+                    raise ConfigError(f"the alias {alias} of {spec.id} already means {names[alias]}")
+        return self._by_spelling() | names
+
+
+def _for_every_model(layer: Layer) -> Layer:
+    """Without what names or describes the default model."""
+    return {name: setting for name, setting in layer.items() if setting.flag.scope is not Scope.SOURCE or name == "mmproj_auto"}
+
+
+def _stat_of(path: str) -> tuple[int, int]:
+    """(bytes, modification time in ns)."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns
+
+
+def _read_headers(found: _Found) -> tuple[Header | None, str | None]:
+    """(what the first file says, with the sums of all shards; why the model cannot be loaded)."""
+    headers: list[Header] = []
+    error = found.error
+    for path in found.files:
+        try:
+            headers.append(read_header(path))
+        except GgufError as problem:
+            error = error or f"{_printable(os.path.basename(path))}: {problem.message}"
+    if _printable(found.files[0]) != found.files[0]:
+        error = error or "its path is not UTF-8: rename it"
+    if len(headers) < 2:
+        return headers[0] if headers else None, error
+    num_params, size_bytes = sum(header.num_params for header in headers), sum(header.size_bytes for header in headers)
+    return replace(headers[0], num_params=num_params, size_bytes=size_bytes), error
+
+
+def _to_args(found: _Found, mmproj: str | None, layer: Layer) -> tuple[str, ...]:
+    """llama-server's command line for this model, as the listing shows it."""
+    projector = ("--mmproj", _printable(mmproj)) if mmproj else ()
+    settings = (setting for setting in layer.values() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING))
+    return ("llama-server", "--model", _printable(found.files[0]), *projector, "--alias", found.id, *to_arguments(settings))
