@@ -78,6 +78,8 @@ class Sink:
         """Anything but text, in order, after the text before it has been handed over. Override."""
     def fail(self, error: Exception) -> None:
         """The worker is gone: no record will come any more. Override."""
+    def restart(self) -> bool:
+        """The worker is gone: forget what came. False when that is not possible, because some of it has reached the client."""
 
 class TextCollector(Sink):
     """Collects the text of a non-streaming request, per choice, without a Python object per token."""
@@ -182,3 +184,6 @@ class LogitSampler:
         """A token of the text so far, for the penalties."""
     def prime(self, tokens: Sequence[int]) -> None:
         """The prompt, for the penalties."""
+
+def find_tokens(predicate: int, vocab: int, n_vocab: int) -> list[int]:
+    """Token ids that the C function at `predicate`, a `bool (*)(const llama_vocab *, int32_t)`, says yes to. Both are addresses."""

@@ -306,3 +306,12 @@ cdef void *_allocate(size_t size) except NULL:
     if memory == NULL:
         raise MemoryError()
     return memory
+
+
+ctypedef uint8_t (*_Predicate)(void *, int32_t) noexcept
+
+
+def find_tokens(size_t predicate, size_t vocab, int n_vocab):
+    cdef _Predicate says_yes = <_Predicate>predicate
+    cdef int32_t token
+    return [token for token in range(n_vocab) if says_yes(<void *>vocab, token)]

@@ -98,6 +98,9 @@ cdef class Sink:
         if not self.first_text_ns:
             self.first_text_ns = time.monotonic_ns()
 
+    def restart(self):
+        return False
+
     def on_record(self, int kind, int choice, int flags, bytes payload):
         raise NotImplementedError
 
@@ -124,6 +127,12 @@ cdef class TextCollector(Sink):
             buffers.append(_Buffer())
         (<_Buffer>buffers[choice]).append(payload, size)
         return 0
+
+    def restart(self):
+        self._text = []
+        self._reasoning = []
+        self.num_tokens = 0
+        return True
 
     def text(self, int choice=0):
         return (<_Buffer>self._text[choice]).copy() if 0 <= choice < len(self._text) else b""
@@ -179,6 +188,9 @@ cdef class SseWriter(Sink):
     @property
     def is_started(self):
         return self._head is None or self._events.size > 0
+
+    def restart(self):
+        return not self.is_started
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         cdef Py_ssize_t index = choice * 2 + kind - 1

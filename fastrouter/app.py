@@ -93,7 +93,7 @@ class App:
         config = self._config
         # In a thread: a folder of ten thousand files must not keep /health waiting.
         catalog = await asyncio.get_running_loop().run_in_executor(None, Catalog, config)
-        self._supervisor = supervisor = Supervisor(catalog, config, nursery_command=self._nursery_command, on_event=_log_event)
+        self._supervisor = supervisor = Supervisor(config, nursery_command=self._nursery_command, on_event=_log_event)
         await supervisor.start()
         self._models = models = Models(catalog, supervisor, config)
         add_routes(self._routes, models, supervisor, config)

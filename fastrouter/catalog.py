@@ -4,6 +4,7 @@ Invariant: names resolve through a table made by the scan, never through the fil
 A reload is all or nothing; a model that cannot be loaded stays listed with its error.
 """
 
+import itertools
 import os
 import re
 import stat
@@ -65,25 +66,29 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
     """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
     seen: set[tuple[int, int]] = set()
     pending = [(root, 0)]
-    while pending:
-        folder, depth = pending.pop()
-        files: list[str] = []
+    for folder, depth in pending:  # grows on the way
         try:
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        if depth < MAX_DEPTH:
-                            pending.append((entry.path, depth + 1))
-                    elif is_gguf(entry.name):
-                        files.append(entry.name)
+                ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError:
             continue
+        folders = [entry.path for entry in ordered if _is_folder(entry)]
+        if depth < MAX_DEPTH:
+            pending += [(path, depth + 1) for path in folders]
+        files = [entry.name for entry in ordered if is_gguf(entry.name) and not _is_folder(entry)]
         if files:
             yield folder, files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _printable(name: str) -> str:
@@ -108,19 +113,13 @@ def scan_folder(root: str) -> list[_Found]:
             short = os.path.basename(below) if is_whole_folder else group.stem
             models.append((long.count("/"), long, short, found))
     taken: set[str] = set()
+    models_by_rank: list[_Found] = []
     for _, long, short, found in sorted(models, key=lambda model: model[:2]):
-        found.id = next(name for name in _ids(_printable(short), _printable(long)) if name not in taken)
+        ids = itertools.chain(map(_printable, (short, long)), (f"{_printable(long)}~{number}" for number in itertools.count(2)))
+        found.id = next(name for name in ids if name not in taken)
         taken.add(found.id)
-    return [found for *_, found in sorted(models, key=lambda model: model[:2])]
-
-
-def _ids(short: str, long: str) -> Iterator[str]:
-    yield short
-    yield long
-    number = 2
-    while True:
-        yield f"{long}~{number}"
-        number += 1
+        models_by_rank.append(found)
+    return models_by_rank
 
 
 # ---------------------------------------------------------------- caches
@@ -295,7 +294,7 @@ class _Scan:
                 names = [entry for entry in os.listdir(folder or ".") if is_gguf(entry)] if is_shard(name) else [name]
             except OSError:
                 names = [name]
-            group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), [name]))
+            group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
             return _Found(_printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
         if "hf_repo" not in layer:
             raise ConfigError(f"{said}: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`")

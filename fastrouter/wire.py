@@ -77,6 +77,7 @@ class AsyncWire(asyncio.Protocol):
         self._on_close = on_close
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []  # sent before the connection was made
 
     async def connect(self, sock: socket.socket) -> "AsyncWire":
         """Take ownership of `sock`."""
@@ -84,7 +85,10 @@ class AsyncWire(asyncio.Protocol):
         return self
 
     def send(self, message: Message) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        """After the close it does nothing: the process is on its way out, and its end is reported elsewhere."""
+        if self._transport is None:
+            self._unsent.append(encode(message))
+        elif not self._transport.is_closing():
             self._transport.write(encode(message))
 
     def close(self) -> None:
@@ -94,6 +98,9 @@ class AsyncWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        for frame in self._unsent:
+            transport.write(frame)
+        self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -104,7 +111,6 @@ class AsyncWire(asyncio.Protocol):
             self._on_close(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
         self._on_close(exc)
 
 

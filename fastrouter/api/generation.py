@@ -246,6 +246,9 @@ class Collector(TextCollector):
         self.prompt = prompt
         self.num_finished = 0  # choices
 
+    def restart(self) -> bool:
+        return not self.num_finished and super().restart()
+
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
         try:
             if kind == FINISH:

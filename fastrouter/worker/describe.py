@@ -35,11 +35,8 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
 
 def default_settings(model: Model, load: Load) -> dict[str, Any]:
     """The generation settings a request gets that names none."""
-    sampler = Sampler(model.vocab, {}, load.options.sampling)
-    try:
-        return {**sampler.settings(), "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
-    finally:
-        sampler.close()
+    settings = Sampler(model.vocab, {}, load.options.sampling).settings()
+    return {**settings, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:

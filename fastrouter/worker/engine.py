@@ -101,7 +101,6 @@ class Engine:
         for choice in range(request.num_open):
             sequence.choice = choice
             self._send_finish(sequence, "limit")
-        sequence.sampler.close()
 
     def abort(self, request_id: int) -> None:
         """Forget a request at once; its slots keep their KV. Unknown ids are fine: it may just have finished."""
@@ -318,7 +317,6 @@ class Engine:
         """End of a sequence's life: the slot is free again and keeps its KV. Idempotent."""
         if sequence.status is not Status.DONE:
             sequence.advance(Status.DONE)
-            sequence.sampler.close()
             self._is_crowded = False
             if sequence.slot is not None:
                 self.slots.release(sequence.slot)

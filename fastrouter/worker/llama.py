@@ -9,6 +9,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from fastrouter._core import find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 
@@ -142,9 +144,10 @@ class Vocab:
             known = self._eog[token] = 2 if _is_eog(self.pointer, token) else 1
         return known == 2
 
+    @cached_property
     def eog_tokens(self) -> list[int]:
-        """All of them; walks the vocabulary (a few ms on a large one), so only for ignore_eos."""
-        return [token for token in range(self.n_tokens) if self.is_eog(token)]
+        """All of them; walks the vocabulary, so only for ignore_eos."""
+        return find_tokens(ctypes.cast(_lib.llama_vocab_is_eog, _P).value or 0, self.pointer, self.n_tokens)
 
     def token_to_piece(self, token: int, special: bool = True) -> bytes:
         """The token's bytes. `special`: control tokens as their text, otherwise empty."""

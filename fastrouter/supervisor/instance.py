@@ -1,0 +1,164 @@
+"""One model's process seen from the router: its state, who uses it, what runs in it. The only file that would notice a remote worker.
+
+Knows no queue and no plan. Invariant: `streams` holds exactly the requests whose sinks the ring still knows.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastrouter._core import Sink
+from fastrouter.catalog import ModelSpec
+from fastrouter.errors import WorkerDied, from_wire
+from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply
+from fastrouter.supervisor.process import WorkerProcess, describe_exit
+from fastrouter.supervisor.state import State, check
+
+
+@dataclass(slots=True)
+class Stream:
+    """One request in a worker. What a fresh worker would need is here, so that the stream can outlive this one."""
+
+    generate: Generate
+    sink: Sink
+    owner: Any  # the lease
+    num_deaths: int = 0  # workers that died with it
+
+
+class Instance:
+    """Made by the supervisor when a load starts; over when `on_exit` has been called."""
+
+    def __init__(
+        self, spec: ModelSpec, process: WorkerProcess, on_change: Callable[["Instance"], None], on_notice: Callable[["Instance", Notice], None]
+    ) -> None:
+        self.spec = spec
+        self.process = process
+        self.state = State.LOADING
+        self.num_leases = 0
+        self.last_used = 0.0
+        self.progress: float | None = None
+        self.meta: dict[str, Any] | None = None
+        self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.has_answered = False  # a first token came: decoding works
+        self.streams: dict[int, Stream] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._num_calls = 0
+        self._on_change = on_change
+        self._on_notice = on_notice
+        process.on_message = self._receive
+        process.ring.on_sink_error = self._sink_failed
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.spec.id} {self.state.value} {self.num_leases} leases {len(self.streams)} streams>"
+
+    def load(self, *, safe_mode: bool) -> None:
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj))
+
+    def advance(self, state: State) -> None:
+        check(self.state, state)
+        self.state = state
+
+    def kill(self) -> None:
+        """At once; its end is reported like any other. Idempotent."""
+        if self.state is not State.DYING:
+            self.advance(State.DYING)
+        self.process.kill()
+
+    # ------------------------------------------------------------ requests
+
+    def submit(self, stream: Stream) -> None:
+        request_id = self.process.ring.attach(stream.sink)
+        self.streams[request_id] = stream
+        self.process.send(replace(stream.generate, request_id=request_id))
+
+    def abort(self, request_id: int) -> None:
+        """Forget a request that has not ended. Idempotent."""
+        if self.streams.pop(request_id, None) is not None:
+            self.process.ring.detach(request_id)
+            self.process.send(Abort(request_id))
+
+    def streams_of(self, owner: Any) -> list[int]:
+        """Ids of an owner's requests that have not ended."""
+        self._forget_ended()
+        return [request_id for request_id, stream in self.streams.items() if stream.owner is owner]
+
+    def take_streams(self) -> list[Stream]:
+        """Requests that the dead worker has left unfinished; they are nobody's afterwards."""
+        self._forget_ended()
+        streams = list(self.streams.values())
+        self.streams.clear()
+        return streams
+
+    def _forget_ended(self) -> None:
+        """The ring lets go of a sink with its last record."""
+        for request_id in [key for key, stream in self.streams.items() if stream.sink.request_id != key]:
+            stream = self.streams.pop(request_id)
+            self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Raises what the worker raised, or WorkerDied."""
+        self._num_calls += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[self._num_calls] = future
+        call = Call(self._num_calls, method, params)
+        self.process.send(call)
+        try:
+            return await future
+        finally:
+            self._calls.pop(call.request_id, None)
+
+    # ------------------------------------------------------------ what the worker says
+
+    def _receive(self, message: Any) -> None:
+        if isinstance(message, Reply):
+            future = self._calls.get(message.request_id)
+            if future is not None and not future.done():
+                if message.error is None:
+                    future.set_result(message.result)
+                else:
+                    future.set_exception(from_wire(message.error))
+        elif isinstance(message, Progress):
+            self.progress = message.value
+            self._on_change(self)
+        elif isinstance(message, Ready):
+            if self.state is State.LOADING:
+                self.meta = message.meta
+                self.advance(State.LOADED)
+                self._on_change(self)
+        elif isinstance(message, Failed):
+            self.failure = message.error
+        elif isinstance(message, Notice):
+            self._on_notice(self, message)
+
+    def _sink_failed(self, sink: Sink, error: BaseException) -> None:
+        sink.fail(error if isinstance(error, Exception) else WorkerDied(str(error)))
+
+    # ------------------------------------------------------------ its end
+
+    @property
+    def is_gone(self) -> bool:
+        return self.process.is_closed
+
+    @property
+    def cause_of_death(self) -> str:
+        """For a user: what it said itself, else how it ended and its last line."""
+        process = self.process
+        if self.failure is not None:
+            return self.failure
+        if process.broke_protocol is not None:
+            return f"its worker broke the protocol: {process.broke_protocol}"
+        last_line = f"; its last line: {process.lines[-1]}" if process.lines else ""
+        return f"its worker {describe_exit(process.exit_code)}{last_line}"
+
+    def is_killed_by_first_decode(self) -> bool:
+        """Died by a signal with requests in it that never got a token: see Load.safe_mode."""
+        self._forget_ended()
+        code = self.process.exit_code
+        num_tokens = sum(stream.sink.num_tokens for stream in self.streams.values())
+        return code is not None and code < 0 and bool(self.streams) and not num_tokens and not self.has_answered
+
+    def fail_calls(self, error: Exception) -> None:
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,76 @@
+"""A request's right to a resident instance, from the queue to its last byte. Blocks eviction while it is held.
+
+Knows no HTTP and no plan. Invariant: `release` gives back exactly once, whatever happened in between.
+"""
+
+from typing import Any, Protocol
+
+from fastrouter._core import Sink
+from fastrouter.errors import WorkerDied
+from fastrouter.messages import Generate
+from fastrouter.supervisor.instance import Instance, Stream
+
+
+class Lender(Protocol):
+    """Who gives leases."""
+
+    def take_back(self, instance: Instance) -> None: ...
+    def forget(self, lease: "Lease") -> None: ...
+
+
+class Lease:
+    def __init__(self, lender: Lender, instance: Instance) -> None:
+        self._lender = lender
+        self._instance = instance
+        self._is_released = False
+        self.resubmitted: list[Stream] = []  # streams that wait for a fresh worker
+
+    def __repr__(self) -> str:
+        return f"<Lease {'released' if self._is_released else self._instance}>"
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def is_released(self) -> bool:
+        return self._is_released
+
+    def submit(self, generate: Generate, sink: Sink) -> None:
+        """Records go to `sink`; its request id is set from here. Raises Unavailable, WorkerDied."""
+        self._live_instance().submit(Stream(generate, sink, self))
+
+    def abort(self, request_id: int) -> None:
+        """The client does not want it any more. Idempotent."""
+        self._instance.abort(request_id)
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """A question to the worker. Raises what it raised, or WorkerDied."""
+        return await self._live_instance().call(method, params)
+
+    def _live_instance(self) -> Instance:
+        if self._instance.is_gone:
+            raise WorkerDied(f"model {self._instance.spec.id} has crashed: {self._instance.cause_of_death}")
+        return self._instance
+
+    def release(self) -> None:
+        """Aborts what still runs. Idempotent."""
+        if self._is_released:
+            return
+        self._is_released = True
+        for request_id in self._instance.streams_of(self):
+            self._instance.abort(request_id)
+        if self.resubmitted:
+            self.resubmitted.clear()
+            self._lender.forget(self)
+        if not self._instance.is_gone:
+            self._lender.take_back(self._instance)
+
+    def move_to(self, instance: Instance) -> None:
+        """A fresh worker: what had delivered nothing starts again there."""
+        self._instance = instance
+        streams, self.resubmitted = self.resubmitted, []
+        for stream in streams:
+            instance.submit(stream)

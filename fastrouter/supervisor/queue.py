@@ -1,0 +1,103 @@
+"""What waits for a model: one entry per model, first come first served. Knows no process; decides nothing.
+
+Invariant: an entry is in the queue exactly while it has waiters.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from fastrouter.catalog import ModelSpec
+from fastrouter.supervisor.instance import Instance
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.planner import Waiting
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
+
+    future: "asyncio.Future[Lease | None]"
+    can_start: bool  # may its model be loaded for it?
+    wants_lease: bool = True
+    lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """All the supervisor knows of one model."""
+
+    spec: ModelSpec
+    instance: Instance | None = None
+    waiters: deque[Waiter] = field(default_factory=deque)
+    since: float = 0.0  # when the first of the waiters came
+    num_failures: int = 0  # loads that failed in a row
+    retry_at: float = 0.0
+    error: str | None = None
+    exit_code: int | None = None
+    needs_safe_mode: bool = False
+
+    def forget_failures(self) -> None:
+        self.num_failures, self.retry_at, self.error, self.exit_code, self.needs_safe_mode = 0, 0.0, None, None, False
+
+
+class Queue:
+    """Entries with waiters, oldest first."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __repr__(self) -> str:
+        return f"<Queue {' '.join(f'{model_id}:{len(entry.waiters)}' for model_id, entry in self._entries.items())}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def num_waiters(self) -> int:
+        return sum(len(entry.waiters) for entry in self._entries.values())
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def waiting(self) -> list[Waiting]:
+        """As the planner sees it."""
+        return [
+            Waiting(model_id, entry.since, entry.spec.size_bytes, any(waiter.can_start for waiter in entry.waiters))
+            for model_id, entry in self._entries.items()
+        ]
+
+    def add(self, entry: Entry, waiter: Waiter, now: float) -> None:
+        if not entry.waiters:
+            entry.since = now
+            self._entries[entry.spec.id] = entry
+        entry.waiters.append(waiter)
+
+    def remove(self, entry: Entry, waiter: Waiter) -> bool:
+        """True when it was there."""
+        if waiter not in entry.waiters:
+            return False
+        entry.waiters.remove(waiter)
+        if not entry.waiters:
+            del self._entries[entry.spec.id]
+        return True
+
+    def take_all(self, entry: Entry) -> list[Waiter]:
+        """The entry's waiters, oldest first; it leaves the queue."""
+        self._entries.pop(entry.spec.id, None)
+        waiters = list(entry.waiters)
+        entry.waiters.clear()
+        return waiters
+
+    def take_where(self, entry: Entry, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
+        """Those of the entry's waiters that match."""
+        found = [w for w in entry.waiters if can_start in (None, w.can_start) and wants_lease in (None, w.wants_lease)]
+        for waiter in found:
+            self.remove(entry, waiter)
+        return found
+
+    def remove_lease(self, lease: Lease) -> None:
+        """Its holder does not want the next worker any more."""
+        for entry in self.entries():
+            for waiter in [waiter for waiter in entry.waiters if waiter.lease is lease]:
+                self.remove(entry, waiter)

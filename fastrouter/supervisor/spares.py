@@ -1,0 +1,80 @@
+"""The pre-warmed spare: one worker process that waits for a model, so that a load never waits for a process to start.
+
+Owns the nursery. Knows no model. Invariant: at most one spare; while the router runs, one is there or on its way.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from fastrouter.errors import FastrouterError
+from fastrouter.supervisor.process import Nursery, WorkerProcess
+
+log = logging.getLogger("fastrouter.supervisor")
+
+RETRY_S = 1.0
+
+
+class Spares:
+    def __init__(self, nursery: Nursery, on_exit: Callable[[], None]) -> None:
+        self._nursery = nursery
+        self._on_exit = on_exit
+        self._spare: WorkerProcess | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Spares {self._spare or 'none'}>"
+
+    @property
+    def pids(self) -> list[int | None]:
+        return [self._nursery.pid, self._spare.pid if self._spare else None]
+
+    @property
+    def is_empty(self) -> bool:
+        return self._spare is None
+
+    def start(self) -> None:
+        self._nursery.start()
+        self.make()
+
+    def make(self) -> None:
+        """Idempotent. A failure is tried again later: it costs a load some time, nothing else."""
+        if self._spare is not None or self._is_stopping:
+            return
+        try:
+            self._spare = self._nursery.spawn()
+        except (FastrouterError, OSError) as error:
+            log.error("no spare worker: %s", error)
+            self._make_later()
+        else:
+            self._spare.on_exit = self._ended
+
+    def take(self) -> WorkerProcess:
+        """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None else self._nursery.spawn()
+
+    def _ended(self) -> None:
+        self._spare = None
+        self._on_exit()
+        if not self._is_stopping:
+            log.warning("the spare worker ended")
+            self._make_later()
+
+    def _make_later(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.make)
+
+    def stop(self) -> None:
+        """Kill the spare; its end is awaited through `is_empty`."""
+        self._is_stopping = True
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._spare is not None:
+            self._spare.kill()
+
+    def close(self) -> None:
+        """The nursery too."""
+        self._nursery.close()
