@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -96,10 +96,9 @@ class AsyncWire(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         for frame in self._unsent:
-            transport.write(frame)
+            self._transport.write(frame)
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
@@ -209,9 +209,8 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------ the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
         self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastrouter._core import Request, RequestParser
 from fastrouter.errors import ConfigError, Unavailable
@@ -163,6 +163,6 @@ class Overflow(asyncio.Protocol):
     """A connection too many: told so at once, and closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         transport.write(refusal(503, "too many connections"))
         transport.close()
