@@ -1,0 +1,358 @@
+"""Which models a folder, a cache, presets and --model make, and how they are named."""
+
+import json
+import os
+import re
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_models import make_llama
+
+from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.config import parse
+from fastrouter.errors import ConfigError
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def put(models: Path, tiny: Path) -> Callable[..., Path]:
+    def _put(name: str, content: bytes | None = None) -> Path:
+        path = models / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny.read_bytes() if content is None else content)
+        return path
+
+    return _put
+
+
+def catalog_of(models: Path, *argv: str, **environ: str) -> Catalog:
+    return Catalog(parse(["--models-dir", str(models), *argv], environ))
+
+
+def ids(catalog: Catalog) -> list[str]:
+    return [spec.id for spec in catalog.models()]
+
+
+def get(catalog: Catalog, name: str) -> ModelSpec:
+    spec = catalog.get(name)
+    assert spec is not None, f"{name} is unknown"
+    return spec
+
+
+def preset_file(models: Path, text: str) -> str:
+    path = models.parent / "presets.ini"
+    path.write_text(text)
+    return str(path)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_a_folder(models: Path, put: Callable[..., Path]) -> None:
+    put("b.gguf")
+    put("sub/model-Q8_0.gguf")
+    put("sub/mmproj-F16.gguf")
+    put("two/x.gguf")
+    put("two/y.gguf")
+    put("deep/er/z.gguf")
+    put("mtp-b.gguf")
+    put("notes.txt")
+    catalog = catalog_of(models)
+    assert ids(catalog) == ["b", "er", "sub", "x", "y"]
+    assert get(catalog, "sub").mmproj == str(models / "sub/mmproj-F16.gguf")
+    assert get(catalog, "b").mmproj is None
+    assert {spec.source for spec in catalog.models()} == {"models_dir"}
+    spec = get(catalog, "b")
+    assert spec.path == str(models / "b.gguf")
+    assert spec.error is None
+    assert spec.header is not None
+    assert spec.header.architecture == "llama"
+    assert (spec.size_bytes, spec.can_remove, spec.load_on_startup) == (os.path.getsize(spec.path), False, False)
+    assert spec.created == int(os.stat(spec.path).st_mtime)
+    assert catalog.default is None
+
+
+@pytest.mark.parametrize("name", ["sub", "sub/model.gguf", "model.gguf", "sub/model", "model"])
+def test_spellings(models: Path, put: Callable[..., Path], name: str) -> None:
+    put("sub/model.gguf")
+    assert get(catalog_of(models), name).id == "sub"
+
+
+@pytest.mark.parametrize("name", ["../b", "./b.gguf", "/etc/passwd", "", "b.GGUF", "sub/../b", "b\0", "b:", ":b", "/b.gguf"])
+def test_paths_do_not_resolve(models: Path, put: Callable[..., Path], name: str) -> None:
+    put("b.gguf")
+    (models.parent / "b.gguf").write_bytes(b"x")
+    assert catalog_of(models).get(name) is None
+
+
+def test_the_one_near_the_root_keeps_the_short_id(models: Path, put: Callable[..., Path]) -> None:
+    for name in ("z.gguf", "a/z.gguf", "a/y.gguf", "b/z.gguf", "b/w.gguf", "c/z/z.gguf", "d/z/q.gguf"):
+        put(name)
+    catalog = catalog_of(models)
+    assert ids(catalog) == ["a/z", "b/z", "c/z/z", "d/z/q", "w", "y", "z"]
+    assert get(catalog, "z").path == str(models / "z.gguf")
+    assert get(catalog, "z.gguf").id == "z"
+    assert get(catalog, "b/z.gguf").id == "b/z"
+
+
+def test_shards(models: Path, tmp_path: Path) -> None:
+    make_llama(models / "big.gguf", tensors_per_shard=8)
+    (models / "part").mkdir()
+    make_llama(models / "part" / "p.gguf", tensors_per_shard=8)
+    (models / "part" / "p-00002-of-00003.gguf").unlink()
+    catalog = catalog_of(models)
+    big = get(catalog, "big")
+    assert big.path == str(models / "big-00001-of-00003.gguf")
+    assert big.size_bytes == sum(path.stat().st_size for path in models.glob("big-*"))
+    assert big.error is None
+    assert big.header is not None
+    assert big.header.num_params == 124352
+    assert get(catalog, "part").error == "shard 2 of 3 is missing"
+
+
+def test_what_cannot_be_loaded_is_listed_with_its_error(models: Path, put: Callable[..., Path]) -> None:
+    put("good.gguf")
+    put("cut.gguf", (models / "good.gguf").read_bytes()[:-9])
+    put("empty.gguf", b"")
+    os.mkfifo(models / "pipe.gguf")
+    (models / "zero.gguf").symlink_to("/dev/zero")
+    (models / "gone.gguf").symlink_to("nowhere")
+    (models / "self.gguf").symlink_to("self.gguf")
+    (models / "loop").symlink_to(".")
+    (models / "own").symlink_to("own")
+    catalog = catalog_of(models)
+    assert ids(catalog) == ["cut", "empty", "gone", "good", "pipe", "self", "zero"]
+    errors = {spec.id: spec.error or "" for spec in catalog.models()}
+    assert "it is incomplete" in errors["cut"]
+    assert errors["empty"] == "empty.gguf: is empty"
+    assert errors["pipe"] == "pipe.gguf: is not a regular file"
+    assert errors["zero"] == "zero.gguf: is not a regular file"
+    assert errors["gone"] == "gone.gguf: No such file or directory"
+    assert errors["good"] == ""
+
+
+def test_names_that_are_no_utf8(models: Path, tiny: Path) -> None:
+    for name in (b"bad-\xff.gguf", b"bad-\xfe.gguf"):
+        shutil.copy(tiny, os.path.join(os.fsencode(models), name))
+    catalog = catalog_of(models)
+    assert ids(catalog) == ["bad-\ufffd", "bad-\ufffd~2"]
+    for spec in catalog.models():
+        assert spec.error == "its path is not UTF-8: rename it"
+        json.dumps([spec.id, spec.args, spec.error]).encode()
+        " ".join(spec.args).encode()
+
+
+def test_links_to_folders_are_followed_once(models: Path, put: Callable[..., Path], tmp_path: Path) -> None:
+    put("real/a.gguf")
+    (models / "again").symlink_to("real")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "up").symlink_to(models)
+    (models / "out").symlink_to(tmp_path / "elsewhere")
+    assert ids(catalog_of(models)) == ["real"]
+
+
+def test_ten_thousand_files(models: Path) -> None:
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 20) + b"general.architecture" + struct.pack("<IQ", 8, 5) + b"llama"
+    for folder in range(100):
+        (models / str(folder)).mkdir()
+        for number in range(100):
+            (models / str(folder) / f"m{folder * 100 + number}.gguf").write_bytes(header)
+    start = time.perf_counter()
+    catalog = catalog_of(models)
+    assert time.perf_counter() - start < 5  # about half a second on an idle machine
+    assert len(catalog.models()) == 10_000
+
+
+# ---------------------------------------------------------------- caches
+
+
+def put_cached(hub: Path, tiny: Path, repo: str, *names: str, commit: str = COMMIT, is_main: bool = True) -> None:
+    folder = hub / f"models--{repo.replace('/', '--')}"
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    if is_main:
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+    for name in names:
+        blob = folder / "blobs" / f"blob-{name.replace('/', '_')}"
+        shutil.copy(tiny, blob)
+        link = folder / "snapshots" / commit / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+
+
+def test_the_hub_cache(tmp_path: Path, tiny: Path) -> None:
+    put_cached(tmp_path, tiny, "user/some-repo", "m-Q4_K_M.gguf", "m-q8_0.gguf", "mmproj-F16.gguf", "UD/m-UD-Q2_K_XL-00001-of-00001.gguf")
+    put_cached(tmp_path, tiny, "user/some-repo", "old-F16.gguf", commit="b" * 40, is_main=False)
+    put_cached(tmp_path, tiny, "other/one", "tiny260K.gguf", is_main=False)
+    (tmp_path / "models--no--refs").mkdir()
+    (tmp_path / "datasets--a--b").mkdir()
+    catalog = Catalog(parse([], {"LLAMA_CACHE": str(tmp_path)}))
+    assert ids(catalog) == ["other/one:tiny260K", "user/some-repo:Q2_K_XL", "user/some-repo:Q4_K_M", "user/some-repo:Q8_0"]
+    spec = get(catalog, "user/some-repo:q8_0")
+    assert (spec.source, spec.can_remove, spec.error) == ("cache", True, None)
+    assert spec.mmproj == str(tmp_path / "models--user--some-repo/snapshots" / COMMIT / "mmproj-F16.gguf")
+    assert get(catalog, "user/some-repo").id == "user/some-repo:Q4_K_M"
+
+
+def test_unfinished_downloads_are_no_models(tmp_path: Path, tiny: Path) -> None:
+    put_cached(tmp_path, tiny, "u/r", "a-Q4_0.gguf", "b-Q8_0.gguf")
+    folder = tmp_path / "models--u--r"
+    (folder / "blobs" / "blob-a-Q4_0.gguf").unlink()
+    link = folder / "snapshots" / COMMIT / "c-F16.gguf"
+    shutil.copy(tiny, folder / "blobs" / "x.incomplete")
+    link.symlink_to("../../blobs/x.incomplete")
+    assert ids(Catalog(parse([], {"LLAMA_CACHE": str(tmp_path)}))) == ["u/r:Q8_0"]
+
+
+@pytest.mark.parametrize("commit", ["../..", "..", "", "a/b", "gone"])
+def test_a_ref_cannot_lead_out_of_the_cache(tmp_path: Path, tiny: Path, commit: str) -> None:
+    put_cached(tmp_path / "hub", tiny, "u/r", "a-Q4_0.gguf")
+    (tmp_path / "hub" / "models--u--r" / "refs" / "main").write_text(commit)
+    shutil.copy(tiny, tmp_path / "hub" / "models--u--r" / "x-Q1_0.gguf")
+    assert ids(Catalog(parse([], {"LLAMA_CACHE": str(tmp_path / "hub")}))) == []
+
+
+def test_the_flat_cache(tmp_path: Path, tiny: Path) -> None:
+    for name in ("us_er-repo-GGUF_m-Q4_0.gguf", "lonely.gguf"):
+        shutil.copy(tiny, tmp_path / name)
+    (tmp_path / "manifest=us=er-repo-GGUF=latest.json").write_text("{}")
+    catalog = Catalog(parse([], {"LLAMA_CACHE": str(tmp_path)}))
+    assert ids(catalog) == ["lonely", "us/er-repo-GGUF:Q4_0"]
+
+
+def test_a_folder_beats_the_cache(models: Path, put: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
+    put("lonely.gguf")
+    (tmp_path / "cache").mkdir()
+    shutil.copy(tiny, tmp_path / "cache" / "lonely.gguf")
+    assert get(catalog_of(models, LLAMA_CACHE=str(tmp_path / "cache")), "lonely").path == str(models / "lonely.gguf")
+
+
+# ---------------------------------------------------------------- presets and the default model
+
+
+def test_presets_merge_over_models(models: Path, put: Callable[..., Path]) -> None:
+    put("a.gguf")
+    put("sub/b.gguf")
+    text = (
+        "[*]\nctx-size = 10\nthreads = 7\n[a]\nctx-size = 20\ntemp = 0.5\nalias = x, y\ntags = t\nstop-timeout = 3\n"
+        f"[sub/b.gguf]\nload-on-startup = 1\n[new]\nmodel = {models}/a.gguf\nbatch-size = 5\n"
+    )
+    argv = ["--models-preset", preset_file(models, text), "--threads", "2"]
+    catalog = catalog_of(models, *argv, LLAMA_ARG_CTX_SIZE="30", LLAMA_ARG_UBATCH="8")
+    assert ids(catalog) == ["a", "new", "sub"]
+    a, new, sub = catalog.models()
+    assert (a.options.ctx_size, a.options.threads, a.options.ubatch_size, a.options.sampling) == (20, 2, 8, {"temperature": 0.5})
+    assert (a.aliases, a.tags, a.stop_timeout_s, a.source, get(catalog, "y")) == (("x", "y"), ("t",), 3.0, "preset", a)
+    assert a.preset == "[a]\nctx-size = 20\ntemp = 0.5\nalias = x,y\ntags = t\nstop-timeout = 3.0\n"
+    assert (new.path, new.options.batch_size, new.options.ctx_size, new.aliases) == (a.path, 5, 10, ())
+    assert (sub.load_on_startup, sub.options.ctx_size, sub.stop_timeout_s) == (True, 10, 10.0)
+    assert a.args[:5] == ("llama-server", "--model", a.path, "--alias", "a")
+    assert "--ctx-size 20" in " ".join(a.args)
+
+
+def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) -> None:
+    put_cached(tmp_path / "hub", tiny, "u/r", "m-Q4_K_M.gguf", "m-Q8_0.gguf")
+    path = preset_file(models, "[u/r:q8_0]\nc = 1\n[mine]\nhf-repo = u/r\n[file]\nhf-repo = u/r\nhf-file = m-Q8_0.gguf\n")
+    catalog = catalog_of(models, "--models-preset", path, LLAMA_CACHE=str(tmp_path / "hub"))
+    assert ids(catalog) == ["file", "mine", "u/r:Q4_K_M", "u/r:Q8_0"]
+    assert get(catalog, "u/r:Q8_0").options.ctx_size == 1
+    assert get(catalog, "mine").path.endswith("m-Q4_K_M.gguf")
+    assert get(catalog, "file").path.endswith("m-Q8_0.gguf")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[b]\nc = 1", "presets.ini [b]: there is no such model; name its file with `model = PATH`"),
+        ("[b]\nhf-repo = no/such", "presets.ini [b]: no/such is not in the cache; fastrouter does not download models yet"),
+        ("[a]\nalias = z\n[b]\nmodel = x\nalias = z", "the alias z of b already means a"),
+        ("[b]\nmodel = x\nalias = a", "the alias a of b already means a"),
+    ],
+)
+def test_preset_mistakes(models: Path, put: Callable[..., Path], text: str, message: str) -> None:
+    put("a.gguf")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        catalog_of(models, "--models-preset", preset_file(models, text))
+
+
+def test_the_default_model(models: Path, put: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
+    put("a.gguf")
+    catalog = Catalog(parse(["-m", str(tiny), "-c", "5"], {}))
+    assert catalog.default is not None
+    assert (ids(catalog), catalog.default.load_on_startup, catalog.default.options.ctx_size) == (["tiny"], True, 5)
+    catalog = catalog_of(models, "-m", str(tiny), "-a", "mine,other", "--tags", "t")
+    assert ids(catalog) == ["a", "mine"]
+    default = get(catalog, "other")
+    assert default == catalog.default
+    assert (default.id, default.aliases, default.tags, default.source) == ("mine", ("other",), ("t",), "models_dir")
+    assert get(catalog, "a").tags == ()
+    assert catalog_of(models, "-m", str(models / "a.gguf")).default == get(catalog_of(models, "-m", str(models / "a.gguf")), "a")
+    put_cached(tmp_path / "hub", tiny, "u/r", "m-Q4_K_M.gguf")
+    cached = Catalog(parse(["-hf", "u/r:q4_k_m"], {"LLAMA_CACHE": str(tmp_path / "hub")})).default
+    assert cached is not None
+    assert (cached.id, cached.load_on_startup) == ("u/r:Q4_K_M", True)
+    with pytest.raises(ConfigError, match="--hf-repo no/such: no/such is not in the cache"):
+        Catalog(parse(["-hf", "no/such"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
+
+
+def test_the_default_may_be_a_shard(models: Path) -> None:
+    first = make_llama(models / "big.gguf", tensors_per_shard=8)
+    default = Catalog(parse(["-m", str(first)], {})).default
+    assert default is not None
+    assert (default.id, default.error) == ("big", None)
+
+
+# ---------------------------------------------------------------- reload
+
+
+def test_reload_by_difference(models: Path, put: Callable[..., Path]) -> None:
+    for name in ("kept", "gone", "new-bytes"):
+        put(f"{name}.gguf")
+    catalog = catalog_of(models)
+    kept = catalog.get("kept")
+    assert (catalog.version, catalog.reload(), catalog.version) == (1, [], 1)
+    (models / "gone.gguf").unlink()
+    make_llama(models / "new-bytes.gguf", seed=5)
+    put("added.gguf")
+    assert sorted(catalog.reload()) == ["gone", "new-bytes"]
+    assert catalog.version == 2
+    assert ids(catalog) == ["added", "kept", "new-bytes"]
+    assert catalog.get("kept") == kept
+    assert hash(kept) == hash(catalog.get("kept"))
+
+
+def test_reload_of_presets_is_all_or_nothing(models: Path, put: Callable[..., Path]) -> None:
+    put("a.gguf")
+    put("b.gguf")
+    path = preset_file(models, "[a]\nctx-size = 1\n")
+    catalog = catalog_of(models, "--models-preset", path)
+    preset_file(models, "[a]\nctx-size = 1\ntags = new\n")
+    assert catalog.reload() == []
+    assert get(catalog, "a").tags == ("new",)
+    preset_file(models, "[a]\nctx-size = 2\n[b]\nnonsense = 1\n")
+    with pytest.raises(ConfigError, match="unknown key nonsense"):
+        catalog.reload()
+    assert get(catalog, "a").options.ctx_size == 1
+    preset_file(models, "[a]\nctx-size = 2\n")
+    assert catalog.reload() == ["a"]
+    shutil.rmtree(models)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        catalog.reload()
+    assert ids(catalog) == ["a", "b"]

@@ -1,0 +1,285 @@
+"""Flags, environment, presets: what wins, and what a mistake says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastrouter.config import load_options, merge, parse, read_presets, to_arguments, to_section
+from fastrouter.errors import ConfigError
+from fastrouter.flags import ALL_LAYERS, BY_ENV, BY_NAME, TABLE, Kind, Scope
+
+
+def options(*argv: str, **environ: str) -> Any:
+    config = parse(argv, environ)
+    return load_options(merge(config.environment, config.command_line))
+
+
+def presets_of(tmp_path: Path, text: str) -> Any:
+    path = tmp_path / "presets.ini"
+    path.write_text(text)
+    return read_presets(path)
+
+
+def test_defaults_are_those_of_llama_server() -> None:
+    config = parse([], {"HOME": "/home/someone"})
+    assert (config.host, config.port, config.models_max, config.models_autoload) == ("127.0.0.1", 8080, 4, True)
+    assert (config.api_keys, config.insecure, config.slots_endpoint, config.props_endpoint) == ((), False, True, False)
+    assert [str(path) for path in config.cache_dirs] == ["/home/someone/.cache/huggingface/hub", "/home/someone/.cache/llama.cpp"]
+    assert options() == load_options({})
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        (["--port", "0"], "port", 0),
+        (["--port=81"], "port", 81),
+        (["--models_max", "2"], "models_max", 2),
+        (["--no-models-autoload"], "models_autoload", False),
+        (["--no-slots"], "slots_endpoint", False),
+        (["-to", "5"], "timeout_s", 5.0),
+        (["--api-key", "a, b", "--api-key", "c"], "api_keys", ("a", "b", "c")),
+        (["--api-prefix", "/x/"], "api_prefix", "/x"),
+        (["--api-prefix", ""], "api_prefix", ""),
+        (["-lv", "5"], "verbose", True),
+        (["-v"], "verbose", True),
+        (["-a", "a,b", "--tags", "t"], "aliases", ("a", "b")),
+        (["--insecure"], "insecure", True),
+        (["--no-cors-credentials"], "cors_credentials", False),
+        (["--port", "1", "--port", "2"], "port", 2),
+    ],
+)
+def test_router_flags(argv: list[str], field: str, value: Any) -> None:
+    assert getattr(parse(argv, {}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        (["-c", "4096"], "ctx_size", 4096),
+        (["-ngl", "auto"], "gpu_layers", -1),
+        (["-ngl", "all"], "gpu_layers", ALL_LAYERS),
+        (["--n-gpu-layers", "7"], "gpu_layers", 7),
+        (["-fa", "1"], "flash_attn", "on"),
+        (["-fa", "auto"], "flash_attn", "auto"),
+        (["--no-mmap"], "mmap", False),
+        (["-lm", "mmap+mlock"], "mlock", True),
+        (["-lm", "none"], "mmap", False),
+        (["--mlock"], "mlock", True),
+        (["-no-kvu"], "kv_unified", False),
+        (["-nocb"], "cont_batching", False),
+        (["--embeddings"], "embedding", True),
+        (["--rerank"], "reranking", True),
+        (["--no-jinja"], "jinja", False),
+        (["--chat-template-kwargs", '{"a": 1}'], "chat_template_kwargs", {"a": 1}),
+        (["--temp", "0.25", "--seed", "-1"], "sampling", {"temperature": 0.25, "seed": -1}),
+        (["--ignore-eos"], "sampling", {"ignore_eos": True}),
+        (["-n", "-1"], "n_predict", -1),
+        (["-ctk", "q8_0"], "cache_type_k", "q8_0"),
+    ],
+)
+def test_model_flags(argv: list[str], field: str, value: Any) -> None:
+    assert getattr(options(*argv), field) == value
+
+
+def test_what_is_done_anyway_is_accepted() -> None:
+    argv = "--no-context-shift --cache-ram 0 --no-cache-idle-slots --no-ui --webui --no-perf -fit off --cache-reuse 0 --spec-type none"
+    assert options(*argv.split()) == load_options({})
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "message"),
+    [
+        (["--prt", "1"], {}, "unknown flag --prt, did you mean --port?"),
+        (["--load-on-startup"], {}, "unknown flag --load-on-startup"),
+        (["load"], {}, "unexpected argument 'load'"),
+        (["x.gguf"], {}, "did you mean --model x.gguf?"),
+        (["--port"], {}, "--port: a value is missing"),
+        (["--port", "-5"], {}, "--port -5: must be between 0 and 65535"),
+        (["--port", "1_0"], {}, "--port 1_0: must be a whole number"),
+        (["-c", "abc"], {}, "-c abc: must be a whole number"),
+        (["--temp", "nan"], {}, "--temp nan: must be a number"),
+        (["--top-p", "1.5"], {}, "--top-p 1.5: must be between 0 and 1"),
+        (["-ctk", "q9"], {}, "-ctk q9: must be one of f32"),
+        (["-fa", "maybe"], {}, "-fa maybe: must be on, off or auto"),
+        (["--mmap=1"], {}, "--mmap takes no value"),
+        (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
+        (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
+        (["--metrics"], {}, "fastrouter does not have --metrics yet"),
+        (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
+        (["-cram", "100"], {}, "fastrouter does not have -cram 100 yet"),
+        (["--lora", "x"], {}, "fastrouter does not have --lora yet"),
+        (["--api-key", ","], {}, "--api-key is empty"),
+        (["--api-prefix", "x"], {}, "--api-prefix x: must be a path"),
+        (["--host", ","], {}, "--host is empty"),
+        (["-m", "/nowhere/x.gguf"], {}, "--model /nowhere/x.gguf: there is no such file"),
+        (["-hff", "x"], {}, "--hf-repo is missing"),
+        (["-m", "a", "-hf", "b/c"], {}, "both name the default model"),
+        (["--models-dir", "/nowhere"], {}, "--models-dir /nowhere: there is no such folder"),
+        (["--models-preset", "/nowhere"], {}, "--models-preset /nowhere: there is no such file"),
+        ([], {"LLAMA_ARG_PORT": "x"}, "LLAMA_ARG_PORT=x: must be a whole number"),
+        ([], {"LLAMA_ARG_MMAP": "perhaps"}, "LLAMA_ARG_MMAP=perhaps: must be one of 1, true"),
+        ([], {"LLAMA_ARG_CACHE_RAM": "5"}, "does not have --cache-ram (LLAMA_ARG_CACHE_RAM=5) yet"),
+        ([], {"LLAMA_ARG_SSL_KEY_FILE": "k"}, "does not have --ssl-key-file (LLAMA_ARG_SSL_KEY_FILE=k) yet"),
+    ],
+)
+def test_mistakes_are_named(argv: list[str], environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(argv, environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "mmap"),
+    [
+        ({"LLAMA_ARG_MMAP": "off"}, False),
+        ({"LLAMA_ARG_MMAP": "Disabled"}, False),
+        ({"LLAMA_ARG_NO_MMAP": "1"}, False),
+        ({"LLAMA_ARG_NO_MMAP": "false"}, True),
+        ({"LLAMA_ARG_MMAP": "enabled"}, True),
+        ({"LLAMA_ARG_MMAP": ""}, True),
+    ],
+)
+def test_switches_in_the_environment(environ: dict[str, str], mmap: bool) -> None:
+    assert options(**environ).mmap is mmap
+
+
+def test_command_line_wins_over_environment() -> None:
+    config = parse(
+        ["--port", "1", "-c", "3"], {"LLAMA_ARG_PORT": "2", "LLAMA_ARG_HOST": "::1", "LLAMA_ARG_CTX_SIZE": "4", "LLAMA_API_KEY": "k"}
+    )
+    assert (config.port, config.host, config.api_keys) == (1, "::1", ("k",))
+    assert config.command_line["ctx_size"].value == 3
+    assert config.environment["ctx_size"].value == 4
+    assert "port" not in config.command_line
+
+
+def test_secrets_are_not_in_messages() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([], {"LLAMA_API_KEY": " , "})
+    assert " , " not in caught.value.message
+
+
+def test_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# mine\n\none\ntwo \n")
+    assert parse(["--api-key-file", str(path), "--api-key", "zero"], {}).api_keys == ("zero", "one", "two")
+    path.write_text("# none\n")
+    with pytest.raises(ConfigError, match="holds no key"):
+        parse(["--api-key-file", str(path)], {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "folders"),
+    [
+        ({"LLAMA_CACHE": "/l", "HF_HOME": "/h", "HOME": "/u"}, ["/l"]),
+        ({"HF_HUB_CACHE": "/b", "HF_HOME": "/h", "HOME": "/u"}, ["/b", "/u/.cache/llama.cpp"]),
+        ({"HF_HOME": "/h"}, ["/h/hub"]),
+        ({"XDG_CACHE_HOME": "/x", "HOME": "/u"}, ["/x/huggingface/hub", "/x/llama.cpp"]),
+        ({}, []),
+    ],
+)
+def test_cache_folders(environ: dict[str, str], folders: list[str]) -> None:
+    assert [str(path) for path in parse([], environ).cache_dirs] == folders
+
+
+def test_help_and_version_end_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], ["-c", "1", "-h"], ["--version"]):
+        with pytest.raises(SystemExit) as caught:
+            parse(argv, {})
+        assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("--models-dir", "LLAMA_ARG_CTX_SIZE", "Not there yet", "--lora", "fastrouter 0."))
+
+
+def test_the_table_has_no_name_twice() -> None:
+    names = [name for flag in TABLE for name in flag.names + flag.off_names]
+    assert len(names) == len(set(names)) == len(BY_NAME)
+    assert len(TABLE) > 250
+    assert {"LLAMA_ARG_NO_MMAP", "LLAMA_API_KEY", "LLAMA_ARG_HF_REPO"} <= set(BY_ENV)
+
+
+def test_arguments_say_the_same_when_read_again() -> None:
+    argv = [
+        "-c",
+        "5",
+        "--no-mmap",
+        "--mlock",
+        "--temp",
+        "0.5",
+        "-ngl",
+        "all",
+        "--chat-template-kwargs",
+        '{"a": "ü"}',
+        "-fa",
+        "off",
+        "-a",
+        "x,y",
+    ]
+    layer = parse(argv, {}).command_line
+    assert load_options(parse(to_arguments(layer.values()), {}).command_line) == load_options(layer)
+
+
+def test_parse_is_quick_to_import() -> None:
+    code = "import sys, fastrouter.config; print([name for name in ('asyncio', 'difflib', 'numpy', 'argparse') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- presets
+
+
+def test_a_preset_file(tmp_path: Path) -> None:
+    presets = presets_of(
+        tmp_path,
+        "\ufeffversion = 1\n; a comment\n# another\n[*]\nctx-size = 100 ; of all\nc = 200\n\n"
+        "[user/repo:q4]   # with a comment\nno-mmap = true\nno-jinja = off\nLLAMA_ARG_TEMPERATURE = .5\nngl=all\n"
+        "chat-template = {{ a }};b#c\nmlock = on\n"
+        "load-on-startup = 1\nstop-timeout = 3\ndedup-cache-models = 1\nversion = 3\nalias = a,b\n",
+    )
+    layer = presets.sections["user/repo:q4"]
+    loaded = load_options(merge(presets.shared, layer))
+    assert (loaded.ctx_size, loaded.mmap, loaded.jinja, loaded.mlock, loaded.gpu_layers) == (200, False, True, True, ALL_LAYERS)
+    assert loaded.chat_template == "{{ a }};b#c"
+    assert loaded.sampling == {"temperature": 0.5}
+    assert (layer["load_on_startup"].value, layer["stop_timeout_s"].value, layer["aliases"].value) == (True, 3.0, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\nctx-sise = 1", "presets.ini [a]: unknown key ctx-sise, did you mean ctx-size?"),
+        ("[a]\nctx-size = x", "presets.ini [a] ctx-size = x: must be a whole number"),
+        ("[a]\nmmap = perhaps", "presets.ini [a] mmap = perhaps: must be one of"),
+        ("[a]\nport = 1", "presets.ini [a]: port belongs to the router"),
+        ("[a]\nLLAMA_API_KEY = 1", "presets.ini [a]: LLAMA_API_KEY belongs to the router"),
+        ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
+        ("[a]\nlora = x", "fastrouter does not have lora = x ("),
+        ("[a]\ncontext-shift = 1", "fastrouter does not have context-shift = 1"),
+        ("ctx-size = 1", "presets.ini:1: ctx-size stands before the first [section]"),
+        ("[a]\nnonsense", "presets.ini:2: expected `key = value`"),
+        ("[a\n", "presets.ini:1: not a section"),
+        ("[a]\n[b]\n[a]", "presets.ini:3: section [a] is there twice"),
+    ],
+)
+def test_preset_mistakes_name_file_section_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        presets_of(tmp_path, text)
+
+
+def test_a_preset_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "presets.ini").write_bytes(b"[a]\n\xff")
+    with pytest.raises(ConfigError, match="is not UTF-8 at byte 4"):
+        read_presets(tmp_path / "presets.ini")
+
+
+def test_a_section_is_written_as_it_was_read(tmp_path: Path) -> None:
+    text = "[a]\nctx-size = 5\nmmap = false\ntemp = 0.5\nalias = x,y\nload-on-startup = true\n"
+    assert to_section("a", presets_of(tmp_path, text).sections["a"]) == text
+
+
+@pytest.mark.parametrize("flag", [flag for flag in TABLE if flag.scope in (Scope.MODEL, Scope.SAMPLING) and flag.kind is Kind.SWITCH])
+def test_every_switch_works_in_a_preset(tmp_path: Path, flag: Any) -> None:
+    section = presets_of(tmp_path, f"[a]\n{flag.name} = off\n").sections["a"]
+    assert section[flag.target].value is False
