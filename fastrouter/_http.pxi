@@ -245,6 +245,7 @@ cdef class RequestParser:
         list _headers
         bytes _target
         Request _request
+        bint _keep_alive
         readonly object error
 
     def __init__(
@@ -383,6 +384,9 @@ cdef class RequestParser:
     def on_header(self, bytes name, bytes value):
         self._headers.append((name.lower(), value))
 
+    def on_headers_complete(self):
+        self._keep_alive = self._parser.should_keep_alive()  # a moment later it has forgotten
+
     cdef int _read_head(self, bytes head, list requests) except -1:
         cdef Request request = Request()
         if not head[: head.index(b"\r")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
@@ -405,7 +409,7 @@ cdef class RequestParser:
             raise HttpError(501, "this method is not supported")
         request.method = method.decode("ascii")
         request.http_minor = 1 if head[: head.index(b"\r")].endswith(b"1") else 0
-        request.keep_alive = self._parser.should_keep_alive()
+        request.keep_alive = self._keep_alive
         request._headers = self._headers
         self._set_target(request)
         self._request = request
