@@ -76,19 +76,12 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
                 ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError:
             continue
-        folders = [entry.path for entry in ordered if _is_folder(entry)]
+        folders = {entry.path: None for entry in ordered if os.path.isdir(entry.path)}
         if depth < MAX_DEPTH:
             pending += [(path, depth + 1) for path in folders]
-        files = [entry.name for entry in ordered if is_gguf(entry.name) and not _is_folder(entry)]
+        files = [entry.name for entry in ordered if is_gguf(entry.name) and entry.path not in folders]
         if files:
             yield folder, files
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _printable(name: str) -> str:
@@ -113,13 +106,12 @@ def scan_folder(root: str) -> list[_Found]:
             short = os.path.basename(below) if is_whole_folder else group.stem
             models.append((long.count("/"), long, short, found))
     taken: set[str] = set()
-    models_by_rank: list[_Found] = []
-    for _, long, short, found in sorted(models, key=lambda model: model[:2]):
+    models.sort(key=lambda model: model[:2])
+    for _, long, short, found in models:
         ids = itertools.chain(map(_printable, (short, long)), (f"{_printable(long)}~{number}" for number in itertools.count(2)))
         found.id = next(name for name in ids if name not in taken)
         taken.add(found.id)
-        models_by_rank.append(found)
-    return models_by_rank
+    return [found for *_, found in models]
 
 
 # ---------------------------------------------------------------- caches
@@ -155,9 +147,9 @@ def _scan_repo(folder: str, repo: str) -> list[_Found]:
     models: list[_Found] = []
     taken: set[str] = set()
     projectors: dict[str, str] = {}
-    walked = sorted((below, names) for below, names in _walk(snapshot))
-    for below, names in walked:
-        groups, mmproj = group_files([name for name in names if _is_complete(os.path.join(below, name))])
+    for below, names in sorted(_walk(snapshot)):
+        real = {name: os.path.realpath(os.path.join(below, name)) for name in names}
+        groups, mmproj = group_files([name for name in names if os.path.isfile(real[name]) and not real[name].endswith(_UNFINISHED)])
         if mmproj:
             projectors[below] = os.path.join(below, mmproj)
         projector = next((path for near, path in sorted(projectors.items(), reverse=True) if (below + "/").startswith(near + "/")), None)
@@ -176,21 +168,18 @@ def _scan_repo(folder: str, repo: str) -> list[_Found]:
 
 def _snapshot_of(folder: str) -> str | None:
     """The snapshot that refs/main names; without it, the only one."""
-    snapshots = os.path.join(folder, "snapshots")
+    snapshots, ref = os.path.join(folder, "snapshots"), os.path.join(folder, "refs", "main")
     try:
-        with open(os.path.join(folder, "refs", "main"), "rb") as file:
-            commit = file.read(64).decode("ascii", "replace").strip()
-    except OSError:
-        try:
+        if os.path.isfile(ref):
+            with open(ref, "rb") as file:
+                commit = file.read(64).decode("ascii", "replace").strip()
+        else:
             [commit] = os.listdir(snapshots)
-        except (OSError, ValueError):
-            return None
+    except (OSError, ValueError):
+        return None
+    is_name = commit not in ("", ".", "..") and "/" not in commit and "\0" not in commit
     path = os.path.join(snapshots, commit)
-    return path if commit not in ("", ".", "..") and "/" not in commit and "\0" not in commit and os.path.isdir(path) else None
-
-
-def _is_complete(path: str) -> bool:
-    return os.path.isfile(path) and not os.path.realpath(path).endswith(_UNFINISHED)
+    return path if is_name and os.path.isdir(path) else None
 
 
 # ---------------------------------------------------------------- the catalog
@@ -211,8 +200,7 @@ class Catalog:
 
     def get(self, name: str) -> ModelSpec | None:
         """By id, alias or spelling; the quant of `user/repo:quant` in any case."""
-        repo, colon, quant = name.rpartition(":")
-        model_id = self._names.get(name) or (self._names.get(f"{repo}:{quant.upper()}") if colon else None)
+        model_id = _look_up(self._names, name)
         return self._models[model_id] if model_id is not None else None
 
     def models(self) -> list[ModelSpec]:
@@ -225,15 +213,17 @@ class Catalog:
     def reload(self) -> list[str]:
         """Scan again; the ids whose source changed or vanished. On ConfigError everything stays as it was."""
         scan = _Scan(self._config)
-        changed = [
-            model_id
-            for model_id, spec in self._models.items()
-            if model_id not in scan.models or scan.models[model_id].fingerprint != spec.fingerprint
-        ]
+        fingerprints = {spec.id: spec.fingerprint for spec in scan.models.values()}
+        changed = [model_id for model_id, spec in self._models.items() if fingerprints.get(model_id) != spec.fingerprint]
         if scan.models != self._models or scan.names != self._names or self.version == 0:
             self.version += 1
         self._models, self._names, self._default_id = scan.models, scan.names, scan.default_id
         return changed
+
+
+def _look_up(names: dict[str, str], name: str) -> str | None:
+    repo, colon, quant = name.rpartition(":")
+    return names.get(name) or (names.get(f"{repo}:{quant.upper()}") if colon else None)
 
 
 class _Scan:
@@ -248,8 +238,8 @@ class _Scan:
         self._section_names: dict[str, str] = {}
         self.default_id: str | None = None
         self._find()
-        self._match_sections()
         self._choose_default()
+        self._match_sections()
         self._plain_layer = self._layer_of({})
         self._plain_options = load_options(self._plain_layer)
         specs = [self._to_spec(found) for found in self._found.values()]
@@ -260,8 +250,8 @@ class _Scan:
         config = self._config
         if config.models_dir is not None and not config.models_dir.is_dir():
             raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
-        self._cached = [model for cache in config.cache_dirs for model in scan_cache(str(cache))]
-        local = scan_folder(str(config.models_dir)) if config.models_dir is not None else []
+        self._cached = [model for cache in config.cache_dirs for model in scan_cache(os.path.abspath(cache))]
+        local = scan_folder(os.path.abspath(config.models_dir)) if config.models_dir is not None else []
         for model in local + self._cached:
             self._found.setdefault(model.id, model)
 
@@ -273,13 +263,14 @@ class _Scan:
         """Give each preset section its model: the one it is named after, or the one it names."""
         names = self._by_spelling()
         for name, layer in self._presets.sections.items():
-            repo, colon, quant = name.rpartition(":")
-            known = names.get(name) or (names.get(f"{repo}:{quant.upper()}") if colon else None)
+            known = _look_up(names, name)
             if "model" in layer or "hf_repo" in layer or known is None:
                 model = self._resolve(layer, f"{self._config.models_preset} [{name}]")
                 model = replace(model, id=name, spellings=[])
             else:
                 model = self._found[known]
+            if model.id in self._sections:
+                raise ConfigError(f"{self._config.models_preset}: [{self._section_names[model.id]}] and [{name}] both mean {model.id}")
             model.source = "preset"
             self._found[model.id] = model
             self._sections[model.id] = layer
@@ -288,10 +279,10 @@ class _Scan:
     def _resolve(self, layer: Layer, said: str) -> _Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
-            path = str(layer["model"].value)
+            path = os.path.abspath(layer["model"].value)
             folder, name = os.path.split(path)
             try:
-                names = [entry for entry in os.listdir(folder or ".") if is_gguf(entry)] if is_shard(name) else [name]
+                names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
             except OSError:
                 names = [name]
             group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
@@ -319,7 +310,6 @@ class _Scan:
         known = next((found for found in self._found.values() if os.path.realpath(found.files[0]) == real), None)
         if config.aliases or known is None:
             model = replace(model, id=config.aliases[0] if config.aliases else model.id)
-            model.mmproj = self._found[model.id].mmproj if model.id in self._found else model.mmproj
             self._found[model.id] = model
         else:
             model = known
@@ -338,9 +328,10 @@ class _Scan:
         header, error = _read_headers(found)
         stats = tuple(_stat_of(path) for path in (*found.files, *([mmproj] if mmproj else [])))
         is_default = found.id == self.default_id
-        own_aliases = self._config.aliases if is_default else ()
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
-        aliases = tuple(dict.fromkeys(name for name in (*own_aliases, *given["aliases"]) if name != found.id))
+        aliases = tuple(
+            dict.fromkeys(name for name in (*(self._config.aliases if is_default else ()), *given["aliases"]) if name != found.id)
+        )
         return ModelSpec(
             id=found.id,
             aliases=aliases,

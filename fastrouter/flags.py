@@ -182,8 +182,7 @@ def _preset_flags() -> list[Flag]:
     return [
         _flag(scope, "load-on-startup", "", Kind.SWITCH, "load_on_startup", "load it when the router starts"),
         _flag(scope, "stop-timeout", "", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),
-        _flag(scope, "dedup-cache-models", "", Kind.SWITCH, "", "accepted"),
-        _flag(scope, "version", "", Kind.TEXT, "", "accepted"),
+        *(_flag(scope, name, "", Kind.TEXT, "", "accepted") for name in ("dedup-cache-models", "version")),
     ]
 
 
@@ -260,17 +259,12 @@ _NOT_YET = """
 """  # names, then the environment name
 
 
-def _make_table() -> list[Flag]:
-    table = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_preset_flags()]
-    table += [_flag(Scope.NOT_YET, names, env, kind, "", only=only) for names, env, kind, only in _ONE_WAY]
-    for line in _NOT_YET.split("|"):
-        words = line.split()
-        env = words.pop() if not words[-1].startswith("-") else ""
-        table.append(_flag(Scope.NOT_YET, " ".join(words), env, Kind.TEXT, ""))
-    return table
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_preset_flags()]
+TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
+for _line in _NOT_YET.split("|"):
+    _on, _, _env = _line.strip().rpartition(" ")
+    TABLE.append(_flag(Scope.NOT_YET, _line if _env.startswith("-") else _on, "" if _env.startswith("-") else _env, Kind.TEXT, ""))
 
-
-TABLE = _make_table()
 BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
 BY_ENV: dict[str, tuple[Flag, bool]] = {}
 for _entry in TABLE:

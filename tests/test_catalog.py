@@ -283,6 +283,7 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
         ("[b]\nc = 1", "presets.ini [b]: there is no such model; name its file with `model = PATH`"),
         ("[b]\nhf-repo = no/such", "presets.ini [b]: no/such is not in the cache; fastrouter does not download models yet"),
         ("[a]\nalias = z\n[b]\nmodel = x\nalias = z", "the alias z of b already means a"),
+        ("[a]\nc = 1\n[a.gguf]\nc = 2", "presets.ini: [a] and [a.gguf] both mean a"),
         ("[b]\nmodel = x\nalias = a", "the alias a of b already means a"),
     ],
 )
@@ -310,6 +311,20 @@ def test_the_default_model(models: Path, put: Callable[..., Path], tmp_path: Pat
     assert (cached.id, cached.load_on_startup) == ("u/r:Q4_K_M", True)
     with pytest.raises(ConfigError, match="--hf-repo no/such: no/such is not in the cache"):
         Catalog(parse(["-hf", "no/such"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
+
+
+def test_a_preset_of_the_default_model(models: Path, tiny: Path) -> None:
+    path = preset_file(models, "[mine]\nctx-size = 5\nthreads = 3\n")
+    default = Catalog(parse(["-m", str(tiny), "-a", "mine", "--models-preset", path, "-t", "2"], {})).default
+    assert default is not None
+    assert (default.id, default.options.ctx_size, default.options.threads, default.source) == ("mine", 5, 2, "preset")
+
+
+def test_paths_are_absolute(models: Path, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a.gguf")
+    monkeypatch.chdir(models.parent)
+    catalog = Catalog(parse(["--models-dir", "models", "-m", "models/a.gguf", "-a", "b"], {}))
+    assert {spec.path for spec in catalog.models()} == {str(models / "a.gguf")}
 
 
 def test_the_default_may_be_a_shard(models: Path) -> None:
