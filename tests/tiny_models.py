@@ -1,6 +1,6 @@
 """Writes small, valid llama-architecture GGUF files that llama.cpp loads. Knows nothing of fastrouter.
 
-Invariant: greedy output is printable ASCII and never ends by itself. Channel 0 of the residual stream is a constant: every embedding row
+Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias above 200 still ends it. Channel 0 of the residual stream is a constant: every embedding row
 holds 0.5 there and no layer writes to it, and a large negative output weight on it keeps byte and control tokens from being chosen.
 """
 
@@ -44,7 +44,8 @@ def make_tensors(num_tokens: int, seed: int) -> dict[str, Matrix]:
     embedding, output = matrix(num_tokens, WIDTH, 0.5), matrix(num_tokens, WIDTH, 0.5)
     embedding[:, 0] = 0.5
     output[:, 0] = 0.0
-    output[:NUM_SILENT, 0] = -200.0
+    output[:NUM_SILENT] = 0.0
+    output[:NUM_SILENT, 0] = -1000.0
     ones: Matrix = np.ones(WIDTH, np.float32)
     tensors: dict[str, Matrix] = {"token_embd.weight": embedding, "output_norm.weight": ones, "output.weight": output}
     for layer in range(NUM_LAYERS):
