@@ -1,7 +1,8 @@
 """Writes small, valid llama-architecture GGUF files that llama.cpp loads. Knows nothing of fastrouter.
 
-Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias above 200 still ends it. Channel 0 of the residual stream is a constant: every embedding row
-holds 0.5 there and no layer writes to it, and a large negative output weight on it keeps byte and control tokens from being chosen.
+Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it.
+Channel 0 of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative
+output weight on it keeps byte and control tokens from being chosen.
 """
 
 from pathlib import Path
