@@ -17,7 +17,7 @@ from bench import report
 from bench.scenarios import FLAGS, SCENARIOS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from tiny_models import make_llama  # noqa: E402  (the tests' own model maker)
+from tiny_models import make_llama
 
 
 def make_models(folder: Path) -> None:

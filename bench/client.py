@@ -40,8 +40,12 @@ def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
             "ignore_eos": True,
         }
     ).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + body
+    return head_bytes("POST", "/v1/chat/completions", len(body)) + body
+
+
+def head_bytes(method: str, path: str, body_size: int) -> bytes:
+    fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {body_size}\r\nConnection: close\r\n"
+    return f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
 def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
@@ -86,14 +90,13 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
 def call(port: int, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = 30.0) -> tuple[int, Any]:
     """(status, decoded JSON) of one plain request."""
     data = json.dumps(body).encode() if body is not None else b""
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as sock:
-        sock.sendall(head.encode() + data)
+        sock.sendall(head_bytes(method, path, len(data)) + data)
         answer = bytearray()
         while chunk := sock.recv(1 << 16):
             answer += chunk
-    head_bytes, _, payload = bytes(answer).partition(b"\r\n\r\n")
-    status = int(head_bytes.split(b" ", 2)[1])
-    if b"transfer-encoding: chunked" in head_bytes.lower():
+    head, _, payload = bytes(answer).partition(b"\r\n\r\n")
+    status = int(head.split(b" ", 2)[1])
+    if b"transfer-encoding: chunked" in head.lower():
         payload = b"".join(payload.split(b"\r\n")[1::2])
     return status, json.loads(payload) if payload.strip() else None

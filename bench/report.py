@@ -56,38 +56,54 @@ def hot_penalty_row(ours: dict[str, list[float]], theirs: dict[str, list[float]]
     rival = penalty(theirs) if "hot_switch_tiny_s" in theirs else None
     ratio = f"{mine / rival:.2f}x" if rival else "-"
     shown = f"{rival:.3f} ms" if rival is not None else "-"
-    return f"| hot switch penalty (alternating minus staying) | {len(ours['hot_stay_tiny_s'])} | {shown} | {mine:.3f} ms | {ratio} | <= 0.1x |"
+    return (
+        f"| hot switch penalty (alternating minus staying) | {len(ours['hot_stay_tiny_s'])} | {shown} | {mine:.3f} ms | {ratio} | <= 0.1x |"
+    )
+
+
+PAGE = """# Benchmarks
+
+`make bench RIVAL=/path/to/llama-server` runs both servers with the same client, models and flags in one run and writes `results/*.json`;
+this page is made from the newest by `bench/report.py`. Absolute times depend on the machine; the ratio is what counts.
+
+Machine: {cpu}, {cores} cores, Linux {kernel}. Date: {date}.
+fastrouter {fastrouter} on llama.cpp of llama-cpp-python {binding}; rival: {rival}.
+Flags of both: `{flags}`; temperature 0, a new connection per request, {rounds} rounds with the servers taking turns.
+TTFT counts from before connect to the first character of text.
+
+{table}
+"""
+
+ROUTER_SECTION = """
+## The router alone
+
+`python -m bench.router`: scripted workers push tokens at full speed; the router carries them through ring, SSE and sockets.
+
+{num_streams} streams at once: **{tokens_per_s:,.0f} tokens/s** per second of wall time, **{tokens_per_cpu_s:,.0f} tokens/s** per second
+of the router's CPU time (goal: 500,000 on one core).
+"""
 
 
 def render(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    return (
-        "# Benchmarks\n\n`make bench RIVAL=/path/to/llama-server` runs both servers with the same client, models and flags in one run and writes\n"
-        "`results/*.json`; this page is made from the newest by `bench/report.py`. Absolute times depend on the machine; the ratio is what counts.\n\n"
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}. Date: {result['date']}.\n"
-        f"fastrouter {result['versions']['fastrouter']} on llama.cpp of llama-cpp-python {result['versions']['llama-cpp-python']};"
-        f" rival: {result['versions'].get('llama-server', 'none')}.\n"
-        f"Flags of both: `{' '.join(result['flags'])}`; temperature 0, a new connection per request, {result['rounds']} rounds with the servers\n"
-        "taking turns. TTFT counts from before connect to the first character of text.\n\n"
-        f"{table(result)}\n"
+    return PAGE.format(
+        **result["machine"],
+        date=result["date"],
+        fastrouter=result["versions"]["fastrouter"],
+        binding=result["versions"]["llama-cpp-python"],
+        rival=result["versions"].get("llama-server", "none"),
+        flags=" ".join(result["flags"]),
+        rounds=result["rounds"],
+        table=table(result),
     )
 
 
 def main() -> None:
     newest = max((HERE / "results").glob("switch-*.json"))
-    (HERE / "README.md").write_text(render(json.loads(newest.read_text())) + router_section())
-
-
-def router_section() -> str:
-    path = HERE / "results" / "router.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
-    return (
-        "\n## The router alone\n\n`python -m bench.router`: scripted workers push tokens at full speed; the router carries them through ring, SSE and sockets.\n\n"
-        f"{result['num_streams']} streams at once: **{result['tokens_per_s']:,.0f} tokens/s** per second of wall time, "
-        f"**{result['tokens_per_cpu_s']:,.0f} tokens/s** per second of the router's CPU time (goal 500,000 on one core).\n"
-    )
+    router = HERE / "results" / "router.json"
+    page = render(json.loads(newest.read_text()))
+    if router.exists():
+        page += ROUTER_SECTION.format(**json.loads(router.read_text()))
+    (HERE / "README.md").write_text(page)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 # Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
 TEXT: Final = 1
@@ -95,7 +95,9 @@ class SseWriter(Sink):
     The first bytes out are `head` (status line and headers); until then an error may still become a true status.
     """
 
-    def __init__(self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10) -> None: ...
+    def __init__(
+        self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
+    ) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
     def set_first(self, choice: int, event: bytes) -> None:
         """An event sent once, before the choice's first text (OpenAI's role delta)."""

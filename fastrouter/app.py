@@ -5,7 +5,6 @@ Invariant: /health answers before the first model file is looked at; nothing out
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from fastrouter.api.models import Models
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
-from fastrouter.http.guard import Guard, is_loopback
+from fastrouter.http.guard import Cors, Guard, is_loopback
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server, address_of, bind
@@ -59,7 +58,8 @@ class App:
         if is_public and not config.api_keys and not config.insecure:
             raise ConfigError(f"--host {config.host} is open to other machines: set --api-key (or LLAMA_API_KEY), or say --insecure")
         self._hosts = hosts
-        guard = Guard(config.api_keys, hosts)
+        cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
+        guard = Guard(config.api_keys, hosts, cors)
         self._routes = Routes(guard, config.api_prefix)
         self._routes.add("GET", HEALTH_PATHS, health, public=True)
         self._server = Server(self._dispatch_early, guard)
@@ -117,7 +117,7 @@ class App:
     async def _when_ready(self, request: Request, exchange: Exchange) -> bytes | None:
         await self._ready.wait()
         result = self._routes.dispatch(request, exchange)
-        return await result if inspect.iscoroutine(result) else result
+        return result if result is None or isinstance(result, bytes) else await result
 
     def _dispatch_late(self, request: Request, exchange: Exchange) -> Any:
         raise Unavailable("the server is stopping")

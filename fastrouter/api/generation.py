@@ -17,7 +17,8 @@ from fastrouter.api.schema import Ask
 from fastrouter.errors import FastrouterError, ProtocolError, from_wire
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import SSE_HEAD, json_response
-from fastrouter.supervisor.supervisor import Lease, Supervisor
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.supervisor import Supervisor
 
 
 @dataclass(slots=True)

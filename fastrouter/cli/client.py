@@ -26,11 +26,16 @@ class Client:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CallFailed(f"{url} is no http:// address")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._address = (parts.scheme, parts.hostname, parts.port)
         self._url = url
         self._path = parts.path.rstrip("/").removesuffix("/v1")
-        self._connect = lambda: kind(parts.hostname or "", parts.port, timeout=LOAD_TIMEOUT_S)
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+
+    def _connect(self) -> http.client.HTTPConnection:
+        scheme, host, port = self._address
+        if scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=LOAD_TIMEOUT_S)
+        return http.client.HTTPConnection(host, port, timeout=LOAD_TIMEOUT_S)
 
     def _open(self, method: str, path: str, body: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()

@@ -30,7 +30,11 @@ class Instance:
     """Made by the supervisor when a load starts; over when `on_exit` has been called."""
 
     def __init__(
-        self, spec: ModelSpec, process: WorkerProcess, on_change: Callable[["Instance"], None], on_notice: Callable[["Instance", Notice], None]
+        self,
+        spec: ModelSpec,
+        process: WorkerProcess,
+        on_change: Callable[["Instance"], None],
+        on_notice: Callable[["Instance", Notice], None],
     ) -> None:
         self.spec = spec
         self.process = process

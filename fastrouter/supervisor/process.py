@@ -251,7 +251,8 @@ class WorkerProcess:
                 self.kill()  # a worker that hangs up has nothing left to do here
 
     def _died(self) -> None:
-        assert self._pidfd is not None and self.pid is not None
+        assert self._pidfd is not None
+        assert self.pid is not None
         self._loop.remove_reader(self._pidfd)
         _, status = os.waitpid(self.pid, 0)
         self.exit_code = os.waitstatus_to_exitcode(status)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.messages import Notice

@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as api
+from numpy.typing import NDArray
 
 from fastrouter._core import find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
@@ -54,26 +55,21 @@ class LlamaError(FastrouterError):
 # ---------------------------------------------------------------- log and backends
 
 _errors: deque[str] = deque(maxlen=8)  # the last warnings and errors llama.cpp logged: the cause of a failed load
-_level = _LOG_WARN
 _last_was_shown = False
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, _P, _P)
-def _on_log(level: int, text: int, _: int) -> None:
+def _on_log(level: int, text: bytes, _: int) -> None:
     global _last_was_shown
     if level != _LOG_CONT:
-        _last_was_shown = level >= _level
+        _last_was_shown = level >= _LOG_WARN
     if _last_was_shown:
-        line = ctypes.string_at(text).decode("utf-8", "replace")
+        line = text.decode("utf-8", "replace")
         sys.stderr.write(line)
         if level >= _LOG_WARN and line.strip():
             _errors.append(line.strip())
 
 
-def set_verbose(is_verbose: bool) -> None:
-    """Verbose: llama.cpp's information lines too, not only its warnings."""
-    global _level
-    _level = 2 if is_verbose else _LOG_WARN
+_log_callback = api.llama_log_callback(_on_log)  # kept alive: llama.cpp holds its address
 
 
 def backend_folder() -> Path:
@@ -92,7 +88,7 @@ def start_backends() -> None:
     """Load the CPU (and GPU) backends into the one libggml image that libllama itself uses, then initialise. Once per process."""
     if not api.llama_version().startswith(EXPECTED_LLAMA_VERSION):
         raise LlamaError(f"libllama is {api.llama_version().decode()}, fastrouter was written for {EXPECTED_LLAMA_VERSION.decode()}")
-    api.llama_log_set(ctypes.cast(_on_log, api.llama_log_callback), None)
+    api.llama_log_set(_log_callback, None)
     # Looked up through libllama's own handle: `llama_cpp._ggml` may hold a second image with its own, empty registry.
     count = _lib.ggml_backend_dev_count
     count.restype = ctypes.c_size_t
@@ -196,7 +192,9 @@ def _string(function: Callable[[int, int], int], size: int = 256) -> str:
 class Model:
     """A loaded GGUF. `on_progress(0.0..1.0)` is called often while loading; returning False ends the load."""
 
-    def __init__(self, path: str, options: LoadOptions, *, safe_mode: bool = False, on_progress: Callable[[float], bool] | None = None) -> None:
+    def __init__(
+        self, path: str, options: LoadOptions, *, safe_mode: bool = False, on_progress: Callable[[float], bool] | None = None
+    ) -> None:
         params = api.llama_model_default_params()
         if options.gpu_layers >= 0:
             params.n_gpu_layers = options.gpu_layers
@@ -260,19 +258,20 @@ class Batch:
         self._num_seq = (_I * capacity)(*([1] * capacity))
         address = ctypes.addressof(self.seq)
         self._seq_pointers = (_P * capacity)(*range(address, address + 4 * capacity, 4))
-        self._token_view = np.frombuffer(self.token, dtype=np.int32)
-        self._pos_view = np.frombuffer(self.pos, dtype=np.int32)
-        self._seq_view = np.frombuffer(self.seq, dtype=np.int32)
-        self._logits_view = np.frombuffer(self.logits, dtype=np.int8)
+        self._token_view = np.frombuffer(memoryview(self.token), dtype=np.int32)
+        self._pos_view = np.frombuffer(memoryview(self.pos), dtype=np.int32)
+        self._seq_view = np.frombuffer(memoryview(self.seq), dtype=np.int32)
+        self._logits_view = np.frombuffer(memoryview(self.logits), dtype=np.int8)
         self._positions = np.arange(capacity, dtype=np.int32)
-        batch = self.struct = api.llama_batch()
+        batch: Any = api.llama_batch()
+        self.struct = batch
         batch.token = ctypes.cast(self.token, type(batch.token))
         batch.pos = ctypes.cast(self.pos, type(batch.pos))
         batch.n_seq_id = ctypes.cast(self._num_seq, type(batch.n_seq_id))
         batch.seq_id = ctypes.cast(self._seq_pointers, type(batch.seq_id))
         batch.logits = ctypes.cast(self.logits, type(batch.logits))
 
-    def put_prompt(self, row: int, tokens: "np.ndarray[Any, np.dtype[np.int32]]", first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
+    def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
         """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
         end = row + len(tokens)
         self._token_view[row:end] = tokens

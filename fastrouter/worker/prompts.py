@@ -59,7 +59,13 @@ class Prompts:
         return array("i", self.tokenize(prompt, add_special=True, parse_special=True)), ""
 
     def render(
-        self, messages: list[dict[str, Any]], tools: Any, *, add_generation_prompt: bool, continue_final_message: bool, kwargs: dict[str, Any]
+        self,
+        messages: list[dict[str, Any]],
+        tools: Any,
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        kwargs: dict[str, Any],
     ) -> str:
         merged = {**self._options.chat_template_kwargs, **kwargs}
         return self.template().render(messages, tools, add_generation_prompt, continue_final_message, **merged)
@@ -97,7 +103,9 @@ class Prompts:
 
     def call_tokenize(self, params: dict[str, Any]) -> dict[str, Any]:
         tokens = self.tokenize(
-            params.get("content", ""), add_special=bool(params.get("add_special", False)), parse_special=bool(params.get("parse_special", True))
+            params.get("content", ""),
+            add_special=bool(params.get("add_special", False)),
+            parse_special=bool(params.get("parse_special", True)),
         )
         if not params.get("with_pieces"):
             return {"tokens": tokens}

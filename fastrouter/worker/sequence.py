@@ -73,7 +73,8 @@ class Sequence:
 
     def __repr__(self) -> str:
         where = f" slot {self.slot.id}" if self.slot else ""
-        return f"<Sequence {self.request.id}.{self.choice} {self.status.value}{where} prompt {len(self.prompt)} generated {self.num_generated}>"
+        size = f"prompt {len(self.prompt)} generated {self.num_generated}"
+        return f"<Sequence {self.request.id}.{self.choice} {self.status.value}{where} {size}>"
 
     def advance(self, status: Status) -> None:
         if status not in TRANSITIONS[self.status]:
