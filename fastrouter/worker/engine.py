@@ -7,6 +7,7 @@ Invariant: `slot.tokens` is exactly what the KV cache holds for that slot; a sam
 import sys
 import time
 import traceback
+from bisect import insort
 from collections import deque
 from typing import Any
 
@@ -42,7 +43,7 @@ class Engine:
         self._pieces = PieceTable(model.vocab)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []  # oldest first
-        self._decoding: list[Sequence] = []
+        self._decoding: list[Sequence] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
         self._row_bytes = 4 * context.n_vocab
         self._is_crowded = False  # the KV cache was full: admit nobody until a sequence ends
 
@@ -191,7 +192,7 @@ class Engine:
         else:
             sequence.sampler.prime(sequence.prompt)
             if not self._take(sequence, sequence.sampler.sample(address, self._context.n_vocab)):
-                self._decoding.append(sequence)
+                insort(self._decoding, sequence, key=_slot_id)
                 return
         self._retire(sequence)
 
@@ -370,6 +371,10 @@ class Engine:
         for request in {sequence.request for sequence in failed}:
             self.abort(request.id)  # its other choices may still be waiting
             self._outbox.error(request.id, error)
+
+
+def _slot_id(sequence: Sequence) -> int:
+    return sequence.slot.id if sequence.slot else -1
 
 
 def _context_exceeded(num_tokens: int, n_ctx: int) -> ContextExceeded:
