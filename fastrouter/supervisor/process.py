@@ -25,8 +25,6 @@ from fastrouter.wire import AsyncWire
 log = logging.getLogger("fastrouter.worker")
 
 NURSERY_COMMAND = [sys.executable, "-m", "fastrouter.worker"]
-# Set here rather than by the nursery itself, which would have to start twice: see fastrouter/worker/__main__.py.
-_NURSERY_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _PR_SET_CHILD_SUBREAPER = 36
 NUM_LOG_LINES = 200
 
@@ -81,7 +79,6 @@ class Nursery:
                 [*self._command, "--nursery", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **_NURSERY_ENVIRONMENT},
             )
         except OSError as error:
             ours.close()

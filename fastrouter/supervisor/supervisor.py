@@ -28,6 +28,7 @@ log = logging.getLogger("fastrouter.supervisor")
 MAX_QUEUED = 512
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 END_TIMEOUT_S = 5.0
+SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +309,7 @@ class Supervisor:
         entry.num_failures, entry.retry_at = 0, 0.0
         self._rebalance()
         self._emit(model_id, {"status": "loaded", "info": instance.meta})
-        self._loop.call_soon(self._spares.make)  # its start would have slowed the load down
+        self._after(SPARE_DELAY_S, self._spares.make)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
         log.warning("%s: %s", instance.spec.id, notice.text)

@@ -32,9 +32,9 @@ _RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 class Engine:
     """All generations of one model."""
 
-    def __init__(self, model: Model, context: Context, outbox: Outbox, options: LoadOptions) -> None:
+    def __init__(self, model: Model, context: Context, outbox: Outbox, options: LoadOptions, prompts: Prompts | None = None) -> None:
         self.model = model
-        self.prompts = Prompts(model, options)
+        self.prompts = prompts or Prompts(model, options)
         self.slots = Slots(context.num_slots)
         self._vocab = model.vocab
         self._context = context

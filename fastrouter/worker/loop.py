@@ -17,10 +17,13 @@ from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Mess
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.engine import Engine
+from fastrouter.worker.heap import WarmHeap
 from fastrouter.worker.outbox import Outbox
+from fastrouter.worker.prompts import Prompts
 
 _PROGRESS_INTERVAL_S = 0.05
 _FULL_RING_WAIT_S = 0.0002
+_WARM_PAUSE_MS = 5  # between two pieces of warming
 _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
     "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
@@ -62,17 +65,25 @@ class Worker:
         return 0
 
     def _await_load(self) -> Load | None:
+        heap = WarmHeap()
+        try:
+            return self._await_load_warming(heap)
+        finally:
+            heap.give()
+
+    def _await_load_warming(self, heap: WarmHeap) -> Load | None:
         while not self._is_stopping:
-            for message in self._wait():
+            for message in self._wait(_WARM_PAUSE_MS if heap.is_cold else None):
                 if isinstance(message, Load):
                     return message
                 if isinstance(message, Stop):
                     return None
+            heap.warm()
         return None
 
-    def _wait(self) -> list[Message]:
-        """Block until a message or a signal comes."""
-        self._waiter.poll()
+    def _wait(self, timeout_ms: int | None = None) -> list[Message]:
+        """Block until a message or a signal comes, or the time is over."""
+        self._waiter.poll(timeout_ms)
         try:
             os.read(self._wakeup, 64)
         except BlockingIOError:
@@ -90,11 +101,13 @@ class Worker:
         self._load_options = load
         self._model = llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
         loaded = clock()
+        prompts = Prompts(self._model, load.options)
+        prompts.start_compiling()
         self._context = llama.Context(self._model, load.options)
         created = clock()
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
-        self._engine = Engine(self._model, self._context, self._outbox, load.options)
+        self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         self._wire.send(Ready(describe.meta(self._model, self._context, self._engine, phases)))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())

@@ -3,10 +3,12 @@
 Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
 """
 
+import contextlib
+import threading
 from array import array
 from typing import Any
 
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.chat import ChatTemplate
 from fastrouter.worker.llama import Model
@@ -20,6 +22,7 @@ class Prompts:
         self._vocab = model.vocab
         self._options = options
         self._template: ChatTemplate | None = None
+        self._compiling: threading.Thread | None = None
 
     @property
     def bos_token(self) -> str:
@@ -33,10 +36,25 @@ class Prompts:
     def template_source(self) -> str:
         return self._options.chat_template or self._model.chat_template or "chatml"
 
+    def start_compiling(self) -> None:
+        """Compile the template on the side, while llama.cpp makes the context."""
+        self._compiling = threading.Thread(target=self._compile_quietly, name="template")
+        self._compiling.start()
+
+    def _compile_quietly(self) -> None:
+        with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
+            self._template = self._compile()
+
+    def _compile(self) -> ChatTemplate:
+        return ChatTemplate(self.template_source, bos_token=self.bos_token, eos_token=self.eos_token)
+
     def template(self) -> ChatTemplate:
-        """Compiled at first use: a completion request does not wait for it."""
+        """Raises FastrouterError when it is broken."""
+        if self._compiling is not None:
+            self._compiling.join()
+            self._compiling = None
         if self._template is None:
-            self._template = ChatTemplate(self.template_source, bos_token=self.bos_token, eos_token=self.eos_token)
+            self._template = self._compile()
         return self._template
 
     def build(self, generate: Generate) -> tuple["array[int]", str]:
