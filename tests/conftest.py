@@ -283,7 +283,8 @@ def running(folder: Path) -> Iterator[StartRouter]:
 
         router.port = eventually(port, "the first line of the router")
         router.url = f"http://127.0.0.1:{router.port}"
-        assert router.get("/health").json == {"status": "ok"}
+        prefix = flags[flags.index("--api-prefix") + 1] if "--api-prefix" in flags else ""
+        assert router.get(f"{prefix}/health").json == {"status": "ok"}
         return router
 
     try:

@@ -77,7 +77,7 @@ class Admin:
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
         """The model that the body or the query names; there is no default here."""
         body: dict[str, Any] = parse_object(request.body) if request.body else {}
-        if not (request.model or self._models.query(request).get("model")) and body.get("model") is None:
+        if not (request.model or self._models.query(request).get("model")) and body.get("model") in (None, ""):
             raise InvalidRequest("model name is missing from the request")
         try:
             return self._models.choose(request, body)[0]

@@ -36,7 +36,8 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
 def default_settings(model: Model, load: Load) -> dict[str, Any]:
     """The generation settings a request gets that names none."""
     settings = Sampler(model.vocab, {}, load.options.sampling).settings()
-    return {**settings, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
+    seed = load.options.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
+    return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:
