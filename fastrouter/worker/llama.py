@@ -24,6 +24,8 @@ from fastrouter.messages import LoadOptions
 
 _lib = api._lib
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
+BYTES_PER_THREAD = 16 << 20  # of weights; measured: below it a second thread loses time
+MIN_FLASH_HEAD_SIZE = 32
 _CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}
 _FLASH_ATTN = {"auto": -1, "off": 0, "disabled": 0, "0": 0, "false": 0, "on": 1, "enabled": 1, "1": 1, "true": 1}
 _POOLING = {None: -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -209,6 +211,7 @@ class Model:
         self.vocab = Vocab(api.llama_model_get_vocab(self.pointer))
         self.n_ctx_train: int = api.llama_model_n_ctx_train(self.pointer)
         self.n_embd: int = api.llama_model_n_embd(self.pointer)
+        self.head_size: int = self.n_embd // max(1, api.llama_model_n_head(self.pointer))
         self.n_swa: int = api.llama_model_n_swa(self.pointer)
         self.n_params: int = api.llama_model_n_params(self.pointer)
         self.size_bytes: int = api.llama_model_size(self.pointer)
@@ -309,10 +312,9 @@ class Context:
         params.kv_unified = self.is_unified
         params.n_batch = max(1, options.batch_size)
         params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
-        params.n_threads = options.threads if options.threads > 0 else decode_threads(model)
-        prefill = options.threads_batch if options.threads_batch > 0 else options.threads
-        params.n_threads_batch = prefill if prefill > 0 else physical_cores()
-        params.flash_attn_type = _choice("flash-attn", _FLASH_ATTN, options.flash_attn)
+        params.n_threads = threads_for(model, options.threads)
+        params.n_threads_batch = threads_for(model, options.threads_batch if options.threads_batch > 0 else options.threads)
+        params.flash_attn_type = flash_attention_for(model, options)
         params.type_k = _choice("cache-type-k", _CACHE_TYPES, options.cache_type_k)
         params.type_v = _choice("cache-type-v", _CACHE_TYPES, options.cache_type_v)
         params.pooling_type = _choice("pooling", _POOLING, options.pooling)
@@ -371,9 +373,17 @@ def slots_of(options: LoadOptions) -> tuple[int, bool]:
     return (4 if is_auto else options.parallel), unified
 
 
-def decode_threads(model: Model) -> int:
-    """Threads for decoding when the user named none."""
-    return physical_cores()
+def threads_for(model: Model, asked: int) -> int:
+    """`asked` (or one for each core) is the most; a small model has fewer, because waiting for each other would cost them more."""
+    most = asked if asked > 0 else physical_cores()
+    return min(most, 1 + model.size_bytes // BYTES_PER_THREAD)
+
+
+def flash_attention_for(model: Model, options: LoadOptions) -> int:
+    """llama.cpp's kernel for CPUs is slower than plain attention where a head is narrower than its vectors."""
+    chosen = _choice("flash-attn", _FLASH_ATTN, options.flash_attn)
+    is_auto = chosen == _FLASH_ATTN["auto"] and options.cache_type_v in ("f16", "f32", "bf16")  # a quantised V cache needs the kernel
+    return _FLASH_ATTN["off"] if is_auto and model.head_size < MIN_FLASH_HEAD_SIZE and not has_device_backend() else chosen
 
 
 def _choice(flag: str, table: dict[Any, int], value: Any) -> int:

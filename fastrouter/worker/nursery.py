@@ -18,6 +18,7 @@ from typing import NoReturn
 from fastrouter._core import TokenRing
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import llama
+from fastrouter.worker.chat import ChatTemplate
 from fastrouter.worker.loop import Worker
 
 _PR_SET_PDEATHSIG = 1
@@ -41,6 +42,8 @@ def serve(fd: int) -> int:
     forks = not llama.has_device_backend()
     if forks:
         llama.start_backends()
+    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # Jinja's own caches are filled once for all
+    sys.setswitchinterval(0.0005)  # a thread that compiles must not keep the loop waiting for the usual 5 ms
     gc.collect()
     gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages
     while True:
