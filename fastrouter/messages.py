@@ -51,6 +51,14 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Prime:
+    """To a spare: this model is likely to come next; open it when the machine is idle. Not answered; Load follows or doesn't."""
+
+    path: str
+    options: LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """One generation request, validated. Exactly one of `prompt` and `messages` is set.
 
@@ -145,7 +153,7 @@ class Notice:
     text: str
 
 
-Message = Load | Generate | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
+Message = Load | Prime | Generate | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
 MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (Load, Generate, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
+    cls.__name__: cls for cls in (Load, Prime, Generate, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
 }

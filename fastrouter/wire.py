@@ -36,7 +36,7 @@ def decode(payload: bytes | memoryview) -> Message:
         values = orjson.loads(payload)
         name = values.pop("type")
         cls = MESSAGE_TYPES[name]
-        if name == "Load":
+        if "options" in values:
             values["options"] = LoadOptions(**values["options"])
         message = cls(**values)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

@@ -31,6 +31,7 @@ class Entry:
     instance: Instance | None = None
     waiters: deque[Waiter] = field(default_factory=deque)
     since: float = 0.0  # when the first of the waiters came
+    last_used: float = 0.0  # when it was last used before its instance ended
     num_failures: int = 0  # loads that failed in a row
     retry_at: float = 0.0
     error: str | None = None

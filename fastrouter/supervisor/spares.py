@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
+from fastrouter.messages import Prime
 from fastrouter.supervisor.process import Nursery, WorkerProcess
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -22,6 +23,8 @@ class Spares:
         self._spare: WorkerProcess | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._is_stopping = False
+        self._likely: Prime | None = None  # the model that may be asked for next
+        self._primed: Prime | None = None  # what this spare has been told
 
     def __repr__(self) -> str:
         return f"<Spares {self._spare or 'none'}>"
@@ -49,6 +52,15 @@ class Spares:
             self._make_later()
         else:
             self._spare.on_exit = self._ended
+            self._primed = None
+            self.prime(self._likely)
+
+    def prime(self, likely: Prime | None) -> None:
+        """Let the spare, or the next one, open this model ahead. None: nothing is likely."""
+        self._likely = likely
+        if likely is not None and likely != self._primed and self._spare is not None:
+            self._primed = likely
+            self._spare.send(likely)
 
     def take(self) -> WorkerProcess:
         """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""

@@ -13,7 +13,7 @@ from typing import Any
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
-from fastrouter.messages import Notice
+from fastrouter.messages import Notice, Prime
 from fastrouter.supervisor.budget import available_bytes
 from fastrouter.supervisor.instance import Instance, Stream
 from fastrouter.supervisor.lease import Lease
@@ -28,6 +28,7 @@ log = logging.getLogger("fastrouter.supervisor")
 MAX_QUEUED = 512
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 END_TIMEOUT_S = 5.0
+PRIME_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
 
 
@@ -352,8 +353,19 @@ class Supervisor:
         for waiter in self._queue.take_where(entry, can_start=False):
             self._refuse(waiter, ModelNotLoaded(entry.spec.id))
         instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}"))
-        self._spares.make()
+        self._after(SPARE_DELAY_S, self._spares.make)
+        entry.last_used = instance.last_used
+        self._prime()
         self._rebalance()
+
+    def _prime(self) -> None:
+        """The model that left last is the one most likely to come back: agents take turns. It costs the spare a little memory."""
+        gone = [entry for entry in self._entries.values() if entry.instance is None and entry.last_used and entry.error is None]
+        likely = max(gone, key=lambda entry: entry.last_used, default=None)
+        if likely is None or likely.spec.size_bytes * PRIME_SHARE > available_bytes():
+            self._spares.prime(None)
+        else:
+            self._spares.prime(Prime(likely.spec.path, likely.spec.options))
 
     def _reap(self) -> None:
         pids = [*self._spares.pids, *(instance.process.pid for instance in self.instances())]

@@ -63,8 +63,8 @@ class WarmHeap:
         return self._block is not None and self._done < self._size
 
     def warm(self) -> None:
-        """Touch a few milliseconds' worth of pages, if that takes nothing from anyone."""
-        if self._block is not None and is_machine_idle():
+        """Touch a few milliseconds' worth of pages."""
+        if self._block is not None:
             step = min(STEP_BYTES, self._size - self._done)
             ctypes.memset(self._block + self._done, 0, step)
             self._done += step

@@ -17,13 +17,13 @@ from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Mess
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.engine import Engine
-from fastrouter.worker.heap import WarmHeap
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.spare import Spare
 
 _PROGRESS_INTERVAL_S = 0.05
 _FULL_RING_WAIT_S = 0.0002
-_WARM_PAUSE_MS = 5  # between two pieces of warming
+_QUIET_MS = 1000  # without a request, before the worker tidies up
 _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
     "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
@@ -51,35 +51,20 @@ class Worker:
     def run(self) -> int:
         """The exit code. Raises EOFError when the router is gone."""
         self._wire.send(Hello(os.getpid()))
-        load = self._await_load()
-        if load is None:
+        spare = Spare(self._wait)
+        found = spare.await_load(lambda: self._is_stopping)
+        if found is None:
             return 0
+        load, self._inbox = found
         try:
-            self._load(load)
+            self._load(load, spare)
         except FastrouterError as error:
             if self._is_stopping:
                 return 0  # asked to, while loading
             self._wire.send(Failed(error.message))
             return 1
-        self._serve()
+        self._serve(spare)
         return 0
-
-    def _await_load(self) -> Load | None:
-        heap = WarmHeap()
-        try:
-            return self._await_load_warming(heap)
-        finally:
-            heap.give()
-
-    def _await_load_warming(self, heap: WarmHeap) -> Load | None:
-        while not self._is_stopping:
-            for message in self._wait(_WARM_PAUSE_MS if heap.is_cold else None):
-                if isinstance(message, Load):
-                    return message
-                if isinstance(message, Stop):
-                    return None
-            heap.warm()
-        return None
 
     def _wait(self, timeout_ms: int | None = None) -> list[Message]:
         """Block until a message or a signal comes, or the time is over."""
@@ -92,14 +77,14 @@ class Worker:
 
     # ------------------------------------------------------------ load
 
-    def _load(self, load: Load) -> None:
+    def _load(self, load: Load, spare: Spare) -> None:
         clock = time.perf_counter
         begun = clock()
         if load.safe_mode:
             self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
         self._next_progress = begun + _PROGRESS_INTERVAL_S
         self._load_options = load
-        self._model = llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
+        self._model = spare.take_model(load) or self._open(load)
         loaded = clock()
         prompts = Prompts(self._model, load.options)
         prompts.start_compiling()
@@ -112,6 +97,9 @@ class Worker:
         self._wire.send(Ready(describe.meta(self._model, self._context, self._engine, phases)))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"{load.model_id}: loaded ({shown}), {self._context!r}\n")
+
+    def _open(self, load: Load) -> llama.Model:
+        return llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
 
     def _on_progress(self, value: float) -> bool:
         """Called by llama.cpp while it loads; False gives up."""
@@ -129,7 +117,7 @@ class Worker:
 
     # ------------------------------------------------------------ serve
 
-    def _serve(self) -> None:
+    def _serve(self, spare: Spare) -> None:
         engine, poll = self._engine, self._wire.poll
         for message in self._inbox:
             self._handle(message)
@@ -137,7 +125,9 @@ class Worker:
             if not engine.has_work:
                 if self._is_stopping:
                     return
-                messages = self._wait()
+                messages = self._wait(_QUIET_MS if spare.has_wrong_guess else None)
+                if not messages:
+                    spare.let_go()
             else:
                 messages = poll(0)
             for message in messages:
