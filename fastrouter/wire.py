@@ -1,16 +1,17 @@
 """Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends in one file.
 
 The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other:
-a frame over MAX_FRAME_BYTES, bad JSON, an unknown type or a wrong field raises ProtocolError.
+a frame over MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.
 """
 
 import asyncio
 import select
 import socket
 import struct
+import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
 import orjson
 
@@ -19,7 +20,18 @@ from fastrouter.messages import MESSAGE_TYPES, LoadOptions, Message
 
 MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
 _LENGTH = struct.Struct("<I")
-_FIELDS = {name: {f.name for f in fields(cls)} for name, cls in MESSAGE_TYPES.items()}
+
+
+def _types_of(annotation: Any) -> frozenset[Any]:
+    """The types a field's value may have in JSON; empty: any."""
+    if annotation is Any:
+        return frozenset()
+    if get_origin(annotation) is types.UnionType:
+        return frozenset().union(*map(_types_of, get_args(annotation)))
+    return frozenset({int, float} if annotation is float else {get_origin(annotation) or annotation})
+
+
+_FIELDS = {name: {f.name: _types_of(f.type) for f in fields(cls)} for name, cls in MESSAGE_TYPES.items()}
 
 
 def encode(message: Message) -> bytes:
@@ -39,6 +51,9 @@ def decode(payload: bytes | memoryview) -> Message:
         if "options" in values:
             values["options"] = LoadOptions(**values["options"])
         message = cls(**values)
+        for field, allowed in _FIELDS[name].items():
+            if allowed and type(getattr(message, field)) not in allowed:
+                raise TypeError(f"{name}.{field} has a wrong type")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"bad frame on the wire: {error}") from None
     assert is_dataclass(message)
@@ -70,7 +85,8 @@ class FrameReader:
 
 
 class AsyncWire(asyncio.Protocol):
-    """The router's end. `on_message` and `on_close` are called in the event loop; a broken frame closes the wire with its error."""
+    """The router's end. `on_message` and `on_close` are called in the event loop. A broken frame, or a ProtocolError that `on_message`
+    raises, closes the wire with that error."""
 
     def __init__(self, on_message: Callable[[Any], None], on_close: Callable[[Exception | None], None]) -> None:
         self._on_message = on_message
@@ -78,6 +94,7 @@ class AsyncWire(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []  # sent before the connection was made
+        self._is_closed = False
 
     async def connect(self, sock: socket.socket) -> "AsyncWire":
         """Take ownership of `sock`."""
@@ -86,17 +103,24 @@ class AsyncWire(asyncio.Protocol):
 
     def send(self, message: Message) -> None:
         """After the close it does nothing: the process is on its way out, and its end is reported elsewhere."""
+        if self._is_closed:
+            return
         if self._transport is None:
             self._unsent.append(encode(message))
         elif not self._transport.is_closing():
             self._transport.write(encode(message))
 
     def close(self) -> None:
+        """Idempotent; also before the connection is made."""
+        self._is_closed = True
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        if self._is_closed:
+            self._transport.abort()
+            return
         for frame in self._unsent:
             self._transport.write(frame)
         self._unsent.clear()

@@ -1,0 +1,354 @@
+"""A worker without a model: a real process on the real nursery protocol, wire and ring, that says and does what a script tells it.
+
+Owns the script's words; must never import llama_cpp (it starts in a tenth of a second). Invariant: without a script it behaves well.
+
+As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scripts, each a JSON object:
+
+spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
+         `die`; `mute`: say nothing; `hangs`: close the wire, live on.
+model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`. `progress` [values], `load_s`, `fail`
+         message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
+         unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit.
+request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `die` after `die_after` tokens,
+         `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message.
+
+`die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
+step, one doorbell a step, as fast as the ring takes them.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+
+from fastrouter._core import FINISH, LAST, TEXT, TokenRing
+from fastrouter.errors import InvalidRequest
+from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Progress, Ready, Reply, Stop
+from fastrouter.wire import BlockingWire
+from fastrouter.worker.outbox import Outbox
+
+PR_SET_PDEATHSIG = 1
+NUM_FDS = 5
+NEVER = float("inf")
+HEAD_OFFSET = 128  # of the producer's index in the ring's control page
+META = {
+    "vocab_type": 1,
+    "n_vocab": 1000,
+    "n_ctx": 4096,
+    "n_ctx_train": 4096,
+    "n_embd": 8,
+    "n_params": 1000,
+    "size": 1000,
+    "total_slots": 512,
+}
+Script = dict[str, Any]
+
+
+# ---------------------------------------------------------------- nursery
+
+
+def die_with_parent(parent_pid: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def serve(fd: int, spare: Script) -> int:
+    router_pid = os.getppid()
+    die_with_parent(router_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests = socket.socket(fileno=fd)
+    while True:
+        data, fds, _, _ = socket.recv_fds(requests, 4096, NUM_FDS)
+        if not data:
+            return 0
+        if len(fds) == NUM_FDS:
+            fork(requests, fds, router_pid, spare)
+        for received in fds:
+            os.close(received)
+
+
+def fork(requests: socket.socket, fds: list[int], router_pid: int, spare: Script) -> None:
+    middle_pid = os.fork()
+    if middle_pid:
+        os.waitpid(middle_pid, 0)
+        return
+    try:
+        middle_pid = os.getpid()
+        if os.fork():
+            os._exit(0)
+        become_worker(requests, fds, middle_pid, router_pid, spare)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def become_worker(requests: socket.socket, fds: list[int], middle_pid: int, router_pid: int, spare: Script) -> NoReturn:
+    control, memory, doorbell, lifeline, log = fds
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    requests.close()
+    while os.getppid() == middle_pid:
+        time.sleep(0.0001)
+    die_with_parent(router_pid)
+    threading.Thread(target=guard, args=(lifeline,), daemon=True).start()
+    wire = BlockingWire(socket.socket(fileno=control))
+    code = 1
+    try:
+        code = Worker(wire, TokenRing.open(memory, doorbell), spare).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def guard(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+# ---------------------------------------------------------------- worker
+
+
+def die(how: str) -> None:
+    if how.startswith("exit"):
+        sys.stderr.write("the script says exit\n")
+        sys.stderr.flush()
+        os._exit(int(how.removeprefix("exit")))
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(60)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One request on its way."""
+
+    request_id: int
+    script: Script
+    num_tokens: int
+    num_sent: int = 0
+    due: float = field(default_factory=time.monotonic)
+
+    def token(self) -> bytes:
+        text: str = self.script.get("text") or f"t{self.num_sent} "
+        return text.encode()
+
+
+class Worker:
+    def __init__(self, wire: BlockingWire, ring: TokenRing, spare: Script) -> None:
+        self.wire = wire
+        self.ring = ring
+        self.outbox = Outbox(ring)
+        self.spare = spare
+        self.model: Script = {}
+        self.is_safe = False
+        self.is_stopping = False
+        self.streams: dict[int, Stream] = {}
+
+    def run(self) -> int:
+        self.greet()
+        load = self.await_load()
+        if load is None:
+            return 0
+        self.is_safe = load.safe_mode
+        if not self.load(load):
+            return 1
+        if self.model.get("flood"):
+            self.flood()
+        else:
+            self.serve()
+        return 0
+
+    def say(self, script: Script) -> None:
+        """The faults that a spare, a model and a request have in common."""
+        if "raw" in script:
+            os.write(self.wire.fileno(), bytes.fromhex(script["raw"]))
+            time.sleep(60)
+        if "ring_head" in script:
+            memory = mmap.mmap(self.ring.memory_fd, mmap.PAGESIZE)
+            memory[HEAD_OFFSET : HEAD_OFFSET + 8] = struct.pack("<Q", script["ring_head"])
+            os.write(self.ring.doorbell_fd, struct.pack("<Q", 1))
+            time.sleep(60)
+        if "die" in script:
+            die(script["die"])
+
+    def greet(self) -> None:
+        self.say(self.spare)
+        if self.spare.get("mute"):
+            time.sleep(60)
+        if self.spare.get("hangs"):
+            self.wire.close()
+            time.sleep(60)
+        self.wire.send(Hello(self.spare.get("hello_pid", os.getpid())))
+
+    def await_load(self) -> Load | None:
+        while True:
+            for message in self.wire.poll(None):
+                if isinstance(message, Load):
+                    return message
+                if isinstance(message, Stop):
+                    return None
+
+    def load(self, load: Load) -> bool:
+        path = Path(load.path)
+        content = path.read_bytes()
+        script: Script = json.loads(content) if content[:1] == b"{" else {"flood": path.name.startswith("flood")}
+        self.model = script
+        for value in script.get("progress", []):
+            self.wire.send(Progress(value))
+            time.sleep(script.get("load_s", 0.0) / len(script["progress"]))
+        if "progress" not in script:
+            time.sleep(script.get("load_s", 0.0))
+        if "fail" in script:
+            self.wire.send(Failed(script["fail"]))
+            time.sleep(60 if script.get("linger") else 0)
+            return False
+        self.say(script)
+        if script.get("never_ready"):
+            time.sleep(60)
+        self.wire.send(Ready({**META, **script.get("meta", {})}))
+        return True
+
+    # ------------------------------------------------------------ requests
+
+    def handle(self, message: Message) -> None:
+        if isinstance(message, Generate):
+            script = script_of(message)
+            num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
+            self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
+        elif isinstance(message, Abort):
+            self.streams.pop(message.request_id, None)
+            self.outbox.drop(message.request_id)
+        elif isinstance(message, Call):
+            self.answer(message)
+        elif isinstance(message, Stop):
+            self.is_stopping = True
+
+    def answer(self, call: Call) -> None:
+        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left."""
+        results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
+        if call.method == "die":
+            die(call.params["how"])
+        if call.method == "fail":
+            self.wire.send(Reply(call.request_id, error=InvalidRequest("so be it").to_wire()))
+        elif call.method in results:
+            self.wire.send(Reply(call.request_id, result=results[call.method]))
+
+    def finish(self, stream: Stream) -> None:
+        del self.streams[stream.request_id]
+        self.outbox.finish(stream.request_id, 0, True, finish_of(stream))
+
+    def serve(self) -> None:
+        """Each stream at its own pace."""
+        while not (self.is_stopping and not self.streams):
+            due = min((stream.due for stream in self.streams.values()), default=NEVER)
+            wait = max(0.0, due - time.monotonic()) if due < NEVER else None
+            if self.outbox.is_blocked:
+                wait = 0.0002
+            for message in self.wire.poll(wait):
+                self.handle(message)
+            if self.outbox.flush():
+                now = time.monotonic()
+                for stream in [stream for stream in self.streams.values() if stream.due <= now]:
+                    self.step(stream, now)
+            self.outbox.ring_doorbell()
+
+    def step(self, stream: Stream, now: float) -> None:
+        script = stream.script
+        if "first_decode" in self.model and not self.is_safe:
+            die(self.model["first_decode"])
+        if stream.num_sent >= script.get("die_after", 0):
+            if script.keys() & {"die", "raw", "ring_head"}:
+                self.outbox.ring_doorbell()
+                self.say(script)
+            if script.get("hang"):
+                stream.due = NEVER
+                self.outbox.ring_doorbell()
+                return
+            if "error" in script:
+                del self.streams[stream.request_id]
+                self.outbox.error(stream.request_id, InvalidRequest(script["error"]))
+                return
+        if stream.num_sent >= stream.num_tokens:
+            self.finish(stream)
+            return
+        self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
+        stream.num_sent += 1
+        stream.due = now + script.get("delay_s", 0.0)
+
+    def flood(self) -> None:
+        """All streams one token a step."""
+        push, poll = self.ring.try_push, select.poll()
+        poll.register(self.wire.fileno(), select.POLLIN)
+        text = b" token"
+        while not (self.is_stopping and not self.streams):
+            if not self.streams or poll.poll(0):
+                for message in self.wire.poll(None):
+                    self.handle(message)
+            ended = []
+            for stream in self.streams.values():
+                if stream.num_sent < stream.num_tokens:
+                    while not push(stream.request_id, TEXT, 0, 0, 1, text):
+                        self.ring.ring_doorbell()
+                        time.sleep(0.0002)
+                    stream.num_sent += 1
+                else:
+                    ended.append(stream)
+            for stream in ended:
+                del self.streams[stream.request_id]
+                while not push(stream.request_id, FINISH, 0, LAST, 0, orjson.dumps(finish_of(stream))):
+                    self.ring.ring_doorbell()
+                    time.sleep(0.0002)
+            self.ring.ring_doorbell()
+
+
+def finish_of(stream: Stream) -> dict[str, Any]:
+    return {
+        "stop_type": "limit" if stream.num_sent >= stream.num_tokens else "eos",
+        "stopping_word": "",
+        "prompt_tokens": 1,
+        "cached_tokens": 0,
+        "completion_tokens": stream.num_sent,
+        "truncated": False,
+        "id_slot": 0,
+        "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
+    }
+
+
+def script_of(generate: Generate) -> Script:
+    text = generate.messages[-1]["content"] if generate.messages else generate.prompt
+    if isinstance(text, str) and text.startswith("{"):
+        script: Script = json.loads(text)
+        return script
+    return {}
+
+
+def main(argv: list[str]) -> int:
+    spare: Script = {}
+    if argv[0] == "--spare":
+        spare = json.loads(argv[1])
+        argv = argv[2:]
+    assert argv[0] == "--nursery"
+    return serve(int(argv[1]), spare)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
