@@ -235,11 +235,15 @@ class Router:
 
     # ------------------------------------------------------------ its end
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal, wait, look at what is left. The exit code."""
-        children = descendants(self.process.pid)
+    def stop(self) -> int:
+        """SIGTERM, then `await_end`."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.process.send_signal(signal.SIGTERM)
+        return self.await_end()
+
+    def await_end(self) -> int:
+        """After a signal: wait, look at what is left. The exit code."""
+        children = descendants(self.process.pid)
         code = self.process.wait(DEADLINE_S)
         self.is_over = True
         eventually(lambda: not [pid for pid in children if is_alive(pid)], "the end of all workers")
