@@ -86,6 +86,13 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How many models have requests at this moment, this one included: they share the cores."""
+
+    num_busy: int
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     request_id: int
 
@@ -153,7 +160,7 @@ class Notice:
     text: str
 
 
-Message = Load | Prime | Generate | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
+Message = Load | Prime | Generate | Share | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
 MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (Load, Prime, Generate, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
+    cls.__name__: cls for cls in (Load, Prime, Generate, Share, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
 }

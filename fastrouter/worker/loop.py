@@ -13,7 +13,7 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
-from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Stop
+from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Share, Stop
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.engine import Engine
@@ -147,6 +147,8 @@ class Worker:
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):
             self._wire.send(self._answer(message))
+        elif isinstance(message, Share):
+            self._context.share_cores(message.num_busy)
         elif isinstance(message, Stop):
             self._is_stopping = True
         else:
