@@ -10,6 +10,7 @@ from fastrouter.errors import InvalidRequest
 
 INT32_MAX = (1 << 31) - 1
 FLOAT_MAX = 3.4e38
+MAX_STOP_CHARACTERS = 1 << 16  # as much text may be held back, and must then fit into one record of the ring
 
 Check = Callable[[str, Any], Any]
 
@@ -96,6 +97,8 @@ def stop_strings(name: str, value: Any) -> list[str]:
         raise invalid(name, "must be a string or a list of strings")
     if len(words) > 256:
         raise invalid(name, "has more than 256 strings")
+    if sum(map(len, words)) > MAX_STOP_CHARACTERS:
+        raise invalid(name, f"has more than {MAX_STOP_CHARACTERS} characters in all")
     return [word for word in words if word]
 
 

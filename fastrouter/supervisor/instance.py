@@ -1,19 +1,33 @@
 """One model's process seen from the router: its state, who uses it, what runs in it. The only file that would notice a remote worker.
 
-Knows no queue and no plan. Invariant: `streams` holds exactly the requests whose sinks the ring still knows.
+Knows no queue and no plan. Invariant: `streams` holds every request that has not ended, and of those that have, only some whose
+lease is still held.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter._core import Sink
 from fastrouter.catalog import ModelSpec
-from fastrouter.errors import WorkerDied, from_wire
+from fastrouter.errors import FastrouterError, ProtocolError, from_wire
 from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
 from fastrouter.supervisor.state import State, check
+
+log = logging.getLogger("fastrouter.supervisor")
+
+FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
+
+
+def fail_sink(sink: Sink, error: Exception) -> None:
+    """One client's answer must not keep the others from theirs."""
+    try:
+        sink.fail(error)
+    except Exception:
+        log.exception("failing %r", sink)
 
 
 @dataclass(slots=True)
@@ -71,34 +85,30 @@ class Instance:
 
     # ------------------------------------------------------------ requests
 
-    def submit(self, stream: Stream) -> None:
+    def submit(self, stream: Stream) -> int:
+        """The request id. Raises Unavailable when it has no room for more."""
         request_id = self.process.ring.attach(stream.sink)
         self.streams[request_id] = stream
         self.process.send(replace(stream.generate, request_id=request_id))
+        return request_id
 
     def abort(self, request_id: int) -> None:
-        """Forget a request that has not ended. Idempotent."""
-        if self.streams.pop(request_id, None) is not None:
+        """Forget a request, and stop it where it has not ended. Idempotent."""
+        stream = self.streams.pop(request_id, None)
+        if stream is None:
+            return
+        self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+        if stream.sink.request_id == request_id:  # the ring lets go of a sink with its last record
             self.process.ring.detach(request_id)
             self.process.send(Abort(request_id))
 
-    def streams_of(self, owner: Any) -> list[int]:
-        """Ids of an owner's requests that have not ended."""
-        self._forget_ended()
-        return [request_id for request_id, stream in self.streams.items() if stream.owner is owner]
-
     def take_streams(self) -> list[Stream]:
-        """Requests that the dead worker has left unfinished; they are nobody's afterwards."""
-        self._forget_ended()
-        streams = list(self.streams.values())
+        """Requests that have not ended; no record will reach them, and they are nobody's afterwards."""
+        running = {key: stream for key, stream in self.streams.items() if stream.sink.request_id == key}
         self.streams.clear()
-        return streams
-
-    def _forget_ended(self) -> None:
-        """The ring lets go of a sink with its last record."""
-        for request_id in [key for key, stream in self.streams.items() if stream.sink.request_id != key]:
-            stream = self.streams.pop(request_id)
-            self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+        for request_id in running:
+            self.process.ring.detach(request_id)
+        return list(running.values())
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Raises what the worker raised, or WorkerDied."""
@@ -121,22 +131,30 @@ class Instance:
                 if message.error is None:
                     future.set_result(message.result)
                 else:
-                    future.set_exception(from_wire(message.error))
+                    future.set_exception(_read_error(message.error))
         elif isinstance(message, Progress):
-            self.progress = message.value
-            self._on_change(self)
+            if self.state is State.LOADING:
+                self.progress = message.value
+                self._on_change(self)
         elif isinstance(message, Ready):
             if self.state is State.LOADING:
                 self.meta = message.meta
                 self.advance(State.LOADED)
                 self._on_change(self)
         elif isinstance(message, Failed):
-            self.failure = message.error
+            if self.state is State.LOADING:
+                self.failure = message.error
+                asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
         elif isinstance(message, Notice):
             self._on_notice(self, message)
 
     def _sink_failed(self, sink: Sink, error: BaseException) -> None:
-        sink.fail(error if isinstance(error, Exception) else WorkerDied(str(error)))
+        """A bug of ours: the ring has let go of the sink."""
+        log.error("%r: %s: %s", sink, type(error).__name__, error)
+        for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
+            del self.streams[request_id]
+            self.process.send(Abort(request_id))
+        fail_sink(sink, FastrouterError(f"{type(error).__name__}: {error}"))
 
     # ------------------------------------------------------------ its end
 
@@ -156,13 +174,19 @@ class Instance:
         return f"its worker {describe_exit(process.exit_code)}{last_line}"
 
     def is_killed_by_first_decode(self) -> bool:
-        """Died by a signal with requests in it that never got a token: see Load.safe_mode."""
-        self._forget_ended()
+        """Died by a signal with requests in it, and none ever got a token: see Load.safe_mode."""
         code = self.process.exit_code
-        num_tokens = sum(stream.sink.num_tokens for stream in self.streams.values())
-        return code is not None and code < 0 and bool(self.streams) and not num_tokens and not self.has_answered
+        is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
+        return code is not None and code < 0 and bool(self.streams) and is_mute
 
     def fail_calls(self, error: Exception) -> None:
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(error)
+
+
+def _read_error(error: dict[str, Any]) -> FastrouterError:
+    try:
+        return from_wire(error)
+    except TypeError:  # its extra fields are no fields of an error
+        raise ProtocolError("a worker sent a broken error") from None

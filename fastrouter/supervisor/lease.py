@@ -6,9 +6,9 @@ Knows no HTTP and no plan. Invariant: `release` gives back exactly once, whateve
 from typing import Any, Protocol
 
 from fastrouter._core import Sink
-from fastrouter.errors import WorkerDied
+from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.messages import Generate
-from fastrouter.supervisor.instance import Instance, Stream
+from fastrouter.supervisor.instance import Instance, Stream, fail_sink
 
 
 class Lender(Protocol):
@@ -22,6 +22,7 @@ class Lease:
     def __init__(self, lender: Lender, instance: Instance) -> None:
         self._lender = lender
         self._instance = instance
+        self._request_ids: list[int] = []  # in that instance
         self._is_released = False
         self.resubmitted: list[Stream] = []  # streams that wait for a fresh worker
 
@@ -40,7 +41,10 @@ class Lease:
 
     def submit(self, generate: Generate, sink: Sink) -> None:
         """Records go to `sink`; its request id is set from here. Raises Unavailable, WorkerDied."""
-        self._live_instance().submit(Stream(generate, sink, self))
+        self._submit(Stream(generate, sink, self))
+
+    def _submit(self, stream: Stream) -> None:
+        self._request_ids.append(self._live_instance().submit(stream))
 
     def abort(self, request_id: int) -> None:
         """The client does not want it any more. Idempotent."""
@@ -60,7 +64,7 @@ class Lease:
         if self._is_released:
             return
         self._is_released = True
-        for request_id in self._instance.streams_of(self):
+        for request_id in self._request_ids:
             self._instance.abort(request_id)
         if self.resubmitted:
             self.resubmitted.clear()
@@ -71,6 +75,10 @@ class Lease:
     def move_to(self, instance: Instance) -> None:
         """A fresh worker: what had delivered nothing starts again there."""
         self._instance = instance
+        self._request_ids.clear()
         streams, self.resubmitted = self.resubmitted, []
         for stream in streams:
-            instance.submit(stream)
+            try:
+                self._submit(stream)
+            except FastrouterError as error:
+                fail_sink(stream.sink, error)

@@ -57,10 +57,10 @@ def plan(queue: Sequence[Waiting], residents: Sequence[Resident], models_max: in
     for waiting in queue:
         model_id = waiting.model_id
         resident = by_id.get(model_id)
-        if resident is not None:
+        if resident is not None and resident.state is not State.DYING:
             if resident.state in _READY and model_id not in result.evict and model_id not in result.drain:
                 result.grant.append(model_id)
-            continue  # or it is loading, or must be gone before it can load again
+            continue  # or it loads, or stops: it has its place
         if is_blocked or not waiting.can_start:
             continue
         if models_max and num_held >= models_max:
@@ -72,6 +72,9 @@ def plan(queue: Sequence[Waiting], residents: Sequence[Resident], models_max: in
             result.evict.append(victim.model_id)
             num_held -= 1
             is_memory_coming = True
+        if resident is not None:
+            num_held += 1  # its next worker's place, kept until the last one is gone
+            continue
         needed = int(waiting.size_bytes * LOAD_MARGIN)
         if is_memory_coming and needed > free_bytes:
             is_blocked = True

@@ -1,7 +1,8 @@
 """Worker processes as operating-system things: the nursery that forks them, their descriptors, their death. Knows no model.
 
 The nursery is one process that has imported everything; it forks workers that the kernel gives to us (we are their subreaper), so we
-can wait for them and hold a pidfd. Invariant: every descriptor opened here is closed by `close` of the object that opened it.
+can wait for them and hold a pidfd. A worker's pid is the one that the kernel puts beside its first bytes: what it says of itself is
+never used to signal anybody. Invariant: every descriptor opened here is closed by `close` of the object that opened it.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -27,6 +29,12 @@ log = logging.getLogger("fastrouter.worker")
 NURSERY_COMMAND = [sys.executable, "-m", "fastrouter.worker"]
 _PR_SET_CHILD_SUBREAPER = 36
 NUM_LOG_LINES = 200
+MAX_LINE_BYTES = 4096
+SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
+UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
+HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
+LAST_WORDS_S = 1.0  # between a worker's end and that of its wire, which only a process of its own making can keep open
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 def adopt_orphans() -> None:
@@ -35,11 +43,14 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def reap_unknown(known_pids: set[int]) -> None:
-    """Collect children that died before they could say who they are."""
-    with contextlib.suppress(ChildProcessError):
+def reap_unknown(known_pids: set[int]) -> bool:
+    """Collect children that died before they could say who they are. False: there are no children at all."""
+    try:
         while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid not in known_pids:
             os.waitpid(found.si_pid, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def describe_exit(exit_code: int | None) -> str:
@@ -72,7 +83,8 @@ class Nursery:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        self._forget()
+        if self._process is not None:
+            log.error("the fork server %s; starting another", describe_exit(self._end()))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._process = subprocess.Popen(
@@ -85,23 +97,25 @@ class Nursery:
             raise FastrouterError(f"cannot start worker processes: {error}") from None
         finally:
             theirs.close()
+        ours.settimeout(SPAWN_TIMEOUT_S)
         self._socket = ours
 
-    def _forget(self) -> None:
-        """Close what a nursery that has ended left behind."""
+    def _end(self) -> int | None:
+        """Its exit code, None when there was none."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._process is not None:
-            self._process.kill()
-            log.error("the fork server %s; starting another", describe_exit(self._process.wait()))
-            self._process = None
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        return process.wait()
 
     def spawn(self) -> "WorkerProcess":
-        """A new worker, on its way up. Raises FastrouterError."""
+        """A new worker, on its way up. Raises FastrouterError, OSError."""
         process = WorkerProcess()
         try:
-            fds = [*process.child_fds[:3], self._lifeline, process.child_fds[3]]
+            fds = process.child_fds(self._lifeline)
             if self._process is None or self._process.poll() is not None or not self._send(fds):
                 self.start()
                 if not self._send(fds):
@@ -109,28 +123,20 @@ class Nursery:
         except BaseException:
             process.close()
             raise
-        finally:
-            process.close_child_fds()
-        process.connect()
+        process.listen()
         return process
 
     def _send(self, fds: list[int]) -> bool:
+        assert self._socket is not None
         try:
-            assert self._socket is not None
             socket.send_fds(self._socket, [b"spare"], fds)
-        except OSError:
+        except OSError:  # TimeoutError too
             return False
         return True
 
     def close(self) -> None:
-        """End it; the workers it made see the end of their lifeline."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """End it; the workers it made see the end of their lifeline. Idempotent."""
+        self._end()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             os.close(self._lifeline_write)
@@ -147,79 +153,122 @@ class WorkerProcess:
         self.on_exit: Callable[[], None] = lambda: None  # everything it said before has been delivered
         self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
         self.broke_protocol: str | None = None
+        self.is_closed = False
         self._loop = asyncio.get_running_loop()
-        self._sock, child_sock = socket.socketpair()
-        self._log, child_log = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(child_log, True)
-        self.ring = TokenRing.create()
-        self.child_fds = [os.dup(child_sock.fileno()), self.ring.memory_fd, self.ring.doorbell_fd, child_log]
-        child_sock.close()
+        with contextlib.ExitStack() as undo:
+            self._sock, self._child_sock = socket.socketpair()
+            undo.callback(self._sock.close)
+            undo.callback(self._child_sock.close)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self._sock.setblocking(False)
+            self._log, self._child_log = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, self._log)
+            undo.callback(os.close, self._child_log)
+            os.set_blocking(self._log, False)
+            self.ring = TokenRing.create()
+            undo.pop_all()
         self._wire = AsyncWire(self._receive, self._wire_closed)
         self._connecting: asyncio.Task[Any] | None = None
         self._pidfd: int | None = None
+        self._timer: asyncio.TimerHandle | None = None  # what is not waited for for ever: its first sign of life, its end
+        self._half_line = b""
+        self._is_doomed = False
         self._is_wire_open = True
-        self.is_closed = False
+        self._is_listening = False
 
     def __repr__(self) -> str:
         return f"<WorkerProcess {self.pid or 'coming up'}{' closed' if self.is_closed else ''}>"
 
     @property
     def is_up(self) -> bool:
+        """It has shown a sign of life; still true when it is dead."""
         return self.pid is not None
 
-    def connect(self) -> None:
-        self._connecting = self._loop.create_task(self._wire.connect(self._sock))
+    def child_fds(self, lifeline: int) -> list[int]:
+        """In the order of the fork request; valid until `listen`."""
+        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._child_log]
+
+    def listen(self) -> None:
+        """Its descriptors have been sent."""
+        self._close_child_ends()
+        self._is_listening = True
+        self._loop.add_reader(self._sock.fileno(), self._greet)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
         self._loop.add_reader(self._log, self._read_log)
+        self._wait_at_most(UP_TIMEOUT_S, self._exited)
 
-    def close_child_fds(self) -> None:
-        for fd in (self.child_fds[0], self.child_fds[3]):
-            os.close(fd)
+    def _close_child_ends(self) -> None:
+        self._child_sock.close()
+        if self._child_log >= 0:
+            os.close(self._child_log)
+            self._child_log = -1
 
     def send(self, message: Any) -> None:
         self._wire.send(message)
 
     def drain(self) -> None:
         """Hand out what is in the ring. A ring with impossible content costs its worker its life."""
+        if self.broke_protocol is not None:
+            return
         try:
             self.ring.drain()
         except ProtocolError as error:
             self._break(error)
 
     def kill(self) -> None:
-        """At once. `on_exit` follows. Idempotent."""
+        """At once, or as soon as it is up. `on_exit` follows. Idempotent."""
+        self._is_doomed = True
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        else:
-            self._wire.close()  # not up yet: it ends when it finds its wire closed
+
+    def _wait_at_most(self, delay_s: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, action)
 
     # ------------------------------------------------------------ what it says
 
-    def _receive(self, message: Any) -> None:
-        if isinstance(message, Hello):
-            self._take_pid(message.pid)
-        else:
-            self.on_message(message)
-
-    def _take_pid(self, pid: int) -> None:
-        """Believed only for a child of ours."""
+    def _greet(self) -> None:
+        """Its first bytes, or its end. The bytes stay in the socket; the wire reads them later."""
         try:
-            if self.pid is not None:
-                raise ProtocolError("a second Hello")
+            data, ancillary, _, _ = self._sock.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        self._loop.remove_reader(self._sock.fileno())
+        pids = [_CREDENTIALS.unpack(value)[0] for _, kind, value in ancillary if kind == socket.SCM_CREDENTIALS]
+        if not data or not pids or not self._take_pid(pids[0]):
+            self._exited()
+            return
+        assert self._timer is not None
+        self._timer.cancel()
+        if self._is_doomed:
+            self.kill()
+        self._connecting = self._loop.create_task(self._wire.connect(self._sock))
+
+    def _take_pid(self, pid: int) -> bool:
+        """Only a child of ours is a worker."""
+        try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             self._pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError, TypeError, ProtocolError) as error:
-            self._break(ProtocolError(f"Hello from process {pid}: {error}"))
-            return
+        except OSError:
+            return False
         self.pid = pid
         self._loop.add_reader(self._pidfd, self._died)
+        return True
+
+    def _receive(self, message: Any) -> None:
+        if not isinstance(message, Hello):
+            self.on_message(message)
+        elif message.pid != self.pid:
+            raise ProtocolError(f"process {self.pid} says that it is {message.pid}")
 
     def _break(self, error: ProtocolError) -> None:
         self.broke_protocol = error.message
         log.error("worker %s broke the protocol and is killed: %s", self.pid, error.message)
-        if not self.is_closed:
-            self._loop.remove_reader(self.ring.doorbell_fd)
+        self._loop.remove_reader(self.ring.doorbell_fd)
         self.kill()
 
     def _read_log(self) -> None:
@@ -229,34 +278,41 @@ class WorkerProcess:
             return
         if not data:
             self._loop.remove_reader(self._log)
-            return
-        for line in data.decode("utf-8", "replace").splitlines():
-            if line.strip():
-                self.lines.append(line)
-                log.debug("[%s] %s", self.pid, line)
+            data = b"\n"
+        *lines, self._half_line = (self._half_line + data).split(b"\n")
+        if len(self._half_line) > MAX_LINE_BYTES:
+            lines.append(self._half_line)
+            self._half_line = b""
+        for line in lines:
+            text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
+            if text:
+                self.lines.append(text)
+                log.debug("[%s] %s", self.pid, text)
 
     # ------------------------------------------------------------ its end
 
     def _wire_closed(self, error: Exception | None) -> None:
         if isinstance(error, ProtocolError):
             self._break(error)
-        if self._is_wire_open:
-            self._is_wire_open = False
-            if self._pidfd is None:
-                self._exited()
-            else:
-                self.kill()  # a worker that hangs up has nothing left to do here
+        if not self._is_wire_open:
+            return
+        self._is_wire_open = False
+        if self._pidfd is None:
+            self._exited()
+        else:  # it is on its way out, or has nothing left to do here
+            self._wait_at_most(HANG_UP_GRACE_S, self.kill)
 
     def _died(self) -> None:
         assert self._pidfd is not None
         assert self.pid is not None
         self._loop.remove_reader(self._pidfd)
-        _, status = os.waitpid(self.pid, 0)
-        self.exit_code = os.waitstatus_to_exitcode(status)
         os.close(self._pidfd)
         self._pidfd = None
+        with contextlib.suppress(ChildProcessError):  # collected by somebody else: how it ended will not be known
+            _, status = os.waitpid(self.pid, 0)
+            self.exit_code = os.waitstatus_to_exitcode(status)
         if self._is_wire_open:
-            self._loop.call_soon(self._exited)  # what it last wrote to the wire is read first: it is in our buffer already
+            self._wait_at_most(LAST_WORDS_S, self._exited)  # the wire's end follows what it last said
         else:
             self._exited()
 
@@ -274,15 +330,19 @@ class WorkerProcess:
         if self.is_closed:
             return
         self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
-            self._loop.remove_reader(self.ring.doorbell_fd)
-            self._loop.remove_reader(self._log)
-        self._wire.close()
-        self._sock.close()
-        os.close(self._log)
-        self.ring.close()
+        if self._is_listening:
+            for fd in (self._sock.fileno(), self.ring.doorbell_fd, self._log):
+                self._loop.remove_reader(fd)
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
+        self._close_child_ends()
+        self._wire.close()
+        self._sock.close()
+        os.close(self._log)
+        self.ring.close()

@@ -3,43 +3,9 @@
 Invariant: an entry is in the queue exactly while it has waiters.
 """
 
-import asyncio
-from collections import deque
-from dataclasses import dataclass, field
-
-from fastrouter.catalog import ModelSpec
-from fastrouter.supervisor.instance import Instance
+from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.planner import Waiting
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
-
-    future: "asyncio.Future[Lease | None]"
-    can_start: bool  # may its model be loaded for it?
-    wants_lease: bool = True
-    lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """All the supervisor knows of one model."""
-
-    spec: ModelSpec
-    instance: Instance | None = None
-    waiters: deque[Waiter] = field(default_factory=deque)
-    since: float = 0.0  # when the first of the waiters came
-    last_used: float = 0.0  # when it was last used before its instance ended
-    num_failures: int = 0  # loads that failed in a row
-    retry_at: float = 0.0
-    error: str | None = None
-    exit_code: int | None = None
-    needs_safe_mode: bool = False
-
-    def forget_failures(self) -> None:
-        self.num_failures, self.retry_at, self.error, self.exit_code, self.needs_safe_mode = 0, 0.0, None, None, False
 
 
 class Queue:

@@ -72,6 +72,7 @@ class Spares:
         self._on_exit()
         if not self._is_stopping:
             log.warning("the spare worker ended")
+            self._likely = None  # perhaps it could not bear what it opened ahead
             self._make_later()
 
     def _make_later(self) -> None:
@@ -80,13 +81,15 @@ class Spares:
         self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.make)
 
     def stop(self) -> None:
-        """Kill the spare; its end is awaited through `is_empty`."""
+        """Kill the spare and the nursery; the spare's end is awaited through `is_empty`."""
         self._is_stopping = True
         if self._retry is not None:
             self._retry.cancel()
         if self._spare is not None:
             self._spare.kill()
+        self._nursery.close()
 
     def close(self) -> None:
-        """The nursery too."""
-        self._nursery.close()
+        """Give up a spare that does not end."""
+        if self._spare is not None:
+            self._spare.close()

@@ -7,50 +7,31 @@ end. Invariant: one entry per model; a model has at most one instance; a lease a
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.messages import Notice, Prime
 from fastrouter.supervisor.budget import available_bytes
-from fastrouter.supervisor.instance import Instance, Stream
+from fastrouter.supervisor.entry import Entry, Status, Waiter
+from fastrouter.supervisor.feed import Event, Feed
+from fastrouter.supervisor.instance import Instance, fail_sink
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.planner import PATIENCE_S, Resident, plan
 from fastrouter.supervisor.process import Nursery, adopt_orphans, reap_unknown
-from fastrouter.supervisor.queue import Entry, Queue, Waiter
+from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.spares import Spares
-from fastrouter.supervisor.state import PUBLIC, State
+from fastrouter.supervisor.state import State
+
+__all__ = ["Event", "Status", "Supervisor"]
 
 log = logging.getLogger("fastrouter.supervisor")
 
 MAX_QUEUED = 512
-BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 END_TIMEOUT_S = 5.0
 PRIME_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
+REAP_DELAY_S = 0.2  # a process that was never up may outlive its wire by a moment
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A change that clients may watch; `event` and `data` in llama-server's words."""
-
-    model: str
-    event: str
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A model as users see it."""
-
-    value: str = "unloaded"  # unloaded | loading | loaded
-    failed: bool = False
-    exit_code: int | None = None
-    error: str | None = None
-    progress: float | None = None
-    meta: dict[str, Any] | None = None
 
 
 class Supervisor:
@@ -59,11 +40,13 @@ class Supervisor:
     def __init__(
         self, config: Config, *, nursery_command: list[str] | None = None, on_event: Callable[[Event], None] | None = None
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._models_max = config.models_max
         self._spares = Spares(Nursery(nursery_command), self._reap)
         self._entries: dict[str, Entry] = {}
         self._queue = Queue()
-        self._subscribers: list[Callable[[Event], None]] = [on_event] if on_event else []
+        self._feed = Feed(on_event)
+        self.subscribe = self._feed.subscribe
         self._is_rebalancing = False
         self._is_stopping = False
         self._timers: set[asyncio.TimerHandle] = set()
@@ -74,7 +57,6 @@ class Supervisor:
     # ------------------------------------------------------------ life
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         adopt_orphans()
         self._spares.start()
 
@@ -86,15 +68,20 @@ class Supervisor:
         deadline = self._loop.time() + timeout_s
         while any(instance.num_leases for instance in self.instances()) and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
-        for timer in self._timers:
-            timer.cancel()
-        self._spares.stop()
         for instance in self.instances():
             instance.kill()
+        self._spares.stop()
         deadline = self._loop.time() + END_TIMEOUT_S
         while (self.instances() or not self._spares.is_empty) and self._loop.time() < deadline:
             await asyncio.sleep(0.005)
         self._spares.close()
+        for instance in self.instances():
+            instance.process.close()
+        deadline = self._loop.time() + REAP_DELAY_S
+        while reap_unknown(set()) and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        for timer in self._timers:
+            timer.cancel()
 
     def instances(self) -> list[Instance]:
         return [entry.instance for entry in self._entries.values() if entry.instance is not None]
@@ -147,23 +134,7 @@ class Supervisor:
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)
-        if entry is None:
-            return Status()
-        instance = entry.instance
-        value = PUBLIC[instance.state] if instance is not None else "unloaded"
-        if instance is None or value == "unloaded":
-            return Status(failed=entry.error is not None, exit_code=entry.exit_code, error=entry.error)
-        return Status(value, progress=instance.progress, meta=instance.meta)
-
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call it for each event, until the returned function is called."""
-        self._subscribers.append(subscriber)
-
-        def unsubscribe() -> None:
-            if subscriber in self._subscribers:
-                self._subscribers.remove(subscriber)
-
-        return unsubscribe
+        return entry.status() if entry is not None else Status()
 
     # ------------------------------------------------------------ queue
 
@@ -177,13 +148,13 @@ class Supervisor:
     async def _wait(self, entry: Entry, waiter: Waiter) -> Lease | None:
         if self._is_stopping:
             raise Unavailable("the server is stopping")
-        if entry.instance is None and self._loop.time() < entry.retry_at:
-            error = LoadFailed(entry.spec.id, entry.error or "", entry.exit_code)
-            error.retry_after_s = max(1, round(entry.retry_at - self._loop.time()))
-            raise error
+        refusal = entry.refusal(self._loop.time())
+        if refusal is not None:
+            raise refusal
         if self._queue.num_waiters >= MAX_QUEUED:
             raise Unavailable(f"{MAX_QUEUED} requests are waiting for a model already")
         self._enqueue(entry, waiter)
+        self._rebalance()
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -191,9 +162,10 @@ class Supervisor:
             raise
 
     def _enqueue(self, entry: Entry, waiter: Waiter) -> None:
+        """Followed by a rebalance."""
+        if not entry.waiters:
+            self._after(PATIENCE_S + 0.01, self._rebalance)
         self._queue.add(entry, waiter, self._loop.time())
-        self._after(PATIENCE_S + 0.01, self._rebalance)
-        self._rebalance()
 
     def _leave(self, entry: Entry, waiter: Waiter) -> None:
         """The client is gone: whatever it was about to get goes to others."""
@@ -211,7 +183,7 @@ class Supervisor:
     def _refuse(self, waiter: Waiter, error: FastrouterError) -> None:
         if waiter.lease is not None:
             for stream in list(waiter.lease.resubmitted):
-                self._fail_stream(stream, error)
+                fail_sink(stream.sink, error)
         elif not waiter.future.done():
             waiter.future.set_exception(error)
 
@@ -230,7 +202,8 @@ class Supervisor:
         """Until a plan has nothing left to do: what it grants or refuses may change the next one."""
         while self._queue:
             residents = [Resident(i.spec.id, i.state, i.num_leases, i.last_used) for i in self.instances()]
-            free = available_bytes() if self._models_max and len(residents) >= self._models_max else 0
+            is_scarce = any(resident.state is State.DYING for resident in residents) or 0 < self._models_max <= len(residents)
+            free = available_bytes() if is_scarce else 0
             decided = plan(self._queue.waiting(), residents, self._models_max, free, self._loop.time())
             for model_id in decided.evict:
                 self._kill(self._running(model_id))
@@ -298,18 +271,17 @@ class Supervisor:
         for waiter in self._queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)
-        self._emit(entry.spec.id, {"status": "loading", "progress": _progress(0.0)})
+        self._feed.loading(entry.spec.id, 0.0)
 
     def _changed(self, instance: Instance) -> None:
         """Progress, or Ready."""
         model_id = instance.spec.id
         if instance.state is State.LOADING:
-            self._emit(model_id, {"status": "loading", "progress": _progress(instance.progress or 0.0)})
+            self._feed.loading(model_id, instance.progress or 0.0)
             return
-        entry = self._entries[model_id]
-        entry.num_failures, entry.retry_at = 0, 0.0
+        self._entries[model_id].note_load()
         self._rebalance()
-        self._emit(model_id, {"status": "loaded", "info": instance.meta})
+        self._feed.loaded(model_id, instance.meta)
         self._after(SPARE_DELAY_S, self._spares.make)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
@@ -332,24 +304,25 @@ class Supervisor:
         """The time to finish is over."""
         if instance.state is State.STOPPING:
             for stream in instance.take_streams():
-                stream.sink.fail(Unavailable("the model is being unloaded"))
+                fail_sink(stream.sink, Unavailable("the model is being unloaded"))
             if instance.state is State.STOPPING:
                 self._kill(instance)
 
     def _kill(self, instance: Instance) -> None:
         """A worker keeps nothing worth saving once its leases are gone, so it gets no chance to linger."""
         instance.kill()
-        self._emit(instance.spec.id, {"status": "unloaded", "exit_code": 0})
+        self._feed.unloaded(instance.spec.id)
 
     def _ended_instance(self, entry: Entry, instance: Instance) -> None:
         """The process is reaped and everything it said has been delivered."""
         self._reap()
+        self._after(REAP_DELAY_S, self._reap)
         entry.instance = None
         was = instance.state
         if was is not State.DYING:
             self._crashed(entry, instance, was)
         for stream in instance.take_streams():
-            self._fail_stream(stream, Unavailable("the model was unloaded"))
+            fail_sink(stream.sink, Unavailable("the model was unloaded"))
         for waiter in self._queue.take_where(entry, can_start=False):
             self._refuse(waiter, ModelNotLoaded(entry.spec.id))
         instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}"))
@@ -378,15 +351,15 @@ class Supervisor:
             log.error("%s: | %s", spec.id, line)
         entry.error, entry.exit_code = cause, exit_code
         if was is State.LOADING:
-            entry.num_failures += 1
-            entry.retry_at = self._loop.time() + BACK_OFF_S[min(entry.num_failures, len(BACK_OFF_S)) - 1]
-            self._refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code))
+            entry.note_failed_load(self._loop.time())
+            if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
+                self._refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code))
         else:
             if instance.is_killed_by_first_decode() and not entry.needs_safe_mode:
                 entry.needs_safe_mode = True
                 log.warning("%s: its first decode killed its worker; it is tried once more in the safe mode", spec.id)
             self._retry_or_fail(entry, instance, was, WorkerDied(f"model {spec.id} has crashed: {cause}"))
-        self._emit(spec.id, {"status": "unloaded", "exit_code": exit_code, "failed": True, "error": cause})
+        self._feed.failed(spec.id, exit_code, cause)
 
     def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied) -> None:
         """A stream of which the client has seen nothing starts again on a fresh worker, once; the others are told."""
@@ -401,33 +374,16 @@ class Supervisor:
                     leases.append(lease)
                 lease.resubmitted.append(stream)
             else:
-                self._fail_stream(stream, error)
+                fail_sink(stream.sink, error)
         for lease in leases:
             if not lease.is_released:
                 self._enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
-
-    def _fail_stream(self, stream: Stream, error: FastrouterError) -> None:
-        try:
-            stream.sink.fail(error)
-        except Exception:  # one client's answer must not keep the others from theirs
-            log.exception("failing %r", stream.sink)
 
     def _move(self, lease: Lease, instance: Instance) -> None:
         if not lease.is_released:
             instance.num_leases += 1
             instance.last_used = self._loop.time()
             lease.move_to(instance)
-
-    # ------------------------------------------------------------ events and timers
-
-    def _emit(self, model_id: str, values: dict[str, Any]) -> None:
-        for name in ("model_status", "status_change"):  # llama-server's documentation and its code disagree on the name
-            event = Event(model_id, name, values)
-            for subscriber in list(self._subscribers):
-                try:
-                    subscriber(event)
-                except Exception:
-                    log.exception("a subscriber of %s failed", name)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         def run() -> None:
@@ -436,7 +392,3 @@ class Supervisor:
 
         timer = self._loop.call_later(delay_s, run)
         self._timers.add(timer)
-
-
-def _progress(value: float) -> dict[str, Any]:
-    return {"stages": ["text_model"], "current": "text_model", "value": value}

@@ -12,6 +12,9 @@ import orjson
 from fastrouter._core import ERROR, FINISH, LAST, TokenRing
 from fastrouter.errors import FastrouterError
 
+_MAX_MESSAGE = 4096  # characters; a template may put a whole conversation into its error
+_DROPPABLE = ("prompt", "generation_settings", "tokens")  # what a finish can do without, when no record can hold it
+
 _Record = tuple[int, int, int, int, int, bytes]
 
 
@@ -37,12 +40,17 @@ class Outbox:
 
     def finish(self, request_id: int, choice: int, is_last: bool, values: dict[str, Any]) -> None:
         payload = orjson.dumps(values)
-        if len(payload) > self._ring.capacity // 4:  # a prompt echoed back that no record can hold; the router has it anyway
-            payload = orjson.dumps({key: value for key, value in values.items() if key != "prompt"})
+        for name in _DROPPABLE:
+            if len(payload) <= self._ring.capacity // 4:
+                break
+            values = {key: value for key, value in values.items() if key != name}
+            payload = orjson.dumps(values)
         self.push(request_id, FINISH, choice, LAST if is_last else 0, 0, payload)
 
     def error(self, request_id: int, error: FastrouterError) -> None:
-        self.push(request_id, ERROR, 0, LAST, 0, orjson.dumps(error.to_wire()))
+        wire = error.to_wire()
+        wire["message"] = wire["message"][:_MAX_MESSAGE]
+        self.push(request_id, ERROR, 0, LAST, 0, orjson.dumps(wire))
 
     def drop(self, request_id: int) -> None:
         """Nobody listens to this request any more."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 MIN_SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
+MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
 
 class Slot:
@@ -64,9 +65,10 @@ class Slots:
         if not idle:
             return None
         shared, best = max(((common_prefix(slot.tokens, prompt), slot) for slot in idle), key=_longest_then_oldest)
-        if shared > MIN_SIMILARITY * len(prompt):
-            return best
-        return min(idle, key=lambda slot: (bool(slot.tokens), slot.last_used))
+        free = min(idle, key=lambda slot: (bool(slot.tokens), slot.last_used))
+        if free.tokens:
+            return best if shared > MIN_SIMILARITY * len(prompt) else free
+        return best if shared and shared >= MIN_KEPT * min(len(prompt), len(best.tokens)) else free
 
     def take(self, slot: Slot) -> None:
         assert not slot.is_busy, slot
