@@ -28,7 +28,7 @@ _NOT_YET = {
     "GET": ("/metrics", "/lora-adapters", "/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/models", "/v1/stream"),
     "POST": (
-        *("/models", "/props", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/slots/*", "/tools"),
+        *("/models", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/slots/*", "/tools"),
         *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
@@ -64,6 +64,12 @@ class Admin:
                 "build_info": BUILD_INFO,
             }
         )
+
+    def change_props(self, request: Request, exchange: Exchange) -> bytes:
+        """As in llama-server: there is nothing to change yet, but it says whether it would be allowed."""
+        if not self._config.props_endpoint:
+            raise NotSupported("This server does not support changing global properties. Start it with `--props`")
+        return _SUCCESS
 
     async def load(self, request: Request, exchange: Exchange) -> bytes:
         spec = self._named(request, NotFound)
@@ -102,6 +108,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("POST", "/detokenize", native.detokenize)
     routes.add("POST", "/apply-template", native.apply_template)
     routes.add("GET", "/props", props)
+    routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", native.slots)
     routes.add("GET", ("/models", "/v1/models"), models.list)
     routes.add("GET", "/models/sse", models.feed)

@@ -281,6 +281,8 @@ class Engine:
 
     def _admit(self) -> None:
         """Give slots to waiting sequences, oldest first; one that insists on a busy slot lets the others pass."""
+        if self.running and not self._options.cont_batching:
+            return
         for sequence in list(self._waiting):
             slot = self.slots.choose(sequence.prompt, sequence.request.generate.id_slot)
             if slot is None:

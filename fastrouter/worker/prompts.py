@@ -61,6 +61,8 @@ class Prompts:
         """The prompt's tokens, and its text ("" for a list)."""
         if generate.messages is not None:
             tools = None if generate.tool_choice == "none" else generate.tools
+            if tools and not self._options.jinja:
+                raise InvalidRequest("tools param requires --jinja flag")
             text = self.render(
                 generate.messages,
                 tools,
