@@ -334,9 +334,11 @@ class WorkerProcess:
             self._timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
+        elif self._is_listening:
+            self._loop.remove_reader(self._sock.fileno())
         if self._is_listening:
-            for fd in (self._sock.fileno(), self.ring.doorbell_fd, self._log):
-                self._loop.remove_reader(fd)
+            self._loop.remove_reader(self.ring.doorbell_fd)
+            self._loop.remove_reader(self._log)
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)

@@ -1,0 +1,79 @@
+"""All the supervisor knows of one model: its instance, who waits for it, how its loads went. Decides nothing about other models.
+
+Invariant: `retry_at` lies in the future only after a failed load.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrouter.catalog import ModelSpec
+from fastrouter.errors import LoadFailed
+from fastrouter.supervisor.instance import Instance
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.state import PUBLIC
+
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A model as users see it."""
+
+    value: str = "unloaded"  # unloaded | loading | loaded
+    failed: bool = False
+    exit_code: int | None = None
+    error: str | None = None
+    progress: float | None = None
+    meta: dict[str, Any] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
+
+    future: "asyncio.Future[Lease | None]"
+    can_start: bool  # may its model be loaded for it?
+    wants_lease: bool = True
+    lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    spec: ModelSpec
+    instance: Instance | None = None
+    waiters: deque[Waiter] = field(default_factory=deque)
+    since: float = 0.0  # when the first of the waiters came
+    last_used: float = 0.0  # when its last instance was
+    num_failures: int = 0  # loads that failed in a row
+    retry_at: float = 0.0
+    error: str | None = None
+    exit_code: int | None = None
+    needs_safe_mode: bool = False
+
+    def status(self) -> Status:
+        instance = self.instance
+        value = PUBLIC[instance.state] if instance is not None else "unloaded"
+        if instance is None or value == "unloaded":
+            return Status(failed=self.error is not None, exit_code=self.exit_code, error=self.error)
+        return Status(value, progress=instance.progress, meta=instance.meta)
+
+    def note_failed_load(self, now: float) -> None:
+        self.num_failures += 1
+        self.retry_at = now + BACK_OFF_S[min(self.num_failures, len(BACK_OFF_S)) - 1]
+
+    def note_load(self) -> None:
+        self.num_failures, self.retry_at = 0, 0.0
+
+    def forget_failures(self) -> None:
+        self.note_load()
+        self.error, self.exit_code, self.needs_safe_mode = None, None, False
+
+    def refusal(self, now: float) -> LoadFailed | None:
+        """What a request gets that comes too soon after a failed load."""
+        if self.instance is not None or now >= self.retry_at:
+            return None
+        error = LoadFailed(self.spec.id, self.error or "", self.exit_code)
+        error.retry_after_s = max(1, round(self.retry_at - now))
+        return error

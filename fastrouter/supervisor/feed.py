@@ -1,0 +1,62 @@
+"""What clients may watch: each change of a model's state, in llama-server's words. Knows no queue and no process.
+
+Invariant: a subscriber that raises harms nobody but itself.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger("fastrouter.supervisor")
+
+_NAMES = ("model_status", "status_change")  # llama-server's documentation and its code disagree on the name
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change that clients may watch; `event` and `data` in llama-server's words."""
+
+    model: str
+    event: str
+    data: dict[str, Any]
+
+
+class Feed:
+    def __init__(self, subscriber: Callable[[Event], None] | None = None) -> None:
+        self._subscribers = [subscriber] if subscriber is not None else []
+
+    def __repr__(self) -> str:
+        return f"<Feed {len(self._subscribers)} subscribers>"
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Call it for each event, until the returned function is called."""
+        self._subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
+
+        return unsubscribe
+
+    def loading(self, model_id: str, progress: float) -> None:
+        stage = {"stages": ["text_model"], "current": "text_model", "value": progress}
+        self._emit(model_id, {"status": "loading", "progress": stage})
+
+    def loaded(self, model_id: str, meta: dict[str, Any] | None) -> None:
+        self._emit(model_id, {"status": "loaded", "info": meta})
+
+    def unloaded(self, model_id: str) -> None:
+        self._emit(model_id, {"status": "unloaded", "exit_code": 0})
+
+    def failed(self, model_id: str, exit_code: int | None, error: str) -> None:
+        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, "error": error})
+
+    def _emit(self, model_id: str, values: dict[str, Any]) -> None:
+        for name in _NAMES:
+            event = Event(model_id, name, values)
+            for subscriber in list(self._subscribers):
+                try:
+                    subscriber(event)
+                except Exception:
+                    log.exception("a subscriber of %s failed", name)
