@@ -382,7 +382,7 @@ cdef class RequestParser:
         self._target = url
 
     def on_header(self, bytes name, bytes value):
-        self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self):
         self._keep_alive = self._parser.should_keep_alive()  # a moment later it has forgotten

@@ -1,0 +1,225 @@
+"""Bytes in, requests or one refusal out: whole, byte by byte and at random splits the same."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastrouter._core import HttpError, RequestParser
+
+Result = tuple[list[tuple[Any, ...]], int | None]
+HOST = b"Host: localhost\r\n"
+
+
+def outcome(pieces: list[bytes], **limits: int) -> Result:
+    """([requests], status of the refusal or None)"""
+    parser = RequestParser(**limits)
+    found: list[tuple[Any, ...]] = []
+    status = None
+    for piece in pieces:
+        try:
+            requests = parser.feed(piece)
+        except HttpError as error:
+            status = error.status
+            break
+        found += [(r.method, r.target, r.path, r.query, r.body, r.keep_alive, r.http_minor, tuple(r.headers())) for r in requests]
+        if parser.error is not None:
+            status = parser.error.status
+            break
+    return found, status
+
+
+def every_way(data: bytes, **limits: int) -> Result:
+    """The outcome, checked to be the same for every way of splitting."""
+    whole = outcome([data], **limits)
+    if len(data) < 5000:
+        assert outcome([data[i : i + 1] for i in range(len(data))], **limits) == whole
+    source = random.Random(len(data))
+    for _ in range(8):
+        cuts = sorted(source.randrange(len(data) + 1) for _ in range(source.randrange(1, 6)))
+        pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+        assert outcome(pieces, **limits) == whole, cuts
+    return whole
+
+
+def get(line: bytes = b"GET /health HTTP/1.1", fields: bytes = HOST) -> bytes:
+    return line + b"\r\n" + fields + b"\r\n"
+
+
+def post(body: bytes, fields: bytes = b"") -> bytes:
+    return b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n" % len(body) + fields + b"\r\n" + body
+
+
+def chunked(body: bytes, line: bytes = b"POST /x HTTP/1.1") -> bytes:
+    return line + b"\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body
+
+
+def test_a_plain_get() -> None:
+    (request,), status = every_way(get(b"GET /a%20b?x=%201 HTTP/1.1", HOST + b"X-One: 1\r\nx-one:  2 \r\n"))
+    assert status is None
+    assert request[:7] == ("GET", "/a%20b?x=%201", "/a b", "x=%201", b"", True, 1)
+    assert request[7] == (("host", "localhost"), ("x-one", "1"), ("x-one", "2"))
+
+
+def test_repeated_fields_are_joined() -> None:
+    (request,) = RequestParser().feed(get(fields=HOST + b"A: 1\r\nA: 2\r\n"))
+    assert (request.header("a"), request.header("b")) == ("1, 2", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "keeps"),
+    [
+        (b"GET / HTTP/1.1", HOST, True),
+        (b"GET / HTTP/1.1", HOST + b"Connection: close\r\n", False),
+        (b"GET / HTTP/1.0", b"", False),
+        (b"GET / HTTP/1.0", b"Connection: keep-alive\r\n", True),
+    ],
+)
+def test_keep_alive(line: bytes, fields: bytes, keeps: bool) -> None:
+    (request,), status = every_way(get(line, fields))
+    assert (request[5], status) == (keeps, None)
+
+
+def test_bodies_of_both_kinds() -> None:
+    assert every_way(post(b"hello"))[0][0][4] == b"hello"
+    assert every_way(chunked(b"5\r\nhello\r\n1;a=b\r\n!\r\n0\r\nTrailer: x\r\n\r\n"))[0][0][4] == b"hello!"
+    assert every_way(post(b""))[0][0][4] == b""
+
+
+def test_pipelined_requests_keep_their_order() -> None:
+    data = get(b"GET /1 HTTP/1.1") + post(b"two") + chunked(b"1\r\n3\r\n0\r\n\r\n") + get(b"GET /4 HTTP/1.1")
+    requests, status = every_way(data)
+    assert [request[1] for request in requests] == ["/1", "/x", "/x", "/4"]
+    assert [request[4] for request in requests] == [b"", b"two", b"3", b""]
+    assert status is None
+
+
+def test_good_requests_before_a_bad_one_are_delivered() -> None:
+    requests, status = every_way(get() + post(b"x") + b"GET / HTTP/3.0\r\n" + HOST + b"\r\n" + get())
+    assert ([request[0] for request in requests], status) == (["GET", "POST"], 505)
+
+
+def test_after_a_refusal_everything_is_refused() -> None:
+    parser = RequestParser()
+    for _ in range(2):
+        with pytest.raises(HttpError):
+            parser.feed(b"\x16\x03\x01")
+    with pytest.raises(HttpError):
+        parser.feed(get())
+
+
+REFUSED = [
+    (400, get(fields=HOST + b"Host: other\r\n")),
+    (400, get(fields=b"")),
+    (400, b"GET /\r\n\r\n"),
+    (505, get(b"GET / HTTP/2.0")),
+    (505, get(b"GET / HTTP/0.9")),
+    (505, get(b"GET / HTTP/1.2")),
+    (400, b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (413, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 18446744073709551615\r\n\r\n"),
+    (413, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999\r\n\r\n"),
+    (400, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n"),
+    (400, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\n1"),
+    (400, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (501, b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    (400, get(b"GET http://evil.example/ HTTP/1.1")),
+    (400, get(b"GET relative HTTP/1.1")),
+    (501, get(b"CONNECT localhost:80 HTTP/1.1")),
+    (501, get(fields=HOST + b"Upgrade: websocket\r\nConnection: Upgrade\r\n")),
+    (501, get(fields=HOST + b"Upgrade: h2c\r\n")),
+    (417, get(fields=HOST + b"Expect: coffee\r\n")),
+    (400, b"GET / HTTP/1.1\nHost: localhost\n\n"),
+    (400, get(fields=HOST + b"A: 1\r\n folded\r\n")),
+    (400, get(fields=HOST + b"No colon\r\n")),
+    (400, get(fields=HOST + b"Spa ce: 1\r\n")),
+    (400, get(fields=HOST + b"A: \x00\r\n")),
+    (400, b"\x16\x03\x01\x02\x00"),
+    (400, b"\r\n" + get()),
+    (400, get("GET /ü HTTP/1.1".encode())),
+    (400, chunked(b"-1\r\nx\r\n")),
+    (400, chunked(b"0x1\r\nx\r\n")),
+    (400, chunked(b"\r\n\r\n")),
+    (400, chunked(b"5\r\nhello!\r\n0\r\n\r\n")),
+    (400, chunked(b"5\nhello\r\n0\r\n\r\n")),
+    (413, chunked(b"ffffffffffffffff\r\n")),
+    (400, chunked(b"fffffffffffffffff\r\n")),
+    (400, chunked(b"1;" + b"x" * 2000 + b"\r\n")),
+    (400, chunked(b"0\r\nbad trailer\r\n\r\n")),
+    (431, chunked(b"0\r\n" + b"T: 1\r\n" * 101 + b"\r\n")),
+    (431, chunked(b"0\r\nT: " + b"x" * 9000 + b"\r\n\r\n")),
+    (414, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
+    (431, get(fields=HOST + b"A: " + b"x" * 9000 + b"\r\n")),
+    (431, get(fields=HOST + b"A: 1\r\n" * 100)),
+    (431, get(fields=HOST + (b"A: " + b"x" * 8000 + b"\r\n") * 5)),
+    (431, get(fields=HOST + b"A: " + b"x" * 10_000_000)),
+    (431, get(fields=HOST + b"A: 1\r\n" * 100_000)),
+]
+
+
+@pytest.mark.parametrize(("status", "data"), REFUSED, ids=lambda value: repr(value)[:60])
+def test_refusals(status: int, data: bytes) -> None:
+    assert every_way(data) == ([], status)
+
+
+def test_absolute_form_with_the_same_authority_is_fine() -> None:
+    (request,), status = every_way(get(b"GET http://localhost/a?b HTTP/1.1"))
+    assert (request[2], request[3], status) == ("/a", "b", None)
+
+
+@pytest.mark.parametrize(("over", "status"), [(0, None), (1, 431)])
+def test_limits_are_exact(over: int, status: int | None) -> None:
+    line = b"A: " + b"x" * (100 - 5 + over) + b"\r\n"
+    assert every_way(get(fields=HOST + line), max_field=100)[1] == status
+    fields = HOST + b"A: 1\r\n" * (9 + over)
+    assert every_way(get(fields=fields), max_headers=10)[1] == status
+    assert every_way(get(), max_head=len(get()) - over)[1] == status
+
+
+def test_body_limit_is_exact() -> None:
+    assert every_way(post(b"x" * 10), max_body=10)[1] is None
+    assert every_way(post(b"x" * 11), max_body=10)[1] == 413
+    assert every_way(chunked(b"5\r\nhello\r\n5\r\nhello\r\n0\r\n\r\n"), max_body=10)[1] is None
+    assert every_way(chunked(b"5\r\nhello\r\n6\r\nhello!\r\n0\r\n\r\n"), max_body=10)[1] == 413
+
+
+def test_continue_is_asked_for_once() -> None:
+    asked: list[int] = []
+    parser = RequestParser(on_continue=lambda: asked.append(1))
+    data = post(b"hello", b"Expect: 100-continue\r\n")
+    for index in range(len(data)):
+        parser.feed(data[index : index + 1])
+    assert asked == [1]
+
+
+def test_idle_and_body_progress() -> None:
+    parser = RequestParser()
+    assert parser.is_idle
+    parser.feed(b"POST /x HT")
+    assert not parser.is_idle
+    parser.feed(post(b"x" * 100)[10:-50])
+    assert (parser.in_body, parser.num_body_bytes) == (True, 50)
+    parser.feed(b"x" * 50)
+    assert parser.is_idle
+
+
+def test_model_and_stream_of_the_body() -> None:
+    (request,) = RequestParser().feed(post(b'{"model": "a", "stream": true}'))
+    assert (request.model, request.stream) == ("a", True)
+
+
+SEEDS = [get(), post(b'{"model":"x"}'), chunked(b"5\r\nhello\r\n0\r\nT: 1\r\n\r\n"), get() + post(b"x")]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(SEEDS), st.data())
+def test_mutations_never_do_anything_but_refuse(seed: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(mutated)))
+        replacement = data.draw(st.one_of(st.binary(max_size=3), st.sampled_from([b"\r\n", b"\n", b":", b" ", b"\r", b"0", b";"])))
+        mutated[position : position + data.draw(st.integers(0, 3))] = replacement
+    text = bytes(mutated)
+    whole = outcome([text])
+    assert outcome([text[i : i + 1] for i in range(len(text))]) == whole

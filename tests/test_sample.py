@@ -1,0 +1,168 @@
+"""LogitSampler against straightforward numpy, by the formulae of llama.cpp's samplers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fastrouter._core import LogitSampler
+
+Logits = NDArray[np.float32]
+
+
+def sampler(n_vocab: int, **changes: Any) -> LogitSampler:
+    options: dict[str, Any] = {
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "min_keep": 0,
+        "seed": 1,
+        "repeat_last_n": 64,
+        "repeat_penalty": 1.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "bias": [],
+    }
+    return LogitSampler(n_vocab, **{**options, **changes})
+
+
+def draw(chosen: LogitSampler, logits: Logits) -> int:
+    before = logits.copy()
+    token = chosen.sample(logits.ctypes.data, len(logits))
+    np.testing.assert_array_equal(logits, before)
+    return token
+
+
+def noise(n_vocab: int, seed: int = 0) -> Logits:
+    return np.random.default_rng(seed).normal(0, 3, n_vocab).astype(np.float32)
+
+
+def distribution(logits: Logits, top_k: int, top_p: float, min_p: float, temperature: float) -> dict[int, float]:
+    """Token -> probability after the chain."""
+    order = np.argsort(-logits, kind="stable")[: top_k or None]
+    kept = logits[order].astype(np.float64)
+    if top_p < 1:
+        probabilities = np.exp(kept - kept[0]) / np.exp(kept - kept[0]).sum()
+        count = int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1
+        order, kept = order[:count], kept[:count]
+    if min_p > 0:
+        inside = kept >= kept[0] + np.log(min_p)
+        order, kept = order[inside], kept[inside]
+    weights = np.exp((kept - kept[0]) / temperature)
+    return dict(zip(order.tolist(), (weights / weights.sum()).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("n_vocab", [1, 2, 63, 64, 65, 128, 300, 1000, 49_152])
+def test_greedy_is_argmax(n_vocab: int) -> None:
+    greedy = sampler(n_vocab)
+    for seed in range(20):
+        logits = noise(n_vocab, seed)
+        assert draw(greedy, logits) == int(logits.argmax())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=200))
+def test_greedy_takes_any_floats(values: list[float]) -> None:
+    logits = np.array(values, np.float32)
+    assert logits[draw(sampler(len(values)), logits)] == logits.max()
+
+
+def test_nothing_to_choose_from_is_no_crash() -> None:
+    for value in (np.nan, -np.inf):
+        logits = np.full(130, value, np.float32)
+        assert 0 <= draw(sampler(130), logits) < 130
+        assert 0 <= draw(sampler(130, temperature=1.0, top_k=5, top_p=0.5), logits) < 130
+
+
+CHAINS = [
+    (40, 0.95, 0.05, 0.8),
+    (5, 1.0, 0.0, 1.0),
+    (0, 0.9, 0.0, 1.0),
+    (0, 1.0, 0.2, 1.5),
+    (0, 1.0, 0.0, 1.0),
+    (1, 0.5, 0.5, 2.0),
+    (200, 0.99, 0.0, 0.3),
+    (0, 1.0, 0.0, 30.0),
+]
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "min_p", "temperature"), CHAINS)
+@pytest.mark.parametrize("n_vocab", [7, 300])
+def test_draws_follow_the_distribution(n_vocab: int, top_k: int, top_p: float, min_p: float, temperature: float) -> None:
+    logits = noise(n_vocab, 3)
+    wanted = distribution(logits, top_k, top_p, min_p, temperature)
+    chosen = sampler(n_vocab, top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    counts = np.zeros(n_vocab)
+    total = 20_000
+    for _ in range(total):
+        counts[chosen.sample(logits.ctypes.data, n_vocab)] += 1
+    assert set(np.flatnonzero(counts)) <= set(wanted)
+    for token, probability in wanted.items():
+        spread = 6 * np.sqrt(probability * (1 - probability) / total) + 1e-3
+        assert abs(counts[token] / total - probability) < spread
+
+
+def test_top_k_on_a_large_vocabulary_keeps_just_the_best() -> None:
+    logits = noise(49_152, 5)
+    best = set(np.argsort(-logits)[:40].tolist())
+    chosen = sampler(49_152, top_k=40, temperature=50.0)
+    assert {draw(chosen, logits) for _ in range(2000)} == best
+
+
+def test_min_keep_keeps() -> None:
+    logits = np.array([10, 9, 0, -1, -2], np.float32)
+    chosen = sampler(5, temperature=20.0, top_p=0.1, min_keep=3)
+    assert {draw(chosen, logits) for _ in range(500)} == {0, 1, 2}
+
+
+def test_the_seed_decides() -> None:
+    logits = noise(300)
+    runs = [[draw(chosen, logits) for _ in range(50)] for chosen in (sampler(300, temperature=1.0, seed=seed) for seed in (7, 7, 8))]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def penalised(logits: Logits, window: list[int], repeat: float, frequency: float, presence: float) -> Logits:
+    changed = logits.copy()
+    for token in set(window):
+        value = changed[token]
+        value = value * repeat if value <= 0 else value / repeat
+        changed[token] = value - window.count(token) * frequency - presence
+    return changed
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(0, 19), max_size=60),
+    st.sampled_from([-1, 0, 1, 5, 64]),
+    st.sampled_from([(1.5, 0.0, 0.0), (1.0, 0.7, 0.0), (1.0, 0.0, 3.0), (1.2, 0.3, 0.4)]),
+)
+def test_penalties(tokens: list[int], last_n: int, penalties: tuple[float, float, float]) -> None:
+    repeat, frequency, presence = penalties
+    chosen = sampler(20, repeat_last_n=last_n, repeat_penalty=repeat, frequency_penalty=frequency, presence_penalty=presence)
+    half = len(tokens) // 2
+    chosen.prime(tokens[:half])
+    for token in tokens[half:]:
+        chosen.accept(token)
+    window = tokens if last_n < 0 else tokens[max(0, len(tokens) - last_n) :]
+    wanted = penalised(noise(20), window, repeat, frequency, presence)
+    got = draw(chosen, noise(20))
+    assert wanted[got] == pytest.approx(wanted.max(), abs=1e-5)
+
+
+def test_bias_adds_up_and_bans() -> None:
+    logits = np.zeros(100, np.float32)
+    assert draw(sampler(100, bias=[(5, 1.0), (6, 0.7), (6, 0.7)]), logits) == 6
+    only = sampler(100, temperature=5.0, bias=[(token, float("-inf")) for token in range(100) if token != 42])
+    assert {draw(only, logits) for _ in range(50)} == {42}
+
+
+def test_what_is_not_of_this_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        sampler(10, bias=[(10, 1.0)])
+    logits = noise(10)
+    with pytest.raises(ValueError, match="vocabulary"):
+        sampler(11).sample(logits.ctypes.data, 10)
