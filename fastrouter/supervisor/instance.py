@@ -13,7 +13,7 @@ from typing import Any
 from fastrouter._core import Sink
 from fastrouter.catalog import ModelSpec
 from fastrouter.errors import FastrouterError, ProtocolError, from_wire
-from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply
+from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
 from fastrouter.supervisor.state import State, check
 
@@ -62,6 +62,7 @@ class Instance:
         self.streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
+        self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
         process.on_message = self._receive
@@ -84,6 +85,12 @@ class Instance:
         self.process.kill()
 
     # ------------------------------------------------------------ requests
+
+    def share_cores(self, num_busy: int) -> None:
+        """Tell the worker how many models have requests, when that has changed."""
+        if num_busy != self._num_busy:
+            self._num_busy = num_busy
+            self.process.send(Share(num_busy))
 
     def submit(self, stream: Stream) -> int:
         """The request id. Raises Unavailable when it has no room for more."""

@@ -237,14 +237,26 @@ class Supervisor:
                 waiter.future.set_result(self._lend(instance) if waiter.wants_lease else None)
 
     def _lend(self, instance: Instance) -> Lease:
+        self._use(instance)
+        return Lease(self, instance)
+
+    def _use(self, instance: Instance) -> None:
         instance.num_leases += 1
         instance.last_used = self._loop.time()
-        return Lease(self, instance)
+        if instance.num_leases == 1:
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        busy = [instance for instance in self.instances() if instance.num_leases]
+        for instance in busy:
+            instance.share_cores(len(busy))
 
     def take_back(self, instance: Instance) -> None:
         """A lease's release."""
         instance.num_leases -= 1
         instance.last_used = self._loop.time()
+        if not instance.num_leases:
+            self._share_cores()
         if instance.state is State.STOPPING and not instance.num_leases:
             self._kill(instance)
         if self._queue:
@@ -381,8 +393,7 @@ class Supervisor:
 
     def _move(self, lease: Lease, instance: Instance) -> None:
         if not lease.is_released:
-            instance.num_leases += 1
-            instance.last_used = self._loop.time()
+            self._use(instance)
             lease.move_to(instance)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
