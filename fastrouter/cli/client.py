@@ -23,10 +23,14 @@ class CallFailed(Exception):
 
 class Client:
     def __init__(self, url: str, api_key: str | None) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise CallFailed(f"{url} is no http:// address") from None
+        if parts.scheme not in ("http", "https") or not host:
             raise CallFailed(f"{url} is no http:// address")
-        self._address = (parts.scheme, parts.hostname, parts.port)
+        self._address = (parts.scheme, host, port)
         self._url = url
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}

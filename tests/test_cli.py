@@ -1,0 +1,224 @@
+"""The verbs against a running router: what they print, where errors go, exit codes."""
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Router, StartRouter, environment, eventually
+from tiny_models import make_llama
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def server(module_router: StartRouter, models: Path) -> Router:
+    return module_router("--temp", "0", "-n", "12", models_dir=models)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def run(*arguments: str, url: str = "", stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "fastrouter", *arguments],
+            env=environment(tmp_path, **({"FASTROUTER_URL": url} if url else {}), **env),
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def check_failed(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    assert result.returncode == 1, result
+    assert result.stderr.startswith("fastrouter: "), result
+    assert result.stderr.count("\n") == 1, result
+    for word in words:
+        assert word in result.stderr
+
+
+def test_list(run: Run, server: Router) -> None:
+    result = run("list", url=server.url)
+    assert (result.returncode, result.stderr) == (0, "")
+    head, *rows = [line.split() for line in result.stdout.splitlines()]
+    assert head == ["MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE"]
+    assert [row[0] for row in rows] == ["tiny0", "tiny1", "tiny2"]
+    assert rows[0][2:] == ["0.5", "MB", "2048", "models_dir"]
+
+
+def test_load_ps_unload(run: Run, server: Router) -> None:
+    assert run("ps", url=server.url).stdout.split() == ["MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE"]
+    loaded = run("load", "tiny1", "--url", server.url)
+    assert loaded.returncode == 0
+    assert loaded.stdout.startswith("tiny1 is loaded (")
+    check_failed(run("load", "tiny1", url=server.url), "model is already running")
+    shown = run("ps", url=server.url).stdout.splitlines()
+    assert [line.split()[:2] for line in shown[1:]] == [["tiny1", "loaded"]]
+    unloaded = run("unload", "tiny1", url=server.url)
+    assert (unloaded.returncode, unloaded.stdout) == (0, "tiny1 is unloading\n")
+    server.await_status("tiny1", "unloaded")
+    check_failed(run("unload", "tiny1", url=server.url), "model is not running")
+
+
+@pytest.mark.parametrize("verb", ["load", "unload", "chat"])
+def test_unknown_model(run: Run, server: Router, verb: str) -> None:
+    check_failed(run(verb, "no-such", *(["hello"] if verb == "chat" else []), url=server.url), "model 'no-such' not found")
+
+
+def test_chat(run: Run, server: Router) -> None:
+    body = {"model": "tiny0", "messages": [{"role": "user", "content": "the cat is on it"}]}
+    expected = server.post("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
+    for url in (server.url, f"{server.url}/v1", server.url.removeprefix("http://")):
+        result = run("chat", "tiny0", "the", "cat", "is", "on", "it", url=url)
+        assert (result.returncode, result.stdout, result.stderr) == (0, f"{expected}\n", "")
+    piped = run("chat", "tiny0", url=server.url, stdin="the cat is on it")
+    assert (piped.returncode, piped.stdout) == (0, f"{expected}\n")
+
+
+def test_chat_options(run: Run, server: Router) -> None:
+    options = ["--max-tokens", "3", "--seed", "5", "--temperature", "1.5", "--system", "you are one"]
+    body = {
+        "model": "tiny0",
+        "messages": [{"role": "system", "content": "you are one"}, {"role": "user", "content": "hello"}],
+        **{"max_tokens": 3, "seed": 5, "temperature": 1.5},
+    }
+    expected = server.post("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
+    assert run("chat", "tiny0", "hello", *options, url=server.url).stdout == f"{expected}\n"
+
+
+def test_conversation(run: Run, server: Router, tmp_path: Path) -> None:
+    """On a terminal: two turns, of which the second knows the first, then the end of input."""
+    turns = [{"role": "user", "content": "one"}]
+    answers = []
+    for text in ("two", ""):
+        answer = server.post("/v1/chat/completions", {"model": "tiny0", "messages": turns}).json["choices"][0]["message"]["content"]
+        answers.append(answer)
+        turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": text}]
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrouter", "chat", "tiny0"],
+        env=environment(tmp_path, FASTROUTER_URL=server.url, TERM="dumb"),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    os.set_blocking(controller, False)
+    shown = ""
+
+    def has_shown(text: str) -> bool:
+        """True once: what was shown up to it is forgotten."""
+        nonlocal shown
+        with contextlib.suppress(OSError):
+            shown += os.read(controller, 4096).decode().replace("\r", "")
+        _, found, rest = shown.partition(text)
+        shown = rest if found else shown
+        return bool(found)
+
+    try:
+        for text, answer in zip(("one", "two"), answers, strict=True):
+            eventually(lambda: has_shown("> "), "the prompt")
+            os.write(controller, f"{text}\n".encode())
+            eventually(lambda answer=answer: has_shown(f"{answer}\n"), "the answer")  # type: ignore[misc]
+        eventually(lambda: has_shown("> "), "the prompt")
+        os.write(controller, b"\x04")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+def test_not_running(run: Run) -> None:
+    for arguments in (["list"], ["ps"], ["load", "x"], ["unload", "x"], ["chat", "x", "hello"]):
+        check_failed(run(*arguments, url="http://127.0.0.1:9"), "no answer from http://127.0.0.1:9", "is the router running?")
+    check_failed(run("list", url="ftp://127.0.0.1"), "no http:// address")
+    for url in ("http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[::1", "http://"):
+        check_failed(run("list", url=url), "no http:// address")
+
+
+def test_wrong_arguments(run: Run) -> None:
+    assert run("load").returncode == 2
+    assert run("list", "--no-such-flag").returncode == 2
+    helped = run("chat", "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "--max-tokens" in helped.stdout
+
+
+def test_key(run: Run, router: StartRouter, models: Path) -> None:
+    server = router("--api-key", "secret", models_dir=models)
+    check_failed(run("list", url=server.url), "Invalid API Key")
+    assert run("list", url=server.url, LLAMA_API_KEY="secret").returncode == 0
+    assert run("list", "--api-key", "secret", url=server.url).returncode == 0
+
+
+def test_prefix(run: Run, router: StartRouter, models: Path) -> None:
+    server = router("--api-prefix", "/llm", models_dir=models)
+    assert run("list", url=f"{server.url}/llm").returncode == 0
+
+
+def test_failed_load(run: Run, router: StartRouter, models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    whole = (models / "tiny0.gguf").read_bytes()
+    (folder / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
+    server = router(models_dir=folder)
+    check_failed(run("load", "strange", url=server.url), "strange failed to load", "attn_q")
+    check_failed(run("chat", "strange", "hello", url=server.url), "failed to load")
+    assert "(failed)" in run("list", url=server.url).stdout
+
+
+def test_router_that_dies_in_the_middle(router: StartRouter, tmp_path: Path) -> None:
+    make_llama(tmp_path / "long.gguf", n_ctx=65536)
+    server = router("-c", "65536", models_dir=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrouter", "chat", "long", "hello", "--max-tokens", "60000"],
+        env=environment(tmp_path, FASTROUTER_URL=server.url),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    server.process.send_signal(signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.startswith("fastrouter: the stream broke off")
+    server.await_end()
+
+
+def test_interrupted_chat(router: StartRouter, tmp_path: Path) -> None:
+    """Ctrl-C ends the answer, and the router does not go on with it."""
+    make_llama(tmp_path / "long.gguf", n_ctx=131072)
+    server = router("-c", "131072", models_dir=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrouter", "chat", "long", "hello", "--max-tokens", "130000"],
+        env=environment(tmp_path, FASTROUTER_URL=server.url),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    eventually(lambda: not server.is_processing("long"), "its slot is free", 10)
+
+
+def test_reader_that_leaves(run: Run, server: Router, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m fastrouter chat tiny0 hello --max-tokens 1500 | head -c 1"
+    result = subprocess.run(
+        ["bash", "-c", command], env=environment(tmp_path, FASTROUTER_URL=server.url), capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
