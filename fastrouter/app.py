@@ -62,7 +62,7 @@ class App:
         guard = Guard(config.api_keys, hosts, cors)
         self._routes = Routes(guard, config.api_prefix)
         self._routes.add("GET", HEALTH_PATHS, health, public=True)
-        self._server = Server(self._dispatch_early, guard)
+        self._server = Server(self._dispatch_early, guard, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._supervisor: Supervisor | None = None

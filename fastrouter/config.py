@@ -35,7 +35,7 @@ class Config:
     api_prefix: str = ""
     api_keys: tuple[str, ...] = ()
     insecure: bool = False
-    timeout_s: float = 3600.0
+    timeout_s: float | None = None  # of clients that read nothing or are idle; None: the server knows
     cors_origins: str = "localhost"
     cors_methods: str = "GET, POST, DELETE, OPTIONS"
     cors_headers: str = "*"

@@ -119,7 +119,7 @@ class AsyncWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         if self._is_closed:
-            self._transport.abort()
+            asyncio.get_running_loop().call_soon(self._transport.abort)  # uvloop is still attaching the socket
             return
         for frame in self._unsent:
             self._transport.write(frame)

@@ -88,7 +88,9 @@ def test_chat_options(run: Run, server: Router) -> None:
     body = {
         "model": "tiny0",
         "messages": [{"role": "system", "content": "you are one"}, {"role": "user", "content": "hello"}],
-        **{"max_tokens": 3, "seed": 5, "temperature": 1.5},
+        "max_tokens": 3,
+        "seed": 5,
+        "temperature": 1.5,
     }
     expected = server.post("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
     assert run("chat", "tiny0", "hello", *options, url=server.url).stdout == f"{expected}\n"

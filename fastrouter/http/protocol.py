@@ -17,8 +17,7 @@ from fastrouter.http.response import CONTINUE, error_response, refusal, with_hea
 
 log = logging.getLogger("fastrouter.http")
 
-HEAD_SWEEPS = 10  # also: a client that connects and says nothing, and one that reads nothing
-KEEP_ALIVE_SWEEPS = 75
+HEAD_SWEEPS = 10  # also for a client that connects and says nothing
 LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
@@ -41,6 +40,8 @@ class Endpoint(Protocol):
 
     guard: Guard
     is_stopping: bool
+    stall_sweeps: int  # a client may leave an answer unread for so long
+    keep_alive_sweeps: int
     connections: "set[Connection]"
 
     def dispatch(self, request: Request, exchange: "Exchange") -> Any: ...
@@ -335,7 +336,7 @@ class Connection(asyncio.Protocol):
             if self._sweeps >= LINGER_SWEEPS:
                 self.transport.abort()
         elif self._parser.is_idle:
-            if self._sweeps >= (KEEP_ALIVE_SWEEPS if self.num_requests else HEAD_SWEEPS):
+            if self._sweeps >= (self.server.keep_alive_sweeps if self.num_requests else HEAD_SWEEPS):
                 self.transport.close()
         elif self._sweeps >= HEAD_SWEEPS and not self._is_body_fast_enough():
             self.refuse(408, "the request took too long to arrive")
@@ -344,7 +345,7 @@ class Connection(asyncio.Protocol):
         return self._parser.in_body and self._parser.num_body_bytes >= self._sweeps * MIN_BODY_RATE
 
     def _has_stalled(self) -> bool:
-        """The client has read nothing of a waiting answer for HEAD_SWEEPS."""
+        """The client has read nothing of a waiting answer for too long."""
         buffered = self.transport.get_write_buffer_size()
         if not buffered or not (self._is_paused or self._exchange is None):
             self._buffered = 0
@@ -352,7 +353,7 @@ class Connection(asyncio.Protocol):
             return False
         self._stalled = self._stalled + 1 if buffered == self._buffered else 0
         self._buffered = buffered
-        return self._stalled >= HEAD_SWEEPS
+        return self._stalled >= self.server.stall_sweeps
 
     def stop(self) -> None:
         """The server drains: an idle connection closes now, a busy one after its answer."""

@@ -6,6 +6,7 @@ Invariant: never more connections than the descriptors allow; a stop first close
 import asyncio
 import errno
 import logging
+import math
 import os
 import resource
 import socket
@@ -24,6 +25,8 @@ MAX_CONNECTIONS = 4096
 RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files
 BACKLOG = 1024
 SWEEP_S = 1.0
+STALL_S = 10.0
+KEEP_ALIVE_S = 75.0
 
 
 def raise_descriptor_limit() -> int:
@@ -90,10 +93,14 @@ class Server:
         *,
         make_parser: Callable[..., RequestParser] = RequestParser,
         max_connections: int | None = None,
+        timeout_s: float | None = None,
     ) -> None:
+        """`timeout_s`: how long a client may leave an answer unread, and an idle connection lives; default STALL_S and KEEP_ALIVE_S."""
         self.guard = guard
         self.dispatch = dispatch
         self.is_stopping = False
+        self.stall_sweeps = math.ceil((timeout_s or STALL_S) / SWEEP_S)
+        self.keep_alive_sweeps = math.ceil((timeout_s or KEEP_ALIVE_S) / SWEEP_S)
         self.connections: set[Connection] = set()
         self.max_connections = max_connections or min(MAX_CONNECTIONS, max(64, raise_descriptor_limit() - RESERVED_DESCRIPTORS))
         self._make_parser = make_parser
