@@ -182,5 +182,8 @@ def curl_line(address: str, model_id: str, config: Config) -> str:
 
 
 def _log_event(event: Event) -> None:
-    if event.event == "model_status":
-        log.info("%s: %s", event.model, event.data.get("status"))
+    status = event.data.get("status")
+    if event.event != "model_status" or (event.data.get("progress") or {}).get("value"):
+        return
+    loaded = event.data.get("info") or {}
+    log.info("%s: %s%s", event.model, status, f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else "")

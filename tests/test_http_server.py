@@ -360,7 +360,7 @@ def test_a_drain_waits_and_then_tells_the_rest() -> None:
             assert (await read_answer(slow_reader))[0] == 200
             assert site.streams[0].events == [f"fail {Unavailable('the server is stopping')}"]
             assert (await reader.read()).endswith(b"data: error\n\n\r\n")
-            with pytest.raises(OSError, match="refused|multiple"):
+            with pytest.raises(OSError, match=r"refused|multiple"):
                 await site.connect()
             writer.close()
             slow_writer.close()

@@ -191,6 +191,12 @@ def test_native_stream(server: Router) -> None:
     assert set(whole) == set(events[-1])
 
 
+def test_tokens_of_a_stream(server: Router) -> None:
+    whole = server.post("/completion", completion(return_tokens=True)).json["tokens"]
+    with server.stream("/completion", completion(stream=True, return_tokens=True)) as stream:
+        assert [token for event in stream for token in event["tokens"]] == whole
+
+
 def test_native_choices(server: Router) -> None:
     two = server.post("/completion", completion(n=2, temperature=1.5, seed=1)).json
     assert [answer["index"] for answer in two] == [0, 1]

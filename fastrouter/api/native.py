@@ -74,7 +74,6 @@ class Completion:
         return b"data: " + orjson.dumps(partial) + b"\n\n"
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
-        choice.finish.pop("tokens", None)  # they went out with their text
         return b"data: " + orjson.dumps(self._answer(choice)) + b"\n\n"
 
     def done(self) -> bytes:
