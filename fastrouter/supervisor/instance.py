@@ -140,7 +140,7 @@ class Instance:
                 else:
                     future.set_exception(_read_error(message.error))
         elif isinstance(message, Progress):
-            if self.state is State.LOADING:
+            if self.state is State.LOADING and message.value != (self.progress or 0.0):
                 self.progress = message.value
                 self._on_change(self)
         elif isinstance(message, Ready):
