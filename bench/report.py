@@ -19,6 +19,7 @@ MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival
     "tiny_16_streams_tokens_per_s": ("tiny model, 16 streams", "tokens/s", 1, 2.0, False),
     "135m_1_streams_tokens_per_s": ("SmolLM2-135M, 1 stream", "tokens/s", 1, 1.0, False),
     "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
+    "both_135m_tokens_per_s": ("two SmolLM2-135M at once, together", "tokens/s", 1, None, False),
     "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
     "start_s": ("start to /health", "ms", 1e3, 4.0, True),
     "router_rss_bytes": ("router memory, idle", "MB", 1e-6, 2.5, True),
@@ -97,13 +98,39 @@ def render(result: dict[str, Any]) -> str:
     )
 
 
+SHOWN_FIRST = ("cold_135m_s", "evict_135m_s", "evict_tiny_s", "tiny_16_streams_tokens_per_s", "both_135m_tokens_per_s")
+BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
+
+
+def short_table(result: dict[str, Any]) -> str:
+    """For the top of the README: a few measures, and where they come from."""
+    ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
+    machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
+    lines = [f"| {machine}, medians of one run ([more](bench/README.md)) | llama-server | fastrouter | ratio |", "|---|---|---|---|"]
+    for measure in SHOWN_FIRST:
+        if measure in ours and measure in theirs:
+            label, unit, factor, _, _ = MEASURES[measure]
+            mine, rival = statistics.median(ours[measure]), statistics.median(theirs[measure])
+            lines.append(f"| {label} | {rival * factor:,.0f} {unit} | {mine * factor:,.0f} {unit} | {mine / rival:.2f}x |")
+    return "\n".join(lines) + "\n"
+
+
+def renew_readme(result: dict[str, Any]) -> None:
+    readme = HERE.parent / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(before + BEGIN + short_table(result) + END + after)
+
+
 def main() -> None:
     newest = max((HERE / "results").glob("switch-*.json"))
     router = HERE / "results" / "router.json"
-    page = render(json.loads(newest.read_text()))
+    result = json.loads(newest.read_text())
+    page = render(result)
     if router.exists():
         page += ROUTER_SECTION.format(**json.loads(router.read_text()))
     (HERE / "README.md").write_text(page)
+    renew_readme(result)
 
 
 if __name__ == "__main__":

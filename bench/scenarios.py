@@ -93,6 +93,12 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
                 streams = stream_all(server.port, requests)
                 rate = sum(s.num_tokens for s in streams) / (time.perf_counter() - start)
                 samples[f"{'tiny' if model == 'tiny0' else '135m'}_{num_streams}_streams_tokens_per_s"].append(rate)
+        ttft(server, "smol1")
+        for round_index in range(2):
+            requests = [request_bytes(f"smol{i}", f"{SHORT} {round_index}", 48) for i in range(2)]
+            start = time.perf_counter()
+            streams = stream_all(server.port, requests)
+            samples["both_135m_tokens_per_s"].append(sum(s.num_tokens for s in streams) / (time.perf_counter() - start))
         for index in range(2):
             prompt = f"{index} " + "the quick brown fox jumps over a lazy dog " * 60
             stream = stream_all(server.port, [request_bytes("smol0", prompt, 1)])[0]
