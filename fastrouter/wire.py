@@ -95,9 +95,11 @@ class AsyncWire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []  # sent before the connection was made
         self._is_closed = False
+        self._sock: socket.socket | None = None
 
     async def connect(self, sock: socket.socket) -> "AsyncWire":
-        """Take ownership of `sock`."""
+        """Take ownership of `sock`. Not to be cancelled: the transport would lose its socket."""
+        self._sock = sock
         await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
         return self
 
@@ -126,6 +128,8 @@ class AsyncWire(asyncio.Protocol):
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_closed:
+            return
         try:
             for message in self._reader.feed(data):
                 self._on_message(message)
@@ -134,6 +138,8 @@ class AsyncWire(asyncio.Protocol):
             self._on_close(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._sock is not None:
+            self._sock.detach()  # uvloop closes the descriptor; it says so to the socket only when `connect` has returned by now
         self._on_close(exc)
 
 

@@ -242,8 +242,8 @@ class WorkerProcess:
         if not data or not pids or not self._take_pid(pids[0]):
             self._exited()
             return
-        assert self._timer is not None
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._is_doomed:
             self.kill()
         self._connecting = self._loop.create_task(self._wire.connect(self._sock))
@@ -332,10 +332,10 @@ class WorkerProcess:
         self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-        elif self._is_listening:
-            self._loop.remove_reader(self._sock.fileno())
+        if self._connecting is None:
+            if self._is_listening:
+                self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
         if self._is_listening:
             self._loop.remove_reader(self.ring.doorbell_fd)
             self._loop.remove_reader(self._log)
@@ -345,6 +345,5 @@ class WorkerProcess:
             self._pidfd = None
         self._close_child_ends()
         self._wire.close()
-        self._sock.close()
         os.close(self._log)
         self.ring.close()

@@ -1,0 +1,860 @@
+"""Leases, loads, evictions, crashes: the real supervisor over real processes that follow a script, see fake_worker.py."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from conftest import is_alive
+from test_process import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
+
+from fastrouter._core import TextCollector
+from fastrouter.catalog import ModelSpec
+from fastrouter.config import Config
+from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.messages import Generate, LoadOptions
+from fastrouter.supervisor import entry as entry_module
+from fastrouter.supervisor import planner as planner_module
+from fastrouter.supervisor import supervisor as supervisor_module
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.state import State
+from fastrouter.supervisor.supervisor import Event, Supervisor
+
+WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
+RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
+FOREVER = {"tokens": 1, "hang": True, "die_after": 1}  # one token, then silence
+
+
+class Collector(TextCollector):
+    """A whole answer: nothing is delivered before its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finish: dict[str, Any] | None = None
+        self.error: Exception | None = None
+        self.num_ends = 0
+        self.ended = asyncio.Event()
+
+    def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+        self.finish = json.loads(payload)
+        self._end()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.num_ends += 1
+        self.ended.set()
+
+    async def end(self) -> bytes:
+        await asyncio.wait_for(self.ended.wait(), 60)
+        await asyncio.sleep(0)
+        assert self.num_ends == 1
+        if self.error is not None:
+            raise self.error
+        return self.text()
+
+
+class Streamer(Collector):
+    """An answer of which the client sees each token."""
+
+    def restart(self) -> bool:
+        return not self.num_tokens and super().restart()
+
+
+class House:
+    """A supervisor, its models' files, and what it has told its subscriber."""
+
+    def __init__(self, folder: Path, models_max: int) -> None:
+        self.folder = folder
+        self.events: list[tuple[str, str]] = []
+        self.max_resident = 0
+        self.supervisor = Supervisor(Config(models_max=models_max), nursery_command=FAKE, on_event=self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        if event.event == "model_status":
+            self.events.append((event.model, event.data["status"] + (" failed" if event.data.get("failed") else "")))
+            self.max_resident = max(self.max_resident, self.num_resident())
+
+    def num_resident(self) -> int:
+        return sum(instance.state in RESIDENT for instance in self.supervisor.instances())
+
+    def spec(self, model: str, stop_timeout_s: float = 30.0, **script: Any) -> ModelSpec:
+        path = self.folder / model
+        if script or not path.exists():
+            path.write_text(json.dumps(script))
+        return ModelSpec(
+            id=model,
+            aliases=(),
+            tags=(),
+            path=str(path),
+            mmproj=None,
+            options=LoadOptions(),
+            source="models_dir",
+            args=(),
+            preset=None,
+            created=0,
+            can_remove=False,
+            load_on_startup=False,
+            stop_timeout_s=stop_timeout_s,
+            size_bytes=path.stat().st_size,
+            header=None,
+            error=None,
+            fingerprint=(),
+        )
+
+    async def acquire(self, model: str, autoload: bool = True) -> Lease:
+        return await asyncio.wait_for(self.supervisor.acquire(self.spec(model), autoload), 60)
+
+    def wait(self, model: str) -> "asyncio.Task[Lease]":
+        """An acquire that waits."""
+        return asyncio.get_running_loop().create_task(self.acquire(model))
+
+    async def ask(self, model: str, **script: Any) -> bytes:
+        with await self.acquire(model) as lease:
+            return await submit(lease, Collector(), **script).end()
+
+    def status(self, model: str) -> str:
+        found = self.supervisor.status(model)
+        return found.value + (" failed" if found.failed else "")
+
+    async def until_status(self, model: str, status: str) -> None:
+        await until(lambda: self.status(model) == status, f"{model} {status}")
+
+    def pid(self, model: str) -> int:
+        [pid] = [instance.process.pid for instance in self.supervisor.instances() if instance.spec.id == model]
+        assert pid
+        return pid
+
+
+def submit(lease: Lease, sink: Collector, **script: Any) -> Collector:
+    prompt = json.dumps(script) if script else "hello"
+    lease.submit(Generate(0, messages=[{"role": "user", "content": prompt}]), sink)
+    return sink
+
+
+Body = Callable[[House], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Callable[..., None]:
+    """`house(body, models_max)` runs it with a supervisor; afterwards no descriptor, no child and no task may be left."""
+
+    def run(body: Body, models_max: int = 2) -> None:
+        async def whole() -> None:
+            await asyncio.sleep(0)
+            before = descriptors(), children()
+            here = House(tmp_path, models_max)
+            await here.supervisor.start()
+            try:
+                await body(here)
+            finally:
+                await here.supervisor.stop(0)
+            assert here.max_resident <= models_max
+            assert not here.supervisor.instances()
+            assert not children(), "a child is left"
+            await until(lambda: (descriptors(), children()) == before, "descriptors as before")
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
+
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(whole())
+        finally:
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+    return run
+
+
+Run = Callable[..., None]
+
+
+# ---------------------------------------------------------------- leases
+
+
+def test_cold_then_hot(house: Run) -> None:
+    async def body(here: House) -> None:
+        assert here.supervisor.acquire_now(here.spec("a")) is None
+        assert await here.ask("a") == WHOLE
+        lease = here.supervisor.acquire_now(here.spec("a"))
+        assert lease
+        sinks = [submit(lease, Collector(), tokens=3, text=f"{i};") for i in range(20)]
+        assert [await sink.end() for sink in sinks] == [b"%d;" % i * 3 for i in range(20)]
+        assert sinks[0].finish
+        assert sinks[0].finish["completion_tokens"] == 3
+        lease.release()
+        lease.release()
+        assert "0 leases" in repr(here.supervisor.instances())
+        assert here.events == [("a", "loading"), ("a", "loaded")]
+
+    house(body)
+
+
+def test_calls(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            assert await lease.call("echo", {"x": 1}) == {"x": 1}
+            with pytest.raises(InvalidRequest, match="so be it"):
+                await lease.call("fail", {})
+            hung = asyncio.create_task(lease.call("hang", {}))
+            await asyncio.sleep(0)
+            with pytest.raises(WorkerDied):
+                await lease.call("die", {"how": "SIGKILL"})
+            with pytest.raises(WorkerDied):
+                await hung
+            with pytest.raises(WorkerDied):
+                await lease.call("echo", {})
+            with pytest.raises(WorkerDied):
+                submit(lease, Collector())
+
+    house(body)
+
+
+def test_abort_and_release_stop_the_worker(house: Run) -> None:
+    async def body(here: House) -> None:
+        lease = await here.acquire("a")
+        sinks = [submit(lease, Collector(), **FOREVER) for _ in range(3)]
+        await until(lambda: all(sink.num_tokens for sink in sinks), "tokens")
+        lease.abort(sinks[0].request_id)
+        lease.abort(12345)
+        assert await lease.call("num_streams", {}) == 2
+        lease.release()
+        with await here.acquire("a") as other:
+            assert await other.call("num_streams", {}) == 0
+        assert not any(sink.num_ends for sink in sinks)
+
+    house(body)
+
+
+def test_a_sink_that_raises_ends_alone(house: Run) -> None:
+    class Broken(Collector):
+        def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+            raise ValueError("our own bug")
+
+        def fail(self, error: Exception) -> None:
+            super().fail(error)
+            raise ValueError("and another")
+
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            broken, whole = submit(lease, Broken()), submit(lease, Collector())
+            assert await whole.end() == WHOLE
+            with pytest.raises(FastrouterError, match="our own bug"):
+                await broken.end()
+            assert await lease.call("num_streams", {}) == 0
+
+    house(body)
+
+
+# ---------------------------------------------------------------- who is resident
+
+
+def test_least_recently_used_leaves(house: Run) -> None:
+    async def body(here: House) -> None:
+        for model in "aba":
+            await here.ask(model)
+        await here.ask("c")
+        assert [here.status(model) for model in "abc"] == ["loaded", "unloaded", "loaded"]
+        await here.ask("b")
+        assert [here.status(model) for model in "abc"] == ["unloaded", "loaded", "loaded"]
+        assert here.events[4:6] == [("b", "unloaded"), ("c", "loading")]
+
+    house(body)
+
+
+def test_one_place(house: Run) -> None:
+    async def body(here: House) -> None:
+        for model in "abcabcaab":
+            assert await here.ask(model) == WHOLE
+
+    house(body, 1)
+
+
+def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner_module, "PATIENCE_S", 1000.0)
+
+    async def body(here: House) -> None:
+        held = [await here.acquire(model) for model in "ab"]
+        order: list[str] = []
+
+        async def use(model: str) -> None:
+            with await here.acquire(model):
+                order.append(model)
+
+        tasks = []
+        for model in "cdce":
+            tasks.append(asyncio.create_task(use(model)))
+            await asyncio.sleep(0)
+        with await here.acquire("a"):
+            pass  # what is resident is served meanwhile
+        await asyncio.sleep(0.05)
+        assert not order
+        assert [here.status(model) for model in "abcde"] == ["loaded"] * 2 + ["unloaded"] * 3
+        held[0].release()
+        await asyncio.gather(*tasks)
+        assert order == ["c", "c", "d", "e"]
+        assert here.status("b") == "loaded"
+        held[1].release()
+
+    house(body)
+
+
+def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
+    async def body(here: House) -> None:
+        held = await here.acquire("a")
+        gone, stays = here.wait("b"), here.wait("c")
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait({gone})
+        assert repr(here.supervisor).count(":") == 1, here.supervisor
+        held.release()
+        with await stays:
+            assert [model for model, _ in here.events] == ["a", "a", "a", "c", "c"]
+        loading = here.wait("d")
+        await here.until_status("d", "loading")
+        loading.cancel()
+        await asyncio.wait({loading})
+        assert await here.ask("a") == WHOLE
+        for delay in range(20):  # cancelled at any moment, even after the lease was granted
+            task = here.wait("a" if delay % 2 else "b")
+            await asyncio.sleep(delay / 2000)
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result().release()
+        assert await here.ask("a") == WHOLE
+        assert "0 leases" in repr(here.supervisor.instances())
+
+    house(body, 1)
+
+
+def test_two_busy_models_cannot_starve_a_third(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (planner_module, supervisor_module):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+
+    async def body(here: House) -> None:
+        is_over = False
+        served = dict.fromkeys("ab", 0)
+
+        async def keep_busy(model: str) -> None:
+            leases = [await here.acquire(model)]
+            while not is_over:
+                leases.append(await here.acquire(model))
+                served[model] += 1
+                await asyncio.sleep(0.01)
+                leases.pop(0).release()
+            for lease in leases:
+                lease.release()
+
+        async def keep_fed(model: str) -> None:
+            """Requests that end, each begun before the last has ended."""
+            while not is_over:
+                with await here.acquire(model):
+                    served[model] += 1
+                    await asyncio.sleep(0.02)
+
+        tasks = [asyncio.create_task(keep_fed(model)) for model in "aabb" for _ in range(2)]
+        await until(lambda: all(served.values()), "both busy")
+        assert await here.ask("c") == WHOLE
+        before = dict(served)
+        await until(lambda: all(served[model] > before[model] for model in "ab"), "both served again")
+        is_over = True
+        await asyncio.gather(*tasks)
+
+    house(body)
+
+
+# ---------------------------------------------------------------- load and unload
+
+
+def test_load_and_unload(house: Run) -> None:
+    async def body(here: House) -> None:
+        spec = here.spec("a", load_s=0.2, progress=[0.25, 0.75])
+        await here.supervisor.load(spec)
+        assert here.status("a") == "loading"
+        with pytest.raises(InvalidRequest, match="already running"):
+            await here.supervisor.load(spec)
+        await here.until_status("a", "loaded")
+        with pytest.raises(InvalidRequest, match="already running"):
+            await here.supervisor.load(spec)
+        meta = here.supervisor.status("a").meta
+        assert meta
+        assert meta["n_vocab"] == 1000
+        assert here.events == [("a", "loading")] * 3 + [("a", "loaded")]
+        here.supervisor.unload("a")
+        assert here.status("a") == "unloaded"
+        for model in ("a", "nobody"):
+            with pytest.raises(InvalidRequest, match="not running"):
+                here.supervisor.unload(model)
+        await here.supervisor.load(spec)  # while the last worker is on its way out
+        await here.until_status("a", "loaded")
+
+    house(body)
+
+
+def test_events(house: Run) -> None:
+    async def body(here: House) -> None:
+        heard: list[Event] = []
+
+        def broken(event: Event) -> None:
+            raise ValueError("a client's own bug")
+
+        leave = [here.supervisor.subscribe(broken), here.supervisor.subscribe(heard.append)]
+        here.spec("a", progress=[0.5])
+        await here.ask("a")
+        assert [event.event for event in heard[:2]] == ["model_status", "status_change"]
+        assert heard[2].data == {"status": "loading", "progress": {"stages": ["text_model"], "current": "text_model", "value": 0.5}}
+        assert heard[-1].data["info"]["n_ctx"] == 4096
+        for unsubscribe in leave * 2:
+            unsubscribe()
+        here.supervisor.unload("a")
+        assert heard[-1].data["status"] == "loaded"
+
+    house(body)
+
+
+def test_autoload_off(house: Run) -> None:
+    async def body(here: House) -> None:
+        with pytest.raises(ModelNotLoaded):
+            await here.acquire("a", autoload=False)
+        await here.supervisor.load(here.spec("a", load_s=0.1))
+        with await here.acquire("a", autoload=False) as lease:
+            assert await submit(lease, Collector()).end() == WHOLE
+        await here.supervisor.load(here.spec("b", load_s=30))
+        waiting = asyncio.create_task(here.acquire("b", autoload=False))
+        await asyncio.sleep(0.05)
+        os.kill(await until(lambda: here.pid("b"), "up"), signal.SIGKILL)
+        with pytest.raises(LoadFailed):
+            await waiting
+
+    house(body)
+
+
+def test_unload_lets_requests_finish(house: Run) -> None:
+    async def body(here: House) -> None:
+        lease = await here.acquire("a")
+        sink = submit(lease, Collector(), delay_s=0.02)
+        here.supervisor.unload("a")
+        here.supervisor.unload("a")
+        assert here.supervisor.acquire_now(here.spec("a")) is None
+        after = here.wait("a")
+        assert await sink.end() == WHOLE
+        lease.release()
+        with await after as fresh:
+            assert await submit(fresh, Collector()).end() == WHOLE
+        assert [what for _, what in here.events] == ["loading", "loaded", "unloaded", "loading", "loaded"]
+
+    house(body)
+
+
+def test_unload_waits_no_longer_than_the_stop_timeout(house: Run) -> None:
+    async def body(here: House) -> None:
+        lease = await here.supervisor.acquire(here.spec("a", stop_timeout_s=0.1), True)
+        sinks = [submit(lease, Streamer(), **FOREVER) for _ in range(3)]
+        await until(lambda: all(sink.num_tokens for sink in sinks), "tokens")
+        here.supervisor.unload("a")
+        for sink in sinks:
+            with pytest.raises(Unavailable, match="unloaded"):
+                await sink.end()
+            assert not sink.request_id, "no record may follow the end"
+        await here.until_status("a", "unloaded")
+        lease.release()
+
+    house(body)
+
+
+def test_unload_while_loading(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", never_ready=True)
+        waiting = here.wait("a")
+        await here.until_status("a", "loading")
+        here.supervisor.unload("a")
+        with pytest.raises(Unavailable):
+            await waiting
+        here.spec("a", load_s=0.001)
+        assert await here.ask("a") == WHOLE
+        for model in "bcdb":  # at any moment, also before the worker is up
+            waiting = here.wait(model)
+            await asyncio.sleep(0)
+            with contextlib.suppress(InvalidRequest):
+                here.supervisor.unload(model)
+            with contextlib.suppress(Unavailable):
+                (await waiting).release()
+
+    house(body)
+
+
+def test_reload_ends_what_changed(house: Run) -> None:
+    async def body(here: House) -> None:
+        for model in "ab":
+            await here.ask(model)
+        here.supervisor.reload(["a", "nobody"])
+        assert [here.status(model) for model in "ab"] == ["unloaded", "loaded"]
+        assert await here.ask("a") == WHOLE
+
+    house(body)
+
+
+# ---------------------------------------------------------------- failed loads
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "code"),
+    [
+        ({"fail": "no such tensor"}, "no such tensor", 1),
+        ({"die": "SIGSEGV"}, r"was killed by signal 11 \(SIGSEGV\)", -11),
+        ({"die": "exit7", "progress": [0.5]}, "exited with code 7; its last line: the script says exit", 7),
+        ({"raw": "ffffffff"}, "broke the protocol", -9),
+        ({"raw": "01000000ff"}, "broke the protocol", -9),
+        ({"ring_head": 1 << 40}, "broke the protocol", -9),
+        ({"meta": {"x": 1}, "fail": "last", "progress": []}, "last", 1),
+    ],
+)
+def test_failed_load(house: Run, script: dict[str, Any], cause: str, code: int) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", **script)
+        waiting = [here.wait("a") for _ in range(3)]
+        for task in waiting:
+            with pytest.raises(LoadFailed, match=cause) as caught:
+                await task
+            assert caught.value.exit_code == code
+        status = here.supervisor.status("a")
+        assert (status.value, status.failed, status.exit_code) == ("unloaded", True, code)
+        assert here.events[-1] == ("a", "unloaded failed")
+        here.spec("a", load_s=0.001)
+        assert await here.ask("a") == WHOLE, "repaired, it loads"
+        assert here.status("a") == "loaded"
+
+    house(body)
+
+
+def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastrouter.supervisor.instance.FAILED_GRACE_S", 0.05)
+
+    async def body(here: House) -> None:
+        here.spec("a", fail="never mind", linger=True)
+        with pytest.raises(LoadFailed, match="never mind"):
+            await here.acquire("a")
+
+    house(body)
+
+
+def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry_module, "BACK_OFF_S", (0.0, 0.3, 1000.0))
+
+    async def body(here: House) -> None:
+        here.spec("a", die="exit1")
+        for _ in range(2):  # the first failure asks for no pause
+            with pytest.raises(LoadFailed) as caught:
+                await here.acquire("a")
+            assert caught.value.retry_after_s is None
+        num_loads = here.events.count(("a", "loading"))
+        with pytest.raises(LoadFailed, match="exited with code 1") as caught:
+            await here.acquire("a")
+        assert caught.value.retry_after_s == 1
+        assert here.events.count(("a", "loading")) == num_loads, "nothing was started"
+        assert await here.ask("b") == WHOLE, "others are served"
+        here.spec("a", load_s=0.001)
+        await asyncio.sleep(0.35)
+        assert await here.ask("a") == WHOLE
+        here.spec("a", die="exit1")
+        here.supervisor.unload("a")
+        await until(lambda: len(here.supervisor.instances()) == 1, "gone")
+        with pytest.raises(LoadFailed) as caught:
+            await here.acquire("a")
+        assert caught.value.retry_after_s is None, "a load that went well has ended the row"
+
+    house(body)
+
+
+def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
+    async def body(here: House) -> None:
+        nursery = here.supervisor._spares._nursery
+        await here.ask("a")
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            assert nursery.pid
+            os.kill(nursery.pid, signal.SIGKILL)
+            here.supervisor.unload("a")
+            assert await here.ask("a") == WHOLE
+        nursery._command = [sys.executable, "-c", "0"]
+        assert nursery.pid
+        os.kill(nursery.pid, signal.SIGKILL)
+        await until(lambda: not is_alive(nursery.pid or 0), "its end")
+        spare = here.supervisor._spares._spare
+        if spare:
+            spare.kill()
+            await until(lambda: here.supervisor._spares.is_empty, "no spare")
+        with pytest.raises(LoadFailed, match="before it was up"):
+            await here.acquire("b")
+
+    house(body)
+
+
+# ---------------------------------------------------------------- crashes
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "SIGBUS", "SIGABRT", "exit1", "exit0"])
+def test_crash_in_mid_stream(house: Run, how: str) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease, await here.acquire("b") as other:
+            untouched = submit(other, Streamer(), tokens=60, delay_s=0.002)
+            started = [submit(lease, Streamer(), **FOREVER) for _ in range(3)]
+            await until(lambda: all(sink.num_tokens for sink in started), "tokens")
+            killer = submit(lease, Streamer(), tokens=10, die=how, die_after=3)
+            for sink in [*started, killer]:
+                with pytest.raises(WorkerDied):
+                    await sink.end()
+            assert killer.text() == b"t0 t1 t2 ", "what it said before came before"
+            assert here.status("a") == "unloaded failed"
+            assert await untouched.end() == b"".join(b"t%d " % i for i in range(60))
+        assert await here.ask("a") == WHOLE
+        assert here.status("a") == "loaded"
+
+    house(body)
+
+
+def test_what_was_not_delivered_starts_again(house: Run) -> None:
+    """On a fresh worker, in silence."""
+
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            whole = [submit(lease, Collector(), tokens=20, delay_s=0.01) for _ in range(3)]
+            started = submit(lease, Streamer(), **FOREVER)
+            await until(lambda: started.num_tokens and whole[0].num_tokens > 2, "tokens")
+            os.kill(here.pid("a"), signal.SIGKILL)
+            with pytest.raises(WorkerDied):
+                await started.end()
+            for sink in whole:
+                assert await sink.end() == b"".join(b"t%d " % i for i in range(20))
+        assert [what for _, what in here.events] == ["loading", "loaded", "unloaded failed", "loading", "loaded"]
+        assert "0 leases" in repr(here.supervisor.instances())
+
+    house(body)
+
+
+def test_only_one_retry(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            sink = submit(lease, Collector(), die="exit1", die_after=2)
+            with pytest.raises(WorkerDied, match="exited with code 1"):
+                await sink.end()
+        assert [what for _, what in here.events].count("loading") == 2
+
+    house(body)
+
+
+def test_a_retry_that_cannot_load(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            sink = submit(lease, Collector(), **FOREVER)
+            await until(lambda: sink.num_tokens, "a token")
+            here.spec("a", fail="the disk is gone")
+            os.kill(here.pid("a"), signal.SIGKILL)
+            with pytest.raises(LoadFailed, match="the disk is gone"):
+                await sink.end()
+
+    house(body)
+
+
+def test_a_client_that_leaves_before_the_retry(house: Run) -> None:
+    async def body(here: House) -> None:
+        lease = await here.acquire("a")
+        sink = submit(lease, Collector(), **FOREVER)
+        await until(lambda: sink.num_tokens, "a token")
+        here.spec("a", load_s=0.1)
+        os.kill(here.pid("a"), signal.SIGKILL)
+        await here.until_status("a", "loading")
+        lease.release()
+        assert await here.ask("a") == WHOLE
+        assert not sink.num_ends
+        assert "0 leases" in repr(here.supervisor.instances())
+
+    house(body)
+
+
+def test_safe_mode_after_a_first_decode_that_kills(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", first_decode="SIGILL")
+        assert await here.ask("a") == WHOLE
+        assert [what for _, what in here.events] == ["loading", "loaded", "unloaded failed", "loading", "loaded"]
+        here.supervisor.unload("a")
+        assert await here.ask("a") == WHOLE, "it stays so"
+        assert [what for _, what in here.events][5:] == ["unloaded", "loading", "loaded"]
+
+    house(body)
+
+
+def test_killed_while_idle(house: Run) -> None:
+    async def body(here: House) -> None:
+        await here.ask("a")
+        os.kill(here.pid("a"), signal.SIGKILL)
+        await here.until_status("a", "unloaded failed")
+        assert here.supervisor.status("a").exit_code == -9
+        assert await here.ask("a") == WHOLE
+
+    house(body)
+
+
+def test_spare_killed(house: Run) -> None:
+    async def body(here: House) -> None:
+        spare = here.supervisor._spares._spare
+        assert spare
+        pid = await until(lambda: spare.pid, "up")
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: here.supervisor._spares.is_empty, "its end")
+        assert await here.ask("a") == WHOLE
+
+    house(body)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"ring_head": 1 << 40},
+        {"ring_head": 1},
+        {"raw": "ffffffff"},
+        {"raw": b'\x1a\x00\x00\x00{"type":"Hello","pid":true}'.hex()},
+        {"raw": b'\x1b\x00\x00\x00{"type":"Reply","request_id"'.hex()},
+    ],
+)
+def test_a_hostile_worker_dies_alone(house: Run, script: dict[str, Any]) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease, await here.acquire("b") as other:
+            pid = here.pid("a")
+            bad, good = submit(lease, Streamer(), die_after=2, **script), submit(other, Streamer(), tokens=30, delay_s=0.002)
+            with pytest.raises(WorkerDied, match="broke the protocol"):
+                await bad.end()
+            assert not is_alive(pid)
+            assert await good.end() == b"".join(b"t%d " % i for i in range(30))
+        assert await here.ask("a") == WHOLE
+
+    house(body)
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_stop_with_everything_going_on(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.spec("b", never_ready=True)
+        lease = await here.acquire("a")
+        sink = submit(lease, Streamer(), **FOREVER)
+        waiting = [here.wait(model) for model in "bc"]
+        await here.until_status("b", "loading")
+        await here.supervisor.stop(0.1)
+        for task in waiting:
+            with pytest.raises(Unavailable, match="stopping"):
+                await task
+        with pytest.raises(Unavailable):
+            await sink.end()
+        with pytest.raises(Unavailable):
+            await here.acquire("a")
+        assert here.supervisor.acquire_now(here.spec("a")) is None
+
+    house(body)
+
+
+def test_stop_at_once(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.supervisor._spares.make()
+
+    house(body)
+
+
+def test_stop_lets_leases_end(house: Run) -> None:
+    async def body(here: House) -> None:
+        lease = await here.acquire("a")
+        sink = submit(lease, Collector(), delay_s=0.02)
+        stopping = asyncio.create_task(here.supervisor.stop(60))
+        assert await sink.end() == WHOLE
+        lease.release()
+        await asyncio.wait_for(stopping, 30)
+
+    house(body)
+
+
+# ---------------------------------------------------------------- all of it at random
+
+
+class Crowd:
+    """Clients that do what they like, with models that die under them. Every request must come to its end."""
+
+    def __init__(self, here: House, seed: int) -> None:
+        self.here = here
+        self.random = random.Random(seed)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.num_ends = 0
+
+    async def request(self, model: str, is_stream: bool) -> None:
+        with contextlib.suppress(WorkerDied, LoadFailed, Unavailable), await self.here.acquire(model) as lease:
+            sink = submit(lease, Streamer() if is_stream else Collector(), delay_s=self.random.choice([0, 0.001, 0.005]))
+            assert await sink.end() == WHOLE
+        self.num_ends += 1
+
+    async def load(self, model: str) -> None:
+        with contextlib.suppress(InvalidRequest, LoadFailed, Unavailable):
+            await self.here.supervisor.load(self.here.spec(model))
+        self.num_ends += 1
+
+    def act(self) -> None:
+        here, choose = self.here, self.random
+        model = choose.choice("abcdef")
+        what = choose.choice(["ask"] * 8 + ["load", "unload", "kill", "cancel", "kill spare"])
+        if what == "ask":
+            self.start(self.request(model, choose.random() < 0.5))
+        elif what == "load":
+            self.start(self.load(model))
+        elif what == "unload":
+            with contextlib.suppress(InvalidRequest):
+                here.supervisor.unload(model)
+        elif what == "kill":
+            pids = [i.process.pid for i in here.supervisor.instances() if i.process.pid and not i.process.is_closed]
+            if pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(choose.choice(pids), signal.SIGKILL)
+        elif what == "cancel" and self.tasks:
+            choose.choice(sorted(self.tasks, key=lambda task: task.get_name())).cancel()
+        elif what == "kill spare":
+            spare = here.supervisor._spares._spare
+            if spare:
+                spare.kill()
+        assert here.num_resident() <= 2
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{len(self.tasks):05}")
+        self.tasks.add(task)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random(house: Run, seed: int) -> None:
+    async def body(here: House) -> None:
+        crowd = Crowd(here, seed)
+        for _ in range(200):
+            crowd.act()
+            await asyncio.sleep(crowd.random.choice([0, 0, 0.002, 0.01]))
+        begun = time.monotonic()
+        done, pending = await asyncio.wait(crowd.tasks, timeout=60)
+        assert not pending, f"lost after {time.monotonic() - begun:.0f} s: {here.supervisor}"
+        for task in done:
+            if not task.cancelled():
+                task.result()
+        assert all(instance.num_leases == 0 for instance in here.supervisor.instances())
+        assert "<Queue >" in repr(here.supervisor)
+        for model in "abcdef":
+            await here.until_status(model, here.status(model))
+            await until(lambda: all(i.state is not State.DYING for i in here.supervisor.instances()), "at rest")
+            with contextlib.suppress(LoadFailed):
+                assert await here.ask(model) == WHOLE
+
+    house(body)
