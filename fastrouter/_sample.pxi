@@ -8,7 +8,10 @@ cdef extern from *:
     #include <stdlib.h>
     #include <float.h>
 
-    typedef struct { float logit; float p; int32_t token; } fr_candidate;
+    typedef struct { float logit; int32_t token; } fr_candidate;
+    typedef int32_t fr_mask __attribute__((vector_size(64)));
+    typedef float fr_floats __attribute__((vector_size(64)));
+    typedef float fr_row __attribute__((vector_size(64), aligned(4)));
     #define FR_BLOCK 64
 
     #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -17,18 +20,23 @@ cdef extern from *:
     #define FR_CLONES
     #endif
 
-    /* Largest of each block of 64 to `maxima`; the rest that fills no block is one more. Returns the number of blocks.
-       `a > b ? a : b` on independent lanes is one max instruction, and never picks a NaN. */
+    /* Lane by lane; `b` where `a` is not larger, so a NaN in `a` is never picked. */
+    static inline __attribute__((always_inline)) fr_floats fr_larger(fr_floats a, fr_floats b) {
+        fr_mask mask = a > b;
+        return (fr_floats)(((fr_mask)a & mask) | ((fr_mask)b & ~mask));
+    }
+
+    /* Largest of each block of 64 to `maxima`; the rest that fills no block is one more. Returns the number of blocks. */
     FR_CLONES static int fr_block_maxima(const float *logits, int n, float *maxima) {
         int blocks = 0, i = 0;
         for (; i + FR_BLOCK <= n; i += FR_BLOCK) {
-            float lane[16];
-            for (int k = 0; k < 16; k++) lane[k] = -INFINITY;
-            for (int j = 0; j < FR_BLOCK; j += 16)
-                for (int k = 0; k < 16; k++) lane[k] = logits[i + j + k] > lane[k] ? logits[i + j + k] : lane[k];
-            for (int width = 8; width; width /= 2)
-                for (int k = 0; k < width; k++) lane[k] = lane[k + width] > lane[k] ? lane[k + width] : lane[k];
-            maxima[blocks++] = lane[0];
+            fr_floats most = {0};
+            float lanes[16];
+            most -= INFINITY;
+            for (int j = 0; j < FR_BLOCK; j += 16) most = fr_larger(*(const fr_row *)(logits + i + j), most);
+            memcpy(lanes, &most, sizeof(lanes));
+            for (int k = 1; k < 16; k++) lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
+            maxima[blocks++] = lanes[0];
         }
         if (i < n) {
             float most = -INFINITY;
@@ -45,17 +53,35 @@ cdef extern from *:
         return 0;  /* every logit is NaN or -inf */
     }
 
+    /* Moves the k largest of v to its front, in no order. No NaN may be among them. */
+    #define FR_SELECT(NAME, TYPE, KEY) \\
+        static void NAME(TYPE *v, int n, int k) { \\
+            int low = 0, high = n - 1; \\
+            while (low < high && k > 0 && k < n) { \\
+                float pivot = KEY(v[low + (high - low) / 2]); \\
+                int i = low, j = high; \\
+                while (i <= j) { \\
+                    while (KEY(v[i]) > pivot) i++; \\
+                    while (KEY(v[j]) < pivot) j--; \\
+                    if (i <= j) { TYPE swapped = v[i]; v[i++] = v[j]; v[j--] = swapped; } \\
+                } \\
+                if (k - 1 <= j) high = j; \\
+                else if (k - 1 >= i) low = i; \\
+                else break; \\
+            } \\
+        }
+    #define FR_SELF(x) (x)
+    #define FR_LOGIT(x) ((x).logit)
+    FR_SELECT(fr_select_floats, float, FR_SELF)
+    FR_SELECT(fr_select, fr_candidate, FR_LOGIT)
+
     static int fr_descending(const void *a, const void *b) {
         const fr_candidate *x = a, *y = b;
         if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
         return x->token - y->token;
     }
-    static int fr_descending_float(const void *a, const void *b) {
-        float x = *(const float *)a, y = *(const float *)b;
-        return x < y ? 1 : x > y ? -1 : 0;
-    }
 
-    /* All tokens at or above `least`, at most `capacity`. */
+    /* All tokens at or above `least` (no NaN is); `out` has room for n. */
     static int fr_collect(const float *logits, int n, const float *maxima, int blocks, float least, fr_candidate *out) {
         int count = 0;
         for (int b = 0; b < blocks; b++) {
@@ -66,12 +92,22 @@ cdef extern from *:
         return count;
     }
 
-    static float fr_softmax(fr_candidate *c, int count) {
-        float most = c[0].logit, sum = 0;
-        for (int i = 1; i < count; i++) if (c[i].logit > most) most = c[i].logit;
-        for (int i = 0; i < count; i++) { c[i].p = expf(c[i].logit - most); sum += c[i].p; }
-        for (int i = 0; i < count; i++) c[i].p /= sum;
-        return most;
+    /* The shortest run of best candidates whose probabilities reach top_p of `total` (sum of exp(logit - most)), sorted only as far
+       as that. Returns its length. */
+    static int fr_nucleus(fr_candidate *c, int count, float most, float total, float top_p, int min_keep) {
+        int keep = 0, sorted = 0;
+        float sum = 0;
+        while (sorted < count) {
+            int more = sorted ? 3 * sorted : 64;
+            if (more > count - sorted) more = count - sorted;
+            fr_select(c + sorted, count - sorted, more);
+            qsort(c + sorted, more, sizeof(*c), fr_descending);
+            for (sorted += more; keep < sorted; ) {
+                sum += expf(c[keep++].logit - most);
+                if (sum >= top_p * total && keep >= min_keep) return keep;
+            }
+        }
+        return count;
     }
 
     static uint64_t fr_random(uint64_t *state) {  /* splitmix64 */
@@ -81,59 +117,58 @@ cdef extern from *:
         return z ^ (z >> 31);
     }
 
-    /* `scratch`: 2 * (blocks) floats; `c`: n candidates. temperature > 0. */
-    static int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *sorted, fr_candidate *c, int top_k,
+    /* `scratch`: one float per block; `c`: room for n candidates. temperature > 0. */
+    static int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
                        float top_p, float min_p, int min_keep, float temperature, uint64_t *state) {
-        int count, keep;
-        float most = maxima[0], least, cumulated = 0, top;
-        for (int b = 1; b < blocks; b++) most = maxima[b] > most ? maxima[b] : most;
-        if (!(most > -INFINITY)) return 0;
+        int count, best = 0, has_k = top_k > 0 && top_k < n;
+        float most, least = -FLT_MAX, total = 0, floor, point;
+        for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
+        most = maxima[best];
+        if (!isfinite(most)) return fr_argmax(logits, n, maxima, blocks);
         if (min_keep < 1) min_keep = 1;
-        if (top_k > 0 && top_k < min_keep) top_k = min_keep;
-        if (top_k > 0 && top_k < blocks) {
-            /* top_k blocks have a maximum >= this, so at least top_k tokens are >= this. */
-            memcpy(sorted, maxima, blocks * sizeof(float));
-            qsort(sorted, blocks, sizeof(float), fr_descending_float);
-            least = sorted[top_k - 1];
-        } else {
-            least = -INFINITY;
-        }
         /* What is 40 * temperature below the best has a probability under 1e-17: less than a float can add to the sum. */
-        if (least < most - 40 * (temperature > 1 ? temperature : 1) && min_keep == 1) least = most - 40 * (temperature > 1 ? temperature : 1);
-        if (least == -INFINITY) least = -FLT_MAX;
+        floor = min_p > 0 ? fminf(most + logf(min_p), most) : most - 40 * fmaxf(temperature, 1);
+        if (has_k && top_k < blocks) {
+            memcpy(scratch, maxima, blocks * sizeof(float));
+            fr_select_floats(scratch, blocks, top_k);
+            least = most;
+            for (int b = 0; b < top_k; b++) least = fminf(least, scratch[b]);
+            /* top_k blocks have a maximum >= least, so at least top_k tokens are >= least. */
+            if (least < -FLT_MAX) least = -FLT_MAX;
+        } else if (!has_k && min_keep == 1) {
+            least = floor;  /* what min_p drops is not collected; it still counts in the sum for top_p */
+        }
         count = fr_collect(logits, n, maxima, blocks, least, c);
-        if (count > 1 && ((top_k > 0 && count > top_k) || top_p < 1 || min_keep > 1)) qsort(c, count, sizeof(*c), fr_descending);
-        if (top_k > 0 && count > top_k) count = top_k;
-        if (top_p < 1) {
-            fr_softmax(c, count);
-            for (keep = 0; keep < count; ) {
-                cumulated += c[keep++].p;
-                if (cumulated >= top_p && keep >= min_keep) break;
-            }
-            count = keep;
+        if (has_k && count > top_k) {
+            fr_select(c, count, top_k);
+            count = top_k;
+        }
+        if (top_p < 1 || min_keep > 1) {
+            if (has_k) for (int i = 0; i < count; i++) total += expf(c[i].logit - most);
+            else for (int i = 0; i < n; i++) total += logits[i] > -INFINITY ? expf(logits[i] - most) : 0;
+            count = fr_nucleus(c, count, most, total, top_p, min_keep);
         }
         if (min_p > 0) {
-            least = most + logf(min_p);
-            for (int i = keep = 0; i < count; i++) if (c[i].logit >= least || i < min_keep - 1) c[keep++] = c[i];
+            int keep = 0;
+            for (int i = 0; i < count; i++) if (c[i].logit >= floor || (min_keep > 1 && i < min_keep)) c[keep++] = c[i];
             count = keep;
         }
-        for (int i = 0; i < count; i++) c[i].logit /= temperature;
-        fr_softmax(c, count);
-        top = (float)((fr_random(state) >> 40) * (1.0 / (1 << 24)));
+        total = 0;
+        for (int i = 0; i < count; i++) total += c[i].logit = expf((c[i].logit - most) / temperature);  /* weights from here on */
+        point = (float)((fr_random(state) >> 40) * (1.0 / (1 << 24))) * total;
         for (int i = 0; i < count; i++) {
-            top -= c[i].p;
-            if (top < 0) return c[i].token;
+            point -= c[i].logit;
+            if (point < 0) return c[i].token;
         }
         return c[count - 1].token;
     }
     """
     ctypedef struct fr_candidate:
         float logit
-        float p
         int32_t token
     int fr_block_maxima(const float *logits, int n, float *maxima) noexcept
     int fr_argmax(const float *logits, int n, const float *maxima, int blocks) noexcept
-    int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *sorted, fr_candidate *c, int top_k,
+    int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
                 float top_p, float min_p, int min_keep, float temperature, uint64_t *state) noexcept
 
 
