@@ -6,6 +6,7 @@ end. Invariant: one entry per model; a model has at most one instance; a lease a
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from fastrouter.catalog import ModelSpec
@@ -242,7 +243,7 @@ class Supervisor:
 
     def _use(self, instance: Instance) -> None:
         instance.num_leases += 1
-        instance.last_used = self._loop.time()
+        instance.last_used = time.monotonic()  # uvloop's own clock has a millisecond's resolution
         if instance.num_leases == 1:
             self._share_cores()
 
@@ -254,7 +255,7 @@ class Supervisor:
     def take_back(self, instance: Instance) -> None:
         """A lease's release."""
         instance.num_leases -= 1
-        instance.last_used = self._loop.time()
+        instance.last_used = time.monotonic()
         if not instance.num_leases:
             self._share_cores()
         if instance.state is State.STOPPING and not instance.num_leases:
@@ -277,7 +278,7 @@ class Supervisor:
             return
         entry.error = entry.exit_code = None
         instance = entry.instance = Instance(entry.spec, process, self._changed, self._noticed)
-        instance.last_used = self._loop.time()
+        instance.last_used = time.monotonic()
         process.on_exit = lambda: self._ended_instance(entry, instance)
         instance.load(safe_mode=entry.needs_safe_mode)
         for waiter in self._queue.take_where(entry, wants_lease=False):
