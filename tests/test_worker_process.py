@@ -1,0 +1,152 @@
+"""A real worker through its wire and ring: both ways to start one, the likely model opened ahead, the safe mode, a broken file."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+
+from fastrouter._core import LAST, TextCollector
+from fastrouter.errors import from_wire
+from fastrouter.messages import Call, Failed, Generate, Load, LoadOptions, Notice, Prime, Ready, Reply, Share, Stop
+from fastrouter.supervisor.process import Nursery, WorkerProcess, adopt_orphans
+
+OPTIONS = LoadOptions(ctx_size=512, parallel=2)
+EXECUTED = [sys.executable, str(Path(__file__).with_name("exec_nursery.py"))]
+
+
+class Answer(TextCollector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.end: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+        if flags & LAST:
+            self.end.set_result(orjson.loads(payload))
+
+    def fail(self, error: Exception) -> None:
+        self.end.set_exception(error)
+
+
+class Talk:
+    """One worker and what it has said."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.process = process
+        self.messages: list[Any] = []
+        self.ended = asyncio.Event()
+        process.on_message = self.messages.append
+        process.on_exit = self.ended.set
+
+    async def hear(self, kind: type[Any]) -> Any:
+        while not (found := [message for message in self.messages if isinstance(message, kind)]):
+            await asyncio.sleep(0.005)
+        self.messages.remove(found[0])
+        return found[0]
+
+    async def generate(self, **fields: Any) -> tuple[str, dict[str, Any]]:
+        answer = Answer()
+        request_id = self.process.ring.attach(answer)
+        self.process.send(Generate(request_id, **{"max_tokens": 8, "sampling": {"temperature": 0.0}, **fields}))
+        return (await answer.end and answer.text().decode()), answer.end.result()
+
+
+def run(scenario: Callable[[Nursery], Coroutine[Any, Any, None]], command: list[str] | None = None) -> None:
+    async def limited() -> None:
+        adopt_orphans()
+        nursery = Nursery(command)
+        nursery.start()
+        try:
+            await asyncio.wait_for(scenario(nursery), 60)
+        finally:
+            nursery.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(limited())
+
+
+async def end(talk: Talk) -> None:
+    talk.process.send(Stop())
+    await talk.ended.wait()
+    assert talk.process.exit_code == 0
+
+
+@pytest.mark.parametrize("command", [None, EXECUTED], ids=["forked", "executed"])
+def test_a_worker_loads_and_answers(models: Path, command: list[str] | None) -> None:
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
+        ready = await talk.hear(Ready)
+        assert (ready.meta["n_ctx"], ready.meta["total_slots"]) == (256, 2)
+        text, finish = await talk.generate(prompt="the cat", max_tokens=12)
+        assert (bool(text), finish["completion_tokens"], finish["stop_type"]) == (True, 12, "limit")
+        talk.process.send(Share(2))
+        again, finish = await talk.generate(prompt="the cat", max_tokens=12)
+        assert (again, finish["cached_tokens"] > 0) == (text, True)
+        talk.process.send(Call(7, "tokenize", {"content": "the cat"}))
+        reply = await talk.hear(Reply)
+        assert (reply.request_id, reply.error, len(reply.result["tokens"])) == (7, None, 2)
+        talk.process.send(Call(8, "nonsense", {}))
+        assert "unknown call" in from_wire((await talk.hear(Reply)).error).message
+        await end(talk)
+
+    run(scenario, command)
+
+
+def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
+    async def scenario(nursery: Nursery) -> None:
+        texts = []
+        for guess in (None, "tiny1.gguf", "tiny0.gguf", "missing.gguf"):
+            talk = Talk(nursery.spawn())
+            if guess is not None:
+                talk.process.send(Prime(str(models / guess), OPTIONS))
+                await asyncio.sleep(0.3)  # it opens the guess when the machine is idle; whether it has is nothing the answer shows
+            talk.process.send(Load("tiny1", str(models / "tiny1.gguf"), OPTIONS))
+            await talk.hear(Ready)
+            texts.append((await talk.generate(prompt="one two"))[0])
+            await asyncio.sleep(1.2 if guess == "tiny0.gguf" else 0)  # long enough to let the wrong guess go
+            texts.append((await talk.generate(prompt="one two"))[0])
+            await end(talk)
+        assert len(set(texts)) == 1
+
+    run(scenario)
+
+
+def test_the_safe_mode_works_and_says_so(models: Path) -> None:
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS, safe_mode=True))
+        assert "safe mode" in (await talk.hear(Notice)).text
+        await talk.hear(Ready)
+        assert (await talk.generate(prompt="the"))[0]
+        await end(talk)
+
+    run(scenario)
+
+
+def test_a_broken_file_fails_in_words(tmp_path: Path) -> None:
+    async def scenario(nursery: Nursery) -> None:
+        (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("broken", str(tmp_path / "broken.gguf"), OPTIONS))
+        assert (await talk.hear(Failed)).error
+        await talk.ended.wait()
+        assert talk.process.exit_code == 1
+
+    run(scenario)
+
+
+def test_messages_that_follow_the_load_are_not_lost(models: Path) -> None:
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        answer = Answer()
+        talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
+        talk.process.send(Generate(talk.process.ring.attach(answer), prompt="the", max_tokens=3))
+        assert (await answer.end)["completion_tokens"] == 3
+        await end(talk)
+
+    run(scenario)
