@@ -6,14 +6,15 @@ As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scri
 
 spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
          `die`; `mute`: say nothing; `hangs`: close the wire, live on.
-model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`. `progress` [values], `load_s`, `fail`
+model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
+         `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `die` after `die_after` tokens,
          `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
-step, one doorbell a step, as fast as the ring takes them.
+step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
 """
 
 import ctypes
@@ -43,6 +44,7 @@ from fastrouter.worker.outbox import Outbox
 PR_SET_PDEATHSIG = 1
 NUM_FDS = 5
 NEVER = float("inf")
+TAIL_OFFSET = 64  # of the consumer's index in the ring's control page
 HEAD_OFFSET = 128  # of the producer's index in the ring's control page
 META = {
     "vocab_type": 1,
@@ -210,7 +212,7 @@ class Worker:
     def load(self, load: Load) -> bool:
         path = Path(load.path)
         content = path.read_bytes()
-        script: Script = json.loads(content) if content[:1] == b"{" else {"flood": path.name.startswith("flood")}
+        script: Script = json.loads(content) if content[:1] == b"{" else named_script(path.name)
         self.model = script
         for value in script.get("progress", []):
             self.wire.send(Progress(value))
@@ -299,6 +301,9 @@ class Worker:
         push, poll = self.ring.try_push, select.poll()
         poll.register(self.wire.fileno(), select.POLLIN)
         text = b" token"
+        indices = struct.Struct("<Q56xQ")
+        memory = mmap.mmap(self.ring.memory_fd, mmap.PAGESIZE)
+        is_lockstep = self.model.get("lockstep")
         while not (self.is_stopping and not self.streams):
             if not self.streams or poll.poll(0):
                 for message in self.wire.poll(None):
@@ -318,6 +323,8 @@ class Worker:
                     self.ring.ring_doorbell()
                     time.sleep(0.0002)
             self.ring.ring_doorbell()
+            while is_lockstep and len(set(indices.unpack_from(memory, TAIL_OFFSET))) > 1:
+                time.sleep(0.0001)
 
 
 def finish_of(stream: Stream) -> dict[str, Any]:
@@ -331,6 +338,10 @@ def finish_of(stream: Stream) -> dict[str, Any]:
         "id_slot": 0,
         "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
     }
+
+
+def named_script(name: str) -> Script:
+    return {"flood": name.startswith(("flood", "lockstep")), "lockstep": name.startswith("lockstep")}
 
 
 def script_of(generate: Generate) -> Script:

@@ -6,6 +6,7 @@ lease is still held.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +55,7 @@ class Instance:
         self.process = process
         self.state = State.LOADING
         self.num_leases = 0
-        self.last_used = 0.0
+        self.last_used = time.monotonic()
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
@@ -85,6 +86,14 @@ class Instance:
         self.process.kill()
 
     # ------------------------------------------------------------ requests
+
+    def lend(self) -> None:
+        self.num_leases += 1
+        self.last_used = time.monotonic()  # uvloop's own clock has a millisecond's resolution
+
+    def take_back(self) -> None:
+        self.num_leases -= 1
+        self.last_used = time.monotonic()
 
     def share_cores(self, num_busy: int) -> None:
         """Tell the worker how many models have requests, when that has changed."""

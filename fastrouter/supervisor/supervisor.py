@@ -6,7 +6,6 @@ end. Invariant: one entry per model; a model has at most one instance; a lease a
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 from fastrouter.catalog import ModelSpec
@@ -233,7 +232,9 @@ class Supervisor:
         instance = self._running(entry.spec.id)
         for waiter in self._queue.take_all(entry):
             if waiter.lease is not None:
-                self._move(waiter.lease, instance)
+                if not waiter.lease.is_released:
+                    self._use(instance)
+                    waiter.lease.move_to(instance)
             elif not waiter.future.done():
                 waiter.future.set_result(self._lend(instance) if waiter.wants_lease else None)
 
@@ -242,8 +243,7 @@ class Supervisor:
         return Lease(self, instance)
 
     def _use(self, instance: Instance) -> None:
-        instance.num_leases += 1
-        instance.last_used = time.monotonic()  # uvloop's own clock has a millisecond's resolution
+        instance.lend()
         if instance.num_leases == 1:
             self._share_cores()
 
@@ -254,8 +254,7 @@ class Supervisor:
 
     def take_back(self, instance: Instance) -> None:
         """A lease's release."""
-        instance.num_leases -= 1
-        instance.last_used = time.monotonic()
+        instance.take_back()
         if not instance.num_leases:
             self._share_cores()
         if instance.state is State.STOPPING and not instance.num_leases:
@@ -278,7 +277,6 @@ class Supervisor:
             return
         entry.error = entry.exit_code = None
         instance = entry.instance = Instance(entry.spec, process, self._changed, self._noticed)
-        instance.last_used = time.monotonic()
         process.on_exit = lambda: self._ended_instance(entry, instance)
         instance.load(safe_mode=entry.needs_safe_mode)
         for waiter in self._queue.take_where(entry, wants_lease=False):
@@ -391,11 +389,6 @@ class Supervisor:
         for lease in leases:
             if not lease.is_released:
                 self._enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
-
-    def _move(self, lease: Lease, instance: Instance) -> None:
-        if not lease.is_released:
-            self._use(instance)
-            lease.move_to(instance)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         def run() -> None:
