@@ -150,7 +150,7 @@ cdef extern from *:
     int fr_scan(const char *body, Py_ssize_t size, const char **model, Py_ssize_t *model_size, int *stream) noexcept
 
 
-def scan_body(bytes body):
+def scan_body(bytes body not None):
     cdef const char *model = NULL
     cdef Py_ssize_t model_size = 0
     cdef int stream = 0
@@ -281,7 +281,7 @@ cdef class RequestParser:
     def num_body_bytes(self):
         return len(self._body)
 
-    def feed(self, bytes data):
+    def feed(self, bytes data not None):
         requests = []
         if self._state == IS_BROKEN:
             raise self.error

@@ -58,6 +58,7 @@ cdef extern from *:
         return base;
     }
     static void fr_unmap(char *base, size_t capacity) { munmap(base, FR_PAGE + 2 * capacity); }
+    static void fr_close(int fd) { close(fd); }
     """
     const int FR_PAGE
     ctypedef struct fr_record:
@@ -76,6 +77,7 @@ cdef extern from *:
     void fr_clear(int doorbell) noexcept
     char *fr_map(int fd, size_t capacity) noexcept
     void fr_unmap(char *base, size_t capacity) noexcept
+    void fr_close(int fd) noexcept
 
 cdef enum:
     TAIL = 64
@@ -102,9 +104,11 @@ cdef class TokenRing:
         bint _is_draining
         public object on_sink_error
 
+    def __cinit__(self):
+        self._sinks = [None] * NUM_SINKS
+
     def __dealloc__(self):
-        if self._control != NULL:
-            fr_unmap(self._control, self.capacity)
+        self._release()
 
     @staticmethod
     def create(capacity=1 << 20):
@@ -120,7 +124,6 @@ cdef class TokenRing:
         ring._map(capacity)
         (<uint64_t *>ring._control)[0] = capacity
         fr_set_asleep(ring._control, 1)
-        ring._sinks = [None] * NUM_SINKS
         return ring
 
     @staticmethod
@@ -134,7 +137,6 @@ cdef class TokenRing:
         ring._map(capacity)
         ring._head = fr_load(ring._control, HEAD)
         ring._tail = fr_load(ring._control, TAIL)
-        ring._sinks = []
         return ring
 
     cdef int _map(self, uint64_t capacity) except -1:
@@ -151,15 +153,18 @@ cdef class TokenRing:
         return f"<TokenRing {self.capacity >> 10} KiB{' closed' if self._control == NULL else ''}>"
 
     def close(self):
+        self._release()
+
+    cdef void _release(self) noexcept:
         if self._control != NULL:
             fr_unmap(self._control, self.capacity)
             self._control = NULL
-            os.close(self.memory_fd)
-            os.close(self.doorbell_fd)
+            fr_close(self.memory_fd)
+            fr_close(self.doorbell_fd)
 
     # ---------------------------------------------------------------- producer
 
-    def try_push(self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload):
+    def try_push(self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload not None):
         cdef uint64_t size = PyBytes_GET_SIZE(payload)
         cdef uint64_t total = HEADER_BYTES + ((size + 7) & ~<uint64_t>7)
         cdef fr_record *record
@@ -191,7 +196,7 @@ cdef class TokenRing:
 
     # ---------------------------------------------------------------- consumer
 
-    def attach(self, Sink sink):
+    def attach(self, Sink sink not None):
         cdef uint32_t index = self._index
         cdef int tried
         for tried in range(NUM_SINKS - 1):
@@ -237,6 +242,7 @@ cdef class TokenRing:
                     if fr_load(self._control, HEAD) == self._tail:
                         break
                     fr_set_asleep(self._control, 0)
+                    num_bytes += HEADER_BYTES  # a producer that moves head to and fro must not keep us here either
                     continue
                 if num_bytes >= max_bytes:
                     fr_signal(self.doorbell_fd)  # come back after the other events of the loop

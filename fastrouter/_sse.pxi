@@ -164,7 +164,7 @@ cdef class SseWriter(Sink):
         self._templates = []
         self._first = []
 
-    def set_template(self, int kind, int choice, bytes prefix, bytes suffix):
+    def set_template(self, int kind, int choice, bytes prefix not None, bytes suffix not None):
         cdef Py_ssize_t index = choice * 2 + kind - 1
         if kind not in (1, 2) or choice < 0:
             raise ValueError("templates are for text and reasoning")
@@ -172,7 +172,9 @@ cdef class SseWriter(Sink):
             self._templates.append(None)
         self._templates[index] = (prefix, suffix)
 
-    def set_first(self, int choice, bytes event):
+    def set_first(self, int choice, bytes event not None):
+        if choice < 0:
+            raise ValueError("choices count from 0")
         while len(self._first) <= choice:
             self._first.append(None)
         self._first[choice] = event or None
@@ -224,7 +226,7 @@ cdef class SseWriter(Sink):
         self.flush()
         return 0
 
-    def write_event(self, bytes event):
+    def write_event(self, bytes event not None):
         if not self.is_finished:
             self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
 

@@ -83,7 +83,7 @@ class Guard:
         given = request.header("authorization") or request.header("x-api-key") or ""
         if given[:7].lower() == "bearer ":
             given = given[7:]
-        candidate = given.strip().encode()
+        candidate = given.strip(" \t").encode("latin-1")  # the bytes as they came
         # Every key is compared, so that the time says nothing about which one was near.
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]
         if not any(matches):

@@ -1,6 +1,7 @@
 """One client connection: bytes -> Request -> handler -> bytes. Knows no route, no model, no clock.
 
-Invariant: at most one exchange at a time; a pipelined request waits, and reading stops while one waits.
+Invariant: at most one exchange at a time, and none is begun while the client leaves answers unread; a pipelined request waits,
+and reading stops while one waits.
 Time is counted in sweeps of the server (one a second), so the hot path keeps no deadline and no timer.
 """
 
@@ -173,6 +174,7 @@ class Connection(asyncio.Protocol):
         "_is_lingering",
         "_is_paused",
         "_is_pumping",
+        "_owes_continue",
         "_parser",
         "_phase",
         "_queue",
@@ -195,6 +197,7 @@ class Connection(asyncio.Protocol):
         self._is_pumping = False
         self._is_paused = False  # the transport asked us not to write
         self._is_lingering = False
+        self._owes_continue = False
         self._phase: object = None
         self._sweeps = 0  # how many sweeps have seen this phase
         self._buffered = 0  # bytes the client had not read at the last sweep
@@ -222,15 +225,15 @@ class Connection(asyncio.Protocol):
         except HttpError as error:
             self.refuse(error.status, str(error))
             return
-        if not requests:
-            return
-        if self._exchange is None and len(requests) == 1:
+        if len(requests) == 1 and self._exchange is None and not self._is_paused and not self._queue:
             self._handle(requests[0])
-        else:
+        elif requests:
             self._queue.extend(requests)
             self._pump()
         if self._parser.error is not None:
             self.refuse(self._parser.error.status, str(self._parser.error))
+        elif self._owes_continue:
+            self._say_continue()
 
     def eof_received(self) -> bool:
         return False  # a client that has closed its side is gone
@@ -250,7 +253,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        if self._exchange is not None and self._exchange.responder is not None:
+        if self._exchange is None:
+            self._go_on()
+        elif self._exchange.responder is not None:
             self._exchange.responder.resume()
 
     # ------------------------------------------------------------ requests
@@ -270,16 +275,18 @@ class Connection(asyncio.Protocol):
             exchange.run(result)
 
     def _pump(self) -> None:
-        """Handle what waits, as long as nothing is being answered."""
+        """Handle what waits, as long as nothing is being answered or unread."""
         if self._is_pumping:
             return
         self._is_pumping = True
         try:
-            while self._queue and self._exchange is None and not self.transport.is_closing():
+            while self._queue and self._exchange is None and not self._is_paused and not self.transport.is_closing():
                 self._handle(self._queue.popleft())
         finally:
             self._is_pumping = False
-        if self._queue:
+        if self.transport.is_closing():
+            self._queue.clear()
+        elif self._queue:
             self.transport.pause_reading()
         elif self._refusal is not None and self._exchange is None:
             self._linger(self._refusal)
@@ -289,18 +296,27 @@ class Connection(asyncio.Protocol):
         if not will_keep_alive:
             self._queue.clear()
             self.transport.close()
-        elif self._queue and not self._is_pumping:
-            self.transport.resume_reading()
-            self._pump()
-        elif self._refusal is not None and not self._is_pumping:
-            self._linger(self._refusal)
+        else:
+            self._go_on()
         if self.server.is_stopping:
             self.server.on_idle()
+
+    def _go_on(self) -> None:
+        """Something that others waited for is over."""
+        if self._queue:
+            if not self._is_pumping:
+                self.transport.resume_reading()
+                self._pump()
+        elif self._owes_continue:
+            self._say_continue()
+        elif self._refusal is not None and not self._is_pumping:
+            self._linger(self._refusal)
 
     def refuse(self, status: int, message: str) -> None:
         """Answer what is no HTTP for us, after what came before it, and close."""
         response = refusal(status, message)
-        if self._exchange is None:
+        self._owes_continue = False
+        if self._exchange is None and not self._queue:
             self._linger(response)
         else:
             self._refusal = response
@@ -314,8 +330,14 @@ class Connection(asyncio.Protocol):
             self.transport.write_eof()
 
     def _continue(self) -> None:
-        if self._exchange is None and not self.transport.is_closing():
-            self.transport.write(CONTINUE)
+        self._owes_continue = True
+
+    def _say_continue(self) -> None:
+        """After the answers to all earlier requests, and only to a client that still waits."""
+        if self._exchange is None and not self._queue:
+            self._owes_continue = False
+            if self._parser.in_body and not self._parser.num_body_bytes and not self.transport.is_closing():
+                self.transport.write(CONTINUE)
 
     # ------------------------------------------------------------ the server calls
 
