@@ -84,7 +84,7 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
         _flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
         _flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "path all routes begin with"),
-        _flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds for a client that reads nothing (10), or is idle (75)", low=1, high=1e6),
+        _flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds to read an answer (10), or to be idle (75)", low=1),
         _flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; may be given again"),
         _flag(scope, "--api-key-file", "API_KEY_FILE", Kind.PATH, "api_key_file", "one key a line, # begins a comment"),
         _flag(scope, "--insecure", "", Kind.SWITCH, "insecure", "allow other machines in without a key"),

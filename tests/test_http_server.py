@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,10 @@ import uvloop
 from fastrouter._core import TEXT, Request, SseWriter
 from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest, Unavailable
 from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.protocol import HEAD_SWEEPS, LINGER_SWEEPS, Connection, Exchange
 from fastrouter.http.response import SSE_HEAD, encode_json
 from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server, bind
+from fastrouter.http.server import Server, address_of, bind
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -82,6 +84,8 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         while size := int(await reader.readline(), 16):
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readline()
+    elif headers.get("connection") == "close":
+        body = await reader.read()
     return int(line.split()[1]), headers, body
 
 
@@ -125,6 +129,8 @@ def make_routes(guard: Guard, site: Callable[[], Site]) -> Routes:
     routes.add("GET", "/refuse", refuse)
     routes.add("GET", "/broken", broken)
     routes.add("GET", "/stream", stream)
+    routes.add("GET", "/cut", lambda request, exchange: exchange.abort())
+    routes.add("GET", "/big", lambda request, exchange: encode_json("x" * (1 << 20)))
     routes.add("GET", "/below/*", lambda request, exchange: encode_json({"rest": routes.suffix(request, "/below/")}))
     return routes
 
@@ -148,11 +154,16 @@ async def serving(*, keys: tuple[str, ...] = (), cors: Cors | None = None, **opt
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
+    """On uvloop; what that would only log is a failure."""
+    unhandled: list[dict[str, Any]] = []
+
     async def limited() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
         await asyncio.wait_for(test, 30)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(limited())
+    assert unhandled == []
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -385,6 +396,250 @@ def test_silent_clients_are_closed() -> None:
             partial_writer.close()
 
     run(scenario())
+
+
+def sweep(site: Site, times: int) -> None:
+    """What the server's own timer does once a second."""
+    for _ in range(times):
+        for connection in list(site.server.connections):
+            connection.sweep()
+
+
+async def only_connection(site: Site) -> Connection:
+    await until(lambda: len(site.server.connections) == 1)
+    (connection,) = site.server.connections
+    return connection
+
+
+def test_an_idle_connection_lives_longer_than_a_silent_one() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(request())
+            await read_answer(reader)
+            sweep(site, HEAD_SWEEPS + 2)
+            writer.write(request())
+            assert (await read_answer(reader))[0] == 200
+            sweep(site, site.server.keep_alive_sweeps + 1)
+            assert await reader.read() == b""
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_body_must_keep_coming() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            body = b"x" * 200_000
+            data = request("/echo", "POST", body)
+            for missing, is_fast_enough in ((50_000, True), (199_000, False)):
+                reader, writer = await site.connect()
+                writer.write(data[:-missing])
+                connection = await only_connection(site)
+                await until(lambda: connection._parser.num_body_bytes == len(body) - missing)  # noqa: B023
+                sweep(site, HEAD_SWEEPS + 5)
+                writer.write(data[-missing:])
+                status, headers, _ = await read_answer(reader)
+                assert (status, headers.get("connection")) == ((200, None) if is_fast_enough else (408, "close"))
+                if not is_fast_enough:
+                    sweep(site, LINGER_SWEEPS + 1)
+                writer.close()
+                await until(lambda: not site.server.connections)
+
+    run(scenario())
+
+
+def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)
+            writer.write(request("/big") * 50)
+            connection = await only_connection(site)
+            await until(lambda: connection.transport.get_write_buffer_size())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert connection.num_requests < 30  # what the kernel's buffers took, and one
+            assert connection.transport.get_write_buffer_size() <= 2 << 20
+            for _ in range(50):
+                assert len((await read_answer(reader))[2]) == (1 << 20) + 2
+            writer.write(request())
+            assert (await read_answer(reader))[0] == 200
+            writer.close()
+
+    run(scenario())
+
+
+def test_who_leaves_answers_unread_is_cut_off() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            _, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)
+            writer.write(request("/big") * 40)
+            connection = await only_connection(site)
+            before = 0
+            while before == 0 or before != connection.transport.get_write_buffer_size():
+                before = connection.transport.get_write_buffer_size()
+                await asyncio.sleep(0.02)
+            sweep(site, site.server.stall_sweeps + 2)
+            await until(lambda: not site.server.connections)
+            writer.transport.abort()
+
+    run(scenario())
+
+
+def test_a_slow_reader_pauses_a_stream_and_loses_nothing() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)
+            writer.write(request("/stream"))
+            await until(lambda: site.streams)
+            (stream,) = site.streams
+            count = 0
+            while "pause" not in stream.events:
+                stream.write_event(b"x" * 8000)
+                stream.flush()
+                count += 1
+                await asyncio.sleep(0)
+            for _ in range(5):
+                stream.write_event(b"x" * 8000)
+                stream.flush()
+            answer = asyncio.ensure_future(read_answer(reader))
+            await until(lambda: "resume" in stream.events)
+            stream.finish()
+            stream.exchange.end_stream()
+            assert (await answer)[2] == b"data: 1\n\n" + b"x" * 8000 * (count + 5)
+            assert "overflow" not in stream.events
+            writer.close()
+
+    run(scenario())
+
+
+def test_100_continue_comes_in_its_turn() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            data = request("/echo", "POST", b"hello", Expect="100-continue")
+            for before in (b"", request("/slow"), request()):
+                writer.write(before + data[:-5])
+                if before:
+                    assert (await read_answer(reader))[0] == 200
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+                writer.write(b"hello")
+                assert (await read_answer(reader))[2] == b'{"got":"hello"}'
+            writer.write(data)  # who has sent the body waits for nothing
+            assert (await read_answer(reader))[0] == 200
+            writer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (request(Upgrade="websocket"), 501),
+        (request(Expect="coffee"), 417),
+        (request("/" + "x" * 9000), 414),
+        (request(A="x" * 9000), 431),
+        (request("/echo", "POST", Content_Length="99999999999"), 413),
+        (request("/echo", "POST", Content_Length="1", Transfer_Encoding="chunked"), 400),
+        (request("/echo", "POST", Transfer_Encoding="gzip, chunked"), 501),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_every_refusal_closes_and_what_follows_is_not_read(data: bytes, status: int) -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            for before in (b"", request(), request("/slow")):
+                reader, writer = await site.connect()
+                writer.write(before + data + request("/stream"))
+                if before:
+                    assert (await read_answer(reader))[0] == 200
+                got, headers, body = await read_answer(reader)
+                assert (got, headers["connection"], json.loads(body)["error"]["code"]) == (status, "close", status)
+                writer.write(request("/stream"))
+                assert await reader.read() == b""
+                writer.close()
+            assert site.streams == []
+
+    run(scenario())
+
+
+def test_http_1_0_keeps_alive_when_asked_but_not_after_a_stream() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            for _ in range(2):
+                writer.write(request(version="1.0", Connection="keep-alive"))
+                status, headers, _ = await read_answer(reader)
+                assert (status, headers["connection"]) == (200, "keep-alive")
+            writer.write(request("/stream", version="1.0", Connection="keep-alive"))
+            await until(lambda: site.streams)
+            site.streams[0].finish()
+            site.streams[0].exchange.end_stream()
+            _, headers, body = await read_answer(reader)
+            assert (headers["connection"], headers.get("transfer-encoding"), body) == ("close", None, b"data: 1\n\n")
+            writer.close()
+
+    run(scenario())
+
+
+def test_keys_may_be_any_text() -> None:
+    key = "schlüssel-à"  # its last byte in UTF-8 is a space in Latin-1
+
+    async def scenario() -> None:
+        async with serving(keys=(key,)) as site:
+            for sent, status in ((key, 200), ("schlussel-a", 401), (key + "x", 401)):
+                data = request().replace(b"\r\n\r\n", b"\r\nX-Api-Key:  " + sent.encode() + b" \t\r\n\r\n")
+                assert (await site.ask(data))[0] == status
+
+    run(scenario())
+
+
+def test_a_stop_answers_the_request_that_runs_and_not_those_behind_it() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            idle_reader, idle_writer = await site.connect()
+            reader, writer = await site.connect()
+            writer.write(request("/slow") + request("/stream"))
+            await until(lambda: any(c.exchange is not None for c in site.server.connections) and len(site.server.connections) == 2)
+            draining = asyncio.ensure_future(site.server.drain(20))
+            assert await idle_reader.read() == b""
+            status, headers, _ = await read_answer(reader)
+            assert (status, headers["connection"]) == (200, "close")
+            assert await reader.read() == b""
+            await draining
+            assert site.streams == []
+            for each in (idle_writer, writer):
+                each.close()
+
+    run(scenario())
+
+
+def test_a_handler_may_cut_the_connection() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(request() + request("/cut") + request("/stream"))
+            with suppress(ConnectionResetError):
+                await reader.read()
+            await until(lambda: not site.server.connections)
+            assert site.streams == []
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_unix_socket_is_taken_over_when_its_owner_is_dead(tmp_path: Path) -> None:
+    path = str(tmp_path / "router.sock")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    (sock,) = bind([path], 0)
+    with sock:
+        assert address_of(sock) == f"unix://{path}"
+        with pytest.raises(ConfigError, match="in use"):
+            bind([path], 0)
 
 
 def test_bind_says_what_is_wrong() -> None:

@@ -166,7 +166,7 @@ def test_the_doorbell_rings_only_for_a_sleeper() -> None:
 
 
 def test_the_memory_cannot_be_truncated_by_the_other_side() -> None:
-    ring, producer = pair()
+    _, producer = pair()
     for size in (0, 1 << 30):
         with pytest.raises(PermissionError):
             os.ftruncate(producer.memory_fd, size)

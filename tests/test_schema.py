@@ -1,5 +1,6 @@
 """Bodies in, Generate or a 400 that names the field out."""
 
+import contextlib
 from typing import Any
 
 import orjson
@@ -280,10 +281,6 @@ names = st.sampled_from([*FIELDS, "messages", "prompt", "tools", "tool_choice", 
 @given(st.dictionaries(names, json_values, max_size=6))
 def test_any_body_is_valid_or_a_400(fields: dict[str, Any]) -> None:
     for read, body in ((read_chat, {**HELLO, **fields}), (read_completion, {"prompt": "x", **fields})):
-        try:
-            ask = read(body)
-        except InvalidRequest as error:
-            assert error.status == 400
-        else:
-            for generate in ask.generates:
+        with contextlib.suppress(InvalidRequest):
+            for generate in read(body).generates:
                 orjson.dumps([generate.sampling, generate.prompt, generate.messages, generate.stop])

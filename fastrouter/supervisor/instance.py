@@ -6,6 +6,7 @@ lease is still held.
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from fastrouter.supervisor.state import State, check
 
 log = logging.getLogger("fastrouter.supervisor")
 
+FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
 
 
@@ -190,10 +192,10 @@ class Instance:
         return f"its worker {describe_exit(process.exit_code)}{last_line}"
 
     def is_killed_by_first_decode(self) -> bool:
-        """Died by a signal with requests in it, and none ever got a token: see Load.safe_mode."""
+        """Died by a fault of its code with requests in it, and none ever got a token: see Load.safe_mode."""
         code = self.process.exit_code
         is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
-        return code is not None and code < 0 and bool(self.streams) and is_mute
+        return code in FAULTS and bool(self.streams) and is_mute
 
     def fail_calls(self, error: Exception) -> None:
         for future in self._calls.values():
