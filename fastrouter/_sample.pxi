@@ -146,7 +146,7 @@ cdef extern from *:
         if (top_p < 1 || min_keep > 1) {
             if (has_k) for (int i = 0; i < count; i++) total += expf(c[i].logit - most);
             else for (int i = 0; i < n; i++) total += logits[i] > -INFINITY ? expf(logits[i] - most) : 0;
-            count = fr_nucleus(c, count, most, total, top_p, min_keep);
+            count = fr_nucleus(c, count, most, total, top_p < 1 ? top_p : INFINITY, min_keep);  /* 1 keeps all, rounding or not */
         }
         if (min_p > 0) {
             int keep = 0;

@@ -1,6 +1,7 @@
 """Bytes in, requests or one refusal out: whole, byte by byte and at random splits the same."""
 
 import random
+from collections import deque
 from typing import Any
 
 import pytest
@@ -135,6 +136,30 @@ REFUSED = [
     (400, get(fields=HOST + b"No colon\r\n")),
     (400, get(fields=HOST + b"Spa ce: 1\r\n")),
     (400, get(fields=HOST + b"A: \x00\r\n")),
+    (400, get(fields=HOST + b"A : 1\r\n")),
+    (400, get(fields=HOST + b": 1\r\n")),
+    (400, get(fields=HOST + b"A: 1\rB: 2\r\n")),
+    (400, get(fields=HOST + b"Content-Length: 5,5\r\n")),
+    (400, get(fields=HOST + b"Content-Length: +5\r\n")),
+    (400, get(fields=HOST + b"Content-Length:\r\n")),
+    (400, get(fields=HOST + b"Transfer-Encoding:\r\n")),
+    (400, get(fields=HOST + b"Transfer-Encoding: \x0bchunked\r\n")),
+    (400, get(fields=HOST + b"Transfer-Encoding: xchunked\r\n")),
+    (400, get(b"GET\t/ HTTP/1.1")),
+    (400, get(b"get / HTTP/1.1")),
+    (400, get(b"GET /a b HTTP/1.1")),
+    (400, get(b"GET / RTSP/1.0")),
+    (400, get(b"GET https://localhost/ HTTP/1.1")),
+    (400, get(b"GET http://user@localhost/ HTTP/1.1")),
+    (400, get(b"GET * HTTP/1.1")),
+    (505, get(b"PRI * HTTP/2.0")),
+    (501, get(b"M-SEARCH / HTTP/1.1")),
+    (400, chunked(b"+1\r\nx\r\n")),
+    (400, chunked(b"1_0\r\nx\r\n")),
+    (400, chunked(b"1 \r\nx\r\n")),
+    (400, chunked(b"0;a\nb\r\n\r\n")),
+    (400, chunked(b"1;" + b"x" * 10_000_000)),
+    (431, chunked(b"0\r\n" + b"T: 1\r\n" * 1_000_000)),
     (400, b"\x16\x03\x01\x02\x00"),
     (400, b"\r\n" + get()),
     (400, get("GET /ü HTTP/1.1".encode())),
@@ -175,6 +200,32 @@ def test_limits_are_exact(over: int, status: int | None) -> None:
     fields = HOST + b"A: 1\r\n" * (9 + over)
     assert every_way(get(fields=fields), max_headers=10)[1] == status
     assert every_way(get(), max_head=len(get()) - over)[1] == status
+
+
+@pytest.mark.parametrize(("over", "status"), [(0, None), (1, 414)])
+def test_the_limit_of_the_request_line_is_exact(over: int, status: int | None) -> None:
+    line = b"GET /" + b"x" * (100 - 16 + over) + b" HTTP/1.1"
+    assert every_way(get(line), max_line=100)[1] == status
+
+
+def test_limits_of_chunk_lines_and_trailers_are_exact() -> None:
+    for over, status in ((0, None), (1, 400)):
+        line = b"1;" + b"x" * (50 + 18 - 4 + over) + b"\r\n"
+        assert every_way(chunked(line + b"!\r\n0\r\n\r\n"), max_chunk_extension=50)[1] == status
+    for over, status in ((0, None), (1, 431)):
+        assert every_way(chunked(b"0\r\n" + b"T: 1\r\n" * (8 + over) + b"\r\n"), max_headers=10)[1] == status
+        trailers = b"T: " + b"x" * (100 - 5 + over) + b"\r\n\r\n"
+        assert every_way(chunked(b"0\r\n" + trailers), max_field=100)[1] == status
+        trailers = (b"T: " + b"x" * 45 + b"\r\n") * 3 + b"T: " + b"x" * (45 + over) + b"\r\n\r\n"
+        assert every_way(chunked(b"0\r\n" + trailers), max_head=200)[1] == status
+
+
+def test_nothing_without_an_end_is_kept_for_long() -> None:
+    for start in (b"GET /", get(fields=HOST + b"A: ")[:-2], chunked(b"1;"), chunked(b"0\r\nT: ")):
+        parser = RequestParser()
+        parser.feed(start)
+        with pytest.raises(HttpError):
+            deque((parser.feed(b"x" * 1000) for _ in range(40)), maxlen=0)
 
 
 def test_body_limit_is_exact() -> None:

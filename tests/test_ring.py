@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter._core import EVENT, FINISH, LAST, TEXT, Sink, TextCollector, TokenRing
-from fastrouter.errors import ProtocolError
+from fastrouter.errors import ProtocolError, Unavailable
 
 PRODUCER = Path(__file__).with_name("ring_producer.py")
 
@@ -182,6 +182,38 @@ def test_closing_twice_is_fine_and_closed_rings_are_quiet() -> None:
     assert ring.drain() == 0
     with pytest.raises(ValueError, match="closed"):
         producer.try_push(4097, TEXT, 0, 0, 0, b"")
+
+
+def test_a_ring_that_nobody_keeps_gives_its_descriptors_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        pair(4096)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_either_end_may_be_asked_anything() -> None:
+    ring, producer = pair()
+    for each in (ring, producer, TokenRing()):
+        each.detach(4097)
+        assert each.sinks() == []
+        assert each.attach(Recorder()) > 0
+        with pytest.raises(TypeError):
+            each.attach(None)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            each.try_push(1, TEXT, 0, 0, 0, None)  # type: ignore[arg-type]
+    for capacity in (0, 1, 2048, 5000, 12288):
+        with pytest.raises(ValueError, match="power of two"):
+            TokenRing.create(capacity)
+
+
+def test_too_many_requests_are_refused_until_one_ends() -> None:
+    ring, _ = pair()
+    ids = [ring.attach(Recorder()) for _ in range(4095)]
+    assert len(set(ids)) == 4095
+    with pytest.raises(Unavailable):
+        ring.attach(Recorder())
+    ring.detach(ids[7])
+    assert ring.attach(Recorder()) not in ids
 
 
 HOSTILE = """

@@ -1,7 +1,9 @@
 """LogitSampler against straightforward numpy, by the formulae of llama.cpp's samplers."""
 
+import ctypes
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,68 @@ def test_min_keep_keeps() -> None:
     logits = np.array([10, 9, 0, -1, -2], np.float32)
     chosen = sampler(5, temperature=20.0, top_p=0.1, min_keep=3)
     assert {draw(chosen, logits) for _ in range(500)} == {0, 1, 2}
+
+
+def test_top_k_is_stronger_than_min_keep_and_min_p_keeps_the_whole_of_it() -> None:
+    logits = np.array([10, 9, 0, -1, -2], np.float32)
+    assert {draw(sampler(5, temperature=20.0, top_k=2, min_keep=4, seed=seed), logits) for seed in range(200)} == {0, 1}
+    chosen = sampler(5, temperature=20.0, min_p=0.99, min_keep=3)
+    assert {draw(chosen, logits) for _ in range(500)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 1e-38}, {"temperature": 1e-45}, {"temperature": 1.0, "min_p": 5.0}])
+def test_extremes_leave_the_best(changes: dict[str, float]) -> None:
+    for seed in range(20):
+        logits = noise(200, seed)
+        assert draw(sampler(200, **changes), logits) == int(logits.argmax())
+
+
+def test_what_is_no_number_is_never_chosen() -> None:
+    logits = noise(300, 9)
+    logits[::3] = np.nan
+    logits[1::3] = -np.inf
+    for chain in ({}, {"temperature": 2.0}, {"temperature": 2.0, "top_k": 50}, {"temperature": 2.0, "top_p": 0.9, "min_keep": 5}):
+        chosen = sampler(300, **chain)
+        assert {draw(chosen, logits) % 3 for _ in range(300)} == {2}
+    assert draw(sampler(300), logits) == int(np.nanargmax(logits))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 1, 3, 40, 299, 1000]),
+    st.sampled_from([0.0, 0.3, 0.9, 0.999, 1.0]),
+    st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    st.sampled_from([0, 1, 4]),
+    st.sampled_from([1.0, 5.0]),
+)
+def test_candidates_are_those_of_llama_cpp(
+    n_vocab: int, seed: int, top_k: int, top_p: float, min_p: float, min_keep: int, scale: float
+) -> None:
+    logits = noise(n_vocab, seed) / np.float32(scale)
+    kept = kept_by_llama(logits, top_k, top_p, min_p, min_keep)
+    options = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "min_keep": min_keep, "temperature": 100.0, "seed": seed}
+    chosen = sampler(n_vocab, **options)
+    drawn = {chosen.sample(logits.ctypes.data, n_vocab) for _ in range(30 * len(kept))}
+    # At this temperature all are about equally likely. Where top_p ends is a matter of rounding.
+    assert len(drawn ^ kept) <= (0 < top_p < 1)
+
+
+def kept_by_llama(logits: Logits, top_k: int, top_p: float, min_p: float, min_keep: int) -> set[int]:
+    """The tokens that llama.cpp's own samplers leave."""
+    data = (llama_cpp.llama_token_data * len(logits))()
+    for token, logit in enumerate(logits.tolist()):
+        data[token] = llama_cpp.llama_token_data(token, logit, 0.0)
+    candidates = llama_cpp.llama_token_data_array(data, len(logits), -1, False)
+    for chain in (
+        llama_cpp.llama_sampler_init_top_k(top_k),
+        llama_cpp.llama_sampler_init_top_p(top_p, min_keep),
+        llama_cpp.llama_sampler_init_min_p(min_p, min_keep),
+    ):
+        llama_cpp.llama_sampler_apply(chain, ctypes.byref(candidates))
+        llama_cpp.llama_sampler_free(chain)
+    return {candidates.data[index].id for index in range(candidates.size)}
 
 
 def test_the_seed_decides() -> None:

@@ -184,6 +184,29 @@ def test_restart_only_while_nothing_was_sent() -> None:
     assert not stage.writer.restart()
 
 
+def test_choices_count_from_zero() -> None:
+    writer = Stage().writer
+    with pytest.raises(ValueError, match="0"):
+        writer.set_first(-1, b"x")
+    with pytest.raises(ValueError, match="text"):
+        writer.set_template(TEXT, -1, b"", b"")
+    assert writer.take_first(-1) == b""
+
+
+def test_ready_made_events_wait_for_the_flush() -> None:
+    stage = Stage()
+    stage.writer.write_event(b"one ")
+    assert (stage.writer.is_started, stage.transport.writes) == (True, [])
+    stage.writer.write_event(b"two")
+    stage.writer.flush()
+    stage.writer.flush()
+    assert len(stage.transport.writes) == 1
+    stage.writer.finish()
+    stage.writer.write_event(b"late")
+    stage.writer.flush()
+    assert body_of(stage.transport.sent) == (b"one two", True)
+
+
 def test_templates_are_for_text_only() -> None:
     with pytest.raises(ValueError, match="text"):
         Stage().writer.set_template(FINISH, 0, b"", b"")
