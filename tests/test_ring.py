@@ -290,14 +290,14 @@ def test_two_processes_lose_no_record_and_no_wake_up() -> None:
     errors: list[BaseException] = []
     ring.on_sink_error = lambda sink, error: errors.append(error)
     sink = Checker()
-    child = start_producer(ring, ring.attach(sink), 200_000)
+    child = start_producer(ring, ring.attach(sink), 300_000)
     waiter = select.poll()
     waiter.register(ring.doorbell_fd, select.POLLIN)
     while not sink.is_over and not errors:
         assert waiter.poll(20_000), "a wake-up was lost"
         ring.drain()
     assert child.wait(10) == 0
-    assert (errors, sink.count) == ([], 200_000)
+    assert (errors, sink.count) == ([], 300_000)
 
 
 def test_a_killed_producer_leaves_only_whole_records() -> None:
