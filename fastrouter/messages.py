@@ -52,9 +52,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """To a spare: this model is likely to come next; open it when the machine is idle. Not answered; Load follows or doesn't."""
+    """To a spare, to be done while a core is free: touch so much memory, open this model. Not answered; Load may differ."""
 
-    path: str
+    heap_bytes: int  # what the next load is likely to allocate
+    path: str | None  # the model that is likely to come next
     options: LoadOptions
 
 

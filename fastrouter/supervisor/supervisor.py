@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
-from fastrouter.messages import Notice, Prime
+from fastrouter.messages import Notice
 from fastrouter.supervisor.budget import available_bytes
 from fastrouter.supervisor.entry import Entry, Status, Waiter
 from fastrouter.supervisor.feed import Event, Feed
+from fastrouter.supervisor.forecast import forecast
 from fastrouter.supervisor.instance import Instance, fail_sink
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.planner import PATIENCE_S, Resident, plan
@@ -29,7 +30,6 @@ log = logging.getLogger("fastrouter.supervisor")
 
 MAX_QUEUED = 512
 END_TIMEOUT_S = 5.0
-PRIME_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 REAP_DELAY_S = 0.2  # a process that was never up may outlive its wire by a moment
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
 
@@ -121,6 +121,12 @@ class Supervisor:
         if entry is None or instance is None or instance.state is State.DYING:
             raise InvalidRequest("model is not running", model=model_id)
         self._stop_instance(instance)
+
+    def know(self, specs: Iterable[ModelSpec]) -> None:
+        """Models that may be asked for: the spare gets ready for them."""
+        for spec in specs:
+            self._entry(spec)
+        self._prime()
 
     def reload(self, changed: Iterable[str]) -> None:
         """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten."""
@@ -257,6 +263,7 @@ class Supervisor:
         instance.take_back()
         if not instance.num_leases:
             self._share_cores()
+            self._loop.call_soon(self._spares.make)  # nothing is slowed down by it now
         if instance.state is State.STOPPING and not instance.num_leases:
             self._kill(instance)
         if self._queue:
@@ -343,13 +350,7 @@ class Supervisor:
         self._rebalance()
 
     def _prime(self) -> None:
-        """The model that left last is the one most likely to come back: agents take turns. It costs the spare a little memory."""
-        gone = [entry for entry in self._entries.values() if entry.instance is None and entry.last_used and entry.error is None]
-        likely = max(gone, key=lambda entry: entry.last_used, default=None)
-        if likely is None or likely.spec.size_bytes * PRIME_SHARE > available_bytes():
-            self._spares.prime(None)
-        else:
-            self._spares.prime(Prime(likely.spec.path, likely.spec.options))
+        self._spares.prime(forecast(self._entries.values(), available_bytes()))
 
     def _reap(self) -> None:
         pids = [*self._spares.pids, *(instance.process.pid for instance in self.instances())]

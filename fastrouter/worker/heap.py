@@ -6,11 +6,11 @@ Invariant: `give` leaves the heap as malloc knows it; after it, what is allocate
 
 import contextlib
 import ctypes
+import os
 from pathlib import Path
 
-MAX_BYTES = 512 << 20
-MEMORY_SHARE = 32  # at most this part of what the machine has to give
-STEP_BYTES = 8 << 20
+MEMORY_SHARE = 16  # at most this part of what the machine has to give
+STEP_BYTES = 4 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
 _INT_MAX = (1 << 31) - 1
 
@@ -27,24 +27,30 @@ def available_bytes() -> int:
     return max(0, min(found, default=0))
 
 
-def is_machine_idle() -> bool:
-    """Nobody but the caller wants a core right now."""
+def is_core_free() -> bool:
+    """No more threads want to run right now than there are cores, the caller included."""
     try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= 1
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= len(os.sched_getaffinity(0))
     except (OSError, ValueError, IndexError):
         return True
 
 
-class WarmHeap:
-    """Without glibc it does nothing."""
+def trim() -> None:
+    """Give back to the system what malloc holds and nobody uses."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
-    def __init__(self, num_bytes: int | None = None) -> None:
+
+class WarmHeap:
+    """At most `num_bytes`. Without glibc it does nothing."""
+
+    def __init__(self, num_bytes: int) -> None:
         libc = ctypes.CDLL(None)
-        self._size = min(MAX_BYTES, available_bytes() // MEMORY_SHARE) if num_bytes is None else num_bytes
+        self._size = min(num_bytes, available_bytes() // MEMORY_SHARE)
         self._done = 0
         self._block: int | None = None
-        if not hasattr(libc, "mallopt"):
-            self._size = 0
+        if self._size <= 0 or not hasattr(libc, "mallopt"):
             return
         # Large blocks come from the heap too, and the heap keeps what is freed.
         libc.mallopt(_M_MMAP_MAX, 0)
@@ -56,6 +62,10 @@ class WarmHeap:
 
     def __repr__(self) -> str:
         return f"<WarmHeap {self._done >> 20} of {self._size >> 20} MiB>"
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
 
     @property
     def is_cold(self) -> bool:

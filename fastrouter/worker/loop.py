@@ -125,9 +125,9 @@ class Worker:
             if not engine.has_work:
                 if self._is_stopping:
                     return
-                messages = self._wait(_QUIET_MS if spare.has_wrong_guess else None)
+                messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
                 if not messages:
-                    spare.let_go()
+                    spare.tidy_up()
             else:
                 messages = poll(0)
             for message in messages:

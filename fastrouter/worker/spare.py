@@ -1,6 +1,6 @@
 """What a worker does before it has a model: it waits, and uses the time. Memory is faulted in, a likely model is opened ahead.
 
-Owns both until the load takes them. Works only while the machine is idle. Invariant: a wrong guess costs a load nothing:
+Owns both until the load takes them. Works only while a core is free. Invariant: a wrong guess costs a load nothing:
 the guessed model is let go when there is time for that again.
 """
 
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from fastrouter.errors import FastrouterError
 from fastrouter.messages import Load, LoadOptions, Message, Prime, Stop
 from fastrouter.worker import llama
-from fastrouter.worker.heap import WarmHeap, is_machine_idle
+from fastrouter.worker.heap import WarmHeap, is_core_free, trim
 
-_PAUSE_MS = 5  # between two pieces of work, so that a load waits for one of them at most
+_PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
 
 
 class Guess:
     """A model opened before anybody asked for it: vocabulary read, weights mapped, no context."""
 
-    def __init__(self, prime: Prime) -> None:
-        self._key = _key(prime.path, prime.options)
-        self._model = llama.Model(prime.path, prime.options)
+    def __init__(self, path: str, options: LoadOptions) -> None:
+        self._key = _key(path, options)
+        self._model = llama.Model(path, options)
 
     def model_for(self, load: Load) -> llama.Model | None:
         """The model if `load` means just this one."""
@@ -44,9 +44,10 @@ class Spare:
 
     def __init__(self, wait: Callable[[int | None], list[Message]]) -> None:
         self._wait = wait
-        self._heap = WarmHeap()
-        self._prime: Prime | None = None  # not done yet
+        self._heap = WarmHeap(0)
+        self._to_open: Prime | None = None
         self._guess: Guess | None = None
+        self._has_leftovers = True  # until `tidy_up`
 
     def __repr__(self) -> str:
         return f"<Spare {self._heap!r}{' primed' if self._guess else ''}>"
@@ -55,7 +56,7 @@ class Spare:
         """The load, and what came right after it; None: stop."""
         try:
             while not is_stopping():
-                has_work = self._heap.is_cold or self._prime is not None
+                has_work = self._heap.is_cold or self._to_open is not None
                 messages = self._wait(_PAUSE_MS if has_work else None)
                 for index, message in enumerate(messages):
                     if isinstance(message, Load):
@@ -63,26 +64,34 @@ class Spare:
                     if isinstance(message, Stop):
                         return None
                     if isinstance(message, Prime):
-                        self._prime = message
-                if not messages and has_work and is_machine_idle():
+                        self._take_orders(message)
+                if not messages and has_work and is_core_free():
                     self._work()
             return None
         finally:
             self._heap.give()
 
+    def _take_orders(self, prime: Prime) -> None:
+        if llama.has_device_backend():
+            return  # its memory is the device's, and that is not for guesses
+        if prime.heap_bytes > self._heap.size_bytes:
+            self._heap.give()
+            self._heap = WarmHeap(prime.heap_bytes)
+        self._to_open = prime if prime.path is not None else None
+
     def _work(self) -> None:
-        if self._prime is not None:
-            prime, self._prime = self._prime, None
-            self._open(prime)
+        if self._to_open is not None:
+            prime, self._to_open = self._to_open, None
+            self._open(str(prime.path), prime.options)
         else:
             self._heap.warm()
 
-    def _open(self, prime: Prime) -> None:
-        self.let_go()
+    def _open(self, path: str, options: LoadOptions) -> None:
+        self._let_go()
         try:
-            self._guess = Guess(prime)
+            self._guess = Guess(path, options)
         except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
-            sys.stderr.write(f"{prime.path} cannot be opened ahead: {error}\n")
+            sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
 
     def take_model(self, load: Load) -> llama.Model | None:
         """The model, if the guess was right."""
@@ -94,13 +103,19 @@ class Spare:
             self._guess = None
         return model
 
-    @property
-    def has_wrong_guess(self) -> bool:
-        """After `take_model`: something is left to let go."""
-        return self._guess is not None
-
-    def let_go(self) -> None:
-        """Close a wrong guess. Idempotent."""
+    def _let_go(self) -> None:
         guess, self._guess = self._guess, None
         if guess is not None:
             guess.close()
+
+    @property
+    def has_leftovers(self) -> bool:
+        """After `take_model`: a wrong guess, or memory that the model did not need."""
+        return self._has_leftovers
+
+    def tidy_up(self) -> None:
+        """Takes some milliseconds. Idempotent."""
+        if self._has_leftovers:
+            self._has_leftovers = False
+            self._let_go()
+            trim()
