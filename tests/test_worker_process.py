@@ -104,7 +104,7 @@ def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
             talk = Talk(nursery.spawn())
             if guess is not None:
                 talk.process.send(Prime(1 << 20, str(models / guess), OPTIONS))
-                await asyncio.sleep(0.3)  # it opens the guess when the machine is idle; whether it has is nothing the answer shows
+                await asyncio.sleep(0.3)  # it opens the guess when a core is free; whether it has is nothing the answer shows
             talk.process.send(Load("tiny1", str(models / "tiny1.gguf"), OPTIONS))
             await talk.hear(Ready)
             texts.append((await talk.generate(prompt="one two"))[0])
