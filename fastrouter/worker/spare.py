@@ -15,6 +15,7 @@ from fastrouter.worker import llama
 from fastrouter.worker.heap import WarmHeap, is_core_free, trim
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
+_CALM = 10  # looks in a row that must find a free core before work begins: threads that decode pause for moments
 
 
 class Guess:
@@ -47,6 +48,7 @@ class Spare:
         self._heap = WarmHeap(0)
         self._to_open: Prime | None = None
         self._guess: Guess | None = None
+        self._num_free = 0  # looks in a row that found a free core
         self._has_leftovers = True  # until `tidy_up`
 
     def __repr__(self) -> str:
@@ -65,8 +67,10 @@ class Spare:
                         return None
                     if isinstance(message, Prime):
                         self._take_orders(message)
-                if not messages and has_work and is_core_free():
-                    self._work()
+                if not messages and has_work:
+                    self._num_free = self._num_free + 1 if is_core_free() else 0
+                    if self._num_free >= _CALM:
+                        self._work()
             return None
         finally:
             self._heap.give()
