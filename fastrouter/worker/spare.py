@@ -15,6 +15,7 @@ from fastrouter.worker import llama
 from fastrouter.worker.heap import WarmHeap, is_core_free, trim
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
+_BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
 _CALM = 10  # looks in a row that must find a free core before work begins: threads that decode pause for moments
 
 
@@ -59,7 +60,7 @@ class Spare:
         try:
             while not is_stopping():
                 has_work = self._heap.is_cold or self._to_open is not None
-                messages = self._wait(_PAUSE_MS if has_work else None)
+                messages = self._wait((_PAUSE_MS if self._num_free else _BUSY_PAUSE_MS) if has_work else None)
                 for index, message in enumerate(messages):
                     if isinstance(message, Load):
                         return message, messages[index + 1 :]
