@@ -251,6 +251,28 @@ def test_reuse_equals_a_fresh_start(bench: MakeBench, path: Path) -> None:
             one.check_idle()
 
 
+SYSTEM = "we all the cat and the dog to a man in the red one of " * 8
+
+
+@pytest.mark.parametrize("is_unified", [True, False])
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_start_that_another_slot_holds_is_copied(bench: MakeBench, is_unified: bool, is_busy: bool) -> None:
+    fresh = bench(ctx_size=4096, parallel=4, kv_unified=is_unified)
+    alone = [fresh.ask(SYSTEM + prompt, cache_prompt=False).text() for prompt in PROMPTS[:3]]
+    here = bench(ctx_size=4096, parallel=4, kv_unified=is_unified)
+    first = here.submit(SYSTEM + PROMPTS[0])
+    here.step_until((lambda: bool(first.texts)) if is_busy else lambda: first.is_over)
+    others = [here.submit(SYSTEM + prompt, id_slot=slot) for slot, prompt in ((2, PROMPTS[1]), (3, PROMPTS[2]))]
+    here.run(first, *others)
+    num_shared = len(here.engine.prompts.tokenize(SYSTEM.strip(), add_special=True, parse_special=True)) - 1
+    # Moving a split cache's memory may not be worth it; whether it was is a matter of measured speed.
+    cached = [client.finish["cached_tokens"] for client in others]
+    assert all(count >= num_shared for count in cached) or not (is_unified or any(cached))
+    assert [client.text() for client in (first, *others)] == alone
+    assert first.finish["cached_tokens"] == 0
+    here.check_idle()
+
+
 def test_id_slot(bench: MakeBench) -> None:
     one = bench(parallel=3)
     assert one.ask(PROMPTS[0], 4, id_slot=2).finish["id_slot"] == 2

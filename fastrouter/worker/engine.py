@@ -20,11 +20,12 @@ from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.outbox import Outbox
+from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
-from fastrouter.worker.slots import Slot, Slots, common_prefix
+from fastrouter.worker.slots import Slots
 
 _RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 
@@ -36,6 +37,7 @@ class Engine:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.slots = Slots(context.num_slots)
+        self._prefixes = Prefixes(model, context, self.slots)
         self._vocab = model.vocab
         self._context = context
         self._options = options
@@ -134,10 +136,13 @@ class Engine:
         row += sum(takes)
         if not row:
             return
+        begun_ns = time.monotonic_ns()
         code = self._context.decode(row)
         if code:
             self._recover(code)
         else:
+            if takes:
+                self._prefixes.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
             self._accept(takes)
         self._outbox.ring_doorbell()
 
@@ -207,9 +212,8 @@ class Engine:
             if slot is None or first.slot is None:  # (the first choice may be over already)
                 queued.append(sibling)
                 continue
-            self._forget(slot)
-            self._context.copy(first.slot.id, slot.id)
-            slot.tokens.extend(sibling.prompt)
+            self._prefixes.copy(first.slot, slot)
+            self._prefixes.cut(slot, len(sibling.prompt))
             self.slots.take(slot)
             sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
             self._start_decoding(sibling, address)
@@ -292,29 +296,12 @@ class Engine:
             self._waiting.remove(sequence)
             self.slots.take(slot)
             sequence.slot = slot
-            sequence.num_cached = self._keep_prefix(slot, sequence)
+            if sequence.request.generate.cache_prompt:
+                sequence.num_cached = self._prefixes.keep(slot, sequence.prompt)
+            else:
+                self._prefixes.forget(slot)
             sequence.advance(Status.PREFILL)
             self._prefilling.append(sequence)
-
-    def _keep_prefix(self, slot: Slot, sequence: Sequence) -> int:
-        """Cut the slot's KV back to what it shares with the prompt. Returns how many tokens need no prefill."""
-        prompt = sequence.prompt
-        shared = common_prefix(slot.tokens, prompt) if sequence.request.generate.cache_prompt else 0
-        shared = min(shared, len(prompt) - 1)  # the last token must be evaluated for its logits
-        if shared and self._context.oldest_pos(slot.id) > max(0, shared - self.model.n_swa):
-            shared = 0  # a sliding window has moved past what this prompt needs
-        if shared < len(slot.tokens):
-            if shared and self._context.remove(slot.id, shared):
-                del slot.tokens[shared:]
-            else:
-                self._forget(slot)
-                shared = 0
-        return shared
-
-    def _forget(self, slot: Slot) -> None:
-        if slot.tokens:
-            self._context.remove(slot.id)
-            del slot.tokens[:]
 
     def _retire(self, sequence: Sequence) -> None:
         """End of a sequence's life: the slot is free again and keeps its KV. Idempotent."""
@@ -334,7 +321,7 @@ class Engine:
             return
         idle = self.slots.to_purge()
         if idle is not None:
-            self._forget(idle)
+            self._prefixes.forget(idle)
         elif self._prefilling and len(self._prefilling) + len(self._decoding) > 1:
             self._postpone(self._prefilling[-1])
         elif self._decoding:
@@ -349,7 +336,7 @@ class Engine:
         """The newest prompt gives its KV to those that have already begun, and waits for one of them to end."""
         assert sequence.slot is not None
         self._prefilling.remove(sequence)
-        self._forget(sequence.slot)
+        self._prefixes.forget(sequence.slot)
         self.slots.release(sequence.slot)
         sequence.slot = None
         sequence.advance(Status.WAITING)
@@ -361,7 +348,7 @@ class Engine:
         slot = sequence.slot
         self._retire(sequence)
         if slot is not None:
-            self._forget(slot)
+            self._prefixes.forget(slot)
 
     def _fail_all(self, error: FastrouterError) -> None:
         """What the KV holds of these sequences is unknown now, so it goes."""

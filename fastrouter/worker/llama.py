@@ -21,14 +21,10 @@ from numpy.typing import NDArray
 from fastrouter._core import find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
+from fastrouter.worker import tuning
 
 _lib = api._lib
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
-BYTES_PER_THREAD = 16 << 20  # of weights; measured: below it a second thread loses time
-MIN_FLASH_HEAD_SIZE = 32
-_CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}
-_FLASH_ATTN = {"auto": -1, "off": 0, "disabled": 0, "0": 0, "false": 0, "on": 1, "enabled": 1, "1": 1, "true": 1}
-_POOLING = {None: -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 _LOG_WARN, _LOG_ERROR, _LOG_CONT = 3, 4, 5
 
 
@@ -38,12 +34,11 @@ def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
     return function
 
 
-_P, _I, _F = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+_P, _I = ctypes.c_void_p, ctypes.c_int32
 _decode = _bind("llama_decode", _I, _P, api.llama_batch)
 _get_logits = _bind("llama_get_logits", _P, _P)
 _tokenize = _bind("llama_tokenize", _I, _P, ctypes.c_char_p, _I, _P, _I, ctypes.c_bool, ctypes.c_bool)
 _token_to_piece = _bind("llama_token_to_piece", _I, _P, _I, _P, _I, _I, ctypes.c_bool)
-_detokenize = _bind("llama_detokenize", _I, _P, _P, _I, _P, _I, ctypes.c_bool, ctypes.c_bool)
 _is_eog = _bind("llama_vocab_is_eog", ctypes.c_bool, _P, _I)
 _seq_rm = _bind("llama_memory_seq_rm", ctypes.c_bool, _P, _I, _I, _I)
 _seq_cp = _bind("llama_memory_seq_cp", None, _P, _I, _I, _I, _I)
@@ -79,6 +74,7 @@ def backend_folder() -> Path:
     return Path(llama_cpp.__file__).resolve().parent.parent / "bin"
 
 
+@cache
 def has_device_backend() -> bool:
     """True for a GPU build: a process that has loaded such a backend must not fork. Decided by file names: loads nothing."""
     folders = (backend_folder(), Path(llama_cpp.__file__).resolve().parent / "lib")
@@ -102,19 +98,6 @@ def start_backends() -> None:
     if not count():
         raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
     api.llama_backend_init()
-
-
-@cache
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads counted once: llama.cpp's matrix kernels gain nothing from the second thread."""
-    cores = set()
-    cpus = os.sched_getaffinity(0)
-    for cpu in cpus:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings").read_text())
-        except OSError:
-            return len(cpus)
-    return max(1, len(cores))
 
 
 # ---------------------------------------------------------------- vocabulary
@@ -292,7 +275,7 @@ class Context:
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self.model = model
-        self.num_slots, self.is_unified = slots_of(options)
+        self.num_slots, self.is_unified = tuning.slots_of(options)
         self.pointer: int | None = None
         params = self._params(model, options)
         _errors.clear()
@@ -305,6 +288,8 @@ class Context:
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
+        values = api.llama_model_n_layer(model.pointer) * 2 * model.head_size * api.llama_model_n_head_kv(model.pointer)
+        self.slot_bytes: int = 2 * values * self.n_ctx_slot  # of one slot's KV, about: 16 bits a value
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.batch = Batch(max(self.n_batch, self.num_slots))
 
@@ -315,12 +300,14 @@ class Context:
         params.kv_unified = self.is_unified
         params.n_batch = max(1, options.batch_size)
         params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
-        params.n_threads = threads_for(model, options.threads)
-        params.n_threads_batch = threads_for(model, options.threads_batch if options.threads_batch > 0 else options.threads)
-        params.flash_attn_type = flash_attention_for(model, options)
-        params.type_k = _choice("cache-type-k", _CACHE_TYPES, options.cache_type_k)
-        params.type_v = _choice("cache-type-v", _CACHE_TYPES, options.cache_type_v)
-        params.pooling_type = _choice("pooling", _POOLING, options.pooling)
+        params.n_threads = tuning.threads_for(model.size_bytes, options.threads)
+        params.n_threads_batch = tuning.threads_for(
+            model.size_bytes, options.threads_batch if options.threads_batch > 0 else options.threads
+        )
+        params.flash_attn_type = tuning.flash_attention_for(model.head_size, options, on_device=has_device_backend())
+        params.type_k = tuning.choice("cache-type-k", tuning.CACHE_TYPES, options.cache_type_k)
+        params.type_v = tuning.choice("cache-type-v", tuning.CACHE_TYPES, options.cache_type_v)
+        params.pooling_type = tuning.choice("pooling", tuning.POOLING, options.pooling)
         params.embeddings = options.embedding or options.reranking
         params.no_perf = True
         params.swa_full = False
@@ -329,7 +316,7 @@ class Context:
     def share_cores(self, num_busy: int) -> None:
         """Use this model's part of the cores. Threads of two models on one core wait for each other at every layer: measured, both
         together then make 60 tokens/s instead of 130 at best, 3 at worst."""
-        most = max(1, physical_cores() // max(1, num_busy))
+        most = max(1, tuning.physical_cores() // max(1, num_busy))
         api.llama_set_n_threads(self.pointer, min(self._num_threads[0], most), min(self._num_threads[1], most))
 
     def __repr__(self) -> str:
@@ -373,30 +360,3 @@ class Context:
         if self.pointer:
             pointer, self.pointer = self.pointer, None
             api.llama_free(pointer)
-
-
-def slots_of(options: LoadOptions) -> tuple[int, bool]:
-    """(number of slots, unified KV cache) for `-np` and `--kv-unified`."""
-    is_auto = options.parallel < 1
-    unified = is_auto if options.kv_unified is None else options.kv_unified
-    return (4 if is_auto else options.parallel), unified
-
-
-def threads_for(model: Model, asked: int) -> int:
-    """`asked` (or one for each core) is the most; a small model has fewer, because waiting for each other would cost them more."""
-    most = asked if asked > 0 else physical_cores()
-    return min(most, 1 + model.size_bytes // BYTES_PER_THREAD)
-
-
-def flash_attention_for(model: Model, options: LoadOptions) -> int:
-    """llama.cpp's kernel for CPUs is slower than plain attention where a head is narrower than its vectors."""
-    chosen = _choice("flash-attn", _FLASH_ATTN, options.flash_attn)
-    is_auto = chosen == _FLASH_ATTN["auto"] and options.cache_type_v in ("f16", "f32", "bf16")  # a quantised V cache needs the kernel
-    return _FLASH_ATTN["off"] if is_auto and model.head_size < MIN_FLASH_HEAD_SIZE and not has_device_backend() else chosen
-
-
-def _choice(flag: str, table: dict[Any, int], value: Any) -> int:
-    key = value.lower() if isinstance(value, str) else value
-    if key not in table:
-        raise LlamaError(f"--{flag} {value}: expected one of {', '.join(str(k) for k in table if k is not None)}")
-    return table[key]
