@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class Server:
         raise RuntimeError(f"{self.name}: {model} did not unload")
 
 
+def log_of(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"bench-{name}.log"
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -57,7 +62,7 @@ def running(name: str, rival: Path | None, models_dir: Path, *flags: str) -> Ite
     port = free_port()
     command = [*command_of(name, rival), "--host", "127.0.0.1", "--port", str(port), "--models-dir", str(models_dir), *flags]
     env = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
-    with open(f"/tmp/bench-{name}.log", "ab") as log:
+    with log_of(name).open("ab") as log:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
@@ -74,7 +79,7 @@ def running(name: str, rival: Path | None, models_dir: Path, *flags: str) -> Ite
 def wait_healthy(process: subprocess.Popen[bytes], port: int, start: float) -> float:
     while time.perf_counter() - start < 30:
         if process.poll() is not None:
-            raise RuntimeError(f"server ended with {process.returncode}; see /tmp/bench-*.log")
+            raise RuntimeError(f"server ended with {process.returncode}; see {log_of('*')}")
         try:
             if call(port, "GET", "/health")[0] == 200:
                 return time.perf_counter() - start
