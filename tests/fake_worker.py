@@ -17,21 +17,17 @@ request  the last message's content or the prompt. `tokens`, `text` of each, `de
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
 """
 
-import ctypes
 import json
 import mmap
 import os
 import select
 import signal
-import socket
 import struct
 import sys
-import threading
 import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -39,10 +35,9 @@ from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Progress, Ready, Reply, Stop
 from fastrouter.wire import BlockingWire
+from fastrouter.worker import fork
 from fastrouter.worker.outbox import Outbox
 
-PR_SET_PDEATHSIG = 1
-NUM_FDS = 5
 NEVER = float("inf")
 TAIL_OFFSET = 64  # of the consumer's index in the ring's control page
 HEAD_OFFSET = 128  # of the producer's index in the ring's control page
@@ -62,69 +57,11 @@ Script = dict[str, Any]
 # ---------------------------------------------------------------- nursery
 
 
-def die_with_parent(parent_pid: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
 def serve(fd: int, spare: Script) -> int:
-    router_pid = os.getppid()
-    die_with_parent(router_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests = socket.socket(fileno=fd)
-    while True:
-        data, fds, _, _ = socket.recv_fds(requests, 4096, NUM_FDS)
-        if not data:
-            return 0
-        if len(fds) == NUM_FDS:
-            fork(requests, fds, router_pid, spare)
-        for received in fds:
-            os.close(received)
+    def run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
+        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring: Worker(wire, ring, spare))
 
-
-def fork(requests: socket.socket, fds: list[int], router_pid: int, spare: Script) -> None:
-    middle_pid = os.fork()
-    if middle_pid:
-        os.waitpid(middle_pid, 0)
-        return
-    try:
-        middle_pid = os.getpid()
-        if os.fork():
-            os._exit(0)
-        become_worker(requests, fds, middle_pid, router_pid, spare)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(1)
-
-
-def become_worker(requests: socket.socket, fds: list[int], middle_pid: int, router_pid: int, spare: Script) -> NoReturn:
-    control, memory, doorbell, lifeline, log = fds
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    requests.close()
-    while os.getppid() == middle_pid:
-        time.sleep(0.0001)
-    die_with_parent(router_pid)
-    threading.Thread(target=guard, args=(lifeline,), daemon=True).start()
-    wire = BlockingWire(socket.socket(fileno=control))
-    code = 1
-    try:
-        code = Worker(wire, TokenRing.open(memory, doorbell), spare).run()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        code = 0
-    except Exception:
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def guard(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os._exit(1)
+    return fork.serve(fd, lambda: None, run)
 
 
 # ---------------------------------------------------------------- worker
