@@ -95,7 +95,6 @@ class App:
         catalog = await asyncio.get_running_loop().run_in_executor(None, Catalog, config)
         self._supervisor = supervisor = Supervisor(config, nursery_command=self._nursery_command, on_event=_log_event)
         await supervisor.start()
-        supervisor.know(catalog.models())
         self._models = models = Models(catalog, supervisor, config)
         add_routes(self._routes, models, supervisor, config)
         self._server.dispatch = self._routes.dispatch

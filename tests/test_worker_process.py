@@ -108,7 +108,7 @@ def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
             talk.process.send(Load("tiny1", str(models / "tiny1.gguf"), OPTIONS))
             await talk.hear(Ready)
             texts.append((await talk.generate(prompt="one two"))[0])
-            await asyncio.sleep(1.2 if guess == "tiny0.gguf" else 0)  # long enough to let the wrong guess go
+            await asyncio.sleep(2.2 if guess == "tiny0.gguf" else 0)  # long enough to let the wrong guess go
             texts.append((await talk.generate(prompt="one two"))[0])
             await end(talk)
         assert len(set(texts)) == 1

@@ -82,7 +82,6 @@ class Models:
     def reload(self) -> None:
         """Scan again; running models whose source changed or vanished are unloaded."""
         self._supervisor.reload(self._catalog.reload())
-        self._supervisor.know(self._catalog.models())
         self._listing = None
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:

@@ -19,7 +19,8 @@ _BYTES_PER_VALUE = {
     "q4_0": 0.57,
     "iq4_nl": 0.57,
 }
-_BESIDE_THE_CACHE_BYTES = 64 << 20  # vocabulary, graph, buffers of one ubatch
+_MOST_BESIDE_BYTES = 64 << 20  # vocabulary, graph, buffers of one ubatch: beside the cache
+_LEAST_BESIDE_BYTES = 8 << 20
 
 
 def available_bytes() -> int:
@@ -40,4 +41,5 @@ def heap_bytes(spec: ModelSpec) -> int:
         num_tokens * header.block_count * header.embedding_length // header.head_count * (header.head_count_kv or header.head_count)
     )
     per_token = sum(_BYTES_PER_VALUE.get(kind, 2.0) for kind in (options.cache_type_k, options.cache_type_v))
-    return int(num_values * per_token) + _BESIDE_THE_CACHE_BYTES
+    beside = max(_LEAST_BESIDE_BYTES, min(_MOST_BESIDE_BYTES, spec.size_bytes))
+    return int(num_values * per_token) + beside

@@ -6,14 +6,16 @@ from fastrouter.messages import LoadOptions, Prime
 from fastrouter.supervisor.budget import heap_bytes
 from fastrouter.supervisor.entry import Entry
 
+LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a small model
 OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 
 
 def forecast(entries: Iterable[Entry], free_bytes: int) -> Prime:
-    """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest that may come."""
-    away = [entry for entry in entries if entry.instance is None and entry.error is None]
+    """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest that has left."""
+    away = [entry for entry in entries if entry.last_used and entry.instance is None and entry.error is None]
     heap = max((heap_bytes(entry.spec) for entry in away), default=0)
-    likely = max((entry for entry in away if entry.last_used), key=lambda entry: entry.last_used, default=None)
+    heap = max(heap, LEAST_HEAP_BYTES)
+    likely = max(away, key=lambda entry: entry.last_used, default=None)
     if likely is None or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
         return Prime(heap, None, LoadOptions())
     return Prime(heap, likely.spec.path, likely.spec.options)

@@ -59,6 +59,7 @@ class Supervisor:
     async def start(self) -> None:
         adopt_orphans()
         self._spares.start()
+        self._prime()
 
     async def stop(self, timeout_s: float) -> None:
         """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
@@ -121,12 +122,6 @@ class Supervisor:
         if entry is None or instance is None or instance.state is State.DYING:
             raise InvalidRequest("model is not running", model=model_id)
         self._stop_instance(instance)
-
-    def know(self, specs: Iterable[ModelSpec]) -> None:
-        """Models that may be asked for: the spare gets ready for them."""
-        for spec in specs:
-            self._entry(spec)
-        self._prime()
 
     def reload(self, changed: Iterable[str]) -> None:
         """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten."""

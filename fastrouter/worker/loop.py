@@ -23,7 +23,7 @@ from fastrouter.worker.spare import Spare
 
 _PROGRESS_INTERVAL_S = 0.05
 _FULL_RING_WAIT_S = 0.0002
-_QUIET_MS = 1000  # without a request, before the worker tidies up
+_QUIET_MS = 2000  # without a request, before the worker tidies up
 _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
     "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"

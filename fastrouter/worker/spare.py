@@ -16,6 +16,7 @@ from fastrouter.worker.heap import WarmHeap, is_core_free, trim
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
 _BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
+_WORTH_TRIMMING_BYTES = 32 << 20
 _CALM = 10  # looks in a row that must find a free core before work begins: threads that decode pause for moments
 
 
@@ -50,7 +51,6 @@ class Spare:
         self._to_open: Prime | None = None
         self._guess: Guess | None = None
         self._num_free = 0  # looks in a row that found a free core
-        self._has_leftovers = True  # until `tidy_up`
 
     def __repr__(self) -> str:
         return f"<Spare {self._heap!r}{' primed' if self._guess else ''}>"
@@ -115,12 +115,12 @@ class Spare:
 
     @property
     def has_leftovers(self) -> bool:
-        """After `take_model`: a wrong guess, or memory that the model did not need."""
-        return self._has_leftovers
+        """After `take_model`: a wrong guess, or memory that the model may not have needed."""
+        return self._guess is not None or self._heap.size_bytes > _WORTH_TRIMMING_BYTES
 
     def tidy_up(self) -> None:
-        """Takes some milliseconds. Idempotent."""
-        if self._has_leftovers:
-            self._has_leftovers = False
+        """Takes some milliseconds, so only while a core is free. Idempotent."""
+        if self.has_leftovers and is_core_free():
             self._let_go()
+            self._heap = WarmHeap(0)
             trim()
