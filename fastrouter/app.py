@@ -1,6 +1,6 @@
-"""Composition root: config -> server (listens at once) -> catalog -> supervisor -> routes; run; drain. The only file that knows all parts.
+"""The program: listen at once, open the service behind the socket, heed signals, drain. Composition ends in service.py.
 
-Invariant: /health answers before the first model file is looked at; nothing outlives `run`.
+Invariant: /health answers before the service is even imported; nothing outlives `run`.
 """
 
 import asyncio
@@ -8,27 +8,37 @@ import contextlib
 import logging
 import os
 import signal
-import sys
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 
 from fastrouter import __version__
 from fastrouter._core import Request
-from fastrouter.api.admin import HEALTH_PATHS, add_routes, health
-from fastrouter.api.models import Models
-from fastrouter.catalog import Catalog
+from fastrouter.api.health import HEALTH_PATHS, health
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.guard import Cors, Guard, is_loopback
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server, address_of, bind
-from fastrouter.supervisor.supervisor import Event, Supervisor
 
 log = logging.getLogger("fastrouter")
 
-MAX_LISTED = 20
+
+class Behind(Protocol):
+    """service.Service, which this file must not import before it listens."""
+
+    async def start(self, routes: Routes, nursery_command: list[str] | None) -> None: ...
+    async def load_wanted(self) -> None: ...
+    def reload(self) -> None: ...
+    def announce(self, address: str) -> None: ...
+    async def stop(self) -> None: ...
+
+
+def _open_service(config: Config) -> Behind:
+    from fastrouter.service import Service
+
+    return Service(config)
 
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
@@ -65,8 +75,7 @@ class App:
         self._server = Server(self._dispatch_early, guard, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
-        self._supervisor: Supervisor | None = None
-        self._models: Models | None = None
+        self._service: Behind | None = None
 
     async def run(self) -> int:
         self._listen_to_signals()
@@ -90,22 +99,13 @@ class App:
         return 0
 
     async def _boot(self, address: str) -> None:
-        config = self._config
-        # In a thread: a folder of ten thousand files must not keep /health waiting.
-        catalog = await asyncio.get_running_loop().run_in_executor(None, Catalog, config)
-        self._supervisor = supervisor = Supervisor(config, nursery_command=self._nursery_command, on_event=_log_event)
-        await supervisor.start()
-        self._models = models = Models(catalog, supervisor, config)
-        add_routes(self._routes, models, supervisor, config)
+        # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
+        service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
+        await service.start(self._routes, self._nursery_command)
         self._server.dispatch = self._routes.dispatch
         self._ready.set()
-        self._announce(catalog, address)
-        for spec in catalog.models():
-            if spec.load_on_startup or spec == catalog.default:
-                try:
-                    await supervisor.load(spec)
-                except FastrouterError as error:
-                    log.error("%s", error.message)
+        service.announce(address)
+        await service.load_wanted()
 
     # ------------------------------------------------------------ requests before and after the time
 
@@ -137,53 +137,16 @@ class App:
         self._stop.set()
 
     def _on_reload_signal(self) -> None:
-        if self._models is None:
+        if self._service is None:
             return
         try:
-            self._models.reload()
+            self._service.reload()
         except FastrouterError as error:
             log.error("reload refused, nothing has changed: %s", error.message)
 
     async def _shut_down(self) -> None:
         self._server.dispatch = self._dispatch_late
         await self._server.drain(self._config.shutdown_timeout_s)
-        if self._supervisor is not None:
-            await self._supervisor.stop(self._config.stop_timeout_s)
+        if self._service is not None:
+            await self._service.stop()
         self._server.close()
-
-    # ------------------------------------------------------------ what the user reads
-
-    def _announce(self, catalog: Catalog, address: str) -> None:
-        models = catalog.models()
-        print(f"{len(models)} model{'' if len(models) == 1 else 's'} found{':' if models else ''}")
-        for spec in models[:MAX_LISTED]:
-            notes = [note for note in ("default" if spec == catalog.default else "", spec.error or "") if note]
-            print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
-        if len(models) > MAX_LISTED:
-            print(f"  ... and {len(models) - MAX_LISTED} more")
-        usable = [spec for spec in models if not spec.error]
-        chosen = catalog.default or (usable[0] if usable else None)
-        if chosen is not None:
-            print(f"Try it:\n  {curl_line(address, chosen.id, self._config)}")
-        else:
-            print("Name a folder of GGUF files with --models-dir, or one file with --model")
-        sys.stdout.flush()
-
-
-def curl_line(address: str, model_id: str, config: Config) -> str:
-    """A command that works when pasted into a POSIX shell."""
-    target = f"{address}{config.api_prefix}/v1/chat/completions"
-    if address.startswith("unix://"):
-        target = f"--unix-socket {address.removeprefix('unix://')} http://localhost{config.api_prefix}/v1/chat/completions"
-    key = ' -H "Authorization: Bearer $LLAMA_API_KEY"' if config.api_keys else ""
-    quoted = model_id.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
-    body = f'{{"model": "{quoted}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
-    return f"curl {target}{key} -H 'Content-Type: application/json' -d '{body}'"
-
-
-def _log_event(event: Event) -> None:
-    status = event.data.get("status")
-    if event.event != "model_status" or (event.data.get("progress") or {}).get("value"):
-        return
-    loaded = event.data.get("info") or {}
-    log.info("%s: %s%s", event.model, status, f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else "")

@@ -13,8 +13,8 @@ import pytest
 from conftest import Router, StartRouter, environment, eventually
 from tiny_models import make_llama
 
-from fastrouter.app import curl_line
 from fastrouter.config import parse
+from fastrouter.service import curl_line
 
 
 def fastrouter(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

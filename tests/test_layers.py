@@ -14,6 +14,7 @@ RANKS: list[set[str]] = [
     {"catalog"},
     {"worker", "supervisor", "http"},
     {"api"},
+    {"service"},
     {"app"},
     {"cli"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""Health, router properties, load and unload; and the table of all routes. Knows no generation's inside.
+"""Router properties, load and unload; and the table of all routes. Knows no generation's inside.
 
 Invariant: a path of llama-server that is not there yet says 501, so that nobody takes it for a typing error.
 """
@@ -20,10 +20,8 @@ from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
-HEALTHY = encode_json({"status": "ok"})
 _SUCCESS = encode_json({"success": True})
 
-HEALTH_PATHS = ("/health", "/v1/health")
 _NOT_YET = {
     "GET": ("/metrics", "/lora-adapters", "/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/models", "/v1/stream"),
@@ -35,10 +33,6 @@ _NOT_YET = {
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
-
-
-def health(request: Request, exchange: Exchange) -> bytes:
-    return HEALTHY
 
 
 def not_yet(request: Request, exchange: Exchange) -> bytes:

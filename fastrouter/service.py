@@ -1,0 +1,89 @@
+"""What is behind the socket: catalog -> supervisor -> routes. Imported and opened after the server listens, see app.py.
+
+Knows no signal and no socket. Invariant: after `stop` no process of ours is left.
+"""
+
+import logging
+import sys
+
+from fastrouter.api.admin import add_routes
+from fastrouter.api.models import Models
+from fastrouter.catalog import Catalog
+from fastrouter.config import Config
+from fastrouter.errors import FastrouterError
+from fastrouter.http.routes import Routes
+from fastrouter.supervisor.supervisor import Event, Supervisor
+
+log = logging.getLogger("fastrouter")
+
+MAX_LISTED = 20
+
+
+class Service:
+    def __init__(self, config: Config) -> None:
+        """Scans the model folders. Raises ConfigError."""
+        self._config = config
+        self._catalog = Catalog(config)
+        self._supervisor: Supervisor | None = None
+        self._models: Models | None = None
+
+    async def start(self, routes: Routes, nursery_command: list[str] | None) -> None:
+        """From here on requests can be answered."""
+        supervisor = self._supervisor = Supervisor(self._config, nursery_command=nursery_command, on_event=_log_event)
+        await supervisor.start()
+        self._models = Models(self._catalog, supervisor, self._config)
+        add_routes(routes, self._models, supervisor, self._config)
+
+    async def load_wanted(self) -> None:
+        """The default model, and those that presets want at once."""
+        assert self._supervisor is not None
+        for spec in self._catalog.models():
+            if spec.load_on_startup or spec == self._catalog.default:
+                try:
+                    await self._supervisor.load(spec)
+                except FastrouterError as error:
+                    log.error("%s", error.message)
+
+    def reload(self) -> None:
+        """Scan again. Raises FastrouterError; then nothing has changed."""
+        if self._models is not None:
+            self._models.reload()
+
+    async def stop(self) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.stop(self._config.stop_timeout_s)
+
+    def announce(self, address: str) -> None:
+        """What the user reads: the models, and a line to try."""
+        models, default = self._catalog.models(), self._catalog.default
+        print(f"{len(models)} model{'' if len(models) == 1 else 's'} found{':' if models else ''}")
+        for spec in models[:MAX_LISTED]:
+            notes = [note for note in ("default" if spec == default else "", spec.error or "") if note]
+            print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
+        if len(models) > MAX_LISTED:
+            print(f"  ... and {len(models) - MAX_LISTED} more")
+        chosen = default or next((spec for spec in models if not spec.error), None)
+        if chosen is not None:
+            print(f"Try it:\n  {curl_line(address, chosen.id, self._config)}")
+        else:
+            print("Name a folder of GGUF files with --models-dir, or one file with --model")
+        sys.stdout.flush()
+
+
+def curl_line(address: str, model_id: str, config: Config) -> str:
+    """A command that works when pasted into a POSIX shell."""
+    target = f"{address}{config.api_prefix}/v1/chat/completions"
+    if address.startswith("unix://"):
+        target = f"--unix-socket {address.removeprefix('unix://')} http://localhost{config.api_prefix}/v1/chat/completions"
+    key = ' -H "Authorization: Bearer $LLAMA_API_KEY"' if config.api_keys else ""
+    quoted = model_id.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
+    body = f'{{"model": "{quoted}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+    return f"curl {target}{key} -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _log_event(event: Event) -> None:
+    status = event.data.get("status")
+    if event.event != "model_status" or (event.data.get("progress") or {}).get("value"):
+        return
+    loaded = event.data.get("info") or {}
+    log.info("%s: %s%s", event.model, status, f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else "")
