@@ -295,6 +295,7 @@ class Supervisor:
         self._entries[model_id].note_load()
         self._rebalance()
         self._feed.loaded(model_id, instance.meta)
+        self._prime()
         self._after(SPARE_DELAY_S, self._spares.make)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:

@@ -47,6 +47,7 @@ class WarmHeap:
 
     def __init__(self, num_bytes: int) -> None:
         libc = ctypes.CDLL(None)
+        self.wanted_bytes = num_bytes
         self._size = min(num_bytes, available_bytes() // MEMORY_SHARE)
         self._done = 0
         self._block: int | None = None
@@ -62,10 +63,6 @@ class WarmHeap:
 
     def __repr__(self) -> str:
         return f"<WarmHeap {self._done >> 20} of {self._size >> 20} MiB>"
-
-    @property
-    def size_bytes(self) -> int:
-        return self._size
 
     @property
     def is_cold(self) -> bool:

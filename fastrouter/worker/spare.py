@@ -79,7 +79,7 @@ class Spare:
     def _take_orders(self, prime: Prime) -> None:
         if llama.has_device_backend():
             return  # its memory is the device's, and that is not for guesses
-        if prime.heap_bytes > self._heap.size_bytes:
+        if prime.heap_bytes > self._heap.wanted_bytes:
             self._heap.give()
             self._heap = WarmHeap(prime.heap_bytes)
         self._to_open = prime if prime.path is not None else None
@@ -116,7 +116,7 @@ class Spare:
     @property
     def has_leftovers(self) -> bool:
         """After `take_model`: a wrong guess, or memory that the model may not have needed."""
-        return self._guess is not None or self._heap.size_bytes > _WORTH_TRIMMING_BYTES
+        return self._guess is not None or self._heap.wanted_bytes > _WORTH_TRIMMING_BYTES
 
     def tidy_up(self) -> None:
         """Takes some milliseconds, so only while a core is free. Idempotent."""
