@@ -9,7 +9,13 @@ setup(
             Extension(
                 "fastrouter._core",
                 ["fastrouter/_core.pyx"],
-                depends=["fastrouter/_http.pxi", "fastrouter/_sse.pxi", "fastrouter/_ring.pxi", "fastrouter/_sample.pxi"],
+                depends=[
+                    "fastrouter/_http.pxi",
+                    "fastrouter/_scan.pxi",
+                    "fastrouter/_sse.pxi",
+                    "fastrouter/_ring.pxi",
+                    "fastrouter/_sample.pxi",
+                ],
                 extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             )
         ],

@@ -1,4 +1,4 @@
-"""Types and meaning of the Cython core. One file of source each: _http.pxi, _sse.pxi, _ring.pxi, _sample.pxi."""
+"""Types and meaning of the Cython core. One file of source each: _http.pxi, _scan.pxi, _sse.pxi, _ring.pxi, _sample.pxi."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -3,7 +3,8 @@
 
 _ring.pxi    TokenRing, the shared-memory ring between a worker and the router
 _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
-_http.pxi    RequestParser and scan_body
+_http.pxi    RequestParser
+_scan.pxi    scan_body, a look into a request's JSON
 _sample.pxi  LogitSampler: the next token from a row of logits
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
@@ -16,7 +17,6 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os
-import time
 
 import httptools
 import orjson
@@ -34,5 +34,6 @@ LAST = 1
 
 include "_sse.pxi"
 include "_ring.pxi"
+include "_scan.pxi"
 include "_http.pxi"
 include "_sample.pxi"

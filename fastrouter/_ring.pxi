@@ -155,7 +155,7 @@ cdef class TokenRing:
     def close(self):
         self._release()
 
-    cdef void _release(self) noexcept:
+    cdef void _release(self) noexcept:  # C only, as __dealloc__ needs it
         if self._control != NULL:
             fr_unmap(self._control, self.capacity)
             self._control = NULL

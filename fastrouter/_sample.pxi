@@ -325,12 +325,12 @@ cdef class LogitSampler:
         return 0
 
     cdef void _save(self, float *logits, int32_t token) noexcept:
-        # Called at most once per bias and once per token of the window: inside what _change allocated.
+        # C only. Called at most once per bias and once per token of the window: inside what _change allocated.
         self._saved_tokens[self._num_saved] = token
         self._saved[self._num_saved] = logits[token]
         self._num_saved += 1
 
-    cdef void _restore(self, float *logits) noexcept:
+    cdef void _restore(self, float *logits) noexcept:  # C only
         cdef Py_ssize_t index
         for index in range(self._num_saved - 1, -1, -1):  # backwards: a token may have been saved twice
             logits[self._saved_tokens[index]] = self._saved[index]

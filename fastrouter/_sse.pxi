@@ -4,6 +4,8 @@
 
 cdef extern from *:
     """
+    #include <time.h>
+
     /* 0: copied as it is; otherwise the letter after the backslash, 'u' for a six-byte escape. */
     static const unsigned char fr_escape[256] = {
         'u','u','u','u','u','u','u','u','b','t','n','u','f','r','u','u',
@@ -34,11 +36,18 @@ cdef extern from *:
         return out;
     }
 
+    static long long fr_now_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+
     /* "1a2b\\r\\n" to `out` (at most 18 bytes). Returns its length. */
     static int fr_chunk_line(char *out, size_t size) {
         return snprintf(out, 20, "%zx\\r\\n", size);
     }
     """
+    long long fr_now_ns() noexcept
     char *fr_escape_json(char *out, const char *text, Py_ssize_t size) noexcept
     int fr_chunk_line(char *out, size_t size) noexcept
 
@@ -94,12 +103,14 @@ cdef class Sink:
         """All records of this drain have been given."""
         return 0
 
-    cdef void note_text(self) noexcept:
+    cdef void note_text(self) noexcept:  # C only: nothing in it can raise
         if not self.first_text_ns:
-            self.first_text_ns = time.monotonic_ns()
+            self.first_text_ns = fr_now_ns()
 
     def restart(self):
         return False
+
+    # A sink is what its subclass does with these two; forgetting one is a bug that the ring reports through on_sink_error.
 
     def on_record(self, int kind, int choice, int flags, bytes payload):
         raise NotImplementedError
@@ -288,5 +299,5 @@ cdef class SseWriter(Sink):
         self._is_paused = False
         self.flush()
 
-    def on_overflow(self):
+    def on_overflow(self):  # only a subclass knows what to abort
         raise NotImplementedError

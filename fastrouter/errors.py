@@ -71,11 +71,6 @@ class MethodNotAllowed(FastrouterError):
     type = "invalid_request_error"
 
 
-class BodyTooLarge(FastrouterError):
-    status = 413
-    type = "invalid_request_error"
-
-
 class NotSupported(FastrouterError):
     status = 501
     type = "not_supported_error"

@@ -8,7 +8,8 @@ from tiny_models import make_llama
 
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import Config
-from fastrouter.supervisor.budget import available_bytes, heap_bytes
+from fastrouter.machine import available_bytes
+from fastrouter.supervisor.budget import heap_bytes
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.forecast import LEAST_HEAP_BYTES, forecast
 

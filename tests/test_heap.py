@@ -5,7 +5,8 @@ import sys
 
 SCRIPT = """
 import ctypes
-from fastrouter.worker.heap import WarmHeap, available_bytes, is_core_free, trim
+from fastrouter.machine import available_bytes, is_core_free
+from fastrouter.worker.heap import WarmHeap, trim
 
 def faults():
     import resource

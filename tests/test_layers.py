@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
-    {"_core", "errors", "metrics"},
+    {"_core", "errors", "metrics", "machine"},
     {"messages"},
     {"wire", "flags", "config", "gguf"},
     {"catalog"},
@@ -20,7 +20,7 @@ RANKS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "wire", "flags", "config", "gguf"}
+SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "machine", "wire", "flags", "config", "gguf"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -123,7 +123,7 @@ class Generator:
         exchange.responder = answer
         try:
             answer.begin()
-        except BaseException:
+        except BaseException:  # whatever it was goes on up; the lease must not leak
             exchange.responder = None
             lease.release()
             raise

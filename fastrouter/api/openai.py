@@ -4,6 +4,7 @@ Invariant: what does not change during a request (id, model, created) is encoded
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
 
@@ -28,7 +29,7 @@ def finish_reason(finish: dict[str, Any]) -> str:
     return "length" if finish.get("stop_type") == "limit" else "stop"
 
 
-class _Completion:
+class _Completion(ABC):
     """What chat and text completions share: the envelope of an answer and of its chunks."""
 
     kind = ""
@@ -82,8 +83,9 @@ class _Completion:
         answers = [{"finish_reason": finish_reason(choice.finish), "index": choice.index, **self.content(choice)} for choice in choices]
         return {**self.envelope(self.kind, answers), "usage": usage.to_json(), **self.more(choices)}
 
+    @abstractmethod
     def content(self, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
+        """What a whole answer says of one choice."""
 
 
 class Chat(_Completion):

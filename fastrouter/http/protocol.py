@@ -135,7 +135,7 @@ class Exchange:
             response = error_response(error)
         except asyncio.CancelledError:
             return  # by `disconnect` or `stop`; there is nobody to answer, or they answered
-        except Exception:
+        except Exception:  # a bug of ours: logged with its traceback, answered with a 500
             response = internal_error(self.request)
         self._task = None
         if response is not None:
@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
             result = self.server.dispatch(request, exchange)
         except FastrouterError as error:
             result = error_response(error)
-        except Exception:
+        except Exception:  # a bug of ours: logged with its traceback, answered with a 500
             result = internal_error(request)
         if type(result) is bytes:
             exchange.send(result)

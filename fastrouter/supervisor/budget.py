@@ -1,13 +1,10 @@
-"""How much memory a model needs and the machine has to give. Knows no instance.
+"""How much memory a model needs. Knows no instance and no machine.
 
 Estimates from the file's header: what llama.cpp allocates in the end depends on its version and the machine.
 """
 
-from pathlib import Path
-
 from fastrouter.catalog import ModelSpec
 
-_MEMINFO = Path("/proc/meminfo")
 _BYTES_PER_VALUE = {
     "f32": 4.0,
     "f16": 2.0,
@@ -21,14 +18,6 @@ _BYTES_PER_VALUE = {
 }
 _MOST_BESIDE_BYTES = 64 << 20  # vocabulary, graph, buffers of one ubatch: beside the cache
 _LEAST_BESIDE_BYTES = 8 << 20
-
-
-def available_bytes() -> int:
-    """What can be allocated without swapping, as the kernel estimates it (Linux `MemAvailable`)."""
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def heap_bytes(spec: ModelSpec) -> int:

@@ -58,5 +58,5 @@ class Feed:
             for subscriber in list(self._subscribers):
                 try:
                     subscriber(event)
-                except Exception:
+                except Exception:  # a bug in one listener must not keep the others, or the supervisor, from going on
                     log.exception("a subscriber of %s failed", name)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.machine import available_bytes
 from fastrouter.messages import Notice
-from fastrouter.supervisor.budget import available_bytes
 from fastrouter.supervisor.entry import Entry, Status, Waiter
 from fastrouter.supervisor.feed import Event, Feed
 from fastrouter.supervisor.forecast import forecast

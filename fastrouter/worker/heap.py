@@ -4,35 +4,14 @@ The first touch of a fresh page costs the kernel far more than using it: 100 ms 
 Invariant: `give` leaves the heap as malloc knows it; after it, what is allocated comes from the pages touched before.
 """
 
-import contextlib
 import ctypes
-import os
-from pathlib import Path
+
+from fastrouter.machine import available_bytes
 
 MEMORY_SHARE = 16  # at most this part of what the machine has to give
 STEP_BYTES = 4 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
 _INT_MAX = (1 << 31) - 1
-
-
-def available_bytes() -> int:
-    """Of the machine, or of this process's control group where that has a limit; 0 when nobody says."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # no limit: "max"
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return max(0, min(found, default=0))
-
-
-def is_core_free() -> bool:
-    """No more threads want to run right now than there are cores, the caller included."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= len(os.sched_getaffinity(0))
-    except (OSError, ValueError, IndexError):
-        return True
 
 
 def trim() -> None:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
+from fastrouter.machine import is_core_free
 from fastrouter.messages import Load, LoadOptions, Message, Prime, Stop
 from fastrouter.worker import llama
-from fastrouter.worker.heap import WarmHeap, is_core_free, trim
+from fastrouter.worker.heap import WarmHeap, trim
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
 _BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
