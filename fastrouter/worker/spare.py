@@ -25,12 +25,12 @@ class Guess:
     """A model opened before anybody asked for it: vocabulary read, weights mapped, no context."""
 
     def __init__(self, path: str, options: LoadOptions) -> None:
-        self._key = _key(path, options)
+        self.key = _key(path, options)
         self._model = llama.Model(path, options)
 
     def model_for(self, load: Load) -> llama.Model | None:
         """The model if `load` means just this one."""
-        is_same = not load.safe_mode and self._key == _key(load.path, load.options)
+        is_same = not load.safe_mode and self.key == _key(load.path, load.options)
         return self._model if is_same else None
 
     def close(self) -> None:
@@ -93,8 +93,10 @@ class Spare:
             self._heap.warm()
 
     def _open(self, path: str, options: LoadOptions) -> None:
-        self._let_go()
         try:
+            if self._guess is not None and self._guess.key == _key(path, options):
+                return  # only the memory it is told to touch has changed
+            self._let_go()
             self._guess = Guess(path, options)
         except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
             sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
