@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -54,6 +55,7 @@ def run(body: Callable[[Nursery], Coroutine[Any, Any, None]], *spare: Any) -> No
     async def whole() -> None:
         adopt_orphans()
         await asyncio.sleep(0)
+        gc.collect()  # what other tests have left to the collector is not ours to lose
         before = descriptors(), children()
         nursery = Nursery([*FAKE, "--spare", json.dumps(spare[0])] if spare else FAKE)
         try:

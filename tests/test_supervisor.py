@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import random
@@ -154,6 +155,7 @@ def house(tmp_path: Path) -> Callable[..., None]:
     def run(body: Body, models_max: int = 2) -> None:
         async def whole() -> None:
             await asyncio.sleep(0)
+            gc.collect()  # what other tests have left to the collector is not ours to lose
             before = descriptors(), children()
             here = House(tmp_path, models_max)
             await here.supervisor.start()
