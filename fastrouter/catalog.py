@@ -4,24 +4,17 @@ Invariant: names resolve through a table made by the scan, never through the fil
 A reload is all or nothing; a model that cannot be loaded stays listed with its error.
 """
 
-import itertools
 import os
-import re
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastrouter.config import Config, Layer, Presets, load_options, merge, read_presets, to_arguments, to_section
 from fastrouter.errors import ConfigError
-from fastrouter.flags import Scope
-from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, quant_of, read_header
+from fastrouter.flag_table import Scope
+from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, read_header
 from fastrouter.messages import LoadOptions
-
-MAX_DEPTH = 32
-DEFAULT_QUANT = "Q4_K_M"
-_REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
-_UNFINISHED = (".incomplete", ".downloadInProgress", ".part")
+from fastrouter.sources import Found, printable, scan_cache, scan_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,141 +38,6 @@ class ModelSpec:
     header: Header | None
     error: str | None  # why it cannot be loaded
     fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
-
-
-@dataclass(slots=True)
-class _Found:
-    """A model's files, before presets."""
-
-    id: str
-    files: list[str]  # shards in order
-    source: str
-    mmproj: str | None = None
-    error: str | None = None
-    spellings: list[str] = field(default_factory=list)
-
-
-# ---------------------------------------------------------------- folders
-
-
-def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
-    seen: set[tuple[int, int]] = set()
-    pending = [(root, 0)]
-    for folder, depth in pending:  # grows on the way
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
-        except OSError:
-            continue
-        folders = {entry.path: None for entry in ordered if os.path.isdir(entry.path)}
-        if depth < MAX_DEPTH:
-            pending += [(path, depth + 1) for path in folders]
-        files = [entry.name for entry in ordered if is_gguf(entry.name) and entry.path not in folders]
-        if files:
-            yield folder, files
-
-
-def _printable(name: str) -> str:
-    """A file name as JSON can hold it; bytes that are no UTF-8 become U+FFFD."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def scan_folder(root: str) -> list[_Found]:
-    """The models below --models-dir. Those near the root come first and keep the short ids."""
-    models: list[tuple[int, str, str, _Found]] = []
-    for folder, names in _walk(root):
-        groups, mmproj = group_files(names)
-        below = os.path.relpath(folder, root)
-        is_root = below == "."
-        for group in groups:
-            files = [os.path.join(folder, name) for name in group.names]
-            long = group.stem if is_root else f"{below}/{group.stem}"
-            first = group.names[0] if is_root else f"{below}/{group.names[0]}"
-            found = _Found("", files, "models_dir", os.path.join(folder, mmproj) if mmproj and not is_root else None, group.error)
-            found.spellings = [_printable(name) for name in (first, long, group.names[0], group.stem)]
-            is_whole_folder = len(groups) == 1 and not is_root
-            short = os.path.basename(below) if is_whole_folder else group.stem
-            models.append((long.count("/"), long, short, found))
-    taken: set[str] = set()
-    models.sort(key=lambda model: model[:2])
-    for _, long, short, found in models:
-        ids = itertools.chain(map(_printable, (short, long)), (f"{_printable(long)}~{number}" for number in itertools.count(2)))
-        found.id = next(name for name in ids if name not in taken)
-        taken.add(found.id)
-    return [found for *_, found in models]
-
-
-# ---------------------------------------------------------------- caches
-
-
-def scan_cache(cache: str) -> list[_Found]:
-    """A Hugging Face hub folder, or the older flat folder of llama.cpp, or both in one."""
-    try:
-        names = sorted(os.listdir(cache))
-    except OSError:
-        return []
-    models: list[_Found] = []
-    for name in names:
-        repo = name.removeprefix("models--").replace("--", "/", 1)
-        if name.startswith("models--") and _REPO.fullmatch(repo):
-            models += _scan_repo(os.path.join(cache, name), repo)
-    groups, _ = group_files([name for name in names if is_gguf(name) and os.path.isfile(os.path.join(cache, name))])
-    manifests = [name[9:-5].split("=") for name in names if name.startswith("manifest=") and name.endswith(".json")]
-    prefixes = {f"{parts[0]}_{parts[1]}_": f"{parts[0]}/{parts[1]}" for parts in manifests if len(parts) == 3}
-    for group in groups:
-        prefix = next((prefix for prefix in prefixes if group.stem.startswith(prefix)), "")
-        quant = quant_of(group.stem)
-        model_id = f"{prefixes[prefix]}:{quant or group.stem[len(prefix) :]}" if prefix else group.stem
-        files = [os.path.join(cache, name) for name in group.names]
-        models.append(_Found(_printable(model_id), files, "cache", None, group.error, [_printable(group.names[0])]))
-    return models
-
-
-def _scan_repo(folder: str, repo: str) -> list[_Found]:
-    snapshot = _snapshot_of(folder)
-    if snapshot is None:
-        return []
-    models: list[_Found] = []
-    taken: set[str] = set()
-    projectors: dict[str, str] = {}
-    for below, names in sorted(_walk(snapshot)):
-        real = {name: os.path.realpath(os.path.join(below, name)) for name in names}
-        groups, mmproj = group_files([name for name in names if os.path.isfile(real[name]) and not real[name].endswith(_UNFINISHED)])
-        if mmproj:
-            projectors[below] = os.path.join(below, mmproj)
-        projector = next((path for near, path in sorted(projectors.items(), reverse=True) if (below + "/").startswith(near + "/")), None)
-        for group in groups:
-            quant = quant_of(group.stem)
-            tag = quant if quant and quant not in taken else group.stem
-            taken.add(tag)
-            spelling = os.path.relpath(os.path.join(below, group.names[0]), snapshot)
-            files = [os.path.join(below, name) for name in group.names]
-            models.append(_Found(_printable(f"{repo}:{tag}"), files, "cache", projector, group.error, [_printable(f"{repo}/{spelling}")]))
-    preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANT}")), models[0] if models else None)
-    if preferred is not None:
-        preferred.spellings.append(repo)
-    return models
-
-
-def _snapshot_of(folder: str) -> str | None:
-    """The snapshot that refs/main names; without it, the only one."""
-    snapshots, ref = os.path.join(folder, "snapshots"), os.path.join(folder, "refs", "main")
-    try:
-        if os.path.isfile(ref):
-            with open(ref, "rb") as file:
-                commit = file.read(64).decode("ascii", "replace").strip()
-        else:
-            [commit] = os.listdir(snapshots)
-    except (OSError, ValueError):
-        return None
-    is_name = commit not in ("", ".", "..") and "/" not in commit and "\0" not in commit
-    path = os.path.join(snapshots, commit)
-    return path if is_name and os.path.isdir(path) else None
 
 
 # ---------------------------------------------------------------- the catalog
@@ -231,9 +89,9 @@ class _Scan:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._cached: list[_Found] = []
+        self._cached: list[Found] = []
         self._presets = read_presets(config.models_preset) if config.models_preset else Presets()
-        self._found: dict[str, _Found] = {}
+        self._found: dict[str, Found] = {}
         self._sections: dict[str, Layer] = {}  # by model id
         self._section_names: dict[str, str] = {}
         self.default_id: str | None = None
@@ -276,7 +134,7 @@ class _Scan:
             self._sections[model.id] = layer
             self._section_names[model.id] = name
 
-    def _resolve(self, layer: Layer, said: str) -> _Found:
+    def _resolve(self, layer: Layer, said: str) -> Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
             path = os.path.abspath(layer["model"].value)
@@ -286,12 +144,12 @@ class _Scan:
             except OSError:
                 names = [name]
             group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
-            return _Found(_printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
+            return Found(printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
         if "hf_repo" not in layer:
             raise ConfigError(f"{said}: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`")
         return self._resolve_repo(layer, said)
 
-    def _resolve_repo(self, layer: Layer, said: str) -> _Found:
+    def _resolve_repo(self, layer: Layer, said: str) -> Found:
         repo = str(layer["hf_repo"].value)
         name, _, quant = repo.partition(":")
         wanted = f"{name}/{layer['hf_file'].value}" if "hf_file" in layer else f"{name}:{quant.upper()}" if quant else name
@@ -319,7 +177,7 @@ class _Scan:
         config = self._config
         return merge(_for_every_model(config.environment), self._presets.shared, section, _for_every_model(config.command_line))
 
-    def _to_spec(self, found: _Found) -> ModelSpec:
+    def _to_spec(self, found: Found) -> ModelSpec:
         section = self._sections.get(found.id)
         layer = self._plain_layer if section is None else self._layer_of(section)
         options = self._plain_options if section is None else load_options(layer)
@@ -376,7 +234,7 @@ def _stat_of(path: str) -> tuple[int, int]:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns
 
 
-def _read_headers(found: _Found) -> tuple[Header | None, str | None]:
+def _read_headers(found: Found) -> tuple[Header | None, str | None]:
     """(what the first file says, with the sums of all shards; why the model cannot be loaded)."""
     headers: list[Header] = []
     error = found.error
@@ -384,8 +242,8 @@ def _read_headers(found: _Found) -> tuple[Header | None, str | None]:
         try:
             headers.append(read_header(path))
         except GgufError as problem:
-            error = error or f"{_printable(os.path.basename(path))}: {problem.message}"
-    if _printable(found.files[0]) != found.files[0]:
+            error = error or f"{printable(os.path.basename(path))}: {problem.message}"
+    if printable(found.files[0]) != found.files[0]:
         error = error or "its path is not UTF-8: rename it"
     if len(headers) < 2:
         return headers[0] if headers else None, error
@@ -393,8 +251,8 @@ def _read_headers(found: _Found) -> tuple[Header | None, str | None]:
     return replace(headers[0], num_params=num_params, size_bytes=size_bytes), error
 
 
-def _to_args(found: _Found, mmproj: str | None, layer: Layer) -> tuple[str, ...]:
+def _to_args(found: Found, mmproj: str | None, layer: Layer) -> tuple[str, ...]:
     """llama-server's command line for this model, as the listing shows it."""
-    projector = ("--mmproj", _printable(mmproj)) if mmproj else ()
+    projector = ("--mmproj", printable(mmproj)) if mmproj else ()
     settings = (setting for setting in layer.values() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING))
-    return ("llama-server", "--model", _printable(found.files[0]), *projector, "--alias", found.id, *to_arguments(settings))
+    return ("llama-server", "--model", printable(found.files[0]), *projector, "--alias", found.id, *to_arguments(settings))

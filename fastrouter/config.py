@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from fastrouter import __version__
 from fastrouter.errors import ConfigError
-from fastrouter.flags import BY_ENV, Flag, Kind, Scope, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
+from fastrouter.flag_table import Flag, Kind, Scope
+from fastrouter.flags import BY_ENV, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
 from fastrouter.messages import LoadOptions
 
 MAX_TEXT_BYTES = 4 << 20

@@ -10,7 +10,8 @@ import pytest
 
 from fastrouter.config import load_options, merge, parse, read_presets, to_arguments, to_section
 from fastrouter.errors import ConfigError
-from fastrouter.flags import ALL_LAYERS, BY_ENV, BY_NAME, TABLE, Kind, Scope
+from fastrouter.flag_table import TABLE, Kind, Scope
+from fastrouter.flags import ALL_LAYERS, BY_ENV, BY_NAME
 
 
 def options(*argv: str, **environ: str) -> Any:

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
     {"_core", "errors", "metrics", "machine"},
     {"messages"},
-    {"wire", "flags", "config", "gguf"},
+    {"wire", "flag_table", "flags", "config", "gguf", "sources"},
     {"catalog"},
     {"worker", "supervisor", "http"},
     {"api"},
@@ -20,7 +20,7 @@ RANKS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "machine", "wire", "flags", "config", "gguf"}
+SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "machine", "wire", "flag_table", "flags", "config", "gguf", "sources"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

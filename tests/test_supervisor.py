@@ -166,7 +166,7 @@ def house(tmp_path: Path) -> Callable[..., None]:
             assert here.max_resident <= models_max
             assert not here.supervisor.instances()
             assert not children(), "a child is left"
-            await until(lambda: (descriptors(), children()) == before, "descriptors as before")
+            await until(lambda: (descriptors(), children()) == before, f"descriptors as before: {descriptors() ^ before[0]}")
             await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
 
         try:

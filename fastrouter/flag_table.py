@@ -1,0 +1,258 @@
+"""The one table of flags: names, environment names, kind, range, and where a value goes. Must never know files, layers or precedence.
+
+Invariant: every name llama-server has is here, so that a flag is either obeyed or refused by name; none is silently ignored.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+INT32_MAX = 2**31 - 1
+
+
+class Scope(Enum):
+    """Where a value goes; the text heads a group of the help."""
+
+    ROUTER = "The router"  # a field of Config
+    SOURCE = "The default model (in a preset: this model)"
+    MODEL = "How models are loaded"  # a field of LoadOptions
+    SAMPLING = "Sampling, where a request says nothing"  # a key of LoadOptions.sampling
+    PRESET = "Preset files only"
+    NOT_YET = "Not there yet"
+
+
+class Kind(Enum):
+    SWITCH = "switch"
+    INT = "a whole number"
+    FLOAT = "a number"
+    TEXT = "text"
+    PATH = "path"
+    LIST = "a comma-separated list"
+    JSON = "a JSON object"
+    LAYERS = "auto, all or a whole number"
+    THREE_WAY = "on, off or auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    names: tuple[str, ...]  # with dashes; the last is the one it is listed under
+    off_names: tuple[str, ...]  # --no-x of a switch
+    env: str | None
+    kind: Kind
+    scope: Scope
+    target: str  # "": checked, then dropped
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    only: tuple[Any, ...] = ()  # what fastrouter does anyway; every other value is not there yet
+    help: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.names[-1].lstrip("-")
+
+
+def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    words = names.split()
+    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word != "--no-host")
+    return tuple(word for word in words if word not in off), off
+
+
+def _flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
+    on_names, off_names = _names_of(names)
+    full = env if not env or env.startswith("LLAMA_") else f"LLAMA_ARG_{env}"
+    return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)
+
+
+def _router_flags() -> list[Flag]:
+    scope = Scope.ROUTER
+    return [
+        _flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
+        _flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
+        _flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
+        _flag(scope, "--models-autoload --no-models-autoload", "MODELS_AUTOLOAD", Kind.SWITCH, "models_autoload", "load what is asked for"),
+        _flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
+        _flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
+        _flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
+        _flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "path all routes begin with"),
+        _flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds to read an answer (10), or to be idle (75)", low=1),
+        _flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; may be given again"),
+        _flag(scope, "--api-key-file", "API_KEY_FILE", Kind.PATH, "api_key_file", "one key a line, # begins a comment"),
+        _flag(scope, "--insecure", "", Kind.SWITCH, "insecure", "allow other machines in without a key"),
+        _flag(scope, "--cors-origins", "CORS_ORIGINS", Kind.TEXT, "cors_origins", "sites whose pages may ask (localhost)"),
+        _flag(scope, "--cors-methods", "CORS_METHODS", Kind.TEXT, "cors_methods", "methods they may use"),
+        _flag(scope, "--cors-headers", "CORS_HEADERS", Kind.TEXT, "cors_headers", "headers they may send"),
+        _flag(scope, "--cors-credentials --no-cors-credentials", "CORS_CREDENTIALS", Kind.SWITCH, "cors_credentials", "with credentials"),
+        _flag(scope, "--slots --no-slots", "ENDPOINT_SLOTS", Kind.SWITCH, "slots_endpoint", "GET /slots (on)"),
+        _flag(scope, "--props", "ENDPOINT_PROPS", Kind.SWITCH, "props_endpoint", "POST /props"),
+        _flag(scope, "--ui --webui --no-ui --no-webui", "UI", Kind.SWITCH, "", "accepted; there is no web page yet"),
+        _flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
+        _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "4 and more: as --verbose"),
+        _flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
+        _flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
+    ]
+
+
+def _source_flags() -> list[Flag]:
+    scope = Scope.SOURCE
+    return [
+        _flag(scope, "-m --model", "MODEL", Kind.PATH, "model", "GGUF file"),
+        _flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant] in the local cache"),
+        _flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
+        _flag(
+            scope, "--mmproj-auto --no-mmproj --no-mmproj-auto", "MMPROJ_AUTO", Kind.SWITCH, "mmproj_auto", "use the projector beside it"
+        ),
+        _flag(scope, "-a --alias", "ALIAS", Kind.LIST, "aliases", "other names, comma-separated"),
+        _flag(scope, "--tags", "TAGS", Kind.LIST, "tags", "shown in the listing, comma-separated"),
+    ]
+
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
+LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
+
+
+def _model_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    return [
+        _flag(scope, "-c --ctx-size", "CTX_SIZE", Kind.INT, "ctx_size", "context in tokens (0: the model's own)", low=0, high=INT32_MAX),
+        _flag(
+            scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX
+        ),
+        _flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
+        _flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
+        _flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
+        _flag(scope, "-ub --ubatch-size", "UBATCH", Kind.INT, "ubatch_size", "tokens computed at once (512)", low=1, high=INT32_MAX),
+        _flag(scope, "-t --threads", "THREADS", Kind.INT, "threads", "CPU threads (-1: all cores)", low=-1, high=4096),
+        _flag(scope, "-tb --threads-batch", "", Kind.INT, "threads_batch", "CPU threads for prompts (as --threads)", low=-1, high=4096),
+        _flag(
+            scope,
+            "-ngl --gpu-layers --n-gpu-layers",
+            "N_GPU_LAYERS",
+            Kind.LAYERS,
+            "gpu_layers",
+            "layers on the GPU: auto, all or N",
+            low=-2,
+        ),
+        _flag(scope, "-fa --flash-attn", "FLASH_ATTN", Kind.THREE_WAY, "flash_attn", "flash attention (auto)"),
+        _flag(scope, "-ctk --cache-type-k", "CACHE_TYPE_K", Kind.TEXT, "cache_type_k", "type of the K cache (f16)", choices=CACHE_TYPES),
+        _flag(scope, "-ctv --cache-type-v", "CACHE_TYPE_V", Kind.TEXT, "cache_type_v", "type of the V cache (f16)", choices=CACHE_TYPES),
+        _flag(scope, "-lm --load-mode", "LOAD_MODE", Kind.TEXT, "load_mode", "how the file is read (auto)", choices=LOAD_MODES),
+        _flag(scope, "--mmap --no-mmap", "MMAP", Kind.SWITCH, "mmap", "map the file into memory (on)"),
+        _flag(scope, "--mlock --no-mlock", "MLOCK", Kind.SWITCH, "mlock", "keep the model from being swapped out"),
+        _flag(scope, "-cb --cont-batching -nocb --no-cont-batching", "CONT_BATCHING", Kind.SWITCH, "cont_batching", "share batches (on)"),
+        _flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
+        _flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
+        _flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=POOLING_TYPES),
+        _flag(scope, "--jinja --no-jinja", "JINJA", Kind.SWITCH, "jinja", "use the model's own chat template (on)"),
+        _flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "a template's text or a built-in name"),
+        _flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file that holds a template"),
+        _flag(scope, "--chat-template-kwargs", "CHAT_TEMPLATE_KWARGS", Kind.JSON, "chat_template_kwargs", "variables for the template"),
+        _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
+    ]
+
+
+def _sampling_flags() -> list[Flag]:
+    scope = Scope.SAMPLING
+    return [
+        _flag(scope, "--temperature --temp", "TEMPERATURE", Kind.FLOAT, "temperature", "temperature (0.8)", low=0),
+        _flag(scope, "-s --seed", "", Kind.INT, "seed", "seed (-1: random)", low=-1, high=2**32 - 1),
+        _flag(scope, "--top-k", "TOP_K", Kind.INT, "top_k", "best k tokens (40; 0: off)", low=-1, high=INT32_MAX),
+        _flag(scope, "--top-p", "TOP_P", Kind.FLOAT, "top_p", "nucleus (0.95; 1: off)", low=0, high=1),
+        _flag(scope, "--min-p", "MIN_P", Kind.FLOAT, "min_p", "least probability beside the best (0.05; 0: off)", low=0, high=1),
+        _flag(scope, "--repeat-last-n", "", Kind.INT, "repeat_last_n", "tokens the penalties look at (64)", low=-1, high=INT32_MAX),
+        _flag(scope, "--repeat-penalty", "REPEAT_PENALTY", Kind.FLOAT, "repeat_penalty", "(1: off)", low=1e-3, high=1e3),
+        _flag(scope, "--presence-penalty", "PRESENCE_PENALTY", Kind.FLOAT, "presence_penalty", "(0: off)", low=-1e4, high=1e4),
+        _flag(scope, "--frequency-penalty", "FREQUENCY_PENALTY", Kind.FLOAT, "frequency_penalty", "(0: off)", low=-1e4, high=1e4),
+        _flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
+    ]
+
+
+def _preset_flags() -> list[Flag]:
+    scope = Scope.PRESET
+    return [
+        _flag(scope, "load-on-startup", "", Kind.SWITCH, "load_on_startup", "load it when the router starts"),
+        _flag(scope, "stop-timeout", "", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),
+        *(_flag(scope, name, "", Kind.TEXT, "", "accepted") for name in ("dedup-cache-models", "version")),
+    ]
+
+
+# What fastrouter does anyway is accepted, so that command lines can be kept: (names, environment, kind, accepted values).
+_ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
+    ("-cram --cache-ram", "CACHE_RAM", Kind.INT, (0,)),
+    ("--cache-idle-slots --no-cache-idle-slots", "CACHE_IDLE_SLOTS", Kind.SWITCH, (False,)),
+    ("--context-shift --no-context-shift", "CONTEXT_SHIFT", Kind.SWITCH, (False,)),
+    ("--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, (True,)),
+    ("--cache-reuse", "CACHE_REUSE", Kind.INT, (0,)),
+    ("--perf --no-perf", "PERF", Kind.SWITCH, (False,)),
+    ("--repack --no-repack -nr", "REPACK", Kind.SWITCH, (True,)),
+    ("-kvo --kv-offload -nkvo --no-kv-offload", "KV_OFFLOAD", Kind.SWITCH, (True,)),
+    ("--op-offload --no-op-offload", "", Kind.SWITCH, (True,)),
+    ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
+    ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
+    ("--keep", "", Kind.INT, (0,)),
+    ("--sleep-idle-seconds", "", Kind.INT, (-1,)),
+    ("--spec-type", "SPEC_TYPE", Kind.TEXT, ("none",)),
+    ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
+    ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),
+)
+
+_NOT_YET = """
+-cl --cache-list | --completion-bash | -C --cpu-mask | -Cr --cpu-range | --cpu-strict | --prio | --poll | -Cb --cpu-mask-batch |
+-Crb --cpu-range-batch | --cpu-strict-batch | --prio-batch | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
+--rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
+--yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |
+--yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |
+-lzm --lazy-mode LAZY_MODE | --numa NUMA | -dev --device DEVICE | --list-devices | -ot --override-tensor OVERRIDE_TENSOR |
+-cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
+-mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv | --lora |
+--lora-scaled | --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
+-dr --docker-repo DOCKER_REPO | -hft --hf-token | --log-disable | --log-jsonl --no-log-jsonl LOG_JSONL | --log-colors LOG_COLORS |
+--log-prefix --no-log-prefix LOG_PREFIX | --log-timestamps --no-log-timestamps LOG_TIMESTAMPS |
+--spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
+--spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V | --samplers | --sampler-seq --sampling-seq |
+--top-nsigma --top-n-sigma | --xtc-probability | --xtc-threshold | --typical --typical-p | --dry-multiplier | --dry-base |
+--dry-allowed-length | --dry-penalty-last-n | --dry-sequence-breaker | --adaptive-target | --adaptive-decay | --dynatemp-range |
+--dynatemp-exp | --mirostat | --mirostat-lr | --mirostat-ent | -l --logit-bias | --grammar | --grammar-file | -j --json-schema |
+-jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
+-cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+-mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
+--image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
+--video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR | --embd-normalize |
+--reuse-port REUSE_PORT | --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
+--ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
+--mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --ssl-key-file SSL_KEY_FILE |
+--ssl-cert-file SSL_CERT_FILE | --sse-ping-interval SSE_PING_INTERVAL | --threads-http THREADS_HTTP | --metrics ENDPOINT_METRICS |
+--slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
+--reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
+--reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
+--prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT | -sps --slot-prompt-similarity | --lora-init-without-apply |
+--log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-threads -td --threads-draft |
+--spec-draft-threads-batch -tbd --threads-batch-draft | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
+--spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |
+--spec-draft-poll --poll-draft | --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft |
+--spec-draft-cpu-strict-batch --cpu-strict-batch-draft | --spec-draft-prio-batch --prio-batch-draft |
+--spec-draft-poll-batch --poll-batch-draft | --spec-draft-override-tensor -otd --override-tensor-draft |
+--spec-draft-cpu-moe -cmoed --cpu-moe-draft SPEC_DRAFT_CPU_MOE |
+--spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft SPEC_DRAFT_N_CPU_MOE | --spec-draft-n-max SPEC_DRAFT_N_MAX |
+--spec-draft-n-min SPEC_DRAFT_N_MIN | --spec-synth-len SPEC_SYNTH_LEN | --spec-synth-rates SPEC_SYNTH_RATES |
+--spec-draft-p-split --draft-p-split SPEC_DRAFT_P_SPLIT | --spec-draft-p-min --draft-p-min SPEC_DRAFT_P_MIN |
+--spec-draft-backend-sampling --no-spec-draft-backend-sampling SPEC_DRAFT_BACKEND_SAMPLING | --spec-draft-device -devd --device-draft |
+--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft N_GPU_LAYERS_DRAFT |
+--spec-draft-model -md --model-draft SPEC_DRAFT_MODEL | --spec-ngram-mod-n-min | --spec-ngram-mod-n-max | --spec-ngram-mod-n-match |
+--spec-ngram-simple-size-n | --spec-ngram-simple-size-m | --spec-ngram-simple-min-hits | --spec-ngram-map-k-size-n |
+--spec-ngram-map-k-size-m | --spec-ngram-map-k-min-hits | --spec-ngram-map-k4v-size-n | --spec-ngram-map-k4v-size-m |
+--spec-ngram-map-k4v-min-hits | --draft --draft-n --draft-max DRAFT_MAX | --draft-min --draft-n-min DRAFT_MIN | --spec-ngram-size-n |
+--spec-ngram-size-m | --spec-ngram-min-hits | --embd-gemma-default | --fim-qwen-1.5b-default | --fim-qwen-3b-default |
+--fim-qwen-7b-default | --fim-qwen-7b-spec | --fim-qwen-14b-spec | --fim-qwen-30b-default | --gpt-oss-20b-default |
+--gpt-oss-120b-default | --vision-gemma-4b-default | --vision-gemma-12b-default | --spec-default
+"""  # names, then the environment name
+
+
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_preset_flags()]
+TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
+for _line in _NOT_YET.split("|"):
+    _on, _, _env = _line.strip().rpartition(" ")
+    TABLE.append(_flag(Scope.NOT_YET, _line if _env.startswith("-") else _on, "" if _env.startswith("-") else _env, Kind.TEXT, ""))

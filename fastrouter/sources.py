@@ -1,0 +1,152 @@
+"""Where model files are: a folder of GGUF files, the Hugging Face cache, llama.cpp's flat one -> Found. Must never know presets or options.
+
+Invariant: each folder is visited once, whatever the links say; what cannot be read is left out or listed with its error.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fastrouter.gguf import group_files, is_gguf, quant_of
+
+MAX_DEPTH = 32
+DEFAULT_QUANT = "Q4_K_M"
+_REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
+_UNFINISHED = (".incomplete", ".downloadInProgress", ".part")
+
+
+@dataclass(slots=True)
+class Found:
+    """A model's files, before presets."""
+
+    id: str
+    files: list[str]  # shards in order
+    source: str
+    mmproj: str | None = None
+    error: str | None = None
+    spellings: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
+    seen: set[tuple[int, int]] = set()
+    pending = [(root, 0)]
+    for folder, depth in pending:  # grows on the way
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError:
+            continue
+        folders = {entry.path: None for entry in ordered if os.path.isdir(entry.path)}
+        if depth < MAX_DEPTH:
+            pending += [(path, depth + 1) for path in folders]
+        files = [entry.name for entry in ordered if is_gguf(entry.name) and entry.path not in folders]
+        if files:
+            yield folder, files
+
+
+def printable(name: str) -> str:
+    """A file name as JSON can hold it; bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def scan_folder(root: str) -> list[Found]:
+    """The models below --models-dir. Those near the root come first and keep the short ids."""
+    models: list[tuple[int, str, str, Found]] = []
+    for folder, names in _walk(root):
+        groups, mmproj = group_files(names)
+        below = os.path.relpath(folder, root)
+        is_root = below == "."
+        for group in groups:
+            files = [os.path.join(folder, name) for name in group.names]
+            long = group.stem if is_root else f"{below}/{group.stem}"
+            first = group.names[0] if is_root else f"{below}/{group.names[0]}"
+            found = Found("", files, "models_dir", os.path.join(folder, mmproj) if mmproj and not is_root else None, group.error)
+            found.spellings = [printable(name) for name in (first, long, group.names[0], group.stem)]
+            is_whole_folder = len(groups) == 1 and not is_root
+            short = os.path.basename(below) if is_whole_folder else group.stem
+            models.append((long.count("/"), long, short, found))
+    taken: set[str] = set()
+    models.sort(key=lambda model: model[:2])
+    for _, long, short, found in models:
+        ids = itertools.chain(map(printable, (short, long)), (f"{printable(long)}~{number}" for number in itertools.count(2)))
+        found.id = next(name for name in ids if name not in taken)
+        taken.add(found.id)
+    return [found for *_, found in models]
+
+
+# ---------------------------------------------------------------- caches
+
+
+def scan_cache(cache: str) -> list[Found]:
+    """A Hugging Face hub folder, or the older flat folder of llama.cpp, or both in one."""
+    try:
+        names = sorted(os.listdir(cache))
+    except OSError:
+        return []
+    models: list[Found] = []
+    for name in names:
+        repo = name.removeprefix("models--").replace("--", "/", 1)
+        if name.startswith("models--") and _REPO.fullmatch(repo):
+            models += _scan_repo(os.path.join(cache, name), repo)
+    groups, _ = group_files([name for name in names if is_gguf(name) and os.path.isfile(os.path.join(cache, name))])
+    manifests = [name[9:-5].split("=") for name in names if name.startswith("manifest=") and name.endswith(".json")]
+    prefixes = {f"{parts[0]}_{parts[1]}_": f"{parts[0]}/{parts[1]}" for parts in manifests if len(parts) == 3}
+    for group in groups:
+        prefix = next((prefix for prefix in prefixes if group.stem.startswith(prefix)), "")
+        quant = quant_of(group.stem)
+        model_id = f"{prefixes[prefix]}:{quant or group.stem[len(prefix) :]}" if prefix else group.stem
+        files = [os.path.join(cache, name) for name in group.names]
+        models.append(Found(printable(model_id), files, "cache", None, group.error, [printable(group.names[0])]))
+    return models
+
+
+def _scan_repo(folder: str, repo: str) -> list[Found]:
+    snapshot = _snapshot_of(folder)
+    if snapshot is None:
+        return []
+    models: list[Found] = []
+    taken: set[str] = set()
+    projectors: dict[str, str] = {}
+    for below, names in sorted(_walk(snapshot)):
+        real = {name: os.path.realpath(os.path.join(below, name)) for name in names}
+        groups, mmproj = group_files([name for name in names if os.path.isfile(real[name]) and not real[name].endswith(_UNFINISHED)])
+        if mmproj:
+            projectors[below] = os.path.join(below, mmproj)
+        projector = next((path for near, path in sorted(projectors.items(), reverse=True) if (below + "/").startswith(near + "/")), None)
+        for group in groups:
+            quant = quant_of(group.stem)
+            tag = quant if quant and quant not in taken else group.stem
+            taken.add(tag)
+            spelling = os.path.relpath(os.path.join(below, group.names[0]), snapshot)
+            files = [os.path.join(below, name) for name in group.names]
+            models.append(Found(printable(f"{repo}:{tag}"), files, "cache", projector, group.error, [printable(f"{repo}/{spelling}")]))
+    preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANT}")), models[0] if models else None)
+    if preferred is not None:
+        preferred.spellings.append(repo)
+    return models
+
+
+def _snapshot_of(folder: str) -> str | None:
+    """The snapshot that refs/main names; without it, the only one."""
+    snapshots, ref = os.path.join(folder, "snapshots"), os.path.join(folder, "refs", "main")
+    try:
+        if os.path.isfile(ref):
+            with open(ref, "rb") as file:
+                commit = file.read(64).decode("ascii", "replace").strip()
+        else:
+            [commit] = os.listdir(snapshots)
+    except (OSError, ValueError):
+        return None
+    is_name = commit not in ("", ".", "..") and "/" not in commit and "\0" not in commit
+    path = os.path.join(snapshots, commit)
+    return path if is_name and os.path.isdir(path) else None
