@@ -26,6 +26,8 @@ class Setting(NamedTuple):
     value: Any
 
 
+_OF_MODELS = (Scope.MODEL, Scope.SAMPLING, Scope.SOURCE, Scope.LIFETIME)
+
 Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
 
 
@@ -50,6 +52,10 @@ class Config:
     models_dir: Path | None = None
     models_preset: Path | None = None
     models_max: int = 4
+    models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
+    models_memory_device_mib: int = -1
+    queue_timeout_s: float = 0.0  # 0: none
+    queue_patience_s: float = 1.0
     models_autoload: bool = True
     offline: bool = False
     cache_dirs: tuple[Path, ...] = ()  # each in the Hugging Face layout or flat
@@ -156,7 +162,7 @@ def merge(*layers: Layer) -> dict[str, Setting]:
 
 
 def _about_models(layer: Layer) -> Layer:
-    return {target: setting for target, setting in layer.items() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING, Scope.SOURCE)}
+    return {target: setting for target, setting in layer.items() if setting.flag.scope in _OF_MODELS}
 
 
 def _read_keys(layer: Layer) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ class Scope(Enum):
     SOURCE = "The default model (in a preset: this model)"
     MODEL = "How models are loaded"  # a field of LoadOptions
     SAMPLING = "Sampling, where a request says nothing"  # a key of LoadOptions.sampling
+    LIFETIME = "When models come and go"  # a field of ModelSpec
     PRESET = "Preset files only"
     NOT_YET = "Not there yet"
 
@@ -32,6 +33,7 @@ class Kind(Enum):
     JSON = "a JSON object"
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
+    MEMORY = "auto or a number of MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,20 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
         _flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
         _flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
+        _flag(scope, "--models-memory", "MODELS_MEMORY", Kind.MEMORY, "models_memory_mib", "memory for them (auto; 0: no limit)", low=-1),
+        _flag(
+            scope, "--models-memory-device", "MODELS_MEMORY_DEVICE", Kind.MEMORY, "models_memory_device_mib", "the same on GPUs", low=-1
+        ),
+        _flag(scope, "--queue-timeout", "QUEUE_TIMEOUT", Kind.FLOAT, "queue_timeout_s", "seconds until a waiting request gets 503 (0: none)", low=0),
+        _flag(
+            scope,
+            "--queue-patience",
+            "QUEUE_PATIENCE",
+            Kind.FLOAT,
+            "queue_patience_s",
+            "seconds that requests for models in memory may overtake one that waits for its model (1)",
+            low=0,
+        ),
         _flag(scope, "--models-autoload --no-models-autoload", "MODELS_AUTOLOAD", Kind.SWITCH, "models_autoload", "load what is asked for"),
         _flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
         _flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
@@ -169,11 +185,27 @@ def _sampling_flags() -> list[Flag]:
     ]
 
 
+def _lifetime_flags() -> list[Flag]:
+    scope = Scope.LIFETIME
+    return [
+        _flag(scope, "--ttl", "TTL", Kind.FLOAT, "ttl_s", "seconds without a request until a model is unloaded (-1: never)", low=-1),
+        _flag(
+            scope, "--sleep-idle-seconds", "SLEEP_IDLE_SECONDS", Kind.INT, "sleep_idle_s", "seconds until it sleeps (-1: never)", low=-1
+        ),
+        _flag(scope, "--min-resident", "MIN_RESIDENT", Kind.FLOAT, "min_resident_s", "seconds a loaded model is left alone (0)", low=0),
+        _flag(scope, "--load-timeout", "LOAD_TIMEOUT", Kind.FLOAT, "load_timeout_s", "seconds a load may take (600; 0: any)", low=0),
+        _flag(scope, "--stop-timeout", "STOP_TIMEOUT", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),
+    ]
+
+
 def _preset_flags() -> list[Flag]:
     scope = Scope.PRESET
     return [
         _flag(scope, "load-on-startup", "", Kind.SWITCH, "load_on_startup", "load it when the router starts"),
-        _flag(scope, "stop-timeout", "", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),
+        _flag(scope, "pin", "", Kind.SWITCH, "is_pinned", "never evict it"),
+        _flag(scope, "base", "", Kind.TEXT, "base", "the model whose process it shares; it may differ in what a request can say"),
+        _flag(scope, "system-prompt", "", Kind.TEXT, "system", "system message of chats that bring none"),
+        _flag(scope, "system-prompt-file", "", Kind.PATH, "system", "a file that holds one"),
         *(_flag(scope, name, "", Kind.TEXT, "", "accepted") for name in ("dedup-cache-models", "version")),
     ]
 
@@ -192,7 +224,6 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
     ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
     ("--keep", "", Kind.INT, (0,)),
-    ("--sleep-idle-seconds", "", Kind.INT, (-1,)),
     ("--spec-type", "SPEC_TYPE", Kind.TEXT, ("none",)),
     ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
     ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),
@@ -251,7 +282,7 @@ _NOT_YET = """
 """  # names, then the environment name
 
 
-TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_preset_flags()]
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_lifetime_flags(), *_preset_flags()]
 TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
 for _line in _NOT_YET.split("|"):
     _on, _, _env = _line.strip().rpartition(" ")

@@ -111,6 +111,10 @@ def _to_layers(text: str) -> int:
     return words[text] if text in words else _to_int(text)
 
 
+def _to_memory(text: str) -> int:
+    return -1 if text == "auto" else _to_int(text)
+
+
 def _to_three_way(text: str) -> str:
     if text in ("auto", "-1"):
         return "auto"
@@ -133,6 +137,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.JSON: _to_object,
     Kind.LAYERS: _to_layers,
     Kind.THREE_WAY: _to_three_way,
+    Kind.MEMORY: _to_memory,
 }
 _SAYS_WHY = (Kind.SWITCH, Kind.PATH)
 
