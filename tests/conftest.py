@@ -255,7 +255,7 @@ StartRouter = Callable[..., Router]
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """No flags and no caches of the user who runs the tests."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_", "FASTROUTER_"))}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "HF_", "FASTROUTER_", "XDG_"))}
     empty = folder / "no-cache"
     empty.mkdir(exist_ok=True)
     return {**ours, "LLAMA_CACHE": str(empty), "HF_HOME": str(empty), "HF_HUB_CACHE": str(empty), "HOME": str(empty), **more}
@@ -309,6 +309,14 @@ def running(folder: Path) -> Iterator[StartRouter]:
 
 
 # ---------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the code under test remembers in this process does not land in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
-    {"_core", "errors", "metrics", "machine"},
+    {"_core", "errors", "metrics", "machine", "remembered"},
     {"messages"},
     {"wire", "flag_table", "flags", "config", "gguf", "sources"},
     {"catalog"},
@@ -20,7 +20,7 @@ RANKS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "machine", "wire", "flag_table", "flags", "config", "gguf", "sources"}
+SIBLINGS_MAY_IMPORT = {"_core", "errors", "metrics", "machine", "remembered", "wire", "flag_table", "flags", "config", "gguf", "sources"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,0 +1,130 @@
+"""Facts that outlive the process: one small JSON file by name in the user's cache folder. Must never know what the facts mean.
+
+Invariant: the file is only a shortcut. Without it, or when it is damaged, foreign or of another version, there are no facts; a write that
+fails costs nothing but the facts. Whoever reads meanwhile sees the old file or the new one; of two processes the last one wins.
+"""
+
+import contextlib
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+log = logging.getLogger("fastrouter")
+
+MAX_FILE_BYTES = 64 << 20
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path | None:
+    """Where fastrouter may keep facts; None: nowhere."""
+    for name, below in (("XDG_CACHE_HOME", ""), ("HOME", ".cache")):
+        if os.path.isabs(environ.get(name, "")):  # the XDG rules: a relative one is as good as none
+            return Path(environ[name], below, "fastrouter")
+    return None
+
+
+class Remembered:
+    """A dictionary of JSON values. One owner; `save` may run in a thread while it goes on."""
+
+    def __init__(self, name: str, version: int, max_entries: int, *, environ: Mapping[str, str] = os.environ) -> None:
+        """Reads nothing yet. Another `version` than the file's begins anew; past `max_entries` the least recently used go."""
+        folder = cache_folder(environ)
+        self._path = folder / f"{name}.json" if folder is not None else None
+        self._kind = {"name": f"fastrouter {name}", "version": version}
+        self._max_entries = max_entries
+        self._entries: dict[str, Any] | None = None
+        self._is_dirty = False
+        self._has_complained = False
+
+    def __repr__(self) -> str:
+        return f"<Remembered {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
+
+    def get(self, key: str) -> Any | None:
+        """Not to be changed: `put` another one."""
+        entries = self._all()
+        if key not in entries:
+            return None
+        value = entries[key] = entries.pop(key)  # now it is the last to go
+        return value
+
+    def put(self, key: str, value: Any) -> None:
+        entries = self._all()
+        if key not in entries or entries.pop(key) != value:
+            self._is_dirty = True
+        entries[key] = value
+        while len(entries) > self._max_entries:
+            del entries[next(iter(entries))]
+
+    def save(self) -> None:
+        """Write the file if anything is new. Blocks for as long as the disk does, raises nothing."""
+        if not self._is_dirty or self._path is None:
+            return
+        self._is_dirty = False
+        try:
+            _write(self._path, self._encode(self._all()))
+        except OSError as error:
+            self._is_dirty = True
+            if not self._has_complained:
+                self._has_complained = True
+                log.warning("%s cannot be written (%s): what it holds will be found out again", self._path, error.strerror or error)
+
+    def _all(self) -> dict[str, Any]:
+        if self._entries is None:
+            self._entries = _read(self._path, self._kind) if self._path is not None else {}
+        return self._entries
+
+    def _encode(self, entries: dict[str, Any]) -> bytes:
+        """Without what JSON cannot hold, and without the oldest where it would be too long."""
+        try:
+            content = orjson.dumps({**self._kind, "entries": entries})
+        except orjson.JSONEncodeError:
+            entries = {key: value for key, value in entries.items() if _can_encode({key: value})}
+            content = orjson.dumps({**self._kind, "entries": entries})
+        while len(content) > MAX_FILE_BYTES:
+            entries = dict(list(entries.items())[len(entries) // 2 + 1 :])
+            content = orjson.dumps({**self._kind, "entries": entries})
+        return content
+
+
+def _can_encode(value: Any) -> bool:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
+
+
+def _read(path: Path, kind: dict[str, Any]) -> dict[str, Any]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                return {}
+            content = file.read(MAX_FILE_BYTES + 1)
+        found = orjson.loads(content) if len(content) <= MAX_FILE_BYTES else None
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict) or {name: found.get(name) for name in kind} != kind:
+        return {}
+    entries = found.get("entries")
+    return entries if isinstance(entries, dict) else {}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all; 0600. Without fsync: after a power cut the file may be damaged, and a damaged one counts for nothing."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
