@@ -6,6 +6,7 @@ A reload is all or nothing; a model that cannot be loaded stays listed with its 
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastrouter.flag_table import Scope
 from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, read_header
 from fastrouter.messages import LoadOptions
 from fastrouter.sources import Found, printable, scan_cache, scan_folder
+from fastrouter.variants import NO_DEFAULTS, RequestDefaults, chain_of, check_variant, defaults_of, system_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,18 @@ class ModelSpec:
     header: Header | None
     error: str | None  # why it cannot be loaded
     fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
+    is_pinned: bool = False  # never evicted
+    ttl_s: float | None = None  # idle until it is unloaded; None: never
+    sleep_idle_s: float | None = None  # idle until it sleeps; None: never
+    min_resident_s: float = 0.0  # after a load it is not made to leave for so long
+    load_timeout_s: float = 600.0  # 0: none
+    defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
+    base: "ModelSpec | None" = None  # a variant: the model whose process it shares
+
+    @property
+    def runner(self) -> "ModelSpec":
+        """The model whose process answers."""
+        return self.base or self
 
 
 # ---------------------------------------------------------------- the catalog
@@ -94,14 +108,16 @@ class _Scan:
         self._found: dict[str, Found] = {}
         self._sections: dict[str, Layer] = {}  # by model id
         self._section_names: dict[str, str] = {}
+        self._variants = {name: layer for name, layer in self._presets.sections.items() if "base" in layer}
         self.default_id: str | None = None
         self._find()
         self._choose_default()
         self._match_sections()
         self._plain_layer = self._layer_of({})
         self._plain_options = load_options(self._plain_layer)
-        specs = [self._to_spec(found) for found in self._found.values()]
-        self.models = {spec.id: spec for spec in sorted(specs, key=lambda spec: spec.id)}
+        self.models = {found.id: self._to_spec(found) for found in self._found.values()}
+        self.models |= self._make_variants()
+        self.models = dict(sorted(self.models.items()))
         self.names = self._name_all()
 
     def _find(self) -> None:
@@ -121,9 +137,11 @@ class _Scan:
         """Give each preset section its model: the one it is named after, or the one it names."""
         names = self._by_spelling()
         for name, layer in self._presets.sections.items():
+            if name in self._variants:
+                continue
             known = _look_up(names, name)
             if "model" in layer or "hf_repo" in layer or known is None:
-                model = self._resolve(layer, f"{self._config.models_preset} [{name}]")
+                model = self._resolve(layer, self._said(name))
                 model = replace(model, id=name, spellings=[])
             else:
                 model = self._found[known]
@@ -133,6 +151,41 @@ class _Scan:
             self._found[model.id] = model
             self._sections[model.id] = layer
             self._section_names[model.id] = name
+
+    def _make_variants(self) -> dict[str, ModelSpec]:
+        """The sections with a `base`: that model under another name, with other defaults for its requests."""
+        names = {alias: spec.id for spec in self.models.values() for alias in spec.aliases} | self._by_spelling()
+        bases: dict[str, str] = {}
+        for name, layer in self._variants.items():
+            said, base = self._said(name), str(layer["base"].value)
+            check_variant(layer, said)
+            found = base if base in self._variants else _look_up(names, base)
+            if found is None:
+                raise ConfigError(f"{said} base = {base}: there is no such model")
+            if name in self.models:
+                raise ConfigError(f"{said} base: {name} is a model of its own already")
+            bases[name] = found
+        return {name: self._to_variant(name, bases) for name in self._variants}
+
+    def _to_variant(self, name: str, bases: Mapping[str, str]) -> ModelSpec:
+        chain = chain_of(name, bases, self._said(name))
+        base, section = self.models[chain[-1]], merge(*(self._variants[link] for link in chain[-2::-1]))
+        own = self._variants[name]
+        return replace(
+            base,
+            id=name,
+            aliases=tuple(alias for alias in (own["aliases"].value if "aliases" in own else ()) if alias != name),
+            tags=tuple(own["tags"].value) if "tags" in own else base.tags,
+            source="preset",
+            can_remove=False,
+            preset=to_section(name, own),
+            load_on_startup="load_on_startup" in own and own["load_on_startup"].value,
+            defaults=defaults_of(section, self._config.command_line, base.defaults),
+            base=base,
+        )
+
+    def _said(self, section: str) -> str:
+        return f"{self._config.models_preset} [{section}]"
 
     def _resolve(self, layer: Layer, said: str) -> Found:
         """The files that `model` or `hf-repo` means."""
@@ -208,6 +261,8 @@ class _Scan:
             header=header,
             error=error,
             fingerprint=(found.files[0], mmproj, stats, options),
+            **_lifetime(layer),
+            defaults=RequestDefaults(system=system_of(layer)),
         )
 
     def _name_all(self) -> dict[str, str]:
@@ -223,6 +278,14 @@ class _Scan:
 def _for_every_model(layer: Layer) -> Layer:
     """Without what names or describes the default model."""
     return {name: setting for name, setting in layer.items() if setting.flag.scope is not Scope.SOURCE or name == "mmproj_auto"}
+
+
+def _lifetime(layer: Layer) -> dict[str, Any]:
+    """The time fields of a ModelSpec; -1 is never."""
+    values = {
+        name: layer[name].value for name in ("is_pinned", "min_resident_s", "load_timeout_s", "ttl_s", "sleep_idle_s") if name in layer
+    }
+    return {name: None if name in ("ttl_s", "sleep_idle_s") and value < 0 else value for name, value in values.items()}
 
 
 def _stat_of(path: str) -> tuple[int, int]:

@@ -48,6 +48,15 @@ class ModelNotLoaded(InvalidRequest):
         super().__init__("model is not loaded", model=model_id)
 
 
+class DoesNotFit(InvalidRequest):
+    """A model that needs more memory than there is; trying again will not help."""
+
+    type = "exceed_memory_error"
+
+    def __init__(self, model_id: str, why: str, **figures: int | None) -> None:
+        super().__init__(f"model '{model_id}' cannot be loaded: {why}", model=model_id, **figures)
+
+
 class InvalidApiKey(FastrouterError):
     status = 401
     type = "authentication_error"

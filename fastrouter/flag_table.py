@@ -74,10 +74,16 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
         _flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
         _flag(scope, "--models-memory", "MODELS_MEMORY", Kind.MEMORY, "models_memory_mib", "memory for them (auto; 0: no limit)", low=-1),
+        _flag(scope, "--models-memory-device", "MODELS_MEMORY_DEVICE", Kind.MEMORY, "models_memory_device_mib", "the same on GPUs", low=-1),
         _flag(
-            scope, "--models-memory-device", "MODELS_MEMORY_DEVICE", Kind.MEMORY, "models_memory_device_mib", "the same on GPUs", low=-1
+            scope,
+            "--queue-timeout",
+            "QUEUE_TIMEOUT",
+            Kind.FLOAT,
+            "queue_timeout_s",
+            "seconds of waiting until 503 (0: none)",
+            low=0,
         ),
-        _flag(scope, "--queue-timeout", "QUEUE_TIMEOUT", Kind.FLOAT, "queue_timeout_s", "seconds until a waiting request gets 503 (0: none)", low=0),
         _flag(
             scope,
             "--queue-patience",
@@ -189,9 +195,7 @@ def _lifetime_flags() -> list[Flag]:
     scope = Scope.LIFETIME
     return [
         _flag(scope, "--ttl", "TTL", Kind.FLOAT, "ttl_s", "seconds without a request until a model is unloaded (-1: never)", low=-1),
-        _flag(
-            scope, "--sleep-idle-seconds", "SLEEP_IDLE_SECONDS", Kind.INT, "sleep_idle_s", "seconds until it sleeps (-1: never)", low=-1
-        ),
+        _flag(scope, "--sleep-idle-seconds", "SLEEP_IDLE_SECONDS", Kind.INT, "sleep_idle_s", "seconds until it sleeps (-1: never)", low=-1),
         _flag(scope, "--min-resident", "MIN_RESIDENT", Kind.FLOAT, "min_resident_s", "seconds a loaded model is left alone (0)", low=0),
         _flag(scope, "--load-timeout", "LOAD_TIMEOUT", Kind.FLOAT, "load_timeout_s", "seconds a load may take (600; 0: any)", low=0),
         _flag(scope, "--stop-timeout", "STOP_TIMEOUT", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 _GROUP = Path("/sys/fs/cgroup")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:
@@ -12,11 +13,40 @@ def available_bytes() -> int:
     nobody says."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+        found.append(_memory_line("MemAvailable:"))
     with contextlib.suppress(OSError, ValueError):  # no limit: "max"
-        found.append(int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()))
+        found.append(int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()) + _group_cache_bytes())
     return max(0, min(found, default=0))
+
+
+def total_bytes() -> int:
+    """Of the machine, or of the control group; 0 when nobody says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        found.append(_memory_line("MemTotal:"))
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int((_GROUP / "memory.max").read_text()))
+    return min(found, default=0)
+
+
+def _memory_line(name: str) -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def _group_cache_bytes() -> int:
+    """Pages of files that the group is charged for and that the kernel can take back."""
+    lines = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+    return int(lines.get("active_file", 0)) + int(lines.get("inactive_file", 0))
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file stands behind, about; 0 when it is gone."""
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 def is_core_free() -> bool:

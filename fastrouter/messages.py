@@ -73,6 +73,8 @@ class Generate:
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None  # a template's text instead of the model's
+    system: str | None = None  # a system message for chats that bring none
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)

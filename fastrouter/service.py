@@ -37,8 +37,9 @@ class Service:
     async def load_wanted(self) -> None:
         """The default model, and those that presets want at once."""
         assert self._supervisor is not None
-        for spec in self._catalog.models():
-            if spec.load_on_startup or spec == self._catalog.default:
+        wanted = [spec.runner for spec in self._catalog.models() if spec.load_on_startup or spec == self._catalog.default]
+        for spec in {spec.id: spec for spec in wanted}.values():
+            if self._supervisor.status(spec.id).value == "unloaded":  # else a request has come first
                 try:
                     await self._supervisor.load(spec)
                 except FastrouterError as error:

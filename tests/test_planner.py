@@ -1,32 +1,36 @@
 """Who is resident: each rule of the planner as a table, and its promises on random histories."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.supervisor.planner import LOAD_MARGIN, PATIENCE_S, Plan, Resident, Waiting, plan
+from fastrouter.supervisor.budget import NOTHING, Need
+from fastrouter.supervisor.eviction import choose_victims, cost
+from fastrouter.supervisor.planner import MAX_WAIT_S, Limits, Plan, Resident, Waiting, next_change, plan
 from fastrouter.supervisor.state import TRANSITIONS, State, check
 
-GIB = 1 << 30
-LOADING, LOADED, DRAINING, STOPPING, DYING = State
+PATIENCE_S = Limits().patience_s
+LOADING, LOADED, DRAINING, STOPPING, DYING, SLEEPING = State
 LATE = PATIENCE_S + 1
 
 
 def waiting(model_id: str, since: float = 0.0, size: int = 0, can_start: bool = True) -> Waiting:
-    return Waiting(model_id, since, size, can_start)
+    return Waiting(model_id, since, Need(size), can_start)
 
 
 def resident(model_id: str, state: State = LOADED, leases: int = 0, used: float = 0.0) -> Resident:
     return Resident(model_id, state, leases, used)
 
 
-def decide(queue: list[Waiting], residents: list[Resident], models_max: int = 2, free: int = GIB, now: float = 0.0) -> str:
-    """The plan in short: `+` start, `-` evict, `=` grant, `~` drain."""
-    decided = plan(queue, residents, models_max, free, now)
-    signs = (("-", decided.evict), ("+", decided.start), ("=", decided.grant), ("~", decided.drain))
+def decide(queue: list[Waiting], residents: list[Resident], models_max: int = 2, host: int | None = None, now: float = 0.0) -> str:
+    """The plan in short: `+` start, `-` evict, `=` grant, `~` drain, `!` refuse."""
+    decided = plan(queue, residents, Limits(models_max, host), now)
+    signs = (("-", decided.evict), ("+", decided.start), ("=", decided.grant), ("~", decided.drain), ("!", decided.refuse))
     return " ".join(sign + model_id for sign, model_ids in signs for model_id in model_ids)
 
 
@@ -94,16 +98,140 @@ def test_no_limit() -> None:
     assert decide([A, B], residents, models_max=0) == "+a +b"
 
 
-def test_memory_is_awaited_while_a_victim_dies() -> None:
-    size = int(GIB / LOAD_MARGIN)
-    big = waiting("big", size=size + 8)
-    dying = resident("a", DYING)
-    assert decide([big], [dying]) == "", "its memory is not back yet"
-    assert decide([big], []) == "+big", "nothing comes back: the load may fail, waiting would never end"
-    assert decide([waiting("small", size=size)], [dying]) == "+small"
-    assert decide([waiting("half", size=size // 2), waiting("more", size=size)], [dying], models_max=4) == "+half"
-    assert decide([big, waiting("small")], [dying], models_max=4) == "", "nobody overtakes"
-    assert decide([big], [resident("a"), resident("b", used=1)]) == "-a"
+def sized(model_id: str, size: int, state: State = LOADED, leases: int = 0, **more: float) -> Resident:
+    return replace(resident(model_id, state, leases), need=Need(size), **more)
+
+
+@pytest.mark.parametrize(
+    ("queue", "residents", "expected"),
+    [
+        pytest.param([waiting("c", size=4)], [sized("a", 6)], "+c", id="room beside it"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6)], "-a", id="it leaves first, and its memory is awaited"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6, DYING)], "", id="it is not back yet"),
+        pytest.param([waiting("c", size=4)], [sized("a", 6, DYING)], "+c", id="both fit"),
+        pytest.param([waiting("c", size=11)], [sized("a", 6)], "!c", id="never"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6, is_pinned=True)], "!c", id="never beside what is pinned"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6, settled_at=1)], "", id="not yet: it has only just been loaded"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6, LOADED, 1)], "", id="busy"),
+        pytest.param([waiting("c", size=5)], [sized("a", 6, LOADING)], "", id="loading"),
+        pytest.param([waiting("c", size=5), waiting("d", size=1)], [sized("a", 6, LOADED, 1)], "", id="nobody overtakes"),
+        pytest.param(
+            [waiting("c", size=6)], [sized("a", 4, reload_s=1), sized("b", 4, reload_s=9)], "-a", id="the one that is quick to come back"
+        ),
+        pytest.param([waiting("c", size=6)], [sized("a", 4, last_used=-5), sized("b", 4, last_used=-90)], "-b", id="the one long unused"),
+        pytest.param(
+            [waiting("c", size=5)],
+            [sized("a", 2, reload_s=1), sized("b", 3, reload_s=1), sized("d", 5, reload_s=3)],
+            "-a -b",
+            id="two small ones rather than a large one",
+        ),
+        pytest.param(
+            [waiting("c", size=5)],
+            [sized("a", 2, reload_s=2), sized("b", 3, reload_s=2), sized("d", 5, reload_s=3)],
+            "-d",
+            id="one large one rather than two",
+        ),
+        pytest.param([waiting("c", size=8)], [sized("a", 4), sized("b", 5, LOADED, 1)], "", id="no use in evicting one of two"),
+    ],
+)
+def test_memory(queue: list[Waiting], residents: list[Resident], expected: str) -> None:
+    assert decide(queue, residents, models_max=9, host=10) == expected
+
+
+def test_the_figures_of_a_refusal() -> None:
+    mib = 1 << 20
+    limits = Limits(4, 2000 * mib, 1000 * mib)
+    decided = plan([waiting("c", size=3000 * mib)], [], limits, 0)
+    assert decided.refuse == {"c": "it needs 2.9 GiB of memory, and 2.0 GiB is all there is for models"}
+    decided = plan([Waiting("c", 0, Need(0, 1500 * mib))], [], limits, 0)
+    assert decided.refuse == {"c": "it needs 1.5 GiB of device memory, and 1000.0 MiB is all there is for models"}
+    pinned = replace(sized("a", 1500 * mib), is_pinned=True)
+    decided = plan([waiting("c", size=600 * mib)], [pinned], limits, 0)
+    assert "beside the 1.5 GiB of pinned models (a)" in decided.refuse["c"]
+    decided = plan([A], [replace(resident(name), is_pinned=True) for name in "bc"], Limits(2), 0)
+    assert decided.refuse == {"a": "all 2 places are taken by pinned models"}
+
+
+def test_several_drain_where_one_is_not_enough() -> None:
+    big, now = waiting("c", size=9), LATE
+    busy = [sized("a", 4, LOADED, 1, last_used=1), sized("b", 4, LOADED, 1, last_used=2)]
+    assert decide([big], busy, 9, 10, now) == "~a"
+    drained = [replace(busy[0], state=DRAINING, num_leases=0), busy[1]]
+    assert decide([big], drained, 9, 10, now) == "~a ~b"
+    assert decide([big], [drained[0], replace(busy[1], state=DRAINING, num_leases=0)], 9, 10, now) == "-a -b"
+
+
+def test_pinned_and_new_ones_stay() -> None:
+    old, new = replace(resident("a", used=1), is_pinned=True), replace(resident("b", used=2), settled_at=5.0)
+    assert decide([C], [old, resident("b", used=2)]) == "-b +c"
+    assert decide([C], [old, new]) == ""
+    assert decide([C], [old, new], now=5.0) == "-b +c"
+    assert decide([C], [replace(old, num_leases=1), replace(new, settled_at=0, num_leases=1)], now=LATE) == "~b"
+    assert next_change([C], [old, new], Limits(2), 0.0) == 1.0
+    assert next_change([C], [old, new], Limits(2), 1.5) == 5.0
+    assert next_change([], [old, resident("b")], Limits(2), 1.5) is None
+
+
+def test_sleepers_keep_a_place_and_give_it_first() -> None:
+    asleep = resident("a", SLEEPING, used=9)
+    assert decide([C], [asleep, resident("b", used=1)]) == "-a +c"
+    assert decide([A], [asleep, resident("b", used=1)]) == "+a", "its place is its own"
+    assert decide([A, C], [asleep, resident("b", leases=1)]) == "+a"
+    assert decide([C], [asleep], models_max=1) == "-a +c"
+
+
+def test_priorities() -> None:
+    urgent = replace(waiting("d", 1.0), priority=5)
+    assert decide([C, urgent], [], 1, now=2.0) == "+d"
+    assert decide([C, urgent], [], 1, now=MAX_WAIT_S + 0.5) == "+c", "nobody waits for ever"
+    assert decide([C, replace(urgent, priority=-1)], [], 1, now=2.0) == "+c"
+
+
+SIZED = st.builds(
+    lambda name, size, used, reload_s, asleep: Resident(
+        name, SLEEPING if asleep else LOADED, 0, used, NOTHING if asleep else Need(size), reload_s=reload_s
+    ),
+    st.uuids().map(str),
+    st.integers(1, 50),
+    st.floats(-1000, 0),
+    st.floats(0.01, 60),
+    st.booleans(),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SIZED, max_size=7), st.integers(0, 4), st.integers(0, 120))
+def test_the_cheapest_set_leaves(candidates: list[Resident], num_places: int, lacking: int) -> None:
+    """Against all sets there are."""
+
+    def is_enough(chosen: Sequence[Resident]) -> bool:
+        return len(chosen) >= num_places and sum(one.need.host_bytes for one in chosen) >= lacking
+
+    def price(chosen: Sequence[Resident]) -> float:
+        return sum(cost(one, 0.0) for one in chosen)
+
+    found = choose_victims(candidates, num_places, Need(lacking), 0.0)
+    sets = [chosen for size in range(len(candidates) + 1) for chosen in combinations(candidates, size) if is_enough(chosen)]
+    if not sets:
+        assert found is None
+        return
+    assert found is not None
+    assert is_enough(found)
+    if lacking:
+        assert price(found) <= min(map(price, sets)) + 1e-9
+    else:
+        awake = [one.last_used for one in found if not one.is_asleep]
+        left = [one.last_used for one in candidates if one not in found and not one.is_asleep]
+        assert len(found) == num_places
+        assert not awake or not left or max(awake) <= min(left)
+
+
+def test_many_small_ones_for_a_large_one() -> None:
+    small = [sized(str(index), 1, last_used=-float(index)) for index in range(40)]
+    found = choose_victims(small, 1, Need(30), 0.0)
+    assert found is not None
+    assert len(found) == 30
+    assert choose_victims(small, 1, Need(41), 0.0) is None
 
 
 def test_states() -> None:
@@ -115,6 +243,7 @@ def test_states() -> None:
                 with pytest.raises(AssertionError):
                     check(old, new)
     assert not TRANSITIONS[DYING]
+    assert not TRANSITIONS[SLEEPING]
 
 
 # ---------------------------------------------------------------- random histories
@@ -157,7 +286,7 @@ class Machine:
     def decide(self) -> Plan:
         queue = [Waiting(model, since[0]) for model, since in self.queue.items()]
         residents = [Resident(model, state, self.leases[model], self.used[model]) for model, state in self.state.items()]
-        decided = plan(queue, residents, self.models_max, GIB, self.now)
+        decided = plan(queue, residents, Limits(self.models_max), self.now)
         self.check(decided, list(self.queue))
         return decided
 

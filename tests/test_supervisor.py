@@ -25,8 +25,6 @@ from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.supervisor import entry as entry_module
-from fastrouter.supervisor import planner as planner_module
-from fastrouter.supervisor import supervisor as supervisor_module
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.state import State
 from fastrouter.supervisor.supervisor import Event, Supervisor
@@ -77,11 +75,11 @@ class Streamer(Collector):
 class House:
     """A supervisor, its models' files, and what it has told its subscriber."""
 
-    def __init__(self, folder: Path, models_max: int) -> None:
+    def __init__(self, folder: Path, models_max: int, **settings: Any) -> None:
         self.folder = folder
         self.events: list[tuple[str, str]] = []
         self.max_resident = 0
-        self.supervisor = Supervisor(Config(models_max=models_max), nursery_command=FAKE, on_event=self._on_event)
+        self.supervisor = Supervisor(Config(models_max=models_max, **settings), nursery_command=FAKE, on_event=self._on_event)
 
     def _on_event(self, event: Event) -> None:
         if event.event == "model_status":
@@ -152,12 +150,12 @@ Body = Callable[[House], Coroutine[Any, Any, None]]
 def house(tmp_path: Path) -> Callable[..., None]:
     """`house(body, models_max)` runs it with a supervisor; afterwards no descriptor, no child and no task may be left."""
 
-    def run(body: Body, models_max: int = 2) -> None:
+    def run(body: Body, models_max: int = 2, **settings: Any) -> None:
         async def whole() -> None:
             await asyncio.sleep(0)
             gc.collect()  # what other tests have left to the collector is not ours to lose
             before = descriptors(), children()
-            here = House(tmp_path, models_max)
+            here = House(tmp_path, models_max, **settings)
             await here.supervisor.start()
             try:
                 await body(here)
@@ -282,9 +280,7 @@ def test_one_place(house: Run) -> None:
     house(body, 1)
 
 
-def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner_module, "PATIENCE_S", 1000.0)
-
+def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run) -> None:
     async def body(here: House) -> None:
         held = [await here.acquire(model) for model in "ab"]
         order: list[str] = []
@@ -308,7 +304,7 @@ def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run, monkeypatch
         assert here.status("b") == "loaded"
         held[1].release()
 
-    house(body)
+    house(body, queue_patience_s=1000.0)
 
 
 def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
@@ -341,10 +337,7 @@ def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
     house(body, 1)
 
 
-def test_two_busy_models_cannot_starve_a_third(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (planner_module, supervisor_module):
-        monkeypatch.setattr(module, "PATIENCE_S", 0.2)
-
+def test_two_busy_models_cannot_starve_a_third(house: Run) -> None:
     async def body(here: House) -> None:
         is_over = False
         served = dict.fromkeys("ab", 0)
@@ -374,7 +367,7 @@ def test_two_busy_models_cannot_starve_a_third(house: Run, monkeypatch: pytest.M
         is_over = True
         await asyncio.gather(*tasks)
 
-    house(body)
+    house(body, queue_patience_s=0.2)
 
 
 # ---------------------------------------------------------------- load and unload
@@ -582,7 +575,7 @@ def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
     async def body(here: House) -> None:
-        nursery = here.supervisor._spares._nursery
+        nursery = here.supervisor._residency._spares._nursery
         await here.ask("a")
         for _ in range(3):
             await asyncio.sleep(0.05)
@@ -594,10 +587,10 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
         assert nursery.pid
         os.kill(nursery.pid, signal.SIGKILL)
         await until(lambda: not is_alive(nursery.pid or 0), "its end")
-        spare = here.supervisor._spares._spare
+        spare = here.supervisor._residency._spares._spare
         if spare:
             spare.kill()
-            await until(lambda: here.supervisor._spares.is_empty, "no spare")
+            await until(lambda: here.supervisor._residency._spares.is_empty, "no spare")
         with pytest.raises(LoadFailed, match="before it was up"):
             await here.acquire("b")
 
@@ -711,11 +704,11 @@ def test_killed_while_idle(house: Run) -> None:
 
 def test_spare_killed(house: Run) -> None:
     async def body(here: House) -> None:
-        spare = here.supervisor._spares._spare
+        spare = here.supervisor._residency._spares._spare
         assert spare
         pid = await until(lambda: spare.pid, "up")
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: here.supervisor._spares.is_empty, "its end")
+        await until(lambda: here.supervisor._residency._spares.is_empty, "its end")
         assert await here.ask("a") == WHOLE
 
     house(body)
@@ -770,7 +763,7 @@ def test_stop_with_everything_going_on(house: Run) -> None:
 
 def test_stop_at_once(house: Run) -> None:
     async def body(here: House) -> None:
-        here.supervisor._spares.make()
+        here.supervisor._residency._spares.make()
 
     house(body)
 
@@ -829,7 +822,7 @@ class Crowd:
         elif what == "cancel" and self.tasks:
             choose.choice(sorted(self.tasks, key=lambda task: task.get_name())).cancel()
         elif what == "kill spare":
-            spare = here.supervisor._spares._spare
+            spare = here.supervisor._residency._spares._spare
             if spare:
                 spare.kill()
         assert here.num_resident() <= 2

@@ -71,8 +71,13 @@ class Admin:
         return _SUCCESS
 
     def unload(self, request: Request, exchange: Exchange) -> bytes:
-        self._supervisor.unload(self._named(request, InvalidRequest).id)
+        self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
         return _SUCCESS
+
+    def plan(self, request: Request, exchange: Exchange) -> bytes:
+        """POST /models/plan: what a request for the model would lead to now."""
+        spec = self._named(request, NotFound)
+        return encode_json({**self._supervisor.outlook(spec), "model": spec.id})
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
         """The model that the body or the query names; there is no default here."""
@@ -109,5 +114,6 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
     routes.add("POST", "/models/load", admin.load)
     routes.add("POST", "/models/unload", admin.unload)
+    routes.add("POST", "/models/plan", admin.plan)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet)

@@ -3,6 +3,8 @@
 Invariant: what passes is finite and inside the range of the C type it will become. A bool is never a number.
 """
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +77,27 @@ def seed(name: str, value: Any) -> int:
     if not -(1 << 63) <= given < 1 << 64:
         raise invalid(name, "is out of range")
     return given if given == -1 else given & 0xFFFFFFFF
+
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|m|s|ms))+")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+
+
+def duration(name: str, value: Any) -> float:
+    """Seconds, as Ollama and LM Studio take them: a number, or text like "5m", "1h30m", "-1"; less than nothing is for ever."""
+    if type(value) in (int, float):
+        seconds = float(value)
+    elif isinstance(value, str) and _DURATION.fullmatch(value.removeprefix("-")):
+        parts = re.findall(r"(\d+(?:\.\d*)?)(ms|h|m|s)", value)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts) * (-1 if value.startswith("-") else 1)
+    else:
+        try:
+            seconds = float(value) if isinstance(value, str) and value.isascii() else math.nan
+        except ValueError:
+            seconds = math.nan
+    if math.isnan(seconds):
+        raise invalid(name, 'must be a number of seconds or a duration like "5m"')
+    return math.inf if seconds < 0 else min(seconds, FLOAT_MAX)
 
 
 def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Check:

@@ -104,6 +104,8 @@ class Generator:
     ) -> Coroutine[Any, Any, None] | None:
         """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
         spec, is_autoload = self._models.choose(request, body)
+        if spec.defaults.is_some:
+            ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
@@ -112,7 +114,7 @@ class Generator:
         return None
 
     async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, ask: Ask, flavour: Flavour) -> None:
-        lease = await self._supervisor.acquire(spec, autoload=is_autoload)
+        lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=ask.priority)
         if exchange.is_over:
             lease.release()
         else:
@@ -121,6 +123,8 @@ class Generator:
     def _begin(self, lease: Lease, exchange: Exchange, ask: Ask, flavour: Flavour) -> None:
         answer = Stream(exchange, lease, ask, flavour) if ask.is_stream else Whole(exchange, lease, ask, flavour)
         exchange.responder = answer
+        if ask.keep_alive_s is not None:
+            lease.keep_alive(ask.keep_alive_s)
         try:
             answer.begin()
         except BaseException:  # whatever it was goes on up; the lease must not leak

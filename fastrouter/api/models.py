@@ -85,7 +85,7 @@ class Models:
         self._listing = None
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
-        state = self._supervisor.status(spec.id)
+        state = self._supervisor.status(spec.runner.id)
         status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
         if spec.preset:
             status["preset"] = spec.preset
@@ -96,6 +96,8 @@ class Models:
             status["error"] = error
         if state.value == "loading" and state.progress is not None:
             status["progress"] = state.progress
+        if spec.base is not None:
+            status["base"] = spec.base.id
         modalities = ["text", "image"] if spec.mmproj is not None else ["text"]
         return {
             "id": spec.id,
@@ -122,7 +124,7 @@ class Models:
         exchange.responder = feed
         exchange.is_background = True
         for spec in self._catalog.models():
-            feed.send(spec.id, "model_status", {"status": self._supervisor.status(spec.id).value})
+            feed.send(spec.id, "model_status", {"status": self._supervisor.status(spec.runner.id).value})
         feed.start()
 
 

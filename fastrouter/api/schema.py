@@ -14,6 +14,7 @@ from fastrouter.api.fields import (
     INT32_MAX,
     Check,
     boolean,
+    duration,
     integer,
     invalid,
     json_object,
@@ -43,6 +44,8 @@ class Ask:
     has_usage: bool = False  # stream_options.include_usage
     is_verbose: bool = False
     response_fields: list[str] = field(default_factory=list)
+    priority: int = 0  # in the queue; higher first
+    keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
 
 
 class Field(NamedTuple):
@@ -86,6 +89,9 @@ FIELDS: dict[str, Field] = {
     "stream": Field("ask", "is_stream", boolean),
     "stream_options": Field("ask", "has_usage", _stream_options),
     "verbose": Field("ask", "is_verbose", boolean),
+    "priority": Field("ask", "priority", integer(-1000, 1000)),
+    "keep_alive": Field("ask", "keep_alive_s", duration),
+    "ttl": Field("ask", "keep_alive_s", duration, 1),
     "response_fields": Field("ask", "response_fields", string_list),
     "n_predict": Field("generate", "max_tokens", _max_tokens),
     "max_completion_tokens": Field("generate", "max_tokens", _max_tokens, 1),

@@ -1,7 +1,11 @@
-"""How much memory a model needs. Knows no instance and no machine.
+"""How much memory a model needs, from its file's header and its options. Knows no instance and no machine.
 
-Estimates from the file's header: what llama.cpp allocates in the end depends on its version and the machine.
+Estimates: what llama.cpp allocates in the end depends on its version and the machine. What a load has shown is in measures.py.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
 
 from fastrouter.catalog import ModelSpec
 
@@ -16,19 +20,84 @@ _BYTES_PER_VALUE = {
     "q4_0": 0.57,
     "iq4_nl": 0.57,
 }
-_MOST_BESIDE_BYTES = 64 << 20  # vocabulary, graph, buffers of one ubatch: beside the cache
-_LEAST_BESIDE_BYTES = 8 << 20
+_LEAST_BYTES = 25 << 20  # llama.cpp's own tables, its graph of the model, the engine's batch
+_BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its place in the tables, its merges
+_LEAST_FLASH_HEAD_SIZE = 32  # narrower heads go without flash attention, as do models that are told to
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of memory, on the host and on all its devices together."""
+
+    host_bytes: int = 0
+    device_bytes: int = 0
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(self.host_bytes + other.host_bytes, self.device_bytes + other.device_bytes)
+
+    def __sub__(self, other: "Need") -> "Need":
+        return Need(self.host_bytes - other.host_bytes, self.device_bytes - other.device_bytes)
+
+    @property
+    def is_some(self) -> bool:
+        return self.host_bytes > 0 or self.device_bytes > 0
+
+    def covers(self, other: "Need") -> bool:
+        return self.host_bytes >= other.host_bytes and self.device_bytes >= other.device_bytes
+
+
+NOTHING = Need()
+
+
+def total(needs: Iterable[Need]) -> Need:
+    return reduce(Need.__add__, needs, NOTHING)
+
+
+def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
+    """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
+    weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
+    if not has_device or spec.options.gpu_layers == 0:
+        return Need(host_bytes=weights + heap_bytes(spec))
+    num_layers = (spec.header.block_count if spec.header is not None else None) or 1
+    share = 1.0 if spec.options.gpu_layers < 0 else min(1.0, spec.options.gpu_layers / num_layers)
+    moved = int(share * (weights + heap_bytes(spec)))
+    return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
 
 
 def heap_bytes(spec: ModelSpec) -> int:
-    """What loading it allocates beside its mapped weights: the KV cache, mostly. 0 when the header does not tell."""
-    header, options = spec.header, spec.options
+    """What loading it allocates beside its mapped weights. 0 when the header does not tell."""
+    header = spec.header
     if header is None or not (header.block_count and header.embedding_length and header.head_count):
         return 0
-    num_tokens = options.ctx_size or header.context_length or 0
-    num_values = (
-        num_tokens * header.block_count * header.embedding_length // header.head_count * (header.head_count_kv or header.head_count)
-    )
+    return _LEAST_BYTES + _cache_bytes(spec) + _compute_bytes(spec) + _BYTES_PER_TOKEN_OF_VOCABULARY * (header.vocab_size or 0)
+
+
+def _cache_bytes(spec: ModelSpec) -> int:
+    """The KV cache: for each token of the context a key and a value in each layer."""
+    header, options = spec.header, spec.options
+    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0) if header else 0
     per_token = sum(_BYTES_PER_VALUE.get(kind, 2.0) for kind in (options.cache_type_k, options.cache_type_v))
-    beside = max(_LEAST_BESIDE_BYTES, min(_MOST_BESIDE_BYTES, spec.size_bytes))
-    return int(num_values * per_token) + beside
+    return int(_num_tokens(spec) * values * per_token)
+
+
+def _compute_bytes(spec: ModelSpec) -> int:
+    """The largest intermediate results of one micro-batch: its hidden states, its logits, and its attention scores where they are all
+    kept at once."""
+    header, options = spec.header, spec.options
+    if header is None:
+        return 0
+    num_rows = max(1, min(options.ubatch_size, options.batch_size))
+    hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # a handful of tensors as wide as the model or its feed-forward
+    logits = 4 * num_rows * (header.vocab_size or 0)
+    num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
+    has_flash = options.flash_attn != "off" and _head_size(spec) >= _LEAST_FLASH_HEAD_SIZE
+    return hidden + logits + (0 if has_flash else 4 * num_rows * num_seen * (header.head_count or 0))
+
+
+def _num_tokens(spec: ModelSpec) -> int:
+    return spec.options.ctx_size or (spec.header.context_length if spec.header is not None else None) or 0
+
+
+def _head_size(spec: ModelSpec) -> int:
+    header = spec.header
+    return (header.embedding_length or 0) // header.head_count if header is not None and header.head_count else 0

@@ -12,7 +12,7 @@ from fastrouter.catalog import ModelSpec
 from fastrouter.errors import LoadFailed
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.state import PUBLIC
+from fastrouter.supervisor.state import PUBLIC, State
 
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 
@@ -21,7 +21,7 @@ BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, seco
 class Status:
     """A model as users see it."""
 
-    value: str = "unloaded"  # unloaded | loading | loaded
+    value: str = "unloaded"  # unloaded | loading | loaded | sleeping
     failed: bool = False
     exit_code: int | None = None
     error: str | None = None
@@ -36,6 +36,7 @@ class Waiter:
     future: "asyncio.Future[Lease | None]"
     can_start: bool  # may its model be loaded for it?
     wants_lease: bool = True
+    priority: int = 0
     lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
 
 
@@ -51,9 +52,14 @@ class Entry:
     error: str | None = None
     exit_code: int | None = None
     needs_safe_mode: bool = False
+    is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
+    keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
+    meta: dict[str, Any] | None = None  # what its last worker said of it
 
     def status(self) -> Status:
         instance = self.instance
+        if self.is_asleep and (instance is None or instance.state is State.DYING):
+            return Status("sleeping", meta=self.meta)
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             return Status(failed=self.error is not None, exit_code=self.exit_code, error=self.error)

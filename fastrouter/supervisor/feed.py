@@ -46,8 +46,12 @@ class Feed:
     def loaded(self, model_id: str, meta: dict[str, Any] | None) -> None:
         self._emit(model_id, {"status": "loaded", "info": meta})
 
-    def unloaded(self, model_id: str) -> None:
-        self._emit(model_id, {"status": "unloaded", "exit_code": 0})
+    def unloaded(self, model_id: str, reason: str) -> None:
+        """`reason`: count, memory, ttl, unload, reload."""
+        self._emit(model_id, {"status": "unloaded", "exit_code": 0, "reason": reason})
+
+    def sleeping(self, model_id: str) -> None:
+        self._emit(model_id, {"status": "sleeping"})
 
     def failed(self, model_id: str, exit_code: int | None, error: str) -> None:
         self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, "error": error})

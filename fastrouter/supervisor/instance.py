@@ -16,6 +16,7 @@ from fastrouter._core import Sink
 from fastrouter.catalog import ModelSpec
 from fastrouter.errors import FastrouterError, ProtocolError, from_wire
 from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
+from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
 from fastrouter.supervisor.state import State, check
 
@@ -49,6 +50,7 @@ class Instance:
     def __init__(
         self,
         spec: ModelSpec,
+        need: Need,
         process: WorkerProcess,
         on_change: Callable[["Instance"], None],
         on_notice: Callable[["Instance", Notice], None],
@@ -62,6 +64,10 @@ class Instance:
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
         self.has_answered = False  # a first token came: decoding works
+        self.need = need
+        self.leave_reason = ""  # why it was told to stop
+        self.started_at = time.monotonic()
+        self.ready_at = 0.0  # 0: not yet
         self.streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
@@ -73,6 +79,22 @@ class Instance:
 
     def __repr__(self) -> str:
         return f"<Instance {self.spec.id} {self.state.value} {self.num_leases} leases {len(self.streams)} streams>"
+
+    @property
+    def heap_bytes(self) -> int:
+        """Of its need, what is no mapped file."""
+        weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
+        return max(0, self.need.host_bytes - weights)
+
+    @property
+    def load_s(self) -> float:
+        """From its start to Ready."""
+        return self.ready_at - self.started_at
+
+    def give_up_load(self, cause: str) -> None:
+        """It takes too long: its end will say so."""
+        self.failure = cause
+        self.process.kill()
 
     def load(self, *, safe_mode: bool) -> None:
         self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj))
@@ -157,6 +179,7 @@ class Instance:
         elif isinstance(message, Ready):
             if self.state is State.LOADING:
                 self.meta = message.meta
+                self.ready_at = time.monotonic()
                 self.advance(State.LOADED)
                 self._on_change(self)
         elif isinstance(message, Failed):

@@ -16,6 +16,7 @@ class Lender(Protocol):
 
     def take_back(self, instance: Instance) -> None: ...
     def forget(self, lease: "Lease") -> None: ...
+    def keep_alive(self, instance: Instance, seconds: float) -> None: ...
 
 
 class Lease:
@@ -45,6 +46,10 @@ class Lease:
 
     def _submit(self, stream: Stream) -> None:
         self._request_ids.append(self._live_instance().submit(stream))
+
+    def keep_alive(self, seconds: float) -> None:
+        """How long the model stays in memory when nobody uses it, from now on; inf: for ever, 0: not at all."""
+        self._lender.keep_alive(self._instance, seconds)
 
     def abort(self, request_id: int) -> None:
         """The client does not want it any more. Idempotent."""

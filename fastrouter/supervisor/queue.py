@@ -5,7 +5,6 @@ Invariant: an entry is in the queue exactly while it has waiters.
 
 from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.planner import Waiting
 
 
 class Queue:
@@ -26,13 +25,6 @@ class Queue:
 
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
-
-    def waiting(self) -> list[Waiting]:
-        """As the planner sees it."""
-        return [
-            Waiting(model_id, entry.since, entry.spec.size_bytes, any(waiter.can_start for waiter in entry.waiters))
-            for model_id, entry in self._entries.items()
-        ]
 
     def add(self, entry: Entry, waiter: Waiter, now: float) -> None:
         if not entry.waiters:

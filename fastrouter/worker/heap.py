@@ -14,6 +14,22 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
 _INT_MAX = (1 << 31) - 1
 
 
+class _MallocCounts(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+
+def allocated_bytes() -> int:
+    """What malloc has handed out and not got back, touched or not; 0 without glibc."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.mallinfo2.restype = _MallocCounts
+    counts = libc.mallinfo2()
+    return int(counts.uordblks + counts.hblkhd)
+
+
 def trim() -> None:
     """Give back to the system what malloc holds and nobody uses."""
     libc = ctypes.CDLL(None)

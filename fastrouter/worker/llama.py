@@ -25,6 +25,7 @@ from fastrouter.worker import tuning
 
 _lib = api._lib
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
+_DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with memory of their own or the host's
 _LOG_WARN, _LOG_ERROR, _LOG_CONT = 3, 4, 5
 
 
@@ -98,6 +99,24 @@ def start_backends() -> None:
     if not count():
         raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
     api.llama_backend_init()
+
+
+def device_memory() -> tuple[int, int] | None:
+    """(free, total) bytes of all devices that are no CPU; None: there are none."""
+    if not has_device_backend():
+        return None
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    _lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    _lib.ggml_backend_dev_get.restype, _lib.ggml_backend_dev_get.argtypes = _P, [ctypes.c_size_t]
+    _lib.ggml_backend_dev_type.restype, _lib.ggml_backend_dev_type.argtypes = ctypes.c_int, [_P]
+    _lib.ggml_backend_dev_memory.restype, _lib.ggml_backend_dev_memory.argtypes = None, [_P, _P, _P]
+    found = []
+    for index in range(_lib.ggml_backend_dev_count()):
+        device = _lib.ggml_backend_dev_get(index)
+        if _lib.ggml_backend_dev_type(device) in _DEVICE_TYPES:
+            _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            found.append((free.value, total.value))
+    return (sum(one for one, _ in found), sum(whole for _, whole in found)) if found else None
 
 
 # ---------------------------------------------------------------- vocabulary

@@ -17,6 +17,7 @@ from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Mess
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.engine import Engine
+from fastrouter.worker.footprint import Footprint
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.spare import Spare
@@ -84,7 +85,9 @@ class Worker:
             self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
         self._next_progress = begun + _PROGRESS_INTERVAL_S
         self._load_options = load
-        self._model = spare.take_model(load) or self._open(load)
+        model = spare.take_model(load)
+        footprint = Footprint(spare.taken_bytes)
+        self._model = model or self._open(load)
         loaded = clock()
         prompts = Prompts(self._model, load.options)
         prompts.start_compiling()
@@ -94,7 +97,8 @@ class Worker:
             self._context.warm_up()
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
-        self._wire.send(Ready(describe.meta(self._model, self._context, self._engine, phases)))
+        taken = footprint.taken(self._model, load.options)
+        self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"{load.model_id}: loaded ({shown}), {self._context!r}\n")
 

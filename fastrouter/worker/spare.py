@@ -13,7 +13,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.machine import is_core_free
 from fastrouter.messages import Load, LoadOptions, Message, Prime, Stop
 from fastrouter.worker import llama
-from fastrouter.worker.heap import WarmHeap, trim
+from fastrouter.worker.heap import WarmHeap, allocated_bytes, trim
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
 _BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
@@ -26,7 +26,9 @@ class Guess:
 
     def __init__(self, path: str, options: LoadOptions) -> None:
         self.key = _key(path, options)
+        before = allocated_bytes()
         self._model = llama.Model(path, options)
+        self.heap_bytes = allocated_bytes() - before
 
     def model_for(self, load: Load) -> llama.Model | None:
         """The model if `load` means just this one."""
@@ -51,6 +53,7 @@ class Spare:
         self._heap = WarmHeap(0)
         self._to_open: Prime | None = None
         self._guess: Guess | None = None
+        self.taken_bytes = 0  # what the model that was taken had allocated before
         self._num_free = 0  # looks in a row that found a free core
 
     def __repr__(self) -> str:
@@ -107,7 +110,8 @@ class Spare:
         if self._guess is not None:
             with contextlib.suppress(OSError):  # the file has gone: the load will say so
                 model = self._guess.model_for(load)
-        if model is not None:
+        if model is not None and self._guess is not None:
+            self.taken_bytes = self._guess.heap_bytes
             self._guess = None
         return model
 

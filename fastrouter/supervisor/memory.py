@@ -1,0 +1,53 @@
+"""Memory of models: what each needs, what all may take, what a load has shown. The supervisor's one window on it.
+
+Invariant: an instance's `need` is what it was admitted with until its load has shown better.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from fastrouter.catalog import ModelSpec
+from fastrouter.config import Config
+from fastrouter.errors import DoesNotFit
+from fastrouter.supervisor import census
+from fastrouter.supervisor.entry import Entry
+from fastrouter.supervisor.instance import Instance
+from fastrouter.supervisor.limits import LimitReader
+from fastrouter.supervisor.measures import Measures
+from fastrouter.supervisor.planner import Limits
+
+
+class Memory:
+    def __init__(self, config: Config) -> None:
+        self.measures = Measures()
+        self._limits = LimitReader(config)
+
+    def __repr__(self) -> str:
+        return f"<Memory {self._limits!r} {self.measures!r}>"
+
+    def limits(self, entries: Iterable[Entry]) -> Limits:
+        return self._limits.read(census.held(entries))
+
+    def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> DoesNotFit:
+        need = self.measures.need(spec)
+        figures = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
+        if need.device_bytes:
+            figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.device_bytes}
+        return DoesNotFit(spec.id, why, **figures)
+
+    def learn(self, instance: Instance, instances: Iterable[Instance]) -> None:
+        """From a load that has just ended well."""
+        meta = instance.meta or {}
+        self.measures.note(instance.spec, meta, instance.load_s)
+        instance.need = self.measures.need(instance.spec)
+        free_bytes = meta.get("device_free_bytes")
+        if type(free_bytes) is int:  # it has seen a device
+            self.measures.has_device = True
+            self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in instances))
+
+    def save_aside(self) -> None:
+        """Write it down, in a thread: the disk may be slow."""
+        asyncio.get_running_loop().run_in_executor(None, self.measures.save)
+
+    def save(self) -> None:
+        self.measures.save()

@@ -1,0 +1,365 @@
+"""Who is resident: queue, leases, loads, evictions, crashes. Everything that changes asks `planner.plan` and performs its answer here: the
+one place where instances start and end. Knows no request's life, see supervisor.py.
+
+Invariant: one entry per model; a model has at most one instance; a lease always belongs to a live one, or its holder is told.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from fastrouter.catalog import ModelSpec
+from fastrouter.config import Config
+from fastrouter.errors import FastrouterError, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.machine import available_bytes
+from fastrouter.messages import Notice
+from fastrouter.supervisor import census
+from fastrouter.supervisor.entry import Entry, Waiter
+from fastrouter.supervisor.feed import Event, Feed
+from fastrouter.supervisor.forecast import forecast
+from fastrouter.supervisor.idle import IdleWatch
+from fastrouter.supervisor.instance import Instance, fail_sink
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.memory import Memory
+from fastrouter.supervisor.planner import next_change, plan
+from fastrouter.supervisor.process import Nursery, adopt_orphans, reap_unknown
+from fastrouter.supervisor.queue import Queue
+from fastrouter.supervisor.spares import Spares
+from fastrouter.supervisor.state import State
+from fastrouter.supervisor.timers import Timers
+
+log = logging.getLogger("fastrouter.supervisor")
+
+END_TIMEOUT_S = 5.0
+REAP_DELAY_S = 0.2  # a process that was never up may outlive its wire by a moment
+SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
+SAVE_DELAY_S = 5.0  # what loads have shown is written this long after one
+
+
+class Residency:
+    def __init__(self, config: Config, nursery_command: list[str] | None, on_event: Callable[[Event], None] | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.memory = Memory(config)
+        self.entries: dict[str, Entry] = {}
+        self.queue = Queue()
+        self.feed = Feed(on_event)
+        self.timers = Timers()
+        self.is_stopping = False
+        self._is_rebalancing = False
+        self._spares = Spares(Nursery(nursery_command), self._reap)
+        self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
+
+    def __repr__(self) -> str:
+        return f"<Residency {self.instances()} {self.queue}>"
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        adopt_orphans()
+        self._spares.start()
+        self._prime()
+
+    async def stop(self) -> None:
+        """End all processes at once."""
+        for instance in self.instances():
+            instance.kill()
+        self._spares.stop()
+        deadline = self._loop.time() + END_TIMEOUT_S
+        while (self.instances() or not self._spares.is_empty) and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        self._spares.close()
+        for instance in self.instances():
+            instance.process.close()
+        deadline = self._loop.time() + REAP_DELAY_S
+        while reap_unknown(set()) and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        self.timers.cancel()
+        self.memory.save()
+
+    def instances(self) -> list[Instance]:
+        return [entry.instance for entry in self.entries.values() if entry.instance is not None]
+
+    def entry(self, spec: ModelSpec) -> Entry:
+        spec = spec.runner
+        entry = self.entries.get(spec.id)
+        if entry is None:
+            entry = self.entries[spec.id] = Entry(spec)
+        entry.spec = spec
+        return entry
+
+    # ------------------------------------------------------------ queue
+
+    def enqueue(self, entry: Entry, waiter: Waiter) -> None:
+        """Followed by a rebalance."""
+        self.queue.add(entry, waiter, time.monotonic())
+
+    def refuse_waiters(self, entry: Entry, error: FastrouterError) -> None:
+        for waiter in self.queue.take_all(entry):
+            self.refuse(waiter, error)
+
+    def refuse(self, waiter: Waiter, error: FastrouterError) -> None:
+        if waiter.lease is not None:
+            for stream in list(waiter.lease.resubmitted):
+                fail_sink(stream.sink, error)
+        elif not waiter.future.done():
+            waiter.future.set_exception(error)
+
+    # ------------------------------------------------------------ the one performer
+
+    def rebalance(self) -> None:
+        if self._is_rebalancing or self.is_stopping:
+            return
+        self._is_rebalancing = True
+        try:
+            self._perform()
+        finally:
+            self._is_rebalancing = False
+
+    def _perform(self) -> None:
+        """Until a plan has nothing left to do: what it grants or refuses may change the next one."""
+        while self.queue:
+            waiting = census.waiting(self.queue, self.memory.measures)
+            residents = census.residents(self.entries.values(), self.memory.measures)
+            limits, now = self.memory.limits(self.entries.values()), time.monotonic()
+            decided = plan(waiting, residents, limits, now)
+            for model_id, why in decided.refuse.items():
+                self.refuse_waiters(self.entries[model_id], self.memory.refusal(self.entries[model_id].spec, why, limits))
+            for model_id, scarce in decided.evict.items():
+                self._evict(self.entries[model_id], scarce)
+            for model_id in decided.start:
+                self._start(self.entries[model_id])
+            for model_id in decided.grant:
+                self._grant(self.entries[model_id])
+            self._set_draining(decided.drain)
+            if not (decided.evict or decided.start or decided.grant or decided.refuse):
+                self.timers.at("plan", next_change(waiting, residents, limits, now), self.rebalance)
+                return
+        self._set_draining([])
+
+    def _running(self, model_id: str) -> Instance:
+        instance = self.entries[model_id].instance
+        assert instance is not None
+        return instance
+
+    def _set_draining(self, model_ids: list[str]) -> None:
+        for instance in self.instances():
+            if instance.state is State.LOADED and instance.spec.id in model_ids:
+                instance.advance(State.DRAINING)
+            elif instance.state is State.DRAINING and instance.spec.id not in model_ids:
+                instance.advance(State.LOADED)
+
+    def _grant(self, entry: Entry) -> None:
+        instance = self._running(entry.spec.id)
+        for waiter in self.queue.take_all(entry):
+            if waiter.lease is not None:
+                if not waiter.lease.is_released:
+                    self._use(instance)
+                    waiter.lease.move_to(instance)
+            elif not waiter.future.done():
+                waiter.future.set_result(self.lend(instance) if waiter.wants_lease else None)
+
+    def lend(self, instance: Instance) -> Lease:
+        self._use(instance)
+        return Lease(self, instance)
+
+    def _use(self, instance: Instance) -> None:
+        instance.lend()
+        if instance.num_leases == 1:
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        busy = [instance for instance in self.instances() if instance.num_leases]
+        for instance in busy:
+            instance.share_cores(len(busy))
+
+    def take_back(self, instance: Instance) -> None:
+        """A lease's release."""
+        instance.take_back()
+        if not instance.num_leases:
+            self._share_cores()
+            self._loop.call_soon(self._spares.make)  # nothing is slowed down by it now
+            self._watch_idle(self.entries[instance.spec.id])
+        if instance.state is State.STOPPING and not instance.num_leases:
+            self._kill(instance)
+        if self.queue:
+            self._loop.call_soon(self.rebalance)  # not now: the caller is in the middle of its answer
+
+    def forget(self, lease: Lease) -> None:
+        """A lease that was released while it waited for a fresh worker."""
+        self.queue.remove_lease(lease)
+
+    # ------------------------------------------------------------ idle models
+
+    def keep_alive(self, instance: Instance, seconds: float) -> None:
+        """What a request says, until the instance ends."""
+        entry = self.entries[instance.spec.id]
+        entry.keep_alive_s = seconds
+
+    def _watch_idle(self, entry: Entry) -> None:
+        """It serves nobody now, or sleeps."""
+        if census.has_idle_rule(entry):
+            self._idle.watch()
+
+    def _end_idle(self, model_id: str) -> None:
+        self.end(self.entries[model_id], "ttl")
+
+    def _put_to_sleep(self, model_id: str) -> None:
+        """Its process ends, its memory is free; the model keeps its place."""
+        entry, instance = self.entries[model_id], self._running(model_id)
+        entry.is_asleep, entry.meta = True, instance.meta
+        instance.kill()
+        self.feed.sleeping(model_id)
+
+    def _forget_sleeper(self, entry: Entry, reason: str) -> None:
+        entry.is_asleep = False
+        self.feed.unloaded(entry.spec.id, reason)
+
+    # ------------------------------------------------------------ loads
+
+    def _start(self, entry: Entry) -> None:
+        """Give the model to the spare."""
+        try:
+            process = self._spares.take()
+        except (FastrouterError, OSError) as error:
+            self.refuse_waiters(entry, LoadFailed(entry.spec.id, str(error)))
+            return
+        entry.error = entry.exit_code = None
+        entry.is_asleep = False
+        instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
+        process.on_exit = lambda: self._ended_instance(entry, instance)
+        instance.load(safe_mode=entry.needs_safe_mode)
+        for waiter in self.queue.take_where(entry, wants_lease=False):
+            if not waiter.future.done():
+                waiter.future.set_result(None)
+        if entry.spec.load_timeout_s:
+            self.timers.after(entry.spec.load_timeout_s, lambda: self._end_load(instance))
+        self.feed.loading(entry.spec.id, 0.0)
+
+    def _end_load(self, instance: Instance) -> None:
+        if instance.state is State.LOADING:
+            instance.give_up_load(f"it was not ready after {instance.spec.load_timeout_s:g} s (load-timeout)")
+
+    def _changed(self, instance: Instance) -> None:
+        """Progress, or Ready."""
+        model_id = instance.spec.id
+        if instance.state is State.LOADING:
+            self.feed.loading(model_id, instance.progress or 0.0)
+            return
+        entry = self.entries[model_id]
+        entry.note_load()
+        self.memory.learn(instance, self.instances())
+        self.timers.at("save", time.monotonic() + SAVE_DELAY_S, self.memory.save_aside)
+        self.rebalance()
+        self.feed.loaded(model_id, instance.meta)
+        self._prime()
+        self.timers.after(SPARE_DELAY_S, self._spares.make)
+        self._watch_idle(entry)
+
+    def _noticed(self, instance: Instance, notice: Notice) -> None:
+        log.warning("%s: %s", instance.spec.id, notice.text)
+
+    # ------------------------------------------------------------ ends
+
+    def end(self, entry: Entry, reason: str) -> bool:
+        """False when there is nothing to end."""
+        if entry.is_asleep:
+            self._forget_sleeper(entry, reason)
+            return True
+        if entry.instance is None or entry.instance.state is State.DYING:
+            return False
+        self._stop_instance(entry.instance, reason)
+        return True
+
+    def _evict(self, entry: Entry, scarce: str) -> None:
+        if entry.is_asleep:
+            self._forget_sleeper(entry, scarce)
+        elif entry.instance is not None:
+            self._kill(entry.instance, scarce)
+
+    def _stop_instance(self, instance: Instance, reason: str) -> None:
+        if instance.state is State.STOPPING:
+            return
+        instance.leave_reason = reason
+        if instance.state is State.LOADING:
+            self.refuse_waiters(self.entries[instance.spec.id], Unavailable("the model was unloaded while it was loading"))
+        if instance.state is State.LOADING or not instance.num_leases:
+            self._kill(instance)
+            return
+        instance.advance(State.STOPPING)
+        self.timers.after(instance.spec.stop_timeout_s, lambda: self._stop_now(instance))
+
+    def _stop_now(self, instance: Instance) -> None:
+        """The time to finish is over."""
+        if instance.state is State.STOPPING:
+            for stream in instance.take_streams():
+                fail_sink(stream.sink, Unavailable("the model is being unloaded"))
+            if instance.state is State.STOPPING:
+                self._kill(instance)
+
+    def _kill(self, instance: Instance, reason: str | None = None) -> None:
+        """A worker keeps nothing worth saving once its leases are gone, so it gets no chance to linger."""
+        instance.kill()
+        self.feed.unloaded(instance.spec.id, reason or instance.leave_reason)
+
+    def _ended_instance(self, entry: Entry, instance: Instance) -> None:
+        """The process is reaped and everything it said has been delivered."""
+        self._reap()
+        self.timers.after(REAP_DELAY_S, self._reap)
+        entry.instance = None
+        entry.keep_alive_s = None
+        was = instance.state
+        if was is not State.DYING:
+            self._crashed(entry, instance, was)
+        for stream in instance.take_streams():
+            fail_sink(stream.sink, Unavailable("the model was unloaded"))
+        for waiter in self.queue.take_where(entry, can_start=False):
+            self.refuse(waiter, ModelNotLoaded(entry.spec.id))
+        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}"))
+        self.timers.after(SPARE_DELAY_S, self._spares.make)
+        entry.last_used = instance.last_used
+        self._watch_idle(entry)
+        self._prime()
+        self.rebalance()
+
+    def _prime(self) -> None:
+        self._spares.prime(forecast(self.entries.values(), available_bytes()))
+
+    def _reap(self) -> None:
+        pids = [*self._spares.pids, *(instance.process.pid for instance in self.instances())]
+        reap_unknown({pid for pid in pids if pid is not None})
+
+    def _crashed(self, entry: Entry, instance: Instance, was: State) -> None:
+        spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
+        log.error("%s: %s", spec.id, cause)
+        for line in list(instance.process.lines)[-5:]:
+            log.error("%s: | %s", spec.id, line)
+        entry.error, entry.exit_code = cause, exit_code
+        if was is State.LOADING:
+            entry.note_failed_load(time.monotonic())
+            if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
+                self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code))
+        else:
+            if instance.is_killed_by_first_decode() and not entry.needs_safe_mode:
+                entry.needs_safe_mode = True
+                log.warning("%s: its first decode killed its worker; it is tried once more in the safe mode", spec.id)
+            self._retry_or_fail(entry, instance, was, WorkerDied(f"model {spec.id} has crashed: {cause}"))
+        self.feed.failed(spec.id, exit_code, cause)
+
+    def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied) -> None:
+        """A stream of which the client has seen nothing starts again on a fresh worker, once; the others are told."""
+        leases: list[Lease] = []
+        for stream in instance.take_streams():
+            lease: Lease = stream.owner
+            stream.num_deaths += 1
+            if lease.is_released:
+                continue  # the end of a sibling ended it
+            if stream.num_deaths == 1 and was is not State.STOPPING and not self.is_stopping and stream.sink.restart():
+                if not lease.resubmitted:
+                    leases.append(lease)
+                lease.resubmitted.append(stream)
+            else:
+                fail_sink(stream.sink, error)
+        for lease in leases:
+            if not lease.is_released:
+                self.enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
