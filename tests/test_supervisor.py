@@ -2,181 +2,31 @@
 
 import asyncio
 import contextlib
-import ctypes
-import gc
-import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from conftest import is_alive
-from test_process import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
+from house import FOREVER, WHOLE, Collector, House, Run, Streamer, run_house, submit
+from test_process import until
 
-from fastrouter._core import TextCollector
-from fastrouter.catalog import ModelSpec
-from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
-from fastrouter.messages import Generate, LoadOptions
 from fastrouter.supervisor import entry as entry_module
-from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.state import State
-from fastrouter.supervisor.supervisor import Event, Supervisor
-
-WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
-RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
-FOREVER = {"tokens": 1, "hang": True, "die_after": 1}  # one token, then silence
-
-
-class Collector(TextCollector):
-    """A whole answer: nothing is delivered before its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.finish: dict[str, Any] | None = None
-        self.error: Exception | None = None
-        self.num_ends = 0
-        self.ended = asyncio.Event()
-
-    def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        self.finish = json.loads(payload)
-        self._end()
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self._end()
-
-    def _end(self) -> None:
-        self.num_ends += 1
-        self.ended.set()
-
-    async def end(self) -> bytes:
-        await asyncio.wait_for(self.ended.wait(), 60)
-        await asyncio.sleep(0)
-        assert self.num_ends == 1
-        if self.error is not None:
-            raise self.error
-        return self.text()
-
-
-class Streamer(Collector):
-    """An answer of which the client sees each token."""
-
-    def restart(self) -> bool:
-        return not self.num_tokens and super().restart()
-
-
-class House:
-    """A supervisor, its models' files, and what it has told its subscriber."""
-
-    def __init__(self, folder: Path, models_max: int, **settings: Any) -> None:
-        self.folder = folder
-        self.events: list[tuple[str, str]] = []
-        self.max_resident = 0
-        self.supervisor = Supervisor(Config(models_max=models_max, **settings), nursery_command=FAKE, on_event=self._on_event)
-
-    def _on_event(self, event: Event) -> None:
-        if event.event == "model_status":
-            self.events.append((event.model, event.data["status"] + (" failed" if event.data.get("failed") else "")))
-            self.max_resident = max(self.max_resident, self.num_resident())
-
-    def num_resident(self) -> int:
-        return sum(instance.state in RESIDENT for instance in self.supervisor.instances())
-
-    def spec(self, model: str, stop_timeout_s: float = 30.0, **script: Any) -> ModelSpec:
-        path = self.folder / model
-        if script or not path.exists():
-            path.write_text(json.dumps(script))
-        return ModelSpec(
-            id=model,
-            aliases=(),
-            tags=(),
-            path=str(path),
-            mmproj=None,
-            options=LoadOptions(),
-            source="models_dir",
-            args=(),
-            preset=None,
-            created=0,
-            can_remove=False,
-            load_on_startup=False,
-            stop_timeout_s=stop_timeout_s,
-            size_bytes=path.stat().st_size,
-            header=None,
-            error=None,
-            fingerprint=(),
-        )
-
-    async def acquire(self, model: str, autoload: bool = True) -> Lease:
-        return await asyncio.wait_for(self.supervisor.acquire(self.spec(model), autoload), 60)
-
-    def wait(self, model: str) -> "asyncio.Task[Lease]":
-        """An acquire that waits."""
-        return asyncio.get_running_loop().create_task(self.acquire(model))
-
-    async def ask(self, model: str, **script: Any) -> bytes:
-        with await self.acquire(model) as lease:
-            return await submit(lease, Collector(), **script).end()
-
-    def status(self, model: str) -> str:
-        found = self.supervisor.status(model)
-        return found.value + (" failed" if found.failed else "")
-
-    async def until_status(self, model: str, status: str) -> None:
-        await until(lambda: self.status(model) == status, f"{model} {status}")
-
-    def pid(self, model: str) -> int:
-        [pid] = [instance.process.pid for instance in self.supervisor.instances() if instance.spec.id == model]
-        assert pid
-        return pid
-
-
-def submit(lease: Lease, sink: Collector, **script: Any) -> Collector:
-    prompt = json.dumps(script) if script else "hello"
-    lease.submit(Generate(0, messages=[{"role": "user", "content": prompt}]), sink)
-    return sink
-
-
-Body = Callable[[House], Coroutine[Any, Any, None]]
+from fastrouter.supervisor.supervisor import Event
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Callable[..., None]:
-    """`house(body, models_max)` runs it with a supervisor; afterwards no descriptor, no child and no task may be left."""
-
-    def run(body: Body, models_max: int = 2, **settings: Any) -> None:
-        async def whole() -> None:
-            await asyncio.sleep(0)
-            gc.collect()  # what other tests have left to the collector is not ours to lose
-            before = descriptors(), children()
-            here = House(tmp_path, models_max, **settings)
-            await here.supervisor.start()
-            try:
-                await body(here)
-            finally:
-                await here.supervisor.stop(0)
-            assert here.max_resident <= models_max
-            assert not here.supervisor.instances()
-            assert not children(), "a child is left"
-            await until(lambda: (descriptors(), children()) == before, f"descriptors as before: {descriptors() ^ before[0]}")
-            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
-
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(whole())
-        finally:
-            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-
-    return run
-
-
-Run = Callable[..., None]
+def house(tmp_path: Path) -> Run:
+    """`house(body, models_max, **settings)`"""
+    return partial(run_house, tmp_path)
 
 
 # ---------------------------------------------------------------- leases
