@@ -3,11 +3,15 @@
 Knows nothing of which server it talks to. Times are seconds of `time.perf_counter`.
 """
 
+import contextlib
 import json
 import re
 import selectors
 import socket
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +89,45 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
             raise RuntimeError(f"stream is not whole: {bytes(stream.body[:500])!r}")
         stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
     return streams
+
+
+def run_clients(port: int, scripts: list[list[bytes]]) -> list[Stream]:
+    """Each script is one client that sends its requests one after the other; all clients at the same time."""
+    with ThreadPoolExecutor(len(scripts)) as pool:
+        return [
+            stream for streams in pool.map(lambda script: [stream_all(port, [one])[0] for one in script], scripts) for stream in streams
+        ]
+
+
+class LoadCounter:
+    """Counts the loads that a router reports on /models/sse, until it is closed."""
+
+    def __init__(self, port: int) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", port))
+        self._sock.sendall(head_bytes("GET", "/models/sse", 0))
+        self._counts: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        time.sleep(0.2)
+        self._counts.clear()  # what a router says of the models that are loaded already
+
+    def _read(self) -> None:
+        waiting = b""
+        while data := self._sock.recv(1 << 16):
+            *lines, waiting = (waiting + data).split(b"\n")
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line.partition(b"data: ")[2])
+                    if event["data"].get("status") == "loaded":
+                        self._counts[event["event"]] += 1
+
+    def close(self) -> int:
+        """The number of loads; a router may report each under two names."""
+        time.sleep(0.2)
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._sock.close()
+        return max(self._counts.values(), default=0)
 
 
 def call(port: int, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = 30.0) -> tuple[int, Any]:

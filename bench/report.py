@@ -21,6 +21,9 @@ MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival
     "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
     "both_135m_tokens_per_s": ("two SmolLM2-135M at once, together", "tokens/s", 1, None, False),
     "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
+    "storm_s": ("storm: 240 requests of 24 clients over 3 tiny models in one place", "s", 1, None, True),
+    "storm_swaps": ("storm: loads", "", 1, None, True),
+    "storm_p95_ttft_s": ("storm: p95 of the wait for the first token", "ms", 1e3, None, True),
     "start_s": ("start to /health", "ms", 1e3, 4.0, True),
     "router_rss_bytes": ("router memory, idle", "MB", 1e-6, 2.5, True),
 }

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.client import request_bytes, stream_all
+from bench.client import LoadCounter, request_bytes, run_clients, stream_all
 from bench.servers import Server, running
 
 Samples = dict[str, list[float]]
@@ -107,10 +107,31 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
+NUM_CLIENTS, NUM_TURNS = 24, 10
+
+
+def storm(name: str, rival: Path | None, models: Path) -> Samples:
+    """Agents that take turns: many clients, each asks another of three models with every request, and there is room for one."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
+        time.sleep(1)
+        ttft(server, "tiny0")
+        counter = LoadCounter(server.port)
+        scripts = [[request_bytes(f"tiny{(i + turn) % 3}", f"{SHORT} {i}", 8) for turn in range(NUM_TURNS)] for i in range(NUM_CLIENTS)]
+        start = time.perf_counter()
+        streams = run_clients(server.port, scripts)
+        samples["storm_s"].append(time.perf_counter() - start)
+        waits = sorted(stream.ttft_s for stream in streams)
+        samples["storm_p95_ttft_s"].append(waits[int(0.95 * len(waits))])
+        samples["storm_swaps"].append(counter.close())
+    return samples
+
+
 SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "start": start_and_memory,
     "cold": cold_switch,
     "evict": evict_and_switch,
     "hot": hot,
     "throughput": throughput,
+    "storm": storm,
 }

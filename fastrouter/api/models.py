@@ -77,7 +77,20 @@ class Models:
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
         if spec is None:
             raise NotFound(f"model '{name}' not found")
-        return encode_json(self.describe(spec))
+        return encode_json({**self.describe(spec), "usage": self._usage(spec)})
+
+    def _usage(self, spec: ModelSpec) -> dict[str, Any]:
+        """What changes with every request, so it is not in the listing."""
+        state = self._supervisor.status(spec.runner.id)
+        return {
+            "memory_bytes": state.need.host_bytes,
+            "device_memory_bytes": state.need.device_bytes,
+            "running": state.num_running,
+            "waiting": state.num_waiting,
+            "idle_s": state.idle_s,
+            "expires_in_s": state.expires_in_s,
+            "pinned": spec.runner.is_pinned,
+        }
 
     def reload(self) -> None:
         """Scan again; running models whose source changed or vanished are unloaded."""

@@ -1,6 +1,5 @@
 """What the pure decisions see of the entries: residents and waiting models, memory that is held, idle models. Reads only."""
 
-import math
 from collections.abc import Iterable
 
 from fastrouter.supervisor.entry import Entry
@@ -60,17 +59,11 @@ def idle(entries: Iterable[Entry]) -> list[Idle]:
         if entry.spec.is_pinned or entry.waiters:
             continue
         if instance is not None and instance.state is State.LOADED and not instance.num_leases:
-            found.append(Idle(entry.spec.id, instance.last_used, ttl_of(entry), entry.spec.sleep_idle_s))
+            found.append(Idle(entry.spec.id, instance.last_used, entry.ttl_s, entry.spec.sleep_idle_s))
         elif instance is None and entry.is_asleep:
-            found.append(Idle(entry.spec.id, entry.last_used, ttl_of(entry), None))
+            found.append(Idle(entry.spec.id, entry.last_used, entry.ttl_s, None))
     return found
 
 
-def ttl_of(entry: Entry) -> float | None:
-    """Idle seconds until it is unloaded; None: never. What a request said wins."""
-    seconds = entry.keep_alive_s if entry.keep_alive_s is not None else entry.spec.ttl_s
-    return None if seconds is None or seconds == math.inf else seconds
-
-
 def has_idle_rule(entry: Entry) -> bool:
-    return not entry.spec.is_pinned and (ttl_of(entry) is not None or entry.spec.sleep_idle_s is not None)
+    return not entry.spec.is_pinned and (entry.ttl_s is not None or entry.spec.sleep_idle_s is not None)

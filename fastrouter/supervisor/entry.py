@@ -4,12 +4,14 @@ Invariant: `retry_at` lies in the future only after a failed load.
 """
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastrouter.catalog import ModelSpec
 from fastrouter.errors import LoadFailed
+from fastrouter.supervisor.budget import NOTHING, Need
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.state import PUBLIC, State
@@ -27,6 +29,11 @@ class Status:
     error: str | None = None
     progress: float | None = None
     meta: dict[str, Any] | None = None
+    need: Need = NOTHING  # memory it holds
+    num_running: int = 0  # requests
+    num_waiting: int = 0
+    idle_s: float | None = None  # since its last request; None: it is in use, or not there
+    expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
 
 
 @dataclass(slots=True, eq=False)
@@ -56,14 +63,31 @@ class Entry:
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
     meta: dict[str, Any] | None = None  # what its last worker said of it
 
-    def status(self) -> Status:
+    @property
+    def ttl_s(self) -> float | None:
+        """Idle seconds until it is unloaded; None: never. What a request said wins."""
+        seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s
+        return None if seconds is None or seconds == math.inf or self.spec.is_pinned else seconds
+
+    def status(self, now: float) -> Status:
         instance = self.instance
         if self.is_asleep and (instance is None or instance.state is State.DYING):
-            return Status("sleeping", meta=self.meta)
+            return Status("sleeping", meta=self.meta, num_waiting=len(self.waiters))
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
-            return Status(failed=self.error is not None, exit_code=self.exit_code, error=self.error)
-        return Status(value, progress=instance.progress, meta=instance.meta)
+            failed = self.error is not None
+            return Status(failed=failed, exit_code=self.exit_code, error=self.error, num_waiting=len(self.waiters))
+        idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
+        return Status(
+            value,
+            progress=instance.progress,
+            meta=instance.meta,
+            need=instance.need,
+            num_running=instance.num_leases,
+            num_waiting=len(self.waiters),
+            idle_s=idle_s,
+            expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
+        )
 
     def note_failed_load(self, now: float) -> None:
         self.num_failures += 1

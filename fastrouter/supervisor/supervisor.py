@@ -148,4 +148,4 @@ class Supervisor:
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)
-        return entry.status() if entry is not None else Status()
+        return entry.status(time.monotonic()) if entry is not None else Status()
