@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import random
 import time
 from functools import partial
@@ -13,6 +14,8 @@ from house import FOREVER, WHOLE, Collector, House, Run, Streamer, run_house, su
 from test_process import until
 
 from fastrouter.errors import DoesNotFit, InvalidRequest, LoadFailed, Unavailable
+from fastrouter.machine import anonymous_bytes, available_bytes, total_bytes
+from fastrouter.supervisor import limits as limits_module
 from fastrouter.supervisor.entry import Waiter
 from fastrouter.supervisor.idle import Idle, due
 
@@ -133,6 +136,36 @@ def test_device_memory_has_its_own_limit(house: Run) -> None:
     house(body, 0)
 
 
+def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is available and what our workers hold, less a reserve; others' memory comes back."""
+    free = 100 * MIB
+    monkeypatch.setattr(limits_module, "available_bytes", lambda: free)
+    monkeypatch.setattr(limits_module, "total_bytes", lambda: 160 * MIB)
+
+    async def body(here: House) -> None:
+        nonlocal free
+        for model, size in (("a", 60), ("b", 120), ("c", 151)):
+            here.settle(model, size_bytes=size * MIB)
+        assert here.supervisor.outlook(here.spec("a"))["limits"]["host_bytes"] == 90 * MIB
+        with pytest.raises(DoesNotFit, match="--models-memory 0 tries it"):
+            await here.acquire("c")
+        with pytest.raises(Unavailable, match="other programs use the rest") as caught:
+            await here.acquire("b")
+        assert caught.value.extra["needed_bytes"] == 120 * MIB
+        free = 150 * MIB
+        assert await here.ask("b") == WHOLE
+        free = 0
+        assert here.supervisor.outlook(here.spec("c"))["limits"]["host_bytes"] is None, "nobody says"
+
+    house(body)
+
+
+def test_pages_of_a_process_are_counted() -> None:
+    assert anonymous_bytes(os.getpid()) > MIB
+    assert anonymous_bytes(1 << 22) == 0
+    assert total_bytes() >= available_bytes() > 0
+
+
 # ---------------------------------------------------------------- idle
 
 
@@ -246,6 +279,21 @@ def test_pinned_stays(house: Run) -> None:
         assert here.status("a") == "loaded"
         here.supervisor.unload("a")
         assert here.status("a") == "unloaded", "except when somebody says so"
+
+    house(body)
+
+
+def test_pinned_by_hand(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.settle("a", ttl_s=0.2)
+        here.supervisor.pin(here.spec("a"), True)
+        for model in "abcd":
+            await here.ask(model)
+        await asyncio.sleep(0.3)
+        assert here.supervisor.status("a").is_pinned
+        assert here.status("a") == "loaded"
+        here.supervisor.pin(here.spec("a"), False)
+        await until(lambda: here.reasons[-1] == ("a", "ttl"), "its time is over")
 
     house(body)
 

@@ -6,6 +6,7 @@ Invariant: a path of llama-server that is not there yet says 501, so that nobody
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.fields import boolean
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
 from fastrouter.api.models import Models
@@ -74,6 +75,12 @@ class Admin:
         self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
         return _SUCCESS
 
+    def pin(self, request: Request, exchange: Exchange) -> bytes:
+        """POST /models/pin: `{"model", "pin": true | false}`."""
+        spec, wanted = self._named(request, NotFound), parse_object(request.body).get("pin")
+        self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
+        return _SUCCESS
+
     def plan(self, request: Request, exchange: Exchange) -> bytes:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)
@@ -115,5 +122,6 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("POST", "/models/load", admin.load)
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
+    routes.add("POST", "/models/pin", admin.pin)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet)

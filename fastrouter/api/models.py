@@ -89,7 +89,7 @@ class Models:
             "waiting": state.num_waiting,
             "idle_s": state.idle_s,
             "expires_in_s": state.expires_in_s,
-            "pinned": spec.runner.is_pinned,
+            "pinned": state.is_pinned,
         }
 
     def reload(self) -> None:

@@ -36,7 +36,7 @@ def residents(entries: Iterable[Entry], measures: Measures) -> list[Resident]:
                     instance.num_leases,
                     instance.last_used,
                     instance.need,
-                    spec.is_pinned,
+                    entry.is_pinned,
                     instance.ready_at + spec.min_resident_s,
                     measures.expected_load_s(spec),
                 )
@@ -56,7 +56,7 @@ def idle(entries: Iterable[Entry]) -> list[Idle]:
     found = []
     for entry in entries:
         instance = entry.instance
-        if entry.spec.is_pinned or entry.waiters:
+        if entry.is_pinned or entry.waiters:
             continue
         if instance is not None and instance.state is State.LOADED and not instance.num_leases:
             found.append(Idle(entry.spec.id, instance.last_used, entry.ttl_s, entry.spec.sleep_idle_s))
@@ -66,4 +66,4 @@ def idle(entries: Iterable[Entry]) -> list[Idle]:
 
 
 def has_idle_rule(entry: Entry) -> bool:
-    return not entry.spec.is_pinned and (entry.ttl_s is not None or entry.spec.sleep_idle_s is not None)
+    return not entry.is_pinned and (entry.ttl_s is not None or entry.spec.sleep_idle_s is not None)

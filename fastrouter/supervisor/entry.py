@@ -30,6 +30,7 @@ class Status:
     progress: float | None = None
     meta: dict[str, Any] | None = None
     need: Need = NOTHING  # memory it holds
+    is_pinned: bool = False
     num_running: int = 0  # requests
     num_waiting: int = 0
     idle_s: float | None = None  # since its last request; None: it is in use, or not there
@@ -61,28 +62,37 @@ class Entry:
     needs_safe_mode: bool = False
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
+    pin: bool | None = None  # what a user said while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker said of it
+
+    @property
+    def is_pinned(self) -> bool:
+        """Never evicted, and kept when idle."""
+        return self.spec.is_pinned if self.pin is None else self.pin
 
     @property
     def ttl_s(self) -> float | None:
         """Idle seconds until it is unloaded; None: never. What a request said wins."""
         seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s
-        return None if seconds is None or seconds == math.inf or self.spec.is_pinned else seconds
+        return None if seconds is None or seconds == math.inf or self.is_pinned else seconds
 
     def status(self, now: float) -> Status:
         instance = self.instance
         if self.is_asleep and (instance is None or instance.state is State.DYING):
-            return Status("sleeping", meta=self.meta, num_waiting=len(self.waiters))
+            return Status("sleeping", meta=self.meta, is_pinned=self.is_pinned, num_waiting=len(self.waiters))
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             failed = self.error is not None
-            return Status(failed=failed, exit_code=self.exit_code, error=self.error, num_waiting=len(self.waiters))
+            return Status(
+                failed=failed, exit_code=self.exit_code, error=self.error, is_pinned=self.is_pinned, num_waiting=len(self.waiters)
+            )
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
         return Status(
             value,
             progress=instance.progress,
             meta=instance.meta,
             need=instance.need,
+            is_pinned=self.is_pinned,
             num_running=instance.num_leases,
             num_waiting=len(self.waiters),
             idle_s=idle_s,

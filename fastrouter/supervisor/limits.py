@@ -36,6 +36,18 @@ class LimitReader:
         """A worker has seen so much free while our models held so much."""
         self._device_bytes = free_bytes + held_bytes
 
+    @property
+    def is_automatic(self) -> bool:
+        return self._config.models_memory_mib == AUTO
+
+    @property
+    def most_bytes(self) -> int:
+        """The host's limit if nobody else used any memory."""
+        return total_bytes() - self._reserved_bytes() if self.is_automatic else self._config.models_memory_mib << 20
+
+    def _reserved_bytes(self) -> int:
+        return min(MOST_RESERVED_BYTES, total_bytes() // RESERVED_SHARE)
+
     def read(self, held: Iterable[Held]) -> Limits:
         config = self._config
         return Limits(config.models_max, self._host_bytes(held), self._device_limit(), config.queue_patience_s)
@@ -48,7 +60,7 @@ class LimitReader:
         if not available:
             return None  # nobody says
         ours = sum(min(one.heap_bytes, anonymous_bytes(one.pid)) for one in held if one.pid is not None)
-        return available + ours - min(MOST_RESERVED_BYTES, total_bytes() // RESERVED_SHARE)
+        return available + ours - self._reserved_bytes()
 
     def _device_limit(self) -> int | None:
         wanted = self._config.models_memory_device_mib

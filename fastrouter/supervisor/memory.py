@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
-from fastrouter.errors import DoesNotFit
+from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.instance import Instance
@@ -28,12 +28,16 @@ class Memory:
     def limits(self, entries: Iterable[Entry]) -> Limits:
         return self._limits.read(census.held(entries))
 
-    def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> DoesNotFit:
+    def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
+        """Of a model that does not fit: for good, or while other programs use the memory."""
         need = self.measures.need(spec)
-        figures = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
+        figures: dict[str, int | None] = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
         if need.device_bytes:
             figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.device_bytes}
-        return DoesNotFit(spec.id, why, **figures)
+        if limits.host_bytes is not None and limits.host_bytes < need.host_bytes <= self._limits.most_bytes:
+            return Unavailable(f"model '{spec.id}' cannot be loaded now: {why}; other programs use the rest", model=spec.id, **figures)
+        hint = "; --models-memory 0 tries it all the same" if self._limits.is_automatic and not self.measures.has_device else ""
+        return DoesNotFit(spec.id, why + hint, **figures)
 
     def learn(self, instance: Instance, instances: Iterable[Instance]) -> None:
         """From a load that has just ended well."""

@@ -179,7 +179,7 @@ class Residency:
         if not instance.num_leases:
             self._share_cores()
             self._loop.call_soon(self._spares.make)  # nothing is slowed down by it now
-            self._watch_idle(self.entries[instance.spec.id])
+            self.may_be_idle(self.entries[instance.spec.id])
         if instance.state is State.STOPPING and not instance.num_leases:
             self._kill(instance)
         if self.queue:
@@ -196,7 +196,7 @@ class Residency:
         entry = self.entries[instance.spec.id]
         entry.keep_alive_s = seconds
 
-    def _watch_idle(self, entry: Entry) -> None:
+    def may_be_idle(self, entry: Entry) -> None:
         """It serves nobody now, or sleeps."""
         if census.has_idle_rule(entry):
             self._idle.watch()
@@ -254,7 +254,7 @@ class Residency:
         self.feed.loaded(model_id, instance.meta)
         self._prime()
         self.timers.after(SPARE_DELAY_S, self._spares.make)
-        self._watch_idle(entry)
+        self.may_be_idle(entry)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
         log.warning("%s: %s", instance.spec.id, notice.text)
@@ -318,7 +318,7 @@ class Residency:
         instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}"))
         self.timers.after(SPARE_DELAY_S, self._spares.make)
         entry.last_used = instance.last_used
-        self._watch_idle(entry)
+        self.may_be_idle(entry)
         self._prime()
         self.rebalance()
 

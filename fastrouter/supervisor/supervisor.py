@@ -131,6 +131,13 @@ class Supervisor:
         if entry is None or not self._residency.end(entry, "unload"):
             raise InvalidRequest("model is not running", model=model_id)
 
+    def pin(self, spec: ModelSpec, is_pinned: bool) -> None:
+        """From now on it is never evicted, or may be again, whatever its preset says."""
+        entry = self._residency.entry(spec)
+        entry.pin = is_pinned
+        self._residency.may_be_idle(entry)
+        self._residency.rebalance()
+
     def reload(self, changed: Iterable[str]) -> None:
         """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten."""
         for model_id in changed:
