@@ -77,24 +77,22 @@ class Entry:
         return None if seconds is None or seconds == math.inf or self.is_pinned else seconds
 
     def status(self, now: float) -> Status:
-        instance = self.instance
+        instance, is_pinned, num_waiting = self.instance, self.is_pinned, len(self.waiters)
         if self.is_asleep and (instance is None or instance.state is State.DYING):
-            return Status("sleeping", meta=self.meta, is_pinned=self.is_pinned, num_waiting=len(self.waiters))
+            return Status("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
-            failed = self.error is not None
-            return Status(
-                failed=failed, exit_code=self.exit_code, error=self.error, is_pinned=self.is_pinned, num_waiting=len(self.waiters)
-            )
+            failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
+            return Status(**failed, is_pinned=is_pinned, num_waiting=num_waiting)
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
         return Status(
             value,
             progress=instance.progress,
             meta=instance.meta,
             need=instance.need,
-            is_pinned=self.is_pinned,
+            is_pinned=is_pinned,
             num_running=instance.num_leases,
-            num_waiting=len(self.waiters),
+            num_waiting=num_waiting,
             idle_s=idle_s,
             expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
         )

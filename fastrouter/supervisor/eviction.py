@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 
 from fastrouter.supervisor.budget import Need, total
 
+_ANY_LOAD_S = 0.2  # so that milliseconds do not decide between models that load at once anyway
+_JUST_USED_S = 0.05
 MAX_COMBINED = 12  # candidates among which every set is tried: 4,096 sets
 
 
@@ -48,7 +50,9 @@ def choose_victims(candidates: Sequence[T], num_places: int, lacking: Need, now:
 
 def cost(candidate: Candidate, now: float) -> float:
     """Seconds that its return would take, weighed by how soon it may be wanted: the longer idle, the less likely."""
-    return 0.0 if candidate.is_asleep else candidate.reload_s / max(1.0, now - candidate.last_used)
+    if candidate.is_asleep:
+        return 0.0
+    return (_ANY_LOAD_S + candidate.reload_s) / (_JUST_USED_S + max(0.0, now - candidate.last_used))
 
 
 def _frees(chosen: Sequence[Candidate], lacking: Need) -> bool:
