@@ -16,6 +16,15 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "the red cat"}], "max_tokens": 4, "temperature": 0, **more}
 
 
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models that can talk for half a minute."""
+    folder = tmp_path_factory.mktemp("endless")
+    for seed in range(4):
+        make_llama(folder / f"tiny{seed}.gguf", seed=seed, n_ctx=1 << 17)
+    return folder
+
+
 def usage(server: Router, model: str) -> dict[str, Any]:
     found: dict[str, Any] = server.get(f"/v1/models/{model}").json["usage"]
     return found
@@ -103,8 +112,8 @@ def test_sleep_and_wake(router: StartRouter, models: Path) -> None:
     assert server.post(CHAT, chat("tiny1")).error["message"] == "model is not loaded"
 
 
-def test_queue_timeout(router: StartRouter, models: Path) -> None:
-    server = router("--models-max", "1", "--queue-timeout", "0.3", "--queue-patience", "100", models_dir=models)
+def test_queue_timeout(router: StartRouter, endless: Path) -> None:
+    server = router("--models-max", "1", "--queue-timeout", "0.3", "--queue-patience", "100", models_dir=endless)
     with server.stream(CHAT, chat("tiny0", stream=True, max_tokens=100000)) as stream:
         next(iter(stream))
         refused = server.post(CHAT, chat("tiny1"))
@@ -113,12 +122,8 @@ def test_queue_timeout(router: StartRouter, models: Path) -> None:
         assert server.post(CHAT, chat("tiny0")).status == 200, "what is there is served"
 
 
-def test_priority_decides_who_comes_first(router: StartRouter, tmp_path: Path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for seed in range(4):
-        make_llama(folder / f"tiny{seed}.gguf", seed=seed)
-    server = router("--models-max", "1", "--queue-patience", "100", models_dir=folder)
+def test_priority_decides_who_comes_first(router: StartRouter, endless: Path) -> None:
+    server = router("--models-max", "1", "--queue-patience", "100", models_dir=endless)
     done: list[str] = []
 
     def ask(model: str, priority: int) -> None:

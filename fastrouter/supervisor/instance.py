@@ -91,7 +91,7 @@ class Instance:
         """What its load took, without the start of a process that other loads will find started."""
         said = (self.meta or {}).get("load_ms")
         took = self.ready_at - self.started_at
-        return min(took, said / 1e3) if type(said) in (int, float) and said >= 0 else took
+        return min(took, said / 1e3) if isinstance(said, int | float) and said >= 0 else took
 
     def give_up_load(self, cause: str) -> None:
         """It takes too long: its end will say so."""
