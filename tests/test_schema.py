@@ -183,7 +183,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("top_n_sigma", -1, 2.0),
         ("xtc_probability", 0, 0.5),
         ("typical_p", 1.0, 0.5),
-        ("lora", [], [{"id": 0, "scale": 1}]),
         ("echo", False, True),
         ("return_progress", False, True),
         ("tool_choice", "auto", "required"),
