@@ -103,10 +103,13 @@ def _to_list(text: str) -> tuple[str, ...]:
 
 def _to_files(text: str) -> tuple[tuple[str, float], ...]:
     """(path, scale) of each; a name with a comma is put in quotes, as in llama-server."""
+    text.encode()  # raises for a name that is no UTF-8: it could not travel to the worker
     try:
         [names] = csv.reader([text], strict=True)
     except csv.Error as error:
         raise ValueError(text) from error
+    if not names:
+        raise ValueError(text)
     return tuple((_to_path(name.strip()), 1.0) for name in names)
 
 

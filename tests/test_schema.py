@@ -195,6 +195,18 @@ def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: A
     assert "not supported yet" in refused(**{field: on})
 
 
+def test_adapters_of_a_request() -> None:
+    assert chat(lora=[{"id": 1, "scale": 2}, {"id": 0}]).generates[0].lora == [[1, 2.0], [0, 0.0]]
+    assert chat().generates[0].lora is chat(lora=[]).generates[0].lora is None
+    for bad in ({}, "x", [0], [{"id": True}], [{"id": 0, "scale": None}, {"scale": 1}], [{"id": 0, "scale": True}], [{"id": 1 << 40}]):
+        assert "lora" in refused(lora=bad)
+
+
+def test_templates_and_system_messages_are_no_fields_of_a_request() -> None:
+    generate = chat(chat_template="{{ x }}", system="be brief").generates[0]
+    assert (generate.chat_template, generate.system) == (None, None)
+
+
 def test_json_schema_is_refused() -> None:
     assert "json_schema" in refused(json_schema={})
 

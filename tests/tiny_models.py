@@ -131,7 +131,9 @@ def make_llama(
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
-    `adapters`: make_lora's (seed, scale), merged into the weights. With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
+    `adapters`: make_lora's (seed, scale), merged into the weights.
+
+    With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
     pieces, scores, kinds = make_vocabulary()

@@ -25,9 +25,10 @@ from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.sampler import Sampler
-from fastrouter.worker.scheduler import schedule, take_turns
+from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import AdapterSet, Slots
+from fastrouter.worker.turns import Turns
 
 _RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 
@@ -57,7 +58,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []  # oldest first
         self._decoding: list[Sequence] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
-        self._turns: list[AdapterSet] = []  # sets of adapters in the order of their turns; the last one's is or was the latest
+        self._turns: Turns[AdapterSet] = Turns()
         self._row_bytes = 4 * context.n_vocab
         self._is_crowded = False  # the KV cache was full: admit nobody until a sequence ends
 
@@ -161,12 +162,11 @@ class Engine:
     def _next_group(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding and the prefilling sequences of this step: those whose adapters have their turn."""
         present = dict.fromkeys([sequence.request.adapters for sequence in self.running])
-        self._turns = take_turns(self._turns, present)
-        if not self._turns:
+        if not present:
             return [], []
-        chosen = self._turns[-1]
+        chosen = self._turns.next(present, time.monotonic_ns())
         self.adapters.use(chosen, self._context)
-        if len(self._turns) == 1:
+        if len(present) == 1:
             return self._decoding, self._prefilling
         decoding = [sequence for sequence in self._decoding if sequence.request.adapters == chosen]
         return decoding, [sequence for sequence in self._prefilling if sequence.request.adapters == chosen]

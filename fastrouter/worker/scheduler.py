@@ -1,20 +1,9 @@
-"""Which sequences and which tokens go into the next batch. Pure: no clock, no llama.cpp.
+"""Which tokens go into the next batch. Pure: numbers in, numbers out; no clock, no llama.cpp.
 
 Invariant: one step is at most one ubatch, so a prompt, however long, holds running streams and new arrivals back for one ubatch.
 """
 
-from collections.abc import Collection, Sequence
-from typing import TypeVar
-
-Group = TypeVar("Group")
-
-
-def take_turns(order: Sequence[Group], present: Collection[Group]) -> list[Group]:
-    """The order of turns after one more of them: it was the last one's turn, and now it is. The first time a group is here it comes
-    after those that wait already, so nobody waits longer than for one turn of each of the others."""
-    waiting = [group for group in order if group in present]
-    waiting += [group for group in present if group not in waiting]
-    return waiting[1:] + waiting[:1]
+from collections.abc import Sequence
 
 
 def schedule(num_decoding: int, remaining: Sequence[int], num_rows: int) -> list[int]:
