@@ -8,7 +8,8 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,14 @@ class LlamaError(FastrouterError):
 # ---------------------------------------------------------------- log and backends
 
 _errors: deque[str] = deque(maxlen=8)  # the last warnings and errors llama.cpp logged: the cause of a failed load
+_least_shown = _LOG_WARN
 _last_was_shown = False
 
 
 def _on_log(level: int, text: bytes, _: int) -> None:
     global _last_was_shown
     if level != _LOG_CONT:
-        _last_was_shown = level >= _LOG_WARN
+        _last_was_shown = level >= _least_shown
     if _last_was_shown:
         line = text.decode("utf-8", "replace")
         sys.stderr.write(line)
@@ -72,6 +74,16 @@ def _on_log(level: int, text: bytes, _: int) -> None:
 
 
 _log_callback = api.llama_log_callback(_on_log)  # kept alive: llama.cpp holds its address
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    global _least_shown
+    _least_shown = _LOG_ERROR
+    try:
+        yield
+    finally:
+        _least_shown = _LOG_WARN
 
 
 def backend_folder() -> Path:
@@ -252,7 +264,8 @@ class Adapter:
         if not os.path.isfile(path):
             raise LlamaError(f"LoRA adapter {path}: there is no such file")
         _errors.clear()
-        self.pointer: int = _adapter_init(model.pointer, os.fsencode(path)) or 0
+        with _errors_only():  # it warns of each tensor beside weights that are repacked for the CPU
+            self.pointer: int = _adapter_init(model.pointer, os.fsencode(path)) or 0
         if not self.pointer:
             raise LlamaError(f"LoRA adapter {path}: {last_words() or 'llama.cpp could not load the file'}")
         if _num_invocation_tokens(self.pointer):
