@@ -89,8 +89,6 @@ class Generate:
     timings_per_token: bool = False
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
-    chat_template: str | None = None  # instead of the model's
-    system: str | None = None  # put before messages that have no system message
 
 
 @dataclass(frozen=True, slots=True)
