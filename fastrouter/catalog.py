@@ -237,7 +237,8 @@ class _Scan:
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
         header, error = _read_headers(found)
-        stats = tuple(_stat_of(path) for path in (*found.files, *([mmproj] if mmproj else [])))
+        adapters = [path for path, _ in options.lora]
+        stats = tuple(_stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *adapters))
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(

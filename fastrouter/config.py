@@ -151,7 +151,9 @@ def _set(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
         for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
             layer[name] = Setting(find_argument(f"--{name}")[0], is_on)
         return
-    if flag.kind is Kind.LIST and flag.target in layer:
+    if flag.kind is Kind.FILES:
+        flag = find_argument("--lora-scaled")[0]  # both make one list, in the order they are given
+    if flag.kind in (Kind.LIST, Kind.SCALED_FILES) and flag.target in layer:
         value = layer[flag.target].value + value
     layer[flag.target] = Setting(flag, value)
 
@@ -296,12 +298,18 @@ def load_options(layer: Layer) -> LoadOptions:
         if flag.scope is Scope.SAMPLING:
             sampling[target] = value
         elif flag.scope is Scope.MODEL:
-            is_file = flag.kind is Kind.PATH
-            fields[target] = read_text(Path(value), f"{flag.names[-1]} {value}") if is_file else value
+            if flag.kind is Kind.PATH:
+                value = read_text(Path(value), f"{flag.names[-1]} {value}")
+            elif flag.kind is Kind.SCALED_FILES:
+                value = [list(pair) for pair in value]
+            fields[target] = value
     return LoadOptions(**fields, sampling=sampling)
 
 
 def _text_of(setting: Setting) -> str:
+    if setting.flag.kind is Kind.SCALED_FILES:
+        texts = [f"{path}:{scale:g}" for path, scale in setting.value]
+        return ",".join('"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text for text in texts)
     if isinstance(setting.value, tuple):
         return ",".join(setting.value)
     if isinstance(setting.value, dict):

@@ -30,6 +30,8 @@ class Kind(Enum):
     TEXT = "text"
     PATH = "path"
     LIST = "a comma-separated list"
+    FILES = "a comma-separated list of files"
+    SCALED_FILES = "a comma-separated list of FILE:SCALE"
     JSON = "a JSON object"
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
@@ -171,6 +173,9 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "a template's text or a built-in name"),
         _flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file that holds a template"),
         _flag(scope, "--chat-template-kwargs", "CHAT_TEMPLATE_KWARGS", Kind.JSON, "chat_template_kwargs", "variables for the template"),
+        _flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
+        _flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
+        _flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
         _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
 
@@ -241,8 +246,8 @@ _NOT_YET = """
 --yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |
 -lzm --lazy-mode LAZY_MODE | --numa NUMA | -dev --device DEVICE | --list-devices | -ot --override-tensor OVERRIDE_TENSOR |
 -cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
--mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv | --lora |
---lora-scaled | --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
+-mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv |
+--control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
 -dr --docker-repo DOCKER_REPO | -hft --hf-token | --log-disable | --log-jsonl --no-log-jsonl LOG_JSONL | --log-colors LOG_COLORS |
 --log-prefix --no-log-prefix LOG_PREFIX | --log-timestamps --no-log-timestamps LOG_TIMESTAMPS |
 --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
@@ -263,7 +268,7 @@ _NOT_YET = """
 --slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
 --reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
---prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT | -sps --slot-prompt-similarity | --lora-init-without-apply |
+--prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT | -sps --slot-prompt-similarity |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-threads -td --threads-draft |
 --spec-draft-threads-batch -tbd --threads-batch-draft | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
 --spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |

@@ -3,6 +3,7 @@
 Invariant: a value that makes no sense ends in a ConfigError that says what was written and what it must be.
 """
 
+import csv
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from fastrouter.flag_table import TABLE, Flag, Kind, Scope
 TRUE_WORDS = ("1", "true", "on", "enabled")
 FALSE_WORDS = ("0", "false", "off", "disabled")
 ALL_LAYERS = 9999
+MAX_SCALE = 1000.0  # of an adapter: what is beyond it only overflows
 
 BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
 BY_ENV: dict[str, tuple[Flag, bool]] = {}
@@ -99,6 +101,26 @@ def _to_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _to_files(text: str) -> tuple[tuple[str, float], ...]:
+    """(path, scale) of each; a name with a comma is put in quotes, as in llama-server."""
+    text.encode()  # raises for a name that is no UTF-8: it could not travel to the worker
+    try:
+        [names] = csv.reader([text], strict=True)
+    except csv.Error as error:
+        raise ValueError(text) from error
+    if not names:
+        raise ValueError(text)
+    return tuple((_to_path(name.strip()), 1.0) for name in names)
+
+
+def _to_scaled_files(text: str) -> tuple[tuple[str, float], ...]:
+    pairs = [name.rpartition(":") for name, _ in _to_files(text)]
+    scaled = tuple((_to_path(path), _to_float(scale)) for path, _, scale in pairs)
+    if any(abs(scale) > MAX_SCALE for _, scale in scaled):
+        raise ValueError(text)
+    return scaled
+
+
 def _to_object(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
@@ -134,6 +156,8 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.TEXT: str,
     Kind.PATH: _to_path,
     Kind.LIST: _to_list,
+    Kind.FILES: _to_files,
+    Kind.SCALED_FILES: _to_scaled_files,
     Kind.JSON: _to_object,
     Kind.LAYERS: _to_layers,
     Kind.THREE_WAY: _to_three_way,

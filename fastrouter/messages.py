@@ -34,6 +34,8 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     n_predict: int = -1  # default max_tokens
+    lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
+    lora_init_without_apply: bool = False  # all scales are 0 at first
 
 
 # ---------------------------------------------------------------- router -> worker
@@ -86,6 +88,7 @@ class Generate:
     return_tokens: bool = False  # FINISH carries "tokens"
     timings_per_token: bool = False
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
+    lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots."""
+    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora."""
 
     request_id: int
     method: str

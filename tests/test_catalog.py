@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_models import make_llama
+from tiny_models import make_llama, make_lora
 
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import parse
@@ -351,6 +351,18 @@ def test_reload_by_difference(models: Path, put: Callable[..., Path]) -> None:
     assert ids(catalog) == ["added", "kept", "new-bytes"]
     assert catalog.get("kept") == kept
     assert hash(kept) == hash(catalog.get("kept"))
+
+
+def test_another_adapter_is_another_model(models: Path, put: Callable[..., Path]) -> None:
+    put("a.gguf")
+    put("b.gguf")
+    adapter = make_lora(models.parent / "lora.gguf")
+    catalog = catalog_of(models, "--models-preset", preset_file(models, f"[a]\nlora-scaled = {adapter}:0.5\n"))
+    assert get(catalog, "a").options.lora == [[str(adapter), 0.5]]
+    assert get(catalog, "b").options.lora == []
+    assert catalog.reload() == []
+    make_lora(adapter, seed=1, task_name="longer")
+    assert catalog.reload() == ["a"]
 
 
 def test_reload_of_presets_is_all_or_nothing(models: Path, put: Callable[..., Path]) -> None:

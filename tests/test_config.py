@@ -80,6 +80,9 @@ def test_router_flags(argv: list[str], field: str, value: Any) -> None:
         (["--ignore-eos"], "sampling", {"ignore_eos": True}),
         (["-n", "-1"], "n_predict", -1),
         (["-ctk", "q8_0"], "cache_type_k", "q8_0"),
+        (["--lora", "a.gguf, b:1.gguf", "--lora", "c"], "lora", [["a.gguf", 1.0], ["b:1.gguf", 1.0], ["c", 1.0]]),
+        (["--lora-scaled", "a:0.5,d:e:-2", "--lora", '"x,y"'], "lora", [["a", 0.5], ["d:e", -2.0], ["x,y", 1.0]]),
+        (["--lora-init-without-apply"], "lora_init_without_apply", True),
     ],
 )
 def test_model_flags(argv: list[str], field: str, value: Any) -> None:
@@ -112,7 +115,16 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--metrics"], {}, "fastrouter does not have --metrics yet"),
         (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
         (["-cram", "100"], {}, "fastrouter does not have -cram 100 yet"),
-        (["--lora", "x"], {}, "fastrouter does not have --lora yet"),
+        (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
+        (["--lora", "a,,b"], {}, "--lora a,,b: must be a comma-separated list of files"),
+        (["--lora", "\udcff"], {}, "must be a comma-separated list of files"),
+        (["--lora", '"a'], {}, "must be a comma-separated list of files"),
+        (["--lora-scaled", "a.gguf"], {}, "--lora-scaled a.gguf: must be a comma-separated list of FILE:SCALE"),
+        (["--lora-scaled", "a:x"], {}, "must be a comma-separated list of FILE:SCALE"),
+        (["--lora-scaled", "a:nan"], {}, "must be a comma-separated list of FILE:SCALE"),
+        (["--lora-scaled", "a:1001"], {}, "must be a comma-separated list of FILE:SCALE"),
+        (["--lora-scaled", ":1"], {}, "must be a comma-separated list of FILE:SCALE"),
+        (["--control-vector", "x"], {}, "fastrouter does not have --control-vector yet"),
         (["--api-key", ","], {}, "--api-key is empty"),
         (["--api-prefix", "x"], {}, "--api-prefix x: must be a path"),
         (["--host", ","], {}, "--host is empty"),
@@ -256,7 +268,7 @@ def test_a_preset_file(tmp_path: Path) -> None:
         ("[a]\nport = 1", "presets.ini [a]: port belongs to the router"),
         ("[a]\nLLAMA_API_KEY = 1", "presets.ini [a]: LLAMA_API_KEY belongs to the router"),
         ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
-        ("[a]\nlora = x", "fastrouter does not have lora = x ("),
+        ("[a]\ncontrol-vector = x", "fastrouter does not have control-vector = x ("),
         ("[a]\ncontext-shift = 1", "fastrouter does not have context-shift = 1"),
         ("ctx-size = 1", "presets.ini:1: ctx-size stands before the first [section]"),
         ("[a]\nnonsense", "presets.ini:2: expected `key = value`"),
@@ -278,6 +290,14 @@ def test_a_preset_that_is_no_text(tmp_path: Path) -> None:
 def test_a_section_is_written_as_it_was_read(tmp_path: Path) -> None:
     text = "[a]\nctx-size = 5\nmmap = false\ntemp = 0.5\nalias = x,y\nload-on-startup = true\n"
     assert to_section("a", presets_of(tmp_path, text).sections["a"]) == text
+
+
+def test_adapters_are_written_as_one_list(tmp_path: Path) -> None:
+    text = '[a]\nlora = x.gguf,"y,z.gguf"\nlora-scaled = w.gguf:0.25\n'
+    layer = presets_of(tmp_path, text).sections["a"]
+    assert to_section("a", layer) == '[a]\nlora-scaled = x.gguf:1,"y,z.gguf:1",w.gguf:0.25\n'
+    assert load_options(presets_of(tmp_path, to_section("a", layer)).sections["a"]) == load_options(layer)
+    assert options(*to_arguments(layer.values())) == load_options(layer)
 
 
 @pytest.mark.parametrize("flag", [flag for flag in TABLE if flag.scope in (Scope.MODEL, Scope.SAMPLING) and flag.kind is Kind.SWITCH])

@@ -12,6 +12,7 @@ from tiny_models import make_llama
 from fastrouter._core import ERROR, EVENT, FINISH, LAST, TEXT, Sink, TokenRing
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker import llama
+from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.outbox import Outbox
 
@@ -67,11 +68,12 @@ class Bench:
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
         self.options = LoadOptions(**{"threads": 2, **options})
         self.model = llama.Model(str(path), self.options)
+        adapters = Adapters(self.model, self.options)
         self.context = llama.Context(self.model, self.options)
         self.ring = TokenRing.create(ring_bytes)
         self._writer = TokenRing.open(os.dup(self.ring.memory_fd), os.dup(self.ring.doorbell_fd))
         self.outbox = Outbox(self._writer)
-        self.engine = Engine(self.model, self.context, self.outbox, self.options)
+        self.engine = Engine(self.model, self.context, self.outbox, self.options, adapters=adapters)
 
     def close(self) -> None:
         self._writer.close()

@@ -183,7 +183,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("top_n_sigma", -1, 2.0),
         ("xtc_probability", 0, 0.5),
         ("typical_p", 1.0, 0.5),
-        ("lora", [], [{"id": 0, "scale": 1}]),
         ("echo", False, True),
         ("return_progress", False, True),
         ("tool_choice", "auto", "required"),
@@ -194,6 +193,18 @@ def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: A
     chat(**{field: off})
     assert field in refused(**{field: on})
     assert "not supported yet" in refused(**{field: on})
+
+
+def test_adapters_of_a_request() -> None:
+    assert chat(lora=[{"id": 1, "scale": 2}, {"id": 0}]).generates[0].lora == [[1, 2.0], [0, 0.0]]
+    assert chat().generates[0].lora is chat(lora=[]).generates[0].lora is None
+    for bad in ({}, "x", [0], [{"id": True}], [{"id": 0, "scale": None}, {"scale": 1}], [{"id": 0, "scale": True}], [{"id": 1 << 40}]):
+        assert "lora" in refused(lora=bad)
+
+
+def test_templates_and_system_messages_are_no_fields_of_a_request() -> None:
+    generate = chat(chat_template="{{ x }}", system="be brief").generates[0]
+    assert (generate.chat_template, generate.system) == (None, None)
 
 
 def test_json_schema_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Writes small, valid llama-architecture GGUF files that llama.cpp loads. Knows nothing of fastrouter.
+"""Writes small, valid llama-architecture GGUF files that llama.cpp loads, and LoRA adapters for them. Knows nothing of fastrouter.
 
 Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it.
 Channel 0 of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative
@@ -60,6 +60,64 @@ def make_tensors(num_tokens: int, seed: int) -> dict[str, Matrix]:
     return tensors
 
 
+ADAPTED = ("attn_q", "attn_v", "ffn_up")  # none of them writes to the residual stream, so channel 0 stays what it is
+LORA_RANK = 4
+LORA_ALPHA = 8.0
+
+
+def make_lora_tensors(seed: int) -> dict[str, tuple[Matrix, Matrix]]:
+    """(A, B) by the name of the weight they are for."""
+    random = np.random.default_rng(1000 + seed)
+    rows = {"attn_q": WIDTH, "attn_v": WIDTH, "ffn_up": FEED_FORWARD}
+    return {
+        f"blk.{layer}.{name}.weight": (
+            random.standard_normal((LORA_RANK, WIDTH)).astype(np.float32) * np.float32(0.25),
+            random.standard_normal((rows[name], LORA_RANK)).astype(np.float32) * np.float32(0.25),
+        )
+        for layer in range(NUM_LAYERS)
+        for name in ADAPTED
+    }
+
+
+def make_lora(
+    path: Path | str,
+    *,
+    seed: int = 0,
+    architecture: str = "llama",
+    width: int = WIDTH,
+    task_name: str | None = None,
+    invocation_tokens: list[int] | None = None,
+) -> Path:
+    """A LoRA adapter for make_llama's models of any seed; another `width` fits none of them."""
+    path = Path(path)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, LORA_ALPHA)
+    if task_name is not None:
+        writer.add_string("adapter.lora.task_name", task_name)
+        writer.add_string("adapter.lora.prompt_prefix", f"{task_name}: ")
+    if invocation_tokens is not None:
+        writer.add_key_value("adapter.alora.invocation_tokens", invocation_tokens, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32)
+    for name, (a, b) in make_lora_tensors(seed).items():
+        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a[:, :width]))
+        writer.add_tensor(f"{name}.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def merged(tensors: dict[str, Matrix], adapters: list[tuple[int, float]]) -> dict[str, Matrix]:
+    """The weights with these adapters (seed, scale) worked in: what llama.cpp must compute with the adapters beside them."""
+    tensors = dict(tensors)
+    for seed, scale in adapters:
+        for name, (a, b) in make_lora_tensors(seed).items():
+            tensors[name] = (tensors[name] + np.float32(scale * LORA_ALPHA / LORA_RANK) * (b @ a)).astype(np.float32)
+    return tensors
+
+
 def make_llama(
     path: Path | str,
     *,
@@ -69,8 +127,11 @@ def make_llama(
     name: str | None = None,
     half: bool = False,
     tensors_per_shard: int = 0,
+    adapters: list[tuple[int, float]] | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
+
+    `adapters`: make_lora's (seed, scale), merged into the weights.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
@@ -97,7 +158,7 @@ def make_llama(
         getattr(writer, f"add_{role}_token_id")(token)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    for tensor_name, tensor in make_tensors(len(pieces), seed).items():
+    for tensor_name, tensor in merged(make_tensors(len(pieces), seed), adapters or []).items():
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -9,6 +9,7 @@ from fastrouter._core import Request
 from fastrouter.api.fields import boolean
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
+from fastrouter.api.lora import Lora
 from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
@@ -24,10 +25,10 @@ from fastrouter.supervisor.supervisor import Supervisor
 _SUCCESS = encode_json({"success": True})
 
 _NOT_YET = {
-    "GET": ("/metrics", "/lora-adapters", "/tools", "/cors-proxy", "/v1/stream"),
+    "GET": ("/metrics", "/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/models", "/v1/stream"),
     "POST": (
-        *("/models", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/lora-adapters", "/slots/*", "/tools"),
+        *("/models", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/slots/*", "/tools"),
         *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
@@ -102,6 +103,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     generator = Generator(models, supervisor)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator, has_slots=config.slots_endpoint)
+    lora = Lora(native)
     admin = Admin(models, supervisor, config)
 
     def props(request: Request, exchange: Exchange) -> Any:
@@ -116,6 +118,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", native.slots)
+    routes.add("GET", "/lora-adapters", lora.list)
+    routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", ("/models", "/v1/models"), models.list)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", ("/models/*", "/v1/models/*"), models.show)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
+from fastrouter.flags import MAX_SCALE
 
 INT32_MAX = (1 << 31) - 1
 FLOAT_MAX = 3.4e38
@@ -136,6 +137,20 @@ def logit_bias(name: str, value: Any) -> list[list[Any]]:
     if len(pairs) > 10_000:
         raise invalid(name, "has more than 10000 entries")
     return [_bias_pair(name, pair) for pair in pairs]
+
+
+_adapter_id = integer(0)
+_adapter_scale = number(-MAX_SCALE, MAX_SCALE)
+
+
+def adapter_scales(name: str, value: Any) -> list[list[Any]]:
+    """[{"id", "scale"}, ...] -> [[id, scale], ...]; without a scale it is 0, as in llama-server."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise invalid(name, 'must be a list of {"id", "scale"} objects')
+    if len(value) > 256:
+        raise invalid(name, "has more than 256 entries")
+    pairs = [(entry.get("id"), entry.get("scale")) for entry in value]
+    return [[_adapter_id(f"{name}.id", key), 0.0 if scale is None else _adapter_scale(f"{name}.scale", scale)] for key, scale in pairs]
 
 
 _token_id = integer(0)

@@ -118,30 +118,31 @@ class Native:
             "parse_special": _flag(body, "parse_special", True),
             "with_pieces": _flag(body, "with_pieces", False),
         }
-        return encode_json(await self._call(request, body, "tokenize", params))
+        return encode_json(await self.call(request, body, "tokenize", params))
 
     async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
         tokens = body.get("tokens")
         params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
-        return encode_json(await self._call(request, body, "detokenize", params))
+        return encode_json(await self.call(request, body, "detokenize", params))
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
-        return encode_json(await self._call(request, body, "apply_template", chat_input(body)))
+        return encode_json(await self.call(request, body, "apply_template", chat_input(body)))
 
     async def props(self, request: Request, exchange: Exchange) -> bytes:
-        return encode_json(await self._call(request, {}, "props", {}))
+        return encode_json(await self.call(request, {}, "props", {}))
 
     async def slots(self, request: Request, exchange: Exchange) -> bytes:
         if not self._has_slots:
             raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
-        slots = await self._call(request, {}, "slots", {})
+        slots = await self.call(request, {}, "slots", {})
         if self._models.query(request).get("fail_on_no_slot") and all(slot.get("is_processing") for slot in slots):
             raise Unavailable("no slot available")
         return encode_json(slots)
 
-    async def _call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
+    async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
+        """Ask the worker of the model that the request means."""
         spec, is_autoload = self._models.choose(request, body)
         lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
         with lease:

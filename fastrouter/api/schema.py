@@ -13,6 +13,7 @@ from fastrouter.api.fields import (
     FLOAT_MAX,
     INT32_MAX,
     Check,
+    adapter_scales,
     boolean,
     duration,
     integer,
@@ -64,6 +65,11 @@ def _stream_options(name: str, value: Any) -> bool:
     return False if include_usage is None else boolean(f"{name}.include_usage", include_usage)
 
 
+def _lora(name: str, value: Any) -> list[list[Any]] | None:
+    """An empty list asks for nothing special, as in llama-server."""
+    return adapter_scales(name, value) or None
+
+
 def _response_format(name: str, value: Any) -> None:
     kind = json_object(name, value).get("type")
     if kind in (None, "", "text"):
@@ -103,6 +109,7 @@ FIELDS: dict[str, Field] = {
     "id_slot": Field("generate", "id_slot", integer(-1)),
     "return_tokens": Field("generate", "return_tokens", boolean),
     "timings_per_token": Field("generate", "timings_per_token", boolean),
+    "lora": Field("generate", "lora", _lora),
     "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
     "top_k": _sampling("top_k", integer(0, INT32_MAX, is_clamped=True)),
     "top_p": _sampling("top_p", _unit),
@@ -142,7 +149,6 @@ FIELDS: dict[str, Field] = {
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("grammar", neutral("")),
             _off("json_schema", neutral()),
-            _off("lora", neutral([])),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),
@@ -154,12 +160,16 @@ FIELDS: dict[str, Field] = {
 }
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object."""
+def parse_json(body: bytes) -> Any:
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object."""
+    value = parse_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
     return value

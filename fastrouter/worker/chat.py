@@ -218,6 +218,13 @@ class ChatTemplate:
         return "" if content is None and not self._takes_null else content
 
 
+def with_system(messages: list[Message], system: str | None) -> list[Message]:
+    """The messages after this system message, unless they bring their own."""
+    if system is None or any(isinstance(message, dict) and message.get("role") in ("system", "developer") for message in messages):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
 def _resolve(source: str) -> str:
     name = source.strip() or "chatml"
     if len(source) > MAX_SOURCE_CHARS:

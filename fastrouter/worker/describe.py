@@ -37,7 +37,7 @@ def default_settings(model: Model, load: Load) -> dict[str, Any]:
     """The generation settings a request gets that names none."""
     settings = Sampler(model.vocab, {}, load.options.sampling).settings()
     seed = load.options.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
-    return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": []}
+    return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": [], "lora": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:

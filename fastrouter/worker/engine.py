@@ -1,7 +1,8 @@
 """The engine: schedule -> one llama_decode -> sample each sequence -> detokenise -> ring. One `step()` serves all sequences.
 
 Owns slots and sequences. Knows no wire and no router: requests come in through `submit` and `abort`, records leave through the Outbox.
-Invariant: `slot.tokens` is exactly what the KV cache holds for that slot; a sampled token enters both with the next decode.
+Invariant: `slot.tokens` is exactly what the KV cache holds for that slot; a sampled token enters both with the next decode. Sequences with
+different adapters never share a decode.
 """
 
 import sys
@@ -17,6 +18,7 @@ import orjson
 from fastrouter._core import EVENT, TEXT
 from fastrouter.errors import ContextExceeded, FastrouterError, NotSupported
 from fastrouter.messages import Generate, LoadOptions
+from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.outbox import Outbox
@@ -25,7 +27,8 @@ from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
-from fastrouter.worker.slots import Slots
+from fastrouter.worker.slots import AdapterSet, Slots
+from fastrouter.worker.turns import Turns
 
 _RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 
@@ -33,9 +36,18 @@ _RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 class Engine:
     """All generations of one model."""
 
-    def __init__(self, model: Model, context: Context, outbox: Outbox, options: LoadOptions, prompts: Prompts | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        outbox: Outbox,
+        options: LoadOptions,
+        prompts: Prompts | None = None,
+        adapters: Adapters | None = None,
+    ) -> None:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
+        self.adapters = adapters or Adapters(model, LoadOptions())
         self.slots = Slots(context.num_slots)
         self._prefixes = Prefixes(model, context, self.slots)
         self._vocab = model.vocab
@@ -46,6 +58,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []  # oldest first
         self._decoding: list[Sequence] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
+        self._turns: Turns[AdapterSet] = Turns()
         self._row_bytes = 4 * context.n_vocab
         self._is_crowded = False  # the KV cache was full: admit nobody until a sequence ends
 
@@ -73,7 +86,7 @@ class Engine:
         try:
             if not self._context.memory:
                 raise NotSupported("this model cannot generate text")
-            request = Request(generate, *self.prompts.build(generate))
+            request = Request(generate, *self.prompts.build(generate), self.adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise _context_exceeded(len(request.prompt), self._context.n_ctx_slot)
             sequence = self._choice(request, 0)
@@ -121,7 +134,7 @@ class Engine:
             return
         if self._waiting and not self._is_crowded:
             self._admit()
-        decoding, prefilling = self._decoding, self._prefilling
+        decoding, prefilling = self._next_group() if self.adapters.all else (self._decoding, self._prefilling)
         batch = self._context.batch
         token, pos, seq, wants_logits = batch.token, batch.pos, batch.seq, batch.logits
         row = 0
@@ -132,23 +145,35 @@ class Engine:
             seq[row] = slot.id  # type: ignore[union-attr]
             wants_logits[row] = 1
             row += 1
-        takes = self._put_prompts(row) if prefilling else []
+        takes = self._put_prompts(prefilling, row) if prefilling else []
         row += sum(takes)
         if not row:
             return
         begun_ns = time.monotonic_ns()
         code = self._context.decode(row)
         if code:
-            self._recover(code)
+            self._recover(code, decoding + prefilling)
         else:
             if takes:
                 self._prefixes.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
-            self._accept(takes)
+            self._accept(decoding, prefilling, takes)
         self._outbox.ring_doorbell()
 
-    def _put_prompts(self, row: int) -> list[int]:
+    def _next_group(self) -> tuple[list[Sequence], list[Sequence]]:
+        """The decoding and the prefilling sequences of this step: those whose adapters have their turn."""
+        present = dict.fromkeys([sequence.request.adapters for sequence in self.running])
+        if not present:
+            return [], []
+        chosen = self._turns.next(present, time.monotonic_ns())
+        self.adapters.use(chosen, self._context)
+        if len(present) == 1:
+            return self._decoding, self._prefilling
+        decoding = [sequence for sequence in self._decoding if sequence.request.adapters == chosen]
+        return decoding, [sequence for sequence in self._prefilling if sequence.request.adapters == chosen]
+
+    def _put_prompts(self, prefilling: list[Sequence], row: int) -> list[int]:
         """Pieces of prompts after the decode rows. Returns how many tokens of each prefilling sequence."""
-        batch, prefilling = self._context.batch, self._prefilling
+        batch = self._context.batch
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
         takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], self._context.n_batch)
         for sequence, start, take in zip(prefilling, done, takes, strict=True):
@@ -161,9 +186,9 @@ class Engine:
             row = batch.put_prompt(row, piece, start, sequence.slot.id, wants_logits=is_last)  # type: ignore[union-attr]
         return takes
 
-    def _accept(self, takes: list[int]) -> None:
+    def _accept(self, decoding: list[Sequence], prefilling: list[Sequence], takes: list[int]) -> None:
         """The decode worked: move its tokens into the slots, then sample every row that has logits."""
-        decoding, n_vocab, row_bytes = self._decoding, self._context.n_vocab, self._row_bytes
+        n_vocab, row_bytes = self._context.n_vocab, self._row_bytes
         address = self._context.logits()
         ended: list[Sequence] = []
         for sequence in decoding:
@@ -172,13 +197,13 @@ class Engine:
                 ended.append(sequence)
             address += row_bytes
         for sequence in ended:
-            decoding.remove(sequence)
+            self._decoding.remove(sequence)
             self._retire(sequence)
         if takes:
-            self._accept_prompts(takes, address)
+            self._accept_prompts(list(prefilling), takes, address)
 
-    def _accept_prompts(self, takes: list[int], address: int) -> None:
-        for sequence, take in zip(list(self._prefilling), takes, strict=True):
+    def _accept_prompts(self, prefilling: list[Sequence], takes: list[int], address: int) -> None:
+        for sequence, take in zip(prefilling, takes, strict=True):
             held = sequence.slot.tokens  # type: ignore[union-attr]
             held.extend(sequence.prompt[len(held) : len(held) + take])
             if not take or len(held) < len(sequence.prompt):
@@ -277,7 +302,8 @@ class Engine:
             values["tokens"] = sequence.tokens
         if generate.verbose:
             values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
-            settings = {"n_predict": sequence.max_tokens, "max_tokens": sequence.max_tokens, "stop": generate.stop}
+            lora = [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters]
+            settings = {"n_predict": sequence.max_tokens, "max_tokens": sequence.max_tokens, "stop": generate.stop, "lora": lora}
             values["generation_settings"] = {**sequence.sampler.settings(), **settings}
         self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
 
@@ -288,7 +314,8 @@ class Engine:
         if self.running and not self._options.cont_batching:
             return
         for sequence in list(self._waiting):
-            slot = self.slots.choose(sequence.prompt, sequence.request.generate.id_slot)
+            request = sequence.request
+            slot = self.slots.choose(sequence.prompt, request.generate.id_slot, request.adapters)
             if slot is None:
                 if not self.slots.idle:
                     return
@@ -296,10 +323,10 @@ class Engine:
             self._waiting.remove(sequence)
             self.slots.take(slot)
             sequence.slot = slot
-            if sequence.request.generate.cache_prompt:
-                sequence.num_cached = self._prefixes.keep(slot, sequence.prompt)
+            if request.generate.cache_prompt:
+                sequence.num_cached = self._prefixes.keep(slot, sequence.prompt, request.adapters)
             else:
-                self._prefixes.forget(slot)
+                self._prefixes.start_over(slot, request.adapters)
             sequence.advance(Status.PREFILL)
             self._prefilling.append(sequence)
 
@@ -314,10 +341,10 @@ class Engine:
 
     # ------------------------------------------------------------ when a decode fails
 
-    def _recover(self, code: int) -> None:
+    def _recover(self, code: int, group: list[Sequence]) -> None:
         """1: make room and try again in the next step. Anything else ends the sequences that were in the batch."""
         if code != 1:
-            self._fail_all(FastrouterError(f"llama_decode failed with code {code}"))
+            self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
             return
         idle = self.slots.to_purge()
         if idle is not None:
@@ -330,7 +357,7 @@ class Engine:
             self._drop(sequence)
         else:
             prompt = self._prefilling[0].prompt
-            self._fail_all(_context_exceeded(len(prompt), self._context.n_ctx))
+            self._fail(self._prefilling[:1], _context_exceeded(len(prompt), self._context.n_ctx))
 
     def _postpone(self, sequence: Sequence) -> None:
         """The newest prompt gives its KV to those that have already begun, and waits for one of them to end."""
@@ -350,12 +377,10 @@ class Engine:
         if slot is not None:
             self._prefixes.forget(slot)
 
-    def _fail_all(self, error: FastrouterError) -> None:
+    def _fail(self, failed: list[Sequence], error: FastrouterError) -> None:
         """What the KV holds of these sequences is unknown now, so it goes."""
-        failed = self._decoding + self._prefilling
-        self._decoding.clear()
-        self._prefilling.clear()
         for sequence in failed:
+            (self._decoding if sequence.status is Status.DECODE else self._prefilling).remove(sequence)
             self._drop(sequence)
         for request in {sequence.request for sequence in failed}:
             self.abort(request.id)  # its other choices may still be waiting

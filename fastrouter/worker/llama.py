@@ -1,4 +1,4 @@
-"""The only import of llama_cpp: backends, Model, Vocab, Context, Batch. Everything is addressed by plain ints.
+"""The only import of llama_cpp: backends, Model, Adapter, Vocab, Context, Batch. Everything is addressed by plain ints.
 
 Knows nothing of requests, slots or sampling. llama_cpp's ctypes functions are bound once with the cheapest argument types:
 pointers travel as integers, and no Python object is made per token. Objects own what they opened; `close` is idempotent.
@@ -8,7 +8,8 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ _is_eog = _bind("llama_vocab_is_eog", ctypes.c_bool, _P, _I)
 _seq_rm = _bind("llama_memory_seq_rm", ctypes.c_bool, _P, _I, _I, _I)
 _seq_cp = _bind("llama_memory_seq_cp", None, _P, _I, _I, _I, _I)
 _meta_val_str = _bind("llama_model_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
+_adapter_init = _bind("llama_adapter_lora_init", _P, _P, ctypes.c_char_p)
+_adapter_val_str = _bind("llama_adapter_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
+_num_invocation_tokens = _bind("llama_adapter_get_alora_n_invocation_tokens", ctypes.c_uint64, _P)
+_set_adapters = _bind("llama_set_adapters_lora", _I, _P, _P, ctypes.c_size_t, _P)
 
 
 class LlamaError(FastrouterError):
@@ -53,13 +58,14 @@ class LlamaError(FastrouterError):
 # ---------------------------------------------------------------- log and backends
 
 _errors: deque[str] = deque(maxlen=8)  # the last warnings and errors llama.cpp logged: the cause of a failed load
+_least_shown = _LOG_WARN
 _last_was_shown = False
 
 
 def _on_log(level: int, text: bytes, _: int) -> None:
     global _last_was_shown
     if level != _LOG_CONT:
-        _last_was_shown = level >= _LOG_WARN
+        _last_was_shown = level >= _least_shown
     if _last_was_shown:
         line = text.decode("utf-8", "replace")
         sys.stderr.write(line)
@@ -68,6 +74,16 @@ def _on_log(level: int, text: bytes, _: int) -> None:
 
 
 _log_callback = api.llama_log_callback(_on_log)  # kept alive: llama.cpp holds its address
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    global _least_shown
+    _least_shown = _LOG_ERROR
+    try:
+        yield
+    finally:
+        _least_shown = _LOG_WARN
 
 
 def backend_folder() -> Path:
@@ -240,6 +256,29 @@ class Model:
             api.llama_model_free(pointer)
 
 
+class Adapter:
+    """A LoRA adapter. It lives in its Model and is freed with it; a Context has room for those that were there before it."""
+
+    def __init__(self, model: Model, path: str) -> None:
+        self.path = path
+        if not os.path.isfile(path):
+            raise LlamaError(f"LoRA adapter {path}: there is no such file")
+        _errors.clear()
+        with _errors_only():  # it warns of each tensor beside weights that are repacked for the CPU
+            self.pointer: int = _adapter_init(model.pointer, os.fsencode(path)) or 0
+        if not self.pointer:
+            raise LlamaError(f"LoRA adapter {path}: {last_words() or 'llama.cpp could not load the file'}")
+        if _num_invocation_tokens(self.pointer):
+            raise LlamaError(f"LoRA adapter {path}: it is an activated LoRA (aLoRA, with invocation tokens), which is not supported")
+
+    def __repr__(self) -> str:
+        return f"<Adapter {self.path}>"
+
+    def meta_value(self, key: str) -> str:
+        """A scalar of the GGUF's metadata as text; empty when it is absent."""
+        return _string(lambda buffer, size: _adapter_val_str(self.pointer, key.encode(), buffer, size))
+
+
 def last_words() -> str:
     """What llama.cpp said last, for an error message."""
     return "; ".join(_errors)
@@ -354,6 +393,13 @@ class Context:
         Valid until the next decode."""
         address: int = _get_logits(self.pointer)
         return address
+
+    def use_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
+        """From the next decode on, these with these scales and no others. A change costs as much as building a graph anew."""
+        count = len(adapters)
+        pointers = (_P * count)(*(adapter.pointer for adapter, _ in adapters))
+        scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
+        _set_adapters(self.pointer, ctypes.addressof(pointers), count, ctypes.addressof(scales))
 
     def remove(self, seq_id: int, first_pos: int = -1, end_pos: int = -1) -> bool:
         """Forget positions of a sequence (default: all). False when this memory cannot forget a part (recurrent, SWA)."""

@@ -16,6 +16,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
 from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Share, Stop
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
+from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
 from fastrouter.worker.outbox import Outbox
@@ -91,11 +92,12 @@ class Worker:
         loaded = clock()
         prompts = Prompts(self._model, load.options)
         prompts.start_compiling()
+        adapters = Adapters(self._model, load.options)
         self._context = llama.Context(self._model, load.options)
         created = clock()
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
-        self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts)
+        self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         taken = footprint.taken(self._model, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
@@ -180,4 +182,8 @@ class Worker:
                 return describe.props(self._model, self._context, self._engine, self._load_options)
             case "slots":
                 return describe.slots(self._context, self._engine)
+            case "lora_adapters":
+                return self._engine.adapters.call_list()
+            case "set_lora":
+                return self._engine.adapters.call_set(params)
         raise InvalidRequest(f"unknown call {method!r}")

@@ -1,12 +1,13 @@
 """How much of a prompt is in the KV cache already: in the slot it gets, or in another one that it can be copied from.
 
-Owns what KV operations do to `Slot.tokens`. Knows no sequence. Invariant: after every call `slot.tokens` is what the KV holds.
+Owns what KV operations do to `Slot.tokens` and `Slot.adapters`. Knows no sequence. Invariant: after every call `slot.tokens` is what the KV
+holds, computed with `slot.adapters`; nothing is shared between different adapters.
 """
 
 from array import array
 
 from fastrouter.worker.llama import Context, Model
-from fastrouter.worker.slots import Slot, Slots, common_prefix
+from fastrouter.worker.slots import AdapterSet, Slot, Slots
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
 COPY_BYTES_PER_NS = 2.0  # of a split cache, whose slots lie apart in memory: half of what one core copies
@@ -27,16 +28,18 @@ class Prefixes:
             measured = duration_ns / num_tokens
             self._prefill_ns = 0.8 * self._prefill_ns + 0.2 * measured if self._prefill_ns else measured
 
-    def keep(self, slot: Slot, prompt: "array[int]") -> int:
+    def keep(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet) -> int:
         """Make the slot hold nothing but a start of the prompt, as long as can be had. Returns its length, less than the prompt's."""
         most = len(prompt) - 1  # the last token must be evaluated for its logits
-        shared = min(common_prefix(slot.tokens, prompt), most)
+        shared = min(slot.shared_with(prompt, adapters), most)
         if shared and self._context.oldest_pos(slot.id) > max(0, shared - self._model.n_swa):
             shared = 0  # a sliding window has moved past what this prompt needs
-        donor, longest = self._donor(slot, prompt)
+        donor, longest = self._donor(slot, prompt, adapters)
         if donor is not None and self._is_worth_a_copy(min(longest, most) - shared):
             shared = min(longest, most)
             self.copy(donor, slot)
+        if not shared:
+            self.start_over(slot, adapters)
         return self.cut(slot, shared)
 
     def cut(self, slot: Slot, length: int) -> int:
@@ -53,15 +56,21 @@ class Prefixes:
             self._context.remove(slot.id)
             del slot.tokens[:]
 
+    def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
+        """The slot is empty, and what comes will be computed with these adapters."""
+        self.forget(slot)
+        slot.adapters = adapters
+
     def copy(self, donor: Slot, slot: Slot) -> None:
         """`slot` holds the same as `donor`, which may be busy."""
         self.forget(slot)
         self._context.copy(donor.id, slot.id)
         slot.tokens.extend(donor.tokens)
+        slot.adapters = donor.adapters
 
-    def _donor(self, slot: Slot, prompt: "array[int]") -> tuple[Slot | None, int]:
+    def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet) -> tuple[Slot | None, int]:
         """(another slot that shares the longest start, its length)"""
-        others = [(common_prefix(other.tokens, prompt), other) for other in self._slots.all if other is not slot]
+        others = [(other.shared_with(prompt, adapters), other) for other in self._slots.all if other is not slot]
         longest, donor = max(others, key=lambda entry: entry[0], default=(0, None))
         return (donor, longest) if longest and not self._model.n_swa else (None, 0)
 

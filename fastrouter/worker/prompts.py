@@ -6,12 +6,15 @@ Knows the vocabulary and the chat template, but no context, slot or sequence. Ba
 import contextlib
 import threading
 from array import array
+from functools import lru_cache
 from typing import Any
 
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker.chat import ChatTemplate
+from fastrouter.worker.chat import ChatTemplate, with_system
 from fastrouter.worker.llama import Model
+
+MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 
 
 class Prompts:
@@ -22,6 +25,7 @@ class Prompts:
         self._vocab = model.vocab
         self._options = options
         self._template: ChatTemplate | None = None
+        self._other_template = lru_cache(MAX_OTHER_TEMPLATES)(self._compile)
         self._compiling: threading.Thread | None = None
 
     @property
@@ -43,18 +47,20 @@ class Prompts:
 
     def _compile_quietly(self) -> None:
         with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
-            self._template = self._compile()
+            self._template = self._compile(self.template_source)
 
-    def _compile(self) -> ChatTemplate:
-        return ChatTemplate(self.template_source, bos_token=self.bos_token, eos_token=self.eos_token)
+    def _compile(self, source: str) -> ChatTemplate:
+        return ChatTemplate(source, bos_token=self.bos_token, eos_token=self.eos_token)
 
-    def template(self) -> ChatTemplate:
-        """Raises FastrouterError when it is broken."""
+    def template(self, source: str | None = None) -> ChatTemplate:
+        """The model's, or the one with this text. Raises FastrouterError when it is broken."""
+        if source is not None:
+            return self._other_template(source)
         if self._compiling is not None:
             self._compiling.join()
             self._compiling = None
         if self._template is None:
-            self._template = self._compile()
+            self._template = self._compile(self.template_source)
         return self._template
 
     def build(self, generate: Generate) -> tuple["array[int]", str]:
@@ -69,6 +75,8 @@ class Prompts:
                 add_generation_prompt=generate.add_generation_prompt,
                 continue_final_message=generate.continue_final_message,
                 kwargs=generate.chat_template_kwargs,
+                template=generate.chat_template,
+                system=generate.system,
             )
             return array("i", self._tokenize_rendered(text)), text
         prompt = generate.prompt
@@ -86,9 +94,12 @@ class Prompts:
         add_generation_prompt: bool,
         continue_final_message: bool,
         kwargs: dict[str, Any],
+        template: str | None = None,
+        system: str | None = None,
     ) -> str:
         merged = {**self._options.chat_template_kwargs, **kwargs}
-        return self.template().render(messages, tools, add_generation_prompt, continue_final_message, **merged)
+        messages = with_system(messages, system)
+        return self.template(template).render(messages, tools, add_generation_prompt, continue_final_message, **merged)
 
     def _tokenize_rendered(self, text: str) -> list[int]:
         """A template that writes BOS itself must not get a second one."""
@@ -155,5 +166,7 @@ class Prompts:
             add_generation_prompt=bool(params.get("add_generation_prompt", True)),
             continue_final_message=bool(params.get("continue_final_message", False)),
             kwargs=params.get("chat_template_kwargs") or {},
+            template=params.get("chat_template"),
+            system=params.get("system"),
         )
         return {"prompt": text}

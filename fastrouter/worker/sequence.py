@@ -11,7 +11,7 @@ from typing import Any
 from fastrouter.messages import Generate
 from fastrouter.worker.detokenizer import Detokenizer
 from fastrouter.worker.sampler import Sampler
-from fastrouter.worker.slots import Slot
+from fastrouter.worker.slots import AdapterSet, Slot
 
 
 class Status(Enum):
@@ -30,15 +30,16 @@ TRANSITIONS: dict[Status, set[Status]] = {
 
 
 class Request:
-    """What one Generate became: its prompt's tokens and its choices."""
+    """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("generate", "id", "num_open", "prompt", "prompt_text", "spare_choices")
+    __slots__ = ("adapters", "generate", "id", "num_open", "prompt", "prompt_text", "spare_choices")
 
-    def __init__(self, generate: Generate, prompt: "array[int]", prompt_text: str) -> None:
+    def __init__(self, generate: Generate, prompt: "array[int]", prompt_text: str, adapters: AdapterSet) -> None:
         self.generate = generate
         self.id = generate.request_id
         self.prompt = prompt
         self.prompt_text = prompt_text
+        self.adapters = adapters
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
 

@@ -1,7 +1,7 @@
 """Who owns which seq_id, and which tokens its KV cache holds. Chooses the slot for a new prompt.
 
 Knows no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
-when that ends the tokens stay, for the next prompt that starts the same way.
+when that ends the tokens stay, for the next prompt that starts the same way and runs with the same adapters.
 """
 
 from array import array
@@ -12,20 +12,27 @@ import numpy as np
 MIN_SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
+AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
+
 
 class Slot:
-    """One seq_id. `tokens[i]` is at position i of its KV."""
+    """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
-    __slots__ = ("id", "is_busy", "last_used", "tokens")
+    __slots__ = ("adapters", "id", "is_busy", "last_used", "tokens")
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
         self.tokens: array[int] = array("i")
+        self.adapters: AdapterSet = ()
         self.is_busy = False
         self.last_used = 0  # a tick of Slots, not a time
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.is_busy else 'idle'} {len(self.tokens)} tokens>"
+
+    def shared_with(self, prompt: "array[int]", adapters: AdapterSet) -> int:
+        """How much of the prompt's start this KV holds."""
+        return common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
 
 
 def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
@@ -55,7 +62,7 @@ class Slots:
     def idle(self) -> list[Slot]:
         return [slot for slot in self.all if not slot.is_busy]
 
-    def choose(self, prompt: "array[int]", slot_id: int = -1) -> Slot | None:
+    def choose(self, prompt: "array[int]", slot_id: int = -1, adapters: AdapterSet = ()) -> Slot | None:
         """The idle slot that shares the longest start with `prompt`, or else the least recently used; `slot_id` insists on one.
         None: wait. The slot is not taken yet."""
         if slot_id >= 0:
@@ -64,7 +71,7 @@ class Slots:
         idle = self.idle
         if not idle:
             return None
-        shared, best = max(((common_prefix(slot.tokens, prompt), slot) for slot in idle), key=_longest_then_oldest)
+        shared, best = max(((slot.shared_with(prompt, adapters), slot) for slot in idle), key=_longest_then_oldest)
         free = min(idle, key=lambda slot: (bool(slot.tokens), slot.last_used))
         if free.tokens:
             return best if shared > MIN_SIMILARITY * len(prompt) else free

@@ -1,0 +1,104 @@
+"""Messages to prompts with a template and a system message that come with the request; also in a real worker, through its wire."""
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_worker_process import OPTIONS, Talk, end, run
+from tiny_models import make_llama
+
+from fastrouter.errors import FastrouterError, from_wire
+from fastrouter.messages import Call, Generate, Load, LoadOptions, Ready, Reply
+from fastrouter.supervisor.process import Nursery
+from fastrouter.worker import llama, prompts
+from fastrouter.worker.prompts import Prompts
+
+OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+OTHER = "{% for m in messages %}<{{ m.role }}: {{ m.content }}>{% endfor %}{{ bos_token }}{{ word }}"
+HELLO = [{"role": "user", "content": "the cat"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.Model]:
+    llama.start_backends()
+    path = make_llama(tmp_path_factory.mktemp("variants") / "own.gguf", chat_template=OWN)
+    opened = llama.Model(str(path), LoadOptions())
+    yield opened
+    opened.close()
+
+
+def text_of(model_prompts: Prompts, **fields: Any) -> str:
+    return model_prompts.build(Generate(0, **{"messages": HELLO, **fields}))[1]
+
+
+def test_a_template_instead_of_the_models(model: llama.Model) -> None:
+    here = Prompts(model, LoadOptions(chat_template_kwargs={"word": "now"}))
+    assert text_of(here, chat_template=OTHER) == "<user: the cat><s>now"
+    assert text_of(here) == "[user] the cat\n"
+    assert text_of(here, chat_template="chatml") == "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
+    tokens, text = here.build(Generate(0, messages=HELLO, chat_template=OTHER))
+    assert tokens == array("i", here.tokenize(text, add_special=True, parse_special=True))
+
+
+def test_a_system_message_for_those_that_have_none(model: llama.Model) -> None:
+    here = Prompts(model, LoadOptions())
+    assert text_of(here, system="be brief") == "[system] be brief\n[user] the cat\n"
+    for role in ("system", "developer"):
+        own = [{"role": "user", "content": "a"}, {"role": role, "content": "be long"}]
+        assert "be brief" not in text_of(here, messages=own, system="be brief")
+    assert text_of(here, prompt="the cat", messages=None, system="be brief") == "the cat"
+    assert here.call_apply_template({"messages": HELLO, "system": "b", "chat_template": OTHER})["prompt"] == "<system: b><user: the cat><s>"
+
+
+def test_a_template_is_compiled_once_and_few_are_kept(model: llama.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    make = prompts.ChatTemplate
+
+    def counting(source: str, **tokens: str) -> prompts.ChatTemplate:
+        compiled.append(source)
+        return make(source, **tokens)
+
+    monkeypatch.setattr(prompts, "ChatTemplate", counting)
+    here = Prompts(model, LoadOptions())
+    sources = [f"{number}{OTHER}" for number in range(prompts.MAX_OTHER_TEMPLATES)]
+    for source in sources * 3:
+        assert text_of(here, chat_template=source).startswith(f"{source.partition('{')[0]}<user")
+    assert compiled == sources
+    text_of(here, chat_template="one more")
+    text_of(here, chat_template=sources[0])
+    assert compiled == [*sources, "one more", sources[0]]
+
+
+def test_a_broken_template_costs_its_requests_only(model: llama.Model) -> None:
+    here = Prompts(model, LoadOptions())
+    for _ in range(2):
+        with pytest.raises(FastrouterError, match="chat template: line 1"):
+            text_of(here, chat_template="{% for %}")
+    assert text_of(here) == "[user] the cat\n"
+
+
+def test_a_worker_answers_two_variants_and_the_model(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        await talk.hear(Ready)
+        shown = {}
+        for name, fields in (("model", {}), ("brief", {"system": "be brief"}), ("other", {"chat_template": OTHER})):
+            _, finish = await talk.generate(messages=HELLO, verbose=True, **fields)
+            talk.process.send(Call(1, "apply_template", {"messages": HELLO, **fields}))
+            shown[name] = finish["prompt"]
+            assert (await talk.hear(Reply)).result == {"prompt": finish["prompt"]}
+        assert shown == {
+            "model": "[user] the cat\n",
+            "brief": "[system] be brief\n[user] the cat\n",
+            "other": "<user: the cat><s>",
+        }
+        talk.process.send(Call(2, "apply_template", {"messages": HELLO, "chat_template": "{{ raise_exception('no') }}"}))
+        assert from_wire((await talk.hear(Reply)).error).status == 400
+        await end(talk)
+
+    run(scenario)
