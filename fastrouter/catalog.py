@@ -6,7 +6,7 @@ A reload is all or nothing; a model that cannot be loaded stays listed with its 
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastrouter.flag_table import Scope
 from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, read_header
 from fastrouter.messages import LoadOptions
 from fastrouter.sources import Found, printable, scan_cache, scan_folder
-from fastrouter.variants import NO_DEFAULTS, RequestDefaults, chain_of, check_variant, defaults_of, system_of
+from fastrouter.variants import NO_DEFAULTS, RequestDefaults, adapters_of, chain_of, check_variant, defaults_of, system_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +165,13 @@ class _Scan:
             if name in self.models:
                 raise ConfigError(f"{said} base: {name} is a model of its own already")
             bases[name] = found
-        return {name: self._to_variant(name, bases) for name in self._variants}
+        chains = {name: chain_of(name, bases, self._said(name)) for name in self._variants}
+        sections = {name: merge(*(self._variants[link] for link in chain[-2::-1])) for name, chain in chains.items()}
+        for name, chain in chains.items():
+            self.models[chain[-1]] = _with_adapters(self.models[chain[-1]], adapters_of(sections[name]))
+        return {name: self._to_variant(name, self.models[chain[-1]], sections[name]) for name, chain in chains.items()}
 
-    def _to_variant(self, name: str, bases: Mapping[str, str]) -> ModelSpec:
-        chain = chain_of(name, bases, self._said(name))
-        base, section = self.models[chain[-1]], merge(*(self._variants[link] for link in chain[-2::-1]))
+    def _to_variant(self, name: str, base: ModelSpec, section: Layer) -> ModelSpec:
         own = self._variants[name]
         return replace(
             base,
@@ -180,7 +182,7 @@ class _Scan:
             can_remove=False,
             preset=to_section(name, own),
             load_on_startup="load_on_startup" in own and own["load_on_startup"].value,
-            defaults=defaults_of(section, self._config.command_line, base.defaults),
+            defaults=defaults_of(section, self._config.command_line, base.defaults, [path for path, _ in base.options.lora]),
             base=base,
         )
 
@@ -274,6 +276,16 @@ class _Scan:
                 if names.setdefault(alias, spec.id) != spec.id:
                     raise ConfigError(f"the alias {alias} of {spec.id} already means {names[alias]}")
         return self._by_spelling() | names
+
+
+def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
+    """It loads these adapters too, for variants that use them; by itself it does not."""
+    more = [path for path in paths if path not in [known for known, _ in base.options.lora]]
+    if not more:
+        return base
+    options = replace(base.options, lora=[*base.options.lora, *([path, 0.0] for path in more)])
+    path, mmproj, stats, _ = base.fingerprint
+    return replace(base, options=options, fingerprint=(path, mmproj, (*stats, *map(_stat_of, more)), options))
 
 
 def _for_every_model(layer: Layer) -> Layer:

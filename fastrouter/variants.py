@@ -3,7 +3,7 @@
 Invariant: a variant differs from its base only in what a request could say itself, so both share one process and one KV cache.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Kind, Scope
 from fastrouter.messages import Generate
 
-_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs")  # of the load options
+_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # of the load options
 _OF_NAMES = ("aliases", "tags")
 _OF_VARIANTS = ("base", "system", "load_on_startup", "")  # "": accepted and dropped
 
@@ -27,6 +27,7 @@ class RequestDefaults:
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None  # message of chats that bring none
+    lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: the model's own
 
     def apply(self, generate: Generate) -> Generate:
         changes: dict[str, Any] = {}
@@ -36,6 +37,8 @@ class RequestDefaults:
             changes["max_tokens"] = self.max_tokens
         if self.chat_template_kwargs:
             changes["chat_template_kwargs"] = {**self.chat_template_kwargs, **generate.chat_template_kwargs}
+        if self.lora is not None and generate.lora is None:
+            changes["lora"] = [list(pair) for pair in self.lora]
         if generate.messages is not None:
             if self.chat_template is not None:
                 changes["chat_template"] = self.chat_template
@@ -71,8 +74,13 @@ def check_variant(section: Layer, said: str) -> None:
             raise ConfigError(f"{said} {flag.name}: a variant shares its base's process, so this must be set there")
 
 
-def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults) -> RequestDefaults:
-    """Of a variant: what its own section says, where the command line does not say otherwise."""
+def adapters_of(section: Layer) -> list[str]:
+    """The files of the LoRA adapters that a variant names."""
+    return [path for path, _ in section["lora"].value] if "lora" in section else []
+
+
+def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adapters: Sequence[str]) -> RequestDefaults:
+    """Of a variant: what its own section says, where the command line does not say otherwise. `adapters`: the base's, in their order."""
     own = {name: setting for name, setting in section.items() if name not in command_line}
     return RequestDefaults(
         sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING},
@@ -80,6 +88,7 @@ def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults) -> R
         chat_template=text_of(own, "chat_template"),
         chat_template_kwargs=own["chat_template_kwargs"].value if "chat_template_kwargs" in own else {},
         system=base.system if "system" not in own else system_of(own),
+        lora=tuple((adapters.index(path), scale) for path, scale in own["lora"].value) if "lora" in own else None,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from conftest import Router, StartRouter, descendants, has_mapped
-from tiny_models import make_llama
+from tiny_models import make_llama, make_lora
 
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config, parse
@@ -185,6 +185,36 @@ def test_load_on_startup_of_a_variant_loads_its_base(router: StartRouter, tmp_pa
     server.await_status("tiny", "loaded")
     assert server.log.count("loaded in") == 1
     assert "already running" not in server.log
+
+
+def test_variants_that_are_adapters(router: StartRouter, tmp_path: Path) -> None:
+    """Each with its own LoRA over one set of weights; the base stays as it is."""
+    for seed in range(3):
+        make_lora(tmp_path / f"lora{seed}.gguf", seed=seed)
+    lora = [f"lora = {tmp_path / f'lora{seed}.gguf'}" for seed in range(3)]
+    presets = f"[tiny]\n{lora[0]}\n[one]\nbase = tiny\n{lora[1]}\n[half]\nbase = one\nlora-scaled = {tmp_path / 'lora2.gguf'}:0.5\n"
+    catalog = catalog_of(tmp_path, presets)
+    tiny, one, half = (catalog.get(name) for name in ("tiny", "one", "half"))
+    assert tiny
+    assert one
+    assert half
+    assert [(Path(path).name, scale) for path, scale in tiny.options.lora] == [
+        ("lora0.gguf", 1.0),
+        ("lora1.gguf", 0.0),
+        ("lora2.gguf", 0.0),
+    ]
+    assert (tiny.defaults.lora, one.defaults.lora, half.defaults.lora) == (None, ((1, 1.0),), ((2, 0.5),))
+    server = router("--models-preset", str(tmp_path / "presets.ini"), "--temp", "0", models_dir=tmp_path / "models")
+    said = {model: say(server, model, max_tokens=24)["choices"][0]["message"]["content"] for model in ("tiny", "one", "half", "tiny")}
+    assert len(set(said.values())) == 3
+    by_hand = say(server, "tiny", max_tokens=24, lora=[{"id": 1, "scale": 1.0}])["choices"][0]["message"]["content"]
+    assert by_hand == said["one"]
+    assert server.log.count("tiny: loaded") == 1
+
+
+def test_apply_template_of_a_variant(server: Router) -> None:
+    prompt = server.post("/apply-template", {"model": "bold", "messages": HELLO}).json["prompt"]
+    assert "you are not in it" in prompt
 
 
 def test_without_presets_nothing_is_a_variant(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError, NotSupported, Unavailable
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
+from fastrouter.messages import Generate
 from fastrouter.supervisor.supervisor import Supervisor
 
 
@@ -91,6 +92,13 @@ class Completion:
         return pick_fields(answer, self._fields) if self._fields else answer
 
 
+# The fields of a chat that make its prompt.
+_OF_TEMPLATES = (
+    *("messages", "tools", "tool_choice", "chat_template_kwargs", "chat_template", "system"),
+    *("add_generation_prompt", "continue_final_message"),
+)
+
+
 class Native:
     """The routes."""
 
@@ -128,7 +136,10 @@ class Native:
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
-        return encode_json(await self.call(request, body, "apply_template", chat_input(body)))
+        spec, _ = self._models.choose(request, body)
+        asked = spec.defaults.apply(Generate(0, **chat_input(body)))
+        params = {name: getattr(asked, name) for name in _OF_TEMPLATES}
+        return encode_json(await self.call(request, body, "apply_template", params))
 
     async def props(self, request: Request, exchange: Exchange) -> bytes:
         return encode_json(await self.call(request, {}, "props", {}))
