@@ -107,6 +107,8 @@ class Models:
         error = state.error or spec.error
         if error:
             status["error"] = error
+        if state.log:
+            status["log"] = list(state.log)
         if state.value == "loading" and state.progress is not None:
             status["progress"] = state.progress
         if spec.base is not None:

@@ -37,6 +37,7 @@ class Supervisor:
         self._entries = self._residency.entries
         self._queue = self._residency.queue
         self.subscribe = self._residency.feed.subscribe
+        self.logs = self._residency.logs
         self.instances = self._residency.instances
 
     def __repr__(self) -> str:
