@@ -21,6 +21,7 @@ from fastrouter.http.guard import Cors, Guard, is_loopback
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server, address_of, bind
+from fastrouter.logs import announce, set_up
 
 log = logging.getLogger("fastrouter")
 
@@ -43,16 +44,9 @@ def _open_service(config: Config) -> Behind:
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
     """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
-    _set_up_log(config)
+    set_up(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, nursery_command).run())
-
-
-def _set_up_log(config: Config) -> None:
-    handler = logging.FileHandler(config.log_file) if config.log_file else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG if config.verbose else logging.INFO)
 
 
 def hosts_of(config: Config) -> list[str]:
@@ -82,7 +76,8 @@ class App:
         sockets = bind(self._hosts, self._config.port)
         addresses = [address_of(sock) for sock in sockets]
         await self._server.start(sockets)
-        print(f"fastrouter {__version__} is listening on {' and '.join(addresses)}", flush=True)
+        text = f"fastrouter {__version__} is listening on {' and '.join(addresses)}"
+        announce(self._config, text, event="listening", addresses=addresses, version=__version__)
         boot = asyncio.create_task(self._boot(addresses[0]))
         stop = asyncio.create_task(self._stop.wait())
         try:

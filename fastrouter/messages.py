@@ -6,6 +6,8 @@ Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 from dataclasses import dataclass, field
 from typing import Any
 
+AUTO_SLOTS = 4  # of a model whose `parallel` is auto
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -36,6 +38,15 @@ class LoadOptions:
     n_predict: int = -1  # default max_tokens
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
+
+    @property
+    def num_slots(self) -> int:
+        return self.parallel if self.parallel > 0 else AUTO_SLOTS
+
+    @property
+    def is_unified(self) -> bool:
+        """One KV cache for all slots."""
+        return self.parallel < 1 if self.kv_unified is None else self.kv_unified
 
 
 # ---------------------------------------------------------------- router -> worker

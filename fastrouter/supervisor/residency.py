@@ -260,7 +260,7 @@ class Residency:
         self.may_be_idle(entry)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
-        log.warning("%s: %s", instance.spec.id, notice.text)
+        log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     # ------------------------------------------------------------ ends
 
@@ -336,9 +336,9 @@ class Residency:
 
     def _crashed(self, entry: Entry, instance: Instance, was: State, last_words: list[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
-        log.error("%s: %s", spec.id, cause)
+        log.error("%s: %s", spec.id, cause, extra={"model": spec.id, "event": "failed", "exit_code": exit_code})
         for line in last_words[-5:]:
-            log.error("%s: | %s", spec.id, line)
+            log.error("%s: | %s", spec.id, line, extra={"model": spec.id, "event": "worker_line"})
         entry.note_end(cause, exit_code, last_words)
         if was is State.LOADING:
             entry.note_failed_load(time.monotonic())

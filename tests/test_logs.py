@@ -1,0 +1,270 @@
+"""What workers say, kept per model: text, live events, the last lines in errors. What the router says: text, JSON, files."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Answer, Router, StartRouter, eventually
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+
+# ---------------------------------------------------------------- the kept lines, without a process
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("plain", "plain"),
+        ("  indented \r", "  indented"),
+        ("\x1b[1;31merror\x1b[0m: no", "error: no"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link", "link"),
+        ("10%\r50%\r100%", "100%"),
+        ("a\tb\x0bc\u2028d\x85e", "a b c d e"),
+        ("a\x00b\x07c\x9bd\x7fe", "abcde"),
+        ("Größe 模型", "Größe 模型"),
+        ("\x1b[31m\x1b[0m", ""),
+    ],
+)
+def test_clean_line(said: str, kept: str) -> None:
+    assert clean_line(said) == kept
+
+
+@given(st.text())
+def test_clean_lines_are_one_line(said: str) -> None:
+    kept = clean_line(said)
+    assert "\x1b" not in kept
+    assert len(kept.splitlines()) <= 1
+    assert not any(character < " " or "\x7f" <= character <= "\x9f" for character in kept)
+
+
+def test_bounds() -> None:
+    logs = Logs()
+    write = logs.of("a").begin(7)
+    for number in range(3 * MAX_LINES):
+        write(f"line {number}")
+    lines = [line.text for line in logs.lines("a")]
+    assert len(lines) == MAX_LINES
+    assert lines[-1] == f"line {3 * MAX_LINES - 1}"
+    for number in range(100):
+        write(f"{number:04}" + "é" * 2000)
+    lines = [line.text for line in logs.lines("a")]
+    assert sum(len(text.encode()) for text in lines) <= MAX_BYTES
+    assert len(lines) > 60
+    assert lines[-1].startswith("0099")
+
+
+def test_last_words() -> None:
+    logs = Logs()
+    assert logs.of("a").end(1, "exited with code 0") == []
+    write = logs.of("a").begin(2)
+    write("first")
+    write("x" * 1000)
+    assert logs.of("a").end(2, "exited with code 1") == ["first", "x" * 512]
+    write = logs.of("a").begin(3)
+    assert logs.of("a").end(3, "exited with code 1") == [], "what another worker said is not its last words"
+    write = logs.of("a").begin(None)
+    for number in range(30):
+        write(str(number))
+    assert logs.of("a").end(4, None) == [], "the router wanted it to end"
+    assert [line.text for line in logs.lines("a") if line.text.startswith("-")][-2:] == [
+        "--- a worker gets the model ---",
+        "--- worker 4 was ended by the router ---",
+    ]
+    write = logs.of("a").begin(5)
+    for number in range(30):
+        write(str(number))
+    assert logs.of("a").end(5, "exited with code 1") == [str(number) for number in range(10, 30)]
+
+
+def test_listeners() -> None:
+    logs = Logs()
+    heard: list[Line] = []
+
+    def bad(line: Line) -> None:
+        raise RuntimeError("a bug")
+
+    leave_bad = logs.listen(bad)
+    leave = logs.listen(heard.append)
+    logs.of("b").begin(1)("one")
+    logs.of("a").begin(1)("two")
+    assert [(line.model, line.text) for line in heard if not line.text.startswith("-")] == [("b", "one"), ("a", "two")]
+    assert logs.lines(None) == heard, "in the order of time"
+    leave()
+    leave()
+    leave_bad()
+    logs.of("a").write("three")
+    assert len(heard) == 4
+    assert (logs.lines("no-such"), repr(logs)) == ([], "<Logs of 2 models, 0 listeners>")
+
+
+# ---------------------------------------------------------------- GET /models/logs
+
+
+def script(folder: Path, name: str, **content: Any) -> None:
+    (folder / f"{name}.gguf").write_text(json.dumps(content))
+
+
+def say(server: Router, model: str, *lines: str, **more: Any) -> Answer:
+    return server.post("/completion", {"model": model, "prompt": json.dumps({"lines": lines, "tokens": 1, **more})})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """talks (says two lines when it loads) and quiet."""
+    found = tmp_path / "scripts"
+    found.mkdir()
+    script(found, "talks", lines=["\x1b[32mhello\x1b[0m", "wörld"])
+    script(found, "quiet")
+    return found
+
+
+def texts(answer: Answer) -> list[str]:
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    lines = answer.body.decode().splitlines()
+    assert all(STAMP.match(line) for line in lines), lines
+    return [STAMP.sub("", line) for line in lines]
+
+
+def test_kept_lines(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    assert texts(server.get("/models/logs?model=talks")) == []
+    assert server.status("talks") == "unloaded"
+    server.load("talks")
+    lines = eventually(lambda: texts(server.get("/models/logs?model=talks"))[2:] and texts(server.get("/models/logs?model=talks")), "lines")
+    assert re.fullmatch(r"--- (a worker|worker \d+) gets the model ---", lines[0])
+    assert lines[1:] == ["hello", "wörld"]
+    server.unload("talks")
+    eventually(lambda: texts(server.get("/models/logs?model=talks"))[-1].endswith("was ended by the router ---"), "its end")
+    assert say(server, "talks", "again").status == 200
+    eventually(lambda: texts(server.get("/models/logs?model=talks"))[-1] == "again", "the line of the second worker")
+    assert [line for line in texts(server.get("/models/logs?model=talks")) if not line.startswith("---")] == [
+        *("hello", "wörld", "hello", "wörld", "again")
+    ]
+    assert texts(server.get("/models/logs?model=talks&tail=2")) == ["wörld", "again"]
+    assert texts(server.get("/models/logs?model=talks&tail=0")) == []
+    assert texts(server.get("/models/logs"))[-1] == "talks: again"
+    assert server.request("HEAD", "/models/logs?model=talks").body == b""
+
+
+def test_wrong_questions(router: StartRouter, folder: Path) -> None:
+    server = router("--api-key", "secret", models_dir=folder, is_fake=True)
+    assert server.get("/models/logs?model=talks").status == 401
+    key = {"Authorization": "Bearer secret"}
+    unknown = server.get("/models/logs?model=no-such", key)
+    assert (unknown.status, unknown.error["message"]) == (400, "model 'no-such' not found")
+    for tail in ("-1", "x", "1.5", "", "9" * 30, "%C2%B2"):
+        answer = server.get(f"/models/logs?model=talks&tail={tail}", key)
+        assert (answer.status, answer.error["message"]) == (400, "field 'tail' must be a number of lines")
+    assert server.post("/models/logs", {}, key).status == 405
+
+
+def test_live_lines(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    server.load("quiet")
+    with server.stream("/models/logs?model=talks&follow=1") as stream, server.stream("/models/logs?follow=1") as of_all:
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        events = stream.events()
+        assert say(server, "quiet", "not for talks").status == 200
+        server.load("talks")
+        found = [next(events) for _ in range(3)]
+        assert [event["line"] for event in found[1:]] == ["hello", "wörld"]
+        assert {event["model"] for event in found} == {"talks"}
+        assert all(abs(datetime.now().astimezone() - datetime.fromisoformat(event["time"])) < timedelta(minutes=5) for event in found)
+        said = {(event["model"], event["line"]) for _, event in zip(range(5), of_all, strict=False)}
+        assert said >= {("quiet", "not for talks"), ("talks", "hello")}
+    with server.stream("/models/logs?model=talks&follow=true&tail=1") as stream:
+        events = stream.events()
+        assert next(events)["line"] == "wörld", "what is kept comes first"
+        say(server, "talks", "live")
+        assert next(events)["line"] == "live"
+    connection, response = server.open("GET", "/models/logs?model=talks&tail=1", None, {"Accept": "text/event-stream"})
+    with contextlib.closing(connection), response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert response.readline().startswith(b"data: {")
+    assert server.status("quiet") == "loaded"
+
+
+def test_a_reader_that_reads_nothing_harms_nobody(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    server.load("quiet")
+    connection, response = server.open("GET", "/models/logs?model=quiet&follow=1")
+    with contextlib.closing(connection), response:
+        for _ in range(40):
+            assert say(server, "quiet", *["y" * 3000] * 100).status == 200  # 12 MB in all: more than sockets hold
+        last = say(server, "quiet", "the end")
+        assert last.status == 200
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            response.read()
+    eventually(lambda: texts(server.get("/models/logs?model=quiet&tail=1")) == ["the end"], "the last line")
+
+
+def test_streams_end_with_the_server(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    with server.stream("/models/logs?follow=1") as stream:
+        server.process.send_signal(signal.SIGTERM)
+        assert list(stream) == []
+        assert stream.is_whole
+    assert server.await_end() == 0
+
+
+# ---------------------------------------------------------------- the last lines in errors
+
+
+def test_failed_load(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    said = [f"\x1b[33mline {number}\x1b[0m" for number in range(30)]
+    script(folder, "quiet", lines=said, fail="it has no tensors")
+    with server.stream("/models/sse") as stream:
+        answer = say(server, "quiet")
+        [failed] = [event["data"] for _, event in zip(range(2), _changes(stream), strict=False) if event["data"].get("failed")]
+    expected = [f"line {number}" for number in range(10, 30)]
+    assert (answer.status, answer.error["message"]) == (500, "model name=quiet failed to load: it has no tensors")
+    assert answer.error["log"] == expected
+    assert (failed["log"], failed["error"]) == (expected, "it has no tensors")
+    status = server.get("/v1/models/quiet").json["status"]
+    assert (status["failed"], status["log"]) == (True, expected)
+    assert "error: quiet: it has no tensors" in server.log
+    assert "error: quiet: | line 29" in server.log
+    script(folder, "quiet", lines=["fine"])
+    assert say(server, "quiet").status == 200
+    assert not server.get("/v1/models/quiet").json["status"].keys() & {"failed", "log"}
+    assert say(server, "talks").status == 200
+    server.unload("talks")
+    assert "log" not in server.get("/v1/models/talks").json["status"]
+
+
+def _changes(stream: Any) -> Iterator[dict[str, Any]]:
+    return (event for event in stream if event["event"] == "status_change")
+
+
+def test_back_off_says_it_too(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    script(folder, "quiet", lines=["because"], die="exit3")
+    answers = [say(server, "quiet") for _ in range(4)]
+    assert {answer.status for answer in answers} == {500}
+    assert all(answer.error["log"] == ["because", "the script says exit"] for answer in answers)
+    assert answers[-1].headers["Retry-After"]
+
+
+def test_worker_that_died_while_serving(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder, is_fake=True)
+    crash = {"lines": ["oh no"], "die": "SIGABRT", "die_after": 1, "tokens": 9}
+    with server.stream("/completion", {"model": "quiet", "prompt": json.dumps(crash), "stream": True}) as stream:
+        last = list(stream)[-1]
+    assert (last["error"]["code"], last["error"]["log"]) == ("worker_died", ["oh no"])
+    status = server.get("/v1/models/quiet").json["status"]
+    assert (status["failed"], status["log"]) == (True, ["oh no"])
