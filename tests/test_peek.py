@@ -149,3 +149,17 @@ def test_a_model_on_its_way(fakes: Router) -> None:
     props = fakes.get("/props?model=slow").json
     assert (props["is_loaded"], props["is_sleeping"]) == (False, False)
     assert fakes.status("slow") == "loading"
+
+
+def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
+    server = router("--sleep-idle-seconds", "1", models_dir=models)
+    server.load("tiny0")
+    server.await_status("tiny0", "sleeping")
+    for _ in range(20):
+        assert server.get("/slots?model=tiny0").json == []
+        props = server.get("/props?model=tiny0").json
+        assert (props["is_sleeping"], props["is_loaded"]) == (True, False)
+    assert server.get("/slots").json == []
+    assert server.status("tiny0") == "sleeping"
+    assert server.get("/props?model=tiny0&autoload=true").json["is_sleeping"] is False
+    assert server.status("tiny0") == "loaded"

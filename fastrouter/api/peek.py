@@ -38,7 +38,7 @@ class Peek:
         props = await self.ask(request, spec, "props")
         if props is None:
             return encode_json(self._props_of(spec))
-        return encode_json({**props, "is_loaded": True})
+        return encode_json({**props, "model_alias": spec.id, "is_loaded": True})
 
     def _props_of(self, spec: ModelSpec) -> dict[str, Any]:
         """What the file and the options say."""
