@@ -15,11 +15,11 @@ from fastrouter import __version__
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
-from fastrouter.messages import LoadOptions
+from fastrouter.messages import QUIET, LoadOptions
 
 MAX_TEXT_BYTES = 4 << 20
 EVERY_MODEL = "*"
-EVERYTHING = 4  # the least verbosity that shows all there is
+EVERYTHING = 5  # verbosity
 
 
 class Setting(NamedTuple):
@@ -53,7 +53,7 @@ class Config:
     log_prefix: bool = True
     log_disable: bool = False
     log_requests: bool = False
-    verbosity: int = 3  # llama-server's: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 and more everything
+    verbosity: int = QUIET  # llama-server's: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 more, 5 everything
     verbose: bool = False
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -93,8 +93,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER}
     fields |= {target: value for target, (flag, value) in both.items() if flag.scope is Scope.SOURCE and target != "mmproj_auto"}
     if fields.get("verbose"):
-        fields["verbosity"] = max(fields.get("verbosity", 0), EVERYTHING)
-    fields["verbose"] = fields.get("verbosity", 0) >= EVERYTHING
+        fields["verbosity"] = EVERYTHING
+    fields["verbose"] = fields.get("verbosity", QUIET) > QUIET
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)

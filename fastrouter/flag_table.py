@@ -119,7 +119,7 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--log-prefix --no-log-prefix", "LOG_PREFIX", Kind.SWITCH, "log_prefix", "warnings and errors say that they are"),
         _flag(scope, "--log-disable", "", Kind.SWITCH, "log_disable", "log nothing"),
         _flag(scope, "--log-requests --no-log-requests", "LOG_REQUESTS", Kind.SWITCH, "log_requests", "a line for each request"),
-        _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "0 nothing, 1 errors ... 3, 4 all", low=-1),
+        _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "0 nothing, 1 errors, 5 all (3)", low=-1),
         _flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
         _flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
     ]

@@ -6,6 +6,7 @@ Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 from dataclasses import dataclass, field
 from typing import Any
 
+QUIET = 3  # verbosity: what happens, and no more
 AUTO_SLOTS = 4  # of a model whose `parallel` is auto
 
 
@@ -61,6 +62,7 @@ class Load:
     options: LoadOptions
     safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
     mmproj: str | None = None
+    verbosity: int = QUIET  # llama-server's; above QUIET, llama.cpp's own lines come too
 
 
 @dataclass(frozen=True, slots=True)

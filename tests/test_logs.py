@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
+from fastrouter.worker.llama_log import LlamaLog
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
@@ -268,3 +269,50 @@ def test_worker_that_died_while_serving(router: StartRouter, folder: Path) -> No
     assert (last["error"]["code"], last["error"]["log"]) == ("worker_died", ["oh no"])
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, ["oh no"])
+
+
+# ---------------------------------------------------------------- real workers
+
+
+def test_the_cause_in_one_line(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    whole = (models / "tiny0.gguf").read_bytes()
+    (folder / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
+    server = router(models_dir=folder)
+    error = server.post("/completion", {"model": "strange", "prompt": "x"}).error
+    assert error["message"] == "model name=strange failed to load: tensor 'blk.1.attn_q.weight' not found"
+    assert any("blk.1.attn_q.weight" in line for line in error["log"])
+
+
+@pytest.mark.parametrize(("flags", "is_loud"), [((), False), (("-lv", "4"), True), (("-v",), True), (("-lv", "1"), False)])
+def test_what_llama_cpp_says(router: StartRouter, models: Path, flags: tuple[str, ...], is_loud: bool) -> None:
+    server = router(*flags, models_dir=models)
+    server.load("tiny0")
+    said = eventually(lambda: "loaded (" in (text := server.get("/models/logs?model=tiny0").body.decode()) and text, "its last line")
+    assert ("llama_context" in said) == is_loud
+    assert ("tiny0 | " in server.log) == is_loud
+    assert ("tiny0: loaded in " in server.log) == (flags != ("-lv", "1"))
+
+
+def test_cause() -> None:
+    log = LlamaLog()
+    assert log.cause() == ""
+    log.take(3, b"warning: odd\n")
+    assert log.cause() == "odd"
+    log.take(4, b"llama_model_load: error loading model: no such file\n")
+    log.take(4, b"llama_model_load_from_file_impl: failed to load model\n")
+    assert log.cause() == "no such file"
+    log.clear()
+    log.take(4, b"plain text\n")
+    assert log.cause() == "plain text"
+
+
+def test_verbosity(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbosity, shown in ((0, "we"), (3, "we"), (4, "iwe"), (5, "diwe"), (99, "diwe")):
+        log = LlamaLog()
+        log.set_verbosity(verbosity)
+        for level, text in ((1, b"d"), (2, b"i"), (3, b"w"), (4, b"e")):
+            log.take(level, text)
+            log.take(5, b".")
+        assert capsys.readouterr().err == "".join(f"{letter}." for letter in shown)

@@ -100,8 +100,8 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, *, safe_mode: bool) -> None:
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj))
+    def load(self, *, safe_mode: bool, verbosity: int) -> None:
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity))
 
     def advance(self, state: State) -> None:
         check(self.state, state)

@@ -46,6 +46,7 @@ class Residency:
         self.queue = Queue()
         self.feed = Feed(on_event)
         self.logs = Logs()
+        self._verbosity = config.verbosity
         self.timers = Timers()
         self.is_stopping = False
         self._is_rebalancing = False
@@ -231,7 +232,7 @@ class Residency:
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
-        instance.load(safe_mode=entry.needs_safe_mode)
+        instance.load(safe_mode=entry.needs_safe_mode, verbosity=self._verbosity)
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)

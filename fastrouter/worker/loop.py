@@ -82,6 +82,7 @@ class Worker:
     def _load(self, load: Load, spare: Spare) -> None:
         clock = time.perf_counter
         begun = clock()
+        llama.log.set_verbosity(load.verbosity)
         if load.safe_mode:
             self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
         self._next_progress = begun + _PROGRESS_INTERVAL_S
