@@ -3,18 +3,24 @@
 import contextlib
 import http.client
 import json
+import logging
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Answer, Router, StartRouter, eventually
+from conftest import Answer, Router, StartRouter, environment, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastrouter.logs import JsonFormatter, TextFormatter
 from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
 from fastrouter.worker.llama_log import LlamaLog
 
@@ -316,3 +322,174 @@ def test_verbosity(capsys: pytest.CaptureFixture[str]) -> None:
             log.take(level, text)
             log.take(5, b".")
         assert capsys.readouterr().err == "".join(f"{letter}." for letter in shown)
+
+
+# ---------------------------------------------------------------- the router's lines
+
+
+def record(message: str, *args: Any, level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
+    made = logging.getLogger("fastrouter").makeRecord("fastrouter", level, "file", 1, message, args, None, extra=extra)
+    made.created = 1_700_000_000.25
+    return made
+
+
+def test_text_lines() -> None:
+    plain, bare, colored = TextFormatter(), TextFormatter(has_time=False, has_level=False), TextFormatter(colors=True)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d coder: loaded", plain.format(record("%s: loaded", "coder", model="coder")))
+    assert plain.format(record("odd", level=logging.WARNING)).endswith(" warning: odd")
+    assert plain.format(record("bad", level=logging.ERROR)).endswith(" error: bad")
+    assert bare.format(record("bad", level=logging.ERROR)) == "bad"
+    assert bare.format(record("%s", "a\n20:14:03 fake\x1b[2Jé")) == "a\\n20:14:03 fake\\x1b[2Jé"
+    assert "\x1b[31merror:\x1b[0m bad" in colored.format(record("bad", level=logging.ERROR))
+    assert "\x1b[33mwarning:\x1b[0m odd" in colored.format(record("odd", level=logging.WARNING))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        failed = record("bug", level=logging.ERROR)
+        failed.exc_info = sys.exc_info()
+    assert plain.format(failed).endswith("ValueError: why")
+
+
+@given(st.text(), st.text(), st.none() | st.integers() | st.text() | st.lists(st.text()))
+def test_json_lines(message: str, model: str, more: Any) -> None:
+    line = JsonFormatter().format(record("%s", message, level=logging.WARNING, model=model, more=more))
+    assert "\n" not in line
+    read = json.loads(line)
+    assert read["level"] == "warning"
+    assert datetime.fromisoformat(read["time"]).timestamp() == 1_700_000_000.25
+    assert datetime.fromisoformat(read["time"]).tzinfo is not None
+    assert (read["message"], read["model"]) == (message, model)
+    assert read.get("more") == more
+
+
+def test_json_of_what_is_no_text() -> None:
+    line = JsonFormatter().format(record("%s", "\udcff", path=Path("/x"), odd="\udc80"))
+    assert json.loads(line) == {**json.loads(line), "message": "\\udcff", "path": "/x", "odd": "\\udc80"}
+
+
+def read_json(text: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        assert list(line)[:2] == ["time", "level"]
+        assert datetime.fromisoformat(line["time"]).tzinfo is not None
+    return lines
+
+
+@pytest.mark.parametrize("flags", [("--log-format", "json"), ("--log-jsonl", "-lv", "4", "--log-colors", "on")])
+def test_json_log(router: StartRouter, folder: Path, flags: tuple[str, ...]) -> None:
+    server = router(*flags, models_dir=folder, is_fake=True)
+    server.load("talks")
+    script(folder, "quiet", lines=['a "quoted" line', "\\"], die="exit3")
+    assert say(server, "quiet").status == 500
+    server.unload("talks")
+    eventually(lambda: any(line.get("event") == "unloaded" for line in read_json(server.log)), "the last line")
+    lines = read_json(server.log)
+    assert server.out == ""
+    by_event = {line.get("event"): line for line in lines}
+    assert by_event["listening"]["addresses"] == [server.url]
+    assert by_event["models"]["num_models"] == 2
+    assert by_event["failed"] == {**by_event["failed"], "level": "error", "model": "quiet", "exit_code": 3}
+    assert {"talks", "quiet"} <= {line.get("model") for line in lines if line.get("event") == "loading"}
+    assert ('quiet | a "quoted" line' in [line["message"] for line in lines]) == ("-lv" in flags)
+
+
+def test_text_log(router: StartRouter, models: Path) -> None:
+    server = router(models_dir=models)
+    server.load("tiny0")
+    eventually(lambda: re.search(r"^\d\d:\d\d:\d\d tiny0: loaded in \d+ ms \(\d\.\d MB\)$", server.log, re.M), "the line")
+    assert "\x1b" not in server.log
+    assert "/health" not in server.log
+
+
+def test_disabled_and_bare(router: StartRouter, folder: Path) -> None:
+    silent = router("--log-disable", "-v", models_dir=folder, is_fake=True)
+    bare = router("--no-log-timestamps", "--no-log-prefix", models_dir=folder, is_fake=True)
+    script(folder, "quiet", die="exit3")
+    for server in (silent, bare):
+        server.load("talks")
+        assert say(server, "quiet").status == 500
+    eventually(lambda: re.search("^talks: loaded", bare.log, re.M), "a line")
+    assert re.search(r"^quiet: its worker exited with code 3", bare.log, re.M)
+    assert silent.log == ""
+
+
+@pytest.mark.parametrize("flags", [("--log-requests",), ("-v",), ()])
+def test_lines_of_requests(router: StartRouter, folder: Path, flags: tuple[str, ...]) -> None:
+    server = router(*flags, models_dir=folder, is_fake=True)
+    server.load("quiet")
+    assert say(server, "quiet", tokens=7).status == 200
+    with server.stream("/completion", {"model": "quiet", "prompt": '{"tokens": 3}', "stream": True}) as stream:
+        list(stream)
+    with server.stream("/completion", {"model": "quiet", "prompt": '{"tokens": 99, "delay_s": 0.05}', "stream": True}) as stream:
+        next(iter(stream))
+    assert server.get("/slots?model=no-such%0Aone&secret=x").status == 400
+    assert server.get("/nothing%0Ahere").status == 404
+    crash = json.dumps({"die": "SIGKILL", "die_after": 1, "tokens": 9})
+    with server.stream("/completion", {"model": "quiet", "prompt": crash, "stream": True}) as stream:
+        list(stream)
+    wanted = [
+        r"POST /completion quiet: 200 in \d+ ms, 7 tokens",
+        r"POST /completion quiet: 200 in \d+ ms, 3 tokens",
+        r"POST /completion quiet: the client left in \d+ ms, \d+ tokens",
+        r"GET /slots no-such\\none: 400 in \d+ ms",
+        r"GET /nothing\\nhere: 404 in \d+ ms",
+        r"POST /completion quiet: cut off in \d+ ms, 1 tokens",
+    ]
+    for line in wanted:
+        if flags:
+            eventually(lambda line=line: re.search(rf"^\d\d:\d\d:\d\d {line}$", server.log, re.M), line)  # type: ignore[misc]
+        else:
+            assert not re.search(line, server.log)
+    assert ("GET /health" in server.log) == (flags == ("-v",))
+    assert "secret" not in server.log
+
+
+# ---------------------------------------------------------------- where they go
+
+
+def test_a_log_file_that_is_rotated(router: StartRouter, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "router.log"
+    path.parent.mkdir()
+    path.write_text("what was there\n")
+    server = router("--log-file", str(path), models_dir=folder, is_fake=True)
+    server.load("talks")
+    path.rename(tmp_path / "logs" / "router.log.1")
+    server.unload("talks")
+    eventually(lambda: path.exists() and "talks: unloaded" in path.read_text(), "the new file")
+    assert (tmp_path / "logs" / "router.log.1").read_text().startswith("what was there\n")
+    path.unlink()
+    path.parent.rename(tmp_path / "moved")
+    for _ in range(2):
+        server.load("talks")  # it cannot log, and goes on
+        server.unload("talks")
+    assert server.log.count("the log cannot be written") == 1
+    (tmp_path / "moved").rename(path.parent)
+    server.load("talks")
+    eventually(lambda: path.exists() and "talks: loaded" in path.read_text(), "it writes again")
+
+
+def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastrouter", "--port", "0", "--log-file", str(tmp_path / "no" / "such")]
+    result = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (1, f"fastrouter: --log-file {tmp_path}/no/such: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "has_colors"),
+    [((), {}, True), ((), {"NO_COLOR": "1"}, False), ((), {"TERM": "dumb"}, False), (("--log-colors", "off"), {}, False)],
+)
+def test_colors_on_a_terminal(tmp_path: Path, flags: tuple[str, ...], env: dict[str, str], has_colors: bool) -> None:
+    controller, terminal = pty.openpty()
+    (tmp_path / "x.gguf").write_text("{}")
+    program = [sys.executable, str(Path(__file__).parent / "fake_router.py"), "-m", str(tmp_path / "x.gguf"), "--port", "0", *flags]
+    full = {**environment(tmp_path), "TERM": "xterm", **env}
+    with subprocess.Popen(program, env=full, stdout=subprocess.DEVNULL, stderr=terminal) as process:
+        os.close(terminal)
+        said = ""
+        while "x: loaded" not in said:
+            said += os.read(controller, 4096).decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    os.close(controller)
+    assert ("\x1b[2m" in said) == has_colors
+    assert ("\x1b" in said) == has_colors
