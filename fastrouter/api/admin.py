@@ -105,8 +105,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     generator = Generator(models, supervisor)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)
-    lora = Lora(native)
     peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
+    lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, config)
 
     def props(request: Request, exchange: Exchange) -> Any:
