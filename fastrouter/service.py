@@ -94,9 +94,10 @@ def _log_event(event: Event) -> None:
     if event.data.get("failed"):
         return  # the supervisor has logged the cause, as an error
     taken = f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else ""
-    size = f" ({size_text(loaded['size'])})" if loaded.get("size") else ""
-    extra = {"event": status, "model": event.model, "load_ms": loaded.get("load_ms"), "size_bytes": loaded.get("size")}
-    log.info("%s: %s%s%s", event.model, status, taken, size, extra=extra)
+    reason = event.data.get("reason")
+    note = size_text(loaded["size"]) if loaded.get("size") else reason
+    extra = {"event": status, "model": event.model, "load_ms": loaded.get("load_ms"), "size_bytes": loaded.get("size"), "reason": reason}
+    log.info("%s: %s%s%s", event.model, status, taken, f" ({note})" if note else "", extra=extra)
 
 
 def size_text(num_bytes: int) -> str:

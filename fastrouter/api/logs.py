@@ -29,7 +29,8 @@ class WorkerLogs:
         count = _tail(query)
         lines = self._logs.lines(model_id)[-count:] if count else []
         accepted = request.header("accept") or ""
-        if query.get("follow") not in ("1", "true") and "text/event-stream" not in accepted:
+        is_live = query.get("follow") in ("1", "true") or "text/event-stream" in accepted
+        if not is_live or request.method == "HEAD":
             return text_response("".join(_text_of(line, is_named=model_id is None) for line in lines))
         stream = LiveStream(exchange)
         for line in lines:

@@ -37,7 +37,8 @@ def _write(level: int, exchange: Exchange, status: int | None, taken_s: float) -
     num_tokens = getattr(exchange.responder, "num_tokens", 0)
     end = {None: "cut off", CLIENT_LEFT: "the client left"}.get(status, str(status))
     about = f" {model}" if model else ""
-    tokens = f", {num_tokens} tokens" if num_tokens else ""
+    tokens = f", {num_tokens} token{'' if num_tokens == 1 else 's'}" if num_tokens else ""
+    peer = exchange.transport.get_extra_info("peername")
     extra = {
         "event": "request",
         "method": request.method,
@@ -46,5 +47,6 @@ def _write(level: int, exchange: Exchange, status: int | None, taken_s: float) -
         "status": status,
         "ms": round(1e3 * taken_s, 1),
         "tokens": num_tokens or None,
+        "client": peer[0] if isinstance(peer, tuple) else None,  # a Unix socket has none
     }
     log.log(level, "%s %s%s: %s in %.0f ms%s", request.method, request.path, about, end, 1e3 * taken_s, tokens, extra=extra)
