@@ -352,7 +352,7 @@ def test_text_lines() -> None:
     assert plain.format(failed).endswith("ValueError: why")
 
 
-@given(st.text(), st.text(), st.none() | st.integers() | st.text() | st.lists(st.text()))
+@given(st.text(), st.text(), st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.lists(st.text()))
 def test_json_lines(message: str, model: str, more: Any) -> None:
     line = JsonFormatter().format(record("%s", message, level=logging.WARNING, model=model, more=more))
     assert "\n" not in line
