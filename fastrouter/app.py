@@ -17,10 +17,12 @@ from fastrouter._core import Request
 from fastrouter.api.health import HEALTH_PATHS, health
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
+from fastrouter.http.access import Dispatch, logged
 from fastrouter.http.guard import Cors, Guard, is_loopback
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server, address_of, bind
+from fastrouter.logs import announce, set_up
 
 log = logging.getLogger("fastrouter")
 
@@ -43,16 +45,9 @@ def _open_service(config: Config) -> Behind:
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
     """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
-    _set_up_log(config)
+    set_up(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, nursery_command).run())
-
-
-def _set_up_log(config: Config) -> None:
-    handler = logging.FileHandler(config.log_file) if config.log_file else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG if config.verbose else logging.INFO)
 
 
 def hosts_of(config: Config) -> list[str]:
@@ -72,7 +67,7 @@ class App:
         guard = Guard(config.api_keys, hosts, cors)
         self._routes = Routes(guard, config.api_prefix)
         self._routes.add("GET", HEALTH_PATHS, health, public=True)
-        self._server = Server(self._dispatch_early, guard, timeout_s=config.timeout_s)
+        self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._service: Behind | None = None
@@ -82,7 +77,8 @@ class App:
         sockets = bind(self._hosts, self._config.port)
         addresses = [address_of(sock) for sock in sockets]
         await self._server.start(sockets)
-        print(f"fastrouter {__version__} is listening on {' and '.join(addresses)}", flush=True)
+        text = f"fastrouter {__version__} is listening on {' and '.join(addresses)}"
+        announce(self._config, text, event="listening", addresses=addresses, version=__version__)
         boot = asyncio.create_task(self._boot(addresses[0]))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -102,12 +98,17 @@ class App:
         # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
         service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
         await service.start(self._routes, self._nursery_command)
-        self._server.dispatch = self._routes.dispatch
+        self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         service.announce(address)
         await service.load_wanted()
 
     # ------------------------------------------------------------ requests before and after the time
+
+    def _logged(self, dispatch: Dispatch) -> Dispatch:
+        if self._config.log_requests or self._config.verbose:
+            return logged(dispatch, logging.INFO if self._config.log_requests else logging.DEBUG)
+        return dispatch
 
     def _dispatch_early(self, request: Request, exchange: Exchange) -> Any:
         if request.path.endswith("/health"):
@@ -145,7 +146,7 @@ class App:
             log.error("reload refused, nothing has changed: %s", error.message)
 
     async def _shut_down(self) -> None:
-        self._server.dispatch = self._dispatch_late
+        self._server.dispatch = self._logged(self._dispatch_late)
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()

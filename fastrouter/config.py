@@ -15,10 +15,11 @@ from fastrouter import __version__
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
-from fastrouter.messages import LoadOptions
+from fastrouter.messages import QUIET, LoadOptions
 
 MAX_TEXT_BYTES = 4 << 20
 EVERY_MODEL = "*"
+EVERYTHING = 5  # verbosity
 
 
 class Setting(NamedTuple):
@@ -46,6 +47,13 @@ class Config:
     slots_endpoint: bool = True
     props_endpoint: bool = False
     log_file: str | None = None
+    log_format: str = "text"  # text | json
+    log_colors: str = "auto"  # on | off | auto
+    log_timestamps: bool = True
+    log_prefix: bool = True
+    log_disable: bool = False
+    log_requests: bool = False
+    verbosity: int = QUIET  # llama-server's: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 more, 5 everything
     verbose: bool = False
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -84,8 +92,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     both = merge(environment, command_line)
     fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER}
     fields |= {target: value for target, (flag, value) in both.items() if flag.scope is Scope.SOURCE and target != "mmproj_auto"}
-    if fields.pop("verbosity", 0) >= 4:
-        fields["verbose"] = True
+    if fields.get("verbose"):
+        fields["verbosity"] = EVERYTHING
+    fields["verbose"] = fields.get("verbosity", QUIET) > QUIET
+    if "log_jsonl" in fields:
+        fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
+        fields.pop("log_jsonl", None)
     fields["api_keys"] = _read_keys(both)
     fields.pop("api_key_file", None)
     for name in ("models_dir", "models_preset"):

@@ -3,6 +3,7 @@
 Knows nothing of HTTP framing or of who raises. Foreign errors (ctypes, OS, JSON) are mapped to these at the seam where they enter.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -94,20 +95,23 @@ class Unavailable(FastrouterError):
 
 
 class LoadFailed(FastrouterError):
-    """A model's worker died or refused while loading; the message ends with the cause."""
+    """A model's worker died or refused while loading; the message ends with the cause, `log` are the last lines the worker said."""
 
-    def __init__(self, model_id: str, cause: str, exit_code: int | None = None) -> None:
-        super().__init__(f"model name={model_id} failed to load: {cause}")
+    def __init__(self, model_id: str, cause: str, exit_code: int | None = None, log: Sequence[str] = ()) -> None:
+        super().__init__(f"model name={model_id} failed to load: {cause}", log=list(log))
         self.cause = cause
         self.exit_code = exit_code
 
 
 class WorkerDied(FastrouterError):
-    """A worker died with a request in it."""
+    """A worker died with a request in it; `log` are the last lines it said."""
 
     status = 503
     code = "worker_died"
     retry_after_s = 1
+
+    def __init__(self, message: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=list(log))
 
 
 class ConfigError(FastrouterError):

@@ -112,7 +112,14 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--props", "ENDPOINT_PROPS", Kind.SWITCH, "props_endpoint", "POST /props"),
         _flag(scope, "--ui --webui --no-ui --no-webui", "UI", Kind.SWITCH, "", "accepted; there is no web page yet"),
         _flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
-        _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "4 and more: as --verbose"),
+        _flag(scope, "--log-format", "LOG_FORMAT", Kind.TEXT, "log_format", "text or json", choices=("text", "json")),
+        _flag(scope, "--log-jsonl --no-log-jsonl", "LOG_JSONL", Kind.SWITCH, "log_jsonl", "as --log-format json"),
+        _flag(scope, "--log-colors", "LOG_COLORS", Kind.THREE_WAY, "log_colors", "on, off or auto: on a terminal, unless NO_COLOR is set"),
+        _flag(scope, "--log-timestamps --no-log-timestamps", "LOG_TIMESTAMPS", Kind.SWITCH, "log_timestamps", "lines begin with the time"),
+        _flag(scope, "--log-prefix --no-log-prefix", "LOG_PREFIX", Kind.SWITCH, "log_prefix", "warnings and errors say that they are"),
+        _flag(scope, "--log-disable", "", Kind.SWITCH, "log_disable", "log nothing"),
+        _flag(scope, "--log-requests --no-log-requests", "LOG_REQUESTS", Kind.SWITCH, "log_requests", "a line for each request"),
+        _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "0 nothing, 1 errors, 5 all (3)", low=-1),
         _flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
         _flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
     ]
@@ -248,9 +255,7 @@ _NOT_YET = """
 -cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
 -mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv |
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
--dr --docker-repo DOCKER_REPO | -hft --hf-token | --log-disable | --log-jsonl --no-log-jsonl LOG_JSONL | --log-colors LOG_COLORS |
---log-prefix --no-log-prefix LOG_PREFIX | --log-timestamps --no-log-timestamps LOG_TIMESTAMPS |
---spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
+-dr --docker-repo DOCKER_REPO | -hft --hf-token | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V | --samplers | --sampler-seq --sampling-seq |
 --top-nsigma --top-n-sigma | --xtc-probability | --xtc-threshold | --typical --typical-p | --dry-multiplier | --dry-base |
 --dry-allowed-length | --dry-penalty-last-n | --dry-sequence-breaker | --adaptive-target | --adaptive-decay | --dynatemp-range |

@@ -167,7 +167,10 @@ _SAYS_WHY = (Kind.SWITCH, Kind.PATH)
 
 
 def help_text() -> str:
-    lines = ["fastrouter [flags]                         serve", "fastrouter list|ps|load|unload|chat ...    ask a running router"]
+    lines = [
+        "fastrouter [flags]                              serve",
+        "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
+    ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]
         lines += ["", f"{scope.value}:"]

@@ -6,6 +6,9 @@ Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 from dataclasses import dataclass, field
 from typing import Any
 
+QUIET = 3  # verbosity: what happens, and no more
+AUTO_SLOTS = 4  # of a model whose `parallel` is auto
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -37,6 +40,15 @@ class LoadOptions:
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
+    @property
+    def num_slots(self) -> int:
+        return self.parallel if self.parallel > 0 else AUTO_SLOTS
+
+    @property
+    def is_unified(self) -> bool:
+        """One KV cache for all slots."""
+        return self.parallel < 1 if self.kv_unified is None else self.kv_unified
+
 
 # ---------------------------------------------------------------- router -> worker
 
@@ -50,6 +62,7 @@ class Load:
     options: LoadOptions
     safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
     mmproj: str | None = None
+    verbosity: int = QUIET  # llama-server's; above QUIET, llama.cpp's own lines come too
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,11 @@ class Service:
     def announce(self, address: str) -> None:
         """What the user reads: the models, and a line to try."""
         models, default = self._catalog.models(), self._catalog.default
-        print(f"{len(models)} model{'' if len(models) == 1 else 's'} found{':' if models else ''}")
+        found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
+        if self._config.log_format == "json":
+            log.info("%s", found, extra={"event": "models", "num_models": len(models)})
+            return
+        print(f"{found}{':' if models else ''}")
         for spec in models[:MAX_LISTED]:
             notes = [note for note in ("default" if spec == default else "", spec.error or "") if note]
             print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
@@ -87,4 +91,14 @@ def _log_event(event: Event) -> None:
     if event.event != "model_status" or (event.data.get("progress") or {}).get("value"):
         return
     loaded = event.data.get("info") or {}
-    log.info("%s: %s%s", event.model, status, f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else "")
+    if event.data.get("failed"):
+        return  # the supervisor has logged the cause, as an error
+    taken = f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else ""
+    reason = event.data.get("reason")
+    note = size_text(loaded["size"]) if loaded.get("size") else reason
+    extra = {"event": status, "model": event.model, "load_ms": loaded.get("load_ms"), "size_bytes": loaded.get("size"), "reason": reason}
+    log.info("%s: %s%s%s", event.model, status, taken, f" ({note})" if note else "", extra=extra)
+
+
+def size_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

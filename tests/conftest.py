@@ -266,10 +266,11 @@ def running(folder: Path) -> Iterator[StartRouter]:
     """A function that starts routers; at the end they are stopped and looked at."""
     started: list[Router] = []
 
-    def start(*flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None) -> Router:
+    def start(*flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None, is_fake: bool = False) -> Router:
         here = folder / f"router{len(started)}"
         here.mkdir()
-        command = [sys.executable, "-m", "fastrouter", "--port", "0", *flags]
+        program = [str(REPOSITORY / "tests" / "fake_router.py")] if is_fake else ["-m", "fastrouter"]
+        command = [sys.executable, *program, "--port", "0", *flags]
         if models_dir is not None:
             command += ["--models-dir", str(models_dir)]
         log, out = here / "log", here / "out"
@@ -282,7 +283,8 @@ def running(folder: Path) -> Iterator[StartRouter]:
 
         def port() -> int:
             assert process.poll() is None, f"the router ended: {router.log}"
-            found = re.match(r"fastrouter \S+ is listening on http://127\.0\.0\.1:(\d+)", router.out)
+            line = r"fastrouter \S+ is listening on http://127\.0\.0\.1:(\d+)"
+            found = re.match(line, router.out) or re.search(line, router.log)
             return int(found[1]) if found else 0
 
         router.port = eventually(port, "the first line of the router")
@@ -337,7 +339,7 @@ def smollm2() -> Path:
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[StartRouter]:
-    """`router(*flags, models_dir=..., env=...)` starts one for this test."""
+    """`router(*flags, models_dir=..., env=..., is_fake=...)` starts one for this test; fake workers follow scripts (fake_worker.py)."""
     with running(tmp_path) as start:
         yield start
 

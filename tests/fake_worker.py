@@ -9,9 +9,9 @@ spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that 
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
          `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
-         unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit.
+         unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit, `lines` to say on stderr.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `die` after `die_after` tokens,
-         `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message.
+         `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -100,6 +100,7 @@ class Worker:
         self.model: Script = {}
         self.is_safe = False
         self.is_stopping = False
+        self.num_calls = 0
         self.streams: dict[int, Stream] = {}
 
     def run(self) -> int:
@@ -129,6 +130,10 @@ class Worker:
         if "die" in script:
             die(script["die"])
 
+    def say_lines(self, script: Script) -> None:
+        sys.stderr.write("".join(f"{line}\n" for line in script.get("lines", [])))
+        sys.stderr.flush()
+
     def greet(self) -> None:
         self.say(self.spare)
         if self.spare.get("mute"):
@@ -151,6 +156,7 @@ class Worker:
         content = path.read_bytes()
         script: Script = json.loads(content) if content[:1] == b"{" else named_script(path.name)
         self.model = script
+        self.say_lines(script)
         for value in script.get("progress", []):
             self.wire.send(Progress(value))
             time.sleep(script.get("load_s", 0.0) / len(script["progress"]))
@@ -171,6 +177,7 @@ class Worker:
     def handle(self, message: Message) -> None:
         if isinstance(message, Generate):
             script = script_of(message)
+            self.say_lines(script)
             num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
             self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
         elif isinstance(message, Abort):
@@ -182,8 +189,11 @@ class Worker:
             self.is_stopping = True
 
     def answer(self, call: Call) -> None:
-        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left."""
+        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`."""
+        self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
+        results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
+        results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
         if call.method == "die":
             die(call.params["how"])
         if call.method == "fail":

@@ -171,7 +171,7 @@ def test_environment(router: StartRouter, models: Path) -> None:
     server = router(env={"LLAMA_ARG_MODELS_DIR": str(models), "LLAMA_ARG_MODELS_MAX": "2", "LLAMA_ARG_N_PARALLEL": "3"})
     assert ids(server) == ["tiny0", "tiny1", "tiny2"]
     assert server.get("/props").json["max_instances"] == 2
-    assert len(server.get("/slots?model=tiny0").json) == 3
+    assert len(server.get("/slots?model=tiny0&autoload=true").json) == 3
 
 
 def test_presets(router: StartRouter, models: Path, tmp_path: Path) -> None:

@@ -224,3 +224,46 @@ def test_reader_that_leaves(run: Run, server: Router, tmp_path: Path) -> None:
     )
     assert "Traceback" not in result.stderr
     assert "Exception" not in result.stderr
+
+
+# ---------------------------------------------------------------- logs
+
+
+@pytest.fixture
+def talker(router: StartRouter, tmp_path: Path) -> Router:
+    """A scripted model that says three lines when it loads."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (folder / "talks.gguf").write_text('{"lines": ["one", "two", "\\u001b[31mthree"]}')
+    return router(models_dir=folder, is_fake=True)
+
+
+def said(text: str) -> list[str]:
+    """Without the time."""
+    return [line.split(" ", 2)[2] for line in text.splitlines()]
+
+
+def test_logs(run: Run, talker: Router) -> None:
+    result = run("logs", "talks", url=talker.url)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert talker.status("talks") == "unloaded"
+    talker.load("talks")
+    eventually(lambda: said(run("logs", "talks", url=talker.url).stdout)[1:] == ["one", "two", "three"], "all lines")
+    assert said(run("logs", "talks", "-n", "1", url=talker.url).stdout) == ["three"]
+    assert said(run("logs", "-n", "2", url=talker.url).stdout) == ["talks: two", "talks: three"]
+    check_failed(run("logs", "no-such", url=talker.url), "model 'no-such' not found")
+    check_failed(run("logs", "talks", "-n", "-1", url=talker.url), "field 'tail' must be a number of lines")
+    check_failed(run("logs", "talks", url="http://127.0.0.1:9"), "is the router running?")
+
+
+def test_follow_logs(talker: Router, tmp_path: Path) -> None:
+    talker.load("talks")
+    command = [sys.executable, "-m", "fastrouter", "logs", "talks", "-f", "-n", "1"]
+    with subprocess.Popen(command, env=environment(tmp_path, FASTROUTER_URL=talker.url), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert said(process.stdout.readline()) == ["three"]
+        talker.unload("talks")
+        assert said(process.stdout.readline())[0].endswith("was ended by the router ---")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stdout.read() == ""

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
     {"_core", "errors", "metrics", "machine", "remembered"},
     {"messages"},
-    {"wire", "flag_table", "flags", "config", "gguf", "sources", "variants"},
+    {"wire", "flag_table", "flags", "config", "gguf", "sources", "variants", "logs"},
     {"catalog"},
     {"worker", "supervisor", "http"},
     {"api"},
@@ -20,20 +20,7 @@ RANKS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SIBLINGS_MAY_IMPORT = {
-    "_core",
-    "errors",
-    "metrics",
-    "machine",
-    "remembered",
-    "wire",
-    "flag_table",
-    "flags",
-    "config",
-    "gguf",
-    "sources",
-    "variants",
-}
+SIBLINGS_MAY_IMPORT = RANKS[0] | RANKS[2]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -290,8 +290,18 @@ def completion(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "prompt": ASKED[0], "n_predict": 12, "temperature": 0, **more}
 
 
-def test_adapters_are_listed(server: Router, folder: Path) -> None:
+def test_adapters_of_a_model_that_is_not_loaded(server: Router, folder: Path) -> None:
+    if server.status("tiny") == "loaded":
+        server.unload("tiny")
     assert server.get(MODEL).json == [
+        {"id": 0, "path": str(folder / "lora0.gguf"), "scale": 1.0},
+        {"id": 1, "path": str(folder / "lora1.gguf"), "scale": 0.5},
+    ]
+    assert server.status("tiny") == "unloaded"
+
+
+def test_adapters_are_listed(server: Router, folder: Path) -> None:
+    assert server.get(f"{MODEL}&autoload=true").json == [
         {"id": 0, "path": str(folder / "lora0.gguf"), "scale": 1.0, "task_name": "", "prompt_prefix": ""},
         {"id": 1, "path": str(folder / "lora1.gguf"), "scale": 0.5, "task_name": "count", "prompt_prefix": "count: "},
     ]
@@ -362,7 +372,7 @@ def test_a_body_that_is_no_list(server: Router) -> None:
         ("other", "model arch and LoRA arch mismatch"),
         ("narrow", "has incorrect shape"),
         ("activated", "activated LoRA"),
-        ("text", "failed to load lora adapter from file"),
+        ("text", "invalid magic characters"),
     ],
 )
 def test_an_adapter_that_cannot_be_loaded_is_named(server: Router, name: str, reason: str) -> None:

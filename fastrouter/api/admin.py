@@ -9,10 +9,12 @@ from fastrouter._core import Request
 from fastrouter.api.fields import boolean
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
+from fastrouter.api.logs import WorkerLogs
 from fastrouter.api.lora import Lora
 from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
+from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
@@ -102,12 +104,13 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     """Everything but /health, which answers before there is a catalog."""
     generator = Generator(models, supervisor)
     openai = OpenAi(generator)
-    native = Native(models, supervisor, generator, has_slots=config.slots_endpoint)
-    lora = Lora(native)
+    native = Native(models, supervisor, generator)
+    peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
+    lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, config)
 
     def props(request: Request, exchange: Exchange) -> Any:
-        return native.props(request, exchange) if models.query(request).get("model") else admin.router_props()
+        return peek.props(request, exchange) if models.query(request).get("model") else admin.router_props()
 
     routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat)
     routes.add("POST", "/v1/completions", openai.completions)
@@ -117,11 +120,12 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("POST", "/apply-template", native.apply_template)
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
-    routes.add("GET", "/slots", native.slots)
+    routes.add("GET", "/slots", peek.slots)
     routes.add("GET", "/lora-adapters", lora.list)
     routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", ("/models", "/v1/models"), models.list)
     routes.add("GET", "/models/sse", models.feed)
+    routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
     routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
     routes.add("POST", "/models/load", admin.load)
     routes.add("POST", "/models/unload", admin.unload)

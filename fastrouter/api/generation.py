@@ -281,6 +281,10 @@ class Whole:
         self._num_running = len(self._collectors)
         self._is_over = False
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(collector.num_tokens for collector in self._collectors)
+
     def begin(self) -> None:
         for collector, generate in zip(self._collectors, self._ask.generates, strict=True):
             if not self._is_over:

@@ -3,23 +3,22 @@
 Invariant: the bytes of the listing are made again only after the catalog or a model's state has changed.
 """
 
-import asyncio
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import orjson
 
-from fastrouter._core import Request, SseWriter
+from fastrouter._core import Request
 from fastrouter.api.fields import invalid
+from fastrouter.api.live import LiveStream
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, ModelNotFound, NotFound
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import SSE_HEAD, encode_json, json_response
+from fastrouter.http.response import encode_json, json_response
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
 META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
-PING_S = 15.0
 
 
 class Models:
@@ -53,6 +52,11 @@ class Models:
         if spec is None:
             raise ModelNotFound(name)
         return spec
+
+    def named(self, request: Request) -> ModelSpec | None:
+        """The model that the query names, else the default one, else None."""
+        name = request.model or self.query(request).get("model")
+        return self.find(name) if name else self._catalog.default
 
     def _default(self) -> ModelSpec:
         spec = self._catalog.default
@@ -107,6 +111,8 @@ class Models:
         error = state.error or spec.error
         if error:
             status["error"] = error
+        if state.log:
+            status["log"] = list(state.log)
         if state.value == "loading" and state.progress is not None:
             status["progress"] = state.progress
         if spec.base is not None:
@@ -133,12 +139,10 @@ class Models:
 
     def feed(self, request: Request, exchange: Exchange) -> None:
         """GET /models/sse."""
-        feed = ModelFeed(exchange, self._supervisor)
-        exchange.responder = feed
-        exchange.is_background = True
+        feed = ModelFeed(exchange)
         for spec in self._catalog.models():
-            feed.send(spec.id, "model_status", {"status": self._supervisor.status(spec.runner.id).value})
-        feed.start()
+            feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.runner.id).value}))
+        feed.start(self._supervisor.subscribe(feed.tell))
 
 
 def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -158,43 +162,8 @@ def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] |
     return {name: value for name, value in found.items() if value}
 
 
-class ModelFeed(SseWriter):
-    """One client's stream of model events: a snapshot, then changes, then pings while nothing changes."""
+class ModelFeed(LiveStream):
+    """One client's stream of model events: a snapshot, then changes."""
 
-    def __init__(self, exchange: Exchange, supervisor: Supervisor) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked)
-        self._exchange = exchange
-        self._unsubscribe = supervisor.subscribe(self._on_event)
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        self.write_event(b": connected\n\n")
-        self.flush()
-        self._timer = asyncio.get_running_loop().call_later(PING_S, self._ping)
-
-    def send(self, model_id: str, event: str, content: dict[str, Any]) -> None:
-        self.write_event(b"data: " + orjson.dumps({"model": model_id, "event": event, "data": content}) + b"\n\n")
-
-    def _on_event(self, event: Event) -> None:
-        self.send(event.model, event.event, event.data)
-        self.flush()
-
-    def _ping(self) -> None:
-        self.write_event(b": ping\n\n")
-        self.flush()
-        self._timer = asyncio.get_running_loop().call_later(PING_S, self._ping)
-
-    def disconnect(self) -> None:
-        self._unsubscribe()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def fail(self, error: Exception) -> None:
-        """The server stops: a feed simply ends."""
-        self.disconnect()
-        self.finish()
-        self._exchange.end_stream()
-
-    def on_overflow(self) -> None:
-        self.disconnect()
-        self._exchange.abort()
+    def tell(self, event: Event) -> None:
+        self.send({"model": event.model, "event": event.event, "data": event.data})

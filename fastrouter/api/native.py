@@ -1,4 +1,4 @@
-"""llama-server's own endpoints under a model: /completion, /tokenize, /detokenize, /apply-template, /props, /slots.
+"""llama-server's own endpoints under a model: /completion, /tokenize, /detokenize, /apply-template.
 
 Knows no lease's inside, no ring, no connection. Invariant: a call to a worker holds its lease no longer than the call.
 """
@@ -13,7 +13,7 @@ from fastrouter.api.fields import boolean, invalid, token_ids
 from fastrouter.api.generation import Choice, Generator, Usage, count_of
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
-from fastrouter.errors import FastrouterError, NotSupported, Unavailable
+from fastrouter.errors import FastrouterError
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.messages import Generate
@@ -102,11 +102,10 @@ _OF_TEMPLATES = (
 class Native:
     """The routes."""
 
-    def __init__(self, models: Models, supervisor: Supervisor, generator: Generator, *, has_slots: bool) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, generator: Generator) -> None:
         self._models = models
         self._supervisor = supervisor
         self._generator = generator
-        self._has_slots = has_slots
 
     def completion(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request.body)
@@ -140,17 +139,6 @@ class Native:
         asked = spec.defaults.apply(Generate(0, **chat_input(body)))
         params = {name: getattr(asked, name) for name in _OF_TEMPLATES}
         return encode_json(await self.call(request, body, "apply_template", params))
-
-    async def props(self, request: Request, exchange: Exchange) -> bytes:
-        return encode_json(await self.call(request, {}, "props", {}))
-
-    async def slots(self, request: Request, exchange: Exchange) -> bytes:
-        if not self._has_slots:
-            raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
-        slots = await self.call(request, {}, "slots", {})
-        if self._models.query(request).get("fail_on_no_slot") and all(slot.get("is_processing") for slot in slots):
-            raise Unavailable("no slot available")
-        return encode_json(slots)
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""

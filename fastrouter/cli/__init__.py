@@ -2,7 +2,7 @@
 
 import sys
 
-VERBS = ("list", "ps", "load", "unload", "chat")
+VERBS = ("list", "ps", "load", "unload", "chat", "logs")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The verbs: list, ps, load, unload, chat, over plain HTTP against a running router. Knows nothing of the router's inside.
+"""The verbs: list, ps, load, unload, chat, logs, over plain HTTP against a running router. Knows nothing of the router's inside.
 
 Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
 """
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from fastrouter.cli.logs import show_logs
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOAD_TIMEOUT_S = 600.0
@@ -61,6 +63,17 @@ class Client:
         try:
             return json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:
+            raise CallFailed(f"the answer broke off: {error}") from None
+        finally:
+            connection.close()
+
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of a text, as they come."""
+        connection, response = self._open("GET", path, None)
+        try:
+            for line in response:
+                yield line.decode("utf-8", "replace").rstrip("\n")
+        except (OSError, http.client.HTTPException) as error:
             raise CallFailed(f"the answer broke off: {error}") from None
         finally:
             connection.close()
@@ -207,11 +220,16 @@ def _parser() -> argparse.ArgumentParser:
         ("load", load, "load a model and wait until it is ready"),
         ("unload", unload, "take a model out of memory"),
         ("chat", chat, "talk to a model"),
+        ("logs", show_logs, "what a model's workers have said"),
     ):
         verb = verbs.add_parser(name, parents=[shared], help=text, description=text)
         verb.set_defaults(action=action)
         if name in ("load", "unload", "chat"):
             verb.add_argument("model")
+        if name == "logs":
+            verb.add_argument("model", nargs="?", help="without it, all models")
+            verb.add_argument("-f", "--follow", action="store_true", help="go on with what they say from now on")
+            verb.add_argument("-n", "--lines", type=int, help="only the last N lines")
         if name == "chat":
             verb.add_argument("prompt", nargs="*", help="one question; without it, a conversation")
             verb.add_argument("--system", help="system message")

@@ -22,6 +22,7 @@ HEAD_SWEEPS = 10  # also for a client that connects and says nothing
 LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
+CLIENT_LEFT = 499  # as nginx counts it
 
 
 class Responder(Protocol):
@@ -52,7 +53,7 @@ class Endpoint(Protocol):
 class Exchange:
     """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
 
-    __slots__ = ("_connection", "_task", "is_background", "is_over", "request", "responder")
+    __slots__ = ("_connection", "_task", "is_background", "is_over", "on_over", "request", "responder")
 
     def __init__(self, connection: "Connection", request: Request) -> None:
         self._connection = connection
@@ -61,6 +62,7 @@ class Exchange:
         self.responder: Responder | None = None
         self.is_over = False
         self.is_background = False  # a drain does not wait for it
+        self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request.method} {self.request.path}{' over' if self.is_over else ''}>"
@@ -103,22 +105,24 @@ class Exchange:
         if self.request.method == "HEAD":
             response = without_body(response)
         self._connection.transport.write(response)
-        self.end()
+        self.end(status=int(response[9:12]) if self.on_over is not None else None)
 
     def send_error(self, error: FastrouterError) -> None:
         self.send(error_response(error))
 
-    def end(self, *, is_whole: bool = True) -> None:
+    def end(self, *, is_whole: bool = True, status: int | None = None) -> None:
         """The last byte was handed to the transport. Not whole: the connection closes, so that the client sees the cut."""
         if self.is_over:
             return
         self.is_over = True
+        if self.on_over is not None:
+            self.on_over(self, 200 if status is None and is_whole else status)
         self.responder = None
         self._connection.exchange_ended(is_whole and self.will_keep_alive)
 
     def end_stream(self) -> None:
         """Like `end`, after a body that was framed by chunks or by the connection's end."""
-        self.end(is_whole=self.is_chunked)
+        self.end(is_whole=self.is_chunked, status=200)
 
     def abort(self) -> None:
         """Cut the connection now; unsent bytes are dropped."""
@@ -145,6 +149,8 @@ class Exchange:
         if self.is_over:
             return
         self.is_over = True
+        if self.on_over is not None:
+            self.on_over(self, CLIENT_LEFT)
         responder, self.responder = self.responder, None
         if self._task is not None:
             self._task.cancel()

@@ -30,6 +30,7 @@ _REASONS = {
 }
 _LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in _REASONS.items()}
 _JSON = b"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+_TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -40,6 +41,11 @@ def json_response(body: bytes, status: int = 200, headers: bytes = b"") -> bytes
 
 def encode_json(value: Any, status: int = 200) -> bytes:
     return json_response(orjson.dumps(value), status)
+
+
+def text_response(text: str) -> bytes:
+    body = text.encode()
+    return _LINES[200] + _TEXT % len(body) + body
 
 
 def error_response(error: FastrouterError) -> bytes:

@@ -6,6 +6,7 @@ Invariant: `retry_at` lies in the future only after a failed load.
 import asyncio
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class Status:
     failed: bool = False
     exit_code: int | None = None
     error: str | None = None
+    log: tuple[str, ...] = ()  # the last lines its worker said, when it failed
     progress: float | None = None
     meta: dict[str, Any] | None = None
     need: Need = NOTHING  # memory it holds
@@ -59,6 +61,7 @@ class Entry:
     retry_at: float = 0.0
     error: str | None = None
     exit_code: int | None = None
+    last_words: tuple[str, ...] = ()  # of the worker that failed
     needs_safe_mode: bool = False
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
@@ -83,7 +86,7 @@ class Entry:
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
-            return Status(**failed, is_pinned=is_pinned, num_waiting=num_waiting)
+            return Status(**failed, log=self.last_words, is_pinned=is_pinned, num_waiting=num_waiting)
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
         return Status(
             value,
@@ -106,12 +109,20 @@ class Entry:
 
     def forget_failures(self) -> None:
         self.note_load()
-        self.error, self.exit_code, self.needs_safe_mode = None, None, False
+        self.forget_end()
+        self.needs_safe_mode = False
+
+    def note_end(self, cause: str, exit_code: int | None, last_words: Sequence[str]) -> None:
+        """Its worker ended by itself."""
+        self.error, self.exit_code, self.last_words = cause, exit_code, tuple(last_words)
+
+    def forget_end(self) -> None:
+        self.error, self.exit_code, self.last_words = None, None, ()
 
     def refusal(self, now: float) -> LoadFailed | None:
         """What a request gets that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
-        error = LoadFailed(self.spec.id, self.error or "", self.exit_code)
+        error = LoadFailed(self.spec.id, self.error or "", self.exit_code, self.last_words)
         error.retry_after_s = max(1, round(self.retry_at - now))
         return error

@@ -4,7 +4,7 @@ Invariant: a subscriber that raises harms nobody but itself.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,9 @@ class Feed:
     def sleeping(self, model_id: str) -> None:
         self._emit(model_id, {"status": "sleeping"})
 
-    def failed(self, model_id: str, exit_code: int | None, error: str) -> None:
-        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, "error": error})
+    def failed(self, model_id: str, exit_code: int | None, error: str, last_words: Sequence[str]) -> None:
+        said = {"error": error, "log": list(last_words)}
+        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
 
     def _emit(self, model_id: str, values: dict[str, Any]) -> None:
         for name in _NAMES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrouter._core import Sink
 from fastrouter.catalog import ModelSpec
-from fastrouter.errors import FastrouterError, ProtocolError, from_wire
+from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
 from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
@@ -23,6 +23,7 @@ from fastrouter.supervisor.state import State, check
 log = logging.getLogger("fastrouter.supervisor")
 
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
+PEEK_TIMEOUT_S = 3.0
 FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
 
 
@@ -71,6 +72,7 @@ class Instance:
         self.streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
+        self._peeks: dict[str, asyncio.Task[Any]] = {}
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
@@ -98,8 +100,8 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, *, safe_mode: bool) -> None:
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj))
+    def load(self, *, safe_mode: bool, verbosity: int) -> None:
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity))
 
     def advance(self, state: State) -> None:
         check(self.state, state)
@@ -163,6 +165,26 @@ class Instance:
             return await future
         finally:
             self._calls.pop(call.request_id, None)
+
+    async def peek(self, method: str) -> Any:
+        """A call without a lease; None when the worker has gone meanwhile. Never more than one is under way: who asks meanwhile gets
+        the same answer, so a worker that hangs costs nothing however often it is asked. Raises Unavailable after PEEK_TIMEOUT_S."""
+        asked = self._peeks.get(method)
+        if asked is None:
+            asked = self._peeks[method] = asyncio.get_running_loop().create_task(self._peek(method))
+            asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may have given up
+        try:
+            return await asyncio.wait_for(asyncio.shield(asked), PEEK_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable(f"model {self.spec.id} does not answer", model=self.spec.id) from None
+
+    async def _peek(self, method: str) -> Any:
+        try:
+            return await self.call(method, {})
+        except WorkerDied:
+            return None
+        finally:
+            del self._peeks[method]
 
     # ------------------------------------------------------------ what the worker says
 

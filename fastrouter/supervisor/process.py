@@ -22,6 +22,7 @@ from typing import Any
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.messages import Hello
+from fastrouter.supervisor.log import clean_line
 from fastrouter.wire import AsyncWire
 
 log = logging.getLogger("fastrouter.worker")
@@ -30,6 +31,8 @@ NURSERY_COMMAND = [sys.executable, "-m", "fastrouter.worker"]
 _PR_SET_CHILD_SUBREAPER = 36
 NUM_LOG_LINES = 200
 MAX_LINE_BYTES = 4096
+LAST_READS = 8  # twice what a pipe holds
+LOG_READ_BYTES = 16 << 10  # at a time: a worker that floods its log must not keep the others waiting
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
 UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
 HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
@@ -151,6 +154,7 @@ class WorkerProcess:
         self.exit_code: int | None = None  # negative: the signal; None: alive, or it never came up
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_exit: Callable[[], None] = lambda: None  # everything it said before has been delivered
+        self.on_line: Callable[[str], None] = self._log_line
         self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
         self.broke_protocol: str | None = None
         self.is_closed = False
@@ -271,12 +275,14 @@ class WorkerProcess:
         self._loop.remove_reader(self.ring.doorbell_fd)
         self.kill()
 
-    def _read_log(self) -> None:
+    def _read_log(self) -> bool:
+        """True: there may be more."""
         try:
-            data = os.read(self._log, 1 << 16)
+            data = os.read(self._log, LOG_READ_BYTES)
         except BlockingIOError:
-            return
-        if not data:
+            return False
+        is_end = not data
+        if is_end:
             self._loop.remove_reader(self._log)
             data = b"\n"
         *lines, self._half_line = (self._half_line + data).split(b"\n")
@@ -284,10 +290,19 @@ class WorkerProcess:
             lines.append(self._half_line)
             self._half_line = b""
         for line in lines:
-            text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
+            text = clean_line(line[:MAX_LINE_BYTES].decode("utf-8", "replace"))
             if text:
                 self.lines.append(text)
-                log.debug("[%s] %s", self.pid, text)
+                self.on_line(text)
+        return not is_end
+
+    def _log_line(self, text: str) -> None:
+        log.debug("[%s] %s", self.pid, text)
+
+    def tell(self, on_line: Callable[[str], None]) -> None:
+        """From here on its lines are a model's; what it has said before, it said as a spare."""
+        self._read_log()
+        self.on_line = on_line
 
     # ------------------------------------------------------------ its end
 
@@ -320,7 +335,9 @@ class WorkerProcess:
         if self.is_closed:
             return
         self.drain()
-        self._read_log()
+        for _ in range(LAST_READS):
+            if not self._read_log():
+                break
         on_exit = self.on_exit
         self.close()
         on_exit()

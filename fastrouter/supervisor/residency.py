@@ -21,9 +21,10 @@ from fastrouter.supervisor.forecast import forecast
 from fastrouter.supervisor.idle import IdleWatch
 from fastrouter.supervisor.instance import Instance, fail_sink
 from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.log import Logs
 from fastrouter.supervisor.memory import Memory
 from fastrouter.supervisor.planner import next_change, plan
-from fastrouter.supervisor.process import Nursery, adopt_orphans, reap_unknown
+from fastrouter.supervisor.process import Nursery, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.spares import Spares
 from fastrouter.supervisor.state import State
@@ -44,6 +45,8 @@ class Residency:
         self.entries: dict[str, Entry] = {}
         self.queue = Queue()
         self.feed = Feed(on_event)
+        self.logs = Logs()
+        self._verbosity = config.verbosity
         self.timers = Timers()
         self.is_stopping = False
         self._is_rebalancing = False
@@ -224,11 +227,12 @@ class Residency:
         except (FastrouterError, OSError) as error:
             self.refuse_waiters(entry, LoadFailed(entry.spec.id, str(error)))
             return
-        entry.error = entry.exit_code = None
+        entry.forget_end()
         entry.is_asleep = False
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
-        instance.load(safe_mode=entry.needs_safe_mode)
+        process.tell(self.logs.of(entry.spec.id).begin(process.pid))
+        instance.load(safe_mode=entry.needs_safe_mode, verbosity=self._verbosity)
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)
@@ -257,7 +261,7 @@ class Residency:
         self.may_be_idle(entry)
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
-        log.warning("%s: %s", instance.spec.id, notice.text)
+        log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     # ------------------------------------------------------------ ends
 
@@ -309,13 +313,15 @@ class Residency:
         entry.instance = None
         entry.keep_alive_s = None
         was = instance.state
+        how = None if was is State.DYING else describe_exit(instance.process.exit_code)
+        last_words = self.logs.of(entry.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
-            self._crashed(entry, instance, was)
+            self._crashed(entry, instance, was, last_words)
         for stream in instance.take_streams():
             fail_sink(stream.sink, Unavailable("the model was unloaded"))
         for waiter in self.queue.take_where(entry, can_start=False):
             self.refuse(waiter, ModelNotLoaded(entry.spec.id))
-        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}"))
+        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}", last_words))
         self.timers.after(SPARE_DELAY_S, self._spares.make)
         entry.last_used = instance.last_used
         self.may_be_idle(entry)
@@ -329,22 +335,22 @@ class Residency:
         pids = [*self._spares.pids, *(instance.process.pid for instance in self.instances())]
         reap_unknown({pid for pid in pids if pid is not None})
 
-    def _crashed(self, entry: Entry, instance: Instance, was: State) -> None:
+    def _crashed(self, entry: Entry, instance: Instance, was: State, last_words: list[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
-        log.error("%s: %s", spec.id, cause)
-        for line in list(instance.process.lines)[-5:]:
-            log.error("%s: | %s", spec.id, line)
-        entry.error, entry.exit_code = cause, exit_code
+        log.error("%s: %s", spec.id, cause, extra={"model": spec.id, "event": "failed", "exit_code": exit_code})
+        for line in last_words[-5:]:
+            log.error("%s: | %s", spec.id, line, extra={"model": spec.id, "event": "worker_line"})
+        entry.note_end(cause, exit_code, last_words)
         if was is State.LOADING:
             entry.note_failed_load(time.monotonic())
             if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
-                self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code))
+                self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code, last_words))
         else:
             if instance.is_killed_by_first_decode() and not entry.needs_safe_mode:
                 entry.needs_safe_mode = True
                 log.warning("%s: its first decode killed its worker; it is tried once more in the safe mode", spec.id)
-            self._retry_or_fail(entry, instance, was, WorkerDied(f"model {spec.id} has crashed: {cause}"))
-        self.feed.failed(spec.id, exit_code, cause)
+            self._retry_or_fail(entry, instance, was, WorkerDied(f"model {spec.id} has crashed: {cause}", last_words))
+        self.feed.failed(spec.id, exit_code, cause, last_words)
 
     def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied) -> None:
         """A stream of which the client has seen nothing starts again on a fresh worker, once; the others are told."""

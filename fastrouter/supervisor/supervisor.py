@@ -18,7 +18,7 @@ from fastrouter.supervisor.feed import Event
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.outlook import look_ahead
 from fastrouter.supervisor.residency import Residency
-from fastrouter.supervisor.state import State
+from fastrouter.supervisor.state import PUBLIC, State
 
 __all__ = ["Event", "Status", "Supervisor"]
 
@@ -37,6 +37,7 @@ class Supervisor:
         self._entries = self._residency.entries
         self._queue = self._residency.queue
         self.subscribe = self._residency.feed.subscribe
+        self.logs = self._residency.logs
         self.instances = self._residency.instances
 
     def __repr__(self) -> str:
@@ -152,6 +153,15 @@ class Supervisor:
         memory, entries = self._residency.memory, self._entries.values()
         waiting, residents = census.waiting(self._queue, memory.measures), census.residents(entries, memory.measures)
         return look_ahead(spec.runner, waiting, residents, memory.limits(entries), memory.measures, time.monotonic())
+
+    async def peek(self, model_id: str, method: str) -> Any:
+        """What a loaded model's worker answers; None: it is not loaded. Leaves no trace: no lease, no load, no change to the order of
+        eviction. Raises Unavailable when there is no answer in time."""
+        entry = self._entries.get(model_id)
+        instance = entry.instance if entry is not None else None
+        if instance is None or PUBLIC[instance.state] != "loaded":
+            return None
+        return await instance.peek(method)
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)

@@ -6,10 +6,7 @@ pointers travel as integers, and no Python object is made per token. Objects own
 
 import ctypes
 import os
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,11 @@ from fastrouter._core import find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 from fastrouter.worker import tuning
+from fastrouter.worker.llama_log import LlamaLog
 
 _lib = api._lib
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
 _DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with memory of their own or the host's
-_LOG_WARN, _LOG_ERROR, _LOG_CONT = 3, 4, 5
 
 
 def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
@@ -57,33 +54,8 @@ class LlamaError(FastrouterError):
 
 # ---------------------------------------------------------------- log and backends
 
-_errors: deque[str] = deque(maxlen=8)  # the last warnings and errors llama.cpp logged: the cause of a failed load
-_least_shown = _LOG_WARN
-_last_was_shown = False
-
-
-def _on_log(level: int, text: bytes, _: int) -> None:
-    global _last_was_shown
-    if level != _LOG_CONT:
-        _last_was_shown = level >= _least_shown
-    if _last_was_shown:
-        line = text.decode("utf-8", "replace")
-        sys.stderr.write(line)
-        if level >= _LOG_WARN and line.strip():
-            _errors.append(line.strip())
-
-
-_log_callback = api.llama_log_callback(_on_log)  # kept alive: llama.cpp holds its address
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    global _least_shown
-    _least_shown = _LOG_ERROR
-    try:
-        yield
-    finally:
-        _least_shown = _LOG_WARN
+log = LlamaLog()
+_log_callback = api.llama_log_callback(log.take)  # kept alive: llama.cpp holds its address
 
 
 def backend_folder() -> Path:
@@ -223,10 +195,10 @@ class Model:
         params.use_extra_bufts = not safe_mode
         if on_progress is not None:
             params.progress_callback = api.llama_progress_callback(lambda value, _: on_progress(value))
-        _errors.clear()
+        log.clear()
         self.pointer: int | None = api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise LlamaError(last_words() or "llama.cpp could not load the file")
+            raise LlamaError(log.cause() or "llama.cpp could not load the file")
         self.vocab = Vocab(api.llama_model_get_vocab(self.pointer))
         self.n_ctx_train: int = api.llama_model_n_ctx_train(self.pointer)
         self.n_embd: int = api.llama_model_n_embd(self.pointer)
@@ -263,11 +235,11 @@ class Adapter:
         self.path = path
         if not os.path.isfile(path):
             raise LlamaError(f"LoRA adapter {path}: there is no such file")
-        _errors.clear()
-        with _errors_only():  # it warns of each tensor beside weights that are repacked for the CPU
+        log.clear()
+        with log.errors_only():  # it warns of each tensor beside weights that are repacked for the CPU
             self.pointer: int = _adapter_init(model.pointer, os.fsencode(path)) or 0
         if not self.pointer:
-            raise LlamaError(f"LoRA adapter {path}: {last_words() or 'llama.cpp could not load the file'}")
+            raise LlamaError(f"LoRA adapter {path}: {log.cause() or 'llama.cpp could not load the file'}")
         if _num_invocation_tokens(self.pointer):
             raise LlamaError(f"LoRA adapter {path}: it is an activated LoRA (aLoRA, with invocation tokens), which is not supported")
 
@@ -277,11 +249,6 @@ class Adapter:
     def meta_value(self, key: str) -> str:
         """A scalar of the GGUF's metadata as text; empty when it is absent."""
         return _string(lambda buffer, size: _adapter_val_str(self.pointer, key.encode(), buffer, size))
-
-
-def last_words() -> str:
-    """What llama.cpp said last, for an error message."""
-    return "; ".join(_errors)
 
 
 # ---------------------------------------------------------------- context and batch
@@ -336,10 +303,10 @@ class Context:
         self.num_slots, self.is_unified = tuning.slots_of(options)
         self.pointer: int | None = None
         params = self._params(model, options)
-        _errors.clear()
+        log.clear()
         self.pointer = api.llama_init_from_model(model.pointer, params)
         if not self.pointer:
-            raise LlamaError(last_words() or "llama.cpp could not create a context")
+            raise LlamaError(log.cause() or "llama.cpp could not create a context")
         self._num_threads = (params.n_threads, params.n_threads_batch)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. Never more than the model was trained for, as in llama-server.

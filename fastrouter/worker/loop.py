@@ -82,6 +82,7 @@ class Worker:
     def _load(self, load: Load, spare: Spare) -> None:
         clock = time.perf_counter
         begun = clock()
+        llama.log.set_verbosity(load.verbosity)
         if load.safe_mode:
             self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
         self._next_progress = begun + _PROGRESS_INTERVAL_S
@@ -102,7 +103,7 @@ class Worker:
         taken = footprint.taken(self._model, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
-        sys.stderr.write(f"{load.model_id}: loaded ({shown}), {self._context!r}\n")
+        sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
 
     def _open(self, load: Load) -> llama.Model:
         return llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)

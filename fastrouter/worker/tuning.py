@@ -33,9 +33,7 @@ def physical_cores() -> int:
 
 def slots_of(options: LoadOptions) -> tuple[int, bool]:
     """(number of slots, unified KV cache) for `-np` and `--kv-unified`."""
-    is_auto = options.parallel < 1
-    unified = is_auto if options.kv_unified is None else options.kv_unified
-    return (4 if is_auto else options.parallel), unified
+    return options.num_slots, options.is_unified
 
 
 def threads_for(model_bytes: int, asked: int) -> int:

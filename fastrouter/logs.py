@@ -1,0 +1,141 @@
+"""The router's own log: lines for people, or JSON for programs. Knows no model, no process and no request; the text comes from others.
+
+A call may say `extra={"event": ..., "model": ..., ...}`; JSON shows those fields, text leaves them out. Invariant: a record without a
+traceback is one line whatever its message holds, and a log that cannot be written never stops the router.
+"""
+
+import logging
+import os
+import sys
+import time
+from datetime import datetime
+from logging.handlers import WatchedFileHandler
+from typing import Any, TextIO
+
+import orjson
+
+from fastrouter.config import Config
+from fastrouter.errors import ConfigError
+
+_LEVELS = {0: logging.CRITICAL + 1, 1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO}  # by llama-server's verbosity; above: all
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_DIM, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+
+log = logging.getLogger("fastrouter")
+
+
+def set_up(config: Config) -> None:
+    """Once, before anything is logged. Raises ConfigError."""
+    root = logging.getLogger()
+    log.setLevel(_LEVELS.get(config.verbosity, logging.DEBUG))
+    if config.log_disable:
+        root.addHandler(logging.NullHandler())
+        log.setLevel(_LEVELS[0])
+        return
+    handler = _open_file(config.log_file) if config.log_file else _StderrHandler()
+    if config.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        colors = _wants_colors(config.log_colors, handler.stream)
+        handler.setFormatter(TextFormatter(has_time=config.log_timestamps, has_level=config.log_prefix, colors=colors))
+    root.addHandler(handler)
+
+
+def announce(config: Config, text: str, **fields: Any) -> None:
+    """What a user reads on standard output; programs that read JSON find it in the log."""
+    if config.log_format == "json":
+        log.info("%s", text, extra=fields)
+    else:
+        print(text, flush=True)
+
+
+def iso_time(seconds: float) -> str:
+    """ISO 8601 with the zone, of seconds since 1970."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+# ---------------------------------------------------------------- where lines go
+
+
+def _open_file(path: str) -> "_FileHandler":
+    try:
+        return _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"--log-file {path}: {error.strerror or error}") from None
+
+
+class _FileHandler(WatchedFileHandler):
+    """Opens the file again when it has been moved or removed, so that logrotate needs no signal."""
+
+    has_complained = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the file could not be opened again
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.has_complained:
+            self.has_complained = True
+            sys.stderr.write(f"fastrouter: the log cannot be written to {self.baseFilename}: {sys.exc_info()[1]}\n")
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Whoever read it has gone, and there is no other place to say so."""
+
+
+def _wants_colors(choice: str, stream: TextIO | None) -> bool:
+    """auto: on a terminal, unless NO_COLOR (no-color.org) is set."""
+    if choice != "auto":
+        return choice == "on"
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+# ---------------------------------------------------------------- what lines look like
+
+
+def _one_line(text: str) -> str:
+    """With what a terminal would obey, or take for a new line, written out."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+class TextFormatter(logging.Formatter):
+    """`20:14:03 coder: loaded in 212 ms (5.1 GB)`; the level is shown where somebody should look."""
+
+    def __init__(self, *, has_time: bool = True, has_level: bool = True, colors: bool = False) -> None:
+        super().__init__()
+        self._has_time = has_time
+        self._has_level = has_level
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [self._paint(_DIM, time.strftime("%H:%M:%S", time.localtime(record.created)))] if self._has_time else []
+        if self._has_level and record.levelno >= logging.WARNING:
+            parts.append(self._paint(_RED if record.levelno >= logging.ERROR else _YELLOW, f"{record.levelname.lower()}:"))
+        message = _one_line(record.getMessage())
+        parts.append(self._paint(_DIM, message) if record.levelno < logging.INFO else message)
+        line = " ".join(parts)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+    def _paint(self, color: str, text: str) -> str:
+        return f"{color}{text}{_PLAIN}" if self._colors else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time, level, message, what the call said besides, and the traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": iso_time(record.created), "level": record.levelname.lower()}
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
+        fields["message"] = record.getMessage()
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        try:
+            return orjson.dumps(fields, default=str).decode()
+        except TypeError:  # a path that is not UTF-8
+            plain = {name: str(value).encode("utf-8", "backslashreplace").decode() for name, value in fields.items()}
+            return orjson.dumps(plain).decode()
