@@ -68,12 +68,26 @@ class RequestParser:
 def scan_body(body: bytes) -> tuple[str | None, bool]:
     """(model, stream) of a JSON object without a full parse; falls back to orjson; never disagrees with it. Bad JSON: (None, False)."""
 
+class ItlHistogram:
+    """Gaps between text records (inter-token latency), counted by the sinks that were given it without a Python object per token."""
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Upper bounds in seconds, inclusive; one bucket more has none."""
+    @property
+    def counts(self) -> list[int]:
+        """Per bucket, not cumulative."""
+    @property
+    def sum(self) -> float:
+        """Seconds of all gaps together."""
+
 class Sink:
     """Where one request's records go. The ring calls it in the router's thread. Subclass in Python for slow paths."""
 
     request_id: int  # set by TokenRing.attach, 0 when detached
     num_tokens: int  # tokens seen so far
-    first_text_ns: int  # monotonic ns of the first text record, 0 before
+    first_text_ns: int  # monotonic ns of the first text record (TEXT, REASONING, EVENT), 0 before
+    itl: ItlHistogram | None  # counts the gaps between the text records of choice 0
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
         """Anything but text, in order, after the text before it has been handed over. Override."""
     def fail(self, error: Exception) -> None:
@@ -93,6 +107,7 @@ class SseWriter(Sink):
     `set_template(kind, choice, prefix, suffix)`: an event is prefix + escaped text + suffix, both encoded once per request
     (`data: {...,"content":"` and `"}...}\\n\\n`). A (kind, choice) without a template is delivered through on_record instead.
     The first bytes out are `head` (status line and headers); until then an error may still become a true status.
+    A comment sends the head too, but it is nothing of the answer: a writer that has sent only comments can restart.
     """
 
     def __init__(
@@ -108,10 +123,17 @@ class SseWriter(Sink):
     @property
     def is_started(self) -> bool:
         """True once the head has gone out (or is buffered to go)."""
+    def make_head(self, head: bytes) -> bytes:
+        """Called once, when the head goes out. Override to add what is known only then."""
+    @property
+    def last_sent_ns(self) -> int:
+        """Monotonic ns of the last write, 0 before."""
     @property
     def text_bytes(self) -> int: ...
     def write_event(self, event: bytes) -> None:
         """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush()."""
+    def write_comment(self, text: bytes) -> None:
+        """Send `: text` now, with the head if need be; nothing where the client has unread events or the body has ended."""
     def flush(self) -> None:
         """Write what is buffered, unless paused."""
     def finish(self) -> None:

@@ -261,11 +261,13 @@ cdef class TokenRing:
 
     cdef Py_ssize_t _deliver(self, uint64_t waiting, list dirty) except -1:
         """Hand out the records in the `waiting` bytes after tail, then free their room. Returns how many."""
+        global fr_drain_ns
         cdef fr_record record
         cdef const char *at
         cdef uint64_t total
         cdef Py_ssize_t num_records = 0
         cdef Sink sink
+        fr_drain_ns = fr_now_ns()
         while waiting:
             # tail + waiting <= tail + capacity, and the data is mapped twice: every byte read below is mapped.
             at = self._data + (self._tail & self._mask)

@@ -1,6 +1,6 @@
 # Sink: where one request's records go. SseWriter frames them as server-sent events, TextCollector keeps them for a whole answer.
 # Knows no model and no API flavour: what surrounds the text is encoded once per request by the caller.
-# Invariant: text costs no Python object; all text of one drain leaves in one transport.write.
+# Invariant: text costs no Python object, also where it is counted; all text of one drain leaves in one transport.write.
 
 cdef extern from *:
     """
@@ -42,11 +42,17 @@ cdef extern from *:
         return now.tv_sec * 1000000000LL + now.tv_nsec;
     }
 
+    /* Upper bounds of the buckets of an ItlHistogram. */
+    static const long long fr_gap_bounds_us[] = {
+        500, 1000, 2000, 5000, 10000, 20000, 35000, 50000, 75000, 100000, 150000, 250000, 500000, 1000000, 5000000,
+    };
+
     /* "1a2b\\r\\n" to `out` (at most 18 bytes). Returns its length. */
     static int fr_chunk_line(char *out, size_t size) {
         return snprintf(out, 20, "%zx\\r\\n", size);
     }
     """
+    const long long *fr_gap_bounds_us
     long long fr_now_ns() noexcept
     char *fr_escape_json(char *out, const char *text, Py_ssize_t size) noexcept
     int fr_chunk_line(char *out, size_t size) noexcept
@@ -87,11 +93,45 @@ cdef class _Buffer:
         return PyBytes_FromStringAndSize(self.bytes, self.size)
 
 
+cdef enum:
+    NUM_GAPS = 16  # buckets of an ItlHistogram; the last has no upper bound
+
+
+cdef class ItlHistogram:
+    cdef:
+        uint64_t _counts[NUM_GAPS]  # zeroed with the object
+        long long _sum_ns
+
+    cdef void add(self, long long gap_ns) noexcept:  # C only: nothing in it can raise
+        cdef int bucket = 0
+        while bucket < NUM_GAPS - 1 and gap_ns > 1000 * fr_gap_bounds_us[bucket]:
+            bucket += 1
+        self._counts[bucket] += 1
+        self._sum_ns += gap_ns
+
+    @property
+    def bounds(self):
+        return tuple([fr_gap_bounds_us[i] / 1e6 for i in range(NUM_GAPS - 1)])
+
+    @property
+    def counts(self):
+        return [self._counts[i] for i in range(NUM_GAPS)]
+
+    @property
+    def sum(self):
+        return self._sum_ns / 1e9
+
+
+cdef long long fr_drain_ns = 0  # when the ring took the records that it is giving out
+
+
 cdef class Sink:
     cdef:
         readonly uint32_t request_id  # 0: not attached
         readonly uint64_t num_tokens
         readonly long long first_text_ns
+        long long _last_text_ns  # of choice 0
+        public ItlHistogram itl
         bint is_dirty  # on the ring's list of sinks to flush after this drain
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
@@ -103,9 +143,18 @@ cdef class Sink:
         """All records of this drain have been given."""
         return 0
 
-    cdef void note_text(self) noexcept:  # C only: nothing in it can raise
+    cdef void note_text(self, int choice) noexcept:  # C only: nothing in it can raise
         if not self.first_text_ns:
-            self.first_text_ns = fr_now_ns()
+            self.first_text_ns = fr_drain_ns
+        if choice == 0:  # the choices of a request take turns: between two of them there is no wait
+            if self._last_text_ns and self.itl is not None:
+                self.itl.add(fr_drain_ns - self._last_text_ns)
+            self._last_text_ns = fr_drain_ns
+
+    cdef void forget(self) noexcept:
+        self.num_tokens = 0
+        self.first_text_ns = 0
+        self._last_text_ns = 0
 
     def restart(self):
         return False
@@ -130,9 +179,10 @@ cdef class TextCollector(Sink):
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         cdef list buffers
+        if kind <= 3:
+            self.note_text(choice)
         if kind != 1 and kind != 2:
             return Sink.take(self, kind, choice, flags, payload, size)
-        self.note_text()
         buffers = self._text if kind == 1 else self._reasoning
         while len(buffers) <= choice:  # the ring bounds choice
             buffers.append(_Buffer())
@@ -142,7 +192,7 @@ cdef class TextCollector(Sink):
     def restart(self):
         self._text = []
         self._reasoning = []
-        self.num_tokens = 0
+        self.forget()
         return True
 
     def text(self, int choice=0):
@@ -157,6 +207,7 @@ cdef class SseWriter(Sink):
         object _write  # transport.write
         bytes _head  # goes out with the first event; None afterwards
         bint _is_chunked
+        bint _has_events  # more than comments: the client has seen something of the answer
         bint _is_paused
         bint _is_overflowing
         readonly bint is_finished
@@ -164,6 +215,7 @@ cdef class SseWriter(Sink):
         list _templates  # (prefix, suffix) | None, at choice * 2 + kind - 1
         list _first  # bytes | None per choice
         readonly Py_ssize_t text_bytes
+        readonly long long last_sent_ns
         Py_ssize_t _max_buffered
 
     def __init__(self, transport, bytes head, *, bint chunked=True, Py_ssize_t max_buffered=256 << 10):
@@ -202,8 +254,14 @@ cdef class SseWriter(Sink):
     def is_started(self):
         return self._head is None or self._events.size > 0
 
+    def make_head(self, bytes head not None):  # a subclass may know more at the moment when it goes out
+        return head
+
     def restart(self):
-        return not self.is_started
+        if self._has_events:
+            return False
+        self.forget()
+        return True
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         cdef Py_ssize_t index = choice * 2 + kind - 1
@@ -213,9 +271,11 @@ cdef class SseWriter(Sink):
         cdef char *end
         if self.is_finished:
             return 0
+        if kind <= 3:
+            self.note_text(choice)
         if kind > 2 or index >= len(self._templates) or self._templates[index] is None:
             return Sink.take(self, kind, choice, flags, payload, size)
-        self.note_text()
+        self._has_events = True
         template = <tuple>self._templates[index]
         prefix = <bytes>template[0]
         suffix = <bytes>template[1]
@@ -239,7 +299,15 @@ cdef class SseWriter(Sink):
 
     def write_event(self, bytes event not None):
         if not self.is_finished:
+            self._has_events = True
             self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
+
+    def write_comment(self, bytes text not None):
+        if self.is_finished or self._is_paused or self._events.size:
+            return
+        comment = b": " + text + b"\n\n"
+        self._events.append(PyBytes_AS_STRING(comment), PyBytes_GET_SIZE(comment))
+        self._send(False)
 
     def flush(self):
         if not self._is_paused:
@@ -261,7 +329,8 @@ cdef class SseWriter(Sink):
     cdef int _send(self, bint is_end) except -1:
         """Head, if it has not gone out, and all buffered events as one chunk, in one write."""
         cdef Py_ssize_t num_events = self._events.size
-        cdef Py_ssize_t num_head = 0 if self._head is None else PyBytes_GET_SIZE(self._head)
+        cdef bytes head = b""
+        cdef Py_ssize_t num_head
         cdef char line[20]
         cdef int num_line = 0
         cdef bint is_chunk = self._is_chunked and num_events > 0
@@ -269,12 +338,16 @@ cdef class SseWriter(Sink):
         cdef char *at
         if not num_events and not is_end:
             return 0
+        if self._head is not None:
+            head = self.make_head(self._head)
+            self._head = None
+        num_head = PyBytes_GET_SIZE(head)
         if is_chunk:
             num_line = fr_chunk_line(line, num_events)
         out = PyBytes_FromStringAndSize(NULL, num_head + num_line + num_events + (2 if is_chunk else 0) + (5 if is_end and self._is_chunked else 0))
         at = PyBytes_AS_STRING(out)
         if num_head:
-            memcpy(at, PyBytes_AS_STRING(self._head), num_head)
+            memcpy(at, PyBytes_AS_STRING(head), num_head)
             at += num_head
         if num_events:
             memcpy(at, line, num_line)
@@ -286,8 +359,8 @@ cdef class SseWriter(Sink):
             at += 2
         if is_end and self._is_chunked:
             memcpy(at, b"0\r\n\r\n", 5)
-        self._head = None
         self._events.size = 0
+        self.last_sent_ns = fr_now_ns()
         if PyBytes_GET_SIZE(out) and self._write is not None:
             self._write(out)
         return 0

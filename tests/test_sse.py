@@ -1,13 +1,14 @@
 """Text in, framed events out: escaping, chunks, one write per drain, and a client that reads slowly."""
 
 import os
+import time
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter._core import EVENT, FINISH, LAST, REASONING, TEXT, SseWriter, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, REASONING, TEXT, ItlHistogram, SseWriter, TextCollector, TokenRing
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -210,3 +211,86 @@ def test_ready_made_events_wait_for_the_flush() -> None:
 def test_templates_are_for_text_only() -> None:
     with pytest.raises(ValueError, match="text"):
         Stage().writer.set_template(FINISH, 0, b"", b"")
+
+
+# ---------------------------------------------------------------- comments, the head's last moment, gaps
+
+
+def test_a_comment_brings_the_head_and_counts_as_nothing_of_the_answer() -> None:
+    stage = Stage()
+    stage.writer.write_comment(b"queued 2")
+    assert body_of(stage.transport.sent) == (b": queued 2\n\n", False)
+    assert stage.writer.is_started
+    assert stage.writer.restart()
+    stage.text(b"x")
+    assert not stage.writer.restart()
+    stage.writer.finish()
+    assert body_of(stage.transport.sent) == (b': queued 2\n\ndata: {"content":"x"}\n\n', True)
+
+
+def test_no_comment_for_a_client_that_has_something_to_read_or_has_read_all() -> None:
+    stage = Stage()
+    stage.writer.write_event(b"one")
+    stage.writer.write_comment(b"no")
+    stage.writer.flush()
+    stage.writer.pause()
+    stage.writer.write_comment(b"no")
+    stage.writer.resume()
+    stage.writer.finish()
+    stage.writer.write_comment(b"no")
+    assert body_of(stage.transport.sent) == (b"one", True)
+
+
+def test_the_head_is_made_once_and_when_it_goes_out() -> None:
+    class Late(Writer):
+        heads = 0
+
+        def make_head(self, head: bytes) -> bytes:
+            self.heads += 1
+            return head[:-2] + b"Late: %d\r\n\r\n" % self.first_text_ns
+
+    transport = Transport()
+    writer = Late(transport, chunked=False)
+    assert (writer.heads, writer.last_sent_ns) == (0, 0)
+    stage = Stage()
+    writer.set_template(TEXT, 0, b"", b"")
+    stage.request_id = stage.ring.attach(writer)
+    stage.text(b"a")
+    stage.text(b"b")
+    assert writer.heads == 1
+    assert transport.sent == HEAD[:-2] + b"Late: %d\r\n\r\nab" % writer.first_text_ns
+    assert 0 < writer.first_text_ns <= writer.last_sent_ns <= time.monotonic_ns()
+
+
+def test_gaps_between_texts_are_counted() -> None:
+    stage = Stage()
+    histogram = stage.writer.itl = ItlHistogram()
+    stage.text(b"a")
+    assert sum(histogram.counts) == 0
+    time.sleep(0.003)
+    stage.text(b"b")
+    [bucket] = [index for index, count in enumerate(histogram.counts) if count]
+    assert bucket == len(histogram.bounds) or histogram.sum <= histogram.bounds[bucket]
+    assert histogram.sum > max(0.003, histogram.bounds[bucket - 1])
+    stage.push((TEXT, b"c"), (REASONING, b"d"), (EVENT, b"{}"))
+    stage.push((TEXT, b"another choice"), choice=1)
+    stage.ring.drain()
+    assert sum(histogram.counts) == 4
+    assert len(histogram.counts) == len(histogram.bounds) + 1
+    assert list(histogram.bounds) == sorted(set(histogram.bounds))
+
+
+def test_a_collector_forgets_its_times_when_it_restarts() -> None:
+    class Collector(TextCollector):
+        def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+            raise AssertionError(kind)
+
+    stage, collector = Stage(), Collector()
+    collector.itl = ItlHistogram()
+    stage.request_id = stage.ring.attach(collector)
+    stage.text(b"a")
+    assert collector.first_text_ns > 0
+    assert collector.restart()
+    assert (collector.first_text_ns, collector.num_tokens, collector.text()) == (0, 0, b"")
+    stage.text(b"b")
+    assert sum(collector.itl.counts) == 0
