@@ -208,6 +208,7 @@ cdef class TokenRing:
                 self._index = index
                 self._sinks[index] = sink
                 sink.request_id = self._generation << 12 | index
+                sink._last_text_ns = 0  # what it waits for until the next text is a prefill
                 return sink.request_id
         raise Unavailable("the model has too many requests")
 

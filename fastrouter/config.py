@@ -46,6 +46,8 @@ class Config:
     cors_credentials: bool = True
     slots_endpoint: bool = True
     props_endpoint: bool = False
+    metrics_endpoint: bool = True
+    sse_ping_interval_s: float = 3.0  # below the read timeouts that clients have; 0 or less: no comments
     log_file: str | None = None
     log_format: str = "text"  # text | json
     log_colors: str = "auto"  # on | off | auto

@@ -110,6 +110,16 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--cors-credentials --no-cors-credentials", "CORS_CREDENTIALS", Kind.SWITCH, "cors_credentials", "with credentials"),
         _flag(scope, "--slots --no-slots", "ENDPOINT_SLOTS", Kind.SWITCH, "slots_endpoint", "GET /slots (on)"),
         _flag(scope, "--props", "ENDPOINT_PROPS", Kind.SWITCH, "props_endpoint", "POST /props"),
+        _flag(scope, "--metrics --no-metrics", "ENDPOINT_METRICS", Kind.SWITCH, "metrics_endpoint", "GET /metrics (on)"),
+        _flag(
+            scope,
+            "--sse-ping-interval",
+            "SSE_PING_INTERVAL",
+            Kind.FLOAT,
+            "sse_ping_interval_s",
+            "seconds of silence until a stream gets a comment (3; -1: never)",
+            low=-1,
+        ),
         _flag(scope, "--ui --webui --no-ui --no-webui", "UI", Kind.SWITCH, "", "accepted; there is no web page yet"),
         _flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
         _flag(scope, "--log-format", "LOG_FORMAT", Kind.TEXT, "log_format", "text or json", choices=("text", "json")),
@@ -269,7 +279,7 @@ _NOT_YET = """
 --reuse-port REUSE_PORT | --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
 --ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
 --mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --ssl-key-file SSL_KEY_FILE |
---ssl-cert-file SSL_CERT_FILE | --sse-ping-interval SSE_PING_INTERVAL | --threads-http THREADS_HTTP | --metrics ENDPOINT_METRICS |
+--ssl-cert-file SSL_CERT_FILE | --threads-http THREADS_HTTP |
 --slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
 --reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |

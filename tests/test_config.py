@@ -123,7 +123,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--mmap=1"], {}, "--mmap takes no value"),
         (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
-        (["--metrics"], {}, "fastrouter does not have --metrics yet"),
+        (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
         (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
         (["-cram", "100"], {}, "fastrouter does not have -cram 100 yet"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),

@@ -102,7 +102,7 @@ class Admin:
 
 def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: Config) -> None:
     """Everything but /health, which answers before there is a catalog."""
-    generator = Generator(models, supervisor)
+    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)
     peek = Peek(models, supervisor, has_slots=config.slots_endpoint)

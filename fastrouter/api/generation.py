@@ -1,103 +1,41 @@
 """One generation over HTTP: model -> lease -> sinks -> answer, streamed or whole. Knows no API flavour's field names.
 
 Invariant: the lease is released exactly once, whether the answer ended, failed, or the client left; nothing is sent before
-the first record, so an error that comes first is a true status.
+the first record or the first interval of silence, so an error that comes earlier is a true status.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from fastrouter._core import ERROR, EVENT, FINISH, LAST, REASONING, TEXT, Request, SseWriter, TextCollector
+from fastrouter.api.flavour import Choice, Flavour, Usage, public_error, read_record
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask
-from fastrouter.errors import FastrouterError, ProtocolError, from_wire
+from fastrouter.api.timeline import CANCELLED, OK, Timeline
+from fastrouter.errors import FastrouterError, from_wire
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import SSE_HEAD, json_response
+from fastrouter.http.response import SSE_HEAD, error_response, json_response, with_headers
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Supervisor
 
+log = logging.getLogger("fastrouter.api")
 
-@dataclass(slots=True)
-class Choice:
-    """One finished choice: its text and what the worker said of it."""
-
-    index: int
-    text: str
-    reasoning: str
-    finish: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Usage:
-    """Prompts count once, however many choices they had."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-    def add(self, finish: dict[str, Any], *, is_new_prompt: bool) -> None:
-        self.completion_tokens += count_of(finish, "completion_tokens")
-        if is_new_prompt:
-            self.prompt_tokens += count_of(finish, "prompt_tokens")
-            self.cached_tokens += count_of(finish, "cached_tokens")
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "completion_tokens": self.completion_tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "total_tokens": self.completion_tokens + self.prompt_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
-
-
-class Flavour(Protocol):
-    """The JSON of one API, for one request of it. Events are whole SSE messages, ended by a blank line."""
-
-    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        """What stands before and after the escaped text in an event."""
-
-    def first(self, choice: int) -> bytes:
-        """The event before a choice's first text; may be empty."""
-
-    def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        """A text event that carries more than text."""
-
-    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
-    def done(self) -> bytes: ...
-    def error(self, error: FastrouterError) -> bytes: ...
-    def whole(self, choices: list[Choice], usage: Usage) -> Any: ...
-
-
-def count_of(finish: dict[str, Any], name: str) -> int:
-    value = finish.get(name)
-    return value if type(value) is int else 0
-
-
-def read_record(payload: bytes) -> dict[str, Any]:
-    """A JSON record from a worker, which may lie."""
-    try:
-        value = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"a worker sent a broken record: {error}") from None
-    if not isinstance(value, dict):
-        raise ProtocolError("a worker sent a record that is no object")
-    return value
-
-
-def public_error(error: BaseException) -> FastrouterError:
-    return error if isinstance(error, FastrouterError) else FastrouterError(f"{type(error).__name__}: {error}")
+LEAST_PING_INTERVAL_S = 0.1
 
 
 class Generator:
     """Starts what a request asks for."""
 
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float) -> None:
+        """`ping_interval_s`: a stream that was silent so long gets a comment; 0 or less: never."""
         self._models = models
         self._supervisor = supervisor
+        self._ping_interval_s = ping_interval_s
 
     def start(
         self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
@@ -107,51 +45,85 @@ class Generator:
         if spec.defaults.is_some:
             ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)
+        timeline = Timeline(spec, flavour.name, self._supervisor.prospect)
+        answer: Stream | Whole
+        if ask.is_stream:
+            interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
+            answer = Stream(exchange, ask, flavour, timeline, interval_s)
+        else:
+            answer = Whole(exchange, ask, flavour, timeline)
+        exchange.responder = answer
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
-            return self._queue(spec, is_autoload, exchange, ask, flavour)
-        self._begin(lease, exchange, ask, flavour)
+            return self._queue(spec, is_autoload, exchange, answer)
+        _begin(answer, lease)
         return None
 
-    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, ask: Ask, flavour: Flavour) -> None:
-        lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=ask.priority)
+    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: "Stream | Whole") -> None:
+        answer.wait()
+        try:
+            lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
+        except Exception as error:  # whatever it was: the head may be out, so only the answer knows how to say it
+            if not isinstance(error, FastrouterError):
+                log.exception("waiting for %s", spec.id)
+            answer.fail(error)
+            return
         if exchange.is_over:
             lease.release()
         else:
-            self._begin(lease, exchange, ask, flavour)
+            _begin(answer, lease)
 
-    def _begin(self, lease: Lease, exchange: Exchange, ask: Ask, flavour: Flavour) -> None:
-        answer = Stream(exchange, lease, ask, flavour) if ask.is_stream else Whole(exchange, lease, ask, flavour)
-        exchange.responder = answer
-        if ask.keep_alive_s is not None:
-            lease.keep_alive(ask.keep_alive_s)
-        try:
-            answer.begin()
-        except BaseException:  # whatever it was goes on up; the lease must not leak
-            exchange.responder = None
-            lease.release()
-            raise
+
+def _begin(answer: "Stream | Whole", lease: Lease) -> None:
+    try:
+        if answer.ask.keep_alive_s is not None:
+            lease.keep_alive(answer.ask.keep_alive_s)
+        answer.begin(lease)
+    except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
+        if not isinstance(error, FastrouterError):
+            log.exception("%r", answer)
+        answer.fail(error)
 
 
 class Stream(SseWriter):
     """Text straight into events. Several prompts run one after the other, so that one writer can frame them all."""
 
-    def __init__(self, exchange: Exchange, lease: Lease, ask: Ask, flavour: Flavour) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked)
+    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
+        super().__init__(exchange.transport, SSE_HEAD, chunked=exchange.is_chunked)
         self._exchange = exchange
-        self._lease = lease
-        self._ask = ask
+        self._lease: Lease | None = None  # while it waits
+        self.ask = ask
         self._flavour = flavour
+        self._timeline = timeline
         self._usage = Usage()
         self._prompt = 0  # index of the prompt that runs
         self._num_finished = 0  # choices of that prompt
         self._is_over = False
+        self._ping_interval_s = max(ping_interval_s, LEAST_PING_INTERVAL_S) if ping_interval_s > 0 else 0.0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self.itl = timeline.itl
 
     def __repr__(self) -> str:
-        return f"<Stream {self.request_id} prompt {self._prompt + 1}/{len(self._ask.generates)}{' over' if self._is_over else ''}>"
+        return f"<Stream {self.request_id} prompt {self._prompt + 1}/{len(self.ask.generates)}{' over' if self._is_over else ''}>"
 
-    def begin(self) -> None:
-        generate = self._ask.generates[self._prompt]
+    def make_head(self, head: bytes) -> bytes:
+        return self._exchange.stream_head(head + self._timeline.header(self.first_text_ns))
+
+    def wait(self) -> None:
+        """For a lease."""
+        self._timeline.wait()
+        self._ping_in(self._ping_interval_s)
+
+    def begin(self, lease: Lease) -> None:
+        self._lease = lease
+        self._timeline.grant()
+        self._begin_prompt(lease)
+        self._timeline.submit()
+        if self._ping_timer is None:
+            self._ping_in(self._ping_interval_s)
+
+    def _begin_prompt(self, lease: Lease) -> None:
+        generate = self.ask.generates[self._prompt]
         for choice in range(generate.n):
             index = self._prompt * generate.n + choice
             self.set_first(choice, self._flavour.first(index))
@@ -159,7 +131,28 @@ class Stream(SseWriter):
                 template = self._flavour.template(kind, index)
                 if template is not None:
                     self.set_template(kind, choice, *template)
-        self._lease.submit(generate, self)
+        lease.submit(generate, self)
+
+    # ------------------------------------------------------------ comments
+
+    def _ping_in(self, delay_s: float) -> None:
+        if delay_s > 0:
+            self._ping_timer = asyncio.get_running_loop().call_later(delay_s, self._ping)
+
+    def _ping(self) -> None:
+        """Nothing is noted per token: the timer looks at the time of the last byte and comes again when that makes a whole interval."""
+        due_s = (self.last_sent_ns / 1e9 or self._timeline.asked) + self._ping_interval_s - time.monotonic()
+        if due_s <= 0.001:  # the event loop's clock is that coarse
+            self.write_comment(self._comment())
+            due_s = self._ping_interval_s
+        self._ping_in(due_s)
+
+    def _comment(self) -> bytes:
+        if self._lease is None or self._lease.resubmitted:
+            return self._timeline.comment()
+        return b"ping" if self.first_text_ns else b"prefill"
+
+    # ------------------------------------------------------------ records
 
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
         if self._is_over:
@@ -176,7 +169,7 @@ class Stream(SseWriter):
             self.fail(error)
 
     def _index(self, choice: int) -> int:
-        return self._prompt * self._ask.generates[self._prompt].n + choice
+        return self._prompt * self.ask.generates[self._prompt].n + choice
 
     def _open(self, choice: int) -> None:
         """The choice's first event, if no text has brought it yet."""
@@ -186,9 +179,11 @@ class Stream(SseWriter):
 
     def _finish_choice(self, choice: int, finish: dict[str, Any], is_last: bool) -> None:
         self._open(choice)
+        self._timeline.add_to(finish)
+        self._timeline.count_tokens(finish, is_new_prompt=self._num_finished == 0)
         self._usage.add(finish, is_new_prompt=self._num_finished == 0)
         self._num_finished += 1
-        is_end = is_last and self._prompt + 1 == len(self._ask.generates)
+        is_end = is_last and self._prompt + 1 == len(self.ask.generates)
         self.write_event(self._flavour.finish(Choice(self._index(choice), "", "", finish), self._usage, is_last=is_end))
         if is_end:
             self._end()
@@ -198,29 +193,32 @@ class Stream(SseWriter):
             asyncio.get_running_loop().call_soon(self._next_prompt)  # the ring still holds this sink for the prompt that ends
 
     def _next_prompt(self) -> None:
-        if not self._is_over:
+        if not self._is_over and self._lease is not None:
             try:
-                self.begin()
+                self._begin_prompt(self._lease)
             except FastrouterError as error:
                 self.fail(error)
 
+    # ------------------------------------------------------------ the end
+
     def _end(self) -> None:
-        self._is_over = True
         done = self._flavour.done()
         if done:
             self.write_event(done)
         self.finish()
-        self._lease.release()
+        self._give_back()
+        self._timeline.end(OK, self.first_text_ns)
         self._exchange.end_stream()
 
     def fail(self, error: Exception) -> None:
         """An error before the first byte is a status; after it, one last event, and the body stays visibly incomplete."""
         if self._is_over:
             return
-        self._give_back()
+        self._lose()
         public = public_error(error)
+        self._timeline.fail(public, self.first_text_ns)
         if not self.is_started:
-            self._exchange.send_error(public)
+            self._exchange.send(with_headers(error_response(public), self._timeline.header(self.first_text_ns)))
             return
         self.write_event(self._flavour.error(public))
         self.cut()
@@ -228,18 +226,29 @@ class Stream(SseWriter):
 
     def disconnect(self) -> None:
         if not self._is_over:
-            self._give_back()
+            self._lose()
+            self._timeline.end(CANCELLED, self.first_text_ns)
 
     def on_overflow(self) -> None:
         if not self._is_over:
-            self._give_back()
+            self.disconnect()
             self._exchange.abort()
 
+    def _lose(self) -> None:
+        """It ends before its time."""
+        self._timeline.count_lost(self.num_tokens - self._usage.completion_tokens)
+        self._give_back()
+
     def _give_back(self) -> None:
+        """Also stops what still runs."""
         self._is_over = True
-        if self.request_id:
-            self._lease.abort(self.request_id)
-        self._lease.release()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+            self._ping_timer = None
+        if self._lease is not None:
+            if self.request_id:
+                self._lease.abort(self.request_id)
+            self._lease.release()
 
 
 class Collector(TextCollector):
@@ -270,11 +279,12 @@ class Collector(TextCollector):
 class Whole:
     """An answer in one piece: all prompts run at once."""
 
-    def __init__(self, exchange: Exchange, lease: Lease, ask: Ask, flavour: Flavour) -> None:
+    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
         self._exchange = exchange
-        self._lease = lease
-        self._ask = ask
+        self._lease: Lease | None = None  # while it waits
+        self.ask = ask
         self._flavour = flavour
+        self._timeline = timeline
         self._usage = Usage()
         self._choices: list[Choice] = []
         self._collectors = [Collector(self, prompt) for prompt in range(len(ask.generates))]
@@ -285,15 +295,32 @@ class Whole:
     def num_tokens(self) -> int:
         return sum(collector.num_tokens for collector in self._collectors)
 
-    def begin(self) -> None:
-        for collector, generate in zip(self._collectors, self._ask.generates, strict=True):
+    def __repr__(self) -> str:
+        return f"<Whole {self._num_running} of {len(self._collectors)} prompts{' over' if self._is_over else ''}>"
+
+    @property
+    def _first_text_ns(self) -> int:
+        return min((collector.first_text_ns for collector in self._collectors if collector.first_text_ns), default=0)
+
+    def wait(self) -> None:
+        """For a lease."""
+        self._timeline.wait()
+
+    def begin(self, lease: Lease) -> None:
+        self._lease = lease
+        self._timeline.grant()
+        for collector, generate in zip(self._collectors, self.ask.generates, strict=True):
             if not self._is_over:
-                self._lease.submit(generate, collector)
+                collector.itl = self._timeline.itl
+                lease.submit(generate, collector)
+        self._timeline.submit()
 
     def finish_choice(self, collector: Collector, choice: int, finish: dict[str, Any], is_last: bool) -> None:
         if self._is_over:
             return
-        index = collector.prompt * self._ask.generates[collector.prompt].n + choice
+        index = collector.prompt * self.ask.generates[collector.prompt].n + choice
+        self._timeline.add_to(finish)
+        self._timeline.count_tokens(finish, is_new_prompt=collector.num_finished == 0)
         self._usage.add(finish, is_new_prompt=collector.num_finished == 0)
         collector.num_finished += 1
         text = collector.text(choice).decode("utf-8", "replace")
@@ -304,19 +331,25 @@ class Whole:
                 self._send()
 
     def _send(self) -> None:
-        self._is_over = True
-        self._lease.release()
+        first_text_ns = self._first_text_ns
+        self._give_back()
+        self._timeline.end(OK, first_text_ns)
         self._choices.sort(key=lambda choice: choice.index)
-        self._exchange.send(json_response(orjson.dumps(self._flavour.whole(self._choices, self._usage))))
+        body = orjson.dumps(self._flavour.whole(self._choices, self._usage))
+        self._exchange.send(json_response(body, headers=self._timeline.header(first_text_ns, time.monotonic())))
 
     def fail(self, error: Exception) -> None:
-        if not self._is_over:
-            self._give_back()
-            self._exchange.send_error(public_error(error))
+        if self._is_over:
+            return
+        self._lose()
+        public, first_text_ns = public_error(error), self._first_text_ns
+        self._timeline.fail(public, first_text_ns)
+        self._exchange.send(with_headers(error_response(public), self._timeline.header(first_text_ns)))
 
     def disconnect(self) -> None:
         if not self._is_over:
-            self._give_back()
+            self._lose()
+            self._timeline.end(CANCELLED, self._first_text_ns)
 
     def pause(self) -> None:
         """Nothing is written before the end."""
@@ -324,9 +357,16 @@ class Whole:
     def resume(self) -> None:
         """Nothing was held."""
 
+    def _lose(self) -> None:
+        """It ends before its time."""
+        self._timeline.count_lost(sum(collector.num_tokens for collector in self._collectors) - self._usage.completion_tokens)
+        self._give_back()
+
     def _give_back(self) -> None:
+        """Also stops what still runs."""
         self._is_over = True
-        for collector in self._collectors:
-            if collector.request_id:
-                self._lease.abort(collector.request_id)
-        self._lease.release()
+        if self._lease is not None:
+            for collector in self._collectors:
+                if collector.request_id:
+                    self._lease.abort(collector.request_id)
+            self._lease.release()

@@ -9,8 +9,10 @@ from typing import Any
 import orjson
 
 from fastrouter._core import Request
+from fastrouter.api.calls import Caller
 from fastrouter.api.fields import boolean, invalid, token_ids
-from fastrouter.api.generation import Choice, Generator, Usage, count_of
+from fastrouter.api.flavour import Choice, Usage, count_of
+from fastrouter.api.generation import Generator
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError
@@ -60,6 +62,8 @@ def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
 class Completion:
     """The flavour of POST /completion."""
 
+    name = "completion"
+
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
         self._fields = ask.response_fields
@@ -106,6 +110,7 @@ class Native:
         self._models = models
         self._supervisor = supervisor
         self._generator = generator
+        self._caller = Caller(models, supervisor)
 
     def completion(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request.body)
@@ -125,20 +130,20 @@ class Native:
             "parse_special": _flag(body, "parse_special", True),
             "with_pieces": _flag(body, "with_pieces", False),
         }
-        return encode_json(await self.call(request, body, "tokenize", params))
+        return await self._caller.answer(request, body, "tokenize", params)
 
     async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
         tokens = body.get("tokens")
         params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
-        return encode_json(await self.call(request, body, "detokenize", params))
+        return await self._caller.answer(request, body, "detokenize", params)
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
         spec, _ = self._models.choose(request, body)
         asked = spec.defaults.apply(Generate(0, **chat_input(body)))
         params = {name: getattr(asked, name) for name in _OF_TEMPLATES}
-        return encode_json(await self.call(request, body, "apply_template", params))
+        return await self._caller.answer(request, body, "apply_template", params)
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""

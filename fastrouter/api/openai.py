@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from fastrouter._core import REASONING, TEXT, Request
-from fastrouter.api.generation import Choice, Generator, Usage
+from fastrouter.api.flavour import Choice, Usage
+from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO, new_completion_id
 from fastrouter.api.native import completion_of
 from fastrouter.api.schema import Ask, parse_object, read_chat, read_completion
@@ -32,6 +33,7 @@ def finish_reason(finish: dict[str, Any]) -> str:
 class _Completion(ABC):
     """What chat and text completions share: the envelope of an answer and of its chunks."""
 
+    name = ""
     kind = ""
     chunk_kind = ""
 
@@ -89,6 +91,7 @@ class _Completion(ABC):
 
 
 class Chat(_Completion):
+    name = "chat"
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
@@ -122,6 +125,7 @@ class Chat(_Completion):
 
 
 class Text(_Completion):
+    name = "completions"
     kind = chunk_kind = "text_completion"
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:

@@ -47,6 +47,7 @@ class Ask:
     response_fields: list[str] = field(default_factory=list)
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
+    ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
 
 
 class Field(NamedTuple):
@@ -99,6 +100,7 @@ FIELDS: dict[str, Field] = {
     "keep_alive": Field("ask", "keep_alive_s", duration),
     "ttl": Field("ask", "keep_alive_s", duration, 1),
     "response_fields": Field("ask", "response_fields", string_list),
+    "sse_ping_interval": Field("ask", "ping_interval_s", number(-1.0, FLOAT_MAX)),
     "n_predict": Field("generate", "max_tokens", _max_tokens),
     "max_completion_tokens": Field("generate", "max_tokens", _max_tokens, 1),
     "max_tokens": Field("generate", "max_tokens", _max_tokens, 2),
@@ -126,7 +128,6 @@ FIELDS: dict[str, Field] = {
     "n_keep": Field("", "n_keep", integer(-1)),
     "n_discard": Field("", "n_discard", integer(0)),
     "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
-    "sse_ping_interval": Field("", "sse_ping_interval", integer(-1)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
     "response_format": Field("", "response_format", _response_format),

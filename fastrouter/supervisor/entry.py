@@ -5,6 +5,7 @@ Invariant: `retry_at` lies in the future only after a failed load.
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,30 @@ class Status:
     expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
 
 
+@dataclass(slots=True)
+class LoadTimes:
+    """One load of a model, in monotonic seconds."""
+
+    began: float = 0.0
+    ended: float = 0.0  # 0.0: not yet
+    has_evicted: bool = False  # another model had to leave for it
+
+    def seconds_between(self, since: float, until: float) -> float:
+        """How much of that time it took."""
+        return max(0.0, min(self.ended or until, until) - max(self.began, since)) if self.began else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a request that waits for a model can be told."""
+
+    load: LoadTimes = field(default_factory=LoadTimes)  # its last one
+    position: int = 0  # of the model among those that wait for a place, from 1; 0: it has one
+    is_loading: bool = False
+    progress: float | None = None  # 0.0 to 1.0
+    remaining_s: float | None = None  # None: nobody knows
+
+
 @dataclass(slots=True, eq=False)
 class Waiter:
     """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
@@ -67,6 +92,7 @@ class Entry:
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
     pin: bool | None = None  # what a user said while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker said of it
+    load: LoadTimes = field(default_factory=LoadTimes)  # the last one
 
     @property
     def is_pinned(self) -> bool:
@@ -99,6 +125,22 @@ class Entry:
             idle_s=idle_s,
             expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
         )
+
+    def prospect(self, position: int, usual_load_s: float | None) -> Prospect:
+        """`position` in the queue; `usual_load_s`: what its last good load took."""
+        instance = self.instance
+        if instance is None or instance.state is not State.LOADING:
+            return Prospect(self.load, position)
+        remaining = self.load.began + (usual_load_s or 0.0) - time.monotonic()
+        return Prospect(self.load, 0, True, instance.progress, remaining if remaining > 0 else None)
+
+    def begin_load(self, *, has_evicted: bool) -> None:
+        self.load = LoadTimes(time.monotonic(), 0.0, has_evicted)
+
+    def end_load(self) -> float:
+        """It is over, however it went; how long it took. Idempotent."""
+        self.load.ended = self.load.ended or time.monotonic()
+        return self.load.ended - self.load.began
 
     def note_failed_load(self, now: float) -> None:
         self.num_failures += 1

@@ -23,6 +23,15 @@ class Queue:
     def num_waiters(self) -> int:
         return sum(len(entry.waiters) for entry in self._entries.values())
 
+    def num_waiting(self) -> dict[str, int]:
+        """Requests by model."""
+        return {model_id: len(entry.waiters) for model_id, entry in self._entries.items()}
+
+    def position(self, entry: Entry) -> int:
+        """Of the entry, from 1, a higher priority first; 0: it does not wait."""
+        ordered = sorted(self._entries.values(), key=lambda entry: -max(waiter.priority for waiter in entry.waiters))
+        return next((index for index, other in enumerate(ordered, 1) if other is entry), 0)
+
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
 

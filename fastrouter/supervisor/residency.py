@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from fastrouter import metrics
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
@@ -50,6 +51,7 @@ class Residency:
         self.timers = Timers()
         self.is_stopping = False
         self._is_rebalancing = False
+        self._evicted_at = -1.0  # the last time that a model had to leave for another
         self._spares = Spares(Nursery(nursery_command), self._reap)
         self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
@@ -213,10 +215,11 @@ class Residency:
         entry.is_asleep, entry.meta = True, instance.meta
         instance.kill()
         self.feed.sleeping(model_id)
+        metrics.evicted(model_id, "sleep")
 
     def _forget_sleeper(self, entry: Entry, reason: str) -> None:
         entry.is_asleep = False
-        self.feed.unloaded(entry.spec.id, reason)
+        self.feed.unloaded(entry.spec.id, reason)  # not in the memory since it sleeps, so there is nothing to count
 
     # ------------------------------------------------------------ loads
 
@@ -229,6 +232,7 @@ class Residency:
             return
         entry.forget_end()
         entry.is_asleep = False
+        entry.begin_load(has_evicted=self._evicted_at >= entry.since)
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
@@ -252,6 +256,7 @@ class Residency:
             return
         entry = self.entries[model_id]
         entry.note_load()
+        metrics.loaded(model_id, entry.end_load())
         self.memory.learn(instance, self.instances())
         self.timers.at("save", time.monotonic() + SAVE_DELAY_S, self.memory.save_aside)
         self.rebalance()
@@ -276,6 +281,7 @@ class Residency:
         return True
 
     def _evict(self, entry: Entry, scarce: str) -> None:
+        self._evicted_at = time.monotonic()
         if entry.is_asleep:
             self._forget_sleeper(entry, scarce)
         elif entry.instance is not None:
@@ -304,13 +310,16 @@ class Residency:
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
         """A worker keeps nothing worth saving once its leases are gone, so it gets no chance to linger."""
         instance.kill()
-        self.feed.unloaded(instance.spec.id, reason or instance.leave_reason)
+        reason = reason or instance.leave_reason
+        self.feed.unloaded(instance.spec.id, reason)
+        metrics.evicted(instance.spec.id, reason)
 
     def _ended_instance(self, entry: Entry, instance: Instance) -> None:
         """The process is reaped and everything it said has been delivered."""
         self._reap()
         self.timers.after(REAP_DELAY_S, self._reap)
         entry.instance = None
+        entry.end_load()
         entry.keep_alive_s = None
         was = instance.state
         how = None if was is State.DYING else describe_exit(instance.process.exit_code)
@@ -343,9 +352,12 @@ class Residency:
         entry.note_end(cause, exit_code, last_words)
         if was is State.LOADING:
             entry.note_failed_load(time.monotonic())
+            metrics.load_failed(spec.id)
             if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
                 self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code, last_words))
         else:
+            metrics.died(spec.id)
+            metrics.evicted(spec.id, "crash")
             if instance.is_killed_by_first_decode() and not entry.needs_safe_mode:
                 entry.needs_safe_mode = True
                 log.warning("%s: its first decode killed its worker; it is tried once more in the safe mode", spec.id)

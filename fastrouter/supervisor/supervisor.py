@@ -13,7 +13,7 @@ from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, ModelNotLoaded, Unavailable
 from fastrouter.supervisor import census
-from fastrouter.supervisor.entry import Entry, Status, Waiter
+from fastrouter.supervisor.entry import Entry, Prospect, Status, Waiter
 from fastrouter.supervisor.feed import Event
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.outlook import look_ahead
@@ -39,6 +39,7 @@ class Supervisor:
         self.subscribe = self._residency.feed.subscribe
         self.logs = self._residency.logs
         self.instances = self._residency.instances
+        self.num_waiting = self._queue.num_waiting
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.instances()} {self._queue}>"
@@ -162,6 +163,13 @@ class Supervisor:
         if instance is None or PUBLIC[instance.state] != "loaded":
             return None
         return await instance.peek(method)
+
+    def prospect(self, spec: ModelSpec) -> Prospect:
+        """For a request that waits for this model, or has waited."""
+        entry = self._entries.get(spec.runner.id)
+        if entry is None:
+            return Prospect()
+        return entry.prospect(self._queue.position(entry), self._residency.memory.measures.load_s(entry.spec))
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)

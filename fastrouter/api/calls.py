@@ -1,0 +1,42 @@
+"""A question to a model's worker that has one answer: tokenize, apply_template ... Knows no question's meaning.
+
+Invariant: a call holds its lease no longer than the worker takes; it is timed and counted like a generation.
+"""
+
+from typing import Any
+
+import orjson
+
+from fastrouter._core import Request
+from fastrouter.api.models import Models
+from fastrouter.api.timeline import CANCELLED, OK, Timeline
+from fastrouter.errors import FastrouterError
+from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.supervisor.supervisor import Supervisor
+
+
+class Caller:
+    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+        self._models = models
+        self._supervisor = supervisor
+
+    async def answer(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> bytes:
+        """The whole response, after a load if need be. `method` is also the flavour in the metrics."""
+        spec, is_autoload = self._models.choose(request, body)
+        timeline = Timeline(spec.id, method, self._supervisor.outlook)
+        try:
+            lease = self._supervisor.acquire_now(spec)
+            if lease is None:
+                timeline.wait()
+                lease = await self._supervisor.acquire(spec, autoload=is_autoload)
+            with lease:
+                timeline.grant()
+                result = await lease.call(method, params)
+        except FastrouterError as error:
+            timeline.fail(error)
+            return with_headers(error_response(error), timeline.header())
+        except BaseException:  # the client is gone, or a bug of ours
+            timeline.end(CANCELLED)
+            raise
+        timeline.end(OK)
+        return json_response(orjson.dumps(result), headers=timeline.header())

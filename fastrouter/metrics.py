@@ -1,0 +1,98 @@
+"""What is counted: plain numbers per model, written by the router's thread only. Must never know a format, a request or a process.
+
+Invariant: counting one thing costs a few dictionary look-ups and no lock, and the number of models that are told apart is bounded,
+whatever names come and go. How the numbers look to Prometheus is in api/metrics.py.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+
+from fastrouter._core import ItlHistogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MAX_MODELS = 1000
+OTHERS = "(others)"  # the models beyond MAX_MODELS, together
+
+
+class Histogram:
+    """Seconds, by upper bound; one bucket more has none."""
+
+    __slots__ = ("counts", "sum")
+    bounds = SECONDS
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.sum = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Histogram {sum(self.counts)} in {self.sum:.3f} s>"
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+
+class ModelCounts:
+    """All that is counted of one model."""
+
+    def __init__(self) -> None:
+        self.num_changes = 0  # grows with every change but those of `itl`
+        self.requests: Counter[tuple[str, str]] = Counter()  # (flavour, outcome)
+        self.queue = Histogram()
+        self.load = Histogram()
+        self.ttft = Histogram()
+        self.prefill = Histogram()
+        self.switch = {False: Histogram(), True: Histogram()}  # did another model have to leave?
+        self.itl = ItlHistogram()
+        self.prompt_tokens = 0  # with those from the cache
+        self.cached_tokens = 0
+        self.generated_tokens = 0
+        self.prompt_s = 0.0  # as the worker counts it
+        self.generated_s = 0.0
+        self.most_tokens = 0  # of one request, prompt and answer
+        self.evictions: Counter[str] = Counter()  # by reason
+        self.num_failed_loads = 0
+        self.num_deaths = 0
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Differs when anything has changed."""
+        return self.num_changes, sum(self.itl.counts)
+
+
+_models: dict[str, ModelCounts] = {}
+
+
+def of(model_id: str) -> ModelCounts:
+    """The counts of a model that the catalog knows, to be written to; every use counts as a change."""
+    counts = _models.get(model_id)
+    if counts is None:
+        counts = _models.setdefault(model_id if len(_models) < MAX_MODELS else OTHERS, ModelCounts())
+    counts.num_changes += 1
+    return counts
+
+
+def by_model() -> dict[str, ModelCounts]:
+    """To be read only."""
+    return _models
+
+
+# ---------------------------------------------------------------- what the supervisor tells
+
+
+def loaded(model_id: str, seconds: float) -> None:
+    of(model_id).load.observe(seconds)
+
+
+def load_failed(model_id: str) -> None:
+    of(model_id).num_failed_loads += 1
+
+
+def evicted(model_id: str, reason: str) -> None:
+    """It leaves the memory. `reason` is one of a fixed few: count, memory, ttl, unload, reload, crash ..."""
+    of(model_id).evictions[reason] += 1
+
+
+def died(model_id: str) -> None:
+    """Its worker ended by itself while it was loaded."""
+    of(model_id).num_deaths += 1
