@@ -10,8 +10,9 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit, `lines` to say on stderr.
-request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `die` after `die_after` tokens,
-         `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
+request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
+         after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
+         before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -179,7 +180,8 @@ class Worker:
             script = script_of(message)
             self.say_lines(script)
             num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
-            self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
+            stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
+            stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
             self.streams.pop(message.request_id, None)
             self.outbox.drop(message.request_id)
