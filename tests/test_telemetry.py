@@ -47,7 +47,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(module_router: StartRouter, scripts: Path) -> Router:
     flags = ("--models-max", "0", "--sse-ping-interval", str(INTERVAL_S))
-    return module_router(*flags, models_dir=scripts, is_fake=True)
+    server = module_router(*flags, models_dir=scripts, is_fake=True)
+    server.load("quick")
+    return server
 
 
 def body_of(flavour: str, model: str, script: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

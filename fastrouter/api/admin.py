@@ -11,6 +11,7 @@ from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
 from fastrouter.api.logs import WorkerLogs
 from fastrouter.api.lora import Lora
+from fastrouter.api.metrics import MetricsPage
 from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
@@ -27,7 +28,7 @@ from fastrouter.supervisor.supervisor import Supervisor
 _SUCCESS = encode_json({"success": True})
 
 _NOT_YET = {
-    "GET": ("/metrics", "/tools", "/cors-proxy", "/v1/stream"),
+    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/models", "/v1/stream"),
     "POST": (
         *("/models", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/slots/*", "/tools"),
@@ -123,6 +124,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("GET", "/slots", peek.slots)
     routes.add("GET", "/lora-adapters", lora.list)
     routes.add("POST", "/lora-adapters", lora.change)
+    routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)
     routes.add("GET", ("/models", "/v1/models"), models.list)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)

@@ -48,6 +48,10 @@ def text_response(text: str) -> bytes:
     return _LINES[200] + _TEXT % len(body) + body
 
 
+def typed_response(body: bytes, content_type: str) -> bytes:
+    return _LINES[200] + b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n" % (content_type.encode(), len(body)) + body
+
+
 def error_response(error: FastrouterError) -> bytes:
     headers = b""
     if error.retry_after_s is not None:

@@ -1,0 +1,73 @@
+"""GET /metrics: the whole fleet, or one model, for Prometheus. Knows no format, see exposition.py.
+
+Invariant: a scrape only looks. It loads, wakes and orders nothing, takes no lease, and never keeps the event loop for longer than one
+model's samples take.
+"""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from fastrouter import metrics
+from fastrouter._core import Request
+from fastrouter.api.models import Models
+from fastrouter.config import Config
+from fastrouter.errors import NotSupported
+from fastrouter.http.protocol import Exchange
+from fastrouter.http.response import typed_response
+from fastrouter.supervisor.supervisor import Supervisor
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes(pid: int | None) -> int:
+    """0 for a process that is not there."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    return 0
+
+
+def _import_exposition() -> Any:
+    from fastrouter.api import exposition
+
+    return exposition
+
+
+class MetricsPage:
+    def __init__(self, models: Models, supervisor: Supervisor, config: Config) -> None:
+        self._models = models
+        self._supervisor = supervisor
+        self._config = config
+        self._module: Any = None  # exposition.py, after the first scrape
+        self._expositions: dict[str, Any] = {}  # by content type
+
+    async def show(self, request: Request, exchange: Exchange) -> bytes:
+        if not self._config.metrics_endpoint:
+            raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
+        name = self._models.query(request).get("model")
+        only = self._models.find(name).id if name else None
+        if self._module is None:  # in a thread: it takes longer than a stream should have to wait
+            self._module = await asyncio.get_running_loop().run_in_executor(None, _import_exposition)
+        module = self._module
+        content_type = module.content_type_for(request.header("accept") or "")
+        exposition = self._expositions.get(content_type)
+        if exposition is None:
+            exposition = self._expositions[content_type] = module.Exposition(module.FORMATS[content_type])
+        for model_id, counts in list(metrics.by_model().items()):
+            if only in (None, model_id) and exposition.refresh(model_id, counts):
+                await asyncio.sleep(0)
+        fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
+        return typed_response(exposition.text(fleet, only), content_type)
+
+    def _residents(self, resident: Any, only: str | None) -> list[Any]:
+        waiting = self._supervisor.num_waiting()
+        found = []
+        for instance in self._supervisor.instances():
+            model_id = instance.spec.id
+            num_waiting = waiting.pop(model_id, 0)
+            if only in (None, model_id):
+                memory = resident_bytes(instance.process.pid)
+                found.append(resident(model_id, instance.state.value, instance.num_leases, num_waiting, memory))
+        return found + [resident(model_id, "", 0, count, 0) for model_id, count in waiting.items() if only in (None, model_id)]
