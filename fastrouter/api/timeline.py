@@ -25,7 +25,7 @@ def header_value(model_id: str) -> str:
 
 
 class Timeline:
-    __slots__ = ("_is_ended", "_is_waiting", "_load", "_look", "asked", "flavour", "load_s", "model_id", "queue_s", "submitted")
+    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "asked", "flavour", "load_s", "model_id", "queue_s", "submitted")
 
     def __init__(self, model_id: str, flavour: str, look: Callable[[str], Outlook]) -> None:
         """`look(model_id)` says how things stand for a request that waits."""
@@ -36,6 +36,7 @@ class Timeline:
         self.queue_s = 0.0  # waiting for a place
         self.load_s = 0.0  # waiting for its model's load
         self._look = look
+        self._counts = metrics.of(model_id)
         self._load: LoadTimes | None = None  # the load that it waited for
         self._is_waiting = False
         self._is_ended = False
@@ -105,7 +106,8 @@ class Timeline:
             return
         self._is_ended = True
         self._note_wait()
-        counts = metrics.of(self.model_id)
+        self._counts.num_changes += 1
+        counts = self._counts
         counts.requests[self.flavour, outcome] += 1
         counts.queue.observe(self.queue_s)
         if first_text_ns:
@@ -118,11 +120,11 @@ class Timeline:
     @property
     def itl(self) -> ItlHistogram:
         """For the sinks."""
-        return metrics.of(self.model_id).itl
+        return self._counts.itl
 
     def count_tokens(self, finish: dict[str, Any], *, is_new_prompt: bool) -> None:
         """What the worker says of one finished choice."""
-        counts = metrics.of(self.model_id)
+        counts = self._counts
         prompt, generated = _count(finish, "prompt_tokens"), _count(finish, "completion_tokens")
         counts.generated_tokens += generated
         counts.most_tokens = max(counts.most_tokens, prompt + generated)
@@ -138,7 +140,7 @@ class Timeline:
     def count_lost(self, num_tokens: int) -> None:
         """Generated for an answer that did not come to its end."""
         if num_tokens > 0:
-            metrics.of(self.model_id).generated_tokens += num_tokens
+            self._counts.generated_tokens += num_tokens
 
 
 def _count(finish: dict[str, Any], name: str) -> int:
