@@ -24,7 +24,8 @@ FLAVOURS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "c
 INTERVAL_S = 0.1
 LOAD_S = 1.0
 WHOLE = "t0 t1 t2 "
-SLOW: dict[str, Any] = {"progress": [0.0, 0.25, 0.5, 0.75], "load_s": LOAD_S}
+MEMORY = {"host_bytes": 1 << 20, "device_bytes": 0}  # a load that says so is remembered
+SLOW: dict[str, Any] = {"progress": [0.0, 0.25, 0.5, 0.75], "load_s": LOAD_S, "meta": {"memory": MEMORY}}
 SCRIPTS: dict[str, dict[str, Any]] = {
     "quick": {},
     **{f"slow-{name}": SLOW for name in (*FLAVOURS, "eta", "old", "silent", "asked", "whole", "down")},

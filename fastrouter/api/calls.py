@@ -23,7 +23,7 @@ class Caller:
     async def answer(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> bytes:
         """The whole response, after a load if need be. `method` is also the flavour in the metrics."""
         spec, is_autoload = self._models.choose(request, body)
-        timeline = Timeline(spec.id, method, self._supervisor.outlook)
+        timeline = Timeline(spec, method, self._supervisor.prospect)
         try:
             lease = self._supervisor.acquire_now(spec)
             if lease is None:

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from fastrouter import metrics
 from fastrouter._core import ItlHistogram
-from fastrouter.errors import FastrouterError
 from fastrouter.catalog import ModelSpec
+from fastrouter.errors import FastrouterError
 from fastrouter.supervisor.entry import LoadTimes, Prospect
 
 OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error", "cancelled"
@@ -25,24 +25,24 @@ def header_value(model_id: str) -> str:
 
 
 class Timeline:
-    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "asked", "flavour", "load_s", "model_id", "queue_s", "submitted")
+    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "_spec", "asked", "flavour", "load_s", "queue_s", "submitted")
 
-    def __init__(self, model_id: str, flavour: str, look: Callable[[str], Outlook]) -> None:
-        """`look(model_id)` says how things stand for a request that waits."""
-        self.model_id = model_id
+    def __init__(self, spec: ModelSpec, flavour: str, look: Callable[[ModelSpec], Prospect]) -> None:
+        """`look` says how things stand for a request that waits for a model."""
+        self._spec = spec
         self.flavour = flavour
         self.asked = time.monotonic()
         self.submitted = 0.0  # when the worker got it
         self.queue_s = 0.0  # waiting for a place
         self.load_s = 0.0  # waiting for its model's load
         self._look = look
-        self._counts = metrics.of(model_id)
+        self._counts = metrics.of(spec.id)
         self._load: LoadTimes | None = None  # the load that it waited for
         self._is_waiting = False
         self._is_ended = False
 
     def __repr__(self) -> str:
-        return f"<Timeline {self.flavour} {self.model_id} queue {self.queue_s:.3f} s load {self.load_s:.3f} s>"
+        return f"<Timeline {self.flavour} {self._spec.id} queue {self.queue_s:.3f} s load {self.load_s:.3f} s>"
 
     # ------------------------------------------------------------ the wait
 
@@ -58,7 +58,7 @@ class Timeline:
     def _note_wait(self) -> None:
         """Split the time since it was asked."""
         if self._is_waiting:
-            now, load = time.monotonic(), self._look(self.model_id).load
+            now, load = time.monotonic(), self._look(self._spec).load
             self.load_s = load.seconds_between(self.asked, now)
             self.queue_s = max(0.0, now - self.asked - self.load_s)
             self._load = load if self.load_s else None
@@ -67,13 +67,13 @@ class Timeline:
         if not self.submitted:
             self.submitted = time.monotonic()
 
-    def prospect(self) -> bytes:
+    def comment(self) -> bytes:
         """What a client that waits for a lease is told."""
-        outlook = self._look(self.model_id)
-        if not outlook.is_loading:
-            return b"queued %d" % outlook.position if outlook.position else b"queued"
-        text = b"loading" if outlook.progress is None else b"loading %d%%" % int(100 * outlook.progress)
-        return text if outlook.remaining_s is None else text + b" eta %.1fs" % outlook.remaining_s
+        prospect = self._look(self._spec)
+        if not prospect.is_loading:
+            return b"queued %d" % prospect.position if prospect.position else b"queued"
+        text = b"loading" if prospect.progress is None else b"loading %d%%" % int(100 * prospect.progress)
+        return text if prospect.remaining_s is None else text + b" eta %.1fs" % prospect.remaining_s
 
     # ------------------------------------------------------------ what clients see
 
@@ -86,7 +86,7 @@ class Timeline:
             timing += f", prefill;dur={max(0.0, first - self.submitted) * 1e3:.1f}"
             if ended:
                 timing += f", decode;dur={max(0.0, ended - first) * 1e3:.1f}"
-        return f"X-Model: {header_value(self.model_id)}\r\nServer-Timing: {timing}\r\n".encode()
+        return f"X-Model: {header_value(self._spec.id)}\r\nServer-Timing: {timing}\r\n".encode()
 
     def add_to(self, finish: dict[str, Any]) -> None:
         """`queue_ms` and `load_ms` beside the worker's own timings."""
