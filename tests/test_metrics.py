@@ -154,12 +154,27 @@ def test_what_is_there_now(start: Any) -> None:
         found = samples_of(router)
         assert value(found, "fastrouter_instance_state", model="a", state="loaded") == 1
         assert value(found, "fastrouter_worker_resident_memory_bytes", model="a") > 1 << 20
+        assert value(found, "fastrouter_budgeted_memory_bytes", model="a", kind="host") >= 0
         assert value(found, "fastrouter_queue_length") == value(found, "fastrouter_requests_waiting", model="b") == 1
         assert value(found, "llamacpp:requests_deferred", model="b") == 1
         assert value(found, "fastrouter_models_resident") == value(found, "fastrouter_models_max") == 1
     assert value(found, "process_resident_memory_bytes") > 1 << 20
     assert value(found, "process_open_fds") > 5
     assert total(found, "fastrouter_build_info") == 1
+
+
+def test_a_model_asleep_has_a_place_and_no_worker(start: Any) -> None:
+    router = start("--sleep-idle-seconds", "1", a={})
+    assert ask(router, "a").status == 200
+    router.await_status("a", "sleeping")
+    eventually(
+        lambda: ("fastrouter_instance_state", (("model", "a"), ("state", "sleeping"))) in samples_of(router), "the end of the worker"
+    )
+    found = samples_of(router)
+    assert value(found, "fastrouter_models_resident") == 1
+    assert value(found, "fastrouter_evictions_total", model="a", reason="sleep") == 1
+    assert not [name for name, _ in found if name == "fastrouter_worker_resident_memory_bytes"]
+    assert router.status("a") == "sleeping"
 
 
 # ---------------------------------------------------------------- how it is told

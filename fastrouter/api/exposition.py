@@ -35,13 +35,15 @@ _HISTOGRAMS = (
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that has a worker or is waited for, now."""
+    """A model that has a place or is waited for, now."""
 
     model_id: str
-    state: str  # "" without a worker
+    state: str  # "" without a place
     num_running: int
     num_waiting: int
-    resident_bytes: int
+    resident_bytes: int = 0
+    host_bytes: int = 0  # what it is budgeted with
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +175,17 @@ def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
     yield gauge("fastrouter_requests_waiting", "Requests that wait for the model now.", waiting)
     yield gauge("llamacpp:requests_processing", "Number of requests processing.", running)
     yield gauge("llamacpp:requests_deferred", "Number of requests deferred.", waiting)
-    rss = [(each.model_id, each.resident_bytes) for each in residents]
+    awake = [each for each in residents if each.resident_bytes]
+    rss = [(each.model_id, each.resident_bytes) for each in awake]
     yield gauge("fastrouter_worker_resident_memory_bytes", "Resident memory of the model's worker, the mapped file included.", rss)
+    kinds = (("host", "host_bytes"), ("device", "device_bytes"))
+    budgeted = [((each.model_id, kind), getattr(each, name)) for each in awake for kind, name in kinds]
+    yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the model is reckoned with.", ("model", "kind"), budgeted)
     states = [((each.model_id, each.state), 1.0) for each in residents]
-    yield _gauge("fastrouter_instance_state", "1 for the state that the model's worker is in.", ("model", "state"), states)
+    yield _gauge("fastrouter_instance_state", "1 for the state that the model is in; none without a place.", ("model", "state"), states)
     if is_whole:
-        yield GaugeMetricFamily("fastrouter_models_resident", "Models in memory, on their way in or out included.", len(residents))
-        yield GaugeMetricFamily("fastrouter_models_max", "Most models in memory (--models-max); 0: no limit.", fleet.models_max)
+        yield GaugeMetricFamily("fastrouter_models_resident", "Models that have a place: loading, loaded or asleep.", len(residents))
+        yield GaugeMetricFamily("fastrouter_models_max", "Places (--models-max); 0: no limit.", fleet.models_max)
         yield GaugeMetricFamily("fastrouter_queue_length", "Requests that wait for a model.", sum(count for _, count in waiting))
         build = {"version": __version__, "llama_cpp": f"b{LLAMA_BUILD}"}
         yield InfoMetricFamily("fastrouter_build", "What this is.", build)

@@ -62,12 +62,20 @@ class MetricsPage:
         return typed_response(exposition.text(fleet, only), content_type)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
+        """Those with a process, those asleep, and those that are only waited for."""
         waiting = self._supervisor.num_waiting()
         found = []
         for instance in self._supervisor.instances():
             model_id = instance.spec.id
             num_waiting = waiting.pop(model_id, 0)
             if only in (None, model_id):
-                memory = resident_bytes(instance.process.pid)
-                found.append(resident(model_id, instance.state.value, instance.num_leases, num_waiting, memory))
-        return found + [resident(model_id, "", 0, count, 0) for model_id, count in waiting.items() if only in (None, model_id)]
+                memory, need = resident_bytes(instance.process.pid), instance.need
+                counts = (instance.num_leases, num_waiting, memory, need.host_bytes, need.device_bytes)
+                found.append(resident(model_id, instance.state.value, *counts))
+        known = {each.model_id for each in found}
+        for model_id in (*metrics.by_model(), *waiting):
+            is_asleep = self._supervisor.status(model_id).value == "sleeping"
+            if only in (None, model_id) and model_id not in known and (is_asleep or model_id in waiting):
+                known.add(model_id)
+                found.append(resident(model_id, "sleeping" if is_asleep else "", 0, waiting.get(model_id, 0)))
+        return found
