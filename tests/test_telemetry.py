@@ -372,3 +372,18 @@ def test_those_who_do_not_stream_simply_wait(crowded: Router) -> None:
     assert found[0].json["content"] == WHOLE
     assert timing_of(found[0].headers)["queue"] > 0
     eventually(lambda: crowded.status("b") == "loaded", "b loaded")
+
+
+def test_a_variant_waits_for_its_base_and_is_called_by_its_own_name(router: StartRouter, tmp_path: Path) -> None:
+    (tmp_path / "big.gguf").write_text(json.dumps(SLOW))
+    preset = tmp_path / "presets.ini"
+    preset.write_text("[calm]\nbase = big\ntemp = 0.1\n")
+    server = router("--models-preset", str(preset), "--sse-ping-interval", "0.1", models_dir=tmp_path, is_scripted=True)
+    stream = Blocks(server, "chat", body_of("chat", "calm"))
+    blocks = list(stream)
+    assert stream.headers["X-Model"] == "calm"
+    assert ": loading 25%" in comments_of(blocks)
+    assert events_of(blocks)[-1]["timings"]["load_ms"] >= 1000 * LOAD_S
+    text = server.get("/metrics").body.decode()
+    assert 'fastrouter_requests_total{flavour="chat",model="calm",outcome="ok"} 1.0' in text
+    assert 'fastrouter_loads_total{model="big",outcome="ok"} 1.0' in text
