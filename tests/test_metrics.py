@@ -55,7 +55,7 @@ def start(router: StartRouter, tmp_path: Path) -> Any:
     def start(*flags: str, **scripts: dict[str, Any]) -> Router:
         for name, script in scripts.items():
             (tmp_path / f"{name}.gguf").write_text(json.dumps(script))
-        return router(*flags, models_dir=tmp_path, is_scripted=True)
+        return router(*flags, models_dir=tmp_path, is_fake=True)
 
     return start
 

@@ -359,7 +359,7 @@ class Whole:
 
     def _lose(self) -> None:
         """It ends before its time."""
-        self._timeline.count_lost(sum(collector.num_tokens for collector in self._collectors) - self._usage.completion_tokens)
+        self._timeline.count_lost(self.num_tokens - self._usage.completion_tokens)
         self._give_back()
 
     def _give_back(self) -> None:

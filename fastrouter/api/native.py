@@ -17,7 +17,6 @@ from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import encode_json
 from fastrouter.messages import Generate
 from fastrouter.supervisor.supervisor import Supervisor
 
