@@ -378,7 +378,7 @@ def test_a_variant_waits_for_its_base_and_is_called_by_its_own_name(router: Star
     (tmp_path / "big.gguf").write_text(json.dumps(SLOW))
     preset = tmp_path / "presets.ini"
     preset.write_text("[calm]\nbase = big\ntemp = 0.1\n")
-    server = router("--models-preset", str(preset), "--sse-ping-interval", "0.1", models_dir=tmp_path, is_scripted=True)
+    server = router("--models-preset", str(preset), "--sse-ping-interval", "0.1", models_dir=tmp_path, is_fake=True)
     stream = Blocks(server, "chat", body_of("chat", "calm"))
     blocks = list(stream)
     assert stream.headers["X-Model"] == "calm"
