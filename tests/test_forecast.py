@@ -44,6 +44,12 @@ def test_the_model_that_left_last_comes_back(spec: ModelSpec) -> None:
     assert (told.path, told.heap_bytes) == ("late", heap_bytes(large))
 
 
+def test_nothing_is_kept_ready_for_what_has_expired(spec: ModelSpec) -> None:
+    large = named(spec, "large", ctx_size=1 << 20)
+    told = forecast([Entry(large, last_used=3.0, has_expired=True), Entry(named(spec, "small"), last_used=1.0)], FREE)
+    assert (told.path, told.heap_bytes) == ("small", max(LEAST_HEAP_BYTES, heap_bytes(spec)))
+
+
 def test_a_model_too_large_for_a_guess_is_not_opened(spec: ModelSpec) -> None:
     assert forecast([Entry(spec, last_used=1.0)], 2 * spec.size_bytes).path is None
 

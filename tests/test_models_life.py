@@ -9,6 +9,8 @@ import pytest
 from conftest import Router, StartRouter, descendants, eventually, has_mapped
 from tiny_models import make_llama
 
+from fastrouter.machine import anonymous_bytes
+
 CHAT = "/v1/chat/completions"
 
 
@@ -81,6 +83,24 @@ def test_ttl_returns_the_memory(router: StartRouter, models: Path) -> None:
     server.await_status("tiny0", "unloaded")
     assert server.post(CHAT, chat("tiny0", ttl=3600)).status == 200
     assert 3500 < usage(server, "tiny0")["expires_in_s"] <= 3600
+
+
+def test_an_idle_machine_gets_all_of_it_back(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
+    """Neither the model's worker nor the spare, which keeps memory ready for models that were evicted, holds any."""
+    (tmp_path / "smol.gguf").symlink_to(smollm2)
+    server = router("--ttl", "1", "-c", "8192", models_dir=tmp_path)
+
+    def anonymous() -> int:
+        return sum(anonymous_bytes(pid) for pid in descendants(server.process.pid)) >> 20
+
+    assert server.post(CHAT, chat("smol")).status == 200
+    held = anonymous()
+    assert held > 200
+    server.await_status("smol", "unloaded")
+    eventually(lambda: not [pid for pid in descendants(server.process.pid) if has_mapped(pid, smollm2)], "nobody has its file")
+    eventually(lambda: anonymous() < held - 200, f"its {held} MiB are free")
+    time.sleep(1.0)
+    assert anonymous() < held - 200, "and stay so"
 
 
 @pytest.mark.parametrize("field", [{"keep_alive": "soon"}, {"keep_alive": [5]}, {"ttl": True}, {"keep_alive": "5x"}, {"priority": "high"}])

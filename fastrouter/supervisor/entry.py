@@ -89,6 +89,7 @@ class Entry:
     last_words: tuple[str, ...] = ()  # of the worker that failed
     needs_safe_mode: bool = False
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
+    has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
     pin: bool | None = None  # what a user said while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker said of it

@@ -12,7 +12,7 @@ OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the fre
 
 def forecast(entries: Iterable[Entry], free_bytes: int) -> Prime:
     """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
-    used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None]
+    used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None and not entry.has_expired]
     away = [entry for entry in used if entry.instance is None]
     heap = max((heap_bytes(entry.spec) for entry in used), default=0)
     heap = max(heap, LEAST_HEAP_BYTES)

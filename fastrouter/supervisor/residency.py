@@ -207,12 +207,13 @@ class Residency:
             self._idle.watch()
 
     def _end_idle(self, model_id: str) -> None:
+        self.entries[model_id].has_expired = True
         self.end(self.entries[model_id], "ttl")
 
     def _put_to_sleep(self, model_id: str) -> None:
         """Its process ends, its memory is free; the model keeps its place."""
         entry, instance = self.entries[model_id], self._running(model_id)
-        entry.is_asleep, entry.meta = True, instance.meta
+        entry.is_asleep, entry.has_expired, entry.meta = True, True, instance.meta
         instance.kill()
         self.feed.sleeping(model_id)
         metrics.evicted(model_id, "sleep")

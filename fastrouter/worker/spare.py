@@ -83,10 +83,15 @@ class Spare:
     def _take_orders(self, prime: Prime) -> None:
         if llama.has_device_backend():
             return  # its memory is the device's, and that is not for guesses
-        if prime.heap_bytes > self._heap.wanted_bytes:
+        if not self._heap.wanted_bytes // 2 <= prime.heap_bytes <= self._heap.wanted_bytes:
+            is_less = prime.heap_bytes < self._heap.wanted_bytes
             self._heap.give()
+            if is_less:
+                trim()  # models have gone for good, and their memory is for others now
             self._heap = WarmHeap(prime.heap_bytes)
         self._to_open = prime if prime.path is not None else None
+        if prime.path is None:
+            self._let_go()
 
     def _work(self) -> None:
         if self._to_open is not None:
