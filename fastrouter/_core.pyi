@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 # Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
 TEXT: Final = 1
@@ -21,7 +21,7 @@ class HttpError(Exception):
     def __init__(self, status: int, message: str) -> None: ...
 
 class Request:
-    """One parsed HTTP request. Immutable once handed out."""
+    """One parsed HTTP request. Immutable once handed out, but for its caller."""
 
     method: str
     target: str  # as sent
@@ -32,6 +32,7 @@ class Request:
     http_minor: int
     model: str | None  # top-level "model" of a JSON object body; None when absent or not a string
     stream: bool  # top-level "stream" is true
+    caller: Any  # http.keys.Caller, set by the guard; None: may do everything
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...

@@ -19,6 +19,7 @@ cdef class Request:
         readonly bytes body
         readonly bint keep_alive
         readonly int http_minor
+        public object caller
         list _headers  # (name, value), bytes, names in lower case
         tuple _scanned
 
@@ -76,6 +77,7 @@ cdef class RequestParser:
         Py_ssize_t _scanned  # bytes of _pending known to hold no line end
         Py_ssize_t _line_start  # of the line being read, in the head
         Py_ssize_t _num_lines  # of this head
+        bint _has_skipped  # the one empty line that may stand before a request line (RFC 9112 2.2)
         Py_ssize_t _num_trailers
         Py_ssize_t _num_trailer_bytes
         bytearray _body
@@ -194,6 +196,10 @@ cdef class RequestParser:
             if position - self._line_start == 2:
                 self._pending = bytearray()
                 self._scanned = self._line_start = self._num_lines = 0
+                if position == 2:
+                    self._has_skipped = True
+                    return start + position - before
+                self._has_skipped = False
                 self._read_head(head if position == size else head[:position], requests)
                 return start + position - before
             self._num_lines += 1
@@ -203,6 +209,8 @@ cdef class RequestParser:
 
     cdef int _check_first_byte(self, const char *at, Py_ssize_t size) except -1:
         """Refuse TLS and binary bytes at once instead of waiting for a line."""
+        if size and at[0] == 13 and not self._has_skipped and (size == 1 or at[1] == 10):
+            return 0
         if size and not (65 <= at[0] <= 90 or 97 <= at[0] <= 122):
             raise HttpError(400, "this is not an HTTP request")
         return 0

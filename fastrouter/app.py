@@ -8,6 +8,8 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import uvloop
@@ -19,9 +21,12 @@ from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.access import Dispatch, logged
 from fastrouter.http.guard import Cors, Guard, is_loopback
+from fastrouter.http.keys import KeyRing
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server, address_of, bind
+from fastrouter.http.server import Server
+from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
+from fastrouter.http.tls import Certificate
 from fastrouter.logs import announce, set_up
 
 log = logging.getLogger("fastrouter")
@@ -30,7 +35,7 @@ log = logging.getLogger("fastrouter")
 class Behind(Protocol):
     """service.Service, which this file must not import before it listens."""
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None) -> None: ...
+    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None: ...
     async def load_wanted(self) -> None: ...
     def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
@@ -51,20 +56,27 @@ def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
 
 
 def hosts_of(config: Config) -> list[str]:
-    return [host.strip() for host in config.host.split(",") if host.strip()]
+    return [host.strip().removeprefix("[").removesuffix("]") for host in config.host.split(",") if host.strip()]
 
 
 class App:
     def __init__(self, config: Config, nursery_command: list[str] | None = None) -> None:
         self._config = config
         self._nursery_command = nursery_command
-        hosts = hosts_of(config)
-        is_public = not all(is_loopback(host) or host.endswith(".sock") for host in hosts)
-        if is_public and not config.api_keys and not config.insecure:
-            raise ConfigError(f"--host {config.host} is open to other machines: set --api-key (or LLAMA_API_KEY), or say --insecure")
-        self._hosts = hosts
+        self._inherited = inherited(os.environ)
+        hosts = [host for host in hosts_of(config) if not is_unix(host)]
+        if self._inherited:
+            hosts = [str(sock.getsockname()[0]) for sock in self._inherited if sock.family != socket.AF_UNIX]
+        self._keys = KeyRing(config.api_keys, config.api_key_file)
+        if not all(map(is_loopback, hosts)) and not self._keys and not config.insecure:
+            where = ",".join(hosts)
+            raise ConfigError(f"--host {where} is open to other machines: set --api-key (or LLAMA_API_KEY), or say --insecure")
+        self._certificate: Certificate | None = None
+        if config.ssl_cert_file is not None and config.ssl_key_file is not None:
+            self._certificate = Certificate(config.ssl_cert_file, config.ssl_key_file)
+        self._files: list[SocketFile] = []
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
-        guard = Guard(config.api_keys, hosts, cors)
+        guard = Guard(self._keys, hosts, cors)
         self._routes = Routes(guard, config.api_prefix)
         self._routes.add("GET", HEALTH_PATHS, health, public=True)
         self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
@@ -74,9 +86,9 @@ class App:
 
     async def run(self) -> int:
         self._listen_to_signals()
-        sockets = bind(self._hosts, self._config.port)
-        addresses = [address_of(sock) for sock in sockets]
-        await self._server.start(sockets)
+        sockets = self._inherited or self._bind()
+        addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
+        await self._server.start(sockets, self._certificate)
         text = f"fastrouter {__version__} is listening on {' and '.join(addresses)}"
         announce(self._config, text, event="listening", addresses=addresses, version=__version__)
         boot = asyncio.create_task(self._boot(addresses[0]))
@@ -94,10 +106,15 @@ class App:
             await self._shut_down()
         return 0
 
+    def _bind(self) -> list[socket.socket]:
+        sockets = bind(hosts_of(self._config), self._config.port, reuse_port=self._config.reuse_port)
+        self._files = [SocketFile(sock) for sock in sockets if sock.family == socket.AF_UNIX]
+        return sockets
+
     async def _boot(self, address: str) -> None:
         # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
         service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
-        await service.start(self._routes, self._nursery_command)
+        await service.start(self._routes, self._nursery_command, self._reload_doors)
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         service.announce(address)
@@ -138,12 +155,17 @@ class App:
         self._stop.set()
 
     def _on_reload_signal(self) -> None:
-        if self._service is None:
-            return
-        try:
-            self._service.reload()
-        except FastrouterError as error:
-            log.error("reload refused, nothing has changed: %s", error.message)
+        for reload in (self._reload_doors, *((self._service.reload,) if self._service is not None else ())):
+            try:
+                reload()
+            except FastrouterError as error:
+                log.error("reload refused, nothing has changed: %s", error.message)
+
+    def _reload_doors(self) -> None:
+        """Keys and certificate. Raises ConfigError."""
+        self._keys.reload()
+        if self._certificate is not None:
+            self._certificate.reload()
 
     async def _shut_down(self) -> None:
         self._server.dispatch = self._logged(self._dispatch_late)
@@ -151,3 +173,5 @@ class App:
         if self._service is not None:
             await self._service.stop()
         self._server.close()
+        for file in self._files:
+            file.remove()

@@ -38,6 +38,10 @@ class Config:
     port: int = 8080
     api_prefix: str = ""
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None  # http/keys.py reads it, now and whenever it changes
+    ssl_key_file: Path | None = None
+    ssl_cert_file: Path | None = None
+    reuse_port: bool = False
     insecure: bool = False
     timeout_s: float | None = None  # of clients that read nothing or are idle; None: the server knows
     cors_origins: str = "localhost"
@@ -100,9 +104,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    fields["api_keys"] = _read_keys(both)
-    fields.pop("api_key_file", None)
-    for name in ("models_dir", "models_preset"):
+    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file"):
         if name in fields:
             fields[name] = Path(fields[name])
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
@@ -112,6 +114,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         command_line=_about_models(command_line),
         environment=_about_models(environment),
     )
+    if "api_keys" in both and not config.api_keys:
+        raise ConfigError("--api-key is empty")
     _check(config)
     return config
 
@@ -181,22 +185,6 @@ def _about_models(layer: Layer) -> Layer:
     return {target: setting for target, setting in layer.items() if setting.flag.scope in _OF_MODELS}
 
 
-def _read_keys(layer: Layer) -> tuple[str, ...]:
-    keys: tuple[str, ...] = ()
-    if "api_keys" in layer:
-        keys = layer["api_keys"].value
-        if not keys:
-            raise ConfigError("--api-key is empty")
-    if "api_key_file" in layer:
-        path = layer["api_key_file"].value
-        lines = [line.strip() for line in read_text(Path(path), f"--api-key-file {path}").splitlines()]
-        found = tuple(line for line in lines if line and not line.startswith("#"))
-        if not found:
-            raise ConfigError(f"--api-key-file {path}: holds no key")
-        keys += found
-    return keys
-
-
 def _check_prefix(prefix: str) -> str:
     prefix = prefix.rstrip("/")
     if prefix and (not prefix.startswith("/") or re.search(r"[\s?#]|//", prefix)):
@@ -207,6 +195,8 @@ def _check_prefix(prefix: str) -> str:
 def _check(config: Config) -> None:
     if not config.host.replace(",", "").strip():
         raise ConfigError("--host is empty")
+    if (config.ssl_key_file is None) != (config.ssl_cert_file is None):
+        raise ConfigError("--ssl-key-file and --ssl-cert-file belong together; one of them is missing")
     if config.models_dir is not None and not config.models_dir.is_dir():
         raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
     if config.models_preset is not None and not config.models_preset.is_file():

@@ -3,7 +3,7 @@
 Knows nothing of HTTP framing or of who raises. Foreign errors (ctypes, OS, JSON) are mapped to these at the seam where they enter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -79,6 +79,19 @@ class NotFound(FastrouterError):
 class MethodNotAllowed(FastrouterError):
     status = 405
     type = "invalid_request_error"
+
+    def __init__(self, methods: Iterable[str]) -> None:
+        methods = set(methods)
+        super().__init__(f"this path answers {', '.join(sorted(methods))}")
+        self.allow = ", ".join(sorted({"OPTIONS", *methods, *(("HEAD",) if "GET" in methods else ())}))
+
+
+class RateLimited(FastrouterError):
+    """A key has as many requests running as it may."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry_after_s = 1
 
 
 class NotSupported(FastrouterError):

@@ -101,8 +101,13 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
         _flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "path all routes begin with"),
         _flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds to read an answer (10), or to be idle (75)", low=1),
-        _flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; may be given again"),
-        _flag(scope, "--api-key-file", "API_KEY_FILE", Kind.PATH, "api_key_file", "one key a line, # begins a comment"),
+        _flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; a file is safer: ps shows these"),
+        _flag(
+            scope, "--api-key-file", "API_KEY_FILE", Kind.PATH, "api_key_file", "a key and its limits a line; read again when it changes"
+        ),
+        _flag(scope, "--ssl-key-file", "SSL_KEY_FILE", Kind.PATH, "ssl_key_file", "PEM file of the private key: serve HTTPS"),
+        _flag(scope, "--ssl-cert-file", "SSL_CERT_FILE", Kind.PATH, "ssl_cert_file", "PEM file of the certificate and its chain"),
+        _flag(scope, "--reuse-port", "REUSE_PORT", Kind.SWITCH, "reuse_port", "share the port with other routers"),
         _flag(scope, "--insecure", "", Kind.SWITCH, "insecure", "allow other machines in without a key"),
         _flag(scope, "--cors-origins", "CORS_ORIGINS", Kind.TEXT, "cors_origins", "sites whose pages may ask (localhost)"),
         _flag(scope, "--cors-methods", "CORS_METHODS", Kind.TEXT, "cors_methods", "methods they may use"),
@@ -276,10 +281,9 @@ _NOT_YET = """
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR | --embd-normalize |
---reuse-port REUSE_PORT | --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
+--path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
 --ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
---mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --ssl-key-file SSL_KEY_FILE |
---ssl-cert-file SSL_CERT_FILE | --threads-http THREADS_HTTP |
+--mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |
 --slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
 --reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |

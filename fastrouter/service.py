@@ -4,7 +4,9 @@ Knows no signal and no socket. Invariant: after `stop` no process of ours is lef
 """
 
 import logging
+import shlex
 import sys
+from collections.abc import Callable
 
 from fastrouter.api.admin import add_routes
 from fastrouter.api.models import Models
@@ -27,11 +29,11 @@ class Service:
         self._supervisor: Supervisor | None = None
         self._models: Models | None = None
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None) -> None:
-        """From here on requests can be answered."""
+    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None:
+        """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse."""
         supervisor = self._supervisor = Supervisor(self._config, nursery_command=nursery_command, on_event=_log_event)
         await supervisor.start()
-        self._models = Models(self._catalog, supervisor, self._config)
+        self._models = Models(self._catalog, supervisor, self._config, before_reload=before_reload)
         add_routes(routes, self._models, supervisor, self._config)
 
     async def load_wanted(self) -> None:
@@ -80,7 +82,9 @@ def curl_line(address: str, model_id: str, config: Config) -> str:
     target = f"{address}{config.api_prefix}/v1/chat/completions"
     if address.startswith("unix://"):
         target = f"--unix-socket {address.removeprefix('unix://')} http://localhost{config.api_prefix}/v1/chat/completions"
-    key = ' -H "Authorization: Bearer $LLAMA_API_KEY"' if config.api_keys else ""
+    elif config.ssl_cert_file is not None:
+        target = f"--cacert {shlex.quote(str(config.ssl_cert_file))} {target}"
+    key = ' -H "Authorization: Bearer $LLAMA_API_KEY"' if config.api_keys or config.api_key_file else ""
     quoted = model_id.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
     body = f'{{"model": "{quoted}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
     return f"curl {target}{key} -H 'Content-Type: application/json' -d '{body}'"

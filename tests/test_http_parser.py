@@ -97,6 +97,15 @@ def test_pipelined_requests_keep_their_order() -> None:
     assert status is None
 
 
+def test_one_empty_line_before_a_request_line_is_tolerated() -> None:
+    assert every_way(b"\r\n" + get()) == every_way(get())
+    requests, status = every_way(get(b"GET /1 HTTP/1.1") + b"\r\n" + post(b"two") + b"\r\n" + get(b"GET /3 HTTP/1.1"))
+    assert ([request[1] for request in requests], status) == (["/1", "/x", "/3"], None)
+    parser = RequestParser()
+    assert parser.feed(b"\r\n") == []
+    assert parser.is_idle  # it is no begun request: nothing waits for the rest of it
+
+
 def test_good_requests_before_a_bad_one_are_delivered() -> None:
     requests, status = every_way(get() + post(b"x") + b"GET / HTTP/3.0\r\n" + HOST + b"\r\n" + get())
     assert ([request[0] for request in requests], status) == (["GET", "POST"], 505)
@@ -161,7 +170,10 @@ REFUSED = [
     (400, chunked(b"1;" + b"x" * 10_000_000)),
     (431, chunked(b"0\r\n" + b"T: 1\r\n" * 1_000_000)),
     (400, b"\x16\x03\x01\x02\x00"),
-    (400, b"\r\n" + get()),
+    (400, b"\r\n\r\n" + get()),
+    (400, b"\n" + get()),
+    (400, b"\rGET / HTTP/1.1\r\n" + HOST + b"\r\n"),
+    (400, b"\r\r\n" + get()),
     (400, get("GET /ü HTTP/1.1".encode())),
     (400, chunked(b"-1\r\nx\r\n")),
     (400, chunked(b"0x1\r\nx\r\n")),

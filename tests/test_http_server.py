@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,10 +16,13 @@ import uvloop
 from fastrouter._core import TEXT, Request, SseWriter
 from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest, Unavailable
 from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
+from fastrouter.http.keys import KeyRing
 from fastrouter.http.protocol import HEAD_SWEEPS, LINGER_SWEEPS, Connection, Exchange
 from fastrouter.http.response import SSE_HEAD, encode_json
 from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server, address_of, bind
+from fastrouter.http.server import Server
+from fastrouter.http.sockets import SocketFile, address_of, bind
+from fastrouter.http.tls import Certificate
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -56,13 +61,14 @@ class Streaming(SseWriter):
 class Site:
     """A running server and what its handlers have seen."""
 
-    def __init__(self, server: Server, port: int) -> None:
+    def __init__(self, server: Server, port: int, trust: ssl.SSLContext | None = None) -> None:
         self.server = server
         self.port = port
+        self.trust = trust  # of HTTPS
         self.streams: list[Streaming] = []
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.trust)
 
     async def ask(self, data: bytes) -> Answer:
         """One request on a connection of its own."""
@@ -136,21 +142,28 @@ def make_routes(guard: Guard, site: Callable[[], Site]) -> Routes:
 
 
 @asynccontextmanager
-async def serving(*, keys: tuple[str, ...] = (), cors: Cors | None = None, **options: Any) -> AsyncIterator[Site]:
-    guard = Guard(keys, ["127.0.0.1"], cors)
+async def serving(
+    *,
+    keys: tuple[str, ...] = (),
+    cors: Cors | None = None,
+    hosts: tuple[str, ...] = ("127.0.0.1",),
+    certificate: Certificate | None = None,
+    trust: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncIterator[Site]:
+    guard = Guard(KeyRing(keys), hosts, cors)
     site: Site
     routes = make_routes(guard, lambda: site)
     server = Server(routes.dispatch, guard, **options)
     sockets = bind(["127.0.0.1"], 0)
-    site = Site(server, sockets[0].getsockname()[1])
-    await server.start(sockets)
+    site = Site(server, sockets[0].getsockname()[1], trust)
+    await server.start(sockets, certificate)
     try:
         yield site
     finally:
         await server.drain(0)
         server.close()
-        await asyncio.sleep(0.01)
-        assert not server.connections
+        await until(lambda: not server.connections)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -203,7 +216,10 @@ def test_http_1_0_head_options_and_unknown_paths() -> None:
             assert (await site.ask(request("/nothing", "OPTIONS")))[0] == 200
             status, _, body = await site.ask(request("/nothing"))
             assert (status, json.loads(body)["error"]["message"]) == (404, "File Not Found")
-            assert (await site.ask(request("/json", "POST", b"{}")))[0] == 405
+            status, headers, _ = await site.ask(request("/json", "POST", b"{}"))
+            assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+            status, headers, _ = await site.ask(request("/echo"))
+            assert (status, headers["allow"]) == (405, "OPTIONS, POST")
             assert json.loads((await site.ask(request("/below/a/b")))[2]) == {"rest": "a/b"}
 
     run(scenario())
@@ -638,8 +654,39 @@ def test_a_unix_socket_is_taken_over_when_its_owner_is_dead(tmp_path: Path) -> N
     (sock,) = bind([path], 0)
     with sock:
         assert address_of(sock) == f"unix://{path}"
-        with pytest.raises(ConfigError, match="in use"):
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        with pytest.raises(ConfigError, match=f"cannot listen on {path}: it is in use"):
             bind([path], 0)
+
+
+def test_no_other_file_is_ever_taken_for_a_socket(tmp_path: Path) -> None:
+    text, dead, link = tmp_path / "text.sock", tmp_path / "dead.sock", tmp_path / "link.sock"
+    text.write_text("mine")
+    with socket.socket(socket.AF_UNIX) as owner:
+        owner.bind(str(dead))
+    link.symlink_to(dead)
+    (tmp_path / "folder.sock").mkdir()
+    os.mkfifo(tmp_path / "pipe.sock")
+    for name in ("text", "link", "folder", "pipe"):
+        with pytest.raises(ConfigError, match=f"{name}.sock: there is a file of that name that is no socket"):
+            bind([str(tmp_path / f"{name}.sock")], 0)
+    assert text.read_text() == "mine"
+    assert link.is_symlink()
+
+
+def test_only_its_own_file_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
+    (first,) = bind([str(path)], 0)
+    file = SocketFile(first)
+    first.close()
+    (second,) = bind([str(path)], 0)  # the next router has come before the last was gone
+    with second:
+        file.remove()
+        assert path.is_socket()
+        other = SocketFile(second)
+        for _ in range(2):
+            other.remove()
+            assert not path.exists()
 
 
 def test_bind_says_what_is_wrong() -> None:

@@ -20,6 +20,7 @@ from fastrouter.api.schema import parse_object
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, NotFound, NotSupported
+from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Routes
@@ -38,6 +39,19 @@ _NOT_YET = {
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
+
+
+# Paths below which a POST changes what others have, too.
+_CHANGED = ("/models", "/props", "/lora-adapters", "/slots")
+_CHANGES_NOTHING = frozenset(("/models/plan",))
+
+
+def is_change(method: str, path: str) -> bool:
+    """What a read-only key may not ask for. A path that comes new below one of these counts as a change until it is named above."""
+    if method in ("GET", "HEAD"):
+        return False
+    path = path.removeprefix("/v1")
+    return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
 
 def not_yet(request: Request, exchange: Exchange) -> bytes:
@@ -88,7 +102,23 @@ class Admin:
     def plan(self, request: Request, exchange: Exchange) -> bytes:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)
-        return encode_json({**self._supervisor.outlook(spec), "model": spec.id})
+        outlook = {**self._supervisor.outlook(spec), "model": spec.id}
+        if request.caller is not None:
+            self._hide_others(outlook, request.caller)
+        return encode_json(outlook)
+
+    def _hide_others(self, outlook: dict[str, Any], caller: Caller) -> None:
+        """Names of models that are not there for the caller; their bytes still say what will happen."""
+
+        def visible(model_ids: list[str]) -> list[str]:
+            return [model_id for model_id in model_ids if self._models.may_see_id(caller, model_id)]
+
+        for evicted in outlook["evict"]:
+            if not visible([evicted["model"]]):
+                evicted["model"] = None
+        outlook["queued_models"] = visible(outlook["queued_models"])
+        if "waits_for" in outlook:
+            outlook["waits_for"]["models"] = visible(outlook["waits_for"]["models"])
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
         """The model that the body or the query names; there is no default here."""
@@ -103,6 +133,7 @@ class Admin:
 
 def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: Config) -> None:
     """Everything but /health, which answers before there is a catalog."""
+    routes.is_change = is_change
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)

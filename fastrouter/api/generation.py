@@ -42,6 +42,7 @@ class Generator:
     ) -> Coroutine[Any, Any, None] | None:
         """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
         spec, is_autoload = self._models.choose(request, body)
+        exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)

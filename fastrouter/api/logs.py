@@ -25,9 +25,13 @@ class WorkerLogs:
     def show(self, request: Request, exchange: Exchange) -> bytes | None:
         query = self._models.query(request)
         name = query.get("model")
-        model_id = self._models.find(name).runner.id if name else None
+        model_id = self._models.find(name, request.caller).runner.id if name else None
+
+        def is_wanted(line: Line) -> bool:
+            return line.model == model_id if model_id is not None else self._models.may_see_id(request.caller, line.model)
+
         count = _tail(query)
-        lines = self._logs.lines(model_id)[-count:] if count else []
+        lines = [line for line in self._logs.lines(model_id) if is_wanted(line)][-count:] if count else []
         accepted = request.header("accept") or ""
         is_live = query.get("follow") in ("1", "true") or "text/event-stream" in accepted
         if not is_live or request.method == "HEAD":
@@ -35,7 +39,7 @@ class WorkerLogs:
         stream = LiveStream(exchange)
         for line in lines:
             stream.send(_event_of(line))
-        stream.start(self._logs.listen(lambda line: stream.send(_event_of(line)) if model_id in (None, line.model) else None))
+        stream.start(self._logs.listen(lambda line: stream.send(_event_of(line)) if is_wanted(line) else None))
         return None
 
 

@@ -14,7 +14,7 @@ from fastrouter import metrics
 from fastrouter._core import Request
 from fastrouter.api.models import Models
 from fastrouter.config import Config
-from fastrouter.errors import NotSupported
+from fastrouter.errors import Forbidden, NotSupported
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import typed_response
 from fastrouter.supervisor.supervisor import Supervisor
@@ -47,7 +47,9 @@ class MetricsPage:
         if not self._config.metrics_endpoint:
             raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
         name = self._models.query(request).get("model")
-        only = self._models.find(name).id if name else None
+        if not name and request.caller is not None and request.caller.models is not None:
+            raise Forbidden("this key is limited to some models: name one, /metrics?model=NAME")
+        only = self._models.find(name, request.caller).id if name else None
         if self._module is None:  # in a thread: it takes longer than a stream should have to wait
             self._module = await asyncio.get_running_loop().run_in_executor(None, _import_exposition)
         module = self._module

@@ -3,6 +3,7 @@
 Invariant: the bytes of the listing are made again only after the catalog or a model's state has changed.
 """
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -14,6 +15,7 @@ from fastrouter.api.live import LiveStream
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, ModelNotFound, NotFound
+from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json, json_response
 from fastrouter.supervisor.supervisor import Event, Supervisor
@@ -22,11 +24,15 @@ META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_par
 
 
 class Models:
-    def __init__(self, catalog: Catalog, supervisor: Supervisor, config: Config) -> None:
+    def __init__(
+        self, catalog: Catalog, supervisor: Supervisor, config: Config, *, before_reload: Callable[[], None] = lambda: None
+    ) -> None:
+        """`before_reload` is called when a client asks for a reload, and may refuse it."""
         self._catalog = catalog
         self._supervisor = supervisor
         self._config = config
-        self._listing: bytes | None = None
+        self._before_reload = before_reload
+        self._listings: dict[tuple[str, ...] | None, bytes] = {}  # by the patterns of the keys that see them; None: everything
         self._listed_version = -1
         supervisor.subscribe(self._on_event)
 
@@ -45,41 +51,57 @@ class Models:
         name = request.model or query.get("model")
         autoload = query.get("autoload")
         is_autoload = self._config.models_autoload if autoload is None else autoload in ("true", "1")
-        return self.find(name) if name else self._default(), is_autoload
+        return self.find(name, request.caller) if name else self._default(request.caller), is_autoload
 
-    def find(self, name: str) -> ModelSpec:
+    def find(self, name: str, caller: Caller | None) -> ModelSpec:
+        """A model that the caller may see. Raises ModelNotFound."""
         spec = self._catalog.get(name)
-        if spec is None:
+        if spec is None or not may_see(caller, spec):
             raise ModelNotFound(name)
         return spec
 
     def named(self, request: Request) -> ModelSpec | None:
         """The model that the query names, else the default one, else None."""
         name = request.model or self.query(request).get("model")
-        return self.find(name) if name else self._catalog.default
+        if name:
+            return self.find(name, request.caller)
+        default = self._catalog.default
+        return default if default is not None and may_see(request.caller, default) else None
 
-    def _default(self) -> ModelSpec:
+    def _default(self, caller: Caller | None) -> ModelSpec:
         spec = self._catalog.default
-        if spec is None:
+        if spec is None or not may_see(caller, spec):
             raise InvalidRequest("model name is missing from the request")
         return spec
+
+    def may_see_id(self, caller: Caller | None, model_id: str) -> bool:
+        """Of what the supervisor names. A model that is gone has no aliases any more; "*" is all models."""
+        if caller is None or model_id == "*":
+            return True
+        spec = self._catalog.get(model_id)
+        return caller.can_see((model_id,) if spec is None else names_of(spec))
 
     # ------------------------------------------------------------ the listing
 
     def list(self, request: Request, exchange: Exchange) -> bytes:
         if request.query and self.query(request).get("reload"):
+            self._before_reload()
             self.reload()
-        if self._listing is None or self._listed_version != self._catalog.version:
+        if self._listed_version != self._catalog.version:
+            self._listings.clear()
             self._listed_version = self._catalog.version
-            models = [self.describe(spec) for spec in self._catalog.models()]
-            self._listing = json_response(orjson.dumps({"object": "list", "data": models}))
-        return self._listing
+        patterns = None if request.caller is None else request.caller.models
+        listing = self._listings.get(patterns)
+        if listing is None:
+            models = [self.describe(spec) for spec in self._catalog.models() if may_see(request.caller, spec)]
+            listing = self._listings[patterns] = json_response(orjson.dumps({"object": "list", "data": models}))
+        return listing
 
     def show(self, request: Request, exchange: Exchange) -> bytes:
         """GET /v1/models/{id}; an id may hold slashes."""
         name = request.path.partition("/models/")[2]
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
-        if spec is None:
+        if spec is None or not may_see(request.caller, spec):
             raise NotFound(f"model '{name}' not found")
         return encode_json({**self.describe(spec), "usage": self._usage(spec)})
 
@@ -99,7 +121,7 @@ class Models:
     def reload(self) -> None:
         """Scan again; running models whose source changed or vanished are unloaded."""
         self._supervisor.reload(self._catalog.reload())
-        self._listing = None
+        self._listings.clear()
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
         state = self._supervisor.status(spec.runner.id)
@@ -133,16 +155,25 @@ class Models:
         }
 
     def _on_event(self, event: Event) -> None:
-        self._listing = None
+        self._listings.clear()
 
     # ------------------------------------------------------------ the feed
 
     def feed(self, request: Request, exchange: Exchange) -> None:
         """GET /models/sse."""
-        feed = ModelFeed(exchange)
+        feed = ModelFeed(exchange, lambda model_id: self.may_see_id(request.caller, model_id))
         for spec in self._catalog.models():
             feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.runner.id).value}))
         feed.start(self._supervisor.subscribe(feed.tell))
+
+
+def names_of(spec: ModelSpec) -> tuple[str, ...]:
+    return (spec.id, *spec.aliases)
+
+
+def may_see(caller: Caller | None, spec: ModelSpec) -> bool:
+    """To a key, a model outside its scope is not there."""
+    return caller is None or caller.can_see(names_of(spec))
 
 
 def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -165,5 +196,10 @@ def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] |
 class ModelFeed(LiveStream):
     """One client's stream of model events: a snapshot, then changes."""
 
+    def __init__(self, exchange: Exchange, can_see: Callable[[str], bool]) -> None:
+        super().__init__(exchange)
+        self._can_see = can_see
+
     def tell(self, event: Event) -> None:
-        self.send({"model": event.model, "event": event.event, "data": event.data})
+        if self._can_see(event.model):
+            self.send({"model": event.model, "event": event.event, "data": event.data})

@@ -64,14 +64,15 @@ class Peek:
         if not self._has_slots:
             raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
         spec = self._models.named(request)
-        slots = await self._slots_of_all() if spec is None else await self.ask(request, spec, "slots") or []
+        slots = await self._slots_of_all(request) if spec is None else await self.ask(request, spec, "slots") or []
         if self._models.query(request).get("fail_on_no_slot") and slots and all(slot.get("is_processing") for slot in slots):
             raise Unavailable("no slot available")
         return encode_json(slots)
 
-    async def _slots_of_all(self) -> list[dict[str, Any]]:
+    async def _slots_of_all(self, request: Request) -> list[dict[str, Any]]:
         """One model that does not answer must not hide the others."""
-        model_ids = sorted(instance.spec.id for instance in self._supervisor.instances())
+        running = [instance.spec.id for instance in self._supervisor.instances()]
+        model_ids = sorted(model_id for model_id in running if self._models.may_see_id(request.caller, model_id))
         answers = await asyncio.gather(*(self._slots_of(model_id) for model_id in model_ids))
         return [{"model": model_id, **slot} for model_id, slots in zip(model_ids, answers, strict=True) for slot in slots]
 

@@ -1,4 +1,4 @@
-"""The verbs: list, ps, load, unload, chat, logs, over plain HTTP against a running router. Knows nothing of the router's inside.
+"""The verbs: list, ps, load, unload, chat, logs, over HTTP, HTTPS or a Unix socket. Knows nothing of the router's inside.
 
 Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
 """
@@ -7,11 +7,13 @@ import argparse
 import http.client
 import json
 import os
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from fastrouter.cli.logs import show_logs
 
@@ -23,31 +25,49 @@ class CallFailed(Exception):
     """The router refused, or could not be reached; the message is for the user."""
 
 
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._socket_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._socket_path)
+
+
 class Client:
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, *, cacert: str | None = None, insecure: bool = False) -> None:
+        """`cacert`: a PEM file of who may have issued the router's certificate; `insecure`: anybody may."""
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError:
             raise CallFailed(f"{url} is no http:// address") from None
-        if parts.scheme not in ("http", "https") or not host:
+        self._socket_path, path = _split_socket(unquote(parts.netloc + parts.path)) if parts.scheme == "unix" else ("", parts.path)
+        if not self._socket_path and (parts.scheme not in ("http", "https") or not host):
             raise CallFailed(f"{url} is no http:// address")
-        self._address = (parts.scheme, host, port)
+        self._address = (host or "localhost", port)
+        self._trust = _trust(cacert, insecure) if parts.scheme == "https" else None
         self._url = url
-        self._path = parts.path.rstrip("/").removesuffix("/v1")
+        self._path = path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
 
     def _connect(self) -> http.client.HTTPConnection:
-        scheme, host, port = self._address
-        if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=LOAD_TIMEOUT_S)
-        return http.client.HTTPConnection(host, port, timeout=LOAD_TIMEOUT_S)
+        if self._socket_path:
+            return UnixConnection(self._socket_path, LOAD_TIMEOUT_S)
+        if self._trust is not None:
+            return http.client.HTTPSConnection(*self._address, timeout=LOAD_TIMEOUT_S, context=self._trust)
+        return http.client.HTTPConnection(*self._address, timeout=LOAD_TIMEOUT_S)
 
     def _open(self, method: str, path: str, body: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
         try:
             connection.request(method, self._path + path, None if body is None else json.dumps(body), self._headers)
             response = connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            connection.close()
+            raise CallFailed(f"{self._url}: {error.verify_message}; name who issued it with --cacert FILE") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise CallFailed(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
@@ -96,6 +116,25 @@ class Client:
             raise CallFailed(f"the stream broke off: {error}") from None
         finally:
             connection.close()
+
+
+def _split_socket(path: str) -> tuple[str, str]:
+    """unix:///run/router.sock/prefix: the file, and the --api-prefix."""
+    before, end, prefix = path.partition(".sock/")
+    return (f"{before}.sock", f"/{prefix}") if end else (path, "")
+
+
+def _trust(cacert: str | None, insecure: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=cacert)
+    except OSError as error:  # an SSLError is one
+        raise CallFailed(f"--cacert {cacert}: {error.strerror or error}") from None
+    if cacert:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the router's own certificate will do, as with curl
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _message_of(response: http.client.HTTPResponse) -> str:
@@ -210,7 +249,11 @@ def _say(client: Client, options: argparse.Namespace, history: list[dict[str, st
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--url", default=os.environ.get("FASTROUTER_URL", DEFAULT_URL), help="the router's address (FASTROUTER_URL)")
+    shared.add_argument(
+        "--url", default=os.environ.get("FASTROUTER_URL", DEFAULT_URL), help="http://, https:// or unix:// (FASTROUTER_URL)"
+    )
+    shared.add_argument("--cacert", metavar="FILE", help="PEM file of the issuer of an https:// router's certificate, or of itself")
+    shared.add_argument("--insecure", action="store_true", help="talk to an https:// router whoever it is")
     shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="better given as LLAMA_API_KEY")
     parser = argparse.ArgumentParser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -242,7 +285,8 @@ def _parser() -> argparse.ArgumentParser:
 def run_verb(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
-        options.action(Client(options.url, options.api_key), options)
+        client = Client(options.url, options.api_key, cacert=options.cacert, insecure=options.insecure)
+        options.action(client, options)
     except CallFailed as error:
         print(f"fastrouter: {error}", file=sys.stderr)
         return 1

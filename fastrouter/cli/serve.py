@@ -10,7 +10,9 @@ from fastrouter.errors import ConfigError
 
 def serve(arguments: list[str]) -> int:
     try:
-        return run(parse(arguments, os.environ))
+        config = parse(arguments, os.environ)
+        os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
+        return run(config)
     except ConfigError as error:
         print(f"fastrouter: {error}", file=sys.stderr)
         return 1

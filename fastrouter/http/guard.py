@@ -3,15 +3,20 @@
 Invariant: with a loopback bind, a page on another site can neither read an answer nor change a state.
 """
 
-import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastrouter._core import Request
-from fastrouter.errors import Forbidden, InvalidApiKey
+from fastrouter.errors import Forbidden
+from fastrouter.http.keys import KeyRing
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_WEB_SCHEMES = ("http", "https")
 _MAX_REMEMBERED = 64
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^][@/?#\\\s:]+)(?::[0-9]{1,5})?")
+_OCTET = re.compile(r"[0-9]{1,3}")
+_HEADER_NAMES = re.compile(r"[\w\-, \t]{1,1024}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,9 @@ class Cors:
 
 
 def host_of(authority: str) -> str:
-    """`host:port` or `[v6]:port` without its port, in lower case."""
-    authority = authority.strip().lower()
-    if authority.startswith("["):
-        return authority[: authority.find("]") + 1]
-    return authority.partition(":")[0]
+    """`host:port` or `[v6]:port` without its port, in lower case; empty for what is neither (user names, zones, paths)."""
+    match = _AUTHORITY.fullmatch(authority.strip().lower())
+    return match[1] if match is not None else ""
 
 
 def is_loopback(host: str) -> bool:
@@ -37,25 +40,37 @@ def is_loopback(host: str) -> bool:
     if host in ("localhost", "::1", "[::1]"):
         return True
     octets = host.split(".")
-    return len(octets) == 4 and octets[0] == "127" and all(octet.isascii() and octet.isdigit() for octet in octets)
+    return octets[0] == "127" and len(octets) == 4 and all(_OCTET.fullmatch(octet) and int(octet) <= 255 for octet in octets)
+
+
+def _normalise(origin: str) -> str:
+    return origin.strip().lower().rstrip("/")
 
 
 class Guard:
-    def __init__(self, api_keys: Sequence[str] = (), hosts: Sequence[str] = ("127.0.0.1",), cors: Cors | None = None) -> None:
-        self._keys = [key.encode() for key in api_keys]
+    def __init__(self, keys: KeyRing | None = None, hosts: Sequence[str] = ("127.0.0.1",), cors: Cors | None = None) -> None:
+        """`hosts`: names that TCP sockets are bound to; none means that there are only Unix sockets."""
+        self.keys = KeyRing() if keys is None else keys
         self._bound = {host.lower() for host in hosts}
-        self._is_local = all(is_loopback(host) for host in self._bound if not host.endswith(".sock"))
+        # No page can open a Unix socket; whoever has one may be a proxy, with the name of its own site.
+        self._is_local = bool(self._bound) and all(is_loopback(host) for host in self._bound)
         self._cors = cors or Cors()
-        self._origins = {origin.strip() for origin in self._cors.origins.split(",")}
+        self._origins = {_normalise(origin) for origin in self._cors.origins.split(",")} - {""}
+        self._allows_all = "*" in self._origins
+        self._allows_local = "localhost" in self._origins
+        self._origins -= {"*", "localhost"}  # words, not origins
         self._accepted_hosts: set[str] = set()
 
     def check(self, request: Request) -> None:
-        """Raises Forbidden or InvalidApiKey."""
+        """Sets the request's caller. Raises Forbidden or InvalidApiKey."""
         self._check_host(request)
-        if request.method not in _SAFE_METHODS:
+        is_safe = request.method in _SAFE_METHODS
+        if not is_safe or request.query:  # a query may scan again, or load the model it names
             self._check_origin(request)
-        if self._keys:
-            self._check_key(request)
+        if not is_safe:
+            self._check_content_type(request)
+        if self.keys:
+            request.caller = self.keys.find(_key_of(request))
 
     def _check_host(self, request: Request) -> None:
         host = request.header("host")
@@ -70,45 +85,51 @@ class Guard:
     def _check_origin(self, request: Request) -> None:
         origin = request.header("origin")
         if origin is not None:
-            is_same = origin.partition("://")[2].lower() == (request.header("host") or "").lower()
+            scheme, _, authority = origin.lower().partition("://")
+            is_same = scheme in _WEB_SCHEMES and authority == (request.header("host") or "").lower()
             if not is_same and not self._is_allowed(origin):
                 raise Forbidden("a page of another origin may not do this")
         elif request.header("sec-fetch-site") == "cross-site":
             raise Forbidden("a page of another site may not do this")
-        content_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
-        if content_type == "text/plain":
+
+    def _check_content_type(self, request: Request) -> None:
+        given = (request.header("content-type") or "").lower().split(",")
+        if any(each.partition(";")[0].strip() == "text/plain" for each in given):
             raise Forbidden("a text/plain body is not accepted; send application/json")
 
-    def _check_key(self, request: Request) -> None:
-        given = request.header("authorization") or request.header("x-api-key") or ""
-        if given[:7].lower() == "bearer ":
-            given = given[7:]
-        candidate = given.strip(" \t").encode("latin-1")  # the bytes as they came
-        # Every key is compared, so that the time says nothing about which one was near.
-        matches = [hmac.compare_digest(candidate, key) for key in self._keys]
-        if not any(matches):
-            raise InvalidApiKey()
-
     def _is_allowed(self, origin: str) -> bool:
-        if self._cors.origins == "*" or origin in self._origins:
+        if self._allows_all or _normalise(origin) in self._origins:
             return True
         scheme, _, authority = origin.partition("://")
-        return "localhost" in self._origins and scheme in ("http", "https") and is_loopback(host_of(authority))
+        return self._allows_local and scheme in _WEB_SCHEMES and is_loopback(host_of(authority))
 
     def cors_headers(self, origin: str) -> bytes:
         """Header lines for an answer to `origin`; empty when it may not read one."""
         if not self._is_allowed(origin) or not origin.isascii() or not origin.isprintable():
             return b""
-        allowed = "*" if self._cors.origins == "*" and not self._cors.credentials else origin
-        return f"Access-Control-Allow-Origin: {allowed}\r\nVary: Origin\r\n".encode()
+        if not self._cors.credentials:
+            allowed = "*" if self._allows_all else origin
+            return f"Access-Control-Allow-Origin: {allowed}\r\nVary: Origin\r\n".encode()
+        return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n".encode()
 
-    def preflight(self) -> bytes:
-        """The answer to any OPTIONS; the origin's own line is added like on every response."""
-        credentials = "true" if self._cors.credentials else "false"
+    def preflight(self, request: Request) -> bytes:
+        """The answer to any OPTIONS; the origin's own lines are added like on every response."""
+        headers, asked = self._cors.headers, request.header("access-control-request-headers")
+        if headers == "*" and asked is not None and _HEADER_NAMES.fullmatch(asked):
+            headers = asked  # to a browser, "*" covers neither Authorization nor a request with credentials
+        credentials = "" if self._cors.credentials else "Access-Control-Allow-Credentials: false\r\n"
         return (
             "HTTP/1.1 200 OK\r\n"
-            f"Access-Control-Allow-Credentials: {credentials}\r\n"
+            f"{credentials}"
             f"Access-Control-Allow-Methods: {self._cors.methods}\r\n"
-            f"Access-Control-Allow-Headers: {self._cors.headers}\r\n"
+            f"Access-Control-Allow-Headers: {headers}\r\n"
             "Content-Type: text/html\r\nContent-Length: 0\r\n\r\n"
         ).encode()
+
+
+def _key_of(request: Request) -> bytes:
+    """The bytes as they came, of `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
+    given = request.header("authorization") or request.header("x-api-key") or ""
+    if given[:7].lower() == "bearer ":
+        given = given[7:]
+    return given.strip(" \t").encode("latin-1")

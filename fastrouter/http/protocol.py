@@ -15,6 +15,7 @@ from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
 from fastrouter.http.guard import Guard
 from fastrouter.http.response import CONTINUE, error_response, refusal, with_headers, without_body
+from fastrouter.http.tls import acked_bytes
 
 log = logging.getLogger("fastrouter.http")
 
@@ -53,11 +54,12 @@ class Endpoint(Protocol):
 class Exchange:
     """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
 
-    __slots__ = ("_connection", "_task", "is_background", "is_over", "on_over", "request", "responder")
+    __slots__ = ("_connection", "_is_counted", "_task", "is_background", "is_over", "on_over", "request", "responder")
 
     def __init__(self, connection: "Connection", request: Request) -> None:
         self._connection = connection
         self._task: asyncio.Task[None] | None = None
+        self._is_counted = False
         self.request = request
         self.responder: Responder | None = None
         self.is_over = False
@@ -110,13 +112,25 @@ class Exchange:
     def send_error(self, error: FastrouterError) -> None:
         self.send(error_response(error))
 
+    def count_generation(self) -> None:
+        """From now until this is over it counts against what its key may run at a time. Raises RateLimited."""
+        caller = self.request.caller
+        if caller is not None and not self._is_counted:
+            caller.enter()
+            self._is_counted = True
+
+    def _set_over(self, status: int | None) -> None:
+        self.is_over = True
+        if self._is_counted:
+            self.request.caller.leave()
+        if self.on_over is not None:
+            self.on_over(self, status)
+
     def end(self, *, is_whole: bool = True, status: int | None = None) -> None:
         """The last byte was handed to the transport. Not whole: the connection closes, so that the client sees the cut."""
         if self.is_over:
             return
-        self.is_over = True
-        if self.on_over is not None:
-            self.on_over(self, 200 if status is None and is_whole else status)
+        self._set_over(200 if status is None and is_whole else status)
         self.responder = None
         self._connection.exchange_ended(is_whole and self.will_keep_alive)
 
@@ -148,9 +162,7 @@ class Exchange:
     def disconnect(self) -> None:
         if self.is_over:
             return
-        self.is_over = True
-        if self.on_over is not None:
-            self.on_over(self, CLIENT_LEFT)
+        self._set_over(CLIENT_LEFT)
         responder, self.responder = self.responder, None
         if self._task is not None:
             self._task.cancel()
@@ -206,7 +218,7 @@ class Connection(asyncio.Protocol):
         self._owes_continue = False
         self._phase: object = None
         self._sweeps = 0  # how many sweeps have seen this phase
-        self._buffered = 0  # bytes the client had not read at the last sweep
+        self._buffered = 0  # bytes the client had not read at the last sweep, but for a constant
         self._stalled = 0  # sweeps since that changed
 
     def __repr__(self) -> str:
@@ -333,7 +345,8 @@ class Connection(asyncio.Protocol):
         self._phase = None
         if not self.transport.is_closing():
             self.transport.write(response)
-            self.transport.write_eof()
+            # TLS cannot end one direction, but when it closes it goes on reading until the client has closed too.
+            (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
     def _continue(self) -> None:
         self._owes_continue = True
@@ -349,10 +362,12 @@ class Connection(asyncio.Protocol):
 
     def sweep(self) -> None:
         """Once a second: end what takes too long."""
-        if self._has_stalled():
+        acked = acked_bytes(self.transport)
+        if self._has_stalled(acked):
             self.transport.abort()
             return
-        phase = (self.num_requests, self._exchange is None, self._parser.is_idle, self._parser.in_body, self._is_lingering)
+        leaving = acked if self.transport.is_closing() else None  # TLS closes only when all is out and the client says goodbye too
+        phase = (self.num_requests, self._exchange is None, self._parser.is_idle, self._parser.in_body, self._is_lingering, leaving)
         if phase != self._phase:
             self._phase = phase
             self._sweeps = 0
@@ -360,27 +375,23 @@ class Connection(asyncio.Protocol):
         self._sweeps += 1
         if self._exchange is not None:
             return
-        if self._is_lingering:
-            if self._sweeps >= LINGER_SWEEPS:
+        if self._is_lingering or leaving is not None:
+            if self._sweeps >= (LINGER_SWEEPS if self._is_lingering else self.server.stall_sweeps):
                 self.transport.abort()
         elif self._parser.is_idle:
             if self._sweeps >= (self.server.keep_alive_sweeps if self.num_requests else HEAD_SWEEPS):
                 self.transport.close()
-        elif self._sweeps >= HEAD_SWEEPS and not self._is_body_fast_enough():
+        elif self._sweeps >= HEAD_SWEEPS and not (self._parser.in_body and self._parser.num_body_bytes >= self._sweeps * MIN_BODY_RATE):
             self.refuse(408, "the request took too long to arrive")
 
-    def _is_body_fast_enough(self) -> bool:
-        return self._parser.in_body and self._parser.num_body_bytes >= self._sweeps * MIN_BODY_RATE
-
-    def _has_stalled(self) -> bool:
+    def _has_stalled(self, acked: int | None) -> bool:
         """The client has read nothing of a waiting answer for too long."""
         buffered = self.transport.get_write_buffer_size()
         if not buffered or not (self._is_paused or self._exchange is None):
-            self._buffered = 0
-            self._stalled = 0
+            self._buffered = self._stalled = 0
             return False
-        self._stalled = self._stalled + 1 if buffered == self._buffered else 0
-        self._buffered = buffered
+        left = buffered if acked is None else -acked
+        self._stalled, self._buffered = self._stalled + 1 if left == self._buffered else 0, left
         return self._stalled >= self.server.stall_sweeps
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from fastrouter.errors import FastrouterError
+from fastrouter.errors import FastrouterError, MethodNotAllowed
 
 _REASONS = {
     200: "OK",
@@ -22,6 +22,7 @@ _REASONS = {
     414: "URI Too Long",
     417: "Expectation Failed",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -58,6 +59,8 @@ def error_response(error: FastrouterError) -> bytes:
         headers = b"Retry-After: %d\r\n" % error.retry_after_s
     if error.status == 401:
         headers += b"WWW-Authenticate: Bearer\r\n"
+    if isinstance(error, MethodNotAllowed):
+        headers += b"Allow: %b\r\n" % error.allow.encode()
     return json_response(orjson.dumps(error.to_json()), error.status, headers)
 
 

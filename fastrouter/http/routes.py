@@ -1,14 +1,15 @@
 """(method, path) -> handler. Knows no model; what a handler does is its own affair.
 
 A handler gets (request, exchange) and returns the whole response as bytes, None (it will answer through the exchange later),
-or a coroutine of one of the two. Invariant: nothing but `public` routes and OPTIONS is reached without `guard.check`.
+or a coroutine of one of the two. Invariant: nothing but `public` routes and OPTIONS is reached without `guard.check`, and no route that
+`is_change` with a read-only key.
 """
 
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from fastrouter._core import Request
-from fastrouter.errors import MethodNotAllowed, NotFound
+from fastrouter.errors import Forbidden, MethodNotAllowed, NotFound
 from fastrouter.http.guard import Guard
 from fastrouter.http.protocol import Exchange
 
@@ -23,7 +24,7 @@ class Routes:
         self._public: dict[tuple[str, str], Handler] = {}
         self._exact: dict[tuple[str, str], Handler] = {}
         self._below: list[tuple[str, str, Handler]] = []
-        self._preflight = guard.preflight()
+        self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
 
     def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False) -> None:
         """A path that ends with "/*" takes everything below it."""
@@ -46,12 +47,14 @@ class Routes:
         if handler is not None:
             return handler(request, exchange)
         if method == "OPTIONS":
-            return self._preflight
+            return self._guard.preflight(request)
         if method == "HEAD":
             key = ("GET", request.path)
             if key in self._public:
                 return self._public[key](request, exchange)
         self._guard.check(request)
+        if request.caller is not None and request.caller.is_read_only and self.is_change(method, request.path[len(self._prefix) :]):
+            raise Forbidden("a read-only key may not do this")
         handler = self._exact.get(key) or self._find_below(*key)
         if handler is None:
             raise self._missing(request.path)
@@ -66,5 +69,5 @@ class Routes:
     def _missing(self, path: str) -> NotFound | MethodNotAllowed:
         methods = {method for method, known in (*self._exact, *self._public) if known == path}
         if methods:
-            return MethodNotAllowed(f"this path answers {', '.join(sorted(methods))}")
+            return MethodNotAllowed(methods)
         return NotFound("File Not Found")

@@ -1,29 +1,28 @@
-"""Listening sockets, the set of connections, the one timer, the drain. Knows no route and no model.
+"""The set of connections, the one timer, the drain. Knows no route and no model; its sockets are given to it, see sockets.py.
 
 Invariant: never more connections than the descriptors allow; a stop first closes the listeners, then waits, then tells the rest.
 """
 
 import asyncio
-import errno
 import logging
 import math
-import os
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from fastrouter._core import Request, RequestParser
-from fastrouter.errors import ConfigError, Unavailable
+from fastrouter.errors import Unavailable
 from fastrouter.http.guard import Guard
 from fastrouter.http.protocol import Connection, Exchange
 from fastrouter.http.response import refusal
+from fastrouter.http.sockets import BACKLOG
+from fastrouter.http.tls import Certificate, TlsListener
 
 log = logging.getLogger("fastrouter.http")
 
 MAX_CONNECTIONS = 4096
 RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files
-BACKLOG = 1024
 SWEEP_S = 1.0
 STALL_S = 10.0
 KEEP_ALIVE_S = 75.0
@@ -36,53 +35,6 @@ def raise_descriptor_limit() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
-
-
-def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Listening sockets; port 0 is chosen once and shared. A host that ends with .sock is a Unix socket. Raises ConfigError."""
-    sockets: list[socket.socket] = []
-    try:
-        for host in hosts:
-            if host.endswith(".sock"):
-                sockets.append(_bind_unix(host))
-                continue
-            for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
-                sock = socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)
-                sockets.append(sock)
-                port = port or int(sock.getsockname()[1])
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from None
-    return sockets
-
-
-def _bind_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if os.path.exists(path) and _is_stale(path):
-            os.unlink(path)
-        sock.bind(path)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _is_stale(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(path) == errno.ECONNREFUSED
-
-
-def address_of(sock: socket.socket) -> str:
-    """What to type into a client."""
-    if sock.family == socket.AF_UNIX:
-        return f"unix://{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server:
@@ -105,18 +57,26 @@ class Server:
         self.max_connections = max_connections or min(MAX_CONNECTIONS, max(64, raise_descriptor_limit() - RESERVED_DESCRIPTORS))
         self._make_parser = make_parser
         self._servers: list[asyncio.AbstractServer] = []
+        self._tls: list[TlsListener] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Server {len(self.connections)} connections{' stopping' if self.is_stopping else ''}>"
 
-    async def start(self, sockets: list[socket.socket]) -> None:
+    async def start(self, sockets: list[socket.socket], certificate: Certificate | None = None) -> None:
+        """With a certificate HTTPS is spoken on all but the Unix sockets, whose bytes leave this machine only through a proxy."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
+            if certificate is not None and sock.family != socket.AF_UNIX:
+                self._tls.append(TlsListener(sock, certificate, self._connection, self._is_full))
+                continue
             create: Callable[..., Any] = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
             self._servers.append(await create(self._connection, sock=sock, backlog=BACKLOG))
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def _is_full(self) -> bool:
+        return len(self.connections) + sum(listener.num_arriving for listener in self._tls) >= self.max_connections
 
     def _connection(self) -> asyncio.Protocol:
         if len(self.connections) >= self.max_connections:
@@ -124,6 +84,7 @@ class Server:
         return Connection(self, self._make_parser)
 
     def _sweep(self) -> None:
+        self.guard.keys.refresh()
         for connection in list(self.connections):
             connection.sweep()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
@@ -142,6 +103,8 @@ class Server:
         self.is_stopping = True
         for server in self._servers:
             server.close()
+        for listener in self._tls:
+            listener.close()
         for connection in list(self.connections):
             connection.stop()
         stopping = Unavailable("the server is stopping")
