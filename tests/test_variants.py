@@ -179,6 +179,17 @@ def test_listing_and_lifecycle(server: Router) -> None:
     assert server.status("tiny") == "loaded"
 
 
+def test_events_come_under_every_name(server: Router) -> None:
+    say(server, "bold")
+    with server.stream("/models/sse") as stream:
+        events = iter(stream)
+        first = [next(events) for _ in range(3)]
+        assert {(event["model"], event["data"]["status"]) for event in first} == {(name, "loaded") for name in ("tiny", "bold", "bolder")}
+        server.unload("bold")
+        after = [next(events) for _ in range(3)]
+    assert {(event["model"], event["data"]["status"]) for event in after} == {(name, "unloaded") for name in ("tiny", "bold", "bolder")}
+
+
 def test_load_on_startup_of_a_variant_loads_its_base(router: StartRouter, tmp_path: Path) -> None:
     catalog_of(tmp_path, "[v]\nbase = tiny\nload-on-startup = true\n[w]\nbase = v\nload-on-startup = true")
     server = router("--models-preset", str(tmp_path / "presets.ini"), models_dir=tmp_path / "models")

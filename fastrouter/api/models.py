@@ -34,6 +34,8 @@ class Models:
         self._before_reload = before_reload
         self._listings: dict[tuple[str, ...] | None, bytes] = {}  # by the patterns of the keys that see them; None: everything
         self._listed_version = -1
+        self._variants: dict[str, list[str]] = {}  # ids by the id of their base
+        self._variants_version = -1
         supervisor.subscribe(self._on_event)
 
     # ------------------------------------------------------------ which model
@@ -161,10 +163,21 @@ class Models:
 
     def feed(self, request: Request, exchange: Exchange) -> None:
         """GET /models/sse."""
-        feed = ModelFeed(exchange, lambda model_id: self.may_see_id(request.caller, model_id))
+        feed = ModelFeed(exchange, self._variants_of, lambda model_id: self.may_see_id(request.caller, model_id))
         for spec in self._catalog.models():
-            feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.runner.id).value}))
+            if spec.base is None:
+                feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.id).value}))
         feed.start(self._supervisor.subscribe(feed.tell))
+
+    def _variants_of(self, model_id: str) -> list[str]:
+        """Models that share its process, so what happens to it happens to them."""
+        if self._variants_version != self._catalog.version:
+            self._variants_version = self._catalog.version
+            self._variants = {}
+            for spec in self._catalog.models():
+                if spec.base is not None:
+                    self._variants.setdefault(spec.base.id, []).append(spec.id)
+        return self._variants.get(model_id, [])
 
 
 def names_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -196,10 +209,12 @@ def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] |
 class ModelFeed(LiveStream):
     """One client's stream of model events: a snapshot, then changes."""
 
-    def __init__(self, exchange: Exchange, can_see: Callable[[str], bool]) -> None:
+    def __init__(self, exchange: Exchange, variants_of: Callable[[str], list[str]], can_see: Callable[[str], bool]) -> None:
         super().__init__(exchange)
+        self._variants_of = variants_of
         self._can_see = can_see
 
     def tell(self, event: Event) -> None:
-        if self._can_see(event.model):
-            self.send({"model": event.model, "event": event.event, "data": event.data})
+        for model_id in (event.model, *self._variants_of(event.model)):
+            if self._can_see(model_id):
+                self.send({"model": model_id, "event": event.event, "data": event.data})
