@@ -3,7 +3,7 @@
 Invariant: the bytes of the listing are made again only after the catalog or a model's state has changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -169,7 +169,7 @@ class Models:
                 feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.id).value}))
         feed.start(self._supervisor.subscribe(feed.tell))
 
-    def _variants_of(self, model_id: str) -> list[str]:
+    def _variants_of(self, model_id: str) -> Sequence[str]:
         """Models that share its process, so what happens to it happens to them."""
         if self._variants_version != self._catalog.version:
             self._variants_version = self._catalog.version
@@ -209,7 +209,7 @@ def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] |
 class ModelFeed(LiveStream):
     """One client's stream of model events: a snapshot, then changes."""
 
-    def __init__(self, exchange: Exchange, variants_of: Callable[[str], list[str]], can_see: Callable[[str], bool]) -> None:
+    def __init__(self, exchange: Exchange, variants_of: Callable[[str], Sequence[str]], can_see: Callable[[str], bool]) -> None:
         super().__init__(exchange)
         self._variants_of = variants_of
         self._can_see = can_see
