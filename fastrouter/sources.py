@@ -87,6 +87,16 @@ def scan_folder(root: str) -> list[Found]:
 # ---------------------------------------------------------------- caches
 
 
+def is_repo(name: str) -> bool:
+    """Could it be a repository of the hub: user/repo?"""
+    return _REPO.fullmatch(name) is not None
+
+
+def has_quant(path: str, quant: str) -> bool:
+    """Is a file of this path what `user/repo:quant` means? Q4_K_M is in x-UD-Q4_K_M.gguf and in Q4_K_M/x-00001-of-00002.gguf."""
+    return re.search(rf"(?:^|[-._/]){re.escape(quant)}[-./]", path, re.IGNORECASE) is not None
+
+
 def scan_cache(cache: str) -> list[Found]:
     """A Hugging Face hub folder, or the older flat folder of llama.cpp, or both in one."""
     try:

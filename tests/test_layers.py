@@ -1,4 +1,4 @@
-"""Imports only go down the rank order; the three in braces never import each other."""
+"""Imports only go down the rank order; those in braces never import each other."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ RANKS: list[set[str]] = [
     {"messages"},
     {"wire", "flag_table", "flags", "config", "gguf", "sources", "variants", "logs"},
     {"catalog"},
-    {"worker", "supervisor", "http"},
+    {"worker", "supervisor", "http", "hub"},
     {"api"},
     {"service"},
     {"app"},
