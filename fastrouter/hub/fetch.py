@@ -1,0 +1,126 @@
+"""One download: the hub's listing -> the files of a model -> the cache. Runs in a process of its own and says how it goes.
+
+The hub's library lists, signs and maps errors; the transfer is ours, because the library's begins anew in each process and looks at
+sizes only. Invariant: what `finished` names is whole and has the hub's checksums.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+from fastrouter import __version__
+from fastrouter.hub.cache import Repository
+from fastrouter.hub.choose import RemoteFile, choose
+from fastrouter.hub.job import DownloadFailed, Job, Refused
+from fastrouter.hub.patience import CutShort, keep_trying
+from fastrouter.hub.session import open_session, session
+
+REPORT_S = 0.25
+MAX_DOWNLOADS = 2  # of a file whose content turns out to be wrong
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Fetch:
+    def __init__(self, job: Job, report: Report) -> None:
+        self._job = job
+        self._report = report
+        self._reported_at = 0.0
+        self._repository = Repository(job.cache_dir, job.repo)
+        self._progress: dict[str, dict[str, int]] = {}  # by URL
+        self._headers = build_hf_headers(token=job.token or False, library_name="fastrouter", library_version=__version__)
+        self._headers["Accept-Encoding"] = "identity"  # the sizes are those of the files
+
+    def run(self) -> None:
+        """Raises FastrouterError, OSError."""
+        if constants.HF_HUB_OFFLINE:
+            raise Refused("HF_HUB_OFFLINE is set")
+        open_session(self._job.endpoint)
+        commit, listing = keep_trying(self._list, lambda: False, self._job.repo, self._job.pause_s)
+        job = self._job
+        files = choose(listing, job.quant, job.file, with_projector=job.with_projector)
+        urls = {remote: f"{job.endpoint}/{job.repo}/resolve/{commit}/{quote(remote.path)}" for remote in files}
+        for remote in files:
+            self._progress[urls[remote]] = {"done": self._repository.done_bytes(remote), "total": remote.size_bytes}
+        self._report({"event": "planned", "files": self._progress, "parts": [self._repository.part(remote) for remote in files]})
+        self._repository.check_space(files)
+        for remote in files:
+            self._fetch(remote, urls[remote])
+        self._repository.publish(commit, files)
+        self._say_progress(is_last=True)
+        self._report({"event": "finished", "path": files[0].path})
+
+    def _list(self) -> tuple[str, list[RemoteFile]]:
+        """(revision, files) of the main branch."""
+        api = HfApi(endpoint=self._job.endpoint, token=self._job.token or False)
+        found = api.model_info(self._job.repo, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        files = []
+        for sibling in found.siblings or []:
+            checksum = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
+            size = sibling.lfs.size if sibling.lfs is not None else sibling.size
+            if isinstance(checksum, str) and isinstance(size, int):
+                files.append(RemoteFile(sibling.rfilename, size, checksum))
+        return str(found.sha), files
+
+    def _fetch(self, remote: RemoteFile, url: str) -> None:
+        """Until its blob is there."""
+        for _ in range(MAX_DOWNLOADS):
+            if self._repository.has(remote):
+                return
+            with self._repository.open_part(remote) as part:
+                self._transfer(remote, url, part)
+                if self._repository.keep(remote, part):
+                    return
+        raise DownloadFailed(f"{remote.path}: what the hub sends is not what it says it is (its checksum is {remote.checksum})")
+
+    def _transfer(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:
+        """Until the part has its size. An attempt goes on where the one before was cut."""
+        furthest = part.tell()
+
+        def has_progressed() -> bool:
+            nonlocal furthest
+            was, furthest = furthest, max(furthest, part.tell())
+            return furthest > was
+
+        while part.tell() < remote.size_bytes:
+            keep_trying(lambda: self._read_once(remote, url, part), has_progressed, remote.path, self._job.pause_s)
+
+    def _read_once(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:
+        start = part.tell()
+        headers = {**self._headers, **({"Range": f"bytes={start}-"} if start else {})}
+        with session().stream("GET", url, headers=headers) as response:
+            if response.status_code == 416:
+                _empty(part)
+                raise CutShort("the hub does not have the rest of it")
+            hf_raise_for_status(response)
+            if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                _empty(part)  # the hub sends all of it again
+            for block in response.iter_bytes():
+                _write(part, block[: remote.size_bytes - part.tell()])
+                self._progress[url]["done"] = part.tell()
+                self._say_progress()
+                if part.tell() == remote.size_bytes:
+                    return  # what may follow is no part of it; the checksum has the last word
+        raise CutShort(f"the transfer ended at byte {part.tell()} of {remote.size_bytes}")
+
+    def _say_progress(self, *, is_last: bool = False) -> None:
+        now = time.monotonic()
+        if is_last or now - self._reported_at >= REPORT_S:
+            self._reported_at = now
+            self._report({"event": "progress", "files": self._progress})
+
+
+def _empty(part: BinaryIO) -> None:
+    part.seek(0)
+    part.truncate()
+
+
+def _write(part: BinaryIO, block: bytes) -> None:
+    """A raw file may take less than all of it. Raises OSError."""
+    view = memoryview(block)
+    while view:
+        view = view[part.write(view) :]

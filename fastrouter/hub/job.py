@@ -1,0 +1,71 @@
+"""What a download process is told and what it says: one job as a JSON line in, reports as JSON lines out; and how it is started.
+
+Invariant: the token is in the job and nowhere else: in no argument, environment, report or repr.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fastrouter.errors import FastrouterError
+
+COMMAND = [sys.executable, "-m", "fastrouter.hub"]
+MAX_REPORT_BYTES = 1 << 20
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_DEBUG")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    repo: str
+    quant: str | None
+    file: str | None  # this one, whatever its quant
+    cache_dir: str  # in the Hugging Face layout
+    endpoint: str  # without a slash at its end
+    token: str | None = field(default=None, repr=False)
+    with_projector: bool = True
+    pause_s: float = 0.5  # after the first failed attempt; it doubles
+
+
+class DownloadFailed(FastrouterError):
+    """The hub or this machine did not let it happen; the message ends with the cause. What came so far is kept for the next attempt."""
+
+
+class Refused(DownloadFailed):
+    """Asking again will not help: no such repository, no right to it."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class HubUnavailable(DownloadFailed):
+    """Asking again later may help."""
+
+    status = 503
+    type = "unavailable_error"
+    retry_after_s = 10
+
+
+_BY_KIND: dict[str, type[DownloadFailed]] = {cls.__name__: cls for cls in (DownloadFailed, Refused, HubUnavailable)}
+
+
+def to_failure(report: dict[str, Any]) -> DownloadFailed:
+    """The error of a `failed` report."""
+    return _BY_KIND.get(str(report.get("kind")), DownloadFailed)(str(report.get("message", "no cause given")))
+
+
+def start_process(job: Job) -> "subprocess.Popen[bytes]":
+    """The caller keeps its stdin open: the end of it, or of the thread that called, is the end of the process. Raises OSError."""
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")  # far less than a pipe holds
+    process.stdin.flush()
+    return process
+
+
+def read_job(line: bytes) -> Job:
+    return Job(**json.loads(line))

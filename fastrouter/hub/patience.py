@@ -1,0 +1,73 @@
+"""Trying again: which failures of a hub may pass, and how long to wait for that. Knows no file.
+
+Invariant: it gives up after some attempts that brought nothing; as long as bytes come, it goes on.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+from fastrouter.hub.job import DownloadFailed, HubUnavailable, Refused
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 6  # that bring nothing, one after the other
+LONGEST_PAUSE_S = 8.0
+LONGEST_WISH_S = 60.0  # of a Retry-After
+
+
+class CutShort(Exception):
+    """The transfer ended before its time."""
+
+
+def _is_passing(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
+    return isinstance(error, CutShort | httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol | httpx2.ProxyError)
+
+
+def _wish_of(error: Exception) -> float:
+    """Seconds the hub asks us to wait."""
+    text = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return min(float(text), LONGEST_WISH_S) if text.isdigit() else 0.0
+
+
+def keep_trying(action: Callable[[], T], has_progressed: Callable[[], bool], said: str, pause_s: float) -> T:
+    """What `action` returns. Pauses begin with `pause_s` and double. Raises Refused, HubUnavailable, or what is no failure of the hub."""
+    num_attempts = 0
+    while True:
+        try:
+            return action()
+        except (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, CutShort, HFValidationError) as error:
+            num_attempts = 1 if has_progressed() else num_attempts + 1
+            if not _is_passing(error):
+                raise _explain(error, said) from None
+            if num_attempts >= MAX_ATTEMPTS:
+                raise HubUnavailable(f"{said}: {_words(error)}; given up after {num_attempts} attempts") from None
+            pause = min(pause_s * 2 ** (num_attempts - 1), LONGEST_PAUSE_S)
+            time.sleep(max(pause, _wish_of(error)))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub answers {error.response.status_code} {error.response.reason_phrase}".rstrip()
+    if isinstance(error, httpx2.TimeoutException):
+        return "the hub has gone silent"
+    if isinstance(error, httpx2.ConnectError):
+        return f"the hub cannot be reached ({error})"
+    return str(error) or type(error).__name__
+
+
+def _explain(error: Exception, said: str) -> DownloadFailed:
+    """In a user's words, without the library's advice and addresses."""
+    if isinstance(error, GatedRepoError):
+        return Refused(f"{said}: access to this repository is restricted: ask for it on the hub's page, then give a token (HF_TOKEN)")
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+        return Refused(f"{said}: there is no such repository, or it needs a token (HF_TOKEN) that may see it")
+    if status == 404:
+        return Refused(f"{said}: the hub does not have it")
+    return Refused(f"{said}: {_words(error)}")

@@ -1,0 +1,94 @@
+"""The HTTP client of downloads: who gets the token, where redirects may lead, how long a silence may last. Knows no model and no file.
+
+Invariant: the token goes to the hub's own scheme, host and port only; no answer of the hub can make this machine ask another one of its
+network, unless the hub itself is there.
+"""
+
+import ipaddress
+import socket
+from enum import Enum
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.utils import get_session
+
+from fastrouter.hub.job import Refused
+
+MAX_REDIRECTS = 5
+
+
+class Place(Enum):
+    WORLD = "the internet"
+    NETWORK = "a private network"
+    HERE = "this machine"
+    NOWHERE = "no address of a server"
+
+
+def place_of(host: str) -> Place:
+    """Where a host's addresses are; with several, the place that deserves the least trust. Raises OSError."""
+    addresses = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    places = [_place_of_address(ipaddress.ip_address(address)) for address in addresses]
+    return max(places, key=list(Place).index)
+
+
+def _place_of_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Place:
+    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    if mapped is not None:
+        return _place_of_address(mapped)
+    if address.is_loopback:
+        return Place.HERE
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return Place.NOWHERE
+    return Place.WORLD if address.is_global else Place.NETWORK
+
+
+def _origin(scheme: str, host: str, port: int | None) -> tuple[str, str, int]:
+    return scheme, host.lower().strip("[]"), port or (443 if scheme == "https" else 80)
+
+
+class Gate:
+    """Looks at each request before it is sent, the ones that redirects lead to included."""
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self._origin = _origin(parts.scheme, parts.hostname or "", parts.port)
+        self._place: Place | None = None
+
+    def __call__(self, request: httpx2.Request) -> None:
+        url = request.url
+        origin = _origin(url.scheme, url.host, url.port)
+        if origin == self._origin:
+            return
+        request.headers.pop("Authorization", None)
+        if url.scheme not in ("http", "https") or (self._origin[0] == "https" and url.scheme != "https"):
+            raise Refused(f"the hub redirects to {url.scheme}://{url.host}, which is not encrypted")
+        if origin[1] == self._origin[1]:
+            return
+        if self._place is None:
+            self._place = self._look_up(self._origin[1])
+        place = self._look_up(url.host)
+        if place is not Place.WORLD and (place is not self._place or place is Place.NOWHERE):
+            raise Refused(f"the hub redirects to {url.host}, which is {place.value}")
+
+    def _look_up(self, host: str) -> Place:
+        try:
+            return place_of(host)
+        except (OSError, ValueError) as error:
+            raise httpx2.ConnectError(f"{host}: {error}") from None
+
+
+def open_session(endpoint: str) -> None:
+    """From here on the hub's library uses it."""
+    timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)  # of a silence, not of the whole
+
+    def make() -> httpx2.Client:
+        hooks: Any = {"request": [Gate(endpoint)]}
+        return httpx2.Client(event_hooks=hooks, follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=timeout)
+
+    set_client_factory(make)
+
+
+def session() -> httpx2.Client:
+    return get_session()
