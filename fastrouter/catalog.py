@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastrouter.config import Config, Layer, Presets, load_options, merge, read_presets, to_arguments, to_section
-from fastrouter.errors import ConfigError
+from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.flag_table import Scope
 from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, read_header
 from fastrouter.messages import LoadOptions
-from fastrouter.sources import Found, printable, scan_cache, scan_folder
+from fastrouter.sources import Found, Wanted, has_quant, parse_name, printable, scan_cache, scan_folder
 from fastrouter.variants import NO_DEFAULTS, RequestDefaults, adapters_of, chain_of, check_variant, defaults_of, system_of
 
 
@@ -46,6 +46,7 @@ class ModelSpec:
     min_resident_s: float = 0.0  # after a load it is not made to leave for so long
     load_timeout_s: float = 600.0  # 0: none
     defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
+    wanted: Wanted | None = None  # it has to be downloaded first
     base: "ModelSpec | None" = None  # a variant: the model whose process it shares
 
     @property
@@ -205,13 +206,29 @@ class _Scan:
         return self._resolve_repo(layer, said)
 
     def _resolve_repo(self, layer: Layer, said: str) -> Found:
-        repo = str(layer["hf_repo"].value)
-        name, _, quant = repo.partition(":")
-        wanted = f"{name}/{layer['hf_file'].value}" if "hf_file" in layer else f"{name}:{quant.upper()}" if quant else name
-        for model in self._cached:
+        """From the cache; else something that has to be downloaded, unless --offline."""
+        repo_and_quant = str(layer["hf_repo"].value)
+        file = str(layer["hf_file"].value) if "hf_file" in layer else None
+        try:
+            repo, quant = parse_name(repo_and_quant)
+        except InvalidRequest as error:
+            raise ConfigError(f"{said}: {error.message}") from None
+        if file and "\0" in file:
+            raise ConfigError(f"{said}: {file!r} is no file")
+        wanted = f"{repo}/{file}" if file else f"{repo}:{quant.upper()}" if quant else repo
+        of_repo = [model for model in self._cached if model.id.rpartition(":")[0] == repo]
+        for model in of_repo:
             if model.id == wanted or wanted in model.spellings:
                 return model
-        raise ConfigError(f"{said}: {wanted} is not in the cache; fastrouter does not download models yet")
+        if quant and not file:
+            for model in of_repo:
+                if any(has_quant(spelling.removeprefix(f"{repo}/"), quant) for spelling in model.spellings):
+                    return model
+        if self._config.offline or not self._config.cache_dirs:
+            raise ConfigError(
+                f"{said}: {wanted} is not in the cache" + (", and --offline forbids to download it" if self._config.offline else "")
+            )
+        return _not_here(wanted, Wanted(repo, quant, file), os.path.abspath(self._config.cache_dirs[0]))
 
     def _choose_default(self) -> None:
         config = self._config
@@ -263,6 +280,7 @@ class _Scan:
             size_bytes=sum(size for size, _ in stats[: len(found.files)]),
             header=header,
             error=error,
+            wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
             fingerprint=(found.files[0], mmproj, stats, options),
             **_lifetime(layer),
             defaults=RequestDefaults(system=system_of(layer)),
@@ -286,6 +304,11 @@ def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
     options = replace(base.options, lora=[*base.options.lora, *([path, 0.0] for path in more)])
     path, mmproj, stats, _ = base.fingerprint
     return replace(base, options=options, fingerprint=(path, mmproj, (*stats, *map(_stat_of, more)), options))
+
+
+def _not_here(name: str, wanted: Wanted, cache: str) -> Found:
+    path = os.path.join(cache, f"models--{wanted.repo.replace('/', '--')}", "wanted", name.replace("/", "--"))
+    return Found(name, [path], "cache", error="it is not downloaded yet", wanted=wanted)
 
 
 def _for_every_model(layer: Layer) -> Layer:

@@ -20,6 +20,8 @@ from fastrouter.messages import QUIET, LoadOptions
 MAX_TEXT_BYTES = 4 << 20
 EVERY_MODEL = "*"
 EVERYTHING = 5  # verbosity
+DEFAULT_HUB = "https://huggingface.co"
+_SECRETS = ("api_keys", "hf_token")  # targets whose values are never repeated
 
 
 class Setting(NamedTuple):
@@ -72,6 +74,8 @@ class Config:
     queue_patience_s: float = 1.0
     models_autoload: bool = True
     offline: bool = False
+    hub_endpoint: str = DEFAULT_HUB
+    hf_token: str | None = field(default=None, repr=False)
     cache_dirs: tuple[Path, ...] = ()  # each in the Hugging Face layout or flat
     model: str | None = None
     hf_repo: str | None = None
@@ -110,6 +114,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
     config = Config(
         **fields,
+        hub_endpoint=_hub_endpoint(environ),
         cache_dirs=_cache_dirs(environ),
         command_line=_about_models(command_line),
         environment=_about_models(environment),
@@ -145,7 +150,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
         value = text if equals else next(words, None)
         if value is None:
             raise ConfigError(f"{name}: a value is missing")
-        _set(layer, flag, convert(flag, value, name if flag.target == "api_keys" else f"{name} {value}"))
+        _set(layer, flag, convert(flag, value, name if flag.target in _SECRETS else f"{name} {value}"))
     return layer
 
 
@@ -155,7 +160,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         text = environ.get(name)
         if not text:
             continue
-        said = name if flag.target == "api_keys" else f"{name}={text}"
+        said = name if flag.target in _SECRETS else f"{name}={text}"
         said = f"{flag.names[-1]} ({said})" if flag.scope is Scope.NOT_YET else said
         _set(layer, flag, convert(flag, text, said, is_on=is_on))
     return layer
@@ -205,9 +210,22 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--model {config.model}: there is no such file")
     if config.model is not None and config.hf_repo is not None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
+    if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
+        raise ConfigError("--hf-token (HF_TOKEN) is no token: it holds blanks or other characters that cannot be sent")
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     load_options(merge(config.environment, config.command_line))
+
+
+def _hub_endpoint(environ: Mapping[str, str]) -> str:
+    """Without a slash at its end."""
+    for name in ("MODEL_ENDPOINT", "HF_ENDPOINT"):
+        endpoint = environ.get(name, "").rstrip("/")
+        if endpoint:
+            if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", endpoint):
+                raise ConfigError(f"{name}={endpoint}: must be an address like {DEFAULT_HUB}")
+            return endpoint
+    return DEFAULT_HUB
 
 
 def _cache_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:

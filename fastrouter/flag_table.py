@@ -65,7 +65,7 @@ def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
     on_names, off_names = _names_of(names)
-    full = env if not env or env.startswith("LLAMA_") else f"LLAMA_ARG_{env}"
+    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN")) else f"LLAMA_ARG_{env}"
     return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)
 
 
@@ -97,6 +97,7 @@ def _router_flags() -> list[Flag]:
         ),
         _flag(scope, "--models-autoload --no-models-autoload", "MODELS_AUTOLOAD", Kind.SWITCH, "models_autoload", "load what is asked for"),
         _flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
+        _flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
         _flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
         _flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
         _flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "path all routes begin with"),
@@ -144,7 +145,7 @@ def _source_flags() -> list[Flag]:
     scope = Scope.SOURCE
     return [
         _flag(scope, "-m --model", "MODEL", Kind.PATH, "model", "GGUF file"),
-        _flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant] in the local cache"),
+        _flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant]; downloaded if it is not in the cache"),
         _flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
         _flag(
             scope, "--mmproj-auto --no-mmproj --no-mmproj-auto", "MMPROJ_AUTO", Kind.SWITCH, "mmproj_auto", "use the projector beside it"
@@ -270,7 +271,7 @@ _NOT_YET = """
 -cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
 -mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv |
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
--dr --docker-repo DOCKER_REPO | -hft --hf-token | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
+-dr --docker-repo DOCKER_REPO | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V | --samplers | --sampler-seq --sampling-seq |
 --top-nsigma --top-n-sigma | --xtc-probability | --xtc-threshold | --typical --typical-p | --dry-multiplier | --dry-base |
 --dry-allowed-length | --dry-penalty-last-n | --dry-sequence-breaker | --adaptive-target | --adaptive-decay | --dynatemp-range |

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 
 from fastrouter.api.admin import add_routes
+from fastrouter.api.downloads import ModelDownloads
 from fastrouter.api.models import Models
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
+from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
 log = logging.getLogger("fastrouter")
@@ -28,19 +30,25 @@ class Service:
         self._catalog = Catalog(config)
         self._supervisor: Supervisor | None = None
         self._models: Models | None = None
+        self._downloads: Downloads | None = None
+        self._model_downloads: ModelDownloads | None = None
 
     async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None:
         """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse."""
         supervisor = self._supervisor = Supervisor(self._config, nursery_command=nursery_command, on_event=_log_event)
         await supervisor.start()
-        self._models = Models(self._catalog, supervisor, self._config, before_reload=before_reload)
-        add_routes(routes, self._models, supervisor, self._config)
+        downloads = self._downloads = Downloads(supervisor.tell)
+        self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
+        self._model_downloads = ModelDownloads(self._models, self._catalog, supervisor, downloads, self._config)
+        add_routes(routes, self._models, supervisor, self._model_downloads, self._config)
 
     async def load_wanted(self) -> None:
-        """The default model, and those that presets want at once."""
+        """The default model, and those that presets want at once; what has to be downloaded first begins to."""
         assert self._supervisor is not None
+        assert self._model_downloads is not None
+        self._model_downloads.fetch_wanted()
         wanted = [spec.runner for spec in self._catalog.models() if spec.load_on_startup or spec == self._catalog.default]
-        for spec in {spec.id: spec for spec in wanted}.values():
+        for spec in {spec.id: spec for spec in wanted if spec.wanted is None}.values():
             if self._supervisor.status(spec.id).value == "unloaded":  # else a request has come first
                 try:
                     await self._supervisor.load(spec)
@@ -51,8 +59,12 @@ class Service:
         """Scan again. Raises FastrouterError; then nothing has changed."""
         if self._models is not None:
             self._models.reload()
+        if self._model_downloads is not None:
+            self._model_downloads.fetch_wanted()
 
     async def stop(self) -> None:
+        if self._downloads is not None:
+            await self._downloads.stop()
         if self._supervisor is not None:
             await self._supervisor.stop(self._config.stop_timeout_s)
 

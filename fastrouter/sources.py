@@ -9,12 +9,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from fastrouter.errors import InvalidRequest
 from fastrouter.gguf import group_files, is_gguf, quant_of
 
 MAX_DEPTH = 32
 DEFAULT_QUANT = "Q4_K_M"
 _REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+MAX_REPO_CHARACTERS = 96  # the hub's own limit
 _UNFINISHED = (".incomplete", ".downloadInProgress", ".part")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the hub has to be asked for."""
+
+    repo: str
+    quant: str | None
+    file: str | None
+    with_projector: bool = True
 
 
 @dataclass(slots=True)
@@ -27,6 +40,7 @@ class Found:
     mmproj: str | None = None
     error: str | None = None
     spellings: list[str] = field(default_factory=list)
+    wanted: Wanted | None = None  # it is not here yet; `files` names what there will never be
 
 
 # ---------------------------------------------------------------- folders
@@ -87,9 +101,14 @@ def scan_folder(root: str) -> list[Found]:
 # ---------------------------------------------------------------- caches
 
 
-def is_repo(name: str) -> bool:
-    """Could it be a repository of the hub: user/repo?"""
-    return _REPO.fullmatch(name) is not None
+def parse_name(name: str) -> tuple[str, str | None]:
+    """(repository, quant) of user/repo[:quant]. Raises InvalidRequest."""
+    repo, colon, quant = name.partition(":")
+    if not _REPO.fullmatch(repo) or len(repo) > MAX_REPO_CHARACTERS or "--" in repo or ".." in repo:
+        raise InvalidRequest(f"'{name[:200]}' is no name of a model on the hub: it must look like user/repo or user/repo:quant")
+    if colon and not _TAG.fullmatch(quant):
+        raise InvalidRequest(f"'{name[:200]}': what follows the colon must be a quant like {DEFAULT_QUANT}")
+    return repo, quant or None
 
 
 def has_quant(path: str, quant: str) -> bool:

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from fastrouter.errors import InvalidRequest
-from fastrouter.hub.choose import NotThere, RemoteFile, choose, parse_name
+from fastrouter.hub.choose import NotThere, RemoteFile, choose
+from fastrouter.sources import parse_name
 
 SHA = "a" * 64
 

@@ -185,12 +185,19 @@ def test_a_killed_download_goes_on_later(hub: FakeHub, tmp_path: Path) -> None:
     part = tmp_path / "models--u--r" / "blobs" / f"{SHA}.incomplete"
     with start_process(job_of(hub, tmp_path)) as process:
         eventually(lambda: part.exists() and part.stat().st_size == 200_000, "two thirds")
-        assert run(job_of(hub, tmp_path))[-1]["message"] == f"{NAME} is being downloaded by another process"
         process.kill()
     assert files_in(tmp_path) == {}
     reports = run(job_of(hub, tmp_path))
     assert next(iter(reports[0]["files"].values()))["done"] == 200_000
     assert hub.ranges(NAME) == [None, "bytes=200000-"]
+    check_whole(tmp_path)
+
+
+def test_two_processes_share_one_transfer(hub: FakeHub, tmp_path: Path) -> None:
+    hub.always[NAME] = fake_hub.slow(400_000)
+    with start_process(job_of(hub, tmp_path)) as first, start_process(job_of(hub, tmp_path)) as second:
+        assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert hub.ranges(NAME) == [None]
     check_whole(tmp_path)
 
 

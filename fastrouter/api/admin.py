@@ -6,6 +6,7 @@ Invariant: a path of llama-server that is not there yet says 501, so that nobody
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.downloads import ModelDownloads
 from fastrouter.api.fields import boolean
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
@@ -30,9 +31,9 @@ _SUCCESS = encode_json({"success": True})
 
 _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
-    "DELETE": ("/models", "/v1/stream"),
+    "DELETE": ("/v1/stream",),
     "POST": (
-        *("/models", "/infill", "/embedding", "/embeddings", "/v1/embeddings", "/slots/*", "/tools"),
+        *("/infill", "/embedding", "/embeddings", "/v1/embeddings", "/slots/*", "/tools"),
         *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
@@ -59,9 +60,10 @@ def not_yet(request: Request, exchange: Exchange) -> bytes:
 
 
 class Admin:
-    def __init__(self, models: Models, supervisor: Supervisor, config: Config) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
         self._models = models
         self._supervisor = supervisor
+        self._downloads = downloads
         self._config = config
 
     def router_props(self) -> bytes:
@@ -89,8 +91,9 @@ class Admin:
         await self._supervisor.load(spec)
         return _SUCCESS
 
-    def unload(self, request: Request, exchange: Exchange) -> bytes:
-        self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
+    async def unload(self, request: Request, exchange: Exchange) -> bytes:
+        if not await self._downloads.cancel(request):
+            self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
         return _SUCCESS
 
     def pin(self, request: Request, exchange: Exchange) -> bytes:
@@ -131,7 +134,7 @@ class Admin:
             raise unknown(error.message) from None
 
 
-def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: Config) -> None:
+def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
@@ -139,7 +142,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     native = Native(models, supervisor, generator)
     peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
     lora = Lora(native, peek, models)
-    admin = Admin(models, supervisor, config)
+    admin = Admin(models, supervisor, downloads, config)
 
     def props(request: Request, exchange: Exchange) -> Any:
         return peek.props(request, exchange) if models.query(request).get("model") else admin.router_props()
@@ -157,6 +160,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, config: C
     routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)
     routes.add("GET", ("/models", "/v1/models"), models.list)
+    routes.add("POST", "/models", downloads.post)
+    routes.add("DELETE", "/models", downloads.delete)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
     routes.add("GET", ("/models/*", "/v1/models/*"), models.show)

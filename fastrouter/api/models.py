@@ -14,22 +14,31 @@ from fastrouter.api.fields import invalid
 from fastrouter.api.live import LiveStream
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import Config
-from fastrouter.errors import InvalidRequest, ModelNotFound, NotFound
+from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json, json_response
+from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
 META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
+DOWNLOAD_RETRY_S = 5
 
 
 class Models:
     def __init__(
-        self, catalog: Catalog, supervisor: Supervisor, config: Config, *, before_reload: Callable[[], None] = lambda: None
+        self,
+        catalog: Catalog,
+        supervisor: Supervisor,
+        downloads: Downloads,
+        config: Config,
+        *,
+        before_reload: Callable[[], None] = lambda: None,
     ) -> None:
         """`before_reload` is called when a client asks for a reload, and may refuse it."""
         self._catalog = catalog
         self._supervisor = supervisor
+        self._downloads = downloads
         self._config = config
         self._before_reload = before_reload
         self._listings: dict[tuple[str, ...] | None, bytes] = {}  # by the patterns of the keys that see them; None: everything
@@ -53,14 +62,28 @@ class Models:
         name = request.model or query.get("model")
         autoload = query.get("autoload")
         is_autoload = self._config.models_autoload if autoload is None else autoload in ("true", "1")
-        return self.find(name, request.caller) if name else self._default(request.caller), is_autoload
+        spec = self.find(name, request.caller) if name else self._default(request.caller)
+        if spec.wanted is not None:
+            raise self._not_here(spec)
+        return spec, is_autoload
 
     def find(self, name: str, caller: Caller | None) -> ModelSpec:
         """A model that the caller may see. Raises ModelNotFound."""
         spec = self._catalog.get(name)
+        if spec is None and self.may_see_id(caller, name):
+            download = self._downloads.find(name)
+            raise _is_coming(name, download) if download is not None else ModelNotFound(name)
         if spec is None or not may_see(caller, spec):
             raise ModelNotFound(name)
         return spec
+
+    def _not_here(self, spec: ModelSpec) -> FastrouterError:
+        """What a request gets for a model that has to be downloaded first."""
+        download = self._downloads.find(spec.runner.id)
+        if download is not None:
+            return _is_coming(spec.id, download)
+        failure = self._downloads.failure_of(spec.runner.id)
+        return LoadFailed(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
 
     def named(self, request: Request) -> ModelSpec | None:
         """The model that the query names, else the default one, else None."""
@@ -96,6 +119,9 @@ class Models:
         listing = self._listings.get(patterns)
         if listing is None:
             models = [self.describe(spec) for spec in self._catalog.models() if may_see(request.caller, spec)]
+            coming = [download for download in self._downloads.all() if self._catalog.get(download.name) is None]
+            models += [_describe_download(download) for download in coming if self.may_see_id(request.caller, download.name)]
+            models.sort(key=lambda model: model["id"])
             listing = self._listings[patterns] = json_response(orjson.dumps({"object": "list", "data": models}))
         return listing
 
@@ -103,9 +129,12 @@ class Models:
         """GET /v1/models/{id}; an id may hold slashes."""
         name = request.path.partition("/models/")[2]
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
-        if spec is None or not may_see(request.caller, spec):
+        if spec is not None and may_see(request.caller, spec):
+            return encode_json({**self.describe(spec), "usage": self._usage(spec)})
+        download = self._downloads.find(name) or self._downloads.find(unquote(name))
+        if spec is not None or download is None or not self.may_see_id(request.caller, download.name):
             raise NotFound(f"model '{name}' not found")
-        return encode_json({**self.describe(spec), "usage": self._usage(spec)})
+        return encode_json(_describe_download(download))
 
     def _usage(self, spec: ModelSpec) -> dict[str, Any]:
         """What changes with every request, so it is not in the listing."""
@@ -132,8 +161,14 @@ class Models:
             status["preset"] = spec.preset
         if state.failed:
             status.update(failed=True, exit_code=state.exit_code)
-        error = state.error or spec.error
-        if error:
+        download = self._downloads.find(spec.runner.id)
+        failure = self._downloads.failure_of(spec.runner.id) if spec.wanted is not None else None
+        error = state.error or (failure.message if failure else spec.error)
+        if download is not None:
+            status.update(value="downloading", progress=download.files)
+        elif failure is not None:
+            status.update(failed=True, exit_code=None)
+        if error and download is None:
             status["error"] = error
         if state.log:
             status["log"] = list(state.log)
@@ -167,6 +202,8 @@ class Models:
         for spec in self._catalog.models():
             if spec.base is None:
                 feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.id).value}))
+        for download in self._downloads.all():
+            feed.tell(Event(download.name, "model_status", {"status": "downloading"}))
         feed.start(self._supervisor.subscribe(feed.tell))
 
     def _variants_of(self, model_id: str) -> Sequence[str]:
@@ -187,6 +224,29 @@ def names_of(spec: ModelSpec) -> tuple[str, ...]:
 def may_see(caller: Caller | None, spec: ModelSpec) -> bool:
     """To a key, a model outside its scope is not there."""
     return caller is None or caller.can_see(names_of(spec))
+
+
+def _is_coming(name: str, download: Download) -> Unavailable:
+    error = Unavailable(f"model '{name}' is downloading ({download.percent}%)")
+    error.retry_after_s = DOWNLOAD_RETRY_S
+    return error
+
+
+def _describe_download(download: Download) -> dict[str, Any]:
+    """A model that no cache has yet, in the shape of the others."""
+    return {
+        "id": download.name,
+        "aliases": [],
+        "tags": [],
+        "object": "model",
+        "owned_by": "llamacpp",
+        "created": 0,
+        "status": {"value": "downloading", "args": [], "progress": download.files},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "source": "cache",
+        "can_remove": True,
+        "meta": None,
+    }
 
 
 def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ out of the repository's folder.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -52,21 +51,17 @@ class Repository:
             raise DownloadFailed(f"not enough room in {self._cache_dir}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
     @contextlib.contextmanager
-    def open_part(self, remote: RemoteFile) -> Iterator[BinaryIO]:
-        """The unfinished file, ours alone, at its end. Raises DownloadFailed, OSError."""
+    def open_part(self, remote: RemoteFile) -> Iterator[BinaryIO | None]:
+        """The unfinished file, ours alone, at its end. None: another process had it and has finished or dropped it. Raises OSError."""
         path = self.part(remote)
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b", buffering=0) as part:
+            fcntl.flock(part, fcntl.LOCK_EX)  # waits
             try:
-                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 is_ours = os.fstat(part.fileno()).st_ino == os.stat(path).st_ino
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.ENOENT):
-                    raise
+            except FileNotFoundError:
                 is_ours = False
-            if not is_ours:
-                raise DownloadFailed(f"{remote.path} is being downloaded by another process")
             part.seek(0, os.SEEK_END)
-            yield part
+            yield part if is_ours else None
 
     def keep(self, remote: RemoteFile, part: BinaryIO) -> bool:
         """Make the whole part a blob, if it is what the hub says it is; else throw it away."""

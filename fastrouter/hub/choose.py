@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.gguf import is_gguf
-from fastrouter.sources import has_quant, is_repo
+from fastrouter.sources import has_quant
 
 DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")  # in this order; then the first model there is
-MAX_REPO_CHARACTERS = 96  # the hub's own limit
 NUM_SHOWN = 12
-_QUANT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _BITS = re.compile(r"[-.][A-Za-z_]*(\d+)[A-Za-z0-9_]*$")
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -37,16 +35,6 @@ class RemoteFile:
         has_bad_character = any(character in "\\\0" or ord(character) < 32 for character in self.path)
         is_sound = self.size_bytes >= 0 and _CHECKSUM.fullmatch(self.checksum) is not None
         return is_sound and not has_bad_character and not any(part in ("", ".", "..") for part in parts)
-
-
-def parse_name(name: str) -> tuple[str, str | None]:
-    """(repository, quant) of user/repo[:quant]. Raises InvalidRequest."""
-    repo, colon, quant = name.partition(":")
-    if not is_repo(repo) or len(repo) > MAX_REPO_CHARACTERS or "--" in repo or ".." in repo:
-        raise InvalidRequest(f"'{name[:200]}' is no name of a model on the hub: it must look like user/repo or user/repo:quant")
-    if colon and not _QUANT.fullmatch(quant):
-        raise InvalidRequest(f"'{name[:200]}': what follows the colon must be a quant like {DEFAULT_QUANTS[0]}")
-    return repo, quant or None
 
 
 def choose(files: Iterable[RemoteFile], quant: str | None, file: str | None, *, with_projector: bool) -> list[RemoteFile]:

@@ -46,8 +46,8 @@ class Fetch:
         urls = {remote: f"{job.endpoint}/{job.repo}/resolve/{commit}/{quote(remote.path)}" for remote in files}
         for remote in files:
             self._progress[urls[remote]] = {"done": self._repository.done_bytes(remote), "total": remote.size_bytes}
-        self._report({"event": "planned", "files": self._progress, "parts": [self._repository.part(remote) for remote in files]})
         self._repository.check_space(files)
+        self._report({"event": "planned", "files": self._progress, "parts": [self._repository.part(remote) for remote in files]})
         for remote in files:
             self._fetch(remote, urls[remote])
         self._repository.publish(commit, files)
@@ -67,14 +67,15 @@ class Fetch:
         return str(found.sha), files
 
     def _fetch(self, remote: RemoteFile, url: str) -> None:
-        """Until its blob is there."""
-        for _ in range(MAX_DOWNLOADS):
+        """Until its blob is there, by us or by another process."""
+        num_wrong = 0
+        while num_wrong < MAX_DOWNLOADS:
             if self._repository.has(remote):
                 return
             with self._repository.open_part(remote) as part:
-                self._transfer(remote, url, part)
-                if self._repository.keep(remote, part):
-                    return
+                if part is not None:
+                    self._transfer(remote, url, part)
+                    num_wrong += not self._repository.keep(remote, part)
         raise DownloadFailed(f"{remote.path}: what the hub sends is not what it says it is (its checksum is {remote.checksum})")
 
     def _transfer(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:

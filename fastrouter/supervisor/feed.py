@@ -57,11 +57,17 @@ class Feed:
         said = {"error": error, "log": list(last_words)}
         self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
 
+    def tell(self, model_id: str, event: str, values: dict[str, Any]) -> None:
+        """An event of whatever kind; a change of state under both of its names."""
+        for name in _NAMES if event in _NAMES else (event,):
+            self._send(Event(model_id, name, values))
+
     def _emit(self, model_id: str, values: dict[str, Any]) -> None:
-        for name in _NAMES:
-            event = Event(model_id, name, values)
-            for subscriber in list(self._subscribers):
-                try:
-                    subscriber(event)
-                except Exception:  # a bug in one listener must not keep the others, or the supervisor, from going on
-                    log.exception("a subscriber of %s failed", name)
+        self.tell(model_id, _NAMES[0], values)
+
+    def _send(self, event: Event) -> None:
+        for subscriber in list(self._subscribers):
+            try:
+                subscriber(event)
+            except Exception:  # a bug in one listener must not keep the others, or the supervisor, from going on
+                log.exception("a subscriber of %s failed", event.event)

@@ -37,6 +37,7 @@ class Supervisor:
         self._entries = self._residency.entries
         self._queue = self._residency.queue
         self.subscribe = self._residency.feed.subscribe
+        self.tell = self._residency.feed.tell
         self.logs = self._residency.logs
         self.instances = self._residency.instances
         self.num_waiting = self._queue.num_waiting

@@ -1,0 +1,79 @@
+"""Taking a model out of a cache: its links in all snapshots, blobs that nothing else needs, then what is empty. Knows no network.
+
+Invariant: what is removed was found by a scan of the cache and lies inside its folder; links are removed, never followed out of it.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from glob import escape, glob
+
+from fastrouter.sources import Found, scan_cache
+
+
+def find_cached(cache_dirs: Iterable[str], path: str) -> tuple[str, Found, list[Found]] | None:
+    """(cache, the model whose first file this is, the others of its folder)."""
+    for cache in cache_dirs:
+        models = scan_cache(cache)
+        for found in models:
+            if found.files[0] == path:
+                return cache, found, [other for other in models if other is not found]
+    return None
+
+
+def remove(cache_dirs: Iterable[str], path: str) -> bool:
+    """Remove the model whose first file is `path`. False: no cache has it. Raises OSError."""
+    place = find_cached(cache_dirs, path)
+    if place is None:
+        return False
+    cache, found, others = place
+    kept = {file for other in others for file in (*other.files, other.mmproj)}
+    doomed = [file for file in (*found.files, found.mmproj) if file is not None and file not in kept]
+    below = os.path.relpath(path, cache).split(os.sep)
+    if len(below) > 3 and below[0].startswith("models--") and below[1] == "snapshots":
+        _remove_from_repository(os.path.join(cache, below[0]), doomed)
+    else:
+        _remove_flat(doomed)
+    return True
+
+
+def _remove_from_repository(folder: str, doomed: list[str]) -> None:
+    snapshots = os.path.join(folder, "snapshots")
+    inside = [os.path.relpath(file, snapshots).partition(os.sep)[2] for file in doomed]
+    blobs = set()
+    for commit in os.listdir(snapshots):
+        for name in inside:
+            link = os.path.join(snapshots, commit, name)
+            if os.path.islink(link) or os.path.isfile(link):
+                blobs.add(_blob_of(link))
+                os.unlink(link)
+    needed = {_blob_of(os.path.join(at, name)) for at, _, names in os.walk(snapshots) for name in names}
+    for blob in blobs - needed:
+        if blob is not None and os.path.dirname(blob) == os.path.join(folder, "blobs"):
+            os.unlink(blob)
+    for at, _, _ in os.walk(snapshots, topdown=False):
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(at)
+    if not os.path.isdir(snapshots):  # nothing is left of it but refs and what is unfinished
+        shutil.rmtree(folder)
+        shutil.rmtree(os.path.join(os.path.dirname(folder), ".locks", os.path.basename(folder)), ignore_errors=True)
+
+
+def _blob_of(link: str) -> str | None:
+    """What the link names; not what that may link to in turn."""
+    return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) if os.path.islink(link) else None
+
+
+def _remove_flat(doomed: list[str]) -> None:
+    """llama.cpp's older cache: files side by side, each with what was said of it."""
+    for file in doomed:
+        for companion in (file, *glob(f"{escape(file)}.json"), *glob(f"{escape(file)}.etag")):
+            os.unlink(companion)
+
+
+def forget_parts(parts: Iterable[str]) -> None:
+    """Unfinished files of a download that nobody wants any more. Raises OSError."""
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
