@@ -15,6 +15,7 @@ from tiny_models import make_llama, make_lora
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
+from fastrouter.sources import Wanted
 
 COMMIT = "a" * 40
 
@@ -281,7 +282,7 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
     ("text", "message"),
     [
         ("[b]\nc = 1", "presets.ini [b]: there is no such model; name its file with `model = PATH`"),
-        ("[b]\nhf-repo = no/such", "presets.ini [b]: no/such is not in the cache; fastrouter does not download models yet"),
+        ("[b]\nhf-repo = no/such", "presets.ini [b]: no/such is not in the cache"),
         ("[a]\nalias = z\n[b]\nmodel = x\nalias = z", "the alias z of b already means a"),
         ("[a]\nc = 1\n[a.gguf]\nc = 2", "presets.ini: [a] and [a.gguf] both mean a"),
         ("[b]\nmodel = x\nalias = a", "the alias a of b already means a"),
@@ -309,8 +310,29 @@ def test_the_default_model(models: Path, put: Callable[..., Path], tmp_path: Pat
     cached = Catalog(parse(["-hf", "u/r:q4_k_m"], {"LLAMA_CACHE": str(tmp_path / "hub")})).default
     assert cached is not None
     assert (cached.id, cached.load_on_startup) == ("u/r:Q4_K_M", True)
-    with pytest.raises(ConfigError, match="--hf-repo no/such: no/such is not in the cache"):
-        Catalog(parse(["-hf", "no/such"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
+    with pytest.raises(ConfigError, match="--hf-repo no/such: no/such is not in the cache, and --offline forbids"):
+        Catalog(parse(["-hf", "no/such", "--offline"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
+
+
+def test_what_has_to_be_downloaded(models: Path, tiny: Path, tmp_path: Path) -> None:
+    put_cached(tmp_path / "hub", tiny, "u/r", "m-UD-Q4_K_XL.gguf", "tiny260K.gguf")
+    path = preset_file(models, "[mine]\nhf-repo = u/r:q8_0\n[own]\nhf-repo = u/other\nhf-file = a/b.gguf\nno-mmproj = 1\n")
+    catalog = catalog_of(models, "-hf", "no/such:q4_0", "-a", "it", "--models-preset", path, LLAMA_CACHE=str(tmp_path / "hub"))
+    assert ids(catalog) == ["it", "mine", "own", "u/r:Q4_K_XL", "u/r:tiny260K"]
+    found = {spec.id: spec.wanted for spec in catalog.models() if spec.wanted is not None}
+    assert found == {
+        "it": Wanted("no/such", "q4_0", None),
+        "mine": Wanted("u/r", "q8_0", None),
+        "own": Wanted("u/other", None, "a/b.gguf", False),
+    }
+    assert get(catalog, "mine").error == "it is not downloaded yet"
+    assert not get(catalog, "mine").can_remove
+    for name in ("u/r:UD-Q4_K_XL", "u/r:tiny260K"):
+        cached = Catalog(parse(["-hf", name], {"LLAMA_CACHE": str(tmp_path / "hub")})).default
+        assert cached is not None
+        assert cached.wanted is None
+    with pytest.raises(ConfigError, match=r"--hf-repo \.\./x: .* must look like user/repo"):
+        Catalog(parse(["-hf", "../x"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
 
 
 def test_a_preset_of_the_default_model(models: Path, tiny: Path) -> None:

@@ -314,3 +314,22 @@ def test_adapters_are_written_as_one_list(tmp_path: Path) -> None:
 def test_every_switch_works_in_a_preset(tmp_path: Path, flag: Any) -> None:
     section = presets_of(tmp_path, f"[a]\n{flag.name} = off\n").sections["a"]
     assert section[flag.target].value is False
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def test_the_hub_and_its_token() -> None:
+    assert (parse([], {}).hub_endpoint, parse([], {}).hf_token) == ("https://huggingface.co", None)
+    environ = {"HF_ENDPOINT": "http://127.0.0.1:9/mirror/", "HF_TOKEN": "hf_abc"}
+    config = parse([], environ)
+    assert (config.hub_endpoint, config.hf_token) == ("http://127.0.0.1:9/mirror", "hf_abc")
+    assert "hf_abc" not in repr(config)
+    assert parse(["-hft", "hf_xyz"], environ).hf_token == "hf_xyz"
+    assert parse([], {"MODEL_ENDPOINT": "https://m.example", **environ}).hub_endpoint == "https://m.example"
+    for bad in ("ftp://x", "https://user:secret@x", "x", "https://x?y"):
+        with pytest.raises(ConfigError, match=r"HF_ENDPOINT=.*must be an address like"):
+            parse([], {"HF_ENDPOINT": bad})
+    with pytest.raises(ConfigError, match=r"--hf-token \(HF_TOKEN\) is no token") as caught:
+        parse(["--hf-token", "hf_a\nb"], {})
+    assert "hf_a" not in str(caught.value)

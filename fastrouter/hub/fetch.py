@@ -56,7 +56,7 @@ class Fetch:
 
     def _list(self) -> tuple[str, list[RemoteFile]]:
         """(revision, files) of the main branch."""
-        api = HfApi(endpoint=self._job.endpoint, token=self._job.token or False)
+        api = HfApi(self._job.endpoint, self._job.token or False, library_name="fastrouter", library_version=__version__)
         found = api.model_info(self._job.repo, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         files = []
         for sibling in found.siblings or []:

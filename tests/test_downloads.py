@@ -1,0 +1,419 @@
+"""Models from the hub, through a real router: POST and DELETE /models, the feed, -hf and presets; what a client sees on the way."""
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import fake_hub
+import pytest
+from conftest import Router, StartRouter, descendants, eventually, is_alive
+from fake_hub import COMMIT, FakeHub, serving
+from tiny_models import make_llama
+
+TOKEN = "hf_" + "s3cret" * 6
+NAME = "u/r:Q4_K_M"
+FILE = "m-Q4_K_M.gguf"
+CHAT = {"messages": [{"role": "user", "content": "the cat"}], "temperature": 0, "max_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def tiny(models: Path) -> bytes:
+    return (models / "tiny0.gguf").read_bytes()
+
+
+@pytest.fixture
+def hub(tiny: bytes) -> Iterator[FakeHub]:
+    with serving(FakeHub(repos={"u/r": {FILE: tiny}})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def start(router: StartRouter, hub: FakeHub, cache: Path) -> StartRouter:
+    def start(*flags: str, **more: Any) -> Router:
+        env = {"LLAMA_CACHE": str(cache), "HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "2", **more.pop("env", {})}
+        return router(*flags, env=env, **more)
+
+    return start
+
+
+feeds: "list[Feed]" = []
+
+
+@pytest.fixture(autouse=True)
+def closed_feeds() -> Iterator[None]:
+    """Set up before the routers, so that they are gone when it ends."""
+    yield
+    for feed in feeds:
+        feed.close()
+    feeds.clear()
+
+
+class Feed:
+    """What /models/sse says, collected in the background."""
+
+    def __init__(self, router: Router) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._connection, self._response = router.open("GET", "/models/sse")
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        feeds.append(self)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException), self._response:
+            for line in self._response:
+                if line.startswith(b"data: "):
+                    self.events.append(json.loads(line[6:]))
+
+    def close(self) -> None:
+        """The router is gone."""
+        self._thread.join()
+        self._connection.close()
+
+    def of(self, *names: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] in names]
+
+    def wait(self, name: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = eventually(lambda: self.of(name), name)
+        return found[0]
+
+
+def blobs(cache: Path) -> list[int]:
+    """Their sizes."""
+    return sorted(path.stat().st_size for path in cache.glob("models--u--r/blobs/*"))
+
+
+# ---------------------------------------------------------------- POST /models
+
+
+def test_from_the_hub_to_an_answer(start: StartRouter, hub: FakeHub, models: Path, tiny: bytes) -> None:
+    server = start("--api-prefix", "", models_dir=models)
+    expected = server.post("/v1/chat/completions", {**CHAT, "model": "tiny0"}).json["choices"]
+    feed = Feed(server)
+    hub.always[FILE] = fake_hub.slow(len(tiny) / 1.5)
+    answer = server.post("/models", {"model": NAME})
+    assert (answer.status, answer.json) == (200, {"success": True})
+    url = f"{hub.url}/u/r/resolve/{COMMIT}/{FILE}"
+
+    def listed() -> dict[str, Any]:
+        [model] = [model for model in server.get("/v1/models").json["data"] if model["id"] == NAME]
+        return dict(model)
+
+    coming = eventually(lambda: listed() if 0 < listed()["status"]["progress"][url]["done"] < len(tiny) else None, "the middle")
+    assert coming["status"]["value"] == "downloading"
+    assert coming["status"]["progress"][url]["total"] == len(tiny)
+    assert server.get(f"/v1/models/{NAME}").json["status"]["value"] == "downloading"
+    early = server.post("/v1/chat/completions", {**CHAT, "model": NAME})
+    assert (early.status, early.error["type"], early.headers["Retry-After"]) == (503, "unavailable_error", "5")
+    assert early.error["message"].startswith(f"model '{NAME}' is downloading (")
+    assert server.post("/models", {"model": NAME.lower()}).error["message"] == f"model '{NAME.lower()}' is downloading already"
+    assert feed.wait("download_finished") == {"model": NAME, "event": "download_finished", "data": {"id": NAME}}
+    progress = [event["data"][url]["done"] for event in feed.of("download_progress")]
+    assert progress == sorted(progress)
+    assert len(progress) >= 3
+    assert progress[-1] == len(tiny)
+    assert [event["data"]["status"] for event in feed.of("model_status") if event["model"] == NAME] == ["downloading"]
+    model = listed()
+    assert (model["status"]["value"], model["source"], model["can_remove"], "error" in model["status"]) == (
+        "unloaded",
+        "cache",
+        True,
+        False,
+    )
+    assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).json["choices"] == expected
+    again = server.post("/models", {"model": NAME})
+    assert (again.status, again.error["message"]) == (400, f"model '{NAME}' already exists")
+    assert server.post("/models", {"model": "u/r"}).status == 400
+
+
+def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, cache: Path) -> None:
+    make_llama(tmp_path / "m-Q8_0.gguf", tensors_per_shard=9)
+    hub.repos["u/r"] = {path.name: path.read_bytes() for path in tmp_path.glob("m-*.gguf")} | {"mmproj-F16.gguf": b"GGUF, some day"}
+    server = start()
+    feed = Feed(server)
+    assert server.post("/models", {"model": "u/r"}).status == 200
+    assert feed.wait("download_finished")["data"] == {"id": "u/r:Q8_0"}
+    model = server.get("/v1/models/u/r:Q8_0").json
+    assert model["architecture"]["input_modalities"] == ["text", "image"]
+    assert model["status"]["args"][:3] == [
+        "llama-server",
+        "--model",
+        str(cache / f"models--u--r/snapshots/{COMMIT}/m-Q8_0-00001-of-00003.gguf"),
+    ]
+    assert len(blobs(cache)) == 4
+    assert len(feed.of("download_progress")[-1]["data"]) == 4
+    server.load("u/r:Q8_0")
+
+
+def test_what_cannot_be_downloaded(start: StartRouter, hub: FakeHub, cache: Path, models: Path) -> None:
+    server = start(models_dir=models)
+    feed = Feed(server)
+    for body, words in (
+        ({"model": "no/such"}, "no/such: there is no such repository"),
+        ({"model": "u/r:Q2_K"}, f"no model of quant Q2_K; its GGUF files: {FILE}"),
+        ({"model": "../../etc/passwd"}, "no name of a model on the hub"),
+        ({"model": "tiny0"}, "model 'tiny0' already exists"),
+        ({"model": ""}, "model must be a non-empty string"),
+        ({"model": 7}, "model must be a non-empty string"),
+        ({}, "model must be a non-empty string"),
+    ):
+        answer = server.post("/models", body)
+        assert (answer.status, answer.error["type"]) == (400, "invalid_request_error"), body
+        assert words in answer.error["message"]
+    assert [event["model"] for event in feed.of("download_failed")] == ["no/such", "u/r:Q2_K"]
+    assert "there is no such repository" in feed.of("download_failed")[0]["data"]["error"]
+    assert not list(cache.rglob("*.gguf"))
+    assert [model["id"] for model in server.get("/v1/models").json["data"]] == ["tiny0", "tiny1", "tiny2"]
+
+
+def test_offline(start: StartRouter, hub: FakeHub) -> None:
+    answer = start("--offline").post("/models", {"model": NAME})
+    assert (answer.status, answer.error["message"]) == (400, "--offline forbids downloads")
+    assert hub.seen == []
+
+
+def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Path) -> None:
+    server = start()
+    feed = Feed(server)
+    hub.always[FILE] = fake_hub.flip(1000)
+    server.post("/models", {"model": NAME})
+    assert "is not what it says it is" in feed.wait("download_failed")["data"]["error"]
+    assert server.get("/v1/models").json["data"] == []
+    assert blobs(cache) == []
+    assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).status == 400
+    hub.always.clear()
+    assert server.post("/models", {"model": NAME}).status == 200
+    feed.wait("download_finished")
+
+
+def test_cancel_and_go_on(start: StartRouter, hub: FakeHub, cache: Path, tiny: bytes) -> None:
+    server = start()
+    feed = Feed(server)
+    hub.faults[FILE] = deque([fake_hub.stall(200_000)])
+    server.post("/models", {"model": NAME})
+    before = descendants(server.process.pid)
+    eventually(lambda: blobs(cache) == [200_000], "some of it")
+    assert server.post("/models/unload", {"model": NAME}).json == {"success": True}
+    assert feed.wait("download_failed")["data"] == {"error": "it was cancelled"}
+    eventually(lambda: len([pid for pid in before if is_alive(pid)]) < len(before), "the end of its process")
+    assert server.post("/models/unload", {"model": NAME}).status == 400
+    server.post("/models", {"model": NAME})
+    feed.wait("download_finished")
+    assert hub.ranges(FILE) == [None, "bytes=200000-"]
+    assert blobs(cache) == [len(tiny)]
+
+
+def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
+    for index in range(3):
+        hub.repos[f"u/r{index}"] = {f"m{index}.gguf": tiny}
+        hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny))
+    server = start()
+    feed = Feed(server)
+    threads = [threading.Thread(target=server.post, args=("/models", {"model": f"u/r{index}"})) for index in range(3)]
+    for index, thread in enumerate(threads):
+        thread.start()
+        eventually(lambda index=index: len(server.get("/v1/models").json["data"]) > index, "its turn")
+    eventually(lambda: feed.of("download_finished"), "the first")
+    assert hub.ranges("m2.gguf") == []
+    eventually(lambda: len(feed.of("download_finished")) == 3, "all of them")
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_router_ends_on_the_way(start: StartRouter, hub: FakeHub, number: signal.Signals) -> None:
+    hub.always[FILE] = fake_hub.slow(20_000)
+    server = start()
+    server.post("/models", {"model": NAME})
+    eventually(lambda: hub.ranges(FILE), "the transfer")
+    server.process.send_signal(number)
+    assert server.await_end() == (0 if number is signal.SIGTERM else -9)
+
+
+def test_the_token(start: StartRouter, hub: FakeHub, cache: Path) -> None:
+    hub.token = TOKEN
+    assert "HF_TOKEN" in start().post("/models", {"model": NAME}).error["message"]
+    hub.always[FILE] = fake_hub.slow(200_000)
+    server = start("--verbose", env={"HF_TOKEN": TOKEN})
+    feed = Feed(server)
+    assert server.post("/models", {"model": NAME}).status == 200
+    for pid in descendants(server.process.pid):
+        with contextlib.suppress(OSError):
+            assert TOKEN.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    feed.wait("download_finished")
+    assert TOKEN not in server.log + server.out + json.dumps(feed.events)
+    assert not [path for path in cache.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+# ---------------------------------------------------------------- -hf and presets
+
+
+def test_hf_repo_is_downloaded_and_loaded(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
+    hub.always[FILE] = fake_hub.slow(len(tiny))
+    server = start("-hf", "u/r:q4_k_m", "-a", "mine")
+    early = server.post("/v1/chat/completions", CHAT)
+    assert (early.status, early.error["message"].partition(" (")[0]) == (503, "model 'mine' is downloading")
+    assert server.get("/v1/models/mine").json["status"]["value"] == "downloading"
+    server.await_status("mine", "loaded")
+    assert server.post("/v1/chat/completions", CHAT).status == 200
+    assert "mine: downloaded" in server.log
+
+
+def test_presets_are_downloaded(start: StartRouter, hub: FakeHub, tmp_path: Path, tiny: bytes) -> None:
+    hub.repos["u/r"] = {"a.gguf": tiny, "b.gguf": tiny}
+    presets = tmp_path / "presets.ini"
+    presets.write_text("[one]\nhf-repo = u/r\nhf-file = b.gguf\nload-on-startup = 1\n[two]\nhf-repo = no/such\n[three]\nhf-repo = u/r:a\n")
+    server = start("--models-preset", str(presets))
+    server.await_status("one", "loaded")
+    server.await_status("three", "unloaded")
+    [failed] = eventually(
+        lambda: [m for m in server.get("/models").json["data"] if m["id"] == "two" and m["status"].get("failed")], "its end"
+    )
+    assert (failed["status"]["value"], failed["can_remove"]) == ("unloaded", False)
+    assert "no/such: there is no such repository" in failed["status"]["error"]
+    answer = server.post("/v1/chat/completions", {**CHAT, "model": "two"})
+    assert (answer.status, "there is no such repository" in answer.error["message"]) == (500, True)
+    hub.repos["no/such"] = {"c.gguf": tiny[:-1] + b"x"}
+    assert server.post("/models", {"model": "two"}).status == 200
+    eventually(lambda: server.get("/v1/models/two").json["status"].keys().isdisjoint({"error", "progress"}), "it is there")
+    assert server.post("/v1/chat/completions", {**CHAT, "model": "two"}).status == 200
+
+
+# ---------------------------------------------------------------- DELETE /models
+
+
+def delete(server: Router, name: str) -> Any:
+    return server.request("DELETE", f"/models?model={quote(name, safe='')}")
+
+
+@pytest.fixture
+def filled(hub: FakeHub, start: StartRouter, cache: Path, models: Path) -> Router:
+    """A router whose cache holds two quants and their projector."""
+    contents = [(models / f"tiny{index}.gguf").read_bytes() for index in range(2)]
+    hub.repos["u/r"] = {FILE: contents[0], "m-Q8_0.gguf": contents[1], "mmproj-F16.gguf": b"projector"}
+    server = start(models_dir=models)
+    feed = Feed(server)
+    for quant in ("Q4_K_M", "Q8_0"):
+        assert server.post("/models", {"model": f"u/r:{quant}"}).status == 200
+    eventually(lambda: len(feed.of("download_finished")) == 2, "both")
+    return server
+
+
+def test_delete_while_it_runs(filled: Router, cache: Path) -> None:
+    filled.load(NAME)
+    feed = Feed(filled)
+    with filled.stream("/v1/chat/completions", {**CHAT, "model": NAME, "max_tokens": 20_000, "stream": True}) as events:
+        next(iter(events))
+        threading.Thread(target=events.close).start()
+        answer = delete(filled, NAME)
+    assert (answer.status, answer.json) == (200, {"success": True})
+    assert feed.wait("model_remove") == {"model": NAME, "event": "model_remove", "data": {}}
+    assert len(blobs(cache)) == 2  # the other quant, and the projector that it needs
+    assert filled.get(f"/v1/models/{NAME}").status == 404
+    assert filled.post("/v1/chat/completions", {**CHAT, "model": "u/r:Q8_0"}).status == 200
+    assert (delete(filled, NAME).status, delete(filled, NAME).error["type"]) == (404, "not_found_error")
+    assert filled.request("DELETE", "/models", {"model": "u/r:q8_0"}).status == 200
+    assert not (cache / "models--u--r").exists()
+
+
+def test_delete_on_the_way(start: StartRouter, hub: FakeHub, cache: Path) -> None:
+    server = start()
+    hub.faults[FILE] = deque([fake_hub.stall(100_000)])
+    server.post("/models", {"model": NAME})
+    eventually(lambda: blobs(cache) == [100_000], "some of it")
+    assert delete(server, NAME).status == 200
+    assert blobs(cache) == []
+    assert server.get("/v1/models").json["data"] == []
+
+
+def test_blobs_of_other_snapshots_stay(filled: Router, cache: Path) -> None:
+    """An older revision has the same file under another name; and a link that leads out of the cache is removed, not followed."""
+    old = cache / "models--u--r" / "snapshots" / ("a" * 40)
+    old.mkdir()
+    current = cache / "models--u--r" / "snapshots" / COMMIT
+    (old / "copy.gguf").symlink_to(os.readlink(current / FILE))
+    outside = cache.parent / "outside.gguf"
+    outside.write_bytes(b"precious")
+    (current / "m-Q8_0.gguf").unlink()
+    (current / "m-Q8_0.gguf").symlink_to(outside)
+    assert filled.get("/v1/models?reload=1").status == 200
+    assert delete(filled, NAME).status == 200
+    assert (old / "copy.gguf").resolve().is_file()
+    assert delete(filled, "u/r:Q8_0").status == 200
+    assert outside.read_bytes() == b"precious"
+    assert not current.exists()
+
+
+def test_the_flat_cache(start: StartRouter, cache: Path, tiny: bytes) -> None:
+    cache.mkdir()
+    for name in ("u_r_m-Q8_0.gguf", "other-Q8_0.gguf"):
+        (cache / name).write_bytes(tiny)
+        (cache / f"{name}.json").write_text("{}")
+    (cache / "manifest=u=r=Q8_0.json").write_text("{}")
+    server = start()
+    assert delete(server, "u/r:Q8_0").status == 200
+    assert sorted(path.name for path in cache.iterdir() if "other" in path.name) == ["other-Q8_0.gguf", "other-Q8_0.gguf.json"]
+    assert not list(cache.glob("u_r*"))
+
+
+def test_what_may_not_be_deleted(filled: Router, cache: Path, models: Path) -> None:
+    answer = delete(filled, "tiny0")
+    assert (answer.status, answer.error["type"], "not removable" in answer.error["message"]) == (400, "invalid_request_error", True)
+    assert filled.request("DELETE", "/models").status == 400
+    before = {
+        path: path.lstat().st_mtime_ns
+        for folder in (cache, models, cache.parent)
+        for path in folder.rglob("*")
+        if "router" not in str(path)
+    }
+    rng = random.Random(7)
+    pieces = [
+        "..",
+        "/",
+        "\\",
+        "models--u--r",
+        "u/r",
+        ":",
+        "blobs",
+        "snapshots",
+        "%2e%2e",
+        "\0",
+        "\n",
+        "~",
+        "*",
+        "Q4_K_M",
+        ".",
+        FILE,
+        str(cache),
+        "é",
+        " ",
+    ]
+    names = [str(models), str(cache), "..", "../..", "/", ".", "u/r:../../x", "u/r/../../x", f"../{FILE}", f"{cache}/models--u--r"]
+    names += ["".join(rng.choices(pieces, k=rng.randint(1, 6))) for _ in range(200 - len(names))]
+    known = {NAME, "u/r", f"u/r/{FILE}"}
+    for name in names:
+        if name in known:
+            continue
+        for method, path, body in (("DELETE", f"/models?model={quote(name, safe='')}", None), ("POST", "/models", {"model": name})):
+            answer = filled.request(method, path, body)
+            assert answer.status in (400, 404), (name, answer)
+    after = {
+        path: path.lstat().st_mtime_ns
+        for folder in (cache, models, cache.parent)
+        for path in folder.rglob("*")
+        if "router" not in str(path)
+    }
+    assert after == before
