@@ -170,6 +170,7 @@ def help_text() -> str:
     lines = [
         "fastrouter [flags]                              serve",
         "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
+        "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
     ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]

@@ -2,6 +2,7 @@
 
 import sys
 
+DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
 
 
@@ -11,6 +12,10 @@ def main() -> int:
         from fastrouter.cli.client import run_verb
 
         return run_verb(arguments)
+    if arguments and arguments[0] in DOWNLOAD_VERBS:
+        from fastrouter.cli import pull
+
+        return pull.run_verb(arguments)
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

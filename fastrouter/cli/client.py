@@ -12,6 +12,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -23,6 +24,10 @@ LOAD_TIMEOUT_S = 600.0
 
 class CallFailed(Exception):
     """The router refused, or could not be reached; the message is for the user."""
+
+
+class NoAnswer(CallFailed):
+    """There is no router at the address."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -70,7 +75,7 @@ class Client:
             raise CallFailed(f"{self._url}: {error.verify_message}; name who issued it with --cacert FILE") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise CallFailed(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
+            raise NoAnswer(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
         if response.status != 200:
             try:
                 raise CallFailed(_message_of(response))
@@ -86,6 +91,21 @@ class Client:
             raise CallFailed(f"the answer broke off: {error}") from None
         finally:
             connection.close()
+
+    def events(self, path: str) -> Iterator[dict[str, Any]]:
+        """The events of a feed, which is open when this returns; they end when the server does."""
+        connection, response = self._open("GET", path, None)
+
+        def read() -> Iterator[dict[str, Any]]:
+            with closing(connection):
+                try:
+                    for line in response:
+                        if line.startswith(b"data: "):
+                            yield json.loads(line[6:])
+                except (OSError, ValueError, http.client.HTTPException) as error:
+                    raise CallFailed(f"the feed broke off: {error}") from None
+
+        return read()
 
     def lines(self, path: str) -> Iterator[str]:
         """The lines of a text, as they come."""
@@ -162,12 +182,19 @@ def _print_models(models: list[dict[str, Any]]) -> None:
     for model in models:
         meta = model.get("meta") or {}
         status = model["status"]["value"] + (" (failed)" if model["status"].get("failed") else "")
+        if status == "downloading":
+            status += f" {_percent_of(model['status'].get('progress') or {})}%"
         rows.append(
             (model["id"], status, _size(meta.get("size")), str(meta.get("n_ctx") or meta.get("n_ctx_train") or ""), model["source"])
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _percent_of(files: dict[str, dict[str, int]]) -> int:
+    total = sum(file["total"] for file in files.values())
+    return 100 * sum(file["done"] for file in files.values()) // total if total else 0
 
 
 def _size(num_bytes: int | None) -> str:
@@ -247,7 +274,7 @@ def _say(client: Client, options: argparse.Namespace, history: list[dict[str, st
 # ---------------------------------------------------------------- arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--url", default=os.environ.get("FASTROUTER_URL", DEFAULT_URL), help="http://, https:// or unix:// (FASTROUTER_URL)"
@@ -255,6 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--cacert", metavar="FILE", help="PEM file of the issuer of an https:// router's certificate, or of itself")
     shared.add_argument("--insecure", action="store_true", help="talk to an https:// router whoever it is")
     shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="better given as LLAMA_API_KEY")
+    return shared
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, text in (
@@ -265,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         ("chat", chat, "talk to a model"),
         ("logs", show_logs, "what a model's workers have said"),
     ):
-        verb = verbs.add_parser(name, parents=[shared], help=text, description=text)
+        verb = verbs.add_parser(name, parents=[shared_options()], help=text, description=text)
         verb.set_defaults(action=action)
         if name in ("load", "unload", "chat"):
             verb.add_argument("model")
@@ -283,7 +314,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_verb(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+    return perform(_parser().parse_args(arguments))
+
+
+def perform(options: argparse.Namespace) -> int:
+    """The verb's exit code."""
     try:
         client = Client(options.url, options.api_key, cacert=options.cacert, insecure=options.insecure)
         options.action(client, options)
