@@ -219,7 +219,7 @@ def test_cancel_and_go_on(start: StartRouter, hub: FakeHub, cache: Path, tiny: b
 def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
     for index in range(3):
         hub.repos[f"u/r{index}"] = {f"m{index}.gguf": tiny}
-        hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny))
+        hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny) * 1.5)
     server = start()
     feed = Feed(server)
     threads = [threading.Thread(target=server.post, args=("/models", {"model": f"u/r{index}"})) for index in range(3)]
@@ -246,7 +246,7 @@ def test_the_router_ends_on_the_way(start: StartRouter, hub: FakeHub, number: si
 def test_the_token(start: StartRouter, hub: FakeHub, cache: Path) -> None:
     hub.token = TOKEN
     assert "HF_TOKEN" in start().post("/models", {"model": NAME}).error["message"]
-    hub.always[FILE] = fake_hub.slow(200_000)
+    hub.always[FILE] = fake_hub.slow(1_000_000)
     server = start("--verbose", env={"HF_TOKEN": TOKEN})
     feed = Feed(server)
     assert server.post("/models", {"model": NAME}).status == 200

@@ -294,6 +294,21 @@ def test_a_disk_that_fills_up(hub: FakeHub, tmp_path: Path) -> None:
     check_whole(tmp_path)
 
 
+@pytest.mark.parametrize("obstacle", ["blobs", "snapshots", "refs"])
+def test_a_cache_with_a_file_in_the_way(hub: FakeHub, tmp_path: Path, obstacle: str) -> None:
+    """Whichever step fails, there is never half a model; without the obstacle, what came is not fetched again."""
+    folder = tmp_path / "models--u--r"
+    folder.mkdir()
+    (folder / obstacle).write_text("a file, no folder")
+    reports = run(job_of(hub, tmp_path))
+    assert (reports[-1]["event"], reports[-1]["kind"], str(folder) in reports[-1]["message"]) == ("failed", "DownloadFailed", True)
+    assert set(files_in(tmp_path).values()) <= {CONTENT}
+    (folder / obstacle).unlink()
+    assert run(job_of(hub, tmp_path))[-1]["event"] == "finished"
+    assert len(hub.ranges(NAME)) == 1
+    check_whole(tmp_path)
+
+
 def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file, no folder")
     reports = run(job_of(hub, tmp_path / "hub"))

@@ -191,6 +191,9 @@ class Models:
             "meta": _meta_of(spec, state.meta),
         }
 
+    def _value_of(self, spec: ModelSpec) -> str:
+        return "downloading" if self._downloads.find(spec.runner.id) else self._supervisor.status(spec.runner.id).value
+
     def _on_event(self, event: Event) -> None:
         self._listings.clear()
 
@@ -199,11 +202,10 @@ class Models:
     def feed(self, request: Request, exchange: Exchange) -> None:
         """GET /models/sse."""
         feed = ModelFeed(exchange, self._variants_of, lambda model_id: self.may_see_id(request.caller, model_id))
-        for spec in self._catalog.models():
-            if spec.base is None:
-                feed.tell(Event(spec.id, "model_status", {"status": self._supervisor.status(spec.id).value}))
-        for download in self._downloads.all():
-            feed.tell(Event(download.name, "model_status", {"status": "downloading"}))
+        values = {spec.id: self._value_of(spec) for spec in self._catalog.models() if spec.base is None}
+        values |= {download.name: "downloading" for download in self._downloads.all()}
+        for model_id, value in values.items():
+            feed.tell(Event(model_id, "model_status", {"status": value}))
         feed.start(self._supervisor.subscribe(feed.tell))
 
     def _variants_of(self, model_id: str) -> Sequence[str]:

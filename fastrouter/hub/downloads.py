@@ -24,6 +24,10 @@ OnEvent = Callable[[str, str, dict[str, Any]], None]  # model, event, data
 OnFinished = Callable[["Download"], Awaitable[str]]  # the id that the model has from now on
 
 
+class Cancelled(DownloadFailed):
+    """By a user, or by the end of the router."""
+
+
 class Download:
     """One model on its way."""
 
@@ -112,7 +116,7 @@ class Downloads:
             if download.error is None:
                 done = {"id": await on_finished(download)}
         except asyncio.CancelledError:  # by `cancel`; the task ends here
-            download.error = DownloadFailed("it was cancelled")
+            download.error = Cancelled("it was cancelled")
         except FastrouterError as error:
             download.error = error
         except Exception as error:  # a bug of ours ends one download, with its cause
@@ -130,7 +134,8 @@ class Downloads:
         if len(self._failures) >= MAX_REMEMBERED:
             self._failures.pop(next(iter(self._failures)))
         self._failures[key] = download.error
-        log.error("%s: not downloaded: %s", download.name, download.error.message)
+        level = logging.INFO if isinstance(download.error, Cancelled) else logging.ERROR
+        log.log(level, "%s: not downloaded: %s", download.name, download.error.message)
         self._on_event(download.name, "download_failed", {"error": download.error.message})
 
     async def _follow(self, download: Download) -> None:
