@@ -135,7 +135,9 @@ def flip(at: int) -> Fault:
     """One wrong byte."""
 
     def change(reply: Reply) -> Reply:
-        reply.body = reply.body[:at] + bytes([reply.body[at] ^ 1]) + reply.body[at + 1 :]
+        content = bytearray(reply.body)
+        content[at] ^= 1
+        reply.body = bytes(content)
         return reply
 
     return change

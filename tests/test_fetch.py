@@ -167,6 +167,23 @@ def test_it_goes_on(hub: FakeHub, tmp_path: Path, faults: list[Fault], ranges: l
     check_whole(tmp_path)
 
 
+def test_a_storm(hub: FakeHub, tmp_path: Path) -> None:
+    """Forty shards with three faults each, in any order: all of them arrive, and each is what it should be."""
+    rng = random.Random(15)
+    shards = {f"s-{index:05d}-of-00040.gguf": rng.randbytes(rng.randint(20_000, 200_000)) for index in range(1, 41)}
+    hub.repos["u/r"] = shards
+    for name, content in shards.items():
+        somewhere = [rng.randrange(len(content) // 2) for _ in range(6)]
+        faults = [fake_hub.cut(somewhere[0]), fake_hub.cut(somewhere[1]), fake_hub.says_length(somewhere[2])]
+        faults += [fake_hub.status(503), fake_hub.status(500), fake_hub.status(416), fake_hub.body(content)]
+        wrong = rng.choice([fake_hub.body(b"<html>"), fake_hub.flip(-1)])  # a second one is the end
+        hub.faults[name] = deque(rng.sample([*faults, wrong], 3))
+    hub.faults["s-00007-of-00040.gguf"].append(fake_hub.stall(100))
+    assert run(job_of(hub, tmp_path))[-1]["event"] == "finished"
+    assert files_in(tmp_path) == {f"models--u--r/snapshots/{COMMIT}/{name}": content for name, content in shards.items()}
+    assert not list(tmp_path.glob("*/blobs/*.incomplete"))
+
+
 def test_the_listing_is_tried_again(hub: FakeHub, tmp_path: Path) -> None:
     hub.faults[""] = deque([fake_hub.status(503), fake_hub.cut(10), fake_hub.stall(0)])
     assert run(job_of(hub, tmp_path))[-1]["event"] == "finished"

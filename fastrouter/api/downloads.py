@@ -70,9 +70,13 @@ class ModelDownloads:
             return
         for spec in self._catalog.models():
             if spec.wanted is not None and spec.base is None and self._downloads.find(spec.id) is None:
-                self._start(spec.id, spec.wanted)
+                try:
+                    self._start(spec.id, spec.wanted)
+                except FastrouterError as error:
+                    log.error("%s: %s", spec.id, error.message)
 
     def _start(self, name: str, wanted: Wanted) -> Download:
+        """Raises InvalidRequest, Unavailable."""
         config = self._config
         if not self._caches:
             raise InvalidRequest("there is no cache folder: set LLAMA_CACHE, HF_HUB_CACHE or HOME")

@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 
-from fastrouter.errors import FastrouterError
+from fastrouter.errors import FastrouterError, Unavailable
 from fastrouter.hub.job import MAX_REPORT_BYTES, DownloadFailed, Job, start_process, to_failure
 
 log = logging.getLogger("fastrouter.hub")
 
 MAX_RUNNING = 2
+MAX_WAITING = 64
 MAX_REMEMBERED = 64  # failures
 
 OnEvent = Callable[[str, str, dict[str, Any]], None]  # model, event, data
@@ -83,8 +84,10 @@ class Downloads:
         return self._failures.get(name.casefold())
 
     def start(self, name: str, job: Job, on_finished: OnFinished) -> Download:
-        """In the background, or when there is room."""
+        """In the background, or when there is room. Raises Unavailable."""
         assert self.find(name) is None
+        if len(self._running) >= MAX_RUNNING + MAX_WAITING:
+            raise Unavailable(f"{MAX_WAITING} downloads are waiting already")
         key = name.casefold()
         self._failures.pop(key, None)
         download = Download(name, job)
