@@ -385,6 +385,25 @@ def test_redirects_into_the_network_are_refused(hub: FakeHub, tmp_path: Path, lo
     assert time.monotonic() - start < 30  # not tried again and again
 
 
+def test_through_a_proxy(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows names that this machine does not; the rules are the same."""
+    monkeypatch.setenv("http_proxy", hub.url)
+    hub.faults[NAME] = deque([fake_hub.redirect(f"http://delivery.invalid/u/r/resolve/{COMMIT}/{NAME}")])
+    job = job_of(hub, tmp_path, endpoint="http://hub.invalid", token=TOKEN)
+    assert run(job)[-1]["event"] == "finished"
+    check_whole(tmp_path)
+    assert [seen.path.split("/")[2] for seen in hub.seen] == ["hub.invalid", "hub.invalid", "delivery.invalid"]
+    assert [seen.headers.get("authorization") for seen in hub.seen] == [f"Bearer {TOKEN}"] * 2 + [None]
+    hub.always[NAME] = fake_hub.redirect("http://169.254.169.254/")
+    check_failed(run(dataclasses.replace(job, cache_dir=str(tmp_path / "b"))), tmp_path / "b", "Refused", "no address of a server")
+
+
+def test_offline(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    check_failed(run(job_of(hub, tmp_path)), tmp_path, "Refused", "HF_HUB_OFFLINE is set")
+    assert hub.seen == []
+
+
 def test_endless_redirects(hub: FakeHub, tmp_path: Path) -> None:
     hub.always[NAME] = fake_hub.redirect(f"/u/r/resolve/{COMMIT}/{NAME}")
     check_failed(run(job_of(hub, tmp_path)), tmp_path, "Refused", "redirect")
