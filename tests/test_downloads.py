@@ -44,7 +44,12 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(router: StartRouter, hub: FakeHub, cache: Path) -> StartRouter:
     def start(*flags: str, **more: Any) -> Router:
-        env = {"LLAMA_CACHE": str(cache), "HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "2", **more.pop("env", {})}
+        env = {
+            "LLAMA_CACHE": str(cache.parent / "x" / ".." / cache.name),
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+            **more.pop("env", {}),
+        }
         return router(*flags, env=env, **more)
 
     return start
@@ -337,6 +342,22 @@ def test_delete_on_the_way(start: StartRouter, hub: FakeHub, cache: Path) -> Non
     assert delete(server, NAME).status == 200
     assert blobs(cache) == []
     assert server.get("/v1/models").json["data"] == []
+
+
+def test_delete_beside_a_download(start: StartRouter, hub: FakeHub, cache: Path, tiny: bytes) -> None:
+    """The last model of a repository goes while another of its models is on its way."""
+    hub.repos["u/r"]["m-Q8_0.gguf"] = tiny[:-1] + b"x"
+    server = start()
+    feed = Feed(server)
+    server.post("/models", {"model": NAME})
+    feed.wait("download_finished")
+    hub.always["m-Q8_0.gguf"] = fake_hub.slow(len(tiny))
+    server.post("/models", {"model": "u/r:Q8_0"})
+    eventually(lambda: len(blobs(cache)) == 2, "its part")
+    assert delete(server, NAME).status == 200
+    eventually(lambda: len(feed.of("download_finished")) == 2, "the other")
+    assert [model["id"] for model in server.get("/v1/models").json["data"]] == ["u/r:Q8_0"]
+    assert blobs(cache) == [len(tiny)]
 
 
 def test_blobs_of_other_snapshots_stay(filled: Router, cache: Path) -> None:

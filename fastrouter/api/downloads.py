@@ -6,6 +6,7 @@ Invariant: a name from outside is looked up in the catalog or checked as the hub
 import asyncio
 import contextlib
 import logging
+import os
 
 from fastrouter._core import Request
 from fastrouter.api.models import Models
@@ -36,7 +37,8 @@ class ModelDownloads:
         self._supervisor = supervisor
         self._downloads = downloads
         self._config = config
-        self._caches = [str(cache.absolute()) for cache in config.cache_dirs]
+        self._caches = [os.path.abspath(cache) for cache in config.cache_dirs]
+        self._loads: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------ downloads
 
@@ -90,7 +92,9 @@ class ModelDownloads:
         wanting = self._catalog.get(download.name)  # a preset's section keeps its own name
         for found in {found.id: found for found in (wanting, spec) if found is not None}.values():
             if found.load_on_startup and found.error is None and self._supervisor.status(found.id).value == "unloaded":
-                await self._load(found)
+                load = asyncio.create_task(self._load(found))  # it may have to wait for others to leave
+                self._loads.add(load)
+                load.add_done_callback(self._loads.discard)
         listed = wanting or spec
         return listed.id if listed is not None else download.name
 

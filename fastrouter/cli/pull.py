@@ -126,7 +126,7 @@ def _job_of(name: str, config: Config) -> Job:
         repo, quant = parse_name(name)
     except FastrouterError as error:
         raise CallFailed(error.message) from None
-    return Job(repo, quant, None, str(config.cache_dirs[0].absolute()), config.hub_endpoint, config.hf_token)
+    return Job(repo, quant, None, os.path.abspath(config.cache_dirs[0]), config.hub_endpoint, config.hf_token)
 
 
 def _id_of(job: Job, path: str) -> str:
@@ -145,7 +145,7 @@ def remove_model(client: Client, options: argparse.Namespace) -> None:
 
 
 def _remove_here(name: str) -> None:
-    caches = [str(cache.absolute()) for cache in _config().cache_dirs]
+    caches = [os.path.abspath(cache) for cache in _config().cache_dirs]
     models = [found for cache in caches for found in scan_cache(cache)]
     found = next((found for found in models if _is_named(found, name)), None)
     try:

@@ -54,6 +54,7 @@ class Repository:
     def open_part(self, remote: RemoteFile) -> Iterator[BinaryIO | None]:
         """The unfinished file, ours alone, at its end. None: another process had it and has finished or dropped it. Raises OSError."""
         path = self.part(remote)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b", buffering=0) as part:
             fcntl.flock(part, fcntl.LOCK_EX)  # waits
             try:

@@ -52,12 +52,18 @@ def _remove_from_repository(folder: str, doomed: list[str]) -> None:
     for blob in blobs - needed:
         if blob is not None and os.path.dirname(blob) == os.path.join(folder, "blobs"):
             os.unlink(blob)
-    for at, _, _ in os.walk(snapshots, topdown=False):
+    _remove_empty(snapshots)
+    if not os.path.isdir(snapshots):
+        for name in ("refs", ".no_exist"):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        _remove_empty(folder)  # something is left where another model of the repository is on its way
+
+
+def _remove_empty(folder: str) -> None:
+    """Folders that hold nothing but such folders."""
+    for at, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):  # not empty
             os.rmdir(at)
-    if not os.path.isdir(snapshots):  # nothing is left of it but refs and what is unfinished
-        shutil.rmtree(folder)
-        shutil.rmtree(os.path.join(os.path.dirname(folder), ".locks", os.path.basename(folder)), ignore_errors=True)
 
 
 def _blob_of(link: str) -> str | None:
