@@ -93,7 +93,11 @@ def _listed(client: Client, name: str) -> Any:
 def _download_here(name: str) -> Steps:
     """By a process of our own. Raises CallFailed."""
     job = _job_of(name, _config())
-    with start_process(job) as process:
+    try:
+        process = start_process(job)
+    except OSError as error:
+        raise CallFailed(f"cannot start a download process: {error}") from None
+    with process:
         try:
             assert process.stdout is not None
             for line in process.stdout:

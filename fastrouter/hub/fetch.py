@@ -10,14 +10,14 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from fastrouter import __version__
 from fastrouter.hub.cache import Repository
 from fastrouter.hub.choose import RemoteFile, choose
 from fastrouter.hub.job import DownloadFailed, Job, Refused
 from fastrouter.hub.patience import CutShort, keep_trying
-from fastrouter.hub.session import open_session, session
+from fastrouter.hub.session import open_session
 
 REPORT_S = 0.25
 MAX_DOWNLOADS = 2  # of a file whose content turns out to be wrong
@@ -93,7 +93,7 @@ class Fetch:
     def _read_once(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:
         start = part.tell()
         headers = {**self._headers, **({"Range": f"bytes={start}-"} if start else {})}
-        with session().stream("GET", url, headers=headers) as response:
+        with get_session().stream("GET", url, headers=headers) as response:
             if response.status_code == 416:
                 _empty(part)
                 raise CutShort("the hub does not have the rest of it")

@@ -13,7 +13,6 @@ from urllib.request import getproxies
 
 import httpx2
 from huggingface_hub import constants, set_client_factory
-from huggingface_hub.utils import get_session
 
 from fastrouter.hub.job import Refused
 
@@ -91,7 +90,3 @@ def open_session(endpoint: str) -> None:
         return httpx2.Client(event_hooks=hooks, follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=timeout)
 
     set_client_factory(make)
-
-
-def session() -> httpx2.Client:
-    return get_session()
