@@ -101,6 +101,11 @@ def blobs(cache: Path) -> list[int]:
     return sorted(path.stat().st_size for path in cache.glob("models--u--r/blobs/*"))
 
 
+def held_by(server: Router) -> tuple[int, int]:
+    """(its descriptors, its children and theirs)."""
+    return len(os.listdir(f"/proc/{server.process.pid}/fd")), len(descendants(server.process.pid))
+
+
 # ---------------------------------------------------------------- POST /models
 
 
@@ -209,8 +214,8 @@ def test_cancel_and_go_on(start: StartRouter, hub: FakeHub, cache: Path, tiny: b
     feed = Feed(server)
     hub.faults[FILE] = deque([fake_hub.stall(200_000)])
     server.post("/models", {"model": NAME})
-    before = descendants(server.process.pid)
     eventually(lambda: blobs(cache) == [200_000], "some of it")
+    before = descendants(server.process.pid)
     assert server.post("/models/unload", {"model": NAME}).json == {"success": True}
     assert feed.wait("download_failed")["data"] == {"error": "it was cancelled"}
     eventually(lambda: len([pid for pid in before if is_alive(pid)]) < len(before), "the end of its process")
@@ -227,6 +232,8 @@ def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
         hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny) * 1.5)
     server = start()
     feed = Feed(server)
+    eventually(lambda: len(descendants(server.process.pid)) == 2, "the nursery and the spare")
+    before = held_by(server)
     threads = [threading.Thread(target=server.post, args=("/models", {"model": f"u/r{index}"})) for index in range(3)]
     for index, thread in enumerate(threads):
         thread.start()
@@ -236,6 +243,7 @@ def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
     eventually(lambda: len(feed.of("download_finished")) == 3, "all of them")
     for thread in threads:
         thread.join()
+    eventually(lambda: held_by(server) == before, "nothing is left of it")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
