@@ -411,6 +411,30 @@ def test_the_flat_cache(start: StartRouter, cache: Path, tiny: bytes) -> None:
     assert not list(cache.glob("u_r*"))
 
 
+def test_keys_with_a_scope(start: StartRouter, hub: FakeHub, tmp_path: Path, tiny: bytes) -> None:
+    """What a key may not see, it can neither download, nor watch, nor cancel, nor delete; and a read-only key changes nothing."""
+    keys = tmp_path / "keys"
+    keys.write_text("all\nmine models=mine/*\nreader read-only\n")
+    hub.repos["mine/r"] = {FILE: tiny}
+    hub.always[FILE] = fake_hub.stall(1000)
+    server = start("--api-key-file", str(keys))
+
+    def ask(key: str, method: str, path: str, model: str | None = None) -> int:
+        return server.request(method, path, None if model is None else {"model": model}, {"Authorization": f"Bearer {key}"}).status
+
+    assert ask("reader", "POST", "/models", NAME) == 403
+    assert ask("mine", "POST", "/models", NAME) == 400
+    assert ask("all", "POST", "/models", NAME) == 200
+    assert ask("mine", "POST", "/models", "mine/r") == 200
+    listed = server.get("/v1/models", {"Authorization": "Bearer mine"}).json["data"]
+    assert [model["id"] for model in listed] == ["mine/r"]
+    assert (ask("mine", "GET", f"/v1/models/{NAME}"), ask("mine", "POST", "/models/unload", NAME)) == (404, 400)
+    assert (ask("mine", "DELETE", f"/models?model={NAME}"), ask("reader", "DELETE", f"/models?model={NAME}")) == (404, 403)
+    assert ask("mine", "POST", "/models/unload", "mine/r") == 200
+    assert ask("all", "GET", f"/v1/models/{NAME}") == 200
+    assert ask("all", "DELETE", f"/models?model={NAME}") == 200
+
+
 def test_what_may_not_be_deleted(filled: Router, cache: Path, models: Path) -> None:
     answer = delete(filled, "tiny0")
     assert (answer.status, answer.error["type"], "not removable" in answer.error["message"]) == (400, "invalid_request_error", True)
