@@ -1,5 +1,6 @@
 """Facts on disk: kept, bounded, and never in the way."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -169,20 +170,22 @@ def test_what_json_cannot_hold_is_forgotten_alone(tmp_path: Path, bad: dict[str,
 # ---------------------------------------------------------------- disks that fail
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Every file ends at 100 bytes: the write fails half way, as it does on a full disk."""
+    """Every file ends at 100 bytes: the write fails half way, as it does on a full disk. No fixture: pytest has a report to write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_old_file(kept: Path, full_disk: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_leaves_the_old_file(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = file_of(kept).read_bytes()
     second = facts(kept)
     second.put("b", "x" * 1000)
-    with caplog.at_level(logging.WARNING, "fastrouter"):
+    with caplog.at_level(logging.WARNING, "fastrouter"), full_disk():
         second.save()
         second.save()
     assert second.get("b") == "x" * 1000
