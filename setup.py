@@ -10,6 +10,7 @@ setup(
                 "fastrouter._core",
                 ["fastrouter/_core.pyx"],
                 depends=[
+                    "fastrouter/_gguf.pxi",
                     "fastrouter/_http.pxi",
                     "fastrouter/_scan.pxi",
                     "fastrouter/_sse.pxi",

@@ -1,4 +1,4 @@
-"""Types and meaning of the Cython core. One file of source each: _http.pxi, _scan.pxi, _sse.pxi, _ring.pxi, _sample.pxi."""
+"""Types and meaning of the Cython core. One file of source each: _http.pxi, _scan.pxi, _sse.pxi, _ring.pxi, _sample.pxi, _gguf.pxi."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -81,6 +81,11 @@ class ItlHistogram:
     @property
     def sum(self) -> float:
         """Seconds of all gaps together."""
+
+def skip_strings(content: bytes, at: int, count: int, end: int) -> tuple[int, int]:
+    """Over up to `count` strings (a u64 length, then so many bytes) of a GGUF file, from byte `at` of a piece of it: (where the next one
+    begins, how many are left). Stops where `content` ends; the position may lie behind it, in the rest of the file, which ends at byte
+    `end` counted from the same place. A string that would end behind that gives end + 1."""
 
 class Sink:
     """Where one request's records go. The ring calls it in the router's thread. Subclass in Python for slow paths."""

@@ -6,6 +6,7 @@ _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answe
 _http.pxi    RequestParser
 _scan.pxi    scan_body, a look into a request's JSON
 _sample.pxi  LogitSampler: the next token from a row of logits
+_gguf.pxi    skip_strings, over a vocabulary in a file's header
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
 throughout; nothing here is shared between threads.
@@ -13,7 +14,7 @@ throughout; nothing here is shared between threads.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os
@@ -37,3 +38,4 @@ include "_ring.pxi"
 include "_scan.pxi"
 include "_http.pxi"
 include "_sample.pxi"
+include "_gguf.pxi"

@@ -1,7 +1,8 @@
 """GGUF files before anything is loaded: what a header says, which names belong together. Must never know ids, options or llama.cpp.
 
 Invariant: any file ends in a Header or a GgufError within bounded time and memory; nothing but regular files is ever opened.
-Arrays are skipped, not built. All tensors lie inside the file, so a file cut short is found here and not when it is mapped.
+Arrays are skipped, not built. Nothing is kept: headers.py remembers. All tensors lie inside the file, so one that was cut short is found
+here and not when it is mapped.
 """
 
 import math
@@ -14,6 +15,7 @@ from itertools import repeat
 from struct import Struct
 from typing import Any
 
+from fastrouter._core import skip_strings
 from fastrouter.errors import FastrouterError
 
 FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 16, 1 << 20
@@ -25,7 +27,6 @@ MAX_KEY_BYTES = 1 << 16
 MAX_KEPT_BYTES = 1 << 20  # of a string; longer ones are skipped
 MAX_KEPT_ITEMS = 1 << 12  # of an array of numbers
 MAX_DIMENSIONS = 4
-MAX_CACHED = 1 << 16
 
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -43,6 +44,10 @@ _BLOCKS = {
 
 class GgufError(FastrouterError):
     """The file is no GGUF that can be loaded; the message says what is wrong and at which byte."""
+
+
+class Unreadable(GgufError):
+    """The file could not be read at all: nothing is known of what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +68,26 @@ class Header:
     num_tensors: int
     num_params: int  # of this file; a shard holds a part of the model
     size_bytes: int  # of its tensors
+    has_infill_tokens: bool  # prefix, suffix and middle markers
+    has_vision_encoder: bool  # of a projector
+    has_audio_encoder: bool
     has_chat_template: bool
     chat_template: str | None  # None also when it is too long to keep
 
 
-_cache: dict[str, tuple[int, int, Header | str]] = {}
-
-
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Cached by path, size and modification time. Raises GgufError."""
-    name = os.fspath(path)
+    """Raises GgufError. Blocks for as long as the disk does."""
     try:
-        status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            raise GgufError("is not a regular file")
-        cached = _cache.get(name)
-        if cached is None or cached[:2] != (status.st_size, status.st_mtime_ns):
-            cached = (status.st_size, status.st_mtime_ns, _read_or_say(name))
-            if len(_cache) >= MAX_CACHED:
-                _cache.clear()
-            _cache[name] = cached
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable("is not a regular file")
+            return _parse(_Reader(descriptor, status.st_size))
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
-        raise GgufError(getattr(error, "strerror", None) or str(error)) from None
-    found = cached[2]
-    if isinstance(found, str):
-        raise GgufError(found)
-    return found
-
-
-def _read_or_say(name: str) -> Header | str:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):  # it was replaced a moment ago
-            raise GgufError("is not a regular file")
-        return _parse(_Reader(descriptor, status.st_size))
-    except GgufError as error:
-        return error.message
-    finally:
-        os.close(descriptor)
+        raise Unreadable(getattr(error, "strerror", None) or str(error)) from None
 
 
 class _Reader:
@@ -162,16 +148,9 @@ class _Reader:
         return self.take(length, what).decode("utf-8", "replace")
 
     def skip_strings(self, count: int, what: str) -> None:
-        """The one loop that must be quick: a vocabulary has some 100,000 strings."""
-        unpack, left = _U64.unpack_from, count
-        while left:
+        while count:
             self.need(8, what)
-            content, at, end = self._bytes, self._at, len(self._bytes) - 8
-            for _ in repeat(None, left):
-                if at > end:
-                    break
-                at += 8 + unpack(content, at)[0]
-                left -= 1
+            at, count = skip_strings(self._bytes, self._at, count, self._size - self._start)
             self.skip(at - self._at, what)
 
 
@@ -204,6 +183,10 @@ _KEPT = (
     "split.no",
     "split.count",
     "tokenizer.chat_template",
+    "tokenizer.ggml.fim_pre_token_id",
+    "tokenizer.ggml.prefix_token_id",
+    "clip.has_vision_encoder",
+    "clip.has_audio_encoder",
 )
 _KEPT_OF_ARCHITECTURE = (
     ".context_length", ".embedding_length", ".block_count", ".attention.head_count", ".attention.head_count_kv", ".vocab_size",
@@ -322,6 +305,9 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
         num_tensors=num_tensors,
         num_params=num_params,
         size_bytes=size_bytes,
+        has_infill_tokens="tokenizer.ggml.fim_pre_token_id" in values or "tokenizer.ggml.prefix_token_id" in values,
+        has_vision_encoder=values.get("clip.has_vision_encoder") is True,
+        has_audio_encoder=values.get("clip.has_audio_encoder") is True,
         has_chat_template="tokenizer.chat_template" in values,
         chat_template=template if isinstance(template, str) else None,
     )

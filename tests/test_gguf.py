@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_models import make_llama, make_vocabulary
 
 from fastrouter import gguf as module
+from fastrouter._core import skip_strings
 from fastrouter.gguf import GgufError, Header, group_files, quant_of, read_header
 
 
@@ -53,13 +54,7 @@ SMALL = gguf_of(
 )
 
 
-@pytest.fixture(autouse=True)
-def _empty_cache() -> None:
-    module._cache.clear()
-
-
 def read_bytes(tmp_path: Path, content: bytes) -> Header:
-    module._cache.clear()
     path = tmp_path / "x.gguf"
     path.write_bytes(content)
     return read_header(path)
@@ -184,17 +179,36 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
         read_header(path)
 
 
-def test_the_cache_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.gguf"
-    path.write_bytes(SMALL)
-    first = read_header(path)
-    assert read_header(str(path)) is first
-    path.write_bytes(SMALL[:100])
-    for _ in range(2):
-        with pytest.raises(GgufError):
-            read_header(path)
-    path.write_bytes(SMALL)
-    assert read_header(path) == first
+@settings(deadline=None, max_examples=300)
+@given(
+    strings=st.lists(st.integers(0, 40), max_size=20),
+    last=st.sampled_from([None, 0, 1, 2**31, 2**62, 2**63 - 1, 2**63, 2**64 - 9, 2**64 - 1]),
+    at=st.integers(0, 12),
+    cut=st.integers(0, 400),
+    count=st.integers(0, 25),
+    beyond=st.integers(0, 60),
+)
+def test_strings_are_skipped_as_python_would(strings: list[int], last: int | None, at: int, cut: int, count: int, beyond: int) -> None:
+    content = b"\1" * at + b"".join(text(b"x" * length) for length in strings)
+    if last is not None:
+        content += struct.pack("<Q", last)
+    content = content[:cut]
+    end = len(content) + beyond
+    position, left = at, count
+    while left and position + 8 <= len(content):
+        length = int.from_bytes(content[position : position + 8], "little")
+        left -= 1
+        if position + 8 + length > end:
+            position = end + 1
+            break
+        position += 8 + length
+    assert skip_strings(content, at, count, end) == (position, left)
+
+
+@pytest.mark.parametrize(("at", "end"), [(-1, 5), (0, -1)])
+def test_nothing_is_skipped_before_the_beginning(at: int, end: int) -> None:
+    with pytest.raises(ValueError, match="before the beginning"):
+        skip_strings(b"x" * 20, at, 1, end)
 
 
 def test_a_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""What each GGUF file says, read once: known again by path, size and modification time, in this process and in the next. Knows no ids.
+
+Invariant: a file that has not changed is not opened again; a chat template's text is looked at and not kept.
+"""
+
+import os
+import stat
+import zlib
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
+
+from fastrouter.capabilities import TemplateFeatures
+from fastrouter.gguf import GgufError, Header, Unreadable, read_header
+from fastrouter.remembered import Remembered
+
+MAX_REMEMBERED = 1 << 16  # some 300 bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A header without its template's text, and what that text has a place for."""
+
+    header: Header
+    template: TemplateFeatures | None
+
+
+# Another field, or another meaning of one (then count up), makes what older versions wrote unreadable, not wrong.
+_MEANING = 1
+_FIELDS = [f"{kind.__name__}.{field.name}: {field.type}" for kind in (Header, TemplateFeatures) for field in fields(kind)]
+_VERSION = zlib.crc32(repr((_MEANING, _FIELDS)).encode())
+
+
+class Headers:
+    """One owner, one thread at a time."""
+
+    def __init__(self) -> None:
+        self._remembered = Remembered("headers", _VERSION, MAX_REMEMBERED)
+        self.num_reads = 0  # files opened
+
+    def __repr__(self) -> str:
+        return f"<Headers {self.num_reads} files read, {self._remembered}>"
+
+    def read(self, path: str) -> Known:
+        """Raises GgufError."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise Unreadable(getattr(error, "strerror", None) or str(error)) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("is not a regular file")  # nor may it be opened: a FIFO waits for its writer
+        state = [status.st_size, status.st_mtime_ns]
+        known = _from_list(state, self._remembered.get(path))
+        if known is None:
+            self.num_reads += 1
+            known = _read_or_say(path)
+            self._remembered.put(path, [*state, _to_list(known)])
+        if isinstance(known, str):
+            raise GgufError(known)
+        return known
+
+    def save(self) -> None:
+        """Blocks; raises nothing."""
+        self._remembered.save()
+
+
+def _read_or_say(path: str) -> Known | str:
+    try:
+        header = read_header(path)
+    except Unreadable:
+        raise  # it may be readable in a moment, with nothing about the file changed
+    except GgufError as error:
+        return error.message
+    return Known(replace(header, chat_template=None), _look_at_template(header))
+
+
+def _look_at_template(header: Header) -> TemplateFeatures | None:
+    if not header.has_chat_template:
+        return None
+    if header.chat_template is None:
+        return TemplateFeatures(is_understood=False)
+    from fastrouter.templates import template_features  # imports Jinja
+
+    return template_features(header.chat_template)
+
+
+def _to_list(known: Known | str) -> list[Any] | str:
+    if isinstance(known, str):
+        return known
+    return [list(astuple(known.header)), None if known.template is None else list(astuple(known.template))]
+
+
+def _from_list(state: list[int], values: Any) -> Known | str | None:
+    """None: nothing is known of a file in this state."""
+    try:
+        if values is None or values[:2] != state:
+            return None
+        if isinstance(values[2], str):
+            return values[2]
+        header, template = values[2]
+        if template is None:
+            return Known(Header(*header), None)
+        tools, thinking, system, kwargs, is_understood = template
+        return Known(Header(*header), TemplateFeatures(tools, thinking, system, tuple(kwargs), is_understood))
+    except (TypeError, ValueError, IndexError, KeyError):  # somebody else wrote it
+        return None
