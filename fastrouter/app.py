@@ -37,7 +37,7 @@ class Behind(Protocol):
 
     async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None: ...
     async def load_wanted(self) -> None: ...
-    def reload(self) -> None: ...
+    async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
     async def stop(self) -> None: ...
 
@@ -83,6 +83,7 @@ class App:
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._service: Behind | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         self._listen_to_signals()
@@ -155,11 +156,14 @@ class App:
         self._stop.set()
 
     def _on_reload_signal(self) -> None:
-        for reload in (self._reload_doors, *((self._service.reload,) if self._service is not None else ())):
-            try:
-                reload()
-            except FastrouterError as error:
-                log.error("reload refused, nothing has changed: %s", error.message)
+        try:
+            self._reload_doors()
+        except FastrouterError as error:
+            log.error("reload refused, nothing has changed: %s", error.message)
+        if self._service is not None:
+            task = asyncio.get_running_loop().create_task(self._service.reload())
+            self._reloads.add(task)  # the loop itself keeps none alive
+            task.add_done_callback(self._reloads.discard)
 
     def _reload_doors(self) -> None:
         """Keys and certificate. Raises ConfigError."""

@@ -33,7 +33,14 @@ class TemplateFeatures:
     is_understood: bool = True  # False: too long, or no Jinja
 
     def to_json(self) -> dict[str, Any]:
-        return {"tools": self.tools, "thinking": self.thinking, "system": self.system, "kwargs": list(self.kwargs)}
+        """In the words of llama-server's `chat_template_caps`, and what a client may set with `chat_template_kwargs`."""
+        return {
+            "supports_tools": self.tools,
+            "supports_system_role": self.system,
+            "supports_thinking": self.thinking,
+            "supports_reasoning_effort": "reasoning_effort" in self.kwargs,
+            "kwargs": list(self.kwargs),
+        }
 
 
 def file_type_name(file_type: int) -> str:
@@ -83,7 +90,6 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
 def facts(header: Header) -> dict[str, Any]:
     """`meta` of the listing, as far as a header knows it."""
     found = {
-        "architecture": header.architecture,
         "n_vocab": header.vocab_size,
         "n_ctx_train": header.context_length,
         "n_embd": header.embedding_length,

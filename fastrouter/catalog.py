@@ -1,21 +1,27 @@
 """Which models there are: folders, caches, presets and --model -> ModelSpec by id, alias or spelling. Must never know what is loaded.
 
 Invariant: names resolve through a table made by the scan, never through the file system, so no request can reach a file by its path.
-A reload is all or nothing; a model that cannot be loaded stays listed with its error.
+A reload is all or nothing; a model that cannot be loaded stays listed with its error. `scan` may block for as long as disks do and runs in
+any thread, one at a time; `adopt` only exchanges tables.
 """
 
+import contextlib
+import gc
 import os
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastrouter.config import Config, Layer, Presets, load_options, merge, read_presets, to_arguments, to_section
+from fastrouter.capabilities import TemplateFeatures, capabilities, input_modalities
+from fastrouter.config import Config, Layer, load_options, merge, to_arguments, to_section
+from fastrouter.difference import Difference, compare
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.flag_table import Scope
-from fastrouter.gguf import FileGroup, GgufError, Header, group_files, is_gguf, is_shard, read_header
+from fastrouter.gguf import Header
+from fastrouter.headers import Headers
 from fastrouter.messages import LoadOptions
-from fastrouter.sources import Found, Wanted, has_quant, parse_name, printable, scan_cache, scan_folder
+from fastrouter.presets import Presets, first_of, read_presets
+from fastrouter.sources import Found, Wanted, canonical_id, find_file, has_quant, parse_name, printable, scan_cache, scan_folder, stat_of
 from fastrouter.variants import NO_DEFAULTS, RequestDefaults, adapters_of, chain_of, check_variant, defaults_of, system_of
 
 
@@ -48,6 +54,14 @@ class ModelSpec:
     defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
     wanted: Wanted | None = None  # it has to be downloaded first
     base: "ModelSpec | None" = None  # a variant: the model whose process it shares
+    template: TemplateFeatures | None = None
+    capabilities: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ("text",)  # that it understands
+
+    @property
+    def can_be_tried(self) -> bool:
+        """False: no worker may open it, or something is missing. Of a whole file that only looks wrong, the worker has the last word."""
+        return self.error is None or (self.header is None and self.size_bytes > 0)
 
     @property
     def runner(self) -> "ModelSpec":
@@ -62,10 +76,11 @@ class Catalog:
     def __init__(self, config: Config) -> None:
         """Raises ConfigError."""
         self._config = config
+        self._headers = Headers()
         self._models: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
         self._default_id: str | None = None
-        self.version = 0
+        self.version = 0  # counts what is news
         self.reload()
 
     def __repr__(self) -> str:
@@ -83,15 +98,27 @@ class Catalog:
     def default(self) -> ModelSpec | None:
         return self._models.get(self._default_id) if self._default_id is not None else None
 
-    def reload(self) -> list[str]:
-        """Scan again; the ids whose source changed or vanished. On ConfigError everything stays as it was."""
-        scan = _Scan(self._config)
-        fingerprints = {spec.id: spec.fingerprint for spec in scan.models.values()}
-        changed = [model_id for model_id, spec in self._models.items() if fingerprints.get(model_id) != spec.fingerprint]
-        if scan.models != self._models or scan.names != self._names or self.version == 0:
-            self.version += 1
+    def scan(self) -> "Scan":
+        """All sources, looked at again. Raises ConfigError."""
+        gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
+        try:
+            scan = Scan(self._config, self._headers, self._models, self._names)
+        finally:
+            gc.freeze()  # nor shall later ones: specs are in no cycles
+            gc.enable()
+        if scan.problems:
+            raise ConfigError(first_of(scan.problems, self._config.models_preset))
+        return scan
+
+    def adopt(self, scan: "Scan") -> Difference:
+        """From now on there is what `scan` found: the last one that was made."""
+        self.version += scan.is_news
         self._models, self._names, self._default_id = scan.models, scan.names, scan.default_id
-        return changed
+        return scan.difference
+
+    def reload(self) -> list[str]:
+        """Both at once, which blocks; the ids whose source changed or vanished. On ConfigError everything stays as it was."""
+        return list(self.adopt(self.scan()).stale)
 
 
 def _look_up(names: dict[str, str], name: str) -> str | None:
@@ -99,27 +126,34 @@ def _look_up(names: dict[str, str], name: str) -> str | None:
     return names.get(name) or (names.get(f"{repo}:{quant.upper()}") if colon else None)
 
 
-class _Scan:
+class Scan:
     """One pass over all sources; what it holds becomes the catalog only as a whole."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, headers: Headers, known: Mapping[str, ModelSpec], known_names: Mapping[str, str]) -> None:
+        """`known`: what there was before; a spec equal to one of these is that one."""
         self._config = config
+        self._headers = headers
         self._cached: list[Found] = []
         self._presets = read_presets(config.models_preset) if config.models_preset else Presets()
+        self.problems = list(self._presets.problems)
         self._found: dict[str, Found] = {}
         self._sections: dict[str, Layer] = {}  # by model id
-        self._section_names: dict[str, str] = {}
+        self.section_names: dict[str, str] = {}
         self._variants = {name: layer for name, layer in self._presets.sections.items() if "base" in layer}
         self.default_id: str | None = None
         self._find()
         self._choose_default()
         self._match_sections()
         self._plain_layer = self._layer_of({})
-        self._plain_options = load_options(self._plain_layer)
-        self.models = {found.id: self._to_spec(found) for found in self._found.values()}
-        self.models |= self._make_variants()
-        self.models = dict(sorted(self.models.items()))
+        self._plain = self._read_files(self._plain_layer, "for every model")
+        models = {found.id: self._to_spec(found) for found in self._found.values()}
+        headers.save()
+        models |= self._make_variants(models)
+        same = {model_id for model_id, spec in models.items() if known.get(model_id) == spec}
+        self.models = {model_id: (known if model_id in same else models)[model_id] for model_id in sorted(models)}
         self.names = self._name_all()
+        self.difference = compare(known, self.models)
+        self.is_news = not known or self.difference != Difference() or self.names != known_names
 
     def _find(self) -> None:
         config = self._config
@@ -140,37 +174,74 @@ class _Scan:
         for name, layer in self._presets.sections.items():
             if name in self._variants:
                 continue
-            known = _look_up(names, name)
-            if "model" in layer or "hf_repo" in layer or known is None:
-                model = self._resolve(layer, self._said(name))
-                model = replace(model, id=name, spellings=[])
-            else:
-                model = self._found[known]
-            if model.id in self._sections:
-                raise ConfigError(f"{self._config.models_preset}: [{self._section_names[model.id]}] and [{name}] both mean {model.id}")
-            model.source = "preset"
-            self._found[model.id] = model
-            self._sections[model.id] = layer
-            self._section_names[model.id] = name
+            with self._noting_problems(self._presets.where(name)):
+                model = self._model_of(name, layer, _look_up(names, name))
+                model.source = "preset"
+                self._found[model.id] = model
+                self._sections[model.id] = layer
+                self.section_names[model.id] = name
 
-    def _make_variants(self) -> dict[str, ModelSpec]:
-        """The sections with a `base`: that model under another name, with other defaults for its requests."""
-        names = {alias: spec.id for spec in self.models.values() for alias in spec.aliases} | self._by_spelling()
+    def where(self, section: str) -> str:
+        return self._presets.where(section)
+
+    def line(self, section: str) -> int:
+        return self._presets.lines[section]
+
+    @contextlib.contextmanager
+    def _noting_problems(self, said: str) -> Iterator[None]:
+        """One wrong section must not hide the next one's mistakes."""
+        try:
+            yield
+        except ConfigError as problem:
+            self.problems.append(problem.message if problem.message.startswith(said) else f"{said}: {problem.message}")
+
+    def _model_of(self, name: str, layer: Layer, known: str | None) -> Found:
+        where = self._presets.where(name)
+        if "model" in layer or "hf_repo" in layer or known is None:
+            model = replace(self._resolve(layer, where), id=canonical_id(name), spellings=[name])
+        else:
+            model = self._found[known]
+        if model.id in self._sections:
+            raise ConfigError(f"{where}: [{self.section_names[model.id]}] and [{name}] both mean {model.id}")
+        return model
+
+    def _read_files(self, layer: Layer, said: str) -> tuple[LoadOptions, RequestDefaults]:
+        """What a layer says, with the files that it names."""
+        with self._noting_problems(said):
+            return load_options(layer), RequestDefaults(system=system_of(layer))
+        return LoadOptions(), NO_DEFAULTS
+
+    def _make_variants(self, models: dict[str, ModelSpec]) -> dict[str, ModelSpec]:
+        """The sections with a `base`: that model under another name, with other defaults for its requests. Bases load their adapters."""
+        names = {alias: spec.id for spec in models.values() for alias in spec.aliases} | self._by_spelling()
         bases: dict[str, str] = {}
+        chosen: dict[str, tuple[str, Layer]] = {}  # variant -> its model, and what it and its bases say
         for name, layer in self._variants.items():
-            said, base = self._said(name), str(layer["base"].value)
-            check_variant(layer, said)
-            found = base if base in self._variants else _look_up(names, base)
-            if found is None:
-                raise ConfigError(f"{said} base = {base}: there is no such model")
-            if name in self.models:
-                raise ConfigError(f"{said} base: {name} is a model of its own already")
-            bases[name] = found
-        chains = {name: chain_of(name, bases, self._said(name)) for name in self._variants}
-        sections = {name: merge(*(self._variants[link] for link in chain[-2::-1])) for name, chain in chains.items()}
-        for name, chain in chains.items():
-            self.models[chain[-1]] = _with_adapters(self.models[chain[-1]], adapters_of(sections[name]))
-        return {name: self._to_variant(name, self.models[chain[-1]], sections[name]) for name, chain in chains.items()}
+            self.section_names[name] = name
+            with self._noting_problems(self._presets.where(name)):
+                bases[name] = self._base_of(name, layer, names)
+        for name in bases:
+            with self._noting_problems(self._presets.where(name)):
+                chain = chain_of(name, bases, self._presets.where(name))
+                if chain[-1] in models:  # else that one is a problem already
+                    chosen[name] = chain[-1], merge(*(self._variants[link] for link in chain[-2::-1]))
+        for base, section in chosen.values():
+            models[base] = _with_adapters(models[base], adapters_of(section))
+        made: dict[str, ModelSpec] = {}
+        for name, (base, section) in chosen.items():
+            with self._noting_problems(self._presets.where(name)):
+                made[name] = self._to_variant(name, models[base], section)
+        return made
+
+    def _base_of(self, name: str, layer: Layer, names: dict[str, str]) -> str:
+        said, base = self._presets.where(name), str(layer["base"].value)
+        check_variant(layer, said)
+        found = base if base in self._variants else _look_up(names, base)
+        if found is None:
+            raise ConfigError(f"{said} base = {base}: there is no such model")
+        if name in self._found:
+            raise ConfigError(f"{said} base: {name} is a model of its own already")
+        return found
 
     def _to_variant(self, name: str, base: ModelSpec, section: Layer) -> ModelSpec:
         own = self._variants[name]
@@ -187,20 +258,10 @@ class _Scan:
             base=base,
         )
 
-    def _said(self, section: str) -> str:
-        return f"{self._config.models_preset} [{section}]"
-
     def _resolve(self, layer: Layer, said: str) -> Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
-            path = os.path.abspath(layer["model"].value)
-            folder, name = os.path.split(path)
-            try:
-                names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
-            except OSError:
-                names = [name]
-            group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
-            return Found(printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
+            return find_file(os.path.abspath(layer["model"].value))
         if "hf_repo" not in layer:
             raise ConfigError(f"{said}: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`")
         return self._resolve_repo(layer, said)
@@ -252,12 +313,18 @@ class _Scan:
     def _to_spec(self, found: Found) -> ModelSpec:
         section = self._sections.get(found.id)
         layer = self._plain_layer if section is None else self._layer_of(section)
-        options = self._plain_options if section is None else load_options(layer)
+        options, defaults = self._plain
+        if section is not None:
+            options, defaults = self._read_files(layer, self._presets.where(self.section_names[found.id]))
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
-        header, error = _read_headers(found)
+        known, error = self._headers.read_model(found.files)
+        header, template = (known.header, known.template) if known is not None else (None, None)
+        if printable(found.files[0]) != found.files[0]:
+            error = error or "its path is not UTF-8: rename it"
+        projector = self._headers.read_projector(mmproj)
         adapters = [path for path, _ in options.lora]
-        stats = tuple(_stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *adapters))
+        stats = tuple(stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *adapters))
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(
@@ -272,18 +339,21 @@ class _Scan:
             options=options,
             source=found.source,
             args=_to_args(found, mmproj, layer),
-            preset=None if section is None else to_section(self._section_names[found.id], section),
+            preset=None if section is None else to_section(self.section_names[found.id], section),
             created=stats[0][1] // 10**9,
             can_remove=found.source == "cache",
             load_on_startup=is_default or ("load_on_startup" in layer and layer["load_on_startup"].value),
             stop_timeout_s=layer["stop_timeout_s"].value if "stop_timeout_s" in layer else self._config.stop_timeout_s,
             size_bytes=sum(size for size, _ in stats[: len(found.files)]),
             header=header,
-            error=error,
+            error=found.error or error,
             wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
             fingerprint=(found.files[0], mmproj, stats, options),
+            template=template,
+            capabilities=tuple(capabilities(header, template, projector, options)) if header is not None else (),
+            modalities=tuple(input_modalities(projector)),
             **_lifetime(layer),
-            defaults=RequestDefaults(system=system_of(layer)),
+            defaults=defaults,
         )
 
     def _name_all(self) -> dict[str, str]:
@@ -292,7 +362,9 @@ class _Scan:
         for spec in self.models.values():
             for alias in spec.aliases:
                 if names.setdefault(alias, spec.id) != spec.id:
-                    raise ConfigError(f"the alias {alias} of {spec.id} already means {names[alias]}")
+                    name = self.section_names.get(spec.id)
+                    said = f"{self._presets.where(name)}: " if name is not None else ""
+                    self.problems.append(f"{said}the alias {alias} of {spec.id} already means {names[alias]}")
         return self._by_spelling() | names
 
 
@@ -303,7 +375,7 @@ def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
         return base
     options = replace(base.options, lora=[*base.options.lora, *([path, 0.0] for path in more)])
     path, mmproj, stats, _ = base.fingerprint
-    return replace(base, options=options, fingerprint=(path, mmproj, (*stats, *map(_stat_of, more)), options))
+    return replace(base, options=options, fingerprint=(path, mmproj, (*stats, *map(stat_of, more)), options))
 
 
 def _not_here(name: str, wanted: Wanted, cache: str) -> Found:
@@ -322,32 +394,6 @@ def _lifetime(layer: Layer) -> dict[str, Any]:
         name: layer[name].value for name in ("is_pinned", "min_resident_s", "load_timeout_s", "ttl_s", "sleep_idle_s") if name in layer
     }
     return {name: None if name in ("ttl_s", "sleep_idle_s") and value < 0 else value for name, value in values.items()}
-
-
-def _stat_of(path: str) -> tuple[int, int]:
-    """(bytes, modification time in ns)."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns
-
-
-def _read_headers(found: Found) -> tuple[Header | None, str | None]:
-    """(what the first file says, with the sums of all shards; why the model cannot be loaded)."""
-    headers: list[Header] = []
-    error = found.error
-    for path in found.files:
-        try:
-            headers.append(read_header(path))
-        except GgufError as problem:
-            error = error or f"{printable(os.path.basename(path))}: {problem.message}"
-    if printable(found.files[0]) != found.files[0]:
-        error = error or "its path is not UTF-8: rename it"
-    if len(headers) < 2:
-        return headers[0] if headers else None, error
-    num_params, size_bytes = sum(header.num_params for header in headers), sum(header.size_bytes for header in headers)
-    return replace(headers[0], num_params=num_params, size_bytes=size_bytes), error
 
 
 def _to_args(found: Found, mmproj: str | None, layer: Layer) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Command line, environment and preset files -> one frozen Config; layers of settings -> LoadOptions. Must never know which models exist.
+"""Command line and environment -> one frozen Config; layers of settings -> LoadOptions. Must never know which models exist.
 
 Invariant: precedence is decided here only: command line, then a preset's section, then its [*], then the environment, then the default.
 A value that makes no sense ends in a ConfigError that names where it was said.
@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from fastrouter import __version__
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
-from fastrouter.flags import BY_ENV, convert, find_argument, find_key, help_text, refuse_not_yet, suggest
+from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
 from fastrouter.messages import QUIET, LoadOptions
 
 MAX_TEXT_BYTES = 4 << 20
-EVERY_MODEL = "*"
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _SECRETS = ("api_keys", "hf_token")  # targets whose values are never repeated
@@ -73,6 +72,7 @@ class Config:
     queue_timeout_s: float = 0.0  # 0: none
     queue_patience_s: float = 1.0
     models_autoload: bool = True
+    watch: bool = False
     offline: bool = False
     hub_endpoint: str = DEFAULT_HUB
     hf_token: str | None = field(default=None, repr=False)
@@ -84,12 +84,6 @@ class Config:
     tags: tuple[str, ...] = ()
     command_line: Layer = field(default_factory=dict)  # what concerns models, not the router
     environment: Layer = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Presets:
-    shared: Layer = field(default_factory=dict)  # [*]
-    sections: Mapping[str, Layer] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- command line and environment
@@ -143,14 +137,14 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
             if equals:
                 raise ConfigError(f"{word}: {name} takes no value")
             refuse_not_yet(flag, name, is_on)
-            _set(layer, flag, is_on)
+            add_setting(layer, flag, is_on)
             continue
         if not flag.only:
             refuse_not_yet(flag, name)
         value = text if equals else next(words, None)
         if value is None:
             raise ConfigError(f"{name}: a value is missing")
-        _set(layer, flag, convert(flag, value, name if flag.target in _SECRETS else f"{name} {value}"))
+        add_setting(layer, flag, convert(flag, value, name if flag.target in _SECRETS else f"{name} {value}"))
     return layer
 
 
@@ -162,11 +156,11 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             continue
         said = name if flag.target in _SECRETS else f"{name}={text}"
         said = f"{flag.names[-1]} ({said})" if flag.scope is Scope.NOT_YET else said
-        _set(layer, flag, convert(flag, text, said, is_on=is_on))
+        add_setting(layer, flag, convert(flag, text, said, is_on=is_on))
     return layer
 
 
-def _set(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
+def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
     """Later words win; lists given again grow."""
     if not flag.target:
         return
@@ -259,55 +253,6 @@ def read_text(path: Path, said: str) -> str:
         raise ConfigError(f"{said}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{said}: is not UTF-8 at byte {error.start}") from None
-
-
-# ---------------------------------------------------------------- presets
-
-_SECTION = re.compile(r"\[\s*([^\]]+?)\s*\]\s*(?:[;#].*)?")
-_COMMENT = re.compile(r"(?:^|\s+)[;#].*")
-
-
-def read_presets(path: Path) -> Presets:
-    """All or nothing. Raises ConfigError naming file, section and key."""
-    sections: dict[str, dict[str, Setting]] = {}
-    current: str | None = None
-    for number, line in enumerate(read_text(path, f"--models-preset {path}").splitlines(), 1):
-        line = line.strip()
-        if not line or line[0] in ";#":
-            continue
-        if line.startswith("["):
-            current = _open_section(f"{path}:{number}", line)
-            if current in sections:
-                raise ConfigError(f"{path}:{number}: section [{current}] is there twice")
-            sections[current] = {}
-            continue
-        key, equals, text = line.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise ConfigError(f"{path}:{number}: expected `key = value`, found {line[:80]!r}")
-        if current is None and key != "version":
-            raise ConfigError(f"{path}:{number}: {key} stands before the first [section]")
-        _read_key(sections.get(current or "", {}), f"{path} [{current}]", key, _COMMENT.sub("", text).strip())
-    shared = sections.pop(EVERY_MODEL, {})
-    return Presets(shared, sections)
-
-
-def _open_section(where: str, line: str) -> str:
-    match = _SECTION.fullmatch(line)
-    if match is None:
-        raise ConfigError(f"{where}: not a section: {line[:80]!r}")
-    return match[1]
-
-
-def _read_key(layer: dict[str, Setting], where: str, key: str, text: str) -> None:
-    found = find_key(key)
-    if found is None:
-        raise ConfigError(f"{where}: unknown key {key}{suggest(key)}")
-    flag, is_on = found
-    if flag.scope is Scope.ROUTER:
-        raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
-    said = f"{key} = {text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {text}"
-    _set(layer, flag, convert(flag, text, said, is_on=is_on))
 
 
 # ---------------------------------------------------------------- settings -> what others need

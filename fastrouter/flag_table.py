@@ -96,6 +96,7 @@ def _router_flags() -> list[Flag]:
             low=0,
         ),
         _flag(scope, "--models-autoload --no-models-autoload", "MODELS_AUTOLOAD", Kind.SWITCH, "models_autoload", "load what is asked for"),
+        _flag(scope, "--watch --no-watch", "WATCH", Kind.SWITCH, "watch", "reload when presets, folders or caches change"),
         _flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
         _flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
         _flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),

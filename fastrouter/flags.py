@@ -171,6 +171,7 @@ def help_text() -> str:
         "fastrouter [flags]                              serve",
         "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
         "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
+        "fastrouter preset check FILE                    look at a preset file",
     ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]

@@ -6,6 +6,7 @@ Invariant: a file that has not changed is not opened again; a chat template's te
 import os
 import stat
 import zlib
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
@@ -57,6 +58,29 @@ class Headers:
         if isinstance(known, str):
             raise GgufError(known)
         return known
+
+    def read_model(self, paths: Sequence[str]) -> tuple[Known | None, str | None]:
+        """(what the first of its files says, with the sums of all; why the model cannot be loaded)."""
+        read: list[Known] = []
+        error = None
+        for path in paths:
+            try:
+                read.append(self.read(path))
+            except GgufError as problem:
+                name = os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
+                error = error or f"{name}: {problem.message}"
+        if len(read) < 2:
+            return read[0] if read else None, error
+        headers = [known.header for known in read]
+        num_params, size_bytes = sum(header.num_params for header in headers), sum(header.size_bytes for header in headers)
+        return replace(read[0], header=replace(headers[0], num_params=num_params, size_bytes=size_bytes)), error
+
+    def read_projector(self, path: str | None) -> Header | None:
+        """Of an mmproj file, where there is one that can be read."""
+        try:
+            return self.read(path).header if path is not None else None
+        except GgufError:
+            return None
 
     def save(self) -> None:
         """Blocks; raises nothing."""

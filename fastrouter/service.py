@@ -17,6 +17,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
 from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.watch import Watch
 
 log = logging.getLogger("fastrouter")
 
@@ -32,6 +33,7 @@ class Service:
         self._models: Models | None = None
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
+        self._watch: Watch | None = None
 
     async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None:
         """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse."""
@@ -41,6 +43,8 @@ class Service:
         self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
         self._model_downloads = ModelDownloads(self._models, self._catalog, supervisor, downloads, self._config)
         add_routes(routes, self._models, supervisor, self._model_downloads, self._config)
+        if self._config.watch:
+            self._watch = Watch(self._config, self.reload)
 
     async def load_wanted(self) -> None:
         """The default model, and those that presets want at once; what has to be downloaded first begins to."""
@@ -55,14 +59,20 @@ class Service:
                 except FastrouterError as error:
                     log.error("%s", error.message)
 
-    def reload(self) -> None:
-        """Scan again. Raises FastrouterError; then nothing has changed."""
-        if self._models is not None:
-            self._models.reload()
-        if self._model_downloads is not None:
-            self._model_downloads.fetch_wanted()
+    async def reload(self) -> None:
+        """Scan again; what is wrong is logged, and then nothing has changed."""
+        if self._models is None or self._model_downloads is None:
+            return
+        try:
+            await self._models.reload()
+        except FastrouterError as error:
+            log.error("reload refused, nothing has changed: %s", error.message)
+            return
+        self._model_downloads.fetch_wanted()
 
     async def stop(self) -> None:
+        if self._watch is not None:
+            await self._watch.stop()
         if self._downloads is not None:
             await self._downloads.stop()
         if self._supervisor is not None:

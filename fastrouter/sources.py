@@ -4,15 +4,20 @@ Invariant: each folder is visited once, whatever the links say; what cannot be r
 """
 
 import itertools
+import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fastrouter.errors import InvalidRequest
-from fastrouter.gguf import group_files, is_gguf, quant_of
+from fastrouter.gguf import FileGroup, group_files, is_gguf, is_shard, quant_of
+
+log = logging.getLogger("fastrouter")
 
 MAX_DEPTH = 32
+MAX_ENTRIES = 1 << 20
 DEFAULT_QUANT = "Q4_K_M"
 _REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -49,6 +54,7 @@ class Found:
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
     """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
     seen: set[tuple[int, int]] = set()
+    num_entries = 0
     pending = [(root, 0)]
     for folder, depth in pending:  # grows on the way
         try:
@@ -60,17 +66,51 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
                 ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError:
             continue
-        folders = {entry.path: None for entry in ordered if os.path.isdir(entry.path)}
+        folders = {entry.path for entry in ordered if _is_folder(entry)}
         if depth < MAX_DEPTH:
-            pending += [(path, depth + 1) for path in folders]
-        files = [entry.name for entry in ordered if is_gguf(entry.name) and entry.path not in folders]
+            pending += [(entry.path, depth + 1) for entry in ordered if entry.path in folders]
+        # A folder that has a model's name is listed as one that cannot be loaded, unless it is a folder of models.
+        files = [entry.name for entry in ordered if is_gguf(entry.name) and not (entry.path in folders and _has_gguf(entry.path))]
         if files:
             yield folder, files
+        num_entries += len(ordered)
+        if num_entries > MAX_ENTRIES:
+            log.warning("%s: there are more than %d files and folders in it; the rest is left out", root, MAX_ENTRIES)
+            return
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _has_gguf(folder: str) -> bool:
+    try:
+        return any(is_gguf(name) for name in os.listdir(folder))
+    except OSError:
+        return False
 
 
 def printable(name: str) -> str:
     """A file name as JSON can hold it; bytes that are no UTF-8 become U+FFFD."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
+
+
+def canonical_id(name: str) -> str:
+    """`user/repo:q4_k_m` -> `user/repo:Q4_K_M`, as llama-server names it."""
+    repo, colon, quant = name.rpartition(":")
+    return f"{repo}:{quant_of(quant) or quant.upper()}" if colon else name
+
+
+def stat_of(path: str) -> tuple[int, int]:
+    """(bytes, modification time in ns)."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns
 
 
 def scan_folder(root: str) -> list[Found]:
@@ -96,6 +136,17 @@ def scan_folder(root: str) -> list[Found]:
         found.id = next(name for name in ids if name not in taken)
         taken.add(found.id)
     return [found for *_, found in models]
+
+
+def find_file(path: str) -> Found:
+    """The model that one file is, or the first of several shards; whether it is there or not."""
+    folder, name = os.path.split(path)
+    try:
+        names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
+    except OSError:
+        names = [name]
+    group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
+    return Found(printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
 
 
 # ---------------------------------------------------------------- caches

@@ -276,15 +276,18 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
     assert get(catalog, "u/r:Q8_0").options.ctx_size == 1
     assert get(catalog, "mine").path.endswith("m-Q4_K_M.gguf")
     assert get(catalog, "file").path.endswith("m-Q8_0.gguf")
+    path = preset_file(models, "[me/mine:some-q4_k_m]\nhf-repo = u/r\n")
+    named = get(catalog_of(models, "--models-preset", path, LLAMA_CACHE=str(tmp_path / "hub")), "me/mine:q4_k_m")
+    assert named.id == "me/mine:Q4_K_M"  # as llama-server names it
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[b]\nc = 1", "presets.ini [b]: there is no such model; name its file with `model = PATH`"),
-        ("[b]\nhf-repo = no/such", "presets.ini [b]: no/such is not in the cache"),
+        ("[b]\nc = 1", "presets.ini:1 [b]: there is no such model; name its file with `model = PATH`"),
+        ("[b]\nhf-repo = no/such", "presets.ini:1 [b]: no/such is not in the cache"),
         ("[a]\nalias = z\n[b]\nmodel = x\nalias = z", "the alias z of b already means a"),
-        ("[a]\nc = 1\n[a.gguf]\nc = 2", "presets.ini: [a] and [a.gguf] both mean a"),
+        ("[a]\nc = 1\n[a.gguf]\nc = 2", "presets.ini:3 [a.gguf]: [a] and [a.gguf] both mean a"),
         ("[b]\nmodel = x\nalias = a", "the alias a of b already means a"),
     ],
 )

@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
-from fastrouter.config import load_options, merge, parse, read_presets, to_arguments, to_section
+from fastrouter.config import load_options, merge, parse, to_arguments
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import TABLE, Kind, Scope
+from fastrouter.flag_table import TABLE
 from fastrouter.flags import ALL_LAYERS, BY_ENV, BY_NAME
 
 
 def options(*argv: str, **environ: str) -> Any:
     config = parse(argv, environ)
     return load_options(merge(config.environment, config.command_line))
-
-
-def presets_of(tmp_path: Path, text: str) -> Any:
-    path = tmp_path / "presets.ini"
-    path.write_text(text)
-    return read_presets(path)
 
 
 def test_defaults_are_those_of_llama_server() -> None:
@@ -248,72 +242,6 @@ def test_arguments_say_the_same_when_read_again() -> None:
 def test_parse_is_quick_to_import() -> None:
     code = "import sys, fastrouter.config; print([name for name in ('asyncio', 'difflib', 'numpy', 'argparse') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-# ---------------------------------------------------------------- presets
-
-
-def test_a_preset_file(tmp_path: Path) -> None:
-    presets = presets_of(
-        tmp_path,
-        "\ufeffversion = 1\n; a comment\n# another\n[*]\nctx-size = 100 ; of all\nc = 200\n\n"
-        "[user/repo:q4]   # with a comment\nno-mmap = true\nno-jinja = off\nLLAMA_ARG_TEMPERATURE = .5\nngl=all\n"
-        "chat-template = {{ a }};b#c\nmlock = on\n"
-        "load-on-startup = 1\nstop-timeout = 3\ndedup-cache-models = 1\nversion = 3\nalias = a,b\n",
-    )
-    layer = presets.sections["user/repo:q4"]
-    loaded = load_options(merge(presets.shared, layer))
-    assert (loaded.ctx_size, loaded.mmap, loaded.jinja, loaded.mlock, loaded.gpu_layers) == (200, False, True, True, ALL_LAYERS)
-    assert loaded.chat_template == "{{ a }};b#c"
-    assert loaded.sampling == {"temperature": 0.5}
-    assert (layer["load_on_startup"].value, layer["stop_timeout_s"].value, layer["aliases"].value) == (True, 3.0, ("a", "b"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[a]\nctx-sise = 1", "presets.ini [a]: unknown key ctx-sise, did you mean ctx-size?"),
-        ("[a]\nctx-size = x", "presets.ini [a] ctx-size = x: must be a whole number"),
-        ("[a]\nmmap = perhaps", "presets.ini [a] mmap = perhaps: must be one of"),
-        ("[a]\nport = 1", "presets.ini [a]: port belongs to the router"),
-        ("[a]\nLLAMA_API_KEY = 1", "presets.ini [a]: LLAMA_API_KEY belongs to the router"),
-        ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
-        ("[a]\ncontrol-vector = x", "fastrouter does not have control-vector = x ("),
-        ("[a]\ncontext-shift = 1", "fastrouter does not have context-shift = 1"),
-        ("ctx-size = 1", "presets.ini:1: ctx-size stands before the first [section]"),
-        ("[a]\nnonsense", "presets.ini:2: expected `key = value`"),
-        ("[a\n", "presets.ini:1: not a section"),
-        ("[a]\n[b]\n[a]", "presets.ini:3: section [a] is there twice"),
-    ],
-)
-def test_preset_mistakes_name_file_section_and_key(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        presets_of(tmp_path, text)
-
-
-def test_a_preset_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "presets.ini").write_bytes(b"[a]\n\xff")
-    with pytest.raises(ConfigError, match="is not UTF-8 at byte 4"):
-        read_presets(tmp_path / "presets.ini")
-
-
-def test_a_section_is_written_as_it_was_read(tmp_path: Path) -> None:
-    text = "[a]\nctx-size = 5\nmmap = false\ntemp = 0.5\nalias = x,y\nload-on-startup = true\n"
-    assert to_section("a", presets_of(tmp_path, text).sections["a"]) == text
-
-
-def test_adapters_are_written_as_one_list(tmp_path: Path) -> None:
-    text = '[a]\nlora = x.gguf,"y,z.gguf"\nlora-scaled = w.gguf:0.25\n'
-    layer = presets_of(tmp_path, text).sections["a"]
-    assert to_section("a", layer) == '[a]\nlora-scaled = x.gguf:1,"y,z.gguf:1",w.gguf:0.25\n'
-    assert load_options(presets_of(tmp_path, to_section("a", layer)).sections["a"]) == load_options(layer)
-    assert options(*to_arguments(layer.values())) == load_options(layer)
-
-
-@pytest.mark.parametrize("flag", [flag for flag in TABLE if flag.scope in (Scope.MODEL, Scope.SAMPLING) and flag.kind is Kind.SWITCH])
-def test_every_switch_works_in_a_preset(tmp_path: Path, flag: Any) -> None:
-    section = presets_of(tmp_path, f"[a]\n{flag.name} = off\n").sections["a"]
-    assert section[flag.target].value is False
 
 
 # ---------------------------------------------------------------- the hub

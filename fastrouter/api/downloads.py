@@ -105,7 +105,7 @@ class ModelDownloads:
             log.error("%s", error.message)
 
     async def _rescan(self) -> None:
-        self._models.reload()
+        await self._models.reload()
 
     async def cancel(self, request: Request) -> bool:
         """POST /models/unload of a model that is downloading."""

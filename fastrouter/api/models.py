@@ -1,27 +1,27 @@
 """Models as clients see them: which one a request means, the listing, the feed of their events. Knows no generation.
 
-Invariant: the bytes of the listing are made again only after the catalog or a model's state has changed.
+Invariant: to a key, a model outside its scope is not there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import orjson
-
 from fastrouter._core import Request
 from fastrouter.api.fields import invalid
+from fastrouter.api.listing import Listing, describe_download
 from fastrouter.api.live import LiveStream
+from fastrouter.api.reload import Reloads
 from fastrouter.catalog import Catalog, ModelSpec
 from fastrouter.config import Config
+from fastrouter.difference import Difference
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import encode_json, json_response
+from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
-META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
 DOWNLOAD_RETRY_S = 5
 
 
@@ -41,8 +41,8 @@ class Models:
         self._downloads = downloads
         self._config = config
         self._before_reload = before_reload
-        self._listings: dict[tuple[str, ...] | None, bytes] = {}  # by the patterns of the keys that see them; None: everything
-        self._listed_version = -1
+        self._reloads = Reloads(catalog, supervisor)
+        self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
         supervisor.subscribe(self._on_event)
@@ -108,33 +108,31 @@ class Models:
 
     # ------------------------------------------------------------ the listing
 
-    def list(self, request: Request, exchange: Exchange) -> bytes:
-        if request.query and self.query(request).get("reload"):
-            self._before_reload()
-            self.reload()
-        if self._listed_version != self._catalog.version:
-            self._listings.clear()
-            self._listed_version = self._catalog.version
-        patterns = None if request.caller is None else request.caller.models
-        listing = self._listings.get(patterns)
-        if listing is None:
-            models = [self.describe(spec) for spec in self._catalog.models() if may_see(request.caller, spec)]
-            coming = [download for download in self._downloads.all() if self._catalog.get(download.name) is None]
-            models += [_describe_download(download) for download in coming if self.may_see_id(request.caller, download.name)]
-            models.sort(key=lambda model: model["id"])
-            listing = self._listings[patterns] = json_response(orjson.dumps({"object": "list", "data": models}))
-        return listing
+    def list(self, request: Request, exchange: Exchange) -> bytes | Coroutine[Any, Any, bytes]:
+        if request.query and self.query(request).get("reload") in ("1", "true"):
+            return self._list_anew(request)
+        return self._list_for(request.caller)
+
+    async def _list_anew(self, request: Request) -> bytes:
+        self._before_reload()
+        await self.reload()
+        listing = self._list_for(request.caller)
+        return listing if isinstance(listing, bytes) else await listing
+
+    def _list_for(self, caller: Caller | None) -> bytes | Coroutine[Any, Any, bytes]:
+        patterns = None if caller is None else caller.models
+        return self._listing.get(patterns, lambda model_id: self.may_see_id(caller, model_id))
 
     def show(self, request: Request, exchange: Exchange) -> bytes:
         """GET /v1/models/{id}; an id may hold slashes."""
         name = request.path.partition("/models/")[2]
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
         if spec is not None and may_see(request.caller, spec):
-            return encode_json({**self.describe(spec), "usage": self._usage(spec)})
+            return encode_json({**self._listing.describe(spec), "usage": self._usage(spec)})
         download = self._downloads.find(name) or self._downloads.find(unquote(name))
         if spec is not None or download is None or not self.may_see_id(request.caller, download.name):
             raise NotFound(f"model '{name}' not found")
-        return encode_json(_describe_download(download))
+        return encode_json(describe_download(download))
 
     def _usage(self, spec: ModelSpec) -> dict[str, Any]:
         """What changes with every request, so it is not in the listing."""
@@ -149,53 +147,15 @@ class Models:
             "pinned": state.is_pinned,
         }
 
-    def reload(self) -> None:
-        """Scan again; running models whose source changed or vanished are unloaded."""
-        self._supervisor.reload(self._catalog.reload())
-        self._listings.clear()
-
-    def describe(self, spec: ModelSpec) -> dict[str, Any]:
-        state = self._supervisor.status(spec.runner.id)
-        status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
-        if spec.preset:
-            status["preset"] = spec.preset
-        if state.failed:
-            status.update(failed=True, exit_code=state.exit_code)
-        download = self._downloads.find(spec.runner.id)
-        failure = self._downloads.failure_of(spec.runner.id) if spec.wanted is not None else None
-        error = state.error or (failure.message if failure else spec.error)
-        if download is not None:
-            status.update(value="downloading", progress=download.files)
-        elif failure is not None:
-            status.update(failed=True, exit_code=None)
-        if error and download is None:
-            status["error"] = error
-        if state.log:
-            status["log"] = list(state.log)
-        if state.value == "loading" and state.progress is not None:
-            status["progress"] = state.progress
-        if spec.base is not None:
-            status["base"] = spec.base.id
-        modalities = ["text", "image"] if spec.mmproj is not None else ["text"]
-        return {
-            "id": spec.id,
-            "aliases": list(spec.aliases),
-            "tags": list(spec.tags),
-            "object": "model",
-            "owned_by": "llamacpp",
-            "created": spec.created,
-            "status": status,
-            "architecture": {"input_modalities": modalities, "output_modalities": ["text"]},
-            "source": spec.source,
-            "can_remove": spec.can_remove,
-            "meta": _meta_of(spec, state.meta),
-        }
+    async def reload(self) -> Difference:
+        """Scan again; running models whose source changed or vanished are unloaded. Raises ConfigError; then nothing has changed."""
+        return await self._reloads.reload()
 
     def _value_of(self, spec: ModelSpec) -> str:
         return "downloading" if self._downloads.find(spec.runner.id) else self._supervisor.status(spec.runner.id).value
 
     def _on_event(self, event: Event) -> None:
-        self._listings.clear()
+        self._listing.forget()
 
     # ------------------------------------------------------------ the feed
 
@@ -232,40 +192,6 @@ def _is_coming(name: str, download: Download) -> Unavailable:
     error = Unavailable(f"model '{name}' is downloading ({download.percent}%)")
     error.retry_after_s = DOWNLOAD_RETRY_S
     return error
-
-
-def _describe_download(download: Download) -> dict[str, Any]:
-    """A model that no cache has yet, in the shape of the others."""
-    return {
-        "id": download.name,
-        "aliases": [],
-        "tags": [],
-        "object": "model",
-        "owned_by": "llamacpp",
-        "created": 0,
-        "status": {"value": "downloading", "args": [], "progress": download.files},
-        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
-        "source": "cache",
-        "can_remove": True,
-        "meta": None,
-    }
-
-
-def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a loaded model says of itself; else what its file's header says."""
-    if loaded:
-        return {name: loaded[name] for name in META_FIELDS if name in loaded}
-    header = spec.header
-    if header is None:
-        return None
-    found = {
-        "n_vocab": header.vocab_size,
-        "n_ctx_train": header.context_length,
-        "n_embd": header.embedding_length,
-        "n_params": header.num_params,
-        "size": header.size_bytes,
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 class ModelFeed(LiveStream):

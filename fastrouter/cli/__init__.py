@@ -16,6 +16,10 @@ def main() -> int:
         from fastrouter.cli import pull
 
         return pull.run_verb(arguments)
+    if arguments and arguments[0] == "preset":
+        from fastrouter.cli.presets import run_preset
+
+        return run_preset(arguments)
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

@@ -40,6 +40,9 @@ class Status:
     expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
 
 
+UNLOADED = Status()
+
+
 @dataclass(slots=True)
 class LoadTimes:
     """One load of a model, in monotonic seconds."""

@@ -57,6 +57,9 @@ class Feed:
         said = {"error": error, "log": list(last_words)}
         self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
 
+    def reloaded(self) -> None:
+        self.tell("*", "models_reload", {})
+
     def tell(self, model_id: str, event: str, values: dict[str, Any]) -> None:
         """An event of whatever kind; a change of state under both of its names."""
         for name in _NAMES if event in _NAMES else (event,):

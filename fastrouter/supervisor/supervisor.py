@@ -11,9 +11,9 @@ from typing import Any
 
 from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
-from fastrouter.errors import InvalidRequest, ModelNotLoaded, Unavailable
+from fastrouter.errors import InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable
 from fastrouter.supervisor import census
-from fastrouter.supervisor.entry import Entry, Prospect, Status, Waiter
+from fastrouter.supervisor.entry import UNLOADED, Entry, Prospect, Status, Waiter
 from fastrouter.supervisor.feed import Event
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.outlook import look_ahead
@@ -85,6 +85,8 @@ class Supervisor:
         return lease
 
     async def _wait(self, entry: Entry, waiter: Waiter) -> Lease | None:
+        if not entry.spec.can_be_tried and entry.instance is None:
+            raise LoadFailed(entry.spec.id, entry.spec.error or "")
         if self._residency.is_stopping:
             raise Unavailable("the server is stopping")
         refusal = entry.refusal(time.monotonic())
@@ -149,6 +151,7 @@ class Supervisor:
                 continue
             entry.forget_failures()
             self._residency.end(entry, "reload")
+        self._residency.feed.reloaded()
 
     def outlook(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would lead to now, with no effect: see outlook.py."""
@@ -174,4 +177,4 @@ class Supervisor:
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)
-        return entry.status(time.monotonic()) if entry is not None else Status()
+        return entry.status(time.monotonic()) if entry is not None else UNLOADED

@@ -1,0 +1,45 @@
+"""Reloads while requests are served: the scan in a thread, its result adopted in the loop. Knows no HTTP.
+
+Invariant: one scan at a time, and whoever asks gets one that began after he asked; those who ask meanwhile share the next.
+"""
+
+import asyncio
+import logging
+
+from fastrouter.catalog import Catalog
+from fastrouter.difference import Difference
+from fastrouter.supervisor.supervisor import Supervisor
+
+log = logging.getLogger("fastrouter")
+
+
+class Reloads:
+    def __init__(self, catalog: Catalog, supervisor: Supervisor) -> None:
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._running: asyncio.Task[Difference] | None = None
+        self._next: asyncio.Task[Difference] | None = None  # it has not begun to scan
+
+    async def reload(self) -> Difference:
+        """Raises ConfigError; then nothing has changed. A caller that is cancelled takes nothing from the others."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run(self._running))
+            self._next.add_done_callback(_take_error)
+        return await asyncio.shield(self._next)
+
+    async def _run(self, before: "asyncio.Task[Difference] | None") -> Difference:
+        if before is not None:
+            await asyncio.wait([before])
+        self._running, self._next = self._next, None
+        scan = await asyncio.get_running_loop().run_in_executor(None, self._catalog.scan)
+        difference = self._catalog.adopt(scan)
+        if difference != Difference():
+            log.info("models reloaded: %s", difference)
+        self._supervisor.reload(difference.stale)
+        return difference
+
+
+def _take_error(task: "asyncio.Task[Difference]") -> None:
+    """All who asked may have left: an error that nobody waits for is no accident."""
+    if not task.cancelled():
+        task.exception()

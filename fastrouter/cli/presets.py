@@ -1,0 +1,77 @@
+"""`fastrouter preset check FILE`: what each section of a preset file means here, and everything that is wrong with it. Starts nothing.
+
+Invariant: exit code 0 only when a router would start with the file and every section's model could be loaded.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from fastrouter.catalog import ModelSpec, Scan
+from fastrouter.config import Config, parse
+from fastrouter.errors import ConfigError
+from fastrouter.headers import Headers
+
+USAGE = "usage: fastrouter preset check FILE [--models-dir DIR] [flags of the router]"
+
+
+def run_preset(arguments: Sequence[str]) -> int:
+    match arguments:
+        case ["preset", "check", path, *flags] if not path.startswith("-"):
+            try:
+                return check(parse(["--models-preset", path, *flags], os.environ))
+            except ConfigError as error:
+                print(f"fastrouter: {error}", file=sys.stderr)
+                return 1
+        case [*_, "-h" | "--help"]:
+            print(USAGE)
+            return 0
+    print(USAGE, file=sys.stderr)
+    return 2
+
+
+def check(config: Config) -> int:
+    scan = Scan(config, Headers(), {}, {})
+    problems = list(scan.problems)
+    specs = {section: scan.models[model_id] for model_id, section in scan.section_names.items() if model_id in scan.models}
+    for section, spec in sorted(specs.items(), key=lambda item: scan.line(item[0])):
+        print(describe(section, spec))
+        if spec.error is not None and spec.wanted is None:
+            problems.append(f"{scan.where(section)}: {spec.error}")
+    for problem in sorted(problems, key=_line_of):
+        print(f"problem: {problem}")
+    print(f"{_count(len(specs), 'section')}, {_count(len(problems), 'problem')}")
+    return 1 if problems else 0
+
+
+def describe(section: str, spec: ModelSpec) -> str:
+    """A section as a router reads it: its file, and its options as the flags that say the same."""
+    lines = [f"[{section}]", f"    model: {spec.path}"]
+    if spec.wanted is not None:
+        lines[-1] = f"    model: to be downloaded from {spec.wanted.repo}"
+    own: list[str] = []
+    if spec.base is not None:
+        lines[-1] = f"    variant of: {spec.base.id}"
+        own = [line.replace(" = ", "=", 1) for line in (spec.preset or "").splitlines()[1:]]
+    facts = {"aliases": spec.aliases, "tags": spec.tags, "flags": _flags_of(spec), "over them": own, "can": spec.capabilities}
+    for name, words in facts.items():
+        if words:
+            lines.append(f"    {name}: {' '.join(words)}")
+    return "\n".join(lines)
+
+
+def _flags_of(spec: ModelSpec) -> tuple[str, ...]:
+    words = spec.args[1:]  # without the program
+    while words[:1] in (("--model",), ("--mmproj",), ("--alias",)):
+        words = words[2:]
+    return words
+
+
+def _line_of(problem: str) -> int:
+    found = re.search(r":(\d+)\b", problem)
+    return int(found[1]) if found else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
