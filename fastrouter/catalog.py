@@ -348,7 +348,7 @@ class Scan:
             header=header,
             error=found.error or error,
             wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
-            fingerprint=(found.files[0], mmproj, stats, options),
+            fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, stats, options),
             template=template,
             capabilities=tuple(capabilities(header, template, projector, options)) if header is not None else (),
             modalities=tuple(input_modalities(projector)),
