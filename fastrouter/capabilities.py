@@ -60,10 +60,10 @@ def is_embedder(header: Header, options: LoadOptions) -> bool:
     return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
 
 
-def input_modalities(projector: Header | None) -> list[str]:
-    """`projector`: the header of the model's mmproj file."""
+def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
+    """`projector`: the header of the model's mmproj file; `has_projector` without one: it cannot be read, and most are for images."""
     if projector is None:
-        return ["text"]
+        return ["text", *["image"] * has_projector]
     has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
     return ["text", *["image"] * has_image, *["audio"] * projector.has_audio_encoder]
 

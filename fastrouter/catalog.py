@@ -351,7 +351,7 @@ class Scan:
             fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, stats, options),
             template=template,
             capabilities=tuple(capabilities(header, template, projector, options)) if header is not None else (),
-            modalities=tuple(input_modalities(projector)),
+            modalities=tuple(input_modalities(projector, has_projector=mmproj is not None)),
             **_lifetime(layer),
             defaults=defaults,
         )
