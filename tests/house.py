@@ -13,9 +13,9 @@ import uvloop
 from test_process import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
 
 from fastrouter._core import TextCollector
-from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.messages import Generate, LoadOptions
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.state import State
 from fastrouter.supervisor.supervisor import Event, Supervisor

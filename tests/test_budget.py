@@ -8,8 +8,9 @@ import pytest
 from conftest import StartRouter
 from tiny_models import make_llama
 
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import Config
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need, estimate, total
 
 MIB = 1 << 20

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from tiny_models import make_llama, make_lora
 
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
 from fastrouter.sources import Wanted
+from fastrouter.spec import ModelSpec
 
 COMMIT = "a" * 40
 

@@ -55,13 +55,15 @@ def test_list(run: Run, server: Router) -> None:
 
 
 def test_load_ps_unload(run: Run, server: Router) -> None:
-    assert run("ps", url=server.url).stdout.split() == ["MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE"]
+    assert run("ps", url=server.url).stdout.split() == ["MODEL", "STATUS", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "UNTIL"]
     loaded = run("load", "tiny1", "--url", server.url)
     assert loaded.returncode == 0
     assert loaded.stdout.startswith("tiny1 is loaded (")
     check_failed(run("load", "tiny1", url=server.url), "model is already running")
     shown = run("ps", url=server.url).stdout.splitlines()
-    assert [line.split()[:2] for line in shown[1:]] == [["tiny1", "loaded"]]
+    [row] = [line.split() for line in shown[1:]]
+    assert (row[:2], row[3:]) == (["tiny1", "loaded"], ["MB", "2048"])
+    assert 10 < float(row[2]) < 1000
     unloaded = run("unload", "tiny1", url=server.url)
     assert (unloaded.returncode, unloaded.stdout) == (0, "tiny1 is unloading\n")
     server.await_status("tiny1", "unloaded")

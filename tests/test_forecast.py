@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_models import make_llama
 
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.machine import available_bytes
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import heap_bytes
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.forecast import LEAST_HEAP_BYTES, forecast

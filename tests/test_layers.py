@@ -22,6 +22,7 @@ RANKS: list[set[str]] = [
         "presets",
         "difference",
         "sources",
+        "spec",
         "variants",
         "logs",
     },

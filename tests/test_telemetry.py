@@ -120,8 +120,8 @@ def test_a_whole_answer_says_where_its_time_went(server: Router, flavour: str) -
     assert answer.headers["X-Model"] == "quick"
     timing = timing_of(answer.headers)
     assert list(timing) == ["queue", "load", "prefill", "decode"]
-    assert timing["prefill"] >= 50
-    assert timing["decode"] >= 60
+    assert timing["prefill"] >= 45
+    assert timing["decode"] >= 55
     hot = timing_of(server.post(FLAVOURS[flavour], body_of(flavour, "quick")).headers)
     assert (hot["queue"], hot["load"]) == (0, 0)
     timings = answer.json["timings"]
@@ -148,7 +148,7 @@ def test_a_streams_head_goes_out_with_its_first_text(server: Router, flavour: st
     assert stream.headers["X-Model"] == "quick"
     timing = timing_of(stream.headers)
     assert list(timing) == ["queue", "load", "prefill"]
-    assert timing["prefill"] >= 50
+    assert timing["prefill"] >= 45
     assert {"queue_ms", "load_ms", "predicted_n"} <= set(events_of(blocks)[-1]["timings"])
     assert text_of(events_of(blocks)) == WHOLE
 

@@ -8,10 +8,11 @@ import pytest
 
 from fastrouter import metrics
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, Unavailable
 from fastrouter.metrics import ModelCounts
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.entry import LoadTimes, Prospect
 
 

@@ -18,13 +18,13 @@ from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
-from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Routes
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
 _SUCCESS = encode_json({"success": True})

@@ -11,7 +11,7 @@ import os
 from fastrouter._core import Request
 from fastrouter.api.models import Models
 from fastrouter.api.schema import parse_object
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, NotFound
 from fastrouter.http.protocol import Exchange
@@ -20,6 +20,7 @@ from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import Job
 from fastrouter.hub.remove import forget_parts, remove
 from fastrouter.sources import Wanted, parse_name
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")

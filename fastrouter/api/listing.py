@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 
 from fastrouter.capabilities import facts
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.http.response import json_response
 from fastrouter.hub.downloads import Download, Downloads
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.entry import UNLOADED, Status
 from fastrouter.supervisor.supervisor import Supervisor
 

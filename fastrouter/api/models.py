@@ -12,7 +12,7 @@ from fastrouter.api.fields import invalid
 from fastrouter.api.listing import Listing, describe_download
 from fastrouter.api.live import LiveStream
 from fastrouter.api.reload import Reloads
-from fastrouter.catalog import Catalog, ModelSpec
+from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.difference import Difference
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
@@ -20,6 +20,7 @@ from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
 DOWNLOAD_RETRY_S = 5

@@ -8,10 +8,10 @@ from typing import Any
 
 from fastrouter._core import Request
 from fastrouter.api.models import Models
-from fastrouter.catalog import ModelSpec
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from fastrouter import metrics
 from fastrouter._core import ItlHistogram
-from fastrouter.catalog import ModelSpec
 from fastrouter.errors import FastrouterError
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.entry import LoadTimes, Prospect
 
 OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error", "cancelled"

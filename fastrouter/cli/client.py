@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -173,20 +173,43 @@ def list_models(client: Client, options: argparse.Namespace) -> None:
 
 
 def list_running(client: Client, options: argparse.Namespace) -> None:
-    models = client.call("GET", "/v1/models")["data"]
-    _print_models([model for model in models if model["status"]["value"] != "unloaded"])
+    """What is in memory, or on its way, and how it is used; variants are shown with the model whose process they share."""
+    rows = [("MODEL", "STATUS", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "UNTIL")]
+    for listed in client.call("GET", "/v1/models")["data"]:
+        if listed["status"]["value"] == "unloaded" or "base" in listed["status"]:
+            continue
+        model = client.call("GET", f"/v1/models/{quote(listed['id'])}")
+        usage, meta = model["usage"], model.get("meta") or {}
+        memory = _size(usage["memory_bytes"] + usage["device_memory_bytes"])
+        counts = (str(usage["running"] or ""), str(usage["waiting"] or ""))
+        rows.append((model["id"], _status_of(model), memory, str(meta.get("n_ctx") or ""), *counts, _until(usage)))
+    _print_table(rows)
+
+
+def _until(usage: dict[str, Any]) -> str:
+    """When it is unloaded, if nobody asks."""
+    if usage["pinned"]:
+        return "pinned"
+    return f"{usage['expires_in_s']:.0f} s" if usage["expires_in_s"] is not None else ""
 
 
 def _print_models(models: list[dict[str, Any]]) -> None:
     rows = [("MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE")]
     for model in models:
         meta = model.get("meta") or {}
-        status = model["status"]["value"] + (" (failed)" if model["status"].get("failed") else "")
-        if status == "downloading":
-            status += f" {_percent_of(model['status'].get('progress') or {})}%"
-        rows.append(
-            (model["id"], status, _size(meta.get("size")), str(meta.get("n_ctx") or meta.get("n_ctx_train") or ""), model["source"])
-        )
+        context = str(meta.get("n_ctx") or meta.get("n_ctx_train") or "")
+        rows.append((model["id"], _status_of(model), _size(meta.get("size")), context, model["source"]))
+    _print_table(rows)
+
+
+def _status_of(model: dict[str, Any]) -> str:
+    status: dict[str, Any] = model["status"]
+    if status["value"] == "downloading":
+        return f"downloading {_percent_of(status.get('progress') or {})}%"
+    return f"{status['value']}{' (failed)' if status.get('failed') else ''}"
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -8,10 +8,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from fastrouter.catalog import ModelSpec, Scan
+from fastrouter.catalog import Scan
 from fastrouter.config import Config, parse
 from fastrouter.errors import ConfigError
 from fastrouter.headers import Headers
+from fastrouter.spec import ModelSpec
 
 USAGE = "usage: fastrouter preset check FILE [--models-dir DIR] [flags of the router]"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
-from fastrouter.catalog import ModelSpec
+from fastrouter.spec import ModelSpec
 
 _BYTES_PER_VALUE = {
     "f32": 4.0,

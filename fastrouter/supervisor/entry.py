@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrouter.catalog import ModelSpec
 from fastrouter.errors import LoadFailed
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.lease import Lease

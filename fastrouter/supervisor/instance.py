@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter._core import Sink
-from fastrouter.catalog import ModelSpec
 from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
 from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
 from fastrouter.supervisor.state import State, check

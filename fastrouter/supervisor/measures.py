@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from fastrouter.catalog import ModelSpec
 from fastrouter.remembered import Remembered
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need, estimate
 
 MAX_ENTRIES = 4096

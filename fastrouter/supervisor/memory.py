@@ -6,9 +6,9 @@ Invariant: an instance's `need` is what it was admitted with until its load has 
 import asyncio
 from collections.abc import Iterable
 
-from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.instance import Instance

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.catalog import ModelSpec
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need, total
 from fastrouter.supervisor.measures import Measures
 from fastrouter.supervisor.planner import Limits, Resident, Waiting, plan

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 from fastrouter import metrics
-from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.machine import available_bytes
 from fastrouter.messages import Notice
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.feed import Event, Feed

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastrouter.catalog import ModelSpec
 from fastrouter.config import Config
 from fastrouter.errors import InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import UNLOADED, Entry, Prospect, Status, Waiter
 from fastrouter.supervisor.feed import Event

@@ -1,0 +1,54 @@
+"""ModelSpec: a model resolved, as the catalog makes it and all others use it. Must never know where it was found."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrouter.capabilities import TemplateFeatures
+from fastrouter.gguf import Header
+from fastrouter.messages import LoadOptions
+from fastrouter.sources import Wanted
+from fastrouter.variants import NO_DEFAULTS, RequestDefaults
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model resolved. Equal specs load equally."""
+
+    id: str
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    path: str  # first shard
+    mmproj: str | None
+    options: LoadOptions = field(hash=False)
+    source: str  # models_dir | cache | preset
+    args: tuple[str, ...]
+    preset: str | None  # its section's text
+    created: int  # seconds since 1970
+    can_remove: bool
+    load_on_startup: bool
+    stop_timeout_s: float
+    size_bytes: int  # of all shards' files
+    header: Header | None
+    error: str | None  # why it cannot be loaded
+    fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
+    is_pinned: bool = False  # never evicted
+    ttl_s: float | None = None  # idle until it is unloaded; None: never
+    sleep_idle_s: float | None = None  # idle until it sleeps; None: never
+    min_resident_s: float = 0.0  # after a load it is not made to leave for so long
+    load_timeout_s: float = 600.0  # 0: none
+    defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
+    wanted: Wanted | None = None  # it has to be downloaded first
+    base: "ModelSpec | None" = None  # a variant: the model whose process it shares
+    template: TemplateFeatures | None = None
+    capabilities: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ("text",)  # that it understands
+
+    @property
+    def can_be_tried(self) -> bool:
+        """False: no worker may open it, or something is missing. Of a whole file that only looks wrong, the worker has the last word."""
+        return self.error is None or (self.header is None and self.size_bytes > 0)
+
+    @property
+    def runner(self) -> "ModelSpec":
+        """The model whose process answers."""
+        return self.base or self

@@ -1,0 +1,90 @@
+"""The operations page is true: its preset file runs, its examples can be read, its flags exist."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, StartRouter, environment
+from tiny_models import make_llama
+
+from fastrouter.cli import DOWNLOAD_VERBS, VERBS
+from fastrouter.flags import BY_ENV, BY_NAME
+from fastrouter.presets import read_presets
+
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", DOCS / "operations.md"]
+OF_VERBS = {"--url", "--cacert", "--models-dir", "--help", "--version", "--force-reinstall"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the models that the preset file names, and the file."""
+    (tmp_path / "models").mkdir()
+    for seed, name in enumerate(("planner", "coder", "night")):
+        make_llama(tmp_path / "models" / f"{name}.gguf", seed=seed)
+    shutil.copy(DOCS / "presets.ini", tmp_path)
+    return tmp_path
+
+
+def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "fastrouter", "preset", "check", "presets.ini"],
+        cwd=place, env=environment(place), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "4 sections, 0 problems" in checked.stdout
+    absolute = (place / "presets.ini").read_text().replace("models/", f"{place}/models/")  # the router's own folder is another one
+    (place / "presets.ini").write_text(absolute)
+    server = router("--models-preset", str(place / "presets.ini"))
+    server.await_status("planner", "loaded")
+    for model in ("plan", "coder", "reviewer", "night", "reviewer"):
+        body = {"model": model, "messages": [{"role": "user", "content": "the red cat"}], "max_tokens": 4}
+        assert server.post("/v1/chat/completions", body).status == 200
+    listed = {model["id"]: model for model in server.get("/v1/models").json["data"]}
+    assert listed.keys() == {"planner", "coder", "reviewer", "night"}
+    assert listed["planner"]["aliases"] == ["plan", "chat"]
+    assert listed["reviewer"]["status"]["base"] == "coder"
+    usage = {name: server.get(f"/v1/models/{name}").json["usage"] for name in listed}
+    assert [name for name, used in usage.items() if used["pinned"]] == ["planner"]
+    assert usage["coder"]["expires_in_s"] > 800
+    assert usage["planner"]["expires_in_s"] is None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_presets_can_be_read(page: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```ini\n(.*?)```", page.read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        path = tmp_path / "presets.ini"
+        path.write_text(block)
+        presets = read_presets(path)
+        assert presets.sections
+        assert not presets.problems
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_and_verbs_exist(page: Path) -> None:
+    text = page.read_text()
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
+        assert flag in BY_NAME or flag in OF_VERBS, f"{page.name} names {flag}"
+    for name in set(re.findall(r"LLAMA_ARG_[A-Z_]+[A-Z]", text)):
+        assert name in BY_ENV, f"{page.name} names {name}"
+    code = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.S))
+    for verb in set(re.findall(r"^(?:\$ )?fastrouter ([a-z]+)", code, re.M)):
+        assert verb in (*VERBS, *DOWNLOAD_VERBS, "preset"), f"{page.name} names the verb {verb}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        headings = {
+            re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")
+        }
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("#"):
+                assert target[1:] in headings, f"{page.name}: {target}"
+            elif "://" not in target:
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
