@@ -58,8 +58,9 @@ class Catalog:
         gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
         try:
             scan = Scan(self._config, self._headers, self._models, self._names)
+            if scan.is_news:
+                gc.freeze()  # nor shall later ones: specs are in no cycles
         finally:
-            gc.freeze()  # nor shall later ones: specs are in no cycles
             gc.enable()
         if scan.problems:
             raise ConfigError(first_of(scan.problems, self._config.models_preset))

@@ -182,6 +182,19 @@ def test_pin(router: StartRouter, models: Path, tmp_path: Path) -> None:
     assert server.post("/models/pin", {"model": "tiny0", "pin": "yes"}).status == 400
 
 
+def test_a_reload_brings_new_times_to_what_runs(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    presets = tmp_path / "presets.ini"
+    presets.write_text("[tiny0]\npin = true\n[tiny1]\nttl = 1000\n")
+    server = router("--models-preset", str(presets), models_dir=models)
+    server.load("tiny0", "tiny1")
+    pid = server.worker_of("tiny0")
+    presets.write_text("[tiny0]\n[tiny1]\nttl = 0.2\n")
+    assert server.get("/v1/models?reload=1").status == 200
+    server.await_status("tiny1", "unloaded")
+    assert not usage(server, "tiny0")["pinned"]
+    assert server.worker_of("tiny0") == pid, "nothing that its process knows has changed"
+
+
 def test_storm(module_server: Router) -> None:
     """Agents that take turns on three models with room for one."""
     failures: list[Any] = []

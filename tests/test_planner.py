@@ -249,11 +249,16 @@ def test_states() -> None:
 # ---------------------------------------------------------------- random histories
 
 
+def need_of(model: str) -> Need:
+    return Need("abcdefgh".index(model) + 1)
+
+
 @dataclass
 class Machine:
     """Performs plans on paper: the queue and the instances, without a process."""
 
     models_max: int
+    host: int | None = None  # memory; models need 1 to 5
     now: float = 0.0
     queue: dict[str, list[float]] = field(default_factory=dict)  # model -> when each of its requests came
     state: dict[str, State] = field(default_factory=dict)
@@ -277,16 +282,16 @@ class Machine:
                 break
             decided = self.decide()
             self.perform(decided)
-            if not (decided.start or decided.evict or decided.grant):
+            if not (decided.start or decided.evict or decided.grant or decided.refuse):
                 return
         else:
             pytest.fail("the plan never comes to rest")
         self.drain([])
 
     def decide(self) -> Plan:
-        queue = [Waiting(model, since[0]) for model, since in self.queue.items()]
-        residents = [Resident(model, state, self.leases[model], self.used[model]) for model, state in self.state.items()]
-        decided = plan(queue, residents, Limits(self.models_max), self.now)
+        queue = [Waiting(model, since[0], need_of(model)) for model, since in self.queue.items()]
+        residents = [Resident(model, state, self.leases[model], self.used[model], need_of(model)) for model, state in self.state.items()]
+        decided = plan(queue, residents, Limits(self.models_max, self.host), self.now)
         self.check(decided, list(self.queue))
         return decided
 
@@ -294,7 +299,8 @@ class Machine:
         lists = (decided.grant, decided.evict, decided.start)
         together = [model for names in lists for model in names]
         assert len(set(together)) == len(together), f"in two lists: {decided}"
-        assert len(decided.drain) <= 1
+        assert len(decided.drain) <= 1 or self.host is not None
+        assert set(decided.refuse) == {model for model in order if self.host is not None and need_of(model).host_bytes > self.host}
         assert set(decided.grant) | set(decided.start) <= set(order)
         for victim in decided.evict:
             assert self.leases[victim] == 0, f"busy: {victim}"
@@ -305,15 +311,18 @@ class Machine:
             for model, state in self.state.items()
             if state is LOADED and not self.leases[model] and model not in decided.evict and model not in order
         ]
-        for victim in decided.evict:
-            assert all(self.used[victim] <= self.used[model] for model in spared), f"{victim} is not the oldest"
+        for victim, scarce in decided.evict.items():
+            if scarce == "count":
+                assert all(self.used[victim] <= self.used[model] for model in spared), f"{victim} is not the oldest"
         assert decided.start == [model for model in order if model in decided.start], "out of order"
         if decided.start:
             before = order[: order.index(decided.start[-1])]
-            skipped = [model for model in before if model not in decided.start and model not in self.state]
+            skipped = [model for model in before if model not in (*decided.start, *decided.refuse) and model not in self.state]
             assert not skipped, f"{skipped} overtaken"
 
     def perform(self, decided: Plan) -> None:
+        for model in decided.refuse:
+            del self.queue[model]
         for model in decided.evict:
             self.state[model] = DYING
         for model in decided.start:
@@ -325,6 +334,8 @@ class Machine:
         self.drain(decided.drain)
         held = [model for model, state in self.state.items() if state is not DYING]
         assert not self.models_max or len(held) <= self.models_max, held
+        taken = sum(need_of(model).host_bytes for model in self.state)
+        assert self.host is None or taken <= self.host, "with those that are on their way out"
 
     def drain(self, models: list[str]) -> None:
         for model, state in self.state.items():
@@ -383,9 +394,9 @@ def apply(machine: Machine, event: str, model: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 4), st.lists(EVENTS, max_size=60))
-def test_random_histories(models_max: int, events: list[tuple[str, str]]) -> None:
-    machine = Machine(models_max)
+@given(st.integers(0, 4), st.sampled_from([None, 4, 5, 7, 11]), st.lists(EVENTS, max_size=60))
+def test_random_histories(models_max: int, host: int | None, events: list[tuple[str, str]]) -> None:
+    machine = Machine(models_max, host)
     for event, model in events:
         apply(machine, event, model)
     for model, state in list(machine.state.items()):

@@ -48,7 +48,7 @@ class Ended:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
 
-    def reload(self, changed: tuple[str, ...]) -> None:
+    def reload(self, changed: tuple[str, ...], find: object) -> None:
         self.calls.append(changed)
 
 

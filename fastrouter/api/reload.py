@@ -35,7 +35,7 @@ class Reloads:
         difference = self._catalog.adopt(scan)
         if difference != Difference():
             log.info("models reloaded: %s", difference)
-        self._supervisor.reload(difference.stale)
+        self._supervisor.reload(difference.stale, self._catalog.get)
         return difference
 
 

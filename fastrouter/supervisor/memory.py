@@ -8,11 +8,12 @@ from collections.abc import Iterable
 
 from fastrouter.config import Config
 from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
+from fastrouter.machine import total_bytes
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.instance import Instance
-from fastrouter.supervisor.limits import LimitReader
+from fastrouter.supervisor.limits import Held, LimitReader
 from fastrouter.supervisor.measures import Measures
 from fastrouter.supervisor.planner import Limits
 
@@ -25,8 +26,9 @@ class Memory:
     def __repr__(self) -> str:
         return f"<Memory {self._limits!r} {self.measures!r}>"
 
-    def limits(self, entries: Iterable[Entry]) -> Limits:
-        return self._limits.read(census.held(entries))
+    def limits(self, entries: Iterable[Entry], spare_pid: int | None) -> Limits:
+        """What the spare has faulted in is for the next model, so it counts as free."""
+        return self._limits.read([*census.held(entries), Held(spare_pid, total_bytes())])
 
     def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
         """Of a model that does not fit: for good, or while other programs use the memory."""

@@ -24,7 +24,7 @@ from fastrouter.supervisor.instance import Instance, fail_sink
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.log import Logs
 from fastrouter.supervisor.memory import Memory
-from fastrouter.supervisor.planner import next_change, plan
+from fastrouter.supervisor.planner import Limits, next_change, plan
 from fastrouter.supervisor.process import Nursery, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.spares import Spares
@@ -93,6 +93,13 @@ class Residency:
         entry.spec = spec
         return entry
 
+    def renew(self, find: Callable[[str], ModelSpec | None]) -> None:
+        """What is known here follows the catalog."""
+        for entry in self.entries.values():
+            entry.spec = find(entry.spec.id) or entry.spec
+            self.may_be_idle(entry)
+        self.rebalance()
+
     # ------------------------------------------------------------ queue
 
     def enqueue(self, entry: Entry, waiter: Waiter) -> None:
@@ -126,7 +133,7 @@ class Residency:
         while self.queue:
             waiting = census.waiting(self.queue, self.memory.measures)
             residents = census.residents(self.entries.values(), self.memory.measures)
-            limits, now = self.memory.limits(self.entries.values()), time.monotonic()
+            limits, now = self.limits(), time.monotonic()
             decided = plan(waiting, residents, limits, now)
             for model_id, why in decided.refuse.items():
                 self.refuse_waiters(self.entries[model_id], self.memory.refusal(self.entries[model_id].spec, why, limits))
@@ -141,6 +148,10 @@ class Residency:
                 self.timers.at("plan", next_change(waiting, residents, limits, now), self.rebalance)
                 return
         self._set_draining([])
+
+    def limits(self) -> Limits:
+        """What all models may take at this moment."""
+        return self.memory.limits(self.entries.values(), self._spares.pid)
 
     def _running(self, model_id: str) -> Instance:
         instance = self.entries[model_id].instance

@@ -30,8 +30,12 @@ class Spares:
         return f"<Spares {self._spare or 'none'}>"
 
     @property
+    def pid(self) -> int | None:
+        return self._spare.pid if self._spare else None
+
+    @property
     def pids(self) -> list[int | None]:
-        return [self._nursery.pid, self._spare.pid if self._spare else None]
+        return [self._nursery.pid, self.pid]
 
     @property
     def is_empty(self) -> bool:

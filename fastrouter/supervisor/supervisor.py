@@ -143,21 +143,23 @@ class Supervisor:
         self._residency.may_be_idle(entry)
         self._residency.rebalance()
 
-    def reload(self, changed: Iterable[str]) -> None:
-        """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten."""
+    def reload(self, changed: Iterable[str], find: Callable[[str], ModelSpec | None] = lambda model_id: None) -> None:
+        """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten. `find` says what the
+        catalog has now: the others go on with other times, or another pin."""
         for model_id in changed:
             entry = self._entries.get(model_id)
             if entry is None:
                 continue
             entry.forget_failures()
             self._residency.end(entry, "reload")
+        self._residency.renew(find)
         self._residency.feed.reloaded()
 
     def outlook(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would lead to now, with no effect: see outlook.py."""
         memory, entries = self._residency.memory, self._entries.values()
         waiting, residents = census.waiting(self._queue, memory.measures), census.residents(entries, memory.measures)
-        return look_ahead(spec.runner, waiting, residents, memory.limits(entries), memory.measures, time.monotonic())
+        return look_ahead(spec.runner, waiting, residents, self._residency.limits(), memory.measures, time.monotonic())
 
     async def peek(self, model_id: str, method: str) -> Any:
         """What a loaded model's worker answers; None: it is not loaded. Leaves no trace: no lease, no load, no change to the order of
