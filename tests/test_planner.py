@@ -86,6 +86,15 @@ def test_patience(residents: list[Resident], now: float, expected: str) -> None:
     assert decide([C], residents, now=now) == expected
 
 
+def test_patience_is_as_long_as_the_load() -> None:
+    busy = [resident("a", leases=1), resident("b", leases=1, used=1)]
+    slow = replace(C, load_s=10.0)
+    assert decide([slow], busy, now=LATE) == ""
+    assert decide([slow], busy, now=10.0) == "~a"
+    assert decide([replace(C, load_s=1000.0)], busy, now=MAX_WAIT_S) == "~a", "but nobody waits for ever"
+    assert next_change([slow], busy, Limits(2), 5.0) == 10.0
+
+
 def test_a_draining_model_admits_nothing_new() -> None:
     residents = [resident("a", DRAINING, 1), resident("b", leases=1)]
     assert decide([C, waiting("a", 0.5)], residents, now=LATE) == "~a"

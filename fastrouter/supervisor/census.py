@@ -19,6 +19,7 @@ def waiting(queue: Queue, measures: Measures) -> list[Waiting]:
             measures.need(entry.spec),
             any(waiter.can_start for waiter in entry.waiters),
             max(waiter.priority for waiter in entry.waiters),
+            measures.expected_load_s(entry.spec),
         )
         for entry in queue.entries()
     ]

@@ -1,9 +1,9 @@
 """Who is resident: one pure decision from what waits, what runs and what there is room for. No I/O, no clock, no log.
 
 Rules: first come, first served, by model; a priority goes first, but nobody waits longer than MAX_WAIT_S for those. A waiting model takes
-free room, else the place of residents that serve nothing and that nobody waits for: see eviction.py. When all are busy it waits; after the
-patience of `limits` a busy instance admits nothing new, so that two busy models cannot starve a third. What is pinned, or has only just
-been loaded, stays. A model that can never fit is refused.
+free room, else the place of residents that serve nothing and that nobody waits for: see eviction.py. When all are busy it waits; when its
+patience is over a busy instance admits nothing new, so that two busy models cannot starve a third. What is pinned, or has only just been
+loaded, stays. A model that can never fit is refused.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,11 @@ class Waiting:
     need: Need = NOTHING
     can_start: bool = True  # False: its requests may use it, but not load it
     priority: int = 0  # the highest of its requests
+    load_s: float = 0.0  # what its load will take
+
+    def patience_s(self, least_s: float) -> float:
+        """How long others may go on before it makes one leave: no less than its load takes, or all time would go into loads."""
+        return max(least_s, min(self.load_s, MAX_WAIT_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ def plan(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits
 
 def next_change(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits, now: float) -> float | None:
     """When time alone may change the plan; None: never."""
-    moments = [waiting.since + limits.patience_s for waiting in queue]
+    moments = [waiting.since + waiting.patience_s(limits.patience_s) for waiting in queue]
     moments += [waiting.since + MAX_WAIT_S for waiting in queue if len(queue) > 1]
     moments += [resident.settled_at for resident in residents]
     return min((moment for moment in moments if moment > now), default=None)
@@ -189,7 +194,7 @@ class _Planner:
         of those are done and it is still not enough; none while it is patient or something ends anyway."""
         ready = [resident for resident in self._residents.values() if resident.state in _READY and self._may_leave(resident)]
         is_ending = any(resident.state is State.STOPPING for resident in self._residents.values())
-        if self._now - waiting.since < self._limits.patience_s or is_ending:
+        if self._now - waiting.since < waiting.patience_s(self._limits.patience_s) or is_ending:
             return []
         draining = [resident for resident in ready if resident.state is State.DRAINING]
         others = [resident for resident in ready if resident.state is State.LOADED and resident.model_id not in self._plan.evict]
