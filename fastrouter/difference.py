@@ -1,4 +1,4 @@
-"""What a reload brought: which models are new, changed, gone, or only named anew. Must never know what a model is made of.
+"""What a reload brought: which models are new, changed, gone, or only updated. Must never know what a model is made of.
 
 Pure. Invariant: each id is in one group at most.
 """
@@ -21,10 +21,10 @@ class Difference:
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()  # in what a running process was started with
     removed: tuple[str, ...] = ()
-    renamed: tuple[str, ...] = ()  # in aliases, tags and the like: what runs goes on
+    updated: tuple[str, ...] = ()  # in names, times and the like: what runs goes on
 
     def __str__(self) -> str:
-        parts = [(word, ids) for word in ("added", "changed", "removed", "renamed") if (ids := getattr(self, word))]
+        parts = [(word, ids) for word in ("added", "changed", "removed", "updated") if (ids := getattr(self, word))]
         return "; ".join(f"{word} {', '.join(ids[:10])}{f' and {len(ids) - 10} more' * (len(ids) > 10)}" for word, ids in parts)
 
     @property
@@ -40,5 +40,5 @@ def compare(old: Mapping[str, Resolved], new: Mapping[str, Resolved]) -> Differe
         added=tuple(model_id for model_id in new if model_id not in old),
         changed=tuple(model_id for model_id, was, spec in both if was.fingerprint != spec.fingerprint),
         removed=tuple(model_id for model_id in old if model_id not in new),
-        renamed=tuple(model_id for model_id, was, spec in both if was is not spec and was.fingerprint == spec.fingerprint),
+        updated=tuple(model_id for model_id, was, spec in both if was is not spec and was.fingerprint == spec.fingerprint),
     )

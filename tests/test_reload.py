@@ -159,7 +159,7 @@ def test_what_a_running_model_survives(folder: Path, preset: Path, router: Start
     assert (kept["aliases"], kept["tags"]) == (["k"], ["t"])
     for name in ("options", "bytes"):
         server.await_status(name, "unloaded")
-    assert "models reloaded: added added; changed bytes, options; removed gone; renamed kept" in server.log
+    assert "models reloaded: added added; changed bytes, options; removed gone; updated kept" in server.log
     assert server.post("/v1/completions", {"model": "k", "prompt": "a", "max_tokens": 1}).status == 200
     assert reload(server) == ["a", "added", "bytes", "kept", "options"]
     assert server.log.count("models reloaded") == 1
