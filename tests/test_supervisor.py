@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from test_process import until
 
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.supervisor import entry as entry_module
+from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.state import State
 from fastrouter.supervisor.supervisor import Event
 
@@ -126,6 +128,20 @@ def test_one_place(house: Run) -> None:
     async def body(here: House) -> None:
         for model in "abcabcaab":
             assert await here.ask(model) == WHOLE
+
+    house(body, 1)
+
+
+def test_what_has_left_is_forgotten(house: Run) -> None:
+    """No timer, no callback and no log keeps the objects of a worker that is gone."""
+
+    async def body(here: House) -> None:
+        for model in "abc" * 12:
+            await here.ask(model)
+        await asyncio.sleep(0.5)
+        gc.collect()
+        kept = [found for found in gc.get_objects() if isinstance(found, Instance)]
+        assert len(kept) <= 2, kept
 
     house(body, 1)
 

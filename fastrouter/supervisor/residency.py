@@ -79,7 +79,7 @@ class Residency:
         deadline = self._loop.time() + REAP_DELAY_S
         while reap_unknown(set()) and self._loop.time() < deadline:
             await asyncio.sleep(0.005)
-        self.timers.cancel()
+        self.timers.close()
         self.memory.save()
 
     def instances(self) -> list[Instance]:
@@ -252,8 +252,8 @@ class Residency:
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)
-        if entry.spec.load_timeout_s:
-            self.timers.after(entry.spec.load_timeout_s, lambda: self._end_load(instance))
+        ends_at = time.monotonic() + entry.spec.load_timeout_s if entry.spec.load_timeout_s else None
+        self.timers.at(_load_timer(instance), ends_at, lambda: self._end_load(instance))
         self.feed.loading(entry.spec.id, 0.0)
 
     def _end_load(self, instance: Instance) -> None:
@@ -267,6 +267,7 @@ class Residency:
             self.feed.loading(model_id, instance.progress or 0.0)
             return
         entry = self.entries[model_id]
+        self.timers.cancel(_load_timer(instance))
         entry.note_load()
         metrics.loaded(model_id, entry.end_load())
         self.memory.learn(instance, self.instances())
@@ -330,6 +331,7 @@ class Residency:
         """The process is reaped and everything it said has been delivered."""
         self._reap()
         self.timers.after(REAP_DELAY_S, self._reap)
+        self.timers.cancel(_load_timer(instance))
         entry.instance = None
         entry.end_load()
         entry.keep_alive_s = None
@@ -393,3 +395,8 @@ class Residency:
         for lease in leases:
             if not lease.is_released:
                 self.enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
+
+
+def _load_timer(instance: Instance) -> str:
+    """The name of the timer that ends a load; a model has one instance at a time."""
+    return f"load {instance.spec.id}"

@@ -96,13 +96,18 @@ class Supervisor:
             raise Unavailable(f"{MAX_QUEUED} requests are waiting for a model already")
         self._residency.enqueue(entry, waiter)
         self._residency.rebalance()
-        if self._queue_timeout_s:
-            self._residency.timers.after(self._queue_timeout_s, lambda: self._end_wait(entry, waiter))
+        give_up = self._limit_wait(entry, waiter) if self._queue_timeout_s else None
         try:
             return await waiter.future
         except asyncio.CancelledError:
             self._leave(entry, waiter)
             raise
+        finally:
+            if give_up is not None:
+                give_up()
+
+    def _limit_wait(self, entry: Entry, waiter: Waiter) -> Callable[[], None]:
+        return self._residency.timers.after(self._queue_timeout_s, lambda: self._end_wait(entry, waiter))
 
     def _end_wait(self, entry: Entry, waiter: Waiter) -> None:
         """The time to wait for a place is over; a load that has begun is awaited."""
