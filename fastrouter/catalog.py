@@ -105,11 +105,19 @@ class Scan:
         models = {found.id: self._to_spec(found) for found in self._found.values()}
         headers.save()
         models |= self._make_variants(models)
+        for hidden in self._hidden(models):
+            models[hidden] = replace(models[hidden], is_listed=False)
         same = {model_id for model_id, spec in models.items() if known.get(model_id) == spec}
         self.models = {model_id: (known if model_id in same else models)[model_id] for model_id in sorted(models)}
         self.names = self._name_all()
         self.difference = compare(known, self.models)
         self.is_news = not known or self.difference != Difference() or self.names != known_names
+
+    def _hidden(self, models: Mapping[str, ModelSpec]) -> list[str]:
+        """Models of a cache that a preset's section with `dedup-cache-models` stands for; they can be used all the same."""
+        deduping = [model_id for model_id, section in self._sections.items() if _is_on(self._layer_of(section), "hides_cached")]
+        paths = {models[model_id].path for model_id in deduping}
+        return [spec.id for spec in models.values() if spec.source == "cache" and spec.path in paths and spec.base is None]
 
     def _find(self) -> None:
         config = self._config
@@ -337,6 +345,10 @@ def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
 def _not_here(name: str, wanted: Wanted, cache: str) -> Found:
     path = os.path.join(cache, f"models--{wanted.repo.replace('/', '--')}", "wanted", name.replace("/", "--"))
     return Found(name, [path], "cache", error="it is not downloaded yet", wanted=wanted)
+
+
+def _is_on(layer: Layer, name: str) -> bool:
+    return name in layer and bool(layer[name].value)
 
 
 def _for_every_model(layer: Layer) -> Layer:

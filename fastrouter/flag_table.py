@@ -239,7 +239,8 @@ def _preset_flags() -> list[Flag]:
         _flag(scope, "base", "", Kind.TEXT, "base", "the model whose process it shares; it may differ in what a request can say"),
         _flag(scope, "system-prompt", "", Kind.TEXT, "system", "system message of chats that bring none"),
         _flag(scope, "system-prompt-file", "", Kind.PATH, "system", "a file that holds one"),
-        *(_flag(scope, name, "", Kind.TEXT, "", "accepted") for name in ("dedup-cache-models", "version")),
+        _flag(scope, "dedup-cache-models", "", Kind.SWITCH, "hides_cached", "do not list the cached model that a section uses"),
+        _flag(scope, "version", "", Kind.TEXT, "", "accepted"),
     ]
 
 

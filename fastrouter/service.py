@@ -80,7 +80,7 @@ class Service:
 
     def announce(self, address: str) -> None:
         """What the user reads: the models, and a line to try."""
-        models, default = self._catalog.models(), self._catalog.default
+        models, default = [spec for spec in self._catalog.models() if spec.is_listed], self._catalog.default
         found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
         if self._config.log_format == "json":
             log.info("%s", found, extra={"event": "models", "num_models": len(models)})

@@ -38,6 +38,7 @@ class ModelSpec:
     load_timeout_s: float = 600.0  # 0: none
     defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
     wanted: Wanted | None = None  # it has to be downloaded first
+    is_listed: bool = True  # False: only a preset's name is shown for it
     base: "ModelSpec | None" = None  # a variant: the model whose process it shares
     template: TemplateFeatures | None = None
     capabilities: tuple[str, ...] = ()

@@ -409,3 +409,21 @@ def test_reload_of_presets_is_all_or_nothing(models: Path, put: Callable[..., Pa
     with pytest.raises(ConfigError, match="there is no such folder"):
         catalog.reload()
     assert ids(catalog) == ["a", "b"]
+
+
+def test_a_preset_may_hide_the_cached_model_it_uses(tmp_path: Path, tiny: Path, models: Path) -> None:
+    put_cached(tmp_path / "hub", tiny, "user/repo", "m-Q4_0.gguf")
+    put_cached(tmp_path / "hub", tiny, "user/other", "m-Q4_0.gguf")
+
+    def listed(text: str) -> list[str]:
+        catalog = catalog_of(models, "--models-preset", preset_file(models, text), LLAMA_CACHE=str(tmp_path / "hub"))
+        assert catalog.get("user/repo:Q4_0"), "it can be used all the same"
+        return [spec.id for spec in catalog.models() if spec.is_listed]
+
+    section = "[mine]\nhf-repo = user/repo\n"
+    assert listed(section) == ["mine", "user/other:Q4_0", "user/repo:Q4_0"]
+    assert listed(f"{section}dedup-cache-models = 1\n") == ["mine", "user/other:Q4_0"]
+    assert listed(f"[*]\ndedup-cache-models = on\n{section}") == ["mine", "user/other:Q4_0"]
+    assert listed(f"[*]\ndedup-cache-models = on\n{section}dedup-cache-models = 0\n[v]\nbase = user/repo:Q4_0\n") == [
+        "mine", "user/other:Q4_0", "user/repo:Q4_0", "v"
+    ]  # fmt: skip

@@ -338,3 +338,17 @@ def test_a_file_that_never_rests_keeps_nobody_waiting(folder: Path, monkeypatch:
     monkeypatch.setattr(watch_module, "QUIET_S", 0.05)
     monkeypatch.setattr(watch_module, "MAX_WAIT_S", 0.2)
     asyncio.run(run())
+
+
+def test_a_hidden_model_is_not_listed_but_answers(router: StartRouter, tmp_path: Path, models: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shutil.copy(models / "tiny0.gguf", cache)
+    presets = tmp_path / "presets.ini"
+    presets.write_text(f"[*]\ndedup-cache-models = 1\n[mine]\nmodel = {cache / 'tiny0.gguf'}\n")
+    server = router("--models-preset", str(presets), env={"LLAMA_CACHE": str(cache)})
+    assert [model["id"] for model in server.get("/v1/models").json["data"]] == ["mine"]
+    assert server.post("/tokenize", {"model": "tiny0", "content": "the cat"}).status == 200
+    presets.write_text(presets.read_text().replace("models = 1", "models = 0"))
+    assert [model["id"] for model in server.get("/v1/models?reload=1").json["data"]] == ["mine", "tiny0"]
+    assert server.status("tiny0") == "loaded", "being listed or not is nothing to its process"

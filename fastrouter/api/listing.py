@@ -76,7 +76,7 @@ class Listing:
     def _join(self, patterns: Patterns, can_see: CanSee) -> bytes:
         models = self._catalog.models()
         downloads = {download.name: download for download in self._downloads.all()}
-        parts = {spec.id: self._encode(spec, downloads) for spec in models if patterns is None or can_see(spec.id)}
+        parts = {spec.id: self._encode(spec, downloads) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))}
         coming = [name for name in downloads if self._catalog.get(name) is None and can_see(name)]
         parts |= {name: orjson.dumps(describe_download(downloads[name])) for name in coming}
         if coming:
