@@ -163,3 +163,18 @@ def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
     assert server.status("tiny0") == "sleeping"
     assert server.get("/props?model=tiny0&autoload=true").json["is_sleeping"] is False
     assert server.status("tiny0") == "loaded"
+
+
+def test_the_router_s_props_show_the_default_model_too(router: StartRouter, models: Path) -> None:
+    """So that a client made for a llama-server with one model finds what it looks for."""
+    server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1")
+    server.await_status("tiny0", "loaded")
+    props = server.get("/props").json
+    assert (props["role"], props["max_instances"]) == ("router", 4)
+    assert (props["model_alias"], props["model_path"]) == ("tiny0", str(models / "tiny0.gguf"))
+    assert props["default_generation_settings"]["n_ctx"] == 2048
+    assert props["is_sleeping"] is False
+    server.await_status("tiny0", "sleeping")
+    props = server.get("/props").json
+    assert (props["role"], props["is_sleeping"]) == ("router", True)
+    assert server.status("tiny0") == "sleeping"

@@ -3,6 +3,7 @@
 Invariant: a path of llama-server that is not there yet says 501, so that nobody takes it for a typing error.
 """
 
+import contextlib
 from typing import Any
 
 from fastrouter._core import Request
@@ -19,7 +20,7 @@ from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
 from fastrouter.config import Config
-from fastrouter.errors import InvalidRequest, NotFound, NotSupported
+from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
@@ -66,19 +67,17 @@ class Admin:
         self._downloads = downloads
         self._config = config
 
-    def router_props(self) -> bytes:
-        return encode_json(
-            {
-                "role": "router",
-                "max_instances": self._config.models_max,
-                "models_autoload": self._config.models_autoload,
-                "model_alias": "fastrouter",
-                "model_path": "none",
-                "default_generation_settings": {"params": {}, "n_ctx": 0},
-                "ui_settings": {},
-                "build_info": BUILD_INFO,
-            }
-        )
+    def router_props(self) -> dict[str, Any]:
+        return {
+            "role": "router",
+            "max_instances": self._config.models_max,
+            "models_autoload": self._config.models_autoload,
+            "model_alias": "fastrouter",
+            "model_path": "none",
+            "default_generation_settings": {"params": {}, "n_ctx": 0},
+            "ui_settings": {},
+            "build_info": BUILD_INFO,
+        }
 
     def change_props(self, request: Request, exchange: Exchange) -> bytes:
         """As in llama-server: there is nothing to change yet, but it says whether it would be allowed."""
@@ -144,8 +143,16 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
-    def props(request: Request, exchange: Exchange) -> Any:
-        return peek.props(request, exchange) if models.query(request).get("model") else admin.router_props()
+    async def props(request: Request, exchange: Exchange) -> bytes:
+        """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
+        spec = models.named(request)
+        if spec is not None and models.query(request).get("model"):
+            return encode_json(await peek.props_of(request, spec))
+        default: dict[str, Any] = {}
+        if spec is not None:
+            with contextlib.suppress(FastrouterError):  # it does not answer, but the router does
+                default = await peek.props_of(request, spec)
+        return encode_json({**admin.router_props(), **default})
 
     routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat)
     routes.add("POST", "/v1/completions", openai.completions)

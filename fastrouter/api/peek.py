@@ -33,14 +33,11 @@ class Peek:
 
     # ------------------------------------------------------------ /props
 
-    async def props(self, request: Request, exchange: Exchange) -> bytes:
-        spec, _ = self._models.choose(request, {})
+    async def props_of(self, request: Request, spec: ModelSpec) -> dict[str, Any]:
         props = await self.ask(request, spec, "props")
-        if props is None:
-            return encode_json(self._props_of(spec))
-        return encode_json({**props, "model_alias": spec.id, "is_loaded": True})
+        return self._props_of_file(spec) if props is None else {**props, "model_alias": spec.id, "is_loaded": True}
 
-    def _props_of(self, spec: ModelSpec) -> dict[str, Any]:
+    def _props_of_file(self, spec: ModelSpec) -> dict[str, Any]:
         """What the file and the options say."""
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
