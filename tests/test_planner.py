@@ -86,6 +86,11 @@ def test_patience(residents: list[Resident], now: float, expected: str) -> None:
     assert decide([C], residents, now=now) == expected
 
 
+def test_what_is_evicted_drains_no_more() -> None:
+    drained, busy = resident("a", DRAINING), resident("b", leases=1, used=1)
+    assert decide([C, D], [drained, busy], now=LATE) == "-a +c ~b"
+
+
 def test_patience_is_as_long_as_the_load() -> None:
     busy = [resident("a", leases=1), resident("b", leases=1, used=1)]
     slow = replace(C, load_s=10.0)

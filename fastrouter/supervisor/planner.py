@@ -192,12 +192,13 @@ class _Planner:
     def _to_drain(self, waiting: Waiting) -> list[str]:
         """The instances that must end their work for `waiting`: what drains already, and one more, the least recently used, when all
         of those are done and it is still not enough; none while it is patient or something ends anyway."""
-        ready = [resident for resident in self._residents.values() if resident.state in _READY and self._may_leave(resident)]
-        is_ending = any(resident.state is State.STOPPING for resident in self._residents.values())
+        present = [resident for resident in self._residents.values() if resident.model_id not in self._plan.evict]
+        ready = [resident for resident in present if resident.state in _READY and self._may_leave(resident)]
+        is_ending = any(resident.state is State.STOPPING for resident in present)
         if self._now - waiting.since < waiting.patience_s(self._limits.patience_s) or is_ending:
             return []
         draining = [resident for resident in ready if resident.state is State.DRAINING]
-        others = [resident for resident in ready if resident.state is State.LOADED and resident.model_id not in self._plan.evict]
+        others = [resident for resident in ready if resident.state is State.LOADED]
         if others and not any(resident.num_leases for resident in draining):
             draining.append(min(others, key=lambda resident: resident.last_used))
         return [resident.model_id for resident in draining]
