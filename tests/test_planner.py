@@ -124,6 +124,7 @@ def sized(model_id: str, size: int, state: State = LOADED, leases: int = 0, **mo
         pytest.param([waiting("c", size=5)], [sized("a", 6, DYING)], "", id="it is not back yet"),
         pytest.param([waiting("c", size=4)], [sized("a", 6, DYING)], "+c", id="both fit"),
         pytest.param([waiting("c", size=11)], [sized("a", 6)], "!c", id="never"),
+        pytest.param([waiting("c", size=5), waiting("d", size=11)], [sized("a", 6, LOADED, 1)], "!d", id="never, whoever waits before it"),
         pytest.param([waiting("c", size=5)], [sized("a", 6, is_pinned=True)], "!c", id="never beside what is pinned"),
         pytest.param([waiting("c", size=5)], [sized("a", 6, settled_at=1)], "", id="not yet: it has only just been loaded"),
         pytest.param([waiting("c", size=5)], [sized("a", 6, LOADED, 1)], "", id="busy"),

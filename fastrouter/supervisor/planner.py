@@ -125,7 +125,7 @@ class _Planner:
             resident = self._residents.get(waiting.model_id)
             if resident is not None and resident.state not in (State.DYING, State.SLEEPING):
                 self._serve(resident)  # or it loads, or stops: it has its place
-            elif not blocked_on and waiting.can_start:
+            elif waiting.can_start and not self._refuse(waiting) and not blocked_on:
                 blocked_on = self._admit(waiting, resident)
         decided = self._plan
         return Plan(decided.grant, decided.evict, decided.start, decided.drain, decided.refuse, blocked_on)
@@ -139,13 +139,16 @@ class _Planner:
         if resident.state in _READY and model_id not in decided.evict and model_id not in decided.drain:
             decided.grant.append(model_id)
 
+    def _refuse(self, waiting: Waiting) -> bool:
+        """What can never fit is told so at once, whoever waits before it."""
+        problem = self._never_fits(waiting)
+        if problem is not None:
+            self._plan.refuse[waiting.model_id] = problem
+        return problem is not None
+
     def _admit(self, waiting: Waiting, resident: Resident | None) -> str | None:
         """Make room and start it; what it waits for, if it must."""
         decided = self._plan
-        problem = self._never_fits(waiting)
-        if problem is not None:
-            decided.refuse[waiting.model_id] = problem
-            return None
         is_asleep = resident is not None and resident.is_asleep  # it has its place
         num_places = self._num_held + (0 if is_asleep else 1) - self._limits.models_max if self._limits.models_max else 0
         lacking = self._limits.lacking(self._staying + waiting.need)
