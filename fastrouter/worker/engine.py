@@ -24,7 +24,7 @@ from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
-from fastrouter.worker.sampler import Sampler
+from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import AdapterSet, Slots
@@ -48,6 +48,7 @@ class Engine:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
+        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that say nothing
         self.slots = Slots(context.num_slots)
         self._prefixes = Prefixes(model, context, self.slots)
         self._vocab = model.vocab
@@ -105,10 +106,10 @@ class Engine:
     def _choice(self, request: Request, choice: int) -> Sequence:
         generate = request.generate
         settings = generate.sampling
-        seed = settings.get("seed", self._options.sampling.get("seed", -1))
+        seed = settings.get("seed", self.sampling.get("seed", -1))
         if choice and isinstance(seed, int) and seed not in _RANDOM_SEEDS:
             settings = {**settings, "seed": seed + choice}  # the same seed would give the same text again
-        sampler = Sampler(self._vocab, settings, self._options.sampling)
+        sampler = Sampler(self._vocab, settings, self.sampling)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
         return Sequence(request, choice, sampler, Detokenizer(self._pieces, generate.stop), max_tokens)
 

@@ -1,61 +1,80 @@
 """Request fields -> the sampler of one sequence. Knows the vocabulary and the defaults, but no sequence and no logits.
 
-Precedence of each setting: the request, the model's own defaults (flags, preset), llama-server's defaults.
+Precedence of each setting: the request, the model's own defaults (flags, preset), those in its file, llama-server's.
 """
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
-from fastrouter._core import LogitSampler
+from fastrouter._core import SAMPLERS, LogitSampler
 from fastrouter.errors import InvalidRequest
-from fastrouter.worker.llama import Vocab
+from fastrouter.samplers import names_of
+from fastrouter.worker.breakers import breakers_of
+from fastrouter.worker.llama import Model, Vocab
 
-DEFAULTS: dict[str, Any] = {
-    "seed": -1,  # -1 (and its unsigned twin): random
+# What LogitSampler takes under the same name.
+_OF_CHAIN: dict[str, Any] = {
     "temperature": 0.8,
+    "dynatemp_range": 0.0,
+    "dynatemp_exponent": 1.0,
     "top_k": 40,
     "top_p": 0.95,
     "min_p": 0.05,
-    "min_keep": 0,
+    "top_n_sigma": -1.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
+    "typical_p": 1.0,
     "repeat_last_n": 64,
     "repeat_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": 64,
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "min_keep": 0,
+    "samplers": list(SAMPLERS),
+}
+DEFAULTS: dict[str, Any] = {
+    "seed": -1,  # -1 (and its unsigned twin): random
+    **_OF_CHAIN,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"],
     "logit_bias": [],
     "ignore_eos": False,
+    "n_probs": 0,
+    "post_sampling_probs": False,
 }
 RANDOM_SEEDS = (-1, 0xFFFFFFFF)
-SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 
 
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
 
-    def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any]) -> None:
+    def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any], *, num_probs: int = -1) -> None:
         merged = {**DEFAULTS, **load_defaults, **settings}
         seed = int(merged["seed"])
         if seed in RANDOM_SEEDS:
             seed = int.from_bytes(os.urandom(4), "little")
         self._settings = {**merged, "seed": seed}
+        has_dry = merged["dry_multiplier"] != 0
         super().__init__(
             vocab.n_tokens,
-            temperature=merged["temperature"],
-            top_k=merged["top_k"],
-            top_p=merged["top_p"],
-            min_p=merged["min_p"],
-            min_keep=merged["min_keep"],
+            **{name: merged[name] for name in _OF_CHAIN},
             seed=seed,
-            repeat_last_n=merged["repeat_last_n"],
-            repeat_penalty=merged["repeat_penalty"],
-            frequency_penalty=merged["frequency_penalty"],
-            presence_penalty=merged["presence_penalty"],
+            breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=_bias(vocab, merged["logit_bias"], merged["ignore_eos"]),
+            num_probs=num_probs,
+            is_after=merged["post_sampling_probs"],
         )
 
     def settings(self) -> dict[str, Any]:
         """As llama-server's `generation_settings` shows them."""
-        return {**self._settings, "samplers": SAMPLERS}
+        return dict(self._settings)
 
 
 def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[int, float]]:
@@ -70,3 +89,40 @@ def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[
     if ignore_eos:
         found += [(token_id, -math.inf) for token_id in vocab.eog_tokens]
     return found
+
+
+# ---------------------------------------------------------------- what the file says
+
+# Key after general.sampling. -> setting, its type, least and most.
+_OF_FILES: dict[str, tuple[str, Callable[[str], float], float, float]] = {
+    "temp": ("temperature", float, 0.0, math.inf),
+    "top_k": ("top_k", int, 0, 0x7FFFFFFF),
+    "top_p": ("top_p", float, 0.0, 1.0),
+    "min_p": ("min_p", float, 0.0, 1.0),
+    "xtc_probability": ("xtc_probability", float, 0.0, 1.0),
+    "xtc_threshold": ("xtc_threshold", float, 0.0, 1.0),
+    "penalty_last_n": ("repeat_last_n", int, -1, 0x7FFFFFFF),
+    "penalty_repeat": ("repeat_penalty", float, 1e-3, 1e3),
+    "mirostat": ("mirostat", int, 0, 2),
+    "mirostat_tau": ("mirostat_tau", float, 0.0, 1e4),
+    "mirostat_eta": ("mirostat_eta", float, 0.0, 1e4),
+}
+
+
+def file_defaults(model: Model) -> dict[str, Any]:
+    """The sampling keys of the GGUF; what makes no sense is passed over: nobody here can mend a file."""
+    found: dict[str, Any] = {}
+    for key, (name, convert, low, high) in _OF_FILES.items():
+        text = model.meta_value(f"general.sampling.{key}")
+        try:
+            value = convert(text)
+        except ValueError:
+            continue
+        if low <= value <= high and math.isfinite(value):
+            found[name] = value
+    sequence = model.meta_value("general.sampling.sequence")
+    try:
+        names = names_of([name for name in sequence.split(";") if name.strip()])
+    except ValueError:
+        return found
+    return {**found, "samplers": names} if names else found

@@ -1,0 +1,40 @@
+"""Names of the steps of a sampling chain, in all their spellings. Must never know what a step does.
+
+Invariant: what passes are the names that the core knows; an unknown one is a ValueError that repeats it.
+"""
+
+from collections.abc import Iterable
+
+from fastrouter._core import SAMPLERS
+
+LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama-server's
+_NOT_YET = {"infill": "i", "adaptive_p": "a"}
+_ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p", "typical_p": "typ_p"}
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "")
+
+
+_BY_NAME = {_plain(name): name for name in (*SAMPLERS, *_NOT_YET)} | {_plain(alias): name for alias, name in _ALIASES.items()}
+
+
+def names_of(names: Iterable[str]) -> list[str]:
+    return [_known(_BY_NAME.get(_plain(name)), name) for name in names]
+
+
+def names_of_letters(letters: str) -> list[str]:
+    refused = {letter: name for name, letter in _NOT_YET.items()}
+    return [_known(LETTERS.get(letter) or refused.get(letter), letter) for letter in letters]
+
+
+def letters_of(names: Iterable[str]) -> str:
+    letters = {name: letter for letter, name in LETTERS.items()}
+    return "".join(letters[name] for name in names)
+
+
+def _known(name: str | None, said: str) -> str:
+    if name is None or name in _NOT_YET:
+        why = f"{said!r} is none" if name is None else f"{name} is not supported yet"
+        raise ValueError(f"one of {', '.join(SAMPLERS)} ({''.join(LETTERS)}), but {why}")
+    return name
