@@ -175,8 +175,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
     [
         ("grammar", "", 'root ::= "a"'),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
-        ("logprobs", False, True),
-        ("n_probs", 0, 5),
+        ("adaptive_target", -1, 0.5),
         ("echo", False, True),
         ("return_progress", False, True),
         ("tool_choice", "auto", "required"),
@@ -187,6 +186,31 @@ def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: A
     chat(**{field: off})
     assert field in refused(**{field: on})
     assert "not supported yet" in refused(**{field: on})
+
+
+def test_probabilities() -> None:
+    def asked(**fields: Any) -> tuple[bool, Any]:
+        [generate] = chat(**fields).generates
+        return generate.logprobs, generate.sampling.get("n_probs")
+
+    assert asked() == asked(logprobs=None) == asked(logprobs=False) == asked(top_logprobs=0) == (False, None)
+    assert asked(logprobs=True) == (True, 20)
+    assert asked(logprobs=True, top_logprobs=0) == (True, 0)
+    assert asked(logprobs=True, top_logprobs=3) == (True, 3)
+    assert asked(n_probs=4) == (True, 4)
+    assert "requires logprobs" in refused(top_logprobs=3)
+    for bad in (5, "yes", []):
+        assert "logprobs" in refused(logprobs=bad)
+    for bad in (-1, 501, True, "x"):
+        assert "top_logprobs" in refused(logprobs=True, top_logprobs=bad)
+    [generate] = read_completion({"prompt": "x", "logprobs": 2}).generates
+    assert (generate.logprobs, generate.sampling) == (True, {"n_probs": 2})
+    [generate] = read_completion({"prompt": "x", "logprobs": 2, "n_probs": 3, "post_sampling_probs": True}).generates
+    assert generate.sampling == {"n_probs": 3, "post_sampling_probs": True}
+    [generate] = read_completion({"prompt": "x", "logprobs": False}).generates
+    assert not generate.logprobs
+    with pytest.raises(InvalidRequest, match="logprobs"):
+        read_completion({"prompt": "x", "logprobs": True})
 
 
 def test_samplers_by_name_or_letter() -> None:

@@ -36,6 +36,7 @@ from fastrouter.messages import Generate
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
 MAX_PROMPTS = 128
+MAX_PROBS = 500  # rivals of a token whose probabilities are shown
 
 
 @dataclass(slots=True)
@@ -88,6 +89,12 @@ def _dry_base(name: str, value: Any) -> float | None:
     return base if base >= 1 else None
 
 
+def _logprobs(name: str, value: Any) -> int:
+    """Of a text completion: a number."""
+    number: int = 0 if value is False else _num_probs(name, value)
+    return number
+
+
 def _off(name: str, check: Check) -> tuple[str, Field]:
     return name, Field("", name, check)
 
@@ -98,6 +105,7 @@ def _is_zero_or_less(value: float) -> bool:
 
 _MANY = 1e4  # more makes no difference to a token's chance, or only overflows
 _max_tokens = integer(-1)
+_num_probs = integer(0, MAX_PROBS)
 _base = number(-_MANY, _MANY)
 _unit = number(0.0, 1.0, is_clamped=True)
 
@@ -133,6 +141,10 @@ FIELDS: dict[str, Field] = {
     "logit_bias": _sampling("logit_bias", logit_bias),
     "ignore_eos": _sampling("ignore_eos", boolean),
     "min_keep": _sampling("min_keep", integer(0)),
+    "n_probs": _sampling("n_probs", _num_probs),
+    "logprobs": Field("sampling", "n_probs", _logprobs, 1),
+    "top_logprobs": Field("", "top_logprobs", _num_probs),
+    "post_sampling_probs": _sampling("post_sampling_probs", boolean),
     "samplers": _sampling("samplers", samplers),
     "dynatemp_range": _sampling("dynatemp_range", number(-_MANY, _MANY)),
     "dynatemp_exponent": _sampling("dynatemp_exponent", number(-_MANY, _MANY)),
@@ -160,10 +172,6 @@ FIELDS: dict[str, Field] = {
             _off("n_indent", neutral(0)),
             _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
             _off("return_progress", neutral(False)),
-            _off("n_probs", neutral(0)),
-            _off("logprobs", neutral(0, False)),
-            _off("top_logprobs", neutral(0)),
-            _off("post_sampling_probs", neutral(False)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("grammar", neutral("")),
             _off("json_schema", neutral()),
@@ -194,7 +202,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def read_chat(body: dict[str, Any]) -> Ask:
-    into = _read_fields(body)
+    into = _read_fields({**body, "logprobs": None})
+    num_probs = _chat_probabilities(body)
+    if num_probs is not None:
+        into["sampling"]["n_probs"] = num_probs
+        into["generate"]["logprobs"] = True
     into["generate"].update(chat_input(body))
     return _ask(into, [{}])
 
@@ -202,6 +214,18 @@ def read_chat(body: dict[str, Any]) -> Ask:
 def read_completion(body: dict[str, Any]) -> Ask:
     into = _read_fields(body)
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
+
+
+def _chat_probabilities(body: dict[str, Any]) -> int | None:
+    """Of a chat: whether they are shown, and how many."""
+    asked, count = body.get("logprobs"), body.get("top_logprobs")
+    if asked is True:
+        return 20 if count is None else int(count)
+    if asked not in (None, False, 0):
+        raise invalid("logprobs", "must be true or false")
+    if count:
+        raise invalid("top_logprobs", "requires logprobs to be set to true")
+    return None
 
 
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -221,6 +245,8 @@ def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields, ask = into["generate"], into["ask"]
     fields["sampling"] = {name: value for name, value in into["sampling"].items() if value is not None}
+    if fields["sampling"].get("n_probs"):
+        fields["logprobs"] = True
     fields["verbose"] = ask.get("is_verbose", False)
     if not ask.get("is_stream"):
         fields["timings_per_token"] = False

@@ -55,11 +55,20 @@ RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
 
-    def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any], *, num_probs: int = -1) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        settings: dict[str, Any],
+        load_defaults: dict[str, Any],
+        *,
+        choice: int = 0,
+        has_probabilities: bool = False,
+    ) -> None:
+        """`choice`: of several with one seed, each has one of its own. `has_probabilities`: `probabilities` is set by each sample."""
         merged = {**DEFAULTS, **load_defaults, **settings}
         seed = int(merged["seed"])
-        if seed in RANDOM_SEEDS:
-            seed = int.from_bytes(os.urandom(4), "little")
+        seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
+        self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those that the chain leaves
         self._settings = {**merged, "seed": seed}
         has_dry = merged["dry_multiplier"] != 0
         super().__init__(
@@ -68,8 +77,8 @@ class Sampler(LogitSampler):
             seed=seed,
             breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=_bias(vocab, merged["logit_bias"], merged["ignore_eos"]),
-            num_probs=num_probs,
-            is_after=merged["post_sampling_probs"],
+            num_probs=merged["n_probs"] if has_probabilities else -1,
+            is_after=self.is_after,
         )
 
     def settings(self) -> dict[str, Any]:
