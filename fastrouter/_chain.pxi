@@ -187,7 +187,14 @@ cdef extern from *:
 
     /* out[i] = logits[i] where bit i of the mask is set, else -inf. */
     static void fr_masked(const float *logits, int n, const uint32_t *mask, float *out) {
-        for (int i = 0; i < n; i++) out[i] = mask[i >> 5] >> (i & 31) & 1 ? logits[i] : -INFINITY;
+        for (int begin = 0; begin < n; begin += 32) {
+            uint32_t word = mask[begin / 32];
+            int end = begin + 32 < n ? begin + 32 : n;
+            if (word == 0xFFFFFFFFu) memcpy(out + begin, logits + begin, (end - begin) * sizeof(float));
+            else for (int i = begin; i < end; i++) out[i] = -INFINITY;
+            if (word != 0xFFFFFFFFu) for (; word; word &= word - 1)
+                if (begin + __builtin_ctz(word) < n) out[begin + __builtin_ctz(word)] = logits[begin + __builtin_ctz(word)];
+        }
     }
     """
     ctypedef struct fr_settings:

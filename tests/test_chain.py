@@ -275,6 +275,20 @@ def test_what_the_mask_forbids_is_never_chosen(changes: dict[str, Any]) -> None:
     np.testing.assert_array_equal(logits, before)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.5, 0.98, 1.0]))
+def test_masked_greedy_is_the_best_of_what_is_allowed(n_vocab: int, seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    allowed = random.random(n_vocab) < share
+    allowed[random.integers(n_vocab)] = True
+    bits = np.ones(-(-n_vocab // 32) * 32, bool)  # what is beyond the vocabulary does not matter
+    bits[:n_vocab] = allowed
+    mask = np.packbits(bits, bitorder="little").view(np.uint32).copy()
+    logits = noise(n_vocab, seed)
+    greedy = LogitSampler(n_vocab, seed=1, bias=[], **{**USUAL, "temperature": 0.0})
+    assert greedy.sample(logits.ctypes.data, n_vocab, mask.ctypes.data) == np.where(allowed, logits, -np.inf).argmax()
+
+
 @pytest.mark.parametrize("changes", STEPS, ids=str)
 def test_the_seed_decides(changes: dict[str, Any]) -> None:
     rows = [noise(500, seed) for seed in range(30)]

@@ -151,6 +151,8 @@ def test_defaults_of_the_file_are_shown(router: StartRouter, tmp_path: Any) -> N
     (tmp_path / "m").mkdir()
     make_llama(tmp_path / "m" / "keys.gguf", sampling={"top_k": 7, "temp": 0.25})
     server = router("--top-k", "9", "--samplers", "top_k;temperature", models_dir=tmp_path / "m")
+    params = server.get("/props?model=keys").json["default_generation_settings"]["params"]  # it is not loaded yet
+    assert (params["top_k"], params["temperature"], params["samplers"]) == (9, 0.25, ["top_k", "temperature"])
     settings = server.post("/completion", {"model": "keys", "prompt": "x", "n_predict": 1}).json["generation_settings"]
     assert (settings["top_k"], settings["temperature"], settings["samplers"]) == (9, 0.25, ["top_k", "temperature"])
     params = server.get("/props?model=keys").json["default_generation_settings"]["params"]

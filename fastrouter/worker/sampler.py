@@ -5,12 +5,11 @@ Precedence of each setting: the request, the model's own defaults (flags, preset
 
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 from fastrouter._core import SAMPLERS, LogitSampler
 from fastrouter.errors import InvalidRequest
-from fastrouter.samplers import names_of
+from fastrouter.samplers import defaults_of
 from fastrouter.worker.breakers import breakers_of
 from fastrouter.worker.llama import Model, Vocab
 
@@ -100,38 +99,6 @@ def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[
     return found
 
 
-# ---------------------------------------------------------------- what the file says
-
-# Key after general.sampling. -> setting, its type, least and most.
-_OF_FILES: dict[str, tuple[str, Callable[[str], float], float, float]] = {
-    "temp": ("temperature", float, 0.0, math.inf),
-    "top_k": ("top_k", int, 0, 0x7FFFFFFF),
-    "top_p": ("top_p", float, 0.0, 1.0),
-    "min_p": ("min_p", float, 0.0, 1.0),
-    "xtc_probability": ("xtc_probability", float, 0.0, 1.0),
-    "xtc_threshold": ("xtc_threshold", float, 0.0, 1.0),
-    "penalty_last_n": ("repeat_last_n", int, -1, 0x7FFFFFFF),
-    "penalty_repeat": ("repeat_penalty", float, 1e-3, 1e3),
-    "mirostat": ("mirostat", int, 0, 2),
-    "mirostat_tau": ("mirostat_tau", float, 0.0, 1e4),
-    "mirostat_eta": ("mirostat_eta", float, 0.0, 1e4),
-}
-
-
 def file_defaults(model: Model) -> dict[str, Any]:
-    """The sampling keys of the GGUF; what makes no sense is passed over: nobody here can mend a file."""
-    found: dict[str, Any] = {}
-    for key, (name, convert, low, high) in _OF_FILES.items():
-        text = model.meta_value(f"general.sampling.{key}")
-        try:
-            value = convert(text)
-        except ValueError:
-            continue
-        if low <= value <= high and math.isfinite(value):
-            found[name] = value
-    sequence = model.meta_value("general.sampling.sequence")
-    try:
-        names = names_of([name for name in sequence.split(";") if name.strip()])
-    except ValueError:
-        return found
-    return {**found, "samplers": names} if names else found
+    """What the GGUF says."""
+    return defaults_of(lambda key: model.meta_value(key))
