@@ -15,7 +15,10 @@ setup(
                     "fastrouter/_scan.pxi",
                     "fastrouter/_sse.pxi",
                     "fastrouter/_ring.pxi",
+                    "fastrouter/_pick.pxi",
+                    "fastrouter/_chain.pxi",
                     "fastrouter/_sample.pxi",
+                    "fastrouter/_vocab.pxi",
                 ],
                 extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             )

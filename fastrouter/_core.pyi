@@ -185,12 +185,23 @@ class TokenRing:
         A sink that raises is detached and its error logged by `on_sink_error`; the others go on."""
     on_sink_error: Callable[[Sink, BaseException], None] | None
 
-class LogitSampler:
-    """Next token from a row of logits: bias, penalties, top_k, top_p, min_p, temperature, draw; temperature <= 0 is greedy.
+SAMPLERS: tuple[str, ...]  # llama.cpp's default order
 
-    Meaning of each as in llama.cpp (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`: tokens
-    the penalties look back at, -1 all, 0 none. `seed` is 64 bits; the same seed and logits give the same tokens.
+class Breakers:
+    """What ends a repetition for DRY: token ids, and (first token, the tokens after it) of longer ones. Immutable, to be shared."""
+
+    def __init__(self, n_vocab: int, singles: list[int], longer: list[tuple[int, list[int]]]) -> None: ...
+
+class LogitSampler:
+    """Next token from a row of logits: bias and mask, then `samplers` in their order, then a draw; temperature <= 0 is greedy.
+
+    Meaning of each as in llama.cpp (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`,
+    `dry_penalty_last_n`: tokens that are looked back at, -1 all, 0 none. `mirostat` 1 and 2 take the place of all samplers but
+    temperature. `seed` is 64 bits; the same seed and logits give the same tokens. `num_probs`: how many probabilities of the best
+    tokens are kept for each sample (-1: none, not even its own), as the model says or, `is_after`, after the chain.
     """
+
+    probabilities: tuple[float, list[tuple[int, float]]] | None  # of the last sample: its own, then the best [(token, probability), ...]
 
     def __init__(
         self,
@@ -207,9 +218,27 @@ class LogitSampler:
         frequency_penalty: float,
         presence_penalty: float,
         bias: list[tuple[int, float]],
+        samplers: Sequence[str] = ...,
+        top_n_sigma: float = -1,
+        typical_p: float = 1,
+        xtc_probability: float = 0,
+        xtc_threshold: float = 0.1,
+        dynatemp_range: float = 0,
+        dynatemp_exponent: float = 1,
+        dry_multiplier: float = 0,
+        dry_base: float = 1.75,
+        dry_allowed_length: int = 2,
+        dry_penalty_last_n: int = 64,
+        breakers: Breakers | None = None,
+        mirostat: int = 0,
+        mirostat_tau: float = 5,
+        mirostat_eta: float = 0.1,
+        num_probs: int = -1,
+        is_after: bool = False,
     ) -> None: ...
-    def sample(self, address: int, n_vocab: int) -> int:
-        """Token id from the `n_vocab` float32 at `address`, which are left as they were."""
+    def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
+        """Token id from the `n_vocab` float32 at `address`, which are left as they were. `mask`: address of ceil(n_vocab / 32) uint32
+        with a bit for each token that is allowed, lowest bit first; 0: all are."""
     def accept(self, token: int) -> None:
         """A token of the text so far, for the penalties."""
     def prime(self, tokens: Sequence[int]) -> None:
@@ -217,3 +246,6 @@ class LogitSampler:
 
 def find_tokens(predicate: int, vocab: int, n_vocab: int) -> list[int]:
     """Token ids that the C function at `predicate`, a `bool (*)(const llama_vocab *, int32_t)`, says yes to. Both are addresses."""
+
+def all_pieces(to_piece: int, vocab: int, n_vocab: int) -> list[bytes]:
+    """Every token's bytes, control tokens as their text. `to_piece`: address of llama_token_to_piece."""

@@ -5,7 +5,10 @@ _ring.pxi    TokenRing, the shared-memory ring between a worker and the router
 _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
 _http.pxi    RequestParser
 _scan.pxi    scan_body, a look into a request's JSON
+_pick.pxi    the few candidates of a row of logits, and the usual draw
+_chain.pxi   the other steps of a sampling chain; Breakers
 _sample.pxi  LogitSampler: the next token from a row of logits
+_vocab.pxi   find_tokens, all_pieces
 _gguf.pxi    skip_strings, over a vocabulary in a file's header
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
@@ -14,6 +17,7 @@ throughout; nothing here is shared between threads.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.math cimport exp, log2
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -37,5 +41,8 @@ include "_sse.pxi"
 include "_ring.pxi"
 include "_scan.pxi"
 include "_http.pxi"
+include "_pick.pxi"
+include "_chain.pxi"
 include "_sample.pxi"
+include "_vocab.pxi"
 include "_gguf.pxi"

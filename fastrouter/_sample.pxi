@@ -1,331 +1,322 @@
-# LogitSampler: the next token from one row of logits. Same chain as llama.cpp's default (penalties, top_k, top_p, min_p,
-# temperature, draw), but picks the few candidates straight from the logits instead of building and sorting all of them.
-# Knows no vocabulary but its size. Invariant: the row of logits is left as it was found (choices of one prompt share it).
+# LogitSampler: the next token from one row of logits, through the same chain as llama.cpp's: bias and mask, then the samplers in the
+# order asked for, then a draw. What comes first of penalties is done on the logits in place; the usual rest never sees more than a few
+# candidates. Knows no vocabulary but its size. Invariant: the row of logits is left as it was found (choices of one prompt share it).
 
-cdef extern from *:
-    """
-    #include <math.h>
-    #include <stdlib.h>
-    #include <float.h>
+cdef enum:
+    _PENALTIES, _DRY, _TOP_N_SIGMA, _TOP_K, _TYPICAL, _TOP_P, _MIN_P, _XTC, _TEMPERATURE, _MIROSTAT, _MIROSTAT_2
 
-    typedef struct { float logit; int32_t token; } fr_candidate;
-    typedef int32_t fr_mask __attribute__((vector_size(64)));
-    typedef float fr_floats __attribute__((vector_size(64)));
-    typedef float fr_row __attribute__((vector_size(64), aligned(4)));
-    #define FR_BLOCK 64
-
-    #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-    #define FR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-    #else
-    #define FR_CLONES
-    #endif
-
-    /* Lane by lane; `b` where `a` is not larger, so a NaN in `a` is never picked. */
-    static inline __attribute__((always_inline)) fr_floats fr_larger(fr_floats a, fr_floats b) {
-        fr_mask mask = a > b;
-        return (fr_floats)(((fr_mask)a & mask) | ((fr_mask)b & ~mask));
-    }
-
-    /* Largest of each block of 64 to `maxima`; the rest that fills no block is one more. Returns the number of blocks. */
-    FR_CLONES static int fr_block_maxima(const float *logits, int n, float *maxima) {
-        int blocks = 0, i = 0;
-        for (; i + FR_BLOCK <= n; i += FR_BLOCK) {
-            fr_floats most = {0};
-            float lanes[16];
-            most -= INFINITY;
-            for (int j = 0; j < FR_BLOCK; j += 16) most = fr_larger(*(const fr_row *)(logits + i + j), most);
-            memcpy(lanes, &most, sizeof(lanes));
-            for (int k = 1; k < 16; k++) lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
-            maxima[blocks++] = lanes[0];
-        }
-        if (i < n) {
-            float most = -INFINITY;
-            for (; i < n; i++) most = logits[i] > most ? logits[i] : most;
-            maxima[blocks++] = most;
-        }
-        return blocks;
-    }
-
-    static int fr_argmax(const float *logits, int n, const float *maxima, int blocks) {
-        int best = 0;
-        for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
-        for (int i = best * FR_BLOCK; i < n && i < (best + 1) * FR_BLOCK; i++) if (logits[i] == maxima[best]) return i;
-        return 0;  /* every logit is NaN or -inf */
-    }
-
-    /* Moves the k largest of v to its front, in no order. No NaN may be among them. */
-    #define FR_SELECT(NAME, TYPE, KEY) \\
-        static void NAME(TYPE *v, int n, int k) { \\
-            int low = 0, high = n - 1; \\
-            while (low < high && k > 0 && k < n) { \\
-                float pivot = KEY(v[low + (high - low) / 2]); \\
-                int i = low, j = high; \\
-                while (i <= j) { \\
-                    while (KEY(v[i]) > pivot) i++; \\
-                    while (KEY(v[j]) < pivot) j--; \\
-                    if (i <= j) { TYPE swapped = v[i]; v[i++] = v[j]; v[j--] = swapped; } \\
-                } \\
-                if (k - 1 <= j) high = j; \\
-                else if (k - 1 >= i) low = i; \\
-                else break; \\
-            } \\
-        }
-    #define FR_SELF(x) (x)
-    #define FR_LOGIT(x) ((x).logit)
-    FR_SELECT(fr_select_floats, float, FR_SELF)
-    FR_SELECT(fr_select, fr_candidate, FR_LOGIT)
-
-    static int fr_descending(const void *a, const void *b) {
-        const fr_candidate *x = a, *y = b;
-        if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
-        return x->token - y->token;
-    }
-
-    /* All tokens at or above `least` (no NaN is); `out` has room for n. */
-    static int fr_collect(const float *logits, int n, const float *maxima, int blocks, float least, fr_candidate *out) {
-        int count = 0;
-        for (int b = 0; b < blocks; b++) {
-            if (!(maxima[b] >= least)) continue;
-            for (int i = b * FR_BLOCK; i < n && i < (b + 1) * FR_BLOCK; i++)
-                if (logits[i] >= least) { out[count].logit = logits[i]; out[count].token = i; count++; }
-        }
-        return count;
-    }
-
-    /* The shortest run of best candidates whose probabilities reach top_p of `total` (sum of exp(logit - most)), sorted only as far
-       as that. Returns its length. */
-    static int fr_nucleus(fr_candidate *c, int count, float most, float total, float top_p, int min_keep) {
-        int keep = 0, sorted = 0;
-        float sum = 0;
-        while (sorted < count) {
-            int more = sorted ? 3 * sorted : 64;
-            if (more > count - sorted) more = count - sorted;
-            fr_select(c + sorted, count - sorted, more);
-            qsort(c + sorted, more, sizeof(*c), fr_descending);
-            for (sorted += more; keep < sorted; ) {
-                sum += expf(c[keep++].logit - most);
-                if (sum >= top_p * total && keep >= min_keep) return keep;
-            }
-        }
-        return count;
-    }
-
-    static uint64_t fr_random(uint64_t *state) {  /* splitmix64 */
-        uint64_t z = (*state += 0x9E3779B97F4A7C15ull);
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        return z ^ (z >> 31);
-    }
-
-    /* `scratch`: one float per block; `c`: room for n candidates. temperature > 0. */
-    static int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
-                       float top_p, float min_p, int min_keep, float temperature, uint64_t *state) {
-        int count, best = 0, has_k = top_k > 0 && top_k < n;
-        float most, least = -FLT_MAX, total = 0, floor, point;
-        for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
-        most = maxima[best];
-        if (!isfinite(most)) return fr_argmax(logits, n, maxima, blocks);
-        if (min_keep < 1) min_keep = 1;
-        /* What is 40 * temperature below the best has a probability under 1e-17: less than a float can add to the sum. */
-        floor = min_p > 0 ? fminf(most + logf(min_p), most) : most - 40 * fmaxf(temperature, 1);
-        if (has_k && top_k < blocks) {
-            memcpy(scratch, maxima, blocks * sizeof(float));
-            fr_select_floats(scratch, blocks, top_k);
-            least = most;
-            for (int b = 0; b < top_k; b++) least = fminf(least, scratch[b]);
-            /* top_k blocks have a maximum >= least, so at least top_k tokens are >= least. */
-            if (least < -FLT_MAX) least = -FLT_MAX;
-        } else if (!has_k && min_keep == 1) {
-            least = floor;  /* what min_p drops is not collected; it still counts in the sum for top_p */
-        }
-        count = fr_collect(logits, n, maxima, blocks, least, c);
-        if (has_k && count > top_k) {
-            fr_select(c, count, top_k);
-            count = top_k;
-        }
-        if (top_p < 1 || min_keep > 1) {
-            if (has_k) for (int i = 0; i < count; i++) total += expf(c[i].logit - most);
-            else for (int i = 0; i < n; i++) total += logits[i] > -INFINITY ? expf(logits[i] - most) : 0;
-            count = fr_nucleus(c, count, most, total, top_p < 1 ? top_p : INFINITY, min_keep);  /* 1 keeps all, rounding or not */
-        }
-        if (min_p > 0) {
-            int keep = 0;
-            for (int i = 0; i < count; i++) if (c[i].logit >= floor || (min_keep > 1 && i < min_keep)) c[keep++] = c[i];
-            count = keep;
-        }
-        total = 0;
-        for (int i = 0; i < count; i++) total += c[i].logit = expf((c[i].logit - most) / temperature);  /* weights from here on */
-        point = (float)((fr_random(state) >> 40) * (1.0 / (1 << 24))) * total;
-        for (int i = 0; i < count; i++) {
-            point -= c[i].logit;
-            if (point < 0) return c[i].token;
-        }
-        return c[count - 1].token;
-    }
-    """
-    ctypedef struct fr_candidate:
-        float logit
-        int32_t token
-    int fr_block_maxima(const float *logits, int n, float *maxima) noexcept
-    int fr_argmax(const float *logits, int n, const float *maxima, int blocks) noexcept
-    int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
-                float top_p, float min_p, int min_keep, float temperature, uint64_t *state) noexcept
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
 
 cdef class LogitSampler:
     cdef:
         int _n_vocab
-        float _temperature
-        int _top_k
-        float _top_p
-        float _min_p
-        int _min_keep
-        uint64_t _state
-        float _repeat_penalty
-        float _frequency_penalty
-        float _presence_penalty
+        fr_settings _s
+        uint64_t _state  # of the random numbers
+        float _mu  # mirostat's, from token to token
+        list _head  # steps that change the logits in place: penalties and dry before all others
+        list _steps  # the rest, without those that do nothing
+        bint _is_greedy
+        bint _is_usual  # the rest is fr_draw's
         bint _has_penalties
+        bint _has_dry
         Py_ssize_t _window  # tokens that penalties look back at; -1: all
-        int32_t *_history  # a ring of _window tokens, or all so far
+        Py_ssize_t _dry_window
+        int32_t *_history  # all tokens since the windows of the prompt
         Py_ssize_t _num_history
         Py_ssize_t _history_capacity
-        Py_ssize_t _next  # where the ring goes on
         int32_t *_counts  # per token, how often it is in the window
+        int32_t *_repeats  # DRY: scratch for its window
+        Py_ssize_t _repeats_capacity
+        int32_t *_longest  # DRY: per token, zero between samples
+        Breakers _breakers
         Py_ssize_t _num_bias
         int32_t *_bias_tokens
         float *_bias
         Py_ssize_t _num_saved  # logits that were changed for this sample, to be put back
+        Py_ssize_t _saved_capacity
         int32_t *_saved_tokens
         float *_saved
         float *_maxima  # per block, and a sorted copy
         fr_candidate *_candidates
+        float *_row  # of the typical step, or the masked logits
+        int _num_kept  # candidates after the chain, with weights for logits; 0: nothing was drawn
+        float _sum  # of their weights
+        int _num_probs  # -1: none are kept
+        bint _is_after  # probabilities of after the chain
+        readonly object probabilities  # of the last sample: (the token's own, [(token, probability), ...] best first)
 
     def __init__(
         self, int n_vocab, *, float temperature, int top_k, float top_p, float min_p, int min_keep, seed, Py_ssize_t repeat_last_n,
-        float repeat_penalty, float frequency_penalty, float presence_penalty, list bias,
+        float repeat_penalty, float frequency_penalty, float presence_penalty, list bias, samplers=SAMPLERS, float top_n_sigma=-1,
+        float typical_p=1, float xtc_probability=0, float xtc_threshold=0.1, float dynatemp_range=0, float dynatemp_exponent=1,
+        float dry_multiplier=0, float dry_base=1.75, int dry_allowed_length=2, Py_ssize_t dry_penalty_last_n=64, Breakers breakers=None,
+        int mirostat=0, float mirostat_tau=5, float mirostat_eta=0.1, int num_probs=-1, bint is_after=False,
     ):
-        cdef Py_ssize_t index
-        cdef int blocks = n_vocab // 64 + 1
         self._n_vocab = n_vocab
-        self._temperature = temperature
-        self._top_k = top_k
-        self._top_p = top_p
-        self._min_p = min_p
-        self._min_keep = min_keep
+        self._s = fr_settings(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, min_keep=min_keep, top_n_sigma=top_n_sigma,
+            typical_p=typical_p, xtc_probability=xtc_probability, xtc_threshold=xtc_threshold, dynatemp_range=dynatemp_range,
+            dynatemp_exponent=dynatemp_exponent, dry_multiplier=dry_multiplier, dry_base=dry_base,
+            dry_allowed_length=max(dry_allowed_length, 0), mirostat_tau=mirostat_tau, mirostat_eta=mirostat_eta,
+            repeat_penalty=repeat_penalty, frequency_penalty=frequency_penalty, presence_penalty=presence_penalty,
+        )
         self._state = seed
+        self._mu = 2 * mirostat_tau
         self._window = repeat_last_n
-        self._repeat_penalty = repeat_penalty
-        self._frequency_penalty = frequency_penalty
-        self._presence_penalty = presence_penalty
-        self._has_penalties = repeat_last_n != 0 and (repeat_penalty != 1 or frequency_penalty != 0 or presence_penalty != 0)
-        self._maxima = <float *>_allocate(2 * blocks * sizeof(float))
-        if temperature > 0:
+        self._dry_window = dry_penalty_last_n
+        self._num_probs = num_probs
+        self._is_after = is_after
+        self._plan([SAMPLERS.index(name) for name in samplers], mirostat)
+        self._maxima = <float *>_allocate(2 * (n_vocab // 64 + 1) * sizeof(float))
+        if not self._is_greedy or num_probs >= 0:
             self._candidates = <fr_candidate *>_allocate(n_vocab * sizeof(fr_candidate))
-        self._num_bias = len(bias)
-        if bias:
-            self._bias_tokens = <int32_t *>_allocate(len(bias) * sizeof(int32_t))
-            self._bias = <float *>_allocate(len(bias) * sizeof(float))
-            for index, (token, value) in enumerate(bias):
-                if not 0 <= token < n_vocab:
-                    raise ValueError(f"token {token} is outside the vocabulary")
-                self._bias_tokens[index] = token
-                self._bias[index] = value
+        if _TYPICAL in self._steps:
+            self._row = <float *>_allocate(n_vocab * sizeof(float))
+        self._set_bias(bias)
         if self._has_penalties:
             self._counts = <int32_t *>_allocate(n_vocab * sizeof(int32_t))
             memset(self._counts, 0, n_vocab * sizeof(int32_t))
+        if self._has_dry:
+            self._longest = <int32_t *>_allocate(n_vocab * sizeof(int32_t))
+            memset(self._longest, 0, n_vocab * sizeof(int32_t))
+            self._breakers = Breakers(n_vocab, [], []) if breakers is None else breakers
+            if self._breakers._n_vocab != n_vocab:
+                raise ValueError("breakers of another vocabulary")
+
+    def _plan(self, list steps, int mirostat):
+        """What of the chain does something, and how it is done."""
+        if mirostat:
+            steps = [_TEMPERATURE, _MIROSTAT if mirostat == 1 else _MIROSTAT_2]
+        steps = [step for step in steps if self._is_active(step)]
+        self._has_penalties = _PENALTIES in steps
+        self._has_dry = _DRY in steps
+        head = []
+        while steps and steps[0] in (_PENALTIES, _DRY):
+            head.append(steps.pop(0))
+        usual = [_TOP_K, _TOP_P, _MIN_P, _TEMPERATURE]
+        self._head, self._steps = head, steps
+        self._is_usual = steps == [step for step in usual if step in steps] and self._s.dynatemp_range <= 0
+        self._is_greedy = self._is_usual and _TEMPERATURE in steps and self._s.temperature <= 0
+        if self._is_usual:  # what is not in the chain is off in fr_draw
+            self._s.top_k = self._s.top_k if _TOP_K in steps else 0
+            self._s.top_p = self._s.top_p if _TOP_P in steps else 1
+            self._s.min_p = self._s.min_p if _MIN_P in steps else 0
+            self._s.temperature = self._s.temperature if _TEMPERATURE in steps else 1
+
+    cdef bint _is_active(self, int step) noexcept:  # C only
+        cdef fr_settings *s = &self._s
+        if step == _PENALTIES:
+            return self._window != 0 and (s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0)
+        if step == _DRY:
+            return s.dry_multiplier != 0 and s.dry_base >= 1 and self._dry_window != 0
+        if step == _TOP_N_SIGMA:
+            return s.top_n_sigma > 0
+        if step == _TOP_K:
+            return s.top_k > 0
+        if step == _TYPICAL:
+            return s.typical_p < 1
+        if step == _TOP_P:
+            return s.top_p < 1
+        if step == _MIN_P:
+            return s.min_p > 0
+        if step == _XTC:
+            return s.xtc_probability > 0 and s.xtc_threshold <= 0.5
+        if step == _TEMPERATURE:
+            return s.temperature != 1 or s.dynatemp_range > 0
+        return True
+
+    def _set_bias(self, list bias):
+        cdef Py_ssize_t index
+        self._bias_tokens = <int32_t *>_allocate(len(bias) * sizeof(int32_t))
+        self._bias = <float *>_allocate(len(bias) * sizeof(float))
+        for index, (token, value) in enumerate(bias):
+            if not 0 <= token < self._n_vocab:
+                raise ValueError(f"token {token} is outside the vocabulary")
+            self._bias_tokens[index] = token
+            self._bias[index] = value
+        self._num_bias = len(bias)
 
     def __dealloc__(self):
         for pointer in (
-            <size_t>self._history, <size_t>self._counts, <size_t>self._bias_tokens, <size_t>self._bias,
-            <size_t>self._saved_tokens, <size_t>self._saved, <size_t>self._maxima, <size_t>self._candidates,
+            <size_t>self._history, <size_t>self._counts, <size_t>self._bias_tokens, <size_t>self._bias, <size_t>self._repeats,
+            <size_t>self._saved_tokens, <size_t>self._saved, <size_t>self._maxima, <size_t>self._candidates, <size_t>self._longest,
+            <size_t>self._row,
         ):
             PyMem_Free(<void *><size_t>pointer)
 
+    # ------------------------------------------------------------ the text so far
+
     def prime(self, tokens):
-        """The prompt: the window's worth of its end counts for the penalties."""
+        """The prompt: as much of its end as anything looks back at."""
+        cdef Py_ssize_t window = 0
         if self._has_penalties:
-            for token in tokens if self._window < 0 else tokens[max(0, len(tokens) - self._window):]:
+            window = len(tokens) if self._window < 0 else self._window
+        if self._has_dry:
+            window = max(window, len(tokens) if self._dry_window < 0 else self._dry_window)
+        if window:
+            for token in tokens[max(0, len(tokens) - window):]:
                 self.accept(token)
 
     def accept(self, int32_t token):
-        if not self._has_penalties or not 0 <= token < self._n_vocab:
+        if not (self._has_penalties or self._has_dry) or not 0 <= token < self._n_vocab:
             return
-        if self._num_history == self._window:  # full: the oldest leaves
-            self._counts[self._history[self._next]] -= 1
-        else:
-            if self._num_history == self._history_capacity:
-                self._grow_history()
-            self._num_history += 1
-        self._history[self._next] = token
-        self._counts[token] += 1
-        self._next += 1
-        if self._next == self._window:
-            self._next = 0
+        self._history = <int32_t *>_grown(self._history, &self._history_capacity, self._num_history + 1, sizeof(int32_t))
+        self._history[self._num_history] = token
+        self._num_history += 1
+        if self._has_penalties:
+            self._counts[token] += 1
+            if 0 <= self._window < self._num_history:  # the oldest leaves
+                self._counts[self._history[self._num_history - 1 - self._window]] -= 1
 
-    cdef int _grow_history(self) except -1:
-        cdef Py_ssize_t capacity = max(<Py_ssize_t>64, 2 * self._history_capacity)
-        cdef void *grown = PyMem_Realloc(self._history, capacity * sizeof(int32_t))
-        if grown == NULL:
-            raise MemoryError()
-        self._history = <int32_t *>grown
-        self._history_capacity = capacity
-        return 0
+    # ------------------------------------------------------------ a sample
 
-    def sample(self, size_t address, int n_vocab):
-        """`address` of n_vocab float32 logits -> token id."""
+    def sample(self, size_t address, int n_vocab, size_t mask=0):
+        """`address` of n_vocab float32 logits -> token id. `mask`: address of ceil(n_vocab / 32) uint32, a bit for each token allowed."""
         cdef float *logits = <float *>address
+        cdef float *row = logits
         cdef int blocks, token
-        cdef bint is_changed = self._num_bias > 0 or self._num_history > 0
+        cdef bint is_changed = self._num_bias > 0 or (self._num_history > 0 and self._head)
         if n_vocab != self._n_vocab or logits == NULL:
             raise ValueError("not a row of this vocabulary's logits")
-        if is_changed:
-            self._change(logits)
-        blocks = fr_block_maxima(logits, n_vocab, self._maxima)
-        if self._temperature <= 0:
-            token = fr_argmax(logits, n_vocab, self._maxima, blocks)
-        else:
-            token = fr_draw(
-                logits, n_vocab, self._maxima, blocks, self._maxima + blocks, self._candidates, self._top_k, self._top_p, self._min_p,
-                self._min_keep, self._temperature, &self._state,
-            )
-        if is_changed:
-            self._restore(logits)
+        if mask:
+            row = <float *>_allocate(n_vocab * sizeof(float))
+            fr_masked(logits, n_vocab, <const uint32_t *>mask, row)
+        try:
+            if is_changed:
+                self._change(row)
+            blocks = fr_block_maxima(row, n_vocab, self._maxima)
+            if self._is_greedy:
+                token = fr_argmax(row, n_vocab, self._maxima, blocks)
+            elif self._is_usual:
+                token = fr_draw(
+                    row, n_vocab, self._maxima, blocks, self._maxima + blocks, self._candidates, self._s.top_k, self._s.top_p,
+                    self._s.min_p, self._s.min_keep, self._s.temperature, &self._state, &self._num_kept, &self._sum,
+                )
+            else:
+                token = self._follow(row, blocks)
+        finally:
+            if is_changed:
+                self._restore(row)
+            if mask:
+                PyMem_Free(row)
+        if self._num_probs >= 0:
+            self.probabilities = self._after(token) if self._is_after else self._before(logits, token)
         return token
 
+    cdef int _follow(self, float *row, int blocks) except -1:
+        """Any chain, step by step."""
+        cdef fr_candidate *c = self._candidates
+        cdef fr_settings *s = &self._s
+        cdef float most = fr_largest(self._maxima, blocks)
+        cdef int step, token, index, count
+        self._num_kept = 0
+        if not -3.4028235e38 <= most <= 3.4028235e38:  # also what is no number
+            return fr_argmax(row, self._n_vocab, self._maxima, blocks)
+        if self._steps and self._steps[0] == _TOP_K and s.top_k < self._n_vocab:
+            count = fr_best(row, self._n_vocab, self._maxima, blocks, self._maxima + blocks, c, s.top_k, most)
+        else:
+            count = fr_collect(row, self._n_vocab, self._maxima, blocks, -3.4028235e38, c)
+        for step in self._steps:
+            if step == _PENALTIES:
+                for index in range(count):
+                    if self._counts[c[index].token]:
+                        c[index].logit = fr_penalised(c[index].logit, self._counts[c[index].token], s)
+            elif step == _DRY:
+                self._dry_candidates(c, count)
+            elif step == _TOP_N_SIGMA:
+                count = fr_top_n_sigma(c, count, s.top_n_sigma)
+            elif step == _TOP_K:
+                count = fr_top_k(c, count, s.top_k)
+            elif step == _TYPICAL:
+                count = fr_typical(c, count, s.typical_p, s.min_keep, self._row)
+            elif step == _TOP_P:
+                count = fr_top_p(c, count, s.top_p, s.min_keep)
+            elif step == _MIN_P:
+                count = fr_min_p(c, count, s.min_p, s.min_keep)
+            elif step == _XTC:
+                if count > 1 and fr_unit(&self._state) <= s.xtc_probability:
+                    count = fr_xtc(c, count, s.xtc_threshold, s.min_keep)
+            elif step == _TEMPERATURE:
+                count = fr_temperature(c, count, s.temperature, s.dynatemp_range, s.dynatemp_exponent)
+            elif step == _MIROSTAT:
+                count = fr_mirostat(c, count, self._n_vocab, self._mu)
+            else:
+                count = fr_mirostat_2(c, count, self._mu)
+        token = fr_choose(c, count, fr_most(c, count), 1, &self._state, &self._sum)
+        self._num_kept = count
+        if self._steps and self._steps[len(self._steps) - 1] >= _MIROSTAT:
+            self._mu -= s.mirostat_eta * (-log2(self._chance(token)) - s.mirostat_tau)
+        return token
+
+    # ------------------------------------------------------------ in place, and back
+
     cdef int _change(self, float *logits) except -1:
-        """Bias, then penalties, in place; what was there is kept for `_restore`."""
+        """Bias, then the penalties that come first; what was there is kept for `_restore`."""
         cdef Py_ssize_t index
-        cdef Py_ssize_t wanted = self._num_bias + self._num_history
-        cdef int32_t token, count
-        cdef float value
-        PyMem_Free(self._saved_tokens)
-        PyMem_Free(self._saved)
-        self._saved_tokens = NULL
-        self._saved = NULL
+        cdef Py_ssize_t wanted = self._num_bias + len(self._head) * self._num_history
+        cdef Py_ssize_t capacity = self._saved_capacity
         self._num_saved = 0
-        self._saved_tokens = <int32_t *>_allocate(wanted * sizeof(int32_t))
-        self._saved = <float *>_allocate(wanted * sizeof(float))
+        self._saved_tokens = <int32_t *>_grown(self._saved_tokens, &capacity, wanted, sizeof(int32_t))
+        self._saved = <float *>_grown(self._saved, &self._saved_capacity, wanted, sizeof(float))
         for index in range(self._num_bias):
             self._save(logits, self._bias_tokens[index])
             logits[self._bias_tokens[index]] += self._bias[index]
-        for index in range(self._num_history):
+        for step in self._head:
+            if step == _PENALTIES:
+                self._penalise(logits)
+            else:
+                self._dry_logits(logits)
+        return 0
+
+    cdef void _penalise(self, float *logits) noexcept:  # C only
+        cdef Py_ssize_t first = 0 if self._window < 0 else max(<Py_ssize_t>0, self._num_history - self._window)
+        cdef Py_ssize_t index
+        cdef int32_t token
+        for index in range(first, self._num_history):
             token = self._history[index]
-            count = self._counts[token]
-            if count < 0:
-                continue  # done: its count is negated until all are
-            self._save(logits, token)
-            value = logits[token]
-            value = value * self._repeat_penalty if value <= 0 else value / self._repeat_penalty
-            logits[token] = value - count * self._frequency_penalty - self._presence_penalty
-            self._counts[token] = -count
-        for index in range(self._num_history):
+            if self._counts[token] > 0:
+                self._save(logits, token)
+                logits[token] = fr_penalised(logits[token], self._counts[token], &self._s)
+                self._counts[token] = -self._counts[token]  # done: negated until all are
+        for index in range(first, self._num_history):
             token = self._history[index]
             if self._counts[token] < 0:
                 self._counts[token] = -self._counts[token]
+
+    cdef Py_ssize_t _find_repetitions(self) except -1:
+        """Fills `_longest`; returns where its window begins in the history."""
+        cdef Py_ssize_t first = 0 if self._dry_window < 0 else max(<Py_ssize_t>0, self._num_history - self._dry_window)
+        cdef Py_ssize_t size = self._num_history - first
+        self._repeats = <int32_t *>_grown(self._repeats, &self._repeats_capacity, size, sizeof(int32_t))
+        fr_repetitions(self._history + first, size, self._s.dry_allowed_length, &self._breakers._all, self._repeats, self._longest)
+        return first
+
+    cdef int _dry_logits(self, float *logits) except -1:
+        cdef Py_ssize_t index
+        cdef int32_t token
+        for index in range(self._find_repetitions(), self._num_history):
+            token = self._history[index]
+            if self._longest[token] and not self._breakers._all.kinds[token] & 1:
+                self._save(logits, token)
+                logits[token] -= fr_dry_loss(self._longest[token] - 1, &self._s)
+            self._longest[token] = 0
+        return 0
+
+    cdef int _dry_candidates(self, fr_candidate *c, int count) except -1:
+        cdef Py_ssize_t index
+        cdef Py_ssize_t first = self._find_repetitions()
+        cdef int32_t token
+        for index in range(count):
+            token = c[index].token
+            if self._longest[token] and not self._breakers._all.kinds[token] & 1:
+                c[index].logit -= fr_dry_loss(self._longest[token] - 1, &self._s)
+        for index in range(first, self._num_history):
+            self._longest[self._history[index]] = 0
         return 0
 
     cdef void _save(self, float *logits, int32_t token) noexcept:
-        # C only. Called at most once per bias and once per token of the window: inside what _change allocated.
+        # C only. At most once per bias, and per step and token of the history: inside what _change has room for.
         self._saved_tokens[self._num_saved] = token
         self._saved[self._num_saved] = logits[token]
         self._num_saved += 1
@@ -335,18 +326,65 @@ cdef class LogitSampler:
         for index in range(self._num_saved - 1, -1, -1):  # backwards: a token may have been saved twice
             logits[self._saved_tokens[index]] = self._saved[index]
 
+    # ------------------------------------------------------------ probabilities
+
+    cdef float _chance(self, int token) noexcept:  # C only
+        cdef int index
+        for index in range(self._num_kept):
+            if self._candidates[index].token == token:
+                return self._candidates[index].logit / self._sum
+        return 1  # it was the only one
+
+    cdef tuple _after(self, int token):
+        """Of the candidates that the chain left."""
+        cdef int index
+        cdef float own = self._chance(token)
+        if self._is_greedy or not self._num_kept:
+            return 1.0, [(token, 1.0)][: self._num_probs]
+        fr_sort(self._candidates, self._num_kept)
+        return own, [
+            (self._candidates[index].token, self._candidates[index].logit / self._sum)
+            for index in range(min(self._num_probs, self._num_kept))
+            if self._candidates[index].logit > 0
+        ]
+
+    cdef tuple _before(self, float *logits, int token):
+        """Of all tokens, as the model says."""
+        cdef int n = self._n_vocab
+        cdef int index, count
+        cdef int blocks = fr_block_maxima(logits, n, self._maxima)
+        cdef float most = fr_largest(self._maxima, blocks)
+        cdef double total = 0
+        if not -3.4028235e38 <= most <= 3.4028235e38:
+            return 1.0, [(token, 1.0)][: self._num_probs]
+        for index in range(n):
+            if logits[index] > -3.4028235e38:
+                total += exp(logits[index] - most)
+        count = min(self._num_probs, n)
+        if 0 < count < n:
+            count = fr_best(logits, n, self._maxima, blocks, self._maxima + blocks, self._candidates, count, most)
+        elif count:
+            count = fr_collect(logits, n, self._maxima, blocks, -3.4028235e38, self._candidates)
+        fr_sort(self._candidates, count)
+        return exp(logits[token] - most) / total, [
+            (self._candidates[index].token, exp(self._candidates[index].logit - most) / total) for index in range(count)
+        ]
+
+
+cdef void *_grown(void *memory, Py_ssize_t *capacity, Py_ssize_t wanted, size_t size) except? NULL:
+    cdef void *grown
+    if wanted <= capacity[0]:
+        return memory
+    wanted = max(<Py_ssize_t>64, 2 * wanted)
+    grown = PyMem_Realloc(memory, wanted * size)
+    if grown == NULL:
+        raise MemoryError()
+    capacity[0] = wanted
+    return grown
+
 
 cdef void *_allocate(size_t size) except NULL:
     cdef void *memory = PyMem_Malloc(max(size, <size_t>1))
     if memory == NULL:
         raise MemoryError()
     return memory
-
-
-ctypedef uint8_t (*_Predicate)(void *, int32_t) noexcept
-
-
-def find_tokens(size_t predicate, size_t vocab, int n_vocab):
-    cdef _Predicate says_yes = <_Predicate>predicate
-    cdef int32_t token
-    return [token for token in range(n_vocab) if says_yes(<void *>vocab, token)]

@@ -16,10 +16,12 @@ from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
 from fastrouter.messages import QUIET, LoadOptions
+from fastrouter.samplers import letters_of
 
 MAX_TEXT_BYTES = 4 << 20
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
+_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _SECRETS = ("api_keys", "hf_token")  # targets whose values are never repeated
 
 
@@ -170,7 +172,8 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
         return
     if flag.kind is Kind.FILES:
         flag = find_argument("--lora-scaled")[0]  # both make one list, in the order they are given
-    if flag.kind in (Kind.LIST, Kind.SCALED_FILES) and flag.target in layer:
+    is_list = flag.kind in (Kind.LIST, Kind.SCALED_FILES) or (flag.is_repeated and value)
+    if is_list and flag.target in layer:
         value = layer[flag.target].value + value
     layer[flag.target] = Setting(flag, value)
 
@@ -273,7 +276,18 @@ def load_options(layer: Layer) -> LoadOptions:
     return LoadOptions(**fields, sampling=sampling)
 
 
+def _texts_of(setting: Setting) -> list[str]:
+    """More than one where the flag is said once for each value."""
+    if setting.flag.kind is Kind.TEXTS:
+        return [text.translate(_ESCAPED) for text in setting.value] or ["none"]
+    if setting.flag.kind is Kind.BIAS:
+        return [f"{token}{bias:+g}" for token, bias in setting.value]
+    return [_text_of(setting)]
+
+
 def _text_of(setting: Setting) -> str:
+    if setting.flag.kind in (Kind.SAMPLERS, Kind.LETTERS):
+        return ";".join(setting.value) if setting.flag.kind is Kind.SAMPLERS else letters_of(setting.value)
     if setting.flag.kind is Kind.SCALED_FILES:
         texts = [f"{path}:{scale:g}" for path, scale in setting.value]
         return ",".join('"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text for text in texts)
@@ -290,7 +304,7 @@ def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
     for setting in settings:
         flag = setting.flag
         if flag.kind is not Kind.SWITCH:
-            words += (flag.names[-1], _text_of(setting))
+            words += [word for text in _texts_of(setting) for word in (flag.names[-1], text)]
         elif setting.value:
             words.append(flag.names[-1])
         elif flag.off_names:
@@ -300,4 +314,5 @@ def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
 
 def to_section(name: str, layer: Layer) -> str:
     """The preset file's section that says the same."""
-    return "".join([f"[{name}]\n", *(f"{setting.flag.name} = {_text_of(setting)}\n" for setting in layer.values())])
+    lines = [f"{setting.flag.name} = {text}\n" for setting in layer.values() for text in _texts_of(setting)]
+    return "".join([f"[{name}]\n", *lines])

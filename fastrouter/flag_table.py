@@ -33,6 +33,10 @@ class Kind(Enum):
     FILES = "a comma-separated list of files"
     SCALED_FILES = "a comma-separated list of FILE:SCALE"
     JSON = "a JSON object"
+    SAMPLERS = "names of samplers, semicolon-separated"
+    LETTERS = "letters of samplers"
+    TEXTS = "text; may be given again"
+    BIAS = "a token id and a signed bias, as 15043-1; may be given again"
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
     MEMORY = "auto or a number of MiB"
@@ -55,6 +59,11 @@ class Flag:
     @property
     def name(self) -> str:
         return self.names[-1].lstrip("-")
+
+    @property
+    def is_repeated(self) -> bool:
+        """Said once for each value."""
+        return self.kind in (Kind.TEXTS, Kind.BIAS)
 
 
 def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -217,7 +226,36 @@ def _sampling_flags() -> list[Flag]:
         _flag(scope, "--presence-penalty", "PRESENCE_PENALTY", Kind.FLOAT, "presence_penalty", "(0: off)", low=-1e4, high=1e4),
         _flag(scope, "--frequency-penalty", "FREQUENCY_PENALTY", Kind.FLOAT, "frequency_penalty", "(0: off)", low=-1e4, high=1e4),
         _flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
+        _flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "order, as penalties;top_k;temperature"),
+        _flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
+        *_chain_flags(),
     ]
+
+
+def _chain_flags() -> list[Flag]:
+    numbers = [
+        ("--top-nsigma --top-n-sigma", "top_n_sigma", "standard deviations below the best (-1: off)", -1e4, 1e4),
+        ("--typical --typical-p", "typical_p", "locally typical (1: off)", 0, 1e4),
+        ("--xtc-probability", "xtc_probability", "chance that the best choices are left out (0: off)", 0, 1),
+        ("--xtc-threshold", "xtc_threshold", "probability that makes a best choice (0.1; more than 0.5: off)", 0, 1),
+        ("--dynatemp-range", "dynatemp_range", "how far the temperature may move (0: off)", -1e4, 1e4),
+        ("--dynatemp-exp", "dynatemp_exponent", "how it follows the entropy (1)", -1e4, 1e4),
+        ("--dry-multiplier", "dry_multiplier", "DRY, against repetitions of several tokens (0: off)", -1e4, 1e4),
+        ("--dry-base", "dry_base", "DRY's base (1.75)", 1, 1e4),
+        ("--mirostat-lr", "mirostat_eta", "Mirostat's learning rate (0.1)", 0, 1e4),
+        ("--mirostat-ent", "mirostat_tau", "Mirostat's target (5)", 0, 1e4),
+    ]
+    counts = [
+        ("--dry-allowed-length", "dry_allowed_length", "repeated tokens that DRY allows (2)", 0, INT32_MAX),
+        ("--dry-penalty-last-n", "dry_penalty_last_n", "tokens DRY looks at (64; -1: all)", -1, INT32_MAX),
+        ("--mirostat", "mirostat", "Mirostat 1 or 2 instead of other samplers (0: off)", 0, 2),
+    ]
+    made = [_flag(Scope.SAMPLING, name, "", Kind.FLOAT, into, help, low=low, high=high) for name, into, help, low, high in numbers]
+    made += [_flag(Scope.SAMPLING, name, "", Kind.INT, into, help, low=low, high=high) for name, into, help, low, high in counts]
+    breaker = "text that ends a repetition (newline, colon, quote, star; none: nothing does)"
+    made.append(_flag(Scope.SAMPLING, "--dry-sequence-breaker", "", Kind.TEXTS, "dry_sequence_breakers", breaker))
+    made.append(_flag(Scope.SAMPLING, "-l --logit-bias", "", Kind.BIAS, "logit_bias", "TOKEN_ID(+/-)BIAS: more or less of a token"))
+    return made
 
 
 def _lifetime_flags() -> list[Flag]:
@@ -274,10 +312,8 @@ _NOT_YET = """
 -mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv |
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
 -dr --docker-repo DOCKER_REPO | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
---spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V | --samplers | --sampler-seq --sampling-seq |
---top-nsigma --top-n-sigma | --xtc-probability | --xtc-threshold | --typical --typical-p | --dry-multiplier | --dry-base |
---dry-allowed-length | --dry-penalty-last-n | --dry-sequence-breaker | --adaptive-target | --adaptive-decay | --dynatemp-range |
---dynatemp-exp | --mirostat | --mirostat-lr | --mirostat-ent | -l --logit-bias | --grammar | --grammar-file | -j --json-schema |
+--spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
+--adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
 -jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
 -cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |

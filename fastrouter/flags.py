@@ -7,15 +7,18 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import TABLE, Flag, Kind, Scope
+from fastrouter.samplers import names_of, names_of_letters
 
 TRUE_WORDS = ("1", "true", "on", "enabled")
 FALSE_WORDS = ("0", "false", "off", "disabled")
 ALL_LAYERS = 9999
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 MAX_SCALE = 1000.0  # of an adapter: what is beyond it only overflows
 
 BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
@@ -128,6 +131,27 @@ def _to_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _to_samplers(text: str) -> tuple[str, ...]:
+    return tuple(names_of(name for name in text.split(";") if name.strip()))
+
+
+def _to_letters(text: str) -> tuple[str, ...]:
+    return tuple(names_of_letters(text.strip()))
+
+
+def _to_texts(text: str) -> tuple[str, ...]:
+    """With llama-server's escapes, so that a line can say a newline; "none" is no text at all."""
+    plain = re.sub(r"\\([nrt'\"\\])", lambda match: _ESCAPES.get(match[1], match[1]), text)
+    return () if text in ("none", "") else (plain,)
+
+
+def _to_bias(text: str) -> tuple[tuple[int, float], ...]:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*([+-][^+-].*)", text, re.ASCII)
+    if match is None:
+        raise ValueError(text)
+    return ((int(match[1]), _to_float(match[2])),)
+
+
 def _to_layers(text: str) -> int:
     words = {"auto": -1, "all": ALL_LAYERS, "-2": ALL_LAYERS}
     return words[text] if text in words else _to_int(text)
@@ -159,11 +183,15 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.FILES: _to_files,
     Kind.SCALED_FILES: _to_scaled_files,
     Kind.JSON: _to_object,
+    Kind.SAMPLERS: _to_samplers,
+    Kind.LETTERS: _to_letters,
+    Kind.TEXTS: _to_texts,
+    Kind.BIAS: _to_bias,
     Kind.LAYERS: _to_layers,
     Kind.THREE_WAY: _to_three_way,
     Kind.MEMORY: _to_memory,
 }
-_SAYS_WHY = (Kind.SWITCH, Kind.PATH)
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.SAMPLERS, Kind.LETTERS)
 
 
 def help_text() -> str:

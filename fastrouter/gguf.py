@@ -10,13 +10,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from struct import Struct
 from typing import Any
 
 from fastrouter._core import skip_strings
 from fastrouter.errors import FastrouterError
+from fastrouter.samplers import OF_FILES, defaults_of
 
 FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 16, 1 << 20
 MAX_HEADER_BYTES = 128 << 20  # the largest vocabularies take some 20 MiB
@@ -73,6 +74,7 @@ class Header:
     has_audio_encoder: bool
     has_chat_template: bool
     chat_template: str | None  # None also when it is too long to keep
+    sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # defaults of requests, by the names of their fields
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -199,7 +201,7 @@ def _read_keys(reader: _Reader, count: int) -> dict[str, Any]:
     for _ in repeat(None, count):
         key = reader.text(MAX_KEY_BYTES, "a key")
         kind = reader.number(_U32, f"the type of {key[:80]}")
-        is_kept = key in _KEPT or key.endswith(_KEPT_OF_ARCHITECTURE)
+        is_kept = key in _KEPT or key.endswith(_KEPT_OF_ARCHITECTURE) or key.startswith(OF_FILES)
         if kind == ARRAY:
             value = _read_array(reader, key[:80], is_kept)
             if key == "tokenizer.ggml.tokens":
@@ -310,6 +312,7 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
         has_audio_encoder=values.get("clip.has_audio_encoder") is True,
         has_chat_template="tokenizer.chat_template" in values,
         chat_template=template if isinstance(template, str) else None,
+        sampling=defaults_of(values.get),
     )
 
 

@@ -79,7 +79,8 @@ class Generate:
     """One generation request, validated. Exactly one of `prompt` and `messages` is set.
 
     `sampling` holds only what the request set: temperature, top_k, top_p, min_p, seed, repeat_penalty, repeat_last_n,
-    presence_penalty, frequency_penalty, logit_bias ([[token_id | text, bias | None], ...]; None bans), ignore_eos, min_keep ...
+    presence_penalty, frequency_penalty, logit_bias ([[token_id | text, bias | None], ...]; None bans), ignore_eos, min_keep,
+    samplers, dry_*, mirostat_*, n_probs, post_sampling_probs ...
     """
 
     request_id: int
@@ -100,6 +101,7 @@ class Generate:
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
     timings_per_token: bool = False
+    logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
 

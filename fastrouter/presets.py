@@ -94,7 +94,7 @@ class _Reader:
             raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
         said = f"{key} = {text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {text}"
         value = convert(flag, text, said, is_on=is_on)
-        if flag.name in self._written:
+        if flag.name in self._written and not flag.is_repeated:
             self._layer.pop(flag.target, None)  # of one key the last one counts; two keys of one list, as lora and lora-scaled, add up
         self._written.add(flag.name)
         add_setting(self._layer, flag, value)

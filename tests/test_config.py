@@ -239,6 +239,46 @@ def test_arguments_say_the_same_when_read_again() -> None:
     assert load_options(parse(to_arguments(layer.values()), {}).command_line) == load_options(layer)
 
 
+SAMPLING = [
+    (["--samplers", "top_k;temp;penalties"], {"samplers": ("top_k", "temperature", "penalties")}),
+    (["--sampler-seq", "kt"], {"samplers": ("top_k", "temperature")}),
+    (["--mirostat", "2", "--mirostat-lr", "0.2", "--mirostat-ent", "4"], {"mirostat": 2, "mirostat_eta": 0.2, "mirostat_tau": 4.0}),
+    (["--top-nsigma", "1.5", "--typical", "0.9"], {"top_n_sigma": 1.5, "typical_p": 0.9}),
+    (["--xtc-probability", "0.5", "--xtc-threshold", "0.2"], {"xtc_probability": 0.5, "xtc_threshold": 0.2}),
+    (["--dynatemp-range", "0.5", "--dynatemp-exp", "2"], {"dynatemp_range": 0.5, "dynatemp_exponent": 2.0}),
+    (
+        ["--dry-multiplier", "0.8", "--dry-base", "2", "--dry-allowed-length", "3", "--dry-penalty-last-n", "-1"],
+        {"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": -1},
+    ),
+    (["--dry-sequence-breaker", "\\n", "--dry-sequence-breaker", "a\\\\nb"], {"dry_sequence_breakers": ("\n", "a\\nb")}),
+    (["--dry-sequence-breaker", "x", "--dry-sequence-breaker", "none"], {"dry_sequence_breakers": ()}),
+    (["-l", "15043-1", "--logit-bias", "7+2.5"], {"logit_bias": ((15043, -1.0), (7, 2.5))}),
+]
+
+
+@pytest.mark.parametrize(("argv", "sampling"), SAMPLING)
+def test_sampling(argv: list[str], sampling: dict[str, Any]) -> None:
+    layer = parse(argv, {}).command_line
+    assert load_options(layer).sampling == sampling
+    assert load_options(parse(to_arguments(layer.values()), {}).command_line) == load_options(layer)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--samplers", "top_k;top_q"], "--samplers top_k;top_q: must be one of penalties, dry, .* but 'top_q' is none"),
+        (["--sampler-seq", "kz"], "--sampler-seq kz: must be one of .* but 'z' is none"),
+        (["--samplers", "infill"], "--samplers infill: .*infill is not supported yet"),
+        (["--mirostat", "3"], "--mirostat 3: must be between 0 and 2"),
+        (["-l", "x+1"], "-l x\\+1: must be a token id and a signed bias"),
+        (["-l", "5+nan"], "must be a token id and a signed bias"),
+    ],
+)
+def test_what_is_wrong_with_sampling(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(argv, {})
+
+
 def test_parse_is_quick_to_import() -> None:
     code = "import sys, fastrouter.config; print([name for name in ('asyncio', 'difflib', 'numpy', 'argparse') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

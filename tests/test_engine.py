@@ -311,6 +311,43 @@ def test_seeded_choices(bench: MakeBench) -> None:
     assert len(set(texts[0])) == 3
 
 
+CHAINS = [
+    {"temperature": 1.5},
+    {"temperature": 1.5, "typical_p": 0.9, "top_k": 0},
+    {"temperature": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.05},
+    {"temperature": 1.2, "dry_multiplier": 0.8, "dry_allowed_length": 1, "repeat_penalty": 1.1},
+    {"temperature": 1.5, "mirostat": 2, "mirostat_tau": 4.0},
+    {"temperature": 1.5, "samplers": ["temperature", "top_k"], "dynatemp_range": 0.5},
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=str)
+def test_a_seed_gives_its_text_alone_and_among_others(bench: MakeBench, chain: dict[str, Any]) -> None:
+    one = bench(parallel=4)
+    sampling = {**chain, "seed": 11}
+    alone = one.ask(PROMPTS[0], cache_prompt=False, sampling=sampling).text()
+    others = [one.submit(prompt, 30, sampling={"temperature": 1.0}) for prompt in PROMPTS[1:3]]
+    one.step()
+    beside = one.submit(PROMPTS[0], cache_prompt=False, sampling=sampling)
+    one.run(beside, *others)
+    assert beside.text() == alone
+    assert one.ask(PROMPTS[0], cache_prompt=False, sampling={**chain, "seed": 12}).text() != alone
+
+
+def test_defaults_of_the_file_then_the_options_then_the_request(bench: MakeBench, tmp_path: Path) -> None:
+    keys: dict[str, float | str] = {"top_k": 7, "temp": 0.25, "penalty_last_n": 5, "sequence": "temperature;top_k"}
+    path = make_llama(tmp_path / "keys.gguf", sampling=keys)
+    one = Bench(path, 1 << 20, sampling={"temperature": 0.5, "top_k": 8})
+    try:
+        client = one.ask("x", 2, sampling={"top_k": 9, "temperature": 0.75}, verbose=True)
+        settings = client.finish["generation_settings"]
+        assert [settings[name] for name in ("top_k", "temperature", "repeat_last_n")] == [9, 0.75, 5]
+        assert settings["samplers"] == ["temperature", "top_k"]
+        assert (one.engine.sampling["temperature"], one.engine.sampling["top_k"]) == (0.5, 8)
+    finally:
+        one.close()
+
+
 def test_choices_beside_others(bench: MakeBench, lone: dict[str, str]) -> None:
     one = bench(parallel=3)
     others = [one.submit(prompt) for prompt in PROMPTS[1:4]]

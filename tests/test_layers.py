@@ -24,6 +24,7 @@ RANKS: list[set[str]] = [
         "sources",
         "spec",
         "variants",
+        "samplers",
         "logs",
     },
     {"catalog"},

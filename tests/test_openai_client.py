@@ -168,3 +168,18 @@ def test_asynchronous_clients(server: Router) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         asyncio.run(run())
+
+
+def test_logprobs(client: openai.OpenAI) -> None:
+    more = {"model": "smollm2", "temperature": 0, "max_tokens": 8}
+    answer = client.chat.completions.create(messages=MESSAGES, logprobs=True, top_logprobs=2, **more)  # type: ignore[call-overload]
+    [choice] = answer.choices
+    assert "".join(entry.token for entry in choice.logprobs.content) == choice.message.content
+    for entry in choice.logprobs.content:
+        assert len(entry.top_logprobs) == 2
+        assert entry.top_logprobs[0].token == entry.token
+        assert 0 >= entry.logprob >= entry.top_logprobs[1].logprob
+    completion = client.completions.create(prompt="The capital of France is", logprobs=2, **more)  # type: ignore[call-overload]
+    found = completion.choices[0].logprobs
+    assert "".join(found.tokens) == completion.choices[0].text
+    assert [max(best, key=best.get) for best in found.top_logprobs] == found.tokens

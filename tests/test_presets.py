@@ -135,6 +135,19 @@ def test_a_section_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert to_section("a", presets_of(tmp_path, text).sections["a"]) == text
 
 
+def test_sampling_is_written_as_it_was_read(tmp_path: Path) -> None:
+    text = (
+        "[a]\nsamplers = top_k;temperature\ndry-sequence-breaker = \\n\ndry-sequence-breaker = :\nlogit-bias = 5-1.5\nlogit-bias = 6+2\n"
+        "[b]\ndry-sequence-breaker = none\nsampling-seq = kt\n"
+    )
+    sections = presets_of(tmp_path, text).sections
+    sampling = load_options(sections["a"]).sampling
+    assert sampling["samplers"] == ("top_k", "temperature")
+    assert sampling["dry_sequence_breakers"] == ("\n", ":")
+    assert sampling["logit_bias"] == ((5, -1.5), (6, 2.0))
+    assert to_section("a", sections["a"]) + to_section("b", sections["b"]) == text
+
+
 def test_adapters_are_written_as_one_list(tmp_path: Path) -> None:
     text = '[a]\nlora = x.gguf,"y,z.gguf"\nlora-scaled = w.gguf:0.25\n'
     layer = presets_of(tmp_path, text).sections["a"]

@@ -175,14 +175,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
     [
         ("grammar", "", 'root ::= "a"'),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
-        ("logprobs", False, True),
-        ("n_probs", 0, 5),
-        ("mirostat", 0, 2),
-        ("dry_multiplier", 0.0, 0.8),
-        ("dynatemp_range", 0, 0.5),
-        ("top_n_sigma", -1, 2.0),
-        ("xtc_probability", 0, 0.5),
-        ("typical_p", 1.0, 0.5),
+        ("adaptive_target", -1, 0.5),
         ("echo", False, True),
         ("return_progress", False, True),
         ("tool_choice", "auto", "required"),
@@ -193,6 +186,61 @@ def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: A
     chat(**{field: off})
     assert field in refused(**{field: on})
     assert "not supported yet" in refused(**{field: on})
+
+
+def test_probabilities() -> None:
+    def asked(**fields: Any) -> tuple[bool, Any]:
+        [generate] = chat(**fields).generates
+        return generate.logprobs, generate.sampling.get("n_probs")
+
+    assert asked() == asked(logprobs=None) == asked(logprobs=False) == asked(top_logprobs=0) == (False, None)
+    assert asked(logprobs=True) == (True, 20)
+    assert asked(logprobs=True, top_logprobs=0) == (True, 0)
+    assert asked(logprobs=True, top_logprobs=3) == (True, 3)
+    assert asked(n_probs=4) == (True, 4)
+    assert "requires logprobs" in refused(top_logprobs=3)
+    for bad in (5, "yes", []):
+        assert "logprobs" in refused(logprobs=bad)
+    for bad in (-1, 501, True, "x"):
+        assert "top_logprobs" in refused(logprobs=True, top_logprobs=bad)
+    [generate] = read_completion({"prompt": "x", "logprobs": 2}).generates
+    assert (generate.logprobs, generate.sampling) == (True, {"n_probs": 2})
+    [generate] = read_completion({"prompt": "x", "logprobs": 2, "n_probs": 3, "post_sampling_probs": True}).generates
+    assert generate.sampling == {"n_probs": 3, "post_sampling_probs": True}
+    [generate] = read_completion({"prompt": "x", "logprobs": False}).generates
+    assert not generate.logprobs
+    with pytest.raises(InvalidRequest, match="logprobs"):
+        read_completion({"prompt": "x", "logprobs": True})
+
+
+def test_samplers_by_name_or_letter() -> None:
+    def order(value: Any) -> Any:
+        return chat(samplers=value).generates[0].sampling["samplers"]
+
+    assert order(["top_k", "TOP-P", "minp", "temp", "typ"]) == ["top_k", "top_p", "min_p", "temperature", "typ_p"]
+    assert order("edskypmxt") == ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+    assert order([]) == order("") == []
+    for bad in (["top_q"], "kz", ["infill"], "a", 5, [5], {}):
+        assert "samplers" in refused(samplers=bad)
+
+
+def test_fields_of_the_chain() -> None:
+    fields = {
+        "dynatemp_range": 0.5, "dynatemp_exponent": 2.0, "top_n_sigma": 1.5, "typical_p": 0.9, "xtc_probability": 0.5,
+        "xtc_threshold": 0.2, "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": -1,
+        "dry_sequence_breakers": ["\n"], "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2,
+    }  # fmt: skip
+    assert chat(**fields).generates[0].sampling == fields
+    assert "dry_base" not in chat(dry_base=0.5).generates[0].sampling  # as if it were not there
+    assert chat(mirostat=9).generates[0].sampling["mirostat"] == 2
+    for name, bad in [
+        ("dry_sequence_breakers", []),
+        ("dry_allowed_length", -1),
+        ("mirostat_tau", -1),
+        ("typical_p", "x"),
+        ("dry_base", True),
+    ]:
+        assert name in refused(**{name: bad})
 
 
 def test_adapters_of_a_request() -> None:

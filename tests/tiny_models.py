@@ -128,10 +128,11 @@ def make_llama(
     half: bool = False,
     tensors_per_shard: int = 0,
     adapters: list[tuple[int, float]] | None = None,
+    sampling: dict[str, float | str] | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
-    `adapters`: make_lora's (seed, scale), merged into the weights.
+    `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
@@ -158,6 +159,9 @@ def make_llama(
         getattr(writer, f"add_{role}_token_id")(token)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
+    for key, value in (sampling or {}).items():
+        add = {int: writer.add_int32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"general.sampling.{key}", value)
     for tensor_name, tensor in merged(make_tensors(len(pieces), seed), adapters or []).items():
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)
     writer.write_header_to_file()

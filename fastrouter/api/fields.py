@@ -10,6 +10,7 @@ from typing import Any
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.flags import MAX_SCALE
+from fastrouter.samplers import names_of, names_of_letters
 
 INT32_MAX = (1 << 31) - 1
 FLOAT_MAX = 3.4e38
@@ -124,6 +125,23 @@ def stop_strings(name: str, value: Any) -> list[str]:
     if sum(map(len, words)) > MAX_STOP_CHARACTERS:
         raise invalid(name, f"has more than {MAX_STOP_CHARACTERS} characters in all")
     return [word for word in words if word]
+
+
+def samplers(name: str, value: Any) -> list[str]:
+    """A list of names, or a string of llama-server's letters, in the order they are to be applied."""
+    try:
+        if isinstance(value, str):
+            return names_of_letters(value)
+        return names_of(string_list(name, value))
+    except ValueError as error:
+        raise invalid(name, f"must hold names of samplers, each {error}") from None
+
+
+def breakers(name: str, value: Any) -> list[str]:
+    texts = string_list(name, value)
+    if not texts or len(texts) > 32:
+        raise invalid(name, "must hold 1 to 32 strings")
+    return texts
 
 
 def logit_bias(name: str, value: Any) -> list[list[Any]]:

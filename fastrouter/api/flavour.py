@@ -3,7 +3,7 @@
 Invariant: what a worker says is checked here before a flavour sees it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -19,6 +19,7 @@ class Choice:
     text: str
     reasoning: str
     finish: dict[str, Any]
+    probabilities: list[dict[str, Any]] = field(default_factory=list)  # of a whole answer's tokens, where they were asked for
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Flavour(Protocol):
         """The event before a choice's first text; may be empty."""
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        """A text event that carries more than text."""
+        """A text event that carries more than text: "text", "timings", "probabilities"."""
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
     def done(self) -> bytes: ...

@@ -260,14 +260,28 @@ class Collector(TextCollector):
         self._whole = whole
         self.prompt = prompt
         self.num_finished = 0  # choices
+        self._events: dict[int, list[dict[str, Any]]] = {}  # per choice
 
     def restart(self) -> bool:
-        return not self.num_finished and super().restart()
+        if self.num_finished:
+            return False
+        self._events.clear()
+        return super().restart()
+
+    def whole_text(self, choice: int) -> str:
+        """A choice sends all of its text as such, or all of it in events."""
+        pieces = [event.get("text", "") for event in self._events.get(choice, ())]
+        return self.text(choice).decode("utf-8", "replace") + "".join(pieces)
+
+    def probabilities(self, choice: int) -> list[dict[str, Any]]:
+        return [entry for event in self._events.get(choice, ()) for entry in event.get("probabilities", ())]
 
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
         try:
             if kind == FINISH:
                 self._whole.finish_choice(self, choice, read_record(payload), bool(flags & LAST))
+            elif kind == EVENT:
+                self._events.setdefault(choice, []).append(read_record(payload))
             elif kind == ERROR:
                 self._whole.fail(from_wire(read_record(payload)))
         except FastrouterError as error:
@@ -324,8 +338,8 @@ class Whole:
         self._timeline.count_tokens(finish, is_new_prompt=collector.num_finished == 0)
         self._usage.add(finish, is_new_prompt=collector.num_finished == 0)
         collector.num_finished += 1
-        text = collector.text(choice).decode("utf-8", "replace")
-        self._choices.append(Choice(index, text, collector.reasoning(choice).decode("utf-8", "replace"), finish))
+        reasoning = collector.reasoning(choice).decode("utf-8", "replace")
+        self._choices.append(Choice(index, collector.whole_text(choice), reasoning, finish, collector.probabilities(choice)))
         if is_last:
             self._num_running -= 1
             if not self._num_running:

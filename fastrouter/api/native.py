@@ -26,6 +26,7 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
     finish = choice.finish
     predicted = count_of(finish, "completion_tokens")
     evaluated = count_of(finish, "prompt_tokens")
+    probabilities = {"completion_probabilities": choice.probabilities} if choice.probabilities else {}
     return {
         "index": choice.index,
         "content": choice.reasoning + choice.text,
@@ -43,6 +44,7 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
         "stopping_word": finish.get("stopping_word", ""),
         "tokens_cached": evaluated + max(predicted - 1, 0),  # what stays in the slot: the last token is never decoded
         "timings": finish.get("timings", {}),
+        **probabilities,
     }
 
 
@@ -74,6 +76,8 @@ class Completion:
         return b""
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        if "probabilities" in event:
+            event["completion_probabilities"] = event.pop("probabilities")
         partial = {"index": choice, "content": event.pop("text", ""), "tokens": event.pop("tokens", []), "stop": False, **event}
         return b"data: " + orjson.dumps(partial) + b"\n\n"
 

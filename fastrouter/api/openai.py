@@ -6,6 +6,7 @@ Invariant: what does not change during a request (id, model, created) is encoded
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -104,7 +105,9 @@ class Chat(_Completion):
         return before + after
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        return self.chunk(choice, {"delta": {"content": event.pop("text", "")}}, None, **event)
+        entries = event.pop("probabilities", None)
+        logprobs = {"logprobs": {"content": entries}} if entries else {}
+        return self.chunk(choice, {"delta": {"content": event.pop("text", "")}, **logprobs}, None, **event)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         ended = finish_reason(choice.finish)
@@ -121,12 +124,17 @@ class Chat(_Completion):
         message = {"role": "assistant", "content": choice.text}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
-        return {"message": message}
+        logprobs = {"logprobs": {"content": choice.probabilities}} if choice.probabilities else {}
+        return {"message": message, **logprobs}
 
 
 class Text(_Completion):
     name = "completions"
     kind = chunk_kind = "text_completion"
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        self._num_characters: dict[int, int] = {}  # so far, per choice
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
         return self.chunk_bytes(choice, b'"text":"', b'","logprobs":null')
@@ -135,7 +143,8 @@ class Text(_Completion):
         return b""
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": None}, None, **event)
+        logprobs = self._logprobs(choice, event.pop("probabilities", []))
+        return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": logprobs}, None, **event)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         more = {"usage": usage.to_json(), **self.more([choice])} if is_last else {}
@@ -145,7 +154,22 @@ class Text(_Completion):
         return self.error_chunk({"text": "", "logprobs": None}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
-        return {"text": choice.reasoning + choice.text, "logprobs": None}
+        return {"text": choice.reasoning + choice.text, "logprobs": self._logprobs(choice.index, choice.probabilities)}
+
+    def _logprobs(self, choice: int, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """llama-server's `content`, and beside it the lists of OpenAI's text completions."""
+        if not entries:
+            return None
+        offset = self._num_characters.get(choice, 0)
+        offsets = list(accumulate((len(entry["token"]) for entry in entries), initial=offset))
+        self._num_characters[choice] = offsets.pop()
+        found: dict[str, Any] = {"content": entries}
+        if "logprob" in entries[0]:
+            found["tokens"] = [entry["token"] for entry in entries]
+            found["token_logprobs"] = [entry["logprob"] for entry in entries]
+            found["top_logprobs"] = [{rival["token"]: rival["logprob"] for rival in entry["top_logprobs"]} for entry in entries]
+            found["text_offset"] = offsets
+        return found
 
 
 class OpenAi:

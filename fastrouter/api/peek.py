@@ -42,7 +42,12 @@ class Peek:
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
         n_ctx = (options.ctx_size or trained or 0) // (1 if options.is_unified else options.num_slots)
-        settings = {**options.sampling, "n_predict": options.n_predict, "max_tokens": options.n_predict}
+        settings = {
+            **(header.sampling if header is not None else {}),
+            **options.sampling,
+            "n_predict": options.n_predict,
+            "max_tokens": options.n_predict,
+        }
         return {
             "default_generation_settings": {"params": settings, "n_ctx": min(n_ctx, trained or n_ctx)},
             "total_slots": options.num_slots,

@@ -15,6 +15,7 @@ from fastrouter.api.fields import (
     Check,
     adapter_scales,
     boolean,
+    breakers,
     duration,
     integer,
     invalid,
@@ -23,6 +24,7 @@ from fastrouter.api.fields import (
     neutral,
     not_supported,
     number,
+    samplers,
     seed,
     stop_strings,
     string,
@@ -34,6 +36,7 @@ from fastrouter.messages import Generate
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
 MAX_PROMPTS = 128
+MAX_PROBS = 500  # rivals of a token whose probabilities are shown
 
 
 @dataclass(slots=True)
@@ -80,6 +83,18 @@ def _response_format(name: str, value: Any) -> None:
     raise invalid(f"{name}.type", 'must be "text", "json_object" or "json_schema"')
 
 
+def _dry_base(name: str, value: Any) -> float | None:
+    """What is less than 1 asks for nothing special, as in llama-server."""
+    base: float = _base(name, value)
+    return base if base >= 1 else None
+
+
+def _logprobs(name: str, value: Any) -> int:
+    """Of a text completion: a number."""
+    number: int = 0 if value is False else _num_probs(name, value)
+    return number
+
+
 def _off(name: str, check: Check) -> tuple[str, Field]:
     return name, Field("", name, check)
 
@@ -88,9 +103,11 @@ def _is_zero_or_less(value: float) -> bool:
     return value <= 0
 
 
+_MANY = 1e4  # more makes no difference to a token's chance, or only overflows
 _max_tokens = integer(-1)
+_num_probs = integer(0, MAX_PROBS)
+_base = number(-_MANY, _MANY)
 _unit = number(0.0, 1.0, is_clamped=True)
-_DEFAULT_SAMPLERS = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 
 FIELDS: dict[str, Field] = {
     "stream": Field("ask", "is_stream", boolean),
@@ -124,6 +141,25 @@ FIELDS: dict[str, Field] = {
     "logit_bias": _sampling("logit_bias", logit_bias),
     "ignore_eos": _sampling("ignore_eos", boolean),
     "min_keep": _sampling("min_keep", integer(0)),
+    "n_probs": _sampling("n_probs", _num_probs),
+    "logprobs": Field("sampling", "n_probs", _logprobs, 1),
+    "top_logprobs": Field("", "top_logprobs", _num_probs),
+    "post_sampling_probs": _sampling("post_sampling_probs", boolean),
+    "samplers": _sampling("samplers", samplers),
+    "dynatemp_range": _sampling("dynatemp_range", number(-_MANY, _MANY)),
+    "dynatemp_exponent": _sampling("dynatemp_exponent", number(-_MANY, _MANY)),
+    "top_n_sigma": _sampling("top_n_sigma", number(-_MANY, _MANY)),
+    "typical_p": _sampling("typical_p", number(0.0, _MANY)),
+    "xtc_probability": _sampling("xtc_probability", _unit),
+    "xtc_threshold": _sampling("xtc_threshold", _unit),
+    "dry_multiplier": _sampling("dry_multiplier", number(-_MANY, _MANY)),
+    "dry_base": _sampling("dry_base", _dry_base),
+    "dry_allowed_length": _sampling("dry_allowed_length", integer(0)),
+    "dry_penalty_last_n": _sampling("dry_penalty_last_n", integer(-1)),
+    "dry_sequence_breakers": _sampling("dry_sequence_breakers", breakers),
+    "mirostat": _sampling("mirostat", integer(0, 2, is_clamped=True)),
+    "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
+    "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
     # Checked, with no effect: there is no context shift, and the prompt cache needs no such hint.
     "n_keep": Field("", "n_keep", integer(-1)),
     "n_discard": Field("", "n_discard", integer(0)),
@@ -136,17 +172,6 @@ FIELDS: dict[str, Field] = {
             _off("n_indent", neutral(0)),
             _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
             _off("return_progress", neutral(False)),
-            _off("n_probs", neutral(0)),
-            _off("logprobs", neutral(0, False)),
-            _off("top_logprobs", neutral(0)),
-            _off("post_sampling_probs", neutral(False)),
-            _off("samplers", neutral(_DEFAULT_SAMPLERS)),
-            _off("dynatemp_range", neutral(is_off=_is_zero_or_less)),
-            _off("top_n_sigma", neutral(is_off=_is_zero_or_less)),
-            _off("xtc_probability", neutral(is_off=_is_zero_or_less)),
-            _off("typical_p", neutral(is_off=lambda value: value >= 1)),
-            _off("dry_multiplier", neutral(0)),
-            _off("mirostat", neutral(0)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("grammar", neutral("")),
             _off("json_schema", neutral()),
@@ -177,7 +202,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def read_chat(body: dict[str, Any]) -> Ask:
-    into = _read_fields(body)
+    into = _read_fields({**body, "logprobs": None})
+    num_probs = _chat_probabilities(body)
+    if num_probs is not None:
+        into["sampling"]["n_probs"] = num_probs
+        into["generate"]["logprobs"] = True
     into["generate"].update(chat_input(body))
     return _ask(into, [{}])
 
@@ -185,6 +214,18 @@ def read_chat(body: dict[str, Any]) -> Ask:
 def read_completion(body: dict[str, Any]) -> Ask:
     into = _read_fields(body)
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
+
+
+def _chat_probabilities(body: dict[str, Any]) -> int | None:
+    """Of a chat: whether they are shown, and how many."""
+    asked, count = body.get("logprobs"), body.get("top_logprobs")
+    if asked is True:
+        return 20 if count is None else int(count)
+    if asked not in (None, False, 0):
+        raise invalid("logprobs", "must be true or false")
+    if count:
+        raise invalid("top_logprobs", "requires logprobs to be set to true")
+    return None
 
 
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -203,7 +244,9 @@ def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields, ask = into["generate"], into["ask"]
-    fields["sampling"] = into["sampling"]
+    fields["sampling"] = {name: value for name, value in into["sampling"].items() if value is not None}
+    if fields["sampling"].get("n_probs"):
+        fields["logprobs"] = True
     fields["verbose"] = ask.get("is_verbose", False)
     if not ask.get("is_stream"):
         fields["timings_per_token"] = False

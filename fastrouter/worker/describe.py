@@ -33,16 +33,16 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
     }
 
 
-def default_settings(model: Model, load: Load) -> dict[str, Any]:
+def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]:
     """The generation settings a request gets that names none."""
-    settings = Sampler(model.vocab, {}, load.options.sampling).settings()
-    seed = load.options.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
+    settings = Sampler(model.vocab, {}, engine.sampling).settings()
+    seed = engine.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
     return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": [], "lora": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:
     return {
-        "default_generation_settings": {"params": default_settings(model, load), "n_ctx": context.n_ctx_slot},
+        "default_generation_settings": {"params": default_settings(model, engine, load), "n_ctx": context.n_ctx_slot},
         "total_slots": context.num_slots,
         "model_alias": load.model_id,
         "model_path": load.path,

@@ -45,10 +45,10 @@ class PieceTable:
 class Detokenizer:
     """One sequence's text. `push` each token, then `finish` once."""
 
-    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_pieces", "_stops", "_whole", "is_stopped", "stopping_word")
+    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_stops", "_whole", "is_stopped", "pieces", "stopping_word")
 
     def __init__(self, pieces: PieceTable, stop: list[str]) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
         self._whole = pieces.whole
         self._decoder = _decoder("replace")
         self._stops = [(word, word.encode("utf-8", "surrogatepass")) for word in stop if word]
@@ -67,13 +67,13 @@ class Detokenizer:
         if self._is_idle:
             piece = self._whole[token]
             if piece is None:
-                self._pieces.piece(token)
+                self.pieces.piece(token)
                 piece = self._whole[token]
             if piece and (self._find_start is None or self._find_start(piece) is None):
                 return piece
         elif self.is_stopped:
             return b""
-        text = self._scan(self._decoder.decode(self._pieces.piece(token)).encode())
+        text = self._scan(self._decoder.decode(self.pieces.piece(token)).encode())
         self._is_idle = not (self._held or self.is_stopped or self._decoder.getstate()[0])
         return text
 

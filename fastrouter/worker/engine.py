@@ -13,7 +13,6 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-import orjson
 
 from fastrouter._core import EVENT, TEXT
 from fastrouter.errors import ContextExceeded, FastrouterError, NotSupported
@@ -24,13 +23,11 @@ from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
-from fastrouter.worker.sampler import Sampler
+from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import AdapterSet, Slots
 from fastrouter.worker.turns import Turns
-
-_RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 
 
 class Engine:
@@ -48,6 +45,7 @@ class Engine:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
+        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that say nothing
         self.slots = Slots(context.num_slots)
         self._prefixes = Prefixes(model, context, self.slots)
         self._vocab = model.vocab
@@ -104,11 +102,7 @@ class Engine:
 
     def _choice(self, request: Request, choice: int) -> Sequence:
         generate = request.generate
-        settings = generate.sampling
-        seed = settings.get("seed", self._options.sampling.get("seed", -1))
-        if choice and isinstance(seed, int) and seed not in _RANDOM_SEEDS:
-            settings = {**settings, "seed": seed + choice}  # the same seed would give the same text again
-        sampler = Sampler(self._vocab, settings, self._options.sampling)
+        sampler = Sampler(self._vocab, generate.sampling, self.sampling, choice=choice, has_probabilities=generate.logprobs)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
         return Sequence(request, choice, sampler, Detokenizer(self._pieces, generate.stop), max_tokens)
 
@@ -250,11 +244,15 @@ class Engine:
         sequence.num_unsent += 1
         if sequence.tokens is not None:
             sequence.tokens.append(token)
+        if sequence.probabilities is not None:
+            sequence.probabilities.add(token, sequence.sampler.probabilities)
         if self._vocab.is_eog(token):
             self._end(sequence, "eos")
             return True
         sequence.sampler.accept(token)
         text = sequence.detokenizer.push(token)
+        if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
+            sequence.probabilities.cut(len(text))
         if text:
             self._send_text(sequence, text)
         if sequence.detokenizer.is_stopped:
@@ -273,15 +271,18 @@ class Engine:
     def _send_text(self, sequence: Sequence, text: bytes) -> None:
         request, num_tokens = sequence.request, sequence.num_unsent
         sequence.num_unsent = 0
-        if request.generate.timings_per_token:
-            payload = orjson.dumps({"text": text.decode(), "timings": sequence.timings()})
-            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
-        else:
+        if not sequence.has_events:
             self._outbox.push(request.id, TEXT, sequence.choice, 0, num_tokens, text)
+            return
+        for payload in sequence.events(text):
+            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
+            num_tokens = 0
 
     def _end(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
         rest = sequence.detokenizer.finish()
-        if rest:
+        if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
+            sequence.probabilities.cut(len(rest))
+        if rest or (sequence.probabilities is not None and sequence.probabilities.is_pending):
             self._send_text(sequence, rest)
         self._send_finish(sequence, stop_type, truncated=truncated)
 

@@ -16,7 +16,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
-from fastrouter._core import find_tokens
+from fastrouter._core import all_pieces, find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 from fastrouter.worker import tuning
@@ -137,6 +137,11 @@ class Vocab:
     def eog_tokens(self) -> list[int]:
         """All of them; walks the vocabulary, so only for ignore_eos."""
         return find_tokens(ctypes.cast(_lib.llama_vocab_is_eog, _P).value or 0, self.pointer, self.n_tokens)
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """All of them, control tokens as their text."""
+        return all_pieces(ctypes.cast(_lib.llama_token_to_piece, _P).value or 0, self.pointer, self.n_tokens)
 
     def token_to_piece(self, token: int, special: bool = True) -> bytes:
         """The token's bytes. `special`: control tokens as their text, otherwise empty."""

@@ -1,61 +1,88 @@
 """Request fields -> the sampler of one sequence. Knows the vocabulary and the defaults, but no sequence and no logits.
 
-Precedence of each setting: the request, the model's own defaults (flags, preset), llama-server's defaults.
+Precedence of each setting: the request, the model's own defaults (flags, preset), those in its file, llama-server's.
 """
 
 import math
 import os
 from typing import Any
 
-from fastrouter._core import LogitSampler
+from fastrouter._core import SAMPLERS, LogitSampler
 from fastrouter.errors import InvalidRequest
-from fastrouter.worker.llama import Vocab
+from fastrouter.samplers import defaults_of
+from fastrouter.worker.breakers import breakers_of
+from fastrouter.worker.llama import Model, Vocab
 
-DEFAULTS: dict[str, Any] = {
-    "seed": -1,  # -1 (and its unsigned twin): random
+# What LogitSampler takes under the same name.
+_OF_CHAIN: dict[str, Any] = {
     "temperature": 0.8,
+    "dynatemp_range": 0.0,
+    "dynatemp_exponent": 1.0,
     "top_k": 40,
     "top_p": 0.95,
     "min_p": 0.05,
-    "min_keep": 0,
+    "top_n_sigma": -1.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
+    "typical_p": 1.0,
     "repeat_last_n": 64,
     "repeat_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": 64,
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "min_keep": 0,
+    "samplers": list(SAMPLERS),
+}
+DEFAULTS: dict[str, Any] = {
+    "seed": -1,  # -1 (and its unsigned twin): random
+    **_OF_CHAIN,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"],
     "logit_bias": [],
     "ignore_eos": False,
+    "n_probs": 0,
+    "post_sampling_probs": False,
 }
 RANDOM_SEEDS = (-1, 0xFFFFFFFF)
-SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 
 
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
 
-    def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        settings: dict[str, Any],
+        load_defaults: dict[str, Any],
+        *,
+        choice: int = 0,
+        has_probabilities: bool = False,
+    ) -> None:
+        """`choice`: of several with one seed, each has one of its own. `has_probabilities`: `probabilities` is set by each sample."""
         merged = {**DEFAULTS, **load_defaults, **settings}
         seed = int(merged["seed"])
-        if seed in RANDOM_SEEDS:
-            seed = int.from_bytes(os.urandom(4), "little")
+        seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
+        self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those that the chain leaves
         self._settings = {**merged, "seed": seed}
+        has_dry = merged["dry_multiplier"] != 0
         super().__init__(
             vocab.n_tokens,
-            temperature=merged["temperature"],
-            top_k=merged["top_k"],
-            top_p=merged["top_p"],
-            min_p=merged["min_p"],
-            min_keep=merged["min_keep"],
+            **{name: merged[name] for name in _OF_CHAIN},
             seed=seed,
-            repeat_last_n=merged["repeat_last_n"],
-            repeat_penalty=merged["repeat_penalty"],
-            frequency_penalty=merged["frequency_penalty"],
-            presence_penalty=merged["presence_penalty"],
+            breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=_bias(vocab, merged["logit_bias"], merged["ignore_eos"]),
+            num_probs=merged["n_probs"] if has_probabilities else -1,
+            is_after=self.is_after,
         )
 
     def settings(self) -> dict[str, Any]:
         """As llama-server's `generation_settings` shows them."""
-        return {**self._settings, "samplers": SAMPLERS}
+        return dict(self._settings)
 
 
 def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[int, float]]:
@@ -70,3 +97,8 @@ def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[
     if ignore_eos:
         found += [(token_id, -math.inf) for token_id in vocab.eog_tokens]
     return found
+
+
+def file_defaults(model: Model) -> dict[str, Any]:
+    """What the GGUF says."""
+    return defaults_of(lambda key: model.meta_value(key))

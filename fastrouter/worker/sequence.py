@@ -5,11 +5,15 @@ Knows no llama.cpp and no ring. Times are monotonic nanoseconds. Invariant: stat
 
 import time
 from array import array
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+import orjson
+
 from fastrouter.messages import Generate
 from fastrouter.worker.detokenizer import Detokenizer
+from fastrouter.worker.probabilities import Probabilities
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.slots import AdapterSet, Slot
 
@@ -51,8 +55,8 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent", "prompt",
-        "request", "sampler", "slot", "started_ns", "status", "tokens",
+        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
+        "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int) -> None:
@@ -68,6 +72,8 @@ class Sequence:
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
+        has_probabilities = request.generate.logprobs
+        self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None
         self.tokens: list[int] | None = [] if request.generate.return_tokens else None
         self.started_ns = 0  # prefill began
         self.first_ns = 0  # prefill done, first token sampled
@@ -81,6 +87,19 @@ class Sequence:
         if status not in TRANSITIONS[self.status]:
             raise AssertionError(f"{self!r} cannot become {status.value}")
         self.status = status
+
+    @property
+    def has_events(self) -> bool:
+        """Its text leaves with more than text."""
+        return self.probabilities is not None or self.request.generate.timings_per_token
+
+    def events(self, text: bytes) -> Iterator[bytes]:
+        """The records for a text; only the first one holds it."""
+        more = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
+            found = {"probabilities": entries} if entries else {}
+            yield orjson.dumps({"text": text.decode(), **found, **more})
+            text = b""
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`, up to now."""
