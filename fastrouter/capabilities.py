@@ -3,7 +3,7 @@
 Pure. Invariant: what is named as llama-server names it means the same here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.gguf import Header
@@ -58,6 +58,27 @@ def is_reranker(header: Header, options: LoadOptions) -> bool:
 def is_embedder(header: Header, options: LoadOptions) -> bool:
     is_pooled = options.pooling in ("mean", "cls", "last") if options.pooling is not None else header.pooling_type in (1, 2, 3)
     return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
+
+
+def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
+    """How a model that makes vectors is loaded: each text whole in one micro-batch, and a context that holds one batch and no more,
+    because nothing stays in it. Other models keep their options."""
+    is_ranked = is_reranker(header, options)
+    if not is_ranked and not is_embedder(header, options):
+        return options
+    context = min((size for size in (options.ctx_size, header.context_length) if size), default=0)
+    num_tokens = max(options.batch_size, options.ubatch_size)
+    num_tokens = min(num_tokens, context) if context else num_tokens
+    return replace(
+        options,
+        embedding=True,
+        reranking=is_ranked,
+        pooling="rank" if is_ranked else options.pooling,
+        ctx_size=num_tokens,
+        batch_size=num_tokens,
+        ubatch_size=num_tokens,
+        kv_unified=True,
+    )
 
 
 def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 Invariant: a call holds its lease no longer than the worker takes; it is timed and counted like a generation.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -12,7 +13,14 @@ from fastrouter.api.models import Models
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
+
+Writer = Callable[[ModelSpec, Any], Awaitable[bytes]]
+
+
+async def _write_json(spec: ModelSpec, result: Any) -> bytes:
+    return orjson.dumps(result)
 
 
 class Caller:
@@ -20,8 +28,11 @@ class Caller:
         self._models = models
         self._supervisor = supervisor
 
-    async def answer(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> bytes:
-        """The whole response, after a load if need be. `method` is also the flavour in the metrics."""
+    async def answer(
+        self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
+    ) -> bytes:
+        """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
+        and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.choose(request, body)
         timeline = Timeline(spec, method, self._supervisor.prospect)
         try:
@@ -31,7 +42,11 @@ class Caller:
                 lease = await self._supervisor.acquire(spec, autoload=is_autoload)
             with lease:
                 timeline.grant()
+                timeline.submit()
                 result = await lease.call(method, params)
+            answer = await write(spec, result)
+            if isinstance(result, dict) and "prompt_tokens" in result:
+                timeline.count_tokens(result, is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
             return with_headers(error_response(error), timeline.header())
@@ -39,4 +54,4 @@ class Caller:
             timeline.end(CANCELLED)
             raise
         timeline.end(OK)
-        return json_response(orjson.dumps(result), headers=timeline.header())
+        return json_response(answer, headers=timeline.header())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+from fastrouter.capabilities import is_encoder
 from fastrouter.spec import ModelSpec
 
 _BYTES_PER_VALUE = {
@@ -75,7 +76,9 @@ def heap_bytes(spec: ModelSpec) -> int:
 def _cache_bytes(spec: ModelSpec) -> int:
     """The KV cache: for each token of the context a key and a value in each layer."""
     header, options = spec.header, spec.options
-    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0) if header else 0
+    if header is None or is_encoder(header):
+        return 0
+    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0)
     per_token = sum(_BYTES_PER_VALUE.get(kind, 2.0) for kind in (options.cache_type_k, options.cache_type_v))
     return int(_num_tokens(spec) * values * per_token)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
-from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
+from fastrouter.messages import Abort, Call, Failed, Forget, Generate, Load, Notice, Progress, Ready, Reply, Share
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
@@ -163,6 +163,9 @@ class Instance:
         self.process.send(call)
         try:
             return await future
+        except asyncio.CancelledError:
+            self.process.send(Forget(call.request_id))
+            raise
         finally:
             self._calls.pop(call.request_id, None)
 
