@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 QUIET = 3  # verbosity: what happens, and no more
+DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
 AUTO_SLOTS = 4  # of a model whose `parallel` is auto
 
 

@@ -1,7 +1,9 @@
 """Embeddings and reranking over HTTP, beside a numpy computation of the same vectors: shapes, pooling, norms, limits."""
 
 import base64
+import http.client
 import itertools
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -391,3 +393,53 @@ def test_a_key_has_its_limit_and_its_models(router: StartRouter, folder: Path, t
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}, headers).status == 200
     refused(server.post("/v1/embeddings", {"model": "cls", "input": "cat"}, headers), 400, "'cls' not found")
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}).status == 401
+
+
+# ---------------------------------------------------------------- workers that die, lie or are left
+
+
+def scripted(folder: Path, **script: Any) -> Path:
+    (folder / "fake.gguf").write_text(json.dumps(script))
+    return folder
+
+
+ANSWER = {"vectors": base64.b64encode(np.array([3, 4], "<f4").tobytes()).decode(), "width": 2, "num_rows": [1], "prompt_tokens": 3}
+
+
+def test_a_first_decode_that_kills_is_tried_again_in_the_safe_mode(router: StartRouter, tmp_path: Path) -> None:
+    server = router(models_dir=scripted(tmp_path, first_decode="SIGILL", embed=ANSWER), is_fake=True)
+    assert embed(server, "fake", "cat")[0].tolist() == [3, 4]
+    assert "it is tried once more in the safe mode" in server.log
+
+
+def test_a_text_that_kills_twice_is_an_error(router: StartRouter, tmp_path: Path) -> None:
+    server = router(models_dir=scripted(tmp_path, embed="die"), is_fake=True)
+    answer = server.post("/v1/embeddings", {"model": "fake", "input": "cat"})
+    assert (answer.status, answer.error["code"]) == (503, "worker_died")
+    assert server.log.count("fake: loaded") == 2
+
+
+LIES: list[dict[str, Any]] = [
+    *({"width": 3}, {"width": 0}, {"width": "x"}, {"num_rows": [2]}, {"num_rows": []}, {"num_rows": [-1, 2]}, {"num_rows": 1}),
+    *({"vectors": "?"}, {"vectors": 5}, {"vectors": "AAAA"}, {"prompt_tokens": None}),
+]
+
+
+def test_a_worker_that_lies(router: StartRouter, tmp_path: Path) -> None:
+    for number, lie in enumerate(LIES):
+        (tmp_path / f"liar{number}.gguf").write_text(json.dumps({"embed": {**ANSWER, **lie}}))
+    server = router("--models-max", "0", models_dir=tmp_path, is_fake=True)
+    for number, lie in enumerate(LIES):
+        for path in ("/v1/embeddings", "/embedding"):
+            answer = server.post(path, {"model": f"liar{number}", "input": "cat"})
+            assert (answer.status, "a worker sent a broken embedding" in answer.error["message"]) == (500, True), lie
+
+
+def test_a_client_that_leaves(server: Router) -> None:
+    """What it asked for is given up: the model has no request, and the next one is answered."""
+    connection, many = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60), ["cat " * 120] * 2048
+    connection.request("POST", "/v1/embeddings", json.dumps({"model": "mean", "input": many}), {"Content-Type": "application/json"})
+    eventually(lambda: server.get("/v1/models/mean").json["usage"]["running"] == 1, "its request")
+    connection.close()
+    eventually(lambda: server.get("/v1/models/mean").json["usage"]["running"] == 0, "its end")
+    assert close(embed(server, "mean", TEXTS[0])[0], unit(mean_of(TEXTS[0])))

@@ -11,7 +11,7 @@ import orjson
 from fastrouter._core import Request
 from fastrouter.api.models import Models
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
-from fastrouter.errors import FastrouterError
+from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.http.response import error_response, json_response, with_headers
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
@@ -36,14 +36,10 @@ class Caller:
         spec, is_autoload = self._models.choose(request, body)
         timeline = Timeline(spec, method, self._supervisor.prospect)
         try:
-            lease = self._supervisor.acquire_now(spec)
-            if lease is None:
-                timeline.wait()
-                lease = await self._supervisor.acquire(spec, autoload=is_autoload)
-            with lease:
-                timeline.grant()
-                timeline.submit()
-                result = await lease.call(method, params)
+            try:
+                result = await self._ask(spec, is_autoload, timeline, method, params)
+            except WorkerDied:  # the client has seen nothing of it: once more, on a fresh worker
+                result = await self._ask(spec, is_autoload, timeline, method, params)
             answer = await write(spec, result)
             if isinstance(result, dict) and "prompt_tokens" in result:
                 timeline.count_tokens(result, is_new_prompt=True)
@@ -55,3 +51,13 @@ class Caller:
             raise
         timeline.end(OK)
         return json_response(answer, headers=timeline.header())
+
+    async def _ask(self, spec: ModelSpec, is_autoload: bool, timeline: Timeline, method: str, params: dict[str, Any]) -> Any:
+        lease = self._supervisor.acquire_now(spec)
+        if lease is None:
+            timeline.wait()
+            lease = await self._supervisor.acquire(spec, autoload=is_autoload)
+        with lease:
+            timeline.grant()
+            timeline.submit()
+            return await lease.call(method, params)

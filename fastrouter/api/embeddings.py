@@ -6,10 +6,9 @@ piece by piece, so that other clients are not kept waiting by it.
 
 import asyncio
 import base64
-import binascii
 import math
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import orjson
@@ -48,14 +47,22 @@ class Embeddings:
         is_base64 = _is_base64(body.get("encoding_format"))
         params = {**_embedding_params(body), "is_pooled": True}
         exchange.count_generation()
-        return await self._caller.answer(request, body, "embed", params, lambda spec, result: _write_openai(spec, result, is_base64))
+
+        async def write(spec: ModelSpec, result: Any) -> bytes:
+            return await _write_openai(spec.id, _Vectors(result, len(params["inputs"]), is_pooled=True), is_base64)
+
+        return await self._caller.answer(request, body, "embed", params, write)
 
     async def native(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
         self._check(request, body, "embedding", "--embeddings")
         params = _embedding_params(body)
         exchange.count_generation()
-        return await self._caller.answer(request, body, "embed", params, _write_native)
+
+        async def write(spec: ModelSpec, result: Any) -> bytes:
+            return await _write_native(_Vectors(result, len(params["inputs"]), is_pooled=False))
+
+        return await self._caller.answer(request, body, "embed", params, write)
 
     async def rerank(self, request: Request, exchange: Exchange) -> bytes:
         """TEI's shape when there are `texts`, else Jina's."""
@@ -118,17 +125,22 @@ def _read_input(name: str, value: Any) -> str | list[Any]:
     return value if isinstance(value, str) else [item if isinstance(item, str) else token_ids(name, [item])[0] for item in value]
 
 
-def _read_vectors(result: dict[str, Any]) -> tuple[list[memoryview], int]:
-    """The bytes of each input's rows, float32, and how many values a row has."""
-    try:
-        width, num_rows = result["width"], result["num_rows"]
-        vectors = memoryview(base64.b64decode(result["vectors"], validate=True))
-        ends = [4 * width * rows for rows in accumulate(num_rows)] if width > 0 else []
-        if not ends or ends[-1] != len(vectors):
-            raise ValueError("its vectors have another length")
-        return [vectors[end - 4 * width * rows : end] for end, rows in zip(ends, num_rows, strict=True)], width
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise ProtocolError(f"a worker sent a broken embedding: {error}") from None
+class _Vectors:
+    """What the worker has made of each input, checked. Raises ProtocolError."""
+
+    def __init__(self, result: Any, num_inputs: int, *, is_pooled: bool) -> None:
+        try:
+            self.width = int(result["width"])
+            self.num_tokens = int(result["prompt_tokens"])
+            num_rows = [int(rows) for rows in result["num_rows"]]
+            values = memoryview(base64.b64decode(result["vectors"], validate=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"a worker sent a broken embedding: {error}") from None
+        is_right = len(num_rows) == num_inputs and min(num_rows) >= 1 and (not is_pooled or max(num_rows) == 1)
+        if not is_right or self.width < 1 or 4 * self.width * sum(num_rows) != len(values):
+            raise ProtocolError("a worker sent a broken embedding: its vectors are not those that were asked for")
+        ends = [4 * self.width * rows for rows in accumulate(num_rows)]
+        self.of_inputs = [values[start:end] for start, end in pairwise([0, *ends])]  # rows of float32
 
 
 async def _join(pieces: Iterator[bytes], floats_per_piece: int) -> bytes:
@@ -144,15 +156,13 @@ async def _join(pieces: Iterator[bytes], floats_per_piece: int) -> bytes:
     return b",".join(written)
 
 
-async def _write_openai(spec: ModelSpec, result: dict[str, Any], is_base64: bool) -> bytes:
-    vectors, width = _read_vectors(result)
+async def _write_openai(model_id: str, vectors: _Vectors, is_base64: bool) -> bytes:
     dump: Callable[[memoryview], bytes] = _dump_base64 if is_base64 else _dump_floats
     suffix = b',"encoding_format":"base64"}' if is_base64 else b"}"
-    pieces = (b'{"object":"embedding","index":%d,"embedding":%b%b' % (index, dump(one), suffix) for index, one in enumerate(vectors))
-    data = await _join(pieces, width)
-    num_tokens = result["prompt_tokens"]
-    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-    return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (data, orjson.dumps(spec.id), orjson.dumps(usage))
+    entries = (b'{"object":"embedding","index":%d,"embedding":%b%b' % (i, dump(one), suffix) for i, one in enumerate(vectors.of_inputs))
+    written = await _join(entries, vectors.width)
+    usage = {"prompt_tokens": vectors.num_tokens, "total_tokens": vectors.num_tokens}
+    return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (written, orjson.dumps(model_id), orjson.dumps(usage))
 
 
 def _dump_base64(vector: memoryview) -> bytes:
@@ -163,16 +173,16 @@ def _dump_floats(vector: memoryview) -> bytes:
     return orjson.dumps(vector.cast("f").tolist())
 
 
-async def _write_native(spec: ModelSpec, result: dict[str, Any]) -> bytes:
+async def _write_native(vectors: _Vectors) -> bytes:
     """Each input has a list of vectors: one, or one per token when there is no pooling."""
-    vectors, width = _read_vectors(result)
-    inputs = []
-    for index, one in enumerate(vectors):
-        rows = (_dump_floats(one[start : start + 4 * width]) for start in range(0, len(one), 4 * width))
-        inputs.append(b'{"index":%d,"embedding":[%b]}' % (index, await _join(rows, width)))
+    row_bytes = 4 * vectors.width
+    entries = []
+    for index, one in enumerate(vectors.of_inputs):
+        rows = (_dump_floats(one[start : start + row_bytes]) for start in range(0, len(one), row_bytes))
+        entries.append(b'{"index":%d,"embedding":[%b]}' % (index, await _join(rows, vectors.width)))
         if index % 16 == 15:
             await asyncio.sleep(0)
-    return b"[%b]" % b",".join(inputs)
+    return b"[%b]" % b",".join(entries)
 
 
 # ---------------------------------------------------------------- reranking
@@ -197,16 +207,12 @@ class _Ranking:
         self._top_n = INT32_MAX if top_n is None else _top_n("top_n", top_n)
         self._has_text = _flag(body, "return_text") or _flag(body, "return_documents")
 
-    async def __call__(self, spec: ModelSpec, result: dict[str, Any]) -> bytes:
-        scores = result.get("scores")
-        if not isinstance(scores, list) or len(scores) != len(self.documents):
-            raise ProtocolError("a worker sent a broken ranking")
-        # A score that is no number comes last.
-        order = sorted(range(len(scores)), key=lambda index: -math.inf if scores[index] is None else scores[index], reverse=True)
+    async def __call__(self, spec: ModelSpec, result: Any) -> bytes:
+        scores, num_tokens = _read_scores(result, len(self.documents))
+        order = sorted(range(len(scores)), key=lambda index: _order(scores[index]), reverse=True)
         results = [self._entry(index, scores[index]) for index in order[: self._top_n]]
         if self._is_tei:
             return orjson.dumps(results)
-        num_tokens = result["prompt_tokens"]
         usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
         return orjson.dumps({"model": spec.id, "object": "list", "usage": usage, "results": results})
 
@@ -216,6 +222,22 @@ class _Ranking:
             text = self.documents[index]
             entry |= {"text": text} if self._is_tei else {"document": {"text": text}}
         return entry
+
+
+def _read_scores(result: Any, num_documents: int) -> tuple[list[float | None], int]:
+    try:
+        scores = [None if score is None else float(score) for score in result["scores"]]
+        num_tokens = int(result["prompt_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"a worker sent a broken ranking: {error}") from None
+    if len(scores) != num_documents:
+        raise ProtocolError("a worker sent a broken ranking: it is not that of the documents")
+    return scores, num_tokens
+
+
+def _order(score: float | None) -> float:
+    """A score that is no number comes last."""
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def _read_document(name: str, value: Any) -> str:

@@ -22,9 +22,8 @@ from fastrouter.worker.llama import Context, LlamaError, Model
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.tuning import POOLING
 
-METHODS = ("embed", "rerank")
 PACKED_TOKENS = 512  # more in one batch computes nothing faster, and each token looks at all that are packed with it
-MAX_ANSWER_BYTES = 64 << 20  # as base64 it still fits into a frame of the wire
+MAX_ANSWER_BYTES = 32 << 20  # of vectors: a frame of the wire holds them as base64, and the router reads it in one go
 
 Vectors = NDArray[np.float32]
 

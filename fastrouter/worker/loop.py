@@ -13,11 +13,27 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
-from fastrouter.messages import Abort, Call, Failed, Forget, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Share, Stop
+from fastrouter.messages import (
+    DECODING_CALLS,
+    Abort,
+    Call,
+    Failed,
+    Forget,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Notice,
+    Progress,
+    Ready,
+    Reply,
+    Share,
+    Stop,
+)
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.embedder import METHODS, Embedder
+from fastrouter.worker.embedder import Embedder
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
 from fastrouter.worker.outbox import Outbox
@@ -167,7 +183,7 @@ class Worker:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
     def _take_call(self, call: Call) -> None:
-        if call.method not in METHODS:
+        if call.method not in DECODING_CALLS:
             self._wire.send(self._answer(call))
         elif self._is_stopping:
             self._wire.send(Reply(call.request_id, error=Unavailable("the model is being unloaded").to_wire()))
