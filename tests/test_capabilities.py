@@ -147,7 +147,6 @@ def test_capabilities(
         (header("bert", context_length=8192), {"ubatch_size": 4096}, 4096),
         (header("bert", context_length=8192), {"batch_size": 64, "ubatch_size": 32}, 64),
         (header("bert", context_length=512), {"ctx_size": 100_000, "ubatch_size": 4096}, 512),
-        (header("qwen3", context_length=32768, pooling_type=3), {"ctx_size": 1024}, 1024),
         (header("bert"), {}, 2048),
     ],
 )
@@ -157,6 +156,20 @@ def test_a_model_of_vectors_has_a_context_of_one_batch(model: Header, options: d
     assert (found.embedding, found.reranking, found.pooling, found.is_unified) == (True, False, None, True)
     assert capabilities(model, None, None, found) == ["embedding"]
     assert embedding_options(model, found) == found
+
+
+def test_a_decoder_keeps_its_micro_batch() -> None:
+    decoder = header("qwen3", context_length=32768, pooling_type=3)
+
+    def sizes(**options: Any) -> tuple[int, int, int]:
+        found = embedding_options(decoder, LoadOptions(**options))
+        assert embedding_options(decoder, found) == found
+        return found.ctx_size, found.batch_size, found.ubatch_size
+
+    assert sizes() == (8192, 512, 512)
+    assert sizes(ctx_size=16384, ubatch_size=1024) == (16384, 1024, 1024)
+    assert sizes(ctx_size=100_000) == (32768, 512, 512)
+    assert sizes(ctx_size=256) == (256, 256, 256)
 
 
 def test_options_of_rankers_and_of_others() -> None:

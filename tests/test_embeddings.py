@@ -327,6 +327,17 @@ def test_a_text_that_is_too_long(server: Router) -> None:
     assert ranked.error["n_prompt_tokens"] == 129
 
 
+def test_a_long_text_in_pieces(server: Router) -> None:
+    """A decoder that looks at its last token takes more than a micro-batch of 512, with others beside it."""
+    tokens = [1, *np.random.default_rng(0).integers(260, 300, 899).tolist()]
+    expected = unit(llama_states(tokens, 0)[-1])
+    assert close(embed(server, "chat-last", [tokens])[0], expected)
+    several = embed(server, "chat-last", [tokens[:9], tokens, tokens[:600], tokens[:9]])
+    assert all(map(close, several, [unit(llama_states(tokens[:n], 0)[-1]) for n in (9, 900, 600, 9)]))
+    refused(server.post("/v1/embeddings", {"model": "chat-last", "input": tokens + tokens[1:200]}), 400, "--ctx-size")
+    refused(server.post("/v1/embeddings", {"model": "chat-mean", "input": tokens}), 400, "512 tokens, increase", "--ubatch-size")
+
+
 def test_models_that_cannot_do_it(server: Router) -> None:
     refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 501, "'chat'", "--embeddings")
     refused(server.post("/v1/embeddings", {"model": "rank", "input": "a"}), 501, "'rank'", "rerank")

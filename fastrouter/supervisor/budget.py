@@ -91,7 +91,8 @@ def _compute_bytes(spec: ModelSpec) -> int:
         return 0
     num_rows = max(1, min(options.ubatch_size, options.batch_size))
     hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # a handful of tensors as wide as the model or its feed-forward
-    logits = 4 * num_rows * (header.vocab_size or 0)
+    # Vectors are made of all rows, and so are the logits beside them, once more in the output buffer; an encoder has none.
+    logits = 4 * num_rows * (header.vocab_size or 0) * (0 if is_encoder(header) else 2 if options.embedding else 1)
     num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
     has_flash = options.flash_attn != "off" and _head_size(spec) >= _LEAST_FLASH_HEAD_SIZE
     return hidden + logits + (0 if has_flash else 4 * num_rows * num_seen * (header.head_count or 0))

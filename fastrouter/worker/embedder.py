@@ -1,7 +1,7 @@
 """Texts -> vectors and scores: calls wait in a queue, and one `step()` packs sequences of all of them into one llama_decode.
 
 Owns what waits and the context's sequence ids while it works. Knows no wire, no slot and no sampling; answers leave through `reply`.
-Invariant: a sequence is computed whole in one batch and nothing of it stays behind, so a vector never depends on what ran beside it.
+Invariant: a sequence is computed whole in one step and nothing of it stays behind, so a vector never depends on what ran beside it.
 """
 
 import base64
@@ -68,7 +68,7 @@ class Embedder:
         self._options = options
         self._reply = reply
         self._jobs: deque[Job] = deque()  # they take turns, text by text
-        self.max_tokens = min(context.n_ctx_slot, context.n_batch)  # of one sequence
+        self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
     def __repr__(self) -> str:
         return f"<Embedder {len(self._jobs)} calls>"
@@ -128,7 +128,8 @@ class Embedder:
         if not tokens:
             raise InvalidRequest(f"{said}: the content cannot be empty")
         if len(tokens) > self.max_tokens:
-            more = "" if self.max_tokens >= self._model.n_ctx_train else ", increase the physical batch size (--ubatch-size)"
+            flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
+            more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
             message = f"{said} ({len(tokens)} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
             raise ContextExceeded(message, n_prompt_tokens=len(tokens), n_ctx=self.max_tokens)
         return tokens
@@ -167,17 +168,24 @@ class Embedder:
     def _compute(self, packed: list[tuple[Job, int]]) -> None:
         """Raises LlamaError."""
         self._adapters.use(self._adapters.resolve(None), self._context)
-        batch, row = self._context.batch, 0
+        batch, row, most = self._context.batch, 0, self._context.n_batch
         first_rows: list[int] = []
         for seq_id, (job, index) in enumerate(packed):
+            prompt, start = job.prompts[index], 0
+            while len(prompt) - start > most:  # it is alone then, and may be split
+                self._decode(batch.put_outputs(0, prompt[start : start + most], start, seq_id))
+                start += most
             first_rows.append(row)
-            row = batch.put_whole(row, job.prompts[index], seq_id)
-        code = self._context.decode(row)
-        if code:
-            raise LlamaError(f"llama_decode failed with code {code}")
+            row = batch.put_outputs(row, prompt[start:], start, seq_id)
+        self._decode(row)
         for seq_id, (job, index) in enumerate(packed):
             job.results[index] = self._vectors(seq_id, first_rows[seq_id], len(job.prompts[index]))
             job.num_done += 1
+
+    def _decode(self, num_rows: int) -> None:
+        code = self._context.decode(num_rows)
+        if code:
+            raise LlamaError(f"llama_decode failed with code {code}")
 
     def _pack(self) -> list[tuple[Job, int]]:
         """Sequences of the next batch: the first always, then as many as fit; a call with many texts waits its turn after each."""

@@ -306,9 +306,9 @@ class Batch:
             self.logits[end - 1] = 1
         return end
 
-    def put_whole(self, row: int, tokens: NDArray[np.int32], seq_id: int) -> int:
-        """Rows for a whole sequence of which every token is an output, as pooling wants it. Returns the next free row."""
-        end = self.put_prompt(row, tokens, 0, seq_id, wants_logits=False)
+    def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
+        """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
+        end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)
         self._logits_view[row:end] = 1
         return end
 
@@ -339,6 +339,9 @@ class Context:
         self.batch = Batch(max(self.n_batch, self.num_slots))
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]
+        # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.
+        is_of_last = self.pooling == tuning.POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
+        self.can_split: bool = bool(self.memory) and is_of_last
         self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
 
     def _params(self, model: Model, options: LoadOptions) -> Any:
