@@ -398,12 +398,28 @@ def test_they_are_counted(server: Router) -> None:
 
 def test_a_key_has_its_limit_and_its_models(router: StartRouter, folder: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("one models=mean\n")
+    keys.write_text("one models=mean concurrency=1\n")
     server = router("--api-key-file", str(keys), models_dir=folder)
     headers = {"Authorization": "Bearer one"}
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}, headers).status == 200
     refused(server.post("/v1/embeddings", {"model": "cls", "input": "cat"}, headers), 400, "'cls' not found")
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}).status == 401
+    many = {"model": "mean", "input": ["cat " * 120] * 2048}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, "/v1/embeddings", many, headers)
+        eventually(lambda: server.get("/v1/models/mean", headers).json["usage"]["running"] == 1, "its request")
+        refused(server.post("/v1/embeddings", {"model": "mean", "input": "cat"}, headers), 429)
+        assert (first.result().status, len(first.result().json["data"])) == (200, 2048)
+
+
+def test_how_long_a_model_stays(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder)
+    for name in ("priority", "keep_alive"):
+        refused(server.post("/v1/embeddings", {"model": "mean", "input": "cat", name: "soon"}), 400, name)
+    assert server.post("/rerank", {"model": "rank", "query": "a", "documents": ["cat"], "keep_alive": 0, "priority": 5}).status == 200
+    server.await_status("rank", "unloaded")
+    assert len(embed(server, "mean", "cat", keep_alive="5m")) == 1
+    assert server.status("mean") == "loaded"
 
 
 # ---------------------------------------------------------------- workers that die, lie or are left

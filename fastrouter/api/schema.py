@@ -187,6 +187,12 @@ def read_completion(body: dict[str, Any]) -> Ask:
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
 
 
+def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
+    """(`priority` in the queue, how long the model stays afterwards or None), for what is no generation."""
+    found = _read_fields({name: body[name] for name in ("priority", "keep_alive", "ttl") if name in body})["ask"]
+    return found.get("priority", 0), found.get("keep_alive_s")
+
+
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "ask": {}, "": {}}
     ranks: dict[str, int] = {}
