@@ -387,6 +387,10 @@ def test_a_chat_and_an_embedding_model_side_by_side(server: Router) -> None:
 
 
 def test_they_are_counted(server: Router) -> None:
+    """And timed."""
+    timing = server.post("/v1/embeddings", {"model": "cls", "input": "cat"}).headers["Server-Timing"]
+    assert [part.partition(";")[0] for part in timing.split(", ")] == ["queue", "load", "prefill"]
+
     def count(name: str) -> float:
         lines = [line for line in server.get("/metrics").body.decode().splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if 'model="cls"' in line)

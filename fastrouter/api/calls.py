@@ -14,6 +14,7 @@ from fastrouter.api.schema import read_terms
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.messages import DECODING_CALLS
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -71,5 +72,6 @@ class Caller:
             if terms.keep_alive_s is not None:
                 lease.keep_alive(terms.keep_alive_s)
             timeline.grant()
-            timeline.submit()
+            if method in DECODING_CALLS:
+                timeline.submit()
             return await lease.call(method, params)
