@@ -3,7 +3,7 @@
 Pure. Invariant: what is named as llama-server names it means the same here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.gguf import Header
@@ -20,6 +20,7 @@ _FILE_TYPES = {
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
 _POOLING_RANK = 4
+_DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,29 @@ def is_reranker(header: Header, options: LoadOptions) -> bool:
 def is_embedder(header: Header, options: LoadOptions) -> bool:
     is_pooled = options.pooling in ("mean", "cls", "last") if options.pooling is not None else header.pooling_type in (1, 2, 3)
     return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
+
+
+def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
+    """How a model that makes vectors is loaded; others keep their options. An encoder computes each text whole in one micro-batch, so that
+    is made large, and its context is no larger, because nothing stays in it. For other models llama.cpp computes the logits of every token
+    too, so the micro-batch stays as it is; those that look at the last token take longer texts in pieces, through the context."""
+    is_ranked = is_reranker(header, options)
+    if not is_ranked and not is_embedder(header, options):
+        return options
+    asked = options.ctx_size or (0 if is_encoder(header) else _DEFAULT_CONTEXT)
+    context = min((size for size in (asked, header.context_length) if size), default=0)
+    num_tokens = max(options.batch_size, options.ubatch_size) if is_encoder(header) else min(options.batch_size, options.ubatch_size)
+    num_tokens = min(num_tokens, context) if context else num_tokens
+    return replace(
+        options,
+        embedding=True,
+        reranking=is_ranked,
+        pooling="rank" if is_ranked else options.pooling,
+        ctx_size=num_tokens if is_encoder(header) else context,
+        batch_size=num_tokens,
+        ubatch_size=num_tokens,
+        kv_unified=True,
+    )
 
 
 def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:

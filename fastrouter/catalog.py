@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.capabilities import capabilities, input_modalities
+from fastrouter.capabilities import capabilities, embedding_options, input_modalities
 from fastrouter.config import Config, Layer, load_options, merge, to_arguments, to_section
 from fastrouter.difference import Difference, compare
 from fastrouter.errors import ConfigError, InvalidRequest
@@ -284,6 +284,8 @@ class Scan:
         mmproj = found.mmproj if uses_mmproj else None
         known, error = self._headers.read_model(found.files)
         header, template = (known.header, known.template) if known is not None else (None, None)
+        if header is not None:
+            options = embedding_options(header, options)
         if printable(found.files[0]) != found.files[0]:
             error = error or "its path is not UTF-8: rename it"
         projector = self._headers.read_projector(mmproj)

@@ -201,6 +201,7 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "-cb --cont-batching -nocb --no-cont-batching", "CONT_BATCHING", Kind.SWITCH, "cont_batching", "share batches (on)"),
         _flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
         _flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
+        _flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),
         _flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=POOLING_TYPES),
         _flag(scope, "--jinja --no-jinja", "JINJA", Kind.SWITCH, "jinja", "use the model's own chat template (on)"),
         _flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "a template's text or a built-in name"),
@@ -319,7 +320,7 @@ _NOT_YET = """
 -cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
---video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR | --embd-normalize |
+--video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
 --ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
 --mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 QUIET = 3  # verbosity: what happens, and no more
+DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
 AUTO_SLOTS = 4  # of a model whose `parallel` is auto
 
 
@@ -27,9 +28,10 @@ class LoadOptions:
     cache_type_v: str = "f16"
     mmap: bool = True
     mlock: bool = False
-    embedding: bool = False
+    embedding: bool = False  # the context makes vectors, and no text
     reranking: bool = False
     pooling: str | None = None  # none | mean | cls | last | rank
+    embd_normalize: int = 2  # -1 none, 0 largest value to int16, 1 taxicab, 2 euclidean, more: p-norm
     chat_template: str | None = None  # text of a template, or a built-in name
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     jinja: bool = True
@@ -120,11 +122,18 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora."""
+    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank."""
 
     request_id: int
     method: str
     params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nobody waits for the answer to this Call any more."""
+
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +190,7 @@ class Notice:
     text: str
 
 
-Message = Load | Prime | Generate | Share | Abort | Call | Stop | Hello | Progress | Ready | Failed | Reply | Notice
+Message = Load | Prime | Generate | Share | Abort | Call | Forget | Stop | Hello | Progress | Ready | Failed | Reply | Notice
 MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (Load, Prime, Generate, Share, Abort, Call, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
+    cls.__name__: cls for cls in (Load, Prime, Generate, Share, Abort, Call, Forget, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
 }

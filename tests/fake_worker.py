@@ -34,7 +34,7 @@ import orjson
 
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
-from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Progress, Ready, Reply, Stop
+from fastrouter.messages import Abort, Call, Failed, Forget, Generate, Hello, Load, Message, Progress, Ready, Reply, Stop
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import fork
 from fastrouter.worker.outbox import Outbox
@@ -102,6 +102,7 @@ class Worker:
         self.is_safe = False
         self.is_stopping = False
         self.num_calls = 0
+        self.forgotten: list[int] = []
         self.streams: dict[int, Stream] = {}
 
     def run(self) -> int:
@@ -187,15 +188,25 @@ class Worker:
             self.outbox.drop(message.request_id)
         elif isinstance(message, Call):
             self.answer(message)
+        elif isinstance(message, Forget):
+            self.forgotten.append(message.request_id)
         elif isinstance(message, Stop):
             self.is_stopping = True
 
     def answer(self, call: Call) -> None:
-        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`."""
+        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
+        `forgotten`: calls that nobody waits for; `embed` as the model's `embed` says: a result, or "die"."""
         self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
         results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
         results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
+        results["forgotten"] = self.forgotten
+        if call.method == "embed":
+            if "first_decode" in self.model and not self.is_safe:
+                die(self.model["first_decode"])
+            if self.model.get("embed") == "die":
+                die("SIGKILL")
+            results["embed"] = self.model.get("embed")
         if call.method == "die":
             die(call.params["how"])
         if call.method == "fail":

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.capabilities import TemplateFeatures, capabilities, facts, file_type_name, input_modalities
+from fastrouter.capabilities import TemplateFeatures, capabilities, embedding_options, facts, file_type_name, input_modalities
 from fastrouter.gguf import Header
 from fastrouter.messages import LoadOptions
 from fastrouter.templates import template_features
@@ -137,6 +137,47 @@ def test_capabilities(
     model: Header, template: TemplateFeatures | None, projector: Header | None, options: dict[str, Any], found: str
 ) -> None:
     assert capabilities(model, template, projector, LoadOptions(**options)) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "num_tokens"),
+    [
+        (header("bert", context_length=512), {}, 512),
+        (header("bert", context_length=8192), {}, 2048),
+        (header("bert", context_length=8192), {"ubatch_size": 4096}, 4096),
+        (header("bert", context_length=8192), {"batch_size": 64, "ubatch_size": 32}, 64),
+        (header("bert", context_length=512), {"ctx_size": 100_000, "ubatch_size": 4096}, 512),
+        (header("bert"), {}, 2048),
+    ],
+)
+def test_a_model_of_vectors_has_a_context_of_one_batch(model: Header, options: dict[str, Any], num_tokens: int) -> None:
+    found = embedding_options(model, LoadOptions(**options))
+    assert (found.ctx_size, found.batch_size, found.ubatch_size) == (num_tokens,) * 3
+    assert (found.embedding, found.reranking, found.pooling, found.is_unified) == (True, False, None, True)
+    assert capabilities(model, None, None, found) == ["embedding"]
+    assert embedding_options(model, found) == found
+
+
+def test_a_decoder_keeps_its_micro_batch() -> None:
+    decoder = header("qwen3", context_length=32768, pooling_type=3)
+
+    def sizes(**options: Any) -> tuple[int, int, int]:
+        found = embedding_options(decoder, LoadOptions(**options))
+        assert embedding_options(decoder, found) == found
+        return found.ctx_size, found.batch_size, found.ubatch_size
+
+    assert sizes() == (8192, 512, 512)
+    assert sizes(ctx_size=16384, ubatch_size=1024) == (16384, 1024, 1024)
+    assert sizes(ctx_size=100_000) == (32768, 512, 512)
+    assert sizes(ctx_size=256) == (256, 256, 256)
+
+
+def test_options_of_rankers_and_of_others() -> None:
+    ranker = embedding_options(header("bert", pooling_type=4), LoadOptions())
+    assert (ranker.embedding, ranker.reranking, ranker.pooling) == (True, True, "rank")
+    assert embedding_options(header("llama"), LoadOptions(reranking=True)).pooling == "rank"
+    chat = LoadOptions(ctx_size=9, pooling="none")
+    assert embedding_options(header("qwen3", pooling_type=0), chat) is chat
 
 
 def test_modalities() -> None:

@@ -79,6 +79,7 @@ def test_router_flags(argv: list[str], field: str, value: Any) -> None:
         (["-nocb"], "cont_batching", False),
         (["--embeddings"], "embedding", True),
         (["--rerank"], "reranking", True),
+        (["--embd-normalize", "-1"], "embd_normalize", -1),
         (["--no-jinja"], "jinja", False),
         (["--chat-template-kwargs", '{"a": 1}'], "chat_template_kwargs", {"a": 1}),
         (["--temp", "0.25", "--seed", "-1"], "sampling", {"temperature": 0.25, "seed": -1}),

@@ -545,6 +545,19 @@ def test_a_client_that_leaves_before_the_retry(house: Run) -> None:
     house(body)
 
 
+def test_a_call_that_nobody_waits_for(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            hung = asyncio.create_task(lease.call("hang", {}))
+            await asyncio.sleep(0)
+            assert await lease.call("forgotten", {}) == []
+            hung.cancel()
+            await asyncio.gather(hung, return_exceptions=True)
+            assert await lease.call("forgotten", {}) == [1]
+
+    house(body)
+
+
 def test_safe_mode_after_a_first_decode_that_kills(house: Run) -> None:
     async def body(here: House) -> None:
         here.spec("a", first_decode="SIGILL")

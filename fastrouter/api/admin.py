@@ -8,6 +8,7 @@ from typing import Any
 
 from fastrouter._core import Request
 from fastrouter.api.downloads import ModelDownloads
+from fastrouter.api.embeddings import Embeddings
 from fastrouter.api.fields import boolean
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO
@@ -34,8 +35,7 @@ _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/v1/stream",),
     "POST": (
-        *("/infill", "/embedding", "/embeddings", "/v1/embeddings", "/slots/*", "/tools"),
-        *("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/responses", "/v1/responses", "/cors-proxy"),
+        *("/infill", "/slots/*", "/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
@@ -139,6 +139,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)
+    embeddings = Embeddings(models, supervisor)
     peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
@@ -160,6 +161,9 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/tokenize", native.tokenize)
     routes.add("POST", "/detokenize", native.detokenize)
     routes.add("POST", "/apply-template", native.apply_template)
+    routes.add("POST", "/v1/embeddings", embeddings.openai)
+    routes.add("POST", ("/embedding", "/embeddings"), embeddings.native)
+    routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank)
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", peek.slots)

@@ -3,16 +3,34 @@
 Invariant: a call holds its lease no longer than the worker takes; it is timed and counted like a generation.
 """
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import orjson
 
 from fastrouter._core import Request
 from fastrouter.api.models import Models
+from fastrouter.api.schema import read_terms
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
-from fastrouter.errors import FastrouterError
+from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.messages import DECODING_CALLS
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
+
+Writer = Callable[[ModelSpec, Any], Awaitable[bytes]]
+
+
+async def _write_json(spec: ModelSpec, result: Any) -> bytes:
+    return orjson.dumps(result)
+
+
+class _Terms(NamedTuple):
+    """How a request gets its lease."""
+
+    is_autoload: bool
+    priority: int
+    keep_alive_s: float | None
 
 
 class Caller:
@@ -20,18 +38,22 @@ class Caller:
         self._models = models
         self._supervisor = supervisor
 
-    async def answer(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> bytes:
-        """The whole response, after a load if need be. `method` is also the flavour in the metrics."""
+    async def answer(
+        self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
+    ) -> bytes:
+        """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
+        and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.choose(request, body)
+        terms = _Terms(is_autoload, *read_terms(body))
         timeline = Timeline(spec, method, self._supervisor.prospect)
         try:
-            lease = self._supervisor.acquire_now(spec)
-            if lease is None:
-                timeline.wait()
-                lease = await self._supervisor.acquire(spec, autoload=is_autoload)
-            with lease:
-                timeline.grant()
-                result = await lease.call(method, params)
+            try:
+                result = await self._ask(spec, terms, timeline, method, params)
+            except WorkerDied:  # the client has seen nothing of it: once more, on a fresh worker
+                result = await self._ask(spec, terms, timeline, method, params)
+            answer = await write(spec, result)
+            if isinstance(result, dict) and "prompt_tokens" in result:
+                timeline.count_tokens(result, is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
             return with_headers(error_response(error), timeline.header())
@@ -39,4 +61,17 @@ class Caller:
             timeline.end(CANCELLED)
             raise
         timeline.end(OK)
-        return json_response(orjson.dumps(result), headers=timeline.header())
+        return json_response(answer, headers=timeline.header())
+
+    async def _ask(self, spec: ModelSpec, terms: _Terms, timeline: Timeline, method: str, params: dict[str, Any]) -> Any:
+        lease = self._supervisor.acquire_now(spec)
+        if lease is None:
+            timeline.wait()
+            lease = await self._supervisor.acquire(spec, autoload=terms.is_autoload, priority=terms.priority)
+        with lease:
+            if terms.keep_alive_s is not None:
+                lease.keep_alive(terms.keep_alive_s)
+            timeline.grant()
+            if method in DECODING_CALLS:
+                timeline.submit()
+            return await lease.call(method, params)

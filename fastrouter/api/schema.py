@@ -228,6 +228,12 @@ def _chat_probabilities(body: dict[str, Any]) -> int | None:
     return None
 
 
+def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
+    """(`priority` in the queue, how long the model stays afterwards or None), for what is no generation."""
+    found = _read_fields({name: body[name] for name in ("priority", "keep_alive", "ttl") if name in body})["ask"]
+    return found.get("priority", 0), found.get("keep_alive_s")
+
+
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "ask": {}, "": {}}
     ranks: dict[str, int] = {}

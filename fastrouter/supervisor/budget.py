@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+from fastrouter.capabilities import is_encoder
 from fastrouter.spec import ModelSpec
 
 _BYTES_PER_VALUE = {
@@ -75,7 +76,9 @@ def heap_bytes(spec: ModelSpec) -> int:
 def _cache_bytes(spec: ModelSpec) -> int:
     """The KV cache: for each token of the context a key and a value in each layer."""
     header, options = spec.header, spec.options
-    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0) if header else 0
+    if header is None or is_encoder(header):
+        return 0
+    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0)
     per_token = sum(_BYTES_PER_VALUE.get(kind, 2.0) for kind in (options.cache_type_k, options.cache_type_v))
     return int(_num_tokens(spec) * values * per_token)
 
@@ -88,7 +91,8 @@ def _compute_bytes(spec: ModelSpec) -> int:
         return 0
     num_rows = max(1, min(options.ubatch_size, options.batch_size))
     hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # a handful of tensors as wide as the model or its feed-forward
-    logits = 4 * num_rows * (header.vocab_size or 0)
+    # Vectors are made of all rows, and so are the logits beside them, once more in the output buffer; an encoder has none.
+    logits = 4 * num_rows * (header.vocab_size or 0) * (0 if is_encoder(header) else 2 if options.embedding else 1)
     num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
     has_flash = options.flash_attn != "off" and _head_size(spec) >= _LEAST_FLASH_HEAD_SIZE
     return hidden + logits + (0 if has_flash else 4 * num_rows * num_seen * (header.head_count or 0))

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
-from fastrouter.messages import Abort, Call, Failed, Generate, Load, Notice, Progress, Ready, Reply, Share
+from fastrouter.messages import DECODING_CALLS, Abort, Call, Failed, Forget, Generate, Load, Notice, Progress, Ready, Reply, Share
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
@@ -64,7 +64,7 @@ class Instance:
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
-        self.has_answered = False  # a first token came: decoding works
+        self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
         self.leave_reason = ""  # why it was told to stop
         self.started_at = time.monotonic()
@@ -72,6 +72,7 @@ class Instance:
         self.streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
+        self._decoding_ids: set[int] = set()  # of calls that the model computes
         self._peeks: dict[str, asyncio.Task[Any]] = {}
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
@@ -160,11 +161,17 @@ class Instance:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._num_calls] = future
         call = Call(self._num_calls, method, params)
+        if method in DECODING_CALLS:
+            self._decoding_ids.add(call.request_id)
         self.process.send(call)
         try:
             return await future
+        except asyncio.CancelledError:
+            self.process.send(Forget(call.request_id))
+            raise
         finally:
             self._calls.pop(call.request_id, None)
+            self._decoding_ids.discard(call.request_id)
 
     async def peek(self, method: str) -> Any:
         """A call without a lease; None when the worker has gone meanwhile. Never more than one is under way: who asks meanwhile gets
@@ -193,6 +200,7 @@ class Instance:
             future = self._calls.get(message.request_id)
             if future is not None and not future.done():
                 if message.error is None:
+                    self.has_answered = self.has_answered or message.request_id in self._decoding_ids
                     future.set_result(message.result)
                 else:
                     future.set_exception(_read_error(message.error))
@@ -242,7 +250,7 @@ class Instance:
         """Died by a fault of its code with requests in it, and none ever got a token: see Load.safe_mode."""
         code = self.process.exit_code
         is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
-        return code in FAULTS and bool(self.streams) and is_mute
+        return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
 
     def fail_calls(self, error: Exception) -> None:
         for future in self._calls.values():

@@ -82,7 +82,7 @@ class Engine:
     def submit(self, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
-            if not self._context.memory:
+            if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
             request = Request(generate, *self.prompts.build(generate), self.adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:

@@ -36,6 +36,8 @@ def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
 _P, _I = ctypes.c_void_p, ctypes.c_int32
 _decode = _bind("llama_decode", _I, _P, api.llama_batch)
 _get_logits = _bind("llama_get_logits", _P, _P)
+_get_embeddings_seq = _bind("llama_get_embeddings_seq", _P, _P, _I)
+_get_embeddings_ith = _bind("llama_get_embeddings_ith", _P, _P, _I)
 _tokenize = _bind("llama_tokenize", _I, _P, ctypes.c_char_p, _I, _P, _I, ctypes.c_bool, ctypes.c_bool)
 _token_to_piece = _bind("llama_token_to_piece", _I, _P, _I, _P, _I, _I, ctypes.c_bool)
 _is_eog = _bind("llama_vocab_is_eog", ctypes.c_bool, _P, _I)
@@ -122,6 +124,8 @@ class Vocab:
         self.eot: int = api.llama_vocab_eot(pointer)
         self.add_bos: bool = api.llama_vocab_get_add_bos(pointer)
         self.add_eos: bool = api.llama_vocab_get_add_eos(pointer)
+        self.sep: int = api.llama_vocab_sep(pointer)
+        self.add_sep: bool = api.llama_vocab_get_add_sep(pointer)
         self._piece = ctypes.create_string_buffer(256)
         self._piece_address = ctypes.addressof(self._piece)
         self._eog = bytearray(self.n_tokens)  # 0: not asked yet, 1: no, 2: yes
@@ -224,7 +228,15 @@ class Model:
     @property
     def chat_template(self) -> str | None:
         """The GGUF's own Jinja template."""
-        text = api.llama_model_chat_template(self.pointer, None)
+        return self._template(None)
+
+    @property
+    def rerank_template(self) -> str | None:
+        """With {query} and {document}; most rerankers have none and take special tokens between the two."""
+        return self._template(b"rerank")
+
+    def _template(self, name: bytes | None) -> str | None:
+        text = api.llama_model_chat_template(self.pointer, name)
         return text.decode("utf-8", "replace") if text else None
 
     def close(self) -> None:
@@ -299,6 +311,12 @@ class Batch:
             self.logits[end - 1] = 1
         return end
 
+    def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
+        """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
+        end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)
+        self._logits_view[row:end] = 1
+        return end
+
 
 class Context:
     """A llama_context with its memory (KV cache) and its batch."""
@@ -306,6 +324,8 @@ class Context:
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self.model = model
         self.num_slots, self.is_unified = tuning.slots_of(options)
+        self.is_embedding = options.embedding
+        self.num_sequences = tuning.sequences_of(options)
         self.pointer: int | None = None
         params = self._params(model, options)
         log.clear()
@@ -322,11 +342,17 @@ class Context:
         self.slot_bytes: int = 2 * values * self.n_ctx_slot  # of one slot's KV, about: 16 bits a value
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.batch = Batch(max(self.n_batch, self.num_slots))
+        self.pooling: int = api.llama_pooling_type(self.pointer)
+        is_rank = self.pooling == tuning.POOLING["rank"]
+        # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.
+        is_of_last = self.pooling == tuning.POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
+        self.can_split: bool = bool(self.memory) and is_of_last
+        self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
 
     def _params(self, model: Model, options: LoadOptions) -> Any:
         params = api.llama_context_default_params()
         params.n_ctx = max(0, options.ctx_size)
-        params.n_seq_max = self.num_slots
+        params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
         params.n_batch = max(1, options.batch_size)
         params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
@@ -338,7 +364,7 @@ class Context:
         params.type_k = tuning.choice("cache-type-k", tuning.CACHE_TYPES, options.cache_type_k)
         params.type_v = tuning.choice("cache-type-v", tuning.CACHE_TYPES, options.cache_type_v)
         params.pooling_type = tuning.choice("pooling", tuning.POOLING, options.pooling)
-        params.embeddings = options.embedding or options.reranking
+        params.embeddings = options.embedding
         params.no_perf = True
         params.swa_full = False
         return params
@@ -365,6 +391,19 @@ class Context:
         Valid until the next decode."""
         address: int = _get_logits(self.pointer)
         return address
+
+    def sequence_vector(self, seq_id: int) -> NDArray[np.float32]:
+        """What pooling made of a sequence of the last decode."""
+        return self._vector(_get_embeddings_seq(self.pointer, seq_id))
+
+    def token_vector(self, row: int) -> NDArray[np.float32]:
+        """Of one row of the last decode, where there is no pooling."""
+        return self._vector(_get_embeddings_ith(self.pointer, row))
+
+    def _vector(self, address: int | None) -> NDArray[np.float32]:
+        if not address:
+            raise LlamaError("llama.cpp has computed no embedding")
+        return np.frombuffer(ctypes.string_at(address, 4 * self.num_outputs), dtype=np.float32)
 
     def use_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
         """From the next decode on, these with these scales and no others. A change costs as much as building a graph anew."""

@@ -13,10 +13,27 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
-from fastrouter.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Share, Stop
+from fastrouter.messages import (
+    DECODING_CALLS,
+    Abort,
+    Call,
+    Failed,
+    Forget,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Notice,
+    Progress,
+    Ready,
+    Reply,
+    Share,
+    Stop,
+)
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.embedder import Embedder
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
 from fastrouter.worker.outbox import Outbox
@@ -99,6 +116,7 @@ class Worker:
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
+        self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         taken = footprint.taken(self._model, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
@@ -125,11 +143,11 @@ class Worker:
     # ------------------------------------------------------------ serve
 
     def _serve(self, spare: Spare) -> None:
-        engine, poll = self._engine, self._wire.poll
+        engine, embedder, poll = self._engine, self._embedder, self._wire.poll
         for message in self._inbox:
             self._handle(message)
         while True:
-            if not engine.has_work:
+            if not engine.has_work and not embedder.has_work:
                 if self._is_stopping:
                     return
                 messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
@@ -140,6 +158,7 @@ class Worker:
             for message in messages:
                 self._handle(message)
             engine.step()
+            embedder.step()
             if engine.is_blocked:
                 time.sleep(_FULL_RING_WAIT_S)
 
@@ -153,13 +172,23 @@ class Worker:
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):
-            self._wire.send(self._answer(message))
+            self._take_call(message)
+        elif isinstance(message, Forget):
+            self._embedder.forget(message.request_id)
         elif isinstance(message, Share):
             self._context.share_cores(message.num_busy)
         elif isinstance(message, Stop):
             self._is_stopping = True
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
+
+    def _take_call(self, call: Call) -> None:
+        if call.method not in DECODING_CALLS:
+            self._wire.send(self._answer(call))
+        elif self._is_stopping:
+            self._wire.send(Reply(call.request_id, error=Unavailable("the model is being unloaded").to_wire()))
+        else:
+            self._embedder.submit(call)
 
     def _answer(self, call: Call) -> Reply:
         try:

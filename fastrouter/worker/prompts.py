@@ -4,6 +4,7 @@ Knows the vocabulary and the chat template, but no context, slot or sequence. Ba
 """
 
 import contextlib
+import re
 import threading
 from array import array
 from functools import lru_cache
@@ -124,6 +125,19 @@ class Prompts:
             else:
                 tokens.append(self._checked(item))
         return tokens
+
+    def build_pairs(self, query: str, documents: list[str]) -> list[list[int]]:
+        """What a reranker reads of each document: its own template, else the two between the vocabulary's special tokens."""
+        template, vocab = self._model.rerank_template, self._vocab
+        if template is not None:
+            # One pass over the template, so that no text of a user is taken for a place in it.
+            parts = re.split(r"(\{query\}|\{document\})", template)
+            texts = ["".join([{"{query}": query, "{document}": document}.get(part, part) for part in parts]) for document in documents]
+            return [vocab.tokenize(text, add_special=False, parse_special=True) for text in texts]
+        end = vocab.eos if vocab.eos >= 0 else vocab.sep
+        ends, separators = [end] * vocab.add_eos, [vocab.sep] * vocab.add_sep
+        asked = [vocab.bos] * vocab.add_bos + vocab.tokenize(query, add_special=False, parse_special=False) + ends + separators
+        return [asked + vocab.tokenize(text, add_special=False, parse_special=False) + ends for text in documents]
 
     def _checked(self, token: Any) -> int:
         if type(token) is not int or not 0 <= token < self._vocab.n_tokens:

@@ -16,6 +16,7 @@ POOLING = {None: -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "disabled": 0, "0": 0, "false": 0, "on": 1, "enabled": 1, "1": 1, "true": 1}
 BYTES_PER_THREAD = 16 << 20  # of weights; measured: below it a second thread loses time
 MIN_FLASH_HEAD_SIZE = 32
+PACKED_SEQUENCES = 64  # of embeddings, in one batch
 
 
 @cache
@@ -34,6 +35,13 @@ def physical_cores() -> int:
 def slots_of(options: LoadOptions) -> tuple[int, bool]:
     """(number of slots, unified KV cache) for `-np` and `--kv-unified`."""
     return options.num_slots, options.is_unified
+
+
+def sequences_of(options: LoadOptions) -> int:
+    """How many sequences a batch may hold; llama.cpp wants room for one output of each in a micro-batch."""
+    if not options.embedding:
+        return options.num_slots
+    return max(1, min(PACKED_SEQUENCES, options.batch_size, options.ubatch_size))
 
 
 def threads_for(model_bytes: int, asked: int) -> int:
