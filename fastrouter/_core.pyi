@@ -208,8 +208,11 @@ class LogitSampler:
         presence_penalty: float,
         bias: list[tuple[int, float]],
     ) -> None: ...
-    def sample(self, address: int, n_vocab: int) -> int:
-        """Token id from the `n_vocab` float32 at `address`, which are left as they were."""
+    def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
+        """Token id from the `n_vocab` float32 at `address`, which are left as they were.
+
+        `mask`: address of ceil(n_vocab / 32) uint32, a token's bit set where it may be chosen; 0: all may. Any token may come when the
+        mask, the bias and the logits leave none."""
     def accept(self, token: int) -> None:
         """A token of the text so far, for the penalties."""
     def prime(self, tokens: Sequence[int]) -> None:

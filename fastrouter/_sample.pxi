@@ -46,6 +46,15 @@ cdef extern from *:
         return blocks;
     }
 
+    /* `out`: the logits whose bit of `allowed` is set, -inf for the others. */
+    FR_CLONES static void fr_mask_logits(const float *logits, int n, const uint32_t *allowed, float *out) {
+        for (int word = 0; word < (n + 31) / 32; word++) {
+            int first = word * 32, end = n - first < 32 ? n - first : 32;
+            if (!allowed[word]) for (int i = 0; i < end; i++) out[first + i] = -INFINITY;
+            else for (int i = 0; i < end; i++) out[first + i] = allowed[word] >> i & 1 ? logits[first + i] : -INFINITY;
+        }
+    }
+
     static int fr_argmax(const float *logits, int n, const float *maxima, int blocks) {
         int best = 0;
         for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
@@ -167,6 +176,7 @@ cdef extern from *:
         float logit
         int32_t token
     int fr_block_maxima(const float *logits, int n, float *maxima) noexcept
+    void fr_mask_logits(const float *logits, int n, const uint32_t *allowed, float *out) noexcept
     int fr_argmax(const float *logits, int n, const float *maxima, int blocks) noexcept
     int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
                 float top_p, float min_p, int min_keep, float temperature, uint64_t *state) noexcept
@@ -199,6 +209,7 @@ cdef class LogitSampler:
         float *_saved
         float *_maxima  # per block, and a sorted copy
         fr_candidate *_candidates
+        float *_masked  # the row without what a mask forbids; NULL until there is a mask
 
     def __init__(
         self, int n_vocab, *, float temperature, int top_k, float top_p, float min_p, int min_keep, seed, Py_ssize_t repeat_last_n,
@@ -238,6 +249,7 @@ cdef class LogitSampler:
         for pointer in (
             <size_t>self._history, <size_t>self._counts, <size_t>self._bias_tokens, <size_t>self._bias,
             <size_t>self._saved_tokens, <size_t>self._saved, <size_t>self._maxima, <size_t>self._candidates,
+            <size_t>self._masked,
         ):
             PyMem_Free(<void *><size_t>pointer)
 
@@ -271,13 +283,18 @@ cdef class LogitSampler:
         self._history_capacity = capacity
         return 0
 
-    def sample(self, size_t address, int n_vocab):
-        """`address` of n_vocab float32 logits -> token id."""
+    def sample(self, size_t address, int n_vocab, size_t mask=0):
+        """`address` of n_vocab float32 logits -> token id. `mask`: address of a bit per token, those that may be chosen; 0: all."""
         cdef float *logits = <float *>address
         cdef int blocks, token
         cdef bint is_changed = self._num_bias > 0 or self._num_history > 0
         if n_vocab != self._n_vocab or logits == NULL:
             raise ValueError("not a row of this vocabulary's logits")
+        if mask:
+            if self._masked == NULL:
+                self._masked = <float *>_allocate(n_vocab * sizeof(float))
+            fr_mask_logits(logits, n_vocab, <const uint32_t *>mask, self._masked)
+            logits = self._masked
         if is_changed:
             self._change(logits)
         blocks = fr_block_maxima(logits, n_vocab, self._maxima)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from fastrouter.api import constraints
 from fastrouter.api.fields import (
     FLOAT_MAX,
     INT32_MAX,
@@ -51,7 +52,7 @@ class Ask:
 
 
 class Field(NamedTuple):
-    into: str  # sampling | generate | ask | "": checked only
+    into: str  # sampling | generate | constraint | ask | "": checked only
     name: str
     check: Check
     rank: int = 0  # of several names for one thing, the lowest wins
@@ -69,15 +70,6 @@ def _stream_options(name: str, value: Any) -> bool:
 def _lora(name: str, value: Any) -> list[list[Any]] | None:
     """An empty list asks for nothing special, as in llama-server."""
     return adapter_scales(name, value) or None
-
-
-def _response_format(name: str, value: Any) -> None:
-    kind = json_object(name, value).get("type")
-    if kind in (None, "", "text"):
-        return
-    if kind in ("json_object", "json_schema"):
-        raise not_supported(f"{name}.type={kind}")
-    raise invalid(f"{name}.type", 'must be "text", "json_object" or "json_schema"')
 
 
 def _off(name: str, check: Check) -> tuple[str, Field]:
@@ -130,7 +122,10 @@ FIELDS: dict[str, Field] = {
     "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
-    "response_format": Field("", "response_format", _response_format),
+    "response_format": Field("constraint", "response_format", constraints.response_format),
+    "json_schema": Field("constraint", "json_schema", constraints.json_schema),
+    "grammar": Field("constraint", "grammar", constraints.grammar),
+    "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [
             _off("n_indent", neutral(0)),
@@ -148,8 +143,6 @@ FIELDS: dict[str, Field] = {
             _off("dry_multiplier", neutral(0)),
             _off("mirostat", neutral(0)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
-            _off("grammar", neutral("")),
-            _off("json_schema", neutral()),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),
@@ -188,7 +181,7 @@ def read_completion(body: dict[str, Any]) -> Ask:
 
 
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "ask": {}, "": {}}
+    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "constraint": {}, "ask": {}, "": {}}
     ranks: dict[str, int] = {}
     for key, value in body.items():
         known = FIELDS.get(key)
@@ -204,6 +197,7 @@ def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields, ask = into["generate"], into["ask"]
     fields["sampling"] = into["sampling"]
+    fields["constraint"] = constraints.only_one(into["constraint"], has_tools="tools" in fields)
     fields["verbose"] = ask.get("is_verbose", False)
     if not ask.get("is_stream"):
         fields["timings_per_token"] = False

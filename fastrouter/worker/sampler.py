@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from fastrouter._core import LogitSampler
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.worker.llama import Vocab
 
 DEFAULTS: dict[str, Any] = {
@@ -31,6 +31,9 @@ SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
+
+    is_complete = False  # the answer is whole and cannot go on
+    error: FastrouterError | None = None  # why `sample` gave no token
 
     def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any]) -> None:
         merged = {**DEFAULTS, **load_defaults, **settings}
