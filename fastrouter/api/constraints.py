@@ -14,8 +14,8 @@ from fastrouter.api.fields import invalid, json_object, string
 MAX_SCHEMA_BYTES = 256 << 10
 MAX_SCHEMA_DEPTH = 64  # levels of JSON, two for each level of objects
 MAX_SCHEMA_NODES = 20_000
-MAX_GRAMMAR_BYTES = 128 << 10
-MAX_GRAMMAR_RULES = 4_000
+MAX_GRAMMAR_BYTES = 64 << 10
+MAX_GRAMMAR_RULES = 2_000
 MAX_REGEX_BYTES = 16 << 10
 MAX_NESTING = 64  # of parentheses, in grammars and regular expressions
 

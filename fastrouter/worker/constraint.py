@@ -18,7 +18,7 @@ from fastrouter.worker.llama import TOKENIZE_ADDRESS, Vocab
 from fastrouter.worker.sampler import Sampler
 
 _WHITESPACE = r"( |\n {0,20})?"  # between JSON's tokens: enough to indent, too little to go on for ever
-_STEP_FUEL = 100_000  # llguidance's steps for one mask: about 0.1 s at most
+_FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: about 0.1 s, and 30 MB, at most
 _NUM_KEPT = 8  # compiled grammars
 _SPECIAL = b"\xff"  # how llguidance wants tokens that are no text to begin
 _MAX_PROBLEM = 300  # characters of its messages
@@ -118,7 +118,7 @@ class Grammars:
             grammar = _TRANSLATE[constraint["kind"]](constraint["text"])
         except (Exception, RecursionError) as error:  # the converters raise plain Exceptions
             raise _unusable(field, str(error)) from None
-        limits = LLParserLimits(step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
+        limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
         matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens)
         if not matcher.problem:
             matcher.find_allowed()  # some grammars show only now that they lead nowhere; and what is slow is slow here
@@ -132,7 +132,7 @@ def _unusable(field: str, problem: str) -> InvalidRequest:
 
 
 def _in_one_line(problem: str) -> str:
-    return " ".join(problem.split())[:_MAX_PROBLEM]
+    return " ".join(problem.replace("<non-verbose/>", "").split())[:_MAX_PROBLEM]
 
 
 def _tokenizer_of(vocab: Vocab) -> Any:
@@ -168,9 +168,10 @@ def _of_schema(text: str) -> str:
 
 def _of_gbnf(text: str) -> str:
     from llguidance import LLMatcher
-    from llguidance.gbnf_to_lark import gbnf_to_lark
 
-    return LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+    from fastrouter.worker.gbnf import to_lark
+
+    return LLMatcher.grammar_from_lark(to_lark(text))
 
 
 def _of_regex(text: str) -> str:
