@@ -105,6 +105,7 @@ class Generate:
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
+    constraint: dict[str, str] | None = None  # what the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked}
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
 
 

@@ -230,3 +230,27 @@ def test_what_is_not_of_this_vocabulary_is_refused() -> None:
     logits = noise(10)
     with pytest.raises(ValueError, match="vocabulary"):
         sampler(11).sample(logits.ctypes.data, 10)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"temperature": 1.0}, {"temperature": 1.5, "top_k": 5, "top_p": 0.9}, {"temperature": 1.0, "min_p": 0.1}]
+)
+@pytest.mark.parametrize("n_vocab", [1, 31, 32, 33, 300, 1000, 49_152])
+def test_a_mask_is_obeyed(n_vocab: int, changes: dict[str, Any]) -> None:
+    random = np.random.default_rng(n_vocab)
+    for share in (0.001, 0.05, 0.5, 1.0):
+        allowed = random.random(n_vocab) < share
+        allowed[random.integers(n_vocab)] = True
+        mask = np.packbits(np.pad(allowed, (0, -n_vocab % 32)), bitorder="little")
+        chosen = sampler(n_vocab, repeat_penalty=1.3, bias=[(0, 5.0)], **changes)
+        plain = sampler(n_vocab, repeat_penalty=1.3, bias=[(0, 5.0)], **changes)
+        for seed in range(10):
+            logits = noise(n_vocab, seed)
+            before = logits.copy()
+            token = chosen.sample(logits.ctypes.data, n_vocab, mask.ctypes.data)
+            np.testing.assert_array_equal(logits, before)
+            assert allowed[token]
+            banned = np.where(allowed, logits, -np.inf).astype(np.float32)
+            assert token == draw(plain, banned)
+            for one in (chosen, plain):
+                one.accept(token)

@@ -173,8 +173,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "off", "on"),
     [
-        ("grammar", "", 'root ::= "a"'),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("adaptive_target", -1, 0.5),
         ("echo", False, True),
         ("return_progress", False, True),
@@ -253,10 +251,6 @@ def test_adapters_of_a_request() -> None:
 def test_templates_and_system_messages_are_no_fields_of_a_request() -> None:
     generate = chat(chat_template="{{ x }}", system="be brief").generates[0]
     assert (generate.chat_template, generate.system) == (None, None)
-
-
-def test_json_schema_is_refused() -> None:
-    assert "json_schema" in refused(json_schema={})
 
 
 def test_images_are_refused_by_name() -> None:

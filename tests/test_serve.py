@@ -517,9 +517,9 @@ WRONG: list[tuple[str, Any]] = [
     ("tools", "hammer"),
     ("tools", [{"type": "function"}]),
     ("tool_choice", "sometimes"),
-    ("response_format", {"type": "json_object"}),
+    ("response_format", {"type": "json"}),
     ("chat_template_kwargs", []),
-    ("grammar", 'root ::= "a"'),
+    ("grammar", "root ::= other"),
     ("id_slot", -2),
     ("cache_prompt", 1),
 ]

@@ -35,7 +35,7 @@ def make_vocabulary() -> Vocabulary:
     return [piece.encode() for piece, _, _ in entries], [score for _, score, _ in entries], [int(kind) for _, _, kind in entries]
 
 
-def make_tensors(num_tokens: int, seed: int) -> dict[str, Matrix]:
+def make_tensors(num_tokens: int, seed: int, num_silent: int = NUM_SILENT) -> dict[str, Matrix]:
     """Weights by name, rows are outputs."""
     random = np.random.default_rng(seed)
 
@@ -45,8 +45,8 @@ def make_tensors(num_tokens: int, seed: int) -> dict[str, Matrix]:
     embedding, output = matrix(num_tokens, WIDTH, 0.5), matrix(num_tokens, WIDTH, 0.5)
     embedding[:, 0] = 0.5
     output[:, 0] = 0.0
-    output[:NUM_SILENT] = 0.0
-    output[:NUM_SILENT, 0] = -1000.0
+    output[:num_silent] = 0.0
+    output[:num_silent, 0] = -1000.0
     ones: Matrix = np.ones(WIDTH, np.float32)
     tensors: dict[str, Matrix] = {"token_embd.weight": embedding, "output_norm.weight": ones, "output.weight": output}
     for layer in range(NUM_LAYERS):
@@ -129,10 +129,12 @@ def make_llama(
     tensors_per_shard: int = 0,
     adapters: list[tuple[int, float]] | None = None,
     sampling: dict[str, float | str] | None = None,
+    num_silent: int = NUM_SILENT,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
-    `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys.
+    `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
+    tokens, from the first on, are never chosen.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
@@ -162,7 +164,7 @@ def make_llama(
     for key, value in (sampling or {}).items():
         add = {int: writer.add_int32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"general.sampling.{key}", value)
-    for tensor_name, tensor in merged(make_tensors(len(pieces), seed), adapters or []).items():
+    for tensor_name, tensor in merged(make_tensors(len(pieces), seed, num_silent), adapters or []).items():
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

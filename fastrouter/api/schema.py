@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from fastrouter.api import constraints
 from fastrouter.api.fields import (
     FLOAT_MAX,
     INT32_MAX,
@@ -54,7 +55,7 @@ class Ask:
 
 
 class Field(NamedTuple):
-    into: str  # sampling | generate | ask | "": checked only
+    into: str  # sampling | generate | constraint | ask | "": checked only
     name: str
     check: Check
     rank: int = 0  # of several names for one thing, the lowest wins
@@ -72,15 +73,6 @@ def _stream_options(name: str, value: Any) -> bool:
 def _lora(name: str, value: Any) -> list[list[Any]] | None:
     """An empty list asks for nothing special, as in llama-server."""
     return adapter_scales(name, value) or None
-
-
-def _response_format(name: str, value: Any) -> None:
-    kind = json_object(name, value).get("type")
-    if kind in (None, "", "text"):
-        return
-    if kind in ("json_object", "json_schema"):
-        raise not_supported(f"{name}.type={kind}")
-    raise invalid(f"{name}.type", 'must be "text", "json_object" or "json_schema"')
 
 
 def _dry_base(name: str, value: Any) -> float | None:
@@ -166,15 +158,16 @@ FIELDS: dict[str, Field] = {
     "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
-    "response_format": Field("", "response_format", _response_format),
+    "response_format": Field("constraint", "response_format", constraints.response_format),
+    "json_schema": Field("constraint", "json_schema", constraints.json_schema),
+    "grammar": Field("constraint", "grammar", constraints.grammar),
+    "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [
             _off("n_indent", neutral(0)),
             _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
             _off("return_progress", neutral(False)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
-            _off("grammar", neutral("")),
-            _off("json_schema", neutral()),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),
@@ -235,7 +228,7 @@ def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
 
 
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "ask": {}, "": {}}
+    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "constraint": {}, "ask": {}, "": {}}
     ranks: dict[str, int] = {}
     for key, value in body.items():
         known = FIELDS.get(key)
@@ -251,6 +244,7 @@ def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields, ask = into["generate"], into["ask"]
     fields["sampling"] = {name: value for name, value in into["sampling"].items() if value is not None}
+    fields["constraint"] = constraints.only_one(into["constraint"], has_tools="tools" in fields)
     if fields["sampling"].get("n_probs"):
         fields["logprobs"] = True
     fields["verbose"] = ask.get("is_verbose", False)

@@ -18,6 +18,7 @@ from fastrouter._core import EVENT, TEXT
 from fastrouter.errors import ContextExceeded, FastrouterError, NotSupported
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.constraint import ConstrainedSampler, Grammars
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.outbox import Outbox
@@ -53,9 +54,12 @@ class Engine:
         self._options = options
         self._outbox = outbox
         self._pieces = PieceTable(model.vocab)
+        self._grammars = Grammars(model.vocab)
+        self._compiling: list[Request] = []
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []  # oldest first
         self._decoding: list[Sequence] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
+        self._broken: dict[Request, FastrouterError] = {}  # in this step
         self._turns: Turns[AdapterSet] = Turns()
         self._row_bytes = 4 * context.n_vocab
         self._is_crowded = False  # the KV cache was full: admit nobody until a sequence ends
@@ -67,12 +71,17 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._decoding or self._prefilling or self._waiting or self._outbox.is_blocked)
+        return bool(self._decoding or self._prefilling or self._waiting or self._compiling or self._outbox.is_blocked)
 
     @property
     def is_blocked(self) -> bool:
         """The ring is full: nothing is decoded until the router has read from it."""
         return self._outbox.is_blocked
+
+    @property
+    def is_compiling(self) -> bool:
+        """There is nothing to do until a grammar is ready."""
+        return bool(self._compiling) and not (self._decoding or self._prefilling or self._waiting)
 
     @property
     def running(self) -> list[Sequence]:
@@ -87,22 +96,46 @@ class Engine:
             request = Request(generate, *self.prompts.build(generate), self.adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise _context_exceeded(len(request.prompt), self._context.n_ctx_slot)
-            sequence = self._choice(request, 0)
-        except FastrouterError as error:
-            self._outbox.error(generate.request_id, error)
-        except Exception as error:  # a template or sampler bug must cost one request, not the worker
-            traceback.print_exc(file=sys.stderr)
-            self._outbox.error(generate.request_id, FastrouterError(f"{type(error).__name__}: {error}"))
+            if generate.constraint is None:
+                self._queue(request)
+            else:
+                request.grammar = self._grammars.compile(generate.constraint)
+                self._compiling.append(request)
+        except Exception as error:
+            self._refuse(generate.request_id, error)
+
+    def _queue(self, request: Request) -> None:
+        """Its grammar, if it has one, is ready or has failed: that raises."""
+        sequence = self._choice(request, 0)
+        if request.prompt:
+            self._waiting.append(sequence)
         else:
-            if request.prompt:
-                self._waiting.append(sequence)
-                return
             self._finish_empty(request, sequence)
+            self._outbox.ring_doorbell()
+
+    def _queue_compiled(self) -> None:
+        for request in [request for request in self._compiling if request.grammar.done()]:  # type: ignore[union-attr]
+            self._compiling.remove(request)
+            try:
+                self._queue(request)
+            except Exception as error:
+                self._refuse(request.id, error)
+
+    def _refuse(self, request_id: int, error: Exception) -> None:
+        """A template or sampler bug must cost one request, not the worker."""
+        if not isinstance(error, FastrouterError):
+            traceback.print_exception(error, file=sys.stderr)
+            error = FastrouterError(f"{type(error).__name__}: {error}")
+        self._outbox.error(request_id, error)
         self._outbox.ring_doorbell()
 
     def _choice(self, request: Request, choice: int) -> Sequence:
         generate = request.generate
-        sampler = Sampler(self._vocab, generate.sampling, self.sampling, choice=choice, has_probabilities=generate.logprobs)
+        options: dict[str, Any] = {"choice": choice, "has_probabilities": generate.logprobs}
+        if request.grammar is None:
+            sampler = Sampler(self._vocab, generate.sampling, self.sampling, **options)
+        else:
+            sampler = ConstrainedSampler(self._vocab, generate.sampling, self.sampling, request.grammar.result().copy(), **options)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
         return Sequence(request, choice, sampler, Detokenizer(self._pieces, generate.stop), max_tokens)
 
@@ -118,6 +151,7 @@ class Engine:
             for sequence in [s for s in group if s.request.id == request_id]:
                 group.remove(sequence)
                 self._retire(sequence)
+        self._compiling = [request for request in self._compiling if request.id != request_id]
         self._outbox.drop(request_id)
 
     # ------------------------------------------------------------ one step
@@ -126,6 +160,8 @@ class Engine:
         """One iteration. Returns without decoding while the ring is full."""
         if self._outbox.is_blocked and not self._outbox.flush():
             return
+        if self._compiling:
+            self._queue_compiled()
         if self._waiting and not self._is_crowded:
             self._admit()
         decoding, prefilling = self._next_group() if self.adapters.all else (self._decoding, self._prefilling)
@@ -195,6 +231,10 @@ class Engine:
             self._retire(sequence)
         if takes:
             self._accept_prompts(list(prefilling), takes, address)
+        for request, error in self._broken.items():
+            self.abort(request.id)
+            self._outbox.error(request.id, error)
+        self._broken.clear()
 
     def _accept_prompts(self, prefilling: list[Sequence], takes: list[int], address: int) -> None:
         for sequence, take in zip(prefilling, takes, strict=True):
@@ -239,7 +279,10 @@ class Engine:
         self._waiting.extendleft(reversed(queued))
 
     def _take(self, sequence: Sequence, token: int) -> bool:
-        """A sampled token: its text goes out. True when the sequence has ended (its FINISH is pushed)."""
+        """A sampled token: its text goes out. True when the sequence has ended (its FINISH is pushed, or its request is broken)."""
+        if token < 0:
+            self._broken[sequence.request] = sequence.sampler.error or FastrouterError("no token could be sampled")
+            return True
         sequence.num_generated += 1
         sequence.num_unsent += 1
         if sequence.tokens is not None:
@@ -257,6 +300,8 @@ class Engine:
             self._send_text(sequence, text)
         if sequence.detokenizer.is_stopped:
             self._end(sequence, "word")
+        elif sequence.sampler.is_complete:
+            self._end(sequence, "eos")
         elif sequence.num_generated == sequence.max_tokens:
             self._end(sequence, "limit")
         elif len(sequence.slot.tokens) + 1 >= self._context.n_ctx_slot:  # type: ignore[union-attr]

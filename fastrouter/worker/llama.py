@@ -112,6 +112,9 @@ def device_memory() -> tuple[int, int] | None:
 # ---------------------------------------------------------------- vocabulary
 
 
+TOKENIZE_ADDRESS: int = ctypes.cast(_lib.llama_tokenize, _P).value or 0
+
+
 class Vocab:
     """A model's vocabulary. Borrowed from its Model: dead after the model's close."""
 
@@ -155,6 +158,14 @@ class Vocab:
             length = _token_to_piece(self.pointer, token, ctypes.addressof(buffer), -length, 0, special)
             return buffer.raw[:length]
         return ctypes.string_at(self._piece_address, length)
+
+    def is_special(self, token: int) -> bool:
+        """One that stands for no text: a control token, or an added one like <this>."""
+        attributes: int = api.llama_vocab_get_attr(self.pointer, token)
+        if attributes & api.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            piece = self.token_to_piece(token)
+            return piece.startswith(b"<") and piece.endswith(b">")
+        return bool(attributes & api.LLAMA_TOKEN_ATTR_CONTROL)
 
     def token_text(self, token: int) -> str:
         """Text of a token as written in the GGUF ("" for -1), for templates (`bos_token`)."""

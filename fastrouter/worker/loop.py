@@ -41,7 +41,7 @@ from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.spare import Spare
 
 _PROGRESS_INTERVAL_S = 0.05
-_FULL_RING_WAIT_S = 0.0002
+_SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
 _QUIET_MS = 2000  # without a request, before the worker tidies up
 _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
@@ -159,8 +159,8 @@ class Worker:
                 self._handle(message)
             engine.step()
             embedder.step()
-            if engine.is_blocked:
-                time.sleep(_FULL_RING_WAIT_S)
+            if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
+                time.sleep(_SHORT_WAIT_S)
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Generate):

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from fastrouter._core import SAMPLERS, LogitSampler
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.samplers import defaults_of
 from fastrouter.worker.breakers import breakers_of
 from fastrouter.worker.llama import Model, Vocab
@@ -53,6 +53,9 @@ RANDOM_SEEDS = (-1, 0xFFFFFFFF)
 
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
+
+    is_complete = False  # the answer is whole and cannot go on
+    error: FastrouterError | None = None  # why `sample` gave no token
 
     def __init__(
         self,

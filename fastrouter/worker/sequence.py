@@ -6,12 +6,14 @@ Knows no llama.cpp and no ring. Times are monotonic nanoseconds. Invariant: stat
 import time
 from array import array
 from collections.abc import Iterator
+from concurrent.futures import Future
 from enum import Enum
 from typing import Any
 
 import orjson
 
 from fastrouter.messages import Generate
+from fastrouter.worker.constraint import Matcher
 from fastrouter.worker.detokenizer import Detokenizer
 from fastrouter.worker.probabilities import Probabilities
 from fastrouter.worker.sampler import Sampler
@@ -36,7 +38,7 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "generate", "id", "num_open", "prompt", "prompt_text", "spare_choices")
+    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "prompt_text", "spare_choices")
 
     def __init__(self, generate: Generate, prompt: "array[int]", prompt_text: str, adapters: AdapterSet) -> None:
         self.generate = generate
@@ -44,6 +46,7 @@ class Request:
         self.prompt = prompt
         self.prompt_text = prompt_text
         self.adapters = adapters
+        self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
 

@@ -1,0 +1,183 @@
+"""Answers that follow a grammar: JSON schemas, GBNF, regular expressions -> which tokens may come next. llguidance does the work.
+
+Owns a model's vocabulary as llguidance wants it, the thread that compiles, and where each sequence is in its grammar. Must never know
+slots or rings. Invariant: the end of the text is among what may come next exactly when the text so far is a whole answer.
+"""
+
+import contextlib
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import numpy as np
+
+from fastrouter.errors import FastrouterError, InvalidRequest, NotSupported
+from fastrouter.worker.llama import TOKENIZE_ADDRESS, Vocab
+from fastrouter.worker.sampler import Sampler
+
+_WHITESPACE = r"( |\n {0,20})?"  # between JSON's tokens: enough to indent, too little to go on for ever
+_FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: about 0.1 s, and 30 MB, at most
+_NUM_KEPT = 8  # compiled grammars
+_SPECIAL = b"\xff"  # how llguidance wants tokens that are no text to begin
+_MAX_PROBLEM = 300  # characters of its messages
+_SHORT_SWITCH_S = 0.0005  # the engine's thread need not wait for this one's
+
+
+class Matcher:
+    """Where one sequence is in its grammar."""
+
+    __slots__ = ("_bytes", "_mask", "_matcher", "address")
+
+    def __init__(self, matcher: Any, n_vocab: int) -> None:
+        self._matcher = matcher
+        self._mask = np.zeros((n_vocab + 31) // 32, np.uint32)
+        self._bytes = self._mask.nbytes
+        self.address: int = self._mask.ctypes.data  # of a bit per token, as of the last `find_allowed`
+
+    def copy(self) -> Self:
+        return type(self)(self._matcher.deep_copy(), 8 * self._bytes)
+
+    def find_allowed(self) -> None:
+        """Which tokens may come next."""
+        self._matcher.unsafe_compute_mask_ptr(self.address, self._bytes)
+
+    def accept(self, token: int) -> bool:
+        """False when the grammar has no such token here, or has become too large to go on."""
+        accepted: bool = self._matcher.consume_token(token)
+        return accepted
+
+    @property
+    def is_complete(self) -> bool:
+        """A whole answer that cannot go on."""
+        complete: bool = self._matcher.is_stopped()
+        return complete
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot go on; empty when it can."""
+        return _in_one_line(self._matcher.get_error())
+
+
+class ConstrainedSampler(Sampler):
+    """Chooses among what the grammar allows. `sample` gives -1 when there is nothing, and then `error` says why."""
+
+    def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any], matcher: Matcher, **options: Any) -> None:
+        super().__init__(vocab, settings, load_defaults, **options)
+        self._matcher = matcher
+
+    def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
+        matcher = self._matcher
+        matcher.find_allowed()
+        token = super().sample(address, n_vocab, matcher.address)
+        if not matcher.accept(token):
+            self.error = InvalidRequest(f"no token can follow in the answer's grammar: {matcher.problem}")
+            return -1
+        self.is_complete = matcher.is_complete
+        return token
+
+
+class Grammars:
+    """The compiler of one model."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self._tokenizer: Any = None  # belongs to the thread
+        self._thread: ThreadPoolExecutor | None = None
+        self._latest: OrderedDict[tuple[str, str, str], Future[Matcher]] = OrderedDict()  # clients ask with the same schema again and again
+
+    def compile(self, constraint: dict[str, str]) -> Future[Matcher]:
+        """A matcher at the grammar's start, to be copied for each sequence; or the error of a grammar that cannot be followed."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        key = (constraint["kind"], constraint["field"], constraint["text"])
+        found = self._latest.pop(key, None)
+        if found is None or (found.done() and found.exception()):
+            found = self._thread.submit(self._compile, constraint)
+        self._latest[key] = found
+        if len(self._latest) > _NUM_KEPT:
+            self._latest.popitem(last=False)
+        return found
+
+    def _compile(self, constraint: dict[str, str]) -> Matcher:
+        try:
+            return self._try_to_compile(constraint)
+        except Exception:
+            raise
+        except BaseException as error:  # a panic of the library must cost one request, not the worker
+            raise FastrouterError(f"the grammar's compiler failed: {error}") from None
+
+    def _try_to_compile(self, constraint: dict[str, str]) -> Matcher:
+        from llguidance import LLMatcher, LLParserLimits
+
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
+        field = constraint["field"]
+        try:
+            grammar = _TRANSLATE[constraint["kind"]](constraint["text"])
+        except (Exception, RecursionError) as error:  # the converters raise plain Exceptions
+            raise _unusable(field, str(error)) from None
+        limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
+        matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens)
+        if not matcher.problem:
+            matcher.find_allowed()  # some grammars show only now that they lead nowhere; and what is slow is slow here
+        if matcher.problem:
+            raise _unusable(field, matcher.problem)
+        return matcher
+
+
+def _unusable(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"field '{field}' cannot be followed: {_in_one_line(problem)}")
+
+
+def _in_one_line(problem: str) -> str:
+    return " ".join(problem.replace("<non-verbose/>", "").split())[:_MAX_PROBLEM]
+
+
+def _tokenizer_of(vocab: Vocab) -> Any:
+    """Some 0.2 s for 50,000 tokens."""
+    from llguidance import LLTokenizer
+
+    if not vocab.eog_tokens:
+        raise NotSupported("the model has no token that ends a text, so its answers cannot follow a grammar")
+    with _switching_often():
+        pieces = [vocab.token_to_piece(token) for token in range(vocab.n_tokens)]
+        tokens = [_SPECIAL + piece if vocab.is_special(token) else piece for token, piece in enumerate(pieces)]
+        tokenizer: Any = LLTokenizer
+        return tokenizer.from_llamacpp(
+            tokens=tokens, vocab_ptr=vocab.pointer, tokenize_fptr=TOKENIZE_ADDRESS, eos_token=vocab.eog_tokens, slices=None
+        )
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_SHORT_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def _of_schema(text: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE})
+
+
+def _of_gbnf(text: str) -> str:
+    from llguidance import LLMatcher
+
+    from fastrouter.worker.gbnf import to_lark
+
+    return LLMatcher.grammar_from_lark(to_lark(text))
+
+
+def _of_regex(text: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(text)
+
+
+_TRANSLATE = {"json_schema": _of_schema, "gbnf": _of_gbnf, "regex": _of_regex}
