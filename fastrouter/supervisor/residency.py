@@ -209,8 +209,7 @@ class Residency:
 
     def keep_alive(self, instance: Instance, seconds: float) -> None:
         """What a request says, until the instance ends."""
-        entry = self.entries[instance.spec.id]
-        entry.keep_alive_s = seconds
+        self.entries[instance.spec.id].keep_alive_s = seconds
 
     def may_be_idle(self, entry: Entry) -> None:
         """It serves nobody now, or sleeps."""
@@ -243,7 +242,7 @@ class Residency:
             self.refuse_waiters(entry, LoadFailed(entry.spec.id, str(error)))
             return
         entry.forget_end()
-        entry.is_asleep = False
+        entry.is_asleep = entry.has_expired = False
         entry.begin_load(has_evicted=self._evicted_at >= entry.since)
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
