@@ -396,6 +396,5 @@ class Residency:
                 self.enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
 
 
-def _load_timer(instance: Instance) -> str:
-    """The name of the timer that ends a load; a model has one instance at a time."""
+def _load_timer(instance: Instance) -> str:  # a model has one instance at a time
     return f"load {instance.spec.id}"

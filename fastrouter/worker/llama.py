@@ -20,6 +20,7 @@ from fastrouter._core import all_pieces, find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 from fastrouter.worker import tuning
+from fastrouter.worker.batch import Batch
 from fastrouter.worker.llama_log import LlamaLog
 
 _lib = api._lib
@@ -282,53 +283,6 @@ class Adapter:
 # ---------------------------------------------------------------- context and batch
 
 
-class Batch:
-    """The arrays of one llama_decode, allocated once. Rows [0, n_tokens) are valid.
-
-    Two ways to fill it: plain ctypes stores for the one token of a decoding sequence, a numpy slice for a piece of a prompt.
-    `n_seq_id` is 1 and `seq_id[i]` points at `seq[i]` for ever.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.token = (_I * capacity)()
-        self.pos = (_I * capacity)()
-        self.seq = (_I * capacity)()
-        self.logits = (ctypes.c_int8 * capacity)()
-        self._num_seq = (_I * capacity)(*([1] * capacity))
-        address = ctypes.addressof(self.seq)
-        self._seq_pointers = (_P * capacity)(*range(address, address + 4 * capacity, 4))
-        self._token_view = np.frombuffer(memoryview(self.token), dtype=np.int32)
-        self._pos_view = np.frombuffer(memoryview(self.pos), dtype=np.int32)
-        self._seq_view = np.frombuffer(memoryview(self.seq), dtype=np.int32)
-        self._logits_view = np.frombuffer(memoryview(self.logits), dtype=np.int8)
-        self._positions = np.arange(capacity, dtype=np.int32)
-        batch: Any = api.llama_batch()
-        self.struct = batch
-        batch.token = ctypes.cast(self.token, type(batch.token))
-        batch.pos = ctypes.cast(self.pos, type(batch.pos))
-        batch.n_seq_id = ctypes.cast(self._num_seq, type(batch.n_seq_id))
-        batch.seq_id = ctypes.cast(self._seq_pointers, type(batch.seq_id))
-        batch.logits = ctypes.cast(self.logits, type(batch.logits))
-
-    def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
-        """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
-        end = row + len(tokens)
-        self._token_view[row:end] = tokens
-        np.add(self._positions[: end - row], first_pos, out=self._pos_view[row:end])
-        self._seq_view[row:end] = seq_id
-        self._logits_view[row:end] = 0
-        if wants_logits:
-            self.logits[end - 1] = 1
-        return end
-
-    def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
-        """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
-        end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)
-        self._logits_view[row:end] = 1
-        return end
-
-
 class Context:
     """A llama_context with its memory (KV cache) and its batch."""
 
@@ -352,7 +306,7 @@ class Context:
         values = api.llama_model_n_layer(model.pointer) * 2 * model.head_size * api.llama_model_n_head_kv(model.pointer)
         self.slot_bytes: int = 2 * values * self.n_ctx_slot  # of one slot's KV, about: 16 bits a value
         self.memory: int = api.llama_get_memory(self.pointer) or 0
-        self.batch = Batch(max(self.n_batch, self.num_slots))
+        self.batch = Batch(max(self.n_batch, self.num_slots), api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]
         # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.

@@ -1,0 +1,56 @@
+"""The arrays of one llama_decode. Knows no context: what the struct is made of comes from llama.py."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_P, _I = ctypes.c_void_p, ctypes.c_int32
+
+
+class Batch:
+    """The arrays of one llama_decode, allocated once. Rows [0, n_tokens) are valid.
+
+    Two ways to fill it: plain ctypes stores for the one token of a decoding sequence, a numpy slice for a piece of a prompt.
+    `n_seq_id` is 1 and `seq_id[i]` points at `seq[i]` for ever.
+    """
+
+    def __init__(self, capacity: int, struct: Any) -> None:
+        """`struct`: an empty llama_batch."""
+        self.capacity = capacity
+        self.token = (_I * capacity)()
+        self.pos = (_I * capacity)()
+        self.seq = (_I * capacity)()
+        self.logits = (ctypes.c_int8 * capacity)()
+        self._num_seq = (_I * capacity)(*([1] * capacity))
+        address = ctypes.addressof(self.seq)
+        self._seq_pointers = (_P * capacity)(*range(address, address + 4 * capacity, 4))
+        self._token_view = np.frombuffer(memoryview(self.token), dtype=np.int32)
+        self._pos_view = np.frombuffer(memoryview(self.pos), dtype=np.int32)
+        self._seq_view = np.frombuffer(memoryview(self.seq), dtype=np.int32)
+        self._logits_view = np.frombuffer(memoryview(self.logits), dtype=np.int8)
+        self._positions = np.arange(capacity, dtype=np.int32)
+        batch = self.struct = struct
+        batch.token = ctypes.cast(self.token, type(batch.token))
+        batch.pos = ctypes.cast(self.pos, type(batch.pos))
+        batch.n_seq_id = ctypes.cast(self._num_seq, type(batch.n_seq_id))
+        batch.seq_id = ctypes.cast(self._seq_pointers, type(batch.seq_id))
+        batch.logits = ctypes.cast(self.logits, type(batch.logits))
+
+    def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
+        """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
+        end = row + len(tokens)
+        self._token_view[row:end] = tokens
+        np.add(self._positions[: end - row], first_pos, out=self._pos_view[row:end])
+        self._seq_view[row:end] = seq_id
+        self._logits_view[row:end] = 0
+        if wants_logits:
+            self.logits[end - 1] = 1
+        return end
+
+    def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
+        """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
+        end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)
+        self._logits_view[row:end] = 1
+        return end
