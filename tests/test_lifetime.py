@@ -471,10 +471,14 @@ def test_a_request_that_hangs_does_not_keep_others_for_ever(house: Run) -> None:
             sink = submit(lease, Streamer(), **FOREVER)
             await until(lambda: sink.num_tokens, "a token")
             waiting = here.wait("b")
-            await asyncio.sleep(0.2)
-            assert here.wait("a")  # drains: it admits nobody now
+            await until(lambda: "draining" in repr(here.supervisor.instances()), "its patience is over")
+            later = here.wait("a")  # which admits nobody now
+            await asyncio.sleep(0.05)
+            assert not later.done()
             lease.abort(sink.request_id)
         (await waiting).release()
+        (await later).release()
+        assert here.reasons == [("a", "count"), ("b", "count")]
 
     house(body, 1, queue_patience_s=0.1)
 

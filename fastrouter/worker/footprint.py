@@ -12,17 +12,17 @@ class Footprint:
 
     def __init__(self, opened_bytes: int = 0) -> None:
         self._heap = allocated_bytes() - opened_bytes
-        self._device = llama.device_memory()
+        self._device_free = llama.device_free_bytes()
 
     def taken(self, model: llama.Model, options: LoadOptions) -> dict[str, Any]:
         """`memory` of Ready's meta: bytes by kind; mapped weights count, as they must stay in memory to be of use. With devices also
         how much of them is free now."""
         host = max(0, allocated_bytes() - self._heap)
         mapped = model.size_bytes if options.mmap else 0
-        if self._device is None:
+        if self._device_free is None:
             return {"memory": {"host_bytes": host + mapped, "device_bytes": 0}}
-        free, _ = llama.device_memory() or (0, 0)
-        on_device = max(0, self._device[0] - free)
+        free = llama.device_free_bytes() or 0
+        on_device = max(0, self._device_free - free)
         return {
             "memory": {"host_bytes": host + max(0, mapped - on_device), "device_bytes": on_device},
             "device_free_bytes": free,

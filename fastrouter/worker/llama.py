@@ -92,8 +92,8 @@ def start_backends() -> None:
     api.llama_backend_init()
 
 
-def device_memory() -> tuple[int, int] | None:
-    """(free, total) bytes of all devices that are no CPU; None: there are none."""
+def device_free_bytes() -> int | None:
+    """Free memory of all devices that are no CPU, together; None: there are none."""
     if not has_device_backend():
         return None
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
@@ -106,8 +106,8 @@ def device_memory() -> tuple[int, int] | None:
         device = _lib.ggml_backend_dev_get(index)
         if _lib.ggml_backend_dev_type(device) in _DEVICE_TYPES:
             _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append((free.value, total.value))
-    return (sum(one for one, _ in found), sum(whole for _, whole in found)) if found else None
+            found.append(free.value)
+    return sum(found) if found else None
 
 
 # ---------------------------------------------------------------- vocabulary
