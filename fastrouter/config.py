@@ -71,6 +71,7 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
+    poll: int = 50  # how long the workers' threads spin for work: 0 not at all, 100 about a millisecond
     queue_timeout_s: float = 0.0  # 0: none
     queue_patience_s: float = 1.0
     models_autoload: bool = True

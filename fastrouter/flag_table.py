@@ -40,6 +40,8 @@ class Kind(Enum):
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
     MEMORY = "auto or a number of MiB"
+    CPU_MASK = "a hexadecimal mask of CPUs"
+    CPU_RANGE = "a range of CPUs, as 0-3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def _router_flags() -> list[Flag]:
             "seconds of silence until a stream gets a comment (3; -1: never)",
             low=-1,
         ),
+        _flag(scope, "--poll", "", Kind.INT, "poll", "how long threads spin for work: 0 not at all, 100 about 1 ms (50)", low=0, high=100),
         _flag(scope, "--ui --webui --no-ui --no-webui", "UI", Kind.SWITCH, "", "accepted; there is no web page yet"),
         _flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
         _flag(scope, "--log-format", "LOG_FORMAT", Kind.TEXT, "log_format", "text or json", choices=("text", "json")),
@@ -210,8 +213,22 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
         _flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         _flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
+        *_core_flags(),
         _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
+
+
+def _core_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    found = []
+    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", " for prompts (as without -batch)")):
+        found += [
+            _flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, as f0{said}"),
+            _flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, as 0-3{said}"),
+            _flag(scope, f"--cpu-strict{end}", "", Kind.INT, f"cpu_strict{of}", f"1: each thread stays on one CPU{said}", low=0, high=1),
+            _flag(scope, f"--prio{end}", "", Kind.INT, f"prio{of}", f"-1 low, 1 medium, 2 high, 3 real time{said}", low=-1, high=3),
+        ]
+    return found
 
 
 def _sampling_flags() -> list[Flag]:
@@ -303,8 +320,7 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list | --completion-bash | -C --cpu-mask | -Cr --cpu-range | --cpu-strict | --prio | --poll | -Cb --cpu-mask-batch |
--Crb --cpu-range-batch | --cpu-strict-batch | --prio-batch | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
+-cl --cache-list | --completion-bash | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
 --rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
 --yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |
 --yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |

@@ -19,6 +19,7 @@ TRUE_WORDS = ("1", "true", "on", "enabled")
 FALSE_WORDS = ("0", "false", "off", "disabled")
 ALL_LAYERS = 9999
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+MAX_CPUS = 512  # llama.cpp's limit
 MAX_SCALE = 1000.0  # of an adapter: what is beyond it only overflows
 
 BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
@@ -161,6 +162,19 @@ def _to_memory(text: str) -> int:
     return -1 if text == "auto" else _to_int(text)
 
 
+def _to_cpu_mask(text: str) -> str:
+    if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not int(text, 16):
+        raise ValueError(text)
+    return text
+
+
+def _to_cpu_range(text: str) -> str:
+    match = re.fullmatch(r"(\d{0,3})-(\d{0,3})", text, re.ASCII)
+    if match is None or not int(match[1] or 0) <= int(match[2] or MAX_CPUS - 1) < MAX_CPUS:
+        raise ValueError(text)
+    return text
+
+
 def _to_three_way(text: str) -> str:
     if text in ("auto", "-1"):
         return "auto"
@@ -190,6 +204,8 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.LAYERS: _to_layers,
     Kind.THREE_WAY: _to_three_way,
     Kind.MEMORY: _to_memory,
+    Kind.CPU_MASK: _to_cpu_mask,
+    Kind.CPU_RANGE: _to_cpu_range,
 }
 _SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.SAMPLERS, Kind.LETTERS)
 

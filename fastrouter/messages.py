@@ -22,6 +22,14 @@ class LoadOptions:
     ubatch_size: int = 512
     threads: int = -1  # decode; -1: all cores
     threads_batch: int = -1  # prefill; -1: as `threads`
+    cpu_mask: str | None = None  # hexadecimal; the CPUs of mask and range together; neither: all
+    cpu_range: str | None = None  # "0-3", either end may be left out
+    cpu_strict: int = 0  # 1: each thread stays on one of them
+    prio: int = 0  # of the threads: -1 low, 0 normal, 1 medium, 2 high, 3 real time
+    cpu_mask_batch: str | None = None  # prefill; None, here and below: as decode
+    cpu_range_batch: str | None = None
+    cpu_strict_batch: int | None = None
+    prio_batch: int | None = None
     gpu_layers: int = -1  # -1: all that fit
     flash_attn: str = "auto"  # on | off | auto
     cache_type_k: str = "f16"

@@ -52,7 +52,7 @@ class Residency:
         self.is_stopping = False
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that a model had to leave for another
-        self._spares = Spares(Nursery(nursery_command), self._reap)
+        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap)
         self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
     def __repr__(self) -> str:

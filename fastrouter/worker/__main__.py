@@ -9,8 +9,6 @@ import sys
 
 def main(argv: list[str]) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the nursery multi-threaded, and it forks
-    # How long OpenMP's threads spin at a barrier before they sleep. Its default, a millisecond, is ruinous when cores are shared.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from fastrouter.worker import nursery
 
     if len(argv) == 2 and argv[0] == "--nursery":

@@ -21,6 +21,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 from fastrouter.worker import tuning
 from fastrouter.worker.batch import Batch
+from fastrouter.worker.cores import ThreadPools, placements_of
 from fastrouter.worker.llama_log import LlamaLog
 
 _lib = api._lib
@@ -48,6 +49,7 @@ _meta_val_str = _bind("llama_model_meta_val_str", _I, _P, ctypes.c_char_p, _P, c
 _adapter_init = _bind("llama_adapter_lora_init", _P, _P, ctypes.c_char_p)
 _adapter_val_str = _bind("llama_adapter_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
 _num_invocation_tokens = _bind("llama_adapter_get_alora_n_invocation_tokens", ctypes.c_uint64, _P)
+_attach_threadpool = _bind("llama_attach_threadpool", None, _P, _P, _P)
 _set_adapters = _bind("llama_set_adapters_lora", _I, _P, _P, ctypes.c_size_t, _P)
 
 
@@ -90,6 +92,13 @@ def start_backends() -> None:
     if not count():
         raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
     api.llama_backend_init()
+
+
+def cpu_function(name: bytes) -> int:
+    """Address of a function of the CPU backend that is in use."""
+    _lib.ggml_backend_reg_by_name.restype, _lib.ggml_backend_reg_by_name.argtypes = _P, [ctypes.c_char_p]
+    _lib.ggml_backend_reg_get_proc_address.restype, _lib.ggml_backend_reg_get_proc_address.argtypes = _P, [_P, ctypes.c_char_p]
+    return _lib.ggml_backend_reg_get_proc_address(_lib.ggml_backend_reg_by_name(b"CPU"), name) or 0
 
 
 def device_free_bytes() -> int | None:
@@ -298,6 +307,11 @@ class Context:
         if not self.pointer:
             raise LlamaError(log.cause() or "llama.cpp could not create a context")
         self._num_threads = (params.n_threads, params.n_threads_batch)
+        self._pools: ThreadPools | None = None
+        placements = placements_of(options)
+        if not all(placement.is_free for placement in placements):
+            self._pools = ThreadPools(cpu_function, placements, self._num_threads)
+            _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. Never more than the model was trained for, as in llama-server.
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
@@ -321,10 +335,10 @@ class Context:
         params.kv_unified = self.is_unified
         params.n_batch = max(1, options.batch_size)
         params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
-        params.n_threads = tuning.threads_for(model.size_bytes, options.threads)
-        params.n_threads_batch = tuning.threads_for(
-            model.size_bytes, options.threads_batch if options.threads_batch > 0 else options.threads
-        )
+        decode, prefill = placements_of(options)
+        params.n_threads = tuning.threads_for(model.size_bytes, options.threads, len(decode.cpus))
+        asked = options.threads_batch if options.threads_batch > 0 else options.threads
+        params.n_threads_batch = tuning.threads_for(model.size_bytes, asked, len(prefill.cpus))
         params.flash_attn_type = tuning.flash_attention_for(model.head_size, options, on_device=has_device_backend())
         params.type_k = tuning.choice("cache-type-k", tuning.CACHE_TYPES, options.cache_type_k)
         params.type_v = tuning.choice("cache-type-v", tuning.CACHE_TYPES, options.cache_type_v)
@@ -401,3 +415,5 @@ class Context:
         if self.pointer:
             pointer, self.pointer = self.pointer, None
             api.llama_free(pointer)
+            if self._pools is not None:
+                self._pools.close()

@@ -44,9 +44,10 @@ def sequences_of(options: LoadOptions) -> int:
     return max(1, min(PACKED_SEQUENCES, options.batch_size, options.ubatch_size))
 
 
-def threads_for(model_bytes: int, asked: int) -> int:
-    """`asked` (or one for each core) is the most; a small model has fewer, because waiting for each other would cost them more."""
-    most = asked if asked > 0 else physical_cores()
+def threads_for(model_bytes: int, asked: int, num_cpus: int = 0) -> int:
+    """`asked` (or one for each core of `num_cpus`; 0: of all) is the most; a small model has fewer, because waiting for each other would
+    cost them more."""
+    most = asked if asked > 0 else min(physical_cores(), num_cpus or physical_cores())
     return min(most, 1 + model_bytes // BYTES_PER_THREAD)
 
 
