@@ -44,6 +44,7 @@ class Engine:
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
         self._prefixes = self._admission.prefixes
+        self._pace = self._prefixes.pace
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
@@ -119,7 +120,7 @@ class Engine:
             self._recover(code, decoding + prefilling)
         else:
             if takes:
-                self._prefixes.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
+                self._pace.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
             self._accept(decoding, prefilling, takes)
         self._outbox.ring_doorbell()
 
@@ -139,7 +140,8 @@ class Engine:
         """Pieces of prompts after the decode rows. Returns how many tokens of each prefilling sequence."""
         batch = self._context.batch
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
-        takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], self._context.n_batch)
+        num_rows = self._pace.num_rows(row, self._context.n_batch)
+        takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], num_rows)
         for sequence, start, take in zip(prefilling, done, takes, strict=True):
             if not take:
                 continue

@@ -7,6 +7,7 @@ holds, computed with `slot.adapters`; nothing is shared between different adapte
 from array import array
 
 from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.pace import Pace
 from fastrouter.worker.slots import AdapterSet, Slot, Slots
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
@@ -20,13 +21,7 @@ class Prefixes:
         self._model = model
         self._context = context
         self._slots = slots
-        self._prefill_ns = 0.0  # per token, smoothed; 0: not measured yet
-
-    def note_prefill(self, num_tokens: int, duration_ns: int) -> None:
-        """A step that was a prompt's, mostly."""
-        if num_tokens >= MIN_COPIED:
-            measured = duration_ns / num_tokens
-            self._prefill_ns = 0.8 * self._prefill_ns + 0.2 * measured if self._prefill_ns else measured
+        self.pace = Pace()
 
     def keep(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet) -> int:
         """Make the slot hold nothing but a start of the prompt, as long as can be had. Returns its length, less than the prompt's."""
@@ -78,4 +73,4 @@ class Prefixes:
         """In a unified cache a copy only marks cells; in a split one it moves a slot's whole memory."""
         if num_tokens < MIN_COPIED:
             return False
-        return self._context.is_unified or num_tokens * self._prefill_ns > self._context.slot_bytes / COPY_BYTES_PER_NS
+        return self._context.is_unified or num_tokens * self.pace.prefill_ns > self._context.slot_bytes / COPY_BYTES_PER_NS
