@@ -24,14 +24,15 @@ Matrix = NDArray[np.float32]
 Vocabulary = tuple[list[bytes], list[float], list[int]]
 
 
-def make_vocabulary() -> Vocabulary:
-    """(pieces, scores, types) of a SentencePiece vocabulary with byte fallback."""
+def make_vocabulary(num_tokens: int = 0) -> Vocabulary:
+    """(pieces, scores, types) of a SentencePiece vocabulary with byte fallback; filled up to `num_tokens`."""
     entries = [(piece, 0.0, kind) for piece, kind in CONTROL_PIECES]
     entries += [(f"<0x{byte:02X}>", 0.0, gguf.TokenType.BYTE) for byte in range(256)]
     merges = [f"▁{word[: length + 1]}" for word in WORDS for length in range(len(word))]
     pieces = list(dict.fromkeys([*merges, *LETTERS, "▁", ".", ","]))
     # Longer pieces score higher: the tokenizer merges the best pair first.
     entries += [(piece, float(len(piece) * 100 - rank - 1000), gguf.TokenType.NORMAL) for rank, piece in enumerate(pieces)]
+    entries += [(f"▁{index}", -1e6, gguf.TokenType.NORMAL) for index in range(num_tokens - len(entries))]
     return [piece.encode() for piece, _, _ in entries], [score for _, score, _ in entries], [int(kind) for _, _, kind in entries]
 
 
@@ -130,16 +131,17 @@ def make_llama(
     adapters: list[tuple[int, float]] | None = None,
     sampling: dict[str, float | str] | None = None,
     num_silent: int = NUM_SILENT,
+    num_tokens: int = 0,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
-    tokens, from the first on, are never chosen.
+    tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
-    pieces, scores, kinds = make_vocabulary()
+    pieces, scores, kinds = make_vocabulary(num_tokens)
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
     writer.add_name(name or f"tiny-{seed}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
