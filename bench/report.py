@@ -21,6 +21,8 @@ MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival
     "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
     "both_135m_tokens_per_s": ("two SmolLM2-135M at once, together", "tokens/s", 1, None, False),
     "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
+    "beside_itl_p99_s": ("three streams beside a 1,100-token prompt, SmolLM2-135M: p99 between two tokens", "ms", 1e3, None, True),
+    "beside_ttft_s": ("and that prompt's first token", "ms", 1e3, None, True),
     "storm_s": ("storm: 240 requests of 24 clients over 3 tiny models in one place", "s", 1, None, True),
     "storm_swaps": ("storm: loads", "", 1, None, True),
     "storm_p95_ttft_s": ("storm: p95 of the wait for the first token", "ms", 1e3, None, True),
@@ -88,6 +90,27 @@ of the router's CPU time (goal: 500,000 on one core).
 """
 
 
+ENGINE_SECTION = """
+## The engine alone
+
+`python -m bench.engine`: one process, best of many runs. A step takes this much beside llama_decode (goal: 60 us + 8 us a stream):
+{steps}.
+
+| vocabulary | sampling | llama_sampler_sample | fastrouter | ratio |
+|---|---|---|---|---|
+{rows}
+"""
+
+
+def engine_section(result: dict[str, Any]) -> str:
+    steps = ", ".join(f"{us:.1f} us with {num_streams}" for num_streams, us in result["step_us"].items())
+    rows = [
+        f"| {row['vocabulary']:,} | {row['settings']} | {row['llama_us']:.1f} us | {row['us']:.1f} us | {row['us'] / row['llama_us']:.2f}x |"
+        for row in result["sampling"]
+    ]
+    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows))
+
+
 def render(result: dict[str, Any]) -> str:
     return PAGE.format(
         **result["machine"],
@@ -134,6 +157,9 @@ def main() -> None:
     page = render(result)
     if router.exists():
         page += ROUTER_SECTION.format(**json.loads(router.read_text()))
+    engine = HERE / "results" / "engine.json"
+    if engine.exists():
+        page += engine_section(json.loads(engine.read_text()))
     (HERE / "README.md").write_text(page)
     renew_readme(result)
 

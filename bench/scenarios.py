@@ -3,21 +3,29 @@
 Samples are seconds, bytes or rates as the measure's name says; statistics are made by report.py.
 """
 
+import itertools
+import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.client import LoadCounter, request_bytes, run_clients, stream_all
-from bench.servers import Server, running
+from fastrouter.bench import servers
+from fastrouter.bench.client import LoadCounter, request_bytes, run_clients, stream_all
+from fastrouter.bench.servers import Server
+from fastrouter.bench.switching import SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
-SHORT = "Say hello."
 
 
-def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
-    return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
+def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[Server]:
+    environ = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
+    log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
+    return servers.running(rival if name == servers.RIVAL else None, ["--models-dir", str(models), *flags], environ, log)
 
 
 def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
@@ -35,13 +43,8 @@ def cold_switch(name: str, rival: Path | None, models: Path) -> Samples:
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS, "--models-max", "16") as server:
         time.sleep(1)
-        for index in range(8):
-            samples["cold_tiny_s"].append(ttft(server, f"tiny{index}"))
-            time.sleep(0.3)
-        for _ in range(4):
-            samples["cold_135m_s"].append(ttft(server, "smol0"))
-            server.unload("smol0")
-            time.sleep(0.3)
+        samples["cold_tiny_s"] = in_turn(server, [f"tiny{index}" for index in range(8)], 8)
+        samples["cold_135m_s"] = cold(server, "smol0", 4)
     return samples
 
 
@@ -51,27 +54,20 @@ def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
     with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
         time.sleep(1)
         ttft(server, "tiny0")
-        for index in range(8):
-            samples["evict_tiny_s"].append(ttft(server, f"tiny{1 + index % 2}"))
-            time.sleep(0.3)
+        samples["evict_tiny_s"] = in_turn(server, ("tiny1", "tiny2"), 8)
         ttft(server, "smol0")
-        for index in range(4):
-            samples["evict_135m_s"].append(ttft(server, f"smol{1 - index % 2}"))
-            time.sleep(0.3)
+        samples["evict_135m_s"] = in_turn(server, ("smol1", "smol0"), 4)
     return samples
 
 
-def hot(name: str, rival: Path | None, models: Path) -> Samples:
+def hot_switch(name: str, rival: Path | None, models: Path) -> Samples:
     """Staying on one resident model and alternating between two."""
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS) as server:
         for model in ("tiny0", "tiny1", "smol0"):
             ttft(server, model)
-        for index in range(300):
-            samples["hot_stay_tiny_s"].append(ttft(server, "tiny0"))
-            samples["hot_switch_tiny_s"].append(ttft(server, f"tiny{index % 2}"))
-        for _ in range(10):
-            samples["hot_stay_135m_s"].append(ttft(server, "smol0"))
+        samples["hot_stay_tiny_s"], samples["hot_switch_tiny_s"] = hot(server, "tiny0", ("tiny0", "tiny1"), 300)
+        samples["hot_stay_135m_s"] = in_turn(server, ("smol0",), 10, pause_s=0)
     return samples
 
 
@@ -107,6 +103,29 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
+def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
+    """How long streams wait for their next token while somebody's long prompt is computed, and how long that one waits for its first."""
+    samples: Samples = defaultdict(list)
+    prompt = "the quick brown fox jumps over a lazy dog " * 120
+    with running(name, rival, models, *FLAGS) as server, ThreadPoolExecutor(1) as pool:
+        ttft(server, "smol0")
+        for index in range(2):
+            requests = [request_bytes("smol0", f"{SHORT} {i} {index}", 400) for i in range(3)]
+            streams = pool.submit(stream_all, server.port, requests)
+            time.sleep(0.7)
+            start = time.perf_counter()
+            waited = ttft(server, "smol0", f"{index} {prompt}", 1)
+            samples["beside_ttft_s"].append(waited)
+            gaps = [
+                after - before
+                for stream in streams.result()
+                for before, after in itertools.pairwise(stream.reads)
+                if after > start and before < start + waited
+            ]
+            samples["beside_itl_p99_s"].append(sorted(gaps)[int(0.99 * len(gaps))])
+    return samples
+
+
 NUM_CLIENTS, NUM_TURNS = 24, 10
 
 
@@ -131,7 +150,8 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "start": start_and_memory,
     "cold": cold_switch,
     "evict": evict_and_switch,
-    "hot": hot,
+    "hot": hot_switch,
     "throughput": throughput,
     "storm": storm,
+    "beside": beside_a_prompt,
 }

@@ -150,6 +150,7 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--log-requests --no-log-requests", "LOG_REQUESTS", Kind.SWITCH, "log_requests", "a line for each request"),
         _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "0 nothing, 1 errors, 5 all (3)", low=-1),
         _flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
+        _flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, as `fastrouter completion bash`"),
         _flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
     ]
 
@@ -320,7 +321,7 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list | --completion-bash | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
+-cl --cache-list | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
 --rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
 --yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |
 --yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |

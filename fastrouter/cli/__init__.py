@@ -20,6 +20,14 @@ def main() -> int:
         from fastrouter.cli.presets import run_preset
 
         return run_preset(arguments)
+    if arguments and arguments[0] == "bench":
+        from fastrouter.cli.bench import run_bench
+
+        return run_bench(arguments[1:])
+    if (arguments and arguments[0] == "completion") or "--completion-bash" in arguments:
+        from fastrouter.cli.completion import run_completion
+
+        return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
     from fastrouter.cli.serve import serve
 
     return serve(arguments)
