@@ -104,10 +104,10 @@ ENGINE_SECTION = """
 
 def engine_section(result: dict[str, Any]) -> str:
     steps = ", ".join(f"{us:.1f} us with {num_streams}" for num_streams, us in result["step_us"].items())
-    rows = [
-        f"| {row['vocabulary']:,} | {row['settings']} | {row['llama_us']:.1f} us | {row['us']:.1f} us | {row['us'] / row['llama_us']:.2f}x |"
-        for row in result["sampling"]
-    ]
+    rows = []
+    for row in result["sampling"]:
+        llama_us, our_us = row["llama_us"], row["us"]
+        rows.append(f"| {row['vocabulary']:,} | {row['settings']} | {llama_us:.1f} us | {our_us:.1f} us | {our_us / llama_us:.2f}x |")
     return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows))
 
 
