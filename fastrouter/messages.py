@@ -39,6 +39,12 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     n_predict: int = -1  # default max_tokens
+    cache_prompt: bool = True  # where a request does not say
+    cache_reuse: int = 0  # least number of tokens in a run that is moved to where a prompt has it; 0: none is
+    cache_ram_mib: int | None = None  # for what slots held; None: what the machine can spare, -1: no limit, 0: nothing is kept
+    cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
+    slot_prompt_similarity: float = 0.1
+    swa_full: bool = False
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
@@ -99,7 +105,8 @@ class Generate:
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)
     n: int = 1
-    cache_prompt: bool = True
+    cache_prompt: bool | None = None  # None: as the model's options say
+    n_cache_reuse: int | None = None
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
     timings_per_token: bool = False

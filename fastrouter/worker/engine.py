@@ -202,10 +202,10 @@ class Engine:
         for choice in choices:
             sibling = self._admission.choice(request, choice)
             slot = next((slot for slot in self.slots.idle if slot is not first.slot), None)
-            if slot is None or first.slot is None:  # (the first choice may be over already)
+            # (the first choice may be over already)
+            if slot is None or first.slot is None or not self._prefixes.copy(first.slot, slot):
                 queued.append(sibling)
                 continue
-            self._prefixes.copy(first.slot, slot)
             self._prefixes.cut(slot, len(sibling.prompt))
             self.slots.take(slot)
             sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
@@ -254,7 +254,7 @@ class Engine:
             return
         idle = self.slots.to_purge()
         if idle is not None:
-            self._prefixes.forget(idle)
+            self._prefixes.purge(idle)
         elif self._prefilling and len(self._prefilling) + len(self._decoding) > 1:
             self._admission.postpone(self._prefilling.pop())
         elif self._decoding:
