@@ -29,6 +29,7 @@ class Kind(Enum):
     FLOAT = "a number"
     TEXT = "text"
     PATH = "path"
+    FOLDER = "folder"
     LIST = "a comma-separated list"
     FILES = "a comma-separated list of files"
     SCALED_FILES = "a comma-separated list of FILE:SCALE"
@@ -257,6 +258,7 @@ def _cache_flags() -> list[Flag]:
             low=0,
             high=1,
         ),
+        _flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "where POST /slots/{id} keeps files"),
         _flag(scope, "--swa-full", "SWA_FULL", Kind.SWITCH, "swa_full", "full-size cache for sliding windows"),
     ]
 

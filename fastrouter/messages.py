@@ -8,6 +8,7 @@ from typing import Any
 
 QUIET = 3  # verbosity: what happens, and no more
 DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
+SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # they wait until the slot is idle
 AUTO_SLOTS = 4  # of a model whose `parallel` is auto
 
 
@@ -45,6 +46,7 @@ class LoadOptions:
     cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
     slot_prompt_similarity: float = 0.1
     swa_full: bool = False
+    slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
@@ -130,7 +132,8 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank."""
+    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank, slot_save,
+    slot_restore, slot_erase."""
 
     request_id: int
     method: str

@@ -43,7 +43,7 @@ class Engine:
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
-        self._prefixes = self._admission.prefixes
+        self.prefixes = self._prefixes = self._admission.prefixes
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox

@@ -216,15 +216,19 @@ class Prefixes:
             self.shelf.touch(kept)  # a part of it is used, and the whole may be again
         else:
             self.shelf.take(kept)
-        self.purge(slot)
-        while not self._has_room(len(kept.tokens)) and (idle := self._slots.to_purge()) is not None:
-            self.purge(idle)
+        self.make_room(slot, len(kept.tokens))
         if not self._states.restore(slot.id, kept.state):
             self._context.remove(slot.id)
             return 0
         slot.tokens.extend(kept.tokens)
         slot.adapters = kept.adapters
         return self._usable_of(slot, length)
+
+    def make_room(self, slot: Slot, num_tokens: int) -> None:
+        """For so many tokens in this slot, which loses what it holds; idle slots lose theirs if need be."""
+        self.purge(slot)
+        while not self._has_room(num_tokens) and (idle := self._slots.to_purge()) is not None:
+            self.purge(idle)
 
     def _has_room(self, num_tokens: int) -> bool:
         held = sum(len(slot.tokens) for slot in self._slots.all) if self._context.is_unified else 0
