@@ -203,6 +203,23 @@ def test_what_is_refused(server: Router, folder: Path) -> None:
     assert server.post("/slots/0?action=erase&model=tiny", b"").json["id_slot"] == 0
 
 
+def test_an_idle_slot_says_what_it_did(server: Router) -> None:
+    server.unload("other")
+    server.load("other")
+    assert [sorted(slot) for slot in server.get("/slots?model=other").json] == [
+        ["id", "is_processing", "n_ctx", "n_prompt_tokens", "speculative"]
+    ] * 2
+    for _ in range(2):
+        ask(server, "other")
+    slot, _ = server.get("/slots?model=other").json
+    expected = {"id": 0, "is_processing": False, "n_prompt_tokens": 211, "n_prompt_tokens_cache": 199, "n_prompt_tokens_processed": 1}
+    assert {name: slot[name] for name in expected} == expected
+    assert slot["next_token"] == [{"has_next_token": False, "n_remain": 0, "n_decoded": 12}]
+    assert (slot["params"]["n_predict"], slot["params"]["temperature"], slot["params"]["lora"]) == (12, 0.0, [])
+    act(server, "erase", "other")
+    assert server.get("/slots?model=other").json[0]["n_prompt_tokens"] == 0
+
+
 def test_without_a_folder(router: StartRouter, models: Path) -> None:
     server = router(models_dir=models)
     answer = server.post("/slots/0?action=save&model=tiny0", {"filename": "x"})

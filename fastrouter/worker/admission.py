@@ -157,7 +157,10 @@ class Admission:
         self._is_crowded = True
 
     def _leave(self, sequence: Sequence, *, keeps_kv: bool) -> None:
-        slot, sequence.slot = sequence.slot, None
+        slot = sequence.slot
+        if slot is not None:
+            slot.last_task = sequence.task()
+        sequence.slot = None
         if slot is not None:
             self.slots.release(slot)
             if not keeps_kv:

@@ -9,7 +9,7 @@ from array import array
 from fastrouter.messages import LoadOptions
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.shelf import Kept, Shelf
-from fastrouter.worker.slots import AdapterSet, Slot, Slots, common_prefix
+from fastrouter.worker.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
 MIN_SHELVED = 32  # tokens; for fewer the shelf is not worth a search
@@ -42,9 +42,7 @@ class Prefixes:
         """Make the slot hold nothing but a start of the prompt, as long as can be had. Returns its length, less than the prompt's.
         `min_chunk`: runs of so many tokens that come later in the prompt are moved to where it has them (0: they are not)."""
         most = len(prompt) - 1  # the last token must be evaluated for its logits
-        if not (slot.is_exact or min_chunk):
-            self.forget(slot)
-        length = self._usable_of(slot, min(slot.shared_with(prompt, adapters), most))
+        length = self._usable_of(slot, min(slot.shared_with(prompt, adapters, is_exact=not min_chunk), most))
         source: Slot | Kept = slot
         donor, copied = self._donor(slot, prompt, adapters, most)
         if donor is not None and self._is_worth_a_copy(donor, copied - length):
@@ -84,7 +82,7 @@ class Prefixes:
 
     def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, most: int) -> tuple[Slot | None, int]:
         """(another slot that holds the longest start, its length)"""
-        others = [other for other in self._slots.all if other is not slot and other.is_exact]
+        others = [other for other in self._slots.all if other is not slot]
         lengths = [(self._usable_of(other, min(other.shared_with(prompt, adapters), most), is_copy=True), other) for other in others]
         longest, donor = max(lengths, key=lambda entry: entry[0], default=(0, None))
         return (donor, longest) if longest else (None, 0)
@@ -113,7 +111,7 @@ class Prefixes:
             if source > length:
                 self._context.remove(slot.id, length, source)
                 self._states.shift(slot.id, source, source + run, length - source)
-                slot.is_exact = False
+                slot.num_exact = min(slot.num_exact, length)
                 held[length : length + run] = prompt[length : length + run]
             length, source = length + run, source + run
         return length
@@ -127,13 +125,15 @@ class Prefixes:
                 self.forget(slot)
                 return 0
             del slot.tokens[length:]
+        if length <= slot.num_exact:
+            slot.num_exact = ALL
         return length
 
     def forget(self, slot: Slot) -> None:
         if slot.tokens:
             self._context.remove(slot.id)
             del slot.tokens[:]
-        slot.has_shared_cells, slot.is_exact = False, True
+        slot.has_shared_cells, slot.num_exact = False, ALL
 
     def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
         """The slot is empty, and what comes will be computed with these adapters."""
@@ -148,7 +148,7 @@ class Prefixes:
             self._context.remove(slot.id)
             return False
         slot.tokens.extend(donor.tokens)
-        slot.adapters = donor.adapters
+        slot.adapters, slot.num_exact = donor.adapters, donor.num_exact
         return True
 
     def _share_cells(self, donor: Slot, slot: Slot) -> bool:
@@ -196,7 +196,7 @@ class Prefixes:
 
     def put_away(self, slot: Slot) -> None:
         """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again."""
-        if not self.shelf.is_open or not slot.is_exact or len(slot.tokens) < MIN_SHELVED:
+        if not self.shelf.is_open or not MIN_SHELVED <= len(slot.tokens) <= slot.num_exact:
             return
         there = self.shelf.find(slot.tokens, slot.adapters, self._usable)
         if there is not None:

@@ -12,13 +12,15 @@ import numpy as np
 SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
+ALL = 1 << 31  # more tokens than any slot holds
+
 AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
 
 
 class Slot:
     """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
-    __slots__ = ("adapters", "has_shared_cells", "id", "is_busy", "is_exact", "last_used", "tokens")
+    __slots__ = ("adapters", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
@@ -26,15 +28,17 @@ class Slot:
         self.adapters: AdapterSet = ()
         self.is_busy = False
         self.has_shared_cells = False  # in a unified KV cache, with other slots: what moves one moves the others
-        self.is_exact = True  # its tokens have seen what they now seem to have seen; False after some were moved
+        self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
+        self.last_task: dict[str, Any] = {}  # what is said of the sequence that had it last
         self.last_used = 0  # a tick of Slots, not a time
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.is_busy else 'idle'} {len(self.tokens)} tokens>"
 
-    def shared_with(self, prompt: "array[int]", adapters: AdapterSet) -> int:
+    def shared_with(self, prompt: "array[int]", adapters: AdapterSet, *, is_exact: bool = True) -> int:
         """How much of the prompt's start this KV holds."""
-        return common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        length = common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        return min(length, self.num_exact) if is_exact else length
 
 
 def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
