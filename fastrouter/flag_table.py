@@ -258,6 +258,26 @@ def _cache_flags() -> list[Flag]:
             low=0,
             high=1,
         ),
+        _flag(
+            scope,
+            "-ctxcp --swa-checkpoints --ctx-checkpoints",
+            "CTX_CHECKPOINTS",
+            Kind.INT,
+            "ctx_checkpoints",
+            "states kept of a slot whose memory is a window or recurrent (8; 0: none)",
+            low=0,
+            high=1024,
+        ),
+        _flag(
+            scope,
+            "-cms --checkpoint-min-step",
+            "CHECKPOINT_MIN_SPACING_NT",
+            Kind.INT,
+            "checkpoint_min_step",
+            "tokens between them (256)",
+            low=0,
+            high=INT32_MAX,
+        ),
         _flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "where POST /slots/{id} keeps files"),
         _flag(scope, "--swa-full", "SWA_FULL", Kind.SWITCH, "swa_full", "full-size cache for sliding windows"),
     ]
@@ -361,8 +381,7 @@ _NOT_YET = """
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
 --adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
 -jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
---kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
--cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |

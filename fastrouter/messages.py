@@ -46,6 +46,8 @@ class LoadOptions:
     cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
     slot_prompt_similarity: float = 0.1
     swa_full: bool = False
+    ctx_checkpoints: int = 8  # states kept of a slot, where a memory cannot go back to a start by itself
+    checkpoint_min_step: int = 256  # tokens between them
     slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first

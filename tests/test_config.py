@@ -96,6 +96,9 @@ def test_router_flags(argv: list[str], field: str, value: Any) -> None:
         (["--no-cache-prompt"], "cache_prompt", False),
         (["-sps", "0"], "slot_prompt_similarity", 0.0),
         (["--swa-full"], "swa_full", True),
+        (["--swa-checkpoints", "3"], "ctx_checkpoints", 3),
+        (["-cms", "0"], "checkpoint_min_step", 0),
+        (["--slot-save-path", "/tmp/."], "slot_save_path", "/tmp"),
     ],
 )
 def test_model_flags(argv: list[str], field: str, value: Any) -> None:
@@ -127,6 +130,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
         (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
         (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
+        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be a folder that is there"),
         (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
         (["--lora", "a,,b"], {}, "--lora a,,b: must be a comma-separated list of files"),

@@ -96,7 +96,7 @@ def test_the_cache_changes_no_answer(bench: MakeBench, paths: dict[str, Path], k
     """Several slots, choices, aborts in the middle of a prompt, slots that are taken over, and a KV cache that gets full."""
     alone = Alone(bench(paths[kind], parallel=1))
     talks = Talks(6, alone)
-    size = {"ctx_size": 1536 if is_unified else 3 * 2048, "ubatch_size": 32, "batch_size": 64}
+    size = {"ctx_size": 1536 if is_unified else 3 * 2048, "ubatch_size": 32, "batch_size": 64, "checkpoint_min_step": 50}
     here = bench(paths[kind], parallel=3, kv_unified=is_unified, **size)
     num_cached = 0
     for _ in range(40):
@@ -175,3 +175,48 @@ def test_nothing_is_shared_between_adapters(bench: MakeBench, paths: dict[str, P
         for chosen, text in zip(sets, expected, strict=True):
             assert here.ask(prompt, NUM_ANSWERED, lora=chosen).text() == text
             here.ask(other, NUM_ANSWERED, lora=chosen)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_checkpoint_is_gone_back_to(bench: MakeBench, paths: dict[str, Path], kind: str) -> None:
+    alone = Alone(bench(paths[kind], parallel=1))
+    talks = Talks(7, alone)
+    prompt, other = talks.words(600), talks.words(600)
+    here = bench(paths[kind], parallel=1, ubatch_size=64, checkpoint_min_step=100)
+
+    def ask(asked: Tokens) -> int:
+        finish = here.ask(asked, NUM_ANSWERED, return_tokens=True).finish
+        assert finish["tokens"] == alone.answer(asked)
+        cached: int = finish["cached_tokens"]
+        return cached
+
+    assert ask(prompt) == 0
+    assert [checkpoint.length for checkpoint in here.engine.slots.all[0].checkpoints] == [128, 256, 384, 512, 596]
+    least = [(prompt, 596), ([*prompt[:500], 270, 280], 384), ([*prompt[:500], 270, 290], 384), (other, 0), (prompt[:300], 256)]
+    found = [ask(asked) for asked, _ in least]  # the last one comes back from the shelf
+    if kind == "sliding":  # the cells behind the window may be there still
+        assert all(cached >= count for cached, (_, count) in zip(found, least, strict=True))
+    else:
+        assert found == [596, 384, 498, 0, 256]
+    here.check_idle()
+    without = bench(paths[kind], parallel=1, ubatch_size=64, ctx_checkpoints=0)
+    without.ask(prompt, NUM_ANSWERED)
+    assert without.ask(prompt[:300], NUM_ANSWERED).finish["cached_tokens"] == 0
+
+
+def test_there_are_only_so_many_checkpoints(bench: MakeBench, paths: dict[str, Path]) -> None:
+    prompt = Talks(8, Alone(bench(paths["recurrent"], parallel=1))).words(700)
+    here = bench(paths["recurrent"], parallel=1, ubatch_size=64, checkpoint_min_step=1, ctx_checkpoints=3)
+    here.ask(prompt, NUM_ANSWERED)
+    lengths = [checkpoint.length for checkpoint in here.engine.slots.all[0].checkpoints]
+    assert (len(lengths), lengths[-1]) == (3, 696)
+    assert here.ask(prompt, NUM_ANSWERED).finish["cached_tokens"] == 696
+
+
+def test_a_memory_that_can_be_cut_needs_none(bench: MakeBench, paths: dict[str, Path]) -> None:
+    here = bench(paths["llama"], parallel=1)
+    here.ask(Talks(9, Alone(here)).words(600), NUM_ANSWERED)
+    assert not here.engine.slots.all[0].checkpoints

@@ -19,13 +19,13 @@ from fastrouter.worker.shelf import Kept, Shelf
 MIB = 1 << 20
 
 
-def plain(num_held: int, oldest: int, shared: int) -> int:
+def plain(kept: Kept, shared: int) -> int:
     return shared
 
 
-def whole(num_held: int, oldest: int, shared: int) -> int:
+def whole(kept: Kept, shared: int) -> int:
     """As of a recurrent state."""
-    return shared if shared == num_held else 0
+    return shared if shared == len(kept.tokens) else 0
 
 
 def kept(tokens: list[int], num_bytes: int = MIB, adapters: Any = ()) -> Kept:
@@ -67,7 +67,7 @@ def test_the_longest_start_is_found() -> None:
     for entry in (kept([1, 2, 3, 4]), kept([1, 2, 9]), kept([1, 2, 3, 4, 5, 6], adapters=((1, 0.5),))):
         shelf.put(entry, plain, None)
 
-    def best(prompt: list[int], usable: Callable[[int, int, int], int] = plain, adapters: Any = ()) -> int:
+    def best(prompt: list[int], usable: Callable[[Kept, int], int] = plain, adapters: Any = ()) -> int:
         return shelf.best(array("i", prompt), adapters, usable)[1]
 
     assert best([1, 2, 3, 4, 5, 6]) == 4

@@ -44,6 +44,7 @@ class Engine:
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
         self.prefixes = self._prefixes = self._admission.prefixes
+        self._checkpoints = self.prefixes.checkpoints
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
@@ -140,6 +141,8 @@ class Engine:
         batch = self._context.batch
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
         takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], self._context.n_batch)
+        if self._checkpoints.is_on:
+            takes = [self._checkpoints.limit(len(s.prompt), d, take) for s, d, take in zip(prefilling, done, takes, strict=True)]
         for sequence, start, take in zip(prefilling, done, takes, strict=True):
             if not take:
                 continue
@@ -174,6 +177,8 @@ class Engine:
         for sequence, take in zip(prefilling, takes, strict=True):
             held = sequence.slot.tokens  # type: ignore[union-attr]
             held.extend(sequence.prompt[len(held) : len(held) + take])
+            if self._checkpoints.is_on and take:
+                self._checkpoints.note(sequence.slot, len(sequence.prompt))  # type: ignore[arg-type]
             if not take or len(held) < len(sequence.prompt):
                 continue
             self._prefilling.remove(sequence)

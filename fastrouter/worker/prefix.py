@@ -7,6 +7,7 @@ holds, computed with `slot.adapters`; nothing is shared between different adapte
 from array import array
 
 from fastrouter.messages import LoadOptions
+from fastrouter.worker.checkpoints import Checkpoints, longest
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.shelf import Kept, Shelf
 from fastrouter.worker.slots import ALL, AdapterSet, Slot, Slots, common_prefix
@@ -28,6 +29,7 @@ class Prefixes:
         self._n_swa = model.n_swa
         self._can_cut = not model.has_state  # a recurrent state is of all tokens or of none
         self._can_move = self._can_cut and not self._n_swa and self._states.can_shift
+        self.checkpoints = Checkpoints(self._states, options, len(slots), is_needed=not self._can_cut or bool(self._n_swa))
         self._prefill_ns = 0.0  # per token, smoothed; 0: not measured yet
 
     def note_prefill(self, num_tokens: int, duration_ns: int) -> None:
@@ -47,8 +49,8 @@ class Prefixes:
         donor, copied = self._donor(slot, prompt, adapters, most)
         if donor is not None and self._is_worth_a_copy(donor, copied - length):
             source, length = donor, copied
-        kept, shelved = self.shelf.best(prompt, adapters, self._usable)
-        if kept is not None and self._is_worth(shelved - length, kept.state.nbytes):
+        kept, shelved = self.shelf.best(prompt, adapters, self._usable_of_kept)
+        if kept is not None and self._is_worth(shelved - length, kept.num_bytes):
             source, length = kept, shelved
         if isinstance(source, Kept):
             length = self._bring_back(source, slot, length)
@@ -63,17 +65,27 @@ class Prefixes:
             self.start_over(slot, adapters)
         return self.cut(slot, length)
 
-    def _usable(self, num_held: int, oldest: int, shared: int) -> int:
-        """How much of a shared start can be kept: all of it or nothing."""
-        if not self._can_cut:
-            return shared if shared == num_held else 0
-        return shared if oldest <= max(0, shared - self._n_swa + 1) else 0  # else a sliding window has moved past what comes next
+    def _can_cut_to(self, num_held: int, oldest: int, length: int) -> bool:
+        if length == num_held:
+            return True
+        # Otherwise a state is of all tokens, or a window has moved past what comes next.
+        return self._can_cut and oldest <= max(0, length - self._n_swa + 1)
+
+    def _usable(self, held: Slot | Kept, oldest: int, shared: int) -> int:
+        """How much of a shared start can be had: all of it, or up to a checkpoint."""
+        if self._can_cut_to(len(held.tokens), oldest, shared):
+            return shared
+        found = longest(held.checkpoints, shared)
+        return found.length if found else 0
+
+    def _usable_of_kept(self, kept: Kept, shared: int) -> int:
+        return self._usable(kept, kept.oldest, shared)
 
     def _usable_of(self, slot: Slot, shared: int, *, is_copy: bool = False) -> int:
         if not shared:
             return 0
         oldest = self._oldest_in_state(slot) if is_copy else self._context.oldest_pos(slot.id)
-        return self._usable(len(slot.tokens), oldest, shared)
+        return self._usable(slot, oldest, shared)
 
     def _oldest_in_state(self, slot: Slot) -> int:
         """Its first position in what `States.save` makes of it: of a window, only what the next token sees."""
@@ -121,19 +133,28 @@ class Prefixes:
     def cut(self, slot: Slot, length: int) -> int:
         """Forget what comes after. Returns what is left: some memories can only forget everything."""
         if length < len(slot.tokens):
-            if not length or not self._context.remove(slot.id, length):
+            if not (length and self._go_back(slot, length) and self._context.remove(slot.id, length)):
                 self.forget(slot)
                 return 0
             del slot.tokens[length:]
+            slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint.length <= length]
         if length <= slot.num_exact:
             slot.num_exact = ALL
         return length
+
+    def _go_back(self, slot: Slot, length: int) -> bool:
+        """What cannot be cut is as it was then. False: it is lost."""
+        if self._can_cut_to(len(slot.tokens), self._context.oldest_pos(slot.id), length):
+            return True
+        found = longest(slot.checkpoints, length)
+        return found is not None and found.length == length and self._states.restore(slot.id, found.state, is_part=True)
 
     def forget(self, slot: Slot) -> None:
         if slot.tokens:
             self._context.remove(slot.id)
             del slot.tokens[:]
         slot.has_shared_cells, slot.num_exact = False, ALL
+        slot.checkpoints = []
 
     def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
         """The slot is empty, and what comes will be computed with these adapters."""
@@ -149,6 +170,7 @@ class Prefixes:
             return False
         slot.tokens.extend(donor.tokens)
         slot.adapters, slot.num_exact = donor.adapters, donor.num_exact
+        slot.checkpoints = donor.checkpoints[:]
         return True
 
     def _share_cells(self, donor: Slot, slot: Slot) -> bool:
@@ -198,7 +220,7 @@ class Prefixes:
         """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again."""
         if not self.shelf.is_open or not MIN_SHELVED <= len(slot.tokens) <= slot.num_exact:
             return
-        there = self.shelf.find(slot.tokens, slot.adapters, self._usable)
+        there = self.shelf.find(slot.tokens, slot.adapters, self._usable_of_kept)
         if there is not None:
             self.shelf.touch(there)
             return
@@ -207,8 +229,8 @@ class Prefixes:
             return
         state = self._states.save(slot.id)
         if state is not None:
-            kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state)
-            self.shelf.put(kept, self._usable, limit_bytes)
+            kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
+            self.shelf.put(kept, self._usable_of_kept, limit_bytes)
 
     def _bring_back(self, kept: Kept, slot: Slot, length: int) -> int:
         """From the shelf into the slot. Returns how much of a start of that length is there."""
@@ -221,7 +243,7 @@ class Prefixes:
             self._context.remove(slot.id)
             return 0
         slot.tokens.extend(kept.tokens)
-        slot.adapters = kept.adapters
+        slot.adapters, slot.checkpoints = kept.adapters, list(kept.checkpoints)
         return self._usable_of(slot, length)
 
     def make_room(self, slot: Slot, num_tokens: int) -> None:

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastrouter.machine import available_bytes
+from fastrouter.worker.checkpoints import Checkpoint
 from fastrouter.worker.slots import AdapterSet, common_prefix
 from fastrouter.worker.states import State
 
 AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
 AUTO_SHARE = 4  # of what would be available without it: small machines keep less
-
-
-Usable = Callable[[int, int, int], int]  # (tokens held, oldest position, length of a shared start) -> how much of that can be had
 
 
 class Kept(NamedTuple):
@@ -26,15 +24,22 @@ class Kept(NamedTuple):
     adapters: AdapterSet
     oldest: int
     state: State
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Kept {len(self.tokens)} tokens {self.state.nbytes} bytes>"
+        return f"<Kept {len(self.tokens)} tokens {self.num_bytes} bytes>"
 
-    def gives(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> bool:
+    @property
+    def num_bytes(self) -> int:
+        return self.state.nbytes + sum(checkpoint.state.nbytes for checkpoint in self.checkpoints)
+
+    def gives(self, tokens: "array[int]", adapters: AdapterSet, usable: "Usable") -> bool:
         """These tokens, all of them."""
         length = len(tokens)
-        is_start = self.adapters == adapters and common_prefix(self.tokens, tokens) == length
-        return is_start and usable(len(self.tokens), self.oldest, length) == length
+        return self.adapters == adapters and common_prefix(self.tokens, tokens) == length and usable(self, length) == length
+
+
+Usable = Callable[[Kept, int], int]  # (it, length of a start that it shares) -> how much of that can be had
 
 
 class Shelf:
@@ -56,7 +61,7 @@ class Shelf:
 
     @property
     def num_bytes(self) -> int:
-        return sum(kept.state.nbytes for kept in self._kept)
+        return sum(kept.num_bytes for kept in self._kept)
 
     def limit_bytes(self) -> int | None:
         """At this moment; None: there is none."""
@@ -72,7 +77,7 @@ class Shelf:
         for kept in self._kept:
             if kept.adapters == adapters:
                 shared = min(common_prefix(kept.tokens, prompt), most)
-                length = usable(len(kept.tokens), kept.oldest, shared) if shared > longest else 0
+                length = usable(kept, shared) if shared > longest else 0
                 if length > longest:
                     found, longest = kept, length
         return found, longest

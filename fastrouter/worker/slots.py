@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrouter.worker.checkpoints import Checkpoint
+
 SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
@@ -20,12 +22,13 @@ AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scal
 class Slot:
     """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
-    __slots__ = ("adapters", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
+    __slots__ = ("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
         self.tokens: array[int] = array("i")
         self.adapters: AdapterSet = ()
+        self.checkpoints: list[Checkpoint] = []  # of its tokens, shortest first
         self.is_busy = False
         self.has_shared_cells = False  # in a unified KV cache, with other slots: what moves one moves the others
         self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
