@@ -29,6 +29,7 @@ class Kind(Enum):
     FLOAT = "a number"
     TEXT = "text"
     PATH = "path"
+    FOLDER = "folder"
     LIST = "a comma-separated list"
     FILES = "a comma-separated list of files"
     SCALED_FILES = "a comma-separated list of FILE:SCALE"
@@ -232,6 +233,74 @@ def _core_flags() -> list[Flag]:
     return found
 
 
+def _cache_flags() -> list[Flag]:
+    """Of prompts, beside the KV cache's own flags."""
+    scope = Scope.MODEL
+    return [
+        _flag(scope, "--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, "cache_prompt", "reuse starts of prompts (on)"),
+        _flag(
+            scope,
+            "--cache-reuse",
+            "CACHE_REUSE",
+            Kind.INT,
+            "cache_reuse",
+            "tokens in a run that may move (0: none does)",
+            high=INT32_MAX,
+            low=0,
+        ),
+        _flag(
+            scope,
+            "-cram --cache-ram",
+            "CACHE_RAM",
+            Kind.INT,
+            "cache_ram_mib",
+            "MiB for prompts that have lost their slot (8192, or a quarter of what is free; -1: no limit, 0: off)",
+            low=-1,
+            high=INT32_MAX,
+        ),
+        _flag(
+            scope,
+            "--cache-idle-slots --no-cache-idle-slots",
+            "CACHE_IDLE_SLOTS",
+            Kind.SWITCH,
+            "cache_idle_slots",
+            "move what idle slots hold there when a request begins (off)",
+        ),
+        _flag(
+            scope,
+            "-sps --slot-prompt-similarity",
+            "",
+            Kind.FLOAT,
+            "slot_prompt_similarity",
+            "part of a prompt that a slot must hold to be taken for it (0.1; 0: the least recently used)",
+            low=0,
+            high=1,
+        ),
+        _flag(
+            scope,
+            "-ctxcp --swa-checkpoints --ctx-checkpoints",
+            "CTX_CHECKPOINTS",
+            Kind.INT,
+            "ctx_checkpoints",
+            "states kept of a slot whose memory is a window or recurrent (8; 0: none)",
+            low=0,
+            high=1024,
+        ),
+        _flag(
+            scope,
+            "-cms --checkpoint-min-step",
+            "CHECKPOINT_MIN_SPACING_NT",
+            Kind.INT,
+            "checkpoint_min_step",
+            "tokens between them (256)",
+            low=0,
+            high=INT32_MAX,
+        ),
+        _flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "where POST /slots/{id} keeps files"),
+        _flag(scope, "--swa-full", "SWA_FULL", Kind.SWITCH, "swa_full", "full-size cache for sliding windows"),
+    ]
+
+
 def _sampling_flags() -> list[Flag]:
     scope = Scope.SAMPLING
     return [
@@ -303,11 +372,7 @@ def _preset_flags() -> list[Flag]:
 
 # What fastrouter does anyway is accepted, so that command lines can be kept: (names, environment, kind, accepted values).
 _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
-    ("-cram --cache-ram", "CACHE_RAM", Kind.INT, (0,)),
-    ("--cache-idle-slots --no-cache-idle-slots", "CACHE_IDLE_SLOTS", Kind.SWITCH, (False,)),
     ("--context-shift --no-context-shift", "CONTEXT_SHIFT", Kind.SWITCH, (False,)),
-    ("--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, (True,)),
-    ("--cache-reuse", "CACHE_REUSE", Kind.INT, (0,)),
     ("--perf --no-perf", "PERF", Kind.SWITCH, (False,)),
     ("--repack --no-repack -nr", "REPACK", Kind.SWITCH, (True,)),
     ("-kvo --kv-offload -nkvo --no-kv-offload", "KV_OFFLOAD", Kind.SWITCH, (True,)),
@@ -321,7 +386,7 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
+-cl --cache-list | --poll-batch | -e --escape --no-escape |
 --rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
 --yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |
 --yarn-beta-slow YARN_BETA_SLOW | --yarn-beta-fast YARN_BETA_FAST | --no-host NO_HOST | -dt --defrag-thold DEFRAG_THOLD | --rpc RPC |
@@ -333,18 +398,17 @@ _NOT_YET = """
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
 --adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
 -jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
---kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
--cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
 --ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
 --mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |
---slot-save-path | --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
+--media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
 --reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
---prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT | -sps --slot-prompt-similarity |
+--prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-threads -td --threads-draft |
 --spec-draft-threads-batch -tbd --threads-batch-draft | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
 --spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |
@@ -367,7 +431,7 @@ _NOT_YET = """
 """  # names, then the environment name
 
 
-TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags(), *_lifetime_flags(), *_preset_flags()]
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_cache_flags(), *_sampling_flags(), *_lifetime_flags(), *_preset_flags()]
 TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
 for _line in _NOT_YET.split("|"):
     _on, _, _env = _line.strip().rpartition(" ")

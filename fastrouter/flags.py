@@ -187,12 +187,21 @@ def _to_path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def _to_folder(text: str) -> str:
+    """Absolute: what is relative here may not be so to a worker."""
+    path = os.path.abspath(_to_path(text))
+    if not os.path.isdir(path):
+        raise ValueError("a folder that is there")
+    return path
+
+
 _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.SWITCH: _to_switch,
     Kind.INT: _to_int,
     Kind.FLOAT: _to_float,
     Kind.TEXT: str,
     Kind.PATH: _to_path,
+    Kind.FOLDER: _to_folder,
     Kind.LIST: _to_list,
     Kind.FILES: _to_files,
     Kind.SCALED_FILES: _to_scaled_files,
@@ -207,7 +216,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.CPU_MASK: _to_cpu_mask,
     Kind.CPU_RANGE: _to_cpu_range,
 }
-_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.SAMPLERS, Kind.LETTERS)
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS)
 
 
 def help_text() -> str:

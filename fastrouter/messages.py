@@ -8,6 +8,7 @@ from typing import Any
 
 QUIET = 3  # verbosity: what happens, and no more
 DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
+SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # they wait until the slot is idle
 AUTO_SLOTS = 4  # of a model whose `parallel` is auto
 
 
@@ -47,6 +48,15 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     n_predict: int = -1  # default max_tokens
+    cache_prompt: bool = True  # where a request does not say
+    cache_reuse: int = 0  # least number of tokens in a run that is moved to where a prompt has it; 0: none is
+    cache_ram_mib: int | None = None  # for what slots held; None: what the machine can spare, -1: no limit, 0: nothing is kept
+    cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
+    slot_prompt_similarity: float = 0.1
+    swa_full: bool = False
+    ctx_checkpoints: int = 8  # states kept of a slot, where a memory cannot go back to a start by itself
+    checkpoint_min_step: int = 256  # tokens between them
+    slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
@@ -107,7 +117,8 @@ class Generate:
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)
     n: int = 1
-    cache_prompt: bool = True
+    cache_prompt: bool | None = None  # None: as the model's options say
+    n_cache_reuse: int | None = None
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
     timings_per_token: bool = False
@@ -131,7 +142,8 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank."""
+    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank, slot_save,
+    slot_restore, slot_erase."""
 
     request_id: int
     method: str

@@ -89,6 +89,16 @@ def test_router_flags(argv: list[str], field: str, value: Any) -> None:
         (["--lora", "a.gguf, b:1.gguf", "--lora", "c"], "lora", [["a.gguf", 1.0], ["b:1.gguf", 1.0], ["c", 1.0]]),
         (["--lora-scaled", "a:0.5,d:e:-2", "--lora", '"x,y"'], "lora", [["a", 0.5], ["d:e", -2.0], ["x,y", 1.0]]),
         (["--lora-init-without-apply"], "lora_init_without_apply", True),
+        (["-cram", "100"], "cache_ram_mib", 100),
+        (["--cache-ram", "-1"], "cache_ram_mib", -1),
+        (["--cache-idle-slots"], "cache_idle_slots", True),
+        (["--cache-reuse", "256"], "cache_reuse", 256),
+        (["--no-cache-prompt"], "cache_prompt", False),
+        (["-sps", "0"], "slot_prompt_similarity", 0.0),
+        (["--swa-full"], "swa_full", True),
+        (["--swa-checkpoints", "3"], "ctx_checkpoints", 3),
+        (["-cms", "0"], "checkpoint_min_step", 0),
+        (["--slot-save-path", "/tmp/."], "slot_save_path", "/tmp"),
     ],
 )
 def test_model_flags(argv: list[str], field: str, value: Any) -> None:
@@ -96,7 +106,7 @@ def test_model_flags(argv: list[str], field: str, value: Any) -> None:
 
 
 def test_what_is_done_anyway_is_accepted() -> None:
-    argv = "--no-context-shift --cache-ram 0 --no-cache-idle-slots --no-ui --webui --no-perf -fit off --cache-reuse 0 --spec-type none"
+    argv = "--no-context-shift --no-cache-idle-slots --no-ui --webui --no-perf -fit off --cache-reuse 0 --spec-type none"
     assert options(*argv.split()) == load_options({})
 
 
@@ -120,7 +130,8 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
         (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
         (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
-        (["-cram", "100"], {}, "fastrouter does not have -cram 100 yet"),
+        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be a folder that is there"),
+        (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
         (["--lora", "a,,b"], {}, "--lora a,,b: must be a comma-separated list of files"),
         (["--lora", "\udcff"], {}, "must be a comma-separated list of files"),
@@ -141,7 +152,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--models-preset", "/nowhere"], {}, "--models-preset /nowhere: there is no such file"),
         ([], {"LLAMA_ARG_PORT": "x"}, "LLAMA_ARG_PORT=x: must be a whole number"),
         ([], {"LLAMA_ARG_MMAP": "perhaps"}, "LLAMA_ARG_MMAP=perhaps: must be one of 1, true"),
-        ([], {"LLAMA_ARG_CACHE_RAM": "5"}, "does not have --cache-ram (LLAMA_ARG_CACHE_RAM=5) yet"),
+        ([], {"LLAMA_ARG_CACHE_RAM": "5x"}, "LLAMA_ARG_CACHE_RAM=5x: must be a whole number"),
         ([], {"LLAMA_ARG_SSL_KEY_FILE": "k"}, "--ssl-key-file and --ssl-cert-file belong together"),
         ([], {"LLAMA_ARG_NUMA": "9"}, "does not have --numa (LLAMA_ARG_NUMA=9) yet"),
     ],

@@ -20,6 +20,7 @@ from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
+from fastrouter.api.slot_actions import SlotActions
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
@@ -35,7 +36,7 @@ _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/v1/stream",),
     "POST": (
-        *("/infill", "/slots/*", "/tools", "/responses", "/v1/responses", "/cors-proxy"),
+        *("/infill", "/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
@@ -167,6 +168,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", peek.slots)
+    routes.add("POST", "/slots/*", SlotActions(native, models, routes).act)
     routes.add("GET", "/lora-adapters", lora.list)
     routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)

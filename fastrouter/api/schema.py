@@ -117,6 +117,7 @@ FIELDS: dict[str, Field] = {
     "n": Field("generate", "n", integer(1, 128), 1),
     "stop": Field("generate", "stop", stop_strings),
     "cache_prompt": Field("generate", "cache_prompt", boolean),
+    "n_cache_reuse": Field("generate", "n_cache_reuse", integer(0)),
     "id_slot": Field("generate", "id_slot", integer(-1)),
     "return_tokens": Field("generate", "return_tokens", boolean),
     "timings_per_token": Field("generate", "timings_per_token", boolean),
@@ -155,7 +156,6 @@ FIELDS: dict[str, Field] = {
     # Checked, with no effect: there is no context shift, and the prompt cache needs no such hint.
     "n_keep": Field("", "n_keep", integer(-1)),
     "n_discard": Field("", "n_discard", integer(0)),
-    "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
     "response_format": Field("constraint", "response_format", constraints.response_format),

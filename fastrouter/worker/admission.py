@@ -18,7 +18,7 @@ from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.sequence import Request, Sequence, Status
-from fastrouter.worker.slots import Slots
+from fastrouter.worker.slots import Slot, Slots
 
 
 class Admission:
@@ -28,8 +28,8 @@ class Admission:
         self, model: Model, context: Context, answers: Answers, options: LoadOptions, prompts: Prompts, adapters: Adapters
     ) -> None:
         self.sampling = {**file_defaults(model), **options.sampling}  # of requests that say nothing
-        self.slots = Slots(context.num_slots)
-        self.prefixes = Prefixes(model, context, self.slots)
+        self.slots = Slots(context.num_slots, options.slot_prompt_similarity)
+        self.prefixes = Prefixes(model, context, self.slots, options)
         self._vocab = model.vocab
         self._context = context
         self._answers = answers
@@ -126,13 +126,20 @@ class Admission:
             self._waiting.remove(sequence)
             self.slots.take(slot)
             sequence.slot = slot
-            if request.generate.cache_prompt:
-                sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, request.adapters)
-            else:
-                self.prefixes.start_over(slot, request.adapters)
+            self._keep_prefix(sequence, slot)
             sequence.advance(Status.PREFILL)
             admitted.append(sequence)
         return admitted
+
+    def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
+        generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
+        if options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
+            min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
+            sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
+        else:
+            self.prefixes.start_uncached(slot, adapters)
+        if options.cache_idle_slots:
+            self.prefixes.put_idle_away()
 
     def retire(self, sequence: Sequence, *, keeps_kv: bool = True) -> None:
         """End of a sequence's life: the slot is free again. Idempotent."""
@@ -150,7 +157,10 @@ class Admission:
         self._is_crowded = True
 
     def _leave(self, sequence: Sequence, *, keeps_kv: bool) -> None:
-        slot, sequence.slot = sequence.slot, None
+        slot = sequence.slot
+        if slot is not None:
+            slot.last_task = sequence.task()
+        sequence.slot = None
         if slot is not None:
             self.slots.release(slot)
             if not keeps_kv:

@@ -56,18 +56,12 @@ def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[st
 
 
 def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
-    """One entry per slot; what a running sequence does, where there is one."""
+    """One entry per slot; what its running sequence does, or what the last one did."""
     running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": False, "is_processing": slot.is_busy}
-        entry["n_prompt_tokens"] = len(slot.tokens)
         sequence = running.get(slot.id)
-        if sequence is not None:
-            remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
-            entry["id_task"] = sequence.request.id
-            entry["n_prompt_tokens_cache"] = sequence.num_cached
-            entry["params"] = sequence.sampler.settings()
-            entry["next_token"] = [{"has_next_token": True, "n_remain": remaining, "n_decoded": sequence.num_generated}]
+        entry |= {"n_prompt_tokens": len(slot.tokens), **(slot.last_task if sequence is None else sequence.task())}
         entries.append(entry)
     return entries

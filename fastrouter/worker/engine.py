@@ -43,8 +43,9 @@ class Engine:
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
-        self._prefixes = self._admission.prefixes
-        self._pace = self._prefixes.pace
+        self.prefixes = self._prefixes = self._admission.prefixes
+        self._pace = self.prefixes.pace
+        self._checkpoints = self.prefixes.checkpoints
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
@@ -142,6 +143,8 @@ class Engine:
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
         num_rows = self._pace.num_rows(row, self._context.n_batch)
         takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], num_rows)
+        if self._checkpoints.is_on:
+            takes = [self._checkpoints.limit(len(s.prompt), d, take) for s, d, take in zip(prefilling, done, takes, strict=True)]
         for sequence, start, take in zip(prefilling, done, takes, strict=True):
             if not take:
                 continue
@@ -176,6 +179,8 @@ class Engine:
         for sequence, take in zip(prefilling, takes, strict=True):
             held = sequence.slot.tokens  # type: ignore[union-attr]
             held.extend(sequence.prompt[len(held) : len(held) + take])
+            if self._checkpoints.is_on and take:
+                self._checkpoints.note(sequence.slot, len(sequence.prompt))  # type: ignore[arg-type]
             if not take or len(held) < len(sequence.prompt):
                 continue
             self._prefilling.remove(sequence)
@@ -204,10 +209,10 @@ class Engine:
         for choice in choices:
             sibling = self._admission.choice(request, choice)
             slot = next((slot for slot in self.slots.idle if slot is not first.slot), None)
-            if slot is None or first.slot is None:  # (the first choice may be over already)
+            # (the first choice may be over already)
+            if slot is None or first.slot is None or not self._prefixes.copy(first.slot, slot):
                 queued.append(sibling)
                 continue
-            self._prefixes.copy(first.slot, slot)
             self._prefixes.cut(slot, len(sibling.prompt))
             self.slots.take(slot)
             sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
@@ -256,7 +261,7 @@ class Engine:
             return
         idle = self.slots.to_purge()
         if idle is not None:
-            self._prefixes.forget(idle)
+            self._prefixes.purge(idle)
         elif self._prefilling and len(self._prefilling) + len(self._decoding) > 1:
             self._admission.postpone(self._prefilling.pop())
         elif self._decoding:

@@ -23,6 +23,7 @@ from fastrouter.worker import tuning
 from fastrouter.worker.batch import Batch
 from fastrouter.worker.cores import ThreadPools, placements_of
 from fastrouter.worker.llama_log import LlamaLog
+from fastrouter.worker.states import States
 
 _lib = api._lib
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
@@ -234,6 +235,7 @@ class Model:
         self.n_embd: int = api.llama_model_n_embd(self.pointer)
         self.head_size: int = self.n_embd // max(1, api.llama_model_n_head(self.pointer))
         self.n_swa: int = api.llama_model_n_swa(self.pointer)
+        self.has_state: bool = api.llama_model_is_recurrent(self.pointer) or api.llama_model_is_hybrid(self.pointer)
         self.n_params: int = api.llama_model_n_params(self.pointer)
         self.size_bytes: int = api.llama_model_size(self.pointer)
         self.ftype: str = api.llama_ftype_name(api.llama_model_ftype(self.pointer)).decode()
@@ -317,9 +319,8 @@ class Context:
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
-        values = api.llama_model_n_layer(model.pointer) * 2 * model.head_size * api.llama_model_n_head_kv(model.pointer)
-        self.slot_bytes: int = 2 * values * self.n_ctx_slot  # of one slot's KV, about: 16 bits a value
         self.memory: int = api.llama_get_memory(self.pointer) or 0
+        self.states = States(_lib, self.pointer, self.memory)
         self.batch = Batch(max(self.n_batch, self.num_slots), api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]
@@ -345,7 +346,7 @@ class Context:
         params.pooling_type = tuning.choice("pooling", tuning.POOLING, options.pooling)
         params.embeddings = options.embedding
         params.no_perf = True
-        params.swa_full = False
+        params.swa_full = options.swa_full
         return params
 
     def share_cores(self, num_busy: int) -> None:

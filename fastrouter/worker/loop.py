@@ -15,6 +15,7 @@ from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
 from fastrouter.messages import (
     DECODING_CALLS,
+    SLOT_CALLS,
     Abort,
     Call,
     Failed,
@@ -38,6 +39,7 @@ from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.slot_files import SlotFiles
 from fastrouter.worker.spare import Spare
 
 _PROGRESS_INTERVAL_S = 0.05
@@ -117,6 +119,7 @@ class Worker:
             self._context.warm_up()
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
+        self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         taken = footprint.taken(self._model, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
@@ -143,7 +146,7 @@ class Worker:
     # ------------------------------------------------------------ serve
 
     def _serve(self, spare: Spare) -> None:
-        engine, embedder, poll = self._engine, self._embedder, self._wire.poll
+        engine, embedder, slot_files, poll = self._engine, self._embedder, self._slot_files, self._wire.poll
         for message in self._inbox:
             self._handle(message)
         while True:
@@ -159,6 +162,8 @@ class Worker:
                 self._handle(message)
             engine.step()
             embedder.step()
+            if slot_files.has_work:
+                slot_files.step()
             if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
                 time.sleep(_SHORT_WAIT_S)
 
@@ -175,6 +180,7 @@ class Worker:
             self._take_call(message)
         elif isinstance(message, Forget):
             self._embedder.forget(message.request_id)
+            self._slot_files.forget(message.request_id)
         elif isinstance(message, Share):
             self._context.share_cores(message.num_busy)
         elif isinstance(message, Stop):
@@ -183,7 +189,9 @@ class Worker:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
     def _take_call(self, call: Call) -> None:
-        if call.method not in DECODING_CALLS:
+        if call.method in SLOT_CALLS:
+            self._slot_files.submit(call)
+        elif call.method not in DECODING_CALLS:
             self._wire.send(self._answer(call))
         elif self._is_stopping:
             self._wire.send(Reply(call.request_id, error=Unavailable("the model is being unloaded").to_wire()))

@@ -104,6 +104,26 @@ class Sequence:
             yield orjson.dumps({"text": text.decode(), **found, **more})
             text = b""
 
+    def task(self) -> dict[str, Any]:
+        """What llama-server's /slots says of it, running or done."""
+        generate, is_running = self.request.generate, self.status is not Status.DONE
+        remaining = self.max_tokens - self.num_generated if self.max_tokens >= 0 else -1
+        num_held = min(len(self.prompt), len(self.slot.tokens)) if self.slot else self.num_cached
+        return {
+            "id_task": self.request.id,
+            "n_prompt_tokens_processed": max(0, num_held - self.num_cached),
+            "n_prompt_tokens_cache": self.num_cached,
+            "params": {
+                **self.sampler.settings(),
+                "n_predict": self.max_tokens,
+                "max_tokens": self.max_tokens,
+                "timings_per_token": generate.timings_per_token,
+                "stop": generate.stop,
+                "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in self.request.adapters],
+            },
+            "next_token": [{"has_next_token": is_running, "n_remain": remaining, "n_decoded": self.num_generated}],
+        }
+
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`, up to now."""
         now = time.monotonic_ns()

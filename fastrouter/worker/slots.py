@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
-MIN_SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
+from fastrouter.worker.checkpoints import Checkpoint
+
+SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
+
+ALL = 1 << 31  # more tokens than any slot holds
 
 AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
 
@@ -18,21 +22,26 @@ AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scal
 class Slot:
     """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
-    __slots__ = ("adapters", "id", "is_busy", "last_used", "tokens")
+    __slots__ = ("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
         self.tokens: array[int] = array("i")
         self.adapters: AdapterSet = ()
+        self.checkpoints: list[Checkpoint] = []  # of its tokens, shortest first
         self.is_busy = False
+        self.has_shared_cells = False  # in a unified KV cache, with other slots: what moves one moves the others
+        self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
+        self.last_task: dict[str, Any] = {}  # what is said of the sequence that had it last
         self.last_used = 0  # a tick of Slots, not a time
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.is_busy else 'idle'} {len(self.tokens)} tokens>"
 
-    def shared_with(self, prompt: "array[int]", adapters: AdapterSet) -> int:
+    def shared_with(self, prompt: "array[int]", adapters: AdapterSet, *, is_exact: bool = True) -> int:
         """How much of the prompt's start this KV holds."""
-        return common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        length = common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        return min(length, self.num_exact) if is_exact else length
 
 
 def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
@@ -48,8 +57,10 @@ def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
 class Slots:
     """All slots of a context."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, similarity: float = SIMILARITY) -> None:
+        """`similarity`: --slot-prompt-similarity; 0: the least recently used one, whatever it holds."""
         self.all = [Slot(slot_id) for slot_id in range(count)]
+        self._similarity = similarity
         self._tick = 0
 
     def __len__(self) -> int:
@@ -73,8 +84,10 @@ class Slots:
             return None
         shared, best = max(((slot.shared_with(prompt, adapters), slot) for slot in idle), key=_longest_then_oldest)
         free = min(idle, key=lambda slot: (bool(slot.tokens), slot.last_used))
+        if not self._similarity:
+            return free
         if free.tokens:
-            return best if shared > MIN_SIMILARITY * len(prompt) else free
+            return best if shared > self._similarity * len(prompt) else free
         return best if shared and shared >= MIN_KEPT * min(len(prompt), len(best.tokens)) else free
 
     def take(self, slot: Slot) -> None:
