@@ -177,6 +177,17 @@ def _model_flags() -> list[Flag]:
         _flag(
             scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX
         ),
+        _flag(
+            scope, "--keep", "", Kind.INT, "n_keep", "tokens of the prompt that a context shift keeps (0; -1: all)", low=-1, high=INT32_MAX
+        ),
+        _flag(
+            scope,
+            "--context-shift --no-context-shift",
+            "CONTEXT_SHIFT",
+            Kind.SWITCH,
+            "context_shift",
+            "an answer that fills the context forgets a part of it and goes on (off)",
+        ),
         _flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
         _flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
         _flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
@@ -287,7 +298,6 @@ def _preset_flags() -> list[Flag]:
 _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("-cram --cache-ram", "CACHE_RAM", Kind.INT, (0,)),
     ("--cache-idle-slots --no-cache-idle-slots", "CACHE_IDLE_SLOTS", Kind.SWITCH, (False,)),
-    ("--context-shift --no-context-shift", "CONTEXT_SHIFT", Kind.SWITCH, (False,)),
     ("--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, (True,)),
     ("--cache-reuse", "CACHE_REUSE", Kind.INT, (0,)),
     ("--perf --no-perf", "PERF", Kind.SWITCH, (False,)),
@@ -296,7 +306,6 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("--op-offload --no-op-offload", "", Kind.SWITCH, (True,)),
     ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
     ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
-    ("--keep", "", Kind.INT, (0,)),
     ("--spec-type", "SPEC_TYPE", Kind.TEXT, ("none",)),
     ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
     ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),

@@ -39,6 +39,8 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     n_predict: int = -1  # default max_tokens
+    n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
+    context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
@@ -98,6 +100,8 @@ class Generate:
     sampling: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)
+    n_keep: int | None = None  # None: as the model was loaded
+    n_discard: int = 0  # tokens that a context shift forgets; 0: half of what it may
     n: int = 1
     cache_prompt: bool = True
     id_slot: int = -1

@@ -119,7 +119,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
         (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
-        (["--context-shift"], {}, "fastrouter does not have --context-shift yet"),
+        (["--no-repack"], {}, "fastrouter does not have --no-repack yet"),
         (["-cram", "100"], {}, "fastrouter does not have -cram 100 yet"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
         (["--lora", "a,,b"], {}, "--lora a,,b: must be a comma-separated list of files"),

@@ -42,7 +42,7 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
         "truncated": finish.get("truncated", False),
         "stop_type": finish.get("stop_type", "none"),
         "stopping_word": finish.get("stopping_word", ""),
-        "tokens_cached": evaluated + max(predicted - 1, 0),  # what stays in the slot: the last token is never decoded
+        "tokens_cached": count_of(finish, "held_tokens"),
         "timings": finish.get("timings", {}),
         **probabilities,
     }

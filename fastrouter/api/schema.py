@@ -152,9 +152,9 @@ FIELDS: dict[str, Field] = {
     "mirostat": _sampling("mirostat", integer(0, 2, is_clamped=True)),
     "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
     "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
-    # Checked, with no effect: there is no context shift, and the prompt cache needs no such hint.
-    "n_keep": Field("", "n_keep", integer(-1)),
-    "n_discard": Field("", "n_discard", integer(0)),
+    "n_keep": Field("generate", "n_keep", integer(-1)),
+    "n_discard": Field("generate", "n_discard", integer(0)),
+    # Checked, with no effect: the prompt cache needs no such hint.
     "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),

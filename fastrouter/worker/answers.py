@@ -10,6 +10,7 @@ from typing import Any
 
 from fastrouter._core import EVENT, TEXT
 from fastrouter.errors import FastrouterError
+from fastrouter.messages import LoadOptions
 from fastrouter.worker.llama import Vocab
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.sequence import Request, Sequence
@@ -18,8 +19,9 @@ from fastrouter.worker.sequence import Request, Sequence
 class Answers:
     """Records of all sequences of one model."""
 
-    def __init__(self, vocab: Vocab, outbox: Outbox) -> None:
+    def __init__(self, vocab: Vocab, outbox: Outbox, options: LoadOptions) -> None:
         self._vocab = vocab
+        self._options = options
         self._outbox = outbox
 
     def send(self, sequence: Sequence, text: bytes) -> None:
@@ -66,15 +68,26 @@ class Answers:
             "prompt_tokens": len(sequence.prompt),
             "cached_tokens": sequence.num_cached,
             "completion_tokens": sequence.num_generated,
-            "truncated": truncated,
+            "truncated": truncated or sequence.is_truncated,
             "id_slot": sequence.slot.id if sequence.slot else -1,
+            "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
             "timings": sequence.timings(),
         }
         if sequence.tokens is not None:
             values["tokens"] = sequence.tokens
         if generate.verbose:
             values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
-            lora = [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters]
-            settings = {"n_predict": sequence.max_tokens, "max_tokens": sequence.max_tokens, "stop": generate.stop, "lora": lora}
-            values["generation_settings"] = {**sequence.sampler.settings(), **settings}
+            values["generation_settings"] = {**sequence.sampler.settings(), **self._settings(sequence)}
         self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
+
+    def _settings(self, sequence: Sequence) -> dict[str, Any]:
+        """Of llama-server's `generation_settings` what is no sampling."""
+        request, generate = sequence.request, sequence.request.generate
+        return {
+            "n_predict": sequence.max_tokens,
+            "max_tokens": sequence.max_tokens,
+            "n_keep": self._options.n_keep if generate.n_keep is None else generate.n_keep,
+            "n_discard": generate.n_discard,
+            "stop": generate.stop,
+            "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters],
+        }

@@ -37,7 +37,8 @@ def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]
     """The generation settings a request gets that names none."""
     settings = Sampler(model.vocab, {}, engine.sampling).settings()
     seed = engine.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
-    return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": [], "lora": []}
+    asked = {"n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "n_keep": load.options.n_keep, "n_discard": 0}
+    return {**settings, "seed": seed, **asked, "stop": [], "lora": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
+from fastrouter.worker.shift import ContextShift
 from fastrouter.worker.slots import AdapterSet
 from fastrouter.worker.turns import Turns
 
@@ -39,11 +40,12 @@ class Engine:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
-        self._answers = Answers(model.vocab, outbox)
+        self._answers = Answers(model.vocab, outbox, options)
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
         self._prefixes = self._admission.prefixes
+        self.shifts = ContextShift(context, self._prefixes, options, adds_bos=model.vocab.add_bos)
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
@@ -202,7 +204,7 @@ class Engine:
         for choice in choices:
             sibling = self._admission.choice(request, choice)
             slot = next((slot for slot in self.slots.idle if slot is not first.slot), None)
-            if slot is None or first.slot is None:  # (the first choice may be over already)
+            if slot is None or first.slot is None or first.is_truncated:  # (the first choice may be over already)
                 queued.append(sibling)
                 continue
             self._prefixes.copy(first.slot, slot)
@@ -238,7 +240,7 @@ class Engine:
             self._answers.end(sequence, "eos")
         elif sequence.num_generated == sequence.max_tokens:
             self._answers.end(sequence, "limit")
-        elif len(sequence.slot.tokens) + 1 >= self._context.n_ctx_slot:  # type: ignore[union-attr]
+        elif len(sequence.slot.tokens) + 1 >= self._context.n_ctx_slot and not self.shifts.make_room(sequence):  # type: ignore[union-attr]
             self._answers.end(sequence, "limit", truncated=True)
         else:
             sequence.next_token = token

@@ -44,6 +44,11 @@ _token_to_piece = _bind("llama_token_to_piece", _I, _P, _I, _P, _I, _I, ctypes.c
 _is_eog = _bind("llama_vocab_is_eog", ctypes.c_bool, _P, _I)
 _seq_rm = _bind("llama_memory_seq_rm", ctypes.c_bool, _P, _I, _I, _I)
 _seq_cp = _bind("llama_memory_seq_cp", None, _P, _I, _I, _I, _I)
+_seq_add = _bind("llama_memory_seq_add", None, _P, _I, _I, _I, _I)
+_can_shift = _bind("llama_memory_can_shift", ctypes.c_bool, _P)
+_state_seq_size = _bind("llama_state_seq_get_size", ctypes.c_size_t, _P, _I)
+_state_seq_get = _bind("llama_state_seq_get_data", ctypes.c_size_t, _P, _P, ctypes.c_size_t, _I)
+_state_seq_set = _bind("llama_state_seq_set_data", ctypes.c_size_t, _P, _P, ctypes.c_size_t, _I)
 _meta_val_str = _bind("llama_model_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
 _adapter_init = _bind("llama_adapter_lora_init", _P, _P, ctypes.c_char_p)
 _adapter_val_str = _bind("llama_adapter_meta_val_str", _I, _P, ctypes.c_char_p, _P, ctypes.c_size_t)
@@ -381,6 +386,27 @@ class Context:
         """Forget positions of a sequence (default: all). False when this memory cannot forget a part (recurrent, SWA)."""
         removed: bool = _seq_rm(self.memory, seq_id, first_pos, end_pos)
         return removed
+
+    @property
+    def can_shift(self) -> bool:
+        """Positions of what is held can change."""
+        return bool(self.memory) and _can_shift(self.memory)
+
+    def move(self, seq_id: int, first_pos: int, distance: int) -> None:
+        """From `first_pos` on, all positions of a sequence change by `distance`; computed with the next decode."""
+        _seq_add(self.memory, seq_id, first_pos, -1, distance)
+
+    def save(self, seq_id: int) -> ctypes.Array[ctypes.c_char]:
+        """What is held of a sequence, to be restored later."""
+        size = _state_seq_size(self.pointer, seq_id)
+        state = ctypes.create_string_buffer(size)
+        _state_seq_get(self.pointer, ctypes.addressof(state), size, seq_id)
+        return state
+
+    def restore(self, seq_id: int, state: ctypes.Array[ctypes.c_char]) -> bool:
+        """Hold that and nothing else, in cells of its own. False: there is no room, and the sequence is empty now."""
+        with log.errors_only():
+            return bool(_state_seq_set(self.pointer, ctypes.addressof(state), len(state), seq_id))
 
     def oldest_pos(self, seq_id: int) -> int:
         """First position still held (> 0 only in a sliding window), -1 when empty."""

@@ -7,7 +7,7 @@ holds, computed with `slot.adapters`; nothing is shared between different adapte
 from array import array
 
 from fastrouter.worker.llama import Context, Model
-from fastrouter.worker.slots import AdapterSet, Slot, Slots
+from fastrouter.worker.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
 COPY_BYTES_PER_NS = 2.0  # of a split cache, whose slots lie apart in memory: half of what one core copies
@@ -49,12 +49,15 @@ class Prefixes:
                 self.forget(slot)
                 return 0
             del slot.tokens[length:]
+        if length <= slot.num_exact:
+            slot.num_exact = ALL
         return length
 
     def forget(self, slot: Slot) -> None:
         if slot.tokens:
             self._context.remove(slot.id)
             del slot.tokens[:]
+        slot.num_exact = ALL
 
     def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
         """The slot is empty, and what comes will be computed with these adapters."""
@@ -66,7 +69,31 @@ class Prefixes:
         self.forget(slot)
         self._context.copy(donor.id, slot.id)
         slot.tokens.extend(donor.tokens)
-        slot.adapters = donor.adapters
+        slot.adapters, slot.num_exact = donor.adapters, donor.num_exact
+
+    def shift(self, slot: Slot, num_kept: int, num_gone: int) -> bool:
+        """Forget tokens behind a start; what comes after moves there. False: it cannot be done, and the slot may have lost its KV."""
+        end = num_kept + num_gone
+        if not self._own(slot, end) or not self._context.remove(slot.id, num_kept, end):
+            return False
+        self._context.move(slot.id, end, -num_gone)
+        del slot.tokens[num_kept:end]
+        slot.num_exact = min(slot.num_exact, num_kept)
+        return True
+
+    def _own(self, slot: Slot, start: int) -> bool:
+        """Make sure that no other slot has cells from `start` on in common with this one: a unified cache shares what was copied."""
+        others = [other for other in self._slots.all if other is not slot]
+        if not self._context.is_unified or all(common_prefix(other.tokens, slot.tokens) <= start for other in others):
+            return True
+        state = self._context.save(slot.id)
+        while not self._context.restore(slot.id, state):
+            idle = self._slots.to_purge()
+            if idle is None:
+                self.forget(slot)
+                return False
+            self.forget(idle)
+        return True
 
     def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet) -> tuple[Slot | None, int]:
         """(another slot that shares the longest start, its length)"""

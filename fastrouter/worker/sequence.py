@@ -58,7 +58,7 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
+        "choice", "detokenizer", "first_ns", "is_truncated", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
         "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class Sequence:
         self.next_token = -1  # sampled, not yet in the KV
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
+        self.is_truncated = False  # it has forgotten a part of its context
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         has_probabilities = request.generate.logprobs
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None

@@ -12,18 +12,21 @@ import numpy as np
 MIN_SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
+ALL = 1 << 31  # more tokens than any slot holds
+
 AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
 
 
 class Slot:
     """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
-    __slots__ = ("adapters", "id", "is_busy", "last_used", "tokens")
+    __slots__ = ("adapters", "id", "is_busy", "last_used", "num_exact", "tokens")
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
         self.tokens: array[int] = array("i")
         self.adapters: AdapterSet = ()
+        self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
         self.is_busy = False
         self.last_used = 0  # a tick of Slots, not a time
 
@@ -32,7 +35,7 @@ class Slot:
 
     def shared_with(self, prompt: "array[int]", adapters: AdapterSet) -> int:
         """How much of the prompt's start this KV holds."""
-        return common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        return min(common_prefix(self.tokens, prompt), self.num_exact) if self.adapters == adapters else 0
 
 
 def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
