@@ -49,14 +49,14 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
 
 
 def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
-    """`response_fields`: "a/b" moves b of a to the root; what is not there is left out."""
+    """`response_fields`: "a/b" is b of a, under this name; what is not there is left out."""
     picked: dict[str, Any] = {}
     for path in paths:
         value: Any = answer
         for name in path.split("/"):
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None:
-            picked[path.rpartition("/")[2]] = value
+            picked[path] = value
     return picked
 
 

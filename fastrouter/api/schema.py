@@ -119,6 +119,7 @@ FIELDS: dict[str, Field] = {
     "cache_prompt": Field("generate", "cache_prompt", boolean),
     "id_slot": Field("generate", "id_slot", integer(-1)),
     "return_tokens": Field("generate", "return_tokens", boolean),
+    "return_progress": Field("generate", "return_progress", boolean),
     "timings_per_token": Field("generate", "timings_per_token", boolean),
     "lora": Field("generate", "lora", _lora),
     "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
@@ -166,7 +167,6 @@ FIELDS: dict[str, Field] = {
         [
             _off("n_indent", neutral(0)),
             _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
-            _off("return_progress", neutral(False)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
@@ -248,8 +248,10 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     if fields["sampling"].get("n_probs"):
         fields["logprobs"] = True
     fields["verbose"] = ask.get("is_verbose", False)
-    if not ask.get("is_stream"):
-        fields["timings_per_token"] = False
+    if ask.get("is_stream"):
+        fields["tokens_per_event"] = fields.pop("return_tokens", False)
+    else:
+        fields["timings_per_token"] = fields["return_progress"] = False
     return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
 
 

@@ -131,6 +131,8 @@ class Admission:
             else:
                 self.prefixes.start_over(slot, request.adapters)
             sequence.advance(Status.PREFILL)
+            if request.generate.return_progress:
+                self._answers.progress(sequence)
             admitted.append(sequence)
         return admitted
 

@@ -8,7 +8,9 @@ import sys
 import traceback
 from typing import Any
 
-from fastrouter._core import EVENT, TEXT
+import orjson
+
+from fastrouter._core import EVENT, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError
 from fastrouter.messages import LoadOptions
 from fastrouter.worker.llama import Vocab
@@ -35,12 +37,19 @@ class Answers:
             self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
             num_tokens = 0
 
+    def progress(self, sequence: Sequence) -> None:
+        """How much of the prompt is computed. The other choices of a request have none of their own."""
+        if sequence.choice == 0:
+            more = {"timings": sequence.timings()} if sequence.request.generate.timings_per_token else {}
+            payload = orjson.dumps({"prompt_progress": sequence.progress(), **more})
+            self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, payload)
+
     def end(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
         """What was held back, then the finish. `stop_type`: eos | limit | word."""
         rest = sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
             sequence.probabilities.cut(len(rest))
-        if rest or (sequence.probabilities is not None and sequence.probabilities.is_pending):
+        if rest or sequence.is_pending:
             self.send(sequence, rest)
         self._finish(sequence, stop_type, truncated=truncated)
 
@@ -73,7 +82,7 @@ class Answers:
             "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
             "timings": sequence.timings(),
         }
-        if sequence.tokens is not None:
+        if generate.return_tokens:
             values["tokens"] = sequence.tokens
         if generate.verbose:
             values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")

@@ -176,6 +176,8 @@ class Engine:
         for sequence, take in zip(prefilling, takes, strict=True):
             held = sequence.slot.tokens  # type: ignore[union-attr]
             held.extend(sequence.prompt[len(held) : len(held) + take])
+            if take and sequence.request.generate.return_progress:
+                self._answers.progress(sequence)
             if not take or len(held) < len(sequence.prompt):
                 continue
             self._prefilling.remove(sequence)
