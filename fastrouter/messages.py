@@ -102,6 +102,8 @@ class Generate:
     stop: list[str] = field(default_factory=list)
     n_keep: int | None = None  # None: as the model was loaded
     n_discard: int = 0  # tokens that a context shift forgets; 0: half of what it may
+    n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
+    t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
     n: int = 1
     cache_prompt: bool = True
     id_slot: int = -1

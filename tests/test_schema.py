@@ -176,7 +176,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("adaptive_target", -1, 0.5),
         ("echo", False, True),
         ("tool_choice", "auto", "required"),
-        ("t_max_predict_ms", -1, 100),
     ],
 )
 def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: Any) -> None:

@@ -91,10 +91,6 @@ def _off(name: str, check: Check) -> tuple[str, Field]:
     return name, Field("", name, check)
 
 
-def _is_zero_or_less(value: float) -> bool:
-    return value <= 0
-
-
 _MANY = 1e4  # more makes no difference to a token's chance, or only overflows
 _max_tokens = integer(-1)
 _num_probs = integer(0, MAX_PROBS)
@@ -154,6 +150,8 @@ FIELDS: dict[str, Field] = {
     "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
     "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
     "n_keep": Field("generate", "n_keep", integer(-1)),
+    "n_indent": Field("generate", "n_indent", integer(0)),
+    "t_max_predict_ms": Field("generate", "t_max_predict_ms", integer(-1)),
     "n_discard": Field("generate", "n_discard", integer(0)),
     # Checked, with no effect: the prompt cache needs no such hint.
     "n_cache_reuse": Field("", "n_cache_reuse", integer(0)),
@@ -165,8 +163,6 @@ FIELDS: dict[str, Field] = {
     "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [
-            _off("n_indent", neutral(0)),
-            _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),

@@ -11,6 +11,7 @@ from fastrouter.errors import ContextExceeded, NotSupported
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
+from fastrouter.worker.bounds import BoundedDetokenizer
 from fastrouter.worker.constraint import ConstrainedSampler, Grammars
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.llama import Context, Model
@@ -97,7 +98,12 @@ class Admission:
         else:
             sampler = ConstrainedSampler(self._vocab, generate.sampling, self.sampling, request.grammar.result().copy(), **options)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
-        return Sequence(request, choice, sampler, Detokenizer(self._pieces, generate.stop), max_tokens)
+        return Sequence(request, choice, sampler, self._detokenizer(generate), max_tokens)
+
+    def _detokenizer(self, generate: Generate) -> Detokenizer:
+        if generate.n_indent or generate.t_max_predict_ms > 0:
+            return BoundedDetokenizer(self._pieces, generate.stop, generate.n_indent, max(0, generate.t_max_predict_ms))
+        return Detokenizer(self._pieces, generate.stop)
 
     def put_first(self, sequences: list[Sequence]) -> None:
         """They come before all that wait, in this order."""

@@ -45,7 +45,7 @@ class PieceTable:
 class Detokenizer:
     """One sequence's text. `push` each token, then `finish` once."""
 
-    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_stops", "_whole", "is_stopped", "pieces", "stopping_word")
+    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_stops", "_whole", "is_stopped", "pieces", "stop_type", "stopping_word")
 
     def __init__(self, pieces: PieceTable, stop: list[str]) -> None:
         self.pieces = pieces
@@ -57,6 +57,7 @@ class Detokenizer:
         self._held = b""
         self._is_idle = True  # nothing is held and the text goes on
         self.is_stopped = False
+        self.stop_type = "word"  # what it is when it is stopped
         self.stopping_word = ""
 
     def __repr__(self) -> str:

@@ -237,7 +237,7 @@ class Engine:
         if text:
             self._answers.send(sequence, text)
         if sequence.detokenizer.is_stopped:
-            self._answers.end(sequence, "word")
+            self._answers.end(sequence, sequence.detokenizer.stop_type)
         elif sequence.sampler.is_complete:
             self._answers.end(sequence, "eos")
         elif sequence.num_generated == sequence.max_tokens:
