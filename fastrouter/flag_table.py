@@ -221,6 +221,7 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
         _flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         _flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
+        _flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),
         _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
 
@@ -326,7 +327,7 @@ _NOT_YET = """
 --adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
 -jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
--cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+-cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |

@@ -39,6 +39,7 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     n_predict: int = -1  # default max_tokens
+    spm_infill: bool = False  # /infill: what is behind the gap comes first
     n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
     context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
@@ -90,6 +91,7 @@ class Generate:
     request_id: int
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
+    infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ Owns slots, prefixes and the queue. Knows no batch. Invariant: a sequence is her
 a busy slot lets the others pass.
 """
 
+from array import array
 from collections import deque
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastrouter.worker.answers import Answers
 from fastrouter.worker.bounds import BoundedDetokenizer
 from fastrouter.worker.constraint import ConstrainedSampler, Grammars
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
+from fastrouter.worker.infill import build_infill
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
@@ -62,7 +64,7 @@ class Admission:
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
-            request = Request(generate, *self._prompts.build(generate), self._adapters.resolve(generate.lora))
+            request = Request(generate, *self._build(generate), self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
             if generate.constraint is None:
@@ -72,6 +74,12 @@ class Admission:
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
+
+    def _build(self, generate: Generate) -> tuple["array[int]", str]:
+        """The prompt's tokens, and its text where it is one."""
+        if generate.infill is not None:
+            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot), ""
+        return self._prompts.build(generate)
 
     def _queue(self, request: Request) -> None:
         """Its grammar, if it has one, is ready or has failed: that raises."""
