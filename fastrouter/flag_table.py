@@ -221,6 +221,8 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
         _flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         _flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
+        _flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, where a request names none"),
+        _flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
         _flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),
         _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
@@ -242,6 +244,10 @@ def _sampling_flags() -> list[Flag]:
         _flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "order, as penalties;top_k;temperature"),
         _flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
         *_chain_flags(),
+        _flag(scope, "--grammar", "", Kind.TEXT, "constraint", "GBNF that answers follow"),
+        _flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "a file that holds it"),
+        _flag(scope, "-j --json-schema", "", Kind.JSON, "constraint", "JSON schema that answers follow"),
+        _flag(scope, "-jf --json-schema-file", "", Kind.PATH, "constraint", "a file that holds it"),
     ]
 
 
@@ -324,10 +330,9 @@ _NOT_YET = """
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
 -dr --docker-repo DOCKER_REPO | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
---adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
--jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
+--adaptive-target | --adaptive-decay | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT | -ctxcp --ctx-checkpoints --swa-checkpoints CTX_CHECKPOINTS |
--cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -r --reverse-prompt | -sp --special | -mm --mmproj MMPROJ |
+-cms --checkpoint-min-step CHECKPOINT_MIN_SPACING_NT | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |

@@ -38,6 +38,9 @@ class LoadOptions:
     cont_batching: bool = True
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
+    constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
+    stop: list[str] = field(default_factory=list)  # of requests that name none
+    special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
     spm_infill: bool = False  # /infill: what is behind the gap comes first
     n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
@@ -115,7 +118,8 @@ class Generate:
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
-    constraint: dict[str, str] | None = None  # what the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked}
+    # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
+    constraint: dict[str, str] | None = None
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
 
 

@@ -6,6 +6,7 @@ a busy slot lets the others pass.
 
 from array import array
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from fastrouter.errors import ContextExceeded, NotSupported
@@ -39,7 +40,7 @@ class Admission:
         self._options = options
         self._prompts = prompts
         self._adapters = adapters
-        self._pieces = PieceTable(model.vocab)
+        self._pieces = PieceTable(model.vocab, special=options.special)
         self._grammars = Grammars(model.vocab)
         self._compiling: list[Request] = []
         self._waiting: deque[Sequence] = deque()
@@ -64,6 +65,7 @@ class Admission:
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
+            generate = self._with_defaults(generate)
             request = Request(generate, *self._build(generate), self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
@@ -74,6 +76,20 @@ class Admission:
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
+
+    def _with_defaults(self, generate: Generate) -> Generate:
+        """Where the request says nothing."""
+        options, changes = self._options, dict[str, Any]()
+        if options.constraint is not None and generate.constraint is None and not generate.tools:
+            changes["constraint"] = options.constraint
+        if options.stop and not generate.stop:
+            changes["stop"] = options.stop
+        return replace(generate, **changes) if changes else generate
+
+    def check_constraint(self) -> None:
+        """Of the model itself. Raises FastrouterError; takes as long as compiling it does."""
+        if self._options.constraint is not None and not self._options.embedding:
+            self._grammars.compile(self._options.constraint).result()
 
     def _build(self, generate: Generate) -> tuple["array[int]", str]:
         """The prompt's tokens, and its text where it is one."""

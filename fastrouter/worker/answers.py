@@ -13,6 +13,7 @@ import orjson
 from fastrouter._core import EVENT, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError
 from fastrouter.messages import LoadOptions
+from fastrouter.worker.constraint import shown
 from fastrouter.worker.llama import Vocab
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.sequence import Request, Sequence
@@ -44,9 +45,10 @@ class Answers:
             payload = orjson.dumps({"prompt_progress": sequence.progress(), **more})
             self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, payload)
 
-    def end(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
+    def end(self, sequence: Sequence, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
         """What was held back, then the finish. `stop_type`: eos | limit | word."""
-        rest = sequence.detokenizer.finish()
+        rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
+        rest += sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
             sequence.probabilities.cut(len(rest))
         if rest or sequence.is_pending:
@@ -98,5 +100,6 @@ class Answers:
             "n_keep": self._options.n_keep if generate.n_keep is None else generate.n_keep,
             "n_discard": generate.n_discard,
             "stop": generate.stop,
+            **shown(generate.constraint),
             "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters],
         }

@@ -21,12 +21,13 @@ class Pieces(Protocol):
 
 
 class PieceTable:
-    """Token -> its bytes, asked for once. Control tokens are empty, as they are in llama-server's answers."""
+    """Token -> its bytes, asked for once. Control tokens are empty, as they are in llama-server's answers, unless `special`."""
 
-    __slots__ = ("_pieces", "_vocab", "whole")
+    __slots__ = ("_pieces", "_special", "_vocab", "whole")
 
-    def __init__(self, vocab: Pieces) -> None:
+    def __init__(self, vocab: Pieces, *, special: bool = False) -> None:
         self._vocab = vocab
+        self._special = special
         self._pieces: list[bytes | None] = [None] * vocab.n_tokens
         # the piece where it is whole UTF-8, b"" where it is not (or is empty), None where not asked yet
         self.whole: list[bytes | None] = [None] * vocab.n_tokens
@@ -37,7 +38,7 @@ class PieceTable:
     def piece(self, token: int) -> bytes:
         piece = self._pieces[token]
         if piece is None:
-            piece = self._pieces[token] = self._vocab.token_to_piece(token, False)
+            piece = self._pieces[token] = self._vocab.token_to_piece(token, self._special)
             self.whole[token] = piece if _is_utf8(piece) else b""
         return piece
 

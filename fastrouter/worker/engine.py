@@ -83,6 +83,10 @@ class Engine:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         self._admission.submit(generate)
 
+    def check_constraint(self) -> None:
+        """That answers follow by default. Raises FastrouterError."""
+        self._admission.check_constraint()
+
     def abort(self, request_id: int) -> None:
         """Forget a request at once; its slots keep their KV. Unknown ids are fine: it may just have finished."""
         for group in (self._decoding, self._prefilling):
@@ -228,7 +232,7 @@ class Engine:
         if sequence.probabilities is not None:
             sequence.probabilities.add(token, sequence.sampler.probabilities)
         if self._vocab.is_eog(token):
-            self._answers.end(sequence, "eos")
+            self._answers.end(sequence, "eos", token)
             return True
         sequence.sampler.accept(token)
         text = sequence.detokenizer.push(token)

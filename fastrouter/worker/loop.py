@@ -117,6 +117,7 @@ class Worker:
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
+        self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
