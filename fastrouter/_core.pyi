@@ -136,8 +136,9 @@ class SseWriter(Sink):
         """Monotonic ns of the last write, 0 before."""
     @property
     def text_bytes(self) -> int: ...
-    def write_event(self, event: bytes) -> None:
-        """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush()."""
+    def write_event(self, event: bytes, *, is_answer: bool = True) -> None:
+        """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush().
+        After one that is no answer, another worker may still begin anew."""
     def write_comment(self, text: bytes) -> None:
         """Send `: text` now, with the head if need be; nothing where the client has unread events or the body has ended."""
     def flush(self) -> None:

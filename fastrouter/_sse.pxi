@@ -297,9 +297,9 @@ cdef class SseWriter(Sink):
         self.flush()
         return 0
 
-    def write_event(self, bytes event not None):
+    def write_event(self, bytes event not None, *, bint is_answer=True):
         if not self.is_finished:
-            self._has_events = True
+            self._has_events = self._has_events or is_answer
             self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
 
     def write_comment(self, bytes text not None):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
+from fastrouter.grammars import check_grammar, schema_text
 from fastrouter.messages import QUIET, LoadOptions
 from fastrouter.samplers import letters_of
 
@@ -267,15 +268,38 @@ def load_options(layer: Layer) -> LoadOptions:
     fields: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     for target, (flag, value) in layer.items():
-        if flag.scope is Scope.SAMPLING:
+        if target == "constraint":
+            fields[target] = constraint_of(Setting(flag, value))
+        elif flag.scope is Scope.SAMPLING:
             sampling[target] = value
         elif flag.scope is Scope.MODEL:
             if flag.kind is Kind.PATH:
                 value = read_text(Path(value), f"{flag.names[-1]} {value}")
             elif flag.kind is Kind.SCALED_FILES:
                 value = [list(pair) for pair in value]
+            elif flag.kind is Kind.TEXTS:
+                value = list(value)
             fields[target] = value
     return LoadOptions(**fields, sampling=sampling)
+
+
+def constraint_of(setting: Setting) -> dict[str, str]:
+    """What answers must look like, as Generate.constraint. Raises ConfigError."""
+    flag, value = setting
+    said = flag.names[-1]
+    try:
+        if flag.kind is Kind.PATH:
+            said = f"{said} {value}"
+            value = read_text(Path(value), said)
+        if "schema" not in flag.name:
+            check_grammar(value)
+            return {"kind": "gbnf", "field": said, "text": value}
+        schema = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(schema, dict):
+            raise ConfigError(f"{said}: must be a JSON object")
+        return {"kind": "json_schema", "field": said, "text": schema_text(schema)}
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"{said}: {problem}") from None
 
 
 def _texts_of(setting: Setting) -> list[str]:

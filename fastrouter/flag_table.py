@@ -182,6 +182,17 @@ def _model_flags() -> list[Flag]:
         _flag(
             scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX
         ),
+        _flag(
+            scope, "--keep", "", Kind.INT, "n_keep", "tokens of the prompt that a context shift keeps (0; -1: all)", low=-1, high=INT32_MAX
+        ),
+        _flag(
+            scope,
+            "--context-shift --no-context-shift",
+            "CONTEXT_SHIFT",
+            Kind.SWITCH,
+            "context_shift",
+            "an answer that fills the context forgets a part of it and goes on (off)",
+        ),
         _flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
         _flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
         _flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
@@ -216,6 +227,9 @@ def _model_flags() -> list[Flag]:
         _flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         _flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
         *_core_flags(),
+        _flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, where a request names none"),
+        _flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
+        _flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),
         _flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
 
@@ -317,6 +331,10 @@ def _sampling_flags() -> list[Flag]:
         _flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "order, as penalties;top_k;temperature"),
         _flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
         *_chain_flags(),
+        _flag(scope, "--grammar", "", Kind.TEXT, "constraint", "GBNF that answers follow"),
+        _flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "a file that holds it"),
+        _flag(scope, "-j --json-schema", "", Kind.JSON, "constraint", "JSON schema that answers follow"),
+        _flag(scope, "-jf --json-schema-file", "", Kind.PATH, "constraint", "a file that holds it"),
     ]
 
 
@@ -372,14 +390,12 @@ def _preset_flags() -> list[Flag]:
 
 # What fastrouter does anyway is accepted, so that command lines can be kept: (names, environment, kind, accepted values).
 _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
-    ("--context-shift --no-context-shift", "CONTEXT_SHIFT", Kind.SWITCH, (False,)),
     ("--perf --no-perf", "PERF", Kind.SWITCH, (False,)),
     ("--repack --no-repack -nr", "REPACK", Kind.SWITCH, (True,)),
     ("-kvo --kv-offload -nkvo --no-kv-offload", "KV_OFFLOAD", Kind.SWITCH, (True,)),
     ("--op-offload --no-op-offload", "", Kind.SWITCH, (True,)),
     ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
     ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
-    ("--keep", "", Kind.INT, (0,)),
     ("--spec-type", "SPEC_TYPE", Kind.TEXT, ("none",)),
     ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
     ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),
@@ -396,9 +412,8 @@ _NOT_YET = """
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
 -dr --docker-repo DOCKER_REPO | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
 --spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
---adaptive-target | --adaptive-decay | --grammar | --grammar-file | -j --json-schema |
--jf --json-schema-file | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
---kv-unified-per-slot KV_UNIFIED_PER_SLOT | -r --reverse-prompt | -sp --special | --spm-infill | -mm --mmproj MMPROJ |
+--adaptive-target | --adaptive-decay | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |

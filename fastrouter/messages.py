@@ -47,6 +47,9 @@ class LoadOptions:
     cont_batching: bool = True
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
+    constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
+    stop: list[str] = field(default_factory=list)  # of requests that name none
+    special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
     cache_prompt: bool = True  # where a request does not say
     cache_reuse: int = 0  # least number of tokens in a run that is moved to where a prompt has it; 0: none is
@@ -57,6 +60,9 @@ class LoadOptions:
     ctx_checkpoints: int = 8  # states kept of a slot, where a memory cannot go back to a start by itself
     checkpoint_min_step: int = 256  # tokens between them
     slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
+    spm_infill: bool = False  # /infill: what is behind the gap comes first
+    n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
+    context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
 
@@ -106,6 +112,7 @@ class Generate:
     request_id: int
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
+    infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -116,15 +123,22 @@ class Generate:
     sampling: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)
+    n_keep: int | None = None  # None: as the model was loaded
+    n_discard: int = 0  # tokens that a context shift forgets; 0: half of what it may
+    n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
+    t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
     n: int = 1
     cache_prompt: bool | None = None  # None: as the model's options say
     n_cache_reuse: int | None = None
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
+    tokens_per_event: bool = False  # EVENT records carry the "tokens" of their text
+    return_progress: bool = False  # PROGRESS records while the prompt is computed
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
-    constraint: dict[str, str] | None = None  # what the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked}
+    # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
+    constraint: dict[str, str] | None = None
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
 
 

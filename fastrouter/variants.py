@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastrouter.config import Layer, read_text
+from fastrouter.config import Layer, constraint_of, read_text
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Kind, Scope
 from fastrouter.messages import Generate
@@ -27,6 +27,7 @@ class RequestDefaults:
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None  # message of chats that bring none
+    constraint: dict[str, str] | None = None  # as Generate's
     lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: the model's own
 
     def apply(self, generate: Generate) -> Generate:
@@ -37,6 +38,8 @@ class RequestDefaults:
             changes["max_tokens"] = self.max_tokens
         if self.chat_template_kwargs:
             changes["chat_template_kwargs"] = {**self.chat_template_kwargs, **generate.chat_template_kwargs}
+        if self.constraint is not None and generate.constraint is None and not generate.tools:
+            changes["constraint"] = self.constraint
         if self.lora is not None and generate.lora is None:
             changes["lora"] = [list(pair) for pair in self.lora]
         if generate.messages is not None:
@@ -83,7 +86,8 @@ def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adap
     """Of a variant: what its own section says, where the command line does not say otherwise. `adapters`: the base's, in their order."""
     own = {name: setting for name, setting in section.items() if name not in command_line}
     return RequestDefaults(
-        sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING},
+        sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING and name != "constraint"},
+        constraint=constraint_of(own["constraint"]) if "constraint" in own else None,
         max_tokens=own["n_predict"].value if "n_predict" in own else -1,
         chat_template=text_of(own, "chat_template"),
         chat_template_kwargs=own["chat_template_kwargs"].value if "chat_template_kwargs" in own else {},

@@ -62,7 +62,7 @@ def test_every_field_lands() -> None:
     generate = ask.generates[0]
     assert (ask.is_stream, ask.has_usage, ask.response_fields) == (True, True, ["content"])
     assert (generate.max_tokens, generate.stop, generate.n, generate.id_slot) == (7, ["x"], 2, 3)
-    assert (generate.cache_prompt, generate.return_tokens, generate.timings_per_token) == (False, True, True)
+    assert (generate.cache_prompt, generate.tokens_per_event, generate.timings_per_token) == (False, True, True)
     assert generate.sampling == {
         "seed": -1,
         "temperature": 0.0,
@@ -175,9 +175,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
     [
         ("adaptive_target", -1, 0.5),
         ("echo", False, True),
-        ("return_progress", False, True),
         ("tool_choice", "auto", "required"),
-        ("t_max_predict_ms", -1, 100),
     ],
 )
 def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: Any) -> None:

@@ -294,3 +294,16 @@ def test_a_collector_forgets_its_times_when_it_restarts() -> None:
     assert (collector.first_text_ns, collector.num_tokens, collector.text()) == (0, 0, b"")
     stage.text(b"b")
     assert sum(collector.itl.counts) == 0
+
+
+def test_an_event_that_is_no_answer_leaves_the_way_back_open() -> None:
+    stage = Stage()
+    stage.writer.write_event(b"data: 50%\n\n", is_answer=False)
+    stage.writer.flush()
+    assert stage.writer.restart()
+    stage.writer.write_event(b"data: x\n\n")
+    assert not stage.writer.restart()
+    stage.writer.write_event(b"data: 90%\n\n", is_answer=False)
+    assert not stage.writer.restart()
+    stage.writer.finish()
+    assert body_of(stage.transport.sent) == (b"data: 50%\n\ndata: x\n\ndata: 90%\n\n", True)

@@ -17,6 +17,7 @@ from tiny_models import make_llama
 from fastrouter.api import constraints
 from fastrouter.api.schema import read_chat, read_completion
 from fastrouter.errors import InvalidRequest
+from fastrouter.grammars import MAX_NESTING, MAX_SCHEMA_DEPTH
 from fastrouter.worker.constraint import Matcher
 
 SCHEMAS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "schemas.json").read_text())
@@ -249,8 +250,8 @@ def test_caps(name: str) -> None:
 
 
 def test_caps_are_no_lower_than_they_say() -> None:
-    assert constraints.json_schema("x", nested(constraints.MAX_SCHEMA_DEPTH - 1))
-    assert constraints.regex("x", "(" * constraints.MAX_NESTING + "a" + ")" * constraints.MAX_NESTING)
+    assert constraints.json_schema("x", nested(MAX_SCHEMA_DEPTH - 1))
+    assert constraints.regex("x", "(" * MAX_NESTING + "a" + ")" * MAX_NESTING)
     assert constraints.regex("x", r"\((a|[((\]]{2})" * 1000)
     assert constraints.grammar("x", 'root ::= "' + "(" * 1000 + '" [(((((]  # ((((\n' * 1)
     assert constraints.grammar("x", "root ::= " + "[(]" * 1000)

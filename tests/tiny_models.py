@@ -132,17 +132,22 @@ def make_llama(
     sampling: dict[str, float | str] | None = None,
     num_silent: int = NUM_SILENT,
     num_tokens: int = 0,
+    fim: tuple[str, ...] = (),
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
-    tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least.
+    tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least. `fim`: control tokens to fill gaps with
+    (of "pre suf mid pad rep sep"), behind all others; they are never chosen either.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
     pieces, scores, kinds = make_vocabulary(num_tokens)
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
+    for role in fim:
+        writer.add_uint32(f"tokenizer.ggml.fim_{role}_token_id", len(pieces))
+        pieces, scores, kinds = [*pieces, f"<fim_{role}>".encode()], [*scores, 0.0], [*kinds, int(gguf.TokenType.CONTROL)]
     writer.add_name(name or f"tiny-{seed}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     writer.add_context_length(n_ctx)
@@ -167,6 +172,8 @@ def make_llama(
         add = {int: writer.add_int32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"general.sampling.{key}", value)
     for tensor_name, tensor in merged(make_tensors(len(pieces), seed, num_silent), adapters or []).items():
+        if fim and tensor_name == "output.weight":
+            tensor[-len(fim) :] = tensor[0]
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

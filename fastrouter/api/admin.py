@@ -36,7 +36,7 @@ _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/v1/stream",),
     "POST": (
-        *("/infill", "/tools", "/responses", "/v1/responses", "/cors-proxy"),
+        *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
         *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
@@ -159,6 +159,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat)
     routes.add("POST", "/v1/completions", openai.completions)
     routes.add("POST", ("/completion", "/completions"), native.completion)
+    routes.add("POST", "/infill", native.infill)
     routes.add("POST", "/tokenize", native.tokenize)
     routes.add("POST", "/detokenize", native.detokenize)
     routes.add("POST", "/apply-template", native.apply_template)

@@ -1,30 +1,14 @@
 """What an answer must look like: `response_format`, `json_schema`, `grammar`, `regex` -> Generate.constraint, or a 400. Pure.
 
-Knows no tokenizer and compiles nothing: a worker does, and has the last word on what it can follow. Invariant: what passes is small and
-flat enough for every recursive reader behind it.
+Knows no tokenizer and compiles nothing: a worker does, and has the last word on what it can follow.
 """
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import orjson
-
 from fastrouter.api.fields import invalid, json_object, string
-
-MAX_SCHEMA_BYTES = 256 << 10
-MAX_SCHEMA_DEPTH = 64  # levels of JSON, two for each level of objects
-MAX_SCHEMA_NODES = 20_000
-MAX_GRAMMAR_BYTES = 64 << 10
-MAX_GRAMMAR_RULES = 2_000
-MAX_REGEX_BYTES = 16 << 10
-MAX_NESTING = 64  # of parentheses, in grammars and regular expressions
-
-# A format that is none of these is a note to the reader, as JSON Schema has it.
-_CHECKED_FORMATS = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
-_VALUES = {"const", "enum", "default", "examples"}  # keywords that hold plain values, not schemas
-_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # that hold schemas under free names
-_GBNF_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*')
-_REGEX_TEXT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+from fastrouter.grammars import check_grammar, check_regex, schema_text
 
 Constraint = dict[str, str]
 
@@ -45,13 +29,10 @@ def response_format(name: str, value: Any) -> Constraint | None:
 
 
 def json_schema(name: str, value: Any) -> Constraint:
-    """An absent or empty schema means any object, as in llama-server."""
+    """An absent schema means any object, as in llama-server."""
     schema = {} if value is None else json_object(name, value)
-    _check_size(name, schema)
-    text = orjson.dumps(_without_notes(schema) or {"type": "object"})
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise invalid(name, f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
-    return {"kind": "json_schema", "field": name, "text": text.decode()}
+    with _naming(name):
+        return {"kind": "json_schema", "field": name, "text": schema_text(schema)}
 
 
 def grammar(name: str, value: Any) -> Constraint | None:
@@ -59,11 +40,8 @@ def grammar(name: str, value: Any) -> Constraint | None:
     text = string(name, value)
     if not text.strip():
         return None
-    _check_bytes(name, text, MAX_GRAMMAR_BYTES)
-    bare = _GBNF_TEXT.sub("", text)
-    if bare.count("::=") > MAX_GRAMMAR_RULES:
-        raise invalid(name, f"has more than {MAX_GRAMMAR_RULES} rules")
-    _check_nesting(name, bare)
+    with _naming(name):
+        check_grammar(text)
     return {"kind": "gbnf", "field": name, "text": text}
 
 
@@ -72,8 +50,8 @@ def regex(name: str, value: Any) -> Constraint | None:
     text = string(name, value)
     if not text:
         return None
-    _check_bytes(name, text, MAX_REGEX_BYTES)
-    _check_nesting(name, _REGEX_TEXT.sub("", text))
+    with _naming(name):
+        check_regex(text)
     return {"kind": "regex", "field": name, "text": text}
 
 
@@ -89,45 +67,9 @@ def only_one(given: dict[str, Constraint | None], *, has_tools: bool) -> Constra
     return given[names[0]]
 
 
-def _check_size(name: str, schema: dict[str, Any]) -> None:
-    """Level by level, so that the depth of the input is not the depth of our stack."""
-    level: list[Any] = [schema]
-    num_nodes = 0
-    for _ in range(MAX_SCHEMA_DEPTH):
-        num_nodes += len(level)
-        if num_nodes > MAX_SCHEMA_NODES:
-            raise invalid(name, f"has more than {MAX_SCHEMA_NODES} values")
-        level = [child for item in level if isinstance(item, dict | list) for child in (item.values() if isinstance(item, dict) else item)]
-        if not level:
-            return
-    raise invalid(name, f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
-
-
-def _without_notes(schema: Any) -> Any:
-    """A schema, or a list of them, without the formats that nobody checks."""
-    if isinstance(schema, list):
-        return [_without_notes(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "format" and isinstance(value, str) and value not in _CHECKED_FORMATS:
-            continue
-        if key in _NAMED and isinstance(value, dict):
-            kept[key] = {name: _without_notes(item) for name, item in value.items()}
-        else:
-            kept[key] = value if key in _VALUES else _without_notes(value)
-    return kept
-
-
-def _check_bytes(name: str, text: str, limit: int) -> None:
-    if len(text.encode("utf-8", "surrogatepass")) > limit:
-        raise invalid(name, f"is larger than {limit >> 10} KiB")
-
-
-def _check_nesting(name: str, bare: str) -> None:
-    depth = 0
-    for bracket in re.findall(r"[()]", bare):
-        depth += 1 if bracket == "(" else -1
-        if depth > MAX_NESTING:
-            raise invalid(name, f"has parentheses nested deeper than {MAX_NESTING} levels")
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as problem:
+        raise invalid(name, str(problem)) from None

@@ -57,7 +57,8 @@ class Flavour(Protocol):
         """The event before a choice's first text; may be empty."""
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        """A text event that carries more than text: "text", "timings", "probabilities"."""
+        """A text event that carries more than text: "text", "timings", "probabilities", "tokens"; or how far the prompt is:
+        "prompt_progress" without text, before the first event."""
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
     def done(self) -> bytes: ...

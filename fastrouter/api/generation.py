@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fastrouter._core import ERROR, EVENT, FINISH, LAST, REASONING, TEXT, Request, SseWriter, TextCollector
+from fastrouter._core import ERROR, EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, Request, SseWriter, TextCollector
 from fastrouter.api.flavour import Choice, Flavour, Usage, public_error, read_record
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask
@@ -164,6 +164,8 @@ class Stream(SseWriter):
             elif kind == EVENT:
                 self._open(choice)
                 self.write_event(self._flavour.event(self._index(choice), read_record(payload)))
+            elif kind == PROGRESS:
+                self.write_event(self._flavour.event(self._index(choice), read_record(payload)), is_answer=False)
             elif kind == ERROR:
                 self.fail(from_wire(read_record(payload)))
         except FastrouterError as error:

@@ -1,4 +1,4 @@
-"""llama-server's own endpoints under a model: /completion, /tokenize, /detokenize, /apply-template.
+"""llama-server's own endpoints under a model: /completion, /infill, /tokenize, /detokenize, /apply-template.
 
 Knows no lease's inside, no ring, no connection. Invariant: a call to a worker holds its lease no longer than the call.
 """
@@ -13,6 +13,7 @@ from fastrouter.api.calls import Caller
 from fastrouter.api.fields import boolean, invalid, token_ids
 from fastrouter.api.flavour import Choice, Usage, count_of
 from fastrouter.api.generation import Generator
+from fastrouter.api.infill import read_infill
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError
@@ -42,21 +43,21 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
         "truncated": finish.get("truncated", False),
         "stop_type": finish.get("stop_type", "none"),
         "stopping_word": finish.get("stopping_word", ""),
-        "tokens_cached": evaluated + max(predicted - 1, 0),  # what stays in the slot: the last token is never decoded
+        "tokens_cached": count_of(finish, "held_tokens"),
         "timings": finish.get("timings", {}),
         **probabilities,
     }
 
 
 def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
-    """`response_fields`: "a/b" moves b of a to the root; what is not there is left out."""
+    """`response_fields`: "a/b" is b of a, under this name; what is not there is left out."""
     picked: dict[str, Any] = {}
     for path in paths:
         value: Any = answer
         for name in path.split("/"):
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None:
-            picked[path.rpartition("/")[2]] = value
+            picked[path] = value
     return picked
 
 
@@ -99,6 +100,12 @@ class Completion:
         return pick_fields(answer, self._fields) if self._fields else answer
 
 
+class Infill(Completion):
+    """The flavour of POST /infill: the same answer."""
+
+    name = "infill"
+
+
 # The fields of a chat that make its prompt.
 _OF_TEMPLATES = (
     *("messages", "tools", "tool_choice", "chat_template_kwargs", "chat_template", "system"),
@@ -119,6 +126,10 @@ class Native:
         body = parse_object(request.body)
         ask = read_completion({**body, "verbose": True})
         return self._generator.start(request, exchange, body, ask, Completion)
+
+    def infill(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request.body)
+        return self._generator.start(request, exchange, body, read_infill({**body, "verbose": True}), Infill)
 
     async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)

@@ -107,6 +107,9 @@ class Chat(_Completion):
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
         entries = event.pop("probabilities", None)
         logprobs = {"logprobs": {"content": entries}} if entries else {}
+        event.pop("tokens", None)
+        if "prompt_progress" in event:
+            return self.chunk(choice, {"delta": {"role": "assistant", "content": None}}, None, **event)
         return self.chunk(choice, {"delta": {"content": event.pop("text", "")}, **logprobs}, None, **event)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
@@ -144,6 +147,7 @@ class Text(_Completion):
 
     def event(self, choice: int, event: dict[str, Any]) -> bytes:
         logprobs = self._logprobs(choice, event.pop("probabilities", []))
+        event.pop("tokens", None)
         return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": logprobs}, None, **event)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:

@@ -91,10 +91,6 @@ def _off(name: str, check: Check) -> tuple[str, Field]:
     return name, Field("", name, check)
 
 
-def _is_zero_or_less(value: float) -> bool:
-    return value <= 0
-
-
 _MANY = 1e4  # more makes no difference to a token's chance, or only overflows
 _max_tokens = integer(-1)
 _num_probs = integer(0, MAX_PROBS)
@@ -120,6 +116,7 @@ FIELDS: dict[str, Field] = {
     "n_cache_reuse": Field("generate", "n_cache_reuse", integer(0)),
     "id_slot": Field("generate", "id_slot", integer(-1)),
     "return_tokens": Field("generate", "return_tokens", boolean),
+    "return_progress": Field("generate", "return_progress", boolean),
     "timings_per_token": Field("generate", "timings_per_token", boolean),
     "lora": Field("generate", "lora", _lora),
     "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
@@ -153,9 +150,10 @@ FIELDS: dict[str, Field] = {
     "mirostat": _sampling("mirostat", integer(0, 2, is_clamped=True)),
     "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
     "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
-    # Checked, with no effect: there is no context shift, and the prompt cache needs no such hint.
-    "n_keep": Field("", "n_keep", integer(-1)),
-    "n_discard": Field("", "n_discard", integer(0)),
+    "n_keep": Field("generate", "n_keep", integer(-1)),
+    "n_indent": Field("generate", "n_indent", integer(0)),
+    "t_max_predict_ms": Field("generate", "t_max_predict_ms", integer(-1)),
+    "n_discard": Field("generate", "n_discard", integer(0)),
     "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
     "response_format": Field("constraint", "response_format", constraints.response_format),
@@ -164,9 +162,6 @@ FIELDS: dict[str, Field] = {
     "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [
-            _off("n_indent", neutral(0)),
-            _off("t_max_predict_ms", neutral(is_off=_is_zero_or_less)),
-            _off("return_progress", neutral(False)),
             _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
@@ -248,8 +243,10 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     if fields["sampling"].get("n_probs"):
         fields["logprobs"] = True
     fields["verbose"] = ask.get("is_verbose", False)
-    if not ask.get("is_stream"):
-        fields["timings_per_token"] = False
+    if ask.get("is_stream"):
+        fields["tokens_per_event"] = fields.pop("return_tokens", False)
+    else:
+        fields["timings_per_token"] = fields["return_progress"] = False
     return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
 
 

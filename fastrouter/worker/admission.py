@@ -4,15 +4,19 @@ Owns slots, prefixes and the queue. Knows no batch. Invariant: a sequence is her
 a busy slot lets the others pass.
 """
 
+from array import array
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from fastrouter.errors import ContextExceeded, NotSupported
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
+from fastrouter.worker.bounds import BoundedDetokenizer
 from fastrouter.worker.constraint import ConstrainedSampler, Grammars
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
+from fastrouter.worker.infill import build_infill
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
@@ -36,7 +40,7 @@ class Admission:
         self._options = options
         self._prompts = prompts
         self._adapters = adapters
-        self._pieces = PieceTable(model.vocab)
+        self._pieces = PieceTable(model.vocab, special=options.special)
         self._grammars = Grammars(model.vocab)
         self._compiling: list[Request] = []
         self._waiting: deque[Sequence] = deque()
@@ -61,7 +65,8 @@ class Admission:
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
-            request = Request(generate, *self._prompts.build(generate), self._adapters.resolve(generate.lora))
+            generate = self._with_defaults(generate)
+            request = Request(generate, *self._build(generate), self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
             if generate.constraint is None:
@@ -71,6 +76,26 @@ class Admission:
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
+
+    def _with_defaults(self, generate: Generate) -> Generate:
+        """Where the request says nothing."""
+        options, changes = self._options, dict[str, Any]()
+        if options.constraint is not None and generate.constraint is None and not generate.tools:
+            changes["constraint"] = options.constraint
+        if options.stop and not generate.stop:
+            changes["stop"] = options.stop
+        return replace(generate, **changes) if changes else generate
+
+    def check_constraint(self) -> None:
+        """Of the model itself. Raises FastrouterError; takes as long as compiling it does."""
+        if self._options.constraint is not None and not self._options.embedding:
+            self._grammars.compile(self._options.constraint).result()
+
+    def _build(self, generate: Generate) -> tuple["array[int]", str]:
+        """The prompt's tokens, and its text where it is one."""
+        if generate.infill is not None:
+            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot), ""
+        return self._prompts.build(generate)
 
     def _queue(self, request: Request) -> None:
         """Its grammar, if it has one, is ready or has failed: that raises."""
@@ -97,7 +122,12 @@ class Admission:
         else:
             sampler = ConstrainedSampler(self._vocab, generate.sampling, self.sampling, request.grammar.result().copy(), **options)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
-        return Sequence(request, choice, sampler, Detokenizer(self._pieces, generate.stop), max_tokens)
+        return Sequence(request, choice, sampler, self._detokenizer(generate), max_tokens)
+
+    def _detokenizer(self, generate: Generate) -> Detokenizer:
+        if generate.n_indent or generate.t_max_predict_ms > 0:
+            return BoundedDetokenizer(self._pieces, generate.stop, generate.n_indent, max(0, generate.t_max_predict_ms))
+        return Detokenizer(self._pieces, generate.stop)
 
     def put_first(self, sequences: list[Sequence]) -> None:
         """They come before all that wait, in this order."""
@@ -128,6 +158,8 @@ class Admission:
             sequence.slot = slot
             self._keep_prefix(sequence, slot)
             sequence.advance(Status.PREFILL)
+            if request.generate.return_progress:
+                self._answers.progress(sequence)
             admitted.append(sequence)
         return admitted
 
@@ -165,6 +197,8 @@ class Admission:
             self.slots.release(slot)
             if not keeps_kv:
                 self.prefixes.forget(slot)
+            elif slot.num_exact < len(slot.tokens):
+                self.prefixes.cut(slot, slot.num_exact)
 
 
 def context_exceeded(num_tokens: int, n_ctx: int) -> ContextExceeded:

@@ -8,8 +8,12 @@ import sys
 import traceback
 from typing import Any
 
-from fastrouter._core import EVENT, TEXT
+import orjson
+
+from fastrouter._core import EVENT, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError
+from fastrouter.messages import LoadOptions
+from fastrouter.worker.constraint import shown
 from fastrouter.worker.llama import Vocab
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.sequence import Request, Sequence
@@ -18,8 +22,9 @@ from fastrouter.worker.sequence import Request, Sequence
 class Answers:
     """Records of all sequences of one model."""
 
-    def __init__(self, vocab: Vocab, outbox: Outbox) -> None:
+    def __init__(self, vocab: Vocab, outbox: Outbox, options: LoadOptions) -> None:
         self._vocab = vocab
+        self._options = options
         self._outbox = outbox
 
     def send(self, sequence: Sequence, text: bytes) -> None:
@@ -33,12 +38,20 @@ class Answers:
             self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
             num_tokens = 0
 
-    def end(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
+    def progress(self, sequence: Sequence) -> None:
+        """How much of the prompt is computed. The other choices of a request have none of their own."""
+        if sequence.choice == 0:
+            more = {"timings": sequence.timings()} if sequence.request.generate.timings_per_token else {}
+            payload = orjson.dumps({"prompt_progress": sequence.progress(), **more})
+            self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, payload)
+
+    def end(self, sequence: Sequence, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
         """What was held back, then the finish. `stop_type`: eos | limit | word."""
-        rest = sequence.detokenizer.finish()
+        rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
+        rest += sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
             sequence.probabilities.cut(len(rest))
-        if rest or (sequence.probabilities is not None and sequence.probabilities.is_pending):
+        if rest or sequence.is_pending:
             self.send(sequence, rest)
         self._finish(sequence, stop_type, truncated=truncated)
 
@@ -66,15 +79,27 @@ class Answers:
             "prompt_tokens": len(sequence.prompt),
             "cached_tokens": sequence.num_cached,
             "completion_tokens": sequence.num_generated,
-            "truncated": truncated,
+            "truncated": truncated or sequence.is_truncated,
             "id_slot": sequence.slot.id if sequence.slot else -1,
+            "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
             "timings": sequence.timings(),
         }
-        if sequence.tokens is not None:
+        if generate.return_tokens:
             values["tokens"] = sequence.tokens
         if generate.verbose:
             values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
-            lora = [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters]
-            settings = {"n_predict": sequence.max_tokens, "max_tokens": sequence.max_tokens, "stop": generate.stop, "lora": lora}
-            values["generation_settings"] = {**sequence.sampler.settings(), **settings}
+            values["generation_settings"] = {**sequence.sampler.settings(), **self._settings(sequence)}
         self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
+
+    def _settings(self, sequence: Sequence) -> dict[str, Any]:
+        """Of llama-server's `generation_settings` what is no sampling."""
+        request, generate = sequence.request, sequence.request.generate
+        return {
+            "n_predict": sequence.max_tokens,
+            "max_tokens": sequence.max_tokens,
+            "n_keep": self._options.n_keep if generate.n_keep is None else generate.n_keep,
+            "n_discard": generate.n_discard,
+            "stop": generate.stop,
+            **shown(generate.constraint),
+            "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters],
+        }

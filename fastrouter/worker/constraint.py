@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
+import orjson
 
 from fastrouter.errors import FastrouterError, InvalidRequest, NotSupported
 from fastrouter.worker.llama import TOKENIZE_ADDRESS, Vocab
@@ -128,7 +129,18 @@ class Grammars:
 
 
 def _unusable(field: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"field '{field}' cannot be followed: {_in_one_line(problem)}")
+    """`field`: a request's, or a flag."""
+    said = field if field.startswith("-") else f"field '{field}'"
+    return InvalidRequest(f"{said} cannot be followed: {_in_one_line(problem)}")
+
+
+def shown(constraint: dict[str, str] | None) -> dict[str, Any]:
+    """In `generation_settings`: llama-server's `grammar`; schemas and regular expressions as they were said."""
+    kind, text = (constraint["kind"], constraint["text"]) if constraint else ("gbnf", "")
+    settings: dict[str, Any] = {"grammar": text if kind == "gbnf" else "", "grammar_lazy": False, "grammar_triggers": []}
+    if kind != "gbnf":
+        settings[kind] = orjson.loads(text) if kind == "json_schema" else text
+    return settings
 
 
 def _in_one_line(problem: str) -> str:

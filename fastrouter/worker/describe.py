@@ -6,6 +6,7 @@ Only reads; owns nothing.
 from typing import Any
 
 from fastrouter.messages import Load
+from fastrouter.worker.constraint import shown
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.llama import Context, Model
 from fastrouter.worker.sampler import Sampler
@@ -37,7 +38,8 @@ def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]
     """The generation settings a request gets that names none."""
     settings = Sampler(model.vocab, {}, engine.sampling).settings()
     seed = engine.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
-    return {**settings, "seed": seed, "n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "stop": [], "lora": []}
+    asked = {"n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "n_keep": load.options.n_keep, "n_discard": 0}
+    return {**settings, "seed": seed, **asked, "stop": load.options.stop, **shown(load.options.constraint), "lora": []}
 
 
 def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[str, Any]:

@@ -21,12 +21,13 @@ class Pieces(Protocol):
 
 
 class PieceTable:
-    """Token -> its bytes, asked for once. Control tokens are empty, as they are in llama-server's answers."""
+    """Token -> its bytes, asked for once. Control tokens are empty, as they are in llama-server's answers, unless `special`."""
 
-    __slots__ = ("_pieces", "_vocab", "whole")
+    __slots__ = ("_pieces", "_special", "_vocab", "whole")
 
-    def __init__(self, vocab: Pieces) -> None:
+    def __init__(self, vocab: Pieces, *, special: bool = False) -> None:
         self._vocab = vocab
+        self._special = special
         self._pieces: list[bytes | None] = [None] * vocab.n_tokens
         # the piece where it is whole UTF-8, b"" where it is not (or is empty), None where not asked yet
         self.whole: list[bytes | None] = [None] * vocab.n_tokens
@@ -37,7 +38,7 @@ class PieceTable:
     def piece(self, token: int) -> bytes:
         piece = self._pieces[token]
         if piece is None:
-            piece = self._pieces[token] = self._vocab.token_to_piece(token, False)
+            piece = self._pieces[token] = self._vocab.token_to_piece(token, self._special)
             self.whole[token] = piece if _is_utf8(piece) else b""
         return piece
 
@@ -45,7 +46,7 @@ class PieceTable:
 class Detokenizer:
     """One sequence's text. `push` each token, then `finish` once."""
 
-    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_stops", "_whole", "is_stopped", "pieces", "stopping_word")
+    __slots__ = ("_decoder", "_find_start", "_held", "_is_idle", "_stops", "_whole", "is_stopped", "pieces", "stop_type", "stopping_word")
 
     def __init__(self, pieces: PieceTable, stop: list[str]) -> None:
         self.pieces = pieces
@@ -57,6 +58,7 @@ class Detokenizer:
         self._held = b""
         self._is_idle = True  # nothing is held and the text goes on
         self.is_stopped = False
+        self.stop_type = "word"  # what it is when it is stopped
         self.stopping_word = ""
 
     def __repr__(self) -> str:

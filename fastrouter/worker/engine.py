@@ -20,6 +20,7 @@ from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
+from fastrouter.worker.shift import ContextShift
 from fastrouter.worker.slots import AdapterSet
 from fastrouter.worker.turns import Turns
 
@@ -39,13 +40,14 @@ class Engine:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
-        self._answers = Answers(model.vocab, outbox)
+        self._answers = Answers(model.vocab, outbox, options)
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
         self.prefixes = self._prefixes = self._admission.prefixes
         self._pace = self.prefixes.pace
         self._checkpoints = self.prefixes.checkpoints
+        self.shifts = ContextShift(context, self.prefixes, options, adds_bos=model.vocab.add_bos)
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
@@ -82,6 +84,10 @@ class Engine:
     def submit(self, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         self._admission.submit(generate)
+
+    def check_constraint(self) -> None:
+        """That answers follow by default. Raises FastrouterError."""
+        self._admission.check_constraint()
 
     def abort(self, request_id: int) -> None:
         """Forget a request at once; its slots keep their KV. Unknown ids are fine: it may just have finished."""
@@ -181,6 +187,8 @@ class Engine:
             held.extend(sequence.prompt[len(held) : len(held) + take])
             if self._checkpoints.is_on and take:
                 self._checkpoints.note(sequence.slot, len(sequence.prompt))  # type: ignore[arg-type]
+            if take and sequence.request.generate.return_progress:
+                self._answers.progress(sequence)
             if not take or len(held) < len(sequence.prompt):
                 continue
             self._prefilling.remove(sequence)
@@ -209,8 +217,8 @@ class Engine:
         for choice in choices:
             sibling = self._admission.choice(request, choice)
             slot = next((slot for slot in self.slots.idle if slot is not first.slot), None)
-            # (the first choice may be over already)
-            if slot is None or first.slot is None or not self._prefixes.copy(first.slot, slot):
+            # (the first choice may be over already, or has forgotten a part of the prompt)
+            if slot is None or first.slot is None or first.is_truncated or not self._prefixes.copy(first.slot, slot):
                 queued.append(sibling)
                 continue
             self._prefixes.cut(slot, len(sibling.prompt))
@@ -231,7 +239,7 @@ class Engine:
         if sequence.probabilities is not None:
             sequence.probabilities.add(token, sequence.sampler.probabilities)
         if self._vocab.is_eog(token):
-            self._answers.end(sequence, "eos")
+            self._answers.end(sequence, "eos", token)
             return True
         sequence.sampler.accept(token)
         text = sequence.detokenizer.push(token)
@@ -240,12 +248,12 @@ class Engine:
         if text:
             self._answers.send(sequence, text)
         if sequence.detokenizer.is_stopped:
-            self._answers.end(sequence, "word")
+            self._answers.end(sequence, sequence.detokenizer.stop_type)
         elif sequence.sampler.is_complete:
             self._answers.end(sequence, "eos")
         elif sequence.num_generated == sequence.max_tokens:
             self._answers.end(sequence, "limit")
-        elif len(sequence.slot.tokens) + 1 >= self._context.n_ctx_slot:  # type: ignore[union-attr]
+        elif len(sequence.slot.tokens) + 1 >= self._context.n_ctx_slot and not self.shifts.make_room(sequence):  # type: ignore[union-attr]
             self._answers.end(sequence, "limit", truncated=True)
         else:
             sequence.next_token = token

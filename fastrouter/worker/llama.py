@@ -152,6 +152,11 @@ class Vocab:
         return known == 2
 
     @cached_property
+    def fim(self) -> dict[str, int]:
+        """Tokens that tell a model to fill a gap: pre, suf, mid, rep, sep. -1: none."""
+        return {name: getattr(api, f"llama_vocab_fim_{name}")(self.pointer) for name in ("pre", "suf", "mid", "rep", "sep")}
+
+    @cached_property
     def eog_tokens(self) -> list[int]:
         """All of them; walks the vocabulary, so only for ignore_eos."""
         return find_tokens(ctypes.cast(_lib.llama_vocab_is_eog, _P).value or 0, self.pointer, self.n_tokens)

@@ -49,6 +49,7 @@ _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
     "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 )
+_NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
 
 
 class Worker:
@@ -118,6 +119,9 @@ class Worker:
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
+        self._engine.check_constraint()
+        if load.options.context_shift and not self._engine.shifts.is_on:
+            self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}

@@ -179,11 +179,24 @@ class Prefixes:
         state = self._states.save(donor.id, is_part=is_part)
         return state is not None and self._states.restore(slot.id, state, is_part=is_part)
 
+    def shift(self, slot: Slot, num_kept: int, num_gone: int) -> bool:
+        """Forget tokens behind a start; what comes after moves there. False: it cannot be done, and the slot may have lost its KV."""
+        end = num_kept + num_gone
+        if not self.own(slot) or not self._context.remove(slot.id, num_kept, end):
+            return False
+        self._states.shift(slot.id, end, -1, -num_gone)
+        del slot.tokens[num_kept:end]
+        slot.num_exact = min(slot.num_exact, num_kept)
+        slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint.length <= num_kept]
+        return True
+
     def own(self, slot: Slot) -> bool:
         """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it holds nothing."""
         if not slot.has_shared_cells:
             return True
-        state = self._states.save(slot.id) if self._has_room(len(slot.tokens)) else None
+        while not self._has_room(0) and (idle := self._slots.to_purge()) is not None:
+            self.purge(idle)
+        state = self._states.save(slot.id) if self._has_room(0) else None
         if state is None:
             return False
         self._context.remove(slot.id)
@@ -248,5 +261,6 @@ class Prefixes:
             self.purge(idle)
 
     def _has_room(self, num_tokens: int) -> bool:
+        """For so many more, even if no cell is shared."""
         held = sum(len(slot.tokens) for slot in self._slots.all) if self._context.is_unified else 0
         return held + num_tokens <= self._context.n_ctx

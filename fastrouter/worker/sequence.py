@@ -58,7 +58,7 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
+        "choice", "detokenizer", "first_ns", "is_truncated", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
         "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
@@ -74,10 +74,12 @@ class Sequence:
         self.next_token = -1  # sampled, not yet in the KV
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
+        self.is_truncated = False  # it has forgotten a part of its context
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         has_probabilities = request.generate.logprobs
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None
-        self.tokens: list[int] | None = [] if request.generate.return_tokens else None
+        keeps_tokens = request.generate.return_tokens or request.generate.tokens_per_event
+        self.tokens: list[int] | None = [] if keeps_tokens else None  # that no record has carried
         self.started_ns = 0  # prefill began
         self.first_ns = 0  # prefill done, first token sampled
 
@@ -94,15 +96,31 @@ class Sequence:
     @property
     def has_events(self) -> bool:
         """Its text leaves with more than text."""
-        return self.probabilities is not None or self.request.generate.timings_per_token
+        generate = self.request.generate
+        return self.probabilities is not None or generate.timings_per_token or generate.tokens_per_event
+
+    @property
+    def is_pending(self) -> bool:
+        """An event has to leave, even without text."""
+        has_tokens = self.request.generate.tokens_per_event and self.tokens
+        return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
 
     def events(self, text: bytes) -> Iterator[bytes]:
         """The records for a text; only the first one holds it."""
-        more = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        more: dict[str, Any] = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        if self.request.generate.tokens_per_event:
+            more["tokens"], self.tokens = self.tokens, []
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
             found = {"probabilities": entries} if entries else {}
             yield orjson.dumps({"text": text.decode(), **found, **more})
             text = b""
+            more.pop("tokens", None)
+
+    def progress(self) -> dict[str, Any]:
+        """llama-server's `prompt_progress`."""
+        held = len(self.slot.tokens) if self.slot else 0
+        elapsed_ns = time.monotonic_ns() - self.started_ns if self.started_ns else 0
+        return {"total": len(self.prompt), "cache": self.num_cached, "processed": held, "time_ms": elapsed_ns // 10**6}
 
     def task(self) -> dict[str, Any]:
         """What llama-server's /slots says of it, running or done."""

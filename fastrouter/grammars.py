@@ -1,0 +1,91 @@
+"""Texts that say what an answer must look like: JSON schemas, GBNF, regular expressions -> what a worker compiles, or a ValueError. Pure.
+
+Must never know who said it. Invariant: what passes is small and flat enough for every recursive reader behind it.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+MAX_SCHEMA_BYTES = 256 << 10
+MAX_SCHEMA_DEPTH = 64  # levels of JSON, two for each level of objects
+MAX_SCHEMA_NODES = 20_000
+MAX_GRAMMAR_BYTES = 64 << 10
+MAX_GRAMMAR_RULES = 2_000
+MAX_REGEX_BYTES = 16 << 10
+MAX_NESTING = 64  # of parentheses, in grammars and regular expressions
+
+# A format that is none of these is a note to the reader, as JSON Schema has it.
+_CHECKED_FORMATS = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
+_VALUES = {"const", "enum", "default", "examples"}  # keywords that hold plain values, not schemas
+_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # that hold schemas under free names
+_GBNF_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*')
+_REGEX_TEXT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """Without notes; an empty schema means any object, as in llama-server."""
+    _check_size(schema)
+    text = orjson.dumps(_without_notes(schema) or {"type": "object"})
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise ValueError(f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
+    return text.decode()
+
+
+def check_grammar(text: str) -> None:
+    """GBNF."""
+    _check_bytes(text, MAX_GRAMMAR_BYTES)
+    bare = _GBNF_TEXT.sub("", text)
+    if bare.count("::=") > MAX_GRAMMAR_RULES:
+        raise ValueError(f"has more than {MAX_GRAMMAR_RULES} rules")
+    _check_nesting(bare)
+
+
+def check_regex(text: str) -> None:
+    _check_bytes(text, MAX_REGEX_BYTES)
+    _check_nesting(_REGEX_TEXT.sub("", text))
+
+
+def _check_size(schema: dict[str, Any]) -> None:
+    """Level by level, so that the depth of the input is not the depth of our stack."""
+    level: list[Any] = [schema]
+    num_nodes = 0
+    for _ in range(MAX_SCHEMA_DEPTH):
+        num_nodes += len(level)
+        if num_nodes > MAX_SCHEMA_NODES:
+            raise ValueError(f"has more than {MAX_SCHEMA_NODES} values")
+        level = [child for item in level if isinstance(item, dict | list) for child in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return
+    raise ValueError(f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+
+
+def _without_notes(schema: Any) -> Any:
+    """A schema, or a list of them, without the formats that nobody checks."""
+    if isinstance(schema, list):
+        return [_without_notes(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "format" and isinstance(value, str) and value not in _CHECKED_FORMATS:
+            continue
+        if key in _NAMED and isinstance(value, dict):
+            kept[key] = {name: _without_notes(item) for name, item in value.items()}
+        else:
+            kept[key] = value if key in _VALUES else _without_notes(value)
+    return kept
+
+
+def _check_bytes(text: str, limit: int) -> None:
+    if len(text.encode("utf-8", "surrogatepass")) > limit:
+        raise ValueError(f"is larger than {limit >> 10} KiB")
+
+
+def _check_nesting(bare: str) -> None:
+    depth = 0
+    for bracket in re.findall(r"[()]", bare):
+        depth += 1 if bracket == "(" else -1
+        if depth > MAX_NESTING:
+            raise ValueError(f"has parentheses nested deeper than {MAX_NESTING} levels")
