@@ -28,6 +28,7 @@ from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
 from fastrouter.logs import announce, set_up
+from fastrouter.systemd import Notifier
 
 log = logging.getLogger("fastrouter")
 
@@ -64,6 +65,7 @@ class App:
         self._config = config
         self._nursery_command = nursery_command
         self._inherited = inherited(os.environ)
+        self._notifier = Notifier(os.environ)
         hosts = [host for host in hosts_of(config) if not is_unix(host)]
         if self._inherited:
             hosts = [str(sock.getsockname()[0]) for sock in self._inherited if sock.family != socket.AF_UNIX]
@@ -83,6 +85,7 @@ class App:
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._service: Behind | None = None
+        self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -90,8 +93,9 @@ class App:
         sockets = self._inherited or self._bind()
         addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
         await self._server.start(sockets, self._certificate)
-        text = f"fastrouter {__version__} is listening on {' and '.join(addresses)}"
-        announce(self._config, text, event="listening", addresses=addresses, version=__version__)
+        self._notifier.start_watchdog()
+        self._status = f"listening on {' and '.join(addresses)}"
+        announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
         boot = asyncio.create_task(self._boot(addresses[0]))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -118,6 +122,7 @@ class App:
         await service.start(self._routes, self._nursery_command, self._reload_doors)
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
+        self._notifier.ready(self._status)
         service.announce(address)
         await service.load_wanted()
 
@@ -160,10 +165,16 @@ class App:
             self._reload_doors()
         except FastrouterError as error:
             log.error("reload refused, nothing has changed: %s", error.message)
-        if self._service is not None:
+        if self._service is not None and self._ready.is_set():
+            self._notifier.reloading()
             task = asyncio.get_running_loop().create_task(self._service.reload())
             self._reloads.add(task)  # the loop itself keeps none alive
-            task.add_done_callback(self._reloads.discard)
+            task.add_done_callback(self._on_reloaded)
+
+    def _on_reloaded(self, task: "asyncio.Task[None]") -> None:
+        self._reloads.discard(task)
+        if not self._reloads and not self._stop.is_set():
+            self._notifier.ready(self._status)
 
     def _reload_doors(self) -> None:
         """Keys and certificate. Raises ConfigError."""
@@ -172,6 +183,7 @@ class App:
             self._certificate.reload()
 
     async def _shut_down(self) -> None:
+        self._notifier.stopping()
         self._server.dispatch = self._logged(self._dispatch_late)
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
@@ -179,3 +191,4 @@ class App:
         self._server.close()
         for file in self._files:
             file.remove()
+        self._notifier.close()
