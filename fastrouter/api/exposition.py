@@ -17,7 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from fastrouter import __version__
 from fastrouter._core import ItlHistogram
-from fastrouter.api.identity import LLAMA_BUILD
+from fastrouter.build import LLAMA_BUILD
 from fastrouter.metrics import Histogram, ModelCounts
 
 Encode = Callable[[Any], bytes]  # of anything with a collect()

@@ -3,8 +3,8 @@
 import os
 
 from fastrouter import __version__
+from fastrouter.build import LLAMA_BUILD
 
-LLAMA_BUILD = 11434  # the llama.cpp release inside the llama-cpp-python that pyproject.toml pins
 BUILD_INFO = f"b{LLAMA_BUILD}-fastrouter-{__version__}"
 
 

@@ -1,0 +1,80 @@
+"""Which build this is: versions, where it comes from, how llama.cpp was compiled. Must never load a model or llama.cpp's libraries.
+
+Invariant: everything is read from files; what nobody has written down is not claimed. packaging/build_record.py writes RECORD into a
+package or an executable, see there.
+"""
+
+import contextlib
+import json
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from fastrouter import __version__
+
+LLAMA_BUILD = 11434  # the llama.cpp release inside the llama-cpp-python that pyproject.toml pins
+BINDING = "llama-cpp-python"
+RECORD = "build.json"  # beside this file: {"commit", "date", "llama_build"}, each of which may be missing
+_PACKAGE = Path(__file__).parent
+
+
+def version_text() -> str:
+    """What --version prints."""
+    record = read_record()
+    commit, date = record.get("commit") or _commit_of_checkout(), record.get("date")
+    origin = f"{kind()}{f', commit {commit}' if commit else ''}{f' of {date}' if date else ''}"
+    return (
+        f"fastrouter {__version__} ({origin})\n"
+        f"llama.cpp b{LLAMA_BUILD} ({BINDING} {binding_version() or 'not installed'}, {llama_build(record)})\n"
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    )
+
+
+def kind() -> str:
+    """executable: one file with everything in it; checkout: run from its repository; package: installed by pip."""
+    if getattr(sys, "frozen", False):
+        return "executable"
+    return "checkout" if (_PACKAGE.parent / ".git").exists() else "package"
+
+
+def read_record() -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((_PACKAGE / RECORD).read_text())
+        return {name: str(value) for name, value in record.items() if value}
+    return {}
+
+
+def binding_version() -> str | None:
+    from importlib import metadata  # 20 ms, and only for --version
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(BINDING)
+    return None
+
+
+def llama_build(record: dict[str, str]) -> str:
+    """The portable build of packaging/llama_wheel.py is known by the key of its compiler flags."""
+    key = record.get("llama_build") or _portable_key()
+    return f"portable build {key}" if key else "a build of its own"
+
+
+def _portable_key() -> str | None:
+    """From the place that the installed wheel came from."""
+    from importlib import metadata
+
+    with contextlib.suppress(metadata.PackageNotFoundError, OSError):
+        origin = metadata.distribution(BINDING).read_text("direct_url.json") or ""
+        found = re.search(rf"/{BINDING}-[\d.]+-([0-9a-f]{{12}})/", origin)
+        return found[1] if found else None
+    return None
+
+
+def _commit_of_checkout() -> str | None:
+    if kind() != "checkout":
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip() or None
+    return None
