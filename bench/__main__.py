@@ -15,6 +15,7 @@ from pathlib import Path
 import fastrouter
 from bench import report
 from bench.scenarios import FLAGS, SCENARIOS
+from fastrouter.machine import cpu_name
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny_models import make_llama
@@ -28,11 +29,6 @@ def make_models(folder: Path) -> None:
     path = subprocess.run([sys.executable, str(demo)], check=True, capture_output=True, text=True).stdout.strip()
     for index in range(2):
         (folder / f"smol{index}.gguf").symlink_to(path)
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

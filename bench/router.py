@@ -20,9 +20,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bench.__main__ import cpu_name
-from bench.client import call, request_bytes
-from bench.servers import free_port
+from fastrouter.bench.client import call, request_bytes
+from fastrouter.bench.servers import free_port
+from fastrouter.machine import cpu_name
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny_models import make_llama

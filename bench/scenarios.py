@@ -3,21 +3,27 @@
 Samples are seconds, bytes or rates as the measure's name says; statistics are made by report.py.
 """
 
+import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.client import LoadCounter, request_bytes, run_clients, stream_all
-from bench.servers import Server, running
+from fastrouter.bench import servers
+from fastrouter.bench.client import LoadCounter, request_bytes, run_clients, stream_all
+from fastrouter.bench.servers import Server
+from fastrouter.bench.switching import SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
-SHORT = "Say hello."
 
 
-def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
-    return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
+def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[Server]:
+    environ = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
+    log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
+    return servers.running(rival if name == servers.RIVAL else None, ["--models-dir", str(models), *flags], environ, log)
 
 
 def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
@@ -35,13 +41,8 @@ def cold_switch(name: str, rival: Path | None, models: Path) -> Samples:
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS, "--models-max", "16") as server:
         time.sleep(1)
-        for index in range(8):
-            samples["cold_tiny_s"].append(ttft(server, f"tiny{index}"))
-            time.sleep(0.3)
-        for _ in range(4):
-            samples["cold_135m_s"].append(ttft(server, "smol0"))
-            server.unload("smol0")
-            time.sleep(0.3)
+        samples["cold_tiny_s"] = in_turn(server, [f"tiny{index}" for index in range(8)], 8)
+        samples["cold_135m_s"] = cold(server, "smol0", 4)
     return samples
 
 
@@ -51,27 +52,20 @@ def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
     with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
         time.sleep(1)
         ttft(server, "tiny0")
-        for index in range(8):
-            samples["evict_tiny_s"].append(ttft(server, f"tiny{1 + index % 2}"))
-            time.sleep(0.3)
+        samples["evict_tiny_s"] = in_turn(server, ("tiny1", "tiny2"), 8)
         ttft(server, "smol0")
-        for index in range(4):
-            samples["evict_135m_s"].append(ttft(server, f"smol{1 - index % 2}"))
-            time.sleep(0.3)
+        samples["evict_135m_s"] = in_turn(server, ("smol1", "smol0"), 4)
     return samples
 
 
-def hot(name: str, rival: Path | None, models: Path) -> Samples:
+def hot_switch(name: str, rival: Path | None, models: Path) -> Samples:
     """Staying on one resident model and alternating between two."""
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS) as server:
         for model in ("tiny0", "tiny1", "smol0"):
             ttft(server, model)
-        for index in range(300):
-            samples["hot_stay_tiny_s"].append(ttft(server, "tiny0"))
-            samples["hot_switch_tiny_s"].append(ttft(server, f"tiny{index % 2}"))
-        for _ in range(10):
-            samples["hot_stay_135m_s"].append(ttft(server, "smol0"))
+        samples["hot_stay_tiny_s"], samples["hot_switch_tiny_s"] = hot(server, "tiny0", ("tiny0", "tiny1"), 300)
+        samples["hot_stay_135m_s"] = in_turn(server, ("smol0",), 10, pause_s=0)
     return samples
 
 
@@ -131,7 +125,7 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "start": start_and_memory,
     "cold": cold_switch,
     "evict": evict_and_switch,
-    "hot": hot,
+    "hot": hot_switch,
     "throughput": throughput,
     "storm": storm,
 }

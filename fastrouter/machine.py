@@ -1,4 +1,4 @@
-"""What this machine has to give right now: memory and cores. Linux; knows no model and no process of ours."""
+"""What this machine is, and has to give right now: memory and cores. Linux; knows no model and no process of ours."""
 
 import contextlib
 import os
@@ -55,3 +55,10 @@ def is_core_free() -> bool:
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= len(os.sched_getaffinity(0))
     except (OSError, ValueError, IndexError):
         return True
+
+
+def cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+    return os.uname().machine

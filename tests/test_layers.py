@@ -32,7 +32,7 @@ RANKS: list[set[str]] = [
     {"api"},
     {"watch"},
     {"service"},
-    {"app"},
+    {"app", "bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -20,6 +20,10 @@ def main() -> int:
         from fastrouter.cli.presets import run_preset
 
         return run_preset(arguments)
+    if arguments and arguments[0] == "bench":
+        from fastrouter.cli.bench import run_bench
+
+        return run_bench(arguments[1:])
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

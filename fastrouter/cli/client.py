@@ -183,7 +183,7 @@ def list_running(client: Client, options: argparse.Namespace) -> None:
         memory = _size(usage["memory_bytes"] + usage["device_memory_bytes"])
         counts = (str(usage["running"] or ""), str(usage["waiting"] or ""))
         rows.append((model["id"], _status_of(model), memory, str(meta.get("n_ctx") or ""), *counts, _until(usage)))
-    _print_table(rows)
+    print_table(rows)
 
 
 def _until(usage: dict[str, Any]) -> str:
@@ -199,7 +199,7 @@ def _print_models(models: list[dict[str, Any]]) -> None:
         meta = model.get("meta") or {}
         context = str(meta.get("n_ctx") or meta.get("n_ctx_train") or "")
         rows.append((model["id"], _status_of(model), _size(meta.get("size")), context, model["source"]))
-    _print_table(rows)
+    print_table(rows)
 
 
 def _status_of(model: dict[str, Any]) -> str:
@@ -209,7 +209,7 @@ def _status_of(model: dict[str, Any]) -> str:
     return f"{status['value']}{' (failed)' if status.get('failed') else ''}"
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -15,8 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-_TEXT = re.compile(rb'"content":"(?:[^"\\]|\\.)')  # a delta with at least one character
+_TEXT = re.compile(rb'"(?:reasoning_)?content":"(?:[^"\\]|\\.)')  # a delta with at least one character
 _COMPLETION_TOKENS = re.compile(rb'"predicted_n":(\d+)')
+
+
+class BenchFailed(RuntimeError):
+    """A server did not do what is measured; the message is for the user."""
 
 
 @dataclass
@@ -53,7 +57,7 @@ def head_bytes(method: str, path: str, body_size: int) -> bytes:
 
 
 def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
-    """Send all requests at once, each on its own connection; wait for all to end. Raises RuntimeError when one is not whole."""
+    """Send all requests at once, each on its own connection; wait for all to end. Raises BenchFailed when one is not whole."""
     selector = selectors.DefaultSelector()
     streams = []
     starts: dict[socket.socket, float] = {}
@@ -70,10 +74,10 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
     deadline = time.perf_counter() + timeout_s
     while selector.get_map():
         if time.perf_counter() > deadline:
-            raise RuntimeError("a stream did not end in time")
+            raise BenchFailed("a stream did not end in time")
         for key, _ in selector.select(1.0):
+            assert isinstance(key.fileobj, socket.socket)
             sock, stream = key.fileobj, key.data
-            assert isinstance(sock, socket.socket)
             data = sock.recv(1 << 18)
             now = time.perf_counter()
             if not data:
@@ -86,7 +90,7 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
                 stream.ttft_s = now - starts[sock]
     for stream in streams:
         if not stream.is_whole or not stream.ttft_s:
-            raise RuntimeError(f"stream is not whole: {bytes(stream.body[:500])!r}")
+            raise BenchFailed(f"stream is not whole: {bytes(stream.body[:500])!r}")
         stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
     return streams
 
