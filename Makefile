@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
-.PHONY: run test check bench install clean
+.PHONY: run test check bench install completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -27,6 +27,12 @@ bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
 
 install: $(BIN)/fastrouter
+
+completions: install
+	@mkdir -p packaging/completions
+	@$(BIN)/fastrouter completion bash > packaging/completions/fastrouter.bash
+	@$(BIN)/fastrouter completion zsh > packaging/completions/_fastrouter
+	@$(BIN)/fastrouter completion fish > packaging/completions/fastrouter.fish
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastrouter needs Python 3.11 or newer; try make PYTHON=python3.11" >&2; exit 1; }
@@ -55,4 +61,4 @@ $(VENV)/.test $(VENV)/.bench: pyproject.toml | $(BIN)/fastrouter
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastrouter/_core.c fastrouter/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist packaging/completions *.egg-info fastrouter/_core.c fastrouter/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -147,6 +147,7 @@ def _router_flags() -> list[Flag]:
         _flag(scope, "--log-requests --no-log-requests", "LOG_REQUESTS", Kind.SWITCH, "log_requests", "a line for each request"),
         _flag(scope, "-lv --log-verbosity --verbosity", "LOG_VERBOSITY", Kind.INT, "verbosity", "0 nothing, 1 errors, 5 all (3)", low=-1),
         _flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
+        _flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, as `fastrouter completion bash`"),
         _flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
     ]
 
@@ -303,7 +304,7 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list | --completion-bash | -C --cpu-mask | -Cr --cpu-range | --cpu-strict | --prio | --poll | -Cb --cpu-mask-batch |
+-cl --cache-list | -C --cpu-mask | -Cr --cpu-range | --cpu-strict | --prio | --poll | -Cb --cpu-mask-batch |
 -Crb --cpu-range-batch | --cpu-strict-batch | --prio-batch | --poll-batch | --swa-full SWA_FULL | -e --escape --no-escape |
 --rope-scaling ROPE_SCALING_TYPE | --rope-scale ROPE_SCALE | --rope-freq-base ROPE_FREQ_BASE | --rope-freq-scale ROPE_FREQ_SCALE |
 --yarn-orig-ctx YARN_ORIG_CTX | --yarn-ext-factor YARN_EXT_FACTOR | --yarn-attn-factor YARN_ATTN_FACTOR |

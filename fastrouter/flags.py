@@ -200,6 +200,8 @@ def help_text() -> str:
         "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
         "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
         "fastrouter preset check FILE                    look at a preset file",
+        "fastrouter bench [MODEL ...]                    measure what switching costs here",
+        "fastrouter completion bash|zsh|fish             a script for the shell",
     ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]

@@ -24,6 +24,10 @@ def main() -> int:
         from fastrouter.cli.bench import run_bench
 
         return run_bench(arguments[1:])
+    if (arguments and arguments[0] == "completion") or "--completion-bash" in arguments:
+        from fastrouter.cli.completion import run_completion
+
+        return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

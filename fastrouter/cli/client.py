@@ -308,7 +308,7 @@ def shared_options() -> argparse.ArgumentParser:
     return shared
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, text in (
@@ -337,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_verb(arguments: list[str]) -> int:
-    return perform(_parser().parse_args(arguments))
+    return perform(make_parser().parse_args(arguments))
 
 
 def perform(options: argparse.Namespace) -> int:

@@ -25,6 +25,10 @@ Steps = Generator[dict[str, dict[str, int]], None, str]
 
 
 def run_verb(arguments: list[str]) -> int:
+    return perform(make_parser().parse_args(arguments))
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, help_text, model_text in (
@@ -34,7 +38,7 @@ def run_verb(arguments: list[str]) -> int:
         verb = verbs.add_parser(name, parents=[shared_options()], help=help_text, description=help_text)
         verb.set_defaults(action=action)
         verb.add_argument("model", help=model_text)
-    return perform(parser.parse_args(arguments))
+    return parser
 
 
 # ---------------------------------------------------------------- pull

@@ -1,0 +1,123 @@
+"""`fastrouter completion bash|zsh|fish`: a script for the shell, made from the flags and verbs there are. `completion models` lists names.
+
+Must never know a flag by name but those that make a router listen elsewhere. Invariant: what it offers is accepted by the program.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from fastrouter.cli import client, pull
+from fastrouter.cli.client import Client, perform
+from fastrouter.flag_table import TABLE, Flag, Kind, Scope
+
+USAGE = "usage: fastrouter completion bash|zsh|fish"
+MODELS_TIMEOUT_S = 2  # a shell waits for this while the user looks at it
+FILES, FOLDERS, MODELS = "<files>", "<folders>", "<models>"  # what may follow, beside words
+
+
+@dataclass(frozen=True)
+class Option:
+    names: tuple[str, ...]
+    takes: tuple[str, ...] | None  # None: no value; else words, or one of the three above; (): anything
+    help: str
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str  # "": no verb, serve
+    help: str
+    options: tuple[Option, ...]
+    follow: tuple[str, ...] = ()  # what may follow that is no option
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        return tuple(name for option in self.options for name in option.names)
+
+
+def run_completion(arguments: Sequence[str]) -> int:
+    from fastrouter.cli.shells import SCRIPTS
+
+    match arguments:
+        case [shell] if shell in SCRIPTS:
+            print(SCRIPTS[shell](all_verbs()), end="")
+            return 0
+        case ["models", *rest]:
+            return _print_models(rest)
+        case ["-h" | "--help"]:
+            print(USAGE)
+            return 0
+    print(USAGE, file=sys.stderr)
+    return 2
+
+
+def _print_models(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="fastrouter completion models", parents=[client.shared_options()])
+    parser.set_defaults(action=_list_names)
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(MODELS_TIMEOUT_S)
+    return perform(parser.parse_args(arguments))
+
+
+def _give_up(*_: object) -> NoReturn:
+    os._exit(1)
+
+
+def _list_names(client: Client, options: argparse.Namespace) -> None:
+    for model in client.call("GET", "/v1/models")["data"]:
+        print(*[name for name in (model["id"], *model["aliases"]) if name.isprintable() and " " not in name], sep="\n")
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def all_verbs() -> list[Verb]:
+    """The first one is no verb: the router's own flags."""
+    flags = tuple(_of_flag(flag) for flag in TABLE if flag.scope not in (Scope.NOT_YET, Scope.PRESET))
+    own = (
+        Option(("--rival",), (FILES,), "a llama-server to measure as well"),
+        Option(("--rounds",), (), "how often (3)"),
+        Option(("--json",), None, "every sample, as JSON"),
+    )
+    meta = (Option(("-h", "--help"), None, "all flags"), Option(("--version",), None, "versions and build"))
+    found = [Verb("", "serve", (*meta, *flags))]
+    for parser in (client.make_parser(), pull.make_parser()):
+        found += _of_parser(parser)
+    return [
+        *found,
+        Verb("preset", "look at a preset file", flags, ("check", FILES)),
+        Verb("bench", "measure what switching costs", own + flags, (FILES, MODELS)),
+        Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
+    ]
+
+
+def _of_flag(flag: Flag) -> Option:
+    takes: tuple[str, ...] | None = flag.choices
+    if flag.kind is Kind.SWITCH:
+        takes = None
+    elif flag.kind is Kind.THREE_WAY:
+        takes = ("on", "off", "auto")
+    elif flag.kind in (Kind.PATH, Kind.FILES, Kind.SCALED_FILES):
+        takes = (FOLDERS if flag.name.endswith("-dir") else FILES,)
+    return Option(flag.names + flag.off_names, takes, flag.help)
+
+
+def _of_parser(parser: argparse.ArgumentParser) -> list[Verb]:
+    """Of argparse's verbs, whose lists it keeps to itself."""
+    [verbs] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    helps = {choice.dest: choice.help or "" for choice in verbs._choices_actions}
+    made = []
+    for name, verb in verbs.choices.items():
+        options = tuple(_of_action(action) for action in verb._actions if action.option_strings)
+        takes_model = name != "pull" and any(action.dest == "model" for action in verb._actions if not action.option_strings)
+        made.append(Verb(name, helps[name], options, (MODELS,) if takes_model else ()))
+    return made
+
+
+def _of_action(action: argparse.Action) -> Option:
+    option = Option(tuple(action.option_strings), None if action.nargs == 0 else (), action.help or "")
+    return replace(option, takes=(FILES,)) if action.metavar == "FILE" else option
