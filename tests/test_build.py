@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, StartRouter, environment
 
+import fastrouter
+
 LINES = re.compile(
     r"fastrouter 0\.1\.0 \((?P<origin>.*)\)\n"
     r"llama\.cpp b\d+ \(llama-cpp-python [\d.]+, (?P<build>portable build [0-9a-f]{12}|a build of its own)\)\n"
@@ -29,7 +31,7 @@ def shown(cwd: Path, *program: str) -> re.Match[str]:
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder with the package as pip would install it: no repository around it."""
-    shutil.copytree(REPOSITORY / "fastrouter", tmp_path / "fastrouter", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(fastrouter.__file__).parent, tmp_path / "fastrouter", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "fastrouter" / "build.json").unlink(missing_ok=True)
     return tmp_path
 
