@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
-.PHONY: run test check bench install wheel completions clean
+.PHONY: run test check bench install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -31,6 +31,10 @@ install: $(BIN)/fastrouter
 # Source package and wheel, from what git tracks; twice the same bytes for the same commit.
 wheel: install $(VENV)/.package
 	@$(BIN)/python packaging/make_wheel.py dist
+
+# What is inside, with licences, and the sums of all files in dist/. `make dist` calls the script with what it has packed.
+sbom: install $(VENV)/.package
+	@$(BIN)/python packaging/sbom.py --into dist
 
 completions: install
 	@mkdir -p packaging/completions
