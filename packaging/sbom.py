@@ -1,7 +1,8 @@
-"""`python packaging/sbom.py --into FOLDER [--name NAME] [--inside FOLDER] [DISTRIBUTION ...]`: what an executable consists of.
+"""`python packaging/sbom.py --into FOLDER [--name NAME] [--debian PACKAGE]... [DISTRIBUTION ...]`: what an executable consists of.
 
-Writes NAME.cdx.json (CycloneDX 1.6), THIRD-PARTY-NOTICES and, last of all, SHA256SUMS of all files in the folder. Without distributions:
-fastrouter's own, and what they need. The same parts give the same bytes. Needs the packages of the `package` extra.
+Writes NAME.cdx.json (CycloneDX 1.6), THIRD-PARTY-NOTICES and, last of all, SHA256SUMS of all files in the folder. Distributions: those of
+the Python that runs this, and what they need; fastrouter's own where none is named. The same parts give the same bytes. Needs
+cyclonedx-python-lib and packaging.
 """
 
 import argparse
@@ -89,11 +90,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="sbom.py", description=__doc__)
     parser.add_argument("--into", type=Path, required=True, help="folder of what is given away")
     parser.add_argument("--name", default=OWN, help="the executable's name")
-    parser.add_argument("--inside", type=Path, help="folder of the unpacked executable, to list libraries of the system in it")
-    parser.add_argument("distributions", nargs="*")
+    parser.add_argument("--debian", action="append", default=[], metavar="PACKAGE", help="whose libraries are inside; may be given again")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="of the system those packages are from")
+    parser.add_argument("--without", action="append", default=[], metavar="DISTRIBUTION", help="needed by others, but not inside")
+    parser.add_argument("distributions", nargs="*", default=[OWN])
     options = parser.parse_args()
     try:
-        parts = collect(options.distributions or closure([OWN]), options.inside)
+        parts = collect(closure(options.distributions, options.without), options.debian, options.root)
     except Unlicensed as error:
         print(f"sbom: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """The list of what is inside an executable: valid CycloneDX, complete, with every licence's text, the same bytes twice."""
 
+import gzip
 import json
 import os
 import shutil
@@ -14,7 +15,6 @@ import pytest
 from conftest import REPOSITORY
 
 pytest.importorskip("cyclonedx", reason="needs cyclonedx-python-lib")
-SYSTEM_LIBRARIES = sorted(Path("/usr/lib").glob("*-linux-gnu/libz.so.1.*")) + sorted(Path("/lib").glob("*-linux-gnu/libz.so.1.*"))
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -91,20 +91,40 @@ def test_the_same_parts_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("dpkg-query") is None or not SYSTEM_LIBRARIES, reason="needs Debian's packages, and libz")
-def test_libraries_of_the_system_inside(tmp_path: Path) -> None:
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    shutil.copy(SYSTEM_LIBRARIES[0], inside)
-    result = run("--into", str(tmp_path), "--name", "fastrouter-demo", "--inside", str(inside), "uvloop", "orjson")
+def test_packages_of_debian_inside(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for package in ("zlib1g", "libssl-dev", "libssl1.1"):
+        docs = root / "usr/share/doc" / package
+        docs.mkdir(parents=True)
+        source = "zlib" if package == "zlib1g" else "openssl"
+        (docs / "copyright").write_text(f"License: {source} licence\n\nLicense: GPL-2+\n\nThe text of {source}.\n")
+        with gzip.open(docs / "changelog.Debian.gz", "wt") as changelog:
+            changelog.write(f"{source} (1:1.2.11.dfsg-2+deb11u2) bullseye-security; urgency=high\n")
+    packages = ("--root", str(root), "--debian", "zlib1g", "--debian", "libssl-dev", "--debian", "libssl1.1")
+    result = run(
+        "--into",
+        str(tmp_path),
+        "--name",
+        "fastrouter-demo",
+        *packages,
+        "--without",
+        "MarkupSafe",
+        "--without",
+        "orjson",
+        "jinja2",
+        "orjson",
+        "uvloop",
+        "not-installed",
+    )
     assert (result.returncode, result.stderr) == (0, "")
     parts = {part["name"]: part for part in read(tmp_path, "fastrouter-demo")["components"]}
-    assert parts.keys() - {"marked", "dompurify"} >= {"Python", "uvloop", "orjson", "zlib1g"}
-    assert parts["zlib1g"]["purl"].startswith("pkg:deb/debian/zlib1g@")
-    assert [digest["alg"] for digest in parts["zlib1g"]["hashes"]] == ["SHA-256"]
-    (inside / "libnobody-knows.so.1").touch()
-    result = run("--into", str(tmp_path), "--inside", str(inside), "uvloop")
-    assert (result.returncode, result.stderr) == (1, "sbom: libnobody-knows.so.1 belongs to no package of this system\n")
+    assert {"Python", "uvloop", "jinja2", "zlib", "openssl"} <= parts.keys()
+    assert {"markupsafe", "orjson", "not-installed"}.isdisjoint(parts)
+    assert parts["zlib"]["purl"] == "pkg:deb/debian/zlib@1:1.2.11.dfsg-2%2Bdeb11u2?arch=source"
+    assert parts["zlib"]["licenses"] == [{"license": {"name": "zlib licence, GPL-2+"}}]
+    assert "\nThe text of openssl.\n" in (tmp_path / "THIRD-PARTY-NOTICES").read_text()
+    result = run("--into", str(tmp_path), "--root", str(root), "--debian", "libnobody1", "uvloop")
+    assert (result.returncode, result.stderr) == (1, "sbom: the text of the licence of libnobody1 is not here\n")
 
 
 def test_javascript_of_the_page(inventory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
