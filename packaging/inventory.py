@@ -59,8 +59,9 @@ def collect(distributions: Iterable[str], packages: Iterable[str] = (), root: Pa
 
 
 def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
-    """The distributions and all they need, without extras, as far as it is installed here: the rest can't be inside."""
+    """The distributions and all they need, without extras, as far as it is installed here: the rest can't be inside. Raises Unlicensed."""
     found: set[str] = set()
+    names = [str(canonicalize_name(name)) for name in names]
     left_out = {str(canonicalize_name(name)) for name in without}
     waiting = [*names]
     while waiting:
@@ -70,6 +71,8 @@ def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
         try:
             waiting += _needs_of(metadata.distribution(name))
         except metadata.PackageNotFoundError:
+            if name in names:
+                raise Unlicensed(f"{name} is not installed here") from None
             left_out.add(name)
         else:
             found.add(name)
