@@ -1,6 +1,7 @@
 """`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, that nothing is left of it."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,12 +100,24 @@ def test_a_rival_that_ends_at_once(run: Run, models: Path, rival: Path) -> None:
     assert (result.returncode, result.stderr.splitlines()[-1]) == (1, "fastrouter: llama-server ended with exit code 3: I will not")
 
 
-def test_its_router_ends_with_it(models: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_load(run: Run, tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "cut.gguf")
+    path.write_bytes(path.read_bytes()[:-100_000])
+    result = run(str(path), "--rounds", "1")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("fastrouter: no whole answer: model name=cut failed to load: "), result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_its_router_ends_with_it(models: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     environ = environment(tmp_path, TMPDIR=str(tmp_path))
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command("--models-dir", str(models)), env=environ, stdout=quiet, stderr=quiet) as process:
         try:
             children: list[int] = eventually(lambda: len(found := descendants(process.pid)) > 2 and found, "a router and its workers")
+            process.send_signal(number)
+            assert process.wait(DEADLINE_S) == code
         finally:
             process.kill()
     eventually(lambda: not any(map(is_alive, children)), "the end of all of them")
+    assert len(list(tmp_path.glob("fastrouter-bench-*"))) == (1 if number == signal.SIGKILL else 0)
