@@ -33,7 +33,7 @@ def copy_sources(into: Path) -> None:
         if (REPOSITORY / name).is_file():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, into / name)
-    record = build_record(with_llama=False)
+    record = build_record()
     if record:
         (into / "fastrouter" / "build.json").write_text(json.dumps(record, indent=1) + "\n")
 
