@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def git(*arguments: str) -> str:
-    """Its first words; empty outside of a repository."""
+    """What it says; nothing outside of a repository."""
+    if not (REPOSITORY / ".git").exists():
+        return ""
     command = ["git", "-C", str(REPOSITORY), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
