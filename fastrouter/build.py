@@ -23,7 +23,9 @@ _PACKAGE = Path(__file__).parent
 def version_text() -> str:
     """What --version prints."""
     record = read_record()
-    commit, date = record.get("commit") or _commit_of_checkout(), record.get("date")
+    commit, date = record.get("commit"), record.get("date")
+    if kind() == "checkout":  # a record that lies around there is of another day
+        commit, date = _commit_of_checkout(), None
     origin = f"{kind()}{f', commit {commit}' if commit else ''}{f' of {date}' if date else ''}"
     return (
         f"fastrouter {__version__} ({origin})\n"
@@ -72,8 +74,6 @@ def _portable_key() -> str | None:
 
 
 def _commit_of_checkout() -> str | None:
-    if kind() != "checkout":
-        return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip() or None

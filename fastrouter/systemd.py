@@ -5,11 +5,13 @@ taken in http/sockets.py.
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import MutableMapping
+
+RETRY_S = 0.1  # systemd reads at once; its queue is full only while it is busy itself
 
 
 class Notifier:
@@ -22,7 +24,9 @@ class Notifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if path.startswith(("/", "@")) else None
         is_meant = pid in ("", str(os.getpid()), str(os.getppid()))  # the parent's: a launcher that runs us as its child
         self._beat_s = int(interval_us) / 2e6 if self._socket is not None and is_meant and interval_us.isdigit() else 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._unsent: deque[bytes] = deque(maxlen=8)
 
     def __repr__(self) -> str:
         return f"<Notifier {self._address!r}{f' every {self._beat_s:g} s' if self._beat_s else ''}>"
@@ -30,8 +34,9 @@ class Notifier:
     def start_watchdog(self) -> None:
         """Call in the loop whose turning is the sign of life; it goes on until `close`."""
         if self._beat_s:
-            self._tell("WATCHDOG=1")
-            self._timer = asyncio.get_running_loop().call_later(self._beat_s, self.start_watchdog)
+            if not self._unsent:
+                self._tell("WATCHDOG=1")
+            self._beat_timer = asyncio.get_running_loop().call_later(self._beat_s, self.start_watchdog)
 
     def ready(self, status: str) -> None:
         self._tell("READY=1", f"STATUS={status}")
@@ -45,13 +50,27 @@ class Notifier:
 
     def close(self) -> None:
         """Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._beat_timer, self._retry_timer):
+            if timer is not None:
+                timer.cancel()
+        self._beat_s = 0.0
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _tell(self, *lines: str) -> None:
         if self._socket is not None:
-            with contextlib.suppress(OSError):  # its queue is full, or it is gone: the next word may arrive
-                self._socket.sendto("\n".join(lines).encode(), self._address)
+            self._unsent.append("\n".join(lines).encode())
+            if len(self._unsent) == 1:
+                self._send()
+
+    def _send(self) -> None:
+        while self._unsent and self._socket is not None:
+            try:
+                self._socket.sendto(self._unsent[0], self._address)
+            except BlockingIOError:
+                self._retry_timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
+                return
+            except OSError:
+                pass  # nobody is there
+            self._unsent.popleft()

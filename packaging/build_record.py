@@ -1,6 +1,6 @@
-"""`python packaging/build_record.py`: prints the build.json that tells a package or an executable where it comes from.
+"""`python packaging/build_record.py [LLAMA_BUILD]`: prints the build.json that tells a package or an executable where it comes from.
 
-Only what the repository says: the last commit, its date, and the key of llama.cpp's portable build. The same commit gives the same bytes.
+Only what the repository says: the last commit and its date. The same commit gives the same bytes.
 """
 
 import json
@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def git(*arguments: str) -> str:
-    """Its first words; empty outside of a repository."""
+    """What it says; nothing outside of a repository."""
+    if not (REPOSITORY / ".git").exists():
+        return ""
     command = ["git", "-C", str(REPOSITORY), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -25,16 +27,12 @@ def source_date_epoch() -> int:
     return int(git("log", "-1", "--format=%ct") or 315532800)
 
 
-def build_record(*, with_llama: bool) -> dict[str, str]:
-    """`with_llama`: the build that llama_wheel.py makes is inside, as in an executable."""
+def build_record(llama_build: str = "") -> dict[str, str]:
+    """`llama_build`: the key of the build of llama.cpp that is inside, as in the name of its wheelhouse; empty: none is."""
     commit = git("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty")
-    record = {"commit": commit, "date": git("log", "-1", "--format=%cs")}
-    if with_llama:
-        from llama_wheel import wheelhouse
-
-        record["llama_build"] = wheelhouse().name.rpartition("-")[2]
+    record = {"commit": commit, "date": git("log", "-1", "--format=%cs"), "llama_build": llama_build}
     return {name: value for name, value in record.items() if value}
 
 
 if __name__ == "__main__":
-    print(json.dumps(build_record(with_llama="--with-llama" in sys.argv[1:]), indent=1))
+    print(json.dumps(build_record(*sys.argv[1:2]), indent=1))

@@ -1,6 +1,7 @@
 """`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, that nothing is left of it."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,29 +45,31 @@ def rival(tmp_path: Path) -> Path:
     return path
 
 
-def test_files_against_a_rival(run: Run, models: Path, rival: Path, tmp_path: Path) -> None:
+def test_files(run: Run, models: Path, tmp_path: Path) -> None:
     files = [str(models / f"tiny{index}.gguf") for index in range(2)]
-    result = run(*files, "--rounds", "1", "--rival", str(rival), "-c", "512", "--json")
+    result = run(*files, "--rounds", "1", "-c", "512", "--json")
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
-    assert (said["models"], said["flags"], said["rounds"], said["rival"]) == (["tiny0", "tiny1"], ["-c", "512"], 1, str(rival))
-    assert set(said["samples_s"]) == {"fastrouter", "llama-server"}
-    for samples in said["samples_s"].values():
-        assert set(samples) == MEASURED
-        assert all(0 < sample < DEADLINE_S for values in samples.values() for sample in values)
+    assert (said["models"], said["flags"], said["rounds"], said["rival"]) == (["tiny0", "tiny1"], ["-c", "512"], 1, None)
+    [samples] = said["samples_s"].values()
+    assert set(samples) == MEASURED
+    assert all(0 < sample < DEADLINE_S for values in samples.values() for sample in values)
     assert not list(tmp_path.glob("fastrouter-bench-*"))
 
 
-def test_the_models_a_router_finds(run: Run, tmp_path: Path) -> None:
+def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_path: Path) -> None:
     """Also that its doors are open to itself, whatever the user's are; and that one model has nothing to take turns with."""
     folder = tmp_path / "one"
     folder.mkdir()
     make_llama(folder / "only.gguf")
-    result = run("--rounds=1", LLAMA_ARG_MODELS_DIR=str(folder), LLAMA_API_KEY="secret", LLAMA_ARG_PORT="1", LLAMA_ARG_MODELS_MAX="1")
+    closed = {"LLAMA_API_KEY": "secret", "LLAMA_ARG_PORT": "1", "LLAMA_ARG_MODELS_MAX": "1"}
+    result = run("--rounds=1", "--rival", str(rival), LLAMA_ARG_MODELS_DIR=str(folder), **closed)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[1].startswith("fastrouter 0.1.0 (")
-    rows = [line.split("  ")[0] for line in result.stdout.splitlines()[6:]]
-    assert rows == ["", "cold switch to only", "hot, staying on only", "start to /health"]
+    head, *rows = [[cell for cell in line.split("  ") if cell.strip()] for line in result.stdout.splitlines()[6:]]
+    assert [cell.strip() for cell in head] == ["N", "fastrouter", "90%", "llama-server", "90%", "RATIO"]
+    assert [row[0] for row in rows] == ["cold switch to only", "hot, staying on only", "start to /health"]
+    assert all(len(row) == 7 and row[-1].endswith("x") for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +100,24 @@ def test_a_rival_that_ends_at_once(run: Run, models: Path, rival: Path) -> None:
     assert (result.returncode, result.stderr.splitlines()[-1]) == (1, "fastrouter: llama-server ended with exit code 3: I will not")
 
 
-def test_its_router_ends_with_it(models: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_load(run: Run, tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "cut.gguf")
+    path.write_bytes(path.read_bytes()[:-100_000])
+    result = run(str(path), "--rounds", "1")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("fastrouter: no whole answer: model name=cut failed to load: "), result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_its_router_ends_with_it(models: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     environ = environment(tmp_path, TMPDIR=str(tmp_path))
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command("--models-dir", str(models)), env=environ, stdout=quiet, stderr=quiet) as process:
         try:
             children: list[int] = eventually(lambda: len(found := descendants(process.pid)) > 2 and found, "a router and its workers")
+            process.send_signal(number)
+            assert process.wait(DEADLINE_S) == code
         finally:
             process.kill()
     eventually(lambda: not any(map(is_alive, children)), "the end of all of them")
+    assert len(list(tmp_path.glob("fastrouter-bench-*"))) == (1 if number == signal.SIGKILL else 0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _TEXT = re.compile(rb'"(?:reasoning_)?content":"(?:[^"\\]|\\.)')  # a delta with at least one character
+_ERROR = re.compile(rb'"message": ?"((?:[^"\\]|\\.)*)"')
 _COMPLETION_TOKENS = re.compile(rb'"predicted_n":(\d+)')
 
 
@@ -92,9 +93,17 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
                 stream.ttft_s = now - starts[sock]
     for stream in streams:
         if not stream.is_whole or not stream.ttft_s:
-            raise BenchFailed(f"stream is not whole: {bytes(stream.body[:500])!r}")
+            raise BenchFailed(f"no whole answer: {_error_of(bytes(stream.body))}")
         stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
     return streams
+
+
+def _error_of(answer: bytes) -> str:
+    """The server's own words, if there are any."""
+    found = _ERROR.search(answer)
+    if found is None:
+        return repr(answer[:500])
+    return str(json.loads(b'"' + found[1] + b'"'))
 
 
 def run_clients(port: int, scripts: list[list[bytes]]) -> list[Stream]:

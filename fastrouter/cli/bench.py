@@ -5,6 +5,7 @@ Invariant: whoever is measured gets the same models, the same flags and the same
 
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -56,6 +57,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers and the folder go with us
     try:
         plan = read_plan(arguments)
         environ = _environment()

@@ -52,7 +52,7 @@ _fastrouter_value() {{
 
 _fastrouter() {{
     # The words as they were typed: bash itself also splits them at : and =
-    local line=${{COMP_LINE:0:COMP_POINT}} words cur prev verb= options= follow=() head= index
+    local line=${{COMP_LINE:0:COMP_POINT}} words cur prev verb= options= follow=() what kept
     read -ra words <<< "$line"
     [[ $line == *[[:space:]] ]] && words+=("")
     COMPREPLY=()
@@ -75,10 +75,9 @@ _fastrouter() {{
         _fastrouter_offer <<< {names}
     fi
     if [[ $cur != -* ]]; then
-        for head in "${{follow[@]}}"; do
-            local kept=("${{COMPREPLY[@]}}")
-            COMPREPLY=()
-            _fastrouter_value "$head"
+        for what in "${{follow[@]}}"; do
+            kept=("${{COMPREPLY[@]}}") COMPREPLY=()
+            _fastrouter_value "$what"
             COMPREPLY=("${{kept[@]}}" "${{COMPREPLY[@]}}")
         done
     fi

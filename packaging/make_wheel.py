@@ -1,0 +1,115 @@
+"""`python packaging/make_wheel.py [FOLDER]`: source package and wheel of the files git knows, the same bytes every time, into dist/.
+
+The wheel is built from the source package, so that one holds what the other needs. Times are those of the last commit, tools those of
+build-constraints.txt. Needs the packages of the `release` extra.
+"""
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from build_record import REPOSITORY, build_record, git, source_date_epoch
+
+CONSTRAINTS = Path(__file__).parent / "build-constraints.txt"
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "*.so", "_core.c", ".*_cache")
+
+
+def copy_sources(into: Path) -> None:
+    """What git tracks, as it is now; all there is where the repository is an unpacked source package."""
+    names = git("ls-files", "-z").split("\0")
+    if names == [""]:
+        shutil.copytree(REPOSITORY, into, ignore=LEFT_OUT)
+    for name in filter(None, names):
+        if (REPOSITORY / name).is_file():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, into / name)
+    record = build_record()
+    if record:
+        (into / "fastrouter" / "build.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def build(kind: str, source: Path, into: Path, epoch: int) -> Path:
+    """`kind`: sdist or wheel. The one file it has made."""
+    flags = f"-g0 -ffile-prefix-map={source}=."
+    environ = {
+        **os.environ,
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "PYTHONHASHSEED": "0",
+        "PIP_CONSTRAINT": str(CONSTRAINTS),
+        "CFLAGS": f"{os.environ.get('CFLAGS', '')} {flags}".strip(),
+        "LDFLAGS": f"{os.environ.get('LDFLAGS', '')} -s".strip(),
+    }
+    into.mkdir(exist_ok=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", f"--{kind}", "--outdir", str(into), str(source)], env=environ, stdout=sys.stderr, check=True
+    )
+    [made] = into.iterdir()
+    return made
+
+
+def normalise(path: Path, epoch: int) -> None:
+    """The same archive whoever packs it, and when: sorted, without owners, times or the name of the packed file."""
+    with tarfile.open(path) as archive:
+        members = sorted(archive.getmembers(), key=lambda member: member.name)
+        contents = {member.name: file.read() for member in members if (file := archive.extractfile(member))}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for member in members:
+            clean = tarfile.TarInfo(member.name)
+            clean.type, clean.mtime, clean.size = member.type, epoch, len(contents.get(member.name, b""))
+            clean.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            archive.addfile(clean, io.BytesIO(contents[member.name]) if member.isfile() else None)
+    path.write_bytes(gzip.compress(packed.getvalue(), mtime=epoch))
+
+
+@contextmanager
+def unpacked(path: Path, into: Path) -> Iterator[Path]:
+    with tarfile.open(path) as archive:
+        archive.extractall(into, filter="data")
+    [folder] = into.iterdir()
+    yield folder
+
+
+def with_portable_tag(wheel: Path, epoch: int) -> Path:
+    """The wheel, named after the oldest glibc its symbols ask for (an index refuses a bare linux tag); as it was on another libc."""
+    said = subprocess.run([sys.executable, "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True)
+    found = re.search(r"platform tag:\s+\"(manylinux_\w+)\"", said.stdout)
+    if found is None:
+        print(f"no portable tag: {said.stderr.strip() or said.stdout.strip()}", file=sys.stderr)
+        return wheel
+    command = [sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", found[1], str(wheel)]
+    subprocess.run(command, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}, stdout=sys.stderr, check=True)
+    [made] = wheel.parent.iterdir()
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    target = Path(arguments[0] if arguments else REPOSITORY / "dist")
+    epoch = source_date_epoch()
+    with tempfile.TemporaryDirectory(prefix="fastrouter-wheel-") as folder:
+        work = Path(folder)
+        copy_sources(work / "copy")
+        sdist = build("sdist", work / "copy", work / "sdist", epoch)
+        normalise(sdist, epoch)
+        with unpacked(sdist, work / "unpacked") as source:
+            wheel = build("wheel", source, work / "wheel", epoch)
+        made = [sdist, with_portable_tag(wheel, epoch)]
+        subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, made)], stdout=sys.stderr, check=True)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            print(shutil.copy(path, target))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
