@@ -83,7 +83,7 @@ def test_what_was_moved_is_nobodys_start(bench: MakeBench) -> None:
     assert beside.text() == fresh
     one.run(running)
     one.check_idle()
-    assert len(one.engine.slots.all[0].tokens) == 41
+    assert one.engine.slots.all[0].num_exact == 41
     after = one.ask(held, 4, id_slot=0)
     assert after.text() == fresh
 

@@ -197,8 +197,6 @@ class Admission:
             self.slots.release(slot)
             if not keeps_kv:
                 self.prefixes.forget(slot)
-            elif slot.num_exact < len(slot.tokens):
-                self.prefixes.cut(slot, slot.num_exact)
 
 
 def context_exceeded(num_tokens: int, n_ctx: int) -> ContextExceeded:

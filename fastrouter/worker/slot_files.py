@@ -84,6 +84,7 @@ class SlotFiles:
 
     def _save(self, slot: Slot, name: str) -> dict[str, Any]:
         begun = time.perf_counter()
+        self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # what was moved is no start of a prompt: it would lie
         part = self._folder / f".slot-{os.getpid()}-{slot.id}.part"
         try:
             written = self._context.states.write_file(str(part), slot.id, slot.tokens)
