@@ -34,7 +34,7 @@ export function contextInWords(num) {
 export function traitsOf(model) {
   const meta = model.meta ?? {};
   const context = meta.n_ctx ?? meta.n_ctx_train;
-  return [parametersInWords(meta.n_params), meta.ftype ?? "", bytesInWords(meta.size), context ? `${contextInWords(context)} context` : ""].filter(Boolean);
+  return [parametersInWords(meta.n_params), (meta.ftype ?? "").replace(/^all /, ""), bytesInWords(meta.size), context ? `${contextInWords(context)} context` : ""].filter(Boolean);
 }
 
 const STATES = { loaded: "in memory", loading: "loading", sleeping: "sleeping", unloaded: "not loaded", downloading: "downloading", failed: "failed" };

@@ -44,7 +44,7 @@ export class Welcome {
     const isCurrent = model.id === this.#chat.model?.id;
     return h("button.card", { type: "button", "aria-pressed": String(isCurrent), "data-model": model.id, onclick: () => this.#onPick(model.id) },
       h("strong", {}, h("span.dot", { "data-state": state }), h("span.card-name", {}, model.id)),
-      h("span", {}, traitsOf(model).slice(0, 3).join(" · ") || "\u00a0"),
+      h("span.card-detail", {}, traitsOf(model).slice(0, 3).join(" · ") || model.status.error || "\u00a0"),
       h("span", {}, stateInWords(state, percentOf(model))));
   }
 }
