@@ -132,8 +132,11 @@ def sha512(content: bytes) -> str:
 
 def fetch(library: Library) -> Files:
     url = f"{REGISTRY}/{library.archive}"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-        archive = response.read()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            archive = response.read()
+    except OSError as error:
+        raise SystemExit(f"{url}: {error}") from None
     if sha512(archive) != library.integrity:
         raise SystemExit(f"{url}: the hash is {sha512(archive)}, not {library.integrity}")
     files = {}
