@@ -55,3 +55,10 @@ def is_core_free() -> bool:
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= len(os.sched_getaffinity(0))
     except (OSError, ValueError, IndexError):
         return True
+
+
+def resident_bytes(pid: int | None) -> int:
+    """0 for a process that is not there."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0

@@ -1,9 +1,13 @@
 """The files at /: headers, validators, encodings, what is not served, the flags. What the page does is in test_page.py and test_room.py."""
 
+import base64
 import contextlib
 import gzip
+import hashlib
 import json
 import os
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -188,3 +192,46 @@ def test_defaults_of_the_pages_settings(router: StartRouter, tmp_path: Path) -> 
     file.write_text(json.dumps(settings))
     assert router("--ui-config-file", str(file)).get("/props").json["ui_settings"] == settings
     assert router().get("/props").json["ui_settings"] == {}
+
+
+# ---------------------------------------------------------------- what comes from others
+
+
+def test_vendored_files_are_those_that_were_recorded() -> None:
+    record = json.loads((WEB / "vendor" / "vendor.json").read_text())
+    assert {"marked", "dompurify", "temml", "uplot"} < {library["name"] for library in record}
+    hashes = {name: digest for library in record for name, digest in library["files"].items()}
+    found = {path.name: path.read_bytes() for path in (WEB / "vendor").iterdir()}
+    assert set(found) == {*hashes, "vendor.json", "README.md"}
+    for name, digest in hashes.items():
+        assert digest == "sha512-" + base64.b64encode(hashlib.sha512(found[name]).digest()).decode(), name
+    for library in record:
+        assert library["integrity"].startswith("sha512-")
+        assert sum(name.startswith("LICENSE-") for name in library["files"]) == 1, library
+
+
+def test_the_script_pins_what_is_there() -> None:
+    script = runpy.run_path(str(Path(__file__).parent.parent / "packaging" / "vendor_web.py"))
+    pinned = [(library.name, library.version, library.licence, library.integrity) for library in script["LIBRARIES"]]
+    record = json.loads((WEB / "vendor" / "vendor.json").read_text())
+    assert pinned == [(entry["name"], entry["version"], entry["licence"], entry["integrity"]) for entry in record]
+
+
+def test_small_and_asks_nobody_else() -> None:
+    files = {path: path.read_bytes() for path in WEB.rglob("*") if path.is_file()}
+    assert sum(len(gzip.compress(content, 9)) for content in files.values()) < 300_000
+    for path, content in files.items():
+        if path.suffix in (".html", ".css", ".js"):
+            text = content.decode()
+            assert not re.search(r"""(\bsrc=|\bhref=|\bimport\(|\bfrom|@import|url\()\s*["']?(https?:)?//""", text), path
+            assert "sourceMappingURL" not in text, path
+
+
+def test_nothing_that_the_policy_forbids() -> None:
+    for path in WEB.rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", text), path
+        assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text)), path
+    for path in WEB.rglob("*.js"):
+        if path.parent.name != "vendor":
+            assert not re.search(r"\beval\(|new Function\(", path.read_text()), path

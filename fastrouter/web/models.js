@@ -18,7 +18,7 @@ export class Models extends EventTarget {
 
   /** Runs until `signal` aborts. Rejects when the router refuses. */
   start(signal) {
-    return this.#api.events("models/sse", {
+    return this.#api.events("models/sse?usage=1", {
       signal,
       onOpen: () => this.#connect(true),
       onLost: () => this.#connect(false),
