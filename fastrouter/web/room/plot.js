@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 import { inWords } from "../words.js";
 import { clockOf } from "./words.js";
 
-const HEIGHT = 84;
+const HEIGHT = 82; // without the borders
 const LEAST_TOP = 10; // tokens per second
 
 export class Plot {
@@ -21,10 +21,9 @@ export class Plot {
     this.#palette = palette;
     const parts = this.#parts;
     parts.top = h("span.room-plot-top");
-    parts.canvas = h("div.room-plot-canvas", { "aria-hidden": "true" });
-    parts.pointed = h("span.room-plot-pointed", { "aria-hidden": "true" });
-    this.element = h("div.room-plot", { role: "img" }, parts.canvas, parts.top, parts.pointed);
-    this.#onTheme = () => this.#again();
+    parts.pointed = h("span.room-plot-pointed");
+    parts.canvas = h("div.room-plot-canvas", { "aria-hidden": "true" }, parts.pointed);
+    this.element = h("div.room-plot", { role: "img" }, parts.top, parts.canvas);
     addEventListener("themechange", this.#onTheme);
   }
 
@@ -33,12 +32,13 @@ export class Plot {
     this.#plot?.destroy();
   }
 
+  /** `series` as Samples gives them; `from` and `to` are the ends of the axis. */
   async draw({ times, series }, from, to) {
     this.#last = [{ times, series }, from, to];
     const top = Math.max(LEAST_TOP, 1.15 * Math.max(0, ...totals(series)));
     const now = series.reduce((sum, { rates }) => sum + rates.at(-1), 0);
     this.element.setAttribute("aria-label", `Tokens per second: ${inWords(now)} now, ${inWords(Math.max(0, ...totals(series)))} at most`);
-    this.#parts.top.textContent = `${inWords(top)}`;
+    this.#parts.top.textContent = `${inWords(top)}/s`;
     const uPlot = await library();
     const width = this.#parts.canvas.clientWidth;
     if (!width || this.#last[2] !== to) return; // closed, or overtaken

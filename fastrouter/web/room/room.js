@@ -1,7 +1,7 @@
 // The machine room: which models are in memory, what they do, what a switch costs. Puts its parts together and says when to draw.
 // Knows no conversation. Invariant: while it is not to be seen nothing of it is drawn; what it shows follows `models`, nothing is polled.
 
-import { h } from "../dom.js";
+import { h, iconButton } from "../dom.js";
 import { Cards } from "./cards.js";
 import { Downloads } from "./downloads.js";
 import { MemoryBar } from "./memory.js";
@@ -10,13 +10,13 @@ import { Palette } from "./palette.js";
 import { Shelf } from "./shelf.js";
 import { Timeline } from "./timeline.js";
 
-/** Fills `element`; resolves when its style is there. The returned function takes everything away again. */
-export async function mountRoom(element, { api, models }) {
+/** Fills `element`, with a button that calls `close`; resolves when its style is there. The returned function takes everything away again. */
+export async function mountRoom(element, { api, models, close = null }) {
   const styled = addStyles("room.css", "../vendor/uplot.css");
   const palette = new Palette();
   const context = { api, models, palette };
   const parts = [new MemoryBar(context), new Timeline(context), new Cards(context), new Downloads(context), new Shelf(context), new News(context)];
-  const inside = h("div.room", {}, h("h2.room-title", { tabindex: "-1" }, "Machine room"), parts.map((part) => part.element));
+  const inside = h("div.room", {}, h("header.room-top", {}, h("h2.room-title", {}, "Machine room"), close && iconButton("close", "Close the machine room", close)), parts.map((part) => part.element));
   await styled;
   element.append(inside);
 

@@ -3,6 +3,8 @@
 import { h, iconButton } from "../dom.js";
 import { inWords } from "../words.js";
 
+const RANDOM_SEED = 2 ** 32 - 1;
+
 export async function showSettings(panel, id, api) {
   panel.replaceChildren(h("p.room-none", {}, "Asking …"));
   const name = encodeURIComponent(id);
@@ -30,12 +32,14 @@ function figures(props) {
   const known = rows.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([term, value]) => [term, String(value)]);
   const sampling = Object.entries(params).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length) && typeof value !== "function");
   const parts = [table(known)];
-  if (sampling.length) parts.push(h("h5", {}, "Sampling, where a request says nothing"), table(sampling.map(([term, value]) => [term, wordsOf(value)])));
+  if (sampling.length) parts.push(h("h5", {}, "Sampling, where a request says nothing"), table(sampling.map(([term, value]) => [term, wordsOf(term, value)])));
   if (props.chat_template) parts.push(h("details.room-template", {}, h("summary", {}, "Chat template"), h("pre", { tabindex: "0" }, props.chat_template)));
   return parts;
 }
 
-function wordsOf(value) {
+function wordsOf(term, value) {
+  if (term === "seed" && (value === -1 || value === RANDOM_SEED)) return "random";
+  if (Array.isArray(value)) return value.map((each) => (typeof each === "string" ? each.replaceAll("\n", "\\n") : JSON.stringify(each))).join(" › ");
   if (typeof value === "number" && !Number.isInteger(value)) return String(Number(value.toPrecision(6)));
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
