@@ -76,23 +76,29 @@ class Usage:
 
     def _measure(self) -> None:
         now, before = time.monotonic(), self._seen
-        self._seen = {instance.spec.id: self._num_tokens(instance) for instance in self._supervisor.instances()}
+        self._seen = self._count()
         gap_s, self._seen_at = now - self._seen_at if self._seen_at else 0.0, now
-        new = {model_id: max(0, total - before.get(model_id, total)) for model_id, total in self._seen.items()}
-        self._rates = {model_id: num_tokens / gap_s for model_id, num_tokens in new.items()} if gap_s else {}
+        new = {model_id: max(0, total - before.get(model_id, 0)) for model_id, total in self._seen.items()}
+        self._rates = {model_id: num_tokens / gap_s for model_id, num_tokens in new.items() if num_tokens} if gap_s else {}
 
-    def _num_tokens(self, instance: Instance) -> int:
+    def _count(self) -> dict[str, int]:
+        """Tokens so far of each process' models, whether it is still there or not."""
         counts = metrics.by_model()
-        ids = (instance.spec.id, *self._variants_of(instance.spec.id))
-        ended = sum(counts[model_id].generated_tokens for model_id in ids if model_id in counts)
-        return ended + sum(sink.num_tokens for sink in instance.running_sinks())
+        running = {instance.spec.id: sum(sink.num_tokens for sink in instance.running_sinks()) for instance in self._supervisor.instances()}
+        totals = {}
+        for model_id in dict.fromkeys((*running, *counts)):
+            ids = (model_id, *self._variants_of(model_id))
+            totals[model_id] = running.get(model_id, 0) + sum(counts[each].generated_tokens for each in ids if each in counts)
+        variants = [variant for model_id in totals for variant in self._variants_of(model_id)]
+        return {model_id: total for model_id, total in totals.items() if model_id not in variants}
 
     def _look(self) -> dict[str, Any]:
         supervisor = self._supervisor
         limits, waiting = supervisor.limits(), supervisor.num_waiting()
         instances = {instance.spec.id: instance for instance in supervisor.instances()}
         asleep = [model_id for model_id in supervisor.sleeping() if model_id not in instances]
-        models = [self._describe(model_id, instances.get(model_id)) for model_id in dict.fromkeys((*instances, *asleep, *waiting))]
+        shown = dict.fromkeys((*instances, *asleep, *waiting, *self._rates))  # one that has just left may have worked since the last look
+        models = [self._describe(model_id, instances.get(model_id)) for model_id in shown]
         return {
             "time": round(time.time(), 3),
             "limits": {"models_max": limits.models_max, "host_bytes": limits.host_bytes, "device_bytes": limits.device_bytes},

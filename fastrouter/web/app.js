@@ -99,7 +99,7 @@ panels.room = new Panel(at("room"), buttons.room, { name: "room", isOpen: false,
 let room = null;
 function openRoom() {
   room ??= import("./room/room.js")
-    .then(({ mountRoom }) => mountRoom(at("room"), { api, models }))
+    .then(({ mountRoom }) => mountRoom(at("room"), { api, models, close: () => panels.room.close() }))
     .catch((error) => {
       room = null;
       notify(`The machine room cannot be opened: ${error.message}`);

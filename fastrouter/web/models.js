@@ -1,6 +1,7 @@
 // All models and their states, kept true by the router's feed. Knows no page.
 // Invariant: one listing per connection or change of the catalogue, no polling; a `change` follows whatever changed.
 
+const MAX_PAST = 400;
 const CATALOGUE_EVENTS = new Set(["models_reload", "download_finished", "model_remove"]);
 
 /** Events: `change` (detail.ids), `happened` (detail: the raw {model, event, data}), `connection` (detail.isOpen). */
@@ -8,12 +9,20 @@ export class Models extends EventTarget {
   #api;
   #models = new Map();
   #listing = null;
+  #ahead_s = 0; // this clock before the router's
 
   constructor(api) {
     super();
     this.#api = api;
     this.isKnown = false; // the first listing has come
     this.isConnected = false;
+    this.usage = null; // what the models in memory are doing: once a second, see the router's documentation of its feed
+    this.past = []; // changes of state {time, model, status, reason, ...}, oldest first, by the router's clock; those before this page, too
+  }
+
+  /** Seconds by the router's clock. */
+  now() {
+    return Date.now() / 1000 - this.#ahead_s;
   }
 
   /** Runs until `signal` aborts. Rejects when the router refuses. */
@@ -76,6 +85,7 @@ export class Models extends EventTarget {
 
   #happened(event) {
     if (event.event === "status_change") return; // the same as model_status under its other name
+    this.#note(event);
     if (event.event === "model_status") this.#status(event.model, event.data);
     else if (event.event === "download_progress") this.#update(event.model, { status: { value: "downloading", progress: event.data } });
     else if (event.event === "download_failed") this.#update(event.model, { status: { value: "unloaded", failed: true, error: event.data.error } });
@@ -83,6 +93,19 @@ export class Models extends EventTarget {
       this.refresh().catch(() => {});
     }
     this.dispatchEvent(new CustomEvent("happened", { detail: event }));
+  }
+
+  #note({ model, event, data }) {
+    if (event === "history") {
+      this.past = data.events;
+    } else if (event === "usage") {
+      this.usage = data;
+      this.#ahead_s = Date.now() / 1000 - data.time;
+    } else if (event === "model_status" && !data.progress?.value) {
+      const { status, reason, failed, error } = data;
+      this.past.push({ time: this.now(), model, status, reason, failed, error });
+      if (this.past.length > MAX_PAST) this.past.shift();
+    }
   }
 
   #status(id, { status: value, info, ...more }) {
