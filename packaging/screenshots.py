@@ -40,7 +40,9 @@ temp = 0
 @contextlib.contextmanager
 def router(folder: Path) -> Iterator[str]:
     """Its address."""
-    model = subprocess.run([sys.executable, ROOT / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True).stdout.strip()
+    model = subprocess.run(
+        [sys.executable, ROOT / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     presets = folder / "presets.ini"
     presets.write_text(PRESETS.format(model=model))
     flags = ("--port", "0", "--models-preset", str(presets), "-c", "4096", "-n", "220")

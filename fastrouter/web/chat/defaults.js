@@ -3,7 +3,8 @@
 
 export class Defaults {
   #api;
-  #known = new Map(); // {key, params, n_ctx} by model id
+  #asked = new Map(); // {state, answer: a promise} by model id
+  #known = new Map(); // {state, params, n_ctx} by model id
 
   constructor(api) {
     this.#api = api;
@@ -25,15 +26,21 @@ export class Defaults {
     return known?.n_ctx ?? model.meta?.n_ctx ?? model.meta?.n_ctx_train ?? null;
   }
 
-  async #look(model) {
+  /** One question for each model and state, whoever asks. */
+  #look(model) {
     const state = model.status.value;
-    const known = this.#known.get(model.id);
-    if (known?.state === state) return known;
-    const entry = { state, params: {}, n_ctx: known?.n_ctx ?? null };
-    this.#known.set(model.id, entry); // also while it is asked, so that it is asked once
-    const { default_generation_settings: settings } = await this.#api.get(`props?model=${encodeURIComponent(model.id)}`);
-    entry.params = settings?.params ?? {};
-    entry.n_ctx = settings?.n_ctx || null;
-    return entry;
+    const held = this.#asked.get(model.id);
+    if (held?.state === state) return held.answer;
+    const answer = this.#ask(model.id, state);
+    this.#asked.set(model.id, { state, answer });
+    answer.catch(() => this.#asked.delete(model.id));
+    return answer;
+  }
+
+  async #ask(id, state) {
+    const { default_generation_settings: settings } = await this.#api.get(`props?model=${encodeURIComponent(id)}`);
+    const known = { state, params: settings?.params ?? {}, n_ctx: settings?.n_ctx || null };
+    this.#known.set(id, known);
+    return known;
   }
 }
