@@ -1,13 +1,14 @@
 // What happens in conversations: sending, answering, branching, stopping. Knows no element of the page.
 // Invariant: the store gets every change; an answer runs on when another conversation is opened.
 
+import { stateOf } from "../models.js";
 import { runAnswer } from "./answer.js";
 import * as tree from "./conversation.js";
 
 const MODEL_NAME = "fastrouter.model";
 const SAVE_EVERY_MS = 2_000; // while an answer comes
 
-/** Events: `opened` (another conversation), `changed` (its messages or settings), `progress` (detail: message), `running`, `ended` (detail: message). */
+/** Events: `opened` (another conversation), `changed` (its messages or settings), `progress` (detail: message), `asked`, `running`, `ended` (detail: message). */
 export class Chat extends EventTarget {
   #api;
   #store;
@@ -50,10 +51,16 @@ export class Chat extends EventTarget {
 
   /** The model that answers next: the conversation's, the one used last, one that is in memory, any that can chat. */
   get model() {
-    const known = this.#models.list().filter(canChat);
+    const known = this.#candidates();
     const wishes = [this.conversation.model, localStorage.getItem(MODEL_NAME)];
     for (const wish of wishes) if (wish && this.#models.get(wish)) return this.#models.get(wish);
-    return known.find((model) => model.status.value === "loaded") ?? known[0] ?? null;
+    return known[0] ?? null;
+  }
+
+  /** That can chat: those in memory first, those that failed last. */
+  #candidates() {
+    const rank = (model) => (model.status.value === "loaded" ? 0 : stateOf(model) === "failed" ? 2 : 1);
+    return this.#models.list().filter(canChat).sort((a, b) => rank(a) - rank(b));
   }
 
   get second() {
@@ -70,9 +77,8 @@ export class Chat extends EventTarget {
   }
 
   setComparing(isComparing) {
-    const others = this.#models.list().filter((model) => canChat(model) && model.id !== this.model?.id);
-    const loaded = others.find((model) => model.status.value === "loaded");
-    this.conversation.second = isComparing ? ((loaded ?? others[0] ?? this.model)?.id ?? null) : null;
+    const other = this.#candidates().find((model) => model.id !== this.model?.id) ?? this.model;
+    this.conversation.second = isComparing ? (other?.id ?? null) : null;
     this.keep();
   }
 
@@ -104,7 +110,7 @@ export class Chat extends EventTarget {
   retry(message, model = message.model) {
     const question = this.conversation.messages[message.parent];
     tree.removeMessage(this.conversation, message);
-    if (question) this.#answer(question, model, message.pair);
+    if (question) this.#answer(question, model, { pair: message.pair, order: message.order });
   }
 
   choose(message) {
@@ -116,19 +122,22 @@ export class Chat extends EventTarget {
     const { model, second } = this;
     if (!model) return;
     this.conversation.model = model.id;
-    const pair = second ? tree.newId() : undefined;
-    this.#answer(question, model.id, pair);
-    if (second) {
-      this.#answer(question, second.id, pair);
+    this.#tell("asked");
+    if (!second) {
+      this.#answer(question, model.id);
+    } else {
+      const pair = tree.newId();
+      this.#answer(question, model.id, { pair });
+      this.#answer(question, second.id, { pair });
       tree.choose(this.conversation, tree.childrenOf(this.conversation, question.id)[0]);
       this.#tell("changed");
     }
   }
 
-  async #answer(question, model, pair) {
+  async #answer(question, model, place = {}) {
     const { conversation } = this;
     const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling) };
-    const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...(pair ? { pair } : {}) });
+    const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
     const controller = new AbortController();
     this.#running.set(message.id, controller);
     this.#save(conversation);

@@ -14,7 +14,7 @@ export function newConversation(settings = {}) {
 /** Below `parent` (null: at the beginning), and shown from now on. */
 export function addMessage(conversation, parent, fields) {
   const siblings = childrenOf(conversation, parent);
-  const message = { id: newId(), parent, order: siblings.length, created: Date.now(), content: "", ...fields };
+  const message = { id: newId(), parent, order: (siblings.at(-1)?.order ?? -1) + 1, created: Date.now(), content: "", ...fields };
   conversation.messages[message.id] = message;
   conversation.chosen[parent ?? ROOT] = message.id;
   touch(conversation);
@@ -45,7 +45,22 @@ export function pathOf(conversation) {
   return path;
 }
 
-export const siblingsOf = (conversation, message) => childrenOf(conversation, message.parent);
+/** The answers that stand side by side with this one, itself among them. */
+export function pairOf(conversation, message) {
+  return message.pair ? childrenOf(conversation, message.parent).filter((one) => one.pair === message.pair) : [message];
+}
+
+/** What can be shown in its place, itself among them; of a pair only one. */
+export function versionsOf(conversation, message) {
+  const seen = new Set();
+  return childrenOf(conversation, message.parent).filter((one) => {
+    if (!one.pair) return true;
+    if (one.pair === message.pair) return one.id === message.id;
+    const isNew = !seen.has(one.pair);
+    seen.add(one.pair);
+    return isNew;
+  });
+}
 
 export function choose(conversation, message) {
   conversation.chosen[message.parent ?? ROOT] = message.id;

@@ -56,7 +56,6 @@ export class LiveMarkdown {
       this.#draw();
       this.#drawn = performance.now();
       this.#cost_ms = this.#drawn - begun;
-      this.#element.dispatchEvent(new Event("grown", { bubbles: true }));
     });
   }
 

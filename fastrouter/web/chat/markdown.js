@@ -48,7 +48,9 @@ function formula(name, level, opening, pattern, isDisplay) {
     name,
     level,
     start: (source) => {
-      const at = source.search(opening);
+      // No further than the text around may reach, or long answers would be searched again and again to their end.
+      const end = source.indexOf(level === "block" ? "\n\n" : "\n");
+      const at = (end < 0 ? source : source.slice(0, end)).search(opening);
       return at < 0 ? undefined : at;
     },
     tokenizer: (source) => {

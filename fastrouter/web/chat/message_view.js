@@ -112,7 +112,7 @@ class AnswerView {
     this.#showEnd(isRunning);
     this.#parts.figures.replaceChildren(...[figuresOf(message.figures, isRunning)].filter(Boolean));
     this.#parts.tools.hidden = isRunning;
-    showSiblings(this.siblings, message, pair ? [] : siblings, this.#acts);
+    showSiblings(this.siblings, message, siblings, this.#acts);
   }
 
   #showHead(pair) {

@@ -16,6 +16,8 @@ const NUMBERS = [
   ["max_tokens", "Most tokens", -1, 1_000_000, 1],
   ["seed", "Seed", -1, 4_294_967_295, 1],
 ];
+const RANDOM_SEED = 4_294_967_295;
+const IN_WORDS = { max_tokens: (value) => (value < 0 ? "no limit" : null), seed: (value) => (value < 0 || value === RANDOM_SEED ? "random" : null) };
 export const SAMPLING_NAMES = NUMBERS.map(([name]) => name);
 
 /** `defaults`: the model's own values by name, as far as they are known. */
@@ -54,7 +56,7 @@ function formOf(conversation, model, defaults, close) {
 
 function fieldOf([name, label, min, max, step], sampling, defaults) {
   const known = defaults[name];
-  const placeholder = Number.isFinite(known) ? String(Math.round(known * 1e4) / 1e4) : "default";
+  const placeholder = Number.isFinite(known) ? (IN_WORDS[name]?.(known) ?? String(Math.round(known * 1e4) / 1e4)) : "default";
   const input = h("input.input", { type: "number", name, min, max, step: "any", inputmode: "decimal", placeholder, value: sampling[name] ?? "", "data-step": step });
   return { name, input, label: h("label.field", {}, label, input) };
 }

@@ -22,8 +22,8 @@ export class Sidebar {
     this.#onOpen = onOpen;
     this.#search = h("input.input", { type: "search", placeholder: "Search", "aria-label": "Search conversations", oninput: () => this.show() });
     this.#file = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": "File to import", onchange: () => this.#import() });
+    element.querySelector(".sidebar-head").append(iconButton("plus", "New chat (Ctrl+Shift+O)", () => this.#startNew()));
     element.append(
-      h("div.sidebar-head", {}, h("span.brand", {}, brand(), "fastrouter"), iconButton("plus", "New chat (Ctrl+Shift+O)", () => this.#startNew())),
       h("div.sidebar-search", {}, this.#search),
       this.#list,
       h("div.sidebar-foot", {},
@@ -108,8 +108,4 @@ function dayOf(time) {
   if (time >= midnight - DAY_MS) return "Yesterday";
   if (time >= midnight - 7 * DAY_MS) return "This week";
   return new Date(time).toLocaleDateString("en", { month: "long", year: "numeric" });
-}
-
-function brand() {
-  return h("img", { src: "icon.svg", alt: "", width: 24, height: 24 });
 }

@@ -2,7 +2,7 @@
 // Invariant: a message keeps its view for as long as it is shown; the page follows an answer only while its reader is at the end.
 
 import { h, iconButton } from "../dom.js";
-import { pathOf, siblingsOf } from "./conversation.js";
+import { pairOf, pathOf, versionsOf } from "./conversation.js";
 import { viewOf } from "./message_view.js";
 
 const NEAR_PX = 80;
@@ -26,9 +26,10 @@ export class Thread {
     this.#acts = acts;
     this.#welcome = welcome;
     this.#toEnd = iconButton("down", "To the end", () => this.toEnd(), { class: "to-end", hidden: true });
-    element.append(this.#list, this.#toEnd);
+    element.replaceChildren(this.#list, this.#toEnd);
     element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    element.addEventListener("grown", () => this.#follow());
+    new ResizeObserver(() => this.#follow()).observe(this.#list); // also what colours and formulas add later
+    chat.addEventListener("asked", () => this.toEnd());
     chat.addEventListener("opened", () => this.#open());
     chat.addEventListener("changed", () => this.show());
     chat.addEventListener("progress", ({ detail }) => this.#soon(detail));
@@ -54,12 +55,11 @@ export class Thread {
     if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#list.replaceChildren(...elements);
     for (const row of rows) for (const message of row.messages) this.#draw(message);
     this.#list.classList.toggle("is-empty", !path.length);
-    this.#follow();
   }
 
   /** An answer of a pair stands beside the other one. */
   #rowOf(message) {
-    const pair = message.pair ? siblingsOf(this.#chat.conversation, message).filter((one) => one.pair === message.pair) : [];
+    const pair = pairOf(this.#chat.conversation, message);
     if (pair.length < 2) return { element: this.#viewOf(message).element, messages: [message] };
     const key = `pair-${message.pair}`;
     const elements = pair.map((one) => this.#viewOf(one).element);
@@ -82,17 +82,17 @@ export class Thread {
       this.#frame = 0;
       for (const one of this.#waiting) if (this.#chat.isRunning(one)) this.#draw(one);
       this.#waiting.clear();
-      this.#follow();
     });
   }
 
   #draw(message) {
     const view = this.#views.get(message.id);
     if (!view) return;
-    const siblings = siblingsOf(this.#chat.conversation, message);
-    const rivals = message.pair ? siblings.filter((one) => one.pair === message.pair) : [];
-    const isChosen = this.#chat.conversation.chosen[message.parent ?? ""] === message.id;
-    view.update({ isRunning: this.#chat.isRunning(message), siblings, pair: rivals.length > 1 ? { isChosen } : null });
+    const { conversation } = this.#chat;
+    const isPaired = pairOf(conversation, message).length > 1;
+    const isChosen = conversation.chosen[message.parent ?? ""] === message.id;
+    const siblings = isPaired && !isChosen ? [] : versionsOf(conversation, message);
+    view.update({ isRunning: this.#chat.isRunning(message), siblings, pair: isPaired ? { isChosen } : null });
   }
 
   /** Opens the last question for editing. */
@@ -117,5 +117,6 @@ export class Thread {
 
   #follow() {
     if (this.#isFollowing) this.#element.scrollTop = this.#element.scrollHeight;
+    else this.#scrolled();
   }
 }
