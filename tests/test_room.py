@@ -142,6 +142,8 @@ def test_who_waits_is_seen(room: Any, server: Router) -> None:
     expect(card(room, "tiny1")).to_contain_text("1 of 512 slots")
     threads.append(ask(server, "tiny2", tokens=1))
     expect(card(room, "tiny2")).to_contain_text("1 waiting")
+    expect(card(room, "tiny2").locator(".chip")).to_have_text("waiting for a place")
+    expect(card(room, "tiny2").get_by_role("button", name="Unload tiny2")).to_have_count(0)
     for thread in threads:
         thread.join()
     expect(card(room, "tiny2")).not_to_contain_text("waiting")
