@@ -29,6 +29,7 @@ const defaults = new Defaults(api);
 
 const picker = new Picker(models, { label: "Models", isFit: canChat, onPick: (id) => pick(id, false) });
 const second = new Picker(models, { label: "Second model", isFit: canChat, onPick: (id) => pick(id, true) });
+const offline = h("span.chip.offline", { "data-state": "failed", hidden: true }, "not connected");
 const buttons = {
   sidebar: iconButton("menu", "Conversations ([)"),
   compare: iconButton("columns", "Two models side by side", () => chat.setComparing(!chat.second)),
@@ -38,7 +39,7 @@ const buttons = {
   room: iconButton("gauge", "Machine room (])"),
 };
 at("topbar").append(
-  buttons.sidebar, picker.element, h("span.versus", {}, "and"), second.element, h("span.push"), buttons.compare, buttons.settings, buttons.help, buttons.theme, buttons.room);
+  buttons.sidebar, picker.element, h("span.versus", {}, "and"), second.element, offline, h("span.push"), buttons.compare, buttons.settings, buttons.help, buttons.theme, buttons.room);
 
 function showBar() {
   picker.show(chat.model);
@@ -86,6 +87,7 @@ function pickInDialog(title) {
 }
 
 const panels = {};
+let room = null; // is imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openRoom: () => panels.room.toggle(true) });
 const thread = new Thread(at("thread"), chat, acts, welcome);
 const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
@@ -96,7 +98,6 @@ new Sidebar(at("sidebar"), chat, store, () => {
 panels.sidebar = new Panel(at("sidebar"), buttons.sidebar, { name: "sidebar", isOpen: true, drawer: drawers.sidebar });
 panels.room = new Panel(at("room"), buttons.room, { name: "room", isOpen: false, drawer: drawers.room, onOpen: openRoom });
 
-let room = null;
 function openRoom() {
   room ??= import("./room/room.js")
     .then(({ mountRoom }) => mountRoom(at("room"), { api, models, close: () => panels.room.close() }))
@@ -113,7 +114,10 @@ models.addEventListener("change", () => {
   showBar();
   composer.show();
 });
-models.addEventListener("connection", ({ detail }) => document.documentElement.classList.toggle("is-offline", !detail.isOpen));
+models.addEventListener("connection", ({ detail }) => {
+  offline.hidden = detail.isOpen;
+  document.documentElement.classList.toggle("is-offline", !detail.isOpen);
+});
 chat.addEventListener("running", () => chat.isAnswering && announce("The answer begins"));
 chat.addEventListener("ended", ({ detail: message }) => {
   if (message.error) announce(`Error: ${message.error.message}`);
