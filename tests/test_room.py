@@ -208,6 +208,7 @@ def test_a_download_with_its_progress_and_a_removal_that_asks(room: Any, server:
     expect(coming).to_contain_text(re.compile(r"\d+ KB of \d+ KB · [1-9]\d?%"))
     coming.get_by_role("button", name=f"Stop the download of {NAME}").click()
     expect(coming).to_have_count(0)
+    expect(on_disk(room, NAME)).to_have_count(0)
     del hub.always[FILE]
     start_download(room, NAME)
     row = on_disk(room, NAME)
@@ -227,6 +228,26 @@ def test_a_download_with_its_progress_and_a_removal_that_asks(room: Any, server:
 def test_a_download_that_cannot_be(room: Any) -> None:
     start_download(room, "not a name")
     expect(room.get_by_role("alert")).to_contain_text("not a name")
+
+
+# ---------------------------------------------------------------- a real worker
+
+
+def test_a_real_model(tab: Tab, router: StartRouter, models: Path) -> None:
+    server = router("--ctx-size", "1024", "-np", "2", "--top-k", "7", models_dir=models)
+    room = opened(tab, server)
+    on_disk(room, "tiny0").get_by_role("button", name="Load tiny0").click()
+    found = card(room, "tiny0")
+    expect(found).to_contain_text("0 of 2 slots")
+    server.post("/v1/completions", {"model": "tiny0", "prompt": "the cat", "max_tokens": 90, "ignore_eos": True})
+    expect(lane(room, "tiny0").locator('[data-state="busy"]').first).to_be_attached()
+    found.get_by_role("button", name="Log and settings of tiny0").click()
+    expect(found.get_by_role("log")).to_contain_text("loaded (model")
+    found.get_by_role("tab", name="Settings").click()
+    panel = found.get_by_role("tabpanel", name="Settings")
+    expect(panel.locator("dt", has_text="Context of a request").locator("+ dd")).to_have_text("512 tokens")
+    expect(panel.locator("dt", has_text="top_k").locator("+ dd")).to_have_text("7")
+    expect(panel.locator("dt", has_text="seed").locator("+ dd")).to_have_text("random")
 
 
 # ---------------------------------------------------------------- for everybody
