@@ -141,6 +141,16 @@ def test_a_key_sees_only_its_models(server: Router) -> None:
     assert usage["data"]["used"]["host_bytes"] > 5 << 20  # what others need is taken, whoever they are
 
 
+def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
+    server = router("--sleep-idle-seconds", "1", models_dir=models)
+    assert server.post("/models/load", {"model": "tiny0"}).status == 200
+    for event in watch(server):
+        found = _model(event, "tiny0") if event["event"] == "usage" else {}
+        if found.get("state") == "sleeping":  # its worker is gone
+            break
+    assert (found["status"], found["host_bytes"], found["resident_bytes"], found["num_slots"]) == ("sleeping", 0, 0, 0)
+
+
 # ---------------------------------------------------------------- without a router
 
 

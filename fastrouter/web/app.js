@@ -107,6 +107,8 @@ function openRoom() {
     });
 }
 
+setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was done before
+
 // ---------------------------------------------------------------- what happens
 
 for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);

@@ -2,13 +2,14 @@
 // Invariant: one listing per connection or change of the catalogue, no polling; a `change` follows whatever changed.
 
 const MAX_PAST = 400;
-const CATALOGUE_EVENTS = new Set(["models_reload", "download_finished", "model_remove"]);
+const CATALOGUE_EVENTS = new Set(["models_reload", "download_finished", "download_failed", "model_remove"]);
 
 /** Events: `change` (detail.ids), `happened` (detail: the raw {model, event, data}), `connection` (detail.isOpen). */
 export class Models extends EventTarget {
   #api;
   #models = new Map();
   #listing = null;
+  #isStale = false; // the listing on its way may be older than an event that has come
   #ahead_s = 0; // this clock before the router's
 
   constructor(api) {
@@ -44,11 +45,21 @@ export class Models extends EventTarget {
     return this.#models.get(id) ?? this.list().find((model) => model.aliases.includes(id));
   }
 
-  async refresh() {
-    this.#listing ??= this.#api.get("models").finally(() => {
+  /** The listing as it is now: one that is on its way may be older than what has just happened, and is asked for again. */
+  refresh() {
+    this.#isStale = true;
+    this.#listing ??= this.#list().finally(() => {
       this.#listing = null;
     });
-    const listing = await this.#listing;
+    return this.#listing;
+  }
+
+  async #list() {
+    let listing;
+    while (this.#isStale) {
+      this.#isStale = false;
+      listing = await this.#api.get("models");
+    }
     const ids = new Set(this.#models.keys());
     const pinned = new Map(this.list().map((model) => [model.id, model.pinned]));
     this.#models = new Map(listing.data.map((entry) => [entry.id, { aliases: [], tags: [], ...entry, pinned: pinned.get(entry.id) ?? false }]));
@@ -88,7 +99,6 @@ export class Models extends EventTarget {
     this.#note(event);
     if (event.event === "model_status") this.#status(event.model, event.data);
     else if (event.event === "download_progress") this.#update(event.model, { status: { value: "downloading", progress: event.data } });
-    else if (event.event === "download_failed") this.#update(event.model, { status: { value: "unloaded", failed: true, error: event.data.error } });
     if (CATALOGUE_EVENTS.has(event.event) || (event.event === "model_status" && this.isKnown && !this.#models.has(event.model))) {
       this.refresh().catch(() => {});
     }
@@ -101,6 +111,7 @@ export class Models extends EventTarget {
     } else if (event === "usage") {
       this.usage = data;
       this.#ahead_s = Date.now() / 1000 - data.time;
+      for (const { model: id, pinned } of data.models) if (this.#models.has(id) && this.#models.get(id).pinned !== pinned) this.#update(id, { pinned });
     } else if (event === "model_status" && !data.progress?.value) {
       const { status, reason, failed, error } = data;
       this.past.push({ time: this.now(), model, status, reason, failed, error });
@@ -110,6 +121,7 @@ export class Models extends EventTarget {
 
   #status(id, { status: value, info, ...more }) {
     const model = this.#models.get(id);
+    if (this.#listing && !more.progress?.value) this.#isStale = true;
     if (!model) return;
     // A snapshot says no more than a failed model's `unloaded`; its cause is in the listing.
     const isNews = value !== model.status.value || Object.keys(more).length > 0;

@@ -10,6 +10,7 @@ import { durationInWords } from "./words.js";
 
 const IN_MEMORY = new Set(["loading", "loaded", "sleeping"]);
 const MAX_SLOT_BARS = 16;
+const WAITING = { draining: "finishing, then leaving", stopping: "finishing, then leaving", unloaded: "waiting for a place", dying: "leaving" };
 
 export class Cards {
   #context;
@@ -85,7 +86,8 @@ class Card {
     const percent = percentOf(model);
     this.#isPinned = figures?.pinned ?? model.pinned;
     parts.chip.dataset.state = state;
-    parts.chip.textContent = figures?.state === "draining" ? "finishing, then leaving" : stateInWords(state, percent);
+    parts.chip.textContent = WAITING[figures?.state] ?? stateInWords(state, percent);
+    parts.unload.hidden = !IN_MEMORY.has(model.status.value);
     const memory = figures?.host_bytes ? `${bytesInWords(figures.host_bytes + figures.device_bytes)} of memory` : "";
     parts.traits.textContent = [memory, ...traitsOf(model).filter((trait) => trait !== bytesInWords(model.meta?.size))].filter(Boolean).join(" · ");
     parts.progress.hidden = state !== "loading";
@@ -105,6 +107,7 @@ class Card {
     if (!figures) return;
     const { num_slots, slots_used, running, waiting, tokens_per_s } = figures;
     const bars = Math.min(num_slots, MAX_SLOT_BARS);
+    slots.hidden = !bars;
     while (slots.children.length > bars) slots.lastChild.remove();
     while (slots.children.length < bars) slots.append(h("i"));
     [...slots.children].forEach((bar, index) => bar.toggleAttribute("data-used", index < Math.ceil((slots_used * bars) / (num_slots || 1))));

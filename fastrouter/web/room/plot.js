@@ -71,6 +71,7 @@ export class Plot {
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { time: false, auto: false }, y: { auto: false } },
       series: [{}, ...lines],
+      bands: ids.slice(1).map((_, number) => ({ series: [number + 1, number + 2] })), // each fills down to the next one only
       hooks: { setCursor: [(plot) => this.#point(plot.cursor.idx)] },
     };
     this.#plot = new uPlot(options, [[], ...ids.map(() => [])], this.#parts.canvas);

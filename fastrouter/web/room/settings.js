@@ -31,7 +31,7 @@ function figures(props) {
   const table = (pairs) => h("dl.room-settings", {}, pairs.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
   const known = rows.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([term, value]) => [term, String(value)]);
   const sampling = Object.entries(params).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length) && typeof value !== "function");
-  const parts = [table(known)];
+  const parts = known.length ? [table(known)] : [];
   if (sampling.length) parts.push(h("h5", {}, "Sampling, where a request says nothing"), table(sampling.map(([term, value]) => [term, wordsOf(term, value)])));
   if (props.chat_template) parts.push(h("details.room-template", {}, h("summary", {}, "Chat template"), h("pre", { tabindex: "0" }, props.chat_template)));
   return parts;

@@ -19,18 +19,22 @@ export class Shelf {
   #numShown = NUM_SHOWN;
   #residents = "";
   #timer = 0;
+  #search = h("input.input.room-search", { type: "search", placeholder: "Find a model", "aria-label": "Find a model on disk", autocomplete: "off", spellcheck: "false", oninput: () => this.draw() });
   #list = h("ul.room-shelf");
   #more = h("button.button.small", { type: "button", onclick: () => this.#showMore() });
 
   constructor(context) {
     this.#context = context;
-    this.element = h("section.room-others", { "aria-label": "On disk" }, h("h3", {}, "On disk"), this.#list, this.#more);
+    this.element = h("section.room-others", { "aria-label": "On disk" }, h("h3", {}, "On disk"), this.#search, this.#list, this.#more);
   }
 
   draw() {
     const { models } = this.#context;
     const resting = models.list().filter((model) => ["unloaded", "failed"].includes(stateOf(model)) && !model.status.base);
-    const shown = resting.slice(0, this.#numShown);
+    this.#search.hidden = resting.length <= NUM_SHOWN;
+    const words = this.#search.hidden ? [] : this.#search.value.toLowerCase().split(/\s+/);
+    const found = resting.filter((model) => words.every((word) => model.id.toLowerCase().includes(word)));
+    const shown = found.slice(0, this.#numShown);
     const ids = new Set(shown.map((model) => model.id));
     for (const [id, row] of this.#rows) {
       if (ids.has(id)) continue;
@@ -44,8 +48,8 @@ export class Shelf {
       row.draw(model, this.#plans.get(model.id));
     });
     this.element.hidden = !resting.length;
-    this.#more.hidden = resting.length <= shown.length;
-    this.#more.textContent = `Show ${inWords(Math.min(NUM_MORE, resting.length - shown.length))} more of ${inWords(resting.length)}`;
+    this.#more.hidden = found.length <= shown.length;
+    this.#more.textContent = `Show ${inWords(Math.min(NUM_MORE, found.length - shown.length))} more of ${inWords(found.length)}`;
     this.#askSoon(shown);
   }
 
@@ -114,7 +118,7 @@ class Row {
     const parts = this.#parts;
     const state = stateOf(model);
     parts.dot.dataset.state = state;
-    parts.cost.textContent = costInWords(model, plan);
+    parts.cost.textContent = state === "failed" ? "" : costInWords(model, plan);
     parts.cost.hidden = !parts.cost.textContent;
     parts.cause.hidden = !model.status.error;
     parts.cause.textContent = model.status.error ?? "";

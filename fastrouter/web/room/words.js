@@ -15,7 +15,7 @@ export function changeInWords({ status, reason, failed, error }, took_s = null) 
   if (failed) return `failed: ${error ?? "nobody knows why"}`;
   if (status === "unloaded") return REASONS[reason] ?? "unloaded";
   if (status === "loaded" && took_s !== null) return `loaded in ${durationInWords(took_s)}`;
-  return { loading: "is being loaded", loaded: "loaded", sleeping: "fell asleep: its memory is free", downloading: "is being downloaded" }[status] ?? status;
+  return status === "sleeping" ? "fell asleep: its memory is free" : status;
 }
 
 export function durationInWords(seconds) {
