@@ -35,6 +35,7 @@ def scripted(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
     scripts = {
         "calm": {},
         "slow": {"progress": [0.1, 0.4, 0.7], "load_s": 2.4},
+        "a-model-with-a-name-as-long-as-they-come-Q4_K_M": {},
         "bad": {"fail": "tensor 'blk.0.attn_q.weight' not found", "lines": ["llama: check_tensor_dims"]},
     }
     for name, script in scripts.items():
@@ -354,7 +355,7 @@ COUNT_MADE = """() => {
 }"""
 
 
-@pytest.mark.parametrize("unit", ["word ", "- a point\n", "a paragraph of text\n\n"])
+@pytest.mark.parametrize("unit", ["word ", "- a point\n", "a paragraph of text\n\n", "```js\nlet x = 1;\n"])
 def test_ten_thousand_tokens_are_drawn_once(scripted: Router, tab: Tab, unit: str) -> None:
     """Not more elements are made than the answer has in the end, but for its last block."""
     page = tab.open(scripted)
@@ -364,9 +365,9 @@ def test_ten_thousand_tokens_are_drawn_once(scripted: Router, tab: Tab, unit: st
     ask(page, {"tokens": 10_000, "text": unit})
     shown = page.locator(".prose").evaluate("(element) => [element.textContent.length, element.querySelectorAll('*').length]")
     made = page.evaluate("window.numMade")
-    assert shown[0] >= 10_000 * len(unit.strip("- \n"))
+    assert shown[0] >= 10_000 * len(unit.strip("`js- \n"))
     assert page.locator(".figures").inner_text().startswith("10,000 tokens")
-    if unit.endswith("\n\n"):
+    if unit.endswith("\n\n") or unit.startswith("```"):
         assert made < 4 * shown[1] + 5_000, (made, shown)
 
 
@@ -596,6 +597,10 @@ def test_on_a_phone(chromium: Any, scripted: Router) -> None:
         pick(page, "calm")
         ask(page, says(RICH + "\n\n`" + "x" * 300 + "`\n\n```\n" + "y" * 300 + "\n```\n"))
         assert not is_wider_than_window(page)
+        page.get_by_role("button", name="Two models side by side").click()
+        pick(page, "a-model")
+        assert not is_wider_than_window(page)
+        assert violations(page) == []
         page.get_by_role("button", name="Conversations", exact=False).first.click()
         page.locator(".conversation").first.wait_for()
         assert violations(page) == []

@@ -88,7 +88,7 @@ function pickInDialog(title) {
 
 const panels = {};
 let room = null; // is imported when it is first opened
-const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openRoom: () => panels.room.toggle(true) });
+const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true) });
 const thread = new Thread(at("thread"), chat, acts, welcome);
 const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
 new Sidebar(at("sidebar"), chat, store, () => {
@@ -111,6 +111,7 @@ setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was d
 
 // ---------------------------------------------------------------- what happens
 
+store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // what another tab has done to it
 for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);
 models.addEventListener("change", () => {
   showBar();

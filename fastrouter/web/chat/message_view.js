@@ -166,7 +166,7 @@ class AnswerView {
     const { message } = this;
     if (isRunning || end.dataset.isShown) return;
     end.dataset.isShown = "true";
-    if (message.isUnfinished) end.append(h("p.note", {}, "Interrupted: the page was closed"));
+    if (message.isUnfinished) end.append(h("p.note", {}, "Unfinished"));
     if (message.isStopped) end.append(h("p.note", {}, "Stopped"));
     if (message.isCut) end.append(h("p.note", {}, "Cut at the limit of tokens or of the context"));
     if (message.error) end.append(failureOf(message, this.#acts));

@@ -4,7 +4,7 @@
 const NAME = "fastrouter";
 const TABLE = "conversations";
 
-/** Events: `change`. */
+/** Events: `change`; `foreign` after another tab has changed something. */
 export class Store extends EventTarget {
   #database = null;
   #conversations = new Map();
@@ -19,7 +19,10 @@ export class Store extends EventTarget {
     } catch (error) {
       console.warn("conversations are not kept:", error);
     }
-    this.#channel.onmessage = () => this.#read();
+    this.#channel.onmessage = async () => {
+      await this.#read();
+      this.dispatchEvent(new Event("foreign"));
+    };
   }
 
   get isLasting() {

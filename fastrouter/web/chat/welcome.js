@@ -15,10 +15,12 @@ export class Welcome {
   #cards = h("div.cards");
   #text = h("p");
   #openRoom;
+  #openAll;
   element;
 
-  /** `onPick(id)`; `openRoom()` where there is nothing to pick. */
-  constructor(models, chat, { onPick, openRoom }) {
+  /** `onPick(id)`; `openAll()` shows what has no card; `openRoom()` where there is nothing to pick. */
+  constructor(models, chat, { onPick, openAll, openRoom }) {
+    this.#openAll = openAll;
     this.#models = models;
     this.#chat = chat;
     this.#onPick = onPick;
@@ -34,6 +36,7 @@ export class Welcome {
     const cards = fit.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_CARDS);
     const focused = this.#cards.contains(document.activeElement) ? document.activeElement.dataset.model : null;
     this.#cards.replaceChildren(...cards.map((model) => this.#card(model)));
+    if (fit.length > MAX_CARDS) this.#cards.append(h("button.card.all", { type: "button", onclick: this.#openAll }, `All ${fit.length} models`));
     this.#cards.querySelector(`[data-model="${CSS.escape(focused ?? "")}"]`)?.focus();
     this.#text.textContent = !this.#models.isKnown ? "Looking for models …" : fit.length ? "A model that is not in memory is loaded when you ask it." : "There are no models here yet.";
     if (this.#models.isKnown && !fit.length) this.#cards.replaceChildren(h("button.button.primary", { type: "button", onclick: this.#openRoom }, "Download one"));
