@@ -17,6 +17,8 @@ import { Defaults } from "./chat/defaults.js";
 import { listenToKeys, showHelp } from "./shortcuts.js";
 import { stateInWords } from "./words.js";
 
+const HIDDEN_MS = 60_000;
+
 const at = (id) => document.getElementById(id);
 
 api.askForKey = askForKey;
@@ -79,7 +81,7 @@ const acts = {
 
 function pickInDialog(title) {
   return openDialog(title, (close) => {
-    const list = new Picker(models, { label: title, isFit: canChat, onPick: close });
+    const list = new Picker(models, { label: title, isFit: canChat, onPick: close, onClose: close });
     list.show(chat.model);
     queueMicrotask(() => queueMicrotask(() => list.open()));
     return h("div.inside.pick-dialog", {}, h("h2", {}, title), list.element);
@@ -142,6 +144,27 @@ listenToKeys({
 
 // ---------------------------------------------------------------- the start
 
+/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+function watchModels() {
+  let watch = null;
+  let timer = 0;
+  const start = () => {
+    clearTimeout(timer);
+    if (watch) return;
+    watch = new AbortController();
+    models.start(watch.signal).catch((error) => notify(error.message));
+  };
+  const stop = () => {
+    watch?.abort();
+    watch = null;
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) timer = setTimeout(stop, HIDDEN_MS);
+    else start();
+  });
+  start();
+}
+
 async function readSettings() {
   const { ui_settings: settings = {} } = await api.get("props");
   const sampling = Object.fromEntries(SAMPLING_NAMES.filter((name) => Number.isFinite(settings[name])).map((name) => [name, settings[name]]));
@@ -154,5 +177,5 @@ showTheme();
 showBar();
 composer.focus();
 store.open();
-models.start().catch((error) => notify(error.message));
+watchModels();
 readSettings().catch(() => {}); // they are only defaults

@@ -11,6 +11,7 @@ export function openDialog(label, content) {
     let result = null;
     const dialog = h("dialog", { "aria-label": label, onclose: () => { dialog.remove(); resolve(result); } });
     const close = (value = null) => {
+      if (!dialog.open) return;
       result = value;
       dialog.close();
     };

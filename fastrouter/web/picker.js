@@ -18,14 +18,16 @@ export class Picker {
   #models;
   #onPick;
   #isFit;
+  #onClose;
   #current = null;
   #active = null; // id of the row that the keyboard is on
   #id = `picker${(num_pickers += 1)}`;
   #parts = {};
   #frame = 0;
 
-  /** `onPick(id)`; `isFit(model)`: may be picked; `label`: what it is for. */
-  constructor(models, { label, onPick, isFit = () => true }) {
+  /** `onPick(id)`; `isFit(model)`: may be picked; `label`: what it is for; `onClose()` however it was closed. */
+  constructor(models, { label, onPick, isFit = () => true, onClose = () => {} }) {
+    this.#onClose = onClose;
     this.#models = models;
     this.#onPick = onPick;
     this.#isFit = isFit;
@@ -83,6 +85,7 @@ export class Picker {
     this.#parts.panel.hidden = true;
     this.#parts.button.setAttribute("aria-expanded", "false");
     if (hadFocus) this.#parts.button.focus();
+    this.#onClose();
   }
 
   // ------------------------------------------------------------ rows
@@ -179,7 +182,7 @@ export class Picker {
   }
 
   #pick(id) {
-    this.close();
     this.#onPick(id);
+    this.close();
   }
 }

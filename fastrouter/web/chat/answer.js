@@ -3,12 +3,13 @@
 
 import { ApiError } from "../api.js";
 
+const BEGINNING = 64; // characters in which a tag may stand that opens the reasoning
 const COMMENT_EVERY_S = 0.25; // of a wait; what the router's default, 3 s, is too slow to watch
 
 /** Fills `message` ({content, reasoning, toolCalls, figures, error, isStopped, wait}); resolves when it has ended, however it did. */
 export async function runAnswer(api, request, message, { signal, onChange }) {
   const asked = performance.now();
-  const state = { raw: "", thought: "", first: 0, last: 0, num: 0, usage: null, timings: null, finish: null, headers: null };
+  const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", first: 0, last: 0, num: 0, usage: null, timings: null, finish: null, headers: null };
   const body = { ...request, stream: true, stream_options: { include_usage: true }, sse_ping_interval: COMMENT_EVERY_S };
   const onEvent = (event) => {
     take(state, event, message);
@@ -47,13 +48,20 @@ function take(state, event, message) {
   state.num += 1;
   delete message.wait;
   if (reasoning) state.thought += reasoning;
-  if (content) state.raw += content;
+  if (content) takeText(state, content);
   if (calls) message.toolCalls = addCalls(message.toolCalls ?? [], calls);
-  const split = splitThinking(state.raw);
-  message.content = split.content;
-  const thought = state.thought + split.reasoning;
+  message.content = state.split.content;
+  const thought = state.thought + state.split.reasoning;
   if (thought) message.reasoning = thought;
-  message.isThinking = split.isOpen || Boolean(reasoning);
+  message.isThinking = state.split.isOpen || Boolean(reasoning);
+}
+
+/** The whole text is looked at only where a tag may have ended. */
+function takeText(state, text) {
+  state.raw += text;
+  if (state.raw.length < BEGINNING || text.includes(">")) state.split = splitThinking(state.raw);
+  else if (state.split.isOpen) state.split.reasoning += text;
+  else state.split.content += text;
 }
 
 /** A `<think>` block at the beginning, also one that the prompt has opened. */

@@ -76,11 +76,13 @@ export function removeMessage(conversation, message) {
   else delete conversation.chosen[message.parent ?? ROOT];
 }
 
-/** The messages of a request that is answered below `message`. */
+/** The messages of a request that is answered below `message`. Questions that got no answer are left out: templates want turns. */
 export function promptOf(conversation, message) {
   const path = [];
   for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
-  const prompt = path.filter(({ role, content }) => role === "user" || content).map(({ role, content, images }) => ({ role, content: partsOf(content, images) }));
+  const isAnswered = (at) => at + 1 === path.length || path[at + 1].content;
+  const turns = path.filter(({ role, content }, at) => (role === "user" ? isAnswered(at) : content));
+  const prompt = turns.map(({ role, content, images }) => ({ role, content: partsOf(content, images) }));
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
 }
 

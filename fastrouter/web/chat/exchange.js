@@ -53,6 +53,9 @@ function readMessage(given, ids) {
   if (given.reasoning) message.reasoning = string(given.reasoning);
   if (given.model) message.model = string(given.model);
   if (Array.isArray(given.images)) message.images = given.images.filter((url) => /^data:image\/[\w+.-]+;base64,/.test(url));
+  if (given.pair) message.pair = string(given.pair);
+  if (Array.isArray(given.toolCalls)) message.toolCalls = given.toolCalls.map((call) => ({ name: string(call?.name), arguments: string(call?.arguments) }));
+  for (const name of ["isStopped", "isCut", "isUnfinished"]) if (given[name] === true) message[name] = true;
   const figures = Object.entries(object(given.figures)).filter(([, value]) => typeof value === "number");
   if (figures.length) message.figures = Object.fromEntries(figures);
   return message;

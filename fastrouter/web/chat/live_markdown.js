@@ -6,6 +6,8 @@ import { blocksOf, renderBlocks } from "./markdown.js";
 import { dressMath } from "./math.js";
 
 const MOST_OF_TIME = 0.2;
+const LONG_LIST = 60; // items
+const KEPT_ITEMS = 10;
 const CERTAIN = 8; // characters that show what kind of block has begun
 
 export class LiveMarkdown {
@@ -70,6 +72,7 @@ export class LiveMarkdown {
     const num_done = numDone(blocks);
     if (num_done) this.#settle(blocks.slice(0, num_done));
     const open = blocks.slice(num_done);
+    this.#settleItems(open);
     if (open.length === 1 && open[0].type === "code" && this.#growCode(open[0].text)) return;
     this.#code = null;
     const fragment = renderBlocks(open);
@@ -87,6 +90,17 @@ export class LiveMarkdown {
     if (shown === undefined || !this.#code.isConnected || !text.startsWith(shown)) return false;
     this.#code.insertData(shown.length, text.slice(shown.length));
     return true;
+  }
+
+  /** A list without end would be one block: its items are finished long before it is. */
+  #settleItems(open) {
+    const [list] = open;
+    if (open.length !== 1 || list.type !== "list" || list.items.length < LONG_LIST) return;
+    const items = list.items.slice(0, -KEPT_ITEMS);
+    const raw = items.map((item) => item.raw).join("");
+    if (!this.#text.startsWith(raw, this.#settled)) return;
+    this.#settle([{ ...list, items, raw }]);
+    open.splice(0, 1, ...blocksOf(this.#text.slice(this.#settled)));
   }
 
   #settle(blocks) {
