@@ -289,3 +289,14 @@ def test_a_closed_room_draws_nothing(room: Any, server: Router) -> None:
     assert room.page.locator('.room-card[data-model="tiny0"]').count() == 1  # as it was
     room.page.get_by_role("button", name=re.compile("^Machine room")).click()
     expect(card(room, "tiny0")).to_have_count(0)
+
+
+def test_a_router_that_is_gone(tab: Tab, router: StartRouter, models: Path) -> None:
+    server = router(models_dir=models, is_fake=True)
+    room = opened(tab, server)
+    server.load("tiny0")
+    expect(card(room, "tiny0")).to_be_visible()
+    expect(room.get_by_text("cannot be reached")).to_be_hidden()
+    server.stop()
+    expect(room.get_by_text("The router cannot be reached: this is how it was.")).to_be_visible()
+    expect(card(room, "tiny0")).to_be_visible()

@@ -14,6 +14,8 @@ import pytest
 from conftest import Router, StartRouter
 
 from fastrouter.api.ui import WEB
+from fastrouter.config import parse
+from fastrouter.errors import ConfigError
 
 KEYED = {"Authorization": "Bearer secret"}
 
@@ -192,6 +194,30 @@ def test_defaults_of_the_pages_settings(router: StartRouter, tmp_path: Path) -> 
     file.write_text(json.dumps(settings))
     assert router("--ui-config-file", str(file)).get("/props").json["ui_settings"] == settings
     assert router().get("/props").json["ui_settings"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--path", "/no/such/folder", "--path /no/such/folder: there is no such folder"),
+        ("--path", "", "--path : must be a path"),
+        ("--ui-config", "[1]", "--ui-config [1]: must be a JSON object"),
+        ("--webui-config", "{", "--webui-config {: must be a JSON object"),
+        ("--ui-config-file", "/no/such", "--ui-config-file /no/such: there is no such file"),
+        ("--ui-config-file", __file__, f"--ui-config-file {__file__}: must be a JSON object"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(flag: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse([flag, value], {})
+    assert refused.value.message == said
+
+
+def test_a_file_of_settings_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text("{}")
+    assert parse(["--ui-config", '{"a": 1}'], {"LLAMA_ARG_UI_CONFIG_FILE": str(file)}).ui_settings == {"a": 1}
+    assert not parse([], {"LLAMA_ARG_NO_UI": "1"}).ui
 
 
 # ---------------------------------------------------------------- what comes from others

@@ -17,6 +17,8 @@ export async function mountRoom(element, { api, models, close = null }) {
   const context = { api, models, palette };
   const parts = [new MemoryBar(context), new Timeline(context), new Cards(context), new Downloads(context), new Shelf(context), new News(context)];
   const inside = h("div.room", {}, h("header.room-top", {}, h("h2.room-title", {}, "Machine room"), close && iconButton("close", "Close the machine room", close)), parts.map((part) => part.element));
+  const offline = h("p.room-offline", { role: "status", hidden: true }, "The router cannot be reached: this is how it was.");
+  inside.firstChild.after(offline);
   await styled;
   element.append(inside);
 
@@ -24,6 +26,7 @@ export async function mountRoom(element, { api, models, close = null }) {
   const draw = () => {
     frame = 0;
     if (!inside.offsetParent) return; // closed, or another tab is in front
+    offline.hidden = models.isConnected;
     palette.follow(models);
     for (const part of parts) part.draw();
   };
