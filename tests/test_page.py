@@ -113,7 +113,10 @@ def test_load_pin_and_unload_in_the_drop_down(real: Router, tab: Tab) -> None:
     row = page.locator('.picker-row[data-model="tiny0"]')
     if real.status("tiny0") != "unloaded":
         real.unload("tiny0")
-    row.get_by_role("button", name="Load tiny0", exact=True).click()
+    row.get_by_role("button", name="Load tiny0", exact=True).wait_for()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Load tiny0"
+    page.keyboard.press("Enter")
     row.get_by_role("button", name="Unload tiny0").wait_for()
     real.await_status("tiny0", "loaded")
     row.get_by_role("button", name="Pin tiny0").click()
@@ -451,6 +454,20 @@ def test_history_survives_a_reload_and_can_be_searched_renamed_exported_deleted(
     page.get_by_text("Conversation 1 of the file has no messages").wait_for()
     page.get_by_role("button", name="My title", exact=True).click()
     assert page.locator(".prose strong").inner_text() == "words"
+
+
+def test_other_tabs_see_what_one_has_done(scripted: Router, tab: Tab) -> None:
+    page = tab.open(scripted)
+    page.wait_for_selector(".card")
+    pick(page, "calm")
+    other = tab.context.new_page()
+    other.goto(scripted.url)
+    ask(page, says("first"))
+    other.locator(".conversation").click()
+    other.locator(".prose", has_text="first").wait_for()
+    ask(page, says("second"))
+    other.locator(".prose", has_text="second").wait_for()
+    assert other.locator(".answer").count() == 2
 
 
 def test_settings_travel_with_the_conversation(scripted: Router, tab: Tab) -> None:
