@@ -547,6 +547,25 @@ def test_a_router_that_comes_back_is_found_again(router: StartRouter, models: Pa
     page.wait_for_selector(".answer[aria-busy=false] .prose:not(:empty)")
 
 
+def test_a_tab_that_nobody_looks_at_gives_its_feed_back(scripted: Router, tab: Tab) -> None:
+    show = """(isHidden) => {
+        Object.defineProperty(document, 'hidden', { value: isHidden, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    if scripted.status("calm") == "loaded":
+        scripted.unload("calm")
+    tab.page.clock.install()
+    page = tab.open(scripted)
+    page.wait_for_selector(".card")
+    page.evaluate(show, True)
+    with page.expect_event("requestfailed", lambda request: "/models/sse" in request.url):
+        page.clock.run_for(61_000)
+    with page.expect_response(lambda response: "/models/sse" in response.url):
+        page.evaluate(show, False)
+    scripted.load("calm")
+    page.wait_for_selector('.card[data-model="calm"] .dot[data-state="loaded"]')
+
+
 # ---------------------------------------------------------------- for everybody
 
 
