@@ -14,7 +14,7 @@ run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
 	@$(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
-test: install $(VENV)/.demo $(VENV)/.test
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest
 
 check: install $(VENV)/.test
@@ -66,6 +66,12 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 $(VENV)/.test $(VENV)/.bench $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
+	@touch $@
+
+# For the tests of the page: Debian's Chromium, and the accessibility checker. Without them those tests say so and are skipped.
+$(VENV)/.browser: packaging/chromium.py packaging/vendor_web.py | $(VENV)/.venv
+	@echo "Looking for Chromium: $$($(BIN)/python packaging/chromium.py)"
+	@$(BIN)/python packaging/vendor_web.py --axe build/axe.js || echo "axe-core cannot be fetched: its tests will be skipped"
 	@touch $@
 
 clean:

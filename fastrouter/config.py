@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
@@ -54,6 +54,9 @@ class Config:
     slots_endpoint: bool = True
     props_endpoint: bool = False
     metrics_endpoint: bool = True
+    ui: bool = True
+    static_path: Path | None = None  # None: the page that comes with fastrouter
+    ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts that clients have; 0 or less: no comments
     log_file: str | None = None
     log_format: str = "text"  # text | json
@@ -105,9 +108,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file"):
+    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"):
         if name in fields:
             fields[name] = Path(fields[name])
+    if isinstance(fields.get("ui_settings"), str):
+        fields["ui_settings"] = _read_settings(fields["ui_settings"])
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
     config = Config(
         **fields,
@@ -197,6 +202,11 @@ def _check_prefix(prefix: str) -> str:
     return prefix
 
 
+def _read_settings(path: str) -> dict[str, Any]:
+    said = f"--ui-config-file {path}"
+    return cast(dict[str, Any], convert(find_argument("--ui-config")[0], read_text(Path(path), said), said))
+
+
 def _check(config: Config) -> None:
     if not config.host.replace(",", "").strip():
         raise ConfigError("--host is empty")
@@ -204,6 +214,8 @@ def _check(config: Config) -> None:
         raise ConfigError("--ssl-key-file and --ssl-cert-file belong together; one of them is missing")
     if config.models_dir is not None and not config.models_dir.is_dir():
         raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
+    if config.static_path is not None and not config.static_path.is_dir():
+        raise ConfigError(f"--path {config.static_path}: there is no such folder")
     if config.models_preset is not None and not config.models_preset.is_file():
         raise ConfigError(f"--models-preset {config.models_preset}: there is no such file")
     if config.model is not None and config.hf_repo is None and not Path(config.model).is_file():

@@ -140,7 +140,10 @@ def _router_flags() -> list[Flag]:
             low=-1,
         ),
         _flag(scope, "--poll", "", Kind.INT, "poll", "how long threads spin for work: 0 not at all, 100 about 1 ms (50)", low=0, high=100),
-        _flag(scope, "--ui --webui --no-ui --no-webui", "UI", Kind.SWITCH, "", "accepted; there is no web page yet"),
+        _flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
+        _flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
+        _flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "defaults of the page's settings"),
+        _flag(scope, "--webui-config-file --ui-config-file", "UI_CONFIG_FILE", Kind.PATH, "ui_settings", "a file that holds them"),
         _flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
         _flag(scope, "--log-format", "LOG_FORMAT", Kind.TEXT, "log_format", "text or json", choices=("text", "json")),
         _flag(scope, "--log-jsonl --no-log-jsonl", "LOG_JSONL", Kind.SWITCH, "log_jsonl", "as --log-format json"),
@@ -417,8 +420,7 @@ _NOT_YET = """
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
---path STATIC_PATH | --ui-config --webui-config UI_CONFIG |
---ui-config-file --webui-config-file UI_CONFIG_FILE | --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
+--tools TOOLS | --tools-runtime TOOLS_RUNTIME |
 --mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |
 --media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |

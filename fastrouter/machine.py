@@ -62,3 +62,10 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
     return os.uname().machine
+
+
+def resident_bytes(pid: int | None) -> int:
+    """0 for a process that is not there."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0

@@ -96,6 +96,8 @@ class Service:
             print(f"Try it:\n  {curl_line(address, chosen.id, self._config)}")
         else:
             print("Name a folder of GGUF files with --models-dir, or one file with --model")
+        if self._config.ui and not address.startswith("unix://"):
+            print(f"The page is at {address}{self._config.api_prefix}/")
         sys.stdout.flush()
 
 

@@ -349,3 +349,24 @@ def module_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRou
     """Like `router`, for fixtures that serve a whole file."""
     with running(tmp_path_factory.mktemp("module")) as start:
         yield start
+
+
+@pytest.fixture(scope="module")  # no longer: while it lives, Playwright's event loop is this thread's, and asyncio.run would fail
+def chromium() -> Iterator[Any]:
+    """A real browser for a file of tests of the page; they are skipped where there is none."""
+    from browser import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    """An empty tab (browser.Tab). At the end it must have asked nobody but its router and thrown no error."""
+    from browser import Tab
+
+    opened = Tab(chromium)
+    try:
+        yield opened
+    finally:
+        opened.close()

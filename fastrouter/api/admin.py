@@ -21,6 +21,7 @@ from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
 from fastrouter.api.slot_actions import SlotActions
+from fastrouter.api.ui import files_of
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
@@ -76,7 +77,7 @@ class Admin:
             "model_alias": "fastrouter",
             "model_path": "none",
             "default_generation_settings": {"params": {}, "n_ctx": 0},
-            "ui_settings": {},
+            "ui_settings": self._config.ui_settings,
             "build_info": BUILD_INFO,
         }
 
@@ -137,6 +138,7 @@ class Admin:
 def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
+    routes.files = files_of(config)
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)

@@ -5,9 +5,6 @@ model's samples take.
 """
 
 import asyncio
-import contextlib
-import os
-from pathlib import Path
 from typing import Any
 
 from fastrouter import metrics
@@ -17,16 +14,8 @@ from fastrouter.config import Config
 from fastrouter.errors import Forbidden, NotSupported
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import typed_response
+from fastrouter.machine import resident_bytes
 from fastrouter.supervisor.supervisor import Supervisor
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def resident_bytes(pid: int | None) -> int:
-    """0 for a process that is not there."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    return 0
 
 
 def _import_exposition() -> Any:

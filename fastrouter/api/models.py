@@ -3,7 +3,7 @@
 Invariant: to a key, a model outside its scope is not there.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -12,6 +12,7 @@ from fastrouter.api.fields import invalid
 from fastrouter.api.listing import Listing, describe_download
 from fastrouter.api.live import LiveStream
 from fastrouter.api.reload import Reloads
+from fastrouter.api.usage import Usage, visible, visible_past
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.difference import Difference
@@ -46,6 +47,7 @@ class Models:
         self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
+        self._usage_of_all = Usage(supervisor, self._variants_of)
         supervisor.subscribe(self._on_event)
 
     # ------------------------------------------------------------ which model
@@ -161,13 +163,17 @@ class Models:
     # ------------------------------------------------------------ the feed
 
     def feed(self, request: Request, exchange: Exchange) -> None:
-        """GET /models/sse."""
+        """GET /models/sse; with `?usage=1` also what all are doing, once a second, after what has happened to them lately."""
         feed = ModelFeed(exchange, self._variants_of, lambda model_id: self.may_see_id(request.caller, model_id))
         values = {spec.id: self._value_of(spec) for spec in self._catalog.models() if spec.base is None}
         values |= {download.name: "downloading" for download in self._downloads.all()}
         for model_id, value in values.items():
             feed.tell(Event(model_id, "model_status", {"status": value}))
-        feed.start(self._supervisor.subscribe(feed.tell))
+        leave = self._supervisor.subscribe(feed.tell)
+        if self.query(request).get("usage") in ("1", "true"):
+            feed.tell_past(self._usage_of_all.past)
+            leave = _both(leave, self._usage_of_all.listen(feed.tell_usage))
+        feed.start(leave)
 
     def _variants_of(self, model_id: str) -> Sequence[str]:
         """Models that share its process, so what happens to it happens to them."""
@@ -178,6 +184,14 @@ class Models:
                 if spec.base is not None:
                     self._variants.setdefault(spec.base.id, []).append(spec.id)
         return self._variants.get(model_id, [])
+
+
+def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    def leave() -> None:
+        one()
+        other()
+
+    return leave
 
 
 def names_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -207,3 +221,9 @@ class ModelFeed(LiveStream):
         for model_id in (event.model, *self._variants_of(event.model)):
             if self._can_see(model_id):
                 self.send({"model": model_id, "event": event.event, "data": event.data})
+
+    def tell_past(self, past: Iterable[dict[str, Any]]) -> None:
+        self.send({"model": "*", "event": "history", "data": visible_past(past, self._can_see)})
+
+    def tell_usage(self, usage: dict[str, Any]) -> None:
+        self.send({"model": "*", "event": "usage", "data": visible(usage, self._can_see)})

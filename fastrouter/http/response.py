@@ -12,6 +12,8 @@ from fastrouter.errors import FastrouterError, MethodNotAllowed
 _REASONS = {
     200: "OK",
     204: "No Content",
+    304: "Not Modified",
+    308: "Permanent Redirect",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -51,6 +53,20 @@ def text_response(text: str) -> bytes:
 
 def typed_response(body: bytes, content_type: str) -> bytes:
     return _LINES[200] + b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n" % (content_type.encode(), len(body)) + body
+
+
+def file_response(body: bytes, headers: bytes) -> bytes:
+    """`headers`: whole lines, the content's type among them."""
+    return _LINES[200] + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def not_modified(headers: bytes) -> bytes:
+    return _LINES[304] + headers + b"\r\n"
+
+
+def redirect(location: str) -> bytes:
+    """`location`: a path that holds nothing but ASCII."""
+    return _LINES[308] + f"Location: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 def error_response(error: FastrouterError) -> bytes:

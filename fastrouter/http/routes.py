@@ -1,8 +1,8 @@
 """(method, path) -> handler. Knows no model; what a handler does is its own affair.
 
 A handler gets (request, exchange) and returns the whole response as bytes, None (it will answer through the exchange later),
-or a coroutine of one of the two. Invariant: nothing but `public` routes and OPTIONS is reached without `guard.check`, and no route that
-`is_change` with a read-only key.
+or a coroutine of one of the two. Invariant: nothing but `public` routes, the files and OPTIONS is reached without `guard.check`,
+and no route that `is_change` with a read-only key. A file never hides a route.
 """
 
 from collections.abc import Callable, Coroutine, Iterable
@@ -15,6 +15,7 @@ from fastrouter.http.protocol import Exchange
 
 Result = bytes | None | Coroutine[Any, Any, bytes | None]
 Handler = Callable[[Request, Exchange], Result]
+Files = Callable[[Request, str], Coroutine[Any, Any, bytes | None]]  # gets the path below the prefix; None: there is no such file
 
 
 class Routes:
@@ -24,6 +25,7 @@ class Routes:
         self._public: dict[tuple[str, str], Handler] = {}
         self._exact: dict[tuple[str, str], Handler] = {}
         self._below: list[tuple[str, str, Handler]] = []
+        self.files: Files | None = None
         self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
 
     def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False) -> None:
@@ -52,13 +54,24 @@ class Routes:
             key = ("GET", request.path)
             if key in self._public:
                 return self._public[key](request, exchange)
+        handler = self._exact.get(key) or self._find_below(*key)
+        if handler is None and self.files is not None and key[0] == "GET" and request.path.startswith(self._prefix):
+            return self._file(self.files, request)
         self._guard.check(request)
         if request.caller is not None and request.caller.is_read_only and self.is_change(method, request.path[len(self._prefix) :]):
             raise Forbidden("a read-only key may not do this")
-        handler = self._exact.get(key) or self._find_below(*key)
         if handler is None:
             raise self._missing(request.path)
         return handler(request, exchange)
+
+    async def _file(self, files: Files, request: Request) -> bytes:
+        """Public: only other machines' names are refused. What is no file is answered as if there were none at all."""
+        self._guard.check_host(request)
+        response = await files(request, request.path[len(self._prefix) :])
+        if response is None:
+            self._guard.check(request)
+            raise self._missing(request.path)
+        return response
 
     def _find_below(self, method: str, path: str) -> Handler | None:
         for other, prefix, handler in self._below:

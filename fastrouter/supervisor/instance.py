@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,6 +154,10 @@ class Instance:
         for request_id in running:
             self.process.ring.detach(request_id)
         return list(running.values())
+
+    def running_sinks(self) -> Iterator[Sink]:
+        """Of requests that have not ended."""
+        return (stream.sink for key, stream in self.streams.items() if stream.sink.request_id == key)
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Raises what the worker raised, or WorkerDied."""

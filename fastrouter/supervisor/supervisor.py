@@ -40,6 +40,7 @@ class Supervisor:
         self.tell = self._residency.feed.tell
         self.logs = self._residency.logs
         self.instances = self._residency.instances
+        self.limits = self._residency.limits
         self.num_waiting = self._queue.num_waiting
 
     def __repr__(self) -> str:
@@ -185,3 +186,6 @@ class Supervisor:
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)
         return entry.status(time.monotonic()) if entry is not None else UNLOADED
+
+    def sleeping(self) -> list[str]:
+        return [model_id for model_id, entry in self._entries.items() if entry.is_asleep]

@@ -1,0 +1,181 @@
+// Puts the page together: who knows whom, and nothing else.
+
+import { api } from "./api.js";
+import { Chat, canChat } from "./chat/chat.js";
+import { Composer } from "./chat/composer.js";
+import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
+import { Sidebar } from "./chat/sidebar.js";
+import { Store } from "./chat/store.js";
+import { Thread } from "./chat/thread.js";
+import { Welcome } from "./chat/welcome.js";
+import { announce, askForKey, notify, openDialog } from "./dialogs.js";
+import { h, icon, iconButton } from "./dom.js";
+import { Models, stateOf } from "./models.js";
+import { drawers, Panel } from "./panels.js";
+import { Picker } from "./picker.js";
+import { Defaults } from "./chat/defaults.js";
+import { listenToKeys, showHelp } from "./shortcuts.js";
+import { stateInWords } from "./words.js";
+
+const HIDDEN_MS = 60_000;
+
+const at = (id) => document.getElementById(id);
+
+api.askForKey = askForKey;
+const models = new Models(api);
+const store = new Store();
+const chat = new Chat(api, store, models);
+const defaults = new Defaults(api);
+
+// ---------------------------------------------------------------- the bar
+
+const picker = new Picker(models, { label: "Models", isFit: canChat, onPick: (id) => pick(id, false) });
+const second = new Picker(models, { label: "Second model", isFit: canChat, onPick: (id) => pick(id, true) });
+const offline = h("span.chip.offline", { "data-state": "failed", hidden: true }, "not connected");
+const buttons = {
+  sidebar: iconButton("menu", "Conversations ([)"),
+  compare: iconButton("columns", "Two models side by side", () => chat.setComparing(!chat.second)),
+  settings: iconButton("sliders", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
+  theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
+  help: iconButton("help", "Keyboard (?)", showHelp),
+  room: iconButton("gauge", "Machine room (])"),
+};
+at("topbar").append(
+  buttons.sidebar, picker.element, h("span.versus", {}, "and"), second.element, offline, h("span.push"), buttons.compare, buttons.settings, buttons.help, buttons.theme, buttons.room);
+
+function showBar() {
+  picker.show(chat.model);
+  second.show(chat.second);
+  const isComparing = Boolean(chat.second);
+  second.element.hidden = !isComparing;
+  at("topbar").querySelector(".versus").hidden = !isComparing;
+  buttons.compare.setAttribute("aria-pressed", String(isComparing));
+  const { system, sampling, title } = chat.conversation;
+  buttons.settings.setAttribute("aria-pressed", String(Boolean(system) || Object.keys(sampling).length > 0));
+  document.title = title ? `${title} · fastrouter` : "fastrouter";
+}
+
+function pick(id, isSecond) {
+  chat.pick(id, isSecond);
+  const model = models.get(id);
+  announce(`${id}, ${model ? stateInWords(stateOf(model)) : ""}`);
+  composer.focus();
+}
+
+function showTheme() {
+  buttons.theme.replaceChildren(icon(document.documentElement.dataset.theme === "dark" ? "sun" : "moon"));
+}
+
+// ---------------------------------------------------------------- the chat
+
+const acts = {
+  edit: (message, text) => chat.edit(message, text),
+  regenerate: (message) => chat.regenerate(message),
+  retry: (message, model) => chat.retry(message, model),
+  choose: (message) => chat.choose(message),
+  regenerateWith: async (message) => {
+    const chosen = await pickInDialog("Answer again with");
+    if (chosen) chat.regenerate(message, chosen);
+  },
+};
+
+function pickInDialog(title) {
+  return openDialog(title, (close) => {
+    const list = new Picker(models, { label: title, isFit: canChat, onPick: close, onClose: close });
+    list.show(chat.model);
+    queueMicrotask(() => queueMicrotask(() => list.open()));
+    return h("div.inside.pick-dialog", {}, h("h2", {}, title), list.element);
+  });
+}
+
+const panels = {};
+let room = null; // is imported when it is first opened
+const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true) });
+const thread = new Thread(at("thread"), chat, acts, welcome);
+const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
+new Sidebar(at("sidebar"), chat, store, () => {
+  if (panels.sidebar.isDrawer) panels.sidebar.close();
+  composer.focus();
+});
+panels.sidebar = new Panel(at("sidebar"), buttons.sidebar, { name: "sidebar", isOpen: true, drawer: drawers.sidebar });
+panels.room = new Panel(at("room"), buttons.room, { name: "room", isOpen: false, drawer: drawers.room, onOpen: openRoom });
+
+function openRoom() {
+  room ??= import("./room/room.js")
+    .then(({ mountRoom }) => mountRoom(at("room"), { api, models, close: () => panels.room.close() }))
+    .catch((error) => {
+      room = null;
+      notify(`The machine room cannot be opened: ${error.message}`);
+    });
+}
+
+setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was done before
+
+// ---------------------------------------------------------------- what happens
+
+store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // what another tab has done to it
+for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);
+models.addEventListener("change", () => {
+  showBar();
+  composer.show();
+});
+models.addEventListener("connection", ({ detail }) => {
+  offline.hidden = detail.isOpen;
+  document.documentElement.classList.toggle("is-offline", !detail.isOpen);
+});
+chat.addEventListener("running", () => chat.isAnswering && announce("The answer begins"));
+chat.addEventListener("ended", ({ detail: message }) => {
+  if (message.error) announce(`Error: ${message.error.message}`);
+  else announce(message.isStopped ? "Stopped" : `The answer is there, ${message.figures?.num_tokens ?? 0} tokens`);
+});
+addEventListener("themechange", showTheme);
+
+listenToKeys({
+  switchModel: () => picker.open(),
+  newChat: () => {
+    chat.startNew();
+    composer.focus();
+  },
+  focusComposer: () => composer.focus(),
+  stop: () => chat.stop(),
+  toggleSidebar: () => panels.sidebar.toggle(),
+  toggleRoom: () => panels.room.toggle(),
+});
+
+// ---------------------------------------------------------------- the start
+
+/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+function watchModels() {
+  let watch = null;
+  let timer = 0;
+  const start = () => {
+    clearTimeout(timer);
+    if (watch) return;
+    watch = new AbortController();
+    models.start(watch.signal).catch((error) => notify(error.message));
+  };
+  const stop = () => {
+    watch?.abort();
+    watch = null;
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) timer = setTimeout(stop, HIDDEN_MS);
+    else start();
+  });
+  start();
+}
+
+async function readSettings() {
+  const { ui_settings: settings = {} } = await api.get("props");
+  const sampling = Object.fromEntries(SAMPLING_NAMES.filter((name) => Number.isFinite(settings[name])).map((name) => [name, settings[name]]));
+  chat.defaults = { system: typeof settings.systemMessage === "string" ? settings.systemMessage : "", sampling };
+  if (!Object.keys(chat.conversation.messages).length) Object.assign(chat.conversation, chat.defaults, { sampling: { ...sampling, ...chat.conversation.sampling } });
+  chat.keep();
+}
+
+showTheme();
+showBar();
+composer.focus();
+store.open();
+watchModels();
+readSettings().catch(() => {}); // they are only defaults

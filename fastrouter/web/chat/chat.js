@@ -1,0 +1,197 @@
+// What happens in conversations: sending, answering, branching, stopping. Knows no element of the page.
+// Invariant: the store gets every change; an answer runs on when another conversation is opened.
+
+import { stateOf } from "../models.js";
+import { runAnswer } from "./answer.js";
+import * as tree from "./conversation.js";
+
+const MODEL_NAME = "fastrouter.model";
+const SAVE_EVERY_MS = 2_000; // while an answer comes
+
+/** Events: `opened` (another conversation), `changed` (its messages or settings), `progress` (detail: message), `asked`, `running`, `ended` (detail: message). */
+export class Chat extends EventTarget {
+  #api;
+  #store;
+  #models;
+  #running = new Map(); // AbortController by message id
+  conversation = tree.newConversation();
+  defaults = {}; // of new conversations: {system, sampling}
+
+  constructor(api, store, models) {
+    super();
+    this.#api = api;
+    this.#store = store;
+    this.#models = models;
+  }
+
+  // ------------------------------------------------------------ conversations
+
+  startNew() {
+    const { model, second } = this.conversation;
+    this.open(tree.newConversation({ model, second, system: this.defaults.system ?? "", sampling: { ...this.defaults.sampling } }));
+  }
+
+  open(conversation) {
+    this.conversation = conversation;
+    this.#tell("opened");
+  }
+
+  async remove(conversation) {
+    for (const id of Object.keys(conversation.messages)) this.#running.get(id)?.abort();
+    await this.#store.remove(conversation.id);
+    if (conversation.id === this.conversation.id) this.startNew();
+  }
+
+  rename(conversation, title) {
+    conversation.title = title;
+    return this.#store.save(conversation);
+  }
+
+  // ------------------------------------------------------------ models
+
+  /** The model that answers next: the conversation's, the one used last, one that is in memory, any that can chat. */
+  get model() {
+    const known = this.#candidates();
+    const wishes = [this.conversation.model, localStorage.getItem(MODEL_NAME)];
+    for (const wish of wishes) if (wish && this.#models.get(wish)) return this.#models.get(wish);
+    return known[0] ?? null;
+  }
+
+  /** That can chat: those in memory first, those that failed last. */
+  #candidates() {
+    const rank = (model) => (model.status.value === "loaded" ? 0 : stateOf(model) === "failed" ? 2 : 1);
+    return this.#models.list().filter(canChat).sort((a, b) => rank(a) - rank(b));
+  }
+
+  get second() {
+    return this.conversation.second ? (this.#models.get(this.conversation.second) ?? null) : null;
+  }
+
+  pick(id, isSecond = false) {
+    if (isSecond) this.conversation.second = id;
+    else {
+      this.conversation.model = id;
+      localStorage.setItem(MODEL_NAME, id);
+    }
+    this.keep();
+  }
+
+  setComparing(isComparing) {
+    const other = this.#candidates().find((model) => model.id !== this.model?.id) ?? this.model;
+    this.conversation.second = isComparing ? (other?.id ?? null) : null;
+    this.keep();
+  }
+
+  /** After a change of settings; a conversation without messages is nobody's business yet. */
+  keep() {
+    if (Object.keys(this.conversation.messages).length) this.#save(this.conversation);
+    this.#tell("changed");
+  }
+
+  // ------------------------------------------------------------ messages
+
+  send(content, images = []) {
+    const { conversation } = this;
+    const parent = tree.pathOf(conversation).at(-1)?.id ?? null;
+    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(images.length ? { images } : {}) }));
+  }
+
+  /** A sibling with other words; what hangs below the old one stays. */
+  edit(message, content) {
+    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(message.images ? { images: message.images } : {}) }));
+  }
+
+  regenerate(message, model = message.model) {
+    const question = this.conversation.messages[message.parent];
+    if (question) this.#answer(question, model);
+  }
+
+  /** In the place of an answer that failed. */
+  retry(message, model = message.model) {
+    const question = this.conversation.messages[message.parent];
+    tree.removeMessage(this.conversation, message);
+    if (question) this.#answer(question, model, { pair: message.pair, order: message.order });
+  }
+
+  choose(message) {
+    tree.choose(this.conversation, message);
+    this.keep();
+  }
+
+  #ask(question) {
+    const { model, second } = this;
+    if (!model) return;
+    this.conversation.model = model.id;
+    this.#tell("asked");
+    if (!second) {
+      this.#answer(question, model.id);
+    } else {
+      const pair = tree.newId();
+      this.#answer(question, model.id, { pair });
+      this.#answer(question, second.id, { pair });
+      tree.choose(this.conversation, tree.childrenOf(this.conversation, question.id)[0]);
+      this.#tell("changed");
+    }
+  }
+
+  async #answer(question, model, place = {}) {
+    const { conversation } = this;
+    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling) };
+    const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
+    const controller = new AbortController();
+    this.#running.set(message.id, controller);
+    this.#save(conversation);
+    this.#tell("changed");
+    this.#tell("running");
+    let saved = performance.now();
+    await runAnswer(this.#api, request, message, {
+      signal: controller.signal,
+      onChange: () => {
+        this.#tell("progress", message);
+        if (performance.now() - saved < SAVE_EVERY_MS) return;
+        saved = performance.now();
+        this.#save(conversation);
+      },
+    });
+    this.#running.delete(message.id);
+    delete message.isUnfinished;
+    tree.touch(conversation);
+    if (conversation.messages[message.id]) this.#save(conversation);
+    this.#tell("ended", message);
+    this.#tell("running");
+  }
+
+  // ------------------------------------------------------------ running
+
+  isRunning(message) {
+    return this.#running.has(message.id);
+  }
+
+  get isAnswering() {
+    return Object.keys(this.conversation.messages).some((id) => this.#running.has(id));
+  }
+
+  stop() {
+    for (const id of Object.keys(this.conversation.messages)) this.#running.get(id)?.abort();
+  }
+
+  #save(conversation) {
+    this.#store.save(conversation).catch((error) => console.warn("not kept:", error));
+  }
+
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}
+
+export function canChat(model) {
+  const capabilities = model.capabilities ?? [];
+  return !capabilities.includes("embedding") && !capabilities.includes("rerank");
+}
+
+export const canSee = (model) => model?.architecture?.input_modalities?.includes("image") ?? false;
+
+/** `enable_thinking` travels to the template; everything else is a field. */
+function requestFieldsOf({ enable_thinking: isThinking, ...sampling }) {
+  return isThinking === undefined ? sampling : { ...sampling, chat_template_kwargs: { enable_thinking: isThinking } };
+}

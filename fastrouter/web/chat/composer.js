@@ -1,0 +1,158 @@
+// Where one writes: the text, pictures, send and stop, how full the context is. Knows no answer.
+// Invariant: what was written is gone only when it was sent.
+
+import { h, icon, iconButton } from "../dom.js";
+import { notify } from "../dialogs.js";
+import { inWords } from "../words.js";
+import { canSee } from "./chat.js";
+import { pathOf } from "./conversation.js";
+
+const MAX_PICTURE_BYTES = 12 << 20;
+
+export class Composer {
+  #form;
+  #chat;
+  #contextOf;
+  #pictures = [];
+  #parts = {};
+
+  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again. */
+  constructor(form, chat, { contextOf, editLast }) {
+    this.#form = form;
+    this.#chat = chat;
+    this.#contextOf = contextOf;
+    const parts = this.#parts;
+    parts.text = h("textarea", { id: "composer-text", rows: 1, placeholder: "Ask something", "aria-label": "Message", "aria-keyshortcuts": "/" });
+    parts.file = h("input", { type: "file", accept: "image/*", multiple: true, hidden: true, "aria-label": "Pictures", onchange: () => this.#attach([...parts.file.files]) });
+    parts.attach = iconButton("image", "Attach pictures", () => parts.file.click(), { hidden: true });
+    parts.pictures = h("div.pictures", { hidden: true });
+    parts.send = h("button.send", { type: "submit", "aria-label": "Send", title: "Send (Enter)", disabled: true }, icon("send"));
+    parts.stop = h("button.send.stop", { type: "button", "aria-label": "Stop", title: "Stop (Esc)", hidden: true, onclick: () => chat.stop() }, icon("stop"));
+    parts.gauge = h("div.gauge", { hidden: true });
+    form.append(
+      h("div.composer-box", {}, parts.pictures, parts.text, h("div.composer-row", {}, parts.attach, parts.file, parts.gauge, h("span.push"), parts.send, parts.stop)));
+    this.#listen(editLast);
+    this.show();
+  }
+
+  #listen(editLast) {
+    const { text } = this.#parts;
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#send();
+    });
+    text.addEventListener("input", () => this.#written());
+    text.addEventListener("keydown", (event) => {
+      if (event.isComposing) return;
+      if (event.key === "Enter" && !event.shiftKey) {
+        event.preventDefault();
+        this.#send();
+      } else if (event.key === "ArrowUp" && !text.value) {
+        event.preventDefault();
+        editLast();
+      }
+    });
+    text.addEventListener("paste", (event) => this.#attach([...event.clipboardData.files]));
+    this.#form.addEventListener("dragover", (event) => event.preventDefault());
+    this.#form.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.#attach([...event.dataTransfer.files]);
+    });
+    for (const name of ["opened", "changed", "running", "ended"]) this.#chat.addEventListener(name, () => this.show());
+  }
+
+  focus() {
+    this.#parts.text.focus();
+  }
+
+  get text() {
+    return this.#parts.text.value;
+  }
+
+  set text(value) {
+    this.#parts.text.value = value;
+    this.#written();
+    this.focus();
+  }
+
+  #send() {
+    const content = this.text.trim();
+    if ((!content && !this.#pictures.length) || this.#chat.isAnswering || !this.#chat.model) return;
+    const pictures = canSee(this.#chat.model) ? this.#pictures : [];
+    this.#pictures = [];
+    this.#parts.text.value = "";
+    this.#written();
+    this.#chat.send(content, pictures);
+  }
+
+  #written() {
+    const { text } = this.#parts;
+    text.style.height = "auto";
+    text.style.height = `${Math.min(text.scrollHeight, 0.4 * innerHeight)}px`;
+    this.show();
+  }
+
+  // ------------------------------------------------------------ pictures
+
+  async #attach(files) {
+    const pictures = files.filter((file) => file.type.startsWith("image/"));
+    if (!pictures.length) return;
+    if (!canSee(this.#chat.model)) return notify(`${this.#chat.model?.id ?? "This model"} cannot see pictures`);
+    for (const file of pictures) {
+      if (file.size > MAX_PICTURE_BYTES) notify(`${file.name} is larger than ${MAX_PICTURE_BYTES >> 20} MB`);
+      else this.#pictures.push(await readFile(file));
+    }
+    this.#parts.file.value = "";
+    this.show();
+  }
+
+  #showPictures() {
+    const { pictures } = this.#parts;
+    pictures.hidden = !this.#pictures.length;
+    pictures.replaceChildren(...this.#pictures.map((url, at) => {
+      const remove = () => { this.#pictures.splice(at, 1); this.show(); };
+      return h("span.picture", {}, h("img", { src: url, alt: `Picture ${at + 1}` }), iconButton("close", `Remove picture ${at + 1}`, remove, { class: "icon-button small" }));
+    }));
+  }
+
+  // ------------------------------------------------------------ state
+
+  show() {
+    const { send, stop, attach, text } = this.#parts;
+    const { model, isAnswering } = this.#chat;
+    const hadFocus = document.activeElement === send || document.activeElement === stop;
+    send.hidden = isAnswering;
+    stop.hidden = !isAnswering;
+    send.disabled = !model || (!this.text.trim() && !this.#pictures.length);
+    attach.hidden = !canSee(model);
+    text.placeholder = model ? `Ask ${model.aliases[0] ?? model.id}` : "Pick a model first";
+    this.#showPictures();
+    this.#showGauge(model);
+    if (hadFocus && isAnswering) stop.focus();
+    else if (hadFocus) text.focus();
+  }
+
+  #showGauge(model) {
+    const { gauge } = this.#parts;
+    const last = pathOf(this.#chat.conversation).findLast((message) => message.figures?.num_prompt_tokens);
+    const limit = model ? this.#contextOf(model) : null;
+    gauge.hidden = !last || !limit;
+    if (gauge.hidden) return;
+    const used = last.figures.num_prompt_tokens + last.figures.num_tokens;
+    const share = Math.min(1, used / limit);
+    const bar = h("i");
+    bar.style.transform = `scaleX(${share})`;
+    gauge.dataset.isFull = String(share > 0.85);
+    gauge.title = "Tokens of this conversation in the model's context";
+    gauge.replaceChildren(h("span.gauge-bar", { "aria-hidden": "true" }, bar), h("span", {}, `${inWords(used)} of ${inWords(limit)} tokens`));
+  }
+}
+
+function readFile(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,104 @@
+// One conversation: a tree of messages, of which one path is shown. Plain values, so that it can be stored and exported as it is.
+// Knows no page, no model and no storage. Invariant: every message but the first ones has a parent; `chosen` names the child that is shown.
+
+const ROOT = "";
+const LONGEST_TITLE = 60;
+
+export const newId = () => crypto.getRandomValues(new Uint32Array(3)).reduce((text, part) => text + part.toString(36).padStart(7, "0"), "");
+
+export function newConversation(settings = {}) {
+  const now = Date.now();
+  return { id: newId(), title: "", created: now, updated: now, model: null, system: "", sampling: {}, messages: {}, chosen: {}, ...settings };
+}
+
+/** Below `parent` (null: at the beginning), and shown from now on. */
+export function addMessage(conversation, parent, fields) {
+  const siblings = childrenOf(conversation, parent);
+  const message = { id: newId(), parent, order: (siblings.at(-1)?.order ?? -1) + 1, created: Date.now(), content: "", ...fields };
+  conversation.messages[message.id] = message;
+  conversation.chosen[parent ?? ROOT] = message.id;
+  touch(conversation);
+  if (!conversation.title && message.role === "user") conversation.title = titleOf(message.content);
+  return message;
+}
+
+export function touch(conversation) {
+  conversation.updated = Date.now();
+}
+
+/** In the order in which they were made. */
+export function childrenOf(conversation, parent) {
+  const found = Object.values(conversation.messages).filter((message) => message.parent === parent);
+  return found.sort((a, b) => a.order - b.order);
+}
+
+/** What is shown, from the first message to the last. */
+export function pathOf(conversation) {
+  const path = [];
+  const seen = new Set(); // an imported file may have a loop
+  let next = conversation.messages[conversation.chosen[ROOT]];
+  while (next && !seen.has(next.id)) {
+    path.push(next);
+    seen.add(next.id);
+    next = conversation.messages[conversation.chosen[next.id]];
+  }
+  return path;
+}
+
+/** The answers that stand side by side with this one, itself among them. */
+export function pairOf(conversation, message) {
+  return message.pair ? childrenOf(conversation, message.parent).filter((one) => one.pair === message.pair) : [message];
+}
+
+/** What can be shown in its place, itself among them; of a pair only one. */
+export function versionsOf(conversation, message) {
+  const seen = new Set();
+  return childrenOf(conversation, message.parent).filter((one) => {
+    if (!one.pair) return true;
+    if (one.pair === message.pair) return one.id === message.id;
+    const isNew = !seen.has(one.pair);
+    seen.add(one.pair);
+    return isNew;
+  });
+}
+
+export function choose(conversation, message) {
+  conversation.chosen[message.parent ?? ROOT] = message.id;
+}
+
+/** With what was answered and asked below it. Shows a sibling, where there is one. */
+export function removeMessage(conversation, message) {
+  for (const child of childrenOf(conversation, message.id)) removeMessage(conversation, child);
+  delete conversation.messages[message.id];
+  delete conversation.chosen[message.id];
+  const left = childrenOf(conversation, message.parent);
+  if (left.length) choose(conversation, left.at(-1));
+  else delete conversation.chosen[message.parent ?? ROOT];
+}
+
+/** The messages of a request that is answered below `message`. Questions that got no answer are left out: templates want turns. */
+export function promptOf(conversation, message) {
+  const path = [];
+  for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
+  const isAnswered = (at) => at + 1 === path.length || path[at + 1].content;
+  const turns = path.filter(({ role, content }, at) => (role === "user" ? isAnswered(at) : content));
+  const prompt = turns.map(({ role, content, images }) => ({ role, content: partsOf(content, images) }));
+  return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
+}
+
+function partsOf(content, images) {
+  if (!images?.length) return content;
+  const pictures = images.map((url) => ({ type: "image_url", image_url: { url } }));
+  return content ? [{ type: "text", text: content }, ...pictures] : pictures;
+}
+
+export function titleOf(text) {
+  const line = text.trim().replace(/\s+/g, " ");
+  return line.length > LONGEST_TITLE ? `${line.slice(0, LONGEST_TITLE - 1).trimEnd()}…` : line;
+}
+
+export function isMatch(conversation, words) {
+  if (!words.length) return true;
+  const text = [conversation.title, ...Object.values(conversation.messages).map((message) => message.content)].join("\n").toLowerCase();
+  return words.every((word) => text.includes(word));
+}

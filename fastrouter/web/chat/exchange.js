@@ -1,0 +1,89 @@
+// Conversations as files: JSON that comes back as it was, Markdown to read. Knows no storage.
+// Invariant: what is read from a file is checked and copied field by field; nothing unknown gets in.
+
+import { newConversation, newId, pathOf } from "./conversation.js";
+
+const FORMAT = "fastrouter-conversations";
+const ROLES = new Set(["user", "assistant"]);
+
+export function toJson(conversations) {
+  return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+}
+
+/** Throws an Error that says what is wrong with the file. */
+export function fromJson(text) {
+  let file;
+  try {
+    file = JSON.parse(text);
+  } catch (error) {
+    throw new Error(`This is not JSON: ${error.message}`);
+  }
+  if (file?.format !== FORMAT || !Array.isArray(file.conversations)) throw new Error(`This JSON has no "format": "${FORMAT}"`);
+  return file.conversations.map(readConversation);
+}
+
+function readConversation(given, index) {
+  if (typeof given?.messages !== "object" || given.messages === null) throw new Error(`Conversation ${index + 1} of the file has no messages`);
+  const conversation = newConversation({
+    title: string(given.title),
+    created: number(given.created) ?? Date.now(),
+    updated: number(given.updated) ?? Date.now(),
+    model: typeof given.model === "string" ? given.model : null,
+    system: string(given.system),
+    sampling: Object.fromEntries(Object.entries(object(given.sampling)).filter(([, value]) => ["number", "boolean", "string"].includes(typeof value))),
+  });
+  const given_messages = Object.values(given.messages).filter((message) => ROLES.has(message?.role) && typeof message.id === "string");
+  const ids = new Map(given_messages.map((message) => [message.id, newId()]));
+  for (const message of given_messages) conversation.messages[ids.get(message.id)] = readMessage(message, ids);
+  for (const [parent, child] of Object.entries(object(given.chosen))) {
+    if (ids.has(child) && (parent === "" || ids.has(parent))) conversation.chosen[ids.get(parent) ?? ""] = ids.get(child);
+  }
+  return conversation;
+}
+
+function readMessage(given, ids) {
+  const message = {
+    id: ids.get(given.id),
+    parent: ids.get(given.parent) ?? null,
+    order: number(given.order) ?? 0,
+    created: number(given.created) ?? Date.now(),
+    role: given.role,
+    content: string(given.content),
+  };
+  if (given.reasoning) message.reasoning = string(given.reasoning);
+  if (given.model) message.model = string(given.model);
+  if (Array.isArray(given.images)) message.images = given.images.filter((url) => /^data:image\/[\w+.-]+;base64,/.test(url));
+  if (given.pair) message.pair = string(given.pair);
+  if (Array.isArray(given.toolCalls)) message.toolCalls = given.toolCalls.map((call) => ({ name: string(call?.name), arguments: string(call?.arguments) }));
+  for (const name of ["isStopped", "isCut", "isUnfinished"]) if (given[name] === true) message[name] = true;
+  const figures = Object.entries(object(given.figures)).filter(([, value]) => typeof value === "number");
+  if (figures.length) message.figures = Object.fromEntries(figures);
+  return message;
+}
+
+const string = (value) => (typeof value === "string" ? value : "");
+const number = (value) => (Number.isFinite(value) ? value : undefined);
+const object = (value) => (typeof value === "object" && value !== null ? value : {});
+
+/** What is shown of it. */
+export function toMarkdown(conversation) {
+  const parts = [`# ${conversation.title || "Conversation"}`];
+  if (conversation.system) parts.push(`> ${conversation.system.replaceAll("\n", "\n> ")}`);
+  for (const message of pathOf(conversation)) {
+    parts.push(`## ${message.role === "user" ? "You" : message.model || "Model"}`);
+    if (message.reasoning) parts.push(`<details><summary>Reasoning</summary>\n\n${message.reasoning.trim()}\n\n</details>`);
+    parts.push(message.content.trim());
+  }
+  return `${parts.join("\n\n")}\n`;
+}
+
+/** Gives the browser a file to save. */
+export function saveFile(name, type, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+export const fileNameOf = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 50) || "conversation";

@@ -1,0 +1,123 @@
+// Markdown that grows: finished blocks are rendered once, only the last one again. Knows no message.
+// Invariant: drawing costs what the last block costs, and no more than a fifth of the time, however long the answer is.
+
+import { dressCode } from "./code.js";
+import { blocksOf, renderBlocks } from "./markdown.js";
+import { dressMath } from "./math.js";
+
+const MOST_OF_TIME = 0.2;
+const LONG_LIST = 60; // items
+const KEPT_ITEMS = 10;
+const CERTAIN = 8; // characters that show what kind of block has begun
+
+export class LiveMarkdown {
+  #element;
+  #last; // the block that may still change
+  #text = "";
+  #settled = 0; // characters in finished blocks
+  #frame = 0;
+  #timer = 0;
+  #cost_ms = 0;
+  #drawn = 0;
+  #code = null; // the text node of an open code block
+
+  constructor(element) {
+    this.#element = element;
+    this.#last = document.createElement("div");
+    this.#last.className = "last-block";
+    element.replaceChildren(this.#last);
+  }
+
+  /** The whole text so far; drawn soon. */
+  set(text) {
+    if (text === this.#text) return;
+    if (!text.startsWith(this.#text.slice(0, this.#settled))) this.#restart();
+    this.#text = text;
+    if (this.#frame || this.#timer) return;
+    const rest_ms = this.#drawn + this.#cost_ms / MOST_OF_TIME - performance.now();
+    if (rest_ms > 16) this.#timer = setTimeout(() => this.#ask(), rest_ms);
+    else this.#ask();
+  }
+
+  /** The text is whole: draw it now. */
+  finish(text) {
+    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#timer);
+    this.#frame = this.#timer = 0;
+    if (text !== undefined && !text.startsWith(this.#text.slice(0, this.#settled))) this.#restart();
+    if (text !== undefined) this.#text = text;
+    this.#settle(blocksOf(this.#text.slice(this.#settled)));
+    this.#last.remove();
+  }
+
+  #ask() {
+    this.#timer = 0;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      const begun = performance.now();
+      this.#draw();
+      this.#drawn = performance.now();
+      this.#cost_ms = this.#drawn - begun;
+    });
+  }
+
+  #restart() {
+    this.#settled = 0;
+    this.#code = null;
+    this.#element.replaceChildren(this.#last);
+  }
+
+  #draw() {
+    const blocks = blocksOf(this.#text.slice(this.#settled));
+    const num_done = numDone(blocks);
+    if (num_done) this.#settle(blocks.slice(0, num_done));
+    const open = blocks.slice(num_done);
+    this.#settleItems(open);
+    if (open.length === 1 && open[0].type === "code" && this.#growCode(open[0].text)) return;
+    this.#code = null;
+    const fragment = renderBlocks(open);
+    dressMath(fragment);
+    this.#last.replaceChildren(fragment);
+    if (open.length === 1 && open[0].type === "code") {
+      dressCode(this.#last, { isOpen: true });
+      this.#code = this.#last.querySelector("pre code")?.firstChild ?? null;
+    }
+  }
+
+  /** Without touching what is there already. */
+  #growCode(text) {
+    const shown = this.#code?.data.slice(0, -1); // renderers end it with a newline
+    if (shown === undefined || !this.#code.isConnected || !text.startsWith(shown)) return false;
+    this.#code.insertData(shown.length, text.slice(shown.length));
+    return true;
+  }
+
+  /** A list without end would be one block: its items are finished long before it is. */
+  #settleItems(open) {
+    const [list] = open;
+    if (open.length !== 1 || list.type !== "list" || list.items.length < LONG_LIST) return;
+    const items = list.items.slice(0, -KEPT_ITEMS);
+    const raw = items.map((item) => item.raw).join("");
+    if (!this.#text.startsWith(raw, this.#settled)) return;
+    this.#settle([{ ...list, items, raw }]);
+    open.splice(0, 1, ...blocksOf(this.#text.slice(this.#settled)));
+  }
+
+  #settle(blocks) {
+    const fragment = renderBlocks(blocks);
+    dressCode(fragment, { isOpen: false });
+    dressMath(fragment);
+    this.#last.before(fragment);
+    this.#settled += blocks.reduce((length, block) => length + block.raw.length, 0);
+    this.#code = null;
+  }
+}
+
+/** All but the last one, and that one too where the next has only begun: "- a" may be a list, or go on as a paragraph. */
+function numDone(blocks) {
+  let last = blocks.length - 1;
+  while (last > 0 && blocks[last].type === "space") last -= 1;
+  if (last > 0 && blocks[last].raw.length < CERTAIN && !blocks[last].raw.includes("\n")) last -= 1;
+  while (last > 0 && blocks[last].type === "space") last -= 1;
+  return Math.max(last, 0);
+}

@@ -1,0 +1,216 @@
+// One message on the page. Knows how a message looks, not what its buttons do.
+// Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
+
+import { h, icon, iconButton } from "../dom.js";
+import { copyText } from "./code.js";
+import { figuresOf } from "./figures.js";
+import { LiveMarkdown } from "./live_markdown.js";
+
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message, button), retry(message), choose(message), loadLog?} */
+export function viewOf(message, acts) {
+  return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
+}
+
+class QuestionView {
+  constructor(message, acts) {
+    this.message = message;
+    this.#acts = acts;
+    this.element = h("article.message.question", { "aria-label": "You", "data-id": message.id });
+    this.#show();
+  }
+
+  #acts;
+
+  #show() {
+    const { message } = this;
+    const pictures = (message.images ?? []).map((url) => h("img", { src: url, alt: "Attached picture" }));
+    this.siblings = h("span.siblings");
+    this.element.replaceChildren(
+      ...[
+        pictures.length ? h("div.pictures", {}, pictures) : "",
+        message.content ? h("div.bubble", {}, message.content) : "",
+        h("div.message-tools", {},
+          this.siblings,
+          iconButton("edit", "Edit and ask again", () => this.edit(), { class: "icon-button small" }),
+          copyButton(() => message.content)),
+      ].filter(Boolean),
+    );
+  }
+
+  edit() {
+    const { message } = this;
+    const text = h("textarea.input", { "aria-label": "Edited message", value: message.content, rows: Math.min(12, message.content.split("\n").length + 1) });
+    const done = () => { this.#show(); this.update(this.#context); this.element.querySelector("button")?.focus(); };
+    const submit = (event) => {
+      event.preventDefault();
+      if (text.value.trim()) this.#acts.edit(message, text.value.trim());
+    };
+    const form = h("form.edit", { onsubmit: submit }, text,
+      h("div.buttons", {},
+        h("button.button.small", { type: "button", onclick: done }, "Cancel"),
+        h("button.button.small.primary", { type: "submit" }, "Ask again")));
+    text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+      if (event.key === "Escape") { event.stopPropagation(); done(); }
+    });
+    this.element.replaceChildren(form);
+    text.focus();
+    text.setSelectionRange(text.value.length, text.value.length);
+  }
+
+  #context = null;
+
+  update(context) {
+    this.#context = context;
+    showSiblings(this.siblings, this.message, context.siblings, this.#acts);
+  }
+}
+
+class AnswerView {
+  #acts;
+  #prose;
+  #thoughts = null;
+  #isFinished = false;
+  #parts = {};
+
+  constructor(message, acts) {
+    this.message = message;
+    this.#acts = acts;
+    const parts = this.#parts;
+    parts.head = h("header.message-head", {}, h("span.author", {}, message.model ?? "Model"));
+    parts.wait = h("div.wait", { hidden: true });
+    parts.reasoning = h("div", { hidden: true });
+    parts.prose = h("div.prose");
+    parts.calls = h("div.tool-calls", { hidden: true });
+    parts.end = h("div.message-end");
+    parts.figures = h("div");
+    this.siblings = h("span.siblings");
+    parts.tools = h("div.message-tools", {},
+      this.siblings,
+      copyButton(() => message.content),
+      iconButton("retry", "Answer again", () => acts.regenerate(message), { class: "icon-button small" }),
+      iconButton("swap", "Answer again with another model", (event) => acts.regenerateWith(message, event.currentTarget), { class: "icon-button small" }));
+    this.element = h("article.message.answer", { "aria-label": `Answer of ${message.model ?? "a model"}`, "data-id": message.id },
+      parts.head, parts.wait, parts.reasoning, parts.calls, parts.prose, parts.end, parts.figures, parts.tools);
+    this.#prose = new LiveMarkdown(parts.prose);
+  }
+
+  /** `context`: {isRunning, siblings, pair: null | {isChosen}} */
+  update({ isRunning, siblings, pair }) {
+    const { message } = this;
+    this.element.setAttribute("aria-busy", String(isRunning));
+    this.#showHead(pair);
+    this.#showWait(isRunning);
+    this.#showReasoning(isRunning);
+    this.#showCalls();
+    if (isRunning) {
+      this.#prose.set(message.content);
+    } else if (!this.#isFinished) {
+      this.#isFinished = true;
+      this.#prose.finish(message.content);
+    }
+    this.#showEnd(isRunning);
+    this.#parts.figures.replaceChildren(...[figuresOf(message.figures, isRunning)].filter(Boolean));
+    this.#parts.tools.hidden = isRunning;
+    showSiblings(this.siblings, message, siblings, this.#acts);
+  }
+
+  #showHead(pair) {
+    const wanted = pair === null || pair === undefined ? "" : pair.isChosen ? "chosen" : "other";
+    if (this.#parts.head.dataset.pair === wanted) return;
+    this.#parts.head.dataset.pair = wanted;
+    this.#parts.head.querySelector(".pair-mark")?.remove();
+    if (wanted === "chosen") this.#parts.head.append(h("span.pair-mark.chip", { "data-state": "loaded" }, "goes on from here"));
+    if (wanted === "other") this.#parts.head.append(h("button.pair-mark.button.small", { type: "button", onclick: () => this.#acts.choose(this.message) }, "Go on with this one"));
+  }
+
+  #showWait(isRunning) {
+    const { wait } = this.#parts;
+    const { message } = this;
+    const isWaiting = isRunning && !message.content && !message.reasoning && !message.toolCalls;
+    wait.hidden = !isWaiting;
+    if (!isWaiting) return;
+    const { text, share } = waitInWords(message.wait, message.model);
+    if (wait.dataset.text === text) return;
+    wait.dataset.text = text;
+    const bar = h("i");
+    bar.style.transform = `scaleX(${share ?? 0})`;
+    wait.replaceChildren(h("span.wait-text", {}, text), share === null ? h("span.wait-dots", { "aria-hidden": "true" }, h("i"), h("i"), h("i")) : h("div.progress", {}, bar));
+  }
+
+  #showReasoning(isRunning) {
+    const { reasoning } = this.#parts;
+    const { message } = this;
+    if (!message.reasoning) return;
+    if (!this.#thoughts) {
+      const prose = h("div.prose.thoughts");
+      reasoning.replaceChildren(h("details.reasoning", {}, h("summary", {}, icon("right"), h("span")), prose));
+      reasoning.hidden = false;
+      this.#thoughts = new LiveMarkdown(prose);
+    }
+    reasoning.querySelector("summary span").textContent = isRunning && message.isThinking ? "Thinking …" : "Reasoning";
+    if (isRunning) this.#thoughts.set(message.reasoning);
+    else if (!this.#isFinished) this.#thoughts.finish(message.reasoning);
+  }
+
+  #showCalls() {
+    const { calls } = this.#parts;
+    if (!this.message.toolCalls) return;
+    calls.hidden = false;
+    calls.replaceChildren(...this.message.toolCalls.map((call) =>
+      h("details.tool-call", { open: true }, h("summary", {}, "Calls ", h("code", {}, call.name)), h("pre", { tabindex: 0 }, indented(call.arguments)))));
+  }
+
+  #showEnd(isRunning) {
+    const { end } = this.#parts;
+    const { message } = this;
+    if (isRunning || end.dataset.isShown) return;
+    end.dataset.isShown = "true";
+    if (message.isUnfinished) end.append(h("p.note", {}, "Unfinished"));
+    if (message.isStopped) end.append(h("p.note", {}, "Stopped"));
+    if (message.isCut) end.append(h("p.note", {}, "Cut at the limit of tokens or of the context"));
+    if (message.error) end.append(failureOf(message, this.#acts));
+  }
+}
+
+function failureOf(message, acts) {
+  const { error } = message;
+  const log = error.log?.length ? h("details", {}, h("summary", {}, "What the worker said"), h("pre", { tabindex: 0 }, error.log.join("\n"))) : null;
+  return h("div.failure", { role: "group", "aria-label": "Error" },
+    h("strong", {}, /failed to load/.test(error.message) ? "The model could not be loaded" : "There is no whole answer"),
+    h("p", {}, error.message), log,
+    h("div.buttons", {},
+      h("button.button.small", { type: "button", onclick: (event) => acts.regenerateWith(message, event.currentTarget) }, "Another model"),
+      h("button.button.small.primary", { type: "button", onclick: () => acts.retry(message) }, "Try again")));
+}
+
+/** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`. */
+export function waitInWords(comment, model) {
+  const loading = /^loading(?: (\d+)%)?(?: eta ([\d.]+)s)?/.exec(comment ?? "");
+  if (loading) {
+    const rest = loading[2] ? `, about ${loading[2]} s` : "";
+    return { text: `Loading ${model}${loading[1] ? ` ${loading[1]}%` : ""}${rest}`, share: loading[1] ? loading[1] / 100 : null };
+  }
+  const queued = /^queued(?: (\d+))?/.exec(comment ?? "");
+  if (queued) return { text: queued[1] > 1 ? `Waiting for a place in memory, number ${queued[1]}` : "Waiting for a place in memory", share: null };
+  return { text: comment === "prefill" ? "Reading the prompt" : "", share: null };
+}
+
+function showSiblings(holder, message, siblings, acts) {
+  const at = siblings.findIndex((one) => one.id === message.id);
+  if (siblings.length < 2 || at < 0) return holder.replaceChildren();
+  const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by]), { class: "icon-button small", disabled: !siblings[at + by] });
+  return holder.replaceChildren(step(-1, "left", "The version before"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "The next version"));
+}
+
+function copyButton(text) {
+  return iconButton("copy", "Copy", (event) => copyText(event.currentTarget, text()), { class: "icon-button small" });
+}
+
+function indented(json) {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
+}

@@ -1,0 +1,122 @@
+// The shown path of a conversation, and its scrolling. Knows no request.
+// Invariant: a message keeps its view for as long as it is shown; the page follows an answer only while its reader is at the end.
+
+import { h, iconButton } from "../dom.js";
+import { pairOf, pathOf, versionsOf } from "./conversation.js";
+import { viewOf } from "./message_view.js";
+
+const NEAR_PX = 80;
+
+export class Thread {
+  #element;
+  #chat;
+  #acts;
+  #welcome;
+  #list = h("div.messages");
+  #toEnd;
+  #views = new Map();
+  #isFollowing = true;
+  #frame = 0;
+  #waiting = new Set(); // messages to draw in the next frame
+
+  /** `welcome`: {element, show()} of an empty conversation. */
+  constructor(element, chat, acts, welcome) {
+    this.#element = element;
+    this.#chat = chat;
+    this.#acts = acts;
+    this.#welcome = welcome;
+    this.#toEnd = iconButton("down", "To the end", () => this.toEnd(), { class: "to-end", hidden: true });
+    element.replaceChildren(this.#list, this.#toEnd);
+    element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    new ResizeObserver(() => this.#follow()).observe(this.#list); // also what colours and formulas add later
+    chat.addEventListener("asked", () => this.toEnd());
+    chat.addEventListener("opened", () => this.#open());
+    chat.addEventListener("changed", () => this.show());
+    chat.addEventListener("progress", ({ detail }) => this.#soon(detail));
+    chat.addEventListener("ended", ({ detail }) => this.#draw(detail));
+    this.#open();
+  }
+
+  #open() {
+    this.#views.clear();
+    this.#list.replaceChildren();
+    this.show();
+    this.toEnd();
+  }
+
+  show() {
+    const { conversation } = this.#chat;
+    const path = pathOf(conversation);
+    const rows = path.flatMap((message) => [this.#rowOf(message)]);
+    const shown = new Set(rows.flatMap((row) => row.messages.map((message) => message.id)));
+    for (const id of this.#views.keys()) if (!shown.has(id)) this.#views.delete(id);
+    const elements = path.length ? rows.map((row) => row.element) : [this.#welcome.element];
+    if (!path.length) this.#welcome.show();
+    if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#list.replaceChildren(...elements);
+    for (const row of rows) for (const message of row.messages) this.#draw(message);
+    this.#list.classList.toggle("is-empty", !path.length);
+  }
+
+  /** An answer of a pair stands beside the other one. */
+  #rowOf(message) {
+    const pair = pairOf(this.#chat.conversation, message);
+    if (pair.length < 2) return { element: this.#viewOf(message).element, messages: [message] };
+    const key = `pair-${message.pair}`;
+    const elements = pair.map((one) => this.#viewOf(one).element);
+    const held = this.#list.querySelector(`[data-key="${key}"]`);
+    const element = held ?? h("div.pair", { "data-key": key });
+    if (elements.some((one, at) => element.children[at] !== one)) element.replaceChildren(...elements);
+    return { element, messages: pair };
+  }
+
+  #viewOf(message) {
+    let view = this.#views.get(message.id);
+    if (!view) this.#views.set(message.id, (view = viewOf(message, this.#acts)));
+    return view;
+  }
+
+  #soon(message) {
+    if (!this.#views.has(message.id)) return;
+    this.#waiting.add(message);
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      for (const one of this.#waiting) if (this.#chat.isRunning(one)) this.#draw(one);
+      this.#waiting.clear();
+    });
+  }
+
+  #draw(message) {
+    const view = this.#views.get(message.id);
+    if (!view) return;
+    const { conversation } = this.#chat;
+    const isPaired = pairOf(conversation, message).length > 1;
+    const isChosen = conversation.chosen[message.parent ?? ""] === message.id;
+    const siblings = isPaired && !isChosen ? [] : versionsOf(conversation, message);
+    view.update({ isRunning: this.#chat.isRunning(message), siblings, pair: isPaired ? { isChosen } : null });
+  }
+
+  /** Opens the last question for editing. */
+  editLast() {
+    const last = pathOf(this.#chat.conversation).findLast((message) => message.role === "user");
+    if (last) this.#views.get(last.id)?.edit();
+  }
+
+  // ------------------------------------------------------------ scrolling
+
+  toEnd() {
+    this.#isFollowing = true;
+    this.#element.scrollTop = this.#element.scrollHeight;
+    this.#toEnd.hidden = true;
+  }
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#element;
+    this.#isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    this.#toEnd.hidden = this.#isFollowing;
+  }
+
+  #follow() {
+    if (this.#isFollowing) this.#element.scrollTop = this.#element.scrollHeight;
+    else this.#scrolled();
+  }
+}

@@ -1,0 +1,34 @@
+// What happens in the machine room, in words. Knows no element.
+
+export const clockOf = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
+
+const REASONS = {
+  count: "left: its place was needed",
+  memory: "left: its memory was needed",
+  ttl: "left: nobody had asked for a while",
+  unload: "unloaded",
+  reload: "left: its source has changed",
+};
+
+/** A change of state; `took_s`: what a load took, where it is known. */
+export function changeInWords({ status, reason, failed, error }, took_s = null) {
+  if (failed) return `failed: ${error ?? "nobody knows why"}`;
+  if (status === "unloaded") return REASONS[reason] ?? "unloaded";
+  if (status === "loaded" && took_s !== null) return `loaded in ${durationInWords(took_s)}`;
+  return status === "sleeping" ? "fell asleep: its memory is free" : status;
+}
+
+export function durationInWords(seconds) {
+  if (seconds < 0.0995) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+/** The evictions that a load would bring. */
+export function leavingInWords({ evict = [], action, why }) {
+  if (action === "refuse") return why;
+  const names = evict.map(({ model }) => model ?? "another model");
+  if (names.length) return `${names.join(" and ")} would leave`;
+  return action === "wait" ? "has to wait: all others are busy" : "";
+}

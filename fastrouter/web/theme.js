@@ -1,0 +1,18 @@
+// Light or dark, before the first paint: a classic script, since modules run too late. `data-theme` on the root is always one of the two.
+(() => {
+  const NAME = "fastrouter.theme";
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const apply = () => {
+    document.documentElement.dataset.theme = localStorage.getItem(NAME) ?? (system.matches ? "dark" : "light");
+  };
+  system.addEventListener("change", apply);
+  addEventListener("storage", apply);
+  window.toggleTheme = () => {
+    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    if (next === (system.matches ? "dark" : "light")) localStorage.removeItem(NAME);
+    else localStorage.setItem(NAME, next);
+    apply();
+    dispatchEvent(new Event("themechange"));
+  };
+  apply();
+})();
