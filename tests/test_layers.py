@@ -25,6 +25,7 @@ RANKS: list[set[str]] = [
         "spec",
         "variants",
         "samplers",
+        "guessers",
         "logs",
     },
     {"catalog"},

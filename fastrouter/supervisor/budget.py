@@ -4,7 +4,7 @@ Estimates: what llama.cpp allocates in the end depends on its version and the ma
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from fastrouter.capabilities import is_encoder
@@ -56,6 +56,8 @@ def total(needs: Iterable[Need]) -> Need:
 
 def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
     """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
+    if spec.draft is not None:
+        return estimate(replace(spec, draft=None), has_device=has_device) + estimate(_draft_of(spec), has_device=has_device)
     weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
     if not has_device or spec.options.gpu_layers == 0:
         return Need(host_bytes=weights + heap_bytes(spec))
@@ -63,6 +65,11 @@ def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
     share = 1.0 if spec.options.gpu_layers < 0 else min(1.0, spec.options.gpu_layers / num_layers)
     moved = int(share * (weights + heap_bytes(spec)))
     return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
+
+
+def _draft_of(spec: ModelSpec) -> ModelSpec:
+    """The draft model, as if it were a model of its own; its context is as long as that of the other."""
+    return replace(spec, header=spec.draft, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
 
 
 def heap_bytes(spec: ModelSpec) -> int:

@@ -60,8 +60,8 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
-        entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": False, "is_processing": slot.is_busy}
-        entry["n_prompt_tokens"] = len(slot.tokens)
+        entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
+        entry |= {"is_processing": slot.is_busy, "n_prompt_tokens": len(slot.tokens)}
         sequence = running.get(slot.id)
         if sequence is not None:
             remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1

@@ -21,6 +21,7 @@ from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import AdapterSet
+from fastrouter.worker.speculation import Speculation
 from fastrouter.worker.turns import Turns
 
 
@@ -35,10 +36,12 @@ class Engine:
         options: LoadOptions,
         prompts: Prompts | None = None,
         adapters: Adapters | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
+        self.speculation = speculation or Speculation(context, options)
         self._answers = Answers(model.vocab, outbox)
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
@@ -79,7 +82,12 @@ class Engine:
 
     def submit(self, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
-        self._admission.submit(generate)
+        try:
+            self.speculation.check(generate)
+        except FastrouterError as error:
+            self._answers.refuse(generate.request_id, error)
+        else:
+            self._admission.submit(generate)
 
     def abort(self, request_id: int) -> None:
         """Forget a request at once; its slots keep their KV. Unknown ids are fine: it may just have finished."""
@@ -99,6 +107,8 @@ class Engine:
         if self._admission.has_work:
             self._prefilling += self._admission.admit(bool(self._decoding or self._prefilling))
         decoding, prefilling = self._next_group() if self.adapters.all else (self._decoding, self._prefilling)
+        if self.speculation.is_wanted:
+            self.speculation.guess(decoding, self._context.n_batch - len(decoding) - sum(map(_num_unread, prefilling)))
         batch = self._context.batch
         token, pos, seq, wants_logits = batch.token, batch.pos, batch.seq, batch.logits
         row = 0
@@ -109,6 +119,8 @@ class Engine:
             seq[row] = slot.id  # type: ignore[union-attr]
             wants_logits[row] = 1
             row += 1
+            if sequence.draft:
+                row = batch.put_draft(row, sequence.draft, pos[row - 1] + 1, seq[row - 1])
         takes = self._put_prompts(prefilling, row) if prefilling else []
         row += sum(takes)
         if not row:
@@ -157,9 +169,10 @@ class Engine:
         ended: list[Sequence] = []
         for sequence in decoding:
             sequence.slot.tokens.append(sequence.next_token)  # type: ignore[union-attr]
-            if self._take(sequence, sequence.sampler.sample(address, n_vocab)):
+            num_rows = 1 + len(sequence.draft)
+            if self._take(sequence, sequence.sampler.sample(address, n_vocab)) if num_rows == 1 else self._verify(sequence, address):
                 ended.append(sequence)
-            address += row_bytes
+            address += num_rows * row_bytes
         for sequence in ended:
             self._decoding.remove(sequence)
             self._admission.retire(sequence)
@@ -169,6 +182,22 @@ class Engine:
             self.abort(request.id)
             self._outbox.error(request.id, error)
         self._broken.clear()
+
+    def _verify(self, sequence: Sequence, address: int) -> bool:
+        """Sample as without a guess, row by row, while the guess says the same; the rows after that leave the KV. True: it has ended."""
+        sample, n_vocab, slot = sequence.sampler.sample, self._context.n_vocab, sequence.slot
+        num_accepted = 0
+        has_ended = self._take(sequence, sample(address, n_vocab))
+        for guessed in sequence.draft:
+            if has_ended or sequence.next_token != guessed:
+                break
+            slot.tokens.append(guessed)  # type: ignore[union-attr]  # a decoding sequence has its slot
+            num_accepted += 1
+            has_ended = self._take(sequence, sample(address + num_accepted * self._row_bytes, n_vocab))
+        if num_accepted < len(sequence.draft):
+            self._context.remove(slot.id, len(slot.tokens))  # type: ignore[union-attr]
+        self.speculation.note(sequence, num_accepted)
+        return has_ended
 
     def _accept_prompts(self, prefilling: list[Sequence], takes: list[int], address: int) -> None:
         for sequence, take in zip(prefilling, takes, strict=True):
@@ -189,6 +218,7 @@ class Engine:
             self._answers.end(sequence, "limit")
         else:
             sequence.sampler.prime(sequence.prompt)
+            self.speculation.begin(sequence)
             if not self._take(sequence, sequence.sampler.sample(address, self._context.n_vocab)):
                 insort(self._decoding, sequence, key=_slot_id)
                 return
@@ -252,6 +282,8 @@ class Engine:
         if code != 1:
             self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
             return
+        if self.speculation.drop(group):
+            return
         idle = self.slots.to_purge()
         if idle is not None:
             self._prefixes.forget(idle)
@@ -273,6 +305,10 @@ class Engine:
         for request in {sequence.request for sequence in failed}:
             self.abort(request.id)  # its other choices may still be waiting
             self._outbox.error(request.id, error)
+
+
+def _num_unread(sequence: Sequence) -> int:
+    return len(sequence.prompt) - len(sequence.slot.tokens) if sequence.slot else 0
 
 
 def _slot_id(sequence: Sequence) -> int:

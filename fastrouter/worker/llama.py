@@ -306,6 +306,8 @@ class Context:
         values = api.llama_model_n_layer(model.pointer) * 2 * model.head_size * api.llama_model_n_head_kv(model.pointer)
         self.slot_bytes: int = 2 * values * self.n_ctx_slot  # of one slot's KV, about: 16 bits a value
         self.memory: int = api.llama_get_memory(self.pointer) or 0
+        # A recurrent state cannot go back by a token.
+        self.can_cut: bool = not (api.llama_model_is_recurrent(model.pointer) or api.llama_model_is_hybrid(model.pointer))
         self.batch = Batch(max(self.n_batch, self.num_slots), api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]

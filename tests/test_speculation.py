@@ -1,0 +1,388 @@
+"""Speculative decoding: the same answers in fewer steps. Lookup and Pace alone, the engine on tiny models, a real router."""
+
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engine import Bench, Client
+from tiny_models import NUM_SILENT, make_llama, make_vocabulary
+
+from fastrouter._core import Lookup
+from fastrouter.worker import llama
+from fastrouter.worker.draft import Draft
+from fastrouter.worker.engine import Engine
+from fastrouter.worker.pace import FIRST_REST, MAX_REST, Pace
+from fastrouter.worker.speculation import MAX_ROWS, Speculation
+
+WORDS = ("two to we all", "not the he of all", "we a she", "of you a all")
+# Few tokens may be chosen, so the answers come back to the same pairs again and again, mostly with another end.
+FEW = [[token, -100.0] for token in range(NUM_SILENT + 4, len(make_vocabulary()[0]))]
+
+
+# ---------------------------------------------------------------- Lookup
+
+
+def _slow_guess(text: list[int], n: int, most: int) -> list[int]:
+    """What Lookup must find: the latest earlier place of the last n tokens."""
+    for end in range(len(text) - 1, n - 1, -1):
+        if text[end - n : end] == text[-n:]:
+            found: list[int] = []
+            for index in range(most):
+                found.append(text[end + index] if end + index < len(text) else found[end + index - len(text)])
+            return found
+    return []
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_lookup_finds_the_latest_place(n: int) -> None:
+    random_ = random.Random(n)
+    tokens = range(max(2, 9 - n))
+    lookup, held = Lookup(n), array("i")
+    num_found = 0
+    for _ in range(1500):
+        token = random_.choice(tokens)
+        expected = _slow_guess([*held, token], n, 5)
+        assert lookup.guess(held, token, 5) == expected
+        num_found += bool(expected)
+        held.append(token)
+        assert len(lookup) == len(held)
+    assert num_found > 500
+
+
+def test_lookup_takes_in_many_tokens_at_once_and_other_texts() -> None:
+    lookup = Lookup(3)
+    long = array("i", range(5000))
+    assert lookup.guess(long, 5000, 4) == []
+    long.extend([5000, 17, 18])
+    assert lookup.guess(long, 19, 4) == [20, 21, 22, 23]
+    del long[100:]  # the text was shifted: nothing of what was known is taken for it
+    assert lookup.guess(long, 18, 4) == []
+    assert len(lookup) == 101
+    long.extend([18, 7, 8])
+    assert lookup.guess(long, 9, 2) == [10, 11]
+
+
+def test_lookup_wants_enough_hits() -> None:
+    lookup = Lookup(2, 2)
+    assert lookup.guess(array("i", [1, 2, 3, 1]), 2, 1) == []
+    assert lookup.guess(array("i", [1, 2, 3, 1, 2, 3, 1]), 2, 1) == [3]
+
+
+def test_lookup_refuses_what_is_no_text() -> None:
+    with pytest.raises(ValueError, match="one token or more"):
+        Lookup(0)
+    with pytest.raises(ValueError, match="int32"):
+        Lookup(1).guess(b"abc", 1, 1)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- Pace
+
+
+def test_guesses_that_hold_grow() -> None:
+    pace = Pace(4, 30)
+    lengths = []
+    for _ in range(5):
+        lengths.append(pace.next())
+        pace.note(lengths[-1], lengths[-1])
+    assert lengths == [4, 8, 16, 30, 30]
+
+
+def test_text_that_cannot_be_guessed_costs_a_few_steps_in_a_thousand() -> None:
+    pace = Pace(4, 48)
+    rows = 0
+    for _ in range(10_000):
+        length = pace.next()
+        if length:
+            rows += length
+            pace.note(length, 0)
+    assert 0 < rows < 150
+
+
+def test_rests_grow_and_a_guess_that_holds_ends_them() -> None:
+    pace = Pace(4, 48)
+
+    def rest() -> int:
+        num_steps = 0
+        while not pace.next():
+            num_steps += 1
+        return num_steps
+
+    for _ in range(2):
+        pace.note(pace.next(), 0)
+    assert rest() == FIRST_REST
+    pace.note(4, 0)
+    assert rest() == 2 * FIRST_REST
+    for _ in range(10):
+        pace.note(4, 0)
+        assert rest() <= MAX_REST
+    assert pace.next() == 4
+    pace.note(4, 4)
+    pace.note(8, 0)
+    assert pace.next() > 0, "one failure after a success is no reason to rest"
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backends() -> None:
+    llama.start_backends()
+
+
+@pytest.fixture(scope="session")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("speculation")
+    return [make_llama(folder / "tiny.gguf"), make_llama(folder / "near.gguf", adapters=[(1, 0.03)])]
+
+
+class SpeculativeBench(Bench):
+    """Greedy answers, of few words while `bias` says so; with the draft model that the options name."""
+
+    def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
+        super().__init__(
+            path, ring_bytes, **{"cache_type_k": "f32", "cache_type_v": "f32", **options}
+        )  # no rounding that depends on the batch
+        self.bias: list[list[float]] = []
+        if "draft_model" in self.options.speculation:
+            speculation = Speculation(self.context, self.options, Draft(self.context, self.options))
+            self.engine = Engine(self.model, self.context, self.outbox, self.options, speculation=speculation)
+
+    def submit(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
+        more["sampling"] = {"logit_bias": self.bias, **more.pop("sampling", {})}
+        return super().submit(prompt, max_tokens, **more)
+
+    def ask(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
+        return super().ask(prompt, max_tokens, **more)
+
+
+Make = Callable[..., SpeculativeBench]
+
+
+@pytest.fixture
+def bench(paths: list[Path]) -> Iterator[Make]:
+    made: list[SpeculativeBench] = []
+
+    def make(draft: Path | None = None, speculation: dict[str, Any] | None = None, **options: Any) -> SpeculativeBench:
+        asked = {**(speculation or {}), **({"draft_model": str(draft)} if draft else {})}
+        one = SpeculativeBench(paths[0], 1 << 20, **{"parallel": 4, "speculation": asked, **options})
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.engine.speculation.close()
+        one.close()
+
+
+Plain = dict[tuple[str, bool], str]
+LOOKUP = {"types": ["ngram-simple"], "ngram_simple_size_n": 2}
+
+
+@pytest.fixture(scope="session")
+def plain(paths: list[Path]) -> Iterator[Plain]:
+    """(prompt, of few words) -> the answer without a guess."""
+    one = SpeculativeBench(paths[0], 1 << 20, parallel=1)
+    found = {}
+    for is_few in (False, True):
+        one.bias = FEW if is_few else []
+        found |= {(prompt, is_few): one.ask(prompt, cache_prompt=False).text() for prompt in WORDS}
+    one.close()
+    yield found
+
+
+def guessed_of(client: Client) -> tuple[int, int]:
+    """(tokens guessed, of which held)"""
+    timings = client.finish["timings"]
+    return timings.get("draft_n", 0), timings.get("draft_n_accepted", 0)
+
+
+@pytest.mark.parametrize("kv_unified", [False, True])
+@pytest.mark.parametrize("kind", ["lookup", "other", "same", "both"])
+def test_the_answers_are_the_same(bench: Make, paths: list[Path], plain: Plain, kind: str, kv_unified: bool) -> None:
+    draft = {"other": paths[1], "same": paths[0], "both": paths[1]}.get(kind)
+    speculation = {"other": {}, "same": {"n_max": 6}, "both": {**LOOKUP, "types": ["ngram-simple", "draft-simple"]}}.get(kind, LOOKUP)
+    one = bench(draft, speculation, kv_unified=kv_unified)
+    is_few = kind in ("lookup", "both")  # and then the draft model is wrong nearly always
+    one.bias = FEW if is_few else []
+    alone = one.ask(WORDS[0])
+    assert alone.text() == plain[WORDS[0], is_few]
+    assert guessed_of(alone)[0] > 0
+    clients = {}
+    for prompt in WORDS:
+        clients[prompt] = one.submit(prompt)
+        one.step()
+    one.run(*clients.values())
+    assert {prompt: client.text() for prompt, client in clients.items()} == {prompt: plain[prompt, is_few] for prompt in WORDS}
+    assert all(client.finish["completion_tokens"] == client.num_tokens == 120 for client in clients.values())
+    num_guessed, num_accepted = map(sum, zip(*map(guessed_of, clients.values()), strict=True))
+    assert 0 < num_accepted <= num_guessed
+    assert (num_accepted == num_guessed) == (kind == "same")
+    one.check_idle()
+
+
+def test_it_takes_fewer_steps(bench: Make, paths: list[Path], plain: Plain) -> None:
+    one = bench(paths[0], {"n_max": 5})
+    client = one.submit(WORDS[0])
+    num_steps = one.step_until(lambda: client.is_over)
+    assert client.text() == plain[WORDS[0], False]
+    assert num_steps < 120 / 5 + 8
+
+
+def test_a_draft_model_is_sure_or_silent(bench: Make, paths: list[Path], plain: Plain) -> None:
+    one = bench(paths[1])
+    some = one.ask(WORDS[1], cache_prompt=False)
+    sure = one.ask(WORDS[1], cache_prompt=False, speculation={"p_min": 1.0})
+    longer = one.ask(WORDS[1], cache_prompt=False, speculation={"n_min": 4})
+    assert some.text() == sure.text() == longer.text() == plain[WORDS[1], False]
+    assert guessed_of(some)[0] > guessed_of(sure)[0] == 0
+    assert guessed_of(longer)[0] == 0, "at most 3 are guessed"
+
+
+def test_a_seeded_answer_is_the_same(bench: Make, paths: list[Path]) -> None:
+    one = bench(paths[0], LOOKUP | {"types": ["ngram-simple", "draft-simple"]})
+    sampling = {"temperature": 0.9, "seed": 7, "repeat_penalty": 1.1, "dry_multiplier": 0.5}
+    one.bias = FEW
+    asked = {"sampling": sampling, "cache_prompt": False, "return_tokens": True}
+    with_it, without = one.ask(WORDS[2], **asked), one.ask(WORDS[2], **asked, speculation={"types": []})
+    assert with_it.finish["tokens"] == without.finish["tokens"]
+    assert guessed_of(with_it)[1] > 0
+    assert guessed_of(without) == (0, 0)
+
+
+def test_probabilities_come_with_each_token(bench: Make, paths: list[Path]) -> None:
+    one = bench(paths[0])
+    asked = {"sampling": {"n_probs": 3}, "logprobs": True, "cache_prompt": False}
+    found = []
+    for speculation in ({}, {"types": []}):
+        client = one.ask(WORDS[0], 40, **asked, speculation=speculation)
+        found.append([entry for event in client.events for entry in event["probabilities"]])
+    assert [entry["id"] for entry in found[0]] == [entry["id"] for entry in found[1]]
+    assert len(found[0]) == 40
+    for one_, other in zip(*found, strict=True):
+        assert one_["logprob"] == pytest.approx(other["logprob"], abs=1e-3)
+        assert [rival["id"] for rival in one_["top_logprobs"]] == [rival["id"] for rival in other["top_logprobs"]]
+
+
+def test_the_end_in_the_middle_of_a_guess(bench: Make, paths: list[Path], plain: Plain) -> None:
+    one = bench(paths[0], {"n_max": 7})
+    whole = plain[WORDS[0], False]
+    for max_tokens in range(1, 12):
+        client = one.ask(WORDS[0], max_tokens)
+        assert whole.startswith(client.text())
+        assert (client.finish["completion_tokens"], client.finish["stop_type"]) == (max_tokens, "limit")
+        one.check_idle()
+    for start in range(20, 28):
+        word = whole[start : start + 3]
+        client = one.ask(WORDS[0], stop=[word])
+        assert client.text() == whole[: whole.index(word)]
+        assert client.finish["stop_type"] == "word"
+        one.check_idle()
+
+
+def test_a_grammar_holds(bench: Make, paths: list[Path]) -> None:
+    one = bench(paths[0], {"n_max": 4})
+    constraint = {"kind": "regex", "text": "([a-z]{3}\\.){12}", "field": "regex"}
+    texts = []
+    for speculation in ({}, {"types": []}):
+        client = one.ask(WORDS[0], 100, constraint=constraint, sampling={"logit_bias": []}, speculation=speculation)
+        assert client.finish["stop_type"] == "eos"
+        texts.append(client.text())
+    assert texts[0] == texts[1]
+    assert texts[0].count(".") == 12
+
+
+def test_the_next_turn_reuses_what_was_accepted(bench: Make, paths: list[Path], plain: Plain) -> None:
+    one = bench(paths[1], LOOKUP | {"types": ["ngram-simple", "draft-simple"]})
+    for _ in range(2):
+        first = one.ask(WORDS[0], return_tokens=True).finish
+        prompt = [*one.model.vocab.tokenize(WORDS[0]), *first["tokens"]]
+        second = one.ask([*prompt, 300, 301], 40)
+        assert second.finish["cached_tokens"] == len(prompt) - 1
+        fresh = one.ask([*prompt, 300, 301], 40, cache_prompt=False, speculation={"types": []})
+        assert second.text() == fresh.text()
+    one.check_idle()
+
+
+def test_a_full_context_ends_as_without(bench: Make, paths: list[Path]) -> None:
+    one = bench(paths[0], {"n_max": 8}, parallel=1, ctx_size=256)
+    found = []
+    for speculation in ({}, {"types": []}):
+        client = one.ask(WORDS[3], -1, cache_prompt=False, speculation=speculation)
+        found.append((client.text(), client.finish["completion_tokens"], client.finish["truncated"]))
+        one.check_idle()
+    assert found[0] == found[1]
+    assert found[0][2]
+
+
+def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[Path]) -> None:
+    """In a unified cache the guesses of one have no right to the room of another."""
+    lengths = {}
+    for name, asked in (("with", {"n_max": 8}), ("without", {"types": ["none"]})):
+        one = bench(paths[0] if name == "with" else None, asked if name == "with" else {}, ctx_size=256, kv_unified=True)
+        clients = [one.submit(prompt, 50) for prompt in WORDS]
+        one.run(*clients)
+        lengths[name] = sorted(client.finish["completion_tokens"] for client in clients)
+        one.check_idle()
+    assert lengths["with"] == lengths["without"]
+
+
+def test_prompts_come_before_guesses(bench: Make, paths: list[Path]) -> None:
+    one = bench(paths[0], {"n_max": 8}, ubatch_size=32)
+    busy = one.submit(WORDS[0], 200)
+    one.step_until(lambda: len(one.engine.running) == 1 and busy.num_tokens > 20)
+    long = one.submit([300 + number % 9 for number in range(400)], 1)
+    one.step()
+    [sequence] = [sequence for sequence in one.engine.running if len(sequence.prompt) == 400]
+    assert sequence.slot is not None
+    assert len(sequence.slot.tokens) == 31, "all of the step but the row of the stream"
+    one.run(busy, long)
+    one.check_idle()
+
+
+def test_guesses_share_the_rows(bench: Make, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = bench(paths[0], {"n_max": 40})
+    rows: list[int] = []
+    decode = one.context.decode
+
+    def counting(num_rows: int) -> int:
+        rows.append(num_rows)
+        return decode(num_rows)
+
+    monkeypatch.setattr(one.context, "decode", counting)
+    one.ask(WORDS[0], 100)
+    assert max(rows) == 1 + MAX_ROWS
+    del rows[:]
+    one.run(*(one.submit(prompt, 100) for prompt in WORDS))
+    assert max(rows[5:]) <= 4 + MAX_ROWS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_the_answers_are_the_same(bench: Make, paths: list[Path], plain: Plain, seed: int) -> None:
+    """Requests, aborts and limits at random, with a draft model that is often wrong; a prompt may come back before its slot is cold."""
+    random_ = random.Random(seed)
+    one = bench(paths[1], LOOKUP | {"types": ["ngram-simple", "draft-simple"]}, parallel=3, kv_unified=bool(seed % 2))
+    running: list[tuple[str, int, Client]] = []
+    for _ in range(40):
+        prompt, max_tokens = random_.choice(WORDS), random_.choice((1, 7, 60, 120))
+        is_few = random_.random() < 0.5
+        one.bias = FEW if is_few else []
+        client = one.submit(prompt, max_tokens, cache_prompt=random_.random() < 0.8)
+        running.append((plain[prompt, is_few], max_tokens, client))
+        for _ in range(random_.randrange(12)):
+            one.step()
+        if random_.random() < 0.25:
+            victim = random_.choice(running)
+            running.remove(victim)
+            one.engine.abort(victim[2].request_id)
+            one.ring.detach(victim[2].request_id)
+    one.run(*(client for _, _, client in running))
+    for answer, max_tokens, client in running:
+        assert client.finish["completion_tokens"] == max_tokens
+        assert answer.startswith(client.text())
+        assert max_tokens < 120 or client.text() == answer
+    num_accepted = sum(guessed_of(client)[1] for _, _, client in running)
+    assert 0 < num_accepted < sum(guessed_of(client)[0] for _, _, client in running)
+    one.check_idle()
