@@ -275,7 +275,8 @@ def load_options(layer: Layer) -> LoadOptions:
         elif flag.scope is Scope.SPECULATION:
             if flag.kind is Kind.PATH:
                 _check_file(value, f"{flag.names[-1]} {value}")
-            speculation[target] = list(value) if isinstance(value, tuple) else value
+            if value != ():  # none
+                speculation[target] = list(value) if isinstance(value, tuple) else value
         elif flag.scope is Scope.MODEL:
             if flag.kind is Kind.PATH:
                 value = read_text(Path(value), f"{flag.names[-1]} {value}")

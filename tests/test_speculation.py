@@ -1,19 +1,29 @@
 """Speculative decoding: the same answers in fewer steps. Lookup and Pace alone, the engine on tiny models, a real router."""
 
 import random
+import re
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import StartRouter
 from test_engine import Bench, Client
-from tiny_models import NUM_SILENT, make_llama, make_vocabulary
+from tiny_models import NUM_SILENT, make_llama, make_lora, make_vocabulary
 
 from fastrouter._core import Lookup
+from fastrouter.api.schema import read_completion
+from fastrouter.catalog import Catalog
+from fastrouter.config import Config, load_options, parse
+from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest
+from fastrouter.messages import LoadOptions
+from fastrouter.supervisor.budget import estimate
 from fastrouter.worker import llama
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.engine import Engine
+from fastrouter.worker.llama import LlamaError
 from fastrouter.worker.pace import FIRST_REST, MAX_REST, Pace
 from fastrouter.worker.speculation import MAX_ROWS, Speculation
 
@@ -142,13 +152,13 @@ class SpeculativeBench(Bench):
     """Greedy answers, of few words while `bias` says so; with the draft model that the options name."""
 
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
-        super().__init__(
-            path, ring_bytes, **{"cache_type_k": "f32", "cache_type_v": "f32", **options}
-        )  # no rounding that depends on the batch
+        exact = {"cache_type_k": "f32", "cache_type_v": "f32"}  # no rounding that depends on the batch
+        super().__init__(path, ring_bytes, **{**exact, **options, "speculation": {}})
         self.bias: list[list[float]] = []
-        if "draft_model" in self.options.speculation:
-            speculation = Speculation(self.context, self.options, Draft(self.context, self.options))
-            self.engine = Engine(self.model, self.context, self.outbox, self.options, speculation=speculation)
+        self.options = replace(self.options, speculation=options.get("speculation", {}))
+        draft = Draft(self.context, self.options) if "draft_model" in self.options.speculation else None
+        speculation = Speculation(self.context, self.options, draft)
+        self.engine = Engine(self.model, self.context, self.outbox, self.options, adapters=self.engine.adapters, speculation=speculation)
 
     def submit(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
         more["sampling"] = {"logit_bias": self.bias, **more.pop("sampling", {})}
@@ -182,7 +192,7 @@ LOOKUP = {"types": ["ngram-simple"], "ngram_simple_size_n": 2}
 
 
 @pytest.fixture(scope="session")
-def plain(paths: list[Path]) -> Iterator[Plain]:
+def plain(paths: list[Path]) -> Plain:
     """(prompt, of few words) -> the answer without a guess."""
     one = SpeculativeBench(paths[0], 1 << 20, parallel=1)
     found = {}
@@ -190,7 +200,7 @@ def plain(paths: list[Path]) -> Iterator[Plain]:
         one.bias = FEW if is_few else []
         found |= {(prompt, is_few): one.ask(prompt, cache_prompt=False).text() for prompt in WORDS}
     one.close()
-    yield found
+    return found
 
 
 def guessed_of(client: Client) -> tuple[int, int]:
@@ -386,3 +396,206 @@ def test_whatever_happens_the_answers_are_the_same(bench: Make, paths: list[Path
     num_accepted = sum(guessed_of(client)[1] for _, _, client in running)
     assert 0 < num_accepted < sum(guessed_of(client)[0] for _, _, client in running)
     one.check_idle()
+
+
+def test_streams_with_other_adapters_beside_it(paths: list[Path], tmp_path: Path) -> None:
+    """Two sets of adapters take turns; each stream's guesses are verified with its own."""
+    lora = [[str(make_lora(tmp_path / "a.gguf", seed=1)), 0.0]]
+    one = SpeculativeBench(paths[0], 1 << 20, parallel=4, lora=lora, speculation=LOOKUP)
+    one.bias = FEW
+    asked = [(prompt, sets) for prompt in WORDS[:2] for sets in ([], [[0, 0.5]])]
+    expected = [one.ask(prompt, lora=sets, cache_prompt=False, speculation={"types": []}).text() for prompt, sets in asked]
+    clients = [one.submit(prompt, lora=sets) for prompt, sets in asked]
+    one.run(*clients)
+    assert [client.text() for client in clients] == expected
+    assert all(guessed_of(client)[0] for client in clients)
+    one.check_idle()
+    one.close()
+
+
+def test_choices_of_one_prompt(bench: Make, plain: Plain) -> None:
+    one = bench(None, LOOKUP)
+    one.bias = FEW
+    client = one.ask(WORDS[0], n=4)
+    assert [client.text(choice) for choice in range(4)] == [plain[WORDS[0], True]] * 4
+    one.check_idle()
+
+
+def test_a_request_chooses(bench: Make, plain: Plain) -> None:
+    """Lookups need no load of their own; a draft model does."""
+    one = bench()
+    one.bias = FEW
+    assert not one.engine.speculation.is_on
+    assert guessed_of(one.ask(WORDS[0], cache_prompt=False)) == (0, 0)
+    assert not one.engine.speculation.is_wanted
+    chosen = one.ask(WORDS[0], cache_prompt=False, speculation={"types": ["ngram-cache"], "n_max": 2})
+    assert guessed_of(chosen)[0] > 0
+    assert guessed_of(one.ask(WORDS[0], speculation={"types": ["ngram-cache"], "n_max": 0})) == (0, 0)
+    assert chosen.text() == plain[WORDS[0], True]
+    refused = one.ask(WORDS[0], speculation={"types": ["draft-simple"]})
+    assert refused.error is not None
+    assert "'speculative.type' asks for draft-simple" in refused.error["message"]
+    one.check_idle()
+
+
+def test_a_memory_that_cannot_forget(bench: Make) -> None:
+    one = bench()
+    one.context.can_cut = False
+    speculation = Speculation(one.context, LoadOptions(speculation=LOOKUP))
+    assert not speculation.is_on
+    assert "cannot forget single tokens" in speculation.notice
+    one.engine.speculation = speculation
+    one.bias = FEW
+    assert guessed_of(one.ask(WORDS[0])) == (0, 0)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def make_other(path: Path, problem: str) -> Path:
+    """A draft model whose vocabulary is another."""
+    pieces, scores, kinds = make_vocabulary()
+    if problem == "longer":
+        more = [f"extra{number}".encode() for number in range(200)]
+        pieces, scores, kinds = pieces + more, scores + [-2000.0] * 200, kinds + [1] * 200
+    elif problem == "different":
+        pieces = [*pieces[:-1], b";"]
+    return make_llama(path, vocabulary=(pieces, scores, kinds))
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [("longer", "it has 5\\d\\d tokens, the model 3\\d\\d"), ("different", "token 3\\d\\d is ';' there and ',' here")],
+)
+def test_vocabularies_must_be_the_same(paths: list[Path], tmp_path: Path, problem: str, message: str) -> None:
+    other = make_other(tmp_path / "other.gguf", problem)
+    options = LoadOptions(parallel=1, ctx_size=128, speculation={"draft_model": str(other)})
+    model = llama.Model(str(paths[0]), options)
+    context = llama.Context(model, options)
+    with pytest.raises(LlamaError, match=f"--model-draft .*other.gguf: it cannot guess for this model: {message}"):
+        Draft(context, options)
+    (tmp_path / "none.gguf").write_bytes(b"GGUF")
+    for name, problem in (("none", "llama|failed|could not"), ("absent", "there is no such file")):
+        broken = LoadOptions(speculation={"draft_model": str(tmp_path / f"{name}.gguf")})
+        with pytest.raises(LlamaError, match=f"--model-draft .*{name}.gguf: .*({problem})"):
+            Draft(context, broken)
+    with pytest.raises(FastrouterError, match="--model-draft is missing"):
+        Speculation(context, LoadOptions(speculation={"types": ["draft-simple"]}))
+    context.close()
+    model.close()
+
+
+def speculation_of(*argv: str, **environ: str) -> dict[str, Any]:
+    config = parse(argv, environ)
+    return load_options({**config.environment, **config.command_line}).speculation
+
+
+def test_flags(paths: list[Path]) -> None:
+    draft = str(paths[1])
+    assert speculation_of() == speculation_of("--spec-type", "none") == {}
+    assert speculation_of("--spec-type", "ngram-mod,ngram-simple", "--spec-type", "draft-simple") == {
+        "types": ["ngram-mod", "ngram-simple", "draft-simple"]
+    }
+    assert speculation_of("--spec-default") == {"types": ["ngram-mod"]}
+    assert speculation_of(LLAMA_ARG_SPEC_TYPE="ngram-map-k", LLAMA_ARG_SPEC_DRAFT_MODEL=draft, LLAMA_ARG_SPEC_DRAFT_N_MAX="5") == {
+        "types": ["ngram-map-k"],
+        "draft_model": draft,
+        "n_max": 5,
+    }
+    words = f"-md {draft} --spec-draft-n-min 1 --draft-p-min 0.5 -ngld all -td 2 -tbd 3 -ctkd q8_0 -ctvd f32 --spec-draft-sampling greedy"
+    assert speculation_of(*words.split()) == {
+        "draft_model": draft,
+        "n_min": 1,
+        "p_min": 0.5,
+        "draft_gpu_layers": 9999,
+        "draft_threads": 2,
+        "draft_threads_batch": 3,
+        "draft_cache_type_k": "q8_0",
+        "draft_cache_type_v": "f32",
+    }
+    words = "--spec-ngram-simple-size-n 5 --spec-ngram-simple-size-m 9 --spec-ngram-map-k4v-min-hits 2 --spec-ngram-mod-n-match 7"
+    assert speculation_of(*words.split(), "--spec-ngram-mod-n-min", "3") == {
+        "ngram_simple_size_n": 5,
+        "ngram_simple_size_m": 9,
+        "ngram_map_k4v_min_hits": 2,
+        "ngram_mod_n_match": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--spec-type", "ngram"], "--spec-type ngram: must be one of none, draft-simple, .*, but 'ngram' is none"),
+        (["--spec-type", "draft-mtp"], "but draft-mtp is not supported yet"),
+        (["-md", "/absent.gguf"], "--model-draft /absent.gguf: there is no such file"),
+        (["--draft-p-min", "2"], "--draft-p-min 2: must be between 0 and 1"),
+        (["--spec-draft-n-max", "-1"], "--spec-draft-n-max -1: must be between 0 and 1024"),
+        (["--spec-ngram-simple-size-n", "0"], "--spec-ngram-simple-size-n 0: must be between 1 and 1024"),
+        (["--draft-max", "16"], "fastrouter does not have --draft-max yet"),
+        (["--spec-draft-sampling", "probabilistic"], "fastrouter does not have --spec-draft-sampling probabilistic yet"),
+    ],
+)
+def test_flags_that_make_no_sense(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(argv, {})
+
+
+def test_fields() -> None:
+    asked = {"speculative.type": "ngram-mod, draft-simple", "speculative.n_max": 5, "speculative.n_min": 1, "speculative.p_min": 2}
+    [generate] = read_completion({"prompt": "x", **asked}).generates
+    assert generate.speculation == {"types": ["ngram-mod", "draft-simple"], "n_max": 5, "n_min": 1, "p_min": 1.0}
+    [generate] = read_completion({"prompt": "x", "speculative.type": "none", "speculative.n_max": None}).generates
+    assert generate.speculation == {"types": []}
+    for name, value in (("type", "fast"), ("type", 3), ("n_max", "many"), ("p_min", [])):
+        with pytest.raises(InvalidRequest, match=f"'speculative.{name}' must be"):
+            read_completion({"prompt": "x", f"speculative.{name}": value})
+
+
+def test_the_draft_model_counts(paths: list[Path], tmp_path: Path) -> None:
+    """In the estimate, and as a file whose change is a change of the model."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    make_llama(folder / "a.gguf")
+    draft = make_llama(tmp_path / "draft.gguf")
+    [plain_] = Catalog(Config(models_dir=folder)).models()
+    config = parse(["--models-dir", str(folder), "-md", str(draft)], {})
+    [spec] = Catalog(config).models()
+    assert spec.draft is not None
+    assert estimate(spec, has_device=False).host_bytes == pytest.approx(2 * estimate(plain_, has_device=False).host_bytes, rel=0.01)
+    assert estimate(spec, has_device=True).device_bytes > estimate(plain_, has_device=True).device_bytes
+    make_llama(draft, seed=1, n_ctx=1024)
+    [changed] = Catalog(config).models()
+    assert changed.fingerprint != spec.fingerprint
+
+
+# ---------------------------------------------------------------- a router
+
+
+def test_a_router_with_a_draft_model(router: StartRouter, paths: list[Path], models: Path) -> None:
+    server = router("--model-draft", str(paths[0]), "--spec-type", "ngram-simple,draft-simple", "-c", "1024", models_dir=models)
+    body = {"model": "tiny0", "prompt": "two to we all", "n_predict": 64, "temperature": 0}
+    whole = server.post("/completion", body).json
+    without = server.post("/completion", {**body, "speculative.type": "none"}).json
+    assert whole["content"] == without["content"]
+    assert whole["timings"]["draft_n"] == whole["timings"]["draft_n_accepted"] > 30, "the draft model is the model"
+    assert "draft_n" not in without["timings"]
+    message = {"role": "user", "content": "we a she"}
+    chat = {"model": "tiny0", "messages": [message], "max_tokens": 40, "temperature": 0, "stream": True}
+    with server.stream("/v1/chat/completions", chat) as stream:
+        *events, last = stream.events()
+    assert last["timings"]["draft_n_accepted"] > 10
+    assert len(events) > 10
+    assert [slot["speculative"] for slot in server.get("/slots?model=tiny0").json] == [True] * 4
+    metrics = server.get("/metrics").body.decode()
+    [line] = re.findall(r'^fastrouter_draft_tokens_accepted_total{model="tiny0"} (\S+)', metrics, re.MULTILINE)
+    assert float(line) == whole["timings"]["draft_n_accepted"] + last["timings"]["draft_n_accepted"]
+    other = server.post("/completion", {**body, "model": "tiny1"}).json  # a bad guesser, but the same vocabulary
+    assert other["content"] == server.post("/completion", {**body, "model": "tiny1", "speculative.n_max": 0}).json["content"]
+
+
+def test_a_draft_model_that_does_not_fit(router: StartRouter, tmp_path: Path, models: Path) -> None:
+    other = make_other(tmp_path / "other.gguf", "different")
+    server = router("-md", str(other), models_dir=models)
+    failed = server.post("/completion", {"model": "tiny0", "prompt": "x"})
+    assert failed.status == 500
+    assert "it cannot guess for this model: token" in failed.error["message"]

@@ -130,6 +130,7 @@ def make_llama(
     adapters: list[tuple[int, float]] | None = None,
     sampling: dict[str, float | str] | None = None,
     num_silent: int = NUM_SILENT,
+    vocabulary: Vocabulary | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
@@ -139,7 +140,7 @@ def make_llama(
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
-    pieces, scores, kinds = make_vocabulary()
+    pieces, scores, kinds = vocabulary or make_vocabulary()
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
     writer.add_name(name or f"tiny-{seed}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)

@@ -8,7 +8,7 @@ answer; it never takes a row from another sequence or from a prompt.
 from typing import Any
 
 from fastrouter._core import Lookup
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.guessers import DRAFT, LOOKUPS
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.draft import Draft
@@ -48,6 +48,8 @@ class Speculation:
         self.notice = ""  # what the user should know
         if self._types and not self._can_cut:
             self.notice = "speculative decoding is off: the memory of this model cannot forget single tokens"
+        elif DRAFT in self._types and draft is None:
+            raise FastrouterError(f"--spec-type {DRAFT}: --model-draft is missing")
 
     def __repr__(self) -> str:
         return f"<Speculation {','.join(self._types) or 'on demand'}{'' if self._can_cut else ', impossible'}>"
