@@ -164,6 +164,12 @@ class SpeculativeBench(Bench):
         more["sampling"] = {"logit_bias": self.bias, **more.pop("sampling", {})}
         return super().submit(prompt, max_tokens, **more)
 
+    def check_idle(self) -> None:
+        super().check_idle()
+        draft = self.engine.speculation.draft
+        for slot_id, num_held in enumerate(draft.held if draft else []):
+            assert llama.api.llama_memory_seq_pos_max(draft.context.memory, slot_id) == num_held - 1
+
     def ask(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
         return super().ask(prompt, max_tokens, **more)
 
@@ -447,6 +453,24 @@ def test_a_memory_that_cannot_forget(bench: Make) -> None:
     one.engine.speculation = speculation
     one.bias = FEW
     assert guessed_of(one.ask(WORDS[0])) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["sliding", "recurrent", "hybrid"])
+def test_other_kinds_of_memory(tmp_path: Path, kind: str) -> None:
+    """A sliding window can forget what it has just taken in; a recurrent state cannot, and is not asked to."""
+    memories = pytest.importorskip("tiny_memories")
+    path = getattr(memories, f"make_{kind}")(tmp_path / "a.gguf")
+    one = SpeculativeBench(path, 1 << 20, parallel=4, ctx_size=2048, speculation=LOOKUP)
+    one.bias = FEW
+    assert one.engine.speculation.is_on == (kind == "sliding")
+    expected = [one.ask(prompt, cache_prompt=False, speculation={"types": []}).text() for prompt in WORDS]
+    for _ in range(2):
+        clients = [one.submit(prompt) for prompt in WORDS]
+        one.run(*clients)
+        assert [client.text() for client in clients] == expected
+        assert [guessed_of(client)[0] > 0 for client in clients] == [kind == "sliding"] * 4
+    one.check_idle()
+    one.close()
 
 
 # ---------------------------------------------------------------- loading

@@ -74,6 +74,8 @@ def _draft_of(spec: ModelSpec) -> ModelSpec:
 
 def heap_bytes(spec: ModelSpec) -> int:
     """What loading it allocates beside its mapped weights. 0 when the header does not tell."""
+    if spec.draft is not None:
+        return heap_bytes(replace(spec, draft=None)) + heap_bytes(_draft_of(spec))
     header = spec.header
     if header is None or not (header.block_count and header.embedding_length and header.head_count):
         return 0

@@ -6,6 +6,7 @@ rejected guess, an abort, another prompt, a shift) is made good there and needs 
 """
 
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,20 @@ Piece = tuple[Sequence, "array[int] | list[int]"]  # tokens to be read next
 class Draft:
     """`target` is the context it guesses for, `options` are those of its load."""
 
-    def __init__(self, target: Context, options: LoadOptions, *, safe_mode: bool = False) -> None:
+    def __init__(
+        self,
+        target: Context,
+        options: LoadOptions,
+        *,
+        safe_mode: bool = False,
+        on_progress: Callable[[float], bool] | None = None,
+    ) -> None:
         own = replace(options.of_draft, ctx_size=target.n_ctx)
         path = str(options.speculation["draft_model"])
         if not Path(path).is_file():
             raise LlamaError(f"--model-draft {path}: there is no such file")
         try:
-            self.model = Model(path, own, safe_mode=safe_mode)
+            self.model = Model(path, own, safe_mode=safe_mode, on_progress=on_progress)
         except LlamaError as error:
             raise LlamaError(f"--model-draft {path}: {error.message}") from None
         try:
@@ -51,7 +59,7 @@ class Draft:
         self._sure = self._sampler(num_probs=0)  # says how sure it is
 
     def __repr__(self) -> str:
-        return f"<Draft {self.model!r} held {[len(held) for held in self._held]}>"
+        return f"<Draft {self.model!r} held {self.held}>"
 
     def _sampler(self, num_probs: int) -> LogitSampler:
         off: dict[str, float] = {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
@@ -136,6 +144,11 @@ class Draft:
         for slot_id in idle or list(but):
             self.context.remove(slot_id)
             del self._held[slot_id][:]
+
+    @property
+    def held(self) -> list[int]:
+        """How many tokens its KV holds of each slot."""
+        return [len(held) for held in self._held]
 
     def close(self) -> None:
         self.context.close()

@@ -135,7 +135,7 @@ class Worker:
     def _open_draft(self, load: Load) -> Draft | None:
         if "draft_model" not in load.options.speculation or self._context.is_embedding or not self._context.can_cut:
             return None
-        return Draft(self._context, load.options, safe_mode=load.safe_mode)
+        return Draft(self._context, load.options, safe_mode=load.safe_mode, on_progress=lambda _: self._on_progress(1.0))
 
     def _on_progress(self, value: float) -> bool:
         """Called by llama.cpp while it loads; False gives up."""
