@@ -125,7 +125,7 @@ class Generate:
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     constraint: dict[str, str] | None = None  # what the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked}
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
-    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, n_min, p_min: what the request set
+    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
 
 
 @dataclass(frozen=True, slots=True)

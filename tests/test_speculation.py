@@ -434,10 +434,12 @@ def test_a_request_chooses(bench: Make, plain: Plain) -> None:
     assert not one.engine.speculation.is_on
     assert guessed_of(one.ask(WORDS[0], cache_prompt=False)) == (0, 0)
     assert not one.engine.speculation.is_wanted
-    chosen = one.ask(WORDS[0], cache_prompt=False, speculation={"types": ["ngram-cache"], "n_max": 2})
+    chosen = one.ask(WORDS[0], cache_prompt=False, speculation={"types": ["ngram-simple"], "ngram_size_n": 2, "n_max": 2})
     assert guessed_of(chosen)[0] > 0
     assert guessed_of(one.ask(WORDS[0], speculation={"types": ["ngram-cache"], "n_max": 0})) == (0, 0)
-    assert chosen.text() == plain[WORDS[0], True]
+    longer = one.ask(WORDS[0], cache_prompt=False, speculation={"types": ["ngram-simple"], "ngram_size_n": 2, "ngram_min_hits": 100})
+    assert guessed_of(longer)[0] < guessed_of(chosen)[0]
+    assert chosen.text() == longer.text() == plain[WORDS[0], True]
     refused = one.ask(WORDS[0], speculation={"types": ["draft-simple"]})
     assert refused.error is not None
     assert "'speculative.type' asks for draft-simple" in refused.error["message"]

@@ -146,8 +146,10 @@ class Speculation:
 
 
 def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, Pace | None]:
-    n, m = LOOKUPS[name]
-    flag = name.replace("-", "_")
-    n = defaults.get(f"{flag}_size_n", defaults.get(f"{flag}_n_match", n))
-    most = asked.get("n_max", defaults.get(f"{flag}_size_m", defaults.get(f"{flag}_n_max", m)))
-    return (Lookup(n, defaults.get(f"{flag}_min_hits", 1)), Pace(FIRST_LOOKUP, most)) if most else (None, None)
+    """What the request says, else the flags of this type, else the type's own numbers."""
+    flag, (n, m) = name.replace("-", "_"), LOOKUPS[name]
+    n = asked.get("ngram_size_n", defaults.get(f"{flag}_size_n", defaults.get(f"{flag}_n_match", n)))
+    m = asked.get("ngram_size_m", defaults.get(f"{flag}_size_m", defaults.get(f"{flag}_n_max", m)))
+    most = min(m, asked.get("n_max", m))
+    min_hits = asked.get("ngram_min_hits", defaults.get(f"{flag}_min_hits", 1))
+    return (Lookup(n, min_hits), Pace(FIRST_LOOKUP, most)) if most else (None, None)
