@@ -152,7 +152,7 @@ class SpeculativeBench(Bench):
     """Greedy answers, of few words while `bias` says so; with the draft model that the options name."""
 
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
-        exact = {"cache_type_k": "f32", "cache_type_v": "f32"}  # no rounding that depends on the batch
+        exact = {"cache_type_k": "f32", "cache_type_v": "f32", "threads": 1}  # no rounding that depends on the batch
         super().__init__(path, ring_bytes, **{**exact, **options, "speculation": {}})
         self.bias: list[list[float]] = []
         self.options = replace(self.options, speculation=options.get("speculation", {}))
@@ -373,6 +373,26 @@ def test_guesses_share_the_rows(bench: Make, paths: list[Path], monkeypatch: pyt
     del rows[:]
     one.run(*(one.submit(prompt, 100) for prompt in WORDS))
     assert max(rows[5:]) <= 4 + MAX_ROWS
+
+
+def test_a_split_cache_gets_as_many_rows_for_each(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would decode the rest one more time."""
+    one = bench(None, LOOKUP, kv_unified=False)
+    one.bias = FEW
+    guess, found = one.engine.speculation.guess, []
+
+    def noting(decoding: list[Any], num_free_rows: int) -> None:
+        guess(decoding, num_free_rows)
+        found.append([len(sequence.draft) for sequence in decoding])
+
+    monkeypatch.setattr(one.engine.speculation, "guess", noting)
+    one.run(*(one.submit(prompt, 200) for prompt in WORDS[:2]))
+    pairs = [lengths for lengths in found if len(lengths) == 2]
+    assert all(one_ == other for one_, other in pairs)
+    assert sum(one_ for one_, _ in pairs) > 10
+    one.run(one.submit(WORDS[0], 100), one.submit(WORDS[1], 100, speculation={"types": []}))
+    assert not any(sum(lengths) for lengths in found[len(found) - 90 :] if len(lengths) == 2)
+    one.check_idle()
 
 
 @pytest.mark.parametrize("seed", range(3))

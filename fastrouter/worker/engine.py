@@ -169,10 +169,15 @@ class Engine:
         ended: list[Sequence] = []
         for sequence in decoding:
             sequence.slot.tokens.append(sequence.next_token)  # type: ignore[union-attr]
-            num_rows = 1 + len(sequence.draft)
-            if self._take(sequence, sequence.sampler.sample(address, n_vocab)) if num_rows == 1 else self._verify(sequence, address):
+            if sequence.draft:
+                next_address = address + row_bytes * (1 + len(sequence.draft))
+                has_ended = self._verify(sequence, address)
+            else:
+                next_address = address + row_bytes
+                has_ended = self._take(sequence, sequence.sampler.sample(address, n_vocab))
+            if has_ended:
                 ended.append(sequence)
-            address += num_rows * row_bytes
+            address = next_address
         for sequence in ended:
             self._decoding.remove(sequence)
             self._admission.retire(sequence)

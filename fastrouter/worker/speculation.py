@@ -24,7 +24,7 @@ DRAFT_N_MAX = 3
 class Guesser:
     """Of one sequence."""
 
-    __slots__ = ("chosen", "draft_pace", "lookup", "lookup_pace", "most_found", "n_min", "p_min")
+    __slots__ = ("chosen", "draft_pace", "lookup", "lookup_pace", "n_min", "p_min")
 
     def __init__(self) -> None:
         self.lookup: Lookup | None = None
@@ -98,7 +98,8 @@ class Speculation:
     def guess(self, decoding: list[Sequence], num_free_rows: int) -> None:
         """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
         most = min(num_free_rows, MAX_ROWS) // max(1, len(decoding))
-        if most < 1:
+        is_split = len(decoding) > 1 and not self._context.is_unified
+        if most < 1 or (is_split and any(sequence.guesser is None for sequence in decoding)):
             return
         asking: list[tuple[Sequence, int]] = []
         for sequence in decoding:
@@ -118,6 +119,8 @@ class Speculation:
                     asking.append((sequence, length))
         if asking and self._draft is not None:
             self._draft.guess(asking)
+        if is_split:
+            _make_equal(decoding)
 
     def _room_of(self, sequence: Sequence) -> int:
         """No guess goes past the answer's limit, nor so far that the context is full before it is over."""
@@ -143,6 +146,13 @@ class Speculation:
     def close(self) -> None:
         if self._draft is not None:
             self._draft.close()
+
+
+def _make_equal(decoding: list[Sequence]) -> None:
+    """A split cache decodes sequences together only as far as each has as many rows; the rest would be one decode more."""
+    shortest = min(len(sequence.draft) for sequence in decoding)
+    for sequence in decoding:
+        sequence.draft = sequence.draft[:shortest] if shortest else NO_DRAFT
 
 
 def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, Pace | None]:
