@@ -322,8 +322,17 @@ def test_the_next_turn_reuses_what_was_accepted(bench: Make, paths: list[Path], 
     one.check_idle()
 
 
-def test_a_full_context_ends_as_without(bench: Make, paths: list[Path]) -> None:
-    one = bench(paths[0], {"n_max": 8}, parallel=1, ctx_size=256)
+@pytest.mark.parametrize("kind", ["lookup", "draft"])
+def test_a_full_context_ends_as_without(bench: Make, paths: list[Path], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, parallel=1, ctx_size=256)
+    one.bias = FEW if kind == "lookup" else []
+    guess, ends = one.engine.speculation.guess, []
+
+    def noting(decoding: list[Any], num_free_rows: int) -> None:
+        guess(decoding, num_free_rows)
+        ends.extend(len(sequence.slot.tokens) + 1 + len(sequence.draft) for sequence in decoding)
+
+    monkeypatch.setattr(one.engine.speculation, "guess", noting)
     found = []
     for speculation in ({}, {"types": []}):
         client = one.ask(WORDS[3], -1, cache_prompt=False, speculation=speculation)
@@ -331,18 +340,29 @@ def test_a_full_context_ends_as_without(bench: Make, paths: list[Path]) -> None:
         one.check_idle()
     assert found[0] == found[1]
     assert found[0][2]
+    assert max(ends) <= 255, "the last token is never one of a guess: what happens in a full context happens after it"
 
 
-def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[Path]) -> None:
+@pytest.mark.parametrize("kind", ["lookup", "draft"])
+def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[Path], kind: str) -> None:
     """In a unified cache the guesses of one have no right to the room of another."""
-    lengths = {}
-    for name, asked in (("with", {"n_max": 8}), ("without", {"types": ["none"]})):
-        one = bench(paths[0] if name == "with" else None, asked if name == "with" else {}, ctx_size=256, kv_unified=True)
-        clients = [one.submit(prompt, 50) for prompt in WORDS]
-        one.run(*clients)
-        lengths[name] = sorted(client.finish["completion_tokens"] for client in clients)
-        one.check_idle()
-    assert lengths["with"] == lengths["without"]
+    one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, ctx_size=256, kv_unified=True)
+    one.bias = FEW if kind == "lookup" else []
+    num_rows = sum(len(one.model.vocab.tokenize(prompt)) for prompt in WORDS)
+    most = (256 - num_rows) // 4 + 1  # the last token of each is never decoded
+    codes: list[int] = []
+    decode = one.context.decode
+    one.context.decode = lambda num_rows: (codes.append(decode(num_rows)), codes[-1])[1]  # type: ignore[method-assign]
+    off = {"speculation": {"types": []}, "cache_prompt": False}
+    texts = [one.ask(prompt, most, **off).text() for prompt in WORDS]
+    ends = [next(text[-size:] for size in range(1, len(text)) if text.find(text[-size:]) == len(text) - size) for text in texts]
+    del codes[:]
+    clients = [one.submit(prompt, -1, stop=[end], cache_prompt=False) for prompt, end in zip(WORDS, ends, strict=True)]
+    one.run(*clients)
+    assert [client.text() + end for client, end in zip(clients, ends, strict=True)] == texts
+    assert [client.finish["stop_type"] for client in clients] == ["word"] * 4
+    assert 1 in codes, "a guess did not fit"
+    one.check_idle()
 
 
 def test_prompts_come_before_guesses(bench: Make, paths: list[Path]) -> None:
