@@ -29,6 +29,7 @@ from fastrouter.worker.speculation import MAX_ROWS, Speculation
 
 WORDS = ("two to we all", "not the he of all", "we a she", "of you a all")
 # Few tokens may be chosen, so the answers come back to the same pairs again and again, mostly with another end.
+ONE = [[token, -100.0] for token in range(NUM_SILENT + 1, len(make_vocabulary()[0]))]
 FEW = [[token, -100.0] for token in range(NUM_SILENT + 4, len(make_vocabulary()[0]))]
 
 
@@ -325,7 +326,7 @@ def test_the_next_turn_reuses_what_was_accepted(bench: Make, paths: list[Path], 
 @pytest.mark.parametrize("kind", ["lookup", "draft"])
 def test_a_full_context_ends_as_without(bench: Make, paths: list[Path], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, parallel=1, ctx_size=256)
-    one.bias = FEW if kind == "lookup" else []
+    one.bias = ONE if kind == "lookup" else []
     guess, ends = one.engine.speculation.guess, []
 
     def noting(decoding: list[Any], num_free_rows: int) -> None:
