@@ -262,6 +262,9 @@ def _chain_flags() -> list[Flag]:
     return made
 
 
+_DRAFT_NGL = "--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft"
+
+
 def _speculation_flags() -> list[Flag]:
     scope = Scope.SPECULATION
     draft = [
@@ -274,25 +277,8 @@ def _speculation_flags() -> list[Flag]:
         _flag(scope, "--spec-type", "SPEC_TYPE", Kind.GUESSERS, "types", "how tokens are guessed: ngram-simple, draft-simple ... (none)"),
         _flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "as --spec-type ngram-mod"),
         _flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
-        _flag(
-            scope,
-            "--spec-draft-p-min --draft-p-min",
-            "SPEC_DRAFT_P_MIN",
-            Kind.FLOAT,
-            "p_min",
-            "how sure the draft model must be (0)",
-            low=0,
-            high=1,
-        ),
-        _flag(
-            scope,
-            "--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft",
-            "N_GPU_LAYERS_DRAFT",
-            Kind.LAYERS,
-            "draft_gpu_layers",
-            "its layers on the GPU: auto, all or N",
-            low=-2,
-        ),
+        _flag(scope, "--spec-draft-p-min --draft-p-min", "SPEC_DRAFT_P_MIN", Kind.FLOAT, "p_min", "how sure it must be (0)", low=0, high=1),
+        _flag(scope, _DRAFT_NGL, "N_GPU_LAYERS_DRAFT", Kind.LAYERS, "draft_gpu_layers", "its layers on the GPU: auto, all or N", low=-2),
     ]
     made += [_flag(scope, names, env, Kind.INT, into, help, low=low, high=high) for names, env, into, help, low, high in draft]
     for letter in "kv":
@@ -401,15 +387,8 @@ _NOT_YET = """
 """  # names, then the environment name
 
 
-TABLE = [
-    *_router_flags(),
-    *_source_flags(),
-    *_model_flags(),
-    *_sampling_flags(),
-    *_speculation_flags(),
-    *_lifetime_flags(),
-    *_preset_flags(),
-]
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_sampling_flags()]
+TABLE += [*_speculation_flags(), *_lifetime_flags(), *_preset_flags()]
 TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
 for _line in _NOT_YET.split("|"):
     _on, _, _env = _line.strip().rpartition(" ")

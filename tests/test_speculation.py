@@ -416,6 +416,23 @@ def test_a_split_cache_gets_as_many_rows_for_each(bench: Make, monkeypatch: pyte
     one.check_idle()
 
 
+def test_a_draft_model_reads_long_texts_in_pieces(bench: Make, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it does, the streams go on."""
+    one = bench(paths[0], {"n_max": 4}, ctx_size=4096)
+    draft = one.engine.speculation.draft
+    assert draft is not None
+    rows: list[int] = []
+    decode = draft.context.decode
+    monkeypatch.setattr(draft.context, "decode", lambda num_rows: (rows.append(num_rows), decode(num_rows))[1])
+    prompt = [300 + number % 9 for number in range(500)]
+    client = one.ask(prompt, 60)
+    assert rows[:4] == [128, 128, 128, 501 + 3 - 3 * 128], "three tokens came meanwhile"
+    assert max(rows[4:]) <= 5
+    assert client.text() == one.ask(prompt, 60, speculation={"types": []}).text()
+    assert guessed_of(client)[1] > 40
+    one.check_idle()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_the_answers_are_the_same(bench: Make, paths: list[Path], plain: Plain, seed: int) -> None:
     """Requests, aborts and limits at random, with a draft model that is often wrong; a prompt may come back before its slot is cold."""

@@ -18,6 +18,7 @@ from fastrouter.worker.llama import Context, LlamaError, Model, Vocab
 from fastrouter.worker.sequence import Sequence
 from fastrouter.worker.slots import common_prefix
 
+MAX_READ = 128  # tokens in one step: the streams wait for it
 MAX_SIZE_DIFFERENCE = 128  # between the vocabularies: padding of the matrices
 FIRST_COMPARED = 5  # below it are special tokens, which may be named differently
 
@@ -96,8 +97,8 @@ class Draft:
         return is_good
 
     def _catch_up(self, asking: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
-        """Read what is new in their texts, at most one batch of it. Those that are read to their end, in the order of their logits."""
-        room = self.context.n_batch - len(asking)  # a token each, at least
+        """Read what is new in their texts, at most a piece of it. Those that are read to their end, in the order of their logits."""
+        room = min(self.context.n_batch, MAX_READ) - len(asking)  # a token each, at least
         pieces: list[Piece] = []
         ready = []
         for sequence, length in asking:
