@@ -19,6 +19,7 @@ setup(
                     "fastrouter/_chain.pxi",
                     "fastrouter/_sample.pxi",
                     "fastrouter/_vocab.pxi",
+                    "fastrouter/_lookup.pxi",
                 ],
                 extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             )

@@ -4,6 +4,7 @@ Samples are seconds, bytes or rates as the measure's name says; statistics are m
 """
 
 import itertools
+import json
 import os
 import tempfile
 import time
@@ -146,6 +147,27 @@ def storm(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
+SHAPES = (("square", 1.0), ("triangle", 0.5), ("ellipse", 0.785), ("hexagon", 0.75), ("diamond", 0.5), ("star", 0.29))
+FUNCTION = 'def area_of_{}(width, height):\n    """The area in square metres."""\n    return width * height * {}\n\n'
+LISTING = "".join(FUNCTION.format(*shape) for shape in SHAPES)
+COPY = f"Repeat this code exactly as it is, without any change:\n\n```python\n{LISTING}```"
+
+
+def repeat(name: str, rival: Path | None, models: Path) -> Samples:
+    """A text that repeats itself: a listing is copied, without and with guesses from the text itself (the same flags for both servers)."""
+    samples: Samples = defaultdict(list)
+    for kind, flags in (("off", ()), ("on", ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "6"))):
+        with running(name, rival, models, *FLAGS, *flags) as server:
+            ttft(server, "smol0", COPY, 1)
+            for _ in range(2):
+                stream = stream_all(server.port, [request_bytes("smol0", COPY, 160)])[0]
+                timings = json.loads(b"{" + stream.body.rpartition(b'"timings":{')[2].partition(b"}")[0] + b"}")
+                samples[f"repeat_{kind}_tokens_per_s"].append(timings["predicted_per_second"])
+                if kind == "on":
+                    samples["repeat_held_share"].append(timings.get("draft_n_accepted", 0) / max(1, timings.get("draft_n", 0)))
+    return samples
+
+
 SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "start": start_and_memory,
     "cold": cold_switch,
@@ -154,4 +176,5 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "throughput": throughput,
     "storm": storm,
     "beside": beside_a_prompt,
+    "repeat": repeat,
 }

@@ -1,6 +1,7 @@
 """Types and meaning of the Cython core. One file of source each: _http.pxi, _scan.pxi, _sse.pxi, _ring.pxi, _sample.pxi, _gguf.pxi."""
 
 import asyncio
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -250,3 +251,12 @@ def find_tokens(predicate: int, vocab: int, n_vocab: int) -> list[int]:
 
 def all_pieces(to_piece: int, vocab: int, n_vocab: int) -> list[bytes]:
     """Every token's bytes, control tokens as their text. `to_piece`: address of llama_token_to_piece."""
+
+class Lookup:
+    """What followed the last `n` tokens of a text when they stood there before, `min_hits` times or more. len(): tokens it knows."""
+
+    def __init__(self, n: int, min_hits: int = 1) -> None: ...
+    def __len__(self) -> int: ...
+    def guess(self, held: array[int], next_token: int, most: int) -> list[int]:
+        """At most `most` tokens that may follow `held` (int32) and `next_token`; empty without a match. Each call may bring a longer text;
+        it costs a constant for each new token. Another text than that of the last call is taken in from its start."""

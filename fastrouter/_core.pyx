@@ -9,12 +9,14 @@ _pick.pxi    the few candidates of a row of logits, and the usual draw
 _chain.pxi   the other steps of a sampling chain; Breakers
 _sample.pxi  LogitSampler: the next token from a row of logits
 _vocab.pxi   find_tokens, all_pieces
+_lookup.pxi  Lookup: what followed the last tokens of a text before
 _gguf.pxi    skip_strings, over a vocabulary in a file's header
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
 throughout; nothing here is shared between threads.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport exp, log2
@@ -45,4 +47,5 @@ include "_pick.pxi"
 include "_chain.pxi"
 include "_sample.pxi"
 include "_vocab.pxi"
+include "_lookup.pxi"
 include "_gguf.pxi"

@@ -288,9 +288,10 @@ class Scan:
             options = embedding_options(header, options)
         if printable(found.files[0]) != found.files[0]:
             error = error or "its path is not UTF-8: rename it"
-        projector = self._headers.read_projector(mmproj)
-        adapters = [path for path, _ in options.lora]
-        stats = tuple(stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *adapters))
+        projector = self._headers.read_if_good(mmproj)
+        draft = options.speculation.get("draft_model")
+        beside = [path for path, _ in options.lora] + ([draft] if draft else [])
+        stats = tuple(stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *beside))
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(
@@ -312,6 +313,7 @@ class Scan:
             stop_timeout_s=layer["stop_timeout_s"].value if "stop_timeout_s" in layer else self._config.stop_timeout_s,
             size_bytes=sum(size for size, _ in stats[: len(found.files)]),
             header=header,
+            draft=self._headers.read_if_good(draft),
             error=found.error or error,
             wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
             fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, stats, options),
@@ -369,5 +371,5 @@ def _lifetime(layer: Layer) -> dict[str, Any]:
 def _to_args(found: Found, mmproj: str | None, layer: Layer) -> tuple[str, ...]:
     """llama-server's command line for this model, as the listing shows it."""
     projector = ("--mmproj", printable(mmproj)) if mmproj else ()
-    settings = (setting for setting in layer.values() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING))
+    settings = (setting for setting in layer.values() if setting.flag.scope in (Scope.MODEL, Scope.SAMPLING, Scope.SPECULATION))
     return ("llama-server", "--model", printable(found.files[0]), *projector, "--alias", found.id, *to_arguments(settings))

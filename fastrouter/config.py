@@ -5,6 +5,7 @@ A value that makes no sense ends in a ConfigError that names where it was said.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from fastrouter.errors import ConfigError
 from fastrouter.flag_table import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
 from fastrouter.grammars import check_grammar, schema_text
+from fastrouter.guessers import DEFAULT
 from fastrouter.messages import QUIET, LoadOptions
 from fastrouter.samplers import letters_of
 
@@ -30,7 +32,7 @@ class Setting(NamedTuple):
     value: Any
 
 
-_OF_MODELS = (Scope.MODEL, Scope.SAMPLING, Scope.SOURCE, Scope.LIFETIME)
+_OF_MODELS = (Scope.MODEL, Scope.SAMPLING, Scope.SPECULATION, Scope.SOURCE, Scope.LIFETIME)
 
 Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
 
@@ -178,9 +180,11 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
         for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
             layer[name] = Setting(find_argument(f"--{name}")[0], is_on)
         return
+    if flag.target == "spec_default":
+        flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
     if flag.kind is Kind.FILES:
         flag = find_argument("--lora-scaled")[0]  # both make one list, in the order they are given
-    is_list = flag.kind in (Kind.LIST, Kind.SCALED_FILES) or (flag.is_repeated and value)
+    is_list = flag.kind in (Kind.LIST, Kind.SCALED_FILES, Kind.GUESSERS) or (flag.is_repeated and value)
     if is_list and flag.target in layer:
         value = layer[flag.target].value + value
     layer[flag.target] = Setting(flag, value)
@@ -279,11 +283,17 @@ def read_text(path: Path, said: str) -> str:
 def load_options(layer: Layer) -> LoadOptions:
     fields: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
+    speculation: dict[str, Any] = {}
     for target, (flag, value) in layer.items():
         if target == "constraint":
             fields[target] = constraint_of(Setting(flag, value))
         elif flag.scope is Scope.SAMPLING:
             sampling[target] = value
+        elif flag.scope is Scope.SPECULATION:
+            if flag.kind is Kind.PATH:
+                _check_file(value, f"{flag.names[-1]} {value}")
+            if value != ():  # none
+                speculation[target] = list(value) if isinstance(value, tuple) else value
         elif flag.scope is Scope.MODEL:
             if flag.kind is Kind.PATH:
                 value = read_text(Path(value), f"{flag.names[-1]} {value}")
@@ -292,7 +302,14 @@ def load_options(layer: Layer) -> LoadOptions:
             elif flag.kind is Kind.TEXTS:
                 value = list(value)
             fields[target] = value
-    return LoadOptions(**fields, sampling=sampling)
+    return LoadOptions(**fields, sampling=sampling, speculation=speculation)
+
+
+def _check_file(path: str, said: str) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"{said}: there is no such file")
+    if path.encode("utf-8", "replace") != os.fsencode(path):
+        raise ConfigError(f"{said}: the path is not UTF-8: rename it")
 
 
 def constraint_of(setting: Setting) -> dict[str, str]:

@@ -18,6 +18,7 @@ class Scope(Enum):
     SOURCE = "The default model (in a preset: this model)"
     MODEL = "How models are loaded"  # a field of LoadOptions
     SAMPLING = "Sampling, where a request says nothing"  # a key of LoadOptions.sampling
+    SPECULATION = "Speculative decoding"  # a key of LoadOptions.speculation
     LIFETIME = "When models come and go"  # a field of ModelSpec
     PRESET = "Preset files only"
     NOT_YET = "Not there yet"
@@ -36,6 +37,7 @@ class Kind(Enum):
     JSON = "a JSON object"
     SAMPLERS = "names of samplers, semicolon-separated"
     LETTERS = "letters of samplers"
+    GUESSERS = "types of speculative decoding, comma-separated"
     TEXTS = "text; may be given again"
     BIAS = "a token id and a signed bias, as 15043-1; may be given again"
     LAYERS = "auto, all or a whole number"
@@ -173,6 +175,7 @@ def _source_flags() -> list[Flag]:
     ]
 
 
+MAX_GUESSED = 1024  # tokens at a time
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
 LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
@@ -367,6 +370,46 @@ def _chain_flags() -> list[Flag]:
     return made
 
 
+_DRAFT_NGL = "--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft"
+
+
+def _speculation_flags() -> list[Flag]:
+    scope = Scope.SPECULATION
+    draft = [
+        ("--spec-draft-n-max", "SPEC_DRAFT_N_MAX", "n_max", "tokens the draft model guesses at a time (3)", 0, MAX_GUESSED),
+        ("--spec-draft-n-min", "SPEC_DRAFT_N_MIN", "n_min", "shorter guesses are not tried (0)", 0, MAX_GUESSED),
+        ("--spec-draft-threads -td --threads-draft", "", "draft_threads", "CPU threads of the draft model (as --threads)", -1, 4096),
+        ("--spec-draft-threads-batch -tbd --threads-batch-draft", "", "draft_threads_batch", "the same for prompts", -1, 4096),
+    ]
+    made = [
+        _flag(scope, "--spec-type", "SPEC_TYPE", Kind.GUESSERS, "types", "how tokens are guessed: ngram-simple, draft-simple ... (none)"),
+        _flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "as --spec-type ngram-mod"),
+        _flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
+        _flag(scope, "--spec-draft-p-min --draft-p-min", "SPEC_DRAFT_P_MIN", Kind.FLOAT, "p_min", "how sure it must be (0)", low=0, high=1),
+        _flag(scope, _DRAFT_NGL, "N_GPU_LAYERS_DRAFT", Kind.LAYERS, "draft_gpu_layers", "its layers on the GPU: auto, all or N", low=-2),
+    ]
+    made += [_flag(scope, names, env, Kind.INT, into, help, low=low, high=high) for names, env, into, help, low, high in draft]
+    for letter in "kv":
+        names, env = f"--spec-draft-type-{letter} -ct{letter}d --cache-type-{letter}-draft", f"SPEC_DRAFT_CACHE_TYPE_{letter.upper()}"
+        into, help = f"draft_cache_type_{letter}", f"type of its {letter.upper()} cache (f16)"
+        made.append(_flag(scope, names, env, Kind.TEXT, into, help, choices=CACHE_TYPES))
+    for name in ("simple", "map-k", "map-k4v"):
+        made += [
+            _lookup_flag(f"{name}-size-n", "tokens that must be the same (12)", 1),
+            _lookup_flag(f"{name}-size-m", "tokens guessed at most (48)", 1),
+            _lookup_flag(f"{name}-min-hits", "how often they must have been there (1)", 1),
+        ]
+    made.append(_lookup_flag("mod-n-match", "tokens that must be the same (24)", 1))
+    made.append(_lookup_flag("mod-n-max", "tokens guessed at most (64)", 0))
+    made.append(_lookup_flag("mod-n-min", "accepted; the length follows what holds", 0, is_dropped=True))
+    return made
+
+
+def _lookup_flag(name: str, help: str, low: int, *, is_dropped: bool = False) -> Flag:
+    target = "" if is_dropped else f"ngram_{name.replace('-', '_')}"
+    return _flag(Scope.SPECULATION, f"--spec-ngram-{name}", "", Kind.INT, target, help, low=low, high=MAX_GUESSED)
+
+
 def _lifetime_flags() -> list[Flag]:
     scope = Scope.LIFETIME
     return [
@@ -399,7 +442,8 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("--op-offload --no-op-offload", "", Kind.SWITCH, (True,)),
     ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
     ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
-    ("--spec-type", "SPEC_TYPE", Kind.TEXT, ("none",)),
+    ("--spec-draft-sampling", "SPEC_DRAFT_SAMPLING", Kind.TEXT, ("greedy",)),
+    ("--spec-draft-backend-sampling --no-spec-draft-backend-sampling", "SPEC_DRAFT_BACKEND_SAMPLING", Kind.SWITCH, (True, False)),
     ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
     ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),
 )
@@ -413,8 +457,7 @@ _NOT_YET = """
 -cmoe --cpu-moe CPU_MOE | -ncmoe --n-cpu-moe N_CPU_MOE | -ncffn --n-cpu-ffn N_CPU_FFN | -ts --tensor-split TENSOR_SPLIT |
 -mg --main-gpu MAIN_GPU | -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | --check-tensors | --override-kv |
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
--dr --docker-repo DOCKER_REPO | --spec-draft-type-k -ctkd --cache-type-k-draft SPEC_DRAFT_CACHE_TYPE_K |
---spec-draft-type-v -ctvd --cache-type-v-draft SPEC_DRAFT_CACHE_TYPE_V |
+-dr --docker-repo DOCKER_REPO |
 --adaptive-target | --adaptive-decay | -bs --backend-sampling BACKEND_SAMPLING | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT | -mm --mmproj MMPROJ |
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
@@ -426,29 +469,24 @@ _NOT_YET = """
 --reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
 --reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
 --prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT |
---log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-threads -td --threads-draft |
---spec-draft-threads-batch -tbd --threads-batch-draft | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
+--log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
 --spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |
 --spec-draft-poll --poll-draft | --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft |
 --spec-draft-cpu-strict-batch --cpu-strict-batch-draft | --spec-draft-prio-batch --prio-batch-draft |
 --spec-draft-poll-batch --poll-batch-draft | --spec-draft-override-tensor -otd --override-tensor-draft |
 --spec-draft-cpu-moe -cmoed --cpu-moe-draft SPEC_DRAFT_CPU_MOE |
---spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft SPEC_DRAFT_N_CPU_MOE | --spec-draft-n-max SPEC_DRAFT_N_MAX |
---spec-draft-n-min SPEC_DRAFT_N_MIN | --spec-synth-len SPEC_SYNTH_LEN | --spec-synth-rates SPEC_SYNTH_RATES |
---spec-draft-p-split --draft-p-split SPEC_DRAFT_P_SPLIT | --spec-draft-p-min --draft-p-min SPEC_DRAFT_P_MIN |
---spec-draft-backend-sampling --no-spec-draft-backend-sampling SPEC_DRAFT_BACKEND_SAMPLING | --spec-draft-device -devd --device-draft |
---spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft N_GPU_LAYERS_DRAFT |
---spec-draft-model -md --model-draft SPEC_DRAFT_MODEL | --spec-ngram-mod-n-min | --spec-ngram-mod-n-max | --spec-ngram-mod-n-match |
---spec-ngram-simple-size-n | --spec-ngram-simple-size-m | --spec-ngram-simple-min-hits | --spec-ngram-map-k-size-n |
---spec-ngram-map-k-size-m | --spec-ngram-map-k-min-hits | --spec-ngram-map-k4v-size-n | --spec-ngram-map-k4v-size-m |
---spec-ngram-map-k4v-min-hits | --draft --draft-n --draft-max DRAFT_MAX | --draft-min --draft-n-min DRAFT_MIN | --spec-ngram-size-n |
+--spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft SPEC_DRAFT_N_CPU_MOE |
+--spec-synth-len SPEC_SYNTH_LEN | --spec-synth-rates SPEC_SYNTH_RATES |
+--spec-draft-p-split --draft-p-split SPEC_DRAFT_P_SPLIT | --spec-draft-device -devd --device-draft |
+--draft --draft-n --draft-max DRAFT_MAX | --draft-min --draft-n-min DRAFT_MIN | --spec-ngram-size-n |
 --spec-ngram-size-m | --spec-ngram-min-hits | --embd-gemma-default | --fim-qwen-1.5b-default | --fim-qwen-3b-default |
 --fim-qwen-7b-default | --fim-qwen-7b-spec | --fim-qwen-14b-spec | --fim-qwen-30b-default | --gpt-oss-20b-default |
---gpt-oss-120b-default | --vision-gemma-4b-default | --vision-gemma-12b-default | --spec-default
+--gpt-oss-120b-default | --vision-gemma-4b-default | --vision-gemma-12b-default
 """  # names, then the environment name
 
 
-TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_cache_flags(), *_sampling_flags(), *_lifetime_flags(), *_preset_flags()]
+TABLE = [*_router_flags(), *_source_flags(), *_model_flags(), *_cache_flags(), *_sampling_flags()]
+TABLE += [*_speculation_flags(), *_lifetime_flags(), *_preset_flags()]
 TABLE += [_flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
 for _line in _NOT_YET.split("|"):
     _on, _, _env = _line.strip().rpartition(" ")

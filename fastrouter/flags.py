@@ -13,6 +13,7 @@ from typing import Any
 
 from fastrouter.errors import ConfigError
 from fastrouter.flag_table import TABLE, Flag, Kind, Scope
+from fastrouter.guessers import guessers_of
 from fastrouter.samplers import names_of, names_of_letters
 
 TRUE_WORDS = ("1", "true", "on", "enabled")
@@ -153,6 +154,10 @@ def _to_bias(text: str) -> tuple[tuple[int, float], ...]:
     return ((int(match[1]), _to_float(match[2])),)
 
 
+def _to_guessers(text: str) -> tuple[str, ...]:
+    return guessers_of(text.split(","))
+
+
 def _to_layers(text: str) -> int:
     words = {"auto": -1, "all": ALL_LAYERS, "-2": ALL_LAYERS}
     return words[text] if text in words else _to_int(text)
@@ -208,6 +213,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.JSON: _to_object,
     Kind.SAMPLERS: _to_samplers,
     Kind.LETTERS: _to_letters,
+    Kind.GUESSERS: _to_guessers,
     Kind.TEXTS: _to_texts,
     Kind.BIAS: _to_bias,
     Kind.LAYERS: _to_layers,
@@ -216,7 +222,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.CPU_MASK: _to_cpu_mask,
     Kind.CPU_RANGE: _to_cpu_range,
 }
-_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS)
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS, Kind.GUESSERS)
 
 
 def help_text() -> str:

@@ -75,8 +75,8 @@ class Headers:
         num_params, size_bytes = sum(header.num_params for header in headers), sum(header.size_bytes for header in headers)
         return replace(read[0], header=replace(headers[0], num_params=num_params, size_bytes=size_bytes)), error
 
-    def read_projector(self, path: str | None) -> Header | None:
-        """Of an mmproj file, where there is one that can be read."""
+    def read_if_good(self, path: str | None) -> Header | None:
+        """Of a file beside a model (a projector, a draft model), where there is one that can be read."""
         try:
             return self.read(path).header if path is not None else None
         except GgufError:

@@ -3,7 +3,7 @@
 Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 QUIET = 3  # verbosity: what happens, and no more
@@ -65,10 +65,28 @@ class LoadOptions:
     context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
     lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
     lora_init_without_apply: bool = False  # all scales are 0 at first
+    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, n_min, p_min, draft_model, draft_*, ngram_*_size_n ...
 
     @property
     def num_slots(self) -> int:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
+
+    @property
+    def of_draft(self) -> "LoadOptions":
+        """How the draft model is loaded."""
+        asked = self.speculation
+        threads = asked.get("draft_threads", self.threads)
+        return replace(
+            self,
+            threads=threads,
+            threads_batch=asked.get("draft_threads_batch", threads if "draft_threads" in asked else self.threads_batch),
+            gpu_layers=asked.get("draft_gpu_layers", -1),
+            cache_type_k=asked.get("draft_cache_type_k", "f16"),
+            cache_type_v=asked.get("draft_cache_type_v", "f16"),
+            embedding=False,
+            lora=[],
+            speculation={},
+        )
 
     @property
     def is_unified(self) -> bool:
@@ -140,6 +158,7 @@ class Generate:
     # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
     constraint: dict[str, str] | None = None
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
+    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class ModelCounts:
         self.prompt_tokens = 0  # with those from the cache
         self.cached_tokens = 0
         self.generated_tokens = 0
+        self.draft_tokens = 0  # guessed by speculative decoding
+        self.draft_tokens_accepted = 0
         self.prompt_s = 0.0  # as the worker counts it
         self.generated_s = 0.0
         self.most_tokens = 0  # of one request, prompt and answer

@@ -31,6 +31,7 @@ class ModelSpec:
     header: Header | None
     error: str | None  # why it cannot be loaded
     fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
+    draft: Header | None = None  # of the smaller model that guesses for it
     is_pinned: bool = False  # never evicted
     ttl_s: float | None = None  # idle until it is unloaded; None: never
     sleep_idle_s: float | None = None  # idle until it sleeps; None: never

@@ -26,6 +26,7 @@ RANKS: list[set[str]] = [
         "variants",
         "samplers",
         "grammars",
+        "guessers",
         "logs",
     },
     {"catalog"},

@@ -133,6 +133,7 @@ def make_llama(
     num_silent: int = NUM_SILENT,
     num_tokens: int = 0,
     fim: tuple[str, ...] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
@@ -143,7 +144,7 @@ def make_llama(
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
-    pieces, scores, kinds = make_vocabulary(num_tokens)
+    pieces, scores, kinds = vocabulary or make_vocabulary(num_tokens)
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
     for role in fim:
         writer.add_uint32(f"tokenizer.ggml.fim_{role}_token_id", len(pieces))

@@ -140,6 +140,8 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
         ("fastrouter_prompt_tokens", "Tokens of prompts, with those from the cache.", counts.prompt_tokens),
         ("fastrouter_cached_tokens", "Tokens of prompts that the cache had.", counts.cached_tokens),
         ("fastrouter_generated_tokens", "Tokens of answers.", counts.generated_tokens),
+        ("fastrouter_draft_tokens", "Tokens guessed by speculative decoding.", counts.draft_tokens),
+        ("fastrouter_draft_tokens_accepted", "Guessed tokens that became part of an answer.", counts.draft_tokens_accepted),
         ("llamacpp:prompt_tokens", "Number of prompt tokens processed.", num_processed),
         ("llamacpp:prompt_tokens_cached", "Number of prompt tokens reused from the cache.", counts.cached_tokens),
         ("llamacpp:prompt_seconds", "Prompt process time in seconds.", counts.prompt_s),

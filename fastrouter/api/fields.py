@@ -10,6 +10,7 @@ from typing import Any
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.flags import MAX_SCALE
+from fastrouter.guessers import guessers_of
 from fastrouter.samplers import names_of, names_of_letters
 
 INT32_MAX = (1 << 31) - 1
@@ -135,6 +136,15 @@ def samplers(name: str, value: Any) -> list[str]:
         return names_of(string_list(name, value))
     except ValueError as error:
         raise invalid(name, f"must hold names of samplers, each {error}") from None
+
+
+def guessers(name: str, value: Any) -> list[str]:
+    """One type of speculative decoding, or several, comma-separated or in a list."""
+    names = string(name, value).split(",") if isinstance(value, str) else string_list(name, value)
+    try:
+        return list(guessers_of(names))
+    except ValueError as error:
+        raise invalid(name, f"must be {error}") from None
 
 
 def breakers(name: str, value: Any) -> list[str]:

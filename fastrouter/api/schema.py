@@ -18,6 +18,7 @@ from fastrouter.api.fields import (
     boolean,
     breakers,
     duration,
+    guessers,
     integer,
     invalid,
     json_object,
@@ -33,6 +34,7 @@ from fastrouter.api.fields import (
 )
 from fastrouter.api.messages import check_messages, check_tool_choice, check_tools, prefill_of
 from fastrouter.errors import InvalidRequest
+from fastrouter.flag_table import MAX_GUESSED
 from fastrouter.messages import Generate
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
@@ -55,7 +57,7 @@ class Ask:
 
 
 class Field(NamedTuple):
-    into: str  # sampling | generate | constraint | ask | "": checked only
+    into: str  # sampling | speculation | generate | constraint | ask | "": checked only
     name: str
     check: Check
     rank: int = 0  # of several names for one thing, the lowest wins
@@ -128,6 +130,13 @@ FIELDS: dict[str, Field] = {
     "repeat_last_n": _sampling("repeat_last_n", integer(-1)),
     "presence_penalty": _sampling("presence_penalty", number(-1e4, 1e4)),
     "frequency_penalty": _sampling("frequency_penalty", number(-1e4, 1e4)),
+    "speculative.type": Field("speculation", "types", guessers),
+    "speculative.n_max": Field("speculation", "n_max", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.n_min": Field("speculation", "n_min", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.p_min": Field("speculation", "p_min", _unit),
+    "speculative.ngram_size_n": Field("speculation", "ngram_size_n", integer(1, MAX_GUESSED, is_clamped=True)),
+    "speculative.ngram_size_m": Field("speculation", "ngram_size_m", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.ngram_min_hits": Field("speculation", "ngram_min_hits", integer(1, MAX_GUESSED, is_clamped=True)),
     "logit_bias": _sampling("logit_bias", logit_bias),
     "ignore_eos": _sampling("ignore_eos", boolean),
     "min_keep": _sampling("min_keep", integer(0)),
@@ -223,7 +232,7 @@ def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
 
 
 def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "constraint": {}, "ask": {}, "": {}}
+    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "speculation": {}, "constraint": {}, "ask": {}, "": {}}
     ranks: dict[str, int] = {}
     for key, value in body.items():
         known = FIELDS.get(key)
@@ -239,6 +248,7 @@ def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields, ask = into["generate"], into["ask"]
     fields["sampling"] = {name: value for name, value in into["sampling"].items() if value is not None}
+    fields["speculation"] = into["speculation"]
     fields["constraint"] = constraints.only_one(into["constraint"], has_tools="tools" in fields)
     if fields["sampling"].get("n_probs"):
         fields["logprobs"] = True

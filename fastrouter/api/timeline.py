@@ -134,6 +134,8 @@ class Timeline:
         timings = finish.get("timings")
         if isinstance(timings, dict):
             counts.generated_s += _milliseconds(timings, "predicted_ms")
+            counts.draft_tokens += _count(timings, "draft_n")
+            counts.draft_tokens_accepted += _count(timings, "draft_n_accepted")
             if is_new_prompt:
                 counts.prompt_s += _milliseconds(timings, "prompt_ms")
 

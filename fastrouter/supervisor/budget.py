@@ -4,7 +4,7 @@ Estimates: what llama.cpp allocates in the end depends on its version and the ma
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from fastrouter.capabilities import is_encoder
@@ -56,6 +56,8 @@ def total(needs: Iterable[Need]) -> Need:
 
 def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
     """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
+    if spec.draft is not None:
+        return estimate(replace(spec, draft=None), has_device=has_device) + estimate(_draft_of(spec), has_device=has_device)
     weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
     if not has_device or spec.options.gpu_layers == 0:
         return Need(host_bytes=weights + heap_bytes(spec))
@@ -65,8 +67,15 @@ def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
     return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
 
 
+def _draft_of(spec: ModelSpec) -> ModelSpec:
+    """The draft model, as if it were a model of its own; its context is as long as that of the other."""
+    return replace(spec, header=spec.draft, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
+
+
 def heap_bytes(spec: ModelSpec) -> int:
     """What loading it allocates beside its mapped weights. 0 when the header does not tell."""
+    if spec.draft is not None:
+        return heap_bytes(replace(spec, draft=None)) + heap_bytes(_draft_of(spec))
     header = spec.header
     if header is None or not (header.block_count and header.embedding_length and header.head_count):
         return 0

@@ -49,6 +49,16 @@ class Batch:
             self.logits[end - 1] = 1
         return end
 
+    def put_draft(self, row: int, tokens: list[int], first_pos: int, seq_id: int) -> int:
+        """Rows for a few tokens, each with logits. Returns the next free row."""
+        for pos, token in enumerate(tokens, first_pos):
+            self.token[row] = token
+            self.pos[row] = pos
+            self.seq[row] = seq_id
+            self.logits[row] = 1
+            row += 1
+        return row
+
     def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
         """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
         end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)

@@ -62,7 +62,8 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
-        entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": False, "is_processing": slot.is_busy}
+        entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
+        entry["is_processing"] = slot.is_busy
         sequence = running.get(slot.id)
         entry |= {"n_prompt_tokens": len(slot.tokens), **(slot.last_task if sequence is None else sequence.task())}
         entries.append(entry)

@@ -22,6 +22,7 @@ from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.shift import ContextShift
 from fastrouter.worker.slots import AdapterSet
+from fastrouter.worker.speculation import Speculation
 from fastrouter.worker.turns import Turns
 
 
@@ -36,16 +37,18 @@ class Engine:
         options: LoadOptions,
         prompts: Prompts | None = None,
         adapters: Adapters | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts or Prompts(model, options)
         self.adapters = adapters or Adapters(model, LoadOptions())
+        self.speculation = speculation or Speculation(context, options)
         self._answers = Answers(model.vocab, outbox, options)
         self._admission = Admission(model, context, self._answers, options, self.prompts, self.adapters)
         self.sampling = self._admission.sampling
         self.slots = self._admission.slots
         self.prefixes = self._prefixes = self._admission.prefixes
-        self._pace = self.prefixes.pace
+        self._chunking = self.prefixes.chunking
         self._checkpoints = self.prefixes.checkpoints
         self.shifts = ContextShift(context, self.prefixes, options, adds_bos=model.vocab.add_bos)
         self._vocab = model.vocab
@@ -83,7 +86,12 @@ class Engine:
 
     def submit(self, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
-        self._admission.submit(generate)
+        try:
+            self.speculation.check(generate)
+        except FastrouterError as error:
+            self._answers.refuse(generate.request_id, error)
+        else:
+            self._admission.submit(generate)
 
     def check_constraint(self) -> None:
         """That answers follow by default. Raises FastrouterError."""
@@ -107,6 +115,8 @@ class Engine:
         if self._admission.has_work:
             self._prefilling += self._admission.admit(bool(self._decoding or self._prefilling))
         decoding, prefilling = self._next_group() if self.adapters.all else (self._decoding, self._prefilling)
+        if self.speculation.is_wanted:
+            self.speculation.guess(decoding, self._context.n_batch - len(decoding) - sum(map(_num_unread, prefilling)))
         batch = self._context.batch
         token, pos, seq, wants_logits = batch.token, batch.pos, batch.seq, batch.logits
         row = 0
@@ -117,6 +127,8 @@ class Engine:
             seq[row] = slot.id  # type: ignore[union-attr]
             wants_logits[row] = 1
             row += 1
+            if sequence.draft:
+                row = batch.put_draft(row, sequence.draft, pos[row - 1] + 1, seq[row - 1])
         takes = self._put_prompts(prefilling, row) if prefilling else []
         row += sum(takes)
         if not row:
@@ -127,7 +139,7 @@ class Engine:
             self._recover(code, decoding + prefilling)
         else:
             if takes:
-                self._pace.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
+                self._chunking.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
             self._accept(decoding, prefilling, takes)
         self._outbox.ring_doorbell()
 
@@ -147,7 +159,7 @@ class Engine:
         """Pieces of prompts after the decode rows. Returns how many tokens of each prefilling sequence."""
         batch = self._context.batch
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
-        num_rows = self._pace.num_rows(row, self._context.n_batch)
+        num_rows = self._chunking.num_rows(row, self._context.n_batch)
         takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], num_rows)
         if self._checkpoints.is_on:
             takes = [self._checkpoints.limit(len(s.prompt), d, take) for s, d, take in zip(prefilling, done, takes, strict=True)]
@@ -168,9 +180,15 @@ class Engine:
         ended: list[Sequence] = []
         for sequence in decoding:
             sequence.slot.tokens.append(sequence.next_token)  # type: ignore[union-attr]
-            if self._take(sequence, sequence.sampler.sample(address, n_vocab)):
+            if sequence.draft:
+                next_address = address + row_bytes * (1 + len(sequence.draft))
+                has_ended = self._verify(sequence, address)
+            else:
+                next_address = address + row_bytes
+                has_ended = self._take(sequence, sequence.sampler.sample(address, n_vocab))
+            if has_ended:
                 ended.append(sequence)
-            address += row_bytes
+            address = next_address
         for sequence in ended:
             self._decoding.remove(sequence)
             self._admission.retire(sequence)
@@ -180,6 +198,22 @@ class Engine:
             self.abort(request.id)
             self._outbox.error(request.id, error)
         self._broken.clear()
+
+    def _verify(self, sequence: Sequence, address: int) -> bool:
+        """Sample as without a guess, row by row, while the guess says the same; the rows after that leave the KV. True: it has ended."""
+        sample, n_vocab, slot = sequence.sampler.sample, self._context.n_vocab, sequence.slot
+        num_accepted = 0
+        has_ended = self._take(sequence, sample(address, n_vocab))
+        for guessed in sequence.draft:
+            if has_ended or sequence.next_token != guessed:
+                break
+            slot.tokens.append(guessed)  # type: ignore[union-attr]  # a decoding sequence has its slot
+            num_accepted += 1
+            has_ended = self._take(sequence, sample(address + num_accepted * self._row_bytes, n_vocab))
+        if num_accepted < len(sequence.draft):
+            self._context.remove(slot.id, len(slot.tokens))  # type: ignore[union-attr]
+        self.speculation.note(sequence, num_accepted)
+        return has_ended
 
     def _accept_prompts(self, prefilling: list[Sequence], takes: list[int], address: int) -> None:
         for sequence, take in zip(prefilling, takes, strict=True):
@@ -204,6 +238,7 @@ class Engine:
             self._answers.end(sequence, "limit")
         else:
             sequence.sampler.prime(sequence.prompt)
+            self.speculation.begin(sequence)
             if not self._take(sequence, sequence.sampler.sample(address, self._context.n_vocab)):
                 insort(self._decoding, sequence, key=_slot_id)
                 return
@@ -267,6 +302,8 @@ class Engine:
         if code != 1:
             self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
             return
+        if self.speculation.drop(group):
+            return
         idle = self.slots.to_purge()
         if idle is not None:
             self._prefixes.purge(idle)
@@ -288,6 +325,10 @@ class Engine:
         for request in {sequence.request for sequence in failed}:
             self.abort(request.id)  # its other choices may still be waiting
             self._outbox.error(request.id, error)
+
+
+def _num_unread(sequence: Sequence) -> int:
+    return len(sequence.prompt) - len(sequence.slot.tokens) if sequence.slot else 0
 
 
 def _slot_id(sequence: Sequence) -> int:

@@ -14,11 +14,11 @@ class Footprint:
         self._heap = allocated_bytes() - opened_bytes
         self._device_free = llama.device_free_bytes()
 
-    def taken(self, model: llama.Model, options: LoadOptions) -> dict[str, Any]:
+    def taken(self, models: list[llama.Model], options: LoadOptions) -> dict[str, Any]:
         """`memory` of Ready's meta: bytes by kind; mapped weights count, as they must stay in memory to be of use. With devices also
         how much of them is free now."""
         host = max(0, allocated_bytes() - self._heap)
-        mapped = model.size_bytes if options.mmap else 0
+        mapped = sum(model.size_bytes for model in models) if options.mmap else 0
         if self._device_free is None:
             return {"memory": {"host_bytes": host + mapped, "device_bytes": 0}}
         free = llama.device_free_bytes() or 0

@@ -326,6 +326,7 @@ class Context:
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(_lib, self.pointer, self.memory)
+        self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by a token
         self.batch = Batch(max(self.n_batch, self.num_slots), api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]

@@ -34,6 +34,7 @@ from fastrouter.messages import (
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe, llama
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
@@ -41,6 +42,7 @@ from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.slot_files import SlotFiles
 from fastrouter.worker.spare import Spare
+from fastrouter.worker.speculation import Speculation
 
 _PROGRESS_INTERVAL_S = 0.05
 _SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
@@ -118,20 +120,29 @@ class Worker:
         created = clock()
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
-        self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters)
+        speculation = Speculation(self._context, load.options, self._open_draft(load))
+        self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters, speculation)
         self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
+        if speculation.notice:
+            self._wire.send(Notice("warning", speculation.notice))
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
-        taken = footprint.taken(self._model, load.options)
+        models = [self._model, *([speculation.draft.model] if speculation.draft else [])]
+        taken = footprint.taken(models, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
 
     def _open(self, load: Load) -> llama.Model:
         return llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
+
+    def _open_draft(self, load: Load) -> Draft | None:
+        if "draft_model" not in load.options.speculation or self._context.is_embedding or not self._context.can_cut:
+            return None
+        return Draft(self._context, load.options, safe_mode=load.safe_mode, on_progress=lambda _: self._on_progress(1.0))
 
     def _on_progress(self, value: float) -> bool:
         """Called by llama.cpp while it loads; False gives up."""
@@ -187,6 +198,7 @@ class Worker:
             self._slot_files.forget(message.request_id)
         elif isinstance(message, Share):
             self._context.share_cores(message.num_busy)
+            self._engine.speculation.share_cores(message.num_busy)
         elif isinstance(message, Stop):
             self._is_stopping = True
         else:

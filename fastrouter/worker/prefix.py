@@ -8,8 +8,8 @@ from array import array
 
 from fastrouter.messages import LoadOptions
 from fastrouter.worker.checkpoints import Checkpoints, longest
+from fastrouter.worker.chunking import Chunking
 from fastrouter.worker.llama import Context, Model
-from fastrouter.worker.pace import Pace
 from fastrouter.worker.shelf import Kept, Shelf
 from fastrouter.worker.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 
@@ -26,10 +26,10 @@ class Prefixes:
         self._context = context
         self._states = context.states
         self._slots = slots
-        self.pace = Pace()
+        self.chunking = Chunking()
         self.shelf = Shelf(options.cache_ram_mib)
         self._n_swa = model.n_swa
-        self._can_cut = not model.has_state  # a recurrent state is of all tokens or of none
+        self._can_cut = context.can_cut
         self._can_move = self._can_cut and not self._n_swa and self._states.can_shift
         self.checkpoints = Checkpoints(self._states, options, len(slots), is_needed=not self._can_cut or bool(self._n_swa))
 
@@ -102,7 +102,7 @@ class Prefixes:
 
     def _is_worth(self, num_tokens: int, num_bytes: int) -> bool:
         """To move so many bytes is faster than to compute so many tokens."""
-        return num_tokens * self.pace.prefill_ns > num_bytes / COPY_BYTES_PER_NS
+        return num_tokens * self.chunking.prefill_ns > num_bytes / COPY_BYTES_PER_NS
 
     def _move_chunks(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, length: int, least: int) -> int:
         """Runs of at least so many tokens behind `length` move up to where the prompt has them, in order, as in llama-server. What they

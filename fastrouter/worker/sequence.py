@@ -19,6 +19,8 @@ from fastrouter.worker.probabilities import Probabilities
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.slots import AdapterSet, Slot
 
+NO_DRAFT: list[int] = []  # never changed
+
 
 class Status(Enum):
     WAITING = "waiting"  # for a slot
@@ -58,8 +60,9 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "first_ns", "is_truncated", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
-        "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status", "tokens",
+        "choice", "detokenizer", "draft", "first_ns", "guesser", "is_truncated", "max_tokens", "next_token", "num_accepted", "num_cached",
+        "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int) -> None:
@@ -75,6 +78,10 @@ class Sequence:
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
         self.is_truncated = False  # it has forgotten a part of its context
+        self.guesser: Any = None  # speculation's, where it has one
+        self.draft = NO_DRAFT  # tokens that may follow next_token, in this step
+        self.num_guessed = 0
+        self.num_accepted = 0  # of these
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         has_probabilities = request.generate.logprobs
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None
@@ -149,6 +156,7 @@ class Sequence:
         prompt_n = len(self.prompt) - self.num_cached
         prompt_ms = (first - (self.started_ns or first)) / 1e6
         predicted_n, predicted_ms = self.num_generated, (now - first) / 1e6
+        guessed = {"draft_n": self.num_guessed, "draft_n_accepted": self.num_accepted} if self.num_guessed else {}
         return {
             "cache_n": self.num_cached,
             "prompt_n": prompt_n,
@@ -159,4 +167,5 @@ class Sequence:
             "predicted_ms": predicted_ms,
             "predicted_per_token_ms": predicted_ms / predicted_n if predicted_n else 0.0,
             "predicted_per_second": 1e3 * predicted_n / predicted_ms if predicted_ms else 0.0,
+            **guessed,
         }

@@ -1,0 +1,165 @@
+"""Speculative decoding: tokens are guessed, and one decode tells how many of the guesses hold. Who guesses, how many, and what it brought.
+
+Owns each sequence's Guesser and the draft model. Knows no batch and no record: the engine puts `Sequence.draft` into its batch and tells
+what held. Invariant: a guess is only ever taken where the sequence's own sampler chose the same token, so it changes the time and not the
+answer; it never takes a row from another sequence or from a prompt.
+"""
+
+from typing import Any
+
+from fastrouter._core import Lookup
+from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.guessers import DRAFT, LOOKUPS
+from fastrouter.messages import Generate, LoadOptions
+from fastrouter.worker.draft import Draft
+from fastrouter.worker.llama import Context
+from fastrouter.worker.pace import Pace
+from fastrouter.worker.sequence import NO_DRAFT, Sequence
+
+MAX_ROWS = 32  # of guesses in one step, over all sequences: with many of them a row more costs as much as a step of its own
+FIRST_LOOKUP = 4  # tokens of the first guess from a text that has only just begun to repeat itself
+DRAFT_N_MAX = 3
+
+
+class Guesser:
+    """Of one sequence."""
+
+    __slots__ = ("chosen", "draft_pace", "lookup", "lookup_pace", "n_min", "p_min")
+
+    def __init__(self) -> None:
+        self.lookup: Lookup | None = None
+        self.lookup_pace: Pace | None = None
+        self.draft_pace: Pace | None = None
+        self.chosen: Pace | None = None  # whose guess is in the batch
+        self.n_min = 0
+        self.p_min = 0.0
+
+
+class Speculation:
+    """Of one engine."""
+
+    def __init__(self, context: Context, options: LoadOptions, draft: Draft | None = None) -> None:
+        self._context = context
+        self._draft = draft
+        self._defaults = options.speculation
+        self._can_cut = bool(context.memory) and not context.is_embedding and context.can_cut
+        self._types = tuple(options.speculation.get("types", ())) or ((DRAFT,) if draft is not None else ())
+        self.is_wanted = False  # some sequence may have a guess: until then a step asks for nothing more
+        self.notice = ""  # what the user should know
+        if self._types and not self._can_cut:
+            self.notice = "speculative decoding is off: the memory of this model cannot forget single tokens"
+        elif DRAFT in self._types and draft is None:
+            raise FastrouterError(f"--spec-type {DRAFT}: --model-draft is missing")
+
+    def __repr__(self) -> str:
+        return f"<Speculation {','.join(self._types) or 'on demand'}{'' if self._can_cut else ', impossible'}>"
+
+    @property
+    def is_on(self) -> bool:
+        """Requests that say nothing are guessed for."""
+        return bool(self._types) and self._can_cut
+
+    @property
+    def draft(self) -> Draft | None:
+        return self._draft
+
+    def share_cores(self, num_busy: int) -> None:
+        if self._draft is not None:
+            self._draft.context.share_cores(num_busy)
+
+    # ------------------------------------------------------------ a sequence begins
+
+    def check(self, generate: Generate) -> None:
+        """Raises InvalidRequest for what this model cannot do."""
+        if DRAFT in generate.speculation.get("types", ()) and self._draft is None:
+            raise InvalidRequest(f"field 'speculative.type' asks for {DRAFT}, but the model was loaded without a draft model")
+
+    def begin(self, sequence: Sequence) -> None:
+        """Its prompt is in the KV."""
+        asked = sequence.request.generate.speculation
+        types = asked.get("types", self._types)
+        if not types or not self._can_cut or asked.get("n_max") == 0:
+            return
+        guesser = Guesser()
+        terms = {**self._defaults, **asked}
+        for name in types:
+            if name in LOOKUPS and guesser.lookup is None:
+                guesser.lookup, guesser.lookup_pace = _lookup_of(name, self._defaults, asked)
+            elif name == DRAFT and self._draft is not None:
+                most = terms.get("n_max", DRAFT_N_MAX)
+                guesser.draft_pace = Pace(most, most) if most else None
+        guesser.n_min, guesser.p_min = terms.get("n_min", 0), terms.get("p_min", 0.0)
+        if guesser.lookup is not None or guesser.draft_pace is not None:
+            sequence.guesser = guesser
+            self.is_wanted = True
+
+    # ------------------------------------------------------------ one step
+
+    def guess(self, decoding: list[Sequence], num_free_rows: int) -> None:
+        """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
+        most = min(num_free_rows, MAX_ROWS) // max(1, len(decoding))
+        is_split = len(decoding) > 1 and not self._context.is_unified
+        if most < 1 or (is_split and any(sequence.guesser is None for sequence in decoding)):
+            return
+        asking: list[tuple[Sequence, int]] = []
+        for sequence in decoding:
+            guesser: Guesser | None = sequence.guesser
+            if guesser is None:
+                continue
+            room = min(most, self._room_of(sequence))
+            if guesser.lookup is not None and guesser.lookup_pace is not None:
+                length = min(guesser.lookup_pace.next(), room)
+                if length > 0:
+                    sequence.draft = guesser.lookup.guess(sequence.slot.tokens, sequence.next_token, length)  # type: ignore[union-attr]
+                    guesser.chosen = guesser.lookup_pace
+            if not sequence.draft and guesser.draft_pace is not None:
+                length = min(guesser.draft_pace.next(), room)
+                if length > 0:
+                    guesser.chosen = guesser.draft_pace
+                    asking.append((sequence, length))
+        if asking and self._draft is not None:
+            self._draft.guess(asking)
+        if is_split:
+            _make_equal(decoding)
+
+    def _room_of(self, sequence: Sequence) -> int:
+        """No guess goes past the answer's limit, nor so far that the context is full before it is over."""
+        room = self._context.n_ctx_slot - len(sequence.slot.tokens) - 3  # type: ignore[union-attr]
+        return min(room, sequence.max_tokens - sequence.num_generated - 1) if sequence.max_tokens >= 0 else room
+
+    def note(self, sequence: Sequence, num_accepted: int) -> None:
+        """So many of its guess held; the guess is over."""
+        num_guessed = len(sequence.draft)
+        sequence.draft = NO_DRAFT
+        sequence.num_guessed += num_guessed
+        sequence.num_accepted += num_accepted
+        sequence.guesser.chosen.note(num_guessed, num_accepted)
+
+    def drop(self, sequences: list[Sequence]) -> bool:
+        """Their guesses had no room: the next step goes without them. False when there were none."""
+        guessed = [sequence for sequence in sequences if sequence.draft]
+        for sequence in guessed:
+            sequence.draft = NO_DRAFT
+            sequence.guesser.chosen.rest()
+        return bool(guessed)
+
+    def close(self) -> None:
+        if self._draft is not None:
+            self._draft.close()
+
+
+def _make_equal(decoding: list[Sequence]) -> None:
+    """A split cache decodes sequences together only as far as each has as many rows; the rest would be one decode more."""
+    shortest = min(len(sequence.draft) for sequence in decoding)
+    for sequence in decoding:
+        sequence.draft = sequence.draft[:shortest] if shortest else NO_DRAFT
+
+
+def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, Pace | None]:
+    """What the request says, else the flags of this type, else the type's own numbers."""
+    flag, (n, m) = name.replace("-", "_"), LOOKUPS[name]
+    n = asked.get("ngram_size_n", defaults.get(f"{flag}_size_n", defaults.get(f"{flag}_n_match", n)))
+    m = asked.get("ngram_size_m", defaults.get(f"{flag}_size_m", defaults.get(f"{flag}_n_max", m)))
+    most = min(m, asked.get("n_max", m))
+    min_hits = asked.get("ngram_min_hits", defaults.get(f"{flag}_min_hits", 1))
+    return (Lookup(n, min_hits), Pace(FIRST_LOOKUP, most)) if most else (None, None)

@@ -1,0 +1,33 @@
+"""How much of a prompt goes into a step."""
+
+from fastrouter.worker.chunking import MIN_ROWS, PAUSE_NS, Chunking
+
+
+def test_alone_a_prompt_gets_everything() -> None:
+    chunking = Chunking()
+    assert chunking.num_rows(3, 512) == 512  # not measured yet
+    chunking.note_prefill(100, 100 * PAUSE_NS)
+    assert chunking.num_rows(0, 512) == 512
+
+
+def test_beside_streams_it_gets_what_takes_a_pause() -> None:
+    chunking = Chunking()
+    chunking.note_prefill(100, PAUSE_NS)
+    assert chunking.num_rows(3, 512) == 103
+    assert chunking.num_rows(3, 64) == 64
+
+
+def test_a_slow_model_still_gets_on() -> None:
+    chunking = Chunking()
+    chunking.note_prefill(100, 1000 * PAUSE_NS)
+    assert chunking.num_rows(3, 512) == 3 + MIN_ROWS
+
+
+def test_it_follows_what_is_measured_and_leaves_small_steps_out() -> None:
+    chunking = Chunking()
+    chunking.note_prefill(7, 10**12)
+    assert not chunking.prefill_ns
+    for _ in range(50):
+        chunking.note_prefill(100, PAUSE_NS // 2)
+    chunking.note_prefill(7, 10**12)
+    assert 199 <= chunking.num_rows(1, 512) - 1 <= 201
