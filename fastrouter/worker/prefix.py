@@ -185,7 +185,7 @@ class Prefixes:
         return state is not None and self._states.restore(slot.id, state, is_part=is_part)
 
     def own(self, slot: Slot) -> bool:
-        """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it holds nothing now."""
+        """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it holds nothing."""
         if not slot.has_shared_cells:
             return True
         while not self._has_room(0) and (idle := self._slots.to_purge()) is not None:
@@ -255,6 +255,6 @@ class Prefixes:
             self.purge(idle)
 
     def _has_room(self, num_tokens: int) -> bool:
-        """For so many more, if no cells were shared."""
+        """For so many more, even if no cell is shared."""
         held = sum(len(slot.tokens) for slot in self._slots.all) if self._context.is_unified else 0
         return held + num_tokens <= self._context.n_ctx
