@@ -175,6 +175,15 @@ def test_idle_slots_go_there(bench: MakeBench) -> None:
     one.check_idle()
 
 
+@pytest.mark.parametrize("cache_ram_mib", [0, 1])
+def test_what_has_no_place_there_stays_in_its_slot(bench: MakeBench, cache_ram_mib: int) -> None:
+    one = bench(parallel=4, kv_unified=True, ctx_size=4096, cache_idle_slots=True, cache_ram_mib=cache_ram_mib)
+    talk = [259 + (step * step) % 69 for step in range(1500)]  # 1.5 MB
+    one.ask(talk, 8)
+    one.ask(TALKS[1], 8)
+    assert (len(shelf_of(one)), one.ask(talk, 8).finish["cached_tokens"]) == (0, 1499)
+
+
 def test_no_cache_unless_asked_for(bench: MakeBench) -> None:
     one = bench(**SPLIT, cache_prompt=False)
     assert [one.ask(TALKS[0], 4).finish["cached_tokens"] for _ in range(2)] == [0, 0]

@@ -12,6 +12,7 @@ from fastrouter.messages import LoadOptions
 from fastrouter.worker.states import State, States
 
 NUM_LAST = 4  # tokens behind the last one of a prompt, as in llama-server: the same prompt asked again, or with another end, begins there
+MIN_PROMPT = 64  # tokens; of a shorter prompt none is taken: it costs a step more, and is soon computed again
 MEMORY_SHARE = 16  # all together take at most this part of what is available
 
 
@@ -52,13 +53,13 @@ class Checkpoints:
     def limit(self, num_prompt: int, start: int, take: int) -> int:
         """How many of the `take` tokens behind `start` go into this step: it ends where a checkpoint will be."""
         last = num_prompt - NUM_LAST
-        return last - start if start < last < start + take else take
+        return last - start if start < last < start + take and num_prompt >= MIN_PROMPT else take
 
     def note(self, slot: _Held, num_prompt: int) -> None:
         """The slot holds so much of its prompt now."""
         length, kept = len(slot.tokens), slot.checkpoints
         previous = kept[-1].length if kept else 0
-        is_last = length == num_prompt - NUM_LAST
+        is_last = length == num_prompt - NUM_LAST and num_prompt >= MIN_PROMPT
         if length <= previous or length >= num_prompt or not (is_last or length - previous >= self._min_step):
             return
         state = self._states.save(slot.id, is_part=True)

@@ -220,25 +220,25 @@ class Prefixes:
     def put_idle_away(self) -> None:
         """--cache-idle-slots: what no sequence uses goes to the shelf; in a unified cache it is in nobody's way then."""
         for slot in self._slots.idle:
-            self.put_away(slot)
-            if self._context.is_unified:
+            if self.put_away(slot) and self._context.is_unified:
                 self.forget(slot)
 
-    def put_away(self, slot: Slot) -> None:
-        """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again."""
+    def put_away(self, slot: Slot) -> bool:
+        """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again. True: it is there."""
         if not self.shelf.is_open or not MIN_SHELVED <= len(slot.tokens) <= slot.num_exact:
-            return
+            return False
         there = self.shelf.find(slot.tokens, slot.adapters, self._usable_of_kept)
         if there is not None:
             self.shelf.touch(there)
-            return
+            return True
         num_bytes, limit_bytes = self._states.size(slot.id), self.shelf.limit_bytes()
         if (limit_bytes is not None and num_bytes > limit_bytes) or not self._is_worth(len(slot.tokens), 2 * num_bytes):
-            return
+            return False
         state = self._states.save(slot.id)
-        if state is not None:
-            kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
-            self.shelf.put(kept, self._usable_of_kept, limit_bytes)
+        if state is None:
+            return False
+        kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
+        return self.shelf.put(kept, self._usable_of_kept, limit_bytes)
 
     def _bring_back(self, kept: Kept, slot: Slot, length: int) -> int:
         """From the shelf into the slot. Returns how much of a start of that length is there."""

@@ -86,12 +86,13 @@ class Shelf:
         """One that could give all of this."""
         return next((kept for kept in self._kept if kept.gives(tokens, adapters, usable)), None)
 
-    def put(self, kept: Kept, usable: Usable, limit_bytes: int | None) -> None:
-        """Those that the new one can stand for go, then the oldest until all fit."""
+    def put(self, kept: Kept, usable: Usable, limit_bytes: int | None) -> bool:
+        """Those that the new one can stand for go, then the oldest until all fit. False: not even the new one does."""
         self._kept = [other for other in self._kept if not kept.gives(other.tokens, other.adapters, usable)]
         self._kept.append(kept)
         while limit_bytes is not None and self._kept and self.num_bytes > limit_bytes:
             del self._kept[0]
+        return bool(self._kept)
 
     def touch(self, kept: Kept) -> None:
         """It has been of use."""

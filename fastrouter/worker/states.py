@@ -4,7 +4,9 @@ Knows no slot and no token's meaning. llama.py hands it the library, so that thi
 Invariant: what fails leaves the sequence unknown; the caller forgets it then.
 """
 
+import contextlib
 import ctypes
+import mmap
 import os
 from array import array
 from typing import Any
@@ -17,6 +19,7 @@ State = NDArray[np.uint8]
 _P, _I, _SIZE, _FLAGS = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t, ctypes.c_uint32
 _WHOLE, _PART = 0, 1  # the part: sliding windows and recurrent states, without the KV cache of full attention
 _MAX_TOKENS_IN_FILE = 1 << 26
+_HUGE_PAGE_BYTES = 2 << 20
 
 
 class States:
@@ -44,7 +47,7 @@ class States:
 
     def save(self, seq_id: int, *, is_part: bool = False) -> State | None:
         """None when llama.cpp refuses."""
-        state: State = np.empty(self.size(seq_id, is_part=is_part), np.uint8)
+        state = _allocate(self.size(seq_id, is_part=is_part))
         flags = _PART if is_part else _WHOLE
         written = self._get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return state if written == state.nbytes else None
@@ -76,3 +79,12 @@ class States:
     def shift(self, seq_id: int, first_pos: int, end_pos: int, by: int) -> None:
         """Move positions. In a unified cache, other sequences that share these cells are moved with them."""
         self._shift(self._memory, seq_id, first_pos, end_pos, by)
+
+
+def _allocate(num_bytes: int) -> State:
+    """Pages of its own, which go back to the system at once: malloc keeps what a spare has warmed, and large holes with it."""
+    pages = mmap.mmap(-1, max(1, num_bytes))
+    if num_bytes >= _HUGE_PAGE_BYTES:
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)[:num_bytes]
