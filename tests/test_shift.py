@@ -145,6 +145,16 @@ def test_stream_that_goes_on_for_ever(bench: MakeBench) -> None:
     one.check_idle()
 
 
+def test_a_memory_that_cannot_shift(router: StartRouter, tmp_path: Path) -> None:
+    """It says so once, and answers end as without the flag."""
+    make_llama(tmp_path / "sections.gguf", architecture="qwen2vl")
+    server = router("--context-shift", "-c", "256", "-np", "1", models_dir=tmp_path)
+    body = server.post("/completion", {"model": "sections", "prompt": PROMPTS[0], "n_predict": 300}).json
+    assert (body["stop_type"], body["truncated"]) == ("limit", True)
+    assert body["tokens_evaluated"] + body["tokens_predicted"] == 256
+    assert server.log.count("--context-shift is off") == 1
+
+
 def test_over_http(router: StartRouter, models: Path) -> None:
     server = router("--context-shift", "--keep", "3", "-c", "256", "-np", "1", models_dir=models)
     asked = {"model": "tiny0", "prompt": PROMPTS[0], "temperature": 0, "n_predict": 300}

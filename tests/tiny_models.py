@@ -134,18 +134,22 @@ def make_llama(
     num_tokens: int = 0,
     fim: tuple[str, ...] = (),
     vocabulary: Vocabulary | None = None,
+    architecture: str = "llama",
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
     tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least. `fim`: control tokens to fill gaps with
-    (of "pre suf mid pad rep sep"), behind all others; they are never chosen either.
+    (of "pre suf mid pad rep sep"), behind all others; they are never chosen either. `architecture`: llama, or qwen2vl, whose positions
+    have several parts and cannot be shifted.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
     pieces, scores, kinds = vocabulary or make_vocabulary(num_tokens)
-    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_shard)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_shard)
+    if architecture == "qwen2vl":
+        writer.add_rope_dimension_sections([2, 3, 3, 0])
     for role in fim:
         writer.add_uint32(f"tokenizer.ggml.fim_{role}_token_id", len(pieces))
         pieces, scores, kinds = [*pieces, f"<fim_{role}>".encode()], [*scores, 0.0], [*kinds, int(gguf.TokenType.CONTROL)]

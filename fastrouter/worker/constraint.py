@@ -29,20 +29,26 @@ _SHORT_SWITCH_S = 0.0005  # the engine's thread need not wait for this one's
 class Matcher:
     """Where one sequence is in its grammar."""
 
-    __slots__ = ("_bytes", "_mask", "_matcher", "address")
+    __slots__ = ("_bytes", "_mask", "_matcher", "address", "is_lazy")
 
-    def __init__(self, matcher: Any, n_vocab: int) -> None:
+    def __init__(self, matcher: Any, n_vocab: int, *, is_lazy: bool = False) -> None:
+        """`is_lazy`: to ask for one token first costs much less than to ask for all."""
         self._matcher = matcher
+        self.is_lazy = is_lazy
         self._mask = np.zeros((n_vocab + 31) // 32, np.uint32)
         self._bytes = self._mask.nbytes
         self.address: int = self._mask.ctypes.data  # of a bit per token, as of the last `find_allowed`
 
     def copy(self) -> Self:
-        return type(self)(self._matcher.deep_copy(), 8 * self._bytes)
+        return type(self)(self._matcher.deep_copy(), 8 * self._bytes, is_lazy=self.is_lazy)
 
     def find_allowed(self) -> None:
         """Which tokens may come next."""
         self._matcher.unsafe_compute_mask_ptr(self.address, self._bytes)
+
+    def allows(self, token: int) -> bool:
+        """This one token may come next."""
+        return token >= 0 and bool(self._matcher.validate_tokens([token]))
 
     def accept(self, token: int) -> bool:
         """False when the grammar has no such token here, or has become too large to go on."""
@@ -70,8 +76,10 @@ class ConstrainedSampler(Sampler):
 
     def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
         matcher = self._matcher
-        matcher.find_allowed()
-        token = super().sample(address, n_vocab, matcher.address)
+        token = super().sample(address, n_vocab) if matcher.is_lazy else -1
+        if not matcher.allows(token):  # what llama-server does with every grammar
+            matcher.find_allowed()
+            token = super().sample(address, n_vocab, matcher.address)
         if not matcher.accept(token):
             self.error = InvalidRequest(f"no token can follow in the answer's grammar: {matcher.problem}")
             return -1
@@ -116,11 +124,11 @@ class Grammars:
             self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
         field = constraint["field"]
         try:
-            grammar = _TRANSLATE[constraint["kind"]](constraint["text"])
+            grammar, is_lazy = _TRANSLATE[constraint["kind"]](constraint["text"])
         except (Exception, RecursionError) as error:  # the converters raise plain Exceptions
             raise _unusable(field, str(error)) from None
         limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
-        matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens)
+        matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens, is_lazy=is_lazy)
         if not matcher.problem:
             matcher.find_allowed()  # some grammars show only now that they lead nowhere; and what is slow is slow here
         if matcher.problem:
@@ -172,24 +180,28 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(usual)
 
 
-def _of_schema(text: str) -> str:
+# Each gives llguidance's grammar, and whether it is one to be lazy with.
+
+
+def _of_schema(text: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE})
+    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE}), False
 
 
-def _of_gbnf(text: str) -> str:
+def _of_gbnf(text: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
     from fastrouter.worker.gbnf import to_lark
 
-    return LLMatcher.grammar_from_lark(to_lark(text))
+    lark, is_recursive = to_lark(text)
+    return LLMatcher.grammar_from_lark(lark), is_recursive
 
 
-def _of_regex(text: str) -> str:
+def _of_regex(text: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_regex(text)
+    return LLMatcher.grammar_from_regex(text), False
 
 
 _TRANSLATE = {"json_schema": _of_schema, "gbnf": _of_gbnf, "regex": _of_regex}

@@ -1,15 +1,27 @@
-"""llama.cpp's GBNF -> the Lark dialect of llguidance, with llguidance's own converter and three repairs to it. Pure.
+"""llama.cpp's GBNF -> the Lark dialect of llguidance, with llguidance's own converter and some repairs to it. Pure.
 
-A grammar without recursion becomes one regular expression and keeps its exact meaning. In one with recursion each rule that has none is a
-lexeme: it takes as much text as it can, as in any parser with a lexer.
+Every grammar keeps its exact meaning: one without recursion becomes one regular expression. In one with recursion each lexeme is a single
+character, because a longer one would take as much text as it can, and no less where the rest of a rule needs it.
 """
 
 import re
 from collections.abc import Iterator
 
-from llguidance.gbnf_to_lark import ASTNode, GrammarParser, RepetitionNode, RuleNode, RuleRefNode, resolve
+from llguidance.gbnf_to_lark import (
+    AlternativeNode,
+    ASTNode,
+    GrammarParser,
+    LiteralNode,
+    RegexNode,
+    RepetitionNode,
+    RuleNode,
+    RuleRefNode,
+    SequenceNode,
+    resolve,
+)
 
 _INNER = "gbnf-root"
+_CHARACTER = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|.", re.DOTALL)  # of a literal, as it is written
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 
 
@@ -26,15 +38,41 @@ class _Group(ASTNode):
         return [self._node]
 
 
-def to_lark(text: str) -> str:
-    """Raises plain Exceptions."""
+def to_lark(text: str) -> tuple[str, bool]:
+    """(the same grammar, whether it has recursion: then a mask takes its time). Raises plain Exceptions."""
     rules = GrammarParser().parse(_ESCAPE.sub(_plain, text))
-    _wrap_root(rules)
+    root = _wrap_root(rules)
     resolve(rules)
     for node in _nodes(rules):
         if isinstance(node, RepetitionNode) and isinstance(node.node, RepetitionNode):
             node.node = _Group(node.node)
-    return "%llguidance {}\n\n" + "".join(f"{rule}\n\n" for rule in rules.values())
+        elif isinstance(node, RegexNode) and node.rx == ".":
+            node.rx = "(?s:.)"  # a line end, too
+    is_recursive = not root.rule_is_terminal
+    if is_recursive:
+        _rename(rules)
+    lines = [f"{rule.name}: {_by_character(rule.alternatives)}" if is_recursive else str(rule) for rule in rules.values()]
+    return "%llguidance {}\n\n" + "".join(f"{line}\n\n" for line in lines), is_recursive
+
+
+def _rename(rules: dict[str, RuleNode]) -> None:
+    """To names of rules: the converter has named some of them as lexemes."""
+    for number, rule in enumerate(rules.values()):
+        if rule.name != "start":
+            rule.name = f"rule_{number}"
+
+
+def _by_character(node: ASTNode) -> str:
+    if isinstance(node, LiteralNode):
+        return "(" + " ".join(f'"{character}"' for character in _CHARACTER.findall(node.value)) + ")" if node.value else '""'
+    if isinstance(node, SequenceNode):
+        return "(" + " ".join(map(_by_character, node.nodes)) + ")" if node.nodes else '""'
+    if isinstance(node, AlternativeNode):
+        return "(" + " | ".join(map(_by_character, node.alternatives)) + ")"
+    if isinstance(node, RepetitionNode):
+        most = "" if node.max_times is None else node.max_times
+        return f"({_by_character(node.node)}){{{node.min_times},{most}}}"
+    return _by_character(node.children()[0]) if isinstance(node, _Group) else str(node)
 
 
 def _plain(escape: re.Match[str]) -> str:
@@ -46,8 +84,8 @@ def _plain(escape: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x80 else chr(code)
 
 
-def _wrap_root(rules: dict[str, RuleNode]) -> None:
-    """The converter makes no lexeme of the root itself, only of what it refers to."""
+def _wrap_root(rules: dict[str, RuleNode]) -> RuleNode:
+    """The converter makes no lexeme of the root itself, only of what it refers to. Returns what the root was."""
     root = rules.get("root")
     if root is None:
         raise ValueError("there is no rule 'root'")
@@ -55,7 +93,8 @@ def _wrap_root(rules: dict[str, RuleNode]) -> None:
         if isinstance(node, RuleRefNode) and node.name == "root":
             node.name = _INNER
     rules["root"] = RuleNode("root", RuleRefNode(_INNER), "")
-    rules[_INNER] = RuleNode(_INNER, root.alternatives, "")
+    inner = rules[_INNER] = RuleNode(_INNER, root.alternatives, "")
+    return inner
 
 
 def _nodes(rules: dict[str, RuleNode]) -> Iterator[ASTNode]:

@@ -60,8 +60,8 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "draft", "first_ns", "guesser", "is_truncated", "max_tokens", "next_token", "num_accepted", "num_cached",
-        "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status",
+        "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
+        "num_cached", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status",
         "tokens",
     )  # fmt: skip
 
@@ -83,10 +83,10 @@ class Sequence:
         self.num_guessed = 0
         self.num_accepted = 0  # of these
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
-        has_probabilities = request.generate.logprobs
-        self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None
-        keeps_tokens = request.generate.return_tokens or request.generate.tokens_per_event
-        self.tokens: list[int] | None = [] if keeps_tokens else None  # that no record has carried
+        asked = request.generate
+        self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
+        self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # that no record has carried
+        self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text leaves with more than text
         self.started_ns = 0  # prefill began
         self.first_ns = 0  # prefill done, first token sampled
 
@@ -99,12 +99,6 @@ class Sequence:
         if status not in TRANSITIONS[self.status]:
             raise AssertionError(f"{self!r} cannot become {status.value}")
         self.status = status
-
-    @property
-    def has_events(self) -> bool:
-        """Its text leaves with more than text."""
-        generate = self.request.generate
-        return self.probabilities is not None or generate.timings_per_token or generate.tokens_per_event
 
     @property
     def is_pending(self) -> bool:
