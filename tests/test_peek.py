@@ -167,7 +167,7 @@ def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
 
 def test_the_router_s_props_show_the_default_model_too(router: StartRouter, models: Path) -> None:
     """So that a client made for a llama-server with one model finds what it looks for."""
-    server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1")
+    server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1", models_dir=models)
     server.await_status("tiny0", "loaded")
     props = server.get("/props").json
     assert (props["role"], props["max_instances"]) == ("router", 4)

@@ -123,11 +123,14 @@ class Admin:
             outlook["waits_for"]["models"] = visible(outlook["waits_for"]["models"])
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
-        """The model that the body or the query names; there is no default here."""
+        """The model that the body or the query names; there is no default here, and no name for just any model."""
         body: dict[str, Any] = parse_object(request.body) if request.body else {}
-        if not (request.model or self._models.query(request).get("model")) and body.get("model") in (None, ""):
+        name = request.model or self._models.query(request).get("model")
+        if not name and body.get("model") in (None, ""):
             raise InvalidRequest("model name is missing from the request")
         try:
+            if name:
+                self._models.find(name, request.caller)
             return self._models.choose(request, body)[0]
         except InvalidRequest as error:
             raise unknown(error.message) from None
@@ -150,6 +153,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
         if spec is not None and models.query(request).get("model"):
             return encode_json(await peek.props_of(request, spec))
         default: dict[str, Any] = {}
+        if config.has_one_model and spec is not None:
+            return encode_json(await peek.props_of(request, spec))
         if spec is not None:
             with contextlib.suppress(FastrouterError):  # it does not answer, but the router does
                 default = await peek.props_of(request, spec)

@@ -61,7 +61,7 @@ class MetricsPage:
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
         fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
-        return typed_response(exposition.text(fleet, only), content_type)
+        return typed_response(exposition.text(fleet, only, has_one_model=self._config.has_one_model), content_type)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
         """Those with a process, those asleep, and those that are only waited for."""

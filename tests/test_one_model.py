@@ -1,0 +1,62 @@
+"""A router that was started with --model and no folder or preset: it is llama-server with that model, as its clients expect it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Router, StartRouter
+
+
+@pytest.fixture(scope="module")
+def server(module_router: StartRouter, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """The cache has a model too, which does not count."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "cached.gguf").symlink_to(models / "tiny1.gguf")
+    return module_router("-m", str(models / "tiny0.gguf"), "--alias", "mine", env={"LLAMA_CACHE": str(cache)})
+
+
+def test_any_name_means_it(server: Router) -> None:
+    for name in ("mine", "gpt-4o", "cached", "", None):
+        answer = server.post("/v1/completions", {"model": name, "prompt": "the cat", "max_tokens": 2})
+        assert (answer.status, answer.json["model"]) == (200, "mine")
+    assert server.get("/slots?model=gpt-4o").json == server.get("/slots").json
+    assert server.post("/tokenize", {"content": "the", "model": "gpt-4o"}).status == 200
+
+
+def test_it_is_the_only_one_listed(server: Router) -> None:
+    listing = server.get("/v1/models").json
+    assert [model["id"] for model in listing["data"]] == [model["name"] for model in listing["models"]] == ["mine"]
+    assert server.get("/v1/models/cached").status == 404
+
+
+def test_commands_want_its_own_name(server: Router) -> None:
+    for path in ("/models/unload", "/models/load", "/models/pin"):
+        assert server.post(path, {"model": "gpt-4o"}).error["message"] == "model 'gpt-4o' not found"
+    assert server.status("mine") == "loaded"
+    answer = server.post("/models", {"model": "user/repo"})
+    assert (answer.status, "this server has one model" in answer.error["message"]) == (400, True)
+
+
+def test_props_and_metrics_are_its_own(server: Router) -> None:
+    props = server.get("/props").json
+    assert props["model_alias"] == "mine"
+    assert "role" not in props
+    lines = server.get("/metrics").body.decode().splitlines()
+    assert [line for line in lines if line.startswith("llamacpp:requests_processing")] == ["llamacpp:requests_processing 0.0"]
+    assert any(line.startswith('fastrouter_requests_running{model="mine"}') for line in lines)
+
+
+def test_healthy_once_it_has_been_loaded(server: Router) -> None:
+    server.unload("mine")
+    assert server.get("/health").json == {"status": "ok"}
+    assert server.post("/completion", {"prompt": "a", "n_predict": 1}).status == 200
+
+
+def test_one_that_cannot_be_loaded(router: StartRouter, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    server = router("-m", str(broken))
+    answer = server.get("/health")
+    assert (answer.status, answer.error["type"]) == (503, "unavailable_error")
+    assert "model name=broken failed to load" in answer.error["message"]
+    answer = server.post("/completion", {"prompt": "a"})
+    assert (answer.status, "failed to load" in answer.error["message"]) == (500, True)
