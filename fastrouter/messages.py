@@ -102,6 +102,7 @@ class Generate:
     cache_prompt: bool = True
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
+    tokens_per_event: bool = False  # EVENT records carry "tokens", with return_tokens
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)

@@ -293,6 +293,7 @@ def running(folder: Path) -> Iterator[StartRouter]:
         router.port = eventually(port, "the first line of the router")
         router.url = f"http://127.0.0.1:{router.port}"
         prefix = flags[flags.index("--api-prefix") + 1] if "--api-prefix" in flags else ""
+
         def is_settled() -> bool:
             return not can_wait or b"Loading model" not in router.get(f"{prefix}/health").body
 

@@ -1,4 +1,4 @@
-"""Records what llama-server answers to the table of rival_cases.py: python tests/record_rival.py --rival PATH. Knows nothing of fastrouter."""
+"""Records llama-server's answers to the table of rival_cases.py: python tests/record_rival.py --rival PATH. Knows no fastrouter."""
 
 import argparse
 import contextlib
@@ -56,6 +56,10 @@ def record(program: str, server: str, folder: Path, smollm2: Path) -> dict[str, 
         return {case.name: ask(port, case) for case in CASES if case.server == server}
 
 
+def _without_paths(answer: Any, folder: str, smollm2: Path) -> str:
+    return json.dumps(answer).replace(folder, "MODELS").replace(str(smollm2), smollm2.name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rival", required=True, help=f"llama-server, {BUILD}")
@@ -70,9 +74,9 @@ def main() -> None:
         make_models(folder)
         for server in SERVERS:
             flags = [flag.replace(name, "MODELS").replace(str(smollm2), smollm2.name) for flag in flags_of(server, folder, smollm2)]
-            about = {"version": version_of(program), "flags": " ".join(flags)}
+            about = {"build": BUILD, "version": version_of(program), "flags": " ".join(flags)}
             answers = record(program, server, folder, smollm2)
-            lines = [f"{json.dumps(case)}: {json.dumps(answer).replace(name, 'MODELS')}" for case, answer in {"": about, **answers}.items()]
+            lines = [f"{json.dumps(case)}: {_without_paths(answer, name, smollm2)}" for case, answer in {"": about, **answers}.items()]
             (RECORDED / f"{server}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
             print(f"{server}: {len(answers)} answers")
 

@@ -6,7 +6,7 @@ Invariant: everything asked is greedy or has one right answer, so that two serve
 import http.client
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,12 @@ GREEDY = {"temperature": 0, "seed": 1}
 
 @dataclass(frozen=True)
 class Case:
-    """One request. `differs`: path -> why fastrouter's answer is not llama-server's there; `*` is any key."""
+    """One request."""
 
     server: str
     name: str
     path: str
     body: Any = None  # None: GET; bytes go as they are
-    differs: dict[str, str] = field(default_factory=dict)
     method: str = ""
 
     @property
@@ -53,10 +52,10 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     shared = ["-t", "2", "--host", "127.0.0.1"]
     one = ["--slots", "--metrics", *shared]
     return {
-        "tiny": ["-m", str(folder / "tiny.gguf"), "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
+        "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
         "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],
-        "embedder": ["-m", str(folder / "embedder.gguf"), "-c", "128", "-np", "1", "--embeddings", *one],
-        "ranker": ["-m", str(folder / "ranker.gguf"), "-c", "128", "-np", "1", "--reranking", *one],
+        "embedder": ["-m", str(folder / "embedder.gguf"), "--alias", "embedder", "-c", "128", "-np", "1", "--embeddings", *one],
+        "ranker": ["-m", str(folder / "ranker.gguf"), "--alias", "ranker", "-c", "128", "-np", "1", "--reranking", *one],
         "router": ["--models-dir", str(folder / "dir"), "-c", "512", "-np", "1", *shared],
     }[server]
 

@@ -1,4 +1,4 @@
-"""The table of requests, see rival.py; each line says where fastrouter means to differ, and why."""
+"""The table of requests, see rival.py; where fastrouter means to answer differently, rival_differs.py says so."""
 
 from typing import Any
 
@@ -62,6 +62,7 @@ def _tiny() -> list[Case]:
         _chat("tiny", "chat that is verbose", verbose=True),
         _chat("tiny", "chat that ends", logit_bias={"2": 1000}),
         _chat("tiny", "chat in parts", [{"role": "user", "content": [{"type": "text", "text": "the"}, {"type": "text", "text": "cat"}]}]),
+        _chat("tiny", "chat that is begun, streamed", [*CHAT, {"role": "assistant", "content": "the"}], stream=True),
         _chat("tiny", "chat that is begun", [*CHAT, {"role": "assistant", "content": "the"}]),
         _chat("tiny", "chat under another name", model="gpt-3.5-turbo"),
         Case("tiny", "tokens of a chat", "/v1/chat/completions/input_tokens", {"messages": CHAT}),
@@ -125,7 +126,8 @@ def _vectors() -> list[Case]:
         Case("embedder", "embeddings of ids", "/v1/embeddings", {"input": [[2, 5, 9, 3]]}),
         Case("embedder", "llama-server's own", "/embedding", {"content": "the cat"}),
         Case("embedder", "llama-server's own of several", "/embedding", {"content": texts}),
-        Case("embedder", "error: nothing", "/v1/embeddings", {"input": ""}),
+        Case("embedder", "embedding of nothing", "/v1/embeddings", {"input": ""}),
+        Case("embedder", "embeddings of parts", "/v1/embeddings", {"input": ["the", {"content": [{"type": "text", "text": "the cat"}]}]}),
         Case("embedder", "error: no input", "/v1/embeddings", {}),
         Case("embedder", "error: too long", "/v1/embeddings", {"input": "the cat " * 200}),
         Case("embedder", "error: a completion", "/completion", {"prompt": "the", "n_predict": 4}),

@@ -22,7 +22,7 @@ def test_nothing_is_loaded(server: Router) -> None:
     assert (props["is_loaded"], props["is_sleeping"], props["total_slots"], props["n_ctx_train"]) == (False, False, 4, 2048)
     assert props["model_alias"] == "tiny1"
     assert props["model_path"] == str(server.models / "tiny1.gguf")
-    assert props["modalities"] == {"vision": False, "audio": False}
+    assert props["modalities"] == {"vision": False, "video": False, "audio": False}
     settings = props["default_generation_settings"]
     assert (settings["n_ctx"], settings["params"]["temperature"], settings["params"]["n_predict"]) == (2048, 0.5, 12)
     assert server.get("/slots?model=tiny1").json == []

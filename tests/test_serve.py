@@ -171,7 +171,7 @@ def test_native_completion(server: Router, path: str) -> None:
     assert body["model"] == "tiny0"
     assert (body["tokens_predicted"], len(body["tokens"])) == (12, 12)
     assert body["tokens_cached"] == body["tokens_evaluated"] + 11
-    assert body["prompt"] == "the cat and the dog"
+    assert body["prompt"] == "<s> the cat and the dog"
     assert body["generation_settings"]["n_predict"] == 12
     assert 0 <= body["id_slot"] < 4
     check_timings(body["timings"], predicted=12)
@@ -206,7 +206,7 @@ def test_native_choices(server: Router) -> None:
 def test_response_fields(server: Router) -> None:
     fields = ["content", "generation_settings/n_predict", "no/such"]
     body = server.post("/completion", completion(response_fields=fields)).json
-    assert set(body) == {"content", "n_predict"}
+    assert set(body) == {"content", "generation_settings/n_predict"}
 
 
 def test_prompt_of_tokens(server: Router) -> None:

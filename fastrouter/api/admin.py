@@ -37,7 +37,7 @@ _NOT_YET = {
     "POST": (
         *("/infill", "/slots/*", "/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
-        *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
+        "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
@@ -74,9 +74,10 @@ class Admin:
             "models_autoload": self._config.models_autoload,
             "model_alias": "fastrouter",
             "model_path": "none",
-            "default_generation_settings": {"params": {}, "n_ctx": 0},
+            "default_generation_settings": {"params": None, "n_ctx": 0},
             "ui_settings": {},
             "build_info": BUILD_INFO,
+            "cors_proxy_enabled": False,
         }
 
     def change_props(self, request: Request, exchange: Exchange) -> bytes:
@@ -143,7 +144,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     openai = OpenAi(generator)
     native = Native(models, supervisor, generator)
     embeddings = Embeddings(models, supervisor)
-    peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
+    peek = Peek(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
@@ -166,6 +167,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/tokenize", native.tokenize)
     routes.add("POST", "/detokenize", native.detokenize)
     routes.add("POST", "/apply-template", native.apply_template)
+    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens)
     routes.add("POST", "/v1/embeddings", embeddings.openai)
     routes.add("POST", ("/embedding", "/embeddings"), embeddings.native)
     routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank)

@@ -48,7 +48,7 @@ def json_schema(name: str, value: Any) -> Constraint:
     """An absent or empty schema means any object, as in llama-server."""
     schema = {} if value is None else json_object(name, value)
     _check_size(name, schema)
-    text = orjson.dumps(_without_notes(schema) or {"type": "object"})
+    text = orjson.dumps(_closed(_without_notes(schema)) or {"type": "object"})
     if len(text) > MAX_SCHEMA_BYTES:
         raise invalid(name, f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
     return {"kind": "json_schema", "field": name, "text": text.decode()}
@@ -118,6 +118,28 @@ def _without_notes(schema: Any) -> Any:
         else:
             kept[key] = value if key in _VALUES else _without_notes(value)
     return kept
+
+
+# Beside these the properties of an object are not all that it may have.
+_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref", "if", "not"}
+
+
+def _closed(schema: Any) -> Any:
+    """A schema whose objects hold the properties that it lists and no more, where it says nothing of others: as llama-server has it.
+    Small models would not come to an end else. What several schemas describe together stays open."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            closed[key] = {name: _closed(item) for name, item in value.items()}
+        else:
+            closed[key] = value if key in _VALUES or key == "allOf" else _closed(value)
+    if "properties" in schema and _OPENING.isdisjoint(schema):
+        closed["additionalProperties"] = False
+    return closed
 
 
 def _check_bytes(name: str, text: str, limit: int) -> None:

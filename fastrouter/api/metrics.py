@@ -7,6 +7,7 @@ model's samples take.
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from fastrouter.api.models import Models
 from fastrouter.config import Config
 from fastrouter.errors import Forbidden, NotSupported
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import typed_response
+from fastrouter.http.response import typed_response, with_headers
 from fastrouter.supervisor.supervisor import Supervisor
 
+STARTED_S = int(time.time())  # this is imported when the service starts
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -61,7 +63,8 @@ class MetricsPage:
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
         fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
-        return typed_response(exposition.text(fleet, only, has_one_model=self._config.has_one_model), content_type)
+        text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
+        return with_headers(typed_response(text, content_type), b"Process-Start-Time-Unix: %d\r\n" % STARTED_S)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
         """Those with a process, those asleep, and those that are only waited for."""

@@ -79,7 +79,7 @@ class _Completion(ABC):
         last = choices[-1].finish
         found = {"timings": last["timings"]} if "timings" in last else {}
         if self.ask.is_verbose:
-            found["__verbose"] = completion_of(choices[-1], self.model_id)
+            found["__verbose"] = completion_of(choices[-1], self.model_id, self.ask)
         return found
 
     def whole(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:

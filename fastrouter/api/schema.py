@@ -250,6 +250,7 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     fields["verbose"] = ask.get("is_verbose", False)
     if not ask.get("is_stream"):
         fields["timings_per_token"] = False
+    fields["tokens_per_event"] = bool(ask.get("is_stream") and fields.get("return_tokens"))
     return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
 
 

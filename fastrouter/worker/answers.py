@@ -73,7 +73,7 @@ class Answers:
         if sequence.tokens is not None:
             values["tokens"] = sequence.tokens
         if generate.verbose:
-            values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
+            values["prompt"] = self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
             lora = [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters]
             settings = {"n_predict": sequence.max_tokens, "max_tokens": sequence.max_tokens, "stop": generate.stop, "lora": lora}
             values["generation_settings"] = {**sequence.sampler.settings(), **settings}

@@ -23,7 +23,7 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
         "size": model.size_bytes,
         "ftype": model.ftype,
         "architecture": model.meta_value("general.architecture"),
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": False, "video": False, "audio": False},
         "total_slots": context.num_slots,
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
@@ -47,7 +47,7 @@ def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[st
         "model_alias": load.model_id,
         "model_path": load.path,
         "model_ftype": model.ftype,
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": False, "video": False, "audio": False},
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
         "eos_token": engine.prompts.eos_token,
@@ -61,13 +61,15 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": False, "is_processing": slot.is_busy}
-        entry["n_prompt_tokens"] = len(slot.tokens)
+        entry |= {"n_prompt_tokens": len(slot.tokens), "n_prompt_tokens_processed": 0, "n_prompt_tokens_cache": 0}
+        entry["next_token"] = [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}]
         sequence = running.get(slot.id)
         if sequence is not None:
             remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
             entry["id_task"] = sequence.request.id
+            entry["n_prompt_tokens_processed"] = max(0, min(len(slot.tokens), len(sequence.prompt)) - sequence.num_cached)
             entry["n_prompt_tokens_cache"] = sequence.num_cached
             entry["params"] = sequence.sampler.settings()
-            entry["next_token"] = [{"has_next_token": True, "n_remain": remaining, "n_decoded": sequence.num_generated}]
+            entry["next_token"][0].update(has_next_token=True, n_remain=remaining, n_decoded=sequence.num_generated)
         entries.append(entry)
     return entries

@@ -58,7 +58,7 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_unsent",
+        "choice", "detokenizer", "first_ns", "max_tokens", "next_token", "num_cached", "num_generated", "num_tokens_sent", "num_unsent",
         "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
@@ -78,6 +78,7 @@ class Sequence:
         has_probabilities = request.generate.logprobs
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if has_probabilities else None
         self.tokens: list[int] | None = [] if request.generate.return_tokens else None
+        self.num_tokens_sent = 0  # of `tokens`
         self.started_ns = 0  # prefill began
         self.first_ns = 0  # prefill done, first token sampled
 
@@ -94,15 +95,22 @@ class Sequence:
     @property
     def has_events(self) -> bool:
         """Its text leaves with more than text."""
-        return self.probabilities is not None or self.request.generate.timings_per_token
+        generate = self.request.generate
+        return self.probabilities is not None or generate.timings_per_token or generate.tokens_per_event
 
     def events(self, text: bytes) -> Iterator[bytes]:
         """The records for a text; only the first one holds it."""
-        more = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        more: dict[str, Any] = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        if self.request.generate.verbose:
+            more |= {"tokens_predicted": self.num_generated, "tokens_evaluated": len(self.prompt), "id_slot": -1}
+        if self.tokens is not None and self.request.generate.tokens_per_event:
+            more["tokens"] = self.tokens[self.num_tokens_sent :]
+            self.num_tokens_sent = len(self.tokens)
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
             found = {"probabilities": entries} if entries else {}
             yield orjson.dumps({"text": text.decode(), **found, **more})
             text = b""
+            more.pop("tokens", None)
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`, up to now."""
@@ -111,6 +119,7 @@ class Sequence:
         prompt_n = len(self.prompt) - self.num_cached
         prompt_ms = (first - (self.started_ns or first)) / 1e6
         predicted_n, predicted_ms = self.num_generated, (now - first) / 1e6
+        num_steps = max(0, predicted_n - 1)  # the first token came with the prompt
         return {
             "cache_n": self.num_cached,
             "prompt_n": prompt_n,
@@ -119,6 +128,6 @@ class Sequence:
             "prompt_per_second": 1e3 * prompt_n / prompt_ms if prompt_ms else 0.0,
             "predicted_n": predicted_n,
             "predicted_ms": predicted_ms,
-            "predicted_per_token_ms": predicted_ms / predicted_n if predicted_n else 0.0,
-            "predicted_per_second": 1e3 * predicted_n / predicted_ms if predicted_ms else 0.0,
+            "predicted_per_token_ms": predicted_ms / num_steps if num_steps else 0.0,
+            "predicted_per_second": 1e3 * num_steps / predicted_ms if predicted_ms else 0.0,
         }
