@@ -61,7 +61,7 @@ class Admission:
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
-            request = Request(generate, *self._prompts.build(generate), self._adapters.resolve(generate.lora))
+            request = Request(generate, self._prompts.build(generate)[0], self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
             if generate.constraint is None:

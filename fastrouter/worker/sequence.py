@@ -38,13 +38,12 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "prompt_text", "spare_choices")
+    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "spare_choices")
 
-    def __init__(self, generate: Generate, prompt: "array[int]", prompt_text: str, adapters: AdapterSet) -> None:
+    def __init__(self, generate: Generate, prompt: "array[int]", adapters: AdapterSet) -> None:
         self.generate = generate
         self.id = generate.request_id
         self.prompt = prompt
-        self.prompt_text = prompt_text
         self.adapters = adapters
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
