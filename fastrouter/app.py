@@ -83,6 +83,7 @@ class App:
         self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
+        self._is_over = False  # nothing will be ready any more
         self._service: Behind | None = None
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -136,6 +137,8 @@ class App:
 
     async def _when_ready(self, request: Request, exchange: Exchange) -> bytes | None:
         await self._ready.wait()
+        if self._is_over:
+            self._dispatch_late(request, exchange)
         result = self._routes.dispatch(request, exchange)
         return result if result is None or isinstance(result, bytes) else await result
 
@@ -174,6 +177,8 @@ class App:
 
     async def _shut_down(self) -> None:
         self._server.dispatch = self._logged(self._dispatch_late)
+        self._is_over = not self._ready.is_set()
+        self._ready.set()  # those that wait for the start learn of the end
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()

@@ -1,9 +1,18 @@
 """A router that was started with --model and no folder or preset: it is llama-server with that model, as its clients expect it."""
 
+import asyncio
+import contextlib
+import socket
+import threading
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from conftest import Router, StartRouter
+
+from fastrouter import app
+from fastrouter.config import parse
+from fastrouter.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +58,48 @@ def test_healthy_once_it_has_been_loaded(server: Router) -> None:
     server.unload("mine")
     assert server.get("/health").json == {"status": "ok"}
     assert server.post("/completion", {"prompt": "a", "n_predict": 1}).status == 200
+
+
+def test_verbose_answers(router: StartRouter, models: Path) -> None:
+    """With -v, as in llama-server."""
+    server = router("-m", str(models / "tiny0.gguf"), "-v")
+    answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 2}).json
+    assert answer["__verbose"]["prompt"].startswith("<s> <|im_start|>user\nthe cat")
+
+
+def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    is_asked = threading.Event()
+
+    def open_service(config: Any) -> NoReturn:
+        is_asked.wait(30)
+        raise ConfigError("a preset is wrong")
+
+    monkeypatch.setattr(app, "_open_service", open_service)
+
+    async def scenario() -> bytes:
+        run = asyncio.create_task(app.App(parse(["--port", str(port)], {})).run())
+        await asyncio.sleep(0)
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+            await asyncio.sleep(0.01)
+        writer.write(b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        is_asked.set()
+        answer = await asyncio.wait_for(reader.read(), 5)  # the shutdown timeout is 10 s
+        writer.close()
+        with pytest.raises(ConfigError, match="a preset is wrong"):
+            await run
+        return answer
+
+    answer = asyncio.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"the server is stopping" in answer
 
 
 def test_one_that_cannot_be_loaded(router: StartRouter, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
-from fastrouter.config import Config
+from fastrouter.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
@@ -141,7 +141,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
-    openai = OpenAi(generator)
+    openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)
     embeddings = Embeddings(models, supervisor)
     peek = Peek(models, supervisor, config)
