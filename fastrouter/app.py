@@ -16,7 +16,7 @@ import uvloop
 
 from fastrouter import __version__
 from fastrouter._core import Request
-from fastrouter.api.health import HEALTH_PATHS, health
+from fastrouter.api.health import HEALTH_PATHS, Health
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.access import Dispatch, logged
@@ -36,7 +36,7 @@ log = logging.getLogger("fastrouter")
 class Behind(Protocol):
     """service.Service, which this file must not import before it listens."""
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None: ...
+    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None: ...
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
@@ -80,10 +80,12 @@ class App:
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
         guard = Guard(self._keys, hosts, cors)
         self._routes = Routes(guard, config.api_prefix)
-        self._routes.add("GET", HEALTH_PATHS, health, public=True)
+        self._health = Health(is_ready=not config.has_one_model)
+        self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
         self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
+        self._is_over = False  # nothing will be ready any more
         self._service: Behind | None = None
         self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
@@ -119,7 +121,7 @@ class App:
     async def _boot(self, address: str) -> None:
         # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
         service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
-        await service.start(self._routes, self._nursery_command, self._reload_doors)
+        await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         self._notifier.ready(self._status)
@@ -140,6 +142,8 @@ class App:
 
     async def _when_ready(self, request: Request, exchange: Exchange) -> bytes | None:
         await self._ready.wait()
+        if self._is_over:
+            self._dispatch_late(request, exchange)
         result = self._routes.dispatch(request, exchange)
         return result if result is None or isinstance(result, bytes) else await result
 
@@ -185,6 +189,8 @@ class App:
     async def _shut_down(self) -> None:
         self._notifier.stopping()
         self._server.dispatch = self._logged(self._dispatch_late)
+        self._is_over = not self._ready.is_set()
+        self._ready.set()  # those that wait for the start learn of the end
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()

@@ -46,6 +46,11 @@ class Catalog:
         model_id = _look_up(self._names, name)
         return self._models[model_id] if model_id is not None else None
 
+    @property
+    def only(self) -> ModelSpec | None:
+        """The model that every name means: there is no other, see Config.has_one_model."""
+        return self.default if self._config.has_one_model else None
+
     def models(self) -> list[ModelSpec]:
         return list(self._models.values())
 
@@ -125,7 +130,7 @@ class Scan:
             raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
         self._cached = [model for cache in config.cache_dirs for model in scan_cache(os.path.abspath(cache))]
         local = scan_folder(os.path.abspath(config.models_dir)) if config.models_dir is not None else []
-        for model in local + self._cached:
+        for model in local if config.has_one_model else local + self._cached:
             self._found.setdefault(model.id, model)
 
     def _by_spelling(self) -> dict[str, str]:

@@ -93,6 +93,11 @@ class Config:
     command_line: Layer = field(default_factory=dict)  # what concerns models, not the router
     environment: Layer = field(default_factory=dict)
 
+    @property
+    def has_one_model(self) -> bool:
+        """--model or --hf-repo, and no folder and no preset: it is the only model, whatever name a request says."""
+        return (self.model or self.hf_repo) is not None and self.models_dir is None and self.models_preset is None
+
 
 # ---------------------------------------------------------------- command line and environment
 

@@ -4,6 +4,7 @@ Must never know who said it. Invariant: what passes is small and flat enough for
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ MAX_NESTING = 64  # of parentheses, in grammars and regular expressions
 _CHECKED_FORMATS = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
 _VALUES = {"const", "enum", "default", "examples"}  # keywords that hold plain values, not schemas
 _NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # that hold schemas under free names
+_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties"}  # what says which other properties there may be
+_JOINING = {"$ref", "anyOf", "oneOf", "if", "not"}  # beside `properties`: they describe the same object
 _GBNF_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*')
 _REGEX_TEXT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 
@@ -27,7 +30,7 @@ _REGEX_TEXT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 def schema_text(schema: dict[str, Any]) -> str:
     """Without notes; an empty schema means any object, as in llama-server."""
     _check_size(schema)
-    text = orjson.dumps(_without_notes(schema) or {"type": "object"})
+    text = orjson.dumps(_closed(_without_notes(schema)) or {"type": "object"})
     if len(text) > MAX_SCHEMA_BYTES:
         raise ValueError(f"is larger than {MAX_SCHEMA_BYTES >> 10} KiB")
     return text.decode()
@@ -76,6 +79,40 @@ def _without_notes(schema: Any) -> Any:
         else:
             kept[key] = value if key in _VALUES else _without_notes(value)
     return kept
+
+
+def _closed(schema: Any) -> Any:
+    """A schema whose objects hold the properties that it lists and no more, where it says nothing of others: as llama-server has it.
+    Small models would not come to an end else. Where several schemas describe one object together, all stays open."""
+    return _close(schema) if not any(map(_is_joint, _nodes(schema))) else schema
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """All objects in it. Its depth has been checked."""
+    if isinstance(schema, dict):
+        yield schema
+    for child in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _nodes(child)
+
+
+def _is_joint(node: dict[str, Any]) -> bool:
+    return "allOf" in node or ("properties" in node and not _JOINING.isdisjoint(node))
+
+
+def _close(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_close(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            closed[key] = {name: _close(item) for name, item in value.items()}
+        else:
+            closed[key] = value if key in _VALUES else _close(value)
+    if "properties" in schema and _OPENING.isdisjoint(schema):
+        closed["additionalProperties"] = False
+    return closed
 
 
 def _check_bytes(text: str, limit: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fastrouter.api.admin import add_routes
 from fastrouter.api.downloads import ModelDownloads
+from fastrouter.api.health import Health
 from fastrouter.api.models import Models
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
@@ -34,10 +35,14 @@ class Service:
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
         self._watch: Watch | None = None
+        self._health: Health | None = None
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None]) -> None:
-        """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse."""
+    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
+        """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse. `health` is told how
+        the load of the only model goes."""
         supervisor = self._supervisor = Supervisor(self._config, nursery_command=nursery_command, on_event=_log_event)
+        self._health = health
+        supervisor.subscribe(self._on_event)
         await supervisor.start()
         downloads = self._downloads = Downloads(supervisor.tell)
         self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
@@ -58,6 +63,20 @@ class Service:
                     await self._supervisor.load(spec)
                 except FastrouterError as error:
                     log.error("%s", error.message)
+                    if spec == self._catalog.only and self._health is not None:
+                        self._health.be_unready(error.message)
+
+    def _on_event(self, event: Event) -> None:
+        """The only model's first load is what /health waits for."""
+        only = self._catalog.only
+        if only is None or event.model != only.id or self._health is None:
+            return
+        if event.data.get("status") == "loaded":
+            self._health.be_ready()
+        elif event.data.get("failed") or event.event == "download_failed":
+            self._health.be_unready(f"model name={only.id} failed to load: {event.data.get('error')}")
+        elif event.data.get("status") == "loading":
+            self._health.be_unready()
 
     async def reload(self) -> None:
         """Scan again; what is wrong is logged, and then nothing has changed."""

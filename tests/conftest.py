@@ -266,7 +266,10 @@ def running(folder: Path) -> Iterator[StartRouter]:
     """A function that starts routers; at the end they are stopped and looked at."""
     started: list[Router] = []
 
-    def start(*flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None, is_fake: bool = False) -> Router:
+    def start(
+        *flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None, is_fake: bool = False, can_wait: bool = True
+    ) -> Router:
+        """`can_wait`: until the only model, if there is just one, has been loaded."""
         here = folder / f"router{len(started)}"
         here.mkdir()
         program = [str(REPOSITORY / "tests" / "fake_router.py")] if is_fake else ["-m", "fastrouter"]
@@ -290,7 +293,11 @@ def running(folder: Path) -> Iterator[StartRouter]:
         router.port = eventually(port, "the first line of the router")
         router.url = f"http://127.0.0.1:{router.port}"
         prefix = flags[flags.index("--api-prefix") + 1] if "--api-prefix" in flags else ""
-        assert router.get(f"{prefix}/health").json == {"status": "ok"}
+
+        def is_settled() -> bool:
+            return not can_wait or b"Loading model" not in router.get(f"{prefix}/health").body
+
+        eventually(is_settled, "a model that is loaded, or cannot be")
         return router
 
     try:

@@ -413,3 +413,10 @@ def test_odd_tool_calls(calls: Any) -> None:
 
 def test_the_sandbox_knows_no_chat() -> None:
     assert not hasattr(sandbox, "ChatTemplate")
+
+
+def test_command_r_is_written_as_llama_server_writes_it() -> None:
+    text = render("command-r", [SYSTEM, USER], prompt=True)
+    turns = [("SYSTEM", "Be brief."), ("USER", "Hello")]
+    expected = "".join(f"<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>{said}<|END_OF_TURN_TOKEN|>" for role, said in turns)
+    assert text == expected + "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"

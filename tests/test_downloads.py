@@ -289,7 +289,8 @@ def test_the_token(start: StartRouter, hub: FakeHub, cache: Path) -> None:
 
 def test_hf_repo_is_downloaded_and_loaded(start: StartRouter, hub: FakeHub, tiny: bytes) -> None:
     hub.always[FILE] = fake_hub.slow(len(tiny))
-    server = start("-hf", "u/r:q4_k_m", "-a", "mine")
+    server = start("-hf", "u/r:q4_k_m", "-a", "mine", can_wait=False)
+    assert server.get("/health").error["message"] == "Loading model"
     early = server.post("/v1/chat/completions", CHAT)
     assert (early.status, early.error["message"].partition(" (")[0]) == (503, "model 'mine' is downloading")
     assert server.get("/v1/models/mine").json["status"]["value"] == "downloading"

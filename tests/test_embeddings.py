@@ -260,10 +260,10 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
     [
         ({}, "input"),
         ({"input": None}, "input"),
-        ({"input": ""}, "input"),
         ({"input": []}, "input"),
-        ({"input": ["a", ""]}, "input[1]"),
+        ({"input": {"content": "a"}}, "input"),
         ({"input": ["a", []]}, "input[1]"),
+        ({"input": ["a", {"content": [{"type": "unknown"}]}]}, "input[1]"),
         ({"input": ["a", None]}, "input[1]"),
         ({"input": 5}, "input"),
         ({"input": {"text": "a"}}, "input"),
@@ -272,7 +272,7 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
         ({"input": [1, [2]]}, "input"),
         ({"input": [10**9]}, "invalid tokens"),
         ({"input": ["a"] * 2049}, "2049 inputs"),
-        ({"content": ""}, "content"),
+        ({"content": [{"type": "image_url"}]}, "content"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
         ({"input": "a", "dimensions": WIDTH + 1}, "'dimensions' must be at most 48"),
         ({"input": "a", "dimensions": "8"}, "dimensions"),
@@ -352,7 +352,7 @@ def test_a_refusal_loads_nothing(router: StartRouter, folder: Path) -> None:
     server = router(models_dir=folder)
     refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 501)
     refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 501)
-    refused(server.post("/v1/embeddings", {"model": "mean", "input": ""}), 400)
+    refused(server.post("/v1/embeddings", {"model": "mean", "input": []}), 400)
     assert {server.status(model) for model in ("chat", "mean", "rank")} == {"unloaded"}
 
 

@@ -195,7 +195,7 @@ def test_finish_record(bench: MakeBench) -> None:
     assert (finish["stop_type"], finish["completion_tokens"], finish["truncated"]) == ("limit", 8, False)
     assert finish["prompt_tokens"] == len(one.model.vocab.tokenize(PROMPTS[0]))
     assert len(finish["tokens"]) == 8
-    assert finish["prompt"] == PROMPTS[0]
+    assert finish["prompt"] == f"<s> {PROMPTS[0]}"
     assert finish["generation_settings"]["temperature"] == 0
     assert finish["timings"]["predicted_n"] == 8
     assert finish["timings"]["prompt_n"] == finish["prompt_tokens"]

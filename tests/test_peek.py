@@ -22,7 +22,7 @@ def test_nothing_is_loaded(server: Router) -> None:
     assert (props["is_loaded"], props["is_sleeping"], props["total_slots"], props["n_ctx_train"]) == (False, False, 4, 2048)
     assert props["model_alias"] == "tiny1"
     assert props["model_path"] == str(server.models / "tiny1.gguf")
-    assert props["modalities"] == {"vision": False, "audio": False}
+    assert props["modalities"] == {"vision": False, "video": False, "audio": False}
     settings = props["default_generation_settings"]
     assert (settings["n_ctx"], settings["params"]["temperature"], settings["params"]["n_predict"]) == (2048, 0.5, 12)
     assert server.get("/slots?model=tiny1").json == []
@@ -167,7 +167,7 @@ def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
 
 def test_the_router_s_props_show_the_default_model_too(router: StartRouter, models: Path) -> None:
     """So that a client made for a llama-server with one model finds what it looks for."""
-    server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1")
+    server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1", models_dir=models)
     server.await_status("tiny0", "loaded")
     props = server.get("/props").json
     assert (props["role"], props["max_instances"]) == ("router", 4)

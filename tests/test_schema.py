@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastrouter.api import constraints
 from fastrouter.api.schema import FIELDS, MAX_PASSED_DEPTH, parse_object, read_chat, read_completion
 from fastrouter.errors import InvalidRequest
 
@@ -335,3 +336,39 @@ def test_any_body_is_valid_or_a_400(fields: dict[str, Any]) -> None:
         with contextlib.suppress(InvalidRequest):
             for generate in read(body).generates:
                 orjson.dumps([generate.sampling, generate.prompt, generate.messages, generate.stop])
+
+
+# ---------------------------------------------------------------- closed schemas
+
+ONE: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SHUT: dict[str, Any] = {**ONE, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("asked", "followed"),
+    [
+        (ONE, SHUT),
+        ({"type": "array", "items": ONE}, {"type": "array", "items": SHUT}),
+        ({"type": "object", "properties": {"b": ONE}}, {"type": "object", "properties": {"b": SHUT}, "additionalProperties": False}),
+        ({"anyOf": [ONE, {"type": "null"}]}, {"anyOf": [SHUT, {"type": "null"}]}),
+        ({"$defs": {"x": ONE}, "$ref": "#/$defs/x"}, {"$defs": {"x": SHUT}, "$ref": "#/$defs/x"}),
+        ({"enum": [ONE]}, {"enum": [ONE]}),
+    ],
+)
+def test_objects_hold_what_is_listed(asked: dict[str, Any], followed: dict[str, Any]) -> None:
+    """llama-server's rule; a schema that says what else there may be is kept."""
+    assert orjson.loads(constraints.json_schema("json_schema", asked)["text"]) == followed
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**ONE, "additionalProperties": True},
+        {**ONE, "patternProperties": {"^b": {"type": "integer"}}},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"$defs": {"x": ONE}, "allOf": [{"$ref": "#/$defs/x"}, {"type": "object", "properties": {"b": {"type": "integer"}}}]},
+        {"$defs": {"x": ONE}, "$ref": "#/$defs/x", "type": "object", "properties": {"b": {"type": "integer"}}},
+    ],
+)
+def test_open_schemas_stay_open(schema: dict[str, Any]) -> None:
+    assert orjson.loads(constraints.json_schema("json_schema", schema)["text"]) == schema

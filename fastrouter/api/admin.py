@@ -22,7 +22,7 @@ from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_object
 from fastrouter.api.slot_actions import SlotActions
 from fastrouter.api.ui import files_of
-from fastrouter.config import Config
+from fastrouter.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.keys import Caller
 from fastrouter.http.protocol import Exchange
@@ -39,7 +39,7 @@ _NOT_YET = {
     "POST": (
         *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
-        *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
+        "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
@@ -76,9 +76,10 @@ class Admin:
             "models_autoload": self._config.models_autoload,
             "model_alias": "fastrouter",
             "model_path": "none",
-            "default_generation_settings": {"params": {}, "n_ctx": 0},
+            "default_generation_settings": {"params": None, "n_ctx": 0},
             "ui_settings": self._config.ui_settings,
             "build_info": BUILD_INFO,
+            "cors_proxy_enabled": False,
         }
 
     def change_props(self, request: Request, exchange: Exchange) -> bytes:
@@ -125,11 +126,14 @@ class Admin:
             outlook["waits_for"]["models"] = visible(outlook["waits_for"]["models"])
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
-        """The model that the body or the query names; there is no default here."""
+        """The model that the body or the query names; there is no default here, and no name for just any model."""
         body: dict[str, Any] = parse_object(request.body) if request.body else {}
-        if not (request.model or self._models.query(request).get("model")) and body.get("model") in (None, ""):
+        name = request.model or self._models.query(request).get("model")
+        if not name and body.get("model") in (None, ""):
             raise InvalidRequest("model name is missing from the request")
         try:
+            if name:
+                self._models.find(name, request.caller)
             return self._models.choose(request, body)[0]
         except InvalidRequest as error:
             raise unknown(error.message) from None
@@ -140,10 +144,10 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.is_change = is_change
     routes.files = files_of(config)
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
-    openai = OpenAi(generator)
+    openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)
     embeddings = Embeddings(models, supervisor)
-    peek = Peek(models, supervisor, has_slots=config.slots_endpoint)
+    peek = Peek(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
@@ -153,6 +157,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
         if spec is not None and models.query(request).get("model"):
             return encode_json(await peek.props_of(request, spec))
         default: dict[str, Any] = {}
+        if config.has_one_model and spec is not None:
+            return encode_json(await peek.props_of(request, spec))
         if spec is not None:
             with contextlib.suppress(FastrouterError):  # it does not answer, but the router does
                 default = await peek.props_of(request, spec)
@@ -165,6 +171,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/tokenize", native.tokenize)
     routes.add("POST", "/detokenize", native.detokenize)
     routes.add("POST", "/apply-template", native.apply_template)
+    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens)
     routes.add("POST", "/v1/embeddings", embeddings.openai)
     routes.add("POST", ("/embedding", "/embeddings"), embeddings.native)
     routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank)

@@ -49,6 +49,8 @@ class ModelDownloads:
         if not self._models.may_see_id(request.caller, name):
             raise ModelNotFound(name)
         spec = self._catalog.get(name)
+        if spec is None and self._config.has_one_model:
+            raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
         if self._downloads.find(spec.runner.id if spec else name) is not None:
             raise InvalidRequest(f"model '{name}' is downloading already")
         if spec is not None and spec.error is None:

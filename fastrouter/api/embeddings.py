@@ -116,13 +116,21 @@ def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
 
 
 def _read_input(name: str, value: Any) -> str | list[Any]:
-    if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
-        value = value["prompt_string"]
+    if isinstance(value, dict):
+        value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
     if not isinstance(value, str | list):
         raise invalid(name, "must be a string, a list of token ids, or a list of these")
-    if not value:
+    if value == []:
         raise invalid(name, "must not be empty")
     return value if isinstance(value, str) else [item if isinstance(item, str) else token_ids(name, [item])[0] for item in value]
+
+
+def _text_of(parts: Any) -> str | None:
+    """The text of a message's parts; None when they hold something else."""
+    if not isinstance(parts, list) or not parts:
+        return None
+    texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(parts) else None
 
 
 class _Vectors:

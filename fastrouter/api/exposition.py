@@ -4,6 +4,7 @@ Invariant: the samples of a model are rendered again only after it has changed, 
 busy models cost.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ Encode = Callable[[Any], bytes]  # of anything with a collect()
 Row = tuple[Sequence[str], float]  # values of the labels after `model`, and the sample
 
 _SWITCH = "Seconds from a request to its first text, where its model had to be loaded first; evicted: another one had to leave."
+_NAMED_SAMPLE = re.compile(rb'^(llamacpp:\w+)\{model="(?:[^"\\]|\\.)*"\}', re.MULTILINE)
 _HISTOGRAMS = (
     ("queue", "Seconds that requests waited for a place, without the load of their model."),
     ("load", "Seconds that loads of the model took."),
@@ -100,14 +102,15 @@ class Exposition:
         self._models[model_id] = version, self._render(collect_counts(model_id, counts))
         return True
 
-    def text(self, fleet: Fleet, only: str | None) -> bytes:
-        """Everything, or what concerns the model `only`."""
+    def text(self, fleet: Fleet, only: str | None, *, has_one_model: bool = False) -> bytes:
+        """Everything, or what concerns the model `only`. `has_one_model`: llama-server's own samples name none, as there."""
         counted = [samples for model_id, (_, samples) in self._models.items() if only in (None, model_id)]
         families: dict[bytes, list[bytes]] = {}
         for samples in (self._render(collect_fleet(fleet, is_whole=only is None)), *counted):
             for head, lines in samples.items():
                 families.setdefault(head, []).append(lines)
-        return b"".join(head + b"".join(lines) for head, lines in families.items()) + self._end
+        whole = b"".join(head + b"".join(lines) for head, lines in families.items()) + self._end
+        return _NAMED_SAMPLE.sub(rb"\1", whole) if has_one_model else whole
 
     def _render(self, families: Iterable[Metric]) -> dict[bytes, bytes]:
         """Samples by the two lines that head a family. No label's value can hold the separator: line feeds are escaped there."""

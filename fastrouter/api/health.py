@@ -1,12 +1,31 @@
-"""GET /health: the server lives. Imports nothing that a start would have to wait for."""
+"""GET /health: the server lives, and where it has one model, that has been loaded. Imports nothing that a start would have to wait for.
+
+Invariant: once it has said "ok" it says so for ever: models come and go.
+"""
 
 from fastrouter._core import Request
+from fastrouter.errors import Unavailable
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 
 HEALTH_PATHS = ("/health", "/v1/health")
 HEALTHY = encode_json({"status": "ok"})
+LOADING = "Loading model"
 
 
-def health(request: Request, exchange: Exchange) -> bytes:
-    return HEALTHY
+class Health:
+    def __init__(self, *, is_ready: bool) -> None:
+        self._why_not = None if is_ready else LOADING
+
+    def show(self, request: Request, exchange: Exchange) -> bytes:
+        if self._why_not is not None:
+            raise Unavailable(self._why_not)
+        return HEALTHY
+
+    def be_ready(self) -> None:
+        self._why_not = None
+
+    def be_unready(self, why: str = LOADING) -> None:
+        """Without effect after `be_ready`."""
+        if self._why_not is not None:
+            self._why_not = why

@@ -86,7 +86,8 @@ class Listing:
             self._whole.clear()
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
-        whole = self._whole[patterns] = json_response(b'{"object":"list","data":[' + b",".join(parts.values()) + b"]}")
+        head = b"" if self._catalog.only is None else b'"models":' + orjson.dumps([_ollama_entry(name) for name in parts]) + b","
+        whole = self._whole[patterns] = json_response(b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}")
         return whole
 
     def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:
@@ -127,6 +128,13 @@ def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
         "can_remove": spec.can_remove,
         "meta": _meta_of(spec, state.meta),
     }
+
+
+def _ollama_entry(name: str) -> dict[str, Any]:
+    """What llama-server has in `models` beside the listing, where it has one model: Ollama's shape, mostly empty."""
+    details = {"parent_model": "", "format": "gguf", "family": "", "families": [""], "parameter_size": "", "quantization_level": ""}
+    shown: dict[str, Any] = {"name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model"}
+    return {**shown, "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "", "details": details}
 
 
 def describe_download(download: Download) -> dict[str, Any]:

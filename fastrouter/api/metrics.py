@@ -5,6 +5,7 @@ model's samples take.
 """
 
 import asyncio
+import time
 from typing import Any
 
 from fastrouter import metrics
@@ -13,9 +14,11 @@ from fastrouter.api.models import Models
 from fastrouter.config import Config
 from fastrouter.errors import Forbidden, NotSupported
 from fastrouter.http.protocol import Exchange
-from fastrouter.http.response import typed_response
+from fastrouter.http.response import typed_response, with_headers
 from fastrouter.machine import resident_bytes
 from fastrouter.supervisor.supervisor import Supervisor
+
+STARTED_S = int(time.time())  # this is imported when the service starts
 
 
 def _import_exposition() -> Any:
@@ -50,7 +53,8 @@ class MetricsPage:
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
         fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
-        return typed_response(exposition.text(fleet, only), content_type)
+        text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
+        return with_headers(typed_response(text, content_type), b"Process-Start-Time-Unix: %d\r\n" % STARTED_S)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
         """Those with a process, those asleep, and those that are only waited for."""

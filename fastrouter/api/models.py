@@ -65,10 +65,15 @@ class Models:
         name = request.model or query.get("model")
         autoload = query.get("autoload")
         is_autoload = self._config.models_autoload if autoload is None else autoload in ("true", "1")
-        spec = self.find(name, request.caller) if name else self._default(request.caller)
+        spec = self._meant(name, request.caller) if name else self._default(request.caller)
         if spec.wanted is not None:
             raise self._not_here(spec)
         return spec, is_autoload
+
+    def _meant(self, name: str, caller: Caller | None) -> ModelSpec:
+        """A model that the caller may use by this name."""
+        only = self._catalog.only
+        return only if only is not None and may_see(caller, only) else self.find(name, caller)
 
     def find(self, name: str, caller: Caller | None) -> ModelSpec:
         """A model that the caller may see. Raises ModelNotFound."""
@@ -92,7 +97,7 @@ class Models:
         """The model that the query names, else the default one, else None."""
         name = request.model or self.query(request).get("model")
         if name:
-            return self.find(name, request.caller)
+            return self._meant(name, request.caller)
         default = self._catalog.default
         return default if default is not None and may_see(request.caller, default) else None
 

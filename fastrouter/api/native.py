@@ -19,10 +19,40 @@ from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError
 from fastrouter.http.protocol import Exchange
 from fastrouter.messages import Generate
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
+# Of llama-server's `generation_settings`, what here has one value only.
+_SETTINGS: dict[str, Any] = {
+    "adaptive_target": -1.0,
+    "adaptive_decay": 0.9,
+    "n_keep": 0,
+    "n_discard": 0,
+    "backend_sampling": False,
+    "grammar": "",
+    "grammar_lazy": False,
+    "grammar_triggers": [],
+    "preserved_tokens": [],
+    "chat_format": "Content-only",
+    "reasoning_format": "deepseek",
+    "reasoning_in_content": False,
+    "generation_prompt": "",
+    "speculative.types": "none",
+}
 
-def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
+
+def settings_of(found: dict[str, Any], ask: Ask | None = None) -> dict[str, Any]:
+    """A worker's settings in llama-server's shape; with those that only the router knows."""
+    generate = ask.generates[0] if ask is not None else None
+    constraint = generate.constraint if generate is not None else None
+    own: dict[str, Any] = {"stream": ask is not None and ask.is_stream}
+    own["timings_per_token"] = generate is not None and generate.timings_per_token
+    if constraint is not None:
+        own["grammar"] = constraint["text"]
+    return {**_SETTINGS, **own, **found}
+
+
+def completion_of(choice: Choice, model_id: str, ask: Ask) -> dict[str, Any]:
     """The final object of /completion; also `__verbose` of the OpenAI shapes."""
     finish = choice.finish
     predicted = count_of(finish, "completion_tokens")
@@ -31,13 +61,13 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
     return {
         "index": choice.index,
         "content": choice.reasoning + choice.text,
-        "tokens": finish.get("tokens", []),
+        "tokens": [] if ask.is_stream else finish.get("tokens", []),
         "id_slot": finish.get("id_slot", -1),
         "stop": True,
         "model": model_id,
         "tokens_predicted": predicted,
         "tokens_evaluated": evaluated,
-        "generation_settings": finish.get("generation_settings", {}),
+        "generation_settings": settings_of(finish.get("generation_settings", {}), ask),
         "prompt": finish.get("prompt", ""),
         "has_new_line": finish.get("has_new_line", "\n" in choice.text),
         "truncated": finish.get("truncated", False),
@@ -50,7 +80,7 @@ def completion_of(choice: Choice, model_id: str) -> dict[str, Any]:
 
 
 def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
-    """`response_fields`: "a/b" is b of a, under this name; what is not there is left out."""
+    """`response_fields`: "a/b" brings b of a to the root, under the name "a/b"; what is not there is left out."""
     picked: dict[str, Any] = {}
     for path in paths:
         value: Any = answer
@@ -68,6 +98,7 @@ class Completion:
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
+        self._ask = ask
         self._fields = ask.response_fields
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
@@ -96,7 +127,7 @@ class Completion:
         return answers[0] if len(answers) == 1 else answers
 
     def _answer(self, choice: Choice) -> dict[str, Any]:
-        answer = completion_of(choice, self._model_id)
+        answer = completion_of(choice, self._model_id, self._ask)
         return pick_fields(answer, self._fields) if self._fields else answer
 
 
@@ -154,10 +185,21 @@ class Native:
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request.body)
+        return await self._caller.answer(request, body, "apply_template", self._chat_params(request, body))
+
+    async def count_chat_tokens(self, request: Request, exchange: Exchange) -> bytes:
+        body = parse_object(request.body)
+        params = self._chat_params(request, body)
+
+        async def write(spec: ModelSpec, result: Any) -> bytes:
+            return orjson.dumps({"object": "response.input_tokens", **result})
+
+        return await self._caller.answer(request, body, "count_tokens", params, write)
+
+    def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         spec, _ = self._models.choose(request, body)
         asked = spec.defaults.apply(Generate(0, **chat_input(body)))
-        params = {name: getattr(asked, name) for name in _OF_TEMPLATES}
-        return await self._caller.answer(request, body, "apply_template", params)
+        return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""

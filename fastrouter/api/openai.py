@@ -79,7 +79,7 @@ class _Completion(ABC):
         last = choices[-1].finish
         found = {"timings": last["timings"]} if "timings" in last else {}
         if self.ask.is_verbose:
-            found["__verbose"] = completion_of(choices[-1], self.model_id)
+            found["__verbose"] = completion_of(choices[-1], self.model_id, self.ask)
         return found
 
     def whole(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
@@ -179,13 +179,15 @@ class Text(_Completion):
 class OpenAi:
     """The routes."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, *, is_verbose: bool = False) -> None:
+        """`is_verbose`: answers have `__verbose`, whether they are asked for it or not."""
         self._generator = generator
+        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
 
     def chat(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request.body)
-        return self._generator.start(request, exchange, body, read_chat(body), Chat)
+        return self._generator.start(request, exchange, body, read_chat({**body, **self._more}), Chat)
 
     def completions(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request.body)
-        return self._generator.start(request, exchange, body, read_completion(body), Text)
+        return self._generator.start(request, exchange, body, read_completion({**body, **self._more}), Text)

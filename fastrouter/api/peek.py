@@ -7,7 +7,10 @@ import asyncio
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.identity import BUILD_INFO
 from fastrouter.api.models import Models
+from fastrouter.api.native import settings_of
+from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
 from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
@@ -16,10 +19,18 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 
 class Peek:
-    def __init__(self, models: Models, supervisor: Supervisor, *, has_slots: bool) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, config: Config) -> None:
         self._models = models
         self._supervisor = supervisor
-        self._has_slots = has_slots
+        self._has_slots = config.slots_endpoint
+        self._shared: dict[str, Any] = {
+            "endpoint_slots": config.slots_endpoint,
+            "endpoint_props": config.props_endpoint,
+            "endpoint_metrics": config.metrics_endpoint,
+            "ui_settings": {},
+            "build_info": BUILD_INFO,
+            "cors_proxy_enabled": False,
+        }
 
     async def ask(self, request: Request, spec: ModelSpec, method: str) -> Any:
         """What the model's worker answers; None when it is not loaded. Raises Unavailable when it does not answer in time."""
@@ -35,7 +46,11 @@ class Peek:
 
     async def props_of(self, request: Request, spec: ModelSpec) -> dict[str, Any]:
         props = await self.ask(request, spec, "props")
-        return self._props_of_file(spec) if props is None else {**props, "model_alias": spec.id, "is_loaded": True}
+        found = self._props_of_file(spec) if props is None else {**props, "model_alias": spec.id, "is_loaded": True}
+        defaults = found.get("default_generation_settings")
+        if isinstance(defaults, dict) and isinstance(defaults.get("params"), dict):
+            defaults["params"] = settings_of(defaults["params"])
+        return {**found, **self._shared, "chat_template_caps": spec.template.to_json() if spec.template is not None else {}}
 
     def _props_of_file(self, spec: ModelSpec) -> dict[str, Any]:
         """What the file and the options say."""
@@ -54,7 +69,7 @@ class Peek:
             "model_alias": spec.id,
             "model_path": spec.path,
             "n_ctx_train": trained,
-            "modalities": {"vision": spec.mmproj is not None, "audio": False},
+            "modalities": {"vision": spec.mmproj is not None, "video": False, "audio": False},
             "chat_template": options.chat_template or (header.chat_template if header is not None else None) or "chatml",  # as the worker
             "is_sleeping": self._supervisor.status(spec.runner.id).value == "sleeping",
             "is_loaded": False,

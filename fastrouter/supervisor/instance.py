@@ -217,6 +217,7 @@ class Instance:
                 self.meta = message.meta
                 self.ready_at = time.monotonic()
                 self.advance(State.LOADED)
+                self.last_used = time.monotonic()  # a long load is no idle time
                 self._on_change(self)
         elif isinstance(message, Failed):
             if self.state is State.LOADING:

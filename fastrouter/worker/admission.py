@@ -66,7 +66,7 @@ class Admission:
             if not self._context.memory or self._context.is_embedding:
                 raise NotSupported("this model cannot generate text")
             generate = self._with_defaults(generate)
-            request = Request(generate, *self._build(generate), self._adapters.resolve(generate.lora))
+            request = Request(generate, self._build(generate), self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:
                 raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
             if generate.constraint is None:
@@ -91,11 +91,11 @@ class Admission:
         if self._options.constraint is not None and not self._options.embedding:
             self._grammars.compile(self._options.constraint).result()
 
-    def _build(self, generate: Generate) -> tuple["array[int]", str]:
-        """The prompt's tokens, and its text where it is one."""
+    def _build(self, generate: Generate) -> "array[int]":
+        """The prompt's tokens."""
         if generate.infill is not None:
-            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot), ""
-        return self._prompts.build(generate)
+            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
+        return self._prompts.build(generate)[0]
 
     def _queue(self, request: Request) -> None:
         """Its grammar, if it has one, is ready or has failed: that raises."""

@@ -87,7 +87,7 @@ class Answers:
         if generate.return_tokens:
             values["tokens"] = sequence.tokens
         if generate.verbose:
-            values["prompt"] = request.prompt_text or self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
+            values["prompt"] = self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
             values["generation_settings"] = {**sequence.sampler.settings(), **self._settings(sequence)}
         self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
 

@@ -75,6 +75,12 @@ BUILT_IN = {
     "mistral-v7": _mistral_v7(" "),
     "mistral-v7-tekken": _mistral_v7(""),
     "gemma": _turns(_GEMMA, r"{{ '<start_of_turn>model\n' }}", "{% set ns = namespace(system='') %}"),
+    "command-r": _turns(
+        "{{ '<|START_OF_TURN_TOKEN|>' }}"
+        + _by_role("{{ '<|SYSTEM_TOKEN|>' }}", "{{ '<|USER_TOKEN|>' }}", "{{ '<|CHATBOT_TOKEN|>' }}")
+        + "{{ message.content|trim + '<|END_OF_TURN_TOKEN|>' }}",
+        "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}",
+    ),
     "phi3": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}", r"{{ '<|assistant|>\n' }}"),
     "phi4": _turns(
         "{{ '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}", "<|im_start|>assistant<|im_sep|>"

@@ -24,7 +24,7 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
         "size": model.size_bytes,
         "ftype": model.ftype,
         "architecture": model.meta_value("general.architecture"),
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": False, "video": False, "audio": False},
         "total_slots": context.num_slots,
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
@@ -49,7 +49,7 @@ def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[st
         "model_alias": load.model_id,
         "model_path": load.path,
         "model_ftype": model.ftype,
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": False, "video": False, "audio": False},
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
         "eos_token": engine.prompts.eos_token,
@@ -63,8 +63,10 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
-        entry["is_processing"] = slot.is_busy
+        entry |= {"is_processing": slot.is_busy, "n_prompt_tokens": len(slot.tokens)}
+        entry |= {"n_prompt_tokens_processed": 0, "n_prompt_tokens_cache": 0}
+        entry["next_token"] = [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}]
         sequence = running.get(slot.id)
-        entry |= {"n_prompt_tokens": len(slot.tokens), **(slot.last_task if sequence is None else sequence.task())}
+        entry |= slot.last_task if sequence is None else sequence.task()
         entries.append(entry)
     return entries

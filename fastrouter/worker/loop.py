@@ -232,6 +232,8 @@ class Worker:
                 return prompts.call_detokenize(params)
             case "apply_template":
                 return prompts.call_apply_template(params)
+            case "count_tokens":
+                return prompts.call_count_tokens(params)
             case "props":
                 return describe.props(self._model, self._context, self._engine, self._load_options)
             case "slots":

@@ -170,6 +170,10 @@ class Prompts:
             raise InvalidRequest('"tokens" must be a list of token ids')
         return {"content": self._vocab.detokenize([self._checked(token) for token in tokens]).decode("utf-8", "replace")}
 
+    def call_count_tokens(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Of the prompt that a chat makes."""
+        return {"input_tokens": len(self._tokenize_rendered(self.call_apply_template(params)["prompt"]))}
+
     def call_apply_template(self, params: dict[str, Any]) -> dict[str, Any]:
         messages = params.get("messages")
         if not isinstance(messages, list):

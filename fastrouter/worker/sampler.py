@@ -71,14 +71,16 @@ class Sampler(LogitSampler):
         seed = int(merged["seed"])
         seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
         self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those that the chain leaves
-        self._settings = {**merged, "seed": seed}
+        bias = _bias(vocab, merged["logit_bias"], merged["ignore_eos"])
+        shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
+        self._settings = {**merged, "seed": seed, "logit_bias": shown}
         has_dry = merged["dry_multiplier"] != 0
         super().__init__(
             vocab.n_tokens,
             **{name: merged[name] for name in _OF_CHAIN},
             seed=seed,
             breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
-            bias=_bias(vocab, merged["logit_bias"], merged["ignore_eos"]),
+            bias=bias,
             num_probs=merged["n_probs"] if has_probabilities else -1,
             is_after=self.is_after,
         )

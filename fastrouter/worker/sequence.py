@@ -40,13 +40,12 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "prompt_text", "spare_choices")
+    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "spare_choices")
 
-    def __init__(self, generate: Generate, prompt: "array[int]", prompt_text: str, adapters: AdapterSet) -> None:
+    def __init__(self, generate: Generate, prompt: "array[int]", adapters: AdapterSet) -> None:
         self.generate = generate
         self.id = generate.request_id
         self.prompt = prompt
-        self.prompt_text = prompt_text
         self.adapters = adapters
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
@@ -61,8 +60,8 @@ class Sequence:
 
     __slots__ = (
         "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
-        "num_cached", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns", "status",
-        "tokens",
+        "num_cached", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns",
+        "status", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int) -> None:
@@ -109,6 +108,8 @@ class Sequence:
     def events(self, text: bytes) -> Iterator[bytes]:
         """The records for a text; only the first one holds it."""
         more: dict[str, Any] = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
+        if self.request.generate.verbose:
+            more |= {"tokens_predicted": self.num_generated, "tokens_evaluated": len(self.prompt), "id_slot": -1}
         if self.request.generate.tokens_per_event:
             more["tokens"], self.tokens = self.tokens, []
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
@@ -127,6 +128,7 @@ class Sequence:
         """What llama-server's /slots says of it, running or done."""
         generate, is_running = self.request.generate, self.status is not Status.DONE
         remaining = self.max_tokens - self.num_generated if self.max_tokens >= 0 else -1
+        written = {"has_new_line": self._has_new_line()}
         num_held = min(len(self.prompt), len(self.slot.tokens)) if self.slot else self.num_cached
         return {
             "id_task": self.request.id,
@@ -140,8 +142,12 @@ class Sequence:
                 "stop": generate.stop,
                 "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in self.request.adapters],
             },
-            "next_token": [{"has_next_token": is_running, "n_remain": remaining, "n_decoded": self.num_generated}],
+            "next_token": [{"has_next_token": is_running, **written, "n_remain": remaining, "n_decoded": self.num_generated}],
         }
+
+    def _has_new_line(self) -> bool:
+        answer = self.slot.tokens[len(self.prompt) :] if self.slot else ()
+        return any(b"\n" in self.detokenizer.pieces.piece(token) for token in answer)
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`, up to now."""
@@ -151,6 +157,7 @@ class Sequence:
         prompt_ms = (first - (self.started_ns or first)) / 1e6
         predicted_n, predicted_ms = self.num_generated, (now - first) / 1e6
         guessed = {"draft_n": self.num_guessed, "draft_n_accepted": self.num_accepted} if self.num_guessed else {}
+        num_steps = max(0, predicted_n - 1)  # the first token came with the prompt
         return {
             "cache_n": self.num_cached,
             "prompt_n": prompt_n,
@@ -159,7 +166,7 @@ class Sequence:
             "prompt_per_second": 1e3 * prompt_n / prompt_ms if prompt_ms else 0.0,
             "predicted_n": predicted_n,
             "predicted_ms": predicted_ms,
-            "predicted_per_token_ms": predicted_ms / predicted_n if predicted_n else 0.0,
-            "predicted_per_second": 1e3 * predicted_n / predicted_ms if predicted_ms else 0.0,
+            "predicted_per_token_ms": predicted_ms / num_steps if num_steps else 0.0,
+            "predicted_per_second": 1e3 * num_steps / predicted_ms if predicted_ms else 0.0,
             **guessed,
         }

@@ -1,0 +1,87 @@
+"""What both servers are asked: llama-server b11434 and fastrouter, over the same models with the same flags. Knows no recording, no test.
+
+Invariant: everything asked is greedy or has one right answer, so that two servers, or two CPUs, can be held to the same text.
+"""
+
+import http.client
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+from tiny_encoders import make_bert
+from tiny_models import make_llama, make_lora
+
+BUILD = "b11434"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+GREEDY = {"temperature": 0, "seed": 1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request."""
+
+    server: str
+    name: str
+    path: str
+    body: Any = None  # None: GET; bytes go as they are
+    method: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.server}: {self.name}"
+
+
+def make_models(folder: Path) -> None:
+    """All but SmolLM2."""
+    (folder / "dir").mkdir()
+    make_llama(folder / "tiny.gguf", seed=0, chat_template=TEMPLATE)
+    make_lora(folder / "lora.gguf", seed=1, task_name="rhymes")
+    make_bert(folder / "embedder.gguf")
+    make_bert(folder / "ranker.gguf", seed=3, pooling=gguf.PoolingType.RANK)
+    for seed in (1, 2):
+        make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
+
+
+def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
+    """Understood by both."""
+    shared = ["-t", "2", "--host", "127.0.0.1"]
+    one = ["--slots", "--metrics", *shared]
+    return {
+        "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
+        "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],
+        "embedder": ["-m", str(folder / "embedder.gguf"), "--alias", "embedder", "-c", "128", "-np", "1", "--embeddings", *one],
+        "ranker": ["-m", str(folder / "ranker.gguf"), "--alias", "ranker", "-c", "128", "-np", "1", "--reranking", *one],
+        "router": ["--models-dir", str(folder / "dir"), "-c", "512", "-np", "1", *shared],
+    }[server]
+
+
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router")
+
+
+def ask(port: int, case: Case) -> dict[str, Any]:
+    """Status and body; the events of a stream."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    data = case.body if isinstance(case.body, bytes | None) else json.dumps(case.body).encode()
+    connection.request(case.method or ("GET" if case.body is None else "POST"), case.path, data, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    content_type, text = response.getheader("Content-Type", ""), response.read().decode()
+    connection.close()
+    answer: dict[str, Any] = {"status": response.status, "type": content_type.partition(";")[0]}
+    if answer["type"] == "text/event-stream":
+        answer["events"] = list(_events(text))
+    elif answer["type"] == "application/json":
+        answer["json"] = json.loads(text)
+    else:
+        answer["text"] = text
+    return answer
+
+
+def _events(text: str) -> Iterator[Any]:
+    for line in text.splitlines():
+        if line.startswith("data: "):
+            yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])

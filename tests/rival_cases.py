@@ -1,0 +1,159 @@
+"""The table of requests, see rival.py; where fastrouter means to answer differently, rival_differs.py says so."""
+
+from typing import Any
+
+from rival import GREEDY, Case
+
+PROMPT = "the cat is on"
+CHAT = [{"role": "system", "content": "you"}, {"role": "user", "content": "the red cat"}]
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def _completion(server: str, name: str, prompt: Any = PROMPT, path: str = "/completion", n: int = 8, **more: Any) -> Case:
+    return Case(server, name, path, {"prompt": prompt, "max_tokens": n, **GREEDY, **more})
+
+
+def _chat(server: str, name: str, messages: Any = None, n: int = 8, **more: Any) -> Case:
+    return Case(
+        server, name, "/v1/chat/completions", {"messages": CHAT if messages is None else messages, "max_tokens": n, **GREEDY, **more}
+    )
+
+
+def _tiny() -> list[Case]:
+    long = "the cat " * 600
+    return [
+        _completion("tiny", "completion"),
+        _completion("tiny", "completion of token ids", [1, 260, 270, 280]),
+        _completion("tiny", "completion of mixed text and ids", ["the cat", 270, "dog"]),
+        _completion("tiny", "completion of two prompts", ["the cat", "a dog"]),
+        _completion("tiny", "completion of nothing", ""),
+        _completion("tiny", "completion of no tokens", n=0),
+        _completion("tiny", "completion of one token", n=1),
+        _completion("tiny", "completion, streamed", stream=True),
+        _completion("tiny", "completion, streamed with tokens", stream=True, return_tokens=True),
+        _completion("tiny", "completion, streamed with timings", stream=True, timings_per_token=True),
+        _completion("tiny", "completion with tokens", return_tokens=True),
+        _completion("tiny", "completion with a stop word", n=32, stop=["e"]),
+        _completion("tiny", "completion with a stop word, streamed", n=32, stop=["e"], stream=True),
+        _completion("tiny", "completion that ends", logit_bias=[[2, 1000]]),
+        _completion("tiny", "completion with n_probs", n=4, n_probs=3),
+        _completion("tiny", "completion with n_probs, streamed", n=4, n_probs=3, stream=True),
+        _completion("tiny", "completion with n_probs after sampling", n=4, n_probs=3, post_sampling_probs=True),
+        _completion("tiny", "completion with a grammar", grammar='root ::= "dog" | "cat"'),
+        _completion("tiny", "completion with response_fields", response_fields=["content", "generation_settings/n_predict", "nothing"]),
+        _completion("tiny", "completion with every sampler", top_k=1, samplers=["dry", "top_k", "typ_p", "xtc", "temperature"]),
+        _completion("tiny", "completion that ignores its end", ignore_eos=True),
+        _completion("tiny", "completion with a token forbidden", logit_bias=[["the", False]]),
+        _completion("tiny", "completion with an adapter", lora=[{"id": 0, "scale": 1.0}]),
+        _completion("tiny", "completion of n answers", n_cmpl=2),
+        _completion("tiny", "text completion", path="/v1/completions"),
+        _completion("tiny", "text completion, streamed", path="/v1/completions", stream=True),
+        _completion(
+            "tiny", "text completion, streamed with usage", path="/v1/completions", stream=True, stream_options={"include_usage": True}
+        ),
+        _completion("tiny", "text completion with logprobs", path="/v1/completions", n=4, logprobs=3),
+        _completion("tiny", "text completion of two prompts", ["the cat", "a dog"], path="/v1/completions"),
+        _chat("tiny", "chat"),
+        _chat("tiny", "chat, streamed", stream=True),
+        _chat("tiny", "chat, streamed with usage", stream=True, stream_options={"include_usage": True}),
+        _chat("tiny", "chat, streamed with timings", stream=True, timings_per_token=True),
+        _chat("tiny", "chat with logprobs", n=4, logprobs=True, top_logprobs=2),
+        _chat("tiny", "chat with logprobs, streamed", n=4, logprobs=True, top_logprobs=2, stream=True),
+        _chat("tiny", "chat that is verbose", verbose=True),
+        _chat("tiny", "chat that ends", logit_bias={"2": 1000}),
+        _chat("tiny", "chat in parts", [{"role": "user", "content": [{"type": "text", "text": "the"}, {"type": "text", "text": "cat"}]}]),
+        _chat("tiny", "chat that is begun, streamed", [*CHAT, {"role": "assistant", "content": "the"}], stream=True),
+        _chat("tiny", "chat that is begun", [*CHAT, {"role": "assistant", "content": "the"}]),
+        _chat("tiny", "chat under another name", model="gpt-3.5-turbo"),
+        Case("tiny", "tokens of a chat", "/v1/chat/completions/input_tokens", {"messages": CHAT}),
+        Case("tiny", "tokenize", "/tokenize", {"content": "the cat is ä"}),
+        Case("tiny", "tokenize with special ones", "/tokenize", {"content": "</s>the", "add_special": True}),
+        Case("tiny", "tokenize with pieces", "/tokenize", {"content": "the ä", "with_pieces": True}),
+        Case("tiny", "tokenize nothing", "/tokenize", {}),
+        Case("tiny", "detokenize", "/detokenize", {"tokens": [260, 270, 280]}),
+        Case("tiny", "detokenize nothing", "/detokenize", {}),
+        Case("tiny", "apply a template", "/apply-template", {"messages": CHAT}),
+        Case("tiny", "health", "/health"),
+        Case("tiny", "models", "/v1/models"),
+        Case("tiny", "props", "/props"),
+        Case("tiny", "props that cannot be changed", "/props", {}),
+        Case("tiny", "slots", "/slots"),
+        Case("tiny", "adapters", "/lora-adapters"),
+        Case("tiny", "adapters, set", "/lora-adapters", [{"id": 0, "scale": 1.0}]),
+        Case("tiny", "error: too long", "/completion", {"prompt": long}),
+        Case("tiny", "error: too long a chat", "/v1/chat/completions", {"messages": [{"role": "user", "content": long}]}),
+        Case("tiny", "error: no JSON", "/completion", b"{"),
+        Case("tiny", "error: no prompt", "/completion", {}),
+        Case("tiny", "error: a wrong prompt", "/completion", {"prompt": {"a": 1}}),
+        Case("tiny", "error: no messages", "/v1/chat/completions", {}),
+        Case("tiny", "error: wrong messages", "/v1/chat/completions", {"messages": "hello"}),
+        Case("tiny", "error: a wrong type", "/completion", {"prompt": "a", "n_predict": "many"}),
+        Case("tiny", "error: a wrong grammar", "/completion", {"prompt": "a", "grammar": "root ::= ("}),
+        Case("tiny", "error: a grammar and a schema", "/completion", {"prompt": "a", "grammar": "root ::= [a]", "json_schema": SCHEMA}),
+        Case("tiny", "error: embeddings of a generator", "/v1/embeddings", {"input": "the"}),
+        Case("tiny", "error: ranks of a generator", "/rerank", {"query": "a", "documents": ["b"]}),
+        Case("tiny", "error: a token that is none", "/detokenize", {"tokens": "x"}),
+        Case("tiny", "error: logprobs of a stream", "/v1/chat/completions", {"messages": CHAT, "top_logprobs": 2}),
+        Case("tiny", "error: no such path", "/v2/nothing"),
+        Case("tiny", "error: no such path to post to", "/v2/nothing", {}),
+    ]
+
+
+def _smollm2() -> list[Case]:
+    hello = [{"role": "user", "content": "What is the capital of France?"}]
+    return [
+        _chat("smollm2", "chat", hello, 16),
+        _chat("smollm2", "chat, streamed", hello, 16, stream=True),
+        _chat("smollm2", "chat with a schema", hello, 24, response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}}),
+        _completion("smollm2", "completion", "The capital of France is", n=12),
+        _completion("smollm2", "completion with a schema", "Some JSON:", n=24, json_schema=SCHEMA),
+        _completion("smollm2", "completion with penalties", "One two three", n=12, repeat_penalty=1.3, presence_penalty=0.5),
+        Case("smollm2", "tokenize", "/tokenize", {"content": "Hello, wörld! 日本 👍", "with_pieces": True}),
+        Case("smollm2", "tokenize a chat's marks", "/tokenize", {"content": "<|im_start|>user\nhi<|im_end|>", "parse_special": True}),
+        Case("smollm2", "tokenize marks as text", "/tokenize", {"content": "<|im_start|>user", "parse_special": False}),
+        Case("smollm2", "detokenize", "/detokenize", {"tokens": [19556, 28, 905, 17]}),
+        Case("smollm2", "apply a template", "/apply-template", {"messages": hello}),
+        Case("smollm2", "models", "/models"),
+    ]
+
+
+def _vectors() -> list[Case]:
+    texts = ["the cat", "a red house", "over the moon"]
+    documents = {"query": "the cat", "documents": texts}
+    return [
+        Case("embedder", "embeddings", "/v1/embeddings", {"input": texts, "model": "any"}),
+        Case("embedder", "embeddings in base64", "/v1/embeddings", {"input": "the cat", "encoding_format": "base64"}),
+        Case("embedder", "embeddings of ids", "/v1/embeddings", {"input": [[2, 5, 9, 3]]}),
+        Case("embedder", "llama-server's own", "/embedding", {"content": "the cat"}),
+        Case("embedder", "llama-server's own of several", "/embedding", {"content": texts}),
+        Case("embedder", "embedding of nothing", "/v1/embeddings", {"input": ""}),
+        Case("embedder", "embeddings of parts", "/v1/embeddings", {"input": ["the", {"content": [{"type": "text", "text": "the cat"}]}]}),
+        Case("embedder", "error: no input", "/v1/embeddings", {}),
+        Case("embedder", "error: too long", "/v1/embeddings", {"input": "the cat " * 200}),
+        Case("embedder", "error: a completion", "/completion", {"prompt": "the", "n_predict": 4}),
+        Case("ranker", "ranks", "/v1/rerank", documents),
+        Case("ranker", "the best of them", "/rerank", {**documents, "top_n": 1}),
+        Case("ranker", "ranks in TEI's shape", "/rerank", {"query": "the cat", "texts": texts, "return_text": True}),
+        Case("ranker", "error: no query", "/rerank", {"documents": texts}),
+        Case("ranker", "error: no documents", "/rerank", {"query": "the cat", "documents": []}),
+    ]
+
+
+def _router() -> list[Case]:
+    return [
+        Case("router", "models", "/models"),
+        Case("router", "props", "/props"),
+        Case("router", "chat", "/v1/chat/completions", {"model": "tiny1", "messages": CHAT, "max_tokens": 4, **GREEDY}),
+        Case("router", "props of a model", "/props?model=tiny1"),
+        Case("router", "error: no model", "/completion", {"prompt": "a"}),
+        Case("router", "error: unknown model", "/completion", {"prompt": "a", "model": "nobody"}),
+        Case("router", "error: not loaded", "/completion?autoload=false", {"prompt": "a", "model": "tiny2"}),
+        Case("router", "error: load a model again", "/models/load", {"model": "tiny1"}),
+        Case("router", "error: load an unknown model", "/models/load", {"model": "nobody"}),
+        Case("router", "error: unload what is not loaded", "/models/unload", {"model": "tiny2"}),
+        Case("router", "error: unload an unknown model", "/models/unload", {"model": "nobody"}),
+        Case("router", "unload", "/models/unload", {"model": "tiny1"}),
+    ]
+
+
+CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router()]

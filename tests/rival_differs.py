@@ -1,0 +1,80 @@
+"""Where fastrouter means to answer differently from llama-server: case -> path -> why. `*` is anything, in both.
+
+Invariant: whoever needs a line here has decided that fastrouter's answer is the better one, and says why in one line.
+"""
+
+from fnmatch import fnmatchcase
+
+LEAN = "the events of a plain stream hold text only; return_tokens asks for more"
+NAMED = "the message names the field and what it must be"
+KNOWN = "what a router knows of its models"
+ONE_BUDGET = "usage counts all prompts, not only the first"
+NO_END = "a grammar that is complete ends the answer; no token is spent on the end"
+OTHER_GRAMMARS = "schemas are followed by llguidance, which leaves other white space open; both answers fit the schema"
+
+DIFFERS: dict[str, dict[str, str]] = {
+    "tiny: completion of no tokens": {
+        "json.content": "n_predict 0 fills the cache and generates nothing, as llama-server's documentation has it",
+        "json.tokens_predicted": "as content",
+        "json.timings.predicted_n": "as content",
+    },
+    "tiny: completion*, streamed*": {"event.*.tokens": LEAN},
+    "tiny: completion, streamed": {f"event.*.{name}": LEAN for name in ("id_slot", "tokens_evaluated", "tokens_predicted")},
+    "tiny: completion with a stop word, streamed": {
+        f"event.*.{name}": LEAN for name in ("id_slot", "tokens_evaluated", "tokens_predicted", "timings")
+    },
+    "*: completion with a grammar": {f"json.{name}": NO_END for name in ("tokens_predicted", "tokens_cached", "timings.predicted_n")},
+    "tiny: text completion with logprobs": {
+        f"json.choices.*.logprobs.{name}": "OpenAI's lists, beside llama-server's `content`"
+        for name in ("text_offset", "token_logprobs", "tokens", "top_logprobs")
+    },
+    "tiny: text completion of two prompts": {"json.usage.*": ONE_BUDGET},
+    "tiny: chat that is verbose": {
+        "json.__verbose.generation_settings.chat_format": "there is one parser of answers",
+        "json.__verbose.generation_settings.generation_prompt": "it is in `prompt`",
+    },
+    "tiny: chat that is begun*": {
+        "json.choices.*.message.content": "an answer is what is new: the client has sent the beginning itself",
+        "text": "an answer is what is new",
+    },
+    "*: models": {
+        **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template_caps")},
+        "json.data.*.meta": "known before the model is loaded",
+        "json.data.*.aliases": "the other names, without the id",
+    },
+    "*: props*": {
+        "json.is_loaded": "props are there without a load",
+        "json.chat_template_caps.*": "told from the template's syntax, without running it",
+        "json.chat_template": "a built-in template is called by its name",
+        "json.default_generation_settings.params.*": "all settings, and the same ones as in an answer",
+        "json.endpoint_metrics": "on without --metrics",
+        "json.media_marker": "there are no images yet",
+        "json.ui": "of the web page",
+        "json.model_alias": "the program's own name, of a router",
+    },
+    "tiny: slots": {
+        "json.*.id_task": "an idle slot has no task",
+        "json.*.params": "an idle slot has no task",
+        "json.*.n_prompt_tokens": "which slot served which request is chance",
+    },
+    "*: error: *": {"json.error.message": NAMED},
+    "tiny: error: a grammar and a schema": {"*": "which of the two would hold? it is refused"},
+    "embedder: error: a completion": {"json.error.*": "it can never work: 501, not a server's error", "status": "as the error"},
+    "embedder: embeddings": {"json.model": "the model that answered, not the name that was asked for"},
+    "embedder: embeddings in base64": {"json.data.*.embedding": "the last bits of floats; the case before compares the numbers"},
+    "smollm2: chat with a schema": {
+        **{
+            f"json.{name}": OTHER_GRAMMARS
+            for name in ("choices.*.message.content", "choices.*.finish_reason", "usage.*", "timings.predicted_n")
+        }
+    },
+    "smollm2: completion with a schema": {
+        "json.generation_settings.grammar": "the schema as it is followed, not a grammar made of it",
+        **{f"json.{name}": NO_END for name in ("tokens_predicted", "tokens_cached", "timings.predicted_n")},
+    },
+}
+
+
+def allowed_for(case_id: str) -> dict[str, str]:
+    """Paths that need not agree, and why."""
+    return {path: why for pattern, paths in DIFFERS.items() if fnmatchcase(case_id, pattern) for path, why in paths.items()}
