@@ -67,6 +67,6 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
         entry |= {"n_prompt_tokens_processed": 0, "n_prompt_tokens_cache": 0}
         entry["next_token"] = [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}]
         sequence = running.get(slot.id)
-        entry |= slot.last_task if sequence is None else sequence.task()
+        entry |= slot.last_task if sequence is None else {**sequence.task(), **sequence.standing()}
         entries.append(entry)
     return entries

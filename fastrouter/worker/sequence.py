@@ -126,23 +126,24 @@ class Sequence:
 
     def task(self) -> dict[str, Any]:
         """What llama-server's /slots says of it, running or done."""
-        generate, is_running = self.request.generate, self.status is not Status.DONE
+        settings: dict[str, Any] = {
+            "n_predict": self.max_tokens,
+            "max_tokens": self.max_tokens,
+            "timings_per_token": self.request.generate.timings_per_token,
+            "stop": self.request.generate.stop,
+            "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in self.request.adapters],
+        }
+        return {"id_task": self.request.id, "params": {**self.sampler.settings(), **settings}}
+
+    def standing(self) -> dict[str, Any]:
+        """What it says of one that runs."""
         remaining = self.max_tokens - self.num_generated if self.max_tokens >= 0 else -1
-        written = {"has_new_line": self._has_new_line()}
         num_held = min(len(self.prompt), len(self.slot.tokens)) if self.slot else self.num_cached
+        next_token = {"has_next_token": True, "has_new_line": self._has_new_line(), "n_remain": remaining, "n_decoded": self.num_generated}
         return {
-            "id_task": self.request.id,
             "n_prompt_tokens_processed": max(0, num_held - self.num_cached),
             "n_prompt_tokens_cache": self.num_cached,
-            "params": {
-                **self.sampler.settings(),
-                "n_predict": self.max_tokens,
-                "max_tokens": self.max_tokens,
-                "timings_per_token": generate.timings_per_token,
-                "stop": generate.stop,
-                "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in self.request.adapters],
-            },
-            "next_token": [{"has_next_token": is_running, **written, "n_remain": remaining, "n_decoded": self.num_generated}],
+            "next_token": [next_token],
         }
 
     def _has_new_line(self) -> bool:
