@@ -6,6 +6,7 @@ guessed costs a few steps in all.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 FIRST_REST = 16  # steps
 MAX_REST = 512
@@ -34,9 +35,17 @@ class Pace:
 
     def next(self, cost_of: CostOf, num_sharing: int = 1) -> int:
         """How many tokens to guess in this step, which so many sequences share; asked once a step."""
+        return 0 if self.is_resting() else self.length(cost_of, num_sharing)
+
+    def is_resting(self) -> bool:
+        """Asked once a step; where the answer is no, `length` may follow."""
         if self._pause:
             self._pause -= 1
-            return 0
+            return True
+        return False
+
+    def length(self, cost_of: CostOf, num_sharing: int = 1) -> int:
+        """See `next`."""
         if self._is_trial:
             return self._first
         length = self._best(cost_of, num_sharing)
@@ -79,6 +88,7 @@ class Pace:
         self._is_trial = True
 
 
+@cache
 def _lengths(most: int) -> list[int]:
     """1, 2, 3, 4, 6, 8, 12, 16 ... and `most`."""
     found = [length for power in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for length in (power, power + power // 2) if length < most]

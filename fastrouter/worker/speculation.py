@@ -105,36 +105,43 @@ class Speculation:
 
     def guess(self, decoding: list[Sequence], num_free_rows: int) -> None:
         """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
-        count = self._num_guessing = len(decoding)
+        guessing = [sequence for sequence in decoding if sequence.guesser is not None]
+        count = len(decoding)
+        self._num_guessing = count if guessing else 0
+        if not guessing:
+            return
         self._num_rows, self._has_drafted = 0, False
         self._begun_ns = time.monotonic_ns()
-        most = min(num_free_rows, MAX_ROWS) // max(1, count)
+        most = min(num_free_rows, MAX_ROWS) // count
         is_split = count > 1 and not self._context.is_unified
-        if most < 1 or self.costs.wants_plain(count) or (is_split and any(sequence.guesser is None for sequence in decoding)):
+        if most < 1 or self.costs.wants_plain(count) or (is_split and len(guessing) < count):
             return
-
-        asking: list[tuple[Sequence, int]] = []
-        for sequence in decoding:
-            guesser: Guesser | None = sequence.guesser
-            if guesser is None:
-                continue
-            room = min(most, self._room_of(sequence))
-            if guesser.lookup is not None and guesser.lookup_pace is not None:
-                length = min(guesser.lookup_pace.next(partial(self.costs.of, False, count), count), room)
-                if length > 0:
-                    sequence.draft = guesser.lookup.guess(sequence.slot.tokens, sequence.next_token, length)  # type: ignore[union-attr]
-                    guesser.chosen = guesser.lookup_pace
-            if not sequence.draft and guesser.draft_pace is not None:
-                length = min(guesser.draft_pace.next(partial(self.costs.of, True, count), count), room)
-                if length > 0:
-                    guesser.chosen = guesser.draft_pace
-                    asking.append((sequence, length))
+        asking = [ask for ask in (self._guess_one(sequence, most, count) for sequence in guessing) if ask is not None]
         if asking and self._draft is not None:
             self._draft.guess(asking)
-        self._has_drafted = bool(asking)
+            self._has_drafted = True
         if is_split:
             _make_equal(decoding)
         self._num_rows = sum(len(sequence.draft) for sequence in decoding)
+
+    def _guess_one(self, sequence: Sequence, most: int, count: int) -> tuple[Sequence, int] | None:
+        """Look into its text; where that says nothing: what the draft model is to be asked for."""
+        guesser: Guesser = sequence.guesser
+        room = min(most, self._room_of(sequence))
+        if room < 1:
+            return None
+        lookup, pace = guesser.lookup, guesser.lookup_pace
+        if lookup is not None and pace is not None and not pace.is_resting():
+            found = lookup.guess(sequence.slot.tokens, sequence.next_token, room)  # type: ignore[union-attr]
+            if found:
+                sequence.draft = found[: pace.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
+                guesser.chosen = pace
+        pace = guesser.draft_pace
+        if pace is None or sequence.draft:
+            return None
+        length = min(pace.next(partial(self.costs.of, True, count), count), room)
+        guesser.chosen = pace
+        return (sequence, length) if length else None
 
     def note_step(self, has_prompts: bool) -> None:
         """The decode is done: what it and the draft model took tells what rows cost."""
