@@ -25,6 +25,7 @@ from fastrouter.worker.draft import Draft
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.llama import LlamaError
 from fastrouter.worker.pace import FIRST_REST, MAX_REST, Pace
+from fastrouter.worker.row_costs import MAX_AGE, UNMEASURED, RowCosts
 from fastrouter.worker.speculation import MAX_ROWS, Speculation
 
 WORDS = ("two to we all", "not the he of all", "we a she", "of you a all")
@@ -92,47 +93,89 @@ def test_lookup_refuses_what_is_no_text() -> None:
 # ---------------------------------------------------------------- Pace
 
 
+def speed_of(chance: float, row_cost: float, most: int = 48, num_steps: int = 4000, seed: int = 1) -> float:
+    """Tokens for the time of one, where each guessed token holds with this chance if those before it do."""
+    random_, pace = random.Random(seed), Pace(min(4, most), most)
+    num_tokens, time = 0, 0.0
+    for _ in range(num_steps):
+        length = pace.next(lambda rows: rows * row_cost)
+        held = 0
+        while held < length and random_.random() < chance:
+            held += 1
+        if length:
+            pace.note(length, held)
+        num_tokens += 1 + held
+        time += 1 + length * row_cost
+    return num_tokens / time
+
+
+@pytest.mark.parametrize("row_cost", [0.0, 0.02, 0.1, 0.3, 0.6, 1.0, 1.3])
+def test_a_guess_never_costs_much(row_cost: float) -> None:
+    for most in (3, 48):
+        for chance in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
+            assert speed_of(chance, row_cost, most) > 0.97, (chance, most)
+
+
+def test_a_guess_that_holds_is_worth_it() -> None:
+    assert speed_of(1.0, 0.02) > 20
+    assert speed_of(0.9, 0.1) > 2.5
+    assert speed_of(0.7, 0.1) > 1.7
+    assert speed_of(0.9, 0.3) > 1.4
+    assert speed_of(0.7, 0.1, most=3) > 1.5
+
+
 def test_guesses_that_hold_grow() -> None:
     pace = Pace(4, 30)
     lengths = []
     for _ in range(5):
-        lengths.append(pace.next())
+        lengths.append(pace.next(lambda rows: 0.01 * rows))
         pace.note(lengths[-1], lengths[-1])
     assert lengths == [4, 8, 16, 30, 30]
-
-
-def test_text_that_cannot_be_guessed_costs_a_few_steps_in_a_thousand() -> None:
-    pace = Pace(4, 48)
-    rows = 0
-    for _ in range(10_000):
-        length = pace.next()
-        if length:
-            rows += length
-            pace.note(length, 0)
-    assert 0 < rows < 150
 
 
 def test_rests_grow_and_a_guess_that_holds_ends_them() -> None:
     pace = Pace(4, 48)
 
+    def cost_of(num_rows: int) -> float:
+        return 0.6 * num_rows
+
     def rest() -> int:
         num_steps = 0
-        while not pace.next():
+        while not pace.next(cost_of):
             num_steps += 1
         return num_steps
 
-    for _ in range(2):
-        pace.note(pace.next(), 0)
-    assert rest() == FIRST_REST
-    pace.note(4, 0)
-    assert rest() == 2 * FIRST_REST
-    for _ in range(10):
+    rests = []
+    for _ in range(8):
         pace.note(4, 0)
-        assert rest() <= MAX_REST
-    assert pace.next() == 4
+        rests.append(rest())
+    assert rests[:3] == [1 + FIRST_REST, 1 + 2 * FIRST_REST, 1 + 4 * FIRST_REST], "the step that gives up, then its rest"
+    assert rests[-1] == 1 + MAX_REST
     pace.note(4, 4)
-    pace.note(8, 0)
-    assert pace.next() > 0, "one failure after a success is no reason to rest"
+    assert pace.next(cost_of) > 1
+    for _ in range(3):
+        pace.note(8, 0)
+    assert rest() == 1 + FIRST_REST
+
+
+def test_costs_are_measured() -> None:
+    costs = RowCosts()
+    assert costs.wants_plain(2)
+    assert costs.of(False, 2, 4) == pytest.approx(4 * UNMEASURED)
+    costs.note(False, 2, 8, 5000)  # nothing to compare it with
+    assert costs.of(False, 2, 8) == pytest.approx(8 * UNMEASURED)
+    costs.note(False, 2, 0, 1000)
+    assert not costs.wants_plain(2)
+    assert costs.wants_plain(1)
+    costs.note(False, 2, 4, 3000)
+    assert (costs.of(False, 2, 4), costs.of(False, 2, 6)) == (2.0, 3.0)
+    assert costs.of(True, 2, 4) == costs.of(False, 1, 4) == pytest.approx(4 * UNMEASURED)
+    costs.note(False, 2, 4, 1000)
+    assert costs.of(False, 2, 4) == 1.5
+    for _ in range(MAX_AGE):
+        costs.note(True, 2, 1, 900)  # faster than without? a row costs nothing then
+    assert costs.of(True, 2, 1) == 0
+    assert costs.wants_plain(2)
 
 
 # ---------------------------------------------------------------- the engine
@@ -159,6 +202,8 @@ class SpeculativeBench(Bench):
         self.options = replace(self.options, speculation=options.get("speculation", {}))
         draft = Draft(self.context, self.options) if "draft_model" in self.options.speculation else None
         speculation = Speculation(self.context, self.options, draft)
+        speculation.costs.note = lambda *_: None  # type: ignore[method-assign]  # on a busy machine it would tell anything
+        speculation.costs.wants_plain = lambda _: False  # type: ignore[method-assign]
         self.engine = Engine(self.model, self.context, self.outbox, self.options, adapters=self.engine.adapters, speculation=speculation)
 
     def submit(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
@@ -349,6 +394,7 @@ def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[P
     """In a unified cache the guesses of one have no right to the room of another."""
     one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, ctx_size=256, kv_unified=True)
     one.bias = FEW if kind == "lookup" else []
+    one.engine.speculation.costs.of = lambda *_: 0.0  # type: ignore[method-assign]  # guess as much as may be
     num_rows = sum(len(one.model.vocab.tokenize(prompt)) for prompt in WORDS)
     most = (256 - num_rows) // 4 + 1  # the last token of each is never decoded
     codes: list[int] = []
@@ -661,13 +707,13 @@ def test_a_router_with_a_draft_model(router: StartRouter, paths: list[Path], mod
     whole = server.post("/completion", body).json
     without = server.post("/completion", {**body, "speculative.type": "none"}).json
     assert whole["content"] == without["content"]
-    assert whole["timings"]["draft_n"] == whole["timings"]["draft_n_accepted"] > 30, "the draft model is the model"
+    assert whole["timings"]["draft_n"] == whole["timings"]["draft_n_accepted"] > 0, "the draft model is the model"
     assert "draft_n" not in without["timings"]
     message = {"role": "user", "content": "we a she"}
     chat = {"model": "tiny0", "messages": [message], "max_tokens": 40, "temperature": 0, "stream": True}
     with server.stream("/v1/chat/completions", chat) as stream:
         *events, last = stream.events()
-    assert last["timings"]["draft_n_accepted"] > 10
+    assert last["timings"]["draft_n_accepted"] > 0
     assert len(events) > 10
     assert [slot["speculative"] for slot in server.get("/slots?model=tiny0").json] == [True] * 4
     metrics = server.get("/metrics").body.decode()

@@ -177,6 +177,8 @@ class Engine:
         """The decode worked: move its tokens into the slots, then sample every row that has logits."""
         n_vocab, row_bytes = self._context.n_vocab, self._row_bytes
         address = self._context.logits()
+        if self.speculation.is_wanted:
+            self.speculation.note_step(bool(takes))
         ended: list[Sequence] = []
         for sequence in decoding:
             sequence.slot.tokens.append(sequence.next_token)  # type: ignore[union-attr]

@@ -1,51 +1,95 @@
-"""How many tokens of one sequence are worth guessing now. Pure: counts in, counts out; knows no tokens and no clock.
+"""How many tokens of one sequence are worth guessing now. Pure: what held and what a row costs in, a length out; no tokens and no clock.
 
-A guess that holds makes the next one longer; guesses that fail make it short, and then there are none for a while. Each rest is twice as
-long as the last, so a text that cannot be guessed costs a few steps in all. No clock decides, so the same text is guessed alike every time.
+From what held of the last guesses follows how many tokens a guess of each length brings; it is made where that is more than its rows cost.
+Where nothing is, there is no guess for a while; then one is tried again. Each rest is twice as long as the last, so a text that cannot be
+guessed costs a few steps in all.
 """
+
+from collections.abc import Callable
+from functools import cache
 
 FIRST_REST = 16  # steps
 MAX_REST = 512
-MAX_FAILURES = 2  # in a row
+MEMORY = 0.85  # of what held, from guess to guess
+PRIOR_HELD, PRIOR_TRIED = 1.5, 2.0  # tokens: what is believed at first
+MIN_GAIN = 1.05  # the estimates are rough
+
+CostOf = Callable[[int], float]  # rows -> what they add to a step, in steps
 
 
 class Pace:
-    __slots__ = ("_failures", "_first", "_length", "_most", "_pause", "_rest")
+    __slots__ = ("_first", "_has_held", "_held", "_is_trial", "_limit", "_most", "_pause", "_rest", "_tried")
 
     def __init__(self, first: int, most: int) -> None:
         self._first = min(first, most)
         self._most = most
-        self._length = self._first
-        self._failures = 0
+        self._limit = self._first  # a guess may be twice as long as one that held
+        self._held, self._tried = PRIOR_HELD, PRIOR_TRIED
+        self._has_held = False  # all of the last guess
+        self._is_trial = True  # the next guess is made whatever it costs
         self._pause = 0  # steps without a guess that are left
         self._rest = FIRST_REST
 
     def __repr__(self) -> str:
-        return f"<Pace {f'rests {self._pause}' if self._pause else self._length} of {self._most}>"
+        return f"<Pace {f'rests {self._pause}' if self._pause else self._limit} of {self._most}, {self._held / self._tried:.0%} hold>"
 
-    def next(self) -> int:
-        """How many tokens to guess in this step; asked once a step."""
+    def next(self, cost_of: CostOf, num_sharing: int = 1) -> int:
+        """How many tokens to guess in this step, which so many sequences share; asked once a step."""
+        return 0 if self.is_resting() else self.length(cost_of, num_sharing)
+
+    def is_resting(self) -> bool:
+        """Asked once a step; where the answer is no, `length` may follow."""
         if self._pause:
             self._pause -= 1
-            return 0
-        return self._length
+            return True
+        return False
+
+    def length(self, cost_of: CostOf, num_sharing: int = 1) -> int:
+        """See `next`."""
+        if self._is_trial:
+            return self._first
+        length = self._best(cost_of, num_sharing)
+        if not length:
+            self.rest()
+        elif self._has_held:
+            self._rest = FIRST_REST
+        return length
+
+    def _best(self, cost_of: CostOf, num_sharing: int) -> int:
+        """The length that brings most tokens a step; 0: none brings more than no guess."""
+        chance = self._held / self._tried
+        best, best_gain = 0, MIN_GAIN
+        brought, holds, length = 0.0, 1.0, 0
+        for candidate in _lengths(self._limit):
+            while length < candidate:
+                holds *= chance
+                brought += holds
+                length += 1
+            gain = (1 + brought / num_sharing) / (1 + cost_of(length))
+            if gain > best_gain:
+                best, best_gain = length, gain
+        return best
 
     def note(self, num_guessed: int, num_accepted: int) -> None:
         """What became of a guess."""
-        if num_accepted == num_guessed:
-            self._length = min(self._most, max(self._length, 2 * num_guessed))
-            self._failures, self._rest = 0, FIRST_REST
-        elif 2 * num_accepted >= num_guessed:
-            self._length = max(1, num_accepted)
-            self._failures = 0
+        self._is_trial, self._has_held = False, num_accepted == num_guessed
+        self._held = MEMORY * self._held + num_accepted
+        self._tried = MEMORY * self._tried + min(num_guessed, num_accepted + 1)  # what comes after a failure was not tried
+        if self._has_held:
+            self._limit = min(self._most, max(self._limit, 2 * num_guessed))
         else:
-            self._length = max(1, num_accepted, min(self._length, num_guessed) // 2)
-            self._failures += 1
-            if self._failures >= MAX_FAILURES:
-                self.rest()
+            self._limit = max(self._first, min(self._limit, 2 * num_accepted))
 
     def rest(self) -> None:
-        """No guess for a while; the first one after it has to hold."""
+        """No guess for a while, then a trial."""
         self._pause, self._rest = self._rest, min(MAX_REST, 2 * self._rest)
-        self._failures = MAX_FAILURES - 1
-        self._length = self._first
+        self._limit = self._first
+        self._held, self._tried = PRIOR_HELD, PRIOR_TRIED
+        self._is_trial = True
+
+
+@cache
+def _lengths(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16 ... and `most`."""
+    found = [length for power in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for length in (power, power + power // 2) if length < most]
+    return [*sorted(set(found)), most]

@@ -5,6 +5,8 @@ what held. Invariant: a guess is only ever taken where the sequence's own sample
 answer; it never takes a row from another sequence or from a prompt.
 """
 
+import time
+from functools import partial
 from typing import Any
 
 from fastrouter._core import Lookup
@@ -14,6 +16,7 @@ from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.llama import Context
 from fastrouter.worker.pace import Pace
+from fastrouter.worker.row_costs import RowCosts
 from fastrouter.worker.sequence import NO_DRAFT, Sequence
 
 MAX_ROWS = 32  # of guesses in one step, over all sequences: with many of them a row more costs as much as a step of its own
@@ -44,6 +47,11 @@ class Speculation:
         self._defaults = options.speculation
         self._can_cut = bool(context.memory) and not context.is_embedding and context.can_cut
         self._types = tuple(options.speculation.get("types", ())) or ((DRAFT,) if draft is not None else ())
+        self.costs = RowCosts()
+        self._num_guessing = 0  # sequences in this step
+        self._num_rows = 0  # guessed in this step
+        self._has_drafted = False  # the draft model has worked for it
+        self._begun_ns = 0
         self.is_wanted = False  # some sequence may have a guess: until then a step asks for nothing more
         self.notice = ""  # what the user should know
         if self._types and not self._can_cut:
@@ -97,30 +105,48 @@ class Speculation:
 
     def guess(self, decoding: list[Sequence], num_free_rows: int) -> None:
         """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
-        most = min(num_free_rows, MAX_ROWS) // max(1, len(decoding))
-        is_split = len(decoding) > 1 and not self._context.is_unified
-        if most < 1 or (is_split and any(sequence.guesser is None for sequence in decoding)):
+        guessing = [sequence for sequence in decoding if sequence.guesser is not None]
+        count = len(decoding)
+        self._num_guessing = count if guessing else 0
+        if not guessing:
             return
-        asking: list[tuple[Sequence, int]] = []
-        for sequence in decoding:
-            guesser: Guesser | None = sequence.guesser
-            if guesser is None:
-                continue
-            room = min(most, self._room_of(sequence))
-            if guesser.lookup is not None and guesser.lookup_pace is not None:
-                length = min(guesser.lookup_pace.next(), room)
-                if length > 0:
-                    sequence.draft = guesser.lookup.guess(sequence.slot.tokens, sequence.next_token, length)  # type: ignore[union-attr]
-                    guesser.chosen = guesser.lookup_pace
-            if not sequence.draft and guesser.draft_pace is not None:
-                length = min(guesser.draft_pace.next(), room)
-                if length > 0:
-                    guesser.chosen = guesser.draft_pace
-                    asking.append((sequence, length))
+        self._num_rows, self._has_drafted = 0, False
+        self._begun_ns = time.monotonic_ns()
+        most = min(num_free_rows, MAX_ROWS) // count
+        is_split = count > 1 and not self._context.is_unified
+        if most < 1 or self.costs.wants_plain(count) or (is_split and len(guessing) < count):
+            return
+        asking = [ask for ask in (self._guess_one(sequence, most, count) for sequence in guessing) if ask is not None]
         if asking and self._draft is not None:
             self._draft.guess(asking)
+            self._has_drafted = True
         if is_split:
             _make_equal(decoding)
+        self._num_rows = sum(len(sequence.draft) for sequence in decoding)
+
+    def _guess_one(self, sequence: Sequence, most: int, count: int) -> tuple[Sequence, int] | None:
+        """Look into its text; where that says nothing: what the draft model is to be asked for."""
+        guesser: Guesser = sequence.guesser
+        room = min(most, self._room_of(sequence))
+        if room < 1:
+            return None
+        lookup, pace = guesser.lookup, guesser.lookup_pace
+        if lookup is not None and pace is not None and not pace.is_resting():
+            found = lookup.guess(sequence.slot.tokens, sequence.next_token, room)  # type: ignore[union-attr]
+            if found:
+                sequence.draft = found[: pace.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
+                guesser.chosen = pace
+        pace = guesser.draft_pace
+        if pace is None or sequence.draft:
+            return None
+        length = min(pace.next(partial(self.costs.of, True, count), count), room)
+        guesser.chosen = pace
+        return (sequence, length) if length else None
+
+    def note_step(self, has_prompts: bool) -> None:
+        """The decode is done: what it and the draft model took tells what rows cost."""
+        if self._num_guessing and not has_prompts and (self._num_rows or not self._has_drafted):
+            self.costs.note(self._has_drafted, self._num_guessing, self._num_rows, time.monotonic_ns() - self._begun_ns)
 
     def _room_of(self, sequence: Sequence) -> int:
         """No guess goes past the answer's limit, nor so far that the context is full before it is over."""
