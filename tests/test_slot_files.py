@@ -212,9 +212,9 @@ def test_an_idle_slot_says_what_it_did(server: Router) -> None:
     for _ in range(2):
         ask(server, "other")
     slot, _ = server.get("/slots?model=other").json
-    expected = {"id": 0, "is_processing": False, "n_prompt_tokens": 211, "n_prompt_tokens_cache": 199, "n_prompt_tokens_processed": 1}
+    expected = {"id": 0, "is_processing": False, "n_prompt_tokens": 211, "n_prompt_tokens_cache": 0, "n_prompt_tokens_processed": 0}
     assert {name: slot[name] for name in expected} == expected
-    assert slot["next_token"] == [{"has_next_token": False, "n_remain": 0, "n_decoded": 12}]
+    assert slot["next_token"] == [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}]
     assert (slot["params"]["n_predict"], slot["params"]["temperature"], slot["params"]["lora"]) == (12, 0.0, [])
     act(server, "erase", "other")
     assert server.get("/slots?model=other").json[0]["n_prompt_tokens"] == 0

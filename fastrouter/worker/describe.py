@@ -57,6 +57,13 @@ def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[st
     }
 
 
+_DONE: dict[str, Any] = {
+    "n_prompt_tokens_processed": 0,
+    "n_prompt_tokens_cache": 0,
+    "next_token": [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}],
+}
+
+
 def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     """One entry per slot; what its running sequence does, or what the last one did."""
     running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
@@ -64,9 +71,10 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
         entry |= {"is_processing": slot.is_busy, "n_prompt_tokens": len(slot.tokens)}
-        entry |= {"n_prompt_tokens_processed": 0, "n_prompt_tokens_cache": 0}
-        entry["next_token"] = [{"has_next_token": False, "has_new_line": False, "n_remain": -1, "n_decoded": 0}]
         sequence = running.get(slot.id)
-        entry |= slot.last_task if sequence is None else {**sequence.task(), **sequence.standing()}
+        if sequence is not None:
+            entry |= {**sequence.task(), **sequence.standing()}
+        elif slot.last_task:
+            entry |= {**slot.last_task, **_DONE}
         entries.append(entry)
     return entries
