@@ -70,7 +70,7 @@ def test_recordings_stay_small() -> None:
 
 
 def test_no_difference_is_allowed_for_nothing() -> None:
-    """A line that allows what no answer does any more has to go."""
+    """Nor for a case that is there no more."""
     ids = [case.id for case in CASES]
     assert [pattern for pattern in DIFFERS if not matching(ids, pattern)] == []
 
