@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastrouter._core import all_pieces, find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
-from fastrouter.worker import tuning
+from fastrouter.worker import cpu_variants, tuning
 from fastrouter.worker.batch import Batch
 from fastrouter.worker.llama_log import LlamaLog
 
@@ -90,6 +90,11 @@ def start_backends() -> None:
     if not count():
         raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
     api.llama_backend_init()
+
+
+def drop_best_variants(count: int) -> tuple[list[str], str] | None:
+    """See cpu_variants."""
+    return cpu_variants.use_without_best(_lib, backend_folder(), count)
 
 
 def device_free_bytes() -> int | None:
