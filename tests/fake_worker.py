@@ -9,7 +9,8 @@ spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that 
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
          `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
-         unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not exit, `lines` to say on stderr.
+         unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
+         exit, `lines` to say on stderr.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
          after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
          before the first of them.

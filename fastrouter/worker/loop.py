@@ -128,10 +128,8 @@ class Worker:
     def _drop_variants(self, load: Load, spare: Spare) -> None:
         spare.let_go()  # its weights lie in buffers of the backend that goes
         if changed := llama.drop_best_variants(load.num_dropped):
-            dropped, used = changed
-            text = (
-                f"the first decode crashed with llama.cpp's build for {' and '.join(dropped)} CPUs; this model runs with the one for {used}"
-            )
+            dropped, used = " and ".join(changed[0]), changed[1]
+            text = f"the first decode crashed with llama.cpp's build for {dropped} CPUs; this model runs with the one for {used}"
             self._wire.send(Notice("warning", text))
 
     def _open(self, load: Load) -> llama.Model:
