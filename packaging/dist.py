@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import elf
@@ -69,28 +70,50 @@ def dependencies() -> list[str]:
     return [name for name in wanted if not name.startswith("llama-cpp-python")]
 
 
-def source_tree(build: Path) -> Path:
+@dataclass(frozen=True)
+class Kit:
+    """What an executable is made with and of."""
+
+    interpreter: Path  # has the dependencies, the packer's too
+    libraries: Path  # those that Python and llama.cpp link to
+    core: Path  # a folder with the compiled core
+    compiler: Path
+
+    @classmethod
+    def for_floor(cls, build: Path, gpu: str) -> "Kit":
+        chain = Toolchain.ensure()
+        python = python_build.ensure(chain)
+        interpreter = environment_of(python, build, llama(chain, gpu), chain)
+        return cls(interpreter, python / "lib", build / "core/fastrouter", chain.folder / "bin/cc")
+
+    @classmethod
+    def of_this_environment(cls) -> "Kit":
+        """Quick, and the executable runs on machines whose glibc is not older than this one's."""
+        return cls(Path(sys.executable), Path(sys.base_prefix) / "lib", PROJECT / "fastrouter", Path(shutil.which("cc") or "cc"))
+
+
+def source_tree(kit: Kit, build: Path) -> Path:
     """The package with its compiled core, without what lies around in the working tree."""
     tree = build / "source"
     shutil.rmtree(tree, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.pyx", "*.pxi", "*.pyi")
     shutil.copytree(PROJECT / "fastrouter", tree / "fastrouter", ignore=ignored)
-    for compiled in (build / "core/fastrouter").glob("_core*.so"):
+    for compiled in kit.core.glob("_core*.so"):
         shutil.copy(compiled, tree / "fastrouter")
     return tree
 
 
-def folder_of(python: Path, interpreter: Path, build: Path) -> Path:
+def folder_of(kit: Kit, build: Path) -> Path:
     settings = {
-        "LD_LIBRARY_PATH": str(python / "lib"),
-        "PYTHONPATH": str(source_tree(build)),
+        "LD_LIBRARY_PATH": str(kit.libraries),
+        "PYTHONPATH": os.pathsep.join([str(source_tree(kit, build)), os.environ.get("PYTHONPATH", "")]),
         "PYTHONHASHSEED": "0",  # the order of what PyInstaller writes depends on it
         "SOURCE_DATE_EPOCH": "1000000000",
         "PYINSTALLER_CONFIG_DIR": str(build / "pyinstaller"),
         "FASTROUTER_SOURCE": str(build / "source"),
     }
     where = ("--distpath", build / "program", "--workpath", build / "work")
-    run(interpreter, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", *where, HERE / "fastrouter.spec", environment=settings)
+    run(kit.interpreter, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", *where, HERE / "fastrouter.spec", environment=settings)
     folder = build / "program" / "fastrouter"
     for name, target in LINKS.items():
         (folder / "program/llama_cpp/lib" / name).symlink_to(target)
@@ -106,21 +129,21 @@ def strip(folder: Path) -> None:
             run("strip", "--strip-unneeded", path)
 
 
-def launcher_of(chain: Toolchain, build: Path) -> Path:
+def launcher_of(kit: Kit, build: Path) -> Path:
     output = build / "launcher"
     sources = sorted((HERE / "launcher").glob("*.c"))
-    run(chain.folder / "bin/cc", "-O2", "-Wall", "-Wextra", "-static", "-s", "-DWITH_ZSTD", *sources, "-lzstd", "-o", output)
+    run(kit.compiler, "-O2", "-Wall", "-Wextra", "-static", "-s", "-DWITH_ZSTD", *sources, "-lzstd", "-o", output)
     return output
 
 
-def check_floor(folder: Path) -> None:
+def check_floor(folder: Path, allowed: tuple[int, int]) -> None:
     floors = elf.floors(folder)
     newest = max(floors.values())
     for path, floor in floors.items():
-        if floor > GLIBC_FLOOR:
+        if floor > allowed:
             print(f"{path.relative_to(folder)} needs glibc {floor[0]}.{floor[1]}", file=sys.stderr)
-    if newest > GLIBC_FLOOR:
-        sys.exit(f"The executable would not run with glibc {GLIBC_FLOOR[0]}.{GLIBC_FLOOR[1]}.")
+    if newest > allowed:
+        sys.exit(f"The executable would not run with glibc {allowed[0]}.{allowed[1]}.")
     print(f"glibc: {len(floors)} ELF files, the newest symbol is of {newest[0]}.{newest[1]}", file=sys.stderr)
 
 
@@ -139,22 +162,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="make dist/fastrouter-demo too")
     parser.add_argument("--gpu", choices=sorted(GPU_FLAGS), default="", help="llama.cpp with this backend; needs its development files")
+    parser.add_argument("--native", action="store_true", help="of this Python environment, for this machine's glibc and newer: 2 minutes")
     parser.add_argument("--level", type=int, default=pack.LEVEL, help="of the compression, 1 to 22 (default: %(default)s)")
     options = parser.parse_args()
     if platform.system() != "Linux":
         sys.exit("The executable is made on Linux, for Linux.")
-    build, output = PROJECT / "build" / f"dist{'-' * bool(options.gpu)}{options.gpu}", PROJECT / "dist"
+    kind = "-".join(word for word in ("dist", options.gpu, "native" * options.native) if word)
+    build, output = PROJECT / "build" / kind, PROJECT / "dist"
     build.mkdir(parents=True, exist_ok=True)
     output.mkdir(exist_ok=True)
-    chain = Toolchain.ensure()
-    python = python_build.ensure(chain)
-    interpreter = environment_of(python, build, llama(chain, options.gpu), chain)
-    folder, launcher = folder_of(python, interpreter, build), launcher_of(chain, build)
-    check_floor(folder)
-    put = (interpreter, HERE / "pack.py", "--level", options.level, launcher)
+    kit = Kit.of_this_environment() if options.native else Kit.for_floor(build, options.gpu)
+    folder, launcher = folder_of(kit, build), launcher_of(kit, build)
+    check_floor(folder, (99, 0) if options.native else GLIBC_FLOOR)
+    put = (kit.interpreter, HERE / "pack.py", "--level", options.level, launcher)
     run(*put, output / "fastrouter", f"PROGRAM={folder}")
     if options.demo:
-        run(*put, output / "fastrouter-demo", f"PROGRAM={folder}", f"MODEL={demo_model(interpreter, build)}")
+        run(*put, output / "fastrouter-demo", f"PROGRAM={folder}", f"MODEL={demo_model(kit.interpreter, build)}")
     size = (output / "fastrouter").stat().st_size
     print(f"dist/fastrouter: {size / 1e6:.1f} MB", file=sys.stderr)
     if size > MAX_BYTES and not options.gpu:
