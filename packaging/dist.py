@@ -162,7 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="make dist/fastrouter-demo too")
     parser.add_argument("--gpu", choices=sorted(GPU_FLAGS), default="", help="llama.cpp with this backend; needs its development files")
-    parser.add_argument("--native", action="store_true", help="of this Python environment, for this machine's glibc and newer: 2 minutes")
+    parser.add_argument("--native", action="store_true", help="of this environment, for glibc as new as here")
     parser.add_argument("--level", type=int, default=pack.LEVEL, help="of the compression, 1 to 22 (default: %(default)s)")
     options = parser.parse_args()
     if platform.system() != "Linux":

@@ -90,9 +90,8 @@ def main() -> None:
             for is_first in (True, False):
                 for name, command in commands.items():
                     measure(command, models, Path(folder, name), found[name], is_first=is_first)
-    print(
-        f"{executable.stat().st_size / 1e6:.1f} MB; medians of {rounds} rounds, {os.getloadavg()[0]:.1f} processes waited for {os.cpu_count()} cores"
-    )
+    load = f"{os.getloadavg()[0]:.1f} processes waited for {os.cpu_count()} cores"
+    print(f"{executable.stat().st_size / 1e6:.1f} MB; medians of {rounds} rounds, {load}")
     for what in found["package"]:
         ours, theirs = (statistics.median(found[name][what]) for name in commands)
         print(f"{what}: executable {ours:.3f}, package {theirs:.3f}, ratio {ours / theirs:.2f}")
