@@ -37,6 +37,8 @@ __attribute__((visibility("hidden"))) uint32_t arc4random(void) {
     return value;
 }
 """
+# And GCC 12's unwinder one, in programs that are linked statically; those (the launcher) are C and unwind nothing.
+STATIC_SHIM = "int _dl_find_object(void *address, void *result) { (void)address; (void)result; return -1; }\n"
 WRAPPER = """\
 #!/bin/sh
 exec {compiler} --sysroot={root} -B{libraries} -L{libraries} -L{system} {extra}"$@"
@@ -89,7 +91,7 @@ class Toolchain:
     @classmethod
     def ensure(cls) -> "Toolchain":
         version = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
-        recipe = f"{RECIPE} {SOURCES} {PACKAGES} {SHIM} {WRAPPER} gcc {version} {platform.machine()}"
+        recipe = f"{RECIPE} {SOURCES} {PACKAGES} {SHIM} {STATIC_SHIM} {WRAPPER} gcc {version} {platform.machine()}"
         chain = cls(build_cache() / f"toolchain-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}")
         if not (chain.folder / "complete").exists():
             print(f"Making a toolchain for glibc {GLIBC_FLOOR[0]}.{GLIBC_FLOOR[1]} in {chain.folder}", file=sys.stderr, flush=True)
@@ -112,10 +114,11 @@ class Toolchain:
             link.symlink_to(os.path.relpath(target, link.parent))
         self._choose_libraries()
         self._write_wrappers(gcc_version)
-        shim = self.folder / "shim.c"
-        shim.write_text(SHIM)
-        subprocess.run([self.folder / "bin/cc", "-O2", "-fPIC", "-c", shim, "-o", shim.with_suffix(".o")], check=True)
-        subprocess.run(["ar", "r", self.libraries / "libc_nonshared.a", shim.with_suffix(".o")], check=True, capture_output=True)
+        for archive, text in (("libc_nonshared.a", SHIM), ("libc.a", STATIC_SHIM)):
+            shim = self.folder / f"shim-{archive[:-2]}.c"
+            shim.write_text(text)
+            subprocess.run([self.folder / "bin/cc", "-O2", "-fPIC", "-c", shim, "-o", shim.with_suffix(".o")], check=True)
+            subprocess.run(["ar", "r", self.libraries / archive, shim.with_suffix(".o")], check=True, capture_output=True)
 
     def _configure_apt(self) -> None:
         for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
