@@ -55,7 +55,7 @@ def environment_of(python: Path, build: Path, wheel: Path, chain: Toolchain) -> 
     run(*pip, "setuptools>=77", "cython>=3.1")
     # In place of `llama-cpp-python` itself: without its dependency on a disk cache that nobody uses, see stand_ins.
     run(*pip, "--no-deps", wheel)
-    run(*pip, "numpy", "typing-extensions", "jinja2")
+    run(*pip, "numpy<2.4", "typing-extensions", "jinja2")  # newer ones ask for SSE4.2, which CPUs of 2008 do not have
     run(*pip, "--only-binary", ":all:", *dependencies())
     where = ("--build-lib", build / "core", "--build-temp", build / "core-temp")
     run(home / "bin/python", "setup.py", "-q", "build_ext", *where, environment=chain.environment())
@@ -122,10 +122,9 @@ def folder_of(kit: Kit, build: Path) -> Path:
 
 
 def strip(folder: Path) -> None:
-    """Ours only: those of other wheels are stripped already, and some that patchelf has touched do not survive it (OpenBLAS)."""
-    ours = [path for path in elf.elf_files(folder / "program") if not any(part.endswith(".libs") for part in path.parts)]
-    for path in ours:
-        if path.parent.name in ("lib-dynload", "bin", "lib", "fastrouter") or path.parent == folder / "program":
+    """But for numpy's: those that patchelf has moved about (OpenBLAS) do not survive it."""
+    for path in elf.elf_files(folder / "program"):
+        if not any(part == "numpy" or part.endswith(".libs") for part in path.parts):
             run("strip", "--strip-unneeded", path)
 
 
