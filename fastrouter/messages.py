@@ -107,6 +107,7 @@ class Load:
     safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
     mmproj: str | None = None
     verbosity: int = QUIET  # llama-server's; above QUIET, llama.cpp's own lines come too
+    num_dropped: int = 0  # of the CPU's variants of llama.cpp, best first: those crash even in the safe mode
 
 
 @dataclass(frozen=True, slots=True)

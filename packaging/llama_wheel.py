@@ -23,13 +23,14 @@ CMAKE_ARGS = (
 )
 
 
-def wheelhouse() -> Path:
+def wheelhouse(cmake_args: str = CMAKE_ARGS, toolchain: str = "") -> Path:
+    """`toolchain`: the key of the one it is built with; empty: this machine's own compiler."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(f"{VERSION} {CMAKE_ARGS} {platform.machine()}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{VERSION} {cmake_args} {platform.machine()}{toolchain}".encode()).hexdigest()[:12]
     return cache / "fastrouter" / "wheels" / f"llama-cpp-python-{VERSION}-{key}"
 
 
-def build(house: Path) -> None:
+def build(house: Path, cmake_args: str = CMAKE_ARGS, environment: dict[str, str] | None = None) -> None:
     print(
         f"Building llama.cpp (llama-cpp-python {VERSION}) for every CPU variant: about 8 minutes on 2 cores, once.\n"
         f"The result is kept in {house}",
@@ -42,7 +43,7 @@ def build(house: Path) -> None:
     try:
         subprocess.run(
             [*command, f"llama-cpp-python=={VERSION}", "--wheel-dir", str(work)],
-            env={**os.environ, "CMAKE_ARGS": CMAKE_ARGS},
+            env={**os.environ, **(environment or {}), "CMAKE_ARGS": cmake_args},
             stdout=sys.stderr,
             check=True,
         )

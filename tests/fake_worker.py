@@ -9,7 +9,8 @@ spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that 
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
          `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
-         unless Load.safe_mode, `meta` {}, `linger`: after `fail` it does not exit, `lines` to say on stderr.
+         unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
+         exit, `lines` to say on stderr.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
          after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
          before the first of them.
@@ -99,7 +100,7 @@ class Worker:
         self.outbox = Outbox(ring)
         self.spare = spare
         self.model: Script = {}
-        self.is_safe = False
+        self.num_remedies = 0
         self.is_stopping = False
         self.num_calls = 0
         self.forgotten: list[int] = []
@@ -110,7 +111,7 @@ class Worker:
         load = self.await_load()
         if load is None:
             return 0
-        self.is_safe = load.safe_mode
+        self.num_remedies = load.safe_mode + load.num_dropped
         if not self.load(load):
             return 1
         if self.model.get("flood"):
@@ -202,7 +203,7 @@ class Worker:
         results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
         results["forgotten"] = self.forgotten
         if call.method == "embed":
-            if "first_decode" in self.model and not self.is_safe:
+            if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
                 die(self.model["first_decode"])
             if self.model.get("embed") == "die":
                 die("SIGKILL")
@@ -235,7 +236,7 @@ class Worker:
 
     def step(self, stream: Stream, now: float) -> None:
         script = stream.script
-        if "first_decode" in self.model and not self.is_safe:
+        if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
             die(self.model["first_decode"])
         if stream.num_sent >= script.get("die_after", 0):
             if script.keys() & {"die", "raw", "ring_head"}:

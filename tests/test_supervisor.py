@@ -570,6 +570,31 @@ def test_safe_mode_after_a_first_decode_that_kills(house: Run) -> None:
     house(body)
 
 
+def test_a_cpu_variant_is_dropped_when_the_safe_mode_does_not_help(house: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", first_decode="SIGILL", remedies=2)
+        assert await here.ask("a") == WHOLE, "the client has not noticed"
+        assert [what for _, what in here.events if "failed" in what] == ["unloaded failed"] * 2
+        here.supervisor.unload("a")
+        assert await here.ask("a") == WHOLE, "it stays so"
+        assert [what for _, what in here.events if "failed" in what] == ["unloaded failed"] * 2
+
+    house(body)
+    assert caplog.text.count("it is tried once more with llama.cpp's build for lesser CPUs") == 1
+
+
+def test_no_variant_helps_against_a_bad_request(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", first_decode="SIGILL", remedies=9)
+        for num_deaths in (3, 5):  # while there is something to try it gets a second new start; then one, like any other
+            with pytest.raises(WorkerDied):
+                await here.ask("a")
+            await here.until_status("a", "unloaded failed")
+            assert len([what for _, what in here.events if "failed" in what]) == num_deaths
+
+    house(body)
+
+
 def test_killed_while_idle(house: Run) -> None:
     async def body(here: House) -> None:
         await here.ask("a")

@@ -14,6 +14,7 @@ from fastrouter._core import LAST, TextCollector
 from fastrouter.errors import from_wire
 from fastrouter.messages import Call, Failed, Generate, Load, LoadOptions, Notice, Prime, Ready, Reply, Share, Stop
 from fastrouter.supervisor.process import Nursery, WorkerProcess, adopt_orphans
+from fastrouter.worker import cpu_variants, llama
 
 OPTIONS = LoadOptions(ctx_size=512, parallel=2)
 EXECUTED = [sys.executable, str(Path(__file__).with_name("exec_nursery.py"))]
@@ -124,6 +125,30 @@ def test_the_safe_mode_works_and_says_so(models: Path) -> None:
         await talk.hear(Ready)
         assert (await talk.generate(prompt="the"))[0]
         await end(talk)
+
+    run(scenario)
+
+
+def test_without_the_best_cpu_variant_it_works_and_says_so(models: Path) -> None:
+    names = [path.stem.removeprefix("libggml-cpu-") for path in cpu_variants.runnable(llama.backend_folder())]
+    if len(names) < 2:
+        pytest.skip("llama.cpp has one build for this CPU only")
+
+    async def scenario(nursery: Nursery) -> None:
+        for num_dropped in (1, 99):
+            used = names[min(num_dropped, len(names) - 1)]
+            talk = Talk(nursery.spawn())
+            talk.process.send(Prime(1 << 20, str(models / "tiny0.gguf"), OPTIONS))
+            await asyncio.sleep(0.3)
+            talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS, safe_mode=True, num_dropped=num_dropped))
+            notice = (await talk.hear(Notice)).text
+            assert notice.endswith(f"this model runs with the one for {used}")
+            assert names[0] in notice
+            await talk.hear(Ready)
+            mapped = Path(f"/proc/{talk.process.pid}/maps").read_text()
+            assert f"libggml-cpu-{used}.so" in mapped
+            assert (await talk.generate(prompt="the"))[0]
+            await end(talk)
 
     run(scenario)
 

@@ -6,13 +6,13 @@ Invariant: the token is in the job and nowhere else: in no argument, environment
 import json
 import os
 import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastrouter.errors import FastrouterError
+from fastrouter.program import command_of
 
-COMMAND = [sys.executable, "-m", "fastrouter.hub"]
+COMMAND = command_of("fastrouter.hub")
 MAX_REPORT_BYTES = 1 << 20
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_DEBUG")
 

@@ -18,6 +18,7 @@ from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.state import PUBLIC, State
 
+MAX_DROPPED = 2  # CPU variants; a request that kills them all is bad itself
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 
 
@@ -91,6 +92,7 @@ class Entry:
     exit_code: int | None = None
     last_words: tuple[str, ...] = ()  # of the worker that failed
     needs_safe_mode: bool = False
+    num_dropped: int = 0  # CPU variants that it does without, after the safe mode has not helped
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
     has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
@@ -156,7 +158,17 @@ class Entry:
     def forget_failures(self) -> None:
         self.note_load()
         self.forget_end()
-        self.needs_safe_mode = False
+        self.needs_safe_mode, self.num_dropped = False, 0
+
+    def next_remedy(self) -> str | None:
+        """What the next load does differently, after a first decode that killed; None: all has been tried."""
+        if not self.needs_safe_mode:
+            self.needs_safe_mode = True
+            return "it is tried once more in the safe mode"
+        if self.num_dropped < MAX_DROPPED:
+            self.num_dropped += 1
+            return "it is tried once more with llama.cpp's build for lesser CPUs"
+        return None
 
     def note_end(self, cause: str, exit_code: int | None, last_words: Sequence[str]) -> None:
         """Its worker ended by itself."""

@@ -101,8 +101,8 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, *, safe_mode: bool, verbosity: int) -> None:
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity))
+    def load(self, *, safe_mode: bool, num_dropped: int, verbosity: int) -> None:
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
 
     def advance(self, state: State) -> None:
         check(self.state, state)

@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +21,13 @@ from typing import Any
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.messages import Hello
+from fastrouter.program import command_of
 from fastrouter.supervisor.log import clean_line
 from fastrouter.wire import AsyncWire
 
 log = logging.getLogger("fastrouter.worker")
 
-NURSERY_COMMAND = [sys.executable, "-m", "fastrouter.worker"]
+NURSERY_COMMAND = command_of("fastrouter.worker")
 _PR_SET_CHILD_SUBREAPER = 36
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 NUM_LOG_LINES = 200

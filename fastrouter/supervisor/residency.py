@@ -247,7 +247,7 @@ class Residency:
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
-        instance.load(safe_mode=entry.needs_safe_mode, verbosity=self._verbosity)
+        instance.load(safe_mode=entry.needs_safe_mode, num_dropped=entry.num_dropped, verbosity=self._verbosity)
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)
@@ -371,21 +371,22 @@ class Residency:
         else:
             metrics.died(spec.id)
             metrics.evicted(spec.id, "crash")
-            if instance.is_killed_by_first_decode() and not entry.needs_safe_mode:
-                entry.needs_safe_mode = True
-                log.warning("%s: its first decode killed its worker; it is tried once more in the safe mode", spec.id)
-            self._retry_or_fail(entry, instance, was, WorkerDied(f"model {spec.id} has crashed: {cause}", last_words))
+            remedy = entry.next_remedy() if instance.is_killed_by_first_decode() else None
+            if remedy is not None:
+                log.warning("%s: its first decode killed its worker; %s", spec.id, remedy)
+            error = WorkerDied(f"model {spec.id} has crashed: {cause}", last_words)
+            self._retry_or_fail(entry, instance, was, error, num_retries=1 if remedy is None else 2)
         self.feed.failed(spec.id, exit_code, cause, last_words)
 
-    def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied) -> None:
-        """A stream of which the client has seen nothing starts again on a fresh worker, once; the others are told."""
+    def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied, *, num_retries: int) -> None:
+        """A stream of which the client has seen nothing starts again on a fresh worker; the others are told."""
         leases: list[Lease] = []
         for stream in instance.take_streams():
             lease: Lease = stream.owner
             stream.num_deaths += 1
             if lease.is_released:
                 continue  # the end of a sibling ended it
-            if stream.num_deaths == 1 and was is not State.STOPPING and not self.is_stopping and stream.sink.restart():
+            if stream.num_deaths <= num_retries and was is not State.STOPPING and not self.is_stopping and stream.sink.restart():
                 if not lease.resubmitted:
                     leases.append(lease)
                 lease.resubmitted.append(stream)

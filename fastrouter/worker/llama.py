@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastrouter._core import all_pieces, find_tokens
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
-from fastrouter.worker import tuning
+from fastrouter.worker import cpu_variants, tuning
 from fastrouter.worker.batch import Batch
 from fastrouter.worker.cores import ThreadPools, placements_of
 from fastrouter.worker.llama_log import LlamaLog
@@ -100,6 +100,11 @@ def cpu_function(name: bytes) -> int:
     _lib.ggml_backend_reg_by_name.restype, _lib.ggml_backend_reg_by_name.argtypes = _P, [ctypes.c_char_p]
     _lib.ggml_backend_reg_get_proc_address.restype, _lib.ggml_backend_reg_get_proc_address.argtypes = _P, [_P, ctypes.c_char_p]
     return _lib.ggml_backend_reg_get_proc_address(_lib.ggml_backend_reg_by_name(b"CPU"), name) or 0
+
+
+def drop_best_variants(count: int) -> tuple[list[str], str] | None:
+    """See cpu_variants."""
+    return cpu_variants.use_without_best(_lib, backend_folder(), count)
 
 
 def device_free_bytes() -> int | None:

@@ -105,7 +105,9 @@ class Worker:
         clock = time.perf_counter
         begun = clock()
         llama.log.set_verbosity(load.verbosity)
-        if load.safe_mode:
+        if load.num_dropped:
+            self._drop_variants(load, spare)
+        elif load.safe_mode:
             self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
         self._next_progress = begun + _PROGRESS_INTERVAL_S
         self._load_options = load
@@ -135,6 +137,13 @@ class Worker:
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
+
+    def _drop_variants(self, load: Load, spare: Spare) -> None:
+        spare.let_go()  # its weights lie in buffers of the backend that goes
+        if changed := llama.drop_best_variants(load.num_dropped):
+            dropped, used = " and ".join(changed[0]), changed[1]
+            text = f"the first decode crashed with llama.cpp's build for {dropped} CPUs; this model runs with the one for {used}"
+            self._wire.send(Notice("warning", text))
 
     def _open(self, load: Load) -> llama.Model:
         return llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)

@@ -91,7 +91,7 @@ class Spare:
             self._heap = WarmHeap(prime.heap_bytes)
         self._to_open = prime if prime.path is not None else None
         if prime.path is None:
-            self._let_go()
+            self.let_go()
 
     def _work(self) -> None:
         if self._to_open is not None:
@@ -104,7 +104,7 @@ class Spare:
         try:
             if self._guess is not None and self._guess.key == _key(path, options):
                 return  # only the memory it is told to touch has changed
-            self._let_go()
+            self.let_go()
             self._guess = Guess(path, options)
         except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
             sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
@@ -120,7 +120,8 @@ class Spare:
             self._guess = None
         return model
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Of the model that was opened ahead, if there is one."""
         guess, self._guess = self._guess, None
         if guess is not None:
             guess.close()
@@ -133,6 +134,6 @@ class Spare:
     def tidy_up(self) -> None:
         """Takes some milliseconds, so only while a core is free. Idempotent."""
         if self.has_leftovers and is_core_free():
-            self._let_go()
+            self.let_go()
             self._heap = WarmHeap(0)
             trim()

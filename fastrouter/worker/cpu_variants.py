@@ -1,0 +1,50 @@
+"""The portable build's CPU variants: which of them this CPU can run, best first, and going on with a lesser one than the best.
+
+Works on the library it is given; knows no model. Invariant: the process has a CPU backend before and after, one only.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+
+_PATTERN = "libggml-cpu-*.so"
+
+
+def runnable(folder: Path) -> list[Path]:
+    """Best first, by their own scores (0: this CPU cannot run it)."""
+    scored = []
+    for path in sorted(folder.glob(_PATTERN)):
+        score = ctypes.CDLL(os.fspath(path)).ggml_backend_score()
+        if score > 0:
+            scored.append((-score, path))
+    return [path for _, path in sorted(scored)]
+
+
+def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> tuple[list[str], str] | None:
+    """Replace the CPU backend by the best one after `num_dropped`. No model may be open.
+
+    (dropped, used), by name; None: there is no other one, nothing is changed.
+    """
+    paths = runnable(folder)
+    num_dropped = min(num_dropped, len(paths) - 1)
+    if num_dropped < 1:
+        return None
+    for name, restype, argtypes in (
+        ("ggml_backend_reg_by_name", ctypes.c_void_p, [ctypes.c_char_p]),
+        ("ggml_backend_unload", None, [ctypes.c_void_p]),
+        ("ggml_backend_load", ctypes.c_void_p, [ctypes.c_char_p]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = restype, argtypes
+    present = lib.ggml_backend_reg_by_name(b"CPU")
+    if present:
+        lib.ggml_backend_unload(present)
+    for path in paths[num_dropped:]:
+        if lib.ggml_backend_load(os.fsencode(path)):
+            return [_name(dropped) for dropped in paths[: paths.index(path)]], _name(path)
+    lib.ggml_backend_load(os.fsencode(paths[0]))
+    return None
+
+
+def _name(path: Path) -> str:
+    return path.stem.removeprefix("libggml-cpu-")
