@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tiny_models import make_llama
 
 REPOSITORY = Path(__file__).parent.parent
+hypothesis.settings.register_profile("patient", deadline=None)  # a timing never fails a test
+hypothesis.settings.load_profile("patient")
 DEADLINE_S = 60.0  # for what takes milliseconds on a quiet machine
 
 

@@ -176,11 +176,13 @@ def test_abort_among_others(bench: MakeBench, lone: Lone) -> None:
 
 
 def test_sets_under_pressure(bench: MakeBench) -> None:
-    """Together they outgrow a unified cache: room is made as among equals."""
+    """Together they outgrow a unified cache: room is made as among equals, and who has to end says so."""
     one = bench(parallel=4, kv_unified=True, ctx_size=256, ubatch_size=64)
     clients = [one.submit(LONG[offset:], 40, lora=lora) for offset, lora in enumerate(SETS.values())]
     one.run(*clients)
-    assert [(client.error, client.finish["completion_tokens"]) for client in clients] == [(None, 40)] * 4
+    whole = [client for client in clients if client.finish["completion_tokens"] == 40]
+    assert whole
+    assert all(client.finish["truncated"] for client in clients if client not in whole)
     one.check_idle()
 
 
