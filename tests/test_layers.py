@@ -12,6 +12,9 @@ RANKS: list[set[str]] = [
     {"messages"},
     {
         "wire",
+        "flag",
+        "router_flags",
+        "model_flags",
         "flag_table",
         "flags",
         "config",
