@@ -19,6 +19,7 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("-fit --fit", "FIT", Kind.TEXT, ("off",)),
     ("-sm --split-mode", "SPLIT_MODE", Kind.TEXT, ("layer",)),
     ("--spec-draft-sampling", "SPEC_DRAFT_SAMPLING", Kind.TEXT, ("greedy",)),
+    ("-bs --backend-sampling", "BACKEND_SAMPLING", Kind.SWITCH, (True, False)),
     ("--spec-draft-backend-sampling --no-spec-draft-backend-sampling", "SPEC_DRAFT_BACKEND_SAMPLING", Kind.SWITCH, (True, False)),
     ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
     ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),

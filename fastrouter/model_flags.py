@@ -161,7 +161,6 @@ def sampling_flags() -> list[Flag]:
         flag(scope, "--presence-penalty", "PRESENCE_PENALTY", Kind.FLOAT, "presence_penalty", "(0: off)", low=-1e4, high=1e4),
         flag(scope, "--frequency-penalty", "FREQUENCY_PENALTY", Kind.FLOAT, "frequency_penalty", "(0: off)", low=-1e4, high=1e4),
         flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
-        flag(scope, "-bs --backend-sampling", "BACKEND_SAMPLING", Kind.SWITCH, "", "accepted; there is one way to sample"),
         flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "order, as penalties;top_k;temperature"),
         flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
         *_chain_flags(),
