@@ -155,6 +155,10 @@ class Script:
     def words(self, count: int) -> Tokens:
         return [self.random.randrange(FIRST, END) for _ in range(count)]
 
+    def held(self) -> Tokens:
+        """Whatever a slot holds, as it may be after a context shift."""
+        return [*self.random.choice(self.one.engine.slots.all).tokens][: MAX_PROMPT - 30]
+
     def prompt(self) -> Tokens:
         base = self.random.choice(self.known)
         made = {
@@ -163,6 +167,7 @@ class Script:
             "shorter": lambda: base[: self.random.randrange(1, len(base) + 1)],
             "other end": lambda: base[: self.random.randrange(1, len(base) + 1)] + self.words(self.random.randrange(1, 40)),
             "middle gone": lambda: base[:20] + base[self.random.randrange(len(base)) :],
+            "held": lambda: self.held() + self.words(self.random.randrange(1, 30)),
             "new": lambda: self.words(self.random.randrange(1, 300)),
         }
         prompt = made[self.random.choice(list(made))]()[:MAX_PROMPT]
