@@ -23,7 +23,7 @@ from fastrouter.worker.binding import api, start_backends
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.slot_files import SlotFiles
-from fastrouter.worker.slots import ALL
+from fastrouter.worker.slots import ALL, AdapterSet, Slot
 from fastrouter.worker.speculation import Speculation
 
 FIRST, END = NUM_SILENT, len(make_vocabulary()[0])  # tokens that are words
@@ -66,6 +66,8 @@ class Everything(Bench):
         self.engine = Engine(
             self.model, self.context, self.outbox, self.options, adapters=self.engine.adapters, speculation=self.speculation
         )
+        self._keep = self.engine.prefixes.keep
+        self.engine.prefixes.keep = self._keep_exactly  # type: ignore[method-assign]
         self.replies: list[Reply] = []
         self.files = SlotFiles(self.context, self.engine, Load("x", str(path), self.options), self.replies.append)
 
@@ -78,6 +80,14 @@ class Everything(Bench):
         sampling = {"temperature": 0, **more.pop("sampling", {})}
         self.engine.submit(Generate(self.ring.attach(client), prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
         return client
+
+    def _keep_exactly(self, slot: Slot, prompt: Any, adapters: AdapterSet, min_chunk: int = 0) -> int:
+        """Tiny models often say the same after a start that is only nearly right."""
+        length = self._keep(slot, prompt, adapters, min_chunk)
+        assert slot.tokens == prompt[:length]
+        assert not length or slot.adapters == adapters
+        assert min_chunk or length <= slot.num_exact
+        return length
 
     def step(self) -> None:
         self.step_unread()
@@ -159,7 +169,7 @@ class Script:
         """What a slot holds, best after a context shift."""
         slots = self.one.engine.slots.all
         moved = [slot for slot in slots if slot.num_exact < len(slot.tokens)]
-        return [*self.random.choice(moved or slots).tokens][: MAX_PROMPT - 30]
+        return [*self.random.choice(moved or slots).tokens][: self.random.choice((100, 200, MAX_PROMPT - 30))]
 
     def prompt(self) -> Tokens:
         base = self.random.choice(self.known)
@@ -211,7 +221,8 @@ class Script:
                 asked[name] = True
         if chance() < 0.2:
             asked |= {"n_keep": pick((-1, 0, 30)), "n_discard": pick((0, 7))}
-        return asked, pick((0, 1, 2, 7, 12, 30, 60) if chance() < 0.9 else (-1, 300, 600))
+        is_long = chance() < (0.25 if self.one.engine.shifts.is_on else 0.05)
+        return asked, pick((-1, 300, 600) if is_long else (0, 1, 2, 7, 12, 30, 60))
 
     # ------------------------------------------------------------ actions
 
@@ -229,6 +240,7 @@ class Script:
         self.one.step()
         self.one.run(*(client for _, _, client in self.running))
         self.judge()
+        self.known = [*self.known[-7:], self.held() or self.words(9)]
 
     def abort(self) -> None:
         open_ = [entry for entry in self.running if not entry[2].is_over]
