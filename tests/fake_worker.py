@@ -300,6 +300,8 @@ def finish_of(stream: Stream) -> dict[str, Any]:
         "cached_tokens": 0,
         "completion_tokens": stream.num_sent,
         "truncated": False,
+        "num_decodes": stream.num_sent,
+        "num_busy_decodes": 2 * stream.num_sent,
         "id_slot": 0,
         "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
     }

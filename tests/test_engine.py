@@ -215,6 +215,24 @@ def test_finish_record(bench: MakeBench) -> None:
     assert finish["timings"]["prompt_n"] == finish["prompt_tokens"]
 
 
+def test_decodes_are_counted(bench: MakeBench) -> None:
+    one = bench(parallel=2)
+    num_calls, decode = 0, one.context.decode
+
+    def counted(num_rows: int) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        return decode(num_rows)
+
+    one.context.decode = counted  # type: ignore[method-assign]
+    finishes = [one.ask(PROMPTS[0], 8).finish]
+    clients = [one.submit(PROMPTS[0], 20), one.submit(PROMPTS[1], 10), one.submit([1], 0)]
+    one.run(*clients)
+    finishes += [client.finish for client in clients]
+    assert sum(finish["num_decodes"] for finish in finishes) == num_calls
+    assert [finish["num_busy_decodes"] for finish in finishes] == [8, 20, 10, 1]
+
+
 def test_tokens_are_counted_with_their_text(bench: MakeBench) -> None:
     one = bench(parallel=2)
     client = one.ask(PROMPTS[0], 24)

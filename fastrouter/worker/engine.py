@@ -139,6 +139,7 @@ class Engine:
         if code:
             self._recover(code, decoding + prefilling)
         else:
+            self._answers.num_decodes += 1
             if takes:
                 self._chunking.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
             self._accept(decoding, prefilling, takes)
@@ -262,6 +263,7 @@ class Engine:
             self._prefixes.cut(slot, len(sibling.prompt))
             self.slots.take(slot)
             sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
+            sibling.num_decodes_before = self._answers.num_decodes
             self._start_decoding(sibling, address)
         self._admission.put_first(queued)
 
