@@ -1,4 +1,4 @@
-"""The operations page is true: its preset file runs, its examples can be read, its flags exist."""
+"""The pages are true: the preset file runs, examples of presets can be read, flags, variables, verbs and links exist."""
 
 import re
 import shutil
@@ -15,9 +15,11 @@ from fastrouter.flags import BY_ENV, BY_NAME
 from fastrouter.presets import read_presets
 
 DOCS = REPOSITORY / "docs"
-PAGES = [REPOSITORY / "README.md", DOCS / "operations.md", DOCS / "requests.md"]
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+WITH_PRESETS = [page for page in PAGES if "```ini" in page.read_text()]
+SCRIPTS = "\n".join(path.read_text() for path in sorted((REPOSITORY / "packaging").glob("*.py")))
 VERBS = {verb.name: verb for verb in all_verbs()}
-OF_VERBS = {name for verb in VERBS.values() for name in verb.option_names} | {"--force-reinstall"}
+OF_VERBS = {name for verb in VERBS.values() for name in verb.option_names}
 
 
 @pytest.fixture
@@ -54,7 +56,11 @@ def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch:
     assert usage["planner"]["expires_in_s"] is None
 
 
-@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_pages_have_examples_of_presets() -> None:
+    assert {page.name for page in WITH_PRESETS} >= {"README.md", "models.md", "requests.md"}
+
+
+@pytest.mark.parametrize("page", WITH_PRESETS, ids=lambda page: page.name)
 def test_examples_of_presets_can_be_read(page: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```ini\n(.*?)```", page.read_text(), re.S)
     assert blocks
@@ -70,7 +76,7 @@ def test_examples_of_presets_can_be_read(page: Path, tmp_path: Path) -> None:
 def test_flags_and_verbs_exist(page: Path) -> None:
     text = page.read_text()
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
-        assert flag in BY_NAME or flag in OF_VERBS, f"{page.name} names {flag}"
+        assert flag in BY_NAME or flag in OF_VERBS or f'"{flag}"' in SCRIPTS, f"{page.name} names {flag}"
     for name in set(re.findall(r"LLAMA_ARG_[A-Z_]+[A-Z]", text)):
         assert name in BY_ENV, f"{page.name} names {name}"
     code = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.S))
@@ -78,14 +84,23 @@ def test_flags_and_verbs_exist(page: Path) -> None:
         assert verb in VERBS, f"{page.name} names the verb {verb}"
 
 
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        text = page.read_text()
-        headings = {
-            re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")
-        }
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            if target.startswith("#"):
-                assert target[1:] in headings, f"{page.name}: {target}"
-            elif "://" not in target:
-                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+def anchors_of(page: Path) -> set[str]:
+    titles = (line.lstrip("# ").lower() for line in page.read_text().splitlines() if line.startswith("#"))
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors_of(path), f"{page.name}: {target}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = PAGES[0].read_text()
+    assert not [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme]
