@@ -1,5 +1,6 @@
 """The pages are true: the preset file runs, examples of presets can be read, flags, variables, verbs and links exist."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ OF_VERBS = {name for verb in VERBS.values() for name in verb.option_names}
 def place(tmp_path: Path) -> Path:
     """A folder with the models that the preset file names, and the file."""
     (tmp_path / "models").mkdir()
-    for seed, name in enumerate(("planner", "coder", "night")):
+    for seed, name in enumerate(("planner", "coder", "coder-small", "night", "clerk")):
         make_llama(tmp_path / "models" / f"{name}.gguf", seed=seed)
     shutil.copy(DOCS / "presets.ini", tmp_path)
     return tmp_path
@@ -38,7 +39,7 @@ def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch:
         cwd=place, env=environment(place), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert "4 sections, 0 problems" in checked.stdout
+    assert "5 sections, 0 problems" in checked.stdout
     absolute = (place / "presets.ini").read_text().replace("models/", f"{place}/models/")  # the router's own folder is another one
     (place / "presets.ini").write_text(absolute)
     server = router("--models-preset", str(place / "presets.ini"))
@@ -47,13 +48,17 @@ def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch:
         body = {"model": model, "messages": [{"role": "user", "content": "the red cat"}], "max_tokens": 4}
         assert server.post("/v1/chat/completions", body).status == 200
     listed = {model["id"]: model for model in server.get("/v1/models").json["data"]}
-    assert listed.keys() == {"planner", "coder", "reviewer", "night"}
+    assert listed.keys() == {"planner", "coder", "reviewer", "night", "clerk"}
     assert listed["planner"]["aliases"] == ["plan", "chat"]
     assert listed["reviewer"]["status"]["base"] == "coder"
     usage = {name: server.get(f"/v1/models/{name}").json["usage"] for name in listed}
     assert [name for name, used in usage.items() if used["pinned"]] == ["planner"]
     assert usage["coder"]["expires_in_s"] > 800
     assert usage["planner"]["expires_in_s"] is None
+    assert all(slot["speculative"] for slot in server.get("/slots?model=coder").json)
+    answer = server.post("/v1/chat/completions", {"model": "clerk", "messages": [{"role": "user", "content": "the red cat"}]}).json
+    form = json.loads(answer["choices"][0]["message"]["content"])
+    assert (type(form["topic"]), type(form["urgent"])) == (str, bool)
 
 
 def test_pages_have_examples_of_presets() -> None:
