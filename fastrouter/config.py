@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import Flag, Kind, Scope
+from fastrouter.flag import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
 from fastrouter.grammars import check_grammar, schema_text
 from fastrouter.guessers import DEFAULT

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import TABLE, Flag, Kind, Scope
+from fastrouter.flag import Flag, Kind, Scope
+from fastrouter.flag_table import TABLE
 from fastrouter.guessers import guessers_of
 from fastrouter.samplers import names_of, names_of_letters
 
