@@ -1,6 +1,7 @@
 """The router as a program: its first lines, its flags, its signals, folders that change while it runs."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -56,6 +57,13 @@ def test_help_and_version(tmp_path: Path) -> None:
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
     assert "0.1.0" in shown.stdout
+
+
+def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m fastrouter --help | head -1"
+    shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
+    assert shown.stdout.startswith("fastrouter [flags]")
+    assert shown.stderr == ""
 
 
 def test_unknown_flag(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_there_are_examples() -> None:
 
 
 def test_metrics_have_these_names(fleet: Router) -> None:
+    fleet.post("/completion", {"model": "tiny", "prompt": "the cat", "n_predict": 2})
     section = (DOCS / "operations.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
     families = set(re.findall(r"^# TYPE (\S+)", fleet.get("/metrics").body.decode(), re.M))
     named = set()
