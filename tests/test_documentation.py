@@ -154,6 +154,14 @@ def test_endpoints_exist(fleet: Router) -> None:
         assert answer.status != 404, path
 
 
+def test_what_is_not_there_yet_is_not_there(fleet: Router) -> None:
+    row = next(row for row in (DOCS / "llama-server.md").read_text().splitlines() if "| 501" in row)
+    paths = re.findall(r"`(/[\w/]+)`", row)
+    assert len(paths) > 3
+    for path in paths:
+        assert 501 in [fleet.request(method, path).status for method in ("GET", "POST")], path
+
+
 def test_every_field_of_a_request_is_told() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     code = " ".join(re.findall(r"`([^`\n]+)`", text))
