@@ -15,6 +15,7 @@ from conftest import Router, StartRouter, environment, eventually
 from tiny_models import make_llama
 
 from fastrouter.config import parse
+from fastrouter.flag import Kind
 from fastrouter.service import curl_line
 
 
@@ -54,6 +55,7 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert (helped.returncode, helped.stderr) == (0, "")
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
+    assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
     assert "0.1.0" in shown.stdout
