@@ -48,8 +48,9 @@ class Context:
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. Never more than the model was trained for, as in llama-server.
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
+        self.n_ubatch: int = api.llama_n_ubatch(self.pointer)  # rows that are computed together
         # A row for every sequence, or a prompt would wait for a stream to end.
-        self.n_batch: int = max(min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer)), self.num_sequences)
+        self.n_batch: int = max(min(api.llama_n_batch(self.pointer), self.n_ubatch), self.num_sequences)
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
