@@ -48,9 +48,7 @@ class Context:
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. Never more than the model was trained for, as in llama-server.
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
-        self.n_ubatch: int = api.llama_n_ubatch(self.pointer)  # rows that are computed together
-        # A row for every sequence, or a prompt would wait for a stream to end.
-        self.n_batch: int = max(min(api.llama_n_batch(self.pointer), self.n_ubatch), self.num_sequences)
+        self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
@@ -68,8 +66,9 @@ class Context:
         params.n_ctx = max(0, options.ctx_size)
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
+        # A row for every sequence, or a prompt would wait for a stream to end; computed together, or a window may lose what others need.
         params.n_batch = max(options.batch_size, self.num_sequences)
-        params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
+        params.n_ubatch = max(min(options.ubatch_size, options.batch_size), self.num_sequences)
         decode, prefill = placements_of(options)
         params.n_threads = tuning.threads_for(model.size_bytes, options.threads, len(decode.cpus))
         asked = options.threads_batch if options.threads_batch > 0 else options.threads

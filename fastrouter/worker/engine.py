@@ -162,7 +162,7 @@ class Engine:
         have lost tokens that are needed when the first part of a guess is taken back."""
         if prefilling and self.model.n_swa and not self._context.is_unified:
             return 0  # a split cache computes texts together only as far as they are equally long
-        return self._context.n_ubatch - len(decoding) - sum(map(_num_unread, prefilling))
+        return self._context.n_batch - len(decoding) - sum(map(_num_unread, prefilling))
 
     def _put_prompts(self, prefilling: list[Sequence], row: int) -> list[int]:
         """Pieces of prompts after the decode rows. Returns how many tokens of each prefilling sequence."""
