@@ -16,6 +16,7 @@ export class Thread {
   #toEnd;
   #views = new Map();
   #isFollowing = true;
+  #top = 0; // where it stood last
   #frame = 0;
   #waiting = new Set(); // messages to draw in the next frame
 
@@ -41,7 +42,8 @@ export class Thread {
     this.#views.clear();
     this.#list.replaceChildren();
     this.show();
-    this.toEnd();
+    if (pathOf(this.#chat.conversation).length) this.toEnd();
+    else this.#toBeginning();
   }
 
   show() {
@@ -105,18 +107,30 @@ export class Thread {
 
   toEnd() {
     this.#isFollowing = true;
-    this.#element.scrollTop = this.#element.scrollHeight;
+    this.#follow();
+    this.#toEnd.hidden = true;
+  }
+
+  /** Of what is no conversation yet: it is read from the top, whatever cards come. */
+  #toBeginning() {
+    this.#isFollowing = false;
+    this.#element.scrollTop = 0;
     this.#toEnd.hidden = true;
   }
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#element;
-    this.#isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    this.#toEnd.hidden = this.#isFollowing;
+    const isEmpty = this.#list.classList.contains("is-empty");
+    // What has grown before our own scrolling is told is no reader who went away: that one goes up.
+    if (isEmpty || scrollTop < this.#top) this.#isFollowing = false;
+    if (!isEmpty && scrollHeight - scrollTop - clientHeight < NEAR_PX) this.#isFollowing = true;
+    this.#top = scrollTop;
+    this.#toEnd.hidden = isEmpty || this.#isFollowing;
   }
 
   #follow() {
-    if (this.#isFollowing) this.#element.scrollTop = this.#element.scrollHeight;
-    else this.#scrolled();
+    if (!this.#isFollowing) return this.#scrolled();
+    this.#element.scrollTop = this.#element.scrollHeight;
+    this.#top = this.#element.scrollTop;
   }
 }
