@@ -21,7 +21,7 @@ log = logging.getLogger("fastrouter.http")
 
 HEAD_SWEEPS = 10  # also for a client that connects and says nothing
 LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
-CUT_AFTER_S = 0.1  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
+CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
 CLIENT_LEFT = 499  # as nginx counts it

@@ -153,19 +153,12 @@ export class Chat extends EventTarget {
         this.#save(conversation);
       },
     });
-    if (message.error?.type === "incomplete") await this.#explain(message);
     this.#running.delete(message.id);
     delete message.isUnfinished;
     tree.touch(conversation);
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
-  }
-
-  /** A browser may lose a stream's last event to the end of its connection; the listing says the same. */
-  async #explain({ model, error }) {
-    const entry = await this.#api.get(`v1/models/${encodeURIComponent(model)}`).catch(() => null);
-    if (entry?.status.failed && entry.status.error) error.message = entry.status.error;
   }
 
   // ------------------------------------------------------------ running
