@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "screenshots"
 MAX_BYTES = 150_000
-WIDE = {"width": 1280, "height": 800}
+WIDE = {"width": 1240, "height": 770}
 PHONE = {"width": 390, "height": 844}
 IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
 PRESETS = """
@@ -69,11 +69,17 @@ class Camera:
         self.page.keyboard.type(model)
         self.page.keyboard.press("Enter")
 
-    def ask(self, text: str) -> None:
+    def begin(self, text: str) -> None:
         self.page.fill("#composer-text", text)
         self.page.press("#composer-text", "Enter")
+
+    def await_end(self) -> None:
         self.page.wait_for_selector(IDLE, timeout=120_000)
         self.page.wait_for_timeout(400)  # colours
+
+    def ask(self, text: str) -> None:
+        self.begin(text)
+        self.await_end()
 
     def shoot(self, name: str) -> None:
         path = OUT / f"{name}.png"
@@ -103,8 +109,11 @@ def take(browser: Any, url: str) -> None:
     camera = Camera(dark.new_page(), url)
     camera.pick("storyteller")
     camera.ask("Tell a story about a train in three sentences.")
-    camera.page.wait_for_timeout(1500)
+    camera.begin("And now one about a station master.")
+    camera.page.wait_for_selector(".room-rate strong")
+    camera.page.wait_for_timeout(1500)  # a curve
     camera.shoot("room")
+    camera.await_end()
     camera.page.get_by_role("button", name="Machine room").first.click()
     camera.page.keyboard.press("Control+Shift+O")
     camera.pick("smollm2")

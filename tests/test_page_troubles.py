@@ -191,3 +191,21 @@ def test_the_list_of_conversations_keeps_the_keyboard_where_it_is(page: Any) -> 
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Renamed", exact=True).wait_for()
     page.wait_for_function("() => document.activeElement.getAttribute('aria-label')?.includes('Renamed')")
+
+
+def test_who_answers_again_is_not_lost(page: Any) -> None:
+    ask(page, says("one"))
+    for button in ("Answer again", "Answer again with another model"):
+        page.get_by_role("button", name=button, exact=True).focus()
+        page.keyboard.press("Enter")
+        if "model" in button:
+            page.keyboard.type("calm")
+            page.keyboard.press("Enter")
+        page.wait_for_function("() => document.activeElement.id === 'composer-text'")
+    page.locator(".answer .siblings", has_text="3 / 3").wait_for()
+    page.get_by_role("button", name="The version before").focus()
+    page.keyboard.press("Enter")
+    page.locator(".answer .siblings", has_text="2 / 3").wait_for()
+    page.keyboard.press("Enter")
+    page.locator(".answer .siblings", has_text="1 / 3").wait_for()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"

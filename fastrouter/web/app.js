@@ -18,6 +18,7 @@ import { listenToKeys, showHelp } from "./shortcuts.js";
 import { stateInWords } from "./words.js";
 
 const HIDDEN_MS = 60_000;
+const HAS_KEYBOARD = matchMedia("(hover: hover)"); // elsewhere a focused field brings one up over half of the page
 
 const at = (id) => document.getElementById(id);
 
@@ -74,7 +75,10 @@ const acts = {
   edit: (message, text) => chat.edit(message, text),
   regenerate: (message) => chat.regenerate(message),
   retry: (message, model) => chat.retry(message, model),
-  choose: (message) => chat.choose(message),
+  choose: (message, label = null) => {
+    chat.choose(message);
+    if (label) thread.focusVersions(message, label);
+  },
   regenerateWith: async (message) => {
     const chosen = await pickInDialog("Answer again with");
     if (chosen) chat.regenerate(message, chosen);
@@ -98,7 +102,7 @@ function pickInDialog(title) {
 const panels = {};
 let room = null; // is imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
-const thread = new Thread(at("thread"), chat, acts, welcome);
+const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
 const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
 new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();

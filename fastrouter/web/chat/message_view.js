@@ -8,7 +8,7 @@ import { LiveMarkdown } from "./live_markdown.js";
 
 const TOO_LONG = "exceed_context_size_error";
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message), startNew()} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew()} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -210,7 +210,7 @@ export function waitInWords(comment, model) {
 function showSiblings(holder, message, siblings, acts) {
   const at = siblings.findIndex((one) => one.id === message.id);
   if (siblings.length < 2 || at < 0) return holder.replaceChildren();
-  const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by]), { class: "icon-button small", disabled: !siblings[at + by] });
+  const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by], label), { class: "icon-button small", disabled: !siblings[at + by] });
   return holder.replaceChildren(step(-1, "left", "The version before"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "The next version"));
 }
 

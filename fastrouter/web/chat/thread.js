@@ -12,6 +12,7 @@ export class Thread {
   #chat;
   #acts;
   #welcome;
+  #giveFocus;
   #list = h("div.messages");
   #toEnd;
   #views = new Map();
@@ -20,12 +21,13 @@ export class Thread {
   #frame = 0;
   #waiting = new Set(); // messages to draw in the next frame
 
-  /** `welcome`: {element, show()} of an empty conversation. */
-  constructor(element, chat, acts, welcome) {
+  /** `welcome`: {element, show()} of an empty conversation; `giveFocus()` to something else, when what had it is gone. */
+  constructor(element, chat, acts, welcome, giveFocus) {
     this.#element = element;
     this.#chat = chat;
     this.#acts = acts;
     this.#welcome = welcome;
+    this.#giveFocus = giveFocus;
     this.#toEnd = iconButton("down", "To the end", () => this.toEnd(), { class: "to-end", hidden: true });
     element.replaceChildren(this.#list, this.#toEnd);
     element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -54,9 +56,16 @@ export class Thread {
     for (const id of this.#views.keys()) if (!shown.has(id)) this.#views.delete(id);
     const elements = path.length ? rows.map((row) => row.element) : [this.#welcome.element];
     if (!path.length) this.#welcome.show();
-    if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#list.replaceChildren(...elements);
+    if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#replace(elements);
     for (const row of rows) for (const message of row.messages) this.#draw(message);
     this.#list.classList.toggle("is-empty", !path.length);
+  }
+
+  #replace(elements) {
+    const focused = this.#list.contains(document.activeElement) ? document.activeElement : null;
+    this.#list.replaceChildren(...elements);
+    if (focused?.isConnected) focused.focus({ preventScroll: true });
+    else if (focused) this.#giveFocus();
   }
 
   /** An answer of a pair stands beside the other one. */
@@ -101,6 +110,12 @@ export class Thread {
   editLast() {
     const last = pathOf(this.#chat.conversation).findLast((message) => message.role === "user");
     if (last) this.#views.get(last.id)?.edit();
+  }
+
+  /** Of a message that has taken another's place: its button for the next step. */
+  focusVersions(message, label) {
+    const steps = [...(this.#views.get(message.id)?.element.querySelectorAll(".siblings button:enabled") ?? [])];
+    (steps.find((button) => button.getAttribute("aria-label") === label) ?? steps[0])?.focus();
   }
 
   // ------------------------------------------------------------ scrolling
