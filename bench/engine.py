@@ -20,8 +20,10 @@ import llama_cpp
 from bench.__main__ import cpu_name
 from fastrouter._core import TextCollector, TokenRing
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker import llama
+from fastrouter.worker.binding import start_backends
+from fastrouter.worker.context import Context
 from fastrouter.worker.engine import Engine
+from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.sampler import Sampler
 
@@ -39,8 +41,8 @@ def step_costs(model_path: Path) -> dict[str, float]:
     found = {}
     for num_streams in STREAMS:
         options = LoadOptions(threads=1, parallel=num_streams, ctx_size=2048 * num_streams)
-        model = llama.Model(str(model_path), options)
-        context = llama.Context(model, options)
+        model = Model(str(model_path), options)
+        context = Context(model, options)
         ring = TokenRing.create(1 << 22)
         writer = TokenRing.open(os.dup(ring.memory_fd), os.dup(ring.doorbell_fd))
         engine = Engine(model, context, Outbox(writer), options)
@@ -84,8 +86,8 @@ def sampling_costs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for num_tokens in VOCABULARIES:
         options = LoadOptions(threads=1, ctx_size=64, parallel=1)
-        model = llama.Model(str(make_llama(folder / f"vocabulary{num_tokens}.gguf", half=True, num_tokens=num_tokens)), options)
-        context = llama.Context(model, options)
+        model = Model(str(make_llama(folder / f"vocabulary{num_tokens}.gguf", half=True, num_tokens=num_tokens)), options)
+        context = Context(model, options)
         context.warm_up()
         address = context.logits()
         for name, settings in SETTINGS.items():
@@ -134,7 +136,7 @@ def _best_us(sample: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    llama.start_backends()
+    start_backends()
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "step_us": step_costs(make_llama(Path(folder) / "tiny.gguf")),

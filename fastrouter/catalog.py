@@ -16,7 +16,7 @@ from fastrouter.capabilities import capabilities, embedding_options, input_modal
 from fastrouter.config import Config, Layer, load_options, merge, to_arguments, to_section
 from fastrouter.difference import Difference, compare
 from fastrouter.errors import ConfigError, InvalidRequest
-from fastrouter.flag_table import Scope
+from fastrouter.flag import Scope
 from fastrouter.headers import Headers
 from fastrouter.messages import LoadOptions
 from fastrouter.presets import Presets, first_of, read_presets

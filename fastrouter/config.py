@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import Flag, Kind, Scope
+from fastrouter.flag import Flag, Kind, Scope
 from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_not_yet
 from fastrouter.grammars import check_grammar, schema_text
 from fastrouter.guessers import DEFAULT
@@ -139,7 +139,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
     words = iter(argv)
     for word in words:
         if word in ("-h", "--help", "--usage"):
-            print(help_text())
+            print(help_text(), flush=True)
             raise SystemExit(0)
         if word == "--version":
             from fastrouter.build import version_text  # 15 ms that a start need not wait for

@@ -15,6 +15,7 @@ LOOKUPS: dict[str, tuple[int, int]] = {
     "ngram-cache": (4, 8),
 }
 DEFAULT = "ngram-mod"  # llama-server's --spec-default
+MAX_GUESSED = 1024  # tokens at a time
 _NOT_YET = ("draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark")  # heads that are trained for one model
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastrouter.config import Layer, Setting, add_setting, read_text
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import Scope
+from fastrouter.flag import Scope
 from fastrouter.flags import convert, find_key, suggest
 
 EVERY_MODEL = "*"

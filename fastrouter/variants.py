@@ -10,7 +10,7 @@ from typing import Any
 
 from fastrouter.config import Layer, constraint_of, read_text
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import Kind, Scope
+from fastrouter.flag import Kind, Scope
 from fastrouter.messages import Generate
 
 _OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # of the load options

@@ -18,8 +18,8 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "screenshots"
-MAX_BYTES = 150_000
-WIDE = {"width": 1240, "height": 770}
+MAX_BYTES = 200_000
+WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
 PRESETS = """
@@ -113,6 +113,10 @@ def take(browser: Any, url: str) -> None:
     camera.page.wait_for_selector(".room-rate strong")
     camera.page.wait_for_timeout(1500)  # a curve
     camera.shoot("room")
+    camera.page.emulate_media(color_scheme="light")
+    camera.page.wait_for_timeout(400)
+    camera.shoot("room-light")
+    camera.page.emulate_media(color_scheme="dark")
     camera.await_end()
     camera.page.get_by_role("button", name="Machine room").first.click()
     camera.page.keyboard.press("Control+Shift+O")

@@ -15,8 +15,9 @@ from tiny_models import make_llama
 
 from fastrouter._core import SAMPLERS, Breakers, LogitSampler
 from fastrouter.messages import LoadOptions
+from fastrouter.worker.binding import start_backends
 from fastrouter.worker.breakers import breakers_of
-from fastrouter.worker.llama import Model, start_backends
+from fastrouter.worker.model import Model
 from fastrouter.worker.sampler import Sampler, file_defaults
 
 Logits = NDArray[np.float32]

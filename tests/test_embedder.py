@@ -13,9 +13,11 @@ from tiny_models import make_llama
 
 from fastrouter.messages import Call, LoadOptions, Reply
 from fastrouter.worker import embedder as embedder_module
-from fastrouter.worker import llama
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.binding import start_backends
+from fastrouter.worker.context import Context
 from fastrouter.worker.embedder import PACKED_TOKENS, Embedder, normalize
+from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
 
 
@@ -24,9 +26,9 @@ class Bench:
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.options = LoadOptions(**{"threads": 1, "embedding": True, "kv_unified": True, "ubatch_size": 2048, **options})
-        self.model = llama.Model(str(path), self.options)
+        self.model = Model(str(path), self.options)
         adapters = Adapters(self.model, self.options)
-        self.context = llama.Context(self.model, self.options)
+        self.context = Context(self.model, self.options)
         self.answers: dict[int, Reply] = {}
         self.num_rows: list[int] = []
         prompts = Prompts(self.model, self.options)
@@ -72,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_bert(folder / "mean.gguf", n_ctx=2048)
     make_bert(folder / "rank.gguf", pooling=gguf.PoolingType.RANK)
     make_llama(folder / "chat.gguf")
-    llama.start_backends()
+    start_backends()
     return folder
 
 

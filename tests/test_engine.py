@@ -11,9 +11,11 @@ from tiny_models import make_llama
 
 from fastrouter._core import ERROR, EVENT, FINISH, LAST, TEXT, Sink, TokenRing
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker import llama
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.binding import api, start_backends
+from fastrouter.worker.context import Context
 from fastrouter.worker.engine import Engine
+from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
 
 MAX_STEPS = 20_000
@@ -67,9 +69,9 @@ class Bench:
 
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
         self.options = LoadOptions(**{"threads": 2, **options})
-        self.model = llama.Model(str(path), self.options)
+        self.model = Model(str(path), self.options)
         adapters = Adapters(self.model, self.options)
-        self.context = llama.Context(self.model, self.options)
+        self.context = Context(self.model, self.options)
         self.ring = TokenRing.create(ring_bytes)
         self._writer = TokenRing.open(os.dup(self.ring.memory_fd), os.dup(self.ring.doorbell_fd))
         self.outbox = Outbox(self._writer)
@@ -115,13 +117,13 @@ class Bench:
         assert not self.ring.sinks()
         assert len(self.engine.slots.idle) == len(self.engine.slots)
         for slot in self.engine.slots.all:
-            last = llama.api.llama_memory_seq_pos_max(self.context.memory, slot.id)
+            last = api.llama_memory_seq_pos_max(self.context.memory, slot.id)
             assert last == len(slot.tokens) - 1, slot
 
 
 @pytest.fixture(scope="session", autouse=True)
 def backends() -> None:
-    llama.start_backends()
+    start_backends()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ import pytest
 from tiny_models import make_llama
 
 from fastrouter.messages import LoadOptions
-from fastrouter.worker import llama
+from fastrouter.worker.binding import api, start_backends
 from fastrouter.worker.constraint import ConstrainedSampler, Grammars, Matcher
 from fastrouter.worker.gbnf import to_lark
+from fastrouter.worker.model import Model
+from fastrouter.worker.vocab import Vocab
 
-api = llama.api
+api = api
 TOKEN_DATA = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
 
 # None of them can refer to itself before it has read a character: with such a grammar llama.cpp takes all the memory there is.
@@ -36,9 +38,9 @@ GRAMMARS = {
 
 
 @pytest.fixture(scope="module")
-def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.Vocab]:
-    llama.start_backends()
-    model = llama.Model(str(make_llama(tmp_path_factory.mktemp("gbnf") / "tiny.gguf")), LoadOptions())
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
+    start_backends()
+    model = Model(str(make_llama(tmp_path_factory.mktemp("gbnf") / "tiny.gguf")), LoadOptions())
     yield model.vocab
     model.close()
 
@@ -46,7 +48,7 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.Vocab]:
 class Oracle:
     """llama.cpp's own grammar."""
 
-    def __init__(self, vocab: llama.Vocab, text: str) -> None:
+    def __init__(self, vocab: Vocab, text: str) -> None:
         self._sampler = api.llama_sampler_init_grammar(vocab.pointer, text.encode(), b"root")
         assert self._sampler
         self._candidates = (api.llama_token_data * vocab.n_tokens)()
@@ -65,25 +67,25 @@ class Oracle:
         api.llama_sampler_free(self._sampler)
 
 
-def compiled(vocab: llama.Vocab, text: str) -> Matcher:
+def compiled(vocab: Vocab, text: str) -> Matcher:
     found: Future[Matcher] = Grammars(vocab).compile({"kind": "gbnf", "field": "grammar", "text": text})
     return found.result().copy()
 
 
-def allowed(matcher: Matcher, vocab: llama.Vocab) -> set[int]:
+def allowed(matcher: Matcher, vocab: Vocab) -> set[int]:
     matcher.find_allowed()
     words = np.frombuffer(ctypes.string_at(matcher.address, 4 * ((vocab.n_tokens + 31) // 32)), np.uint8)
     return set(np.flatnonzero(np.unpackbits(words, bitorder="little")[: vocab.n_tokens]).tolist())
 
 
-def texts_of(tokens: set[int], vocab: llama.Vocab) -> set[bytes]:
+def texts_of(tokens: set[int], vocab: Vocab) -> set[bytes]:
     """Without what is no text of its own: several tokens may have the same, and a byte may be a part of a character."""
     pieces = {b"END" if vocab.is_eog(token) else vocab.token_to_piece(token, special=False) for token in tokens}
     return {piece for piece in pieces if piece and piece != b"\0" and not (len(piece) == 1 and piece[0] >= 0x80)}
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_the_same_tokens_as_llama_cpp(vocab: llama.Vocab, name: str) -> None:
+def test_the_same_tokens_as_llama_cpp(vocab: Vocab, name: str) -> None:
     random = np.random.default_rng(7)
     start = compiled(vocab, GRAMMARS[name])
     assert start.is_lazy == (name != "plain")
@@ -105,7 +107,7 @@ def test_the_same_tokens_as_llama_cpp(vocab: llama.Vocab, name: str) -> None:
     assert num_ended or name in ("json", "plain", "escapes")
 
 
-def follows(vocab: llama.Vocab, grammar: str, text: str) -> bool:
+def follows(vocab: Vocab, grammar: str, text: str) -> bool:
     """Byte by byte, to the end."""
     matcher = compiled(vocab, grammar)
     for byte in text.encode():
@@ -123,19 +125,19 @@ def follows(vocab: llama.Vocab, grammar: str, text: str) -> bool:
         ("json", ['{"a":[1,{"b":null }],"c":"\\u00e4" }'], ['{"a":}', '{"a":1']),
     ],
 )
-def test_texts(vocab: llama.Vocab, grammar: str, right: list[str], wrong: list[str]) -> None:
+def test_texts(vocab: Vocab, grammar: str, right: list[str], wrong: list[str]) -> None:
     assert all(follows(vocab, GRAMMARS[grammar], text) for text in right)
     assert not any(follows(vocab, GRAMMARS[grammar], text) for text in wrong)
 
 
 @pytest.mark.parametrize("grammar", ['root ::= . "b"', 'root ::= "(" root ")" | . "b"'])
-def test_a_dot_is_any_character(vocab: llama.Vocab, grammar: str) -> None:
+def test_a_dot_is_any_character(vocab: Vocab, grammar: str) -> None:
     assert follows(vocab, grammar, "\nb")
     assert follows(vocab, grammar, "\u3042b")
 
 
 @pytest.mark.parametrize("grammar", ['root ::= root "a" | ""', 'root ::= a root b | ""\na ::= [a-z]*\nb ::= [a-z] "!"'])
-def test_what_begins_with_itself_harms_nobody(vocab: llama.Vocab, grammar: str) -> None:
+def test_what_begins_with_itself_harms_nobody(vocab: Vocab, grammar: str) -> None:
     """llama.cpp refuses the first and never comes back from the second."""
     text = "aaa" if "!" not in grammar else "xy!z!"
     assert follows(vocab, grammar, text)
@@ -143,7 +145,7 @@ def test_what_begins_with_itself_harms_nobody(vocab: llama.Vocab, grammar: str) 
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_one_token_first_then_the_others(vocab: llama.Vocab, temperature: float) -> None:
+def test_one_token_first_then_the_others(vocab: Vocab, temperature: float) -> None:
     """The best token is taken where it is allowed, whatever the mask would say; elsewhere the best that is."""
     matcher = compiled(vocab, GRAMMARS["literals"])
     sampler = ConstrainedSampler(vocab, {"temperature": temperature, "seed": 1}, {}, matcher)

@@ -10,7 +10,8 @@ from conftest import Router, StartRouter, text_of
 from test_engine import PROMPTS, Bench, Client
 from tiny_models import make_llama, make_lora
 
-from fastrouter.worker import llama, turns
+from fastrouter.worker import turns
+from fastrouter.worker.binding import start_backends
 
 Lora = list[list[Any]]
 Lone = dict[tuple[str, str], str]  # by name of the set and prompt
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def backends() -> None:
-    llama.start_backends()
+    start_backends()
 
 
 MakeBench = Callable[..., Bench]

@@ -10,7 +10,7 @@ from test_engine import Bench, Client
 from tiny_memories import MAKERS, make_sliding
 from tiny_models import make_llama, make_lora
 
-from fastrouter.worker import llama
+from fastrouter.worker.binding import start_backends
 
 KINDS = ("llama", *MAKERS)
 EXACT = {"cache_type_k": "f32", "cache_type_v": "f32"}  # with these, the shape of a batch changes no logit by much
@@ -22,7 +22,7 @@ Tokens = list[int]
 
 @pytest.fixture(scope="module", autouse=True)
 def backends() -> None:
-    llama.start_backends()
+    start_backends()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from tiny_models import make_llama
 from fastrouter.cli.presets import run_preset
 from fastrouter.config import load_options, merge, parse, to_arguments, to_section
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import TABLE, Kind, Scope
+from fastrouter.flag import Kind, Scope
+from fastrouter.flag_table import TABLE
 from fastrouter.flags import ALL_LAYERS
 from fastrouter.presets import Presets, first_of, read_presets
 

@@ -12,7 +12,9 @@ from tiny_models import make_llama
 from fastrouter.errors import FastrouterError, from_wire
 from fastrouter.messages import Call, Generate, Load, LoadOptions, Ready, Reply
 from fastrouter.supervisor.process import Nursery
-from fastrouter.worker import llama, prompts
+from fastrouter.worker import prompts
+from fastrouter.worker.binding import start_backends
+from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
 
 OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -21,10 +23,10 @@ HELLO = [{"role": "user", "content": "the cat"}]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.Model]:
-    llama.start_backends()
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    start_backends()
     path = make_llama(tmp_path_factory.mktemp("variants") / "own.gguf", chat_template=OWN)
-    opened = llama.Model(str(path), LoadOptions())
+    opened = Model(str(path), LoadOptions())
     yield opened
     opened.close()
 
@@ -33,7 +35,7 @@ def text_of(model_prompts: Prompts, **fields: Any) -> str:
     return model_prompts.build(Generate(0, **{"messages": HELLO, **fields}))[1]
 
 
-def test_a_template_instead_of_the_models(model: llama.Model) -> None:
+def test_a_template_instead_of_the_models(model: Model) -> None:
     here = Prompts(model, LoadOptions(chat_template_kwargs={"word": "now"}))
     assert text_of(here, chat_template=OTHER) == "<user: the cat><s>now"
     assert text_of(here) == "[user] the cat\n"
@@ -42,7 +44,7 @@ def test_a_template_instead_of_the_models(model: llama.Model) -> None:
     assert tokens == array("i", here.tokenize(text, add_special=True, parse_special=True))
 
 
-def test_a_system_message_for_those_that_have_none(model: llama.Model) -> None:
+def test_a_system_message_for_those_that_have_none(model: Model) -> None:
     here = Prompts(model, LoadOptions())
     assert text_of(here, system="be brief") == "[system] be brief\n[user] the cat\n"
     for role in ("system", "developer"):
@@ -52,7 +54,7 @@ def test_a_system_message_for_those_that_have_none(model: llama.Model) -> None:
     assert here.call_apply_template({"messages": HELLO, "system": "b", "chat_template": OTHER})["prompt"] == "<system: b><user: the cat><s>"
 
 
-def test_a_template_is_compiled_once_and_few_are_kept(model: llama.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_is_compiled_once_and_few_are_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
     make = prompts.ChatTemplate
 
@@ -71,7 +73,7 @@ def test_a_template_is_compiled_once_and_few_are_kept(model: llama.Model, monkey
     assert compiled == [*sources, "one more", sources[0]]
 
 
-def test_a_broken_template_costs_its_requests_only(model: llama.Model) -> None:
+def test_a_broken_template_costs_its_requests_only(model: Model) -> None:
     here = Prompts(model, LoadOptions())
     for _ in range(2):
         with pytest.raises(FastrouterError, match="chat template: line 1"):

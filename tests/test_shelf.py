@@ -12,8 +12,8 @@ from test_engine import Bench
 from tiny_memories import MAKERS
 from tiny_models import make_llama
 
-from fastrouter.worker import llama
 from fastrouter.worker import shelf as shelf_module
+from fastrouter.worker.binding import start_backends
 from fastrouter.worker.shelf import Kept, Shelf
 
 MIB = 1 << 20
@@ -96,7 +96,7 @@ def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def backends() -> None:
-    llama.start_backends()
+    start_backends()
 
 
 @pytest.fixture(scope="module")

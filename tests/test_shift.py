@@ -10,7 +10,7 @@ from conftest import StartRouter
 from test_engine import PROMPTS, SYSTEM, Bench
 from tiny_models import make_llama
 
-from fastrouter.worker import llama
+from fastrouter.worker.binding import start_backends
 from fastrouter.worker.shift import plan_shift
 
 # llama-server b11434's tokens: -c 256 -np 1 --context-shift -ctk f32 -ctv f32 -fa off, temperature 0, n_predict 500.
@@ -23,7 +23,7 @@ MakeBench = Callable[..., Bench]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    llama.start_backends()
+    start_backends()
     return make_llama(tmp_path_factory.mktemp("shift") / "tiny.gguf")
 
 

@@ -20,10 +20,11 @@ from fastrouter.config import Config, load_options, parse
 from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest
 from fastrouter.messages import LoadOptions
 from fastrouter.supervisor.budget import estimate
-from fastrouter.worker import llama
+from fastrouter.worker.binding import LlamaError, api, start_backends
+from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.engine import Engine
-from fastrouter.worker.llama import LlamaError
+from fastrouter.worker.model import Model
 from fastrouter.worker.pace import FIRST_REST, MAX_REST, Pace
 from fastrouter.worker.row_costs import MAX_AGE, UNMEASURED, RowCosts
 from fastrouter.worker.speculation import MAX_ROWS, Speculation
@@ -183,7 +184,7 @@ def test_costs_are_measured() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def backends() -> None:
-    llama.start_backends()
+    start_backends()
 
 
 @pytest.fixture(scope="session")
@@ -214,7 +215,7 @@ class SpeculativeBench(Bench):
         super().check_idle()
         draft = self.engine.speculation.draft
         for slot_id, num_held in enumerate(draft.held if draft else []):
-            assert llama.api.llama_memory_seq_pos_max(draft.context.memory, slot_id) == num_held - 1
+            assert api.llama_memory_seq_pos_max(draft.context.memory, slot_id) == num_held - 1
 
     def ask(self, prompt: Any, max_tokens: int = 120, **more: Any) -> Client:
         return super().ask(prompt, max_tokens, **more)
@@ -600,8 +601,8 @@ def make_other(path: Path, problem: str) -> Path:
 def test_vocabularies_must_be_the_same(paths: list[Path], tmp_path: Path, problem: str, message: str) -> None:
     other = make_other(tmp_path / "other.gguf", problem)
     options = LoadOptions(parallel=1, ctx_size=128, speculation={"draft_model": str(other)})
-    model = llama.Model(str(paths[0]), options)
-    context = llama.Context(model, options)
+    model = Model(str(paths[0]), options)
+    context = Context(model, options)
     with pytest.raises(LlamaError, match=f"--model-draft .*other.gguf: it cannot guess for this model: {message}"):
         Draft(context, options)
     (tmp_path / "none.gguf").write_bytes(b"GGUF")

@@ -14,7 +14,8 @@ from fastrouter._core import LAST, TextCollector
 from fastrouter.errors import from_wire
 from fastrouter.messages import Call, Failed, Generate, Load, LoadOptions, Notice, Prime, Ready, Reply, Share, Stop
 from fastrouter.supervisor.process import Nursery, WorkerProcess, adopt_orphans
-from fastrouter.worker import cpu_variants, llama
+from fastrouter.worker import cpu_variants
+from fastrouter.worker.binding import backend_folder
 
 OPTIONS = LoadOptions(ctx_size=512, parallel=2)
 EXECUTED = [sys.executable, str(Path(__file__).with_name("exec_nursery.py"))]
@@ -130,7 +131,7 @@ def test_the_safe_mode_works_and_says_so(models: Path) -> None:
 
 
 def test_without_the_best_cpu_variant_it_works_and_says_so(models: Path) -> None:
-    names = [path.stem.removeprefix("libggml-cpu-") for path in cpu_variants.runnable(llama.backend_folder())]
+    names = [path.stem.removeprefix("libggml-cpu-") for path in cpu_variants.runnable(backend_folder())]
     if len(names) < 2:
         pytest.skip("llama.cpp has one build for this CPU only")
 

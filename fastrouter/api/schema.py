@@ -34,7 +34,7 @@ from fastrouter.api.fields import (
 )
 from fastrouter.api.messages import check_messages, check_tool_choice, check_tools, prefill_of
 from fastrouter.errors import InvalidRequest
-from fastrouter.flag_table import MAX_GUESSED
+from fastrouter.guessers import MAX_GUESSED
 from fastrouter.messages import Generate
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own

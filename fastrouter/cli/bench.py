@@ -23,7 +23,7 @@ from fastrouter.build import version_text
 from fastrouter.cli.client import print_table
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
-from fastrouter.flag_table import Kind, Scope
+from fastrouter.flag import Kind, Scope
 from fastrouter.flags import BY_ENV, find_argument
 from fastrouter.gguf import group_files, is_gguf
 from fastrouter.machine import cpu_name

@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from fastrouter.cli import client, pull
 from fastrouter.cli.client import Client, perform
-from fastrouter.flag_table import TABLE, Flag, Kind, Scope
+from fastrouter.flag import Flag, Kind, Scope
+from fastrouter.flag_table import TABLE
 
 USAGE = "usage: fastrouter completion bash|zsh|fish"
 MODELS_TIMEOUT_S = 2  # a shell waits for this while the user looks at it

@@ -8,7 +8,8 @@ from typing import Any
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.messages import LoadOptions
-from fastrouter.worker.llama import Adapter, Context, Model
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Adapter, Model
 from fastrouter.worker.slots import AdapterSet
 
 

@@ -15,9 +15,10 @@ from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
 from fastrouter.worker.bounds import BoundedDetokenizer
 from fastrouter.worker.constraint import ConstrainedSampler, Grammars
+from fastrouter.worker.context import Context
 from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.infill import build_infill
-from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.model import Model
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.sampler import Sampler, file_defaults

@@ -14,9 +14,9 @@ from fastrouter._core import EVENT, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError
 from fastrouter.messages import LoadOptions
 from fastrouter.worker.constraint import shown
-from fastrouter.worker.llama import Vocab
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.sequence import Request, Sequence
+from fastrouter.worker.vocab import Vocab
 
 
 class Answers:

@@ -1,4 +1,4 @@
-"""The arrays of one llama_decode. Knows no context: what the struct is made of comes from llama.py."""
+"""The arrays of one llama_decode. Knows no context: what the struct is made of comes from context.py."""
 
 import ctypes
 from typing import Any

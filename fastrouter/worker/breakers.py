@@ -6,7 +6,7 @@ Invariant: what is found for a vocabulary and its texts is found once; walking a
 from functools import lru_cache
 
 from fastrouter._core import Breakers
-from fastrouter.worker.llama import Vocab
+from fastrouter.worker.vocab import Vocab
 
 MAX_TEXT_BYTES, MAX_TAIL_TOKENS = 40, 20  # llama.cpp's limits
 

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from fastrouter.errors import FastrouterError, InvalidRequest, NotSupported
-from fastrouter.worker.llama import TOKENIZE_ADDRESS, Vocab
 from fastrouter.worker.sampler import Sampler
+from fastrouter.worker.vocab import TOKENIZE_ADDRESS, Vocab
 
 _WHITESPACE = r"( |\n {0,20})?"  # between JSON's tokens: enough to indent, too little to go on for ever
 _FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: about 0.1 s, and 30 MB, at most

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastrouter.messages import Load
 from fastrouter.worker.constraint import shown
+from fastrouter.worker.context import Context
 from fastrouter.worker.engine import Engine
-from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.model import Model
 from fastrouter.worker.sampler import Sampler
 
 

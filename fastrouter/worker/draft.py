@@ -14,9 +14,12 @@ import numpy as np
 
 from fastrouter._core import LogitSampler
 from fastrouter.messages import LoadOptions
-from fastrouter.worker.llama import Context, LlamaError, Model, Vocab
+from fastrouter.worker.binding import LlamaError
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Model
 from fastrouter.worker.sequence import Sequence
 from fastrouter.worker.slots import common_prefix
+from fastrouter.worker.vocab import Vocab
 
 MAX_READ = 128  # tokens in one step: the streams wait for it
 MAX_SIZE_DIFFERENCE = 128  # between the vocabularies: padding of the matrices

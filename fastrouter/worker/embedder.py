@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, NotSupported
 from fastrouter.messages import Call, LoadOptions, Reply
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.llama import Context, LlamaError, Model
+from fastrouter.worker.binding import LlamaError
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.tuning import POOLING
 

@@ -15,7 +15,8 @@ from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.admission import Admission, context_exceeded
 from fastrouter.worker.answers import Answers
-from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.scheduler import schedule

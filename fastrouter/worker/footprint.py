@@ -3,8 +3,9 @@
 from typing import Any
 
 from fastrouter.messages import LoadOptions
-from fastrouter.worker import llama
+from fastrouter.worker.binding import device_free_bytes
 from fastrouter.worker.heap import allocated_bytes
+from fastrouter.worker.model import Model
 
 
 class Footprint:
@@ -12,16 +13,16 @@ class Footprint:
 
     def __init__(self, opened_bytes: int = 0) -> None:
         self._heap = allocated_bytes() - opened_bytes
-        self._device_free = llama.device_free_bytes()
+        self._device_free = device_free_bytes()
 
-    def taken(self, models: list[llama.Model], options: LoadOptions) -> dict[str, Any]:
+    def taken(self, models: list[Model], options: LoadOptions) -> dict[str, Any]:
         """`memory` of Ready's meta: bytes by kind; mapped weights count, as they must stay in memory to be of use. With devices also
         how much of them is free now."""
         host = max(0, allocated_bytes() - self._heap)
         mapped = sum(model.size_bytes for model in models) if options.mmap else 0
         if self._device_free is None:
             return {"memory": {"host_bytes": host + mapped, "device_bytes": 0}}
-        free = llama.device_free_bytes() or 0
+        free = device_free_bytes() or 0
         on_device = max(0, self._device_free - free)
         return {
             "memory": {"host_bytes": host + max(0, mapped - on_device), "device_bytes": on_device},

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastrouter.errors import InvalidRequest, NotSupported
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker.llama import Vocab
+from fastrouter.worker.vocab import Vocab
 
 _REPOSITORY = "myproject\n"
 _FILENAME = "filename\n"

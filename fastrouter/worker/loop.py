@@ -32,12 +32,15 @@ from fastrouter.messages import (
     Stop,
 )
 from fastrouter.wire import BlockingWire
-from fastrouter.worker import describe, llama
+from fastrouter.worker import describe
 from fastrouter.worker.adapters import Adapters
+from fastrouter.worker.binding import drop_best_variants, log
+from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
 from fastrouter.worker.engine import Engine
 from fastrouter.worker.footprint import Footprint
+from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
 from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.slot_files import SlotFiles
@@ -104,7 +107,7 @@ class Worker:
     def _load(self, load: Load, spare: Spare) -> None:
         clock = time.perf_counter
         begun = clock()
-        llama.log.set_verbosity(load.verbosity)
+        log.set_verbosity(load.verbosity)
         if load.num_dropped:
             self._drop_variants(load, spare)
         elif load.safe_mode:
@@ -118,7 +121,7 @@ class Worker:
         prompts = Prompts(self._model, load.options)
         prompts.start_compiling()
         adapters = Adapters(self._model, load.options)
-        self._context = llama.Context(self._model, load.options)
+        self._context = Context(self._model, load.options)
         created = clock()
         if load.options.warmup and self._context.memory:
             self._context.warm_up()
@@ -140,13 +143,13 @@ class Worker:
 
     def _drop_variants(self, load: Load, spare: Spare) -> None:
         spare.let_go()  # its weights lie in buffers of the backend that goes
-        if changed := llama.drop_best_variants(load.num_dropped):
+        if changed := drop_best_variants(load.num_dropped):
             dropped, used = " and ".join(changed[0]), changed[1]
             text = f"the first decode crashed with llama.cpp's build for {dropped} CPUs; this model runs with the one for {used}"
             self._wire.send(Notice("warning", text))
 
-    def _open(self, load: Load) -> llama.Model:
-        return llama.Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
+    def _open(self, load: Load) -> Model:
+        return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
 
     def _open_draft(self, load: Load) -> Draft | None:
         if "draft_model" not in load.options.speculation or self._context.is_embedding or not self._context.can_cut:

@@ -9,20 +9,21 @@ import os
 import sys
 from typing import NoReturn
 
-from fastrouter.worker import fork, llama
+from fastrouter.worker import fork
+from fastrouter.worker.binding import has_device_backend, start_backends
 from fastrouter.worker.chat import ChatTemplate
 from fastrouter.worker.loop import Worker
 
 
 def serve(fd: int) -> int:
     """Answer fork requests on the socket `fd` until the router closes it."""
-    if llama.has_device_backend():
+    if has_device_backend():
         return fork.serve(fd, lambda: None, _execute)
     return fork.serve(fd, _prepare, _run)
 
 
 def _prepare() -> None:
-    llama.start_backends()
+    start_backends()
     ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # Jinja's own caches are filled once for all
     sys.setswitchinterval(0.0005)  # a thread that compiles must not keep the loop waiting for the usual 5 ms
     gc.collect()
@@ -42,5 +43,5 @@ def _execute(*fds: int) -> NoReturn:
 
 def run_spare(control: int, memory: int, doorbell: int, lifeline: int) -> NoReturn:
     """The worker of a process that was started for it alone."""
-    llama.start_backends()
+    start_backends()
     os._exit(_run(control, memory, doorbell, lifeline))

@@ -9,7 +9,8 @@ from array import array
 from fastrouter.messages import LoadOptions
 from fastrouter.worker.checkpoints import Checkpoints, longest
 from fastrouter.worker.chunking import Chunking
-from fastrouter.worker.llama import Context, Model
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Model
 from fastrouter.worker.shelf import Kept, Shelf
 from fastrouter.worker.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.chat import ChatTemplate, with_system
-from fastrouter.worker.llama import Model
+from fastrouter.worker.model import Model
 
 MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 

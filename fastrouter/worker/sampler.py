@@ -11,7 +11,8 @@ from fastrouter._core import SAMPLERS, LogitSampler
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.samplers import defaults_of
 from fastrouter.worker.breakers import breakers_of
-from fastrouter.worker.llama import Model, Vocab
+from fastrouter.worker.model import Model
+from fastrouter.worker.vocab import Vocab
 
 # What LogitSampler takes under the same name.
 _OF_CHAIN: dict[str, Any] = {

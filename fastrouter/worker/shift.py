@@ -5,7 +5,7 @@ kept is exact, what moved was computed with what is gone, so no other prompt may
 """
 
 from fastrouter.messages import LoadOptions
-from fastrouter.worker.llama import Context
+from fastrouter.worker.context import Context
 from fastrouter.worker.prefix import Prefixes
 from fastrouter.worker.sequence import Sequence
 

@@ -21,8 +21,8 @@ import orjson
 
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import Call, Load, Reply
+from fastrouter.worker.context import Context
 from fastrouter.worker.engine import Engine
-from fastrouter.worker.llama import Context
 from fastrouter.worker.slots import AdapterSet, Slot
 
 _HEAD = struct.Struct("<III")  # llama.cpp's magic, version, number of tokens

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from fastrouter.errors import FastrouterError
 from fastrouter.machine import is_core_free
 from fastrouter.messages import Load, LoadOptions, Message, Prime, Stop
-from fastrouter.worker import llama
+from fastrouter.worker.binding import has_device_backend
 from fastrouter.worker.heap import WarmHeap, allocated_bytes, trim
+from fastrouter.worker.model import Model
 
 _PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
 _BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
@@ -27,10 +28,10 @@ class Guess:
     def __init__(self, path: str, options: LoadOptions) -> None:
         self.key = _key(path, options)
         before = allocated_bytes()
-        self._model = llama.Model(path, options)
+        self._model = Model(path, options)
         self.heap_bytes = allocated_bytes() - before
 
-    def model_for(self, load: Load) -> llama.Model | None:
+    def model_for(self, load: Load) -> Model | None:
         """The model if `load` means just this one."""
         is_same = not load.safe_mode and self.key == _key(load.path, load.options)
         return self._model if is_same else None
@@ -81,7 +82,7 @@ class Spare:
             self._heap.give()
 
     def _take_orders(self, prime: Prime) -> None:
-        if llama.has_device_backend():
+        if has_device_backend():
             return  # its memory is the device's, and that is not for guesses
         if not self._heap.wanted_bytes // 2 <= prime.heap_bytes <= self._heap.wanted_bytes:
             is_less = prime.heap_bytes < self._heap.wanted_bytes
@@ -109,7 +110,7 @@ class Spare:
         except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
             sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
 
-    def take_model(self, load: Load) -> llama.Model | None:
+    def take_model(self, load: Load) -> Model | None:
         """The model, if the guess was right."""
         model = None
         if self._guess is not None:

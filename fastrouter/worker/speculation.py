@@ -13,8 +13,8 @@ from fastrouter._core import Lookup
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.guessers import DRAFT, LOOKUPS
 from fastrouter.messages import Generate, LoadOptions
+from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
-from fastrouter.worker.llama import Context
 from fastrouter.worker.pace import Pace
 from fastrouter.worker.row_costs import RowCosts
 from fastrouter.worker.sequence import NO_DRAFT, Sequence

@@ -1,6 +1,6 @@
 """What a llama_context remembers of one sequence, as bytes: out, in again, to a file and back, moved to other positions.
 
-Knows no slot and no token's meaning. llama.py hands it the library, so that this file imports nothing of it.
+Knows no slot and no token's meaning. context.py hands it the library, so that this file imports nothing of it.
 Invariant: what fails leaves the sequence unknown; the caller forgets it then.
 """
 

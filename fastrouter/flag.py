@@ -1,0 +1,83 @@
+"""What a flag is: names, environment name, kind, range, and where its value goes. Must never know one flag by name.
+
+Invariant: `flag()` is the only way that one is made, so that all tables read alike.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+INT32_MAX = 2**31 - 1
+
+
+class Scope(Enum):
+    """Where a value goes; the text heads a group of the help."""
+
+    ROUTER = "The router"  # a field of Config
+    SOURCE = "The default model (in a preset: this model)"
+    MODEL = "How models are loaded"  # a field of LoadOptions
+    SAMPLING = "Sampling, where a request says nothing"  # a key of LoadOptions.sampling
+    SPECULATION = "Speculative decoding"  # a key of LoadOptions.speculation
+    LIFETIME = "When models come and go"  # a field of ModelSpec
+    PRESET = "Preset files only"
+    NOT_YET = "Not there yet"
+
+
+class Kind(Enum):
+    SWITCH = "switch"
+    INT = "a whole number"
+    FLOAT = "a number"
+    TEXT = "text"
+    PATH = "path"
+    FOLDER = "folder"
+    LIST = "a comma-separated list"
+    FILES = "a comma-separated list of files"
+    SCALED_FILES = "a comma-separated list of FILE:SCALE"
+    JSON = "a JSON object"
+    SAMPLERS = "names of samplers, semicolon-separated"
+    LETTERS = "letters of samplers"
+    GUESSERS = "types of speculative decoding, comma-separated"
+    TEXTS = "text; may be given again"
+    BIAS = "a token id and a signed bias, as 15043-1; may be given again"
+    LAYERS = "auto, all or a whole number"
+    THREE_WAY = "on, off or auto"
+    MEMORY = "auto or a number of MiB"
+    CPU_MASK = "a hexadecimal mask of CPUs"
+    CPU_RANGE = "a range of CPUs, as 0-3"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    names: tuple[str, ...]  # with dashes; the last is the one it is listed under
+    off_names: tuple[str, ...]  # --no-x of a switch
+    env: str | None
+    kind: Kind
+    scope: Scope
+    target: str  # "": checked, then dropped
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    only: tuple[Any, ...] = ()  # what fastrouter does anyway; every other value is not there yet
+    help: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.names[-1].lstrip("-")
+
+    @property
+    def is_repeated(self) -> bool:
+        """Said once for each value."""
+        return self.kind in (Kind.TEXTS, Kind.BIAS)
+
+
+def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    words = names.split()
+    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word != "--no-host")
+    return tuple(word for word in words if word not in off), off
+
+
+def flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
+    on_names, off_names = _names_of(names)
+    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN")) else f"LLAMA_ARG_{env}"
+    return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)
