@@ -26,6 +26,8 @@ PRESETS = """
 [smollm2]
 model = {model}
 tags = chat
+temp = 0.3
+seed = 7
 [storyteller]
 model = {model}
 tags = stories

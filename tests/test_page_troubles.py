@@ -209,3 +209,14 @@ def test_who_answers_again_is_not_lost(page: Any) -> None:
     page.keyboard.press("Enter")
     page.locator(".answer .siblings", has_text="1 / 3").wait_for()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"
+
+
+def test_the_theme_follows_the_system_while_the_page_is_open(page: Any) -> None:
+    icon = page.get_by_role("button", name="Light or dark").locator("path")
+    light = icon.get_attribute("d")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector(':root[data-theme="dark"]')
+    assert icon.get_attribute("d") != light
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector(':root[data-theme="light"]')
+    assert icon.get_attribute("d") == light
