@@ -22,6 +22,7 @@ import pytest
 from tiny_models import make_llama
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it: engines inside a test share the cores with routers of others
 hypothesis.settings.register_profile("patient", deadline=None)  # a timing never fails a test
 hypothesis.settings.load_profile("patient")
 DEADLINE_S = 60.0  # for what takes milliseconds on a quiet machine
