@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +325,18 @@ def test_the_spec_leaves_nothing_out_that_is_imported() -> None:
             for name in names:
                 parts = name.split(".")
                 assert not {".".join(parts[: index + 1]) for index in range(len(parts))} & unused, f"{path.name} imports {name}"
+
+
+def test_the_pinned_versions_are_those_that_are_asked_for() -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lines = (PROJECT / "packaging/dist-constraints.txt").read_text().splitlines()
+    pins = {name.lower().replace("_", "-").replace(".", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+    for line in [*project["dependencies"], *project["optional-dependencies"]["package"]]:
+        wanted = requirements.Requirement(line)
+        name = wanted.name.lower().replace("_", "-").replace(".", "-")
+        if name != "llama-cpp-python":  # a build of our own
+            assert wanted.specifier.contains(pins[name]), line
 
 
 def test_the_newest_glibc_symbol_is_found(launcher: Path) -> None:
