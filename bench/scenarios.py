@@ -79,9 +79,12 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
         for model, num_streams, max_tokens, repeat in (
             ("tiny0", 1, 400, 3),
             ("tiny0", 4, 400, 3),
+            ("tiny0", 8, 200, 3),
             ("tiny0", 16, 200, 3),
             ("smol0", 1, 48, 2),
             ("smol0", 4, 48, 2),
+            ("smol0", 8, 48, 1),
+            ("smol0", 16, 32, 1),
         ):
             ttft(server, model)
             for round_index in range(repeat):
