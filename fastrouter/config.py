@@ -139,7 +139,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
     words = iter(argv)
     for word in words:
         if word in ("-h", "--help", "--usage"):
-            print(help_text())
+            print(help_text(), flush=True)
             raise SystemExit(0)
         if word == "--version":
             from fastrouter.build import version_text  # 15 ms that a start need not wait for

@@ -38,7 +38,7 @@ def model_flags() -> list[Flag]:
             "N_GPU_LAYERS",
             Kind.LAYERS,
             "gpu_layers",
-            "layers on the GPU: auto, all or N",
+            "layers on the GPU",
             low=-2,
         ),
         flag(scope, "-fa --flash-attn", "FLASH_ATTN", Kind.THREE_WAY, "flash_attn", "flash attention (auto)"),
@@ -47,7 +47,14 @@ def model_flags() -> list[Flag]:
         flag(scope, "-lm --load-mode", "LOAD_MODE", Kind.TEXT, "load_mode", "how the file is read (auto)", choices=LOAD_MODES),
         flag(scope, "--mmap --no-mmap", "MMAP", Kind.SWITCH, "mmap", "map the file into memory (on)"),
         flag(scope, "--mlock --no-mlock", "MLOCK", Kind.SWITCH, "mlock", "keep the model from being swapped out"),
-        flag(scope, "-cb --cont-batching -nocb --no-cont-batching", "CONT_BATCHING", Kind.SWITCH, "cont_batching", "share batches (on)"),
+        flag(
+            scope,
+            "-cb --cont-batching -nocb --no-cont-batching",
+            "CONT_BATCHING",
+            Kind.SWITCH,
+            "cont_batching",
+            "requests share batches (on)",
+        ),
         flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
         flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
         flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),
@@ -70,7 +77,7 @@ def model_flags() -> list[Flag]:
 def _core_flags() -> list[Flag]:
     scope = Scope.MODEL
     found = []
-    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", " for prompts (as without -batch)")):
+    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (as without -batch)")):
         found += [
             flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, as f0{said}"),
             flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, as 0-3{said}"),
@@ -91,7 +98,7 @@ def cache_flags() -> list[Flag]:
             "CACHE_REUSE",
             Kind.INT,
             "cache_reuse",
-            "tokens in a run that may move (0: none does)",
+            "least tokens of a run that is reused further on in a prompt (0: off)",
             high=INT32_MAX,
             low=0,
         ),
@@ -111,7 +118,7 @@ def cache_flags() -> list[Flag]:
             "CACHE_IDLE_SLOTS",
             Kind.SWITCH,
             "cache_idle_slots",
-            "move what idle slots hold there when a request begins (off)",
+            "move what idle slots hold to --cache-ram when a request begins (off)",
         ),
         flag(
             scope,
@@ -139,7 +146,7 @@ def cache_flags() -> list[Flag]:
             "CHECKPOINT_MIN_SPACING_NT",
             Kind.INT,
             "checkpoint_min_step",
-            "tokens between them (256)",
+            "tokens between two such states (256)",
             low=0,
             high=INT32_MAX,
         ),
@@ -157,17 +164,44 @@ def sampling_flags() -> list[Flag]:
         flag(scope, "--top-p", "TOP_P", Kind.FLOAT, "top_p", "nucleus (0.95; 1: off)", low=0, high=1),
         flag(scope, "--min-p", "MIN_P", Kind.FLOAT, "min_p", "least probability beside the best (0.05; 0: off)", low=0, high=1),
         flag(scope, "--repeat-last-n", "", Kind.INT, "repeat_last_n", "tokens the penalties look at (64)", low=-1, high=INT32_MAX),
-        flag(scope, "--repeat-penalty", "REPEAT_PENALTY", Kind.FLOAT, "repeat_penalty", "(1: off)", low=1e-3, high=1e3),
-        flag(scope, "--presence-penalty", "PRESENCE_PENALTY", Kind.FLOAT, "presence_penalty", "(0: off)", low=-1e4, high=1e4),
-        flag(scope, "--frequency-penalty", "FREQUENCY_PENALTY", Kind.FLOAT, "frequency_penalty", "(0: off)", low=-1e4, high=1e4),
+        flag(
+            scope,
+            "--repeat-penalty",
+            "REPEAT_PENALTY",
+            Kind.FLOAT,
+            "repeat_penalty",
+            "against tokens that have been there, a factor (1: off)",
+            low=1e-3,
+            high=1e3,
+        ),
+        flag(
+            scope,
+            "--presence-penalty",
+            "PRESENCE_PENALTY",
+            Kind.FLOAT,
+            "presence_penalty",
+            "the same once, a number (0: off)",
+            low=-1e4,
+            high=1e4,
+        ),
+        flag(
+            scope,
+            "--frequency-penalty",
+            "FREQUENCY_PENALTY",
+            Kind.FLOAT,
+            "frequency_penalty",
+            "the same for each time (0: off)",
+            low=-1e4,
+            high=1e4,
+        ),
         flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
-        flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "order, as penalties;top_k;temperature"),
+        flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "which, in this order, as penalties;top_k;temperature"),
         flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
         *_chain_flags(),
         flag(scope, "--grammar", "", Kind.TEXT, "constraint", "GBNF that answers follow"),
-        flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "a file that holds it"),
+        flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "the same from a file"),
         flag(scope, "-j --json-schema", "", Kind.JSON, "constraint", "JSON schema that answers follow"),
-        flag(scope, "-jf --json-schema-file", "", Kind.PATH, "constraint", "a file that holds it"),
+        flag(scope, "-jf --json-schema-file", "", Kind.PATH, "constraint", "the same from a file"),
     ]
 
 
@@ -193,7 +227,16 @@ def _chain_flags() -> list[Flag]:
     made += [flag(Scope.SAMPLING, name, "", Kind.INT, into, help, low=low, high=high) for name, into, help, low, high in counts]
     breaker = "text that ends a repetition (newline, colon, quote, star; none: nothing does)"
     made.append(flag(Scope.SAMPLING, "--dry-sequence-breaker", "", Kind.TEXTS, "dry_sequence_breakers", breaker))
-    made.append(flag(Scope.SAMPLING, "-l --logit-bias", "", Kind.BIAS, "logit_bias", "TOKEN_ID(+/-)BIAS: more or less of a token"))
+    made.append(
+        flag(
+            Scope.SAMPLING,
+            "-l --logit-bias",
+            "",
+            Kind.BIAS,
+            "logit_bias",
+            "more or less of a token, as 15043+1 or 15043-1; may be given again",
+        )
+    )
     return made
 
 
@@ -212,13 +255,30 @@ def speculation_flags() -> list[Flag]:
         flag(scope, "--spec-type", "SPEC_TYPE", Kind.GUESSERS, "types", "how tokens are guessed: ngram-simple, draft-simple ... (none)"),
         flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "as --spec-type ngram-mod"),
         flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
-        flag(scope, "--spec-draft-p-min --draft-p-min", "SPEC_DRAFT_P_MIN", Kind.FLOAT, "p_min", "how sure it must be (0)", low=0, high=1),
-        flag(scope, _DRAFT_NGL, "N_GPU_LAYERS_DRAFT", Kind.LAYERS, "draft_gpu_layers", "its layers on the GPU: auto, all or N", low=-2),
+        flag(
+            scope,
+            "--spec-draft-p-min --draft-p-min",
+            "SPEC_DRAFT_P_MIN",
+            Kind.FLOAT,
+            "p_min",
+            "how sure the draft model must be (0)",
+            low=0,
+            high=1,
+        ),
+        flag(
+            scope,
+            _DRAFT_NGL,
+            "N_GPU_LAYERS_DRAFT",
+            Kind.LAYERS,
+            "draft_gpu_layers",
+            "layers of the draft model on the GPU",
+            low=-2,
+        ),
     ]
     made += [flag(scope, names, env, Kind.INT, into, help, low=low, high=high) for names, env, into, help, low, high in draft]
     for letter in "kv":
         names, env = f"--spec-draft-type-{letter} -ct{letter}d --cache-type-{letter}-draft", f"SPEC_DRAFT_CACHE_TYPE_{letter.upper()}"
-        into, help = f"draft_cache_type_{letter}", f"type of its {letter.upper()} cache (f16)"
+        into, help = f"draft_cache_type_{letter}", f"type of the draft model's {letter.upper()} cache (f16)"
         made.append(flag(scope, names, env, Kind.TEXT, into, help, choices=CACHE_TYPES))
     for name in ("simple", "map-k", "map-k4v"):
         made += [

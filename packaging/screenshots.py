@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "screenshots"
-MAX_BYTES = 150_000
+MAX_BYTES = 200_000
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
@@ -105,6 +105,10 @@ def take(browser: Any, url: str) -> None:
     camera.ask("Tell a story about a train in three sentences.")
     camera.page.wait_for_timeout(1500)
     camera.shoot("room")
+    camera.page.emulate_media(color_scheme="light")
+    camera.page.wait_for_timeout(400)
+    camera.shoot("room-light")
+    camera.page.emulate_media(color_scheme="dark")
     camera.page.get_by_role("button", name="Machine room").first.click()
     camera.page.keyboard.press("Control+Shift+O")
     camera.pick("smollm2")

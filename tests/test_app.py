@@ -1,6 +1,7 @@
 """The router as a program: its first lines, its flags, its signals, folders that change while it runs."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from conftest import Router, StartRouter, environment, eventually
 from tiny_models import make_llama
 
 from fastrouter.config import parse
+from fastrouter.flag import Kind
 from fastrouter.service import curl_line
 
 
@@ -53,9 +55,17 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert (helped.returncode, helped.stderr) == (0, "")
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
+    assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
     assert "0.1.0" in shown.stdout
+
+
+def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m fastrouter --help | head -1"
+    shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
+    assert shown.stdout.startswith("fastrouter [flags]")
+    assert shown.stderr == ""
 
 
 def test_unknown_flag(tmp_path: Path) -> None:

@@ -10,7 +10,11 @@ from fastrouter.errors import ConfigError
 
 def serve(arguments: list[str]) -> int:
     try:
-        config = parse(arguments, os.environ)
+        try:
+            config = parse(arguments, os.environ)
+        except BrokenPipeError:  # whoever reads --help has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
         return run(config)
     except ConfigError as error:
