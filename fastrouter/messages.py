@@ -170,6 +170,13 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Shrink:
+    """Another model needs memory: no more than so many bytes may stay on the shelf."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     request_id: int
 
@@ -238,6 +245,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Shelved:
+    """So many bytes are on the shelf, about: memory beyond what the model needs, which it gives back when told to Shrink."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A line the user should see (for example: safe mode is on)."""
 
@@ -245,7 +259,10 @@ class Notice:
     text: str
 
 
-Message = Load | Prime | Generate | Share | Abort | Call | Forget | Stop | Hello | Progress | Ready | Failed | Reply | Notice
+Message = (
+    Load | Prime | Generate | Share | Shrink | Abort | Call | Forget | Stop | Hello | Progress | Ready | Failed | Reply | Shelved | Notice
+)
 MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (Load, Prime, Generate, Share, Abort, Call, Forget, Stop, Hello, Progress, Ready, Failed, Reply, Notice)
+    cls.__name__: cls
+    for cls in (Load, Prime, Generate, Share, Shrink, Abort, Call, Forget, Stop, Hello, Progress, Ready, Failed, Reply, Shelved, Notice)
 }

@@ -51,6 +51,8 @@ class ModelCounts:
         self.draft_tokens_accepted = 0
         self.prompt_s = 0.0  # as the worker counts it
         self.generated_s = 0.0
+        self.num_decodes = 0  # of llama.cpp
+        self.num_busy_decodes = 0  # the same, once for each sequence that had a slot meanwhile
         self.most_tokens = 0  # of one request, prompt and answer
         self.evictions: Counter[str] = Counter()  # by reason
         self.num_failed_loads = 0

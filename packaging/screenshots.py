@@ -26,6 +26,8 @@ PRESETS = """
 [smollm2]
 model = {model}
 tags = chat
+temp = 0.3
+seed = 7
 [storyteller]
 model = {model}
 tags = stories
@@ -69,11 +71,17 @@ class Camera:
         self.page.keyboard.type(model)
         self.page.keyboard.press("Enter")
 
-    def ask(self, text: str) -> None:
+    def begin(self, text: str) -> None:
         self.page.fill("#composer-text", text)
         self.page.press("#composer-text", "Enter")
+
+    def await_end(self) -> None:
         self.page.wait_for_selector(IDLE, timeout=120_000)
         self.page.wait_for_timeout(400)  # colours
+
+    def ask(self, text: str) -> None:
+        self.begin(text)
+        self.await_end()
 
     def shoot(self, name: str) -> None:
         path = OUT / f"{name}.png"
@@ -103,12 +111,15 @@ def take(browser: Any, url: str) -> None:
     camera = Camera(dark.new_page(), url)
     camera.pick("storyteller")
     camera.ask("Tell a story about a train in three sentences.")
-    camera.page.wait_for_timeout(1500)
+    camera.begin("And now one about a station master.")
+    camera.page.wait_for_selector(".room-rate strong")
+    camera.page.wait_for_timeout(1500)  # a curve
     camera.shoot("room")
     camera.page.emulate_media(color_scheme="light")
     camera.page.wait_for_timeout(400)
     camera.shoot("room-light")
     camera.page.emulate_media(color_scheme="dark")
+    camera.await_end()
     camera.page.get_by_role("button", name="Machine room").first.click()
     camera.page.keyboard.press("Control+Shift+O")
     camera.pick("smollm2")

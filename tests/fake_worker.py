@@ -10,7 +10,7 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          `lockstep*`. `progress` [values], `load_s`, `fail`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
-         exit, `lines` to say on stderr.
+         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its shelf.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
          after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
          before the first of them.
@@ -35,7 +35,7 @@ import orjson
 
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
-from fastrouter.messages import Abort, Call, Failed, Forget, Generate, Hello, Load, Message, Progress, Ready, Reply, Stop
+from fastrouter.messages import Abort, Call, Failed, Forget, Generate, Hello, Load, Message, Progress, Ready, Reply, Shelved, Shrink, Stop
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import fork
 from fastrouter.worker.outbox import Outbox
@@ -173,6 +173,8 @@ class Worker:
         if script.get("never_ready"):
             time.sleep(60)
         self.wire.send(Ready({**META, **script.get("meta", {})}))
+        if "shelved" in script:
+            self.wire.send(Shelved(script["shelved"]))
         return True
 
     # ------------------------------------------------------------ requests
@@ -191,6 +193,8 @@ class Worker:
             self.answer(message)
         elif isinstance(message, Forget):
             self.forgotten.append(message.request_id)
+        elif isinstance(message, Shrink):
+            self.wire.send(Shelved(message.num_bytes))
         elif isinstance(message, Stop):
             self.is_stopping = True
 
@@ -296,6 +300,8 @@ def finish_of(stream: Stream) -> dict[str, Any]:
         "cached_tokens": 0,
         "completion_tokens": stream.num_sent,
         "truncated": False,
+        "num_decodes": stream.num_sent,
+        "num_busy_decodes": 2 * stream.num_sent,
         "id_slot": 0,
         "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
     }

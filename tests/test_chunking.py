@@ -5,7 +5,7 @@ from fastrouter.worker.chunking import MIN_ROWS, PAUSE_NS, Chunking
 
 def test_alone_a_prompt_gets_everything() -> None:
     chunking = Chunking()
-    assert chunking.num_rows(3, 512) == 512  # not measured yet
+    assert chunking.num_rows(0, 512) == 512
     chunking.note_prefill(100, 100 * PAUSE_NS)
     assert chunking.num_rows(0, 512) == 512
 
@@ -15,6 +15,11 @@ def test_beside_streams_it_gets_what_takes_a_pause() -> None:
     chunking.note_prefill(100, PAUSE_NS)
     assert chunking.num_rows(3, 512) == 103
     assert chunking.num_rows(3, 64) == 64
+
+
+def test_the_first_piece_is_small_because_nobody_knows_how_long_it_takes() -> None:
+    assert Chunking().num_rows(3, 512) == 3 + MIN_ROWS
+    assert Chunking().num_rows(3, 16) == 16
 
 
 def test_a_slow_model_still_gets_on() -> None:

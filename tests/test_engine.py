@@ -183,6 +183,18 @@ def test_late_arrivals_and_more_requests_than_slots(bench: MakeBench, lone: dict
     one.check_idle()
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 64), (64, 2)], ids=str)
+def test_a_batch_smaller_than_the_number_of_slots(bench: MakeBench, lone: dict[str, str], sizes: tuple[int, int]) -> None:
+    """llama.cpp would abort the process; and a prompt still gets its rows while three others stream."""
+    one = bench(parallel=4, batch_size=sizes[0], ubatch_size=sizes[1])
+    others = [one.submit(prompt, 500) for prompt in PROMPTS[1:4]]
+    one.step_until(lambda: all(other.texts for other in others))
+    assert one.ask(PROMPTS[0]).text() == lone[PROMPTS[0]]
+    assert not any(other.is_over for other in others)
+    one.run(*others)
+    one.check_idle()
+
+
 def test_first_come_first_served(bench: MakeBench) -> None:
     one = bench(parallel=1)
     clients = [one.submit(prompt, 4) for prompt in PROMPTS]
@@ -201,6 +213,24 @@ def test_finish_record(bench: MakeBench) -> None:
     assert finish["generation_settings"]["temperature"] == 0
     assert finish["timings"]["predicted_n"] == 8
     assert finish["timings"]["prompt_n"] == finish["prompt_tokens"]
+
+
+def test_decodes_are_counted(bench: MakeBench) -> None:
+    one = bench(parallel=2)
+    num_calls, decode = 0, one.context.decode
+
+    def counted(num_rows: int) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        return decode(num_rows)
+
+    one.context.decode = counted  # type: ignore[method-assign]
+    finishes = [one.ask(PROMPTS[0], 8).finish]
+    clients = [one.submit(PROMPTS[0], 20), one.submit(PROMPTS[1], 10), one.submit([1], 0)]
+    one.run(*clients)
+    finishes += [client.finish for client in clients]
+    assert sum(finish["num_decodes"] for finish in finishes) == num_calls
+    assert [finish["num_busy_decodes"] for finish in finishes] == [8, 20, 10, 1]
 
 
 def test_tokens_are_counted_with_their_text(bench: MakeBench) -> None:

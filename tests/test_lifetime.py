@@ -160,6 +160,48 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     house(body)
 
 
+def test_shelves_give_way_to_a_load(house: Run) -> None:
+    """That of the model used longest ago first, and no more than is needed."""
+
+    async def body(here: House) -> None:
+        for model, size, shelved in (("a", 10, 40), ("b", 10, 40), ("c", 10, 0), ("d", 60, 0)):
+            here.settle(model, size_bytes=size * MIB)
+            here.spec(model, shelved=shelved * MIB)
+        shelves = dict[str, float]()
+
+        def look() -> dict[str, float]:
+            shelves.update({one.spec.id: one.shelf_bytes / MIB for one in here.supervisor.instances()})
+            return shelves
+
+        await here.ask("a")
+        await here.ask("b")
+        await until(lambda: look() == {"a": 40, "b": 40}, "they have told")
+        await here.ask("c")
+        assert look() == {"a": 30, "b": 40, "c": 0}, "100 MiB are full"
+        await here.ask("b")
+        await here.ask("d")
+        assert look() == {"a": 0, "b": 10, "c": 0, "d": 0}
+        assert not here.reasons, "nobody has left"
+
+    house(body, 0, models_memory_mib=100)
+
+
+def test_a_shelf_counts_as_free_where_the_machine_is_the_limit(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "available_bytes", lambda: 100 * MIB)
+    monkeypatch.setattr(limits_module, "anonymous_bytes", lambda pid: 50 * MIB)
+    monkeypatch.setattr(limits_module, "total_bytes", lambda: 0)
+
+    async def body(here: House) -> None:
+        here.settle("a", size_bytes=10 * MIB)
+        here.spec("a", shelved=30 * MIB)
+        await here.ask("a")
+        [instance] = here.supervisor.instances()
+        await until(lambda: instance.shelf_bytes == 30 * MIB, "it has told")
+        assert here.supervisor.outlook(here.spec("a"))["limits"]["host_bytes"] == (100 + 10 + 30) * MIB
+
+    house(body)
+
+
 def test_pages_of_a_process_are_counted() -> None:
     assert anonymous_bytes(os.getpid()) > MIB
     assert anonymous_bytes(1 << 22) == 0

@@ -78,6 +78,8 @@ def test_requests_and_tokens_by_model_and_flavour(start: Any) -> None:
     assert value(found, "llamacpp:tokens_predicted_total", model="a") == 12
     assert value(found, "llamacpp:prompt_tokens_total", model="a") == 4
     assert value(found, "llamacpp:n_tokens_max", model="a") == 4
+    assert value(found, "llamacpp:n_decode_total", model="a") == 12
+    assert value(found, "llamacpp:n_busy_slots_per_decode", model="a") == 2
     assert value(found, "fastrouter_loads_total", model="a", outcome="ok") == 1
     for name in ("queue", "ttft", "prefill"):
         assert value(found, f"fastrouter_{name}_seconds_count", model="a") == 4

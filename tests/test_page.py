@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 from browser import PHONE, Tab, violations
+from chat_page import ANSWER, CHAT, IDLE, TEXT, ask, delta, is_wider_than_window, pick, says, sse
 from conftest import Router, StartRouter, eventually
 from tiny_models import make_llama
 
-TEXT = "#composer-text"
-IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
-ANSWER = ".answer >> nth=-1"
-CHAT = "**/v1/chat/completions"
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
 
@@ -41,38 +38,6 @@ def scripted(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
     for name, script in scripts.items():
         (folder / f"{name}.gguf").write_text(json.dumps(script))
     return module_router(models_dir=folder, is_fake=True)
-
-
-def ask(page: Any, text: str | dict[str, Any], *, waits: bool = True) -> None:
-    """A dictionary is a script for the fake worker."""
-    page.fill(TEXT, text if isinstance(text, str) else json.dumps(text))
-    page.press(TEXT, "Enter")
-    if waits:
-        page.wait_for_selector(IDLE)
-
-
-def says(text: str) -> dict[str, Any]:
-    """A script: an answer of this text, a few characters a token."""
-    return {"tokens": 1, "text": text}
-
-
-def pick(page: Any, name: str) -> None:
-    page.keyboard.press("Control+k")
-    page.keyboard.type(name)
-    page.keyboard.press("Enter")
-
-
-def is_wider_than_window(page: Any) -> bool:
-    found: bool = page.evaluate("[document.documentElement, document.querySelector('#main')].some((one) => one.scrollWidth > innerWidth)")
-    return found
-
-
-def sse(*events: Any) -> str:
-    return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
-
-
-def delta(**fields: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
 
 
 # ---------------------------------------------------------------- real models
@@ -511,7 +476,7 @@ def test_a_key_is_asked_for_and_kept(router: StartRouter, models: Path, tab: Tab
     page = tab.open(guarded)
     page.get_by_label("Key", exact=True).fill("wrong")
     page.keyboard.press("Enter")
-    page.get_by_text("is not valid any more").wait_for()
+    page.get_by_text("does not accept the key").wait_for()
     page.get_by_label("Key", exact=True).fill("right")
     page.keyboard.press("Enter")
     page.wait_for_selector('.card[data-model="tiny2"]')

@@ -49,6 +49,20 @@ def test_least_recently_used_goes_first() -> None:
     assert len(shelf) == 0
 
 
+def test_it_shrinks_when_told_and_tells_its_size() -> None:
+    shelf, told = Shelf(-1), list[int]()
+    shelf.on_change = told.append
+    entries = [kept([number, 1, 2]) for number in range(3)]
+    for entry in entries:
+        shelf.put(entry, plain, None)
+    shelf.touch(entries[0])
+    shelf.shrink(2 * MIB)
+    assert held(shelf, [0, 1, 2], [1, 1, 2], [2, 1, 2]) == [True, False, True]
+    shelf.take(entries[0])
+    shelf.shrink(0)
+    assert [num_bytes // MIB for num_bytes in told] == [1, 2, 3, 2, 1, 0]
+
+
 def test_a_longer_one_stands_for_its_starts() -> None:
     shelf = Shelf(-1)
     for tokens in ([1, 2], [1, 2, 3], [1, 9]):

@@ -150,6 +150,7 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
         ("llamacpp:prompt_seconds", "Prompt process time in seconds.", counts.prompt_s),
         ("llamacpp:tokens_predicted", "Number of generation tokens processed.", counts.generated_tokens),
         ("llamacpp:tokens_predicted_seconds", "Predict process time in seconds.", counts.generated_s),
+        ("llamacpp:n_decode", "Number of llama_decode() calls, told at the end of answers.", counts.num_decodes),
     )
     for name, help, value in plain:
         yield counter(name, help, rows=[((), value)])
@@ -164,6 +165,8 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     )
     for name, help, num_tokens, seconds in speeds:
         yield _gauge(name, help, ("model",), [((model_id,), num_tokens / seconds if seconds else 0.0)])
+    busy = counts.num_busy_decodes / counts.num_decodes if counts.num_decodes else 0.0
+    yield _gauge("llamacpp:n_busy_slots_per_decode", "Average number of busy slots in these calls.", ("model",), [((model_id,), busy)])
     yield _gauge("llamacpp:n_tokens_max", "Most tokens of one request, prompt and answer.", ("model",), [((model_id,), counts.most_tokens)])
 
 

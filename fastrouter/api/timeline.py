@@ -127,6 +127,8 @@ class Timeline:
         counts = self._counts
         prompt, generated = _count(finish, "prompt_tokens"), _count(finish, "completion_tokens")
         counts.generated_tokens += generated
+        counts.num_decodes += _count(finish, "num_decodes")
+        counts.num_busy_decodes += _count(finish, "num_busy_decodes")
         counts.most_tokens = max(counts.most_tokens, prompt + generated)
         if is_new_prompt:
             counts.prompt_tokens += prompt

@@ -21,6 +21,7 @@ log = logging.getLogger("fastrouter.http")
 
 HEAD_SWEEPS = 10  # also for a client that connects and says nothing
 LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
+CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
 CLIENT_LEFT = 499  # as nginx counts it
@@ -126,17 +127,18 @@ class Exchange:
         if self.on_over is not None:
             self.on_over(self, status)
 
-    def end(self, *, is_whole: bool = True, status: int | None = None) -> None:
-        """The last byte was handed to the transport. Not whole: the connection closes, so that the client sees the cut."""
+    def end(self, *, is_whole: bool = True, is_framed: bool = True, status: int | None = None) -> None:
+        """The last byte was handed to the transport. Not whole: the connection closes soon, so that the client sees the cut. Not framed:
+        it closes now, which is how the client sees the end."""
         if self.is_over:
             return
         self._set_over(200 if status is None and is_whole else status)
         self.responder = None
-        self._connection.exchange_ended(is_whole and self.will_keep_alive)
+        self._connection.exchange_ended(is_framed and self.will_keep_alive, is_whole=is_whole)
 
     def end_stream(self) -> None:
         """Like `end`, after a body that was framed by chunks or by the connection's end."""
-        self.end(is_whole=self.is_chunked, status=200)
+        self.end(status=200, is_framed=self.is_chunked)
 
     def abort(self) -> None:
         """Cut the connection now; unsent bytes are dropped."""
@@ -309,9 +311,14 @@ class Connection(asyncio.Protocol):
         elif self._refusal is not None and self._exchange is None:
             self._linger(self._refusal)
 
-    def exchange_ended(self, will_keep_alive: bool) -> None:
+    def exchange_ended(self, will_keep_alive: bool, *, is_whole: bool = True) -> None:
         self._exchange = None
-        if not will_keep_alive:
+        if not is_whole:
+            self._queue.clear()
+            self._is_lingering = True
+            self._phase = None
+            asyncio.get_running_loop().call_later(CUT_AFTER_S, self.transport.close)
+        elif not will_keep_alive:
             self._queue.clear()
             self.transport.close()
         else:

@@ -48,9 +48,9 @@ def residents(entries: Iterable[Entry], measures: Measures) -> list[Resident]:
 
 
 def held(entries: Iterable[Entry]) -> list[Held]:
-    """Memory of the workers; their weights are mapped and count as available, see limits.py."""
+    """Memory of the workers; their weights are mapped and count as available, see limits.py. Their shelves give way, see memory.py."""
     instances = [entry.instance for entry in entries if entry.instance is not None]
-    return [Held(instance.process.pid, instance.heap_bytes) for instance in instances]
+    return [Held(instance.process.pid, instance.heap_bytes + instance.shelf_bytes) for instance in instances]
 
 
 def idle(entries: Iterable[Entry]) -> list[Idle]:

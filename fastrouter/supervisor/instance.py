@@ -14,7 +14,22 @@ from typing import Any
 
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
-from fastrouter.messages import DECODING_CALLS, Abort, Call, Failed, Forget, Generate, Load, Notice, Progress, Ready, Reply, Share
+from fastrouter.messages import (
+    DECODING_CALLS,
+    Abort,
+    Call,
+    Failed,
+    Forget,
+    Generate,
+    Load,
+    Notice,
+    Progress,
+    Ready,
+    Reply,
+    Share,
+    Shelved,
+    Shrink,
+)
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
@@ -66,6 +81,7 @@ class Instance:
         self.failure: str | None = None  # the worker's own words on why it cannot load
         self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
+        self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
         self.leave_reason = ""  # why it was told to stop
         self.started_at = time.monotonic()
         self.ready_at = 0.0  # 0: not yet
@@ -129,6 +145,13 @@ class Instance:
         if num_busy != self._num_busy:
             self._num_busy = num_busy
             self.process.send(Share(num_busy))
+
+    def shrink(self, num_bytes: int) -> int:
+        """Have its shelf give back so much, or all of it. Returns how much that will be."""
+        given = min(num_bytes, self.shelf_bytes)
+        self.shelf_bytes -= given
+        self.process.send(Shrink(self.shelf_bytes))
+        return given
 
     def submit(self, stream: Stream) -> int:
         """The request id. Raises Unavailable when it has no room for more."""
@@ -223,6 +246,8 @@ class Instance:
             if self.state is State.LOADING:
                 self.failure = message.error
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
+        elif isinstance(message, Shelved):
+            self.shelf_bytes = max(0, message.num_bytes)
         elif isinstance(message, Notice):
             self._on_notice(self, message)
 

@@ -4,13 +4,14 @@ Invariant: an instance's `need` is what it was admitted with until its load has 
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastrouter.config import Config
 from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
 from fastrouter.machine import total_bytes
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
+from fastrouter.supervisor.budget import total
 from fastrouter.supervisor.entry import Entry
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.limits import Held, LimitReader
@@ -40,6 +41,17 @@ class Memory:
             return Unavailable(f"model '{spec.id}' cannot be loaded now: {why}; other programs use the rest", model=spec.id, **figures)
         hint = "; --models-memory 0 tries it all the same" if self._limits.is_automatic and not self.measures.has_device else ""
         return DoesNotFit(spec.id, why + hint, **figures)
+
+    def make_way(self, instances: Sequence[Instance], limits: Limits) -> None:
+        """A load has begun. Limits count shelves as free, so they give back what is lacking, that of the model used longest ago first."""
+        shelves = [instance for instance in instances if instance.shelf_bytes]
+        if limits.host_bytes is None:
+            return
+        needed = total(instance.need for instance in instances).host_bytes + sum(instance.shelf_bytes for instance in shelves)
+        lack = needed - limits.host_bytes
+        for instance in sorted(shelves, key=lambda instance: instance.last_used):
+            if lack > 0:
+                lack -= instance.shrink(lack)
 
     def learn(self, instance: Instance, instances: Iterable[Instance]) -> None:
         """From a load that has just ended well."""

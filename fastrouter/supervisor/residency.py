@@ -247,6 +247,7 @@ class Residency:
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
+        self.memory.make_way(self.instances(), self.limits())
         instance.load(safe_mode=entry.needs_safe_mode, num_dropped=entry.num_dropped, verbosity=self._verbosity)
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():

@@ -18,6 +18,7 @@ import { listenToKeys, showHelp } from "./shortcuts.js";
 import { stateInWords } from "./words.js";
 
 const HIDDEN_MS = 60_000;
+const HAS_KEYBOARD = matchMedia("(hover: hover)"); // elsewhere a focused field brings one up over half of the page
 
 const at = (id) => document.getElementById(id);
 
@@ -37,6 +38,7 @@ const buttons = {
   compare: iconButton("columns", "Two models side by side", () => chat.setComparing(!chat.second)),
   settings: iconButton("sliders", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
   theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
+  themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // where the bar has no room
   help: iconButton("help", "Keyboard (?)", showHelp),
   room: iconButton("gauge", "Machine room (])"),
 };
@@ -63,21 +65,30 @@ function pick(id, isSecond) {
 }
 
 function showTheme() {
-  buttons.theme.replaceChildren(icon(document.documentElement.dataset.theme === "dark" ? "sun" : "moon"));
+  for (const button of [buttons.theme, buttons.themeBelow]) button.replaceChildren(icon(document.documentElement.dataset.theme === "dark" ? "sun" : "moon"));
 }
 
 // ---------------------------------------------------------------- the chat
 
 const acts = {
+  startNew: () => startNew(),
   edit: (message, text) => chat.edit(message, text),
   regenerate: (message) => chat.regenerate(message),
   retry: (message, model) => chat.retry(message, model),
-  choose: (message) => chat.choose(message),
+  choose: (message, label = null) => {
+    chat.choose(message);
+    if (label) thread.focusVersions(message, label);
+  },
   regenerateWith: async (message) => {
     const chosen = await pickInDialog("Answer again with");
     if (chosen) chat.regenerate(message, chosen);
   },
 };
+
+function startNew() {
+  chat.startNew();
+  composer.focus();
+}
 
 function pickInDialog(title) {
   return openDialog(title, (close) => {
@@ -90,13 +101,14 @@ function pickInDialog(title) {
 
 const panels = {};
 let room = null; // is imported when it is first opened
-const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true) });
-const thread = new Thread(at("thread"), chat, acts, welcome);
+const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
+const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
 const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
 new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();
   composer.focus();
 });
+at("sidebar").querySelector(".sidebar-foot").append(buttons.themeBelow);
 panels.sidebar = new Panel(at("sidebar"), buttons.sidebar, { name: "sidebar", isOpen: true, drawer: drawers.sidebar });
 panels.room = new Panel(at("room"), buttons.room, { name: "room", isOpen: false, drawer: drawers.room, onOpen: openRoom });
 
@@ -132,10 +144,7 @@ addEventListener("themechange", showTheme);
 
 listenToKeys({
   switchModel: () => picker.open(),
-  newChat: () => {
-    chat.startNew();
-    composer.focus();
-  },
+  newChat: startNew,
   focusComposer: () => composer.focus(),
   stop: () => chat.stop(),
   toggleSidebar: () => panels.sidebar.toggle(),
@@ -144,26 +153,27 @@ listenToKeys({
 
 // ---------------------------------------------------------------- the start
 
-/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+let watch = null; // of the models' feed
+let hiding = 0;
+
 function watchModels() {
-  let watch = null;
-  let timer = 0;
-  const start = () => {
-    clearTimeout(timer);
-    if (watch) return;
-    watch = new AbortController();
-    models.start(watch.signal).catch((error) => notify(error.message));
-  };
-  const stop = () => {
+  clearTimeout(hiding);
+  if (watch) return;
+  watch = new AbortController();
+  models.start(watch.signal).catch((error) => {
+    watch = null;
+    if (!models.isRefused || models.isKnown) notify(error.message); // else the empty page says it
+  });
+}
+
+/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return watchModels();
+  hiding = setTimeout(() => {
     watch?.abort();
     watch = null;
-  };
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden) timer = setTimeout(stop, HIDDEN_MS);
-    else start();
-  });
-  start();
-}
+  }, HIDDEN_MS);
+});
 
 async function readSettings() {
   const { ui_settings: settings = {} } = await api.get("props");
@@ -173,9 +183,18 @@ async function readSettings() {
   chat.keep();
 }
 
+function askAgain() {
+  composer.focus(); // where the dialog brings it back to: its button is gone by then
+  begin();
+}
+
+function begin() {
+  watchModels();
+  readSettings().catch(() => {}); // they are only defaults
+}
+
 showTheme();
 showBar();
 composer.focus();
 store.open();
-watchModels();
-readSettings().catch(() => {}); // they are only defaults
+begin();

@@ -53,7 +53,7 @@ export function askText(title, label, value = "", { action = "Save", type = "tex
 }
 
 export function askForKey(isWrong) {
-  const note = isWrong ? "The key that is kept here is not valid any more." : "This router asks for an API key. It stays in this browser.";
+  const note = isWrong ? "The router does not accept the key that was given." : "This router asks for an API key. It stays in this browser.";
   return askText("API key", "Key", "", { action: "Continue", type: "password", note });
 }
 

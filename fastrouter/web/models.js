@@ -17,6 +17,7 @@ export class Models extends EventTarget {
     this.#api = api;
     this.isKnown = false; // the first listing has come
     this.isConnected = false;
+    this.isRefused = false; // the router wants a key that nobody gave
     this.usage = null; // what the models in memory are doing: once a second, see the router's documentation of its feed
     this.past = []; // changes of state {time, model, status, reason, ...}, oldest first, by the router's clock; those before this page, too
   }
@@ -27,7 +28,18 @@ export class Models extends EventTarget {
   }
 
   /** Runs until `signal` aborts. Rejects when the router refuses. */
-  start(signal) {
+  async start(signal) {
+    this.isRefused = false;
+    try {
+      await this.#follow(signal);
+    } catch (error) {
+      this.isRefused = error.status === 401;
+      this.#changed([]);
+      throw error;
+    }
+  }
+
+  #follow(signal) {
     return this.#api.events("models/sse?usage=1", {
       signal,
       onOpen: () => this.#connect(true),
@@ -43,6 +55,11 @@ export class Models extends EventTarget {
   /** By id or alias. */
   get(id) {
     return this.#models.get(id) ?? this.list().find((model) => model.aliases.includes(id));
+  }
+
+  /** The same process as another model, with other defaults. */
+  isVariant(id) {
+    return Boolean(this.#models.get(id)?.status.base);
   }
 
   /** The listing as it is now: one that is on its way may be older than what has just happened, and is asked for again. */

@@ -1,5 +1,5 @@
 // The columns beside the chat: shown, hidden, remembered; drawers over the chat where the window is narrow. Knows no content.
-// Invariant: of drawers at most one is open, and Escape or a click beside it closes it.
+// Invariant: of drawers at most one is open, Escape or a click beside it closes it, and while it is open the rest of the page is out of reach.
 
 import { h } from "./dom.js";
 
@@ -56,6 +56,7 @@ export class Panel {
     this.element.hidden = !isOpen;
     this.button.setAttribute("aria-expanded", String(isOpen));
     this.#scrim.classList.toggle("is-shown", isOpen && this.isDrawer);
+    for (const other of this.element.parentElement.children) if (other !== this.element && other !== this.#scrim) other.inert = isOpen && this.isDrawer;
     if (isOpen) this.#onOpen();
   }
 }

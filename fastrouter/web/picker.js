@@ -11,6 +11,7 @@ const GROUPS = [
   ["Not loaded", (model) => ["unloaded", "downloading"].includes(stateOf(model))],
   ["Failed", (model) => stateOf(model) === "failed"],
 ];
+const SAID_BY_GROUP = new Set(["loaded", "unloaded", "failed"]);
 const MAX_ROWS = 200;
 let num_pickers = 0;
 
@@ -131,7 +132,7 @@ export class Picker {
     const isActive = model.id === this.#active;
     const isFit = this.#isFit(model);
     const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)));
-    const detail = h("div.picker-row-detail", {}, [...traitsOf(model), stateInWords(state, percentOf(model))].join(" · "));
+    const detail = h("div.picker-row-detail", {}, [...traitsOf(model), model.status.base && `variant of ${model.status.base}`, SAID_BY_GROUP.has(state) ? null : stateInWords(state, percentOf(model))].filter(Boolean).join(" · "));
     const cause = state === "failed" && model.status.error ? h("div.picker-row-cause", {}, model.status.error) : null;
     const cell = h("div.picker-cell", { role: "gridcell", onclick: () => isFit && this.#pick(model.id) }, name, detail, cause, isFit ? null : h("div.picker-row-detail", {}, "makes no text"));
     const acts = h("div.picker-acts", { role: "gridcell" }, this.#buttons(model, state, isActive));

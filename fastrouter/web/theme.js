@@ -3,7 +3,10 @@
   const NAME = "fastrouter.theme";
   const system = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {
-    document.documentElement.dataset.theme = localStorage.getItem(NAME) ?? (system.matches ? "dark" : "light");
+    const theme = localStorage.getItem(NAME) ?? (system.matches ? "dark" : "light");
+    if (theme === document.documentElement.dataset.theme) return;
+    document.documentElement.dataset.theme = theme;
+    dispatchEvent(new Event("themechange"));
   };
   system.addEventListener("change", apply);
   addEventListener("storage", apply);
@@ -12,7 +15,6 @@
     if (next === (system.matches ? "dark" : "light")) localStorage.removeItem(NAME);
     else localStorage.setItem(NAME, next);
     apply();
-    dispatchEvent(new Event("themechange"));
   };
   apply();
 })();

@@ -156,7 +156,7 @@ class Admission:
                 continue
             self._waiting.remove(sequence)
             self.slots.take(slot)
-            sequence.slot = slot
+            sequence.slot, sequence.num_decodes_before = slot, self._answers.num_decodes
             self._keep_prefix(sequence, slot)
             sequence.advance(Status.PREFILL)
             if request.generate.return_progress:

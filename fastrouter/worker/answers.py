@@ -26,6 +26,8 @@ class Answers:
         self._vocab = vocab
         self._options = options
         self._outbox = outbox
+        self.num_decodes = 0  # so far, of the engine
+        self._num_told = 0  # of these
 
     def send(self, sequence: Sequence, text: bytes) -> None:
         """Text that is final: whole UTF-8, and no start of a stop string."""
@@ -83,7 +85,10 @@ class Answers:
             "id_slot": sequence.slot.id if sequence.slot else -1,
             "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
             "timings": sequence.timings(),
+            "num_decodes": self.num_decodes - self._num_told,  # since the last one that was told
+            "num_busy_decodes": self.num_decodes - sequence.num_decodes_before if sequence.slot else 0,  # while it had one
         }
+        self._num_told = self.num_decodes
         if generate.return_tokens:
             values["tokens"] = sequence.tokens
         if generate.verbose:

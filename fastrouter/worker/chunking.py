@@ -25,6 +25,7 @@ class Chunking:
 
     def num_rows(self, num_decoding: int, most: int) -> int:
         """Rows of the next batch, `num_decoding` of them for streams that go on; at most `most`."""
-        if not num_decoding or not self.prefill_ns:
+        if not num_decoding:
             return most
-        return min(most, num_decoding + max(MIN_ROWS, int(PAUSE_NS / self.prefill_ns)))
+        fitting = int(PAUSE_NS / self.prefill_ns) if self.prefill_ns else 0  # 0: the first piece will tell
+        return min(most, num_decoding + max(MIN_ROWS, fitting))

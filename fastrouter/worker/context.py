@@ -53,7 +53,7 @@ class Context:
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
         self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by a token
-        self.batch = Batch(max(self.n_batch, self.num_slots), api.llama_batch())
+        self.batch = Batch(self.n_batch, api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]
         # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.
@@ -66,8 +66,9 @@ class Context:
         params.n_ctx = max(0, options.ctx_size)
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
-        params.n_batch = max(1, options.batch_size)
-        params.n_ubatch = max(1, min(options.ubatch_size, options.batch_size))
+        # A row for every sequence, or a prompt would wait for a stream to end; computed together, or a window may lose what others need.
+        params.n_batch = max(options.batch_size, self.num_sequences)
+        params.n_ubatch = max(min(options.ubatch_size, options.batch_size), self.num_sequences)
         decode, prefill = placements_of(options)
         params.n_threads = tuning.threads_for(model.size_bytes, options.threads, len(decode.cpus))
         asked = options.threads_batch if options.threads_batch > 0 else options.threads

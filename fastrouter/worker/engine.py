@@ -117,7 +117,7 @@ class Engine:
             self._prefilling += self._admission.admit(bool(self._decoding or self._prefilling))
         decoding, prefilling = self._next_group() if self.adapters.all else (self._decoding, self._prefilling)
         if self.speculation.is_wanted:
-            self.speculation.guess(decoding, self._context.n_batch - len(decoding) - sum(map(_num_unread, prefilling)))
+            self.speculation.guess(decoding, self._num_free_rows(decoding, prefilling))
         batch = self._context.batch
         token, pos, seq, wants_logits = batch.token, batch.pos, batch.seq, batch.logits
         row = 0
@@ -139,6 +139,7 @@ class Engine:
         if code:
             self._recover(code, decoding + prefilling)
         else:
+            self._answers.num_decodes += 1
             if takes:
                 self._chunking.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
             self._accept(decoding, prefilling, takes)
@@ -155,6 +156,13 @@ class Engine:
             return self._decoding, self._prefilling
         decoding = [sequence for sequence in self._decoding if sequence.request.adapters == chosen]
         return decoding, [sequence for sequence in self._prefilling if sequence.request.adapters == chosen]
+
+    def _num_free_rows(self, decoding: list[Sequence], prefilling: list[Sequence]) -> int:
+        """For guesses. All rows must be computed together: a window makes room for what comes by what was computed before it, so it would
+        have lost tokens that are needed when the first part of a guess is taken back."""
+        if prefilling and self.model.n_swa and not self._context.is_unified:
+            return 0  # a split cache computes texts together only as far as they are equally long
+        return self._context.n_batch - len(decoding) - sum(map(_num_unread, prefilling))
 
     def _put_prompts(self, prefilling: list[Sequence], row: int) -> list[int]:
         """Pieces of prompts after the decode rows. Returns how many tokens of each prefilling sequence."""
@@ -262,6 +270,7 @@ class Engine:
             self._prefixes.cut(slot, len(sibling.prompt))
             self.slots.take(slot)
             sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
+            sibling.num_decodes_before = self._answers.num_decodes
             self._start_decoding(sibling, address)
         self._admission.put_first(queued)
 

@@ -29,6 +29,8 @@ from fastrouter.messages import (
     Ready,
     Reply,
     Share,
+    Shelved,
+    Shrink,
     Stop,
 )
 from fastrouter.wire import BlockingWire
@@ -49,6 +51,7 @@ from fastrouter.worker.speculation import Speculation
 
 _PROGRESS_INTERVAL_S = 0.05
 _SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
+_SHELF_STEP_BYTES = 16 << 20  # the router need not know more exactly
 _QUIET_MS = 2000  # without a request, before the worker tidies up
 _SAFE_MODE_NOTICE = (
     "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
@@ -65,6 +68,7 @@ class Worker:
         self._outbox = Outbox(ring)
         self._inbox: list[Message] = []  # arrived while loading
         self._is_stopping = False
+        self._shelved_bytes = 0  # as the router knows it
         self._wakeup, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)  # a signal ends the wait for messages
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -127,6 +131,7 @@ class Worker:
             self._context.warm_up()
         speculation = Speculation(self._context, load.options, self._open_draft(load))
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters, speculation)
+        self._engine.prefixes.shelf.on_change = self._tell_shelf
         self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
@@ -155,6 +160,11 @@ class Worker:
         if "draft_model" not in load.options.speculation or self._context.is_embedding or not self._context.can_cut:
             return None
         return Draft(self._context, load.options, safe_mode=load.safe_mode, on_progress=lambda _: self._on_progress(1.0))
+
+    def _tell_shelf(self, num_bytes: int) -> None:
+        if abs(num_bytes - self._shelved_bytes) >= _SHELF_STEP_BYTES:
+            self._shelved_bytes = num_bytes
+            self._wire.send(Shelved(num_bytes))
 
     def _on_progress(self, value: float) -> bool:
         """Called by llama.cpp while it loads; False gives up."""
@@ -211,6 +221,8 @@ class Worker:
         elif isinstance(message, Share):
             self._context.share_cores(message.num_busy)
             self._engine.speculation.share_cores(message.num_busy)
+        elif isinstance(message, Shrink):
+            self._engine.prefixes.shelf.shrink(message.num_bytes)
         elif isinstance(message, Stop):
             self._is_stopping = True
         else:

@@ -30,6 +30,7 @@ class Prefixes:
         self.chunking = Chunking()
         self.shelf = Shelf(options.cache_ram_mib)
         self._n_swa = model.n_swa
+        self._loses_tokens = bool(model.n_swa) and not options.swa_full
         self._can_cut = context.can_cut
         self._can_move = self._can_cut and not self._n_swa and self._states.can_shift
         self.checkpoints = Checkpoints(self._states, options, len(slots), is_needed=not self._can_cut or bool(self._n_swa))
@@ -64,8 +65,11 @@ class Prefixes:
     def _can_cut_to(self, num_held: int, oldest: int, length: int) -> bool:
         if length == num_held:
             return True
-        # Otherwise a state is of all tokens, or a window has moved past what comes next.
-        return self._can_cut and oldest <= max(0, length - self._n_swa + 1)
+        # Otherwise a state is of all tokens, or a window has moved past what comes next. What is behind it goes in any order, so that the
+        # oldest token may still be there, and a later one not.
+        if not self._can_cut or (self._loses_tokens and num_held > self._n_swa):
+            return False
+        return oldest <= max(0, length - self._n_swa + 1)
 
     def _usable(self, held: Slot | Kept, oldest: int, shared: int) -> int:
         """How much of a shared start can be had: all of it, or up to a checkpoint."""
@@ -86,7 +90,7 @@ class Prefixes:
     def _oldest_in_state(self, slot: Slot) -> int:
         """Its first position in what `States.save` makes of it: of a window, only what the next token sees."""
         oldest = self._context.oldest_pos(slot.id)
-        return max(oldest, len(slot.tokens) - self._n_swa) if self._n_swa else oldest
+        return max(oldest, len(slot.tokens) - self._n_swa + 1) if self._n_swa else oldest
 
     def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, most: int) -> tuple[Slot | None, int]:
         """(another slot that holds the longest start, its length)"""

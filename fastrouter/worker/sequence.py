@@ -60,8 +60,8 @@ class Sequence:
 
     __slots__ = (
         "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
-        "num_cached", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler", "slot", "started_ns",
-        "status", "tokens",
+        "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler",
+        "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int) -> None:
@@ -76,6 +76,7 @@ class Sequence:
         self.next_token = -1  # sampled, not yet in the KV
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
+        self.num_decodes_before = 0  # of the engine, when it got its slot
         self.is_truncated = False  # it has forgotten a part of its context
         self.guesser: Any = None  # speculation's, where it has one
         self.draft = NO_DRAFT  # tokens that may follow next_token, in this step

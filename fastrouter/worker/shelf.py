@@ -48,6 +48,7 @@ class Shelf:
     def __init__(self, limit_mib: int | None) -> None:
         self._limit_mib = limit_mib
         self._kept: list[Kept] = []  # least recently used first
+        self.on_change: Callable[[int], None] = lambda num_bytes: None  # told how large it is now
 
     def __repr__(self) -> str:
         return f"<Shelf {len(self._kept)} kept, {self.num_bytes} bytes>"
@@ -90,14 +91,19 @@ class Shelf:
         """Those that the new one can stand for go, then the oldest until all fit. False: not even the new one does."""
         self._kept = [other for other in self._kept if not kept.gives(other.tokens, other.adapters, usable)]
         self._kept.append(kept)
+        self.shrink(limit_bytes)
+        return bool(self._kept)
+
+    def shrink(self, limit_bytes: int | None) -> None:
+        """The oldest go until all fit."""
         while limit_bytes is not None and self._kept and self.num_bytes > limit_bytes:
             del self._kept[0]
-        return bool(self._kept)
+        self.on_change(self.num_bytes)
 
     def touch(self, kept: Kept) -> None:
         """It has been of use."""
-        self.take(kept)
-        self._kept.append(kept)
+        self._kept = [*(other for other in self._kept if other is not kept), kept]
 
     def take(self, kept: Kept) -> None:
         self._kept = [other for other in self._kept if other is not kept]
+        self.on_change(self.num_bytes)

@@ -82,8 +82,9 @@ class States:
 
 
 def _allocate(num_bytes: int) -> State:
-    """Pages of its own, which go back to the system at once: malloc keeps what a spare has warmed, and large holes with it."""
-    pages = mmap.mmap(-1, max(1, num_bytes))
+    """Pages of its own, which go back to the system at once: malloc keeps what a spare has warmed, and large holes with it. Private ones:
+    the router reckons shared pages to nobody."""
+    pages = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if num_bytes >= _HUGE_PAGE_BYTES:
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)

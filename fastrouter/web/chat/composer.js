@@ -119,13 +119,13 @@ export class Composer {
 
   show() {
     const { send, stop, attach, text } = this.#parts;
-    const { model, isAnswering } = this.#chat;
+    const { model, second, isAnswering } = this.#chat;
     const hadFocus = document.activeElement === send || document.activeElement === stop;
     send.hidden = isAnswering;
     stop.hidden = !isAnswering;
     send.disabled = !model || (!this.text.trim() && !this.#pictures.length);
     attach.hidden = !canSee(model);
-    text.placeholder = model ? `Ask ${model.aliases[0] ?? model.id}` : "Pick a model first";
+    text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases }) => aliases[0] ?? id).join(" and ")}` : "Pick a model first";
     this.#showPictures();
     this.#showGauge(model);
     if (hadFocus && isAnswering) stop.focus();

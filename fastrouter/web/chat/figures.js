@@ -15,7 +15,7 @@ const LEAST_LOAD_MS = 1; // a model that was there
 export function figuresOf(figures, isRunning) {
   if (!figures?.num_tokens) return null;
   const parts = [`${inWords(figures.num_tokens)} ${figures.num_tokens === 1 ? "token" : "tokens"}`];
-  if (figures.per_second) parts.push(`${figures.per_second.toFixed(figures.per_second < 100 ? 1 : 0)} tokens/s`);
+  if (figures.per_second) parts.push(`${figures.per_second < 100 ? figures.per_second.toFixed(1) : inWords(figures.per_second)} tokens/s`);
   if (figures.ttft_ms) parts.push(`first token ${secondsInWords(figures.ttft_ms)}`);
   if (figures.num_cached_tokens) parts.push(`${inWords(figures.num_cached_tokens)} of ${inWords(figures.num_prompt_tokens)} prompt tokens cached`);
   const line = h("div.figures-line", {}, parts.map((part) => h("span", {}, part)));

@@ -6,7 +6,9 @@ import { copyText } from "./code.js";
 import { figuresOf } from "./figures.js";
 import { LiveMarkdown } from "./live_markdown.js";
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message, button), retry(message), choose(message), loadLog?} */
+const TOO_LONG = "exceed_context_size_error";
+
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew()} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -89,7 +91,7 @@ class AnswerView {
       this.siblings,
       copyButton(() => message.content),
       iconButton("retry", "Answer again", () => acts.regenerate(message), { class: "icon-button small" }),
-      iconButton("swap", "Answer again with another model", (event) => acts.regenerateWith(message, event.currentTarget), { class: "icon-button small" }));
+      iconButton("swap", "Answer again with another model", () => acts.regenerateWith(message), { class: "icon-button small" }));
     this.element = h("article.message.answer", { "aria-label": `Answer of ${message.model ?? "a model"}`, "data-id": message.id },
       parts.head, parts.wait, parts.reasoning, parts.calls, parts.prose, parts.end, parts.figures, parts.tools);
     this.#prose = new LiveMarkdown(parts.prose);
@@ -176,12 +178,21 @@ class AnswerView {
 function failureOf(message, acts) {
   const { error } = message;
   const log = error.log?.length ? h("details", {}, h("summary", {}, "What the worker said"), h("pre", { tabindex: 0 }, error.log.join("\n"))) : null;
+  const isTooLong = error.type === TOO_LONG;
   return h("div.failure", { role: "group", "aria-label": "Error" },
-    h("strong", {}, /failed to load/.test(error.message) ? "The model could not be loaded" : "There is no whole answer"),
+    h("strong", {}, headlineOf(message)),
     h("p", {}, error.message), log,
     h("div.buttons", {},
-      h("button.button.small", { type: "button", onclick: (event) => acts.regenerateWith(message, event.currentTarget) }, "Another model"),
-      h("button.button.small.primary", { type: "button", onclick: () => acts.retry(message) }, "Try again")));
+      h("button.button.small", { type: "button", onclick: () => acts.regenerateWith(message) }, "Another model"),
+      isTooLong
+        ? h("button.button.small.primary", { type: "button", onclick: () => acts.startNew() }, "New chat")
+        : h("button.button.small.primary", { type: "button", onclick: () => acts.retry(message) }, "Try again")));
+}
+
+function headlineOf({ error, content }) {
+  if (error.type === TOO_LONG) return "The conversation is too long for this model";
+  if (/failed to load/.test(error.message)) return "The model could not be loaded";
+  return content ? "The answer broke off" : "There is no answer";
 }
 
 /** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`. */
@@ -199,7 +210,7 @@ export function waitInWords(comment, model) {
 function showSiblings(holder, message, siblings, acts) {
   const at = siblings.findIndex((one) => one.id === message.id);
   if (siblings.length < 2 || at < 0) return holder.replaceChildren();
-  const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by]), { class: "icon-button small", disabled: !siblings[at + by] });
+  const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by], label), { class: "icon-button small", disabled: !siblings[at + by] });
   return holder.replaceChildren(step(-1, "left", "The version before"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "The next version"));
 }
 

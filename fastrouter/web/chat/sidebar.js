@@ -14,6 +14,7 @@ export class Sidebar {
   #search;
   #file;
   #onOpen;
+  #shown = ""; // what the list was made of
 
   /** `onOpen()` after another conversation was chosen. */
   constructor(element, chat, store, onOpen) {
@@ -43,9 +44,21 @@ export class Sidebar {
   show() {
     const words = this.#search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = this.#store.list().filter((conversation) => isMatch(conversation, words));
+    const shown = JSON.stringify([this.#chat.conversation.id, words.length, found.map(({ id, title, updated }) => [id, title, dayOf(updated)])]);
+    if (shown === this.#shown) return; // an answer is kept every few seconds
+    this.#shown = shown;
+    const { activeElement: focused } = document;
+    const focusedId = this.#list.contains(focused) ? focused.closest("li")?.dataset.id : null;
+    const isMenu = focused?.matches(".icon-button") ?? false;
     const groups = Map.groupBy ? Map.groupBy(found, (one) => dayOf(one.updated)) : new Map([["", found]]);
     this.#list.replaceChildren(...[...groups].map(([day, group]) => h("section", {}, h("h2.day", {}, day), h("ul", {}, group.map((conversation) => this.#row(conversation))))));
+    if (focusedId) this.#focus(focusedId, isMenu);
     if (!found.length) this.#list.append(h("p.none", {}, words.length ? "Nothing found" : "Conversations stay in this browser."));
+  }
+
+  #focus(id, isMenu) {
+    const row = this.#list.querySelector(`[data-id="${CSS.escape(id)}"]`) ?? this.#list.querySelector("li");
+    (row?.querySelector(isMenu ? ".icon-button" : ".conversation") ?? this.#search).focus();
   }
 
   #row(conversation) {
@@ -55,7 +68,7 @@ export class Sidebar {
       this.#onOpen();
     };
     const title = conversation.title || "Untitled";
-    return h("li", { "data-current": isCurrent },
+    return h("li", { "data-current": isCurrent, "data-id": conversation.id },
       h("button.conversation", { type: "button", "aria-current": isCurrent && "page", onclick: open }, title),
       iconButton("more", `Rename, export or delete “${title}”`, () => this.#menu(conversation), { class: "icon-button small" }));
   }

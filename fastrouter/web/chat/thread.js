@@ -12,19 +12,22 @@ export class Thread {
   #chat;
   #acts;
   #welcome;
+  #giveFocus;
   #list = h("div.messages");
   #toEnd;
   #views = new Map();
   #isFollowing = true;
+  #top = 0; // where it stood last
   #frame = 0;
   #waiting = new Set(); // messages to draw in the next frame
 
-  /** `welcome`: {element, show()} of an empty conversation. */
-  constructor(element, chat, acts, welcome) {
+  /** `welcome`: {element, show()} of an empty conversation; `giveFocus()` to something else, when what had it is gone. */
+  constructor(element, chat, acts, welcome, giveFocus) {
     this.#element = element;
     this.#chat = chat;
     this.#acts = acts;
     this.#welcome = welcome;
+    this.#giveFocus = giveFocus;
     this.#toEnd = iconButton("down", "To the end", () => this.toEnd(), { class: "to-end", hidden: true });
     element.replaceChildren(this.#list, this.#toEnd);
     element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -41,7 +44,8 @@ export class Thread {
     this.#views.clear();
     this.#list.replaceChildren();
     this.show();
-    this.toEnd();
+    if (pathOf(this.#chat.conversation).length) this.toEnd();
+    else this.#toBeginning();
   }
 
   show() {
@@ -52,9 +56,16 @@ export class Thread {
     for (const id of this.#views.keys()) if (!shown.has(id)) this.#views.delete(id);
     const elements = path.length ? rows.map((row) => row.element) : [this.#welcome.element];
     if (!path.length) this.#welcome.show();
-    if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#list.replaceChildren(...elements);
+    if (elements.length !== this.#list.children.length || elements.some((element, at) => element !== this.#list.children[at])) this.#replace(elements);
     for (const row of rows) for (const message of row.messages) this.#draw(message);
     this.#list.classList.toggle("is-empty", !path.length);
+  }
+
+  #replace(elements) {
+    const focused = this.#list.contains(document.activeElement) ? document.activeElement : null;
+    this.#list.replaceChildren(...elements);
+    if (focused?.isConnected) focused.focus({ preventScroll: true });
+    else if (focused) this.#giveFocus();
   }
 
   /** An answer of a pair stands beside the other one. */
@@ -101,22 +112,40 @@ export class Thread {
     if (last) this.#views.get(last.id)?.edit();
   }
 
+  /** Of a message that has taken another's place: its button for the next step. */
+  focusVersions(message, label) {
+    const steps = [...(this.#views.get(message.id)?.element.querySelectorAll(".siblings button:enabled") ?? [])];
+    (steps.find((button) => button.getAttribute("aria-label") === label) ?? steps[0])?.focus();
+  }
+
   // ------------------------------------------------------------ scrolling
 
   toEnd() {
     this.#isFollowing = true;
-    this.#element.scrollTop = this.#element.scrollHeight;
+    this.#follow();
+    this.#toEnd.hidden = true;
+  }
+
+  /** Of what is no conversation yet: it is read from the top, whatever cards come. */
+  #toBeginning() {
+    this.#isFollowing = false;
+    this.#element.scrollTop = 0;
     this.#toEnd.hidden = true;
   }
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#element;
-    this.#isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    this.#toEnd.hidden = this.#isFollowing;
+    const isEmpty = this.#list.classList.contains("is-empty");
+    // What has grown before our own scrolling is told is no reader who went away: that one goes up.
+    if (isEmpty || scrollTop < this.#top) this.#isFollowing = false;
+    if (!isEmpty && scrollHeight - scrollTop - clientHeight < NEAR_PX) this.#isFollowing = true;
+    this.#top = scrollTop;
+    this.#toEnd.hidden = isEmpty || this.#isFollowing;
   }
 
   #follow() {
-    if (this.#isFollowing) this.#element.scrollTop = this.#element.scrollHeight;
-    else this.#scrolled();
+    if (!this.#isFollowing) return this.#scrolled();
+    this.#element.scrollTop = this.#element.scrollHeight;
+    this.#top = this.#element.scrollTop;
   }
 }

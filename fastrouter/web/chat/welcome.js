@@ -16,10 +16,12 @@ export class Welcome {
   #text = h("p");
   #openRoom;
   #openAll;
+  #askAgain;
   element;
 
-  /** `onPick(id)`; `openAll()` shows what has no card; `openRoom()` where there is nothing to pick. */
-  constructor(models, chat, { onPick, openAll, openRoom }) {
+  /** `onPick(id)`; `openAll()` shows what has no card; `openRoom()` where there is nothing to pick; `askAgain()` for the key. */
+  constructor(models, chat, { onPick, openAll, openRoom, askAgain }) {
+    this.#askAgain = askAgain;
     this.#openAll = openAll;
     this.#models = models;
     this.#chat = chat;
@@ -38,6 +40,11 @@ export class Welcome {
     this.#cards.replaceChildren(...cards.map((model) => this.#card(model)));
     if (fit.length > MAX_CARDS) this.#cards.append(h("button.card.all", { type: "button", onclick: this.#openAll }, `All ${fit.length} models`));
     this.#cards.querySelector(`[data-model="${CSS.escape(focused ?? "")}"]`)?.focus();
+    if (!this.#models.isKnown && this.#models.isRefused) {
+      this.#text.textContent = "The router wants an API key before it says which models it has.";
+      this.#cards.replaceChildren(h("button.button.primary", { type: "button", onclick: this.#askAgain }, "Enter the key"));
+      return;
+    }
     this.#text.textContent = !this.#models.isKnown ? "Looking for models …" : fit.length ? "A model that is not in memory is loaded when you ask it." : "There are no models here yet.";
     if (this.#models.isKnown && !fit.length) this.#cards.replaceChildren(h("button.button.primary", { type: "button", onclick: this.#openRoom }, "Download one"));
   }
@@ -47,7 +54,7 @@ export class Welcome {
     const isCurrent = model.id === this.#chat.model?.id;
     return h("button.card", { type: "button", "aria-pressed": String(isCurrent), "data-model": model.id, onclick: () => this.#onPick(model.id) },
       h("strong", {}, h("span.dot", { "data-state": state }), h("span.card-name", {}, model.id)),
-      h("span.card-detail", {}, traitsOf(model).slice(0, 3).join(" · ") || model.status.error || "\u00a0"),
+      h("span.card-detail", {}, (state === "failed" && model.status.error) || traitsOf(model).slice(0, 3).join(" · ") || "\u00a0"),
       h("span", {}, stateInWords(state, percentOf(model))));
   }
 }

@@ -3,13 +3,14 @@
 const IN_MEMORY = new Set(["loading", "loaded", "sleeping"]);
 const MAX_SAMPLES = 3600;
 
-/** By model: {spans: [{state, from, to}], marks: [{time, change, took_s}]}. `usage` says what is there now, of which the past may not tell. */
-export function readPast(past, usage, now) {
+/** By model: {spans: [{state, from, to}], marks: [{time, change, took_s}]}. `usage` says what is there now, of which the past may not tell.
+    `isVariant(id)`: what happens to it happens to its base. */
+export function readPast(past, usage, now, isVariant = () => false) {
   const lanes = new Map();
   const open = new Map();
   const laneOf = (id) => lanes.get(id) ?? lanes.set(id, { spans: [], marks: [] }).get(id);
   for (const change of past) {
-    if (!["loading", "loaded", "sleeping", "unloaded"].includes(change.status)) continue;
+    if (!["loading", "loaded", "sleeping", "unloaded"].includes(change.status) || isVariant(change.model)) continue;
     const before = open.get(change.model);
     if (before?.state === change.status) continue; // a snapshot says it again
     if (!before && change.status === "unloaded" && !change.failed) continue; // a snapshot of what was not there

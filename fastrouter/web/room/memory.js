@@ -21,7 +21,7 @@ export class MemoryBar {
     if (!usage) return;
     const { limits, machine, models } = usage;
     const places = models.filter((model) => model.status !== "unloaded").length;
-    const count = limits.models_max ? `${inWords(places)} of ${inWords(limits.models_max)} models` : `${inWords(places)} ${places === 1 ? "model" : "models"}`;
+    const count = limits.models_max ? `${inWords(places)} of ${inWords(limits.models_max)} ${limits.models_max === 1 ? "model" : "models"}` : `${inWords(places)} ${places === 1 ? "model" : "models"}`;
     this.#host.draw(this.#segments("host_bytes"), limits.host_bytes, machine.total_bytes, count);
     const hasDevice = limits.device_bytes !== null || usage.used.device_bytes > 0;
     this.#device.element.hidden = !hasDevice;

@@ -17,7 +17,7 @@ export class News {
 
   draw() {
     const { past, usage } = this.#models;
-    const lanes = readPast(past, usage, this.#models.now());
+    const lanes = readPast(past, usage, this.#models.now(), (id) => this.#models.isVariant(id));
     const marks = [...lanes].flatMap(([id, lane]) => lane.marks.filter(({ change }) => change.status !== "loading").map((mark) => ({ id, ...mark })));
     const newest = marks.sort((one, other) => other.time - one.time).slice(0, MAX_LINES);
     this.element.hidden = !newest.length;

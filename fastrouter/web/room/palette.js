@@ -8,7 +8,7 @@ export class Palette {
 
   /** Those that are or were in memory, in the order in which they came. */
   follow(models) {
-    for (const { model } of models.past) this.of(model);
+    for (const { model } of models.past) if (!models.isVariant(model)) this.of(model);
     for (const { model } of models.usage?.models ?? []) this.of(model);
   }
 

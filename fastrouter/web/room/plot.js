@@ -41,7 +41,7 @@ export class Plot {
     this.#parts.top.textContent = `${inWords(top)}/s`;
     const uPlot = await library();
     const width = this.#parts.canvas.clientWidth;
-    if (!width || this.#last[2] !== to) return; // closed, or overtaken
+    if (!uPlot || !width || this.#last[2] !== to) return; // closed, or overtaken
     const ids = series.map(({ id }) => id);
     const key = ids.join("\n");
     if (!this.#plot || key !== this.#key) this.#make(uPlot, ids, key, width);
@@ -87,7 +87,16 @@ export class Plot {
 }
 
 let loading = null;
-const library = () => (loading ??= import("../vendor/uplot.js").then((module) => module.default));
+/** Null while the server is away: the next drawing asks again. */
+async function library() {
+  try {
+    loading ??= import("../vendor/uplot.js");
+    return (await loading).default;
+  } catch {
+    loading = null;
+    return null;
+  }
+}
 
 const totals = (series) => (series.length ? series[0].rates.map((_, index) => series.reduce((sum, { rates }) => sum + rates[index], 0)) : []);
 

@@ -63,11 +63,11 @@ export class Shelf {
     this.draw();
   }
 
-  /** What a switch costs depends on who is in memory, and on what is pinned. */
+  /** What a switch costs depends on who is in memory, who is at work, and what is pinned. */
   #askSoon(shown) {
     const { models } = this.#context;
     const figures = models.usage?.models ?? [];
-    const residents = [...figures.map((each) => `${each.model} ${each.state} ${each.pinned}`), ...shown.map((model) => model.id)].join("\n");
+    const residents = [...figures.map((each) => `${each.model} ${each.state} ${each.pinned} ${each.running > 0}`), ...shown.map((model) => model.id)].join("\n");
     if (residents === this.#residents) return;
     this.#residents = residents;
     clearTimeout(this.#timer);

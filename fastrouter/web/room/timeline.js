@@ -56,7 +56,7 @@ export class Timeline {
     const now = usage.time;
     if (!this.#isChosen && past.length && now - past[0].time > GROWS_AFTER_S) this.#setWindow(300);
     const from = now - this.#window_s;
-    const lanes = readPast(past, usage, Math.max(now, this.#models.now()));
+    const lanes = readPast(past, usage, Math.max(now, this.#models.now()), (id) => this.#models.isVariant(id));
     const shown = [...lanes].filter(([, lane]) => lane.spans.some((span) => span.to >= from) || lane.marks.some((mark) => mark.time >= from)).slice(-MAX_LANES);
     const rate = usage.models.reduce((sum, model) => sum + model.tokens_per_s, 0);
     this.#parts.now.replaceChildren(h("strong", {}, inWords(rate)), " now");

@@ -1,0 +1,41 @@
+"""What a person does on the page, as functions: ask, pick a model, see whether it fits. Knows no test and no router."""
+
+import json
+from typing import Any
+
+TEXT = "#composer-text"
+IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
+ANSWER = ".answer >> nth=-1"
+CHAT = "**/v1/chat/completions"
+
+
+def ask(page: Any, text: str | dict[str, Any], *, waits: bool = True) -> None:
+    """A dictionary is a script for the fake worker."""
+    page.fill(TEXT, text if isinstance(text, str) else json.dumps(text))
+    page.press(TEXT, "Enter")
+    if waits:
+        page.wait_for_selector(IDLE)
+
+
+def says(text: str) -> dict[str, Any]:
+    """A script: an answer of this text, a few characters a token."""
+    return {"tokens": 1, "text": text}
+
+
+def pick(page: Any, name: str) -> None:
+    page.keyboard.press("Control+k")
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+
+
+def is_wider_than_window(page: Any) -> bool:
+    found: bool = page.evaluate("[document.documentElement, document.querySelector('#main')].some((one) => one.scrollWidth > innerWidth)")
+    return found
+
+
+def sse(*events: Any) -> str:
+    return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
+
+
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
