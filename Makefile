@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
+DIST_TESTS := bench capabilities cli embeddings lora models_life one_model pull serve structured switching systemd ui
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,12 +27,14 @@ check: install $(VENV)/.test
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
 
-# The standalone executables, and a try of them in an empty Debian (needs root and debootstrap; see packaging/smoke).
+# The standalone executables; a try of them by the tests of what they do otherwise than the package, if anything, and in an empty Debian (needs
+# root and debootstrap; see packaging/smoke).
 dist: install $(VENV)/.package
 	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo) $(if $(NATIVE),--native)
 
-dist-test: install $(VENV)/.package
+dist-test: install $(VENV)/.package $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python packaging/dist.py --demo
+	FASTROUTER_PROGRAM=$(CURDIR)/build/dist/program/fastrouter/fastrouter $(BIN)/python -m pytest $(DIST_TESTS:%=tests/test_%.py)
 	packaging/smoke dist/fastrouter-demo
 
 install: $(BIN)/fastrouter

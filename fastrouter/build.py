@@ -58,11 +58,11 @@ def binding_version() -> str | None:
 
 def llama_build(record: dict[str, str]) -> str:
     """The portable build of packaging/llama_wheel.py is known by the key of its compiler flags."""
-    key = record.get("llama_build") or _portable_key()
+    key = record.get("llama_build") or portable_key()
     return f"portable build {key}" if key else "a build of its own"
 
 
-def _portable_key() -> str | None:
+def portable_key() -> str | None:
     """From the place that the installed wheel came from."""
     from importlib import metadata
 

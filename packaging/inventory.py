@@ -3,6 +3,7 @@
 Everything is read from what is installed here. Invariant: a part whose licence nobody states, or whose text is missing, is an error.
 """
 
+import ast
 import base64
 import gzip
 import importlib.util
@@ -11,7 +12,7 @@ import platform
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -77,6 +78,31 @@ def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
         else:
             found.add(name)
     return found
+
+
+def packed(work: Path) -> set[str]:
+    """The distributions of which PyInstaller has packed a file or more, by what it noted in the folder where it worked."""
+    sources: set[Path] = set()
+    for noted in [path for kind in ("PYZ", "PKG", "COLLECT") for path in work.glob(f"{kind}-*.toc")]:
+        sources |= {Path(entry[1]) for entry in _entries(ast.literal_eval(noted.read_text()))}
+    owners = {
+        Path(str(distribution.locate_file(file))): str(canonicalize_name(distribution.name))
+        for distribution in metadata.distributions()
+        for file in distribution.files or []
+    }
+    found = {owners[source] for source in sources if source in owners}
+    if not found:
+        raise Unlicensed(f"PyInstaller has not worked in {work}")
+    return found
+
+
+def _entries(noted: object) -> Iterator[tuple[str, str, str]]:
+    """(name, path, kind), wherever they are in it."""
+    if isinstance(noted, tuple) and len(noted) == 3 and all(isinstance(word, str) for word in noted):
+        yield noted
+    elif isinstance(noted, tuple | list):
+        for inner in noted:
+            yield from _entries(inner)
 
 
 def _needs_of(distribution: metadata.Distribution) -> list[str]:

@@ -1,8 +1,8 @@
 """`python packaging/sbom.py --into FOLDER [--name NAME] [--debian PACKAGE]... [DISTRIBUTION ...]`: what an executable consists of.
 
 Writes NAME.cdx.json (CycloneDX 1.6), THIRD-PARTY-NOTICES and, last of all, SHA256SUMS of all files in the folder. Distributions: those of
-the Python that runs this, and what they need; fastrouter's own where none is named. The same parts give the same bytes. Needs
-cyclonedx-python-lib and packaging.
+the Python that runs this, and what they need; fastrouter's own where none is named. With --packed: those that PyInstaller has packed, and
+those that are named. The same parts give the same bytes. Needs cyclonedx-python-lib and packaging.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgori
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
-from inventory import Part, Unlicensed, closure, collect
+from inventory import Part, Unlicensed, closure, collect, packed
 from packageurl import PackageURL
 
 OWN = "fastrouter"
@@ -93,10 +93,15 @@ def main() -> int:
     parser.add_argument("--debian", action="append", default=[], metavar="PACKAGE", help="whose libraries are inside; may be given again")
     parser.add_argument("--root", type=Path, default=Path("/"), help="of the system those packages are from")
     parser.add_argument("--without", action="append", default=[], metavar="DISTRIBUTION", help="needed by others, but not inside")
-    parser.add_argument("distributions", nargs="*", default=[OWN])
+    parser.add_argument("--packed", type=Path, metavar="FOLDER", help="where PyInstaller has worked (its --workpath, with the spec's name)")
+    parser.add_argument("distributions", nargs="*", metavar="DISTRIBUTION")
     options = parser.parse_args()
     try:
-        parts = collect(closure(options.distributions, options.without), options.debian, options.root)
+        if options.packed:
+            distributions = packed(options.packed) | set(options.distributions)
+        else:
+            distributions = closure(options.distributions or [OWN], options.without)
+        parts = collect(distributions, options.debian, options.root)
     except Unlicensed as error:
         print(f"sbom: {error}", file=sys.stderr)
         return 1

@@ -26,6 +26,12 @@ PACKAGES = (
     *("libc6", "libc6-dev", "linux-libc-dev", "libgcc-s1", "libgomp1", "libstdc++6", "libzstd-dev"),
     *("libssl-dev", "libffi-dev", "zlib1g", "zlib1g-dev", "libbz2-1.0", "libbz2-dev", "liblzma-dev"),
 )
+# Whose code is in what is built; and what has the licences of some of it: nothing is built from that, so it is no part of the key.
+INSIDE = (
+    *("libc6-dev", "libgcc-s1", "libgomp1", "libstdc++6", "libzstd-dev"),
+    *("libssl-dev", "libffi-dev", "zlib1g", "libbz2-1.0", "liblzma-dev"),
+)
+LICENCES = ("gcc-10-base", "libffi7")
 # GCC 12's libstdc++.a calls two things that glibc 2.31 has not.
 SHIM = """\
 #include <stdint.h>
@@ -98,16 +104,14 @@ class Toolchain:
             shutil.rmtree(chain.folder, ignore_errors=True)
             chain._make(version.split(".")[0])
             (chain.folder / "complete").touch()
+        if not all((chain.root / "usr/share/doc" / package).exists() for package in LICENCES):
+            chain._unpack(LICENCES)
         return chain
 
     def _make(self, gcc_version: str) -> None:
         self._configure_apt()
-        packages = Path(tempfile.mkdtemp(dir=self.folder))
-        self.apt("-qq", "update", folder=packages)
-        self.apt("-qq", "download", *PACKAGES, folder=packages)
-        for package in sorted(packages.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", package, self.root], check=True)
-        shutil.rmtree(packages)
+        self.apt("-qq", "update", folder=self.folder)
+        self._unpack(PACKAGES)
         for link in [path for path in self.root.rglob("*") if path.is_symlink() and str(path.readlink()).startswith("/")]:
             target = self.root / str(link.readlink()).lstrip("/")
             link.unlink()
@@ -119,6 +123,13 @@ class Toolchain:
             shim.write_text(text)
             subprocess.run([self.folder / "bin/cc", "-O2", "-fPIC", "-c", shim, "-o", shim.with_suffix(".o")], check=True)
             subprocess.run(["ar", "r", self.libraries / archive, shim.with_suffix(".o")], check=True, capture_output=True)
+
+    def _unpack(self, packages: tuple[str, ...]) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        self.apt("-qq", "download", *packages, folder=folder)
+        for package in sorted(folder.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", package, self.root], check=True)
+        shutil.rmtree(folder)
 
     def _configure_apt(self) -> None:
         for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):

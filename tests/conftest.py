@@ -23,6 +23,8 @@ from tiny_models import make_llama
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it: engines inside a test share the cores with routers of others
+# What is tried: this environment's package, or the executable (its unpacked folder's program, which starts without unpacking).
+FASTROUTER = [os.environ["FASTROUTER_PROGRAM"]] if "FASTROUTER_PROGRAM" in os.environ else [sys.executable, "-m", "fastrouter"]
 hypothesis.settings.register_profile("patient", deadline=None)  # a timing never fails a test
 hypothesis.settings.load_profile("patient")
 DEADLINE_S = 60.0  # for what takes milliseconds on a quiet machine
@@ -276,8 +278,8 @@ def running(folder: Path) -> Iterator[StartRouter]:
         """`can_wait`: until the only model, if there is just one, has been loaded."""
         here = folder / f"router{len(started)}"
         here.mkdir()
-        program = [str(REPOSITORY / "tests" / "fake_router.py")] if is_fake else ["-m", "fastrouter"]
-        command = [sys.executable, *program, "--port", "0", *flags]
+        program = [sys.executable, str(REPOSITORY / "tests" / "fake_router.py")] if is_fake else FASTROUTER
+        command = [*program, "--port", "0", *flags]
         if models_dir is not None:
             command += ["--models-dir", str(models_dir)]
         log, out = here / "log", here / "out"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, descendants, environment, eventually, is_alive
+from conftest import DEADLINE_S, FASTROUTER, descendants, environment, eventually, is_alive
 from tiny_models import make_llama
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -24,7 +24,7 @@ MEASURED = {
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "fastrouter", "bench", *arguments]
+    return [*FASTROUTER, "bench", *arguments]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Router, StartRouter, environment, eventually
+from conftest import FASTROUTER, Router, StartRouter, environment, eventually
 from tiny_models import make_llama
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -25,7 +25,7 @@ def server(module_router: StartRouter, models: Path) -> Router:
 def run(tmp_path: Path) -> Run:
     def run(*arguments: str, url: str = "", stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "fastrouter", *arguments],
+            [*FASTROUTER, *arguments],
             env=environment(tmp_path, **({"FASTROUTER_URL": url} if url else {}), **env),
             cwd=tmp_path,
             input=stdin,

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,6 +284,14 @@ def test_it_starts_itself_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert program.RUN_MODULE == entry.RUN_MODULE
 
 
+def test_its_libraries_are_not_for_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {"LD_LIBRARY_PATH": "/runtime/program", "LD_LIBRARY_PATH_ORIG": "/opt/lib", "A": "b"}
+    assert program.environment_for_others(environ) == environ
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert program.environment_for_others(environ) == {"LD_LIBRARY_PATH": "/opt/lib", "A": "b"}
+    assert program.environment_for_others({"LD_LIBRARY_PATH": "/runtime/program", "A": "b"}) == {"A": "b"}
+
+
 def test_only_its_own_modules_can_be_run() -> None:
     path = PROJECT / "packaging/entry.py"
     for module in ([], ["http.server"]):
@@ -317,6 +326,7 @@ def test_the_spec_leaves_nothing_out_that_is_imported() -> None:
     text = (PROJECT / "packaging/fastrouter.spec").read_text()
     [excluded] = [node.value for node in ast.parse(text).body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "UNUSED"]
     unused = set(ast.literal_eval(excluded))
+    assert "jinja2.debug" not in unused  # Jinja imports it when a template is wrong: an ImportError then ended the router
     for path in (PROJECT / "fastrouter").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -324,6 +334,18 @@ def test_the_spec_leaves_nothing_out_that_is_imported() -> None:
             for name in names:
                 parts = name.split(".")
                 assert not {".".join(parts[: index + 1]) for index in range(len(parts))} & unused, f"{path.name} imports {name}"
+
+
+def test_the_pinned_versions_are_those_that_are_asked_for() -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lines = (PROJECT / "packaging/dist-constraints.txt").read_text().splitlines()
+    pins = {name.lower().replace("_", "-").replace(".", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+    for line in [*project["dependencies"], *project["optional-dependencies"]["package"]]:
+        wanted = requirements.Requirement(line)
+        name = wanted.name.lower().replace("_", "-").replace(".", "-")
+        if name != "llama-cpp-python":  # a build of our own
+            assert wanted.specifier.contains(pins[name]), line
 
 
 def test_the_newest_glibc_symbol_is_found(launcher: Path) -> None:

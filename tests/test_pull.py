@@ -5,7 +5,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import termios
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import fake_hub
 import pytest
-from conftest import Router, StartRouter, environment, eventually
+from conftest import FASTROUTER, Router, StartRouter, environment, eventually
 from fake_hub import FakeHub, serving
 
 NAME = "u/r:Q4_K_M"
@@ -43,7 +42,7 @@ def server(router: StartRouter, hub: FakeHub, cache: Path) -> Router:
 def start(tmp_path: Path, hub: FakeHub, cache: Path) -> Start:
     def start(*arguments: str, url: str = NOWHERE, stderr: int = subprocess.PIPE) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "fastrouter", *arguments],
+            [*FASTROUTER, *arguments],
             env=environment(tmp_path, LLAMA_CACHE=str(cache), HF_ENDPOINT=hub.url, FASTROUTER_URL=url, TERM="xterm"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -115,6 +115,20 @@ def test_packages_of_debian_inside(tmp_path: Path) -> None:
     assert run("--into", str(tmp_path), "no-such-thing").stderr == "sbom: no-such-thing is not installed here\n"
 
 
+def test_what_pyinstaller_has_packed(tmp_path: Path) -> None:
+    """Files tell, not names: a module of ours may stand in for a distribution that is installed here."""
+    uvloop, markupsafe = (str(metadata.distribution(name).locate_file(f"{name}/__init__.py")) for name in ("uvloop", "markupsafe"))
+    modules = [("uvloop", uvloop, "PYMODULE"), ("orjson", str(tmp_path / "orjson.py"), "PYMODULE")]
+    (tmp_path / "PYZ-00.toc").write_text(repr(("PYZ-00.pyz", modules)))
+    (tmp_path / "COLLECT-00.toc").write_text(repr(([("markupsafe/x", markupsafe, "DATA"), ("link", "elsewhere", "SYMLINK")],)))
+    result = run("--into", str(tmp_path), "--packed", str(tmp_path), "httptools")
+    assert (result.returncode, result.stderr) == (0, "")
+    inside = {part["name"] for part in read(tmp_path)["components"] if part.get("purl", "").startswith("pkg:pypi/")}
+    assert inside == {"uvloop", "markupsafe", "httptools"}
+    (tmp_path / "empty").mkdir()
+    assert run("--into", str(tmp_path), "--packed", str(tmp_path / "empty")).stderr.startswith("sbom: PyInstaller has not worked in ")
+
+
 def test_javascript_of_the_page(inventory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "VENDORED", tmp_path)
     assert inventory.vendored_parts() == []

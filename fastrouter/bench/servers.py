@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrouter.bench.client import BenchFailed, call
+from fastrouter.program import environment_for_others
 
 OURS, RIVAL = "fastrouter", "llama-server"
 START_S = 60.0
@@ -77,6 +78,7 @@ def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], lo
     """The rival, or fastrouter where there is none, answering /health. Ended with SIGTERM, by pid. Raises BenchFailed."""
     name = OURS if rival is None else RIVAL
     port = free_port()
+    environ = environ if rival is None else environment_for_others(environ)
     command = [*command_of(rival), "--host", "127.0.0.1", "--port", str(port), *flags]
     with log.open("ab") as output:
         start = time.perf_counter()

@@ -106,6 +106,11 @@ class Entry:
         return self.spec.is_pinned if self.pin is None else self.pin
 
     @property
+    def load_timer(self) -> str:
+        """The name of what ends a load that takes too long: a model has one instance at a time."""
+        return f"load {self.spec.id}"
+
+    @property
     def ttl_s(self) -> float | None:
         """Idle seconds until it is unloaded; None: never. What a request said wins."""
         seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s

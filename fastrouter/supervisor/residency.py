@@ -253,7 +253,7 @@ class Residency:
             if not waiter.future.done():
                 waiter.future.set_result(None)
         ends_at = time.monotonic() + entry.spec.load_timeout_s if entry.spec.load_timeout_s else None
-        self.timers.at(_load_timer(instance), ends_at, lambda: self._end_load(instance))
+        self.timers.at(entry.load_timer, ends_at, lambda: self._end_load(instance))
         self.feed.loading(entry.spec.id, 0.0)
 
     def _end_load(self, instance: Instance) -> None:
@@ -267,7 +267,7 @@ class Residency:
             self.feed.loading(model_id, instance.progress or 0.0)
             return
         entry = self.entries[model_id]
-        self.timers.cancel(_load_timer(instance))
+        self.timers.cancel(entry.load_timer)
         entry.note_load()
         metrics.loaded(model_id, entry.end_load())
         self.memory.learn(instance, self.instances())
@@ -331,7 +331,7 @@ class Residency:
         """The process is reaped and everything it said has been delivered."""
         self._reap()
         self.timers.after(REAP_DELAY_S, self._reap)
-        self.timers.cancel(_load_timer(instance))
+        self.timers.cancel(entry.load_timer)
         entry.instance = None
         entry.end_load()
         entry.keep_alive_s = None
@@ -396,7 +396,3 @@ class Residency:
         for lease in leases:
             if not lease.is_released:
                 self.enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))
-
-
-def _load_timer(instance: Instance) -> str:  # a model has one instance at a time
-    return f"load {instance.spec.id}"
