@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
 VENDORED = HERE.parent / "fastrouter" / "web" / "vendor"
+OWN = "fastrouter"
 BINDING = "llama-cpp-python"
 SPDX = {  # what metadata says -> what it means
     "Apache 2.0": "Apache-2.0",
@@ -124,6 +125,8 @@ def python_part(root: Path) -> Part:
 def distribution_part(name: str, all_names: Iterable[str]) -> Part:
     distribution = metadata.distribution(name)
     files = [Path(str(distribution.locate_file(file))) for file in distribution.files or [] if _is_licence(str(file))]
+    if name == OWN and not files:  # an editable install is described by a folder without licences
+        files = [HERE.parent / "LICENSE"]
     kind = "machine-learning-model" if any(file.name.endswith(".gguf") for file in distribution.files or []) else "library"
     needs = {str(canonicalize_name(needed)) for needed in _needs_of(distribution)} & set(all_names)
     if name == BINDING:

@@ -20,10 +20,9 @@ from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgori
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
-from inventory import Part, Unlicensed, closure, collect, packed
+from inventory import OWN, Part, Unlicensed, closure, collect, packed
 from packageurl import PackageURL
 
-OWN = "fastrouter"
 HASHES = {"sha256": HashAlgorithm.SHA_256, "sha384": HashAlgorithm.SHA_384, "sha512": HashAlgorithm.SHA_512}
 SUMS = "SHA256SUMS"
 NOTICES = "THIRD-PARTY-NOTICES"

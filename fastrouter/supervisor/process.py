@@ -29,6 +29,7 @@ log = logging.getLogger("fastrouter.worker")
 
 NURSERY_COMMAND = command_of("fastrouter.worker")
 _PR_SET_CHILD_SUBREAPER = 36
+DEFAULT_POLL = 50
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 NUM_LOG_LINES = 200
 MAX_LINE_BYTES = 4096
@@ -50,7 +51,7 @@ def adopt_orphans() -> None:
 def spin_count(poll: int) -> int:
     """How often a thread of OpenMP looks for work before it sleeps. 50: a few microseconds, as models share the cores: with OpenMP's own
     default, which is 100 here, two models on two cores make 3 tokens/s together instead of 130."""
-    return round(_SPINS * _SPINS_RANGE ** ((poll - 50) / 50)) if poll else 0
+    return round(_SPINS * _SPINS_RANGE ** ((poll - DEFAULT_POLL) / DEFAULT_POLL)) if poll else 0
 
 
 def reap_unknown(known_pids: set[int]) -> bool:
@@ -78,10 +79,12 @@ def describe_exit(exit_code: int | None) -> str:
 class Nursery:
     """The fork server. Started again when it is needed and gone."""
 
-    def __init__(self, command: list[str] | None = None, poll: int = 50) -> None:
+    def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
         self._command = command or NURSERY_COMMAND
-        self._environment = {"GOMP_SPINCOUNT": str(spin_count(poll)), **os.environ}
+        self._environment = {**os.environ}
+        if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
+            self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         # The workers hold the reading end: its end of file tells them that the router is gone.
