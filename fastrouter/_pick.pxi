@@ -11,6 +11,10 @@ cdef extern from *:
     typedef int32_t fr_mask __attribute__((vector_size(64)));
     typedef float fr_floats __attribute__((vector_size(64)));
     typedef float fr_row __attribute__((vector_size(64), aligned(4)));
+    typedef int32_t fr_mask8 __attribute__((vector_size(32)));
+    typedef float fr_floats8 __attribute__((vector_size(32)));
+    typedef int32_t fr_mask4 __attribute__((vector_size(16)));
+    typedef float fr_floats4 __attribute__((vector_size(16)));
     #define FR_BLOCK 64
 
     #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -25,17 +29,33 @@ cdef extern from *:
         return (fr_floats)(((fr_mask)a & mask) | ((fr_mask)b & ~mask));
     }
 
+    /* The largest lane; none is NaN. By halves: one lane after the other would cost more than reading the block. */
+    static inline __attribute__((always_inline)) float fr_largest_lane(fr_floats v) {
+        fr_floats8 low8, high8;
+        fr_floats4 low4, high4;
+        float lanes[4];
+        memcpy(&low8, &v, 32);
+        memcpy(&high8, (char *)&v + 32, 32);
+        fr_mask8 mask8 = low8 > high8;
+        low8 = (fr_floats8)(((fr_mask8)low8 & mask8) | ((fr_mask8)high8 & ~mask8));
+        memcpy(&low4, &low8, 16);
+        memcpy(&high4, (char *)&low8 + 16, 16);
+        fr_mask4 mask4 = low4 > high4;
+        low4 = (fr_floats4)(((fr_mask4)low4 & mask4) | ((fr_mask4)high4 & ~mask4));
+        memcpy(lanes, &low4, 16);
+        lanes[0] = lanes[0] > lanes[1] ? lanes[0] : lanes[1];
+        lanes[2] = lanes[2] > lanes[3] ? lanes[2] : lanes[3];
+        return lanes[0] > lanes[2] ? lanes[0] : lanes[2];
+    }
+
     /* Largest of each block of 64 to `maxima`; the rest that fills no block is one more. Returns the number of blocks. */
     FR_CLONES static int fr_block_maxima(const float *logits, int n, float *maxima) {
         int blocks = 0, i = 0;
         for (; i + FR_BLOCK <= n; i += FR_BLOCK) {
             fr_floats most = {0};
-            float lanes[16];
             most -= INFINITY;
             for (int j = 0; j < FR_BLOCK; j += 16) most = fr_larger(*(const fr_row *)(logits + i + j), most);
-            memcpy(lanes, &most, sizeof(lanes));
-            for (int k = 1; k < 16; k++) lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
-            maxima[blocks++] = lanes[0];
+            maxima[blocks++] = fr_largest_lane(most);
         }
         if (i < n) {
             float most = -INFINITY;
@@ -45,10 +65,23 @@ cdef extern from *:
         return blocks;
     }
 
+    /* Largest of v; none is NaN. */
+    FR_CLONES static float fr_largest(const float *v, int n) {
+        fr_floats most = {0};
+        float found;
+        int i = 0;
+        most -= INFINITY;
+        for (; i + 16 <= n; i += 16) most = fr_larger(*(const fr_row *)(v + i), most);
+        found = fr_largest_lane(most);
+        for (; i < n; i++) found = v[i] > found ? v[i] : found;
+        return found;
+    }
+
     static int fr_argmax(const float *logits, int n, const float *maxima, int blocks) {
+        float most = fr_largest(maxima, blocks);
         int best = 0;
-        for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
-        for (int i = best * FR_BLOCK; i < n && i < (best + 1) * FR_BLOCK; i++) if (logits[i] == maxima[best]) return i;
+        while (best < blocks - 1 && maxima[best] != most) best++;
+        for (int i = best * FR_BLOCK; i < n && i < (best + 1) * FR_BLOCK; i++) if (logits[i] == most) return i;
         return 0;  /* every logit is NaN or -inf */
     }
 
@@ -149,12 +182,6 @@ cdef extern from *:
             if (point < 0) return c[i].token;
         }
         return c[count - 1].token;
-    }
-
-    static float fr_largest(const float *maxima, int blocks) {
-        int best = 0;
-        for (int b = 1; b < blocks; b++) if (maxima[b] > maxima[best]) best = b;
-        return maxima[best];
     }
 
     /* `scratch`: one float per block; `c`: room for n candidates. temperature > 0. `kept`, `sum`: how many candidates were left, and

@@ -3,7 +3,7 @@
 Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest.
 """
 
-PAUSE_NS = 100_000_000  # what a prompt may add to the time between two tokens of somebody else
+PAUSE_NS = 200_000_000  # what a prompt may add to the time between two tokens of somebody else
 MIN_ROWS = 32  # fewer cost more for each token: all weights are read for every batch
 MIN_MEASURED = 8  # tokens
 
