@@ -20,9 +20,9 @@ from fastrouter.api.health import HEALTH_PATHS, Health
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.access import Dispatch, logged
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Cors, Guard, is_loopback
 from fastrouter.http.keys import KeyRing
-from fastrouter.http.protocol import Exchange
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix

@@ -15,9 +15,10 @@ import uvloop
 
 from fastrouter._core import TEXT, Request, SseWriter
 from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest, Unavailable
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
 from fastrouter.http.keys import KeyRing
-from fastrouter.http.protocol import HEAD_SWEEPS, LINGER_SWEEPS, Connection, Exchange
+from fastrouter.http.protocol import HEAD_SWEEPS, LINGER_SWEEPS, Connection
 from fastrouter.http.response import SSE_HEAD, encode_json
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server

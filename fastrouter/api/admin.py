@@ -24,8 +24,8 @@ from fastrouter.api.slot_actions import SlotActions
 from fastrouter.api.ui import files_of
 from fastrouter.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
-from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Routes
 from fastrouter.spec import ModelSpec

@@ -14,7 +14,7 @@ from fastrouter.api.schema import parse_object
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, NotFound
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import Job

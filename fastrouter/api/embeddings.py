@@ -19,7 +19,7 @@ from fastrouter.api.fields import INT32_MAX, boolean, integer, invalid, string, 
 from fastrouter.api.models import Models
 from fastrouter.api.schema import parse_object
 from fastrouter.errors import NotSupported, ProtocolError
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 

@@ -18,7 +18,7 @@ from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask
 from fastrouter.api.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError, from_wire
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import SSE_HEAD, error_response, json_response, with_headers
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Supervisor

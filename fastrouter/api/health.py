@@ -5,7 +5,7 @@ Invariant: once it has said "ok" it says so for ever: models come and go.
 
 from fastrouter._core import Request
 from fastrouter.errors import Unavailable
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 
 HEALTH_PATHS = ("/health", "/v1/health")

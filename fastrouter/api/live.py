@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from fastrouter._core import SseWriter
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import SSE_HEAD
 
 PING_S = 15.0

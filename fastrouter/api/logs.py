@@ -10,7 +10,7 @@ from fastrouter._core import Request
 from fastrouter.api.fields import invalid
 from fastrouter.api.live import LiveStream
 from fastrouter.api.models import Models
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import text_response
 from fastrouter.logs import iso_time
 from fastrouter.supervisor.log import MAX_LINES, Line

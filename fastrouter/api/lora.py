@@ -12,7 +12,7 @@ from fastrouter.api.native import Native
 from fastrouter.api.peek import Peek
 from fastrouter.api.schema import parse_json
 from fastrouter.errors import InvalidRequest
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.messages import LoadOptions
 

@@ -13,7 +13,7 @@ from fastrouter._core import Request
 from fastrouter.api.models import Models
 from fastrouter.config import Config
 from fastrouter.errors import Forbidden, NotSupported
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import typed_response, with_headers
 from fastrouter.machine import resident_bytes
 from fastrouter.supervisor.supervisor import Supervisor

@@ -17,8 +17,8 @@ from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.difference import Difference
 from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
-from fastrouter.http.protocol import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.spec import ModelSpec

@@ -17,7 +17,7 @@ from fastrouter.api.infill import read_infill
 from fastrouter.api.models import Models
 from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
 from fastrouter.errors import FastrouterError
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.messages import Generate
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor

@@ -18,7 +18,7 @@ from fastrouter.api.identity import BUILD_INFO, new_completion_id
 from fastrouter.api.native import completion_of
 from fastrouter.api.schema import Ask, parse_object, read_chat, read_completion
 from fastrouter.errors import FastrouterError
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 
 DONE = b"data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ from fastrouter.api.models import Models
 from fastrouter.api.native import settings_of
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor

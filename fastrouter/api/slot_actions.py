@@ -12,7 +12,7 @@ from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.schema import parse_object
 from fastrouter.errors import InvalidRequest, NotSupported
-from fastrouter.http.protocol import Exchange
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Routes
 

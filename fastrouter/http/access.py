@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastrouter._core import Request
-from fastrouter.http.protocol import CLIENT_LEFT, Exchange
+from fastrouter.http.exchange import CLIENT_LEFT, Exchange
 
 log = logging.getLogger("fastrouter.http")
 

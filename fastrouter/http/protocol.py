@@ -8,13 +8,14 @@ Time is counted in sweeps of the server (one a second), so the hot path keeps no
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
+from fastrouter.http.exchange import Exchange, internal_error
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import CONTINUE, error_response, refusal, with_headers, without_body
+from fastrouter.http.response import CONTINUE, error_response, refusal
 from fastrouter.http.tls import acked_bytes
 
 log = logging.getLogger("fastrouter.http")
@@ -24,19 +25,6 @@ LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once woul
 CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
-CLIENT_LEFT = 499  # as nginx counts it
-
-
-class Responder(Protocol):
-    """What is answering an exchange over time: a stream, or the collector of a whole answer."""
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def disconnect(self) -> None:
-        """The client is gone: give everything back, write nothing."""
-
-    def fail(self, error: Exception) -> None:
-        """End the answer with this error."""
 
 
 class Endpoint(Protocol):
@@ -48,143 +36,8 @@ class Endpoint(Protocol):
     keep_alive_sweeps: int
     connections: "set[Connection]"
 
-    def dispatch(self, request: Request, exchange: "Exchange") -> Any: ...
+    def dispatch(self, request: Request, exchange: Exchange) -> Any: ...
     def on_idle(self) -> None: ...
-
-
-class Exchange:
-    """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
-
-    __slots__ = ("_connection", "_is_counted", "_task", "is_background", "is_over", "on_over", "request", "responder")
-
-    def __init__(self, connection: "Connection", request: Request) -> None:
-        self._connection = connection
-        self._task: asyncio.Task[None] | None = None
-        self._is_counted = False
-        self.request = request
-        self.responder: Responder | None = None
-        self.is_over = False
-        self.is_background = False  # a drain does not wait for it
-        self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
-
-    def __repr__(self) -> str:
-        return f"<Exchange {self.request.method} {self.request.path}{' over' if self.is_over else ''}>"
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        return self._connection.transport
-
-    @property
-    def is_chunked(self) -> bool:
-        """HTTP/1.0 knows no chunks: there the end of the connection ends the body."""
-        return self.request.http_minor > 0
-
-    def headers(self) -> bytes:
-        """Header lines that depend on the request: CORS and Connection."""
-        request = self.request
-        origin = request.header("origin")
-        lines = self._connection.server.guard.cors_headers(origin) if origin is not None else b""
-        if not self.will_keep_alive:
-            return lines + b"Connection: close\r\n"
-        return lines + b"Connection: keep-alive\r\n" if request.http_minor == 0 else lines
-
-    @property
-    def will_keep_alive(self) -> bool:
-        return self.request.keep_alive and not self._connection.server.is_stopping
-
-    def stream_head(self, head: bytes) -> bytes:
-        """`head` completed for a body of unknown length."""
-        if self.is_chunked:
-            return head + self.headers() + b"Transfer-Encoding: chunked\r\n\r\n"
-        return head + (self.headers().replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n")) + b"\r\n"
-
-    def send(self, response: bytes) -> None:
-        """Answer with a whole response."""
-        if self.is_over:
-            return
-        headers = self.headers()
-        if headers:
-            response = with_headers(response, headers)
-        if self.request.method == "HEAD":
-            response = without_body(response)
-        self._connection.transport.write(response)
-        self.end(status=int(response[9:12]) if self.on_over is not None else None)
-
-    def send_error(self, error: FastrouterError) -> None:
-        self.send(error_response(error))
-
-    def count_generation(self) -> None:
-        """From now until this is over it counts against what its key may run at a time. Raises RateLimited."""
-        caller = self.request.caller
-        if caller is not None and not self._is_counted:
-            caller.enter()
-            self._is_counted = True
-
-    def _set_over(self, status: int | None) -> None:
-        self.is_over = True
-        if self._is_counted:
-            self.request.caller.leave()
-        if self.on_over is not None:
-            self.on_over(self, status)
-
-    def end(self, *, is_whole: bool = True, is_framed: bool = True, status: int | None = None) -> None:
-        """The last byte was handed to the transport. Not whole: the connection closes soon, so that the client sees the cut. Not framed:
-        it closes now, which is how the client sees the end."""
-        if self.is_over:
-            return
-        self._set_over(200 if status is None and is_whole else status)
-        self.responder = None
-        self._connection.exchange_ended(is_framed and self.will_keep_alive, is_whole=is_whole)
-
-    def end_stream(self) -> None:
-        """Like `end`, after a body that was framed by chunks or by the connection's end."""
-        self.end(status=200, is_framed=self.is_chunked)
-
-    def abort(self) -> None:
-        """Cut the connection now; unsent bytes are dropped."""
-        self._connection.transport.abort()
-
-    def run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
-        """Answer with what the coroutine returns or raises; a client that leaves cancels it."""
-        self._task = asyncio.get_running_loop().create_task(self._run(answer))
-
-    async def _run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
-        try:
-            response = await answer
-        except FastrouterError as error:
-            response = error_response(error)
-        except asyncio.CancelledError:
-            return  # by `disconnect` or `stop`; there is nobody to answer, or they answered
-        except Exception:  # a bug of ours: logged with its traceback, answered with a 500
-            response = internal_error(self.request)
-        self._task = None
-        if response is not None:
-            self.send(response)
-
-    def disconnect(self) -> None:
-        if self.is_over:
-            return
-        self._set_over(CLIENT_LEFT)
-        responder, self.responder = self.responder, None
-        if self._task is not None:
-            self._task.cancel()
-        if responder is not None:
-            responder.disconnect()
-
-    def stop(self, error: FastrouterError) -> None:
-        """The server cannot wait any longer."""
-        if self.responder is not None:
-            self.responder.fail(error)
-            return
-        if self._task is not None:
-            self._task.cancel()
-        self.send_error(error)
-
-
-def internal_error(request: Request) -> bytes:
-    """For an exception that is our own bug; call it in its `except`."""
-    log.exception("%s %s failed", request.method, request.path)
-    return error_response(FastrouterError("internal error; the router's log has the cause"))
 
 
 class Connection(asyncio.Protocol):

@@ -10,8 +10,8 @@ from typing import Any
 
 from fastrouter._core import Request
 from fastrouter.errors import Forbidden, MethodNotAllowed, NotFound
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.protocol import Exchange
 
 Result = bytes | None | Coroutine[Any, Any, bytes | None]
 Handler = Callable[[Request, Exchange], Result]
