@@ -151,7 +151,7 @@ cdef class Sink:
                 self.itl.add(fr_drain_ns - self._last_text_ns)
             self._last_text_ns = fr_drain_ns
 
-    cdef void forget(self) noexcept:
+    cdef void forget(self) noexcept:  # C only
         self.num_tokens = 0
         self.first_text_ns = 0
         self._last_text_ns = 0

@@ -106,7 +106,7 @@ def _replace(path: str, make: Callable[[str], object]) -> None:
     try:
         make(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # whatever ends it: no half file stays
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise

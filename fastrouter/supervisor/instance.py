@@ -46,7 +46,7 @@ def fail_sink(sink: Sink, error: Exception) -> None:
     """One client's answer must not keep the others from theirs."""
     try:
         sink.fail(error)
-    except Exception:
+    except Exception:  # a bug of ours in one sink: logged with its traceback
         log.exception("failing %r", sink)
 
 

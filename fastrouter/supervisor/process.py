@@ -136,7 +136,7 @@ class Nursery:
                 self.start()
                 if not self._send(fds):
                     raise FastrouterError("cannot start worker processes: the fork server does not answer")
-        except BaseException:
+        except BaseException:  # whatever ends it: its descriptors go
             process.close()
             raise
         process.listen()

@@ -54,7 +54,7 @@ class Draft:
             self.context = Context(self.model, own)
             if not (self.context.memory and self.context.can_cut and self.model.can_generate):
                 raise LlamaError(f"--model-draft {path}: a model of this kind cannot guess")
-        except BaseException:
+        except BaseException:  # whatever ends it: the model's memory goes
             self.model.close()
             raise
         self._n_vocab = min(target.model.vocab.n_tokens, self.model.vocab.n_tokens)  # what both have

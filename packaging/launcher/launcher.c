@@ -34,7 +34,6 @@
 #define FOLDER_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
 static char place[PATH_MAX]; /* the folder that holds the sections' folders */
-static int is_temporary;
 
 void die(const char *format, ...) {
     va_list arguments;
@@ -237,7 +236,6 @@ static int settle_in_temporary(const struct payload *payload, const char *where)
     int lock = runtime < 0 ? -1 : settle(payload, runtime), cause = errno;
     if (runtime >= 0) close(runtime);
     if (lock < 0) remove_tree(AT_FDCWD, place);
-    is_temporary = 1;
     errno = cause;
     return lock;
 }
