@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 VERSION = "0.3.36"
-# GCC 12 miscompiles AMX tile configuration: the first decode would die with SIGSEGV on a CPU that has AMX.
-COMPILER_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
+# GCC before 13 takes the stores into AMX's tile configuration for dead and drops them: the first decode of a quantised model would die on a
+# CPU with AMX. Without these two optimisations AMX works. (-mno-amx-* would not help: each CPU variant adds its own -mamx-* behind it.)
+COMPILER_FLAGS = "-fno-tree-dse -fno-dse" if platform.machine() == "x86_64" else ""
 # Every CPU variant in one build; the best one is picked at run time.
 CMAKE_ARGS = (
     "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
