@@ -101,7 +101,7 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
     heard = input_modalities(projector)
     found = {
         "completion": True,
-        "chat": template is not None,
+        "chat": template is not None or options.chat_template is not None,
         "tools": template is not None and template.tools,
         "thinking": template is not None and template.thinking,
         "vision": "image" in heard,

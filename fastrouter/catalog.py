@@ -48,7 +48,7 @@ class Catalog:
         self._models: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
         self._default_id: str | None = None
-        self._folder_ids: dict[str, str] = {}  # of the models in --models-dir, by first file: they keep them
+        self._folder_ids: Mapping[str, str] = {}  # of the models in --models-dir, by first file: they keep them
         self._presets: Presets | None = None
         self.version = 0  # counts what is news
         self.reload()
@@ -113,15 +113,15 @@ class Scan:
         headers: Headers,
         known: Mapping[str, ModelSpec],
         known_names: Mapping[str, str],
-        folder_ids: Mapping[str, str],
-        presets: Presets | None,
+        folder_ids: Mapping[str, str] | None = None,
+        presets: Presets | None = None,
     ) -> None:
         """`known`: what there was before; a spec equal to one of these is that one. `presets`: already read."""
         self._config = config
         self._headers = headers
         self._cached: list[Found] = []
         self.presets = self._presets = presets or (read_presets(config.models_preset) if config.models_preset else Presets())
-        self.folder_ids = folder_ids
+        self.folder_ids = folder_ids or {}
         self.problems = list(self._presets.problems)
         self._found: dict[str, Found] = {}
         self._sections: dict[str, Layer] = {}  # by model id

@@ -47,7 +47,7 @@ class Headers:
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:
-            raise Unreadable(getattr(error, "strerror", None) or str(error)) from None
+            raise Unreadable(f"{getattr(error, 'strerror', None) or error}{_target_of(path)}") from None
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("is not a regular file")  # nor may it be opened: a FIFO waits for its writer
         state = [status.st_size, status.st_mtime_ns, status.st_ino]
@@ -94,6 +94,13 @@ class Headers:
 def shown(path: str) -> str:
     """A path as JSON can hold it."""
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+
+
+def _target_of(path: str) -> str:
+    try:
+        return f" (it is a link to {shown(os.readlink(path))})"
+    except (OSError, ValueError):
+        return ""
 
 
 def _read_or_say(path: str) -> Known | GgufError:

@@ -17,10 +17,6 @@ _ORIGINS = {
     "models_dir": "it is a file of --models-dir",
     "preset": "a preset section names it",
 }
-    "file": "it is the file that --model names",
-    "models_dir": "it is a file of --models-dir",
-    "preset": "a preset section names it",
-}
 
 
 def why_it_stays(spec: ModelSpec) -> str:
