@@ -241,7 +241,7 @@ def test_failed_load(router: StartRouter, folder: Path) -> None:
         answer = say(server, "quiet")
         [failed] = [event["data"] for _, event in zip(range(2), _changes(stream), strict=False) if event["data"].get("failed")]
     expected = [f"line {number}" for number in range(10, 30)]
-    assert (answer.status, answer.error["message"]) == (500, "model name=quiet failed to load: it has no tensors")
+    assert (answer.status, answer.error["message"]) == (400, "model name=quiet failed to load: it has no tensors")
     assert answer.error["log"] == expected
     assert (failed["log"], failed["error"]) == (expected, "it has no tensors")
     status = server.get("/v1/models/quiet").json["status"]
@@ -289,7 +289,8 @@ def test_the_cause_in_one_line(router: StartRouter, models: Path, tmp_path: Path
     (folder / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
     server = router(models_dir=folder)
     error = server.post("/completion", {"model": "strange", "prompt": "x"}).error
-    assert error["message"] == "model name=strange failed to load: tensor 'blk.1.attn_q.weight' not found"
+    cause = "tensor 'blk.1.attn_q.weight' not found; get another copy of the file, or another version of the model"
+    assert error["message"] == f"model name=strange failed to load: {folder}/strange.gguf: {cause}"
     assert any("blk.1.attn_q.weight" in line for line in error["log"])
 
 
@@ -382,7 +383,7 @@ def test_json_log(router: StartRouter, folder: Path, flags: tuple[str, ...]) -> 
     server = router(*flags, models_dir=folder, is_fake=True)
     server.load("talks")
     script(folder, "quiet", lines=['a "quoted" line', "\\"], die="exit3")
-    assert say(server, "quiet").status == 500
+    assert say(server, "quiet").status == 400
     server.unload("talks")
     eventually(lambda: any(line.get("event") == "unloaded" for line in read_json(server.log)), "the last line")
     lines = read_json(server.log)
@@ -411,7 +412,7 @@ def test_disabled_and_bare(router: StartRouter, folder: Path) -> None:
     script(folder, "quiet", die="exit3")
     for server in (silent, bare):
         server.load("talks")
-        assert say(server, "quiet").status == 500
+        assert say(server, "quiet").status == 400
     eventually(lambda: re.search("^talks: loaded", bare.log, re.M), "a line")
     assert re.search(r"^quiet: its worker exited with code 3", bare.log, re.M)
     assert silent.log == ""
