@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from fastrouter.logs import JsonFormatter, TextFormatter
 from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
+from fastrouter.worker.binding import Scarcity, refusal
 from fastrouter.worker.llama_log import LlamaLog
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -292,6 +293,23 @@ def test_the_cause_in_one_line(router: StartRouter, models: Path, tmp_path: Path
     cause = "tensor 'blk.1.attn_q.weight' not found; get another copy of the file, or another version of the model"
     assert error["message"] == f"model name=strange failed to load: {folder}/strange.gguf: {cause}"
     assert any("blk.1.attn_q.weight" in line for line in error["log"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_scarce"),
+    [
+        ("tensor 'blk.1.attn_q.weight' not found", False),
+        ("unknown model architecture: 'nobody'", False),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 549755813888", True),
+        ("mmap failed: Cannot allocate memory", True),
+        ("std::bad_alloc", True),
+        ("failed to open GGUF file '/m/x.gguf' (Too many open files)", True),
+    ],
+)
+def test_causes_that_may_go_away(cause: str, is_scarce: bool) -> None:
+    error = refusal(cause, "/home/memory/alloc.gguf")
+    assert isinstance(error, Scarcity) == is_scarce
+    assert error.message.startswith(f"/home/memory/alloc.gguf: {cause}")
 
 
 @pytest.mark.parametrize(("flags", "is_loud"), [((), False), (("-lv", "4"), True), (("-v",), True), (("-lv", "1"), False)])
