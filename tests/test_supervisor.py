@@ -421,7 +421,7 @@ def test_only_what_waiting_may_cure_is_worth_a_retry(
     house: Run,
     monkeypatch: pytest.MonkeyPatch,
     script: dict[str, Any],
-    total_bytes: int,
+    total: int,
     kind: type[LoadFailed],
     status: int,
     has_pause: bool,
