@@ -1,0 +1,107 @@
+"""The portable build of llama.cpp: what its instructions must be, whatever this machine's CPU is."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from fastrouter.worker.binding import backend_folder
+
+sys.path.insert(0, str(REPOSITORY / "packaging"))
+
+import llama_wheel
+import tile_config
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is there on x86-64 only")
+
+# What GCC 12 makes of llama.cpp's ggml-cpu/amx/mmq.cpp: without and with llama_wheel.COMPILER_FLAGS.
+BAD = """
+   2fece:\tvpxor  %xmm0,%xmm0,%xmm0
+   2fed2:\tvmovdqa64 %zmm0,0xc0(%rsp)
+   2feda:\tmovb   $0x1,0xc0(%rsp)
+   2fee2:\tldtilecfg 0xc0(%rsp)
+"""
+GOOD = """
+   2ff2e:\tvpxor  %xmm0,%xmm0,%xmm0
+   2ff32:\tmov    0x0(%rip),%rdx        # 2ff39 <_Z24ggml_backend_amx_mul_mat+0x2f9>
+   2ff39:\tvmovdqa64 %zmm0,0xc0(%rsp)
+   2ff41:\tvmovdqa 0x0(%rip),%xmm0        # 2ff49 <_Z24ggml_backend_amx_mul_mat+0x309>
+   2ff49:\tmovb   $0x1,0xc0(%rsp)
+   2ff51:\tmov    %rdx,0xf0(%rsp)
+   2ff59:\tvmovdqa %xmm0,0xd0(%rsp)
+   2ff62:\tldtilecfg 0xc0(%rsp)
+"""
+AT_ONCE = """
+   10:\tvmovdqa64 0x0(%rip),%zmm1        # 16 <f+0x16>
+   16:\tvmovdqa64 %zmm1,-0x40(%rsp)
+   1e:\tldtilecfg -0x40(%rsp)
+"""
+SCALARS = """
+   10:\tmovabs $0x20002000400040,%rax
+   1a:\tmov    %rax,0x10(%rdi)
+   1e:\tmovabs $0x1010101010100808,%rax
+   28:\tmov    %rax,0x30(%rdi)
+   2c:\tldtilecfg (%rdi)
+"""
+NO_ROWS = GOOD.replace("mov    %rdx,0xf0(%rsp)", "nop")
+ELSEWHERE = GOOD.replace("%rdx,0xf0(%rsp)", "%rdx,0xf0(%rbp)")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [(BAD, "widths and rows"), (GOOD, ""), (AT_ONCE, ""), (SCALARS, ""), (NO_ROWS, "tiles' rows"), (ELSEWHERE, "tiles' rows")],
+    ids=["bad", "good", "at once", "scalars", "no rows", "elsewhere"],
+)
+def test_stores_before_a_tile_configuration(text: str, wrong: str) -> None:
+    found = tile_config.unconfigured(text.splitlines())
+    assert len(found) == bool(wrong)
+    assert not wrong or found[0].endswith(wrong)
+
+
+@on_x86
+def test_the_installed_build_configures_its_tiles() -> None:
+    library = backend_folder() / "libggml-cpu-sapphirerapids.so"
+    if not library.exists():
+        pytest.skip("llama.cpp is a build of its own here, not the portable one")
+    lines = tile_config.disassembly(library)
+    assert tile_config.num_tile_products(lines) > 50, "AMX is used"
+    assert any("ldtilecfg" in line for line in lines)
+    assert not tile_config.unconfigured(lines)
+
+
+TILES = r"""
+#include <immintrin.h>
+struct Config { unsigned char palette = 0, start = 0, unused[14] = {0}; unsigned short widths[16] = {0}; unsigned char rows[16] = {0}; };
+void configure() {
+    static thread_local bool is_done = false;
+    if (is_done) return;
+    alignas(64) Config config = {};
+    config.palette = 1;
+    for (int tile = 0; tile < 8; tile++) config.rows[tile] = 16, config.widths[tile] = 64;
+    _tile_loadconfig(&config);
+    is_done = true;
+}
+"""
+
+
+@on_x86
+def test_the_flags_keep_the_stores(tmp_path: Path) -> None:
+    """By this machine's compiler, for the wheel and, as they are its flags, for the executable."""
+    (tmp_path / "tiles.cpp").write_text(TILES)
+    command = ["g++", "-O3", "-fPIC", "-mavx512f", "-mamx-tile", *llama_wheel.COMPILER_FLAGS.split(), "-c", "tiles.cpp", "-o", "tiles.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    lines = tile_config.disassembly(tmp_path / "tiles.o")
+    assert any("ldtilecfg" in line for line in lines)
+    assert not tile_config.unconfigured(lines)
+
+
+@on_x86
+def test_the_wheel_and_the_executable_have_the_same_flags() -> None:
+    import dist
+
+    assert "-fno-tree-dse -fno-dse" in llama_wheel.COMPILER_FLAGS
+    assert dist.LLAMA_FLAGS.startswith(llama_wheel.CMAKE_ARGS)
+    assert llama_wheel.CMAKE_ARGS.count(llama_wheel.COMPILER_FLAGS) == 2, "for C and for C++"
