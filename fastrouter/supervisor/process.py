@@ -21,7 +21,7 @@ from typing import Any
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.messages import Hello
-from fastrouter.program import command_of
+from fastrouter.program import command_of, environment_for_own, start
 from fastrouter.supervisor.log import clean_line
 from fastrouter.wire import AsyncWire
 
@@ -82,7 +82,8 @@ class Nursery:
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
         self._command = command or NURSERY_COMMAND
-        self._environment = {**os.environ}
+        self._environment = environment_for_own(os.environ)
+        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
             self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,12 +103,8 @@ class Nursery:
             log.error("the fork server %s; starting another", describe_exit(self._end()))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = subprocess.Popen(
-                [*self._command, "--nursery", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-            )
+            command = [*self._command, "--nursery", str(theirs.fileno())]
+            self._process = start(command, self._environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         except OSError as error:
             ours.close()
             raise FastrouterError(f"cannot start worker processes: {error}") from None
@@ -284,7 +281,7 @@ class WorkerProcess:
 
     def _break(self, error: ProtocolError) -> None:
         self.broke_protocol = error.message
-        log.error("worker %s broke the protocol and is killed: %s", self.pid, error.message)
+        log.error("worker %s broke the protocol and is killed: %s", self.pid or "that was starting", error.message)
         self._loop.remove_reader(self.ring.doorbell_fd)
         self.kill()
 
@@ -310,7 +307,7 @@ class WorkerProcess:
         return not is_end
 
     def _log_line(self, text: str) -> None:
-        log.debug("[%s] %s", self.pid, text)
+        log.debug("[%s] %s", self.pid or "starting", text)
 
     def tell(self, on_line: Callable[[str], None]) -> None:
         """From here on its lines are a model's; what it has said before, it said as a spare."""
