@@ -63,15 +63,15 @@ def test_a_router_in_such_a_folder_answers(trap: Path, models: Path, tmp_path: P
 
 
 def test_no_worker_is_told_a_secret(models: Path, router: StartRouter) -> None:
-    secrets = {"HF_TOKEN": "hf_secret", "LLAMA_API_KEY": "key-secret", "SOME_PASSWORD": "word-secret", "OPENAI_API_KEY": "other-secret"}
+    secrets = {"HF_TOKEN": "hf_s3cr3t", "LLAMA_API_KEY": "key-s3cr3t", "SOME_PASSWORD": "word-s3cr3t", "OPENAI_API_KEY": "other-s3cr3t"}
     server = router(models_dir=models, env={**secrets, "HARMLESS_KEYBOARD": "de"})
     body = {"model": "tiny0", "prompt": "the", "n_predict": 2}
-    assert server.post("/completion", body, {"Authorization": "Bearer key-secret"}).status == 200
+    assert server.post("/completion", body, {"Authorization": "Bearer key-s3cr3t"}).status == 200
     children = descendants(server.process.pid)
     assert children
     for pid in children:
         told = Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"secret" not in told
+        assert b"s3cr3t" not in told
         assert b"HARMLESS_KEYBOARD=de" in told
         assert b"GGML_NO_BACKTRACE=1" in told
 
