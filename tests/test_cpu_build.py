@@ -4,16 +4,22 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 
+from fastrouter.build import cpu_build_id
+from fastrouter.remembered import Remembered
+from fastrouter.supervisor.remedies import NONE, Remedies, Remedy
+from fastrouter.worker import cpu_variants
 from fastrouter.worker.binding import backend_folder
 
 sys.path.insert(0, str(REPOSITORY / "packaging"))
 
 import llama_wheel
 import tile_config
+import try_variants
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is there on x86-64 only")
 
@@ -105,3 +111,53 @@ def test_the_wheel_and_the_executable_have_the_same_flags() -> None:
     assert "-fno-tree-dse -fno-dse" in llama_wheel.COMPILER_FLAGS
     assert dist.LLAMA_FLAGS.startswith(llama_wheel.CMAKE_ARGS)
     assert llama_wheel.CMAKE_ARGS.count(llama_wheel.COMPILER_FLAGS) == 2, "for C and for C++"
+
+
+# ---------------------------------------------------------------- what `make install` tries
+
+
+def test_each_variant_decodes_a_quantised_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert try_variants.main([]) == 0
+    said = capsys.readouterr().out
+    names = [cpu_variants.name_of(path) for path in cpu_variants.runnable(backend_folder())]
+    assert all(f"{name} works" in said for name in names)
+    assert not names or said.endswith(f"In use: {names[0]}.\n")
+    assert Remedies().known == NONE
+
+
+CRASHES = """
+import os, signal, sys
+number, is_safe = sys.argv[2], "--safe" in sys.argv
+if number + "safe" * is_safe in {bad!r}:
+    os.kill(os.getpid(), signal.SIGILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "remedy", "said"),
+    [
+        ({"0"}, Remedy(False, 1), "a was killed by signal 4 (SIGILL), b works, c works, d works. In use: b. A better build"),
+        ({"1", "3"}, NONE, "In use: a.\n"),
+        ({"0", "1", "2"}, Remedy(True, 0), "In use: a without repacked weights, which is slower. A better build"),
+        ({"0", "1", "2", "0safe"}, Remedy(True, 1), "In use: b without repacked weights"),
+        ({"0", "1", "2", "0safe", "1safe", "2safe"}, NONE, "no build for this CPU works. A better build"),
+    ],
+)
+def test_a_variant_that_crashes_is_reported_and_dropped(
+    bad: set[str], remedy: Remedy, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(try_variants, "TRY", [sys.executable, "-c", CRASHES.format(bad=bad)])
+    monkeypatch.setattr(cpu_variants, "runnable", lambda folder: [Path(f"libggml-cpu-{name}.so") for name in "abcd"])
+    assert try_variants.main([]) == 0
+    assert said in capsys.readouterr().out
+    assert Remedies().known == remedy, "as the next router sees it"
+
+
+@pytest.mark.parametrize("fact", [None, 5, [], {}, {"safe_mode": 1, "num_dropped": "2"}, {"num_dropped": -1}, {"num_dropped": True}])
+def test_a_damaged_file_is_no_remedy(fact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = Remembered("cpu", 1, 64)
+    kept.put(cpu_build_id(), fact)
+    kept.save()
+    assert Remedies().known == NONE

@@ -15,7 +15,6 @@ log = logging.getLogger("fastrouter.supervisor")
 
 MAX_DROPPED = 2  # CPU variants; a request that kills them all is bad itself
 MAX_ENTRIES = 64
-_WAY_OUT = "make install tries the CPU again; so does the next start without the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,10 @@ class Remedies:
     def known(self) -> Remedy:
         """For all models. The first call reads the file, and says so where it holds something."""
         if self._known is None:
-            fact = self._remembered.get(cpu_build_id())
+            fact: Any = self._remembered.get(cpu_build_id())
             self._known = _read(fact)
             if self._known != NONE:
-                cause = fact.get("cause") if isinstance(fact, dict) else None
-                log.warning(
-                    "llama.cpp crashed on this CPU in an earlier run (%s): models run %s, which is slower. %s: %s",
-                    *(cause, self._known, _WAY_OUT, self._remembered.path),
-                )
+                self._warn(f"llama.cpp crashed on this CPU in an earlier run ({fact.get('cause')}): models run {self._known}")
         return self._known
 
     def learn(self, remedy: Remedy, cause: str, *, is_certain: bool) -> bool:
@@ -73,11 +68,12 @@ class Remedies:
             self._put(self.known, cause, is_suspected=True)
             return True
         self.settle(known, cause)
-        log.warning(
-            "llama.cpp crashes on this CPU (%s): all models run %s from now on, which is slower. %s: %s",
-            *(cause, known, _WAY_OUT, self._remembered.path),
-        )
+        self._warn(f"llama.cpp crashes on this CPU ({cause}): from now on all models run {known}")
         return True
+
+    def _warn(self, text: str) -> None:
+        path = self._remembered.path
+        log.warning("%s, which is slower%s", text, f". To try it again as usual, delete {path}" if path is not None else "")
 
     def settle(self, remedy: Remedy, cause: str) -> None:
         """From now on this is what is known."""
