@@ -1,4 +1,4 @@
-"""Writes a small valid model whose matrices are of all the types that a CPU variant of llama.cpp computes in its own way.
+"""Writes a valid model whose matrices are of all the types that a CPU variant of llama.cpp computes in its own way; a small one unless asked.
 
 Needs nothing but Python: a quantised block is random bits with a small scale. Its text means nothing; its numbers stay finite.
 """
@@ -56,8 +56,8 @@ def _content(quant: str, shape: tuple[int, ...], random_: random.Random) -> byte
     if not quant:
         return struct.pack(f"<{shape[0]}f", *[1.0] * shape[0])
     _, num_values, parts = QUANTS[quant]
-    num_blocks = shape[0] * shape[1] // num_values
-    return b"".join(part if isinstance(part, bytes) else random_.randbytes(part) for _ in range(num_blocks) for part in parts)
+    row = [part if isinstance(part, bytes) else random_.randbytes(part) for _ in range(shape[0] // num_values) for part in parts]
+    return b"".join(row) * shape[1]
 
 
 def _keys(num_layers: int, width: int) -> list[bytes]:

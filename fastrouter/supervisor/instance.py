@@ -80,6 +80,7 @@ class Instance:
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
         self.remedy = NONE  # how it is loaded
         self.has_begun = False  # the worker has said that it loads the model
         self.has_answered = False  # a first token or vector came: decoding works
@@ -106,7 +107,7 @@ class Instance:
     def heap_bytes(self) -> int:
         """Of its need, what is no mapped file."""
         weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
-        return max(0, self.need.host_bytes - weights)
+        return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
 
     @property
     def load_s(self) -> float:

@@ -66,6 +66,7 @@ class Residency:
 
     def start(self) -> None:
         adopt_orphans()
+        self.memory.measures.use(self.remedies.known)
         self._spares.start()
         self._prime()
 
@@ -197,6 +198,7 @@ class Residency:
         """A lease's release."""
         instance.take_back()
         if self._deaths.note_answer(self.entries[instance.spec.id], instance):
+            self.memory.measures.use(self.remedies.known)
             self._save_later()
         if not instance.num_leases:
             self._share_cores()
@@ -251,6 +253,7 @@ class Residency:
         entry.is_asleep = entry.has_expired = False
         entry.begin_load(has_evicted=self._evicted_at >= entry.since)
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
+        instance.unmapped_bytes = self.memory.measures.unmapped_bytes(entry.spec)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
         self.memory.make_way(self.instances(), self.limits())
