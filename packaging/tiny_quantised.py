@@ -1,4 +1,4 @@
-"""Writes a valid model whose matrices are of all the types that a CPU variant of llama.cpp computes in its own way; a small one unless asked.
+"""Writes a valid model whose matrices are of all the types that a CPU variant of llama.cpp computes in its own way.
 
 Needs nothing but Python: a quantised block is random bits with a small scale. Its text means nothing; its numbers stay finite.
 """

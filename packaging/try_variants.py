@@ -1,5 +1,5 @@
-"""`make install` ends with this: each CPU variant of llama.cpp that this CPU can run decodes a quantised model. One that crashes is not used
-from then on (fastrouter/supervisor/remedies.py).
+"""`make install` ends with this: each CPU variant of llama.cpp that this CPU can run decodes a quantised model. One that crashes is not
+used from then on (fastrouter/supervisor/remedies.py).
 
 Each try is a process of its own, so a crash is only a report. `--try N MODEL [--safe]` is such a process.
 """

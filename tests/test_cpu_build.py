@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, StartRouter
 
 from fastrouter.build import cpu_build_id
 from fastrouter.remembered import Remembered
@@ -111,6 +111,14 @@ def test_the_wheel_and_the_executable_have_the_same_flags() -> None:
     assert "-fno-tree-dse -fno-dse" in llama_wheel.COMPILER_FLAGS
     assert dist.LLAMA_FLAGS.startswith(llama_wheel.CMAKE_ARGS)
     assert llama_wheel.CMAKE_ARGS.count(llama_wheel.COMPILER_FLAGS) == 2, "for C and for C++"
+
+
+def test_a_loaded_model_names_the_variant(router: StartRouter, models: Path) -> None:
+    server = router(models_dir=models)
+    assert "cpu" not in server.get("/v1/models/tiny0").json["meta"]
+    server.load("tiny0")
+    names = [cpu_variants.name_of(path) for path in cpu_variants.runnable(backend_folder())]
+    assert server.get("/v1/models/tiny0").json["meta"]["cpu"] == {"variant": [*names, "native"][0], "is_repacking": True}
 
 
 # ---------------------------------------------------------------- what `make install` tries

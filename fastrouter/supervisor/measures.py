@@ -33,11 +33,9 @@ class Measures:
 
     def need(self, spec: ModelSpec) -> Need:
         known = self._known(spec)
-        return (
-            Need(known["host_bytes"], known["device_bytes"])
-            if known
-            else estimate(spec, has_device=self.has_device, repacking=self.repacking)
-        )
+        if known is not None:
+            return Need(known["host_bytes"], known["device_bytes"])
+        return estimate(spec, has_device=self.has_device, repacking=self.repacking)
 
     def is_measured(self, spec: ModelSpec) -> bool:
         return self._known(spec) is not None
