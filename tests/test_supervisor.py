@@ -680,6 +680,21 @@ def test_a_crash_of_the_cpu_s_build_happens_once(house: Run, caplog: pytest.LogC
     assert caplog.text.count("llama.cpp crashed on this CPU in an earlier run (model a") == 1, "once per router"
 
 
+def test_a_remedy_outlives_its_worker(house: Run) -> None:
+    """An abort is llama.cpp's own word on this model: the remedy is this model's alone."""
+
+    async def body(here: House) -> None:
+        for model in "ab":
+            here.spec(model, first_decode="SIGABRT")
+            for num_loads in (2, 3):
+                assert await here.ask(model) == WHOLE
+                assert here.events.count((model, "loading")) == num_loads
+                os.kill(here.pid(model), signal.SIGKILL)
+                await here.until_status(model, "unloaded failed")
+
+    house(body)
+
+
 def test_a_crash_that_may_be_chance_is_believed_the_second_time(house: Run) -> None:
     async def body(here: House) -> None:
         for model, num_loads in (("a", 2), ("b", 2), ("c", 1)):

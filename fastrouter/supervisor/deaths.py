@@ -68,10 +68,10 @@ class Deaths:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         has_said_why = instance.failure is not None or instance.process.broke_protocol is not None
         if not has_said_why and entry.note_sudden_end(instance.has_begun):
-            log.warning("%s: %s while it loaded; another one loads it", spec.id, cause, extra={"model": spec.id, "event": "retry"})
+            log.warning("%s: %s; another one loads it", spec.id, cause, extra={"model": spec.id, "event": "retry"})
             if exit_code == -signal.SIGILL:
                 self._try_remedy(entry, instance)
-            if not entry.is_wanted:  # nobody has to wait for a load, see Waiter.wants_lease
+            if not entry.is_wanted and not self._owner.is_stopping:  # nobody has to wait for a load, see Waiter.wants_lease
                 self._owner.enqueue(entry, _waiter(wants_lease=False))
         elif has_said_why or instance.has_begun:
             self._tell(entry, instance, last_words)
@@ -81,9 +81,8 @@ class Deaths:
             self._owner.feed.failed(spec.id, exit_code, cause, last_words)
         else:
             log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
-            self._owner.refuse_waiters(
-                entry, Unavailable(f"no worker has come up for model '{spec.id}' ({cause}); try again", model=spec.id)
-            )
+            error = Unavailable(f"no worker has come up for model '{spec.id}' ({cause}); try again", model=spec.id)
+            self._owner.refuse_waiters(entry, error)
             self._owner.feed.unloaded(spec.id, "crash")
 
     # ------------------------------------------------------------ after that
@@ -92,7 +91,8 @@ class Deaths:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         metrics.died(spec.id)
         metrics.evicted(spec.id, "crash")
-        remedy = self._try_remedy(entry, instance) if instance.is_killed_by_first_decode() else None
+        is_first_decode = instance.is_killed_by_first_decode()
+        remedy = self._try_remedy(entry, instance) if is_first_decode else None
         may_retry = was is not State.STOPPING and not self._owner.is_stopping
         again, lost = _divide(instance.take_streams(), num_retries=(1 if remedy is None else 2) if may_retry else 0)
         is_unseen = not lost and (remedy is not None or bool(again and not instance.has_calls))
@@ -100,7 +100,8 @@ class Deaths:
             log.warning("%s: %s; its requests start again on another", spec.id, cause, extra={"model": spec.id, "event": "retry"})
         else:
             self._tell(entry, instance, last_words)
-            entry.note_no_cure(remedy)
+            if is_first_decode:
+                entry.note_no_cure(remedy)
         self._start_again(entry, again)
         for stream in lost:
             fail_sink(stream.sink, WorkerDied(f"model {spec.id} has crashed: {cause}", last_words))
