@@ -68,9 +68,8 @@ class Deaths:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         has_said_why = instance.failure is not None or instance.process.broke_protocol is not None
         if not has_said_why and entry.note_sudden_end(instance.has_begun):
-            log.warning("%s: %s; another one loads it", spec.id, cause, extra={"model": spec.id, "event": "retry"})
-            if exit_code == -signal.SIGILL:
-                self._try_remedy(entry, instance)
+            remedy = self._try_remedy(entry, instance) if exit_code == -signal.SIGILL else None
+            self._tell_of_retry(spec.id, cause, "another worker loads it", remedy)
             if not entry.is_wanted and not self._owner.is_stopping:  # nobody has to wait for a load, see Waiter.wants_lease
                 self._owner.enqueue(entry, _waiter(wants_lease=False))
         elif has_said_why or instance.has_begun:
@@ -97,7 +96,7 @@ class Deaths:
         again, lost = _divide(instance.take_streams(), num_retries=(1 if remedy is None else 2) if may_retry else 0)
         is_unseen = not lost and (remedy is not None or bool(again and not instance.has_calls))
         if is_unseen:
-            log.warning("%s: %s; its requests start again on another", spec.id, cause, extra={"model": spec.id, "event": "retry"})
+            self._tell_of_retry(spec.id, cause, "its requests start again on another worker", remedy)
         else:
             self._tell(entry, instance, last_words)
             if is_first_decode:
@@ -126,8 +125,12 @@ class Deaths:
         remedy = instance.remedy.next()
         if remedy is not None:
             entry.remedy, entry.crash_code = remedy, instance.process.exit_code
-            log.warning("%s: llama.cpp crashed in its first decode; it is tried once more %s", entry.spec.id, remedy)
         return remedy
+
+    def _tell_of_retry(self, model_id: str, cause: str, what: str, remedy: Remedy | None) -> None:
+        """Nobody has noticed yet, and perhaps nobody will."""
+        how = f"it is tried once more {remedy}" if remedy is not None else what
+        log.warning("%s: %s; %s", model_id, cause, how, extra={"model": model_id, "event": "retry"})
 
     def _tell(self, entry: Entry, instance: Instance, last_words: Sequence[str]) -> None:
         """The log and the model's status."""
