@@ -3,7 +3,7 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
-DIST_TESTS := bench capabilities cli embeddings lora models_life one_model pull serve structured switching systemd ui
+DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
 
 VENV := .venv
 BIN := $(VENV)/bin
