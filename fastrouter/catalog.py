@@ -63,8 +63,8 @@ class Catalog:
         gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
         try:
             scan = Scan(self._config, self._headers, self._models, self._names)
-            if scan.is_news:
-                gc.freeze()  # nor shall later ones: specs are in no cycles
+            if not self.version:
+                gc.freeze()  # nor shall later ones. Only once: what a frozen cycle holds is never freed, bodies of requests too
         finally:
             gc.enable()
         if scan.problems:

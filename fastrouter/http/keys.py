@@ -141,6 +141,8 @@ class KeyRing:
 
     def find(self, candidate: bytes) -> Caller | None:
         """Whose key it is; None: of somebody who may do everything. Raises InvalidApiKey."""
+        if not candidate:
+            raise InvalidApiKey("no API key was sent; send it as the header `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
         digest = _digest(candidate)
         # Every key is compared, so that the time says nothing about which one was near.
         matches = [caller for key, caller in self._callers.items() if hmac.compare_digest(digest, key)]
