@@ -142,6 +142,6 @@ class Guard:
 def _key_of(request: Request) -> bytes:
     """The bytes as they came, of `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
     given = request.header("authorization") or request.header("x-api-key") or ""
-    if given[:7].lower() == "bearer ":
+    if f"{given} "[:7].lower() == "bearer ":  # blanks at the end are not part of a field
         given = given[7:]
     return given.strip(" \t").encode("latin-1")
