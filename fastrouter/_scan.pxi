@@ -3,7 +3,8 @@
 
 cdef extern from *:
     """
-    enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_NO_MEMORY };
+    enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_TOO_LONG, FR_NO_MEMORY };
+    #define FR_LONGEST_WORD 1024  /* of a number; reading one takes more than its length in time */
     #define FR_LEAST_IDS 32  /* a shorter list is not worth a place of its own */
     typedef struct {
         Py_ssize_t num_values, max_values, max_depth;
@@ -88,7 +89,9 @@ cdef extern from *:
                 at = next;
                 break;
             default:  /* a number or a word */
+                next = at;
                 do at++; while (at < end && !fr_ends_word(*at));
+                if (at - next > FR_LONGEST_WORD) return FR_TOO_LONG;
             }
             if (++scan->num_values > scan->max_values) return FR_TOO_MANY;
         }
@@ -99,6 +102,7 @@ cdef extern from *:
         FR_SCANNED
         FR_TOO_MANY
         FR_TOO_DEEP
+        FR_TOO_LONG
         FR_NO_MEMORY
     ctypedef struct fr_scan:
         Py_ssize_t num_values
@@ -128,6 +132,8 @@ def scan_json(bytes body not None, bytes id_fields not None, *, Py_ssize_t max_v
             raise InvalidRequest(f"the body holds more than {max_values} values (names, strings, numbers, lists and objects)")
         if result == FR_TOO_DEEP:
             raise InvalidRequest(f"the body is nested deeper than {max_depth} levels")
+        if result == FR_TOO_LONG:
+            raise InvalidRequest("the body holds a number of more than 1024 characters")
         if result == FR_NO_MEMORY:
             raise MemoryError
         return [(scan.spans[2 * i], scan.spans[2 * i + 1]) for i in range(scan.num_spans)]

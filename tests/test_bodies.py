@@ -152,6 +152,13 @@ def test_a_body_of_too_many_values(piece: bytes, count: int) -> None:
     parse_object(request_of(b'{"x":[' + b",".join([piece] * (count - 4)) + b"]}"))
 
 
+def test_a_number_of_a_million_digits_is_not_read() -> None:
+    for text in (b"1" * 1025, b"-1." + b"1" * 1_000_000, b"1e" + b"1" * 2000):
+        with pytest.raises(InvalidRequest, match="a number of more than 1024 characters"):
+            parse_object(request_of(b'{"x":%b}' % text))
+    assert parse_object(request_of(b'{"x":1.%b}' % (b"0" * 1000))) == {"x": 1.0}
+
+
 def test_depth() -> None:
     parse_object(request_of(b'{"x":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}"))
     with pytest.raises(InvalidRequest, match=f"nested deeper than {MAX_DEPTH} levels"):
