@@ -232,6 +232,41 @@ def test_a_default_model_outside_the_scope_is_no_default(router: StartRouter, mo
     assert (refused.status, refused.error["message"]) == (400, "model name is missing from the request")
 
 
+# ---------------------------------------------------------------- hosts and paths
+
+
+def test_a_proxy_may_pass_its_own_name(router: StartRouter, models: Path) -> None:
+    refused = router(models_dir=models).get("/models", {"Host": "ai.example.com"})
+    assert (refused.status, "--allowed-hosts ai.example.com" in refused.error["message"]) == (403, True)
+    by_flag = router("--allowed-hosts", "other.example,ai.example.com", models_dir=models)
+    by_environment = router(models_dir=models, env={"LLAMA_ARG_ALLOWED_HOSTS": "*"})
+    for server in (by_flag, by_environment):
+        assert server.get("/models", {"Host": "ai.example.com:443"}).status == 200
+    assert by_flag.get("/models", {"Host": "evil.example"}).status == 403
+
+
+def test_wrong_paths_say_what_was_meant(router: StartRouter, models: Path) -> None:
+    server = router("--api-prefix", "/router", "--no-webui", models_dir=models, can_wait=False)
+    for method, path, status, words in (
+        ("GET", "/router/v1/models/", 200, ""),
+        ("GET", "/router//v1//models", 200, ""),
+        ("POST", "/router/tokenize/", 200, ""),
+        ("GET", "/router/v1/models/tiny0/", 200, ""),
+        ("GET", "/router/v1/v1/models", 404, "did you mean /v1/models?"),
+        ("POST", "/router/v1/v1/chat/completions", 404, "did you mean /v1/chat/completions?"),
+        ("GET", "/router/v1/", 404, "/v1/chat/completions"),
+        ("POST", "/router/api/chat", 404, "Ollama"),
+        ("GET", "/v1/models", 404, "begin with /router"),
+        ("GET", "/router/v1/chat/completions/", 405, "POST"),
+        ("POST", "/router/v1/chat/completions", 400, "the request body is empty; send a JSON object"),
+    ):
+        answer = server.request(method, path, {"model": "tiny0", "content": "a"} if method == "POST" and status != 400 else None)
+        assert answer.status == status, (path, answer)
+        if status == 404:
+            assert answer.error["message"].startswith("File Not Found: ")
+        assert not words or words in answer.error["message"], (path, answer)
+
+
 # ---------------------------------------------------------------- keys that change
 
 

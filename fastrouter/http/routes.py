@@ -15,7 +15,7 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
 
 SMALL_BODY = 64 << 10
-MAX_BODY = 16 << 20
+MAX_BODY = 8 << 20  # a million tokens of text; more would keep the event loop from the others for more than 20 ms at a time
 LARGE_BODY = 256 << 10  # of what is longer, the parse would be felt by others
 
 Result = bytes | None | Coroutine[Any, Any, bytes | None]
