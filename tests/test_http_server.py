@@ -773,6 +773,19 @@ def test_a_small_body_that_is_refused_costs_no_connection() -> None:
     run(scenario())
 
 
+def test_a_denied_request_waits_for_those_before_it() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(request("/slow") + request("/echo", "POST", b"a") + request("/nothing", "POST", Content_Length=str(10 << 20)))
+            answers = [await read_answer(reader) for _ in range(3)]
+            assert [status for status, _, _ in answers] == [200, 200, 404]
+            assert await reader.read() == b""
+            writer.close()
+
+    run(scenario())
+
+
 def count(kind: type) -> int:
     return sum(type(item) is kind for item in gc.get_objects())
 

@@ -38,7 +38,6 @@ class Endpoint(Protocol):
     stall_sweeps: int  # a client may leave an answer unread for so long
     keep_alive_sweeps: int
     connections: "set[Connection]"
-
     admit: Callable[[Request, int], int] | None  # a RequestParser's gate
 
     def dispatch(self, request: Request, exchange: Exchange) -> Any: ...
@@ -188,12 +187,12 @@ class Connection(asyncio.Protocol):
             self._is_lingering = True
             self._phase = None
             asyncio.get_running_loop().call_later(CUT_AFTER_S, self.transport.close)
-        elif self._parser.is_ended:
-            self._queue.clear()
-            self._linger(b"")  # of a body that is not read, much may be on its way
         elif not will_keep_alive:
             self._queue.clear()
-            self.transport.close()
+            if self._parser.is_ended:
+                self._linger(b"")  # of a body that is not read, much may be on its way
+            else:
+                self.transport.close()
         else:
             self._go_on()
         if self.server.is_stopping:

@@ -68,16 +68,25 @@ class Routes:
     def _admit(self, request: Request, num_bytes: int) -> int:
         if request.method == "OPTIONS":
             return SMALL_BODY
-        route = self._find(request)
-        is_open = route.is_public if route is not None else self._may_be_file(request)
-        if not is_open:
-            self._check(request)
-            if route is None and self.is_complete:
-                raise self._missing(request)
-        limit = route.max_body if route is not None else SMALL_BODY if is_open else MAX_BODY
+        limit = self._max_body_of(request)
         if num_bytes > limit or not limit:
             raise BodyTooLarge(limit) if limit else _Dropped()
         return limit
+
+    def _max_body_of(self, request: Request) -> int:
+        """Checks who asks, too."""
+        route = self._find(request)
+        if route is not None:
+            if not route.is_public:
+                self._check(request)
+            return route.max_body
+        if self._may_be_file(request):
+            return SMALL_BODY
+        if self.is_complete:
+            self._check(request)
+            raise self._missing(request)
+        self._guard.check(request)  # what a read-only key may do is known later
+        return MAX_BODY
 
     # ------------------------------------------------------------ when it is there
 

@@ -160,10 +160,10 @@ class TlsListener:
 
     async def _is_plain_http(self, sock: socket.socket) -> bool:
         """Looks at the first byte without taking it: a handshake begins with 22, a method with a letter."""
-        readable = self._loop.create_future()
-        self._loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        self._loop.add_reader(sock, readable.set)
         try:
-            await asyncio.wait_for(readable, HANDSHAKE_S)
+            await asyncio.wait_for(readable.wait(), HANDSHAKE_S)
         finally:
             self._loop.remove_reader(sock)
         return sock.recv(1, socket.MSG_PEEK).isalpha()
