@@ -110,7 +110,7 @@ cdef class RequestParser:
             raise self.error
         self._gate = gate
         try:
-            self._feed(data, requests)
+            self._feed_or_refuse(data, requests)
         except HttpError as error:
             self._state = IS_BROKEN
             self._body.clear()
@@ -120,6 +120,12 @@ cdef class RequestParser:
         finally:
             self._gate = None
         return requests
+
+    cdef int _feed_or_refuse(self, bytes data, list requests) except -1:
+        try:
+            return self._feed(data, requests)
+        except MemoryError:
+            raise HttpError(503, "there is no memory for this body just now") from None
 
     cdef int _feed(self, bytes data, list requests) except -1:
         """Consume all of `data`. Bytes of an incomplete head or line wait in _pending."""

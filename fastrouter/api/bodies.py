@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fastrouter._core import Request, scan_json
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import InvalidRequest, Unavailable
 
 MAX_VALUES = 1 << 16
 MAX_DEPTH = 512
@@ -74,6 +74,8 @@ def _parse(body: bytes) -> Any:
         return _with_ids(orjson.loads(_without_ids(body, spans)), [Ids(body[start:end]) for start, end in spans])
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    except MemoryError:
+        raise Unavailable("there is no memory for this body just now") from None
 
 
 def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:
