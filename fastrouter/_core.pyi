@@ -47,8 +47,8 @@ class Request:
 class RequestParser:
     """httptools callbacks -> Request, with the limits of the server. The same bytes give the same result however they are split.
 
-    Usage: `for request in parser.feed(data, gate)`. Raises HttpError (400, 413, 414, 417, 431, 501, 503, 505); when good requests came before
-    the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
+    Usage: `for request in parser.feed(data, gate)`. Raises HttpError (400, 413, 414, 417, 431, 501, 503, 505); when good requests came
+    before the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
     `gate(request, num_bytes)` is called at the end of a head that announces a body (-1: in chunks), before a byte of it is kept. It returns
     how large the body may be, or sets `denied`: then the body is dropped, and where it is large the request is the connection's last one.
     """
