@@ -477,7 +477,7 @@ def test_slots_of_a_running_request(server: Router) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BAD_JSON = [b"", b"{", b"[]", b"7", b"null", b'"text"', b'{"model": "tiny0",}', b"\xff\xfe{}", b"{" * 5000, b"[" * 100_000]
+BAD_JSON = [b"", b"{", b"[]", b"7", b"null", b'"text"', b'{"model": "tiny0",}', b"\xff\xfe{}", b"{" * 5000, b"[" * 60_000]
 
 
 @pytest.mark.parametrize("body", BAD_JSON, ids=lambda body: repr(body[:12]))
@@ -566,7 +566,8 @@ def test_prompt_longer_than_the_context(server: Router, is_stream: bool) -> None
 def test_unknown_paths(server: Router) -> None:
     for path in ("/", "/v1", "/v1/chat", "/completion/x", "/models/load/x/y"):
         answer = server.post(path, {})
-        assert (answer.status, answer.error["message"], answer.error["type"]) == (404, "File Not Found", "not_found_error")
+        assert (answer.status, answer.error["type"]) == (404, "not_found_error")
+        assert answer.error["message"].startswith("File Not Found")
     assert server.get(CHAT).status == 405
     assert server.request("DELETE", CHAT).status == 405
 
