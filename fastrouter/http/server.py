@@ -112,7 +112,10 @@ class Server:
         for connection in list(self.connections):
             if connection.exchange is not None and connection.exchange.is_background:
                 connection.exchange.stop(stopping)
-        if self._exchanges():
+        await asyncio.sleep(0)  # those that have just been refused end
+        if num_running := len(self._exchanges()):
+            said = f"{num_running} request{'' if num_running == 1 else 's'}"
+            log.info("stopping: waiting up to %g s for %s; Ctrl-C, or another signal, ends it now", timeout_s, said)
             await self._wait_idle(timeout_s)
         for exchange in self._exchanges():
             exchange.stop(stopping)
