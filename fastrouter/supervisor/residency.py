@@ -366,7 +366,8 @@ class Residency:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", spec.id, cause, extra={"model": spec.id, "event": "failed", "exit_code": exit_code})
         for line in last_words[-5:]:
-            log.error("%s: | %s", spec.id, line, extra={"model": spec.id, "event": "worker_line"})
+            if line not in cause and cause not in line:
+                log.info("%s: | %s", spec.id, line, extra={"model": spec.id, "event": "worker_line"})
         entry.note_end(cause, exit_code, last_words)
         if was is State.LOADING:
             entry.note_failed_load(time.monotonic())

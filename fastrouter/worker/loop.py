@@ -143,8 +143,8 @@ class Worker:
         models = [self._model, *([speculation.draft.model] if speculation.draft else [])]
         taken = footprint.taken(models, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
-        shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
-        sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
+        parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
+        sys.stderr.write(f"loaded in {sum(phases.values()):.0f} ms ({parts}): {describe.context_in_words(self._context)}\n")
 
     def _drop_variants(self, load: Load, spare: Spare) -> None:
         spare.let_go()  # its weights lie in buffers of the backend that goes
