@@ -28,7 +28,9 @@ class Descriptor:
             try:
                 data = data[os.write(self.number, data) :]
             except BlockingIOError:  # somebody else has made it non-blocking
-                select.select([], [self.number], [])
+                waiter = select.poll()
+                waiter.register(self.number, select.POLLOUT)
+                waiter.poll()
 
 
 class File:

@@ -218,3 +218,47 @@ def test_ctrl_c_of_make_run(tmp_path: Path) -> None:
         assert process.wait(60) == 0
     os.close(controller)
     assert "make" not in said, said
+
+
+# ---------------------------------------------------------------- few descriptors
+
+
+def answers(sockets: list[socket.socket]) -> list[int]:
+    """Statuses; 0: closed without one."""
+    found = []
+    for sock in sockets:
+        with contextlib.suppress(ConnectionResetError):
+            data = sock.recv(4096)
+            found.append(int(data[9:12]) if data else 0)
+    return found
+
+
+def test_few_descriptors_and_many_connections_at_once(models: Path, tmp_path: Path) -> None:
+    """They are there before the router is: it takes what it can, tells the others, and still loads a model."""
+    log, out = tmp_path / "log", tmp_path / "out"
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+    port = listener.getsockname()[1]
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(80)]
+    for client in clients:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    shell = f'ulimit -n 64; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
+    command = ["bash", "-c", shell, "bash", *FASTROUTER, "--models-dir", str(models)]
+    with log.open("wb") as stderr, out.open("wb") as stdout:
+        process = subprocess.Popen(command, env=environment(tmp_path), stdout=stdout, stderr=stderr, pass_fds=[listener.fileno()])
+    server = as_router(process, port, tmp_path)
+    try:
+        statuses = answers(clients)
+        assert set(statuses) <= {200, 503, 0}
+        assert statuses.count(200) >= 8
+        for client in clients:
+            client.close()
+        body = {"model": "tiny0", "prompt": "x", "n_predict": 2}
+        eventually(lambda: server.post("/completion", body).status == 200, "an answer of a model")
+        assert server.stop() == 0
+    finally:
+        listener.close()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in server.log
+    assert "Errno" not in server.log
