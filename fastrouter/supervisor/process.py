@@ -8,6 +8,7 @@ never used to signal anybody. Invariant: every descriptor opened here is closed 
 import asyncio
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -141,7 +142,14 @@ class Nursery:
         return exit_code
 
     def spawn(self) -> "WorkerProcess":
-        """A new worker, on its way up. Raises FastrouterError, OSError."""
+        """A new worker, on its way up. Raises FastrouterError."""
+        try:
+            return self._spawn()
+        except OSError as error:
+            more = "; allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+            raise FastrouterError(f"cannot start worker processes: {error.strerror or error}{more}") from None
+
+    def _spawn(self) -> "WorkerProcess":
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)
