@@ -224,6 +224,14 @@ def test_a_hub_that_stays_away(hub: FakeHub, tmp_path: Path) -> None:
     assert len(hub.seen) == 6
 
 
+def test_a_hub_without_an_address(hub: FakeHub, tmp_path: Path) -> None:
+    """Tried once more, and no more: what it waits for is said, and the way out."""
+    reports = run(job_of(hub, tmp_path, endpoint="http://no-such-host.invalid"))
+    assert [report["event"] for report in reports] == ["waiting", "failed"]
+    check_failed(reports, tmp_path, "HubUnavailable", "no-such-host.invalid has no address", "HF_ENDPOINT", "given up after 2 attempts")
+    assert "has no address" in reports[0]["why"]
+
+
 @pytest.mark.parametrize("end", ["stdin", "parent"])
 def test_it_ends_with_its_parent(hub: FakeHub, tmp_path: Path, end: str) -> None:
     hub.always[NAME] = fake_hub.slow(10_000)

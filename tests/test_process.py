@@ -22,6 +22,7 @@ from fastrouter._core import Sink, TextCollector
 from fastrouter.errors import ProtocolError
 from fastrouter.messages import Call, Failed, Generate, Load, LoadOptions, Progress, Ready, Reply
 from fastrouter.supervisor import process as process_module
+from fastrouter.supervisor.line_pipe import LinePipe
 from fastrouter.supervisor.process import Nursery, WorkerProcess, adopt_orphans, describe_exit, reap_unknown
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
@@ -344,25 +345,21 @@ def test_impossible_ring(tmp_path: Path, head: int) -> None:
     run(body)
 
 
-def test_log_lines(tmp_path: Path) -> None:
-    async def body(nursery: Nursery) -> None:
-        process = await Worker(nursery).up()
-        read = process._read_log
-        ours, theirs = os.pipe()
-        os.set_blocking(ours, False)
-        old, process._log = process._log, ours
+def test_log_lines() -> None:
+    async def body() -> None:
+        lines: list[str] = []
+        pipe = LinePipe(lines.append)
+        theirs = os.dup(pipe.child_fd)
+        pipe.listen()
         for data in (b"one\ntw", b"o\r\n\n", b"x" * 5000, b"\nthree"):
             os.write(theirs, data)
-            read()
+            pipe.read()
         os.close(theirs)
-        read()
-        assert list(process.lines) == ["one", "two", "x" * 4096, "three"]
-        process._log = old
-        os.close(ours)
-        process.kill()
-        await until(lambda: process.is_closed, "the end")
+        pipe.read()
+        pipe.close()
+        assert lines == ["one", "two", "x" * 4096, "three"]
 
-    run(body)
+    asyncio.run(body())
 
 
 OWNER = """
