@@ -408,7 +408,7 @@ def test_json_log(router: StartRouter, folder: Path, flags: tuple[str, ...]) -> 
     server = router(*flags, models_dir=folder, is_fake=True)
     server.load("talks")
     script(folder, "quiet", lines=['a "quoted" line', "\\"], die="exit3")
-    assert say(server, "quiet").status == 400
+    assert say(server, "quiet").status == 500
     server.unload("talks")
     eventually(lambda: any(line.get("event") == "unloaded" for line in read_json(server.log)), "the last line")
     lines = read_json(server.log)
@@ -437,7 +437,7 @@ def test_disabled_and_bare(router: StartRouter, folder: Path) -> None:
     script(folder, "quiet", die="exit3")
     for server in (silent, bare):
         server.load("talks")
-        assert say(server, "quiet").status == 400
+        assert say(server, "quiet").status == 500
     eventually(lambda: re.search("^talks: loaded", bare.log, re.M), "a line")
     assert re.search(r"^quiet: its worker exited with code 3", bare.log, re.M)
     assert silent.log == ""
