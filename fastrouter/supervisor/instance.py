@@ -49,7 +49,7 @@ def fail_sink(sink: Sink, error: Exception) -> None:
     try:
         sink.fail(error)
     except Exception:  # a bug of ours in one sink: logged with its traceback
-        log.exception("failing %r", sink)
+        log.exception("a client could not be told that its answer has failed")
 
 
 @dataclass(slots=True)
@@ -264,7 +264,7 @@ class Instance:
 
     def _sink_failed(self, sink: Sink, error: BaseException) -> None:
         """A bug of ours: the ring has let go of the sink."""
-        log.error("%r: %s: %s", sink, type(error).__name__, error)
+        log.error("%s: an answer failed: %s: %s", self.spec.id, type(error).__name__, error)
         for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
             del self.streams[request_id]
             self.process.send(Abort(request_id))
