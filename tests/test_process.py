@@ -374,7 +374,7 @@ async def main():
     while not all(worker.is_up for worker in workers):
         await asyncio.sleep(0.005)
     print(nursery.pid, *(worker.pid for worker in workers), flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 
 asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())
 """
@@ -389,6 +389,4 @@ def test_the_death_of_the_router_ends_its_workers() -> None:
         assert all(map(is_alive, pids))
         owner.kill()
         owner.wait()
-        begun = time.monotonic()
         eventually(lambda: not any(map(is_alive, pids)), "the end of all workers")
-        assert time.monotonic() - begun < 10  # it takes some milliseconds

@@ -143,8 +143,12 @@ def test_a_terminal_that_is_closed(tmp_path: Path, how: str) -> None:
         server = as_router(process, await_port(out), tmp_path)
         eventually(lambda: listed(server) == ["a"], "the model")
         (tmp_path / "b.gguf").write_text("{}")
-        process.send_signal(signal.SIGHUP)
+        server.load("a")
+        worker = server.get("/models/logs?model=a").body
+        os.killpg(process.pid, signal.SIGHUP)  # `kill -HUP %1`
         eventually(lambda: listed(server) == ["a", "b"], "a reload, as the terminal is still there")
+        assert server.status("a") == "loaded", "the signal is for the router, not for its workers"
+        assert server.get("/models/logs?model=a").body == worker
         os.close(controller)
         if how == "plain":
             assert server.await_end() == 0
@@ -171,7 +175,7 @@ def test_ctrl_c_says_what_it_waits_for(router: StartRouter, tmp_path: Path) -> N
         server.exits_with = 130
         assert server.await_end() == 130
     assert children
-    assert not [pid for pid in children if is_alive(pid)]
+    eventually(lambda: not [pid for pid in children if is_alive(pid)], "the end of its children")
 
 
 def test_a_load_is_not_waited_for(router: StartRouter, tmp_path: Path) -> None:

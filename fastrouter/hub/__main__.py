@@ -22,7 +22,8 @@ _NICENESS = 10
 def main() -> int:
     open_missing()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, and that one decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the parent too, and that one decides
+        signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.buffer.readline()
     if not line:
         return 1

@@ -43,6 +43,7 @@ def serve(fd: int, prepare: Callable[[], None], become: Become) -> int:
     router_pid = os.getppid()
     die_with_parent(router_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the router
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # so is its end, and a wish to reload
     requests = socket.socket(fileno=fd)
     prepare()
     while True:
