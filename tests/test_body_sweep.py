@@ -106,7 +106,7 @@ def memory(pid: int, name: str) -> int:
 
 
 def ask(server: Router, path: str, body: bytes) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
         with contextlib.suppress(ConnectionError):  # refused at its head, and closed while it was being sent
             connection.request("POST", path, body, {"Content-Type": "application/json"})
