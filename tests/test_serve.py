@@ -365,7 +365,7 @@ def test_one_model(server: Router) -> None:
     model = server.get("/v1/models/tiny0").json
     assert model["id"] == "tiny0"
     assert model["status"]["value"] == "loaded"
-    assert set(model["meta"]) == {"vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype"}
+    assert set(model["meta"]) == {"vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu"}
     again = server.get("/models/tiny0").json
     assert again.pop("usage").keys() == model.pop("usage").keys()
     assert again == model
