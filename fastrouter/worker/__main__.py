@@ -6,8 +6,11 @@ This file knows only argv and the environment a worker needs before its imports;
 import os
 import sys
 
+from fastrouter.streams import open_missing
+
 
 def main(argv: list[str]) -> int:
+    open_missing()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the nursery multi-threaded, and it forks
     from fastrouter.worker import nursery
 

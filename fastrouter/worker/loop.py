@@ -36,7 +36,7 @@ from fastrouter.messages import (
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.binding import log
+from fastrouter.worker.binding import Scarcity, log
 from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
@@ -88,7 +88,7 @@ class Worker:
         except FastrouterError as error:
             if self._is_stopping:
                 return 0  # asked to, while loading
-            self._wire.send(Failed(error.message))
+            self._wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
             return 1
         self._serve(spare)
         return 0
@@ -138,8 +138,9 @@ class Worker:
         taken = footprint.taken(models, load.options)
         cpu = describe.cpu(is_repacking=not load.safe_mode)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken, "cpu": cpu}))
-        shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
-        sys.stderr.write(f"loaded ({shown}), {self._context!r}, CPU variant {cpu['variant']}\n")
+        parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
+        context = describe.context_in_words(self._context)
+        sys.stderr.write(f"loaded in {sum(phases.values()):.0f} ms ({parts}): {context}, CPU variant {cpu['variant']}\n")
 
     def _open(self, load: Load) -> Model:
         return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
