@@ -29,7 +29,7 @@ def header(architecture: str = "llama", **known: Any) -> Header:
     [
         (CHATML, ()),
         ("{{ bos_token }}{{ eos_token }}{{ strftime_now('%d') }}{{ range(3) }}{% set ns = namespace(a=1) %}{{ ns.a }}", ()),
-        ("{{ documents }}{{ date_string }}", ("date_string",)),
+        ("{{ documents }}{{ city }}", ("city",)),
         ("{% set x = 1 %}{{ x }}", ()),
         ("{{ x }}{% set x = 1 %}", ("x",)),
         ("{% if x is not defined %}{% set x = 1 %}{% endif %}{{ x }}", ("x",)),
