@@ -99,7 +99,7 @@ BUILT_IN = {
 def source_of(text: str) -> str:
     """The Jinja source that `text` means: empty is ChatML, a plain word a built-in name, anything else is Jinja."""
     name = text.strip() or "chatml"
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
         return text
     if name not in BUILT_IN:
         raise InvalidRequest(f"chat template '{name}' is not known; there are {', '.join(sorted(BUILT_IN))}, or give a Jinja template")

@@ -35,8 +35,9 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=32)  # the quants of one model have one template
 def template_features(text: str) -> TemplateFeatures:
-    if len(text) > MAX_TEMPLATE_CHARS:
-        return TemplateFeatures(is_understood=False)
+    problem = problem_of(text)
+    if problem is not None or len(text) > MAX_TEMPLATE_CHARS:
+        return TemplateFeatures(is_understood=False, problem=problem)
     try:
         return _look_at(_environment().parse(text))
     except (TemplateError, RecursionError):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_worker_process import OPTIONS, Talk, end, run
+from test_worker_process import OPTIONS, Talk, run
+from test_worker_process import end as stop
 from tiny_models import make_llama
 
 from fastrouter.errors import FastrouterError, from_wire
@@ -101,6 +102,31 @@ def test_a_worker_answers_two_variants_and_the_model(tmp_path: Path) -> None:
         }
         talk.process.send(Call(2, "apply_template", {"messages": HELLO, "chat_template": "{{ raise_exception('no') }}"}))
         assert from_wire((await talk.hear(Reply)).error).status == 400
-        await end(talk)
+        await stop(talk)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("own", "fields", "end"),
+    [
+        (None, {"messages": HELLO}, ""),
+        (None, {"messages": HELLO, "stop": ["dog"]}, ""),
+        (None, {"messages": HELLO, "chat_template": OTHER}, "<|im_end|>"),
+        (None, {"prompt": "the cat"}, "<|im_end|>"),
+        (OWN, {"messages": HELLO}, "<|im_end|>"),
+    ],
+    ids=["no template", "stop strings", "a variant's template", "no chat", "own template"],
+)
+def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: str | None, fields: dict[str, Any], end: str) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=own)
+    constraint = {"kind": "regex", "text": r"the cat<\|im_end\|>", "field": "x"}
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        text, finish = await talk.generate(max_tokens=40, constraint=constraint, **fields)
+        assert (text, finish["stop_type"]) == (f"the cat{end}", "eos" if end else "word")
+        await stop(talk)
 
     run(scenario)

@@ -85,6 +85,8 @@ class Admission:
             changes["constraint"] = options.constraint
         if options.stop and not generate.stop:
             changes["stop"] = options.stop
+        if generate.messages is not None and not generate.chat_template and (end := self._prompts.fallback_stop):
+            changes["stop"] = [*changes.get("stop", generate.stop), end]
         return replace(generate, **changes) if changes else generate
 
     def check_constraint(self) -> None:

@@ -25,6 +25,10 @@ class Prompts:
         self._model = model
         self._vocab = model.vocab
         self._options = options
+        given = options.chat_template or model.chat_template
+        self.template_source = given or "chatml"
+        # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
+        self.fallback_stop = None if given else "<|im_end|>"
         self._template: ChatTemplate | None = None
         self._other_template = lru_cache(MAX_OTHER_TEMPLATES)(self._compile)
         self._compiling: threading.Thread | None = None
@@ -36,10 +40,6 @@ class Prompts:
     @property
     def eos_token(self) -> str:
         return self._vocab.token_text(self._vocab.eos)
-
-    @property
-    def template_source(self) -> str:
-        return self._options.chat_template or self._model.chat_template or "chatml"
 
     def start_compiling(self) -> None:
         """Compile the template on the side, while llama.cpp makes the context."""
