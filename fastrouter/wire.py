@@ -61,15 +61,15 @@ def decode(payload: bytes | memoryview) -> Message:
     return message  # type: ignore[return-value]  # the table holds Message's own members
 
 
-def encode_reply(reply: Reply) -> bytes:
+def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES) -> bytes:
     """One frame. An answer that cannot be encoded, or is too large, becomes that call's error."""
     try:
         frame = encode(reply)
-        if len(frame) <= MAX_ANSWER_BYTES:
+        if len(frame) <= limit:
             return frame
-        problem = f"the answer would have {len(frame) >> 20} MiB, more than the limit of {MAX_ANSWER_BYTES >> 20} MiB; send less at a time"
+        problem = f"the answer would have {len(frame) >> 20} MiB, more than the limit of {limit >> 20} MiB; send less at a time"
     except ProtocolError:
-        problem = f"the answer would be larger than the limit of {MAX_ANSWER_BYTES >> 20} MiB; send less at a time"
+        problem = f"the answer would be larger than the limit of {limit >> 20} MiB; send less at a time"
     except TypeError as error:  # half a surrogate pair, a number of more than 64 bits, too deep
         problem = f"the answer cannot be written as JSON: {error}"
     return encode(Reply(reply.request_id, error=InvalidRequest(problem).to_wire()))

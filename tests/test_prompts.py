@@ -17,6 +17,7 @@ from fastrouter.worker import prompts
 from fastrouter.worker.binding import start_backends
 from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.text_calls import TextCalls
 
 OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OTHER = "{% for m in messages %}<{{ m.role }}: {{ m.content }}>{% endfor %}{{ bos_token }}{{ word }}"
@@ -52,7 +53,9 @@ def test_a_system_message_for_those_that_have_none(model: Model) -> None:
         own = [{"role": "user", "content": "a"}, {"role": role, "content": "be long"}]
         assert "be brief" not in text_of(here, messages=own, system="be brief")
     assert text_of(here, prompt="the cat", messages=None, system="be brief") == "the cat"
-    assert here.call_apply_template({"messages": HELLO, "system": "b", "chat_template": OTHER})["prompt"] == "<system: b><user: the cat><s>"
+    calls = TextCalls(model.vocab, here, lambda frame: None)
+    asked = {"messages": HELLO, "system": "b", "chat_template": OTHER}
+    assert calls.answer("apply_template", asked) == {"prompt": "<system: b><user: the cat><s>"}
 
 
 def test_a_template_is_compiled_once_and_few_are_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from array import array
 from functools import lru_cache
 from typing import Any
 
-from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.chat import ChatTemplate, with_system
 from fastrouter.worker.model import Model
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, TextJobs, count_chars
 
 MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 
@@ -21,8 +22,9 @@ MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 class Prompts:
     """Turns requests into tokens for one model."""
 
-    def __init__(self, model: Model, options: LoadOptions) -> None:
+    def __init__(self, model: Model, options: LoadOptions, jobs: TextJobs | None = None) -> None:
         self._model = model
+        self.jobs = jobs or TextJobs()
         self._vocab = model.vocab
         self._options = options
         given = options.chat_template or model.chat_template
@@ -64,28 +66,59 @@ class Prompts:
             self._template = self._compile(self.template_source)
         return self._template
 
-    def build(self, generate: Generate) -> tuple["array[int]", str]:
+    def read(self, generate: Generate, limit: int) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them where that takes long. Raises ContextExceeded, also in the job, for one whose
+        size tells that it has more than `limit` tokens."""
+        asked = generate.prompt if generate.messages is None else [generate.messages, generate.tools, generate.chat_template_kwargs]
+        num_chars = count_chars(asked, LONG_CHARS)
+        if num_chars > SHORT_CHARS:
+            return self.jobs.start(lambda: self.build(generate, limit)[0], num_chars)
+        if generate.messages is None:
+            return self.build(generate, limit)[0]
+        text = self._render_chat(generate)
+        if len(text) > SHORT_CHARS:
+            return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
+        return self._read_rendered(text, limit)
+
+    def build(self, generate: Generate, limit: int | None = None) -> tuple["array[int]", str]:
         """The prompt's tokens, and its text ("" for a list)."""
         if generate.messages is not None:
-            tools = None if generate.tool_choice == "none" else generate.tools
-            if tools and not self._options.jinja:
-                raise InvalidRequest("tools param requires --jinja flag")
-            text = self.render(
-                generate.messages,
-                tools,
-                add_generation_prompt=generate.add_generation_prompt,
-                continue_final_message=generate.continue_final_message,
-                kwargs=generate.chat_template_kwargs,
-                template=generate.chat_template,
-                system=generate.system,
-            )
-            return array("i", self._tokenize_rendered(text)), text
+            text = self._render_chat(generate)
+            return self._read_rendered(text, limit), text
         prompt = generate.prompt
-        if isinstance(prompt, str):
-            return array("i", self._vocab.tokenize(prompt)), prompt
-        if not prompt:
+        if not isinstance(prompt, str) and not prompt:
             raise InvalidRequest('"prompt" must not be empty')
-        return array("i", self.tokenize(prompt, add_special=True, parse_special=True)), ""
+        self._refuse_too_long(prompt, limit)
+        tokens = array("i", self.tokenize(prompt, add_special=True, parse_special=True))
+        return tokens, prompt if isinstance(prompt, str) else ""
+
+    def _render_chat(self, generate: Generate) -> str:
+        tools = None if generate.tool_choice == "none" else generate.tools
+        if tools and not self._options.jinja:
+            raise InvalidRequest("tools param requires --jinja flag")
+        return self.render(
+            generate.messages or [],
+            tools,
+            add_generation_prompt=generate.add_generation_prompt,
+            continue_final_message=generate.continue_final_message,
+            kwargs=generate.chat_template_kwargs,
+            template=generate.chat_template,
+            system=generate.system,
+        )
+
+    def _read_rendered(self, text: str, limit: int | None) -> "array[int]":
+        self._refuse_too_long(text, limit)
+        return array("i", self._tokenize_rendered(text))
+
+    def _refuse_too_long(self, prompt: str | list[Any] | None, limit: int | None) -> None:
+        if limit is not None and (least := self.least_tokens(prompt, limit)) >= limit:
+            raise context_exceeded(least, limit, is_least=True)
+
+    def least_tokens(self, content: Any, limit: int) -> int:
+        """See Vocab.least_tokens; for a text, ids, or a mix."""
+        if isinstance(content, str):
+            return self._vocab.least_tokens(content, limit)
+        return sum(self._vocab.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
 
     def render(
         self,
@@ -101,6 +134,9 @@ class Prompts:
         merged = {**self._options.chat_template_kwargs, **kwargs}
         messages = with_system(messages, system)
         return self.template(template).render(messages, tools, add_generation_prompt, continue_final_message, **merged)
+
+    def count_rendered(self, text: str) -> int:
+        return len(self._tokenize_rendered(text))
 
     def _tokenize_rendered(self, text: str) -> list[int]:
         """A template that writes BOS itself must not get a second one."""
@@ -123,7 +159,7 @@ class Prompts:
             if isinstance(item, str):
                 tokens += self._vocab.tokenize(item, add_special and index == 0, parse_special)
             else:
-                tokens.append(self._checked(item))
+                tokens.append(self.checked(item))
         return tokens
 
     def build_pairs(self, query: str, documents: list[str]) -> list[list[int]]:
@@ -139,52 +175,14 @@ class Prompts:
         asked = [vocab.bos] * vocab.add_bos + vocab.tokenize(query, add_special=False, parse_special=False) + ends + separators
         return [asked + vocab.tokenize(text, add_special=False, parse_special=False) + ends for text in documents]
 
-    def _checked(self, token: Any) -> int:
+    def checked(self, token: Any) -> int:
         if type(token) is not int or not 0 <= token < self._vocab.n_tokens:
             raise InvalidRequest(f"Prompt contains invalid tokens: {token!r}")
         return token
 
-    # ------------------------------------------------------------ calls
 
-    def call_tokenize(self, params: dict[str, Any]) -> dict[str, Any]:
-        tokens = self.tokenize(
-            params.get("content", ""),
-            add_special=bool(params.get("add_special", False)),
-            parse_special=bool(params.get("parse_special", True)),
-        )
-        if not params.get("with_pieces"):
-            return {"tokens": tokens}
-        return {"tokens": [{"id": token, "piece": self._piece(token)} for token in tokens]}
-
-    def _piece(self, token: int) -> str | list[int]:
-        """Text where it is whole UTF-8, otherwise its bytes."""
-        piece = self._vocab.token_to_piece(token)
-        try:
-            return piece.decode()
-        except UnicodeDecodeError:
-            return list(piece)
-
-    def call_detokenize(self, params: dict[str, Any]) -> dict[str, Any]:
-        tokens = params.get("tokens", [])
-        if not isinstance(tokens, list):
-            raise InvalidRequest('"tokens" must be a list of token ids')
-        return {"content": self._vocab.detokenize([self._checked(token) for token in tokens]).decode("utf-8", "replace")}
-
-    def call_count_tokens(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Of the prompt that a chat makes."""
-        return {"input_tokens": len(self._tokenize_rendered(self.call_apply_template(params)["prompt"]))}
-
-    def call_apply_template(self, params: dict[str, Any]) -> dict[str, Any]:
-        messages = params.get("messages")
-        if not isinstance(messages, list):
-            raise InvalidRequest('"messages" must be a list')
-        text = self.render(
-            messages,
-            params.get("tools"),
-            add_generation_prompt=bool(params.get("add_generation_prompt", True)),
-            continue_final_message=bool(params.get("continue_final_message", False)),
-            kwargs=params.get("chat_template_kwargs") or {},
-            template=params.get("chat_template"),
-            system=params.get("system"),
-        )
-        return {"prompt": text}
+def context_exceeded(num_tokens: int, n_ctx: int, *, is_least: bool = False) -> ContextExceeded:
+    """`is_least`: so many at least; nobody has counted them."""
+    shown = f"at least {num_tokens}" if is_least else f"{num_tokens}"
+    message = f"request ({shown} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
+    return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)
