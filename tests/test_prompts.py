@@ -13,7 +13,7 @@ from tiny_models import make_llama
 from fastrouter.errors import FastrouterError, from_wire
 from fastrouter.messages import Call, Generate, Load, LoadOptions, Ready, Reply
 from fastrouter.supervisor.process import Nursery
-from fastrouter.worker import prompts
+from fastrouter.worker import rendering
 from fastrouter.worker.binding import start_backends
 from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
@@ -60,15 +60,15 @@ def test_a_system_message_for_those_that_have_none(model: Model) -> None:
 
 def test_a_template_is_compiled_once_and_few_are_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    make = prompts.ChatTemplate
+    make = rendering.ChatTemplate
 
-    def counting(source: str, **tokens: str) -> prompts.ChatTemplate:
+    def counting(source: str, **how: Any) -> rendering.ChatTemplate:
         compiled.append(source)
-        return make(source, **tokens)
+        return make(source, **how)
 
-    monkeypatch.setattr(prompts, "ChatTemplate", counting)
+    monkeypatch.setattr(rendering, "ChatTemplate", counting)
     here = Prompts(model, LoadOptions())
-    sources = [f"{number}{OTHER}" for number in range(prompts.MAX_OTHER_TEMPLATES)]
+    sources = [f"{number}{OTHER}" for number in range(rendering.MAX_TEMPLATES + 1)]
     for source in sources * 3:
         assert text_of(here, chat_template=source).startswith(f"{source.partition('{')[0]}<user")
     assert compiled == sources

@@ -17,6 +17,8 @@ from fastrouter.builtin_templates import source_of
 from fastrouter.errors import InvalidRequest
 from fastrouter.templates import MAX_SOURCE_CHARS
 from fastrouter.worker.sandbox import Sandbox
+from fastrouter.worker.tame import MAX_CHARS as MAX_TAME_CHARS
+from fastrouter.worker.tame import is_tame
 
 MAX_SECONDS = 5.0
 _MAX_ERROR_CHARS = 2000
@@ -38,16 +40,24 @@ def _call(arguments: Any, content: str | None = "") -> list[Message]:
 
 
 class ChatTemplate:
-    """One template, compiled. Empty: ChatML; a plain word: one of BUILT_IN; otherwise Jinja source."""
+    """One template, compiled. Empty: ChatML; a plain word: a built-in one; otherwise Jinja source."""
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", max_seconds: float | None = None, only_tame: bool = False
+    ) -> None:
+        """`max_seconds`: of a render, if not MAX_SECONDS. `only_tame`: compiled only if it is tame, see tame.py, and held to that when it
+        runs: `render` raises TookTooLong for what takes longer, or does more than that it should."""
         if len(source) > MAX_SOURCE_CHARS:
             raise InvalidRequest(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
         self.source = source_of(source)
-        self._sandbox = Sandbox()
+        self._sandbox = Sandbox(is_strict=only_tame)
+        self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
-            self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(self.source))
+            tree = self._sandbox.parse(self.source)
+            self.is_tame = len(self.source) <= MAX_TAME_CHARS and is_tame(tree)
+            if self.is_tame or not only_tame:
+                self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(tree))
         except TemplateSyntaxError as error:
             raise InvalidRequest(f"chat template: line {error.lineno}: {error.message}") from error
         except InvalidRequest:
@@ -65,7 +75,7 @@ class ChatTemplate:
         if not all(isinstance(message, dict) for message in messages):
             raise InvalidRequest("every message must be an object")
         return self._sandbox.within(
-            MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
+            self._max_seconds or MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
         )
 
     def _render(self, messages: list[Message], tools: Any, add_generation_prompt: bool, is_continued: bool, kwargs: dict[str, Any]) -> str:

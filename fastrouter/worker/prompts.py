@@ -3,20 +3,17 @@
 Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
 """
 
-import contextlib
 import re
 import threading
 from array import array
-from functools import lru_cache
 from typing import Any
 
-from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest
+from fastrouter.errors import ContextExceeded, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker.chat import ChatTemplate, with_system
+from fastrouter.worker.chat import with_system
 from fastrouter.worker.model import Model
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, TextJobs, count_chars
-
-MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
+from fastrouter.worker.rendering import Chat, Renderer
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
 
 class Prompts:
@@ -31,9 +28,7 @@ class Prompts:
         self.template_source = given or "chatml"
         # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
         self.fallback_stop = None if given else "<|im_end|>"
-        self._template: ChatTemplate | None = None
-        self._other_template = lru_cache(MAX_OTHER_TEMPLATES)(self._compile)
-        self._compiling: threading.Thread | None = None
+        self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})
 
     @property
     def bos_token(self) -> str:
@@ -45,45 +40,28 @@ class Prompts:
 
     def start_compiling(self) -> None:
         """Compile the template on the side, while llama.cpp makes the context."""
-        self._compiling = threading.Thread(target=self._compile_quietly, name="template")
-        self._compiling.start()
-
-    def _compile_quietly(self) -> None:
-        with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
-            self._template = self._compile(self.template_source)
-
-    def _compile(self, source: str) -> ChatTemplate:
-        return ChatTemplate(source, bos_token=self.bos_token, eos_token=self.eos_token)
-
-    def template(self, source: str | None = None) -> ChatTemplate:
-        """The model's, or the one with this text. Raises FastrouterError when it is broken."""
-        if source is not None:
-            return self._other_template(source)
-        if self._compiling is not None:
-            self._compiling.join()
-            self._compiling = None
-        if self._template is None:
-            self._template = self._compile(self.template_source)
-        return self._template
+        self._renderer.start_compiling()
 
     def read(self, generate: Generate, limit: int) -> "array[int] | Job[array[int]]":
         """The prompt's tokens, or the job that makes them where that takes long. Raises ContextExceeded, also in the job, for one whose
         size tells that it has more than `limit` tokens."""
-        asked = generate.prompt if generate.messages is None else [generate.messages, generate.tools, generate.chat_template_kwargs]
-        num_chars = count_chars(asked, LONG_CHARS)
+        if generate.messages is not None:
+            chat = self._chat(generate)
+            text = self._renderer.render_now(chat)
+            if text is None:
+                return self.jobs.start(lambda: self._read_rendered(self._renderer.render(chat), limit), WAITS)
+            if len(text) > SHORT_CHARS:
+                return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
+            return self._read_rendered(text, limit)
+        num_chars = count_chars(generate.prompt, LONG_CHARS)
         if num_chars > SHORT_CHARS:
             return self.jobs.start(lambda: self.build(generate, limit)[0], num_chars)
-        if generate.messages is None:
-            return self.build(generate, limit)[0]
-        text = self._render_chat(generate)
-        if len(text) > SHORT_CHARS:
-            return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
-        return self._read_rendered(text, limit)
+        return self.build(generate, limit)[0]
 
     def build(self, generate: Generate, limit: int | None = None) -> tuple["array[int]", str]:
         """The prompt's tokens, and its text ("" for a list)."""
         if generate.messages is not None:
-            text = self._render_chat(generate)
+            text = self.render(self._chat(generate))
             return self._read_rendered(text, limit), text
         prompt = generate.prompt
         if not isinstance(prompt, str) and not prompt:
@@ -92,11 +70,11 @@ class Prompts:
         tokens = array("i", self.tokenize(prompt, add_special=True, parse_special=True))
         return tokens, prompt if isinstance(prompt, str) else ""
 
-    def _render_chat(self, generate: Generate) -> str:
+    def _chat(self, generate: Generate) -> Chat:
         tools = None if generate.tool_choice == "none" else generate.tools
         if tools and not self._options.jinja:
             raise InvalidRequest("tools param requires --jinja flag")
-        return self.render(
+        return self.chat_of(
             generate.messages or [],
             tools,
             add_generation_prompt=generate.add_generation_prompt,
@@ -120,7 +98,7 @@ class Prompts:
             return self._vocab.least_tokens(content, limit)
         return sum(self._vocab.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
 
-    def render(
+    def chat_of(
         self,
         messages: list[dict[str, Any]],
         tools: Any,
@@ -130,10 +108,19 @@ class Prompts:
         kwargs: dict[str, Any],
         template: str | None = None,
         system: str | None = None,
-    ) -> str:
-        merged = {**self._options.chat_template_kwargs, **kwargs}
-        messages = with_system(messages, system)
-        return self.template(template).render(messages, tools, add_generation_prompt, continue_final_message, **merged)
+    ) -> Chat:
+        arguments = with_system(messages, system), tools, add_generation_prompt, continue_final_message
+        return Chat(template, arguments, {**self._options.chat_template_kwargs, **kwargs})
+
+    def render(self, chat: Chat) -> str:
+        """However long it takes, in any thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        text = self._renderer.render_now(chat) if is_main else None
+        return self._renderer.render(chat) if text is None else text
+
+    def render_now(self, chat: Chat) -> str | None:
+        """None: `render` will take long."""
+        return self._renderer.render_now(chat)
 
     def count_rendered(self, text: str) -> int:
         return len(self._tokenize_rendered(text))

@@ -15,10 +15,12 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.messages import Call, Reply
 from fastrouter.wire import encode_reply
 from fastrouter.worker.prompts import Prompts
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, check, count_chars
+from fastrouter.worker.rendering import Chat
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, check, count_chars
 from fastrouter.worker.vocab import Vocab
 
 TEXT_CALLS = ("tokenize", "detokenize", "apply_template", "count_tokens")
+_RENDERING = ("apply_template", "count_tokens")
 MAX_ANSWER_BYTES = 16 << 20
 _BLOCK_TOKENS = 1 << 16  # between two looks whether anybody still waits
 
@@ -40,11 +42,19 @@ class TextCalls:
         return bool(self._jobs)
 
     def submit(self, call: Call) -> None:
-        num_chars = count_chars(call.params, LONG_CHARS)
-        if num_chars > SHORT_CHARS:
+        num_chars = WAITS if call.method in _RENDERING else count_chars(call.params, LONG_CHARS)
+        if num_chars > SHORT_CHARS or (num_chars == WAITS and not self._is_rendered_now(call)):
             self._jobs[call.request_id] = self._prompts.jobs.start(lambda: self._frame(call), num_chars)
         else:
             self._send(self._frame(call))
+
+    def _is_rendered_now(self, call: Call) -> bool:
+        """It takes no time to speak of. (So it may well be done twice.)"""
+        try:
+            text = self._prompts.render_now(self._chat(call.params))
+        except FastrouterError:
+            return True
+        return text is not None and len(text) <= SHORT_CHARS
 
     def forget(self, request_id: int) -> None:
         """Nobody waits for this call any more."""
@@ -117,10 +127,13 @@ class TextCalls:
         return separator.join(blocks)
 
     def _apply_template(self, params: dict[str, Any]) -> str:
+        return self._prompts.render(self._chat(params))
+
+    def _chat(self, params: dict[str, Any]) -> Chat:
         messages = params.get("messages")
         if not isinstance(messages, list):
             raise InvalidRequest('"messages" must be a list')
-        return self._prompts.render(
+        return self._prompts.chat_of(
             messages,
             params.get("tools"),
             add_generation_prompt=bool(params.get("add_generation_prompt", True)),

@@ -1,6 +1,6 @@
 """Work on long texts, on threads of its own: the model's loop goes on meanwhile, and what nobody waits for any more ends early.
 
-Owns the threads. Must never know tokens, templates or requests. Invariant: short work never waits for long work.
+Owns the threads. Must never know tokens, templates or requests. Invariant: short work never waits for long work, nor for another process.
 """
 
 import threading
@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 
 SHORT_CHARS = 4096  # are tokenized in a millisecond: not worth a job
 LONG_CHARS = 1 << 18
-_NUM_THREADS = 2  # for short work, and as many for long
+WAITS = -1  # instead of a number of characters: for another process
+_NUM_THREADS = {"texts": 2, "long-texts": 2, "waiting-texts": 8}
 
 T = TypeVar("T")
 _here = threading.local()  # `.job`: what this thread works on
@@ -60,7 +61,7 @@ def count_chars(value: Any, most: int) -> int:
         elif isinstance(item, dict):
             count += sum(map(len, item))
             stack += item.values()
-        elif isinstance(item, list) and item and type(item[0]) is not int:
+        elif isinstance(item, list | tuple) and item and type(item[0]) is not int:
             stack += item
         else:
             count += len(item) if isinstance(item, list) else 1
@@ -79,21 +80,16 @@ class TextJobs:
 
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self.wake = wake
-        self._short: ThreadPoolExecutor | None = None
-        self._long: ThreadPoolExecutor | None = None
+        self._threads: dict[str, ThreadPoolExecutor] = {}
 
     def start(self, work: Callable[[], T], num_chars: int) -> Job[T]:
         job = Job(work)
-        self._threads(is_long=num_chars > LONG_CHARS).submit(self._run, job)
+        lane = "waiting-texts" if num_chars == WAITS else "long-texts" if num_chars > LONG_CHARS else "texts"
+        if lane not in self._threads:
+            self._threads[lane] = ThreadPoolExecutor(_NUM_THREADS[lane], thread_name_prefix=lane)
+        self._threads[lane].submit(self._run, job)
         return job
 
     def _run(self, job: Job[T]) -> None:
         job.run()
         self.wake()
-
-    def _threads(self, *, is_long: bool) -> ThreadPoolExecutor:
-        if is_long:
-            self._long = self._long or ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="long-texts")
-            return self._long
-        self._short = self._short or ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="texts")
-        return self._short
