@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_worker_process import end as stop
 from tiny_models import make_llama
 
 from fastrouter.errors import FastrouterError, from_wire
-from fastrouter.messages import Call, Generate, Load, LoadOptions, Ready, Reply
+from fastrouter.messages import Call, Forget, Generate, Load, LoadOptions, Ready, Reply
 from fastrouter.supervisor.process import Nursery
 from fastrouter.worker import rendering
 from fastrouter.worker.binding import start_backends
@@ -130,6 +131,101 @@ def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: s
         talk.process.send(Load("own", str(path), OPTIONS))
         text, finish = await talk.generate(max_tokens=40, constraint=constraint, **fields)
         assert (text, finish["stop_type"]) == (f"the cat{end}", "eos" if end else "word")
+        await stop(talk)
+
+    run(scenario)
+
+
+LONG = "the cat " * (1 << 19)  # 4 MiB
+
+
+def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        await talk.hear(Ready)
+        for number in range(4):
+            talk.process.send(Call(number, "tokenize", {"content": LONG}))
+        talk.process.send(Call(10, "tokenize", {"content": "the cat"}))
+        text, finish = await talk.generate(prompt="the cat", max_tokens=4)
+        assert (len(text) > 0, finish["completion_tokens"]) == (True, 4)
+        assert (await talk.hear(Reply)).request_id == 10  # none of the long ones
+        for number in (1, 2, 3):
+            talk.process.send(Forget(number))
+        reply = await talk.hear(Reply)
+        assert (reply.request_id, len(reply.result["tokens"])) == (0, 1 << 20)
+        await stop(talk)
+        assert not [message for message in talk.messages if isinstance(message, Reply)]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fields", "least"),
+    [
+        ({"prompt": LONG}, 1 << 19),
+        ({"prompt": ["the cat", 5, LONG]}, 1 << 19),
+        ({"messages": [{"role": "user", "content": LONG}]}, 1 << 19),
+        ({"prompt": [5] * 1_000_000}, 1_000_000),
+        ({"prompt": "the cat " * 300}, 601),
+        ({"messages": [{"role": "user", "content": "the cat " * 3000}], "constraint": {"kind": "regex", "text": "a", "field": "x"}}, 4800),
+    ],
+    ids=["text", "mix", "chat", "ids", "short", "with a grammar"],
+)
+def test_a_prompt_that_is_too_long(tmp_path: Path, fields: dict[str, Any], least: int) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        _, end = await talk.generate(**fields)
+        error = from_wire(end)
+        assert (error.status, error.type, error.extra["n_ctx"]) == (400, "exceed_context_size_error", 256), end
+        assert error.extra["n_prompt_tokens"] >= least
+        await stop(talk)
+
+    run(scenario)
+
+
+def test_a_long_prompt_is_read_like_a_short_one(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", n_ctx=8192)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), replace(OPTIONS, ctx_size=8192, parallel=1)))
+        _, finish = await talk.generate(prompt="the cat " * 1000, max_tokens=2)
+        assert finish["prompt_tokens"] == 2001 + 1
+        await stop(talk)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "problem"),
+    [
+        ("tokenize", {"content": "a b " * (1 << 20), "with_pieces": True}, "larger than the limit of 16 MiB"),
+        ("detokenize", {"tokens": [300] * (9 << 20)}, "larger than the limit of 16 MiB"),
+        ("apply_template", {"messages": HELLO, "chat_template": r"{{ '\ud800' }}"}, "surrogates not allowed"),
+        ("apply_template", {"messages": HELLO, "chat_template": "{{ messages[0].content * 2000000 }}"}, "the answer would have"),
+        ("apply_template", {"messages": HELLO, "chat_template": r"{{ raise_exception('\ud800') }}"}, "chat template: "),
+        ("count_tokens", {"messages": HELLO, "chat_template": r"{{ [messages] | map('pprint') }}{% if %}"}, "chat template: line 1"),
+        ("nonsense", {}, "unknown call"),
+    ],
+)
+def test_what_an_answer_does_is_its_own_error(tmp_path: Path, method: str, params: dict[str, Any], problem: str) -> None:
+    path = make_llama(tmp_path / "own.gguf")
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        talk.process.send(Call(7, method, params))
+        reply = await talk.hear(Reply)
+        error = from_wire(reply.error)
+        assert (reply.request_id, error.status, problem in error.message) == (7, 400, True), error.message
+        talk.process.send(Call(8, "tokenize", {"content": "the cat"}))
+        assert (await talk.hear(Reply)).request_id == 8
         await stop(talk)
 
     run(scenario)

@@ -21,6 +21,7 @@ from fastrouter.worker.tame import MAX_CHARS as MAX_TAME_CHARS
 from fastrouter.worker.tame import is_tame
 
 MAX_SECONDS = 5.0
+TOO_MUCH_MEMORY = "chat template: it needs more memory than a template may take"
 _MAX_ERROR_CHARS = 2000
 _DATE = "%d %b %Y"  # of today, as llama-server gives it
 
@@ -91,6 +92,8 @@ class ChatTemplate:
             text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
             text.encode()  # half of a surrogate pair cannot leave in any answer
             return text
+        except MemoryError:
+            raise InvalidRequest(TOO_MUCH_MEMORY) from None
         except Exception as error:  # foreign code may raise anything
             raise InvalidRequest(f"chat template: {_describe(error)}") from error
 

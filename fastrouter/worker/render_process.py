@@ -32,6 +32,10 @@ _UP = b"!"  # its first byte: ready
 # ---------------------------------------------------------------- in the worker
 
 
+class ProcessEnded(InvalidRequest):
+    """It died while it was asked: of what it was asked, or of something else."""
+
+
 class RenderProcess:
     """Belongs to one thread at a time."""
 
@@ -64,11 +68,12 @@ class RenderProcess:
             self._send(_LENGTH.pack(len(payload)) + payload, deadline)
             (length,) = _LENGTH.unpack(self._receive(_LENGTH.size, deadline))
             answer = orjson.loads(self._receive(length, deadline))
-        except (OSError, EOFError, ValueError):
-            self.close()  # whatever it is at, nobody waits for that
-            raise InvalidRequest(
-                f"chat template: it needs more than the {MAX_MEMORY_BYTES >> 20} MiB or the {chat.MAX_SECONDS:g} s that a template may take"
-            ) from None
+        except TimeoutError:
+            self.close()
+            raise InvalidRequest(f"chat template: not done after {chat.MAX_SECONDS:g} s") from None
+        except (OSError, EOFError):
+            self.close()
+            raise ProcessEnded("chat template: the process that rendered it has ended") from None
         except BaseException:
             self.close()
             raise
@@ -140,9 +145,7 @@ def _answer(payload: bytes) -> bytes:
         text = template.render(*question["arguments"], **question["kwargs"])
         return orjson.dumps({"text": text})
     except MemoryError:
-        error: FastrouterError = InvalidRequest(
-            f"chat template: it needs more than the {MAX_MEMORY_BYTES >> 20} MiB that a template may take"
-        )
+        error: FastrouterError = InvalidRequest(chat.TOO_MUCH_MEMORY)
     except FastrouterError as problem:
         error = problem
     except Exception as problem:  # untrusted code: it may raise anything

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from fastrouter.errors import FastrouterError
 from fastrouter.worker.chat import ChatTemplate
-from fastrouter.worker.render_process import RenderProcess
+from fastrouter.worker.render_process import ProcessEnded, RenderProcess
 from fastrouter.worker.sandbox import TookTooLong
 from fastrouter.worker.text_jobs import LONG_CHARS, count_chars
 
-QUICK_S = 0.02
+QUICK_S = 0.05
 MAX_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 MAX_IDLE = 2  # processes that wait for the next question
 
@@ -73,7 +73,12 @@ class Renderer:
     def render(self, chat: Chat) -> str:
         """In a process of its own. Raises InvalidRequest."""
         question = {"source": chat.source or self._source, "tokens": self._tokens, "arguments": chat.arguments, "kwargs": chat.kwargs}
-        process = self._take()
+        try:
+            return self._ask(self._take(), question)
+        except ProcessEnded:  # maybe not of this template
+            return self._ask(self._take(), question)
+
+    def _ask(self, process: RenderProcess, question: dict[str, Any]) -> str:
         try:
             return process.render(question)
         finally:
