@@ -15,6 +15,8 @@ from fastrouter.worker.model import Model
 from fastrouter.worker.rendering import Chat, Renderer
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
+_COUNTED_CHARS = 1 << 16
+
 
 class Prompts:
     """Turns requests into tokens for one model."""
@@ -93,10 +95,10 @@ class Prompts:
             raise context_exceeded(least, limit, is_least=True)
 
     def least_tokens(self, content: Any, limit: int) -> int:
-        """See Vocab.least_tokens; for a text, ids, or a mix."""
+        """See Vocab.least_tokens; for a text, ids, or a mix. Texts that are soon counted exactly count for nothing."""
         if isinstance(content, str):
-            return self._vocab.least_tokens(content, limit)
-        return sum(self._vocab.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
+            return self._vocab.least_tokens(content, limit) if len(content) > _COUNTED_CHARS else 0
+        return sum(self.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
 
     def chat_of(
         self,
