@@ -54,9 +54,12 @@ class ChatTemplate:
         self._sandbox = Sandbox(is_strict=only_tame)
         self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.is_tame = False
+        if only_tame and len(self.source) > MAX_TAME_CHARS:
+            return
         try:
             tree = self._sandbox.parse(self.source)
-            self.is_tame = len(self.source) <= MAX_TAME_CHARS and is_tame(tree)
+            self.is_tame = is_tame(tree)
             if self.is_tame or not only_tame:
                 self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(tree))
         except TemplateSyntaxError as error:

@@ -47,7 +47,7 @@ class Renderer:
     def _prepare(self) -> None:
         with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
             if self._template(self._source) is None:
-                self.idle.append(RenderProcess())
+                self.idle.append(self._take())
 
     def _compile(self, source: str) -> ChatTemplate | None:
         """None: not one to be rendered here. Raises InvalidRequest."""
