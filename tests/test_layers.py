@@ -20,6 +20,7 @@ RANKS: list[set[str]] = [
         "config",
         "gguf",
         "capabilities",
+        "builtin_templates",
         "templates",
         "headers",
         "presets",
