@@ -147,6 +147,8 @@ class Generate:
     n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
     t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
     n: int = 1
+    caller: str = ""  # who shares the slots with others: the digest of a key; "": no key
+    exchange: int = 0  # the HTTP request that it came with, 0: one of its own
     cache_prompt: bool | None = None  # None: as the model's options say
     n_cache_reuse: int | None = None
     id_slot: int = -1

@@ -599,15 +599,32 @@ def test_idle_slots_give_way(bench: MakeBench, lone: dict[str, str]) -> None:
     one.check_idle()
 
 
+@pytest.mark.parametrize("cache_ram_mib", [0, 64], ids=["computed again", "from RAM"])
+@pytest.mark.parametrize("num_slots", [4, 8])
+def test_no_answer_is_cut_by_others(bench: MakeBench, num_slots: int, cache_ram_mib: int) -> None:
+    """A unified cache holds two of eight such answers: the youngest wait with what they have, and go on as if nothing had been."""
+    exact = {"cache_type_k": "f32", "cache_type_v": "f32", "threads": 1}
+    alone = bench(parallel=1, ctx_size=512, cache_ram_mib=0, **exact)
+    expected = [alone.ask(prompt, 200, cache_prompt=False, return_tokens=True).finish["tokens"] for prompt in PROMPTS]
+    one = bench(parallel=num_slots, kv_unified=True, ctx_size=512, cache_ram_mib=cache_ram_mib, **exact)
+    clients = [one.submit(prompt, 200, return_tokens=True) for prompt in PROMPTS]
+    one.run(*clients)
+    for client, tokens in zip(clients, expected, strict=True):
+        finish = client.finish
+        assert (finish["stop_type"], finish["completion_tokens"], finish["truncated"]) == ("limit", 200, False)
+        assert client.num_tokens == 200
+        assert finish["tokens"] == tokens
+    one.check_idle()
+
+
 def test_decodes_that_outgrow_a_unified_cache(bench: MakeBench) -> None:
+    """Each ends where the context ends that it would have alone."""
     one = bench(parallel=4, kv_unified=True, ctx_size=256)
     clients = [one.submit(prompt, -1) for prompt in PROMPTS[:4]]
     one.run(*clients)
     for client in clients:
         assert client.finish["truncated"]
-        assert client.finish["completion_tokens"] > 20
-    # One after the other had to stop, so the last one had the whole cache.
-    assert max(c.finish["completion_tokens"] + c.finish["prompt_tokens"] for c in clients) == 256
+        assert client.finish["completion_tokens"] + client.finish["prompt_tokens"] == 256
     one.check_idle()
 
 

@@ -53,6 +53,7 @@ class Context:
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
         self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by a token
+        self.can_forget_end: bool = self.can_cut and not model.n_swa  # what came last; a window has lost tokens to it
         self.batch = Batch(self.n_batch, api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]

@@ -252,7 +252,7 @@ class Prefixes:
         else:
             self.shelf.take(kept)
         self.make_room(slot, len(kept.tokens))
-        if not self._states.restore(slot.id, kept.state):
+        if not (self._has_room(len(kept.tokens)) and self._states.restore(slot.id, kept.state)):
             self._context.remove(slot.id)
             return 0
         slot.tokens.extend(kept.tokens)
