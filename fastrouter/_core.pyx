@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Contents page of the Cython core: one extension, small files. Types and meaning are in _core.pyi.
 
-_ring.pxi    TokenRing, the shared-memory ring between a worker and the router
+_ring.pxi    TokenRing, the shared-memory ring between a worker and the router; CancelWatch
 _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
 _http.pxi    RequestParser
 _scan.pxi    scan_body, a look into a request's JSON
@@ -20,7 +20,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport exp, log2
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os

@@ -4,7 +4,7 @@ Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 QUIET = 3  # verbosity: what happens, and no more
 DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
@@ -254,6 +254,14 @@ class Shelved:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a Call of this method would be answered now, unasked: the worker is about to compute for long, or it has just changed."""
+
+    method: str  # props | slots | lora_adapters
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A line the user should see (for example: safe mode is on)."""
 
@@ -262,9 +270,22 @@ class Notice:
 
 
 Message = (
-    Load | Prime | Generate | Share | Shrink | Abort | Call | Forget | Stop | Hello | Progress | Ready | Failed | Reply | Shelved | Notice
+    Load
+    | Prime
+    | Generate
+    | Share
+    | Shrink
+    | Abort
+    | Call
+    | Forget
+    | Stop
+    | Hello
+    | Progress
+    | Ready
+    | Failed
+    | Reply
+    | Shelved
+    | Snapshot
+    | Notice
 )
-MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (Load, Prime, Generate, Share, Shrink, Abort, Call, Forget, Stop, Hello, Progress, Ready, Failed, Reply, Shelved, Notice)
-}
+MESSAGE_TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Message)}

@@ -510,6 +510,39 @@ def test_abort_at_any_time(bench: MakeBench, lone: dict[str, str], num_steps: in
 # ---------------------------------------------------------------- a full ring
 
 
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_a_prompt_that_is_cancelled_ends_its_step(bench: MakeBench, lone: dict[str, str], num_steps: int) -> None:
+    """Inside llama_decode, before the message is read; what the step has left in the KV is gone."""
+    one = bench(parallel=2, kv_unified=True, ubatch_size=64)
+    client, waiting = one.submit([40 + number % 200 for number in range(1000)]), one.submit(PROMPTS[1], id_slot=0)
+    one.step_until(lambda: bool(one.engine.running))
+    for _ in range(num_steps):
+        one.step()
+    waiting_id, request_id = waiting.request_id, client.request_id
+    one.engine.abort(waiting_id)
+    one.ring.detach(waiting_id)
+    held = len(one.engine.running[0].slot.tokens)
+    one.ring.detach(request_id)
+    one.ring.cancel(request_id)
+    one.step()
+    one.check_idle()
+    assert held in (len(slot.tokens) for slot in one.engine.slots.all), "what was whole is kept"
+    assert one.ask(PROMPTS[0]).text() == lone[PROMPTS[0]]
+    one.check_idle()
+
+
+def test_a_cancel_costs_no_other_request_its_step(bench: MakeBench, lone: dict[str, str]) -> None:
+    one = bench(parallel=2, ubatch_size=64)
+    gone, other = one.submit([40 + number % 200 for number in range(1000)]), one.submit(PROMPTS[0])
+    request_id = gone.request_id
+    one.ring.detach(request_id)
+    one.ring.cancel(request_id)
+    one.run(other)
+    one.engine.abort(request_id)
+    assert other.text() == lone[PROMPTS[0]]
+    one.check_idle()
+
+
 def test_full_ring_loses_nothing(bench: MakeBench, lone: dict[str, str]) -> None:
     one = bench(ring_bytes=4096, parallel=4)
     clients = [(prompt, one.submit(prompt, 24)) for prompt in PROMPTS * 4]

@@ -22,6 +22,7 @@ _get_embeddings_ith = bind("llama_get_embeddings_ith", P, P, I)
 _seq_rm = bind("llama_memory_seq_rm", ctypes.c_bool, P, I, I, I)
 _seq_cp = bind("llama_memory_seq_cp", None, P, I, I, I, I)
 _attach_threadpool = bind("llama_attach_threadpool", None, P, P, P)
+_set_abort_callback = bind("llama_set_abort_callback", None, P, P, P)
 _set_adapters = bind("llama_set_adapters_lora", I, P, P, ctypes.c_size_t, P)
 
 
@@ -99,6 +100,10 @@ class Context:
         struct.n_tokens = num_rows
         code: int = _decode(self.pointer, struct)
         return code
+
+    def abort_when(self, function: int, argument: int) -> None:
+        """A decode ends early, with code 2, when this C function says so; it is asked after each operation."""
+        _set_abort_callback(self.pointer, function, argument)
 
     def logits(self) -> int:
         """Address of the logits of the last decode: one row of n_vocab floats for each batch row that asked, in their order.

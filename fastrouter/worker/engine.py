@@ -7,6 +7,7 @@ Sequences with different adapters never share a decode.
 
 import time
 from bisect import insort
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.admission import Admission
 from fastrouter.worker.answers import Answers
+from fastrouter.worker.chunking import LONG_NS
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
@@ -64,6 +66,10 @@ class Engine:
         self._broken: dict[Request, FastrouterError] = {}  # in this step
         self._turns: Turns[AdapterSet] = Turns()
         self._row_bytes = 4 * context.n_vocab
+        self._cancelled = outbox.watch_cancels()
+        context.abort_when(self._cancelled.function, self._cancelled.argument)
+        self._step_ns = 0  # the last one
+        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
 
     def __repr__(self) -> str:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
@@ -144,16 +150,28 @@ class Engine:
         row += sum(takes)
         if not row:
             return
-        begun_ns = time.monotonic_ns()
-        code = self._context.decode(row)
+        code = self._decode(row, takes, decoding, prefilling)
         if code:
             self._recovery.recover(code, decoding + prefilling)
         else:
             self._answers.num_decodes += 1
             if takes:
-                self._chunking.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
+                self._chunking.note_prefill(sum(takes), self._step_ns)
             self._accept(decoding, prefilling, takes)
         self._outbox.ring_doorbell()
+
+    def _decode(self, num_rows: int, takes: list[int], decoding: list[Sequence], prefilling: list[Sequence]) -> int:
+        """llama.cpp's code. A prompt that has the step for itself ends it when its client leaves; others would lose by that."""
+        if self._step_ns > LONG_NS or self._chunking.expected_ns(sum(takes)) > LONG_NS:
+            self.before_long_step()
+        request_ids = {sequence.request.id for sequence in prefilling} if takes and not decoding else ()
+        begun_ns = time.monotonic_ns()
+        if len(request_ids) == 1:
+            self._cancelled.start(*request_ids)
+        code = self._context.decode(num_rows)
+        self._cancelled.stop()
+        self._step_ns = time.monotonic_ns() - begun_ns
+        return code
 
     def _next_group(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding and the prefilling sequences of this step: those whose adapters have their turn."""

@@ -31,6 +31,7 @@ from fastrouter.messages import (
     Share,
     Shelved,
     Shrink,
+    Snapshot,
     Stop,
 )
 from fastrouter.wire import BlockingWire
@@ -143,8 +144,15 @@ class Worker:
         models = [self._model, *([speculation.draft.model] if speculation.draft else [])]
         taken = footprint.taken(models, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
+        self._publish("props", "lora_adapters")
+        self._engine.before_long_step = lambda: self._publish("slots")
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
+
+    def _publish(self, *methods: str) -> None:
+        """So that the router can answer while this process computes."""
+        for method in methods:
+            self._wire.send(Snapshot(method, self._call(method, {})))
 
     def _drop_variants(self, load: Load, spare: Spare) -> None:
         spare.let_go()  # its weights lie in buffers of the backend that goes
@@ -233,6 +241,8 @@ class Worker:
             self._slot_files.submit(call)
         elif call.method not in DECODING_CALLS:
             self._wire.send(self._answer(call))
+            if call.method == "set_lora":
+                self._publish("lora_adapters")
         elif self._is_stopping:
             self._wire.send(Reply(call.request_id, error=Unavailable("the model is being unloaded").to_wire()))
         else:

@@ -27,7 +27,7 @@ class Prefixes:
         self._context = context
         self._states = context.states
         self._slots = slots
-        self.chunking = Chunking()
+        self.chunking = Chunking(model.n_params)
         self.shelf = Shelf(options.cache_ram_mib)
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
