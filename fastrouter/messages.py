@@ -71,6 +71,17 @@ class LoadOptions:
     def num_slots(self) -> int:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
 
+    def num_cells(self, n_ctx_train: int) -> int:
+        """Tokens of the KV cache: as asked for, but no more than the slots can use. `n_ctx_train` 0: unknown."""
+        if self.ctx_size <= 0:
+            return n_ctx_train
+        return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
+
+    def num_cells_of_slot(self, n_ctx_train: int) -> int:
+        """What one request may fill: never more than the model was trained for, as in llama-server."""
+        num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
+        return min(num_cells, n_ctx_train or num_cells)
+
     @property
     def of_draft(self) -> "LoadOptions":
         """How the draft model is loaded."""

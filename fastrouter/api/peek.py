@@ -56,7 +56,6 @@ class Peek:
         """What the file and the options say."""
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
-        n_ctx = (options.ctx_size or trained or 0) // (1 if options.is_unified else options.num_slots)
         settings = {
             **(header.sampling if header is not None else {}),
             **options.sampling,
@@ -64,7 +63,7 @@ class Peek:
             "max_tokens": options.n_predict,
         }
         return {
-            "default_generation_settings": {"params": settings, "n_ctx": min(n_ctx, trained or n_ctx)},
+            "default_generation_settings": {"params": settings, "n_ctx": options.num_cells_of_slot(trained or 0)},
             "total_slots": options.num_slots,
             "model_alias": spec.id,
             "model_path": spec.path,

@@ -31,6 +31,7 @@ class Context:
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self.model = model
+        self._options = options
         self.num_slots, self.is_unified = tuning.slots_of(options)
         self.is_embedding = options.embedding
         self.num_sequences = tuning.sequences_of(options)
@@ -65,7 +66,7 @@ class Context:
 
     def _params(self, model: Model, options: LoadOptions) -> Any:
         params = api.llama_context_default_params()
-        params.n_ctx = max(0, options.ctx_size)
+        params.n_ctx = options.num_cells(model.n_ctx_train)
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
         # A row for every sequence, or a prompt would wait for a stream to end; computed together, or a window may lose what others need.
@@ -83,6 +84,11 @@ class Context:
         params.no_perf = True
         params.swa_full = options.swa_full
         return params
+
+    @property
+    def notice(self) -> str:
+        """What the user should know of its size; empty: nothing."""
+        return tuning.context_notice(self._options, self.model.n_ctx_train)
 
     def share_cores(self, num_busy: int) -> None:
         """Use this model's part of the cores. Threads of two models on one core wait for each other at every layer: measured, both

@@ -136,8 +136,8 @@ class Worker:
         self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
-        if speculation.notice:
-            self._wire.send(Notice("warning", speculation.notice))
+        for notice in filter(None, (self._context.notice, speculation.notice)):
+            self._wire.send(Notice("warning", notice))
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
