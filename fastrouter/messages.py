@@ -48,6 +48,7 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
+    json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, where a request does not say: compact | free
     stop: list[str] = field(default_factory=list)  # of requests that name none
     special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
@@ -158,7 +159,7 @@ class Generate:
     n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
     t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
     n: int = 1
-    caller: str = ""  # who shares the slots with others: the digest of a key; "": no key
+    caller: int = 0  # whose key it is, 0: one that may do everything, or none; callers share the slots
     exchange: int = 0  # the HTTP request that it came with, 0: one of its own
     cache_prompt: bool | None = None  # None: as the model's options say
     n_cache_reuse: int | None = None
@@ -171,6 +172,7 @@ class Generate:
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
     constraint: dict[str, str] | None = None
+    json_whitespace: str | None = None  # None: as the model's options say
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
     speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
 

@@ -4,6 +4,7 @@ Owns slots, prefixes and the queue. Knows no batch. Invariant: a sequence is her
 the others pass, one for which the KV cache has no room lets nobody pass.
 """
 
+import time
 from array import array
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import Slot, Slots
 
+COMPILE_DEADLINE_S = 20.0  # of a grammar, from the request on
 NUM_SPARED = 32  # tokens of the KV cache for each sequence that runs: what is admitted must not be in the way at once
 
 
@@ -77,7 +79,7 @@ class Admission:
             if generate.constraint is None:
                 self._queue(request)
             else:
-                request.grammar = self._grammars.compile(generate.constraint)
+                request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
@@ -94,7 +96,11 @@ class Admission:
     def check_constraint(self) -> None:
         """Of the model itself. Raises FastrouterError; takes as long as compiling it does."""
         if self._options.constraint is not None and not self._options.embedding:
-            self._grammars.compile(self._options.constraint).result()
+            found = self._grammars.compile(self._options.constraint, self._options.json_whitespace)
+            try:
+                found.result()
+            finally:
+                self._grammars.leave(found)
 
     def _build(self, generate: Generate) -> "array[int]":
         """The prompt's tokens."""
@@ -111,12 +117,19 @@ class Admission:
             self._answers.end_empty(request, sequence)
 
     def _queue_compiled(self) -> None:
-        for request in [request for request in self._compiling if request.grammar.done()]:  # type: ignore[union-attr]
+        for request in self._compiling[:]:
+            grammar = request.grammar
+            if grammar is None or not (grammar.done() or time.monotonic() > request.came_at + COMPILE_DEADLINE_S):
+                continue
             self._compiling.remove(request)
             try:
+                if not grammar.done():
+                    raise self._grammars.give_up(request.generate.constraint or {}, grammar)
                 self._queue(request)
             except Exception as error:
                 self._answers.refuse(request.id, error)
+            finally:
+                self._grammars.leave(grammar)
 
     def choice(self, request: Request, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
@@ -141,7 +154,10 @@ class Admission:
 
     def forget(self, request_id: int) -> None:
         self._waiting.forget(request_id)
-        self._compiling = [request for request in self._compiling if request.id != request_id]
+        for request in [request for request in self._compiling if request.id == request_id]:
+            self._compiling.remove(request)
+            if request.grammar is not None:
+                self._grammars.leave(request.grammar)
 
     # ------------------------------------------------------------ out
 

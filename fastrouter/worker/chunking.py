@@ -1,7 +1,7 @@
 """How fast prompts are computed here, so how many of their tokens may share a step with streams that wait for their next one. Pure.
 
-Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest, or, where one takes too long
-for those who come meanwhile, halves of them: sizes are few, so that the same prompt is computed in the same pieces.
+Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest, or, where one takes too
+long for those who come meanwhile, halves of them: sizes are few, so that the same prompt is computed in the same pieces.
 """
 
 PAUSE_NS = 200_000_000  # what a prompt may add to the time between two tokens of somebody else

@@ -269,7 +269,7 @@ class Engine:
             address += self._row_bytes
 
     def _start_decoding(self, sequence: Sequence, address: int) -> None:
-        """The prompt is in the KV, or what the sequence had when it gave its slot back: sample the next token from the last one's logits."""
+        """Its prompt is in the KV, or what it had when it gave its slot back: sample the next token from the last one's logits."""
         has_begun = sequence.has_begun
         sequence.first_ns = sequence.first_ns or time.monotonic_ns()
         sequence.advance(Status.DECODE)

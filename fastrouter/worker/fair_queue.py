@@ -1,7 +1,8 @@
 """Which waiting sequence gets the next free slot. Callers share the slots, and so do the HTTP requests of one caller. Pure: no clock.
 
-Knows no slot. Invariant: a caller, or a request, that holds fewer slots comes before one that holds more; among equals the one that has waited
-longest since it came or last gave a slot back. So no choice or prompt of one request goes ahead of another one's first, and nobody starves.
+Knows no slot. Invariant: a caller, or a request, that holds fewer slots comes before one that holds more; among equals the one that has
+waited longest since it came or last gave a slot back. So no choice or prompt of one request goes ahead of another one's first, and nobody
+starves.
 A sequence that had to give its slot back while it ran comes before all others.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from fastrouter.worker.sequence import Sequence
 
-RequestKey = tuple[str, int, int]
+RequestKey = tuple[int, int, int]
 
 
 class _Share:
@@ -39,7 +40,7 @@ class FairQueue:
         self._begun: list[Sequence] = []  # gave their slots back; oldest first
         self._lines: dict[RequestKey, deque[Sequence]] = {}
         self._requests: dict[RequestKey, _Share] = {}
-        self._callers: dict[str, _Share] = {}
+        self._callers: dict[int, _Share] = {}
         self._tick = 0
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """What follows from a decode that failed: room is made and the step is tried again, or its sequences end.
 
-Decides and does; shares the engine's lists of running sequences. Invariant: the oldest sequence never gives way to a younger one, so that one
-always goes on; after every call the slots hold what the KV cache holds.
+Decides and does; shares the engine's lists of running sequences. Invariant: the oldest sequence never gives way to a younger one, so that
+it always goes on; after every call the slots hold what the KV cache holds.
 """
 
 from collections.abc import Callable

@@ -40,13 +40,14 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "spare_choices")
+    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "spare_choices")
 
     def __init__(self, generate: Generate, prompt: "array[int]", adapters: AdapterSet) -> None:
         self.generate = generate
         self.id = generate.request_id
         self.prompt = prompt
         self.adapters = adapters
+        self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
