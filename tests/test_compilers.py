@@ -97,7 +97,6 @@ class Compiled:
 
         monkeypatch.setattr(Grammars, "_compile", slowly)
 
-
     def end(self) -> None:
         """They use the model."""
         self._gate.set()

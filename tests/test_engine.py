@@ -203,6 +203,20 @@ def test_first_come_first_served(bench: MakeBench) -> None:
         assert [c.is_over for c in clients] == [c in clients[: clients.index(client) + 1] for c in clients]
 
 
+def test_many_choices_of_many_prompts_do_not_hold_up_another_request(bench: MakeBench, lone: dict[str, str]) -> None:
+    one = bench(parallel=2)
+    many = [one.submit(prompt, 10, n=12, exchange=1) for prompt in PROMPTS[1:]]
+    one.step_until(lambda: bool(many[0].finishes))
+    other = one.submit(PROMPTS[0], exchange=2)
+    num_before = sum(len(client.finishes) for client in many)
+    one.step_until(lambda: bool(other.texts))
+    assert sum(len(client.finishes) for client in many) - num_before <= 2, "no more than had a slot when it came"
+    one.run(other, *many)
+    assert other.text() == lone[PROMPTS[0]]
+    assert all(sorted(client.finishes) == list(range(12)) for client in many)
+    one.check_idle()
+
+
 def test_finish_record(bench: MakeBench) -> None:
     one = bench(parallel=2)
     finish = one.ask(PROMPTS[0], 8, return_tokens=True, verbose=True).finish

@@ -1,11 +1,14 @@
 """Who gets the next slot: callers and requests share them."""
 
+import threading
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import StartRouter
 
 from fastrouter.worker.fair_queue import FairQueue
 
@@ -112,3 +115,18 @@ def test_what_is_forgotten_leaves_no_trace() -> None:
     slots.queue.forget(99)
     assert len(slots.queue) == 2
     assert slots.finish() == "aba"
+
+
+def test_over_http(router: StartRouter, models: Path) -> None:
+    server = router("-np", "2", models_dir=models)
+    server.load("tiny0")
+    body = {"model": "tiny0", "prompt": ["the cat and the dog"] * 12, "n": 12, "max_tokens": 100, "ignore_eos": True}
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(server.post("/v1/completions", body)))
+    thread.start()
+    while not any(slot["is_processing"] for slot in server.get("/slots?model=tiny0").json):
+        pass
+    assert server.post("/v1/completions", {"model": "tiny0", "prompt": "a red house", "max_tokens": 4}).status == 200
+    assert thread.is_alive(), "the other one was answered first"
+    thread.join()
+    assert len(answers[0].json["choices"]) == 12 * 12
