@@ -154,6 +154,22 @@ def test_a_worker_that_computes(router: StartRouter, tmp_path: Path, smollm2: Pa
     assert processed == sorted(processed)
 
 
+def test_a_worker_that_computes_vectors(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "smollm2.gguf").symlink_to(smollm2)
+    server = router("-t", "1", "--embeddings", "--pooling", "last", models_dir=folder)
+    server.load("smollm2")
+    asked = {"model": "smollm2", "input": "the cat and " * 150}
+    thread = threading.Thread(target=lambda: server.post("/v1/embeddings", asked))
+    thread.start()
+    num_asked = 0
+    while thread.is_alive() or not num_asked:
+        assert [server.get(f"{path}?model=smollm2").status for path in ("/slots", "/props")] == [200, 200]
+        num_asked += 1
+    thread.join()
+
+
 def test_a_worker_that_dies_while_it_is_asked(fakes: Router) -> None:
     fakes.load("a")
     pid = fakes.get("/props?model=a").json["pid"]

@@ -145,7 +145,7 @@ class Worker:
         taken = footprint.taken(models, load.options)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
         self._publish("props", "lora_adapters")
-        self._engine.before_long_step = lambda: self._publish("slots")
+        self._engine.before_long_step = self._embedder.before_long_step = lambda: self._publish("slots")
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
 
