@@ -165,7 +165,7 @@ def test_a_failed_load_shows_its_cause_and_is_tried_again(scripted: Router, tab:
     assert request.value.post_data_json["model"] == "bad"
     page.wait_for_selector(IDLE)
     assert page.locator(".answer").count() == 1
-    page.get_by_role("button", name="Another model", exact=True).click()
+    page.get_by_role("button", name="Choose another model", exact=True).click()
     page.keyboard.type("calm")
     page.keyboard.press("Enter")
     page.wait_for_selector(".answer[aria-busy=false] .prose:not(:empty)")
