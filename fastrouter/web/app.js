@@ -41,7 +41,7 @@ const buttons = {
   theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
   themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // where the bar has no room
   help: iconButton("help", "Keyboard (?)", showHelp),
-  room: namedButton("gauge", "Models and memory", "Models and memory", null, { "data-tip": "What is loaded, what a switch costs, downloads (])" }),
+  room: namedButton("gauge", "Models and memory", "Models and memory", null, { "data-tip": "What is loaded, memory, downloads (])" }),
   roomBelow: h("button.quiet.only-narrow", { type: "button", onclick: () => openRoomFromDrawer() }, icon("gauge"), "Models and memory"), // as above
 };
 at("topbar").append(

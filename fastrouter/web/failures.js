@@ -1,7 +1,7 @@
 // What a failed load or answer means in plain words, and what helps. Knows no element of the page.
 // Invariant: the first kind that fits wins; the router's own words are for whoever shows them to keep beside these.
 
-/** `helps`: another (model), memory (to be freed), retry; `isFile`: it is about the model's file. */
+/** `helps`: another (model), or memory (to be freed); `isFile`: it is about the model's file. */
 const KINDS = [
   {
     pattern: /unknown (model )?architecture|unknown pre-?tokenizer|has the unknown type|has GGUF version|is big-endian/i,
@@ -26,14 +26,13 @@ const KINDS = [
     isFile: true,
   },
   {
-    pattern: /incomplete|ends at byte|cut at byte|at byte \d|does not begin with GGUF|\bis empty|tensor\S* .{0,200}not found|wrong (number of tensors|shape)|missing tensor|corrupt|invalid magic|file bounds|could not load the file/i,
+    pattern: /incomplete|ends at byte|cut at byte|at byte \d|does not begin with GGUF|: is empty|tensor\S* .{0,200}not found|wrong (number of tensors|shape)|missing tensor|corrupt|invalid magic|file bounds|could not load the file/i,
     short: "its file is damaged or incomplete",
     text: "The model's file is damaged, incomplete, or of a kind that this version cannot read. Downloading it again may help.",
     helps: "another",
     isFile: true,
   },
   { pattern: /chat[ _-]template|jinja|template error/i, short: "its chat template cannot be used", text: "The chat template of this model cannot be used with these messages.", helps: "another" },
-  { pattern: /killed by signal|exit(ed with)? code|worker died|process (has )?died/i, short: "its process crashed", text: "The process of this model crashed.", helps: "retry" },
 ];
 
 /** One of KINDS, or null for words that need no explanation. */

@@ -27,8 +27,9 @@ export function showTips() {
     tip.showPopover?.(); // above dialogs
     place(tip, element.getBoundingClientRect());
   };
-  const ownerOf = (target) => target.closest?.("[data-tip]:not(:disabled)") ?? null;
+  const ownerOf = (target) => target.closest?.("[data-tip]") ?? null;
   document.addEventListener("pointerover", (event) => event.pointerType !== "touch" && show(ownerOf(event.target)));
+  document.addEventListener("pointerout", (event) => owner && !owner.contains(event.relatedTarget) && hide()); // what is disabled tells nothing
   document.addEventListener("focusin", (event) => show(event.target.matches(":focus-visible") ? ownerOf(event.target) : null));
   document.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide(), { capture: true });

@@ -174,7 +174,7 @@ export class Composer {
     note.hidden = !models.length;
     if (!models.length) return;
     const names = models.map(({ id }) => id).join(" and ");
-    note.textContent = `${names} ${models.length > 1 ? "have" : "has"} no chat template: not made to chat, the answer may go on in any way.`;
+    note.textContent = `${names} ${models.length > 1 ? "have" : "has"} no chat template: ${models.length > 1 ? "they were" : "it was"} not made to chat, and may not answer the question.`;
   }
 
   #showGauge(model) {

@@ -9,6 +9,7 @@ import { figuresOf } from "./figures.js";
 import { LiveMarkdown } from "./live_markdown.js";
 
 const TOO_LONG = "exceed_context_size_error";
+const TOO_LARGE = "exceed_memory_error";
 const LONG_QUESTION = { lines: 18, characters: 1500 };
 
 /** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew(), openRoom(), fileOf(id)} */
@@ -197,8 +198,8 @@ function bubbleOf(text) {
 
 function failureOf(message, acts) {
   const { error } = message;
-  const isTooLong = error.type === TOO_LONG;
-  const kind = isTooLong ? null : kindOf(error.message);
+  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // these say it in plain words
+  const kind = helps ? null : kindOf(error.message);
   const file = kind?.isFile ? acts.fileOf(message.model) : null;
   const raw = [kind && error.message, ...(error.log ?? [])].filter(Boolean);
   return h("div.failure", { role: "group", "aria-label": "Error" },
@@ -206,7 +207,7 @@ function failureOf(message, acts) {
     h("p", {}, kind?.text ?? error.message),
     file && h("p.failure-file", {}, "File: ", h("code", {}, file)),
     raw.length ? h("details", {}, h("summary", {}, "What the loader said"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
-    h("div.buttons", {}, waysOut(message, isTooLong ? "shorter" : (kind?.helps ?? "retry"), acts)));
+    h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
 }
 
 /** The one that helps is the last, and the main one. */
@@ -224,7 +225,7 @@ function waysOut(message, helps, acts) {
 
 function headlineOf({ error, content }) {
   if (error.type === TOO_LONG) return "The conversation is too long for this model";
-  if (/failed to load/.test(error.message)) return "The model could not be loaded";
+  if (/failed to load|cannot be loaded/.test(error.message)) return "The model could not be loaded";
   return content ? "The answer broke off" : "There is no answer";
 }
 

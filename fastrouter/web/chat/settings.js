@@ -51,6 +51,7 @@ function formOf(conversation, model, defaults, close) {
     isFine(schema);
   };
   schema.addEventListener("input", () => isFine(schema));
+  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
     h("p.settings-note", {}, `An empty field means what ${model?.id ?? "the model"} does by itself. The grey value is that default.`),
