@@ -78,7 +78,11 @@ def test_every_button_without_words_says_what_it_does(page: Any) -> None:
 
 
 def test_the_bar_has_words_where_there_is_room(page: Any) -> None:
-    for name, words in (("Two models side by side", "Side by side"), ("Settings of this conversation", "Settings"), ("Models and memory", "Models and memory")):
+    for name, words in (
+        ("Two models side by side", "Side by side"),
+        ("Settings of this conversation", "Settings"),
+        ("Models and memory", "Models and memory"),
+    ):
         button = page.locator("#topbar").get_by_role("button", name=name)
         assert button.inner_text().strip() == words
     page.set_viewport_size(PHONE)
@@ -168,7 +172,8 @@ STREAM = """async (pieces) => {
     for (const piece of pieces) {
         live.set((text += piece));
         await frames();
-        heads.push([...element.querySelectorAll('pre')].map((pre) => pre.previousElementSibling?.firstChild.textContent ?? 'no head').join());
+        const blocks = [...element.querySelectorAll('pre')];
+        heads.push(blocks.map((pre) => pre.previousElementSibling?.firstChild.textContent ?? 'no head').join());
     }
     live.finish(text);
     element.remove();
@@ -177,7 +182,7 @@ STREAM = """async (pieces) => {
 
 
 @pytest.mark.parametrize(
-    "pieces, heads",
+    ("pieces", "heads"),
     [
         (["```", "py", "thon", "\nx", " = 1\n", "y", "\n```"], ["text", "py", "python", "python", "python", "python", "python"]),
         (["a\n\n```js\nlet x", ";\n```\n\n", "b"], ["js", "js", "js"]),

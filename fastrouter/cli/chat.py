@@ -29,7 +29,7 @@ HELP = """\
 A question of several lines begins and ends with \"\"\", or each line but the last ends with a backslash.
 Ctrl-C stops an answer."""
 _COMMAND = re.compile(r"/([a-z?]+)(?:\s+(.*))?$", re.S)
-_NOT_PRINTED = {code: None for code in (*range(9), *range(11, 32), *range(127, 160))}  # control characters but tab and newline
+_NOT_PRINTED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))  # control characters but tab and newline
 
 
 def chat(client: Client, options: argparse.Namespace) -> None:

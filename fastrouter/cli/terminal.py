@@ -58,7 +58,10 @@ def plain(text: str) -> str:
 def pad(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[list[str]]:
     """The cells as wide as their columns; those of `right` are numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [[cell.rjust(width) if at in right else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]
+    return [
+        [cell.rjust(width) if at in right else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
