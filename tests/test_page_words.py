@@ -166,7 +166,8 @@ STREAM = """async ([pieces, expected]) => {
     const { LiveMarkdown } = await import('/chat/live_markdown.js');
     const element = document.querySelector('#thread').appendChild(Object.assign(document.createElement('div'), { className: 'prose' }));
     const live = new LiveMarkdown(element);
-    const head = () => [...element.querySelectorAll('pre')].map((pre) => pre.previousElementSibling?.firstChild.textContent ?? 'no head').join();
+    const headOf = (pre) => pre.previousElementSibling?.firstChild.textContent ?? 'no head';
+    const head = () => [...element.querySelectorAll('pre')].map(headOf).join();
     const heads = [];
     let text = '';
     for (const [at, piece] of pieces.entries()) {
