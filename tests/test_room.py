@@ -1,4 +1,4 @@
-""""Models and memory" of the page in a real browser on a real router: what it shows follows what happens, and what it does is asked for first.
+"""The panel `Models and memory` in a real browser on a real router: what it shows follows what happens, what it does is asked for first.
 
 The workers follow scripts (fake_worker.py), so that answers are as slow as a test needs them; the hub is fake_hub.py.
 """
