@@ -78,11 +78,12 @@ class App:
             self._certificate = Certificate(config.ssl_cert_file, config.ssl_key_file)
         self._files: list[SocketFile] = []
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
-        guard = Guard(self._keys, hosts, cors)
+        guard = Guard(self._keys, hosts, cors, config.allowed_hosts)
         self._routes = Routes(guard, config.api_prefix)
+        self._routes.is_complete = False  # until the service has added its own
         self._health = Health(is_ready=not config.has_one_model)
         self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
-        self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
+        self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._is_over = False  # nothing will be ready any more
@@ -122,6 +123,7 @@ class App:
         # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
         service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
         await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
+        self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         self._notifier.ready(self._status)

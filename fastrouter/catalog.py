@@ -36,6 +36,7 @@ class Catalog:
         self._names: dict[str, str] = {}
         self._default_id: str | None = None
         self.version = 0  # counts what is news
+        self._has_frozen = False
         self.reload()
 
     def __repr__(self) -> str:
@@ -63,8 +64,9 @@ class Catalog:
         gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
         try:
             scan = Scan(self._config, self._headers, self._models, self._names)
-            if scan.is_news:
-                gc.freeze()  # nor shall later ones: specs are in no cycles
+            if not self._has_frozen:
+                self._has_frozen = True
+                gc.freeze()  # nor shall later ones. Only once: what a frozen cycle holds is never freed, bodies of requests too
         finally:
             gc.enable()
         if scan.problems:
