@@ -305,6 +305,16 @@ def test_a_conversation_with_an_unknown_model_does_not_begin(chatter: Router, tm
         assert terminal.process.wait(60) == 1
 
 
+def test_a_router_with_one_model_takes_every_name(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    server = router("-m", str(models / "tiny0.gguf"), "-n", "3")
+    with Terminal(tmp_path, "chat", "gpt-4o", FASTROUTER_URL=server.url) as terminal:
+        terminal.until("gpt-4o has no chat template")
+        terminal.type("hello")
+        terminal.until("[3 tokens, ")
+        terminal.type("/quit")
+        terminal.all()
+
+
 def test_not_running(run: Run) -> None:
     for arguments in (["list"], ["ps"], ["load", "x"], ["unload", "x"], ["chat", "x", "hello"]):
         check_failed(run(*arguments, url="http://127.0.0.1:9"), "no answer from http://127.0.0.1:9", "is the router running?")

@@ -142,8 +142,14 @@ class _Talk:
     # ------------------------------------------------------------ the model
 
     def look_at(self, name: str) -> None:
-        """Raises CallFailed for a model that is not there."""
-        self.entry = self.client.call("GET", f"/v1/models/{quote(name)}")
+        """Raises CallFailed for a model that is not there. A router with one model takes every name for it."""
+        try:
+            self.entry = self.client.call("GET", f"/v1/models/{quote(name)}")
+        except CallFailed:
+            listing = self.client.call("GET", "/v1/models")
+            if "models" not in listing:  # which only a router with one model has
+                raise
+            [self.entry] = listing["data"]
 
     def warn(self) -> None:
         """Of a model that was not made to chat."""
