@@ -16,6 +16,7 @@ class FastrouterError(Exception):
     retry_after_s: int | None = None
 
     def __init__(self, message: str, **extra: Any) -> None:
+        message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
         super().__init__(message)
         self.message = message
         self.extra = extra
@@ -135,6 +136,21 @@ class LoadFailed(FastrouterError):
         super().__init__(f"model name={model_id} failed to load: {cause}", log=list(log))
         self.cause = cause
         self.exit_code = exit_code
+
+
+class ModelUnusable(LoadFailed):
+    """However often it is tried: the model's file or options must change first. A client that repeats the request gains nothing."""
+
+    status = 400
+    type = "invalid_model_error"
+
+
+class LoadPostponed(LoadFailed):
+    """There was no memory or no process for it now."""
+
+    status = 503
+    type = "unavailable_error"
+    retry_after_s = 5
 
 
 class WorkerDied(FastrouterError):

@@ -23,6 +23,7 @@ KNOWN = ["/v1/models", "/models", "/chat/completions", "/v1/chat/completions", "
         ("/v1/api/tags", ("Ollama", "GET /v1/models")),
         ("/api/embed", ("Ollama", "POST /v1/embeddings")),
         ("/api/blobs/sha256", ("Ollama",)),
+        ("/v1/chat", ("/v1/chat/completions?",)),
         ("/v1/chat/completion", ("/v1/chat/completions?",)),
         ("/v1/model", ("/v1/models?",)),
         ("/v1/embedding", ("/v1/embeddings?",)),

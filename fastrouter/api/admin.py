@@ -64,6 +64,10 @@ def not_yet(request: Request, exchange: Exchange) -> bytes:
     raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
 
 
+def is_not_yet(request: Request, prefix: str) -> bool:
+    return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
+
+
 class Admin:
     def __init__(self, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
         self._models = models
@@ -146,6 +150,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.prepare = parse_large
     routes.hint = hint
     routes.files = files_of(config)
+    routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)

@@ -82,7 +82,7 @@ def _begin(answer: "Stream | Whole", lease: Lease) -> None:
         answer.begin(lease)
     except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
         if not isinstance(error, FastrouterError):
-            log.exception("%r", answer)
+            log.exception("an answer could not be begun")
         answer.fail(error)
 
 

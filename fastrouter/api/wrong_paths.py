@@ -35,7 +35,8 @@ def hint(path: str, known: Iterable[str]) -> str:
             return f"Ollama's API is not here; use {ours} (OpenAI's API)"
     if path.startswith("/api/"):
         return "if this is Ollama's API: it is not here; use OpenAI's API below /v1"
-    near = difflib.get_close_matches(path, paths, 1, 0.85)
+    longer = sorted((each for each in paths if each.startswith(f"{path}/")), key=len)
+    near = longer or difflib.get_close_matches(path, paths, 1, 0.85)
     return f"did you mean {near[0]}?" if near else ""
 
 

@@ -99,6 +99,12 @@ def _marked(model: dict[str, Any], state: str, look: Look) -> str:
     return f"{mark if look.has_unicode else ascii_mark} {state}{percent}"
 
 
+def _aliases(model: dict[str, Any], *, is_verbose: bool) -> str:
+    """Those that somebody gave it; `is_verbose`: also its file's spellings, which every model has."""
+    hidden = () if is_verbose else model.get("spellings") or ()
+    return ", ".join(plain(alias) for alias in model.get("aliases") or () if alias not in hidden)
+
+
 def _context(model: dict[str, Any]) -> str:
     meta = model.get("meta") or {}
     return str(meta.get("n_ctx") or meta.get("n_ctx_train") or "")
@@ -123,7 +129,7 @@ def _print(
 ) -> None:
     """What is wrong with a model stands below it on a terminal, and in a last column elsewhere, so that a line is a model."""
     table = [heads, *(row.cells for row in rows)]
-    aliases = [", ".join(plain(alias) for alias in model.get("aliases") or ()) for model in models]
+    aliases = [_aliases(model, is_verbose=is_verbose) for model in models]
     if any(aliases):
         table = [(*cells, more) for cells, more in zip(table, ("ALIASES", *aliases), strict=True)]
     if not look.is_terminal and any(row.problem for row in rows):

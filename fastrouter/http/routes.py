@@ -6,7 +6,7 @@ and no route that `is_change` with a read-only key; what is refused for its head
 A file never hides a route.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
 from fastrouter._core import Request
@@ -37,6 +37,7 @@ class Routes:
         self._below: list[tuple[str, str, Route]] = []
         self.is_complete = True  # False: some are still to be added, so what is missing may come
         self.files: Files | None = None
+        self.before: Callable[[Request], Awaitable[None] | None] = lambda request: None  # what a handler's call has to wait for
         self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
         self.prepare: Callable[[Request], Coroutine[Any, Any, None]] | None = None  # awaited before the handler, with a large body
         self.hint: Callable[[str, Iterable[str]], str] = lambda path, known: ""  # what to say of a path, given those there are
@@ -108,12 +109,22 @@ class Routes:
             raise BodyTooLarge(route.max_body)
         if self.prepare is not None and len(request.body) > LARGE_BODY:
             return self._handle_prepared(self.prepare(request), route.handler, request, exchange)
+        waits_for = self.before(request)
+        if waits_for is not None:
+            return self._handle_after(waits_for, route.handler, request, exchange)
         return route.handler(request, exchange)
 
     async def _handle_prepared(
         self, preparation: Coroutine[Any, Any, None], handler: Handler, request: Request, exchange: Exchange
     ) -> bytes | None:
         await preparation
+        return await self._handle_after(self.before(request), handler, request, exchange)
+
+    async def _handle_after(
+        self, waits_for: Awaitable[None] | None, handler: Handler, request: Request, exchange: Exchange
+    ) -> bytes | None:
+        if waits_for is not None:
+            await waits_for
         result = handler(request, exchange)
         return result if result is None or isinstance(result, bytes) else await result
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fastrouter import metrics
-from fastrouter.errors import FastrouterError, LoadFailed, Unavailable, WorkerDied
+from fastrouter.errors import FastrouterError, Unavailable, WorkerDied
 from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.feed import Feed
 from fastrouter.supervisor.instance import Instance, Stream, fail_sink
@@ -75,8 +75,9 @@ class Deaths:
         elif has_said_why or instance.has_begun:
             self._tell(entry, instance, last_words)
             entry.note_failed_load(time.monotonic())
+            entry.failure_kind = instance.failure_kind
             metrics.load_failed(spec.id)
-            self._owner.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code, last_words))
+            self._owner.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, last_words))
             self._owner.feed.failed(spec.id, exit_code, cause, last_words)
         else:
             log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
@@ -137,7 +138,8 @@ class Deaths:
         model_id, cause, exit_code = instance.spec.id, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", model_id, cause, extra={"model": model_id, "event": "failed", "exit_code": exit_code})
         for line in last_words[-NUM_LINES:]:
-            log.error("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
+            if line not in cause and cause not in line:
+                log.info("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
         entry.note_end(cause, exit_code, last_words)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrouter.errors import LoadFailed
+from fastrouter.errors import LoadFailed, ModelUnusable
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need
 from fastrouter.supervisor.instance import Instance
@@ -92,6 +92,7 @@ class Entry:
     error: str | None = None
     exit_code: int | None = None
     last_words: tuple[str, ...] = ()  # of the worker that failed
+    failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
     num_sudden_ends: int = 0  # workers in a row that ended while they loaded it and did not say why
     num_lost_workers: int = 0  # in a row that ended before they began to load it
     remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
@@ -198,6 +199,7 @@ class Entry:
         """What a request gets that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
-        error = LoadFailed(self.spec.id, self.error or "", self.exit_code, self.last_words)
-        error.retry_after_s = max(1, round(self.retry_at - now))
+        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.last_words)
+        if self.failure_kind is not ModelUnusable:
+            error.retry_after_s = max(1, round(self.retry_at - now))
         return error

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter._core import Sink
-from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.machine import total_bytes
 from fastrouter.messages import (
     DECODING_CALLS,
     Abort,
@@ -48,7 +49,7 @@ def fail_sink(sink: Sink, error: Exception) -> None:
     try:
         sink.fail(error)
     except Exception:  # a bug of ours in one sink: logged with its traceback
-        log.exception("failing %r", sink)
+        log.exception("a client could not be told that its answer has failed")
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ class Instance:
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.failure_kind: type[LoadFailed] = LoadFailed
         self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
         self.remedy = NONE  # how it is loaded
         self.has_begun = False  # the worker has said that it loads the model
@@ -252,6 +254,8 @@ class Instance:
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
                 self.failure = message.error
+                can_fit = not 0 < total_bytes() <= self.need.host_bytes
+                self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
         elif isinstance(message, Shelved):
             self.shelf_bytes = max(0, message.num_bytes)
@@ -260,7 +264,7 @@ class Instance:
 
     def _sink_failed(self, sink: Sink, error: BaseException) -> None:
         """A bug of ours: the ring has let go of the sink."""
-        log.error("%r: %s: %s", sink, type(error).__name__, error)
+        log.error("%s: an answer failed: %s: %s", self.spec.id, type(error).__name__, error)
         for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
             del self.streams[request_id]
             self.process.send(Abort(request_id))

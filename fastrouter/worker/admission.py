@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.errors import ContextExceeded, ModelCannot
+from fastrouter.errors import ModelCannot
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
@@ -20,10 +20,11 @@ from fastrouter.worker.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.infill import build_infill
 from fastrouter.worker.model import Model
 from fastrouter.worker.prefix import Prefixes
-from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.prompts import Prompts, context_exceeded
 from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import Slot, Slots
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 
 class Admission:
@@ -67,13 +68,13 @@ class Admission:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text")
             generate = self._with_defaults(generate)
-            request = Request(generate, self._build(generate), self._adapters.resolve(generate.lora))
-            if len(request.prompt) >= self._context.n_ctx_slot:
-                raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
-            if generate.constraint is None:
+            request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            self._check_length(request)
+            if generate.constraint is not None:
+                request.grammar = self._grammars.compile(generate.constraint)
+            if request.grammar is None and request.reading is None:
                 self._queue(request)
             else:
-                request.grammar = self._grammars.compile(generate.constraint)
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
@@ -85,6 +86,8 @@ class Admission:
             changes["constraint"] = options.constraint
         if options.stop and not generate.stop:
             changes["stop"] = options.stop
+        if generate.messages is not None and not generate.chat_template and (end := self._prompts.fallback_stop):
+            changes["stop"] = [*changes.get("stop", generate.stop), end]
         return replace(generate, **changes) if changes else generate
 
     def check_constraint(self) -> None:
@@ -92,14 +95,27 @@ class Admission:
         if self._options.constraint is not None and not self._options.embedding:
             self._grammars.compile(self._options.constraint).result()
 
-    def _build(self, generate: Generate) -> "array[int]":
-        """The prompt's tokens."""
-        if generate.infill is not None:
-            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
-        return self._prompts.build(generate)[0]
+    def _read(self, generate: Generate) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them."""
+        if generate.infill is None:
+            return self._prompts.read(generate, self._context.n_ctx_slot)
+        num_chars = count_chars([generate.prompt, generate.infill], LONG_CHARS)
+        if num_chars <= SHORT_CHARS:
+            return self._build_infill(generate)
+        return self._prompts.jobs.start(lambda: self._build_infill(generate), num_chars)
+
+    def _build_infill(self, generate: Generate) -> "array[int]":
+        return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
+
+    def _check_length(self, request: Request) -> None:
+        if len(request.prompt) >= self._context.n_ctx_slot:
+            raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
 
     def _queue(self, request: Request) -> None:
-        """Its grammar, if it has one, is ready or has failed: that raises."""
+        """Its prompt and its grammar are ready or have failed: that raises."""
+        if request.reading is not None:
+            request.prompt, request.reading = request.reading.result(), None
+            self._check_length(request)
         sequence = self.choice(request, 0)
         if request.prompt:
             self._waiting.append(sequence)
@@ -107,7 +123,7 @@ class Admission:
             self._answers.end_empty(request, sequence)
 
     def _queue_compiled(self) -> None:
-        for request in [request for request in self._compiling if request.grammar.done()]:  # type: ignore[union-attr]
+        for request in [request for request in self._compiling if request.is_ready]:
             self._compiling.remove(request)
             try:
                 self._queue(request)
@@ -136,6 +152,9 @@ class Admission:
 
     def forget(self, request_id: int) -> None:
         self._waiting = deque(sequence for sequence in self._waiting if sequence.request.id != request_id)
+        for request in self._compiling:
+            if request.id == request_id and request.reading is not None:
+                request.reading.cancel()
         self._compiling = [request for request in self._compiling if request.id != request_id]
 
     # ------------------------------------------------------------ out
@@ -198,8 +217,3 @@ class Admission:
             self.slots.release(slot)
             if not keeps_kv:
                 self.prefixes.forget(slot)
-
-
-def context_exceeded(num_tokens: int, n_ctx: int) -> ContextExceeded:
-    message = f"request ({num_tokens} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
-    return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)

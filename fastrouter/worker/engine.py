@@ -13,12 +13,12 @@ import numpy as np
 from fastrouter.errors import FastrouterError
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.admission import Admission, context_exceeded
+from fastrouter.worker.admission import Admission
 from fastrouter.worker.answers import Answers
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
-from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.prompts import Prompts, context_exceeded
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.shift import ContextShift
