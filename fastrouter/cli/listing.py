@@ -1,7 +1,9 @@
 """`fastrouter list` and `ps`: the models as a table, with their states, aliases and what is wrong. Knows only the shape of the listing."""
 
 import argparse
+import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ _MARKS = {  # of a state: as it is, in ASCII, its colour
 }
 _GAP = "  "
 _STATUS = 1  # its column
+_MAX_LINES = 2  # of what is wrong with a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Row:
     cells: tuple[str, ...]
     state: str
     problem: str
+    folder: str  # of its file, with the slash; or empty
 
 
 def list_models(client: Client, options: argparse.Namespace) -> None:
@@ -88,7 +92,13 @@ def problem_of(model: dict[str, Any]) -> str:
 
 def _row(model: dict[str, Any], look: Look, *more: str) -> Row:
     state = state_of(model)
-    return Row((plain(model["id"]), _marked(model, state, look), *more), state, problem_of(model))
+    return Row((plain(model["id"]), _marked(model, state, look), *more), state, problem_of(model), _folder_of(model))
+
+
+def _folder_of(model: dict[str, Any]) -> str:
+    args = model["status"].get("args") or []
+    path = args[args.index("--model") + 1] if "--model" in args[:-1] else ""
+    return os.path.join(os.path.dirname(path), "") if os.path.isabs(path) else ""
 
 
 def _marked(model: dict[str, Any], state: str, look: Look) -> str:
@@ -139,8 +149,17 @@ def _print(
     for cells, row in zip(lines, rows, strict=True):
         print(_line(cells, row, look, is_cut=bool(any(aliases)) and not is_verbose))
         if look.is_terminal and row.problem:
-            indented = f"{_GAP}{row.problem}"
-            print(look.paint(indented if is_verbose else look.shorten(indented, look.width), "bad"))
+            _print_problem(row, look, is_verbose=is_verbose)
+
+
+def _print_problem(row: Row, look: Look, *, is_verbose: bool) -> None:
+    """On a few lines, without the file's folder unless all is asked for."""
+    text = row.problem if is_verbose or not row.folder else row.problem.replace(row.folder, "")
+    lines = textwrap.wrap(text, max(look.width - len(_GAP), 20))
+    if len(lines) > _MAX_LINES and not is_verbose:
+        lines[_MAX_LINES - 1 :] = [look.shorten(" ".join(lines[_MAX_LINES - 1 :]), look.width - len(_GAP))]
+    for line in lines:
+        print(look.paint(_GAP + line, "bad"))
 
 
 def _line(cells: list[str], row: Row, look: Look, *, is_cut: bool) -> str:
