@@ -12,7 +12,7 @@ def main() -> int:
     open_missing()
     arguments = sys.argv[1:]
     if arguments and arguments[0] in VERBS:
-        from fastrouter.cli.client import run_verb
+        from fastrouter.cli.verbs import run_verb
 
         return run_verb(arguments)
     if arguments and arguments[0] in DOWNLOAD_VERBS:
