@@ -18,6 +18,7 @@ from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_n
 from fastrouter.grammars import check_grammar, schema_text
 from fastrouter.guessers import DEFAULT
 from fastrouter.messages import QUIET, LoadOptions
+from fastrouter.preset_values import write_value
 from fastrouter.samplers import letters_of
 
 MAX_TEXT_BYTES = 4 << 20
@@ -80,6 +81,7 @@ class Config:
     queue_timeout_s: float = 0.0  # 0: none
     queue_patience_s: float = 1.0
     models_autoload: bool = True
+    strict: bool = False  # a preset's section that is wrong ends the start
     watch: bool = False
     offline: bool = False
     hub_endpoint: str = DEFAULT_HUB
@@ -374,5 +376,9 @@ def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
 
 def to_section(name: str, layer: Layer) -> str:
     """The preset file's section that says the same."""
-    lines = [f"{setting.flag.name} = {text}\n" for setting in layer.values() for text in _texts_of(setting)]
+    lines = [
+        f"{setting.flag.name} = {write_value(text, keeps_quotes=setting.flag.keeps_quotes)}\n"
+        for setting in layer.values()
+        for text in _texts_of(setting)
+    ]
     return "".join([f"[{name}]\n", *lines])

@@ -32,6 +32,7 @@ class ModelSpec:
     error: str | None  # why it cannot be loaded
     fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
     draft: Header | None = None  # of the smaller model that guesses for it
+    fault: str | None = None  # what is wrong with its preset's section; then that is its `error`, too
     is_pinned: bool = False  # never evicted
     ttl_s: float | None = None  # idle until it is unloaded; None: never
     sleep_idle_s: float | None = None  # idle until it sleeps; None: never
@@ -48,7 +49,7 @@ class ModelSpec:
     @property
     def can_be_tried(self) -> bool:
         """False: no worker may open it, or something is missing. Of a whole file that only looks wrong, the worker has the last word."""
-        return self.error is None or (self.header is None and self.size_bytes > 0)
+        return self.fault is None and (self.error is None or (self.header is None and self.size_bytes > 0))
 
     @property
     def runner(self) -> "ModelSpec":

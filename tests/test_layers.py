@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
-    {"_core", "errors", "metrics", "machine", "program", "remembered", "systemd", "build"},
+    {"_core", "errors", "metrics", "near", "machine", "program", "remembered", "systemd", "build"},
     {"messages"},
     {
         "wire",
@@ -23,6 +23,8 @@ RANKS: list[set[str]] = [
         "templates",
         "headers",
         "presets",
+        "preset_values",
+        "sections",
         "difference",
         "sources",
         "spec",
