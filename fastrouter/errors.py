@@ -116,6 +116,21 @@ class LoadFailed(FastrouterError):
         self.exit_code = exit_code
 
 
+class ModelUnusable(LoadFailed):
+    """However often it is tried: the model's file or options must change first. A client that repeats the request gains nothing."""
+
+    status = 400
+    type = "invalid_model_error"
+
+
+class LoadPostponed(LoadFailed):
+    """There was no memory or no process for it now."""
+
+    status = 503
+    type = "unavailable_error"
+    retry_after_s = 5
+
+
 class WorkerDied(FastrouterError):
     """A worker died with a request in it; `log` are the last lines it said."""
 

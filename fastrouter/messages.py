@@ -233,6 +233,7 @@ class Failed:
     """The load failed for a reason the worker could name; it exits after this."""
 
     error: str
+    may_work_later: bool = False  # there was no memory for it now; else it is the same every time
 
 
 @dataclass(frozen=True, slots=True)

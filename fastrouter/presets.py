@@ -32,16 +32,20 @@ class Presets:
     problems: tuple[str, ...] = ()  # of the file, or of [*]; each opens with the file and the line
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same by section; the other sections are good
     warnings: tuple[str, ...] = ()  # about what is obeyed but hardly meant
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by section: where a file may appear
+    text: str = ""  # of the whole file
 
     def where(self, name: str) -> str:
         return f"{self.path}:{self.lines[name]} [{name}]"
 
 
-def read_presets(path: Path, folders: Sequence[str] = ()) -> Presets:
+def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None) -> Presets:
     """All that can be read; what cannot is in `problems` and `faults`. Relative paths are looked for beside the preset file, then in
-    `folders`, then in the working directory. Raises ConfigError when the file is no text at all."""
+    `folders`, then in the working directory. `text`: of the file, when only the files that it names are to be looked for again. Raises
+    ConfigError when the file is no text at all."""
     reader = _Reader(str(path), [os.path.dirname(path), *folders, ""])
-    for number, line in enumerate(_NEWLINE.split(read_text(path, f"--models-preset {path}")), 1):
+    text = read_text(path, f"--models-preset {path}") if text is None else text
+    for number, line in enumerate(_NEWLINE.split(text), 1):
         try:
             reader.read(number, line.strip(" \t"))
         except ConfigError as problem:
@@ -49,7 +53,8 @@ def read_presets(path: Path, folders: Sequence[str] = ()) -> Presets:
     shared = reader.sections.pop(EVERY_MODEL, {})
     problems = [*reader.faults.pop("", []), *reader.faults.pop(EVERY_MODEL, [])]
     faults = {name: tuple(said) for name, said in reader.faults.items()}
-    return Presets(str(path), shared, reader.sections, reader.lines, tuple(problems), faults, tuple(reader.warnings))
+    missing = {name: tuple(places) for name, places in reader.missing.items()}
+    return Presets(str(path), shared, reader.sections, reader.lines, tuple(problems), faults, tuple(reader.warnings), missing, text)
 
 
 def first_of(problems: Iterable[str], path: object) -> str:
@@ -68,6 +73,7 @@ class _Reader:
         self.sections: dict[str, dict[str, Setting]] = {}
         self.lines: dict[str, int] = {}
         self.faults: dict[str, list[str]] = {}
+        self.missing: dict[str, list[str]] = {}
         self.warnings: list[str] = []
 
     def read(self, number: int, line: str) -> None:
@@ -131,6 +137,7 @@ class _Reader:
         if value is not None:
             add_setting(self._layer, flag, value)
         if missing:
+            self.missing.setdefault(self.name, []).extend(place for path in missing for place in self._places(path))
             raise ConfigError(f"{said}: {'; '.join(map(self._not_there, missing))}")
 
     # ------------------------------------------------------------ files

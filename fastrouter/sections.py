@@ -12,6 +12,7 @@ from fastrouter.config import Layer, merge, to_section
 from fastrouter.errors import ConfigError
 from fastrouter.near import did_you_mean
 from fastrouter.presets import Presets
+from fastrouter.sources import stat_of
 from fastrouter.spec import ModelSpec
 from fastrouter.variants import adapters_of, chain_of, check_variant, defaults_of
 
@@ -89,6 +90,7 @@ class Sections:
             aliases=tuple(alias for alias in (own["aliases"].value if "aliases" in own else ()) if alias != name),
             tags=tuple(own["tags"].value) if "tags" in own else base.tags,
             source="preset",
+            spellings=(),
             can_remove=False,
             preset=to_section(name, own),
             load_on_startup="load_on_startup" in own and own["load_on_startup"].value,
@@ -136,6 +138,8 @@ class Sections:
             base=None,
             error=why,
             fault=why,
+            files=(*made.files, *(missing := self._presets.missing.get(made.id, ()))),
+            states=(*made.states, *map(stat_of, missing)),
         )
         if was is None or was.base is not None or not _is_same_file(made, was):
             return broken

@@ -191,10 +191,10 @@ def test_modalities() -> None:
 
 
 def test_facts_leave_out_what_is_not_known() -> None:
-    assert facts(header()) == {"n_params": 1, "size": 2}
-    known = facts(header(context_length=3, embedding_length=4, vocab_size=5, file_type=15))
+    assert facts(header(), LoadOptions()) == {"n_params": 1, "size": 2}
+    known = facts(header(context_length=3, embedding_length=4, vocab_size=5, file_type=15), LoadOptions())
     assert known == {
-        "n_vocab": 5, "n_ctx_train": 3, "n_embd": 4, "n_params": 1, "size": 2, "ftype": "Q4_K - Medium",
+        "n_vocab": 5, "n_ctx": 3, "n_ctx_train": 3, "n_embd": 4, "n_params": 1, "size": 2, "ftype": "Q4_K - Medium",
     }  # fmt: skip
 
 

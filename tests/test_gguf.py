@@ -223,10 +223,17 @@ def test_file_names() -> None:
     groups, mmproj = group_files(
         ["b-00002-of-00002.gguf", "a-Q8_0.gguf", "b-00001-of-00002.gguf", "mmproj-a.gguf", "mtp-a.gguf", "c-00002-of-00003.gguf"]
     )
-    assert [(group.stem, len(group.names), group.error) for group in groups] == [
-        ("a-Q8_0", 1, None),
-        ("b", 2, None),
-        ("c", 1, "shard 1, 3 of 3 is missing"),
+    assert [(group.stem, len(group.names), group.missing) for group in groups] == [
+        ("a-Q8_0", 1, ()),
+        ("b", 2, ()),
+        ("c", 1, ("c-00001-of-00003.gguf", "c-00003-of-00003.gguf")),
     ]
+    assert [group.error_in("/m") for group in groups] == [
+        None,
+        None,
+        "shard 1, 3 of 3 is missing: there is no file /m/c-00001-of-00003.gguf; put all shards into one folder",
+    ]
+    [many], _ = group_files(["d-00001-of-99999.gguf"])
+    assert (many.error_in("/m") or "").startswith("shard 2, 3, 4, 5, 6, 7, 8, 9, ... of 99999 is missing: there is no file /m/d-00002-of")
     assert mmproj == "mmproj-a.gguf"
     assert [quant_of(stem) for stem in ("a-Q4_k_m", "a.q8_0", "stories260K")] == ["Q4_K_M", "Q8_0", None]

@@ -143,6 +143,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
     routes.files = files_of(config)
+    routes.before = models.before
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)

@@ -18,7 +18,7 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import Job
-from fastrouter.hub.remove import forget_parts, remove
+from fastrouter.hub.remove import forget_parts, remove, why_it_stays
 from fastrouter.sources import Wanted, parse_name
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
@@ -135,7 +135,7 @@ class ModelDownloads:
             raise InvalidRequest(f"model '{name}' is not downloaded")
         if spec is not None and spec.wanted is None:
             if not spec.can_remove:
-                raise InvalidRequest(f"model '{name}' is not in a cache: it comes from {spec.source} and is not removable")
+                raise InvalidRequest(f"model '{name}' is not removable: {why_it_stays(spec)}")
             await self._end(spec)
             await self._remove(spec)
             await self._rescan()

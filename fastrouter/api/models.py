@@ -3,7 +3,7 @@
 Invariant: to a key, a model outside its scope is not there.
 """
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -11,12 +11,13 @@ from fastrouter._core import Request
 from fastrouter.api.fields import invalid
 from fastrouter.api.listing import Listing, describe_download
 from fastrouter.api.live import LiveStream
+from fastrouter.api.recheck import Recheck
 from fastrouter.api.reload import Reloads
 from fastrouter.api.usage import Usage, visible, visible_past
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.difference import Difference
-from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, ModelUnusable, NotFound, Unavailable
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
 from fastrouter.http.response import encode_json
@@ -44,6 +45,7 @@ class Models:
         self._config = config
         self._before_reload = before_reload
         self._reloads = Reloads(catalog, supervisor)
+        self._recheck = Recheck(catalog, supervisor, self._reloads)
         self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
@@ -51,6 +53,11 @@ class Models:
         supervisor.subscribe(self._on_event)
 
     # ------------------------------------------------------------ which model
+
+    def before(self, request: Request) -> Awaitable[None] | None:
+        """What a request must wait for because a model's file has changed or come; None: nothing."""
+        name = request.model or (self.query(request).get("model") if request.query else None)
+        return self._recheck.before(name) if name or request.method == "POST" else None
 
     def query(self, request: Request) -> dict[str, str]:
         if not request.query:
@@ -91,7 +98,7 @@ class Models:
         if download is not None:
             return _is_coming(spec.id, download)
         failure = self._downloads.failure_of(spec.runner.id)
-        return LoadFailed(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
+        return ModelUnusable(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
 
     def named(self, request: Request) -> ModelSpec | None:
         """The model that the query names, else the default one, else None."""
@@ -112,7 +119,7 @@ class Models:
         if caller is None or model_id == "*":
             return True
         spec = self._catalog.get(model_id)
-        return caller.can_see((model_id,) if spec is None else names_of(spec))
+        return caller.can_see((model_id,) if spec is None else names_for(caller, spec))
 
     # ------------------------------------------------------------ the listing
 
@@ -199,13 +206,14 @@ def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], No
     return leave
 
 
-def names_of(spec: ModelSpec) -> tuple[str, ...]:
-    return (spec.id, *spec.aliases)
-
-
 def may_see(caller: Caller | None, spec: ModelSpec) -> bool:
     """To a key, a model outside its scope is not there."""
-    return caller is None or caller.can_see(names_of(spec))
+    return caller is None or caller.can_see(names_for(caller, spec))
+
+
+def names_for(caller: Caller, spec: ModelSpec) -> tuple[str, ...]:
+    """What a key's scope is matched with: id and aliases, and spellings of its file that the scope names letter by letter."""
+    return (spec.id, *spec.aliases, *(name for name in spec.spellings if name in (caller.models or ())))
 
 
 def _is_coming(name: str, download: Download) -> Unavailable:

@@ -5,7 +5,7 @@ or a coroutine of one of the two. Invariant: nothing but `public` routes, the fi
 and no route that `is_change` with a read-only key. A file never hides a route.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from fastrouter._core import Request
@@ -26,6 +26,7 @@ class Routes:
         self._exact: dict[tuple[str, str], Handler] = {}
         self._below: list[tuple[str, str, Handler]] = []
         self.files: Files | None = None
+        self.before: Callable[[Request], Awaitable[None] | None] = lambda request: None  # what a handler's call has to wait for
         self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
 
     def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False) -> None:
@@ -62,7 +63,8 @@ class Routes:
             raise Forbidden("a read-only key may not do this")
         if handler is None:
             raise self._missing(request.path)
-        return handler(request, exchange)
+        waits_for = self.before(request)
+        return handler(request, exchange) if waits_for is None else _after(waits_for, handler, request, exchange)
 
     async def _file(self, files: Files, request: Request) -> bytes:
         """Public: only other machines' names are refused. What is no file is answered as if there were none at all."""
@@ -84,3 +86,9 @@ class Routes:
         if methods:
             return MethodNotAllowed(methods)
         return NotFound("File Not Found")
+
+
+async def _after(waits_for: Awaitable[None], handler: Handler, request: Request, exchange: Exchange) -> bytes | None:
+    await waits_for
+    result = handler(request, exchange)
+    return result if result is None or isinstance(result, bytes) else await result

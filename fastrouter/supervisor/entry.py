@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrouter.errors import LoadFailed
+from fastrouter.errors import LoadFailed, ModelUnusable
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need
 from fastrouter.supervisor.instance import Instance
@@ -91,6 +91,7 @@ class Entry:
     error: str | None = None
     exit_code: int | None = None
     last_words: tuple[str, ...] = ()  # of the worker that failed
+    failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
     needs_safe_mode: bool = False
     num_dropped: int = 0  # CPU variants that it does without, after the safe mode has not helped
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
@@ -186,6 +187,7 @@ class Entry:
         """What a request gets that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
-        error = LoadFailed(self.spec.id, self.error or "", self.exit_code, self.last_words)
-        error.retry_after_s = max(1, round(self.retry_at - now))
+        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.last_words)
+        if self.failure_kind is not ModelUnusable:
+            error.retry_after_s = max(1, round(self.retry_at - now))
         return error

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter._core import Sink
-from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.machine import total_bytes
 from fastrouter.messages import (
     DECODING_CALLS,
     Abort,
@@ -79,6 +80,7 @@ class Instance:
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.failure_kind: type[LoadFailed] = LoadFailed
         self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
         self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
@@ -244,7 +246,9 @@ class Instance:
                 self._on_change(self)
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
-                self.failure = message.error
+                self.failure = self.spec.error or message.error  # in the listing's words, where it has some
+                can_fit = not 0 < total_bytes() <= self.need.host_bytes
+                self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
         elif isinstance(message, Shelved):
             self.shelf_bytes = max(0, message.num_bytes)

@@ -67,6 +67,6 @@ class Measures:
 def _key(spec: ModelSpec) -> str:
     """The same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
     options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}
-    path, mmproj, stats = (*spec.fingerprint, None, None, None)[:3]
-    content = orjson.dumps([path or spec.path, mmproj, stats, options], option=orjson.OPT_SORT_KEYS)
+    path, mmproj, states = (*spec.fingerprint, None, None, None)[:3]
+    content = orjson.dumps([path or spec.path, mmproj, [state[:2] for state in states or ()], options], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]

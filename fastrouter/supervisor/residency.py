@@ -366,9 +366,10 @@ class Residency:
         entry.note_end(cause, exit_code, last_words)
         if was is State.LOADING:
             entry.note_failed_load(time.monotonic())
+            entry.failure_kind = instance.failure_kind
             metrics.load_failed(spec.id)
             if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
-                self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code, last_words))
+                self.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, last_words))
         else:
             metrics.died(spec.id)
             metrics.evicted(spec.id, "crash")

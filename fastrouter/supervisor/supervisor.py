@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastrouter.config import Config
-from fastrouter.errors import InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable
+from fastrouter.errors import InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import UNLOADED, Entry, Prospect, Status, Waiter
@@ -86,8 +86,9 @@ class Supervisor:
         return lease
 
     async def _wait(self, entry: Entry, waiter: Waiter) -> Lease | None:
-        if not entry.spec.can_be_tried and entry.instance is None:
-            raise LoadFailed(entry.spec.id, entry.spec.error or "")
+        is_ending = entry.instance is not None and entry.instance.state in (State.STOPPING, State.DYING)
+        if not entry.spec.can_be_tried and (entry.instance is None or is_ending):
+            raise ModelUnusable(entry.spec.id, entry.spec.error or "")
         if self._residency.is_stopping:
             raise Unavailable("the server is stopping")
         refusal = entry.refusal(time.monotonic())

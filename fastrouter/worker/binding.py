@@ -6,6 +6,7 @@ object is made per token.
 
 import ctypes
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,19 @@ def bind(name: str, restype: Any, *argtypes: Any) -> Any:
 
 
 class LlamaError(FastrouterError):
-    """llama.cpp refused; the message ends with what it logged."""
+    """llama.cpp refused; the message says what it logged."""
+
+
+class Scarcity(LlamaError):
+    """It had no memory, or no descriptor, for it now."""
+
+
+def refusal(cause: str, path: str = "") -> LlamaError:
+    """Of a load, for the cause that llama.cpp logged. `path`: the file that it could not open."""
+    said = f"{path}: " if path else ""
+    if re.search(r"alloc|\bmemory\b|too many open files", cause, re.IGNORECASE):
+        return Scarcity(f"{said}{cause}")
+    return LlamaError(f"{said}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
 
 
 log = LlamaLog()

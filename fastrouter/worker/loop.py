@@ -36,7 +36,7 @@ from fastrouter.messages import (
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.binding import drop_best_variants, log
+from fastrouter.worker.binding import Scarcity, drop_best_variants, log
 from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
@@ -92,7 +92,7 @@ class Worker:
         except FastrouterError as error:
             if self._is_stopping:
                 return 0  # asked to, while loading
-            self._wire.send(Failed(error.message))
+            self._wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
             return 1
         self._serve(spare)
         return 0
