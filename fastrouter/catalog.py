@@ -19,7 +19,6 @@ from fastrouter.flag import Scope
 from fastrouter.gguf import Unusual
 from fastrouter.headers import Headers, features_of
 from fastrouter.messages import LoadOptions
-from fastrouter.near import did_you_mean
 from fastrouter.presets import Presets, first_of, read_presets
 from fastrouter.sections import Sections
 from fastrouter.sources import (
@@ -69,6 +68,10 @@ class Catalog:
 
     def models(self) -> list[ModelSpec]:
         return list(self._models.values())
+
+    def faults(self) -> list[str]:
+        """What is wrong with sections of the preset file."""
+        return [spec.fault for spec in self._models.values() if spec.fault is not None]
 
     @property
     def default(self) -> ModelSpec | None:
@@ -184,10 +187,11 @@ class Scan:
         own: dict[str, Found] = {}
         for name, layer in self._sections.models.items():
             with self._sections.noting_faults(name):
-                self._check_source(name, layer)
                 known = None if "model" in layer or "hf_repo" in layer else _look_up(names, name)
+                self._sections.check_source(name, names, is_known=known is not None)
                 if known is None:
-                    own[name] = self._of_its_own(name, layer, names)
+                    model = replace(self._resolve(layer, self.presets.where(name)), id=name, source="preset", spellings=[])
+                    own[name] = replace(model, short_spellings=[canonical_id(name)])  # what llama-server calls it
                 else:
                     before = self._found[known]
                     model = replace(before, id=name, source="preset", spellings=[known, *before.spellings])
@@ -196,21 +200,6 @@ class Scan:
         if self.default_id in laid_over and self.default_id not in self.presets.sections:
             self.default_id = laid_over[self.default_id][0].id
         self._found = {model.id: model for model in found} | own
-
-    def _check_source(self, name: str, layer: Layer) -> None:
-        where = self.presets.where(name)
-        if "hf_file" in layer and "hf_repo" not in layer:
-            raise ConfigError(f"{where} hf-file: hf-repo is missing")
-        if "model" in layer and "hf_repo" in layer:
-            raise ConfigError(f"{where}: model and hf-repo both name its file; give one of them")
-
-    def _of_its_own(self, name: str, layer: Layer, names: Iterable[str]) -> Found:
-        where = self.presets.where(name)
-        if "model" not in layer and "hf_repo" not in layer:
-            way_out = "name its file with `model = PATH` or `hf-repo = user/repo:quant`"
-            raise ConfigError(f"{where}: there is no such model{did_you_mean(name, names)}; {way_out}")
-        model = replace(self._resolve(layer, where), id=name, source="preset", spellings=[])
-        return replace(model, short_spellings=[canonical_id(name)])  # what llama-server calls it
 
     def _read_files(self, layer: Layer, section: str | None = None) -> tuple[LoadOptions, RequestDefaults]:
         """What a layer says, with the files that it names."""
@@ -238,13 +227,7 @@ class Scan:
         return self._sections.to_broken(made or self._to_spec(Found(name, [""], "preset")), was)
 
     def wrong_sections(self) -> list[str]:
-        """All that keeps a section's model from being loaded, in the order of the file."""
-        wrong = []
-        for name in self.presets.sections:
-            spec = self.models[name]
-            if spec.wanted is None and spec.error is not None:
-                wrong += self._sections.faults.get(name) or [f"{self.presets.where(name)}: {spec.error}"]
-        return wrong
+        return self._sections.all_that_is_wrong(self.models)
 
     def _resolve(self, layer: Layer, said: str) -> Found:
         """The files that `model` or `hf-repo` means."""

@@ -42,6 +42,17 @@ class Sections:
         message = problem.message if problem.message.startswith(said) else f"{said}: {problem.message}"
         self.faults.setdefault(name, []).append(message)
 
+    def check_source(self, name: str, names: Iterable[str], *, is_known: bool) -> None:
+        """Raises ConfigError unless it is clear which file a section means. `is_known`: it has the name of a model that is there."""
+        where, layer = self.where(name), self.models[name]
+        if "hf_file" in layer and "hf_repo" not in layer:
+            raise ConfigError(f"{where} hf-file: hf-repo is missing")
+        if "model" in layer and "hf_repo" in layer:
+            raise ConfigError(f"{where}: model and hf-repo both name its file; give one of them")
+        if not is_known and "model" not in layer and "hf_repo" not in layer:
+            way_out = "name its file with `model = PATH` or `hf-repo = user/repo:quant`"
+            raise ConfigError(f"{where}: there is no such model{did_you_mean(name, names)}; {way_out}")
+
     # ------------------------------------------------------------ variants
 
     def choose_bases(self, find: Find, names: Iterable[str], taken: Mapping[str, object]) -> dict[str, list[str]]:
@@ -121,6 +132,15 @@ class Sections:
             broken = next((base for base in bases if base in self.faults), None)
             if broken is not None and name not in self.faults:
                 self.note(name, ConfigError(f"{self.where(name)} base: {broken} cannot be used ({self.faults[broken][0]})"))
+
+    def all_that_is_wrong(self, models: Mapping[str, ModelSpec]) -> list[str]:
+        """What keeps sections' models from being loaded, in the order of the file."""
+        wrong = []
+        for name in self._presets.sections:
+            spec = models[name]
+            if spec.wanted is None and spec.error is not None:
+                wrong += self.faults.get(name) or [f"{self.where(name)}: {spec.error}"]
+        return wrong
 
     def to_broken(self, made: ModelSpec, was: ModelSpec | None) -> ModelSpec:
         """What is listed for a section with mistakes; `made`: all that could be made of it. A process that runs goes on with what it was

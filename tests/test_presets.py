@@ -363,7 +363,8 @@ def test_all_problems_of_a_file_are_told(folder: Path, capsys: pytest.CaptureFix
         "problem: p.ini:4 [gone]: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`",
         "problem: p.ini:6 [file]: the alias x of file already means tiny; choose another one",
         f"problem: p.ini:7 [file] model = models/none.gguf: there is no such file; looked for {tried('models/none.gguf')}",
-        "problem: p.ini:9 [broken]: broken.gguf: the file ends at byte 4, inside the version at byte 4",
+        f"problem: p.ini:9 [broken]: {folder}/models/broken.gguf: the file ends at byte 4, inside the version at byte 4; "
+        "get another copy of the file, or remove it",
         "problem: p.ini:10 [broken]: port belongs to the router and cannot be set for a model",
         "problem: p.ini:13 [v] base = nobody: there is no such model",
         "problem: p.ini:15 [w] ctx-size: a variant shares its base's process, so this must be set there",
