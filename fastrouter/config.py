@@ -149,7 +149,8 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
             print(version_text())
             raise SystemExit(0)
         if not word.startswith("-") or word == "-":
-            raise ConfigError(f"unexpected argument {word!r}" + (f", did you mean --model {word}?" if word.endswith(".gguf") else ""))
+            hint = f", did you mean --model {word}?" if word.endswith(".gguf") else "; flags begin with a dash, and a verb comes first"
+            raise ConfigError(f"unexpected argument {word!r}{hint}")
         name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
         flag, is_on = find_argument(name)
         if flag.kind is Kind.SWITCH:
