@@ -287,6 +287,10 @@ class Scan:
             options, defaults = self._read_files(layer, found.id)
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
+        draft = options.speculation.get("draft_model")
+        beside = [path for path, _ in options.lora] + ([draft] if draft else [])
+        files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
+        states = tuple(map(stat_of, files))  # before they are read: a change in between is seen later
         known, problem = self._headers.read_model(found.files)
         header, template = (known.header, known.template) if known is not None else (None, None)
         if options.chat_template is not None:
@@ -297,10 +301,6 @@ class Scan:
         if printable(found.files[0]) != found.files[0]:
             error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
         projector = self._headers.read_if_good(mmproj)
-        draft = options.speculation.get("draft_model")
-        beside = [path for path, _ in options.lora] + ([draft] if draft else [])
-        files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
-        states = tuple(map(stat_of, files))
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(

@@ -13,6 +13,7 @@ from typing import Any
 from fastrouter.capabilities import TemplateFeatures
 from fastrouter.gguf import GgufError, Header, Unreadable, Unusual, read_header
 from fastrouter.remembered import Remembered
+from fastrouter.sources import printable
 
 MAX_REMEMBERED = 1 << 16  # some 300 bytes each
 _UNUSUAL = "? "  # what the remembered message of a file begins with that llama.cpp may know better
@@ -68,11 +69,11 @@ class Headers:
             try:
                 read.append(self.read(path))
             except GgufError as problem:
-                error = error or type(problem)(f"{shown(path)}: {problem.message}; {problem.way_out}")
+                error = error or type(problem)(f"{printable(path)}: {problem.message}; {problem.way_out}")
         num_shards = read[0].header.split_count or 1 if read else 1
         if error is None and num_shards > 1 and len(paths) == 1:
             name = f"NAME-00001-of-{num_shards:05}.gguf"
-            error = GgufError(f"{shown(paths[0])}: it is one of {num_shards} shards; name them all like {name}, in one folder")
+            error = GgufError(f"{printable(paths[0])}: it is one of {num_shards} shards; name them all like {name}, in one folder")
         if len(read) < 2:
             return read[0] if read else None, error
         headers = [known.header for known in read]
@@ -91,14 +92,9 @@ class Headers:
         self._remembered.save()
 
 
-def shown(path: str) -> str:
-    """A path as JSON can hold it."""
-    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
-
-
 def _target_of(path: str) -> str:
     try:
-        return f" (it is a link to {shown(os.readlink(path))})"
+        return f" (it is a link to {printable(os.readlink(path))})"
     except (OSError, ValueError):
         return ""
 

@@ -175,7 +175,8 @@ def scan_folder(root: str, kept_ids: Mapping[str, str] | None = None) -> list[Fo
 def _to_found(group: FileGroup, folder: str, source: str) -> Found:
     """Without an id."""
     files, missing = ([os.path.join(folder, name) for name in names] for names in (group.names, group.missing))
-    return Found("", files, source, error=group.error_in(folder), missing=missing)
+    error = group.error_in(folder)
+    return Found("", files, source, error=printable(error) if error is not None else None, missing=missing)
 
 
 def find_file(path: str) -> Found:

@@ -7,7 +7,7 @@ As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scri
 spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
          `die`; `mute`: say nothing; `hangs`: close the wire, live on.
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
-         `lockstep*`. `progress` [values], `load_s`, `fail`
+         `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its shelf.
@@ -166,7 +166,7 @@ class Worker:
         if "progress" not in script:
             time.sleep(script.get("load_s", 0.0))
         if "fail" in script:
-            self.wire.send(Failed(script["fail"]))
+            self.wire.send(Failed(script["fail"], script.get("is_scarce", False)))
             time.sleep(60 if script.get("linger") else 0)
             return False
         self.say(script)

@@ -38,7 +38,8 @@ DIFFERS: dict[str, dict[str, str]] = {
         "text": "an answer is what is new",
     },
     "*: models": {
-        **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template_caps")},
+        **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template*")},
+        "json.data.*.spellings": KNOWN,
         "json.data.*.meta": "known before the model is loaded",
         "json.data.*.aliases": "the other names, without the id",
     },

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from fastrouter.logs import JsonFormatter, TextFormatter
 from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
+from fastrouter.worker.binding import Scarcity, refusal
 from fastrouter.worker.llama_log import LlamaLog
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -241,7 +242,7 @@ def test_failed_load(router: StartRouter, folder: Path) -> None:
         answer = say(server, "quiet")
         [failed] = [event["data"] for _, event in zip(range(2), _changes(stream), strict=False) if event["data"].get("failed")]
     expected = [f"line {number}" for number in range(10, 30)]
-    assert (answer.status, answer.error["message"]) == (500, "model name=quiet failed to load: it has no tensors")
+    assert (answer.status, answer.error["message"]) == (400, "model name=quiet failed to load: it has no tensors")
     assert answer.error["log"] == expected
     assert (failed["log"], failed["error"]) == (expected, "it has no tensors")
     status = server.get("/v1/models/quiet").json["status"]
@@ -289,8 +290,26 @@ def test_the_cause_in_one_line(router: StartRouter, models: Path, tmp_path: Path
     (folder / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
     server = router(models_dir=folder)
     error = server.post("/completion", {"model": "strange", "prompt": "x"}).error
-    assert error["message"] == "model name=strange failed to load: tensor 'blk.1.attn_q.weight' not found"
+    cause = "tensor 'blk.1.attn_q.weight' not found; get another copy of the file, or another version of the model"
+    assert error["message"] == f"model name=strange failed to load: {folder}/strange.gguf: {cause}"
     assert any("blk.1.attn_q.weight" in line for line in error["log"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_scarce"),
+    [
+        ("tensor 'blk.1.attn_q.weight' not found", False),
+        ("unknown model architecture: 'nobody'", False),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 549755813888", True),
+        ("mmap failed: Cannot allocate memory", True),
+        ("std::bad_alloc", True),
+        ("failed to open GGUF file '/m/x.gguf' (Too many open files)", True),
+    ],
+)
+def test_causes_that_may_go_away(cause: str, is_scarce: bool) -> None:
+    error = refusal(cause, "/home/memory/alloc.gguf")
+    assert isinstance(error, Scarcity) == is_scarce
+    assert error.message.startswith(f"/home/memory/alloc.gguf: {cause}")
 
 
 @pytest.mark.parametrize(("flags", "is_loud"), [((), False), (("-lv", "4"), True), (("-v",), True), (("-lv", "1"), False)])

@@ -34,12 +34,12 @@ class SlowCatalog(Catalog):
         self.fails = False
         super().__init__(parse(["--models-dir", str(folder)], {}))
 
-    def scan(self) -> Scan:
+    def scan(self, *, with_presets: bool = True) -> Scan:
         self.num_scans += 1
         assert self.may_end.acquire(timeout=60)
         if self.fails:
             raise ConfigError("wrong")
-        return super().scan()
+        return super().scan(with_presets=with_presets)
 
 
 class Ended:
@@ -156,7 +156,7 @@ def test_what_a_running_model_survives(folder: Path, preset: Path, router: Start
     assert {name: server.status(name) for name in ("a", "kept")} == {"a": "loaded", "kept": "loaded"}
     assert server.worker_of("kept") == pid
     kept = server.get("/v1/models/kept").json
-    assert (kept["aliases"], kept["tags"]) == (["k"], ["t"])
+    assert (kept["aliases"], kept["tags"]) == (["k", "kept.gguf"], ["t"])
     for name in ("options", "bytes"):
         server.await_status(name, "unloaded")
     assert "models reloaded: added added; changed bytes, options; removed gone; updated kept" in server.log
@@ -262,17 +262,17 @@ def test_changes_are_seen(watching: Router, folder: Path, preset: Path) -> None:
     server = watching
     (folder / "deep" / "er").mkdir(parents=True)
     shutil.copy(folder / "a.gguf", folder / "deep" / "er" / "x.gguf")
-    eventually(lambda: "er" in listed(server), "the new folder")
+    eventually(lambda: "deep/er/x" in listed(server), "the new folder")
     shutil.rmtree(folder / "deep")
     eventually(lambda: listed(server) == ["a"], "the end of the new folder")
     other = preset.with_name("other.ini")
     other.write_text("[a]\nctx-size = 256\nalias = z\n")
     other.rename(preset)  # as editors do
-    eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["z"], "the new preset")
+    eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["z", "a.gguf"], "the new preset")
     preset.write_text("[a]\nnonsense = 1\n")
     eventually(lambda: "reload refused, nothing has changed" in server.log, "a line in the log")
     preset.write_text("[a]\nctx-size = 256\nalias = y\n")
-    eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["y"], "the corrected preset")
+    eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["y", "a.gguf"], "the corrected preset")
     assert server.status("a") == "loaded"
 
 

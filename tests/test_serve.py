@@ -380,7 +380,7 @@ def test_id_with_a_slash(router: StartRouter, tmp_path: Path) -> None:
             make_llama(tmp_path / folder / f"{name}.gguf")
     server = router(models_dir=tmp_path)
     ids = [model["id"] for model in server.get("/models").json["data"]]
-    assert ids == ["b/one", "b/two", "one", "two"]
+    assert ids == ["a/one", "a/two", "b/one", "b/two"]
     assert server.get("/v1/models/b/one").json["id"] == "b/one"
     assert server.get("/v1/models/b%2Fone").json["id"] == "b/one"
     for name in ("b/one", "b/one.gguf"):
@@ -630,8 +630,8 @@ def test_broken_file(router: StartRouter, models: Path, tmp_path: Path) -> None:
     for name in ("cut", "text", "empty", "strange"):
         for _ in range(2):
             answer = server.post("/completion", completion(model=name))
-            assert answer.status == 500, (name, answer)
-            beginning = f"model name={name} failed to load: "
+            assert (answer.status, answer.error["type"]) == (400, "invalid_model_error"), (name, answer)
+            beginning = f"model name={name} failed to load: {tmp_path}/{name}.gguf: "
             assert answer.error["message"].startswith(beginning), answer.body
             assert len(answer.error["message"]) > len(beginning) + 5
         described = server.get(f"/v1/models/{name}").json["status"]

@@ -18,7 +18,16 @@ from conftest import is_alive
 from house import FOREVER, WHOLE, Collector, House, Run, Streamer, run_house, submit
 from test_process import until
 
-from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.errors import (
+    FastrouterError,
+    InvalidRequest,
+    LoadFailed,
+    LoadPostponed,
+    ModelNotLoaded,
+    ModelUnusable,
+    Unavailable,
+    WorkerDied,
+)
 from fastrouter.supervisor import entry as entry_module
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.state import State
@@ -396,6 +405,41 @@ def test_failed_load(house: Run, script: dict[str, Any], cause: str, code: int) 
         here.spec("a", load_s=0.001)
         assert await here.ask("a") == WHOLE, "repaired, it loads"
         assert here.status("a") == "loaded"
+
+    house(body)
+
+
+@pytest.mark.parametrize(
+    ("script", "total", "kind", "status", "has_pause"),
+    [
+        ({"fail": "no such tensor"}, 1 << 40, ModelUnusable, 400, False),
+        ({"fail": "no memory", "is_scarce": True}, 1 << 40, LoadPostponed, 503, True),
+        ({"fail": "no memory", "is_scarce": True}, 1, ModelUnusable, 400, False),  # nor will there ever be
+    ],
+)
+def test_only_what_waiting_may_cure_is_worth_a_retry(
+    house: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    script: dict[str, Any],
+    total: int,
+    kind: type[LoadFailed],
+    status: int,
+    has_pause: bool,
+) -> None:
+    monkeypatch.setattr("fastrouter.supervisor.instance.total_bytes", lambda: total)
+    monkeypatch.setattr(entry_module, "BACK_OFF_S", (1000.0,))
+
+    async def body(here: House) -> None:
+        here.spec("a", **script)
+        errors = []
+        for _ in range(2):  # the second one comes before the pause is over
+            with pytest.raises(LoadFailed) as caught:
+                await here.acquire("a")
+            errors.append(caught.value)
+        assert [(type(error), error.status) for error in errors] == [(kind, status)] * 2
+        assert errors[0].message == errors[1].message
+        assert (errors[1].retry_after_s is not None) == has_pause
+        assert here.events.count(("a", "loading")) == 1
 
     house(body)
 

@@ -115,6 +115,7 @@ def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
     return {
         "id": spec.id,
         "aliases": [*spec.aliases, *spec.spellings],
+        "spellings": list(spec.spellings),  # those of the aliases that no user gave
         "tags": list(spec.tags),
         "object": "model",
         "owned_by": "llamacpp",

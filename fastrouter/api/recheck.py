@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from fastrouter.api.reload import Reloads
 from fastrouter.catalog import Catalog
 from fastrouter.errors import ConfigError, Unavailable
-from fastrouter.sources import GONE, stat_of
+from fastrouter.sources import GONE, printable, stat_of
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -66,7 +66,7 @@ class Recheck:
 
     def _read_again(self, spec: ModelSpec, path: str, *, is_running: bool) -> Awaitable[None]:
         if is_running:
-            log.warning("%s: %s has changed on disk while the model was loaded; the model is loaded again", spec.id, path)
+            log.warning("%s: %s has changed on disk while the model was loaded; the model is loaded again", spec.id, printable(path))
         task = asyncio.get_running_loop().create_task(self._reload_for(spec))
         self._changed[spec.id] = task
         task.add_done_callback(lambda _: self._changed.pop(spec.id))

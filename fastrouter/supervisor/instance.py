@@ -246,7 +246,7 @@ class Instance:
                 self._on_change(self)
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
-                self.failure = self.spec.error or message.error  # in the listing's words, where it has some
+                self.failure = message.error
                 can_fit = not 0 < total_bytes() <= self.need.host_bytes
                 self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
