@@ -29,14 +29,16 @@ class Presets:
     shared: Layer = field(default_factory=dict)  # [*]
     sections: Mapping[str, Layer] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)  # where each section begins
+    key_lines: Mapping[tuple[str, str], int] = field(default_factory=dict)  # by section and target
     problems: tuple[str, ...] = ()  # of the file, or of [*]; each opens with the file and the line
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same by section; the other sections are good
     warnings: tuple[str, ...] = ()  # about what is obeyed but hardly meant
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by section: where a file may appear
     text: str = ""  # of the whole file
 
-    def where(self, name: str) -> str:
-        return f"{self.path}:{self.lines[name]} [{name}]"
+    def where(self, name: str, target: str = "") -> str:
+        """The line of a section's key, else that of the section."""
+        return f"{self.path}:{self.key_lines.get((name, target), self.lines[name])} [{name}]"
 
 
 def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None) -> Presets:
@@ -54,7 +56,18 @@ def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = Non
     problems = [*reader.faults.pop("", []), *reader.faults.pop(EVERY_MODEL, [])]
     faults = {name: tuple(said) for name, said in reader.faults.items()}
     missing = {name: tuple(places) for name, places in reader.missing.items()}
-    return Presets(str(path), shared, reader.sections, reader.lines, tuple(problems), faults, tuple(reader.warnings), missing, text)
+    return Presets(
+        str(path),
+        shared,
+        reader.sections,
+        reader.lines,
+        reader.key_lines,
+        tuple(problems),
+        faults,
+        tuple(reader.warnings),
+        missing,
+        text,
+    )
 
 
 def first_of(problems: Iterable[str], path: object) -> str:
@@ -72,6 +85,7 @@ class _Reader:
         self.name = ""  # of the section it is in; "": before the first one
         self.sections: dict[str, dict[str, Setting]] = {}
         self.lines: dict[str, int] = {}
+        self.key_lines: dict[tuple[str, str], int] = {}
         self.faults: dict[str, list[str]] = {}
         self.missing: dict[str, list[str]] = {}
         self.warnings: list[str] = []
@@ -90,7 +104,7 @@ class _Reader:
             raise ConfigError(f"{where}: expected `key = value`{_example(line)}, found {line[:80]!r}")
         if not self.name and key != "version":
             raise ConfigError(f"{where}: {key} stands before the first [section]; what is for all models belongs below [*]")
-        self._read_key(where, key, text)
+        self._read_key(number, where, key, text)
 
     def _open(self, where: str, number: int, line: str) -> None:
         self._layer, self._written = {}, set()  # the keys below a bad heading are looked at too
@@ -105,7 +119,7 @@ class _Reader:
         if not is_new:
             raise ConfigError(f"{where}: section [{self.name}] is there twice, first in line {self.lines[self.name]}; rename one of them")
 
-    def _read_key(self, where: str, key: str, text: str) -> None:
+    def _read_key(self, number: int, where: str, key: str, text: str) -> None:
         found = find_key(key)
         if found is None:
             raise ConfigError(f"{where}: unknown key {key}{suggest(key)}")
@@ -114,6 +128,8 @@ class _Reader:
             raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
         if self.name == EVERY_MODEL and flag.target in _OF_ONE_MODEL:
             raise ConfigError(f"{where}: {key} is for one model and cannot be set for all; put it into that model's section")
+        if flag.target:
+            self.key_lines[self.name, flag.target] = number
         value = read_value(text, keeps_quotes=flag.keeps_quotes)
         said = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
         self._add(flag, said, self._convert(flag, value, said, is_on=is_on))

@@ -38,15 +38,15 @@ class Sections:
             self.note(name, problem)
 
     def note(self, name: str, problem: ConfigError) -> None:
-        said = self.where(name)
-        message = problem.message if problem.message.startswith(said) else f"{said}: {problem.message}"
-        self.faults.setdefault(name, []).append(message)
+        """`problem` says where, or the section is what it is about."""
+        is_located = problem.message.startswith(f"{self._presets.path}:")
+        self.faults.setdefault(name, []).append(problem.message if is_located else f"{self.where(name)}: {problem.message}")
 
     def check_source(self, name: str, names: Iterable[str], *, is_known: bool) -> None:
         """Raises ConfigError unless it is clear which file a section means. `is_known`: it has the name of a model that is there."""
         where, layer = self.where(name), self.models[name]
         if "hf_file" in layer and "hf_repo" not in layer:
-            raise ConfigError(f"{where} hf-file: hf-repo is missing")
+            raise ConfigError(f"{self.where(name, 'hf_file')} hf-file: hf-repo is missing")
         if "model" in layer and "hf_repo" in layer:
             raise ConfigError(f"{where}: model and hf-repo both name its file; give one of them")
         if not is_known and "model" not in layer and "hf_repo" not in layer:
@@ -60,14 +60,14 @@ class Sections:
         bases: dict[str, str] = {}
         for name, layer in self.variants.items():
             with self.noting_faults(name):
-                check_variant(layer, self.where(name))
+                check_variant(layer, lambda target, name=name: self.where(name, target))  # type: ignore[misc]
                 bases[name] = self._base_of(name, str(layer["base"].value), find, names)
                 if name in taken:
-                    raise ConfigError(f"{self.where(name)} base: {name} is a model of its own already")
+                    raise ConfigError(f"{self.where(name, 'base')} base: {name} is a model of its own already")
         adapters: dict[str, list[str]] = {}
         for name in bases:
             with self.noting_faults(name):
-                chain = self._chains[name] = chain_of(name, bases, self.where(name))
+                chain = self._chains[name] = chain_of(name, bases, self.where(name, "base"))
                 if chain[-1] in taken:  # else its section has a fault already
                     adapters.setdefault(chain[-1], []).extend(adapters_of(self._layer_of(name)))
         return adapters
@@ -76,7 +76,7 @@ class Sections:
         found = base if base in self._presets.sections else find(base)
         if found is None:
             near = did_you_mean(base, [*self._presets.sections, *names])
-            raise ConfigError(f"{self.where(name)} base = {base}: there is no such model{near}")
+            raise ConfigError(f"{self.where(name, 'base')} base = {base}: there is no such model{near}")
         return found
 
     def _layer_of(self, variant: str) -> Layer:
@@ -122,7 +122,7 @@ class Sections:
                 known = self._means.setdefault(alias, name)
                 said = f"the alias {alias} of {name} already means {known}; choose another one"
                 if known != name and name in sections:
-                    self.note(name, ConfigError(said))
+                    self.note(name, ConfigError(f"{self.where(name, 'aliases')}: {said}"))
                 elif known != name:
                     problems.append(said)
         return problems
@@ -131,7 +131,7 @@ class Sections:
         for name, (_, *bases) in self._chains.items():
             broken = next((base for base in bases if base in self.faults), None)
             if broken is not None and name not in self.faults:
-                self.note(name, ConfigError(f"{self.where(name)} base: {broken} cannot be used ({self.faults[broken][0]})"))
+                self.note(name, ConfigError(f"{self.where(name, 'base')} base: {broken} cannot be used ({self.faults[broken][0]})"))
 
     def all_that_is_wrong(self, models: Mapping[str, ModelSpec]) -> list[str]:
         """What keeps sections' models from being loaded, in the order of the file."""

@@ -127,7 +127,7 @@ def test_bad_preset(tmp_path: Path) -> None:
     assert (strict.returncode, strict.stdout) == (1, "")
     lines = strict.stderr.splitlines()
     assert lines[0] == "fastrouter: --strict: 4 of p.ini cannot be used:"
-    assert [line.partition(":")[2][:2] for line in lines[1:]] == ["2 ", "1 ", "3 ", "6 "]
+    assert [line.partition(":")[2][:2] for line in lines[1:]] == ["2 ", "1 ", "4 ", "6 "]
 
 
 def test_port_in_use(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_new_file_and_reload(router: StartRouter, models: Path, tmp_path: Path) 
     assert ask(server, "tiny1").json["model"] == "tiny1"
     (folder / "tiny0.gguf").unlink()
     assert ids(server, "/v1/models?reload=1") == ["tiny1"]
-    assert ask(server, "tiny0").error["message"] == "model 'tiny0' not found"
+    assert ask(server, "tiny0").error["message"] == "model 'tiny0' not found, did you mean tiny1?"
     eventually(lambda: "tiny0: unloaded" in server.log, "the end of tiny0")
     assert server.status("tiny1") == "loaded"
 

@@ -325,7 +325,7 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
         ("[B]\nc = 1\n[aa]\nmodel = models/a.gguf", "B", "presets.ini:1 [B]: there is no such model; name its file"),
         ("[aa]\nc = 1", "aa", "presets.ini:1 [aa]: there is no such model, did you mean a?"),
         ("[b]\nhf-repo = no/such", "b", "presets.ini:1 [b]: no/such is not in the cache"),
-        ("[b]\nhf-file = x.gguf", "b", "presets.ini:1 [b] hf-file: hf-repo is missing"),
+        ("[b]\nhf-file = x.gguf", "b", "presets.ini:2 [b] hf-file: hf-repo is missing"),
         ("[b]\nhf-repo = u/r\nmodel = models/a.gguf", "b", "presets.ini:1 [b]: model and hf-repo both name its file"),
         ("[b]\nmodel = x", "b", "presets.ini:2 [b] model = x: there is no such file; looked for "),
         ("[b]\nmodel = models/a.gguf\nmodel-draft = x", "b", "presets.ini:3 [b] model-draft = x: there is no such file; looked for "),
@@ -339,9 +339,9 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
         ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] is there twice"),
         ("[b\nmodel = models/a.gguf", "[b", "presets.ini:1: not a section"),
         ("[c]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = z", "b", "the alias z of b already means c"),
-        ("[b]\nmodel = models/a.gguf\nalias = a", "b", "presets.ini:1 [b]: the alias a of b already means a; choose another one"),
+        ("[b]\nmodel = models/a.gguf\nalias = a", "b", "presets.ini:3 [b]: the alias a of b already means a; choose another one"),
         ("[c]\nmodel = models/a.gguf\n[b]\nbase = c\nmodel = models/a.gguf", "b", "[b] model: a variant shares"),
-        ("[b]\nbase = A", "b", "presets.ini:1 [b] base = A: there is no such model, did you mean a?"),
+        ("[b]\nbase = A", "b", "presets.ini:2 [b] base = A: there is no such model, did you mean a?"),
     ],
 )
 def test_a_wrong_section_is_a_model_that_says_why(models: Path, put: Callable[..., Path], text: str, section: str, message: str) -> None:

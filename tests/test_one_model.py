@@ -110,4 +110,4 @@ def test_one_that_cannot_be_loaded(router: StartRouter, tmp_path: Path) -> None:
     assert (answer.status, answer.error["type"]) == (503, "unavailable_error")
     assert "model name=broken failed to load" in answer.error["message"]
     answer = server.post("/completion", {"prompt": "a"})
-    assert (answer.status, "failed to load" in answer.error["message"]) == (500, True)
+    assert (answer.status, "failed to load" in answer.error["message"]) == (400, True)

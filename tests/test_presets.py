@@ -361,15 +361,15 @@ def test_all_problems_of_a_file_are_told(folder: Path, capsys: pytest.CaptureFix
     assert [line for line in lines if line.startswith("problem: ")] == [
         "problem: p.ini:2 [tiny]: unknown key ctx-sise, did you mean ctx-size?",
         "problem: p.ini:4 [gone]: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`",
-        "problem: p.ini:6 [file]: the alias x of file already means tiny; choose another one",
         f"problem: p.ini:7 [file] model = models/none.gguf: there is no such file; looked for {tried('models/none.gguf')}",
+        "problem: p.ini:8 [file]: the alias x of file already means tiny; choose another one",
         f"problem: p.ini:9 [broken]: {folder}/models/broken.gguf: the file ends at byte 4, inside the version at byte 4; "
         "get another copy of the file, or remove it",
         "problem: p.ini:10 [broken]: port belongs to the router and cannot be set for a model",
-        "problem: p.ini:13 [v] base = nobody: there is no such model",
-        "problem: p.ini:15 [w] ctx-size: a variant shares its base's process, so this must be set there",
-        "problem: p.ini:18 [z] base: w cannot be used "
-        "(p.ini:15 [w] ctx-size: a variant shares its base's process, so this must be set there)",
+        "problem: p.ini:14 [v] base = nobody: there is no such model",
+        "problem: p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there",
+        "problem: p.ini:19 [z] base: w cannot be used "
+        "(p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there)",
         f"problem: p.ini:22 [t] chat-template-file = none.jinja: there is no such file; looked for {tried('none.jinja')}",
     ]
     assert lines[-1] == "9 sections, 10 problems"

@@ -269,8 +269,10 @@ def test_changes_are_seen(watching: Router, folder: Path, preset: Path) -> None:
     other.write_text("[a]\nctx-size = 256\nalias = z\n")
     other.rename(preset)  # as editors do
     eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["z", "a.gguf"], "the new preset")
-    preset.write_text("[a]\nnonsense = 1\n")
+    preset.write_text("[*]\nnonsense = 1\n")
     eventually(lambda: "reload refused, nothing has changed" in server.log, "a line in the log")
+    preset.write_text("[a]\nnonsense = 1\n")
+    eventually(lambda: "unknown key nonsense" in server.get("/v1/models/a").json["status"].get("error", ""), "the mistake in the listing")
     preset.write_text("[a]\nctx-size = 256\nalias = y\n")
     eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["y", "a.gguf"], "the corrected preset")
     assert server.status("a") == "loaded"
