@@ -88,11 +88,12 @@ class App:
             self._certificate = Certificate(config.ssl_cert_file, config.ssl_key_file)
         self._files: list[SocketFile] = []
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
-        guard = Guard(self._keys, hosts, cors)
+        guard = Guard(self._keys, hosts, cors, config.allowed_hosts)
         self._routes = Routes(guard, config.api_prefix)
+        self._routes.is_complete = False  # until the service has added its own
         self._health = Health()
         self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
-        self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
+        self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._is_over = False  # nothing will be ready any more
@@ -138,6 +139,7 @@ class App:
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
         service = self._service = await in_thread(_open_service, self._config, catalog)
         await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
+        self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         self._notifier.ready(self._status)

@@ -51,6 +51,7 @@ class Catalog:
         self._folder_ids: Mapping[str, str] = {}  # of the models in --models-dir, by first file: they keep them
         self._presets: Presets | None = None
         self.version = 0  # counts what is news
+        self._has_frozen = False
         self.reload()
 
     def __repr__(self) -> str:
@@ -83,8 +84,9 @@ class Catalog:
         try:
             presets = None if with_presets else self._presets
             scan = Scan(self._config, self._headers, self._models, self._names, self._folder_ids, presets)
-            if scan.is_news:
-                gc.freeze()  # nor shall later ones: specs are in no cycles
+            if not self._has_frozen:
+                self._has_frozen = True
+                gc.freeze()  # nor shall later ones. Only once: what a frozen cycle holds is never freed, bodies of requests too
         finally:
             gc.enable()
         if scan.problems:

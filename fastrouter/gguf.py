@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from struct import Struct
 from typing import Any
@@ -41,6 +41,10 @@ _BLOCKS = {
     20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8),
     29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
+
+
+# Keys of Header.matrices: one of these words and, but for the last, the number of a type.
+MATRIX, EXPERTS, EMBEDDING, OUTPUT = "matrix", "experts", "embedding", "output"
 
 
 class GgufError(FastrouterError):
@@ -83,6 +87,7 @@ class Header:
     has_chat_template: bool
     chat_template: str | None  # None also when it is too long to keep
     sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # defaults of requests, by the names of their fields
+    matrices: dict[str, int] = field(default_factory=dict, hash=False)  # bytes, of those that llama.cpp may repack, by kind and type
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -181,8 +186,9 @@ def _parse(reader: _Reader) -> Header:
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise GgufError(f"general.alignment is {alignment}, no power of two")
-    num_params, size_bytes = _read_tensors(reader, num_tensors, alignment)
-    return _to_header(values, num_tensors, num_params, size_bytes)
+    matrices: dict[str, int] = {}
+    num_params, size_bytes = _read_tensors(reader, num_tensors, alignment, matrices)
+    return replace(_to_header(values, num_tensors, num_params, size_bytes), matrices=matrices)
 
 
 _KEPT = (
@@ -253,7 +259,15 @@ def _read_array(reader: _Reader, key: str, is_kept: bool) -> int:
     return count
 
 
-def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
+def _note_matrix(matrices: dict[str, int], name: str, kind: int, dimensions: list[int], num_bytes: int) -> None:
+    if len(dimensions) > 1 and dimensions[1] % 8 == 0 and name.endswith(".weight"):
+        word = EMBEDDING if name == "token_embd.weight" else MATRIX if len(dimensions) == 2 else EXPERTS
+        matrices[f"{word} {kind}"] = matrices.get(f"{word} {kind}", 0) + num_bytes
+    if name == "output.weight":
+        matrices[OUTPUT] = num_bytes
+
+
+def _read_tensors(reader: _Reader, count: int, alignment: int, matrices: dict[str, int]) -> tuple[int, int]:
     """(values, bytes) of all tensors."""
     num_values = num_bytes = end_of_last = 0
     last = ""
@@ -275,6 +289,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int
         if offset % alignment:
             raise GgufError(f"tensor {name[:80]} is not aligned at byte {reader.position - 8}")
         tensor_bytes = size // block[0] * block[1]
+        _note_matrix(matrices, name, kind, dimensions, tensor_bytes)
         num_values += size
         num_bytes += tensor_bytes
         if offset + tensor_bytes > end_of_last:

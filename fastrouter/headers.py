@@ -6,6 +6,7 @@ Invariant: a file that has not changed is not opened again; a chat template's te
 import os
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
@@ -78,7 +79,11 @@ class Headers:
             return read[0] if read else None, error
         headers = [known.header for known in read]
         num_params, size_bytes = sum(header.num_params for header in headers), sum(header.size_bytes for header in headers)
-        return replace(read[0], header=replace(headers[0], num_params=num_params, size_bytes=size_bytes)), error
+        matrices: Counter[str] = Counter()
+        for header in headers:
+            matrices.update(header.matrices)
+        whole = replace(headers[0], num_params=num_params, size_bytes=size_bytes, matrices=dict(matrices))
+        return replace(read[0], header=whole), error
 
     def read_if_good(self, path: str | None) -> Header | None:
         """Of a file beside a model (a projector, a draft model), where there is one that can be read."""

@@ -117,6 +117,8 @@ class Prime:
     heap_bytes: int  # what the next load is likely to allocate
     path: str | None  # the model that is likely to come next
     options: LoadOptions
+    safe_mode: bool = False  # as in Load
+    num_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

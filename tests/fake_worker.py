@@ -160,6 +160,7 @@ class Worker:
         script: Script = json.loads(content) if content[:1] == b"{" else named_script(path.name)
         self.model = script
         self.say_lines(script)
+        self.wire.send(Progress(0.0))
         for value in script.get("progress", []):
             self.wire.send(Progress(value))
             time.sleep(script.get("load_s", 0.0) / len(script["progress"]))

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from tiny_models import make_llama, make_lora
 
+from fastrouter.api.models import may_see
 from fastrouter.catalog import Catalog
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
+from fastrouter.http.keys import Caller, KeyScope
 from fastrouter.hub.remove import why_it_stays
 from fastrouter.sources import Wanted
 from fastrouter.spec import ModelSpec
@@ -575,6 +577,25 @@ def test_a_name_of_several_models_means_none_of_them(models: Path, put: Callable
     assert {name: get(catalog, name).id for spec in catalog.models() for name in (*spec.aliases, *spec.spellings)} == {
         name: spec.id for spec in catalog.models() for name in (*spec.aliases, *spec.spellings)
     }
+
+
+@pytest.mark.parametrize(
+    ("patterns", "can_see"),
+    [
+        ("a/b/deep", True),
+        ("a/*", True),
+        ("deep", True),  # one of its names, in full
+        ("a/b/deep.gguf", True),
+        ("dee*", False),  # a pattern is for ids and for aliases that a user gave: a file's name opens nothing
+        ("*.gguf", False),
+        ("mine*", True),
+        ("other", False),
+    ],
+)
+def test_which_names_a_key_s_scope_means(models: Path, put: Callable[..., Path], patterns: str, can_see: bool) -> None:
+    put("a/b/deep.gguf")
+    [spec] = catalog_of(models, "--models-preset", preset_file(models, "[a/b/deep]\nalias = mine2\n")).models()
+    assert may_see(Caller(KeyScope(models=(patterns,))), spec) is can_see
 
 
 @pytest.mark.parametrize("argument", ["", "file"])

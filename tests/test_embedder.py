@@ -169,7 +169,7 @@ def test_errors_cost_one_call(bench: Open, monkeypatch: pytest.MonkeyPatch) -> N
         2: "InvalidRequest",
         3: "InvalidRequest",
         4: "InvalidRequest",
-        5: "NotSupported",
+        5: "ModelCannot",
         6: "InvalidRequest",
     }
     assert one.vectors(7).shape == (3, WIDTH)

@@ -170,7 +170,7 @@ def test_failed_and_exit_code(tmp_path: Path) -> None:
             worker = Worker(nursery)
             await worker.load(tmp_path / "m", {"progress": [0.5], "fail": "no such tensor"})
             assert await worker.end() == 1
-            assert worker.heard == [Progress(0.5), Failed("no such tensor")]
+            assert worker.heard == [Progress(0.0), Progress(0.5), Failed("no such tensor")]
 
     run(body)
 

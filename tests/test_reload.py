@@ -1,6 +1,7 @@
 """Reloads while the router serves: by difference, all or nothing, shared, and by itself with --watch."""
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -21,6 +22,23 @@ from fastrouter.config import parse
 from fastrouter.difference import Difference
 from fastrouter.errors import ConfigError
 from fastrouter.watch import Watch
+
+# ---------------------------------------------------------------- what a reload leaves
+
+
+def test_a_reload_freezes_nothing(tmp_path: Path) -> None:
+    """What is frozen in a cycle is never freed, and a reload may come while large bodies are there."""
+    catalog = Catalog(parse(["--models-dir", str(tmp_path)], {}))
+    before = gc.get_freeze_count()
+    for number in range(3):
+        make_llama(tmp_path / f"new{number}.gguf")
+        kept = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+        assert catalog.get(f"new{number}") is None
+        catalog.reload()
+        assert catalog.get(f"new{number}") is not None
+        assert len(kept) == 1000
+    assert gc.get_freeze_count() <= before
+
 
 # ---------------------------------------------------------------- who shares a scan
 

@@ -18,7 +18,7 @@ from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.entry import UNLOADED, Status
 from fastrouter.supervisor.supervisor import Supervisor
 
-META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
+META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
 MAX_ENCODED_AT_ONCE = 100  # models, some 10 us each; more are encoded in a thread
 
 Patterns = tuple[str, ...] | None  # of the keys that see a listing; None: everything

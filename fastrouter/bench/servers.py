@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastrouter import program
 from fastrouter.bench.client import BenchFailed, call
-from fastrouter.program import environment_for_others
 
 OURS, RIVAL = "fastrouter", "llama-server"
 START_S = 60.0
@@ -66,7 +66,7 @@ def free_port() -> int:
 def command_of(rival: Path | None) -> list[str]:
     if rival is not None:
         return [str(rival), "--no-ui"]
-    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "fastrouter"]
+    return [sys.executable] if getattr(sys, "frozen", False) else program.command_of("fastrouter")
 
 
 def _end_with_parent() -> None:
@@ -78,7 +78,7 @@ def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], lo
     """The rival, or fastrouter where there is none, answering /health. Ended with SIGTERM, by pid. Raises BenchFailed."""
     name = OURS if rival is None else RIVAL
     port = free_port()
-    environ = environ if rival is None else environment_for_others(environ)
+    environ = program.environment_for_own(environ) if rival is None else program.environment_for_others(environ)
     command = [*command_of(rival), "--host", "127.0.0.1", "--port", str(port), *flags]
     with log.open("ab") as output:
         start = time.perf_counter()

@@ -44,13 +44,16 @@ class Server:
         dispatch: Callable[[Request, Exchange], Any],
         guard: Guard,
         *,
+        admit: Callable[[Request, int], int] | None = None,
         make_parser: Callable[..., RequestParser] = RequestParser,
         max_connections: int | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """`timeout_s`: how long a client may leave an answer unread, and an idle connection lives; default STALL_S and KEEP_ALIVE_S."""
+        """`admit`: a RequestParser's gate. `timeout_s`: how long a client may leave an answer unread, and an idle connection lives; default
+        STALL_S and KEEP_ALIVE_S."""
         self.guard = guard
         self.dispatch = dispatch
+        self.admit = admit
         self.is_stopping = False
         self.stall_sweeps = math.ceil((timeout_s or STALL_S) / SWEEP_S)
         self.keep_alive_sweeps = math.ceil((timeout_s or KEEP_ALIVE_S) / SWEEP_S)

@@ -34,6 +34,7 @@ from fastrouter.messages import (
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
+from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.state import State, check
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -81,6 +82,9 @@ class Instance:
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
         self.failure_kind: type[LoadFailed] = LoadFailed
+        self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
+        self.remedy = NONE  # how it is loaded
+        self.has_begun = False  # the worker has said that it loads the model
         self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
         self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
@@ -105,7 +109,7 @@ class Instance:
     def heap_bytes(self) -> int:
         """Of its need, what is no mapped file."""
         weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
-        return max(0, self.need.host_bytes - weights)
+        return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
 
     @property
     def load_s(self) -> float:
@@ -119,7 +123,9 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, *, safe_mode: bool, num_dropped: int, verbosity: int) -> None:
+    def load(self, remedy: Remedy, verbosity: int) -> None:
+        self.remedy = remedy
+        safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
         self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
 
     def advance(self, state: State) -> None:
@@ -234,6 +240,7 @@ class Instance:
                 else:
                     future.set_exception(_read_error(message.error))
         elif isinstance(message, Progress):
+            self.has_begun = True
             if self.state is State.LOADING and message.value != (self.progress or 0.0):
                 self.progress = message.value
                 self._on_change(self)
@@ -285,6 +292,16 @@ class Instance:
         code = self.process.exit_code
         is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
         return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
+
+    @property
+    def has_retries(self) -> bool:
+        """It still works on what may have crashed a worker before."""
+        return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
+
+    @property
+    def has_calls(self) -> bool:
+        """Somebody waits for what it was asked."""
+        return any(not future.done() for future in self._calls.values())
 
     def fail_calls(self, error: Exception) -> None:
         for future in self._calls.values():

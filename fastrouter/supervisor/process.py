@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.messages import Hello
-from fastrouter.program import command_of
+from fastrouter.program import command_of, environment_for_own, start
 from fastrouter.supervisor.log import clean_line
 from fastrouter.wire import AsyncWire
 
@@ -39,6 +40,7 @@ SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork serve
 UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
 HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
 LAST_WORDS_S = 1.0  # between a worker's end and that of its wire, which only a process of its own making can keep open
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -82,10 +84,14 @@ class Nursery:
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
         self._command = command or NURSERY_COMMAND
-        self._environment = {**os.environ}
+        self._environment = environment_for_own(os.environ)
+        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
             self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
+        self.on_end: Callable[[], None] = lambda: None  # it has died, and is not started again by itself
         self._process: subprocess.Popen[bytes] | None = None
+        self._num_failed_starts = 0  # in a row that ended by themselves before a worker was up
+        self._retry_at = 0.0
         self._socket: socket.socket | None = None
         # The workers hold the reading end: its end of file tells them that the router is gone.
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
@@ -98,16 +104,15 @@ class Nursery:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
+        """Raises FastrouterError: it cannot be started, or ended too often just now."""
         if self._process is not None:
-            log.error("the fork server %s; starting another", describe_exit(self._end()))
+            self._note_end(self._end())
+        if time.monotonic() < self._retry_at:
+            raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = subprocess.Popen(
-                [*self._command, "--nursery", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-            )
+            command = [*self._command, "--nursery", str(theirs.fileno())]
+            self._process = start(command, self._environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         except OSError as error:
             ours.close()
             raise FastrouterError(f"cannot start worker processes: {error}") from None
@@ -115,10 +120,27 @@ class Nursery:
             theirs.close()
         ours.settimeout(SPAWN_TIMEOUT_S)
         self._socket = ours
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._hung_up)
+
+    def _hung_up(self) -> None:
+        """It never says anything, so this is its end."""
+        self._note_end(self._end())
+        self.on_end()
+
+    def _note_end(self, exit_code: int | None) -> None:
+        log.warning("the fork server %s", describe_exit(exit_code))
+        if exit_code is not None and exit_code >= 0:  # by itself, not by a signal from outside
+            self._num_failed_starts += 1
+            self._retry_at = time.monotonic() + BACK_OFF_S[min(self._num_failed_starts, len(BACK_OFF_S)) - 1]
+
+    def note_worker(self) -> None:
+        """One that it made is up: it works."""
+        self._num_failed_starts, self._retry_at = 0, 0.0
 
     def _end(self) -> int | None:
         """Its exit code, None when there was none."""
         if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
         process, self._process = self._process, None
@@ -269,8 +291,13 @@ class WorkerProcess:
         """Only a child of ours is a worker."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            self._pidfd = os.pidfd_open(pid)
         except OSError:
+            return False
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:  # no descriptor is left to watch it with
+            log.error("a worker cannot be watched and is ended: %s", error.strerror)
+            os.kill(pid, signal.SIGKILL)  # a child that nobody has waited for keeps its number
             return False
         self.pid = pid
         self._loop.add_reader(self._pidfd, self._died)
@@ -284,7 +311,7 @@ class WorkerProcess:
 
     def _break(self, error: ProtocolError) -> None:
         self.broke_protocol = error.message
-        log.error("worker %s broke the protocol and is killed: %s", self.pid, error.message)
+        log.error("worker %s broke the protocol and is killed: %s", self.pid or "that was starting", error.message)
         self._loop.remove_reader(self.ring.doorbell_fd)
         self.kill()
 
@@ -310,7 +337,7 @@ class WorkerProcess:
         return not is_end
 
     def _log_line(self, text: str) -> None:
-        log.debug("[%s] %s", self.pid, text)
+        log.debug("[%s] %s", self.pid or "starting", text)
 
     def tell(self, on_line: Callable[[str], None]) -> None:
         """From here on its lines are a model's; what it has said before, it said as a spare."""

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.errors import ContextExceeded, NotSupported
+from fastrouter.errors import ContextExceeded, ModelCannot
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
@@ -65,7 +65,7 @@ class Admission:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             if not self._context.memory or self._context.is_embedding:
-                raise NotSupported("this model cannot generate text")
+                raise ModelCannot("this model cannot generate text")
             generate = self._with_defaults(generate)
             request = Request(generate, self._build(generate), self._adapters.resolve(generate.lora))
             if len(request.prompt) >= self._context.n_ctx_slot:

@@ -88,9 +88,14 @@ def cpu_function(name: bytes) -> int:
     return lib.ggml_backend_reg_get_proc_address(lib.ggml_backend_reg_by_name(b"CPU"), name) or 0
 
 
-def drop_best_variants(count: int) -> tuple[list[str], str] | None:
+def cpu_variant() -> str:
+    """The name of the one in use."""
+    return cpu_variants.of_address(cpu_function(b"ggml_threadpool_new"))
+
+
+def drop_best_variants(count: int) -> None:
     """See cpu_variants."""
-    return cpu_variants.use_without_best(lib, backend_folder(), count)
+    cpu_variants.use_without_best(lib, backend_folder(), count)
 
 
 def device_free_bytes() -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from fastrouter.errors import FastrouterError, InvalidRequest, NotSupported
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.vocab import TOKENIZE_ADDRESS, Vocab
 
@@ -160,7 +160,7 @@ def _tokenizer_of(vocab: Vocab) -> Any:
     from llguidance import LLTokenizer
 
     if not vocab.eog_tokens:
-        raise NotSupported("the model has no token that ends a text, so its answers cannot follow a grammar")
+        raise ModelCannot("the model has no token that ends a text, so its answers cannot follow a grammar")
     with _switching_often():
         pieces = [vocab.token_to_piece(token) for token in range(vocab.n_tokens)]
         tokens = [_SPECIAL + piece if vocab.is_special(token) else piece for token, piece in enumerate(pieces)]

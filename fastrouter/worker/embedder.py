@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, NotSupported
+from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.messages import Call, LoadOptions, Reply
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.binding import LlamaError
@@ -108,9 +108,12 @@ class Embedder:
 
     def _read_inputs(self, params: dict[str, Any]) -> list[list[int]]:
         if not self._context.is_embedding:
-            raise NotSupported("This model does not make embeddings. Load it with `--embeddings`")
+            raise ModelCannot("this model does not make embeddings; to use it for that, start it with `--embeddings --pooling mean`")
         if self._is_unpooled and params.get("is_pooled"):
-            raise InvalidRequest("Pooling type 'none' is not OAI compatible. Please use a different pooling type (--pooling)")
+            raise InvalidRequest(
+                "Pooling type 'none' is not OAI compatible: it gives a vector for each token. Start the model with `--pooling mean` "
+                "(or cls, last) beside `--embeddings`, or use POST /embeddings"
+            )
         inputs = params["inputs"]
         name = params.get("name", "input")
         if not inputs:
@@ -121,7 +124,7 @@ class Embedder:
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:
-            raise NotSupported("This model does not support reranking. Load it with `--reranking`")
+            raise ModelCannot("this model does not support reranking; to use it for that, start it with `--reranking`")
         query, documents = params["query"], params["documents"]
         pairs = self._prompts.build_pairs(query, documents)
         return [self._checked(f"documents[{index}] with the query", pair) for index, pair in enumerate(pairs)]

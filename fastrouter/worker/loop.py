@@ -36,7 +36,7 @@ from fastrouter.messages import (
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.binding import Scarcity, drop_best_variants, log
+from fastrouter.worker.binding import Scarcity, log
 from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
@@ -53,10 +53,6 @@ _PROGRESS_INTERVAL_S = 0.05
 _SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
 _SHELF_STEP_BYTES = 16 << 20  # the router need not know more exactly
 _QUIET_MS = 2000  # without a request, before the worker tidies up
-_SAFE_MODE_NOTICE = (
-    "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
-    "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-)
 _NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
 
 
@@ -112,10 +108,8 @@ class Worker:
         clock = time.perf_counter
         begun = clock()
         log.set_verbosity(load.verbosity)
-        if load.num_dropped:
-            self._drop_variants(load, spare)
-        elif load.safe_mode:
-            self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
+        self._wire.send(Progress(0.0))  # from here on, its end is the model's
+        spare.drop_variants(load.num_dropped)
         self._next_progress = begun + _PROGRESS_INTERVAL_S
         self._load_options = load
         model = spare.take_model(load)
@@ -142,16 +136,10 @@ class Worker:
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         models = [self._model, *([speculation.draft.model] if speculation.draft else [])]
         taken = footprint.taken(models, load.options)
-        self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
+        cpu = describe.cpu(is_repacking=not load.safe_mode)
+        self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken, "cpu": cpu}))
         shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
-        sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
-
-    def _drop_variants(self, load: Load, spare: Spare) -> None:
-        spare.let_go()  # its weights lie in buffers of the backend that goes
-        if changed := drop_best_variants(load.num_dropped):
-            dropped, used = " and ".join(changed[0]), changed[1]
-            text = f"the first decode crashed with llama.cpp's build for {dropped} CPUs; this model runs with the one for {used}"
-            self._wire.send(Notice("warning", text))
+        sys.stderr.write(f"loaded ({shown}), {self._context!r}, CPU variant {cpu['variant']}\n")
 
     def _open(self, load: Load) -> Model:
         return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
