@@ -13,7 +13,7 @@ CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
-	@$(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
+	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest

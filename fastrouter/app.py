@@ -30,10 +30,13 @@ from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
-from fastrouter.logs import announce, set_up
+from fastrouter.logs import announce, finish, speaking
+from fastrouter.streams import Terminal
 from fastrouter.systemd import Notifier
 
 log = logging.getLogger("fastrouter")
+
+LAST_WORDS_S = 0.2  # for a log that nobody reads, when everything is to end at once
 
 
 class Behind(Protocol):
@@ -43,6 +46,7 @@ class Behind(Protocol):
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
+    def refuse_waiting(self) -> None: ...
     async def stop(self) -> None: ...
 
 
@@ -61,8 +65,7 @@ def _open_service(config: Config, catalog: Any) -> Behind:
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
     """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
-    set_up(config)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, nursery_command).run())
 
 
@@ -76,6 +79,7 @@ class App:
         self._nursery_command = nursery_command
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
+        self._terminal = Terminal()
         hosts = [host for host in hosts_of(config) if not is_unix(host)]
         if self._inherited:
             hosts = [str(sock.getsockname()[0]) for sock in self._inherited if sock.family != socket.AF_UNIX]
@@ -174,15 +178,24 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup_signal)
 
     def _on_stop_signal(self) -> None:
         if self._stop.is_set():
             log.warning("second signal: ending everything now")
+            finish(LAST_WORDS_S)
             os._exit(130)  # the workers see the end of their lifeline
         self._stop.set()
 
-    def _on_reload_signal(self) -> None:
+    def _on_hangup_signal(self) -> None:
+        """From the terminal that has been closed, or from somebody who wants a reload."""
+        if not self._terminal.is_gone:
+            self._reload()
+        elif not self._stop.is_set():
+            log.warning("the terminal was closed")
+            self._stop.set()
+
+    def _reload(self) -> None:
         try:
             self._reload_doors()
         except FastrouterError as error:
@@ -209,6 +222,8 @@ class App:
         self._server.dispatch = self._logged(self._dispatch_late)
         self._is_over = not self._ready.is_set()
         self._ready.set()  # those that wait for the start learn of the end
+        if self._service is not None:
+            self._service.refuse_waiting()
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()

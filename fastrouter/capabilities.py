@@ -33,6 +33,7 @@ class TemplateFeatures:
     system: bool = True
     kwargs: tuple[str, ...] = ()  # the variables it reads beyond those that every request fills
     is_understood: bool = True  # False: too long, or no Jinja
+    problem: str | None = None  # why no chat can use it, where its syntax tells
 
     def to_json(self) -> dict[str, Any]:
         """In the words of llama-server's `chat_template_caps`, and what a client may set with `chat_template_kwargs`."""
@@ -99,9 +100,10 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
     if is_embedder(header, options):
         return ["embedding"]
     heard = input_modalities(projector)
+    has_template = options.chat_template is not None if template is None else template.problem is None
     found = {
         "completion": True,
-        "chat": template is not None or options.chat_template is not None,
+        "chat": has_template,
         "tools": template is not None and template.tools,
         "thinking": template is not None and template.thinking,
         "vision": "image" in heard,

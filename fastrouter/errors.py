@@ -16,6 +16,7 @@ class FastrouterError(Exception):
     retry_after_s: int | None = None
 
     def __init__(self, message: str, **extra: Any) -> None:
+        message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
         super().__init__(message)
         self.message = message
         self.extra = extra

@@ -145,7 +145,7 @@ def _from_list(state: list[int], values: Any) -> Known | GgufError | None:
         header, template = values[3]
         if template is None:
             return Known(Header(*header), None)
-        tools, thinking, system, kwargs, is_understood = template
-        return Known(Header(*header), TemplateFeatures(tools, thinking, system, tuple(kwargs), is_understood))
+        tools, thinking, system, kwargs, is_understood, problem = template
+        return Known(Header(*header), TemplateFeatures(tools, thinking, system, tuple(kwargs), is_understood, problem))
     except (TypeError, ValueError, IndexError, KeyError):  # somebody else wrote it
         return None

@@ -37,8 +37,8 @@ def _is_first_on_path() -> bool:
 
 
 def start(command: Sequence[str], environ: Mapping[str, str], **how: Any) -> "subprocess.Popen[bytes]":
-    """A child that never sees a terminal's Ctrl-C, not even while it starts: that is for its parent. Raises OSError."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits this
+    """A child that never sees a terminal's Ctrl-C or its end, not even while it starts: they are for its parent. Raises OSError."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # the child inherits this
     try:
         return subprocess.Popen(command, env=environ, **how)
     finally:

@@ -92,6 +92,11 @@ class Service:
             return
         self._model_downloads.fetch_wanted()
 
+    def refuse_waiting(self) -> None:
+        """The end has come: requests that wait for a model get none."""
+        if self._supervisor is not None:
+            self._supervisor.refuse_waiting()
+
     async def stop(self) -> None:
         if self._watch is not None:
             await self._watch.stop()

@@ -201,12 +201,13 @@ class Worker:
 
     def answer(self, call: Call) -> None:
         """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
-        `forgotten`: calls that nobody waits for; `embed` as the model's `embed` says: a result, or "die"."""
+        `forgotten`: calls that nobody waits for; {} to those about text; `embed` as the model's `embed` says: a result, or "die"."""
         self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
         results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
         results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
         results["forgotten"] = self.forgotten
+        results |= {method: {} for method in ("tokenize", "detokenize", "apply_template", "count_tokens")}
         if call.method == "embed":
             if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
                 die(self.model["first_decode"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter._core import Request, RequestParser, scan_json
-from fastrouter.api.bodies import MAX_DEPTH, MAX_VALUES, Ids, parse_json, parse_large, parse_object, parse_optional
+from fastrouter.api.bodies import MAX_DEPTH, MAX_ID_LISTS, MAX_VALUES, Ids, parse_json, parse_large, parse_object, parse_optional
 from fastrouter.api.fields import duration, token_ids
 from fastrouter.api.schema import read_completion
 from fastrouter.errors import InvalidRequest
@@ -157,6 +157,13 @@ def test_a_number_of_a_million_digits_is_not_read() -> None:
         with pytest.raises(InvalidRequest, match="a number of more than 1024 characters"):
             parse_object(request_of(b'{"x":%b}' % text))
     assert parse_object(request_of(b'{"x":1.%b}' % (b"0" * 1000))) == {"x": 1.0}
+
+
+def test_a_body_of_too_many_lists_of_ids() -> None:
+    ids = b"[" + b"7," * 40 + b"7]"
+    assert len(parse_object(request_of(b'{"input":[' + b",".join([ids] * MAX_ID_LISTS) + b"]}"))["input"]) == MAX_ID_LISTS
+    with pytest.raises(InvalidRequest, match=f"more than {MAX_ID_LISTS} lists of token ids"):
+        parse_object(request_of(b'{"input":[' + b",".join([ids] * (MAX_ID_LISTS + 1)) + b"]}"))
 
 
 def test_depth() -> None:

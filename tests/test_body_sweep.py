@@ -19,7 +19,7 @@ from fastrouter.api.schema import FIELDS
 
 SIZES = os.environ.get("FASTROUTER_SWEEP_MB", "")
 MAX_COST = 4  # times the size of a body, at its peak
-WIDE_COST = 8  # of a text with a character that Python needs four bytes for: it needs them for all characters then
+WIDE_COST = 6  # of a text with a character that Python needs four bytes for: it needs them for all characters then
 SLACK_BYTES = 24 << 20  # of the allocator, and of 65,536 values
 START = {
     "/v1/completions": b'"prompt":"a","max_tokens":1',
@@ -106,7 +106,7 @@ def memory(pid: int, name: str) -> int:
 
 
 def ask(server: Router, path: str, body: bytes) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
         with contextlib.suppress(ConnectionError):  # refused at its head, and closed while it was being sent
             connection.request("POST", path, body, {"Content-Type": "application/json"})

@@ -466,6 +466,13 @@ def test_plain_http_on_the_https_port(https: Running, tmp_path: Path) -> None:
     assert "handshake" not in https.log
 
 
+def test_https_to_a_plain_port(server: Router, tmp_path: Path) -> None:
+    refused = run_verb(tmp_path, "list", "--url", f"https://127.0.0.1:{server.port}")
+    assert (refused.returncode, refused.stderr.count("\n"), "does the router speak http:// there?" in refused.stderr) == (1, 1, True), (
+        refused
+    )
+
+
 def test_a_new_certificate_after_a_hangup(tmp_path: Path, models: Path, issued: Issued) -> None:
     here = Issued(tmp_path, "mine")
     with started(tmp_path, "--port", "0", "--models-dir", str(models), *here.flags) as running:

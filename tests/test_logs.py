@@ -248,7 +248,7 @@ def test_failed_load(router: StartRouter, folder: Path) -> None:
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, expected)
     assert "error: quiet: it has no tensors" in server.log
-    assert "error: quiet: | line 29" in server.log
+    assert re.search(r"^\d\d:\d\d:\d\d quiet: \| line 29$", server.log, re.M), "what led to it is no error of its own"
     script(folder, "quiet", lines=["fine"])
     assert say(server, "quiet").status == 200
     assert not server.get("/v1/models/quiet").json["status"].keys() & {"failed", "log"}
@@ -278,6 +278,7 @@ def test_worker_that_died_while_serving(router: StartRouter, folder: Path) -> No
     assert (last["error"]["code"], last["error"]["log"]) == ("worker_died", ["oh no"])
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, ["oh no"])
+    assert server.log.count("oh no") == 1, "in the cause, and not again below it"
 
 
 # ---------------------------------------------------------------- real workers
@@ -316,9 +317,11 @@ def test_causes_that_may_go_away(cause: str, is_scarce: bool) -> None:
 def test_what_llama_cpp_says(router: StartRouter, models: Path, flags: tuple[str, ...], is_loud: bool) -> None:
     server = router(*flags, models_dir=models)
     server.load("tiny0")
-    said = eventually(lambda: "loaded (" in (text := server.get("/models/logs?model=tiny0").body.decode()) and text, "its last line")
+    said = eventually(lambda: "loaded in " in (text := server.get("/models/logs?model=tiny0").body.decode()) and text, "its last line")
     assert ("llama_context" in said) == is_loud
     assert ("tiny0 | " in server.log) == is_loud
+    assert re.search(r"loaded in \d+ ms \(model .* ms\): \d+ tokens of context shared by 4 slots", said)
+    assert not re.search(r"<\w+ .*>", said), "no reprs"
     assert ("tiny0: loaded in " in server.log) == (flags != ("-lv", "1"))
 
 
@@ -333,6 +336,10 @@ def test_cause() -> None:
     log.clear()
     log.take(4, b"plain text\n")
     assert log.cause() == "plain text"
+    log.clear()
+    log.take(4, b"load: SPM vocabulary, but newline token not found: map::at! Using special_pad_id instead.\n")
+    log.take(4, b"llama_model_load: error loading model: no such tensor\n")
+    assert log.cause() == "no such tensor", "a note that llama.cpp calls an error is no cause"
 
 
 def test_verbosity(capsys: pytest.CaptureFixture[str]) -> None:

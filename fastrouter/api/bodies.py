@@ -17,6 +17,7 @@ from fastrouter.errors import InvalidRequest, Unavailable
 
 MAX_VALUES = 1 << 16
 MAX_DEPTH = 512
+MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
 _ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
@@ -68,6 +69,8 @@ def _parse(body: bytes) -> Any:
     if not body:
         raise InvalidRequest("the request body is empty; send a JSON object")
     spans = scan_json(body, _ID_NAMES, max_values=MAX_VALUES, max_depth=MAX_DEPTH)
+    if len(spans) > MAX_ID_LISTS:
+        raise InvalidRequest(f"the body holds more than {MAX_ID_LISTS} lists of token ids")
     try:
         if not spans:
             return orjson.loads(body)

@@ -2,12 +2,15 @@
 
 import sys
 
+from fastrouter.streams import open_missing
+
 DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
 ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "bench", "completion", "help")
 
 
 def main() -> int:
+    open_missing()
     arguments = sys.argv[1:]
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:2], "--help"]
@@ -16,7 +19,7 @@ def main() -> int:
     elif arguments and arguments[0] not in ALL_VERBS and not arguments[0].startswith("-"):
         return refuse(arguments[0])
     if arguments and arguments[0] in VERBS:
-        from fastrouter.cli.client import run_verb
+        from fastrouter.cli.verbs import run_verb
 
         return run_verb(arguments)
     if arguments and arguments[0] in DOWNLOAD_VERBS:

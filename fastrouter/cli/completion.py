@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from fastrouter.cli import ALL_VERBS, client, pull
 from fastrouter.cli.client import Client, perform
+from fastrouter.cli.verbs import make_parser
 from fastrouter.flag import Flag, Kind, Scope
 from fastrouter.flag_table import TABLE
 
@@ -87,7 +88,7 @@ def all_verbs() -> list[Verb]:
     )
     meta = (Option(("-h", "--help"), None, "all flags"), Option(("--version",), None, "versions and build"))
     found = [Verb("", "serve", (*meta, *flags)), Verb("serve", "serve, as without a verb", (*meta, *flags))]
-    for parser in (client.make_parser(), pull.make_parser()):
+    for parser in (make_parser(), pull.make_parser()):
         found += _of_parser(parser)
     return [
         *found,

@@ -138,7 +138,8 @@ class Deaths:
         model_id, cause, exit_code = instance.spec.id, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", model_id, cause, extra={"model": model_id, "event": "failed", "exit_code": exit_code})
         for line in last_words[-NUM_LINES:]:
-            log.error("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
+            if line not in cause and cause not in line:
+                log.info("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
         entry.note_end(cause, exit_code, last_words)
 
 

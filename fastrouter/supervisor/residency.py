@@ -56,7 +56,7 @@ class Residency:
         self._deaths = Deaths(self, self.remedies)
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that a model had to leave for another
-        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap_soon)
+        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap_ended)
         self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
     def __repr__(self) -> str:
@@ -350,7 +350,7 @@ class Residency:
 
     def _ended_instance(self, entry: Entry, instance: Instance) -> None:
         """The process is reaped and everything it said has been delivered."""
-        self._reap_soon()
+        self._reap_ended()
         self.timers.cancel(entry.load_timer)
         entry.instance = None
         entry.end_load()
@@ -374,7 +374,8 @@ class Residency:
     def _prime(self) -> None:
         self._spares.prime(forecast(self.entries.values(), available_bytes(), self.remedies.known))
 
-    def _reap_soon(self) -> None:
+    def _reap_ended(self) -> None:
+        """A process has ended, or is about to."""
         self._reap()
         self.timers.after(REAP_DELAY_S, self._reap)
 

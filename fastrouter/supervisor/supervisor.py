@@ -51,11 +51,15 @@ class Supervisor:
     async def start(self) -> None:
         self._residency.start()
 
-    async def stop(self, timeout_s: float) -> None:
-        """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
+    def refuse_waiting(self) -> None:
+        """From now on nobody gets a lease; who has one keeps it. Idempotent."""
         self._residency.is_stopping = True
         for entry in self._queue.entries():
             self._residency.refuse_waiters(entry, Unavailable("the server is stopping"))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
+        self.refuse_waiting()
         deadline = self._loop.time() + timeout_s
         while any(instance.num_leases for instance in self.instances()) and self._loop.time() < deadline:
             await asyncio.sleep(0.02)

@@ -85,3 +85,8 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
             entry |= {**slot.last_task, **_DONE}
         entries.append(entry)
     return entries
+
+
+def context_in_words(context: Context) -> str:
+    slots = "1 slot" if context.num_slots == 1 else f"{context.num_slots} slots"
+    return f"{context.n_ctx} tokens of context {'shared by' if context.is_unified else 'divided among'} {slots}"
