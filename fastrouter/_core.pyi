@@ -1,9 +1,11 @@
-"""Types and meaning of the Cython core. One file of source each: _http.pxi, _scan.pxi, _sse.pxi, _ring.pxi, _sample.pxi, _gguf.pxi."""
+"""Types and meaning of the Cython core. One file of source each, see _core.pyx."""
 
 import asyncio
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+from fastrouter.errors import FastrouterError
 
 # Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
 TEXT: Final = 1
@@ -22,28 +24,33 @@ class HttpError(Exception):
     def __init__(self, status: int, message: str) -> None: ...
 
 class Request:
-    """One parsed HTTP request. Immutable once handed out, but for its caller."""
+    """One parsed HTTP request. Immutable once handed out, but for what is marked."""
 
     method: str
     target: str  # as sent
-    path: str  # percent-decoded, without query
+    path: str  # percent-decoded, without query; the routing takes doubled and trailing slashes out
     query: str  # raw, without "?"
-    body: bytes
+    body: bytes  # b"" once it was taken
     keep_alive: bool
     http_minor: int
-    model: str | None  # top-level "model" of a JSON object body; None when absent or not a string
-    stream: bool  # top-level "stream" is true
     caller: Any  # http.keys.Caller, set by the guard; None: may do everything
+    is_checked: bool  # set by the routing: the guard has let it in
+    denied: FastrouterError | None  # set by the gate: what it will be answered with; its body is not kept
+    json: Any  # set by who parses the body: what is in it
+    model: str | None  # set by who parses the body: the model it names
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...
+    def take_body(self) -> bytes:
+        """The body, which this request then no longer holds."""
 
 class RequestParser:
     """httptools callbacks -> Request, with the limits of the server. The same bytes give the same result however they are split.
 
-    Usage: `for request in parser.feed(data)`. Raises HttpError (400, 413, 414, 417, 431, 501, 505); when good requests came before
-    the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
-    `on_continue` is called when a client waits for `100 Continue`.
+    Usage: `for request in parser.feed(data, gate)`. Raises HttpError (400, 413, 414, 417, 431, 501, 503, 505); when good requests came
+    before the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
+    `gate(request, num_bytes)` is called at the end of a head that announces a body (-1: in chunks), before a byte of it is kept. It returns
+    how large the body may be, or sets `denied`: then the body is dropped, and where it is large the request is the connection's last one.
     """
 
     def __init__(
@@ -55,20 +62,27 @@ class RequestParser:
         max_headers: int = 100,
         max_chunk_extension: int = 1024,
         max_body: int = 64 << 20,
-        on_continue: Callable[[], None] | None = None,
     ) -> None: ...
     error: HttpError | None
-    def feed(self, data: bytes) -> list[Request]: ...
+    owes_continue: bool  # the client waits for `100 Continue`; whoever says it clears this
+    def feed(self, data: bytes, gate: Callable[[Request, int], int] | None = None) -> list[Request]: ...
+    def close(self) -> None:
+        """The client has left: keep nothing of what came, and read no more."""
     @property
     def is_idle(self) -> bool:
         """True between requests: no byte of a next one was seen."""
     @property
     def in_body(self) -> bool: ...
     @property
+    def is_ended(self) -> bool:
+        """Nothing more is read: a request was denied before its body, or `close` was called."""
+    @property
     def num_body_bytes(self) -> int: ...
 
-def scan_body(body: bytes) -> tuple[str | None, bool]:
-    """(model, stream) of a JSON object without a full parse; falls back to orjson; never disagrees with it. Bad JSON: (None, False)."""
+def scan_json(body: bytes, id_fields: bytes, *, max_values: int, max_depth: int) -> list[tuple[int, int]]:
+    """Raises InvalidRequest for a body of more values or levels. Where lists of 32 or more token ids lie (start, end), as the value of a
+    member of the outer object that `id_fields` names, or directly in such a list. `id_fields`: names, each ended by a NUL, the last by two.
+    Does not say whether the body is JSON. The GIL is not held meanwhile."""
 
 class ItlHistogram:
     """Gaps between text records (inter-token latency), counted by the sinks that were given it without a Python object per token."""

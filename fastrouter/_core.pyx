@@ -3,8 +3,9 @@
 
 _ring.pxi    TokenRing, the shared-memory ring between a worker and the router; CancelWatch
 _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
+_request.pxi Request, HttpError, BodyBuffer
 _http.pxi    RequestParser
-_scan.pxi    scan_body, a look into a request's JSON
+_scan.pxi    scan_json, a look at a request's JSON before it is parsed
 _pick.pxi    the few candidates of a row of logits, and the usual draw
 _chain.pxi   the other steps of a sampling chain; Breakers
 _sample.pxi  LogitSampler: the next token from a row of logits
@@ -13,22 +14,23 @@ _lookup.pxi  Lookup: what followed the last tokens of a text before
 _gguf.pxi    skip_strings, over a vocabulary in a file's header
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
-throughout; nothing here is shared between threads.
+throughout, except where scan_json reads bytes that never change; nothing here is shared between threads.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_XDECREF, PyObject
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport exp, log2
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os
 
 import httptools
-import orjson
 
-from fastrouter.errors import ProtocolError, Unavailable
+from fastrouter.errors import InvalidRequest, ProtocolError, Unavailable
 
 # Record kinds and flags of the ring.
 TEXT = 1
@@ -42,6 +44,7 @@ LAST = 1
 include "_sse.pxi"
 include "_ring.pxi"
 include "_scan.pxi"
+include "_request.pxi"
 include "_http.pxi"
 include "_pick.pxi"
 include "_chain.pxi"

@@ -1,51 +1,9 @@
 # RequestParser: bytes of a connection -> Requests. httptools reads the head; lines, limits and bodies are ours, because httptools
 # has no limit at all and lets through what two servers in a row would read differently.
-# Invariant: the result depends on the bytes alone, not on how they were split. What is refused is refused for good.
+# Invariant: the result depends on the bytes alone, not on how they were split. What is refused is refused for good. No byte of a body is
+# kept that the gate has not let in, and nothing here refers to the connection, so that both are freed as soon as the client has left.
 
 from urllib.parse import unquote as _unquote
-
-class HttpError(Exception):
-    def __init__(self, status, message):
-        super().__init__(message)
-        self.status = status
-
-
-cdef class Request:
-    cdef:
-        readonly str method
-        readonly str target
-        readonly str path
-        readonly str query
-        readonly bytes body
-        readonly bint keep_alive
-        readonly int http_minor
-        public object caller
-        list _headers  # (name, value), bytes, names in lower case
-        tuple _scanned
-
-    def __repr__(self):
-        return f"<Request {self.method} {self.target} {len(self.body)} bytes>"
-
-    def header(self, str name):
-        wanted = name.encode("latin-1")
-        values = [value for key, value in self._headers if key == wanted]
-        return b", ".join(values).decode("latin-1") if values else None
-
-    def headers(self):
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
-
-    cdef tuple scanned(self):
-        if self._scanned is None:
-            self._scanned = scan_body(self.body)
-        return self._scanned
-
-    @property
-    def model(self):
-        return self.scanned()[0]
-
-    @property
-    def stream(self):
-        return self.scanned()[1]
 
 
 cdef enum:  # what the next byte belongs to
@@ -55,10 +13,27 @@ cdef enum:  # what the next byte belongs to
     IN_CHUNK
     IN_CHUNK_END
     IN_TRAILERS
+    IS_ENDED  # the last request of the connection is whole, what still comes is not read
     IS_BROKEN
 
 _TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_MAX_DROPPED = 64 << 10  # bytes of a body that nobody wants and that are read, so that the connection can go on
+_CONTROLS = bytes((*range(32), 127))
 _SUPPORTED_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))
+
+
+cdef class _Head:
+    """What httptools finds in a head. Apart from the parser, which would else be in a circle with httptools'."""
+
+    cdef:
+        bytes url
+        list headers
+
+    def on_url(self, bytes url):
+        self.url = url if self.url is None else self.url + url
+
+    def on_header(self, bytes name, bytes value):
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
 
 cdef class RequestParser:
@@ -70,8 +45,9 @@ cdef class RequestParser:
         Py_ssize_t _max_headers
         Py_ssize_t _max_chunk_extension
         Py_ssize_t _max_body
-        object _on_continue
+        _Head _head
         object _parser  # httptools'; made anew after a request with a body, which it has not seen
+        object _gate  # while data is fed
         int _state
         bytearray _pending  # bytes of an incomplete head or line
         Py_ssize_t _scanned  # bytes of _pending known to hold no line end
@@ -80,12 +56,10 @@ cdef class RequestParser:
         bint _has_skipped  # the one empty line that may stand before a request line (RFC 9112 2.2)
         Py_ssize_t _num_trailers
         Py_ssize_t _num_trailer_bytes
-        bytearray _body
+        BodyBuffer _body
         Py_ssize_t _remaining  # bytes of the body, or of this chunk, still to come
-        list _headers
-        bytes _target
         Request _request
-        bint _keep_alive
+        public bint owes_continue
         readonly object error
 
     def __init__(
@@ -97,7 +71,6 @@ cdef class RequestParser:
         max_headers=100,
         max_chunk_extension=1024,
         max_body=64 << 20,
-        on_continue=None,
     ):
         self._max_line = max_line
         self._max_field = max_field
@@ -105,9 +78,15 @@ cdef class RequestParser:
         self._max_headers = max_headers
         self._max_chunk_extension = max_chunk_extension
         self._max_body = max_body
-        self._on_continue = on_continue
         self._pending = bytearray()
-        self._body = bytearray()
+        self._head = _Head()
+        self._body = BodyBuffer()
+
+    def close(self):
+        self._state = IS_ENDED
+        self._pending = bytearray()
+        self._body.clear()
+        self._request = self._parser = self.error = None
 
     @property
     def is_idle(self):
@@ -118,21 +97,35 @@ cdef class RequestParser:
         return self._state != IN_HEAD
 
     @property
-    def num_body_bytes(self):
-        return len(self._body)
+    def is_ended(self):
+        return self._state == IS_ENDED
 
-    def feed(self, bytes data not None):
+    @property
+    def num_body_bytes(self):
+        return self._body.num_bytes
+
+    def feed(self, bytes data not None, gate=None):
         requests = []
         if self._state == IS_BROKEN:
             raise self.error
+        self._gate = gate
         try:
-            self._feed(data, requests)
+            self._feed_or_refuse(data, requests)
         except HttpError as error:
             self._state = IS_BROKEN
-            self.error = error
+            self._body.clear()
+            self.error = error.with_traceback(None)  # whose frames would keep the data alive
             if not requests:
                 raise
+        finally:
+            self._gate = None
         return requests
+
+    cdef int _feed_or_refuse(self, bytes data, list requests) except -1:
+        try:
+            return self._feed(data, requests)
+        except MemoryError:
+            raise HttpError(503, "there is no memory for this body just now") from None
 
     cdef int _feed(self, bytes data, list requests) except -1:
         """Consume all of `data`. Bytes of an incomplete head or line wait in _pending."""
@@ -140,20 +133,17 @@ cdef class RequestParser:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t taken
         cdef const char *bytes_ = PyBytes_AS_STRING(data)
-        while start < size:
+        while start < size and self._state != IS_ENDED:
             if self._state == IN_BODY or self._state == IN_CHUNK:
                 taken = min(self._remaining, size - start)
-                if self._state == IN_BODY and taken == self._remaining and not self._body:
-                    self._finish(bytes_[start : start + taken], requests)  # whole in one piece: one copy
-                else:
-                    self._body += bytes_[start : start + taken]
-                    self._remaining -= taken
-                    if not self._remaining:
-                        if self._state == IN_BODY:
-                            self._finish(bytes(self._body), requests)
-                        else:
-                            self._state = IN_CHUNK_END
+                self._body.append(bytes_ + start, taken)
+                self._remaining -= taken
                 start += taken
+                if not self._remaining:
+                    if self._state == IN_BODY:
+                        self._finish(requests)
+                    else:
+                        self._state = IN_CHUNK_END
             elif self._state == IN_HEAD:
                 start = self._feed_head(data, start, requests)
             else:
@@ -224,26 +214,16 @@ cdef class RequestParser:
             raise HttpError(431, f"the head is longer than {self._max_head} bytes")
         return 0
 
-    def on_url(self, bytes url):
-        self._target = url
-
-    def on_header(self, bytes name, bytes value):
-        self._headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self):
-        self._keep_alive = self._parser.should_keep_alive()  # a moment later it has forgotten
-
     cdef int _read_head(self, bytes head, list requests) except -1:
         cdef Request request = Request()
-        if not head[: head.index(b"\r")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
-            if b" HTTP/" in head[: head.index(b"\r")]:
-                raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-            raise HttpError(400, "the request line has no HTTP version")
+        cdef bytes line = head[: head.index(b"\r\n")]
+        self._check_request_line(line)
         if b"\n " in head or b"\n\t" in head:
             raise HttpError(400, "a header field is folded over lines")
         if self._parser is None:
-            self._parser = httptools.HttpRequestParser(self)
-        self._headers = []
+            self._parser = httptools.HttpRequestParser(self._head)
+        self._head.url = None
+        self._head.headers = []
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -254,18 +234,34 @@ cdef class RequestParser:
         if method not in _SUPPORTED_METHODS:
             raise HttpError(501, "this method is not supported")
         request.method = method.decode("ascii")
-        request.http_minor = 1 if head[: head.index(b"\r")].endswith(b"1") else 0
-        request.keep_alive = self._keep_alive
-        request._headers = self._headers
+        request.http_minor = 1 if line.endswith(b"1") else 0
+        request._headers = self._head.headers
+        request.keep_alive = self._will_keep_alive(request)
+        request.body = b""
         self._set_target(request)
         self._request = request
         self._start_body(self._check_headers(request), requests)
         return 0
 
+    cdef int _check_request_line(self, bytes line) except -1:
+        """`METHOD target HTTP/1.1` with one blank between, and nothing else that a reader could take for one."""
+        words = line.split(b" ")
+        version = words[len(words) - 1]
+        if len(words) != 3 or not words[1] or not version.startswith(b"HTTP/") or len(line.translate(None, _CONTROLS)) != len(line):
+            raise HttpError(400, "the request line must be METHOD, one blank, URL, one blank, HTTP version")
+        if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        return 0
+
+    cdef bint _will_keep_alive(self, Request request) except -1:
+        options = (request.header("connection") or "").lower().split(",")
+        names = {option.strip(" \t") for option in options}
+        return "close" not in names and (request.http_minor == 1 or "keep-alive" in names)
+
     cdef int _set_target(self, Request request) except -1:
-        if not self._target.isascii():
+        if not self._head.url.isascii():
             raise HttpError(400, "the URL holds bytes that must be percent-encoded")
-        target = self._target.decode("ascii")
+        target = self._head.url.decode("ascii")
         path = target
         if not target.startswith("/"):
             if target == "*" and request.method == "OPTIONS":
@@ -273,7 +269,7 @@ cdef class RequestParser:
             elif target[:7].lower() == "http://":
                 authority, slash, path = target[7:].partition("/")
                 path = slash + path or "/"
-                if [value.lower() for name, value in self._headers if name == b"host"] != [authority.lower().encode()]:
+                if [value.lower() for name, value in request._headers if name == b"host"] != [authority.lower().encode()]:
                     raise HttpError(400, "the URL and the Host header disagree")
             else:
                 raise HttpError(400, "the URL must start with a slash")
@@ -287,7 +283,7 @@ cdef class RequestParser:
         hosts = 0
         length = None
         is_chunked = False
-        for name, value in self._headers:
+        for name, value in request._headers:
             if name == b"host":
                 hosts += 1
             elif name == b"content-length":
@@ -310,31 +306,37 @@ cdef class RequestParser:
 
     cdef int _start_body(self, length, list requests) except -1:
         expect = self._request.header("expect")
-        if expect is not None and self._request.http_minor == 1:
-            if expect.lower() != "100-continue":
-                raise HttpError(417, "this expectation cannot be met")
-            if length and self._on_continue is not None:
-                self._on_continue()
+        waits = expect is not None and self._request.http_minor == 1
+        if waits and expect.lower() != "100-continue":
+            raise HttpError(417, "this expectation cannot be met")
         if length == 0:
+            return self._complete(b"", requests)
+        self._body.limit = min(self._max_body, self._gate(self._request, length)) if self._gate is not None else self._max_body
+        self._body.is_dropped = self._request.denied is not None
+        if self._body.is_dropped and (waits or not 0 < length <= _MAX_DROPPED):
+            self._parser = None
+            self._request.keep_alive = False
             self._complete(b"", requests)
+            self._state = IS_ENDED
         elif length < 0:
             self._num_trailers = self._num_trailer_bytes = 0
             self._state = IN_CHUNK_LINE
         else:
             self._remaining = length
             self._state = IN_BODY
+        self.owes_continue = waits and self._state != IS_ENDED
         return 0
 
-    cdef int _finish(self, bytes body, list requests) except -1:
+    cdef int _finish(self, list requests) except -1:
         """A request with a body is whole. httptools still waits for that body, so the next head gets a fresh parser."""
         self._parser = None
-        self._body = bytearray()
-        return self._complete(body, requests)
+        return self._complete(self._body.take(), requests)
 
     cdef int _complete(self, bytes body, list requests) except -1:
         self._request.body = body
         requests.append(self._request)
         self._request = None
+        self.owes_continue = False
         self._state = IN_HEAD
         return 0
 
@@ -373,14 +375,14 @@ cdef class RequestParser:
             if not 0 < len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF") or b"\r" in extension:
                 raise HttpError(400, "bad chunk size")
             size = int(digits, 16)
-            if size > self._max_body - len(self._body):
-                raise HttpError(413, f"the body is larger than {self._max_body} bytes")
+            if size > self._body.limit - self._body.num_bytes:
+                raise HttpError(413, f"the body is larger than {self._body.limit} bytes")
             self._remaining = size
             self._state = IN_CHUNK if size else IN_TRAILERS
         elif line:
             self._check_trailer(line)
         else:
-            self._finish(bytes(self._body), requests)
+            self._finish(requests)
         return 0
 
     cdef int _check_trailer(self, bytes line) except -1:
@@ -390,6 +392,6 @@ cdef class RequestParser:
             raise HttpError(400, "bad trailer")
         self._num_trailers += 1
         self._num_trailer_bytes += len(line) + 2
-        if len(self._headers) + self._num_trailers > self._max_headers or self._num_trailer_bytes > self._max_head:
+        if len(self._request._headers) + self._num_trailers > self._max_headers or self._num_trailer_bytes > self._max_head:
             raise HttpError(431, "too many trailers")
         return 0

@@ -1,160 +1,141 @@
-# scan_body: "model" and "stream" of a request body without a full parse.
-# Invariant: never disagrees with orjson, which is asked whenever the body is invalid or anything in it is rare.
+# scan_json: a look at a body before it is parsed: how many values it holds, how deep they lie, where lists of token ids are.
+# It bounds what the parse can cost; whether the text is JSON is orjson's to say.
 
 cdef extern from *:
     """
-    /* ---- a strict reader of flat JSON facts. 1: valid, 0: ask orjson (invalid, or too rare to care). ---- */
-    typedef struct { const unsigned char *at, *end; } fr_json;
+    enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_TOO_LONG, FR_NO_MEMORY };
+    #define FR_LONGEST_WORD 1024  /* of a number; reading one takes more than its length in time */
+    #define FR_LEAST_IDS 32  /* a shorter list is not worth a place of its own */
+    typedef struct {
+        Py_ssize_t num_values, max_values, max_depth;
+        Py_ssize_t *spans;  /* start and end of each list of ids */
+        Py_ssize_t num_spans, room;
+    } fr_scan;
 
-    static inline void fr_space(fr_json *j) {
-        while (j->at < j->end && (*j->at == ' ' || *j->at == '\\n' || *j->at == '\\r' || *j->at == '\\t')) j->at++;
+    static inline const unsigned char *fr_space(const unsigned char *at, const unsigned char *end) {
+        while (at < end && (*at == ' ' || *at == '\\n' || *at == '\\r' || *at == '\\t')) at++;
+        return at;
     }
-    /* One UTF-8 character of two bytes or more; its length, 0 when it is not one. */
-    static int fr_utf8(const unsigned char *s, const unsigned char *end) {
-        unsigned c = s[0];
-        long left = end - s;
-        if (c >= 0xC2 && c <= 0xDF) return left > 1 && (s[1] & 0xC0) == 0x80 ? 2 : 0;
-        if (c >= 0xE0 && c <= 0xEF) {
-            if (left < 3 || (s[1] & 0xC0) != 0x80 || (s[2] & 0xC0) != 0x80) return 0;
-            if ((c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F)) return 0;
-            return 3;
+    static inline int fr_ends_word(unsigned char c) {
+        return c <= ' ' || c == ',' || c == ':' || c == '"' || c == '[' || c == ']' || c == '{' || c == '}';
+    }
+    /* Behind the closing quote of the string that begins at `at`; `end` where there is none. Each byte is looked at once or twice. */
+    static const unsigned char *fr_string(const unsigned char *at, const unsigned char *end) {
+        const unsigned char *start = ++at, *quote, *slash;
+        while (at < end && (quote = (const unsigned char *)memchr(at, '"', end - at))) {
+            for (slash = quote; slash > start && slash[-1] == '\\\\'; slash--) {}
+            at = quote + 1;
+            if ((quote - slash) % 2 == 0) return at;
+            start = at;  /* an escaped quote: no run of backslashes goes on before it */
         }
-        if (c >= 0xF0 && c <= 0xF4) {
-            if (left < 4 || (s[1] & 0xC0) != 0x80 || (s[2] & 0xC0) != 0x80 || (s[3] & 0xC0) != 0x80) return 0;
-            if ((c == 0xF0 && s[1] < 0x90) || (c == 0xF4 && s[1] > 0x8F)) return 0;
-            return 4;
-        }
+        return end;
+    }
+    /* Behind a list of FR_LEAST_IDS or more whole numbers from 0 to 2^31 - 1; NULL when this is none. */
+    static const unsigned char *fr_ids(const unsigned char *at, const unsigned char *end) {
+        Py_ssize_t count = 0;
+        do {
+            const unsigned char *digits = at = fr_space(at + 1, end);
+            unsigned long long value = 0;
+            while (at < end && at - digits < 10 && *at >= '0' && *at <= '9') value = 10 * value + (*at++ - '0');
+            if (at == digits || value > 0x7FFFFFFF || (*digits == '0' && at - digits > 1)) return NULL;
+            at = fr_space(at, end);
+            count++;
+        } while (at < end && *at == ',');
+        return at < end && *at == ']' && count >= FR_LEAST_IDS ? at + 1 : NULL;
+    }
+    /* `names`: each ended by a NUL, the last by two. */
+    static int fr_is_one_of(const unsigned char *name, Py_ssize_t size, const char *names) {
+        for (; *names; names += strlen(names) + 1)
+            if (strlen(names) == (size_t)size && !memcmp(names, name, size)) return 1;
         return 0;
     }
-    /* At the opening quote; *has_escape is set when there is a backslash. */
-    static int fr_string(fr_json *j, int *has_escape) {
-        const unsigned char *s = j->at + 1, *end = j->end;
-        while (s < end) {
-            unsigned char c = *s;
-            if (c == '"') { j->at = s + 1; return 1; }
-            if (c == '\\\\') {
-                *has_escape = 1;
-                if (s + 1 >= end || !memchr("\\"\\\\/bfnrt", s[1], 8)) return 0;
-                s += 2;
-            } else if (c < 0x20) {
-                return 0;
-            } else if (c < 0x80) {
-                s++;
-            } else {
-                int length = fr_utf8(s, end);
-                if (!length) return 0;
-                s += length;
-            }
+    static int fr_add_span(fr_scan *scan, Py_ssize_t start, Py_ssize_t end) {
+        if (scan->num_spans == scan->room) {
+            Py_ssize_t room = scan->room ? 2 * scan->room : 8;
+            Py_ssize_t *spans = (Py_ssize_t *)realloc(scan->spans, 2 * room * sizeof(Py_ssize_t));
+            if (!spans) return 0;
+            scan->spans = spans;
+            scan->room = room;
         }
-        return 0;
-    }
-    static int fr_number(fr_json *j) {
-        const unsigned char *s = j->at, *end = j->end, *start;
-        int digits;
-        if (s < end && *s == '-') s++;
-        start = s;
-        while (s < end && *s >= '0' && *s <= '9') s++;
-        digits = (int)(s - start);
-        if (!digits || digits > 15 || (*start == '0' && digits > 1)) return 0;
-        if (s < end && *s == '.') {
-            start = ++s;
-            while (s < end && *s >= '0' && *s <= '9') s++;
-            if (s == start || s - start > 15) return 0;
-        }
-        if (s < end && (*s == 'e' || *s == 'E')) return 0;
-        j->at = s;
+        scan->spans[2 * scan->num_spans] = start;
+        scan->spans[2 * scan->num_spans++ + 1] = end;
         return 1;
     }
-    static int fr_word(fr_json *j, const char *word, int length) {
-        if (j->end - j->at < length || memcmp(j->at, word, length)) return 0;
-        j->at += length;
-        return 1;
-    }
-    static int fr_value(fr_json *j, int depth) {
-        int ignored = 0;
-        char close;
-        if (depth > 64 || j->at >= j->end) return 0;
-        switch (*j->at) {
-        case '"': return fr_string(j, &ignored);
-        case 't': return fr_word(j, "true", 4);
-        case 'f': return fr_word(j, "false", 5);
-        case 'n': return fr_word(j, "null", 4);
-        case '{': case '[':
-            close = *j->at++ == '{' ? '}' : ']';
-            fr_space(j);
-            if (j->at < j->end && *j->at == close) { j->at++; return 1; }
-            for (;;) {
-                if (close == '}') {
-                    fr_space(j);
-                    if (j->at >= j->end || *j->at != '"' || !fr_string(j, &ignored)) return 0;
-                    fr_space(j);
-                    if (!fr_word(j, ":", 1)) return 0;
+    static int fr_scan_json(fr_scan *scan, const unsigned char *body, Py_ssize_t size, const char *id_fields) {
+        const unsigned char *at = body, *end = body + size, *next;
+        Py_ssize_t depth = 0;
+        int holds_ids = 0;  /* the member of the outer object that we are in is one of id_fields */
+        unsigned char outer = 0;  /* what opened the second level */
+        while (at < end) {
+            switch (*at) {
+            case ' ': case '\\n': case '\\r': case '\\t': case ',': case ':': at++; continue;
+            case '}': case ']': depth--; at++; continue;
+            case '{': case '[':
+                if (*at == '[' && holds_ids && (depth == 1 || (depth == 2 && outer == '[')) && (next = fr_ids(at, end))) {
+                    if (!fr_add_span(scan, at - body, next - body)) return FR_NO_MEMORY;
+                    at = next;
+                    break;
                 }
-                fr_space(j);
-                if (!fr_value(j, depth + 1)) return 0;
-                fr_space(j);
-                if (j->at >= j->end) return 0;
-                if (*j->at == close) { j->at++; return 1; }
-                if (*j->at++ != ',') return 0;
+                if (depth == 1) outer = *at;
+                if (++depth > scan->max_depth) return FR_TOO_DEEP;
+                at++;
+                break;
+            case '"':
+                next = fr_string(at, end);
+                if (depth == 1) {
+                    const unsigned char *colon = fr_space(next, end);
+                    if (colon < end && *colon == ':') holds_ids = fr_is_one_of(at + 1, next - at - 2, id_fields);
+                }
+                at = next;
+                break;
+            default:  /* a number or a word */
+                next = at;
+                do at++; while (at < end && !fr_ends_word(*at));
+                if (at - next > FR_LONGEST_WORD) return FR_TOO_LONG;
             }
-        default: return fr_number(j);
+            if (++scan->num_values > scan->max_values) return FR_TOO_MANY;
         }
-    }
-    /* The top-level "model" (without its quotes; NULL when it is no string) and "stream" of an object. */
-    static int fr_scan(const char *body, Py_ssize_t size, const char **model, Py_ssize_t *model_size, int *stream) {
-        fr_json j = {(const unsigned char *)body, (const unsigned char *)body + size};
-        fr_space(&j);
-        if (!fr_word(&j, "{", 1)) return 0;
-        fr_space(&j);
-        if (!fr_word(&j, "}", 1)) {
-            for (;;) {
-                const unsigned char *key, *value;
-                Py_ssize_t key_size;
-                int has_escape = 0;
-                fr_space(&j);
-                key = j.at + 1;
-                if (j.at >= j.end || *j.at != '"' || !fr_string(&j, &has_escape) || has_escape) return 0;
-                key_size = j.at - key - 1;
-                fr_space(&j);
-                if (!fr_word(&j, ":", 1)) return 0;
-                fr_space(&j);
-                value = j.at;
-                if (value < j.end && *value == '"') {
-                    if (!fr_string(&j, &has_escape)) return 0;
-                } else if (!fr_value(&j, 1)) {
-                    return 0;
-                }
-                if (key_size == 5 && !memcmp(key, "model", 5)) {
-                    if (has_escape) return 0;
-                    *model = *value == '"' ? (const char *)value + 1 : NULL;
-                    *model_size = j.at - value - 2;
-                } else if (key_size == 6 && !memcmp(key, "stream", 6)) {
-                    *stream = *value == 't';
-                }
-                fr_space(&j);
-                if (j.at >= j.end) return 0;
-                if (*j.at == '}') { j.at++; break; }
-                if (*j.at++ != ',') return 0;
-            }
-        }
-        fr_space(&j);
-        return j.at == j.end;
+        return FR_SCANNED;
     }
     """
-    int fr_scan(const char *body, Py_ssize_t size, const char **model, Py_ssize_t *model_size, int *stream) noexcept
+    enum:
+        FR_SCANNED
+        FR_TOO_MANY
+        FR_TOO_DEEP
+        FR_TOO_LONG
+        FR_NO_MEMORY
+    ctypedef struct fr_scan:
+        Py_ssize_t num_values
+        Py_ssize_t max_values
+        Py_ssize_t max_depth
+        Py_ssize_t *spans
+        Py_ssize_t num_spans
+    int fr_scan_json(fr_scan *scan, const unsigned char *body, Py_ssize_t size, const char *id_fields) noexcept nogil
 
 
-def scan_body(bytes body not None):
-    cdef const char *model = NULL
-    cdef Py_ssize_t model_size = 0
-    cdef int stream = 0
-    if fr_scan(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &model, &model_size, &stream):
-        return (None if model == NULL else model[:model_size].decode("utf-8")), bool(stream)
+def scan_json(bytes body not None, bytes id_fields not None, *, Py_ssize_t max_values, Py_ssize_t max_depth):
+    # `body` and `id_fields` are arguments, so they outlive the pointers; bytes never change, so the GIL is not needed to read them.
+    cdef fr_scan scan
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(body)
+    cdef const char *names = PyBytes_AS_STRING(id_fields)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
+    cdef int result
+    memset(&scan, 0, sizeof(scan))
+    scan.max_values = max_values
+    scan.max_depth = max_depth
+    if not id_fields.endswith(b"\0\0"):
+        raise ValueError("the names must end with two NULs")
+    with nogil:
+        result = fr_scan_json(&scan, at, size, names)
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None, False
-    if not isinstance(value, dict):
-        return None, False
-    name = value.get("model")
-    return (name if isinstance(name, str) else None), value.get("stream") is True
+        if result == FR_TOO_MANY:
+            raise InvalidRequest(f"the body holds more than {max_values} values (names, strings, numbers, lists and objects)")
+        if result == FR_TOO_DEEP:
+            raise InvalidRequest(f"the body is nested deeper than {max_depth} levels")
+        if result == FR_TOO_LONG:
+            raise InvalidRequest("the body holds a number of more than 1024 characters")
+        if result == FR_NO_MEMORY:
+            raise MemoryError
+        return [(scan.spans[2 * i], scan.spans[2 * i + 1]) for i in range(scan.num_spans)]
+    finally:
+        free(scan.spans)

@@ -27,10 +27,13 @@ from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
-from fastrouter.logs import announce, set_up
+from fastrouter.logs import announce, finish, speaking
+from fastrouter.streams import Terminal
 from fastrouter.systemd import Notifier
 
 log = logging.getLogger("fastrouter")
+
+LAST_WORDS_S = 0.2  # for a log that nobody reads, when everything is to end at once
 
 
 class Behind(Protocol):
@@ -40,6 +43,7 @@ class Behind(Protocol):
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
+    def refuse_waiting(self) -> None: ...
     async def stop(self) -> None: ...
 
 
@@ -51,8 +55,7 @@ def _open_service(config: Config) -> Behind:
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
     """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
-    set_up(config)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, nursery_command).run())
 
 
@@ -66,6 +69,7 @@ class App:
         self._nursery_command = nursery_command
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
+        self._terminal = Terminal()
         hosts = [host for host in hosts_of(config) if not is_unix(host)]
         if self._inherited:
             hosts = [str(sock.getsockname()[0]) for sock in self._inherited if sock.family != socket.AF_UNIX]
@@ -78,11 +82,12 @@ class App:
             self._certificate = Certificate(config.ssl_cert_file, config.ssl_key_file)
         self._files: list[SocketFile] = []
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
-        guard = Guard(self._keys, hosts, cors)
+        guard = Guard(self._keys, hosts, cors, config.allowed_hosts)
         self._routes = Routes(guard, config.api_prefix)
+        self._routes.is_complete = False  # until the service has added its own
         self._health = Health(is_ready=not config.has_one_model)
         self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
-        self._server = Server(self._logged(self._dispatch_early), guard, timeout_s=config.timeout_s)
+        self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._is_over = False  # nothing will be ready any more
@@ -122,6 +127,7 @@ class App:
         # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
         service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
         await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
+        self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         self._notifier.ready(self._status)
@@ -156,15 +162,24 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup_signal)
 
     def _on_stop_signal(self) -> None:
         if self._stop.is_set():
             log.warning("second signal: ending everything now")
+            finish(LAST_WORDS_S)
             os._exit(130)  # the workers see the end of their lifeline
         self._stop.set()
 
-    def _on_reload_signal(self) -> None:
+    def _on_hangup_signal(self) -> None:
+        """From the terminal that has been closed, or from somebody who wants a reload."""
+        if not self._terminal.is_gone:
+            self._reload()
+        elif not self._stop.is_set():
+            log.warning("the terminal was closed")
+            self._stop.set()
+
+    def _reload(self) -> None:
         try:
             self._reload_doors()
         except FastrouterError as error:
@@ -191,6 +206,8 @@ class App:
         self._server.dispatch = self._logged(self._dispatch_late)
         self._is_over = not self._ready.is_set()
         self._ready.set()  # those that wait for the start learn of the end
+        if self._service is not None:
+            self._service.refuse_waiting()
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()

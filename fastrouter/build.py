@@ -5,6 +5,7 @@ package or an executable, see there.
 """
 
 import contextlib
+import hashlib
 import json
 import platform
 import re
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from fastrouter import __version__
+from fastrouter.machine import cpu_identity
 
 LLAMA_BUILD = 11434  # the llama.cpp release inside the llama-cpp-python that pyproject.toml pins
 BINDING = "llama-cpp-python"
@@ -78,3 +80,16 @@ def _commit_of_checkout() -> str | None:
         command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip() or None
     return None
+
+
+def cpu_build_id() -> str:
+    """Of llama.cpp's CPU libraries on this CPU: facts about the two together are kept under it."""
+    from importlib import util  # at the first load, not at the start
+
+    found = util.find_spec("llama_cpp")  # is not imported by this
+    package = Path(found.origin).resolve().parent if found is not None and found.origin else Path("/nonexistent")
+    files = sorted([*(package.parent / "bin").glob("libggml-cpu*.so*"), *(package / "lib").glob("libggml-cpu*.so*")])
+    with contextlib.suppress(OSError):
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return hashlib.sha256(repr((stats, cpu_identity())).encode()).hexdigest()[:32]
+    return "unknown"

@@ -20,6 +20,7 @@ _FILE_TYPES = {
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
 _POOLING_RANK = 4
+_CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to these
 _DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
 
 
@@ -32,6 +33,7 @@ class TemplateFeatures:
     system: bool = True
     kwargs: tuple[str, ...] = ()  # the variables it reads beyond those that every request fills
     is_understood: bool = True  # False: too long, or no Jinja
+    problem: str | None = None  # why no chat can use it, where its syntax tells
 
     def to_json(self) -> dict[str, Any]:
         """In the words of llama-server's `chat_template_caps`, and what a client may set with `chat_template_kwargs`."""
@@ -98,7 +100,7 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
     if is_embedder(header, options):
         return ["embedding"]
     heard = input_modalities(projector)
-    has_template = template is not None or options.chat_template is not None
+    has_template = options.chat_template is not None if template is None else template.problem is None
     found = {
         "completion": True,
         "chat": has_template,
@@ -111,10 +113,22 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
     return [name for name, is_there in found.items() if is_there]
 
 
-def facts(header: Header) -> dict[str, Any]:
-    """`meta` of the listing, as far as a header knows it."""
+def context_of(header: Header, options: LoadOptions) -> int | None:
+    """How many tokens one sequence will have, as a loaded model's `n_ctx` says it; None: the header does not tell."""
+    trained = header.context_length
+    num_tokens = options.ctx_size if options.ctx_size > 0 else trained
+    if not num_tokens:
+        return None
+    share = num_tokens if options.is_unified else num_tokens // options.num_slots
+    padded = -(-max(share, 1) // _CELLS_AT_ONCE) * _CELLS_AT_ONCE
+    return min(padded, trained) if trained else padded
+
+
+def facts(header: Header, options: LoadOptions) -> dict[str, Any]:
+    """`meta` of the listing, as far as a header and the flags tell it."""
     found = {
         "n_vocab": header.vocab_size,
+        "n_ctx": context_of(header, options),
         "n_ctx_train": header.context_length,
         "n_embd": header.embedding_length,
         "n_params": header.num_params,

@@ -17,10 +17,23 @@ from fastrouter.config import Config, Layer, load_options, merge, to_arguments, 
 from fastrouter.difference import Difference, compare
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.flag import Scope
-from fastrouter.headers import Headers
+from fastrouter.gguf import Unusual
+from fastrouter.headers import Headers, features_of
 from fastrouter.messages import LoadOptions
 from fastrouter.presets import Presets, first_of, read_presets
-from fastrouter.sources import Found, Wanted, canonical_id, find_file, has_quant, parse_name, printable, scan_cache, scan_folder, stat_of
+from fastrouter.sources import (
+    Found,
+    Wanted,
+    by_spelling,
+    canonical_id,
+    find_file,
+    has_quant,
+    parse_name,
+    printable,
+    scan_cache,
+    scan_folder,
+    stat_of,
+)
 from fastrouter.spec import ModelSpec
 from fastrouter.variants import NO_DEFAULTS, RequestDefaults, adapters_of, chain_of, check_variant, defaults_of, system_of
 
@@ -35,7 +48,10 @@ class Catalog:
         self._models: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
         self._default_id: str | None = None
+        self._folder_ids: Mapping[str, str] = {}  # of the models in --models-dir, by first file: they keep them
+        self._presets: Presets | None = None
         self.version = 0  # counts what is news
+        self._has_frozen = False
         self.reload()
 
     def __repr__(self) -> str:
@@ -58,13 +74,15 @@ class Catalog:
     def default(self) -> ModelSpec | None:
         return self._models.get(self._default_id) if self._default_id is not None else None
 
-    def scan(self) -> "Scan":
-        """All sources, looked at again. Raises ConfigError."""
+    def scan(self, *, with_presets: bool = True) -> "Scan":
+        """All sources, looked at again; the preset file is read again unless told otherwise. Raises ConfigError."""
         gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
         try:
-            scan = Scan(self._config, self._headers, self._models, self._names)
-            if scan.is_news:
-                gc.freeze()  # nor shall later ones: specs are in no cycles
+            presets = None if with_presets else self._presets
+            scan = Scan(self._config, self._headers, self._models, self._names, self._folder_ids, presets)
+            if not self._has_frozen:
+                self._has_frozen = True
+                gc.freeze()  # nor shall later ones. Only once: what a frozen cycle holds is never freed, bodies of requests too
         finally:
             gc.enable()
         if scan.problems:
@@ -75,6 +93,7 @@ class Catalog:
         """From now on there is what `scan` found: the last one that was made."""
         self.version += scan.is_news
         self._models, self._names, self._default_id = scan.models, scan.names, scan.default_id
+        self._folder_ids, self._presets = scan.folder_ids, scan.presets
         return scan.difference
 
     def reload(self) -> list[str]:
@@ -90,12 +109,21 @@ def _look_up(names: dict[str, str], name: str) -> str | None:
 class Scan:
     """One pass over all sources; what it holds becomes the catalog only as a whole."""
 
-    def __init__(self, config: Config, headers: Headers, known: Mapping[str, ModelSpec], known_names: Mapping[str, str]) -> None:
-        """`known`: what there was before; a spec equal to one of these is that one."""
+    def __init__(
+        self,
+        config: Config,
+        headers: Headers,
+        known: Mapping[str, ModelSpec],
+        known_names: Mapping[str, str],
+        folder_ids: Mapping[str, str] | None = None,
+        presets: Presets | None = None,
+    ) -> None:
+        """`known`: what there was before; a spec equal to one of these is that one. `presets`: already read."""
         self._config = config
         self._headers = headers
         self._cached: list[Found] = []
-        self._presets = read_presets(config.models_preset) if config.models_preset else Presets()
+        self.presets = self._presets = presets or (read_presets(config.models_preset) if config.models_preset else Presets())
+        self.folder_ids = folder_ids or {}
         self.problems = list(self._presets.problems)
         self._found: dict[str, Found] = {}
         self._sections: dict[str, Layer] = {}  # by model id
@@ -107,6 +135,7 @@ class Scan:
         self._match_sections()
         self._plain_layer = self._layer_of({})
         self._plain = self._read_files(self._plain_layer, "for every model")
+        self._spelled = self._spellings()
         models = {found.id: self._to_spec(found) for found in self._found.values()}
         headers.save()
         models |= self._make_variants(models)
@@ -129,13 +158,20 @@ class Scan:
         if config.models_dir is not None and not config.models_dir.is_dir():
             raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
         self._cached = [model for cache in config.cache_dirs for model in scan_cache(os.path.abspath(cache))]
-        local = scan_folder(os.path.abspath(config.models_dir)) if config.models_dir is not None else []
+        local = scan_folder(os.path.abspath(config.models_dir), self.folder_ids) if config.models_dir is not None else []
+        self.folder_ids = {model.files[0]: model.id for model in local}
         for model in local if config.has_one_model else local + self._cached:
             self._found.setdefault(model.id, model)
 
     def _by_spelling(self) -> dict[str, str]:
-        names = {spelling: found.id for found in reversed(self._found.values()) for spelling in reversed(found.spellings)}
-        return names | {model_id: model_id for model_id in self._found}
+        return by_spelling(self._found.values())
+
+    def _spellings(self) -> dict[str, str]:
+        """Id by spelling, without those that are an alias or a variant of another model."""
+        layers = [*self._sections.values(), *self._variants.values()]
+        aliases = {alias for layer in layers if "aliases" in layer for alias in layer["aliases"].value}
+        taken = {*aliases, *self._config.aliases, *self._variants}
+        return {name: model_id for name, model_id in self._by_spelling().items() if name not in taken}
 
     def _match_sections(self) -> None:
         """Give each preset section its model: the one it is named after, or the one it names."""
@@ -220,6 +256,7 @@ class Scan:
             aliases=tuple(alias for alias in (own["aliases"].value if "aliases" in own else ()) if alias != name),
             tags=tuple(own["tags"].value) if "tags" in own else base.tags,
             source="preset",
+            spellings=(),
             can_remove=False,
             preset=to_section(name, own),
             load_on_startup="load_on_startup" in own and own["load_on_startup"].value,
@@ -287,16 +324,20 @@ class Scan:
             options, defaults = self._read_files(layer, self._presets.where(self.section_names[found.id]))
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
-        known, error = self._headers.read_model(found.files)
-        header, template = (known.header, known.template) if known is not None else (None, None)
-        if header is not None:
-            options = embedding_options(header, options)
-        if printable(found.files[0]) != found.files[0]:
-            error = error or "its path is not UTF-8: rename it"
-        projector = self._headers.read_if_good(mmproj)
         draft = options.speculation.get("draft_model")
         beside = [path for path, _ in options.lora] + ([draft] if draft else [])
-        stats = tuple(stat_of(path) for path in (*found.files, *([mmproj] if mmproj else []), *beside))
+        files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
+        states = tuple(map(stat_of, files))  # before they are read: a change in between is seen later
+        known, problem = self._headers.read_model(found.files)
+        header, template = (known.header, known.template) if known is not None else (None, None)
+        if options.chat_template is not None:
+            template = features_of(options.chat_template)
+        if header is not None:
+            options = embedding_options(header, options)
+        error = found.error or (problem.message if problem is not None else None)
+        if printable(found.files[0]) != found.files[0]:
+            error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
+        projector = self._headers.read_if_good(mmproj)
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(
@@ -312,22 +353,30 @@ class Scan:
             source=found.source,
             args=_to_args(found, mmproj, layer),
             preset=None if section is None else to_section(self.section_names[found.id], section),
-            created=stats[0][1] // 10**9,
+            created=states[0][1] // 10**9,
             can_remove=found.source == "cache",
             load_on_startup=is_default or ("load_on_startup" in layer and layer["load_on_startup"].value),
             stop_timeout_s=layer["stop_timeout_s"].value if "stop_timeout_s" in layer else self._config.stop_timeout_s,
-            size_bytes=sum(size for size, _ in stats[: len(found.files)]),
+            size_bytes=sum(state[0] for state in states[: len(found.files)]),
             header=header,
             draft=self._headers.read_if_good(draft),
-            error=found.error or error,
+            error=error,
+            is_unusual=isinstance(problem, Unusual) and found.error is None,
             wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
-            fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, stats, options),
+            fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, states, options),
+            files=files,
+            states=states,
+            spellings=tuple(self._other_names(found)),
             template=template,
-            capabilities=tuple(capabilities(header, template, projector, options)) if header is not None else (),
+            capabilities=tuple(capabilities(header, template, projector, options)) if header is not None and error is None else (),
             modalities=tuple(input_modalities(projector, has_projector=mmproj is not None)),
             **_lifetime(layer),
             defaults=defaults,
         )
+
+    def _other_names(self, found: Found) -> Iterable[str]:
+        names = dict.fromkeys((*found.spellings, *found.short_spellings))
+        return (name for name in names if name != found.id and self._spelled.get(name) == found.id)
 
     def _name_all(self) -> dict[str, str]:
         """Every name of every model; ids win over aliases, aliases over spellings."""
@@ -347,8 +396,10 @@ def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
     if not more:
         return base
     options = replace(base.options, lora=[*base.options.lora, *([path, 0.0] for path in more)])
-    path, mmproj, stats, _ = base.fingerprint
-    return replace(base, options=options, fingerprint=(path, mmproj, (*stats, *map(stat_of, more)), options))
+    path, mmproj, states, _ = base.fingerprint
+    states = (*states, *map(stat_of, more))
+    fingerprint = (path, mmproj, states, options)
+    return replace(base, options=options, files=(*base.files, *more), states=states, fingerprint=fingerprint)
 
 
 def _not_here(name: str, wanted: Wanted, cache: str) -> Found:

@@ -49,6 +49,7 @@ class Config:
     reuse_port: bool = False
     insecure: bool = False
     timeout_s: float | None = None  # of clients that read nothing or are idle; None: the server knows
+    allowed_hosts: tuple[str, ...] = ()
     cors_origins: str = "localhost"
     cors_methods: str = "GET, POST, DELETE, OPTIONS"
     cors_headers: str = "*"

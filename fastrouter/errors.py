@@ -16,6 +16,7 @@ class FastrouterError(Exception):
     retry_after_s: int | None = None
 
     def __init__(self, message: str, **extra: Any) -> None:
+        message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
         super().__init__(message)
         self.message = message
         self.extra = extra
@@ -58,12 +59,18 @@ class DoesNotFit(InvalidRequest):
         super().__init__(f"model '{model_id}' cannot be loaded: {why}", model=model_id, **figures)
 
 
+class ModelCannot(InvalidRequest):
+    """What this model cannot do, or not as it is loaded. Trying again does not help, so it is no 5xx: clients repeat those."""
+
+    type = "not_supported_error"
+
+
 class InvalidApiKey(FastrouterError):
     status = 401
     type = "authentication_error"
 
-    def __init__(self) -> None:
-        super().__init__("Invalid API Key")
+    def __init__(self, message: str = "Invalid API Key") -> None:
+        super().__init__(message)
 
 
 class Forbidden(FastrouterError):
@@ -86,6 +93,19 @@ class MethodNotAllowed(FastrouterError):
         self.allow = ", ".join(sorted({"OPTIONS", *methods, *(("HEAD",) if "GET" in methods else ())}))
 
 
+class BodyTooLarge(FastrouterError):
+    status = 413
+    type = "invalid_request_error"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes, the most that this path takes")
+
+
+class UnsupportedMediaType(FastrouterError):
+    status = 415
+    type = "invalid_request_error"
+
+
 class RateLimited(FastrouterError):
     """A key has as many requests running as it may."""
 
@@ -95,6 +115,8 @@ class RateLimited(FastrouterError):
 
 
 class NotSupported(FastrouterError):
+    """An endpoint that a flag turns on, in llama-server's words and with its status."""
+
     status = 501
     type = "not_supported_error"
 
@@ -116,6 +138,21 @@ class LoadFailed(FastrouterError):
         self.exit_code = exit_code
 
 
+class ModelUnusable(LoadFailed):
+    """However often it is tried: the model's file or options must change first. A client that repeats the request gains nothing."""
+
+    status = 400
+    type = "invalid_model_error"
+
+
+class LoadPostponed(LoadFailed):
+    """There was no memory or no process for it now."""
+
+    status = 503
+    type = "unavailable_error"
+    retry_after_s = 5
+
+
 class WorkerDied(FastrouterError):
     """A worker died with a request in it; `log` are the last lines it said."""
 
@@ -135,7 +172,7 @@ class ProtocolError(FastrouterError):
     """The other process broke the wire or ring format. Its process is killed, ours goes on."""
 
 
-_FROM_WIRE = {cls.__name__: cls for cls in (FastrouterError, InvalidRequest, ContextExceeded, NotSupported, Unavailable)}
+_FROM_WIRE = {cls.__name__: cls for cls in (FastrouterError, InvalidRequest, ContextExceeded, ModelCannot, NotSupported, Unavailable)}
 
 
 def from_wire(error: dict[str, Any]) -> FastrouterError:

@@ -10,8 +10,8 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import repeat
+from dataclasses import dataclass, field, replace
+from itertools import islice, repeat
 from struct import Struct
 from typing import Any
 
@@ -43,12 +43,24 @@ _BLOCKS = {
 }  # fmt: skip
 
 
+# Keys of Header.matrices: one of these words and, but for the last, the number of a type.
+MATRIX, EXPERTS, EMBEDDING, OUTPUT = "matrix", "experts", "embedding", "output"
+
+
 class GgufError(FastrouterError):
     """The file is no GGUF that can be loaded; the message says what is wrong and at which byte."""
+
+    way_out = "get another copy of the file, or remove it"
 
 
 class Unreadable(GgufError):
     """The file could not be read at all: nothing is known of what is in it."""
+
+    way_out = "check that it is there and may be read"
+
+
+class Unusual(GgufError):
+    """The file is beyond what this reader knows; llama.cpp may know more, so it may be tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,7 @@ class Header:
     has_chat_template: bool
     chat_template: str | None  # None also when it is too long to keep
     sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # defaults of requests, by the names of their fields
+    matrices: dict[str, int] = field(default_factory=dict, hash=False)  # bytes, of those that llama.cpp may repack, by kind and type
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -119,7 +132,7 @@ class _Reader:
         if position + num_bytes > self._size:
             raise GgufError(f"the file ends at byte {self._size}, inside {what} at byte {position}")
         if position + num_bytes > MAX_HEADER_BYTES:
-            raise GgufError(f"the header is larger than {MAX_HEADER_BYTES >> 20} MiB at byte {position}")
+            raise Unusual(f"the header is larger than {MAX_HEADER_BYTES >> 20} MiB at byte {position}")
         self._bytes = os.pread(self._descriptor, max(num_bytes, self._block_bytes), position)
         self._block_bytes = min(self._block_bytes * 2, MAX_BLOCK_BYTES)
         self._start, self._at = position, 0
@@ -165,16 +178,17 @@ def _parse(reader: _Reader) -> Header:
         raise GgufError("is big-endian at byte 4" if is_swapped else f"has GGUF version {version} at byte 4; 2 and 3 can be read")
     num_tensors = reader.number(_U64, "the number of tensors")
     if num_tensors > MAX_TENSORS:
-        raise GgufError(f"says it has {num_tensors} tensors at byte 8")
+        raise Unusual(f"says it has {num_tensors} tensors at byte 8")
     num_keys = reader.number(_U64, "the number of keys")
     if num_keys > MAX_KEYS:
-        raise GgufError(f"says it has {num_keys} keys at byte 16")
+        raise Unusual(f"says it has {num_keys} keys at byte 16")
     values = _read_keys(reader, num_keys)
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise GgufError(f"general.alignment is {alignment}, no power of two")
-    num_params, size_bytes = _read_tensors(reader, num_tensors, alignment)
-    return _to_header(values, num_tensors, num_params, size_bytes)
+    matrices: dict[str, int] = {}
+    num_params, size_bytes = _read_tensors(reader, num_tensors, alignment, matrices)
+    return replace(_to_header(values, num_tensors, num_params, size_bytes), matrices=matrices)
 
 
 _KEPT = (
@@ -222,7 +236,7 @@ def _read_value(reader: _Reader, kind: int, key: str, is_kept: bool) -> Any:
         return None
     layout = _SCALARS.get(kind)
     if layout is None:
-        raise GgufError(f"{key} has the unknown type {kind} at byte {reader.position - 4}")
+        raise Unusual(f"{key} has the unknown type {kind} at byte {reader.position - 4}")
     return reader.number(layout, key)
 
 
@@ -231,13 +245,13 @@ def _read_array(reader: _Reader, key: str, is_kept: bool) -> int:
     kind = reader.number(_U32, f"the item type of {key}")
     count: int = reader.number(_U64, f"the length of {key}")
     if count > MAX_ARRAY_ITEMS:
-        raise GgufError(f"{key} has {count} items at byte {reader.position - 8}")
+        raise Unusual(f"{key} has {count} items at byte {reader.position - 8}")
     if kind == STRING:
         reader.skip_strings(count, key)
         return count
     layout = _SCALARS.get(kind)
     if layout is None:
-        raise GgufError(f"{key} is an array of the unknown type {kind} at byte {reader.position - 12}")
+        raise Unusual(f"{key} is an array of the unknown type {kind} at byte {reader.position - 12}")
     if is_kept and 0 < count <= MAX_KEPT_ITEMS and kind in (4, 5):
         items = Struct(f"<{count}{SCALARS[kind]}").unpack(reader.take(count * layout.size, key))
         return int(max(items))
@@ -245,7 +259,15 @@ def _read_array(reader: _Reader, key: str, is_kept: bool) -> int:
     return count
 
 
-def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
+def _note_matrix(matrices: dict[str, int], name: str, kind: int, dimensions: list[int], num_bytes: int) -> None:
+    if len(dimensions) > 1 and dimensions[1] % 8 == 0 and name.endswith(".weight"):
+        word = EMBEDDING if name == "token_embd.weight" else MATRIX if len(dimensions) == 2 else EXPERTS
+        matrices[f"{word} {kind}"] = matrices.get(f"{word} {kind}", 0) + num_bytes
+    if name == "output.weight":
+        matrices[OUTPUT] = num_bytes
+
+
+def _read_tensors(reader: _Reader, count: int, alignment: int, matrices: dict[str, int]) -> tuple[int, int]:
     """(values, bytes) of all tensors."""
     num_values = num_bytes = end_of_last = 0
     last = ""
@@ -254,19 +276,20 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int
         begin = reader.position
         num_dimensions = reader.number(_U32, name)
         if num_dimensions > MAX_DIMENSIONS:
-            raise GgufError(f"tensor {name[:80]} has {num_dimensions} dimensions at byte {begin}")
+            raise Unusual(f"tensor {name[:80]} has {num_dimensions} dimensions at byte {begin}")
         dimensions = [reader.number(_U64, name) for _ in range(num_dimensions)]
         kind = reader.number(_U32, name)
         offset = reader.number(_U64, name)
         block = _BLOCKS.get(kind)
         if block is None:
-            raise GgufError(f"tensor {name[:80]} has the unknown type {kind} at byte {reader.position - 12}")
+            raise Unusual(f"tensor {name[:80]} has the unknown type {kind} at byte {reader.position - 12}")
         size = math.prod(dimensions)
         if size == 0 or (dimensions[0] if dimensions else 1) % block[0]:
             raise GgufError(f"tensor {name[:80]} has the impossible shape {dimensions} at byte {begin}")
         if offset % alignment:
             raise GgufError(f"tensor {name[:80]} is not aligned at byte {reader.position - 8}")
         tensor_bytes = size // block[0] * block[1]
+        _note_matrix(matrices, name, kind, dimensions, tensor_bytes)
         num_values += size
         num_bytes += tensor_bytes
         if offset + tensor_bytes > end_of_last:
@@ -320,6 +343,7 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
+MAX_NAMED_SHARDS = 8
 _COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
 
 
@@ -329,7 +353,16 @@ class FileGroup:
 
     stem: str
     names: tuple[str, ...]
-    error: str | None = None
+    missing: tuple[str, ...] = ()  # names of the shards that are not there, the first of them
+
+    def error_in(self, folder: str) -> str | None:
+        """Why it cannot be loaded, when shards are missing."""
+        if not self.missing:
+            return None
+        found = [_SHARD.fullmatch(name[:-5]) for name in self.missing[:MAX_NAMED_SHARDS]]
+        numbers = ", ".join(str(int(match[2])) for match in found if match) + ", ..." * (len(self.missing) > MAX_NAMED_SHARDS)
+        path, total = os.path.join(folder, self.missing[0]), int(self.missing[0][-10:-5])
+        return f"shard {numbers} of {total} is missing: there is no file {path}; put all shards into one folder"
 
 
 def is_gguf(name: str) -> bool:
@@ -362,7 +395,6 @@ def group_files(names: Iterable[str]) -> tuple[list[FileGroup], str | None]:
 
 
 def _to_group(stem: str, total: int, files: dict[int, str]) -> FileGroup:
-    missing = [index for index in range(1, total + 1) if index not in files]
-    named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-    error = f"shard {named} of {total} is missing" if missing else None
-    return FileGroup(stem, tuple(files[index] for index in sorted(files)), error)
+    numbers = (index for index in range(1, total + 1) if index not in files)
+    missing = tuple(f"{stem}-{index:05}-of-{total:05}.gguf" for index in islice(numbers, MAX_NAMED_SHARDS + 1))
+    return FileGroup(stem, tuple(files[index] for index in sorted(files)), missing)

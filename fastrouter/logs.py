@@ -1,44 +1,66 @@
 """The router's own log: lines for people, or JSON for programs. Knows no model, no process and no request; the text comes from others.
 
 A call may say `extra={"event": ..., "model": ..., ...}`; JSON shows those fields, text leaves them out. Invariant: a record without a
-traceback is one line whatever its message holds, and a log that cannot be written never stops the router.
+traceback is one line whatever its message holds, and a log that cannot be written, or that nobody reads, never holds up the router.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from logging.handlers import WatchedFileHandler
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import orjson
 
 from fastrouter.config import Config
 from fastrouter.errors import ConfigError
+from fastrouter.sink import FLUSH_S, Descriptor, File, Sink
 
 _LEVELS = {0: logging.CRITICAL + 1, 1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO}  # by llama-server's verbosity; above: all
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _DIM, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
 log = logging.getLogger("fastrouter")
+_sinks: list[Sink] = []  # standard output, standard error, the log file
 
 
-def set_up(config: Config) -> None:
-    """Once, before anything is logged. Raises ConfigError."""
-    root = logging.getLogger()
+@contextlib.contextmanager
+def speaking(config: Config) -> Iterator[None]:
+    """Within it, what is printed and logged waits for nobody: see sink.py. Raises ConfigError."""
+    saved = sys.stdout, sys.stderr
+    _sinks[:] = [_open_sink(Descriptor(1)), _open_sink(Descriptor(2))]
+    sys.stdout, sys.stderr = cast(list[TextIO], _sinks)
+    try:
+        logging.getLogger().addHandler(_make_handler(config))
+        yield
+    finally:
+        finish()
+        sys.stdout, sys.stderr = saved
+
+
+def finish(timeout_s: float = FLUSH_S) -> None:
+    """The last lines go out, unless nobody takes them. Idempotent."""
+    deadline = time.monotonic() + timeout_s
+    for sink in _sinks:
+        sink.finish(max(0.0, deadline - time.monotonic()))
+
+
+def _make_handler(config: Config) -> logging.Handler:
     log.setLevel(_LEVELS.get(config.verbosity, logging.DEBUG))
     if config.log_disable:
-        root.addHandler(logging.NullHandler())
         log.setLevel(_LEVELS[0])
-        return
-    handler = _open_file(config.log_file) if config.log_file else _StderrHandler()
+        return logging.NullHandler()
+    sink = _open_file(config.log_file) if config.log_file else _sinks[1]
+    handler = logging.StreamHandler(sink)
     if config.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        colors = _wants_colors(config.log_colors, handler.stream)
+        colors = _wants_colors(config.log_colors, sink)
         handler.setFormatter(TextFormatter(has_time=config.log_timestamps, has_level=config.log_prefix, colors=colors))
-    root.addHandler(handler)
+    return handler
 
 
 def announce(config: Config, text: str, **fields: Any) -> None:
@@ -57,40 +79,33 @@ def iso_time(seconds: float) -> str:
 # ---------------------------------------------------------------- where lines go
 
 
-def _open_file(path: str) -> "_FileHandler":
+def _open_file(path: str) -> Sink:
+    def complain(error: OSError) -> None:
+        sys.stderr.write(f"fastrouter: the log cannot be written to {path}: {error.strerror or error}\n")
+
     try:
-        return _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        sink = _open_sink(File(path), complain)
     except OSError as error:
         raise ConfigError(f"--log-file {path}: {error.strerror or error}") from None
+    _sinks.append(sink)
+    return sink
 
 
-class _FileHandler(WatchedFileHandler):
-    """Opens the file again when it has been moved or removed, so that logrotate needs no signal."""
-
-    has_complained = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except OSError:  # the file could not be opened again
-            self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self.has_complained:
-            self.has_complained = True
-            sys.stderr.write(f"fastrouter: the log cannot be written to {self.baseFilename}: {sys.exc_info()[1]}\n")
+def _open_sink(target: Descriptor | File, on_failure: Callable[[OSError], None] = lambda error: None) -> Sink:
+    """By default: whoever read it has gone, and there is no other place to say so."""
+    return Sink(target, on_failure, _report_dropped)
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Whoever read it has gone, and there is no other place to say so."""
+def _report_dropped(num_lines: int) -> None:
+    extra = {"event": "log_dropped", "num_lines": num_lines}
+    log.warning("%d lines of output were lost: they could not be written in time", num_lines, extra=extra)
 
 
-def _wants_colors(choice: str, stream: TextIO | None) -> bool:
+def _wants_colors(choice: str, stream: Sink) -> bool:
     """auto: on a terminal, unless NO_COLOR (no-color.org) is set."""
     if choice != "auto":
         return choice == "on"
-    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 # ---------------------------------------------------------------- what lines look like

@@ -1,6 +1,7 @@
 """What this machine is, and has to give right now: memory and cores. Linux; knows no model and no process of ours."""
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -69,3 +70,31 @@ def resident_bytes(pid: int | None) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
     return 0
+
+
+_OF_THE_CPU = (
+    "vendor_id",
+    "cpu family",
+    "model",
+    "model name",
+    "stepping",
+    "flags",
+    "Features",
+    "CPU implementer",
+    "CPU part",
+    "CPU variant",
+)
+
+
+def cpu_identity() -> dict[str, str]:
+    """Make, model and features of the first core, as the kernel names them; empty when it says nothing."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        lines = itertools.takewhile(str.strip, file)  # its paragraph
+        pairs = (line.split(":", 1) for line in lines if ":" in line)
+        return {name.strip(): value.strip() for name, value in pairs if name.strip() in _OF_THE_CPU}
+    return {}
+
+
+def cpu_features() -> frozenset[str]:
+    known = cpu_identity()
+    return frozenset((known.get("flags") or known.get("Features") or "").split())

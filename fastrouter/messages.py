@@ -129,6 +129,8 @@ class Prime:
     heap_bytes: int  # what the next load is likely to allocate
     path: str | None  # the model that is likely to come next
     options: LoadOptions
+    safe_mode: bool = False  # as in Load
+    num_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,7 @@ class Failed:
     """The load failed for a reason the worker could name; it exits after this."""
 
     error: str
+    may_work_later: bool = False  # there was no memory for it now; else it is the same every time
 
 
 @dataclass(frozen=True, slots=True)

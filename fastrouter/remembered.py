@@ -44,6 +44,11 @@ class Remembered:
     def __repr__(self) -> str:
         return f"<Remembered {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
 
+    @property
+    def path(self) -> Path | None:
+        """Of the file; None: there is no place for one."""
+        return self._path
+
     def get(self, key: str) -> Any | None:
         """Not to be changed: `put` another one."""
         entries = self._all()

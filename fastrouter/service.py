@@ -6,7 +6,7 @@ Knows no signal and no socket. Invariant: after `stop` no process of ours is lef
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastrouter.api.admin import add_routes
 from fastrouter.api.downloads import ModelDownloads
@@ -17,12 +17,14 @@ from fastrouter.config import Config
 from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
 from fastrouter.hub.downloads import Downloads
+from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.watch import Watch
 
 log = logging.getLogger("fastrouter")
 
 MAX_LISTED = 20
+NO_TEMPLATE = "no chat template"
 
 
 class Service:
@@ -89,6 +91,11 @@ class Service:
             return
         self._model_downloads.fetch_wanted()
 
+    def refuse_waiting(self) -> None:
+        """The end has come: requests that wait for a model get none."""
+        if self._supervisor is not None:
+            self._supervisor.refuse_waiting()
+
     async def stop(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
@@ -106,13 +113,14 @@ class Service:
             return
         print(f"{found}{':' if models else ''}")
         for spec in models[:MAX_LISTED]:
-            notes = [note for note in ("default" if spec == default else "", spec.error or "") if note]
+            lacks = "" if spec.has_template or "completion" not in spec.capabilities else NO_TEMPLATE
+            notes = [note for note in ("default" if spec == default else "", spec.error or lacks) if note]
             print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
         if len(models) > MAX_LISTED:
             print(f"  ... and {len(models) - MAX_LISTED} more")
-        chosen = default or next((spec for spec in models if not spec.error), None)
+        chosen = choose_to_try(models, default)
         if chosen is not None:
-            print(f"Try it:\n  {curl_line(address, chosen.id, self._config)}")
+            print(f"Try it:\n  {curl_line(address, chosen, self._config)}")
         else:
             print("Name a folder of GGUF files with --models-dir, or one file with --model")
         if self._config.ui and not address.startswith("unix://"):
@@ -120,16 +128,37 @@ class Service:
         sys.stdout.flush()
 
 
-def curl_line(address: str, model_id: str, config: Config) -> str:
+def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:
+    """The model of the first line that a user tries: one that can chat, the default one first; else any that can be loaded."""
+    ready = [spec for spec in models if spec.error is None]
+    if default is not None and default.error is None:
+        ready = [default, *ready]
+    chatting = next((spec for spec in ready if "chat" in spec.capabilities), None)
+    if chatting is None and default is not None and default.wanted is not None:
+        return default  # it is being downloaded, and nobody knows yet what it can do
+    return chatting or next(iter(ready), None)
+
+
+# What a model can do -> the path to try, and the rest of its body.
+_TRIALS = {
+    "chat": ("/v1/chat/completions", '"messages": [{"role": "user", "content": "Say hello."}]'),
+    "completion": ("/v1/completions", '"prompt": "Once upon a time", "max_tokens": 64'),
+    "embedding": ("/v1/embeddings", '"input": "Hello"'),
+    "rerank": ("/v1/rerank", '"query": "Hello", "documents": ["Good morning", "Good night"]'),
+}
+
+
+def curl_line(address: str, spec: ModelSpec, config: Config) -> str:
     """A command that works when pasted into a POSIX shell."""
-    target = f"{address}{config.api_prefix}/v1/chat/completions"
+    path, rest = next((trial for ability, trial in _TRIALS.items() if ability in spec.capabilities), _TRIALS["chat"])
+    target = f"{address}{config.api_prefix}{path}"
     if address.startswith("unix://"):
-        target = f"--unix-socket {address.removeprefix('unix://')} http://localhost{config.api_prefix}/v1/chat/completions"
+        target = f"--unix-socket {address.removeprefix('unix://')} http://localhost{config.api_prefix}{path}"
     elif config.ssl_cert_file is not None:
         target = f"--cacert {shlex.quote(str(config.ssl_cert_file))} {target}"
     key = ' -H "Authorization: Bearer $LLAMA_API_KEY"' if config.api_keys or config.api_key_file else ""
-    quoted = model_id.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
-    body = f'{{"model": "{quoted}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+    quoted = spec.id.replace("\\", "\\\\").replace('"', '\\"').replace("'", "'\\''")
+    body = f'{{"model": "{quoted}", {rest}}}'
     return f"curl {target}{key} -H 'Content-Type: application/json' -d '{body}'"
 
 

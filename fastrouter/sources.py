@@ -8,8 +8,8 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.gguf import FileGroup, group_files, is_gguf, is_shard, quant_of
@@ -44,8 +44,42 @@ class Found:
     source: str
     mmproj: str | None = None
     error: str | None = None
-    spellings: list[str] = field(default_factory=list)
+    spellings: list[str] = field(default_factory=list)  # its own names beside the id, whatever else is there
+    short_spellings: list[str] = field(default_factory=list)  # they mean it while no other model has the same
+    missing: list[str] = field(default_factory=list)  # shards that are not there
     wanted: Wanted | None = None  # it is not here yet; `files` names what there will never be
+
+
+# ---------------------------------------------------------------- names
+
+
+def give_ids(models: Iterable[tuple[Found, Sequence[str]]], kept_ids: Mapping[str, str]) -> None:
+    """An id for each: what it had before, else the first free one of its own, so nobody is renamed because another comes or goes."""
+    models = list(models)
+    taken: set[str] = set()
+    for found, _ in models:
+        kept = kept_ids.get(found.files[0], "")
+        found.id = kept if kept not in taken else ""
+        taken.add(kept)
+    for found, own in models:
+        if not found.id:
+            more = (f"{own[1]}~{number}" for number in itertools.count(2))
+            found.id = next(name for name in itertools.chain(own, more) if name not in taken)
+            taken.add(found.id)
+
+
+def by_spelling(models: Iterable[Found]) -> dict[str, str]:
+    """Id by every name of each model. Ids win over a model's own spellings, and these over short ones; a short one that two models have
+    means neither."""
+    models = list(models)
+    short: dict[str, str | None] = {}
+    for found in models:
+        for name in set(found.short_spellings):
+            short[name] = None if name in short else found.id
+    names = {name: model_id for name, model_id in short.items() if model_id is not None}
+    for found in reversed(models):
+        names |= dict.fromkeys(found.spellings, found.id)
+    return names | {found.id: found.id for found in models}
 
 
 # ---------------------------------------------------------------- folders
@@ -104,38 +138,45 @@ def canonical_id(name: str) -> str:
     return f"{repo}:{quant_of(quant) or quant.upper()}" if colon else name
 
 
-def stat_of(path: str) -> tuple[int, int]:
-    """(bytes, modification time in ns)."""
+GONE = (0, 0, 0)  # the state of a file that is not there
+
+
+def stat_of(path: str) -> tuple[int, int, int]:
+    """The state of a file: (bytes, modification time in ns, inode)."""
     try:
         status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns
+    except (OSError, ValueError):
+        return GONE
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_mtime_ns, status.st_ino
 
 
-def scan_folder(root: str) -> list[Found]:
-    """The models below --models-dir. Those near the root come first and keep the short ids."""
+def scan_folder(root: str, kept_ids: Mapping[str, str] | None = None) -> list[Found]:
+    """The models below --models-dir, those near the root first. `kept_ids`: by first file, of an earlier scan."""
     models: list[tuple[int, str, str, Found]] = []
     for folder, names in _walk(root):
         groups, mmproj = group_files(names)
         below = os.path.relpath(folder, root)
         is_root = below == "."
         for group in groups:
-            files = [os.path.join(folder, name) for name in group.names]
+            found = _to_found(group, folder, "models_dir")
+            found.mmproj = os.path.join(folder, mmproj) if mmproj and not is_root else None
             long = group.stem if is_root else f"{below}/{group.stem}"
             first = group.names[0] if is_root else f"{below}/{group.names[0]}"
-            found = Found("", files, "models_dir", os.path.join(folder, mmproj) if mmproj and not is_root else None, group.error)
-            found.spellings = [printable(name) for name in (first, long, group.names[0], group.stem)]
             is_whole_folder = len(groups) == 1 and not is_root
-            short = os.path.basename(below) if is_whole_folder else group.stem
-            models.append((long.count("/"), long, short, found))
-    taken: set[str] = set()
+            of_folder = (below, os.path.basename(below)) if is_whole_folder else ()
+            found.spellings = [printable(name) for name in (first, long)]
+            found.short_spellings = [printable(name) for name in (*of_folder, group.names[0], group.stem)]
+            models.append((long.count("/"), long, below if is_whole_folder and "/" not in below else long, found))
     models.sort(key=lambda model: model[:2])
-    for _, long, short, found in models:
-        ids = itertools.chain(map(printable, (short, long)), (f"{printable(long)}~{number}" for number in itertools.count(2)))
-        found.id = next(name for name in ids if name not in taken)
-        taken.add(found.id)
+    give_ids([(found, [printable(short), *reversed(found.spellings)]) for _, _, short, found in models], kept_ids or {})
     return [found for *_, found in models]
+
+
+def _to_found(group: FileGroup, folder: str, source: str) -> Found:
+    """Without an id."""
+    files, missing = ([os.path.join(folder, name) for name in names] for names in (group.names, group.missing))
+    error = group.error_in(folder)
+    return Found("", files, source, error=printable(error) if error is not None else None, missing=missing)
 
 
 def find_file(path: str) -> Found:
@@ -146,7 +187,7 @@ def find_file(path: str) -> Found:
     except OSError:
         names = [name]
     group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
-    return Found(printable(group.stem), [os.path.join(folder, shard) for shard in group.names], "models_dir", error=group.error)
+    return replace(_to_found(group, folder, "file"), id=printable(group.stem))
 
 
 # ---------------------------------------------------------------- caches
@@ -185,8 +226,8 @@ def scan_cache(cache: str) -> list[Found]:
         prefix = next((prefix for prefix in prefixes if group.stem.startswith(prefix)), "")
         quant = quant_of(group.stem)
         model_id = f"{prefixes[prefix]}:{quant or group.stem[len(prefix) :]}" if prefix else group.stem
-        files = [os.path.join(cache, name) for name in group.names]
-        models.append(Found(printable(model_id), files, "cache", None, group.error, [printable(group.names[0])]))
+        found = _to_found(group, cache, "cache")
+        models.append(replace(found, id=printable(model_id), spellings=[printable(group.names[0])]))
     return models
 
 
@@ -208,8 +249,9 @@ def _scan_repo(folder: str, repo: str) -> list[Found]:
             tag = quant if quant and quant not in taken else group.stem
             taken.add(tag)
             spelling = os.path.relpath(os.path.join(below, group.names[0]), snapshot)
-            files = [os.path.join(below, name) for name in group.names]
-            models.append(Found(printable(f"{repo}:{tag}"), files, "cache", projector, group.error, [printable(f"{repo}/{spelling}")]))
+            found = replace(_to_found(group, below, "cache"), id=printable(f"{repo}:{tag}"), mmproj=projector)
+            found.spellings = [printable(f"{repo}/{spelling}")]
+            models.append(found)
     preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANT}")), models[0] if models else None)
     if preferred is not None:
         preferred.spellings.append(repo)

@@ -20,7 +20,7 @@ class ModelSpec:
     path: str  # first shard
     mmproj: str | None
     options: LoadOptions = field(hash=False)
-    source: str  # models_dir | cache | preset
+    source: str  # models_dir | cache | preset | file: the one that --model names
     args: tuple[str, ...]
     preset: str | None  # its section's text
     created: int  # seconds since 1970
@@ -31,6 +31,9 @@ class ModelSpec:
     header: Header | None
     error: str | None  # why it cannot be loaded
     fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
+    files: tuple[str, ...] = ()  # all that its process reads, and shards that are not there
+    states: tuple[tuple[int, int, int], ...] = ()  # of these files, as stat_of says
+    spellings: tuple[str, ...] = ()  # names that mean it beside its id and its aliases
     draft: Header | None = None  # of the smaller model that guesses for it
     is_pinned: bool = False  # never evicted
     ttl_s: float | None = None  # idle until it is unloaded; None: never
@@ -44,11 +47,17 @@ class ModelSpec:
     template: TemplateFeatures | None = None
     capabilities: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ("text",)  # that it understands
+    is_unusual: bool = False  # `error` is what our reader does not know; llama.cpp has the last word
 
     @property
     def can_be_tried(self) -> bool:
-        """False: no worker may open it, or something is missing. Of a whole file that only looks wrong, the worker has the last word."""
-        return self.error is None or (self.header is None and self.size_bytes > 0)
+        """False: no worker needs to open it to know that it cannot be loaded."""
+        return self.error is None or self.is_unusual
+
+    @property
+    def has_template(self) -> bool:
+        """It was made for chats, or has been given a template."""
+        return self.template is not None
 
     @property
     def runner(self) -> "ModelSpec":

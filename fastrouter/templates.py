@@ -1,24 +1,27 @@
-"""A chat template's features, told from its syntax. Imports Jinja: only for templates that are new. Must never know models or messages.
+"""A chat template's features and faults, told from its syntax. Imports Jinja: only for templates that are new. Knows no models or messages.
 
-Pure. Invariant: a template is only parsed, never run and never folded, so a hostile one costs no more than its length.
+Pure. Invariant: a template is only parsed and translated, never run and never folded, so a hostile one costs no more than its length.
 """
 
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from fastrouter.builtin_templates import source_of
 from fastrouter.capabilities import TemplateFeatures
+from fastrouter.errors import InvalidRequest
 
-MAX_TEMPLATE_CHARS = 1 << 17  # the longest in use have some 30,000
+MAX_SOURCE_CHARS = 1 << 20
+MAX_TEMPLATE_CHARS = 1 << 17  # that is looked at for features; the longest in use have some 30,000
 MAX_KWARGS, MAX_NAME_CHARS = 64, 64
 _TOOLS = ("tools", "functions", "available_tools", "custom_tools")
 _THINKING = ("enable_thinking", "thinking", "thinking_budget", "reasoning_effort", "reasoning_strategy")
 # What every renderer of chat templates provides; the rest is for `chat_template_kwargs`.
 _GIVEN = {"messages", "tools", "functions", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"}
-_GIVEN |= {"raise_exception", "strftime_now"}
+_GIVEN |= {"raise_exception", "strftime_now", "date_string"}
 _GIVEN |= {"range", "dict", "lipsum", "cycler", "joiner", "namespace", "loop", "self", "caller", "varargs", "kwargs"}  # of Jinja
 
 
@@ -32,14 +35,39 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=32)  # the quants of one model have one template
 def template_features(text: str) -> TemplateFeatures:
-    if len(text) > MAX_TEMPLATE_CHARS:
-        return TemplateFeatures(is_understood=False)
+    problem = problem_of(text)
+    if problem is not None or len(text) > MAX_TEMPLATE_CHARS:
+        return TemplateFeatures(is_understood=False, problem=problem)
     try:
-        extensions: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _Generation]
-        tree = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=extensions).parse(text)
-        return _look_at(tree)
+        return _look_at(_environment().parse(text))
     except (TemplateError, RecursionError):
         return TemplateFeatures(is_understood=False)
+
+
+def _environment() -> Environment:
+    """Jinja folds nothing when each value that is shown needs the context."""
+    extensions: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _Generation]
+    return Environment(
+        trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=extensions, finalize=pass_context(lambda _, value: value)
+    )
+
+
+@lru_cache(maxsize=32)
+def problem_of(text: str) -> str | None:
+    """Why this template, or built-in name, cannot be used: one sentence with the line. None: it can, as far as its syntax tells."""
+    try:
+        if len(text) > MAX_SOURCE_CHARS:
+            raise InvalidRequest(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
+        _environment().compile(source_of(text), raw=True)
+    except InvalidRequest as error:
+        return error.message
+    except TemplateSyntaxError as error:
+        return f"chat template: line {error.lineno}: {error.message}"
+    except RecursionError:
+        return "chat template: nested too deeply"
+    except Exception as error:  # untrusted text: Jinja's translator may raise anything
+        return f"chat template: {type(error).__name__}: {error}"
+    return None
 
 
 def _look_at(tree: Any) -> TemplateFeatures:

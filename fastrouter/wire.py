@@ -15,10 +15,11 @@ from typing import Any, cast, get_args, get_origin
 
 import orjson
 
-from fastrouter.errors import ProtocolError
-from fastrouter.messages import MESSAGE_TYPES, LoadOptions, Message
+from fastrouter.errors import InvalidRequest, ProtocolError
+from fastrouter.messages import MESSAGE_TYPES, LoadOptions, Message, Reply
 
 MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
+MAX_ANSWER_BYTES = 48 << 20  # of a Reply: the router reads it in one go
 _LENGTH = struct.Struct("<I")
 
 
@@ -58,6 +59,20 @@ def decode(payload: bytes | memoryview) -> Message:
         raise ProtocolError(f"bad frame on the wire: {error}") from None
     assert is_dataclass(message)
     return message  # type: ignore[return-value]  # the table holds Message's own members
+
+
+def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES) -> bytes:
+    """One frame. An answer that cannot be encoded, or is too large, becomes that call's error."""
+    try:
+        frame = encode(reply)
+        if len(frame) <= limit:
+            return frame
+        problem = f"the answer would have {len(frame) >> 20} MiB, more than the limit of {limit >> 20} MiB; send less at a time"
+    except ProtocolError:
+        problem = f"the answer would be larger than the limit of {limit >> 20} MiB; send less at a time"
+    except TypeError as error:  # half a surrogate pair, a number of more than 64 bits, too deep
+        problem = f"the answer cannot be written as JSON: {error}"
+    return encode(Reply(reply.request_id, error=InvalidRequest(problem).to_wire()))
 
 
 class FrameReader:
@@ -156,8 +171,12 @@ class BlockingWire:
         return self._sock.fileno()
 
     def send(self, message: Message) -> None:
+        self.send_frame(encode_reply(message) if isinstance(message, Reply) else encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """One that is encoded already."""
         self._sock.setblocking(True)
-        self._sock.sendall(encode(message))
+        self._sock.sendall(frame)
 
     def poll(self, timeout_s: float | None) -> list[Message]:
         """Messages that have arrived; waits up to `timeout_s` for the first bytes (None: for ever, 0: not at all)."""

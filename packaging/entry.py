@@ -22,6 +22,9 @@ def with_own_model(arguments: list[str], environment: dict[str, str]) -> list[st
 
 
 def main() -> int:
+    from fastrouter.streams import open_missing
+
+    open_missing()
     if sys.argv[1:2] == [RUN_MODULE]:
         if not set(sys.argv[2:3]) & set(MODULES):
             sys.stderr.write(f"fastrouter: {RUN_MODULE} is for fastrouter itself\n")

@@ -7,11 +7,15 @@ used: it is keyed by the source package alone and would hand out a build with ot
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
+
+import tile_config
 
 VERSION = "0.3.36"
 # GCC before 13 takes the stores into AMX's tile configuration for dead and drops them: the first decode of a quantised model would die on a
@@ -48,10 +52,23 @@ def build(house: Path, cmake_args: str = CMAKE_ARGS, environment: dict[str, str]
             stdout=sys.stderr,
             check=True,
         )
+        check(next(work.glob("*.whl")))
         if not house.exists():
             work.rename(house)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def check(wheel: Path) -> None:
+    """Ends the program if the compiler has made AMX code that crashes."""
+    if not shutil.which("objdump"):
+        return
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if re.search(r"/libggml-cpu-\w+\.so$", f"/{name}"):
+                library = Path(archive.extract(name, folder))
+                if wrong := tile_config.unconfigured(tile_config.disassembly(library)):
+                    sys.exit(f"{library.name}: {wrong[0]}. It would crash on CPUs with AMX. Build with another compiler: CC=... CXX=...")
 
 
 def main() -> int:

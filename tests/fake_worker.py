@@ -7,7 +7,7 @@ As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scri
 spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
          `die`; `mute`: say nothing; `hangs`: close the wire, live on.
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
-         `lockstep*`. `progress` [values], `load_s`, `fail`
+         `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its shelf.
@@ -160,13 +160,14 @@ class Worker:
         script: Script = json.loads(content) if content[:1] == b"{" else named_script(path.name)
         self.model = script
         self.say_lines(script)
+        self.wire.send(Progress(0.0))
         for value in script.get("progress", []):
             self.wire.send(Progress(value))
             time.sleep(script.get("load_s", 0.0) / len(script["progress"]))
         if "progress" not in script:
             time.sleep(script.get("load_s", 0.0))
         if "fail" in script:
-            self.wire.send(Failed(script["fail"]))
+            self.wire.send(Failed(script["fail"], script.get("is_scarce", False)))
             time.sleep(60 if script.get("linger") else 0)
             return False
         self.say(script)
@@ -200,12 +201,13 @@ class Worker:
 
     def answer(self, call: Call) -> None:
         """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
-        `forgotten`: calls that nobody waits for; `embed` as the model's `embed` says: a result, or "die"."""
+        `forgotten`: calls that nobody waits for; {} to those about text; `embed` as the model's `embed` says: a result, or "die"."""
         self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
         results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
         results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
         results["forgotten"] = self.forgotten
+        results |= {method: {} for method in ("tokenize", "detokenize", "apply_template", "count_tokens")}
         if call.method == "embed":
             if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
                 die(self.model["first_decode"])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 from test_process import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
 
@@ -167,7 +168,8 @@ def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) ->
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # what one test's loads have taught is not for the next one
             runner.run(whole())
     finally:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)

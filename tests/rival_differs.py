@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 LEAN = "the events of a plain stream hold text only; return_tokens asks for more"
 NAMED = "the message names the field and what it must be"
+NEVER = "it can never work, so it is a 400: clients repeat a request that got a 5xx"
 KNOWN = "what a router knows of its models"
 ONE_BUDGET = "usage counts all prompts, not only the first"
 NO_END = "a grammar that is complete ends the answer; no token is spent on the end"
@@ -38,7 +39,8 @@ DIFFERS: dict[str, dict[str, str]] = {
         "text": "an answer is what is new",
     },
     "*: models": {
-        **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template_caps")},
+        **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template*")},
+        "json.data.*.spellings": KNOWN,
         "json.data.*.meta": "known before the model is loaded",
         "json.data.*.aliases": "the other names, without the id",
     },
@@ -59,7 +61,9 @@ DIFFERS: dict[str, dict[str, str]] = {
     },
     "*: error: *": {"json.error.message": NAMED},
     "tiny: error: a grammar and a schema": {"*": "which of the two would hold? it is refused"},
-    "embedder: error: a completion": {"json.error.*": "it can never work: 501, not a server's error", "status": "as the error"},
+    "embedder: error: a completion": {"json.error.*": NEVER, "status": NEVER},
+    "tiny: error: embeddings of a generator": {"json.error.*": NEVER, "status": NEVER},
+    "tiny: error: ranks of a generator": {"json.error.*": NEVER, "status": NEVER},
     "embedder: embeddings": {"json.model": "the model that answered, not the name that was asked for"},
     "embedder: embeddings in base64": {"json.data.*.embedding": "the last bits of floats; the case before compares the numbers"},
     "smollm2: chat with a schema": {

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import Router, StartRouter, environment, eventually
+from gguf import PoolingType
+from tiny_encoders import make_bert
 from tiny_models import make_llama
 
+from fastrouter.catalog import Catalog
 from fastrouter.config import parse
 from fastrouter.flag import Kind
-from fastrouter.service import curl_line
+from fastrouter.service import choose_to_try, curl_line
 
 
 def fastrouter(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -119,7 +122,7 @@ def test_first_lines(router: StartRouter, models: Path) -> None:
     eventually(lambda: "curl" in server.out, "the curl line")
     lines = server.out.splitlines()
     assert lines[0].endswith(f"is listening on {server.url}")
-    assert lines[1:5] == ["3 models found:", "  tiny0", "  tiny1", "  tiny2"]
+    assert lines[1:5] == ["3 models found:", *(f"  tiny{number} (no chat template)" for number in range(3))]
     assert lines[5] == "Try it:"
 
 
@@ -131,24 +134,59 @@ def test_no_models(router: StartRouter) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")
-@pytest.mark.parametrize("key", ["", 'it\'s "secret"'])
-def test_curl_line_works_when_pasted(router: StartRouter, models: Path, tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(("key", "has_template"), [("", True), ("", False), ('it\'s "secret"', True)])
+def test_curl_line_works_when_pasted(router: StartRouter, tmp_path: Path, key: str, has_template: bool) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    shutil.copy(models / "tiny0.gguf", folder / 'it\'s "odd" $HOME.gguf')
+    make_llama(
+        folder / 'it\'s "odd" $HOME.gguf', chat_template="{% for m in messages %}{{ m.content }}{% endfor %}" if has_template else None
+    )
     server = router("--temp", "0", "-n", "4", models_dir=folder, env={"LLAMA_API_KEY": key} if key else {})
     eventually(lambda: "curl" in server.out, "the curl line")
     [line] = [line for line in server.out.splitlines() if line.strip().startswith("curl ")]
     environ = {**os.environ, "LLAMA_API_KEY": key}
     result = subprocess.run(["bash", "-c", line.strip()], env=environ, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result
-    assert '"chat.completion"' in result.stdout, result.stdout
+    assert ('"chat.completion"' if has_template else '"text_completion"') in result.stdout, result.stdout
     assert not key or key not in server.out
 
 
-def test_curl_line_of_a_unix_socket() -> None:
-    line = curl_line("unix:///run/f.sock", "m", parse([], {}))
+def test_curl_line_of_a_unix_socket(models: Path) -> None:
+    [spec] = Catalog(parse(["-m", str(models / "tiny0.gguf"), "--chat-template", "chatml"], {})).models()
+    line = curl_line("unix:///run/f.sock", spec, parse([], {}))
     assert line.startswith("curl --unix-socket /run/f.sock http://localhost/v1/chat/completions ")
+
+
+@pytest.mark.parametrize(
+    ("files", "default", "chosen", "path"),
+    [
+        ("base broken chat embed rerank", None, "chat", "/v1/chat/completions"),
+        ("base broken chat embed rerank", "base", "chat", "/v1/chat/completions"),
+        ("a-chat chat embed", "chat", "chat", "/v1/chat/completions"),
+        ("a-chat chat embed", "embed", "a-chat", "/v1/chat/completions"),
+        ("base broken embed", None, "base", "/v1/completions"),
+        ("base broken embed", "embed", "embed", "/v1/embeddings"),
+        ("broken rerank", None, "rerank", "/v1/rerank"),
+        ("broken", "broken", None, ""),
+        ("", None, None, ""),
+    ],
+)
+def test_the_first_line_to_try(tmp_path: Path, files: str, default: str | None, chosen: str | None, path: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in files.split():
+        file = folder / f"{name}.gguf"
+        if "broken" in name:
+            file.write_bytes(b"GGUF")
+        elif name in ("embed", "rerank"):
+            make_bert(file, pooling=PoolingType.RANK if name == "rerank" else PoolingType.MEAN)
+        else:
+            make_llama(file, chat_template="{{ messages }}" if "chat" in name else None)
+    catalog = Catalog(parse(["--models-dir", str(folder), *(["-m", str(folder / f"{default}.gguf")] if default else [])], {}))
+    spec = choose_to_try(catalog.models(), catalog.default)
+    assert (spec.id if spec is not None else None) == chosen
+    if spec is not None:
+        assert f"/{path.lstrip('/')} " in curl_line("http://x", spec, parse([], {}))
 
 
 # ---------------------------------------------------------------- where it listens
@@ -212,7 +250,6 @@ def test_new_file_and_reload(router: StartRouter, models: Path, tmp_path: Path) 
     server.load("tiny0")
     shutil.copy(models / "tiny1.gguf", folder)
     assert ids(server) == ["tiny0"]
-    assert ask(server, "tiny1").status == 400
     assert ids(server, "/models?reload=1") == ["tiny0", "tiny1"]
     assert server.status("tiny0") == "loaded"
     assert ask(server, "tiny1").json["model"] == "tiny1"
@@ -228,7 +265,6 @@ def test_changed_file_is_loaded_again(router: StartRouter, tmp_path: Path) -> No
     server = router("--temp", "0", models_dir=tmp_path)
     before = ask(server, "one").json["content"]
     make_llama(tmp_path / "new", seed=2).rename(path)
-    assert ask(server, "one").json["content"] == before
     server.get("/models?reload=1")
     assert ask(server, "one").json["content"] != before
 

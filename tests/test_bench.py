@@ -92,6 +92,7 @@ def test_what_makes_no_sense(run: Run, arguments: tuple[str, ...], words: str) -
     last = result.stderr.splitlines()[-1]
     assert last.startswith("fastrouter: "), result.stderr
     assert words in last
+    assert "round 1" not in result.stderr, "found before anything is measured"
 
 
 def test_a_rival_that_ends_at_once(run: Run, models: Path, rival: Path) -> None:

@@ -1,20 +1,28 @@
 """What a model needs: the estimate from its header beside what its load has shown, on the models at hand."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartRouter
+from conftest import REPOSITORY, StartRouter
 from tiny_models import make_llama
 
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
+from fastrouter.gguf import read_header
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need, estimate, total
+from fastrouter.supervisor.remedies import NONE, Remedy
+from fastrouter.supervisor.repacking import repacking_of, sizes
 from fastrouter.worker.binding import start_backends
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
+
+sys.path.insert(0, str(REPOSITORY / "packaging"))
+
+import tiny_quantised
 
 MIB = 1 << 20
 OPTIONS: list[list[str]] = [
@@ -52,6 +60,62 @@ def test_estimates_beside_measurements(
             shown = f"{estimated['host_bytes'] / MIB:.0f} MiB estimated, {measured['host_bytes'] / MIB:.0f} measured ({error:+.0%})"
             print(f"\n{model} {' '.join(flags)}: {shown}", end="")
         assert abs(error) < 0.3
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-mmap"]], ids=" ".join)
+def test_estimates_of_weights_that_are_repacked(router: StartRouter, tmp_path: Path, flags: list[str]) -> None:
+    """Each type has its own copy in memory, or none, as this CPU's variant wants it; the original need not stay beside it."""
+    models = [quant.lower() for quant in tiny_quantised.QUANTS]
+    for model in models:
+        tiny_quantised.write(tmp_path / f"{model}.gguf", [model.upper()], num_layers=8, width=1024)
+    server = router("-c", "512", *flags, models_dir=tmp_path)
+
+    def need(model: str) -> float:
+        return float(server.post("/models/plan", {"model": model}).json["need"]["host_bytes"]) / MIB
+
+    errors = {}
+    for model in models:
+        estimated = need(model)
+        server.load(model)
+        errors[model] = estimated - need(model)
+        server.unload(model)
+    assert max(errors.values()) - min(errors.values()) < 3, f"MiB by type, where the smallest file has 15: {errors}"
+
+
+AVX2 = frozenset({"avx2", "fma", "f16c"})
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl"}
+AMX = AVX512 | {"amx_tile", "amx_int8"}
+
+
+@pytest.mark.parametrize(
+    ("features", "remedy", "copied"),
+    [
+        (frozenset(), NONE, ""),
+        (AVX2, NONE, "Q4_0 Q4_K IQ4_NL"),
+        (AVX512, NONE, "Q4_0 Q2_K Q4_K IQ4_NL"),
+        (AMX, NONE, "Q4_0 Q4_1 Q8_0 Q2_K Q4_K Q5_K Q6_K IQ4_NL"),
+        (AMX, Remedy(False, 1), "Q4_0 Q2_K Q4_K IQ4_NL"),
+        (AMX, Remedy(True, 0), ""),
+        (frozenset({"asimd", "asimddp"}), NONE, "Q4_0 Q8_0 Q4_K Q5_K Q6_K IQ4_NL"),
+    ],
+)
+def test_what_is_repacked(features: frozenset[str], remedy: Remedy, copied: str, tmp_path: Path) -> None:
+    repacking = repacking_of(features, remedy)
+    for quant in tiny_quantised.QUANTS:
+        header = read_header(tiny_quantised.write(tmp_path / "a.gguf", [quant]))
+        originals, copies = sizes(header, repacking)
+        assert (originals > 0) == (quant in copied.split()), quant
+        assert originals <= copies <= 1.12 * originals
+        assert originals <= header.size_bytes
+
+
+def test_a_tied_embedding_is_copied_and_stays(smollm2: Path) -> None:
+    header = read_header(smollm2)
+    [embedding] = [num_bytes for name, num_bytes in header.matrices.items() if name.startswith("embedding")]
+    originals, copies = sizes(header, repacking_of(AMX))
+    assert copies == pytest.approx(originals + embedding, rel=0.1)
+    assert header.size_bytes == pytest.approx(originals + embedding, rel=0.01)
+    assert sizes(header, repacking_of(AVX2)) == (0, 0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastrouter.capabilities import TemplateFeatures, capabilities, embedding_options, facts, file_type_name, input_modalities
 from fastrouter.gguf import Header
 from fastrouter.messages import LoadOptions
-from fastrouter.templates import template_features
+from fastrouter.templates import problem_of, template_features
 
 CHATML = "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>{% endfor %}"
 
@@ -29,7 +29,7 @@ def header(architecture: str = "llama", **known: Any) -> Header:
     [
         (CHATML, ()),
         ("{{ bos_token }}{{ eos_token }}{{ strftime_now('%d') }}{{ range(3) }}{% set ns = namespace(a=1) %}{{ ns.a }}", ()),
-        ("{{ documents }}{{ date_string }}", ("date_string",)),
+        ("{{ documents }}{{ city }}", ("city",)),
         ("{% set x = 1 %}{{ x }}", ()),
         ("{{ x }}{% set x = 1 %}", ("x",)),
         ("{% if x is not defined %}{% set x = 1 %}{% endif %}{{ x }}", ("x",)),
@@ -82,7 +82,9 @@ def test_what_a_template_has_a_place_for(text: str, tools: bool, thinking: bool,
     ["{% if %}", "{{ a", "{% unknown %}", "x" * (1 << 18), "{{ " + "(" * 30_000 + ")" * 30_000 + " }}", "{% if a %}" * 5_000, "{{ a }" * 9],
 )
 def test_what_is_no_template_is_not_understood(text: str) -> None:
-    assert template_features(text) == TemplateFeatures(is_understood=False)
+    found = template_features(text)
+    assert found == TemplateFeatures(is_understood=False, problem=problem_of(text))
+    assert found.problem is None if text.startswith("x") else str(found.problem).startswith("chat template: ")
 
 
 @pytest.mark.timeout(30)
@@ -116,6 +118,8 @@ BOTH, OLD = header("clip", has_vision_encoder=True, has_audio_encoder=True), hea
         (header(), None, None, {"chat_template": "chatml"}, "completion chat"),
         (header(), TemplateFeatures(), None, {}, "completion chat"),
         (header(), ALL, None, {}, "completion chat tools thinking"),
+        (header(), TemplateFeatures(is_understood=False), None, {}, "completion chat"),
+        (header(), TemplateFeatures(is_understood=False, problem="line 1: no"), None, {}, "completion"),
         (header(), ALL, IMAGE, {}, "completion chat tools thinking vision"),
         (header(), TemplateFeatures(), BOTH, {}, "completion chat vision audio"),
         (header(has_infill_tokens=True), None, None, {}, "completion infill"),
@@ -191,10 +195,10 @@ def test_modalities() -> None:
 
 
 def test_facts_leave_out_what_is_not_known() -> None:
-    assert facts(header()) == {"n_params": 1, "size": 2}
-    known = facts(header(context_length=3, embedding_length=4, vocab_size=5, file_type=15))
+    assert facts(header(), LoadOptions()) == {"n_params": 1, "size": 2}
+    known = facts(header(context_length=3, embedding_length=4, vocab_size=5, file_type=15), LoadOptions())
     assert known == {
-        "n_vocab": 5, "n_ctx_train": 3, "n_embd": 4, "n_params": 1, "size": 2, "ftype": "Q4_K - Medium",
+        "n_vocab": 5, "n_ctx": 3, "n_ctx_train": 3, "n_embd": 4, "n_params": 1, "size": 2, "ftype": "Q4_K - Medium",
     }  # fmt: skip
 
 

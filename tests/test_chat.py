@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.builtin_templates import BUILT_IN
+from fastrouter.errors import InvalidRequest
+from fastrouter.templates import problem_of
 from fastrouter.worker import chat, sandbox
-from fastrouter.worker.chat import BUILT_IN, ChatTemplate
+from fastrouter.worker.chat import ChatTemplate
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Hello"}
@@ -182,7 +184,7 @@ def test_empty_is_chatml() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(FastrouterError, match=r"chat template 'no-such' is not known.*chatml"):
+    with pytest.raises(InvalidRequest, match=r"chat template 'no-such' is not known.*chatml"):
         ChatTemplate("no-such")
 
 
@@ -200,6 +202,8 @@ def test_llama2_and_mistral_texts() -> None:
 def test_hugging_face_names() -> None:
     assert render("{{ bos_token }}{{ eos_token }}{{ tools is none }}{{ documents is none }}", []) == "<s></s>TrueTrue"
     assert render("{{ strftime_now('%Y') }}", []) == time.strftime("%Y")
+    assert render("{{ date_string }}", []) in (time.strftime("%d %b %Y", time.localtime(time.time() - ago)) for ago in (0, 60))
+    assert render("{{ date_string }}", [], date_string="26 Jul 2024") == "26 Jul 2024"
     assert refused("{{ raise_exception('no way') }}") == "chat template: no way"
     assert render("{{ messages | tojson }}", [{"role": "user", "content": "<é'>"}]) == '[{"role": "user", "content": "<é\'>"}]'
     assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true, separators=(',', ':')) }}", []) == '{\n "a":2,\n "b":1\n}'
@@ -256,13 +260,31 @@ def test_continue_what_is_not_shown() -> None:
 
 @pytest.mark.parametrize("source", ["a\n{% if %}", "a\n{{ x", "a\n{% for m in messages %}", "a\n{% nope %}", "a\n{{ 'x' | nope }}"])
 def test_broken_template_names_its_line(source: str) -> None:
-    with pytest.raises(FastrouterError, match=r"chat template: line \d+: "):
+    with pytest.raises(InvalidRequest, match=r"chat template: line \d+: ") as caught:
         ChatTemplate(source)
+    assert problem_of(source) == caught.value.message
+
+
+@pytest.mark.parametrize(
+    "source", ["", "chatml", CHATML, "{{ 9 ** 9 ** 9 }}", "{{ 'x' | center(10 ** 12) }}", "{% generation %}{% endgeneration %}"]
+)
+def test_what_parses_has_no_problem(source: str) -> None:
+    assert problem_of(source) is None
+
+
+@pytest.mark.parametrize("source", ["no-such", "{{ 1 }}" * (1 << 18), "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"])
+def test_other_problems(source: str) -> None:
+    assert str(problem_of(source)).startswith("chat template")
+
+
+@pytest.mark.parametrize("source", [r"{{ '\ud800' }}", r"{{ raise_exception('\ud800') }}", r"{{ missing['\ud800'].x }}"])
+def test_half_a_surrogate_pair_is_no_text(source: str) -> None:
+    refused(source).encode()
 
 
 def test_too_long_or_too_deep_a_template() -> None:
     for source in ("{{ 1 }}" * (1 << 18), "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"):
-        with pytest.raises(FastrouterError):
+        with pytest.raises(InvalidRequest):
             ChatTemplate(source)
 
 

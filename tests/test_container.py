@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import REPOSITORY, StartRouter
 
@@ -14,13 +16,20 @@ TEXT = (REPOSITORY / "packaging" / "Dockerfile").read_text()
 
 
 def test_what_it_names_exists() -> None:
-    for name in re.findall(r"^COPY (?!--from)(\S+) ", TEXT, re.M):
-        assert (REPOSITORY / name).exists(), name
+    for names in re.findall(r"^COPY (?!--from)(.+) \S+$", TEXT, re.M):
+        assert all((REPOSITORY / name).exists() for name in names.split()), names
     for name in re.findall(r"packaging/\w+\.py", TEXT):
         assert (REPOSITORY / name).is_file(), name
     variables = set(re.findall(r"LLAMA_ARG_\w+[A-Z]", TEXT))
     assert variables
     assert variables <= set(BY_ENV)
+
+
+def test_the_wheel_is_built_with_what_was_copied_for_it(tmp_path: Path) -> None:
+    [copied] = [names.split() for names in re.findall(r"^COPY (.*llama_wheel.*) packaging/$", TEXT, re.M)]
+    for name in copied:
+        shutil.copy(REPOSITORY / name, tmp_path)
+    subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import llama_wheel"], check=True)
 
 
 def test_it_runs_as_nobody_special() -> None:

@@ -183,6 +183,18 @@ def test_signals_reach_the_program(executable: Executable, waiting: "subprocess.
     assert waiting.wait(10) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_descriptors(launcher: Path, tmp_path: Path, closed: str) -> None:
+    """Its lock must not become one of the program's standard descriptors."""
+    text = '#!/bin/sh\nfor number in 0 1 2; do readlink /proc/$$/fd/$number; done >"$1"\n'
+    executable = Executable(launcher, tmp_path, text)
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", str(executable.path), str(tmp_path / "found")]
+    subprocess.run(command, env=executable.environment, check=True, timeout=30)
+    found = (tmp_path / "found").read_text().splitlines()
+    assert [found[int(word[0])] for word in closed.split() if word[0] != "1"] == ["/dev/null"] * len(closed.replace("1>&-", "").split())
+    assert not [path for path in found if "fastrouter" in path]
+
+
 def test_a_version_in_use_stays_and_an_unused_one_goes(executable: Executable, waiting: "subprocess.Popen[str]", launcher: Path) -> None:
     up(waiting)
     [old] = executable.runtimes

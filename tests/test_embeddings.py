@@ -339,19 +339,19 @@ def test_a_long_text_in_pieces(server: Router) -> None:
 
 
 def test_models_that_cannot_do_it(server: Router) -> None:
-    refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 501, "'chat'", "--embeddings")
-    refused(server.post("/v1/embeddings", {"model": "rank", "input": "a"}), 501, "'rank'", "rerank")
-    refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 501, "'mean'", "--reranking")
+    refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 400, "'chat'", "--embeddings", "--pooling")
+    refused(server.post("/v1/embeddings", {"model": "rank", "input": "a"}), 400, "'rank'", "rerank")
+    refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 400, "'mean'", "--reranking")
     for model in ("mean", "rank", "chat-last"):
-        refused(server.post("/completion", {"model": model, "prompt": "a"}), 501, "cannot generate text")
+        refused(server.post("/completion", {"model": model, "prompt": "a"}), 400, "cannot generate text")
     refused(server.post("/v1/embeddings", {"model": "nobody", "input": "a"}), 400, "'nobody' not found")
     refused(server.post("/v1/embeddings", {"input": "a"}), 400, "model name is missing")
 
 
 def test_a_refusal_loads_nothing(router: StartRouter, folder: Path) -> None:
     server = router(models_dir=folder)
-    refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 501)
-    refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 501)
+    refused(server.post("/v1/embeddings", {"model": "chat", "input": "a"}), 400)
+    refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 400)
     refused(server.post("/v1/embeddings", {"model": "mean", "input": []}), 400)
     assert {server.status(model) for model in ("chat", "mean", "rank")} == {"unloaded"}
 

@@ -602,7 +602,7 @@ def test_error_that_is_too_large_for_the_ring(bench: MakeBench) -> None:
     client = Client()
     request_id = one.ring.attach(client)
     one.engine.submit(Generate(request_id, messages=[{"role": "x" * 100_000, "content": "a"}]))
-    one.ring.drain()
+    one.run(client)
     assert client.error is not None
     assert "no xxx" in client.error["message"]
     one.check_idle()

@@ -96,10 +96,10 @@ def test_flipped_bits_end_in_a_header_or_an_error(tmp_path_factory: pytest.TempP
     content = bytearray(SMALL)
     for index, bits in flips:
         content[index] ^= bits
-    start = time.perf_counter()
+    start = time.thread_time()  # not what other programs take meanwhile
     with contextlib.suppress(GgufError):
         read_bytes(tmp_path_factory.getbasetemp(), bytes(content))
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 5
 
 
 @settings(deadline=None, max_examples=100)
@@ -158,10 +158,10 @@ def test_a_sparse_file_of_zeros_ends_soon(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 16) + key("x", 9, struct.pack("<IQ", 8, 1 << 22)))
     os.truncate(path, 1 << 40)
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(GgufError):
         read_header(path)
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 20
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "missing", "link to itself"])
@@ -214,19 +214,26 @@ def test_nothing_is_skipped_before_the_beginning(at: int, end: int) -> None:
 def test_a_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
     words = b"".join(text(b"token%d" % index) for index in range(49152)) * 2
     content = gguf_of(ARCHITECTURE, key("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 2 * 49152) + words))
-    start = time.perf_counter()
+    start = time.thread_time()
     assert read_bytes(tmp_path, content).vocab_size == 2 * 49152
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5  # a few milliseconds; a Python object for each word would take a second
 
 
 def test_file_names() -> None:
     groups, mmproj = group_files(
         ["b-00002-of-00002.gguf", "a-Q8_0.gguf", "b-00001-of-00002.gguf", "mmproj-a.gguf", "mtp-a.gguf", "c-00002-of-00003.gguf"]
     )
-    assert [(group.stem, len(group.names), group.error) for group in groups] == [
-        ("a-Q8_0", 1, None),
-        ("b", 2, None),
-        ("c", 1, "shard 1, 3 of 3 is missing"),
+    assert [(group.stem, len(group.names), group.missing) for group in groups] == [
+        ("a-Q8_0", 1, ()),
+        ("b", 2, ()),
+        ("c", 1, ("c-00001-of-00003.gguf", "c-00003-of-00003.gguf")),
     ]
+    assert [group.error_in("/m") for group in groups] == [
+        None,
+        None,
+        "shard 1, 3 of 3 is missing: there is no file /m/c-00001-of-00003.gguf; put all shards into one folder",
+    ]
+    [many], _ = group_files(["d-00001-of-99999.gguf"])
+    assert (many.error_in("/m") or "").startswith("shard 2, 3, 4, 5, 6, 7, 8, 9, ... of 99999 is missing: there is no file /m/d-00002-of")
     assert mmproj == "mmproj-a.gguf"
     assert [quant_of(stem) for stem in ("a-Q4_k_m", "a.q8_0", "stories260K")] == ["Q4_K_M", "Q8_0", None]

@@ -3,7 +3,7 @@
 import pytest
 
 from fastrouter._core import Request, RequestParser
-from fastrouter.errors import Forbidden
+from fastrouter.errors import Forbidden, UnsupportedMediaType
 from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
 
 BINDS: dict[str, tuple[str, ...]] = {
@@ -24,7 +24,7 @@ def parsed(method: str = "POST", target: str = "/x", version: str = "1.1", **fie
 def passes(guard: Guard, request: Request) -> bool:
     try:
         guard.check(request)
-    except Forbidden:
+    except (Forbidden, UnsupportedMediaType):
         return False
     return True
 
@@ -73,6 +73,32 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
     for port in range(1000):
         assert passes(guard, parsed("GET", Host=f"localhost:{port}"))
     assert len(guard._accepted_hosts) <= 64
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "is_allowed"),
+    [
+        (("ai.example.com",), "ai.example.com", True),
+        (("ai.example.com",), "AI.example.com:8443", True),
+        (("AI.example.com:8443", "b.example"), "ai.example.com", True),
+        (("ai.example.com", "b.example"), "b.example", True),
+        (("ai.example.com",), "evil.example", False),
+        (("ai.example.com",), "evil.ai.example.com", False),
+        (("ai.example.com",), "localhost", True),
+        (("*",), "anything.example", True),
+        ((), "ai.example.com", False),
+        (("",), "", False),
+    ],
+)
+def test_allowed_hosts(allowed: tuple[str, ...], host: str, is_allowed: bool) -> None:
+    assert passes(Guard(None, BINDS["loopback"], None, allowed), parsed("GET", Host=host)) is is_allowed
+
+
+def test_a_refused_host_is_told_the_flag() -> None:
+    with pytest.raises(Forbidden, match=r"\(ai\.example\.com\).* --allowed-hosts ai\.example\.com$"):
+        Guard().check(parsed("GET", Host="ai.example.com:80"))
+    with pytest.raises(Forbidden, match="--allowed-hosts NAME"):
+        Guard().check(parsed("GET", Host="user@evil/x"))
 
 
 def test_a_name_that_was_bound_passes() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from tiny_models import make_llama
 
 from fastrouter import headers as module
-from fastrouter.gguf import GgufError, Unreadable, read_header
+from fastrouter.gguf import GgufError, Unreadable, Unusual, read_header
 from fastrouter.headers import Headers
 
 TEMPLATE = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<think>{% endif %}{{ messages }}"
@@ -58,17 +59,36 @@ def test_a_changed_file_is_read_again(model: Path) -> None:
     assert headers.num_reads == 4
 
 
-def test_errors_are_known_too(tmp_path: Path) -> None:
+def test_another_file_of_the_same_size_and_time_is_read(model: Path) -> None:
+    headers = Headers()
+    first = headers.read(str(model)).header
+    other = make_llama(model.parent / "other", seed=3, chat_template=TEMPLATE)
+    os.utime(other, ns=(0, model.stat().st_mtime_ns))
+    assert other.stat().st_size == model.stat().st_size
+    other.replace(model)
+    assert (first.name, headers.read(str(model)).header.name) == ("tiny-0", "tiny-3")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"GGUF", GgufError, "the file ends at byte 4"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), Unusual, "says it has 1099511627776 tensors"),
+    ],
+)
+def test_errors_are_known_too(tmp_path: Path, content: bytes, error: type[GgufError], message: str) -> None:
     path = tmp_path / "x.gguf"
-    path.write_bytes(b"GGUF")
+    path.write_bytes(content)
     headers = Headers()
     for _ in range(2):
-        with pytest.raises(GgufError, match="the file ends at byte 4"):
+        with pytest.raises(error, match=message) as caught:
             headers.read(str(path))
+        assert type(caught.value) is error
     headers.save()
     again = Headers()
-    with pytest.raises(GgufError, match="the file ends at byte 4"):
+    with pytest.raises(error, match=message) as caught:
         again.read(str(path))
+    assert type(caught.value) is error
     assert (headers.num_reads, again.num_reads) == (1, 0)
 
 
@@ -106,11 +126,11 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     [
         lambda entry: 1,
         lambda entry: [],
-        lambda entry: entry[:2],
-        lambda entry: [*entry[:2], None],
-        lambda entry: [*entry[:2], [1]],
-        lambda entry: [*entry[:2], [[], None]],
-        lambda entry: [*entry[:2], [entry[2][0], [1]]],
+        lambda entry: entry[:3],
+        lambda entry: [*entry[:3], None],
+        lambda entry: [*entry[:3], [1]],
+        lambda entry: [*entry[:3], [[], None]],
+        lambda entry: [*entry[:3], [entry[3][0], [1]]],
         lambda entry: {"a": 1},
     ],
 )

@@ -1,7 +1,9 @@
 """Bytes in, requests or one refusal out: whole, byte by byte and at random splits the same."""
 
+import gc
 import random
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter._core import HttpError, RequestParser
+from fastrouter.errors import NotFound
 
 Result = tuple[list[tuple[Any, ...]], int | None]
 HOST = b"Host: localhost\r\n"
@@ -157,6 +160,21 @@ REFUSED = [
     (400, get(b"GET\t/ HTTP/1.1")),
     (400, get(b"get / HTTP/1.1")),
     (400, get(b"GET /a b HTTP/1.1")),
+    (400, get(b"GET  / HTTP/1.1")),
+    (400, get(b"GET /  HTTP/1.1")),
+    (400, get(b"GET / \tHTTP/1.1")),
+    (400, get(b"GET /\t HTTP/1.1")),
+    (400, get(b"GET /\ta HTTP/1.1")),
+    (400, get(b"GET /\x0ba HTTP/1.1")),
+    (400, get(b"GET /\x0c HTTP/1.1")),
+    (400, get(b"GET /\x00 HTTP/1.1")),
+    (400, get(b"GET /\x7f HTTP/1.1")),
+    (400, get(b"GET /\xa0 HTTP/1.1")),
+    (400, get(b"GET / HTTP/1.1 ")),
+    (400, get(b"GET HTTP/1.1")),
+    (400, get(b"GET /\ra HTTP/1.1")),
+    (400, get(fields=HOST + b"A\t: 1\r\n")),
+    (400, get(fields=HOST + b"A\x0b: 1\r\n")),
     (400, get(b"GET / RTSP/1.0")),
     (400, get(b"GET https://localhost/ HTTP/1.1")),
     (400, get(b"GET http://user@localhost/ HTTP/1.1")),
@@ -248,12 +266,14 @@ def test_body_limit_is_exact() -> None:
 
 
 def test_continue_is_asked_for_once() -> None:
-    asked: list[int] = []
-    parser = RequestParser(on_continue=lambda: asked.append(1))
+    parser = RequestParser()
     data = post(b"hello", b"Expect: 100-continue\r\n")
+    owed = []
     for index in range(len(data)):
         parser.feed(data[index : index + 1])
-    assert asked == [1]
+        owed.append(parser.owes_continue)
+        parser.owes_continue = False
+    assert owed == [index == len(data) - 6 for index in range(len(data))]
 
 
 def test_idle_and_body_progress() -> None:
@@ -267,9 +287,77 @@ def test_idle_and_body_progress() -> None:
     assert parser.is_idle
 
 
-def test_model_and_stream_of_the_body() -> None:
-    (request,) = RequestParser().feed(post(b'{"model": "a", "stream": true}'))
-    assert (request.model, request.stream) == ("a", True)
+def gate(limit: int, denied: Any = None) -> Any:
+    """A gate that answers so, and what it was asked."""
+
+    def admit(request: Any, num_bytes: int) -> int:
+        admit.asked.append((request.path, num_bytes))  # type: ignore[attr-defined]
+        request.denied = denied
+        return limit
+
+    admit.asked = []  # type: ignore[attr-defined]
+    return admit
+
+
+@pytest.mark.parametrize("data", [post(b"x" * 9), chunked(b"9\r\nxxxxxxxxx\r\n0\r\n\r\n")])
+@pytest.mark.parametrize(("limit", "status"), [(9, None), (8, 413)])
+def test_the_gate_limits_a_body(data: bytes, limit: int, status: int | None) -> None:
+    parser, ask = RequestParser(), gate(limit)
+    found, refused = [], None
+    for index in range(len(data)):
+        try:
+            found += parser.feed(data[index : index + 1], ask)
+        except HttpError as error:
+            refused = error.status
+            break
+    if b"chunked" in data:
+        assert refused == status
+        assert [request.body for request in found] == ([] if status else [b"x" * 9])
+    else:  # a length is the gate's to judge
+        assert [request.body for request in found] == [b"x" * 9]
+    assert ask.asked == [("/x", -1 if b"chunked" in data else 9)]
+    assert RequestParser().feed(get(), ask)[0].path == "/health"
+    assert len(ask.asked) == 1, "a request without a body needs no gate"
+
+
+@pytest.mark.parametrize(
+    ("data", "goes_on"),
+    [
+        (post(b"x" * 65536), True),
+        (post(b"x" * 65537), False),
+        (chunked(b"1\r\nx\r\n0\r\n\r\n"), False),
+        (post(b"x", b"Expect: 100-continue\r\n"), False),
+    ],
+)
+def test_a_denied_body_is_not_kept(data: bytes, goes_on: bool) -> None:
+    parser, ask = RequestParser(), gate(0, NotFound("no"))
+    half = data.index(b"\r\n\r\n") + 5
+    found = parser.feed(data[:half], ask)
+    assert len(found) == (not goes_on)
+    found += parser.feed(data[half:] + get(), ask)
+    assert (found[0].method, found[0].body, found[0].keep_alive) == ("POST", b"", goes_on)
+    assert [request.path for request in found[1:]] == (["/health"] if goes_on else [])
+    assert (parser.is_ended, parser.owes_continue) == (not goes_on, False)
+
+
+def test_nothing_is_left_to_the_collector() -> None:
+    """A parser and what it has read are freed when the last reference goes."""
+    gc.collect()
+    gc.disable()
+    try:
+        for data in (get(), post(b"x" * 100), post(b"x" * 100)[:-50], get() + b"bad\r\n\r\n", b"bad\r\n\r\n", post(b"x") + get()):
+            parser = RequestParser()
+            requests: Any = None
+            with suppress(HttpError):
+                requests = parser.feed(data, gate(100))
+            del parser, requests
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [item for item in gc.garbage if type(item).__module__.startswith(("fastrouter", "httptools"))] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 SEEDS = [get(), post(b'{"model":"x"}'), chunked(b"5\r\nhello\r\n0\r\nT: 1\r\n\r\n"), get() + post(b"x")]

@@ -1,6 +1,7 @@
 """The HTTP layer alone: real sockets, small handlers, no model."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
 from fastrouter.http.keys import KeyRing
 from fastrouter.http.protocol import HEAD_SWEEPS, LINGER_SWEEPS, Connection
 from fastrouter.http.response import SSE_HEAD, encode_json
-from fastrouter.http.routes import Routes
+from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind
 from fastrouter.http.tls import Certificate
@@ -130,7 +131,10 @@ def make_routes(guard: Guard, site: Callable[[], Site]) -> Routes:
 
     routes.add("GET", "/health", lambda request, exchange: encode_json({"status": "ok"}), public=True)
     routes.add("GET", "/json", lambda request, exchange: encode_json({"path": request.path}))
-    routes.add("POST", "/echo", lambda request, exchange: encode_json({"got": request.body.decode()}))
+    routes.add("POST", "/echo", lambda request, exchange: encode_json({"got": request.body.decode()}), max_body=MAX_BODY)
+    routes.add("POST", "/small", lambda request, exchange: encode_json({"got": request.body.decode()}))
+    routes.add("POST", "/never", never, max_body=MAX_BODY)
+    routes.add("POST", "/unread", lambda request, exchange: encode_json({"got": request.body.decode()}), max_body=0)
     routes.add("GET", "/slow", slow)
     routes.add("GET", "/never", never)
     routes.add("GET", "/refuse", refuse)
@@ -155,7 +159,7 @@ async def serving(
     guard = Guard(KeyRing(keys), hosts, cors)
     site: Site
     routes = make_routes(guard, lambda: site)
-    server = Server(routes.dispatch, guard, **options)
+    server = Server(routes.dispatch, guard, admit=routes.admit, **options)
     sockets = bind(["127.0.0.1"], 0)
     site = Site(server, sockets[0].getsockname()[1], trust)
     await server.start(sockets, certificate)
@@ -265,7 +269,7 @@ def test_malformed_requests_are_answered_and_closed() -> None:
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
-        ({"Content_Type": "text/plain"}, 403),
+        ({"Content_Type": "text/plain"}, 415),
         ({"Content_Type": "application/json; charset=utf-8"}, 200),
     ],
 )
@@ -296,9 +300,15 @@ def test_keys() -> None:
         async with serving(keys=("one", "two")) as site:
             for fields in ({"Authorization": "Bearer one"}, {"Authorization": "bearer two"}, {"X_Api_Key": "two"}):
                 assert (await site.ask(request(**fields)))[0] == 200
-            for fields in ({}, {"Authorization": "Bearer three"}, {"X_Api_Key": ""}, {"Authorization": "Basic one"}):
+            for fields in ({"Authorization": "Bearer three"}, {"Authorization": "Basic one"}):
                 status, _, body = await site.ask(request(**fields))
                 assert (status, json.loads(body)["error"]["message"]) == (401, "Invalid API Key")
+            for fields in ({}, {"X_Api_Key": ""}, {"Authorization": "Bearer "}):  # as clients without a key send it
+                status, _, body = await site.ask(request(**fields))
+                error = json.loads(body)["error"]
+                assert (status, error["type"]) == (401, "authentication_error")
+                assert "none was sent" in error["message"]
+                assert "`Authorization: Bearer KEY`" in error["message"]
             assert (await site.ask(request("/health")))[0] == 200
             assert (await site.ask(request("/json", "OPTIONS")))[0] == 200
             assert (await site.ask(request("/no-such")))[0] == 401  # an unknown path says nothing to a stranger
@@ -707,3 +717,135 @@ def test_host_names() -> None:
 
 def test_error_tree_has_statuses() -> None:
     assert FastrouterError("x").to_json() == {"error": {"code": 500, "message": "x", "type": "server_error"}}
+
+
+# ---------------------------------------------------------------- bodies and paths
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "fields", "size", "status"),
+    [
+        ("/echo", "POST", {}, 10 << 20, 401),
+        ("/nothing", "POST", {}, 10 << 20, 401),
+        ("/echo", "POST", {"Authorization": "Bearer wrong"}, 10 << 20, 401),
+        ("/nothing", "POST", {"X_Api_Key": "right"}, 10 << 20, 404),
+        ("/json", "POST", {"X_Api_Key": "right"}, 10 << 20, 405),
+        ("/small", "POST", {"X_Api_Key": "right"}, SMALL_BODY + 1, 413),
+        ("/never", "POST", {"X_Api_Key": "right"}, MAX_BODY + 1, 413),
+        ("/echo", "POST", {"X_Api_Key": "right", "Content_Type": "text/plain"}, 10 << 20, 415),
+        ("/echo", "POST", {"X_Api_Key": "right", "Origin": "https://evil.example"}, 10 << 20, 403),
+        ("/unread", "POST", {"X_Api_Key": "right"}, 10 << 20, 200),
+    ],
+)
+def test_a_head_is_answered_before_its_body_comes(path: str, method: str, fields: dict[str, str], size: int, status: int) -> None:
+    async def scenario() -> None:
+        async with serving(keys=("right",)) as site:
+            reader, writer = await site.connect()
+            writer.write(request(path, method, Content_Length=str(size), **fields))
+            found, headers, body = await read_answer(reader)
+            assert (found, headers["connection"]) == (status, "close"), body
+            assert await reader.read() == b""
+            writer.write(b"x" * 100_000)  # what a client sends on is not kept
+            [connection] = site.server.connections
+            await until(lambda: connection.transport.is_closing() or not connection._parser.num_body_bytes)
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_small_body_that_is_refused_costs_no_connection() -> None:
+    async def scenario() -> None:
+        async with serving(keys=("right",)) as site:
+            reader, writer = await site.connect()
+            for _ in range(2):
+                writer.write(request("/echo", "POST", b"hello"))
+                status, headers, body = await read_answer(reader)
+                assert (status, headers["www-authenticate"]) == (401, "Bearer")
+                assert json.loads(body)["error"]["message"].startswith("Invalid API Key: none was sent")
+                writer.write(request("/nothing", "POST", b"hello", X_Api_Key="right"))
+                assert (await read_answer(reader))[0] == 404
+                writer.write(request("/unread", "POST", b"hello", X_Api_Key="right"))
+                assert (await read_answer(reader))[2] == b'{"got":""}'
+                writer.write(request("/echo", "POST", b"hello", X_Api_Key="right"))
+                assert (await read_answer(reader))[2] == b'{"got":"hello"}'
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_denied_request_waits_for_those_before_it() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            reader, writer = await site.connect()
+            writer.write(request("/slow") + request("/echo", "POST", b"a") + request("/nothing", "POST", Content_Length=str(10 << 20)))
+            answers = [await read_answer(reader) for _ in range(3)]
+            assert [status for status, _, _ in answers] == [200, 200, 404]
+            assert await reader.read() == b""
+            writer.close()
+
+    run(scenario())
+
+
+def count(kind: type) -> int:
+    return sum(type(item) is kind for item in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(request("/never", "POST", b"x" * 1_000_000), id="a whole body"),
+        pytest.param(request("/never", "POST", b"x" * 1_000_000)[:-10], id="most of a body"),
+        pytest.param(request("/never", "POST", b"x") + request("/echo", "POST", b"y"), id="a pipelined body"),
+        pytest.param(request("/nothing", "POST", b"x"), id="a denied body"),
+        pytest.param(request("/refuse", "GET", b"x"), id="a refused body"),
+        pytest.param(request("/echo", "POST", b"x") + b"bad\r\n\r\n", id="no HTTP"),
+    ],
+)
+def test_what_a_client_sent_is_freed_when_it_leaves(sent: bytes) -> None:
+    """By counting references: what waits for the collector may wait for hours."""
+
+    async def scenario() -> None:
+        async with serving() as site:
+            gc.collect()
+            before = count(Connection), count(Request)
+            gc.disable()
+            try:
+                _, writer = await site.connect()
+                writer.write(sent)
+                await writer.drain()
+                await until(lambda: count(Connection) > before[0])
+                await asyncio.sleep(0.05)
+                writer.close()
+                await until(lambda: not site.server.connections)
+                await until(lambda: count(Connection) <= before[0] and count(Request) <= before[1])
+            finally:
+                gc.enable()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("num_behind", [1, 100, 5000])
+def test_a_client_that_leaves_pipelined_requests_behind_is_noticed(num_behind: int) -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            _, writer = await site.connect()
+            writer.write(request("/never", "POST", b"x") + request() * num_behind)
+            writer.write_eof()
+            await until(lambda: site.server.connections)
+            await until(lambda: not site.server.connections)
+            writer.close()
+
+    run(scenario())
+
+
+def test_slashes_make_no_difference() -> None:
+    async def scenario() -> None:
+        async with serving() as site:
+            for path in ("/json/", "//json", "//json//"):
+                assert (await site.ask(request(path)))[2] == b'{"path":"/json"}', path
+            assert (await site.ask(request("/below//a/b/")))[2] == b'{"rest":"a/b"}'
+            assert (await site.ask(request("/echo/", "POST", b"hi")))[2] == b'{"got":"hi"}'
+            assert (await site.ask(request("/echo/")))[0] == 405
+            assert (await site.ask(request("/health/")))[0] == 200
+
+    run(scenario())

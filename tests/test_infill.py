@@ -62,10 +62,10 @@ def test_fields_of_a_completion(server: Router) -> None:
 
 def test_a_model_without_the_tokens(server: Router) -> None:
     answer = server.post("/infill", {"model": "plain", **SIDES})
-    assert (answer.status, answer.error["type"]) == (501, "not_supported_error")
+    assert (answer.status, answer.error["type"]) == (400, "not_supported_error")
     said = "Infill is not supported by this model: prefix token is missing. suffix token is missing. middle token is missing."
     assert answer.error["message"].strip() == said
-    assert server.post("/infill", {"model": "plain", **SIDES, "stream": True}).status == 501
+    assert server.post("/infill", {"model": "plain", **SIDES, "stream": True}).status == 400
 
 
 def test_a_prompt_that_does_not_fit(server: Router) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
-    {"_core", "errors", "metrics", "machine", "program", "remembered", "systemd", "build"},
+    {"_core", "errors", "metrics", "machine", "program", "remembered", "systemd", "build", "sink", "streams"},
     {"messages"},
     {
         "wire",
@@ -20,6 +20,7 @@ RANKS: list[set[str]] = [
         "config",
         "gguf",
         "capabilities",
+        "builtin_templates",
         "templates",
         "headers",
         "presets",

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from fastrouter.logs import JsonFormatter, TextFormatter
 from fastrouter.supervisor.log import MAX_BYTES, MAX_LINES, Line, Logs, clean_line
+from fastrouter.worker.binding import Scarcity, refusal
 from fastrouter.worker.llama_log import LlamaLog
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -241,13 +242,13 @@ def test_failed_load(router: StartRouter, folder: Path) -> None:
         answer = say(server, "quiet")
         [failed] = [event["data"] for _, event in zip(range(2), _changes(stream), strict=False) if event["data"].get("failed")]
     expected = [f"line {number}" for number in range(10, 30)]
-    assert (answer.status, answer.error["message"]) == (500, "model name=quiet failed to load: it has no tensors")
+    assert (answer.status, answer.error["message"]) == (400, "model name=quiet failed to load: it has no tensors")
     assert answer.error["log"] == expected
     assert (failed["log"], failed["error"]) == (expected, "it has no tensors")
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, expected)
     assert "error: quiet: it has no tensors" in server.log
-    assert "error: quiet: | line 29" in server.log
+    assert re.search(r"^\d\d:\d\d:\d\d quiet: \| line 29$", server.log, re.M), "what led to it is no error of its own"
     script(folder, "quiet", lines=["fine"])
     assert say(server, "quiet").status == 200
     assert not server.get("/v1/models/quiet").json["status"].keys() & {"failed", "log"}
@@ -277,6 +278,7 @@ def test_worker_that_died_while_serving(router: StartRouter, folder: Path) -> No
     assert (last["error"]["code"], last["error"]["log"]) == ("worker_died", ["oh no"])
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, ["oh no"])
+    assert server.log.count("oh no") == 1, "in the cause, and not again below it"
 
 
 # ---------------------------------------------------------------- real workers
@@ -289,17 +291,37 @@ def test_the_cause_in_one_line(router: StartRouter, models: Path, tmp_path: Path
     (folder / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
     server = router(models_dir=folder)
     error = server.post("/completion", {"model": "strange", "prompt": "x"}).error
-    assert error["message"] == "model name=strange failed to load: tensor 'blk.1.attn_q.weight' not found"
+    cause = "tensor 'blk.1.attn_q.weight' not found; get another copy of the file, or another version of the model"
+    assert error["message"] == f"model name=strange failed to load: {folder}/strange.gguf: {cause}"
     assert any("blk.1.attn_q.weight" in line for line in error["log"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_scarce"),
+    [
+        ("tensor 'blk.1.attn_q.weight' not found", False),
+        ("unknown model architecture: 'nobody'", False),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 549755813888", True),
+        ("mmap failed: Cannot allocate memory", True),
+        ("std::bad_alloc", True),
+        ("failed to open GGUF file '/m/x.gguf' (Too many open files)", True),
+    ],
+)
+def test_causes_that_may_go_away(cause: str, is_scarce: bool) -> None:
+    error = refusal(cause, "/home/memory/alloc.gguf")
+    assert isinstance(error, Scarcity) == is_scarce
+    assert error.message.startswith(f"/home/memory/alloc.gguf: {cause}")
 
 
 @pytest.mark.parametrize(("flags", "is_loud"), [((), False), (("-lv", "4"), True), (("-v",), True), (("-lv", "1"), False)])
 def test_what_llama_cpp_says(router: StartRouter, models: Path, flags: tuple[str, ...], is_loud: bool) -> None:
     server = router(*flags, models_dir=models)
     server.load("tiny0")
-    said = eventually(lambda: "loaded (" in (text := server.get("/models/logs?model=tiny0").body.decode()) and text, "its last line")
+    said = eventually(lambda: "loaded in " in (text := server.get("/models/logs?model=tiny0").body.decode()) and text, "its last line")
     assert ("llama_context" in said) == is_loud
     assert ("tiny0 | " in server.log) == is_loud
+    assert re.search(r"loaded in \d+ ms \(model .* ms\): \d+ tokens of context shared by 4 slots", said)
+    assert not re.search(r"<\w+ .*>", said), "no reprs"
     assert ("tiny0: loaded in " in server.log) == (flags != ("-lv", "1"))
 
 
@@ -314,6 +336,10 @@ def test_cause() -> None:
     log.clear()
     log.take(4, b"plain text\n")
     assert log.cause() == "plain text"
+    log.clear()
+    log.take(4, b"load: SPM vocabulary, but newline token not found: map::at! Using special_pad_id instead.\n")
+    log.take(4, b"llama_model_load: error loading model: no such tensor\n")
+    assert log.cause() == "no such tensor", "a note that llama.cpp calls an error is no cause"
 
 
 def test_verbosity(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,10 +66,8 @@ def test_verbose_answers(router: StartRouter, models: Path) -> None:
     assert answer["__verbose"]["prompt"].startswith("<s> <|im_start|>user\nthe cat")
 
 
-def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
     is_asked = threading.Event()
 
     def open_service(config: Any) -> NoReturn:
@@ -80,18 +77,18 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
     monkeypatch.setattr(app, "_open_service", open_service)
 
     async def scenario() -> bytes:
-        run = asyncio.create_task(app.App(parse(["--port", str(port)], {})).run())
+        run = asyncio.create_task(app.App(parse(["--host", str(path), "--shutdown-timeout", "1000"], {})).run())
         await asyncio.sleep(0)
         while True:
             with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_unix_connection(path)
                 break
             await asyncio.sleep(0.01)
         writer.write(b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\n\r\n")
         await writer.drain()
         await asyncio.sleep(0.1)
         is_asked.set()
-        answer = await asyncio.wait_for(reader.read(), 5)  # the shutdown timeout is 10 s
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         with pytest.raises(ConfigError, match="a preset is wrong"):
             await run
@@ -110,4 +107,4 @@ def test_one_that_cannot_be_loaded(router: StartRouter, tmp_path: Path) -> None:
     assert (answer.status, answer.error["type"]) == (503, "unavailable_error")
     assert "model name=broken failed to load" in answer.error["message"]
     answer = server.post("/completion", {"prompt": "a"})
-    assert (answer.status, "failed to load" in answer.error["message"]) == (500, True)
+    assert (answer.status, "failed to load" in answer.error["message"]) == (400, True)

@@ -2,20 +2,23 @@
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_worker_process import OPTIONS, Talk, end, run
+from test_worker_process import OPTIONS, Talk, run
+from test_worker_process import end as stop
 from tiny_models import make_llama
 
-from fastrouter.errors import FastrouterError, from_wire
-from fastrouter.messages import Call, Generate, Load, LoadOptions, Ready, Reply
+from fastrouter.errors import FastrouterError, InvalidRequest, from_wire
+from fastrouter.messages import Call, Forget, Generate, Load, LoadOptions, Ready, Reply
 from fastrouter.supervisor.process import Nursery
-from fastrouter.worker import prompts
+from fastrouter.worker import rendering, text_calls
 from fastrouter.worker.binding import start_backends
 from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.text_calls import TextCalls
 
 OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OTHER = "{% for m in messages %}<{{ m.role }}: {{ m.content }}>{% endfor %}{{ bos_token }}{{ word }}"
@@ -51,20 +54,22 @@ def test_a_system_message_for_those_that_have_none(model: Model) -> None:
         own = [{"role": "user", "content": "a"}, {"role": role, "content": "be long"}]
         assert "be brief" not in text_of(here, messages=own, system="be brief")
     assert text_of(here, prompt="the cat", messages=None, system="be brief") == "the cat"
-    assert here.call_apply_template({"messages": HELLO, "system": "b", "chat_template": OTHER})["prompt"] == "<system: b><user: the cat><s>"
+    calls = TextCalls(model.vocab, here, lambda frame: None)
+    asked = {"messages": HELLO, "system": "b", "chat_template": OTHER}
+    assert calls.answer("apply_template", asked) == {"prompt": "<system: b><user: the cat><s>"}
 
 
 def test_a_template_is_compiled_once_and_few_are_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    make = prompts.ChatTemplate
+    make = rendering.ChatTemplate
 
-    def counting(source: str, **tokens: str) -> prompts.ChatTemplate:
+    def counting(source: str, **how: Any) -> rendering.ChatTemplate:
         compiled.append(source)
-        return make(source, **tokens)
+        return make(source, **how)
 
-    monkeypatch.setattr(prompts, "ChatTemplate", counting)
+    monkeypatch.setattr(rendering, "ChatTemplate", counting)
     here = Prompts(model, LoadOptions())
-    sources = [f"{number}{OTHER}" for number in range(prompts.MAX_OTHER_TEMPLATES)]
+    sources = [f"{number}{OTHER}" for number in range(rendering.MAX_TEMPLATES + 1)]
     for source in sources * 3:
         assert text_of(here, chat_template=source).startswith(f"{source.partition('{')[0]}<user")
     assert compiled == sources
@@ -101,6 +106,138 @@ def test_a_worker_answers_two_variants_and_the_model(tmp_path: Path) -> None:
         }
         talk.process.send(Call(2, "apply_template", {"messages": HELLO, "chat_template": "{{ raise_exception('no') }}"}))
         assert from_wire((await talk.hear(Reply)).error).status == 400
-        await end(talk)
+        await stop(talk)
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("own", "fields", "end"),
+    [
+        (None, {"messages": HELLO}, ""),
+        (None, {"messages": HELLO, "stop": ["dog"]}, ""),
+        (None, {"messages": HELLO, "chat_template": OTHER}, "<|im_end|>"),
+        (None, {"prompt": "the cat"}, "<|im_end|>"),
+        (OWN, {"messages": HELLO}, "<|im_end|>"),
+    ],
+    ids=["no template", "stop strings", "a variant's template", "no chat", "own template"],
+)
+def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: str | None, fields: dict[str, Any], end: str) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=own)
+    constraint = {"kind": "regex", "text": r"the cat<\|im_end\|>", "field": "x"}
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        text, finish = await talk.generate(max_tokens=40, constraint=constraint, **fields)
+        assert (text, finish["stop_type"]) == (f"the cat{end}", "eos" if end else "word")
+        await stop(talk)
+
+    run(scenario)
+
+
+LONG = "the cat " * (1 << 19)  # 4 MiB
+
+
+def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        await talk.hear(Ready)
+        for number in range(4):
+            talk.process.send(Call(number, "tokenize", {"content": LONG}))
+        talk.process.send(Call(10, "tokenize", {"content": "the cat"}))
+        text, finish = await talk.generate(prompt="the cat", max_tokens=4)
+        assert (len(text) > 0, finish["completion_tokens"]) == (True, 4)
+        assert (await talk.hear(Reply)).request_id == 10  # none of the long ones
+        for number in (1, 2, 3):
+            talk.process.send(Forget(number))
+        reply = await talk.hear(Reply)
+        assert (reply.request_id, len(reply.result["tokens"])) == (0, (1 << 20) + 1)
+        await stop(talk)
+        assert not [message for message in talk.messages if isinstance(message, Reply)]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fields", "least"),
+    [
+        ({"prompt": LONG}, 1 << 19),
+        ({"prompt": ["the cat", 5, LONG]}, 1 << 19),
+        ({"messages": [{"role": "user", "content": LONG}]}, 1 << 19),
+        ({"prompt": [5] * 1_000_000}, 1_000_000),
+        ({"prompt": "the cat " * 300}, 601),
+        ({"messages": [{"role": "user", "content": "the cat " * 3000}], "constraint": {"kind": "regex", "text": "a", "field": "x"}}, 6000),
+    ],
+    ids=["text", "mix", "chat", "ids", "short", "with a grammar"],
+)
+def test_a_prompt_that_is_too_long(tmp_path: Path, fields: dict[str, Any], least: int) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        _, end = await talk.generate(**fields)
+        error = from_wire(end)
+        assert (error.status, error.type, error.extra["n_ctx"]) == (400, "exceed_context_size_error", 256), end
+        assert error.extra["n_prompt_tokens"] >= least
+        await stop(talk)
+
+    run(scenario)
+
+
+def test_a_long_prompt_is_read_like_a_short_one(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", n_ctx=8192)
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), replace(OPTIONS, ctx_size=8192, parallel=1)))
+        _, finish = await talk.generate(prompt="the cat " * 1000, max_tokens=2)
+        assert finish["prompt_tokens"] == 2001 + 1
+        await stop(talk)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "problem"),
+    [
+        ("tokenize", {"content": "a b " * (1 << 20), "with_pieces": True}, "larger than the limit of 16 MiB"),
+        ("apply_template", {"messages": HELLO, "chat_template": r"{{ '\ud800' }}"}, "surrogates not allowed"),
+        ("apply_template", {"messages": HELLO, "chat_template": "{{ '\\n' * 9000000 }}"}, "the answer would have"),
+        ("apply_template", {"messages": HELLO, "chat_template": r"{{ raise_exception('\ud800') }}"}, "chat template: "),
+        ("count_tokens", {"messages": HELLO, "chat_template": r"{{ [messages] | map('pprint') }}{% if %}"}, "chat template: line 1"),
+        ("nonsense", {}, "unknown call"),
+    ],
+)
+def test_what_an_answer_does_is_its_own_error(tmp_path: Path, method: str, params: dict[str, Any], problem: str) -> None:
+    path = make_llama(tmp_path / "own.gguf")
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        talk.process.send(Call(7, method, params))
+        reply = await talk.hear(Reply)
+        error = from_wire(reply.error)
+        assert (reply.request_id, error.status, problem in error.message) == (7, 400, True), error.message
+        talk.process.send(Call(8, "tokenize", {"content": "the cat"}))
+        assert (await talk.hear(Reply)).request_id == 8
+        await stop(talk)
+
+    run(scenario)
+
+
+def test_an_answer_over_the_limit_is_not_even_made(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_calls, "MAX_ANSWER_BYTES", 1 << 20)
+    calls = TextCalls(model.vocab, Prompts(model, LoadOptions()), lambda frame: None)
+    [token] = [token for token in calls.answer("tokenize", {"content": "the"})["tokens"] if len(model.vocab.token_to_piece(token)) > 2]
+    assert calls.answer("detokenize", {"tokens": [token] * 9}) == {"content": " the" * 9}
+    for method, params in (
+        ("detokenize", {"tokens": [token] * (1 << 19)}),
+        ("tokenize", {"content": "the " * (1 << 17), "with_pieces": True}),
+    ):
+        with pytest.raises(InvalidRequest, match="larger than the limit of 1 MiB"):
+            calls.answer(method, params)

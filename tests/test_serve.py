@@ -365,7 +365,7 @@ def test_one_model(server: Router) -> None:
     model = server.get("/v1/models/tiny0").json
     assert model["id"] == "tiny0"
     assert model["status"]["value"] == "loaded"
-    assert set(model["meta"]) == {"vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype"}
+    assert set(model["meta"]) == {"vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu"}
     again = server.get("/models/tiny0").json
     assert again.pop("usage").keys() == model.pop("usage").keys()
     assert again == model
@@ -380,7 +380,7 @@ def test_id_with_a_slash(router: StartRouter, tmp_path: Path) -> None:
             make_llama(tmp_path / folder / f"{name}.gguf")
     server = router(models_dir=tmp_path)
     ids = [model["id"] for model in server.get("/models").json["data"]]
-    assert ids == ["b/one", "b/two", "one", "two"]
+    assert ids == ["a/one", "a/two", "b/one", "b/two"]
     assert server.get("/v1/models/b/one").json["id"] == "b/one"
     assert server.get("/v1/models/b%2Fone").json["id"] == "b/one"
     for name in ("b/one", "b/one.gguf"):
@@ -477,7 +477,7 @@ def test_slots_of_a_running_request(server: Router) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BAD_JSON = [b"", b"{", b"[]", b"7", b"null", b'"text"', b'{"model": "tiny0",}', b"\xff\xfe{}", b"{" * 5000, b"[" * 100_000]
+BAD_JSON = [b"", b"{", b"[]", b"7", b"null", b'"text"', b'{"model": "tiny0",}', b"\xff\xfe{}", b"{" * 5000, b"[" * 60_000]
 
 
 @pytest.mark.parametrize("body", BAD_JSON, ids=lambda body: repr(body[:12]))
@@ -566,7 +566,8 @@ def test_prompt_longer_than_the_context(server: Router, is_stream: bool) -> None
 def test_unknown_paths(server: Router) -> None:
     for path in ("/", "/v1", "/v1/chat", "/completion/x", "/models/load/x/y"):
         answer = server.post(path, {})
-        assert (answer.status, answer.error["message"], answer.error["type"]) == (404, "File Not Found", "not_found_error")
+        assert (answer.status, answer.error["type"]) == (404, "not_found_error")
+        assert answer.error["message"].startswith("File Not Found")
     assert server.get(CHAT).status == 405
     assert server.request("DELETE", CHAT).status == 405
 
@@ -577,7 +578,8 @@ def test_unknown_paths(server: Router) -> None:
 )
 def test_not_there_yet(server: Router, method: str, path: str) -> None:
     answer = server.request(method, path, {} if method == "POST" else None)
-    assert (answer.status, answer.error["type"]) == (501, "not_supported_error")
+    assert (answer.status, answer.error["type"]) == (404, "not_found_error")
+    assert f"{method} {path} is an endpoint of llama-server that fastrouter does not have yet" in answer.error["message"]
 
 
 def test_no_slots_endpoint(router: StartRouter, models: Path) -> None:
@@ -585,7 +587,9 @@ def test_no_slots_endpoint(router: StartRouter, models: Path) -> None:
 
 
 def test_text_body_and_foreign_origin(server: Router) -> None:
-    assert server.post("/completion", completion(), {"Content-Type": "text/plain"}).status == 403
+    plain = server.post("/completion", completion(), {"Content-Type": "text/plain"})
+    assert (plain.status, "Content-Type: application/json" in plain.error["message"]) == (415, True)
+    assert server.post("/completion", completion(), {"Content-Type": "text/plain", "Origin": "http://evil.example"}).status == 403
     assert server.post("/completion", completion(), {"Origin": "http://evil.example"}).status == 403
     assert server.get("/models", {"Host": "evil.example"}).status == 403
     local = server.post("/completion", completion(), {"Origin": "http://localhost:3000"})
@@ -630,8 +634,8 @@ def test_broken_file(router: StartRouter, models: Path, tmp_path: Path) -> None:
     for name in ("cut", "text", "empty", "strange"):
         for _ in range(2):
             answer = server.post("/completion", completion(model=name))
-            assert answer.status == 500, (name, answer)
-            beginning = f"model name={name} failed to load: "
+            assert (answer.status, answer.error["type"]) == (400, "invalid_model_error"), (name, answer)
+            beginning = f"model name={name} failed to load: {tmp_path}/{name}.gguf: "
             assert answer.error["message"].startswith(beginning), answer.body
             assert len(answer.error["message"]) > len(beginning) + 5
         described = server.get(f"/v1/models/{name}").json["status"]
@@ -666,7 +670,8 @@ def test_api_key(router: StartRouter, models: Path) -> None:
     for headers in ({}, {"Authorization": "Bearer three"}, {"Authorization": "one"[:2]}, {"X-Api-Key": ""}):
         for path in ("/models", "/props", "/no-such"):
             answer = server.get(path, headers)
-            assert (answer.status, answer.error["type"], answer.error["message"]) == (401, "authentication_error", "Invalid API Key")
+            assert (answer.status, answer.error["type"]) == (401, "authentication_error")
+            assert answer.error["message"].startswith("Invalid API Key")
         assert server.post("/completion", completion(), headers).status == 401
     for headers in ({"Authorization": "Bearer one"}, {"X-Api-Key": "two"}, {"authorization": "bearer two"}):
         assert server.get("/models", headers).status == 200

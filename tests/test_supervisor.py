@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import random
@@ -16,9 +17,18 @@ from typing import Any
 import pytest
 from conftest import is_alive
 from house import FOREVER, WHOLE, Collector, House, Run, Streamer, run_house, submit
-from test_process import until
+from test_process import children, until
 
-from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.errors import (
+    FastrouterError,
+    InvalidRequest,
+    LoadFailed,
+    LoadPostponed,
+    ModelNotLoaded,
+    ModelUnusable,
+    Unavailable,
+    WorkerDied,
+)
 from fastrouter.supervisor import entry as entry_module
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.state import State
@@ -292,10 +302,8 @@ def test_autoload_off(house: Run) -> None:
         await here.supervisor.load(here.spec("a", load_s=0.1))
         with await here.acquire("a", autoload=False) as lease:
             assert await submit(lease, Collector()).end() == WHOLE
-        await here.supervisor.load(here.spec("b", load_s=30))
+        await here.supervisor.load(here.spec("b", load_s=0.2, die="SIGKILL"))
         waiting = asyncio.create_task(here.acquire("b", autoload=False))
-        await asyncio.sleep(0.05)
-        os.kill(await until(lambda: here.pid("b"), "up"), signal.SIGKILL)
         with pytest.raises(LoadFailed):
             await waiting
 
@@ -400,6 +408,41 @@ def test_failed_load(house: Run, script: dict[str, Any], cause: str, code: int) 
     house(body)
 
 
+@pytest.mark.parametrize(
+    ("script", "total", "kind", "status", "has_pause"),
+    [
+        ({"fail": "no such tensor"}, 1 << 40, ModelUnusable, 400, False),
+        ({"fail": "no memory", "is_scarce": True}, 1 << 40, LoadPostponed, 503, True),
+        ({"fail": "no memory", "is_scarce": True}, 1, ModelUnusable, 400, False),  # nor will there ever be
+    ],
+)
+def test_only_what_waiting_may_cure_is_worth_a_retry(
+    house: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    script: dict[str, Any],
+    total: int,
+    kind: type[LoadFailed],
+    status: int,
+    has_pause: bool,
+) -> None:
+    monkeypatch.setattr("fastrouter.supervisor.instance.total_bytes", lambda: total)
+    monkeypatch.setattr(entry_module, "BACK_OFF_S", (1000.0,))
+
+    async def body(here: House) -> None:
+        here.spec("a", **script)
+        errors = []
+        for _ in range(2):  # the second one comes before the pause is over
+            with pytest.raises(LoadFailed) as caught:
+                await here.acquire("a")
+            errors.append(caught.value)
+        assert [(type(error), error.status) for error in errors] == [(kind, status)] * 2
+        assert errors[0].message == errors[1].message
+        assert (errors[1].retry_after_s is not None) == has_pause
+        assert here.events.count(("a", "loading")) == 1
+
+    house(body)
+
+
 def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastrouter.supervisor.instance.FAILED_GRACE_S", 0.05)
 
@@ -457,8 +500,88 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
         if spare:
             spare.kill()
             await until(lambda: here.supervisor._residency._spares.is_empty, "no spare")
-        with pytest.raises(LoadFailed, match="before it was up"):
-            await here.acquire("b")
+        for _ in range(4):
+            with pytest.raises(Unavailable, match=r"before it was up|cannot be started") as caught:
+                await here.acquire("b")
+            assert caught.value.retry_after_s
+        assert here.status("b") == "unloaded", "the model has not failed"
+
+    house(body)
+
+
+def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: Run) -> None:
+    """Killed again and again under requests: each is answered, or told to come again; none is told that its model is bad."""
+
+    async def ask(here: House, model: str, results: list[Any]) -> None:
+        try:
+            results.append(await here.ask(model))
+        except FastrouterError as error:
+            results.append(error)
+
+    async def body(here: House) -> None:
+        spares, results, tasks = here.supervisor._residency._spares, [], []
+        for number in range(24):
+            tasks.append(asyncio.create_task(ask(here, "abc"[number % 3], results)))
+            for pid in (spares._nursery.pid, spares.pid if number % 2 else None):
+                if pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(random.Random(number).choice([0.0, 0.02, 0.1]))
+        await asyncio.gather(*tasks)
+        for result in results:
+            assert result == WHOLE or (isinstance(result, Unavailable | WorkerDied) and result.retry_after_s), result
+        assert [what for _, what in here.events if "failed" in what] == []
+        for model in "abc":
+            assert await here.ask(model) == WHOLE, "no back-off"
+
+    house(body)
+
+
+def test_a_fork_server_that_was_killed_is_replaced_before_it_is_needed(house: Run) -> None:
+    async def body(here: House) -> None:
+        nursery = here.supervisor._residency._spares._nursery
+        old = nursery.pid
+        assert old
+        os.kill(old, signal.SIGKILL)
+        await until(lambda: nursery.pid not in (None, old), "another one")
+        assert old not in children(), "not even as a zombie"
+
+    house(body)
+
+
+def test_a_worker_that_cannot_be_watched_leaves_no_zombie(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no descriptor left when it says its first word."""
+    pids, watch = [], os.pidfd_open
+
+    def pidfd_open(pid: int) -> int:
+        pids.append(pid)
+        if len(pids) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return watch(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+
+    async def body(here: House) -> None:
+        await until(lambda: pids and pids[0] not in children(), "its end, and that somebody has waited for it")
+        assert await here.ask("a") == WHOLE
+
+    house(body)
+
+
+@pytest.mark.parametrize("is_load", [False, True])
+def test_one_sudden_end_of_a_load_is_no_failure(house: Run, is_load: bool) -> None:
+    async def body(here: House) -> None:
+        spec = here.spec("a", progress=[0.5], load_s=0.2)
+        if is_load:
+            await here.supervisor.load(spec)
+        else:
+            waiting = here.wait("a")
+        await until(lambda: here.supervisor.status("a").progress, "a load on its way")
+        os.kill(here.pid("a"), signal.SIGKILL)
+        await here.until_status("a", "loaded")
+        if not is_load:
+            (await waiting).release()
+        assert here.events.count(("a", "unloaded failed")) == 0
 
     house(body)
 
@@ -562,7 +685,7 @@ def test_safe_mode_after_a_first_decode_that_kills(house: Run) -> None:
     async def body(here: House) -> None:
         here.spec("a", first_decode="SIGILL")
         assert await here.ask("a") == WHOLE
-        assert [what for _, what in here.events] == ["loading", "loaded", "unloaded failed", "loading", "loaded"]
+        assert [what for _, what in here.events] == ["loading", "loaded", "unloaded", "loading", "loaded"]
         here.supervisor.unload("a")
         assert await here.ask("a") == WHOLE, "it stays so"
         assert [what for _, what in here.events][5:] == ["unloaded", "loading", "loaded"]
@@ -574,13 +697,69 @@ def test_a_cpu_variant_is_dropped_when_the_safe_mode_does_not_help(house: Run, c
     async def body(here: House) -> None:
         here.spec("a", first_decode="SIGILL", remedies=2)
         assert await here.ask("a") == WHOLE, "the client has not noticed"
-        assert [what for _, what in here.events if "failed" in what] == ["unloaded failed"] * 2
         here.supervisor.unload("a")
         assert await here.ask("a") == WHOLE, "it stays so"
-        assert [what for _, what in here.events if "failed" in what] == ["unloaded failed"] * 2
+        assert [what for _, what in here.events].count("loading") == 4
+        assert [what for _, what in here.events if "failed" in what] == []
 
     house(body)
-    assert caplog.text.count("it is tried once more with llama.cpp's build for lesser CPUs") == 1
+    assert caplog.text.count("it is tried once more in the safe mode (no repacked weights) and with llama.cpp's build for lesser CPUs") == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_crash_of_the_cpu_s_build_happens_once(house: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Not once per model and start: it is remembered for this build of llama.cpp on this CPU."""
+    num_loads = []
+
+    async def body(here: House) -> None:
+        for model in "abc":
+            here.spec(model, first_decode="SIGILL", remedies=2)
+            assert await here.ask(model) == WHOLE
+        num_loads.append([what for _, what in here.events].count("loading"))
+
+    house(body, models_max=3)
+    house(body, models_max=3)
+    assert num_loads == [5, 3], "two remedies for the first model"
+    assert caplog.text.count("llama.cpp crashes on this CPU (model a: its worker was killed by signal 4 (SIGILL))") == 1
+    assert caplog.text.count("llama.cpp crashed on this CPU in an earlier run (model a") == 1, "once per router"
+
+
+def test_a_remedy_outlives_its_worker(house: Run) -> None:
+    """An abort is llama.cpp's own word on this model: the remedy is this model's alone."""
+
+    async def body(here: House) -> None:
+        for model in "ab":
+            here.spec(model, first_decode="SIGABRT")
+            for num_loads in (2, 3):
+                assert await here.ask(model) == WHOLE
+                assert here.events.count((model, "loading")) == num_loads
+                os.kill(here.pid(model), signal.SIGKILL)
+                await here.until_status(model, "unloaded failed")
+
+    house(body)
+
+
+def test_a_crash_that_may_be_chance_is_believed_the_second_time(house: Run) -> None:
+    async def body(here: House) -> None:
+        for model, num_loads in (("a", 2), ("b", 2), ("c", 1)):
+            here.spec(model, first_decode="SIGSEGV")
+            assert await here.ask(model) == WHOLE
+            assert here.events.count((model, "loading")) == num_loads
+
+    house(body, models_max=3)
+
+
+def test_a_request_that_kills_every_build_teaches_nothing(house: Run) -> None:
+    async def body(here: House) -> None:
+        here.spec("a", first_decode="SIGILL", remedies=9)
+        for _ in range(2):
+            with pytest.raises(WorkerDied):
+                await here.ask("a")
+        here.spec("b", first_decode="SIGILL")
+        assert await here.ask("b") == WHOLE
+        assert here.events.count(("b", "loading")) == 2, "it begins as usual"
+
+    house(body)
 
 
 def test_no_variant_helps_against_a_bad_request(house: Run) -> None:
@@ -590,7 +769,8 @@ def test_no_variant_helps_against_a_bad_request(house: Run) -> None:
             with pytest.raises(WorkerDied):
                 await here.ask("a")
             await here.until_status("a", "unloaded failed")
-            assert len([what for _, what in here.events if "failed" in what]) == num_deaths
+            assert [what for _, what in here.events].count("loading") == num_deaths
+        assert len([what for _, what in here.events if "failed" in what]) == 2, "once per request"
 
     house(body)
 

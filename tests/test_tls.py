@@ -283,14 +283,20 @@ def test_a_refused_client_that_never_says_goodbye_is_closed(authority: Authority
 # ---------------------------------------------------------------- handshakes
 
 
-def test_plain_http_on_the_port_is_closed_without_noise(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+def test_plain_http_on_the_port_is_told_so_without_noise(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with serving(certificate=Certificate(*authority.issue()), trust=authority.trust()) as site:
-            for data in (request(), b"\x00" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 1000):
+            for data in (b"\x00" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 1000, b""):
                 reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
                 writer.write(data)
                 writer.write_eof()
                 assert b"HTTP/" not in await reader.read()
+                writer.close()
+            for data in (request(), b"G", request("/echo", "POST", b"x" * 3_000_000)):
+                reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+                writer.write(data)
+                status, headers, body = await read_answer(reader)
+                assert (status, headers["connection"], b"use https://" in body) == (400, "close", True)
                 writer.close()
             assert (await site.ask(request()))[0] == 200
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Coroutine
+from functools import reduce
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.errors import ProtocolError
+from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
 from fastrouter.messages import (
     Abort,
     Call,
@@ -29,7 +30,7 @@ from fastrouter.messages import (
     Reply,
     Stop,
 )
-from fastrouter.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode
+from fastrouter.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
 
 MESSAGES: list[Message] = [
     Hello(123),
@@ -110,6 +111,35 @@ def test_frame_too_long() -> None:
     assert FrameReader().feed(struct.pack("<I", MAX_FRAME_BYTES)) == []
     with pytest.raises(ProtocolError):
         encode(Failed("x" * MAX_FRAME_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        ("x" * MAX_FRAME_BYTES, "larger than the limit of 48 MiB"),
+        ({"tokens": ["x" * 1024] * (50 << 10)}, "the answer would have 50 MiB"),
+        ({"content": "\ud800"}, "cannot be written as JSON"),
+        ({"n": 2**70}, "cannot be written as JSON"),
+        ({"x": b"bytes"}, "cannot be written as JSON"),
+        (reduce(lambda inner, _: [inner], range(300), ()), "cannot be written as JSON"),
+    ],
+    ids=["frame", "answer", "surrogate", "number", "bytes", "deep"],
+)
+def test_an_answer_that_cannot_travel_is_an_error_of_its_call(result: Any, problem: str) -> None:
+    [reply] = FrameReader().feed(encode_reply(Reply(7, result=result)))
+    assert isinstance(reply, Reply)
+    assert reply.request_id == 7
+    error = from_wire(reply.error or {})
+    assert (error.status, problem in error.message) == (400, True), error.message
+
+
+@pytest.mark.parametrize("message", ["plain", "caf\u00e9", "half of a pair \udcff", "\ud800\udc00"])
+def test_any_error_can_travel(message: str) -> None:
+    [reply] = FrameReader().feed(encode_reply(Reply(1, error=InvalidRequest(message).to_wire())))
+    assert isinstance(reply, Reply)
+    assert reply.error is not None
+    [failed] = FrameReader().feed(encode(Failed(InvalidRequest(message).message)))
+    assert isinstance(failed, Failed)
 
 
 @settings(max_examples=500, deadline=None)

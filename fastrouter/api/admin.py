@@ -1,12 +1,14 @@
 """Router properties, load and unload; and the table of all routes. Knows no generation's inside.
 
-Invariant: a path of llama-server that is not there yet says 501, so that nobody takes it for a typing error.
+Invariant: a path of llama-server that is not there yet says so, so that nobody takes it for a typing error: with a 404, because clients
+repeat a request that got a 5xx.
 """
 
 import contextlib
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import parse_large, parse_optional
 from fastrouter.api.downloads import ModelDownloads
 from fastrouter.api.embeddings import Embeddings
 from fastrouter.api.fields import boolean
@@ -19,15 +21,15 @@ from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.openai import OpenAi
 from fastrouter.api.peek import Peek
-from fastrouter.api.schema import parse_object
 from fastrouter.api.slot_actions import SlotActions
 from fastrouter.api.ui import files_of
+from fastrouter.api.wrong_paths import hint
 from fastrouter.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound, NotSupported
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
 from fastrouter.http.response import encode_json
-from fastrouter.http.routes import Routes
+from fastrouter.http.routes import MAX_BODY, Routes
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -59,7 +61,11 @@ def is_change(method: str, path: str) -> bool:
 
 
 def not_yet(request: Request, exchange: Exchange) -> bytes:
-    raise NotSupported(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
+    raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
+
+
+def is_not_yet(request: Request, prefix: str) -> bool:
+    return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
 
 
 class Admin:
@@ -100,7 +106,7 @@ class Admin:
 
     def pin(self, request: Request, exchange: Exchange) -> bytes:
         """POST /models/pin: `{"model", "pin": true | false}`."""
-        spec, wanted = self._named(request, NotFound), parse_object(request.body).get("pin")
+        spec, wanted = self._named(request, NotFound), parse_optional(request).get("pin")
         self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
         return _SUCCESS
 
@@ -127,13 +133,12 @@ class Admin:
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
         """The model that the body or the query names; there is no default here, and no name for just any model."""
-        body: dict[str, Any] = parse_object(request.body) if request.body else {}
-        name = request.model or self._models.query(request).get("model")
-        if not name and body.get("model") in (None, ""):
+        body = parse_optional(request)
+        name = self._models.name_in(request, body)
+        if not name:
             raise InvalidRequest("model name is missing from the request")
         try:
-            if name:
-                self._models.find(name, request.caller)
+            self._models.find(name, request.caller)
             return self._models.choose(request, body)[0]
         except InvalidRequest as error:
             raise unknown(error.message) from None
@@ -142,7 +147,10 @@ class Admin:
 def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
+    routes.prepare = parse_large
+    routes.hint = hint
     routes.files = files_of(config)
+    routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
     openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)
@@ -164,17 +172,17 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
                 default = await peek.props_of(request, spec)
         return encode_json({**admin.router_props(), **default})
 
-    routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat)
-    routes.add("POST", "/v1/completions", openai.completions)
-    routes.add("POST", ("/completion", "/completions"), native.completion)
-    routes.add("POST", "/infill", native.infill)
-    routes.add("POST", "/tokenize", native.tokenize)
-    routes.add("POST", "/detokenize", native.detokenize)
-    routes.add("POST", "/apply-template", native.apply_template)
-    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens)
-    routes.add("POST", "/v1/embeddings", embeddings.openai)
-    routes.add("POST", ("/embedding", "/embeddings"), embeddings.native)
-    routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank)
+    routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat, max_body=MAX_BODY)
+    routes.add("POST", "/v1/completions", openai.completions, max_body=MAX_BODY)
+    routes.add("POST", ("/completion", "/completions"), native.completion, max_body=MAX_BODY)
+    routes.add("POST", "/infill", native.infill, max_body=MAX_BODY)
+    routes.add("POST", "/tokenize", native.tokenize, max_body=MAX_BODY)
+    routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
+    routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)
+    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens, max_body=MAX_BODY)
+    routes.add("POST", "/v1/embeddings", embeddings.openai, max_body=MAX_BODY)
+    routes.add("POST", ("/embedding", "/embeddings"), embeddings.native, max_body=MAX_BODY)
+    routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank, max_body=MAX_BODY)
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", peek.slots)
@@ -193,4 +201,4 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
     for method, paths in _NOT_YET.items():
-        routes.add(method, paths, not_yet)
+        routes.add(method, paths, not_yet, max_body=0)

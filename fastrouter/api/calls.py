@@ -43,7 +43,7 @@ class Caller:
     ) -> bytes:
         """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
         and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
-        spec, is_autoload = self._models.choose(request, body)
+        spec, is_autoload = self._models.for_use(request, body)
         terms = _Terms(is_autoload, *read_terms(body))
         timeline = Timeline(spec, method, self._supervisor.prospect)
         try:

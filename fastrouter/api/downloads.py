@@ -9,8 +9,8 @@ import logging
 import os
 
 from fastrouter._core import Request
-from fastrouter.api.models import Models
-from fastrouter.api.schema import parse_object
+from fastrouter.api.bodies import parse_optional
+from fastrouter.api.models import Models, check_name
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, NotFound
@@ -18,7 +18,7 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import Job
-from fastrouter.hub.remove import forget_parts, remove
+from fastrouter.hub.remove import forget_parts, remove, why_it_stays
 from fastrouter.sources import Wanted, parse_name
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
@@ -112,7 +112,9 @@ class ModelDownloads:
 
     async def cancel(self, request: Request) -> bool:
         """POST /models/unload of a model that is downloading."""
-        name = request.model or self._models.query(request).get("model") or ""
+        name = parse_optional(request).get("model") or self._models.query(request).get("model")
+        if not isinstance(name, str):
+            return False
         spec = self._catalog.get(name)
         if not self._models.may_see_id(request.caller, name):
             return False
@@ -135,7 +137,7 @@ class ModelDownloads:
             raise InvalidRequest(f"model '{name}' is not downloaded")
         if spec is not None and spec.wanted is None:
             if not spec.can_remove:
-                raise InvalidRequest(f"model '{name}' is not in a cache: it comes from {spec.source} and is not removable")
+                raise InvalidRequest(f"model '{name}' is not removable: {why_it_stays(spec)}")
             await self._end(spec)
             await self._remove(spec)
             await self._rescan()
@@ -160,8 +162,8 @@ class ModelDownloads:
             await asyncio.sleep(POLL_S)
 
     def _name_in(self, request: Request) -> str:
-        body = parse_object(request.body) if request.body else {}
+        body = parse_optional(request)
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("model must be a non-empty string")
-        return name
+        return check_name(name)

@@ -9,16 +9,16 @@ import base64
 import math
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import Ids, parse_object
 from fastrouter.api.calls import Caller
 from fastrouter.api.fields import INT32_MAX, boolean, integer, invalid, string, token_ids
 from fastrouter.api.models import Models
-from fastrouter.api.schema import parse_object
-from fastrouter.errors import NotSupported, ProtocolError
+from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Supervisor
@@ -40,10 +40,10 @@ class Embeddings:
 
     async def openai(self, request: Request, exchange: Exchange) -> bytes:
         """As in llama-server, `content` instead of `input` asks for its own shape."""
-        body = parse_object(request.body)
+        body = parse_object(request)
         if body.get("input") is None and body.get("content") is not None:
             return await self.native(request, exchange)
-        self._check(request, body, "embedding", "--embeddings")
+        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
         is_base64 = _is_base64(body.get("encoding_format"))
         params = {**_embedding_params(body), "is_pooled": True}
         exchange.count_generation()
@@ -54,8 +54,8 @@ class Embeddings:
         return await self._caller.answer(request, body, "embed", params, write)
 
     async def native(self, request: Request, exchange: Exchange) -> bytes:
-        body = parse_object(request.body)
-        self._check(request, body, "embedding", "--embeddings")
+        body = parse_object(request)
+        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
         params = _embedding_params(body)
         exchange.count_generation()
 
@@ -66,18 +66,19 @@ class Embeddings:
 
     async def rerank(self, request: Request, exchange: Exchange) -> bytes:
         """TEI's shape when there are `texts`, else Jina's."""
-        body = parse_object(request.body)
-        self._check(request, body, "rerank", "--reranking")
+        body = parse_object(request)
+        self._check(request, body, "rerank", "`--reranking`")
         write = _Ranking(body)
         exchange.count_generation()
         return await self._caller.answer(request, body, "rerank", {"query": write.query, "documents": write.documents}, write)
 
-    def _check(self, request: Request, body: dict[str, Any], capability: str, flag: str) -> None:
+    def _check(self, request: Request, body: dict[str, Any], capability: str, flags: str) -> None:
         """Of a model whose header cannot be read, its worker has the last word."""
         spec, _ = self._models.choose(request, body)
         if spec.capabilities and capability not in spec.capabilities:
             known = ", ".join(spec.capabilities)
-            raise NotSupported(f"model '{spec.id}' does not support {capability} (it has: {known}). Load it with `{flag}`", model=spec.id)
+            problem = f"model '{spec.id}' does not support {capability} (it has: {known})"
+            raise ModelCannot(f"{problem}. To use it for that, start it with {flags}, as flags or in its preset", model=spec.id)
 
 
 # ---------------------------------------------------------------- embeddings
@@ -118,6 +119,8 @@ def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
 def _read_input(name: str, value: Any) -> str | list[Any]:
     if isinstance(value, dict):
         value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
+    if isinstance(value, Ids):
+        return cast(list[Any], value)
     if not isinstance(value, str | list):
         raise invalid(name, "must be a string, a list of token ids, or a list of these")
     if value == []:

@@ -6,8 +6,9 @@ Invariant: what passes is finite and inside the range of the C type it will beco
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+from fastrouter.api.bodies import Ids
 from fastrouter.errors import InvalidRequest
 from fastrouter.flags import MAX_SCALE
 from fastrouter.guessers import guessers_of
@@ -15,6 +16,9 @@ from fastrouter.samplers import names_of, names_of_letters
 
 INT32_MAX = (1 << 31) - 1
 FLOAT_MAX = 3.4e38
+MAX_SAMPLERS = 64
+MAX_NAMES = 256  # in a list of names
+MAX_NAME_CHARACTERS = 1024
 MAX_STOP_CHARACTERS = 1 << 16  # as much text may be held back, and must then fit into one record of the ring
 
 Check = Callable[[str, Any], Any]
@@ -82,12 +86,15 @@ def seed(name: str, value: Any) -> int:
     return given if given == -1 else given & 0xFFFFFFFF
 
 
+MAX_DURATION_CHARACTERS = 64
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|m|s|ms))+")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
 
 
 def duration(name: str, value: Any) -> float:
     """Seconds, as Ollama and LM Studio take them: a number, or text like "5m", "1h30m", "-1"; less than nothing is for ever."""
+    if isinstance(value, str) and len(value) > MAX_DURATION_CHARACTERS:
+        raise invalid(name, f"is longer than {MAX_DURATION_CHARACTERS} characters")
     if type(value) in (int, float):
         seconds = float(value)
     elif isinstance(value, str) and _DURATION.fullmatch(value.removeprefix("-")):
@@ -130,17 +137,19 @@ def stop_strings(name: str, value: Any) -> list[str]:
 
 def samplers(name: str, value: Any) -> list[str]:
     """A list of names, or a string of llama-server's letters, in the order they are to be applied."""
+    if isinstance(value, str | list) and len(value) > MAX_SAMPLERS:
+        raise invalid(name, f"has more than {MAX_SAMPLERS} entries")
     try:
         if isinstance(value, str):
             return names_of_letters(value)
-        return names_of(string_list(name, value))
+        return names_of(short_strings(name, value))
     except ValueError as error:
         raise invalid(name, f"must hold names of samplers, each {error}") from None
 
 
 def guessers(name: str, value: Any) -> list[str]:
     """One type of speculative decoding, or several, comma-separated or in a list."""
-    names = string(name, value).split(",") if isinstance(value, str) else string_list(name, value)
+    names = short_strings(name, value.split(",", MAX_NAMES) if isinstance(value, str) else value)
     try:
         return list(guessers_of(names))
     except ValueError as error:
@@ -148,7 +157,7 @@ def guessers(name: str, value: Any) -> list[str]:
 
 
 def breakers(name: str, value: Any) -> list[str]:
-    texts = string_list(name, value)
+    texts = short_strings(name, value)
     if not texts or len(texts) > 32:
         raise invalid(name, "must hold 1 to 32 strings")
     return texts
@@ -157,7 +166,7 @@ def breakers(name: str, value: Any) -> list[str]:
 def logit_bias(name: str, value: Any) -> list[list[Any]]:
     """Pairs or an object -> [[token id | text, bias | None], ...]; false bans, as None does."""
     if isinstance(value, dict):
-        pairs: list[Any] = [[int(key) if key.isascii() and key.isdigit() else key, bias] for key, bias in value.items()]
+        pairs: list[Any] = [[_token_of(name, key), bias] for key, bias in value.items()]
     elif isinstance(value, list):
         pairs = value
     else:
@@ -185,6 +194,15 @@ _token_id = integer(0)
 _bias = number(-1e9, 1e9)
 
 
+def _token_of(name: str, key: str) -> int | str:
+    """A name in an object: digits are an id, whatever else is text."""
+    if not (key.isascii() and key.isdigit()):
+        return key
+    if len(key) > len(str(INT32_MAX)):  # before it is converted, which takes time
+        raise invalid(name, f"has a token id of {len(key)} digits, but an id is at most {INT32_MAX}")
+    return int(key)
+
+
 def _bias_pair(name: str, pair: Any) -> list[Any]:
     if not isinstance(pair, list) or len(pair) != 2:
         raise invalid(name, "must hold [token, bias] pairs")
@@ -193,6 +211,8 @@ def _bias_pair(name: str, pair: Any) -> list[Any]:
 
 
 def token_ids(name: str, value: Any) -> list[int]:
+    if isinstance(value, Ids):
+        return cast(list[int], value)
     if not isinstance(value, list):
         raise invalid(name, "must be a list of token ids")
     return [_token_id(name, item) for item in value]
@@ -202,6 +222,16 @@ def json_object(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise invalid(name, "must be an object")
+
+
+def short_strings(name: str, value: Any) -> list[str]:
+    """A list of names, not of texts."""
+    words = string_list(name, value)
+    if len(words) > MAX_NAMES:
+        raise invalid(name, f"has more than {MAX_NAMES} strings")
+    if any(len(word) > MAX_NAME_CHARACTERS for word in words):
+        raise invalid(name, f"has a string of more than {MAX_NAME_CHARACTERS} characters")
+    return words
 
 
 def string_list(name: str, value: Any) -> list[str]:

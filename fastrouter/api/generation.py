@@ -44,7 +44,7 @@ class Generator:
         self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
     ) -> Coroutine[Any, Any, None] | None:
         """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
-        spec, is_autoload = self._models.choose(request, body)
+        spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
@@ -87,7 +87,7 @@ def _begin(answer: "Stream | Whole", lease: Lease) -> None:
         answer.begin(lease)
     except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
         if not isinstance(error, FastrouterError):
-            log.exception("%r", answer)
+            log.exception("an answer could not be begun")
         answer.fail(error)
 
 

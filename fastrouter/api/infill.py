@@ -4,8 +4,9 @@ Invariant: as in schema.py, what passes is valid, and what does not is a 400 tha
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from fastrouter.api.bodies import Ids
 from fastrouter.api.fields import integer, invalid, string
 from fastrouter.api.schema import Ask, read_completion
 
@@ -30,6 +31,8 @@ def _side(name: str, value: Any) -> str | list[Any]:
     """Text, token ids or a mix."""
     if value is None:
         raise invalid(name, "is missing")
+    if isinstance(value, Ids):
+        return cast(list[Any], value)
     if isinstance(value, list):
         return [item if isinstance(item, str) else _token_id(name, item) for item in value]
     return string(name, value)

@@ -18,7 +18,7 @@ from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.entry import UNLOADED, Status
 from fastrouter.supervisor.supervisor import Supervisor
 
-META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
+META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
 MAX_ENCODED_AT_ONCE = 100  # models, some 10 us each; more are encoded in a thread
 
 Patterns = tuple[str, ...] | None  # of the keys that see a listing; None: everything
@@ -114,7 +114,8 @@ def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
         status["base"] = spec.base.id
     return {
         "id": spec.id,
-        "aliases": list(spec.aliases),
+        "aliases": [*spec.aliases, *spec.spellings],
+        "spellings": list(spec.spellings),  # those of the aliases that no user gave
         "tags": list(spec.tags),
         "object": "model",
         "owned_by": "llamacpp",
@@ -123,6 +124,7 @@ def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
         "architecture": {"input_modalities": list(spec.modalities), "output_modalities": ["text"]},
         "details": {"format": "gguf", "family": spec.header.architecture if spec.header is not None else None},
         "capabilities": list(spec.capabilities),
+        "chat_template": spec.has_template,
         "chat_template_caps": spec.template.to_json() if spec.template is not None else None,
         "source": spec.source,
         "can_remove": spec.can_remove,
@@ -156,7 +158,7 @@ def describe_download(download: Download) -> dict[str, Any]:
 
 def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a loaded model says of itself, over what its file's header says."""
-    known = facts(spec.header) if spec.header is not None else {}
+    known = facts(spec.header, spec.options) if spec.header is not None else {}
     known |= {name: loaded[name] for name in META_FIELDS if name in loaded} if loaded else {}
     return known or None
 

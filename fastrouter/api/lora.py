@@ -6,11 +6,11 @@ Knows no lease and no worker. What a POST sets lasts until the model is unloaded
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import parse_json
 from fastrouter.api.fields import adapter_scales
 from fastrouter.api.models import Models
 from fastrouter.api.native import Native
 from fastrouter.api.peek import Peek
-from fastrouter.api.schema import parse_json
 from fastrouter.errors import InvalidRequest
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
@@ -33,7 +33,7 @@ class Lora:
 
     async def change(self, request: Request, exchange: Exchange) -> bytes:
         """The body is a list, so the model is named in the query."""
-        entries = parse_json(request.body)
+        entries = parse_json(request)
         if not isinstance(entries, list):
             raise InvalidRequest("the body must be a JSON array; the model is named in the query: /lora-adapters?model=NAME")
         return encode_json(await self._native.call(request, {}, "set_lora", {"lora": adapter_scales("lora", entries)}))

@@ -3,20 +3,22 @@
 Invariant: to a key, a model outside its scope is not there.
 """
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import MAX_MODEL_CHARACTERS, parse_json
 from fastrouter.api.fields import invalid
 from fastrouter.api.listing import Listing, describe_download
 from fastrouter.api.live import LiveStream
+from fastrouter.api.recheck import Recheck
 from fastrouter.api.reload import Reloads
 from fastrouter.api.usage import Usage, visible, visible_past
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
 from fastrouter.difference import Difference
-from fastrouter.errors import FastrouterError, InvalidRequest, LoadFailed, ModelNotFound, NotFound, Unavailable
+from fastrouter.errors import FastrouterError, Forbidden, InvalidRequest, ModelNotFound, ModelUnusable, NotFound, Unavailable
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
 from fastrouter.http.response import encode_json
@@ -44,6 +46,7 @@ class Models:
         self._config = config
         self._before_reload = before_reload
         self._reloads = Reloads(catalog, supervisor)
+        self._recheck = Recheck(catalog, supervisor, self._reloads)
         self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
@@ -52,6 +55,13 @@ class Models:
 
     # ------------------------------------------------------------ which model
 
+    def before(self, request: Request) -> Awaitable[None] | None:
+        """What a request must wait for because a model's file has changed or come; None: nothing. Raises InvalidRequest."""
+        if request.method == "POST" and request.body:
+            parse_json(request)  # once: the handler finds it parsed
+        name = request.model or (self.query(request).get("model") if request.query else None)
+        return self._recheck.before(name) if name or request.method == "POST" else None
+
     def query(self, request: Request) -> dict[str, str]:
         if not request.query:
             return {}
@@ -59,16 +69,31 @@ class Models:
 
     def choose(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
         """(spec, may it be loaded for this request). The body's `model` wins over the query's; without both, the default model."""
-        query = self.query(request)
-        if body and body.get("model") is not None and request.model is None:
-            raise invalid("model", "must be a string")
-        name = request.model or query.get("model")
-        autoload = query.get("autoload")
+        name = self.name_in(request, body)
+        autoload = self.query(request).get("autoload")
         is_autoload = self._config.models_autoload if autoload is None else autoload in ("true", "1")
         spec = self._meant(name, request.caller) if name else self._default(request.caller)
         if spec.wanted is not None:
             raise self._not_here(spec)
         return spec, is_autoload
+
+    def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
+        """`choose` for what then waits for the model. Raises Forbidden: a read-only key loads nothing."""
+        spec, is_autoload = self.choose(request, body)
+        self.check_may_load(request.caller, spec)
+        return spec, is_autoload
+
+    def check_may_load(self, caller: Caller | None, spec: ModelSpec) -> None:
+        """A load may make other models leave. Raises Forbidden."""
+        if caller is not None and caller.is_read_only and self._supervisor.status(spec.runner.id).value == "unloaded":
+            raise Forbidden(f"model '{spec.id}' is not loaded, and this key is read-only: a load needs a key without `read-only`")
+
+    def name_in(self, request: Request, body: dict[str, Any]) -> str:
+        """The name that the body or else the query gives; empty without one."""
+        name = body.get("model")
+        if name is not None and not isinstance(name, str):
+            raise invalid("model", "must be a string")
+        return check_name(name or self.query(request).get("model") or "")
 
     def _meant(self, name: str, caller: Caller | None) -> ModelSpec:
         """A model that the caller may use by this name."""
@@ -91,11 +116,11 @@ class Models:
         if download is not None:
             return _is_coming(spec.id, download)
         failure = self._downloads.failure_of(spec.runner.id)
-        return LoadFailed(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
+        return ModelUnusable(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
 
     def named(self, request: Request) -> ModelSpec | None:
         """The model that the query names, else the default one, else None."""
-        name = request.model or self.query(request).get("model")
+        name = self.name_in(request, {})
         if name:
             return self._meant(name, request.caller)
         default = self._catalog.default
@@ -112,12 +137,14 @@ class Models:
         if caller is None or model_id == "*":
             return True
         spec = self._catalog.get(model_id)
-        return caller.can_see((model_id,) if spec is None else names_of(spec))
+        return caller.can_see((model_id,) if spec is None else names_for(caller, spec))
 
     # ------------------------------------------------------------ the listing
 
     def list(self, request: Request, exchange: Exchange) -> bytes | Coroutine[Any, Any, bytes]:
         if request.query and self.query(request).get("reload") in ("1", "true"):
+            if request.caller is not None and request.caller.is_read_only:
+                raise Forbidden("this key is read-only: a reload needs a key without `read-only`")
             return self._list_anew(request)
         return self._list_for(request.caller)
 
@@ -199,13 +226,21 @@ def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], No
     return leave
 
 
-def names_of(spec: ModelSpec) -> tuple[str, ...]:
-    return (spec.id, *spec.aliases)
+def check_name(name: str) -> str:
+    """Before it is looked up or repeated."""
+    if len(name) > MAX_MODEL_CHARACTERS:
+        raise invalid("model", f"is longer than {MAX_MODEL_CHARACTERS} characters")
+    return name
 
 
 def may_see(caller: Caller | None, spec: ModelSpec) -> bool:
     """To a key, a model outside its scope is not there."""
-    return caller is None or caller.can_see(names_of(spec))
+    return caller is None or caller.can_see(names_for(caller, spec))
+
+
+def names_for(caller: Caller, spec: ModelSpec) -> tuple[str, ...]:
+    """What a key's scope is matched with: id and aliases, and spellings of its file that the scope names letter by letter."""
+    return (spec.id, *spec.aliases, *(name for name in spec.spellings if name in (caller.models or ())))
 
 
 def _is_coming(name: str, download: Download) -> Unavailable:

@@ -9,13 +9,14 @@ from typing import Any
 import orjson
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import Ids, parse_object
 from fastrouter.api.calls import Caller
 from fastrouter.api.fields import boolean, invalid, token_ids
 from fastrouter.api.flavour import Choice, Usage, count_of
 from fastrouter.api.generation import Generator
 from fastrouter.api.infill import read_infill
 from fastrouter.api.models import Models
-from fastrouter.api.schema import Ask, chat_input, parse_object, read_completion
+from fastrouter.api.schema import Ask, chat_input, read_completion
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.messages import Generate
@@ -154,18 +155,18 @@ class Native:
         self._caller = Caller(models, supervisor)
 
     def completion(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request.body)
+        body = parse_object(request)
         ask = read_completion({**body, "verbose": True})
         return self._generator.start(request, exchange, body, ask, Completion)
 
     def infill(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request.body)
+        body = parse_object(request)
         return self._generator.start(request, exchange, body, read_infill({**body, "verbose": True}), Infill)
 
     async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
-        body = parse_object(request.body)
+        body = parse_object(request)
         content = body.get("content")
-        if not isinstance(content, str | list | None):
+        if not isinstance(content, str | list | Ids | None):
             raise invalid("content", "must be a string or a list of strings and token ids")
         if isinstance(content, list):
             content = [item if isinstance(item, str) else token_ids("content", [item])[0] for item in content]
@@ -178,17 +179,17 @@ class Native:
         return await self._caller.answer(request, body, "tokenize", params)
 
     async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
-        body = parse_object(request.body)
+        body = parse_object(request)
         tokens = body.get("tokens")
         params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
         return await self._caller.answer(request, body, "detokenize", params)
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
-        body = parse_object(request.body)
+        body = parse_object(request)
         return await self._caller.answer(request, body, "apply_template", self._chat_params(request, body))
 
     async def count_chat_tokens(self, request: Request, exchange: Exchange) -> bytes:
-        body = parse_object(request.body)
+        body = parse_object(request)
         params = self._chat_params(request, body)
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
@@ -203,7 +204,7 @@ class Native:
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""
-        spec, is_autoload = self._models.choose(request, body)
+        spec, is_autoload = self._models.for_use(request, body)
         lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
         with lease:
             return await lease.call(method, params)

@@ -12,11 +12,12 @@ from typing import Any
 import orjson
 
 from fastrouter._core import REASONING, TEXT, Request
+from fastrouter.api.bodies import parse_object
 from fastrouter.api.flavour import Choice, Usage
 from fastrouter.api.generation import Generator
 from fastrouter.api.identity import BUILD_INFO, new_completion_id
 from fastrouter.api.native import completion_of
-from fastrouter.api.schema import Ask, parse_object, read_chat, read_completion
+from fastrouter.api.schema import Ask, read_chat, read_completion
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 
@@ -185,9 +186,9 @@ class OpenAi:
         self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
 
     def chat(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request.body)
+        body = parse_object(request)
         return self._generator.start(request, exchange, body, read_chat({**body, **self._more}), Chat)
 
     def completions(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request.body)
+        body = parse_object(request)
         return self._generator.start(request, exchange, body, read_completion({**body, **self._more}), Text)

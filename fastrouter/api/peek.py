@@ -36,6 +36,7 @@ class Peek:
         """What the model's worker answers; None when it is not loaded. Raises Unavailable when it does not answer in time."""
         wish = self._models.query(request).get("autoload")
         if wish in ("true", "1"):
+            self._models.check_may_load(request.caller, spec)
             with await self._supervisor.acquire(spec, autoload=True):
                 return await self._supervisor.peek(spec.runner.id, method)
         if wish is not None and self._supervisor.status(spec.runner.id).value == "unloaded":

@@ -5,6 +5,7 @@ Invariant: one scan at a time, and whoever asks gets one that began after he ask
 
 import asyncio
 import logging
+from functools import partial
 
 from fastrouter.catalog import Catalog
 from fastrouter.difference import Difference
@@ -19,9 +20,12 @@ class Reloads:
         self._supervisor = supervisor
         self._running: asyncio.Task[Difference] | None = None
         self._next: asyncio.Task[Difference] | None = None  # it has not begun to scan
+        self._is_preset_wanted = False  # by one who waits for `_next`
 
-    async def reload(self) -> Difference:
-        """Raises ConfigError; then nothing has changed. A caller that is cancelled takes nothing from the others."""
+    async def reload(self, *, with_presets: bool = True) -> Difference:
+        """Raises ConfigError; then nothing has changed. A caller that is cancelled takes nothing from the others. `with_presets` False:
+        files only, because no user has asked for what the preset file may say now."""
+        self._is_preset_wanted |= with_presets
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._run(self._running))
             self._next.add_done_callback(_take_error)
@@ -31,7 +35,9 @@ class Reloads:
         if before is not None:
             await asyncio.wait([before])
         self._running, self._next = self._next, None
-        scan = await asyncio.get_running_loop().run_in_executor(None, self._catalog.scan)
+        scan_all = partial(self._catalog.scan, with_presets=self._is_preset_wanted)
+        self._is_preset_wanted = False
+        scan = await asyncio.get_running_loop().run_in_executor(None, scan_all)
         difference = self._catalog.adopt(scan)
         if difference != Difference():
             log.info("models reloaded: %s", difference)

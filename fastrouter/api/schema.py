@@ -5,11 +5,10 @@ a field that llama-server has and fastrouter has not is refused unless it says "
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import orjson
+from typing import Any, NamedTuple, cast
 
 from fastrouter.api import constraints
+from fastrouter.api.bodies import Ids
 from fastrouter.api.fields import (
     FLOAT_MAX,
     INT32_MAX,
@@ -28,12 +27,11 @@ from fastrouter.api.fields import (
     number,
     samplers,
     seed,
+    short_strings,
     stop_strings,
     string,
-    string_list,
 )
 from fastrouter.api.messages import check_messages, check_tool_choice, check_tools, prefill_of
-from fastrouter.errors import InvalidRequest
 from fastrouter.guessers import MAX_GUESSED
 from fastrouter.messages import Generate
 
@@ -106,7 +104,7 @@ FIELDS: dict[str, Field] = {
     "priority": Field("ask", "priority", integer(-1000, 1000)),
     "keep_alive": Field("ask", "keep_alive_s", duration),
     "ttl": Field("ask", "keep_alive_s", duration, 1),
-    "response_fields": Field("ask", "response_fields", string_list),
+    "response_fields": Field("ask", "response_fields", short_strings),
     "sse_ping_interval": Field("ask", "ping_interval_s", number(-1.0, FLOAT_MAX)),
     "n_predict": Field("generate", "max_tokens", _max_tokens),
     "max_completion_tokens": Field("generate", "max_tokens", _max_tokens, 1),
@@ -182,21 +180,6 @@ FIELDS: dict[str, Field] = {
         ]
     ),
 }
-
-
-def parse_json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object."""
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return value
 
 
 def read_chat(body: dict[str, Any]) -> Ask:
@@ -321,8 +304,8 @@ def read_prompts(value: Any) -> list[str | list[Any]]:
 
 
 def _read_prompt(value: Any) -> str | list[Any]:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | Ids):
+        return cast(str | list[Any], value)  # on the wire, ids are the list that they came as
     if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
         if value.get("multimodal_data"):
             raise not_supported("prompt.multimodal_data")

@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.bodies import parse_optional
 from fastrouter.api.fields import invalid
 from fastrouter.api.models import Models
 from fastrouter.api.native import Native
-from fastrouter.api.schema import parse_object
 from fastrouter.errors import InvalidRequest, NotSupported
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
@@ -38,7 +38,7 @@ class SlotActions:
         self._routes = routes
 
     async def act(self, request: Request, exchange: Exchange) -> bytes:
-        body: dict[str, Any] = parse_object(request.body) if request.body else {}
+        body = parse_optional(request)
         spec, _ = self._models.choose(request, body)
         if spec.runner.options.slot_save_path is None:
             raise NotSupported("This server does not support slots action. Start it with `--slot-save-path`")

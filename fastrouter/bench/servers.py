@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastrouter import program
 from fastrouter.bench.client import BenchFailed, call
-from fastrouter.program import environment_for_others
 
 OURS, RIVAL = "fastrouter", "llama-server"
 START_S = 60.0
@@ -66,7 +66,7 @@ def free_port() -> int:
 def command_of(rival: Path | None) -> list[str]:
     if rival is not None:
         return [str(rival), "--no-ui"]
-    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "fastrouter"]
+    return [sys.executable] if getattr(sys, "frozen", False) else program.command_of("fastrouter")
 
 
 def _end_with_parent() -> None:
@@ -74,12 +74,34 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
+def _port_for(rival: Path | None) -> Iterator[tuple[int, list[str]]]:
+    """A free port and the flags that name it. Ours stays reserved until the server is up, so that nothing else can take it meanwhile."""
+    if rival is not None:
+        port = free_port()
+        yield port, ["--port", str(port)]
+        return
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = int(reserved.getsockname()[1])
+        yield port, ["--port", str(port), "--reuse-port"]
+
+
+@contextlib.contextmanager
 def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path) -> Iterator[Server]:
     """The rival, or fastrouter where there is none, answering /health. Ended with SIGTERM, by pid. Raises BenchFailed."""
-    name = OURS if rival is None else RIVAL
-    port = free_port()
-    environ = environ if rival is None else environment_for_others(environ)
-    command = [*command_of(rival), "--host", "127.0.0.1", "--port", str(port), *flags]
+    with _port_for(rival) as (port, port_flags), _started(rival, [*port_flags, *flags], environ, log) as (process, start):
+        name = OURS if rival is None else RIVAL
+        yield Server(name, port, process, _wait_healthy(name, process, port, start, log))
+
+
+@contextlib.contextmanager
+def _started(
+    rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path
+) -> "Iterator[tuple[subprocess.Popen[bytes], float]]":
+    """The process, and when it was started."""
+    environ = program.environment_for_own(environ) if rival is None else program.environment_for_others(environ)
+    command = [*command_of(rival), "--host", "127.0.0.1", *flags]
     with log.open("ab") as output:
         start = time.perf_counter()
         try:
@@ -89,7 +111,7 @@ def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], lo
         except OSError as error:
             raise BenchFailed(f"{command[0]} cannot be started: {error.strerror or error}") from None
     try:
-        yield Server(name, port, process, _wait_healthy(name, process, port, start, log))
+        yield process, start
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -2,11 +2,14 @@
 
 import sys
 
+from fastrouter.streams import open_missing
+
 DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
 
 
 def main() -> int:
+    open_missing()
     arguments = sys.argv[1:]
     if arguments and arguments[0] in VERBS:
         from fastrouter.cli.client import run_verb

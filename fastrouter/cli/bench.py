@@ -20,6 +20,7 @@ from fastrouter.bench.client import BenchFailed
 from fastrouter.bench.servers import OURS, RIVAL, Server, running
 from fastrouter.bench.switching import cold, hot, in_turn, ttft
 from fastrouter.build import version_text
+from fastrouter.catalog import Catalog
 from fastrouter.cli.client import print_table
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
@@ -32,6 +33,7 @@ USAGE = """usage: fastrouter bench [MODEL ...] [--rival FILE] [--rounds N] [--js
 
 Measures cold, evicting and hot switches with a router of its own on a free port. MODEL: names as a router lists them, or GGUF files;
 without it, the smallest models a router finds. --rival: a llama-server, measured in the same run with the same flags."""
+NO_MODEL = "there is no model that could be measured: name GGUF files, or a folder with --models-dir"
 MAX_MODELS = 4  # when none are named
 NUM_COLD, NUM_HOT = 2, 50  # a round
 ENOUGH_FOR_A_TAIL = 10  # samples
@@ -64,6 +66,7 @@ def run_bench(arguments: Sequence[str]) -> int:
         parse(plan.flags, environ)
         with tempfile.TemporaryDirectory(prefix="fastrouter-bench-") as folder:
             _place_files(plan, Path(folder))
+            check_models(plan, Catalog(parse([*plan.flags, *plan.folder], environ)))
             result = measure(plan, environ, Path(folder))
     except (ConfigError, BenchFailed) as error:
         print(f"fastrouter: {error}", file=sys.stderr)
@@ -139,6 +142,15 @@ def _place_files(plan: Plan, folder: Path) -> None:
     plan.folder = ["--models-dir", str(models)]
 
 
+def check_models(plan: Plan, catalog: Catalog) -> None:
+    """Before anything is measured. Raises BenchFailed."""
+    for name in plan.models:
+        if catalog.get(name) is None:
+            raise BenchFailed(f"{OURS} does not list the model {name}")
+    if not plan.models and not any(spec.is_listed and not spec.error and "completion" in spec.capabilities for spec in catalog.models()):
+        raise BenchFailed(NO_MODEL)
+
+
 # ---------------------------------------------------------------- measuring
 
 
@@ -173,7 +185,7 @@ def _smallest(server: Server) -> list[str]:
     found = [model for model in server.models() if _can_talk(model)]
     found.sort(key=lambda model: (model.get("meta") or {}).get("size", 0))
     if not found:
-        raise BenchFailed("there is no model that could be measured: name GGUF files, or a folder with --models-dir")
+        raise BenchFailed(NO_MODEL)
     for left_out in found[MAX_MODELS:]:
         print(f"left out: {left_out['id']}", file=sys.stderr)
     return [str(model["id"]) for model in found[:MAX_MODELS]]

@@ -73,6 +73,9 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             connection.close()
             raise CallFailed(f"{self._url}: {error.verify_message}; name who issued it with --cacert FILE") from None
+        except ssl.SSLError as error:
+            connection.close()
+            raise CallFailed(f"{self._url}: no HTTPS ({error.reason or error}); does the router speak http:// there?") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise NoAnswer(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None

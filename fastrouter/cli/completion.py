@@ -70,7 +70,8 @@ def _give_up(*_: object) -> NoReturn:
 
 def _list_names(client: Client, options: argparse.Namespace) -> None:
     for model in client.call("GET", "/v1/models")["data"]:
-        print(*[name for name in (model["id"], *model["aliases"]) if name.isprintable() and " " not in name], sep="\n")
+        names = [model["id"], *(name for name in model["aliases"] if name not in model.get("spellings", ()))]
+        print(*[name for name in names if name.isprintable() and " " not in name], sep="\n")
 
 
 # ---------------------------------------------------------------- what there is

@@ -69,6 +69,7 @@ def _download_there(client: Client, name: str, events: Iterator[dict[str, Any]])
     if found is not None and found["status"]["value"] != "downloading" and "error" not in found["status"]:
         return str(found["id"])
     if found is None or found["status"]["value"] != "downloading":
+        _say(f"the router asks the hub for {name}")
         client.call("POST", "/models", {"model": name})
     names = {name.casefold(), str(found["id"]).casefold() if found else ""}
     try:
@@ -97,6 +98,7 @@ def _listed(client: Client, name: str) -> Any:
 def _download_here(name: str) -> Steps:
     """By a process of our own. Raises CallFailed."""
     job = _job_of(name, _config())
+    _say(f"asking {job.endpoint} for {name}")
     try:
         process = start_process(job)
     except OSError as error:
@@ -108,6 +110,8 @@ def _download_here(name: str) -> Steps:
                 report = json.loads(line)
                 if report["event"] in ("planned", "progress"):
                     yield report["files"]
+                elif report["event"] == "waiting":
+                    _say(f"{report['why']}; trying again in {report['pause_s']:g} s")
                 elif report["event"] == "failed":
                     raise CallFailed(to_failure(report).message)
                 elif report["event"] == "finished":
@@ -115,6 +119,11 @@ def _download_here(name: str) -> Steps:
             raise CallFailed("the download process ended unexpectedly")
         finally:
             process.kill()
+
+
+def _say(text: str) -> None:
+    """What is going on; the result alone goes to standard output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _config() -> Config:

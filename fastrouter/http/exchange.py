@@ -163,6 +163,7 @@ class Exchange:
         responder, self.responder = self.responder, None
         if self._task is not None:
             self._task.cancel()
+            self._task = None
         if responder is not None:
             responder.disconnect()
 

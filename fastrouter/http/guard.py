@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastrouter._core import Request
-from fastrouter.errors import Forbidden
+from fastrouter.errors import Forbidden, UnsupportedMediaType
 from fastrouter.http.keys import KeyRing
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -48,12 +48,20 @@ def _normalise(origin: str) -> str:
 
 
 class Guard:
-    def __init__(self, keys: KeyRing | None = None, hosts: Sequence[str] = ("127.0.0.1",), cors: Cors | None = None) -> None:
-        """`hosts`: names that TCP sockets are bound to; none means that there are only Unix sockets."""
+    def __init__(
+        self,
+        keys: KeyRing | None = None,
+        hosts: Sequence[str] = ("127.0.0.1",),
+        cors: Cors | None = None,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        """`hosts`: names that TCP sockets are bound to; none means that there are only Unix sockets. `allowed_hosts`: other names that a
+        client or a proxy may call this server by; "*": any."""
         self.keys = KeyRing() if keys is None else keys
         self._bound = {host.lower() for host in hosts}
         # No page can open a Unix socket; whoever has one may be a proxy, with the name of its own site.
-        self._is_local = bool(self._bound) and all(is_loopback(host) for host in self._bound)
+        self._is_local = bool(self._bound) and all(is_loopback(host) for host in self._bound) and "*" not in allowed_hosts
+        self._known = self._bound | {host_of(host) for host in allowed_hosts} - {""}
         self._cors = cors or Cors()
         self._origins = {_normalise(origin) for origin in self._cors.origins.split(",")} - {""}
         self._allows_all = "*" in self._origins
@@ -62,7 +70,7 @@ class Guard:
         self._accepted_hosts: set[str] = set()
 
     def check(self, request: Request) -> None:
-        """Sets the request's caller. Raises Forbidden or InvalidApiKey."""
+        """Sets the request's caller. Raises Forbidden, UnsupportedMediaType or InvalidApiKey."""
         self.check_host(request)
         is_safe = request.method in _SAFE_METHODS
         if not is_safe or request.query:  # a query may scan again, or load the model it names
@@ -78,8 +86,11 @@ class Guard:
         if not self._is_local or host is None or host in self._accepted_hosts:
             return
         name = host_of(host)
-        if not is_loopback(name) and name not in self._bound:
-            raise Forbidden("the Host header names another machine")
+        if not is_loopback(name) and name not in self._known:
+            raise Forbidden(
+                f"the Host header names another machine ({name or 'not a valid name'}); "
+                f"if that is a name of this server, start it with --allowed-hosts {name or 'NAME'}"
+            )
         if len(self._accepted_hosts) < _MAX_REMEMBERED:
             self._accepted_hosts.add(host)
 
@@ -96,7 +107,7 @@ class Guard:
     def _check_content_type(self, request: Request) -> None:
         given = (request.header("content-type") or "").lower().split(",")
         if any(each.partition(";")[0].strip() == "text/plain" for each in given):
-            raise Forbidden("a text/plain body is not accepted; send application/json")
+            raise UnsupportedMediaType("a text/plain body is not accepted; send the header `Content-Type: application/json`")
 
     def _is_allowed(self, origin: str) -> bool:
         if self._allows_all or _normalise(origin) in self._origins:
@@ -131,6 +142,6 @@ class Guard:
 def _key_of(request: Request) -> bytes:
     """The bytes as they came, of `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
     given = request.header("authorization") or request.header("x-api-key") or ""
-    if given[:7].lower() == "bearer ":
+    if f"{given} "[:7].lower() == "bearer ":  # blanks at the end are not part of a field
         given = given[7:]
     return given.strip(" \t").encode("latin-1")

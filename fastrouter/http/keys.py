@@ -20,6 +20,7 @@ log = logging.getLogger("fastrouter.http")
 
 _SCOPE_WORDS = "name=, models=, read-only or concurrency="
 _MAX_CONCURRENCY = 1 << 20
+_NONE_SENT = "Invalid API Key: none was sent. Send it as the header `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
 
 Signature = tuple[int, int, int] | None
 
@@ -141,6 +142,8 @@ class KeyRing:
 
     def find(self, candidate: bytes) -> Caller | None:
         """Whose key it is; None: of somebody who may do everything. Raises InvalidApiKey."""
+        if not candidate:
+            raise InvalidApiKey(_NONE_SENT)
         digest = _digest(candidate)
         # Every key is compared, so that the time says nothing about which one was near.
         matches = [caller for key, caller in self._callers.items() if hmac.compare_digest(digest, key)]

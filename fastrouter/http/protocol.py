@@ -1,7 +1,8 @@
 """One client connection: bytes -> Request -> handler -> bytes. Knows no route, no model, no clock.
 
-Invariant: at most one exchange at a time, and none is begun while the client leaves answers unread; a pipelined request waits,
-and reading stops while one waits.
+Invariant: at most one exchange at a time, and none is begun while the client leaves answers unread; a pipelined request waits, and
+reading stops while many bytes wait. Nothing but the server and the event loop refers to a connection: when the client has left, it and the
+bodies it was sent are freed without the garbage collector.
 Time is counted in sweeps of the server (one a second), so the hot path keeps no deadline and no timer.
 """
 
@@ -16,6 +17,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange, internal_error
 from fastrouter.http.guard import Guard
 from fastrouter.http.response import CONTINUE, error_response, refusal
+from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
 
 log = logging.getLogger("fastrouter.http")
@@ -25,6 +27,7 @@ LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once woul
 CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
+MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; up to here reading goes on, so that a client that leaves is noticed at once
 
 
 class Endpoint(Protocol):
@@ -35,6 +38,7 @@ class Endpoint(Protocol):
     stall_sweeps: int  # a client may leave an answer unread for so long
     keep_alive_sweeps: int
     connections: "set[Connection]"
+    admit: Callable[[Request, int], int] | None  # a RequestParser's gate
 
     def dispatch(self, request: Request, exchange: Exchange) -> Any: ...
     def on_idle(self) -> None: ...
@@ -47,13 +51,14 @@ class Connection(asyncio.Protocol):
         "_is_lingering",
         "_is_paused",
         "_is_pumping",
-        "_owes_continue",
+        "_is_reading_held",
         "_parser",
         "_phase",
         "_queue",
         "_refusal",
         "_stalled",
         "_sweeps",
+        "_waiting_bytes",
         "num_requests",
         "server",
         "transport",
@@ -63,14 +68,15 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.transport: asyncio.Transport
         self.num_requests = 0
-        self._parser = make_parser(on_continue=self._continue)
+        self._parser = make_parser()
         self._exchange: Exchange | None = None
         self._queue: deque[Request] = deque()
         self._refusal: bytes | None = None
         self._is_pumping = False
         self._is_paused = False  # the transport asked us not to write
         self._is_lingering = False
-        self._owes_continue = False
+        self._is_reading_held = False
+        self._waiting_bytes = 0  # that have come since a request waits
         self._phase: object = None
         self._sweeps = 0  # how many sweeps have seen this phase
         self._buffered = 0  # bytes the client had not read at the last sweep, but for a constant
@@ -94,18 +100,19 @@ class Connection(asyncio.Protocol):
         if self._is_lingering or self._refusal is not None:
             return
         try:
-            requests = self._parser.feed(data)
+            requests = self._parser.feed(data, self.server.admit)
         except HttpError as error:
             self.refuse(error.status, str(error))
             return
         if len(requests) == 1 and self._exchange is None and not self._is_paused and not self._queue:
             self._handle(requests[0])
-        elif requests:
+        elif requests or self._queue:
             self._queue.extend(requests)
+            self._waiting_bytes += len(data)
             self._pump()
         if self._parser.error is not None:
             self.refuse(self._parser.error.status, str(self._parser.error))
-        elif self._owes_continue:
+        elif self._parser.owes_continue:
             self._say_continue()
 
     def eof_received(self) -> bool:
@@ -114,6 +121,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
         self._queue.clear()
+        self._parser.close()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.disconnect()
@@ -160,9 +168,17 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             self._queue.clear()
         elif self._queue:
-            self.transport.pause_reading()
-        elif self._refusal is not None and self._exchange is None:
-            self._linger(self._refusal)
+            self._hold_reading(self._waiting_bytes > MAX_WAITING_BYTES)
+        else:
+            self._waiting_bytes = 0
+            self._hold_reading(False)
+            if self._refusal is not None and self._exchange is None:
+                self._linger(self._refusal)
+
+    def _hold_reading(self, is_held: bool) -> None:
+        if is_held != self._is_reading_held:
+            self._is_reading_held = is_held
+            (self.transport.pause_reading if is_held else self.transport.resume_reading)()
 
     def exchange_ended(self, will_keep_alive: bool, *, is_whole: bool = True) -> None:
         self._exchange = None
@@ -173,7 +189,10 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(CUT_AFTER_S, self.transport.close)
         elif not will_keep_alive:
             self._queue.clear()
-            self.transport.close()
+            if self._parser.is_ended:
+                self._linger(b"")  # of a body that is not read, much may be on its way
+            else:
+                self.transport.close()
         else:
             self._go_on()
         if self.server.is_stopping:
@@ -182,10 +201,8 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Something that others waited for is over."""
         if self._queue:
-            if not self._is_pumping:
-                self.transport.resume_reading()
-                self._pump()
-        elif self._owes_continue:
+            self._pump()
+        elif self._parser.owes_continue:
             self._say_continue()
         elif self._refusal is not None and not self._is_pumping:
             self._linger(self._refusal)
@@ -193,7 +210,7 @@ class Connection(asyncio.Protocol):
     def refuse(self, status: int, message: str) -> None:
         """Answer what is no HTTP for us, after what came before it, and close."""
         response = refusal(status, message)
-        self._owes_continue = False
+        self._parser.owes_continue = False
         if self._exchange is None and not self._queue:
             self._linger(response)
         else:
@@ -204,17 +221,15 @@ class Connection(asyncio.Protocol):
         self._is_lingering = True
         self._phase = None
         if not self.transport.is_closing():
-            self.transport.write(response)
+            if response:
+                self.transport.write(response)
             # TLS cannot end one direction, but when it closes it goes on reading until the client has closed too.
             (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
-
-    def _continue(self) -> None:
-        self._owes_continue = True
 
     def _say_continue(self) -> None:
         """After the answers to all earlier requests, and only to a client that still waits."""
         if self._exchange is None and not self._queue:
-            self._owes_continue = False
+            self._parser.owes_continue = False
             if self._parser.in_body and not self._parser.num_body_bytes and not self.transport.is_closing():
                 self.transport.write(CONTINUE)
 
@@ -223,7 +238,7 @@ class Connection(asyncio.Protocol):
     def sweep(self) -> None:
         """Once a second: end what takes too long."""
         acked = acked_bytes(self.transport)
-        if self._has_stalled(acked):
+        if self._has_stalled(acked) or (self._is_reading_held and has_peer_closed(self.transport)):
             self.transport.abort()
             return
         leaving = acked if self.transport.is_closing() else None  # TLS closes only when all is out and the client says goodbye too

@@ -2,85 +2,196 @@
 
 A handler gets (request, exchange) and returns the whole response as bytes, None (it will answer through the exchange later),
 or a coroutine of one of the two. Invariant: nothing but `public` routes, the files and OPTIONS is reached without `guard.check`,
-and no route that `is_change` with a read-only key. A file never hides a route.
+and no route that `is_change` with a read-only key; what is refused for its head is refused before a byte of its body is kept.
+A file never hides a route.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 from fastrouter._core import Request
-from fastrouter.errors import Forbidden, MethodNotAllowed, NotFound
+from fastrouter.errors import BodyTooLarge, FastrouterError, Forbidden, MethodNotAllowed, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
+
+SMALL_BODY = 64 << 10
+MAX_BODY = 8 << 20  # a million tokens of text; more would keep the event loop from the others for more than 20 ms at a time
+LARGE_BODY = 256 << 10  # of what is longer, the parse would be felt by others
 
 Result = bytes | None | Coroutine[Any, Any, bytes | None]
 Handler = Callable[[Request, Exchange], Result]
 Files = Callable[[Request, str], Coroutine[Any, Any, bytes | None]]  # gets the path below the prefix; None: there is no such file
 
 
+class Route(NamedTuple):
+    handler: Handler
+    max_body: int
+    is_public: bool
+
+
 class Routes:
     def __init__(self, guard: Guard, prefix: str = "") -> None:
         self._guard = guard
         self._prefix = prefix.rstrip("/")
-        self._public: dict[tuple[str, str], Handler] = {}
-        self._exact: dict[tuple[str, str], Handler] = {}
-        self._below: list[tuple[str, str, Handler]] = []
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._below: list[tuple[str, str, Route]] = []
+        self.is_complete = True  # False: some are still to be added, so what is missing may come
         self.files: Files | None = None
+        self.before: Callable[[Request], Awaitable[None] | None] = lambda request: None  # what a handler's call has to wait for
         self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
+        self.prepare: Callable[[Request], Coroutine[Any, Any, None]] | None = None  # awaited before the handler, with a large body
+        self.hint: Callable[[str, Iterable[str]], str] = lambda path, known: ""  # what to say of a path, given those there are
 
-    def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False) -> None:
-        """A path that ends with "/*" takes everything below it."""
+    def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False, max_body: int = SMALL_BODY) -> None:
+        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped."""
+        route = Route(handler, max_body, public)
         for path in [paths] if isinstance(paths, str) else paths:
             path = self._prefix + path
             if path.endswith("/*"):
-                self._below.append((method, path[:-1], handler))
+                self._below.append((method, path[:-1], route))
             else:
-                (self._public if public else self._exact)[method, path] = handler
+                self._exact[method, path] = route
 
     def suffix(self, request: Request, path: str) -> str:
         """What follows `path` (given without the prefix) in the request's path."""
         return request.path[len(self._prefix) + len(path) :]
 
+    # ------------------------------------------------------------ at the end of a head that announces a body
+
+    def admit(self, request: Request, num_bytes: int) -> int:
+        """A RequestParser's gate: how large the body may be; or `denied` says why nobody wants it."""
+        try:
+            return self._admit(request, num_bytes)
+        except FastrouterError as error:
+            request.denied = error.with_traceback(None)  # whose frames would keep the request
+            return 0
+
+    def _admit(self, request: Request, num_bytes: int) -> int:
+        if request.method == "OPTIONS":
+            return SMALL_BODY
+        limit = self._max_body_of(request)
+        if num_bytes > limit or not limit:
+            raise BodyTooLarge(limit) if limit else _Dropped()
+        return limit
+
+    def _max_body_of(self, request: Request) -> int:
+        """Checks who asks, too."""
+        route = self._find(request)
+        if route is not None:
+            if not route.is_public:
+                self._check(request)
+            return route.max_body
+        if self._may_be_file(request):
+            return SMALL_BODY
+        if self.is_complete:
+            self._check(request)
+            raise self._missing(request)
+        self._guard.check(request)  # what a read-only key may do is known later
+        return MAX_BODY
+
+    # ------------------------------------------------------------ when it is there
+
     def dispatch(self, request: Request, exchange: Exchange) -> Result:
         """Raises FastrouterError."""
-        method = request.method
-        key = (method, request.path)
-        handler = self._public.get(key)
-        if handler is not None:
-            return handler(request, exchange)
-        if method == "OPTIONS":
+        if request.denied is not None and not isinstance(request.denied, _Dropped):
+            raise _take_denial(request)
+        route = self._find(request)
+        if route is not None and route.is_public:
+            return route.handler(request, exchange)
+        if request.method == "OPTIONS":
             return self._guard.preflight(request)
-        if method == "HEAD":
-            key = ("GET", request.path)
-            if key in self._public:
-                return self._public[key](request, exchange)
-        handler = self._exact.get(key) or self._find_below(*key)
-        if handler is None and self.files is not None and key[0] == "GET" and request.path.startswith(self._prefix):
+        if route is None and self.files is not None and self._may_be_file(request):
             return self._file(self.files, request)
+        self._check(request)
+        if route is None:
+            raise self._missing(request)
+        if len(request.body) > route.max_body:  # it came when not all routes were known
+            raise BodyTooLarge(route.max_body)
+        if self.prepare is not None and len(request.body) > LARGE_BODY:
+            return self._handle_prepared(self.prepare(request), route.handler, request, exchange)
+        waits_for = self.before(request)
+        if waits_for is not None:
+            return self._handle_after(waits_for, route.handler, request, exchange)
+        return route.handler(request, exchange)
+
+    async def _handle_prepared(
+        self, preparation: Coroutine[Any, Any, None], handler: Handler, request: Request, exchange: Exchange
+    ) -> bytes | None:
+        await preparation
+        return await self._handle_after(self.before(request), handler, request, exchange)
+
+    async def _handle_after(
+        self, waits_for: Awaitable[None] | None, handler: Handler, request: Request, exchange: Exchange
+    ) -> bytes | None:
+        if waits_for is not None:
+            await waits_for
+        result = handler(request, exchange)
+        return result if result is None or isinstance(result, bytes) else await result
+
+    def _check(self, request: Request) -> None:
+        """Who asks, and whether he may. Raises FastrouterError."""
+        if request.is_checked:
+            return
         self._guard.check(request)
-        if request.caller is not None and request.caller.is_read_only and self.is_change(method, request.path[len(self._prefix) :]):
-            raise Forbidden("a read-only key may not do this")
-        if handler is None:
-            raise self._missing(request.path)
-        return handler(request, exchange)
+        caller = request.caller
+        if caller is not None and caller.is_read_only and self.is_change(request.method, request.path[len(self._prefix) :]):
+            raise Forbidden("this key is read-only: what changes something needs a key without `read-only`")
+        request.is_checked = True
+
+    def _may_be_file(self, request: Request) -> bool:
+        return self.files is not None and request.method in ("GET", "HEAD") and request.path.startswith(self._prefix)
 
     async def _file(self, files: Files, request: Request) -> bytes:
         """Public: only other machines' names are refused. What is no file is answered as if there were none at all."""
         self._guard.check_host(request)
         response = await files(request, request.path[len(self._prefix) :])
         if response is None:
-            self._guard.check(request)
-            raise self._missing(request.path)
+            self._check(request)
+            raise self._missing(request)
         return response
 
-    def _find_below(self, method: str, path: str) -> Handler | None:
-        for other, prefix, handler in self._below:
+    def _find(self, request: Request) -> Route | None:
+        """Doubled and trailing slashes make no difference, except to files."""
+        method = "GET" if request.method == "HEAD" else request.method
+        path = request.path
+        route = self._exact.get((method, path))
+        if route is None and ("//" in path or path.endswith("/")):
+            plain = _plain(path)
+            route = self._exact.get((method, plain)) or self._find_below(method, plain)
+            if route is not None:
+                request.path = plain
+        return route or self._find_below(method, path)
+
+    def _find_below(self, method: str, path: str) -> Route | None:
+        for other, prefix, route in self._below:
             if other == method and path.startswith(prefix) and len(path) > len(prefix):
-                return handler
+                return route
         return None
 
-    def _missing(self, path: str) -> NotFound | MethodNotAllowed:
-        methods = {method for method, known in (*self._exact, *self._public) if known == path}
+    def _missing(self, request: Request) -> NotFound | MethodNotAllowed:
+        path = _plain(request.path)
+        methods = {method for method, known in self._exact if known == path}
         if methods:
             return MethodNotAllowed(methods)
-        return NotFound("File Not Found")
+        if not path.startswith(self._prefix):
+            return NotFound(f"File Not Found: all paths of this server begin with {self._prefix}")
+        known = [path.removeprefix(self._prefix) for _, path in self._exact]
+        hint = self.hint(path.removeprefix(self._prefix), known)
+        return NotFound(f"File Not Found: {hint}" if hint else "File Not Found")
+
+
+class _Dropped(FastrouterError):
+    """Of a body that its route does not look at: the request is answered without it."""
+
+    def __init__(self) -> None:
+        super().__init__("the body is not read")
+
+
+def _take_denial(request: Request) -> FastrouterError:
+    error, request.denied = request.denied, None
+    assert error is not None
+    return error
+
+
+def _plain(path: str) -> str:
+    return "/" + "/".join(part for part in path.split("/") if part)

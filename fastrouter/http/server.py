@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from fastrouter._core import Request, RequestParser
-from fastrouter.errors import Unavailable
+from fastrouter.errors import ConfigError, Unavailable
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
 from fastrouter.http.protocol import Connection
@@ -23,19 +23,28 @@ from fastrouter.http.tls import Certificate, TlsListener
 log = logging.getLogger("fastrouter.http")
 
 MAX_CONNECTIONS = 4096
-RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files
+RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files, where the limit allows: else half of it
+LEAST_RESERVED = 40  # a start takes about 25, and a model 6
+LEAST_DESCRIPTORS = 48
 SWEEP_S = 1.0
 STALL_S = 10.0
 KEEP_ALIVE_S = 75.0
 
 
 def raise_descriptor_limit() -> int:
-    """Soft limit -> hard limit; returns it."""
+    """Soft limit -> hard limit; returns it. Our own children have it too: none of them uses select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def connections_for(limit: int) -> int:
+    """How many connections leave descriptors for everything else. Raises ConfigError."""
+    if limit < LEAST_DESCRIPTORS:
+        raise ConfigError(f"only {limit} files may be open at a time, which is too few: allow {LEAST_DESCRIPTORS} or more (ulimit -n 1024)")
+    return min(MAX_CONNECTIONS, limit - max(LEAST_RESERVED, min(RESERVED_DESCRIPTORS, limit // 2)))
 
 
 class Server:
@@ -44,18 +53,21 @@ class Server:
         dispatch: Callable[[Request, Exchange], Any],
         guard: Guard,
         *,
+        admit: Callable[[Request, int], int] | None = None,
         make_parser: Callable[..., RequestParser] = RequestParser,
         max_connections: int | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """`timeout_s`: how long a client may leave an answer unread, and an idle connection lives; default STALL_S and KEEP_ALIVE_S."""
+        """`admit`: a RequestParser's gate. `timeout_s`: how long a client may leave an answer unread, and an idle connection lives; default
+        STALL_S and KEEP_ALIVE_S."""
         self.guard = guard
         self.dispatch = dispatch
+        self.admit = admit
         self.is_stopping = False
         self.stall_sweeps = math.ceil((timeout_s or STALL_S) / SWEEP_S)
         self.keep_alive_sweeps = math.ceil((timeout_s or KEEP_ALIVE_S) / SWEEP_S)
         self.connections: set[Connection] = set()
-        self.max_connections = max_connections or min(MAX_CONNECTIONS, max(64, raise_descriptor_limit() - RESERVED_DESCRIPTORS))
+        self.max_connections = max_connections or connections_for(raise_descriptor_limit())
         self._make_parser = make_parser
         self._servers: list[asyncio.AbstractServer] = []
         self._tls: list[TlsListener] = []
@@ -112,7 +124,10 @@ class Server:
         for connection in list(self.connections):
             if connection.exchange is not None and connection.exchange.is_background:
                 connection.exchange.stop(stopping)
-        if self._exchanges():
+        await asyncio.sleep(0)  # those that have just been refused end
+        if num_running := len(self._exchanges()):
+            said = f"{num_running} request{'' if num_running == 1 else 's'}"
+            log.info("stopping: waiting up to %g s for %s; Ctrl-C, or another signal, ends it now", timeout_s, said)
             await self._wait_idle(timeout_s)
         for exchange in self._exchanges():
             exchange.stop(stopping)

@@ -3,6 +3,7 @@
 Invariant: a Unix socket's file belongs to its user alone, and nothing but a dead socket is ever replaced or removed.
 """
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -14,6 +15,7 @@ from fastrouter.errors import ConfigError
 
 BACKLOG = 1024
 FIRST_INHERITED = 3  # sd_listen_fds(3)
+_CLOSE_WAIT = 8  # of Linux' TCP states, the first byte of tcp_info
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -99,6 +101,15 @@ def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def has_peer_closed(transport: asyncio.Transport) -> bool:
+    """Its end has come, though we have not read as far yet. A Unix socket cannot tell."""
+    sock = transport.get_extra_info("socket")
+    try:
+        return sock is not None and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
+    except OSError:
+        return False
 
 
 class SocketFile:

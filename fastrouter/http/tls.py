@@ -1,9 +1,11 @@
-"""HTTPS: the certificate, and the listener that hands over connections once they are encrypted. Knows no HTTP.
+"""HTTPS: the certificate, and the listener that hands over connections once they are encrypted. Of HTTP it knows one answer, for whoever
+speaks it without TLS.
 
 Invariant: a client that never finishes its handshake holds one descriptor for HANDSHAKE_S, is counted, and reaches nothing behind.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -13,12 +15,15 @@ from pathlib import Path
 
 from fastrouter.config import read_text
 from fastrouter.errors import ConfigError
+from fastrouter.http.response import refusal
 
 log = logging.getLogger("fastrouter.http")
 
 HANDSHAKE_S = 10.0
 GOODBYE_S = 3600.0  # for the rest of an answer and the client's close_notify; Connection.sweep ends who makes no progress
 MAX_ACCEPTED = 16  # at a time, before others get their turn
+PLAIN_LINGER_S = 2.0  # for a client of plain HTTP to read why it is refused
+_PLAIN_HTTP = refusal(400, "this port speaks HTTPS: use https:// instead of http://")
 _TCP_INFO_BYTES = 136  # of Linux' struct tcp_info, up to tcpi_bytes_acked (since 4.1) and the field behind it
 _ACKED_AT = 120
 PAUSE_S = 1.0  # when no descriptor is left
@@ -136,6 +141,9 @@ class TlsListener:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if await self._is_plain_http(sock):
+                await self._refuse_plain_http(sock)
+                return
             await self._loop.connect_accepted_socket(
                 self._make_protocol,
                 sock,
@@ -143,6 +151,28 @@ class TlsListener:
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=GOODBYE_S,
             )
-        except OSError as error:  # it spoke plain HTTP, mistrusts the certificate, said nothing, or left
+        except OSError as error:  # it mistrusts the certificate, spoke something else, said nothing, or left; TimeoutError is one
             log.debug("a TLS handshake failed: %s", error)
             sock.close()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+
+    async def _is_plain_http(self, sock: socket.socket) -> bool:
+        """Looks at the first byte without taking it: a handshake begins with 22, a method with a letter."""
+        readable = asyncio.Event()
+        self._loop.add_reader(sock, readable.set)
+        try:
+            await asyncio.wait_for(readable.wait(), HANDSHAKE_S)
+        finally:
+            self._loop.remove_reader(sock)
+        return sock.recv(1, socket.MSG_PEEK).isalpha()
+
+    async def _refuse_plain_http(self, sock: socket.socket) -> None:
+        """Closing at once would reset the answer away while the client still sends."""
+        with contextlib.closing(sock), contextlib.suppress(OSError):
+            async with asyncio.timeout(PLAIN_LINGER_S):
+                await self._loop.sock_sendall(sock, _PLAIN_HTTP)
+                sock.shutdown(socket.SHUT_WR)
+                while await self._loop.sock_recv(sock, 1 << 16):
+                    pass

@@ -13,12 +13,14 @@ from typing import Any
 
 from fastrouter.errors import FastrouterError
 from fastrouter.hub.job import DownloadFailed, Refused, read_job
+from fastrouter.streams import open_missing
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 
 
 def main() -> int:
+    open_missing()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, and that one decides
     line = sys.stdin.buffer.readline()

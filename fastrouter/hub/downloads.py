@@ -56,6 +56,8 @@ class Download:
             self.files = report["files"]
             self.parts = report.get("parts", self.parts)
             self.is_known.set()
+        elif kind == "waiting":
+            log.warning("%s: %s; trying again in %g s", self.name, report["why"], report["pause_s"])
         elif kind == "finished":
             self.path = report["path"]
         elif kind == "failed":
@@ -144,7 +146,7 @@ class Downloads:
     async def _follow(self, download: Download) -> None:
         """Until its process is gone. Raises FastrouterError."""
         try:
-            process = start_process(download.job)
+            process = start_process(download.job, stderr=subprocess.DEVNULL)  # it reports on stdout; ours may be a pipe that nobody reads
         except OSError as error:
             raise DownloadFailed(f"cannot start a download process: {error}") from None
         assert process.stdout is not None

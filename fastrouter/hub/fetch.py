@@ -40,7 +40,7 @@ class Fetch:
         if constants.HF_HUB_OFFLINE:
             raise Refused("HF_HUB_OFFLINE is set")
         open_session(self._job.endpoint)
-        commit, listing = keep_trying(self._list, lambda: False, self._job.repo, self._job.pause_s)
+        commit, listing = keep_trying(self._list, lambda: False, self._job.repo, self._job.pause_s, self._say_waiting)
         job = self._job
         files = choose(listing, job.quant, job.file, with_projector=job.with_projector)
         urls = {remote: f"{job.endpoint}/{job.repo}/resolve/{commit}/{quote(remote.path)}" for remote in files}
@@ -88,7 +88,7 @@ class Fetch:
             return furthest > was
 
         while part.tell() < remote.size_bytes:
-            keep_trying(lambda: self._read_once(remote, url, part), has_progressed, remote.path, self._job.pause_s)
+            keep_trying(lambda: self._read_once(remote, url, part), has_progressed, remote.path, self._job.pause_s, self._say_waiting)
 
     def _read_once(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:
         start = part.tell()
@@ -107,6 +107,9 @@ class Fetch:
                 if part.tell() == remote.size_bytes:
                     return  # what may follow is no part of it; the checksum has the last word
         raise CutShort(f"the transfer ended at byte {part.tell()} of {remote.size_bytes}")
+
+    def _say_waiting(self, why: str, pause_s: float) -> None:
+        self._report({"event": "waiting", "why": why, "pause_s": pause_s})
 
     def _say_progress(self, *, is_last: bool = False) -> None:
         now = time.monotonic()

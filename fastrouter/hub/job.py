@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastrouter.errors import FastrouterError
-from fastrouter.program import command_of
+from fastrouter.program import command_of, environment_for_own, start
 
 COMMAND = command_of("fastrouter.hub")
 MAX_REPORT_BYTES = 1 << 20
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_DEBUG")
+_TELLS_THE_TOKEN = "HF_DEBUG"  # it makes the hub's library print its requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ def to_failure(report: dict[str, Any]) -> DownloadFailed:
     return _BY_KIND.get(str(report.get("kind")), DownloadFailed)(str(report.get("message", "no cause given")))
 
 
-def start_process(job: Job) -> "subprocess.Popen[bytes]":
+def start_process(job: Job, stderr: int | None = None) -> "subprocess.Popen[bytes]":
     """The caller keeps its stdin open: the end of it, or of the thread that called, is the end of the process. Raises OSError."""
-    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    environment = {name: value for name, value in environment_for_own(os.environ).items() if name != _TELLS_THE_TOKEN}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = start(COMMAND, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
     assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")  # far less than a pipe holds
     process.stdin.flush()

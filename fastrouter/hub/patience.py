@@ -3,6 +3,7 @@
 Invariant: it gives up after some attempts that brought nothing; as long as bytes come, it goes on.
 """
 
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +16,7 @@ from fastrouter.hub.job import DownloadFailed, HubUnavailable, Refused
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 6  # that bring nothing, one after the other
+MAX_UNRESOLVED = 2  # for a host name that has no address: without a network that does not pass
 LONGEST_PAUSE_S = 8.0
 LONGEST_WISH_S = 60.0  # of a Retry-After
 
@@ -35,8 +37,18 @@ def _wish_of(error: Exception) -> float:
     return min(float(text), LONGEST_WISH_S) if text.isdigit() else 0.0
 
 
-def keep_trying(action: Callable[[], T], has_progressed: Callable[[], bool], said: str, pause_s: float) -> T:
-    """What `action` returns. Pauses begin with `pause_s` and double. Raises Refused, HubUnavailable, or what is no failure of the hub."""
+def _is_unresolved(error: BaseException | None) -> bool:
+    """The machine knows no address for the hub's name; the HTTP library has wrapped that twice."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def keep_trying(
+    action: Callable[[], T], has_progressed: Callable[[], bool], said: str, pause_s: float, on_wait: Callable[[str, float], None]
+) -> T:
+    """What `action` returns. Pauses begin with `pause_s` and double; `on_wait` is told why there is one, and its seconds. Raises Refused,
+    HubUnavailable, or what is no failure of the hub."""
     num_attempts = 0
     while True:
         try:
@@ -45,10 +57,11 @@ def keep_trying(action: Callable[[], T], has_progressed: Callable[[], bool], sai
             num_attempts = 1 if has_progressed() else num_attempts + 1
             if not _is_passing(error):
                 raise _explain(error, said) from None
-            if num_attempts >= MAX_ATTEMPTS:
+            if num_attempts >= (MAX_UNRESOLVED if _is_unresolved(error) else MAX_ATTEMPTS):
                 raise HubUnavailable(f"{said}: {_words(error)}; given up after {num_attempts} attempts") from None
-            pause = min(pause_s * 2 ** (num_attempts - 1), LONGEST_PAUSE_S)
-            time.sleep(max(pause, _wish_of(error)))
+            pause = max(min(pause_s * 2 ** (num_attempts - 1), LONGEST_PAUSE_S), _wish_of(error))
+            on_wait(_words(error), pause)
+            time.sleep(pause)
 
 
 def _words(error: Exception) -> str:
@@ -56,6 +69,9 @@ def _words(error: Exception) -> str:
         return f"the hub answers {error.response.status_code} {error.response.reason_phrase}".rstrip()
     if isinstance(error, httpx2.TimeoutException):
         return "the hub has gone silent"
+    if _is_unresolved(error):
+        host = error.request.url.host if isinstance(error, httpx2.RequestError) else "its name"
+        return f"the hub cannot be reached: {host} has no address (is this machine online? HF_ENDPOINT names another hub)"
     if isinstance(error, httpx2.ConnectError):
         return f"the hub cannot be reached ({error})"
     return str(error) or type(error).__name__

@@ -9,7 +9,22 @@ import shutil
 from collections.abc import Iterable
 from glob import escape, glob
 
-from fastrouter.sources import Found, scan_cache
+from fastrouter.sources import Found, printable, scan_cache
+from fastrouter.spec import ModelSpec
+
+_ORIGINS = {
+    "file": "it is the file that --model names",
+    "models_dir": "it is a file of --models-dir",
+    "preset": "a preset section names it",
+}
+
+
+def why_it_stays(spec: ModelSpec) -> str:
+    """A model that is in no cache, and what its user can do."""
+    if spec.base is not None:
+        return f"it is a preset section over the model {spec.base.id}; remove the section"
+    rest = "and only models in a download cache can be removed"
+    return f"{_ORIGINS[spec.source]}, {rest}; delete {printable(spec.path)} yourself, then reload"
 
 
 def find_cached(cache_dirs: Iterable[str], path: str) -> tuple[str, Found, list[Found]] | None:

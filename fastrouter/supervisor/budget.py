@@ -9,6 +9,8 @@ from functools import reduce
 
 from fastrouter.capabilities import is_encoder
 from fastrouter.spec import ModelSpec
+from fastrouter.supervisor.repacking import NOTHING as NO_REPACKING
+from fastrouter.supervisor.repacking import Repacking, sizes
 
 _BYTES_PER_VALUE = {
     "f32": 4.0,
@@ -54,17 +56,26 @@ def total(needs: Iterable[Need]) -> Need:
     return reduce(Need.__add__, needs, NOTHING)
 
 
-def estimate(spec: ModelSpec, *, has_device: bool) -> Need:
+def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REPACKING) -> Need:
     """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
     if spec.draft is not None:
-        return estimate(replace(spec, draft=None), has_device=has_device) + estimate(_draft_of(spec), has_device=has_device)
+        parts = (replace(spec, draft=None), _draft_of(spec))
+        return total(estimate(part, has_device=has_device, repacking=repacking) for part in parts)
     weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
     if not has_device or spec.options.gpu_layers == 0:
-        return Need(host_bytes=weights + heap_bytes(spec))
+        originals, copies = sizes(spec.header, repacking)
+        return Need(host_bytes=weights - originals + copies + heap_bytes(spec))
     num_layers = (spec.header.block_count if spec.header is not None else None) or 1
     share = 1.0 if spec.options.gpu_layers < 0 else min(1.0, spec.options.gpu_layers / num_layers)
     moved = int(share * (weights + heap_bytes(spec)))
     return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
+
+
+def unmapped_bytes(spec: ModelSpec, repacking: Repacking) -> int:
+    """Of its mapped weights, those that need not stay in memory: there is a copy."""
+    if not spec.options.mmap:
+        return 0
+    return sizes(spec.header, repacking)[0] + (sizes(spec.draft, repacking)[0] if spec.draft is not None else 0)
 
 
 def _draft_of(spec: ModelSpec) -> ModelSpec:

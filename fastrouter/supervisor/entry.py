@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrouter.errors import LoadFailed
+from fastrouter.errors import LoadFailed, ModelUnusable
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need
 from fastrouter.supervisor.instance import Instance
 from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.state import PUBLIC, State
 
-MAX_DROPPED = 2  # CPU variants; a request that kills them all is bad itself
+NUM_SUDDEN_ENDS = 2  # workers in a row that ended while they loaded a model: then it is the model
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 
 
@@ -91,8 +92,11 @@ class Entry:
     error: str | None = None
     exit_code: int | None = None
     last_words: tuple[str, ...] = ()  # of the worker that failed
-    needs_safe_mode: bool = False
-    num_dropped: int = 0  # CPU variants that it does without, after the safe mode has not helped
+    failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
+    num_sudden_ends: int = 0  # workers in a row that ended while they loaded it and did not say why
+    num_lost_workers: int = 0  # in a row that ended before they began to load it
+    remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
+    crash_code: int | None = None  # the exit code of that one; None: the remedy has been judged
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
     has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
@@ -104,6 +108,11 @@ class Entry:
     def is_pinned(self) -> bool:
         """Never evicted, and kept when idle."""
         return self.spec.is_pinned if self.pin is None else self.pin
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits who may start it."""
+        return any(waiter.can_start for waiter in self.waiters)
 
     @property
     def load_timer(self) -> str:
@@ -159,21 +168,25 @@ class Entry:
 
     def note_load(self) -> None:
         self.num_failures, self.retry_at = 0, 0.0
+        self.num_sudden_ends = self.num_lost_workers = 0
+
+    def note_sudden_end(self, has_begun: bool) -> bool:
+        """Its worker has ended while it loaded, and nobody knows why. True: another one may do better."""
+        if has_begun:
+            self.num_sudden_ends = (self.num_sudden_ends + 1) % NUM_SUDDEN_ENDS
+            return self.num_sudden_ends > 0
+        self.num_lost_workers = (self.num_lost_workers + 1) % NUM_SUDDEN_ENDS
+        return self.num_lost_workers > 0
 
     def forget_failures(self) -> None:
         self.note_load()
         self.forget_end()
-        self.needs_safe_mode, self.num_dropped = False, 0
+        self.remedy, self.crash_code = NONE, None
 
-    def next_remedy(self) -> str | None:
-        """What the next load does differently, after a first decode that killed; None: all has been tried."""
-        if not self.needs_safe_mode:
-            self.needs_safe_mode = True
-            return "it is tried once more in the safe mode"
-        if self.num_dropped < MAX_DROPPED:
-            self.num_dropped += 1
-            return "it is tried once more with llama.cpp's build for lesser CPUs"
-        return None
+    def note_no_cure(self, remedy: Remedy | None) -> None:
+        """The request that has crashed is given up. `remedy`: what is left to try, by the next one."""
+        self.crash_code = None
+        self.remedy = self.remedy if remedy is not None else NONE
 
     def note_end(self, cause: str, exit_code: int | None, last_words: Sequence[str]) -> None:
         """Its worker ended by itself."""
@@ -186,6 +199,7 @@ class Entry:
         """What a request gets that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
-        error = LoadFailed(self.spec.id, self.error or "", self.exit_code, self.last_words)
-        error.retry_after_s = max(1, round(self.retry_at - now))
+        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.last_words)
+        if self.failure_kind is not ModelUnusable:
+            error.retry_after_s = max(1, round(self.retry_at - now))
         return error

@@ -47,7 +47,7 @@ class Feed:
         self._emit(model_id, {"status": "loaded", "info": meta})
 
     def unloaded(self, model_id: str, reason: str) -> None:
-        """`reason`: count, memory, ttl, unload, reload."""
+        """`reason`: count, memory, ttl, unload, reload; crash: its worker has ended, and another one takes over."""
         self._emit(model_id, {"status": "unloaded", "exit_code": 0, "reason": reason})
 
     def sleeping(self, model_id: str) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from fastrouter.messages import LoadOptions, Prime
 from fastrouter.supervisor.budget import heap_bytes
 from fastrouter.supervisor.entry import Entry
+from fastrouter.supervisor.remedies import NONE, Remedy
 
 LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a small model
 OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 
 
-def forecast(entries: Iterable[Entry], free_bytes: int) -> Prime:
+def forecast(entries: Iterable[Entry], free_bytes: int, remedy: Remedy = NONE) -> Prime:
     """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
     used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None and not entry.has_expired]
     away = [entry for entry in used if entry.instance is None]
@@ -19,4 +20,5 @@ def forecast(entries: Iterable[Entry], free_bytes: int) -> Prime:
     likely = max(away, key=lambda entry: entry.last_used, default=None)
     if likely is None or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
         return Prime(heap, None, LoadOptions())
-    return Prime(heap, likely.spec.path, likely.spec.options)
+    remedy = remedy.joined(likely.remedy)
+    return Prime(heap, likely.spec.path, likely.spec.options, remedy.safe_mode, remedy.num_dropped)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter._core import Sink
-from fastrouter.errors import FastrouterError, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.machine import total_bytes
 from fastrouter.messages import (
     DECODING_CALLS,
     Abort,
@@ -35,6 +36,7 @@ from fastrouter.messages import (
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
 from fastrouter.supervisor.process import WorkerProcess, describe_exit
+from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.state import State, check
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -51,7 +53,7 @@ def fail_sink(sink: Sink, error: Exception) -> None:
     try:
         sink.fail(error)
     except Exception:  # a bug of ours in one sink: logged with its traceback
-        log.exception("failing %r", sink)
+        log.exception("a client could not be told that its answer has failed")
 
 
 @dataclass(slots=True)
@@ -83,6 +85,10 @@ class Instance:
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.failure_kind: type[LoadFailed] = LoadFailed
+        self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
+        self.remedy = NONE  # how it is loaded
+        self.has_begun = False  # the worker has said that it loads the model
         self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
         self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
@@ -108,7 +114,7 @@ class Instance:
     def heap_bytes(self) -> int:
         """Of its need, what is no mapped file."""
         weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
-        return max(0, self.need.host_bytes - weights)
+        return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
 
     @property
     def load_s(self) -> float:
@@ -122,7 +128,9 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, *, safe_mode: bool, num_dropped: int, verbosity: int) -> None:
+    def load(self, remedy: Remedy, verbosity: int) -> None:
+        self.remedy = remedy
+        safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
         self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
 
     def advance(self, state: State) -> None:
@@ -247,6 +255,7 @@ class Instance:
                 else:
                     future.set_exception(_read_error(message.error))
         elif isinstance(message, Progress):
+            self.has_begun = True
             if self.state is State.LOADING and message.value != (self.progress or 0.0):
                 self.progress = message.value
                 self._on_change(self)
@@ -260,6 +269,8 @@ class Instance:
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
                 self.failure = message.error
+                can_fit = not 0 < total_bytes() <= self.need.host_bytes
+                self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
         elif isinstance(message, Shelved):
             self.shelf_bytes = max(0, message.num_bytes)
@@ -270,7 +281,7 @@ class Instance:
 
     def _sink_failed(self, sink: Sink, error: BaseException) -> None:
         """A bug of ours: the ring has let go of the sink."""
-        log.error("%r: %s: %s", sink, type(error).__name__, error)
+        log.error("%s: an answer failed: %s: %s", self.spec.id, type(error).__name__, error)
         for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
             del self.streams[request_id]
             self.process.send(Abort(request_id))
@@ -298,6 +309,16 @@ class Instance:
         code = self.process.exit_code
         is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
         return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
+
+    @property
+    def has_retries(self) -> bool:
+        """It still works on what may have crashed a worker before."""
+        return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
+
+    @property
+    def has_calls(self) -> bool:
+        """Somebody waits for what it was asked."""
+        return any(not future.done() for future in self._calls.values())
 
     def fail_calls(self, error: Exception) -> None:
         for future in self._calls.values():

@@ -9,9 +9,12 @@ from typing import Any
 
 import orjson
 
+from fastrouter.machine import cpu_features
 from fastrouter.remembered import Remembered
 from fastrouter.spec import ModelSpec
-from fastrouter.supervisor.budget import Need, estimate
+from fastrouter.supervisor.budget import Need, estimate, unmapped_bytes
+from fastrouter.supervisor.remedies import Remedy
+from fastrouter.supervisor.repacking import repacking_of
 
 MAX_ENTRIES = 4096
 _BYTES_PER_S = 1 << 30  # a guess, for what has never been loaded
@@ -21,15 +24,18 @@ _NOT_FOR_MEMORY = ("sampling", "n_predict", "chat_template", "chat_template_kwar
 
 class Measures:
     def __init__(self, remembered: Remembered | None = None) -> None:
-        self._remembered = remembered or Remembered("loads", 1, MAX_ENTRIES)
+        self._remembered = remembered or Remembered("loads", 2, MAX_ENTRIES)
         self.has_device = False  # a worker has said that it has a GPU
+        self.repacking = repacking_of(cpu_features())
 
     def __repr__(self) -> str:
         return f"<Measures {self._remembered!r}>"
 
     def need(self, spec: ModelSpec) -> Need:
         known = self._known(spec)
-        return Need(known["host_bytes"], known["device_bytes"]) if known else estimate(spec, has_device=self.has_device)
+        if known is not None:
+            return Need(known["host_bytes"], known["device_bytes"])
+        return estimate(spec, has_device=self.has_device, repacking=self.repacking)
 
     def is_measured(self, spec: ModelSpec) -> bool:
         return self._known(spec) is not None
@@ -50,7 +56,16 @@ class Measures:
             return
         host, device = memory.get("host_bytes"), memory.get("device_bytes")
         if type(host) is int and type(device) is int and 0 <= host < 1 << 50 and 0 <= device < 1 << 50:
+            host = max(0, host - self.unmapped_bytes(spec))  # the worker counts all of the file
             self._remembered.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
+
+    def use(self, remedy: Remedy) -> None:
+        """With which llama.cpp loads models from now on."""
+        self.repacking = repacking_of(cpu_features(), remedy)
+
+    def unmapped_bytes(self, spec: ModelSpec) -> int:
+        """Of its file, what is repacked into memory of its own."""
+        return 0 if self.has_device and spec.options.gpu_layers else unmapped_bytes(spec, self.repacking)
 
     def save(self) -> None:
         """Blocks for as long as the disk does."""
@@ -67,6 +82,6 @@ class Measures:
 def _key(spec: ModelSpec) -> str:
     """The same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
     options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}
-    path, mmproj, stats = (*spec.fingerprint, None, None, None)[:3]
-    content = orjson.dumps([path or spec.path, mmproj, stats, options], option=orjson.OPT_SORT_KEYS)
+    path, mmproj, states = (*spec.fingerprint, None, None, None)[:3]
+    content = orjson.dumps([path or spec.path, mmproj, [state[:2] for state in states or ()], options], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]

@@ -3,7 +3,6 @@
 Invariant: an instance's `need` is what it was admitted with until its load has shown better.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from fastrouter.config import Config
@@ -62,10 +61,6 @@ class Memory:
         if type(free_bytes) is int:  # it has seen a device
             self.measures.has_device = True
             self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in instances))
-
-    def save_aside(self) -> None:
-        """Write it down, in a thread: the disk may be slow."""
-        asyncio.get_running_loop().run_in_executor(None, self.measures.save)
 
     def save(self) -> None:
         self.measures.save()

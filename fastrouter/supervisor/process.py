@@ -8,21 +8,24 @@ never used to signal anybody. Invariant: every descriptor opened here is closed 
 import asyncio
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import signal
 import socket
 import struct
 import subprocess
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.messages import Hello
-from fastrouter.program import command_of
-from fastrouter.supervisor.log import clean_line
+from fastrouter.program import command_of, environment_for_own, start
+from fastrouter.supervisor.line_pipe import LinePipe
 from fastrouter.wire import AsyncWire
 
 log = logging.getLogger("fastrouter.worker")
@@ -32,13 +35,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 DEFAULT_POLL = 50
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 NUM_LOG_LINES = 200
-MAX_LINE_BYTES = 4096
-LAST_READS = 8  # twice what a pipe holds
-LOG_READ_BYTES = 16 << 10  # at a time: a worker that floods its log must not keep the others waiting
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
 UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
 HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
 LAST_WORDS_S = 1.0  # between a worker's end and that of its wire, which only a process of its own making can keep open
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -76,17 +77,32 @@ def describe_exit(exit_code: int | None) -> str:
         return f"was killed by signal {-exit_code}"
 
 
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Raises FastrouterError for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        more = "; allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise FastrouterError(f"cannot start worker processes: {error.strerror or error}{more}") from None
+
+
 class Nursery:
     """The fork server. Started again when it is needed and gone."""
 
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
         self._command = command or NURSERY_COMMAND
-        self._environment = {**os.environ}
+        self._environment = environment_for_own(os.environ)
+        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
             self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
+        self.on_end: Callable[[], None] = lambda: None  # it has died, and is not started again by itself
         self._process: subprocess.Popen[bytes] | None = None
+        self._num_failed_starts = 0  # in a row that ended by themselves before a worker was up
+        self._retry_at = 0.0
         self._socket: socket.socket | None = None
+        self._output: LinePipe | None = None
         # The workers hold the reading end: its end of file tells them that the router is gone.
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
 
@@ -98,37 +114,64 @@ class Nursery:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
+        """Raises FastrouterError: it cannot be started, or ended too often just now."""
         if self._process is not None:
-            log.error("the fork server %s; starting another", describe_exit(self._end()))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._process = subprocess.Popen(
-                [*self._command, "--nursery", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-            )
-        except OSError as error:
-            ours.close()
-            raise FastrouterError(f"cannot start worker processes: {error}") from None
-        finally:
-            theirs.close()
+            self._note_end(self._end())
+        if time.monotonic() < self._retry_at:
+            raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
+        with _in_words(), contextlib.ExitStack() as undo:
+            output = LinePipe(partial(log.warning, "fork server: %s"))  # it speaks only when something is wrong
+            undo.callback(output.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            command = [*self._command, "--nursery", str(theirs.fileno())]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output.child_fd, "stderr": output.child_fd}
+            with theirs:
+                self._process = start(command, self._environment, pass_fds=[theirs.fileno()], **streams)
+            undo.pop_all()
+        output.listen()
         ours.settimeout(SPAWN_TIMEOUT_S)
-        self._socket = ours
+        self._socket, self._output = ours, output
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._hung_up)
+
+    def _hung_up(self) -> None:
+        """It never says anything, so this is its end."""
+        self._note_end(self._end())
+        self.on_end()
+
+    def _note_end(self, exit_code: int | None) -> None:
+        log.warning("the fork server %s", describe_exit(exit_code))
+        if exit_code is not None and exit_code >= 0:  # by itself, not by a signal from outside
+            self._num_failed_starts += 1
+            self._retry_at = time.monotonic() + BACK_OFF_S[min(self._num_failed_starts, len(BACK_OFF_S)) - 1]
+
+    def note_worker(self) -> None:
+        """One that it made is up: it works."""
+        self._num_failed_starts, self._retry_at = 0, 0.0
 
     def _end(self) -> int | None:
         """Its exit code, None when there was none."""
         if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
         process, self._process = self._process, None
         if process is None:
             return None
         process.kill()
-        return process.wait()
+        exit_code = process.wait()
+        if self._output is not None:
+            self._output.read_last()
+            self._output.close()
+            self._output = None
+        return exit_code
 
     def spawn(self) -> "WorkerProcess":
-        """A new worker, on its way up. Raises FastrouterError, OSError."""
+        """A new worker, on its way up. Raises FastrouterError."""
+        with _in_words():
+            return self._spawn()
+
+    def _spawn(self) -> "WorkerProcess":
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)
@@ -178,17 +221,14 @@ class WorkerProcess:
             undo.callback(self._child_sock.close)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._sock.setblocking(False)
-            self._log, self._child_log = os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, self._log)
-            undo.callback(os.close, self._child_log)
-            os.set_blocking(self._log, False)
+            self._log = LinePipe(self._take_line)
+            undo.callback(self._log.close)
             self.ring = TokenRing.create()
             undo.pop_all()
         self._wire = AsyncWire(self._receive, self._wire_closed)
         self._connecting: asyncio.Task[Any] | None = None
         self._pidfd: int | None = None
         self._timer: asyncio.TimerHandle | None = None  # what is not waited for for ever: its first sign of life, its end
-        self._half_line = b""
         self._is_doomed = False
         self._is_wire_open = True
         self._is_listening = False
@@ -203,22 +243,16 @@ class WorkerProcess:
 
     def child_fds(self, lifeline: int) -> list[int]:
         """In the order of the fork request; valid until `listen`."""
-        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._child_log]
+        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._log.child_fd]
 
     def listen(self) -> None:
         """Its descriptors have been sent."""
-        self._close_child_ends()
+        self._child_sock.close()
         self._is_listening = True
         self._loop.add_reader(self._sock.fileno(), self._greet)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
-        self._loop.add_reader(self._log, self._read_log)
+        self._log.listen()
         self._wait_at_most(UP_TIMEOUT_S, self._exited)
-
-    def _close_child_ends(self) -> None:
-        self._child_sock.close()
-        if self._child_log >= 0:
-            os.close(self._child_log)
-            self._child_log = -1
 
     def send(self, message: Any) -> None:
         self._wire.send(message)
@@ -269,8 +303,13 @@ class WorkerProcess:
         """Only a child of ours is a worker."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            self._pidfd = os.pidfd_open(pid)
         except OSError:
+            return False
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:  # no descriptor is left to watch it with
+            log.error("a worker cannot be watched and is ended: %s", error.strerror)
+            os.kill(pid, signal.SIGKILL)  # a child that nobody has waited for keeps its number
             return False
         self.pid = pid
         self._loop.add_reader(self._pidfd, self._died)
@@ -284,37 +323,20 @@ class WorkerProcess:
 
     def _break(self, error: ProtocolError) -> None:
         self.broke_protocol = error.message
-        log.error("worker %s broke the protocol and is killed: %s", self.pid, error.message)
+        log.error("worker %s broke the protocol and is killed: %s", self.pid or "that was starting", error.message)
         self._loop.remove_reader(self.ring.doorbell_fd)
         self.kill()
 
-    def _read_log(self) -> bool:
-        """True: there may be more."""
-        try:
-            data = os.read(self._log, LOG_READ_BYTES)
-        except BlockingIOError:
-            return False
-        is_end = not data
-        if is_end:
-            self._loop.remove_reader(self._log)
-            data = b"\n"
-        *lines, self._half_line = (self._half_line + data).split(b"\n")
-        if len(self._half_line) > MAX_LINE_BYTES:
-            lines.append(self._half_line)
-            self._half_line = b""
-        for line in lines:
-            text = clean_line(line[:MAX_LINE_BYTES].decode("utf-8", "replace"))
-            if text:
-                self.lines.append(text)
-                self.on_line(text)
-        return not is_end
+    def _take_line(self, text: str) -> None:
+        self.lines.append(text)
+        self.on_line(text)
 
     def _log_line(self, text: str) -> None:
-        log.debug("[%s] %s", self.pid, text)
+        log.debug("[%s] %s", self.pid or "starting", text)
 
     def tell(self, on_line: Callable[[str], None]) -> None:
         """From here on its lines are a model's; what it has said before, it said as a spare."""
-        self._read_log()
+        self._log.read()
         self.on_line = on_line
 
     # ------------------------------------------------------------ its end
@@ -348,9 +370,7 @@ class WorkerProcess:
         if self.is_closed:
             return
         self.drain()
-        for _ in range(LAST_READS):
-            if not self._read_log():
-                break
+        self._log.read_last()
         on_exit = self.on_exit
         self.close()
         on_exit()
@@ -368,12 +388,11 @@ class WorkerProcess:
             self._sock.close()
         if self._is_listening:
             self._loop.remove_reader(self.ring.doorbell_fd)
-            self._loop.remove_reader(self._log)
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
-        self._close_child_ends()
+        self._child_sock.close()
+        self._log.close()
         self._wire.close()
-        os.close(self._log)
         self.ring.close()

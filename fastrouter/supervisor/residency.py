@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from fastrouter import metrics
 from fastrouter.config import Config
-from fastrouter.errors import FastrouterError, LoadFailed, ModelNotLoaded, Unavailable, WorkerDied
+from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.machine import available_bytes
 from fastrouter.messages import Notice
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
+from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.feed import Event, Feed
 from fastrouter.supervisor.forecast import forecast
@@ -27,6 +28,7 @@ from fastrouter.supervisor.memory import Memory
 from fastrouter.supervisor.planner import Limits, next_change, plan
 from fastrouter.supervisor.process import Nursery, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.supervisor.queue import Queue
+from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.spares import Spares
 from fastrouter.supervisor.state import State
 from fastrouter.supervisor.timers import Timers
@@ -50,9 +52,11 @@ class Residency:
         self._verbosity = config.verbosity
         self.timers = Timers()
         self.is_stopping = False
+        self.remedies = Remedies()
+        self._deaths = Deaths(self, self.remedies)
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that a model had to leave for another
-        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap)
+        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap_ended)
         self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
     def __repr__(self) -> str:
@@ -62,6 +66,7 @@ class Residency:
 
     def start(self) -> None:
         adopt_orphans()
+        self.memory.measures.use(self.remedies.known)
         self._spares.start()
         self._prime()
 
@@ -80,7 +85,7 @@ class Residency:
         while reap_unknown(set()) and self._loop.time() < deadline:
             await asyncio.sleep(0.005)
         self.timers.close()
-        self.memory.save()
+        self._save()
 
     def instances(self) -> list[Instance]:
         return [entry.instance for entry in self.entries.values() if entry.instance is not None]
@@ -192,6 +197,9 @@ class Residency:
     def take_back(self, instance: Instance) -> None:
         """A lease's release."""
         instance.take_back()
+        if self._deaths.note_answer(self.entries[instance.spec.id], instance):
+            self.memory.measures.use(self.remedies.known)
+            self._save_later()
         if not instance.num_leases:
             self._share_cores()
             self._loop.call_soon(self._spares.make)  # nothing is slowed down by it now
@@ -238,17 +246,18 @@ class Residency:
         """Give the model to the spare."""
         try:
             process = self._spares.take()
-        except (FastrouterError, OSError) as error:
-            self.refuse_waiters(entry, LoadFailed(entry.spec.id, str(error)))
+        except (FastrouterError, OSError) as error:  # no descriptors, no fork server: nothing of the model's
+            self.refuse_waiters(entry, Unavailable(f"model '{entry.spec.id}' cannot be loaded now: {error}", model=entry.spec.id))
             return
         entry.forget_end()
         entry.is_asleep = entry.has_expired = False
         entry.begin_load(has_evicted=self._evicted_at >= entry.since)
         instance = entry.instance = Instance(entry.spec, self.memory.measures.need(entry.spec), process, self._changed, self._noticed)
+        instance.unmapped_bytes = self.memory.measures.unmapped_bytes(entry.spec)
         process.on_exit = lambda: self._ended_instance(entry, instance)
         process.tell(self.logs.of(entry.spec.id).begin(process.pid))
         self.memory.make_way(self.instances(), self.limits())
-        instance.load(safe_mode=entry.needs_safe_mode, num_dropped=entry.num_dropped, verbosity=self._verbosity)
+        instance.load(self.remedies.known.joined(entry.remedy), self._verbosity)
         for waiter in self.queue.take_where(entry, wants_lease=False):
             if not waiter.future.done():
                 waiter.future.set_result(None)
@@ -271,12 +280,24 @@ class Residency:
         entry.note_load()
         metrics.loaded(model_id, entry.end_load())
         self.memory.learn(instance, self.instances())
-        self.timers.at("save", time.monotonic() + SAVE_DELAY_S, self.memory.save_aside)
+        self._save_later()
         self.rebalance()
         self.feed.loaded(model_id, instance.meta)
         self._prime()
         self.timers.after(SPARE_DELAY_S, self._spares.make)
         self.may_be_idle(entry)
+
+    def _save_later(self) -> None:
+        self.timers.at("save", time.monotonic() + SAVE_DELAY_S, self._save_aside)
+
+    def _save_aside(self) -> None:
+        """In a thread: the disk may be slow."""
+        self._loop.run_in_executor(None, self._save)
+
+    def _save(self) -> None:
+        """Blocks for as long as the disk does."""
+        self.memory.save()
+        self.remedies.save()
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
@@ -329,8 +350,7 @@ class Residency:
 
     def _ended_instance(self, entry: Entry, instance: Instance) -> None:
         """The process is reaped and everything it said has been delivered."""
-        self._reap()
-        self.timers.after(REAP_DELAY_S, self._reap)
+        self._reap_ended()
         self.timers.cancel(entry.load_timer)
         entry.instance = None
         entry.end_load()
@@ -339,10 +359,10 @@ class Residency:
         how = None if was is State.DYING else describe_exit(instance.process.exit_code)
         last_words = self.logs.of(entry.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
-            self._crashed(entry, instance, was, last_words)
+            self._deaths.take(entry, instance, was, last_words)
         for stream in instance.take_streams():
             fail_sink(stream.sink, Unavailable("the model was unloaded"))
-        for waiter in self.queue.take_where(entry, can_start=False):
+        for waiter in self.queue.take_where(entry, can_start=False) if not entry.is_wanted else ():
             self.refuse(waiter, ModelNotLoaded(entry.spec.id))
         instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}", last_words))
         self.timers.after(SPARE_DELAY_S, self._spares.make)
@@ -352,47 +372,13 @@ class Residency:
         self.rebalance()
 
     def _prime(self) -> None:
-        self._spares.prime(forecast(self.entries.values(), available_bytes()))
+        self._spares.prime(forecast(self.entries.values(), available_bytes(), self.remedies.known))
+
+    def _reap_ended(self) -> None:
+        """A process has ended, or is about to."""
+        self._reap()
+        self.timers.after(REAP_DELAY_S, self._reap)
 
     def _reap(self) -> None:
         pids = [*self._spares.pids, *(instance.process.pid for instance in self.instances())]
         reap_unknown({pid for pid in pids if pid is not None})
-
-    def _crashed(self, entry: Entry, instance: Instance, was: State, last_words: list[str]) -> None:
-        spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
-        log.error("%s: %s", spec.id, cause, extra={"model": spec.id, "event": "failed", "exit_code": exit_code})
-        for line in last_words[-5:]:
-            log.error("%s: | %s", spec.id, line, extra={"model": spec.id, "event": "worker_line"})
-        entry.note_end(cause, exit_code, last_words)
-        if was is State.LOADING:
-            entry.note_failed_load(time.monotonic())
-            metrics.load_failed(spec.id)
-            if instance.process.is_up or entry.num_failures > 1:  # else it was never told to load, and another worker may be
-                self.refuse_waiters(entry, LoadFailed(spec.id, cause, exit_code, last_words))
-        else:
-            metrics.died(spec.id)
-            metrics.evicted(spec.id, "crash")
-            remedy = entry.next_remedy() if instance.is_killed_by_first_decode() else None
-            if remedy is not None:
-                log.warning("%s: its first decode killed its worker; %s", spec.id, remedy)
-            error = WorkerDied(f"model {spec.id} has crashed: {cause}", last_words)
-            self._retry_or_fail(entry, instance, was, error, num_retries=1 if remedy is None else 2)
-        self.feed.failed(spec.id, exit_code, cause, last_words)
-
-    def _retry_or_fail(self, entry: Entry, instance: Instance, was: State, error: WorkerDied, *, num_retries: int) -> None:
-        """A stream of which the client has seen nothing starts again on a fresh worker; the others are told."""
-        leases: list[Lease] = []
-        for stream in instance.take_streams():
-            lease: Lease = stream.owner
-            stream.num_deaths += 1
-            if lease.is_released:
-                continue  # the end of a sibling ended it
-            if stream.num_deaths <= num_retries and was is not State.STOPPING and not self.is_stopping and stream.sink.restart():
-                if not lease.resubmitted:
-                    leases.append(lease)
-                lease.resubmitted.append(stream)
-            else:
-                fail_sink(stream.sink, error)
-        for lease in leases:
-            if not lease.is_released:
-                self.enqueue(entry, Waiter(self._loop.create_future(), can_start=True, lease=lease))

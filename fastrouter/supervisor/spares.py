@@ -19,6 +19,7 @@ RETRY_S = 1.0
 class Spares:
     def __init__(self, nursery: Nursery, on_exit: Callable[[], None]) -> None:
         self._nursery = nursery
+        self._nursery.on_end = self._nursery_ended
         self._on_exit = on_exit
         self._spare: WorkerProcess | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -45,6 +46,15 @@ class Spares:
         self._nursery.start()
         self.make()
 
+    def _nursery_ended(self) -> None:
+        """Another one is up before it is needed."""
+        if not self._is_stopping:
+            try:
+                self._nursery.start()
+            except (FastrouterError, OSError) as error:
+                log.error("no fork server: %s", error)
+                self._make_later()
+
     def make(self) -> None:
         """Idempotent. A failure is tried again later: it costs a load some time, nothing else."""
         if self._spare is not None or self._is_stopping:
@@ -69,6 +79,8 @@ class Spares:
     def take(self) -> WorkerProcess:
         """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""
         spare, self._spare = self._spare, None
+        if spare is not None and spare.is_up:
+            self._nursery.note_worker()
         return spare if spare is not None else self._nursery.spawn()
 
     def _ended(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastrouter.config import Config
-from fastrouter.errors import InvalidRequest, LoadFailed, ModelNotLoaded, Unavailable
+from fastrouter.errors import InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor import census
 from fastrouter.supervisor.entry import UNLOADED, Entry, Prospect, Status, Waiter
@@ -51,11 +51,15 @@ class Supervisor:
     async def start(self) -> None:
         self._residency.start()
 
-    async def stop(self, timeout_s: float) -> None:
-        """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
+    def refuse_waiting(self) -> None:
+        """From now on nobody gets a lease; who has one keeps it. Idempotent."""
         self._residency.is_stopping = True
         for entry in self._queue.entries():
             self._residency.refuse_waiters(entry, Unavailable("the server is stopping"))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
+        self.refuse_waiting()
         deadline = self._loop.time() + timeout_s
         while any(instance.num_leases for instance in self.instances()) and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
@@ -86,8 +90,9 @@ class Supervisor:
         return lease
 
     async def _wait(self, entry: Entry, waiter: Waiter) -> Lease | None:
-        if not entry.spec.can_be_tried and entry.instance is None:
-            raise LoadFailed(entry.spec.id, entry.spec.error or "")
+        is_ending = entry.instance is not None and entry.instance.state in (State.STOPPING, State.DYING)
+        if not entry.spec.can_be_tried and (entry.instance is None or is_ending):
+            raise ModelUnusable(entry.spec.id, entry.spec.error or "")
         if self._residency.is_stopping:
             raise Unavailable("the server is stopping")
         refusal = entry.refusal(time.monotonic())

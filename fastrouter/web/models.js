@@ -79,7 +79,7 @@ export class Models extends EventTarget {
     }
     const ids = new Set(this.#models.keys());
     const pinned = new Map(this.list().map((model) => [model.id, model.pinned]));
-    this.#models = new Map(listing.data.map((entry) => [entry.id, { aliases: [], tags: [], ...entry, pinned: pinned.get(entry.id) ?? false }]));
+    this.#models = new Map(listing.data.map((entry) => [entry.id, { aliases: [], spellings: [], tags: [], ...entry, pinned: pinned.get(entry.id) ?? false }]));
     for (const id of this.#models.keys()) ids.add(id);
     this.isKnown = true;
     this.#changed([...ids]);

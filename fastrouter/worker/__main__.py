@@ -1,4 +1,5 @@
-"""A worker process: `--nursery FD` serves forks, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly.
+"""A worker process: `--nursery FD` serves forks, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly; `--render FD`
+renders chat templates for one.
 
 This file knows only argv and the environment a worker needs before its imports; the rest is in nursery.py and loop.py.
 """
@@ -6,8 +7,15 @@ This file knows only argv and the environment a worker needs before its imports;
 import os
 import sys
 
+from fastrouter.streams import open_missing
+
 
 def main(argv: list[str]) -> int:
+    open_missing()
+    if len(argv) == 2 and argv[0] == "--render":
+        from fastrouter.worker import render_process
+
+        return render_process.serve(int(argv[1]))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the nursery multi-threaded, and it forks
     from fastrouter.worker import nursery
 
@@ -16,7 +24,7 @@ def main(argv: list[str]) -> int:
     if len(argv) == 5 and argv[0] == "--spare":
         control, memory, doorbell, lifeline = map(int, argv[1:])
         return nursery.run_spare(control, memory, doorbell, lifeline)
-    sys.stderr.write("usage: python -m fastrouter.worker --nursery FD | --spare CONTROL MEM DOORBELL LIFELINE\n")
+    sys.stderr.write("usage: python -m fastrouter.worker --nursery FD | --render FD | --spare CONTROL MEM DOORBELL LIFELINE\n")
     return 2
 
 

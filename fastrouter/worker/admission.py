@@ -9,7 +9,7 @@ from array import array
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.errors import ContextExceeded, NotSupported
+from fastrouter.errors import ModelCannot
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.answers import Answers
@@ -21,10 +21,11 @@ from fastrouter.worker.fair_queue import FairQueue
 from fastrouter.worker.infill import build_infill
 from fastrouter.worker.model import Model
 from fastrouter.worker.prefix import Prefixes
-from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.prompts import Prompts, context_exceeded
 from fastrouter.worker.sampler import Sampler, file_defaults
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.slots import Slot, Slots
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 COMPILE_DEADLINE_S = 20.0  # of a grammar, from the request on
 NUM_SPARED = 32  # tokens of the KV cache for each sequence that runs: what is admitted must not be in the way at once
@@ -71,15 +72,15 @@ class Admission:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             if not self._context.memory or self._context.is_embedding:
-                raise NotSupported("this model cannot generate text")
+                raise ModelCannot("this model cannot generate text")
             generate = self._with_defaults(generate)
-            request = Request(generate, self._build(generate), self._adapters.resolve(generate.lora))
-            if len(request.prompt) >= self._context.n_ctx_slot:
-                raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
-            if generate.constraint is None:
+            request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            self._check_length(request)
+            if generate.constraint is not None:
+                request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
+            if request.grammar is None and request.reading is None:
                 self._queue(request)
             else:
-                request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
@@ -91,6 +92,8 @@ class Admission:
             changes["constraint"] = options.constraint
         if options.stop and not generate.stop:
             changes["stop"] = options.stop
+        if generate.messages is not None and not generate.chat_template and (end := self._prompts.fallback_stop):
+            changes["stop"] = [*changes.get("stop", generate.stop), end]
         return replace(generate, **changes) if changes else generate
 
     def check_constraint(self) -> None:
@@ -102,14 +105,27 @@ class Admission:
             finally:
                 self._grammars.leave(found)
 
-    def _build(self, generate: Generate) -> "array[int]":
-        """The prompt's tokens."""
-        if generate.infill is not None:
-            return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
-        return self._prompts.build(generate)[0]
+    def _read(self, generate: Generate) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them."""
+        if generate.infill is None:
+            return self._prompts.read(generate, self._context.n_ctx_slot)
+        num_chars = count_chars([generate.prompt, generate.infill], LONG_CHARS)
+        if num_chars <= SHORT_CHARS:
+            return self._build_infill(generate)
+        return self._prompts.jobs.start(lambda: self._build_infill(generate), num_chars)
+
+    def _build_infill(self, generate: Generate) -> "array[int]":
+        return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
+
+    def _check_length(self, request: Request) -> None:
+        if len(request.prompt) >= self._context.n_ctx_slot:
+            raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
 
     def _queue(self, request: Request) -> None:
-        """Its grammar, if it has one, is ready or has failed: that raises."""
+        """Its prompt and its grammar are ready or have failed: that raises."""
+        if request.reading is not None:
+            request.prompt, request.reading = request.reading.result(), None
+            self._check_length(request)
         sequence = self.choice(request, 0)
         if request.prompt:
             self._waiting.add(sequence)
@@ -119,17 +135,18 @@ class Admission:
     def _queue_compiled(self) -> None:
         for request in self._compiling[:]:
             grammar = request.grammar
-            if grammar is None or not (grammar.done() or time.monotonic() > request.came_at + COMPILE_DEADLINE_S):
+            is_late = grammar is not None and not grammar.done() and time.monotonic() > request.came_at + COMPILE_DEADLINE_S
+            if not (request.is_ready or is_late):
                 continue
             self._compiling.remove(request)
             try:
-                if not grammar.done():
+                if grammar is not None and is_late:
                     raise self._grammars.give_up(request.generate.constraint or {}, grammar)
                 self._queue(request)
             except Exception as error:
                 self._answers.refuse(request.id, error)
             finally:
-                self._grammars.leave(grammar)
+                self._let_go(request)
 
     def choice(self, request: Request, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
@@ -156,8 +173,14 @@ class Admission:
         self._waiting.forget(request_id)
         for request in [request for request in self._compiling if request.id == request_id]:
             self._compiling.remove(request)
-            if request.grammar is not None:
-                self._grammars.leave(request.grammar)
+            self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        """It waits no longer for what was to be made of it."""
+        if request.reading is not None:
+            request.reading.cancel()
+        if request.grammar is not None:
+            self._grammars.leave(request.grammar)
 
     # ------------------------------------------------------------ out
 
@@ -261,8 +284,3 @@ class Admission:
             self.slots.release(slot)
             if not keeps_kv:
                 self.prefixes.forget(slot)
-
-
-def context_exceeded(num_tokens: int, n_ctx: int) -> ContextExceeded:
-    message = f"request ({num_tokens} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
-    return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)

@@ -6,6 +6,7 @@ object is made per token.
 
 import ctypes
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,19 @@ def bind(name: str, restype: Any, *argtypes: Any) -> Any:
 
 
 class LlamaError(FastrouterError):
-    """llama.cpp refused; the message ends with what it logged."""
+    """llama.cpp refused; the message says what it logged."""
+
+
+class Scarcity(LlamaError):
+    """It had no memory, or no descriptor, for it now."""
+
+
+def refusal(cause: str, path: str = "") -> LlamaError:
+    """Of a load, for the cause that llama.cpp logged. `path`: the file that it could not open."""
+    said = f"{path}: " if path else ""
+    if re.search(r"alloc|\bmemory\b|too many open files", cause, re.IGNORECASE):
+        return Scarcity(f"{said}{cause}")
+    return LlamaError(f"{said}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
 
 
 log = LlamaLog()
@@ -75,9 +88,14 @@ def cpu_function(name: bytes) -> int:
     return lib.ggml_backend_reg_get_proc_address(lib.ggml_backend_reg_by_name(b"CPU"), name) or 0
 
 
-def drop_best_variants(count: int) -> tuple[list[str], str] | None:
+def cpu_variant() -> str:
+    """The name of the one in use."""
+    return cpu_variants.of_address(cpu_function(b"ggml_threadpool_new"))
+
+
+def drop_best_variants(count: int) -> None:
     """See cpu_variants."""
-    return cpu_variants.use_without_best(lib, backend_folder(), count)
+    cpu_variants.use_without_best(lib, backend_folder(), count)
 
 
 def device_free_bytes() -> int | None:

@@ -7,109 +7,25 @@ InvalidRequest.
 
 import json
 import re
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.builtin_templates import source_of
+from fastrouter.errors import InvalidRequest
+from fastrouter.templates import MAX_SOURCE_CHARS
 from fastrouter.worker.sandbox import Sandbox
+from fastrouter.worker.tame import MAX_CHARS as MAX_TAME_CHARS
+from fastrouter.worker.tame import is_tame
 
-MAX_SOURCE_CHARS = 1 << 20
 MAX_SECONDS = 5.0
+TOO_MUCH_MEMORY = "chat template: it needs more memory than a template may take"
 _MAX_ERROR_CHARS = 2000
+_DATE = "%d %b %Y"  # of today, as llama-server gives it
 
 Message = dict[str, Any]
-
-# ---------------------------------------------------------------- templates with a name
-
-
-def _turns(turn: str, prompt: str = "", start: str = "") -> str:
-    return f"{start}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
-
-
-def _by_role(system: str, user: str, assistant: str) -> str:
-    return f"{{% if message.role == 'system' %}}{system}{{% elif message.role == 'user' %}}{user}{{% else %}}{assistant}{{% endif %}}"
-
-
-def _llama2(system: str) -> str:
-    turn = _by_role(system, "{{ message.content + ' [/INST]' }}", "{{ message.content + '</s>' }}{% set ns.is_open = false %}")
-    opening = "{% if not ns.is_open %}{{ '[INST] ' }}{% set ns.is_open = true %}{% endif %}"
-    return _turns(opening + turn, start="{% set ns = namespace(is_open=false) %}")
-
-
-def _mistral(before: str, after: str) -> str:
-    """Up to v3 the system message is part of the first instruction."""
-    system, user = "{{ message.content + '\\n\\n' }}", f"{{{{ message.content + '{before}[/INST]' }}}}"
-    turn = _by_role(system, user, f"{{{{ '{after}' + message.content + '</s>' }}}}{{% set ns.is_open = false %}}")
-    opening = f"{{% if not ns.is_open %}}{{{{ '{before}[INST]{after}' }}}}{{% set ns.is_open = true %}}{{% endif %}}"
-    return _turns(opening + turn, start="{% set ns = namespace(is_open=false) %}")
-
-
-def _mistral_v7(space: str) -> str:
-    system = f"{{{{ '[SYSTEM_PROMPT]{space}' + message.content + '[/SYSTEM_PROMPT]' }}}}"
-    return _turns(
-        _by_role(system, f"{{{{ '[INST]{space}' + message.content + '[/INST]' }}}}", f"{{{{ '{space}' + message.content + '</s>' }}}}")
-    )
-
-
-_CONTENT = "{{ message.content }}"
-_GEMMA = (
-    "{% if message.role == 'system' %}{% set ns.system = ns.system + message.content|trim %}{% else %}"
-    r"{{ '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' }}"
-    r"{% if ns.system and message.role != 'assistant' %}{{ ns.system + '\n\n' }}{% set ns.system = '' %}{% endif %}"
-    r"{{ message.content|trim + '<end_of_turn>\n' }}{% endif %}"
-)
-
-BUILT_IN = {
-    "chatml": _turns(r"{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}", r"{{ '<|im_start|>assistant\n' }}"),
-    "llama2": _llama2(r"{{ message.content + '\n' }}"),
-    "llama2-sys": _llama2(r"{{ '<<SYS>>\n' + message.content + '\n<</SYS>>\n\n' }}"),
-    "llama3": _turns(
-        r"{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content|trim + '<|eot_id|>' }}",
-        r"{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
-    ),
-    "mistral-v1": _mistral(" ", " "),
-    "mistral-v3": _mistral("", " ").replace("' ' + message.content +", "' ' + message.content|trim +"),
-    "mistral-v3-tekken": _mistral("", ""),
-    "mistral-v7": _mistral_v7(" "),
-    "mistral-v7-tekken": _mistral_v7(""),
-    "gemma": _turns(_GEMMA, r"{{ '<start_of_turn>model\n' }}", "{% set ns = namespace(system='') %}"),
-    "command-r": _turns(
-        "{{ '<|START_OF_TURN_TOKEN|>' }}"
-        + _by_role("{{ '<|SYSTEM_TOKEN|>' }}", "{{ '<|USER_TOKEN|>' }}", "{{ '<|CHATBOT_TOKEN|>' }}")
-        + "{{ message.content|trim + '<|END_OF_TURN_TOKEN|>' }}",
-        "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}",
-    ),
-    "phi3": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}", r"{{ '<|assistant|>\n' }}"),
-    "phi4": _turns(
-        "{{ '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}", "<|im_start|>assistant<|im_sep|>"
-    ),
-    "falcon3": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '\n' }}", r"{{ '<|assistant|>\n' }}"),
-    "zephyr": _turns(r"{{ '<|' + message.role + '|>\n' + message.content + '<|endoftext|>\n' }}", r"{{ '<|assistant|>\n' }}"),
-    "deepseek": _turns(
-        _by_role(
-            _CONTENT, r"{{ '### Instruction:\n' + message.content + '\n' }}", r"{{ '### Response:\n' + message.content + '\n<|EOT|>\n' }}"
-        ),
-        r"{{ '### Response:\n' }}",
-    ),
-    "deepseek2": _turns(
-        _by_role(
-            r"{{ message.content + '\n\n' }}",
-            r"{{ 'User: ' + message.content + '\n\n' }}",
-            "{{ 'Assistant: ' + message.content + '<｜end▁of▁sentence｜>' }}",
-        ),
-        "Assistant:",
-    ),
-    "deepseek3": _turns(
-        _by_role(
-            r"{{ message.content + '\n\n' }}",
-            "{{ '<｜User｜>' + message.content }}",
-            "{{ '<｜Assistant｜>' + message.content + '<｜end▁of▁sentence｜>' }}",
-        ),
-        "<｜Assistant｜>",
-    ),
-}
 
 # ---------------------------------------------------------------- probes
 
@@ -125,20 +41,33 @@ def _call(arguments: Any, content: str | None = "") -> list[Message]:
 
 
 class ChatTemplate:
-    """One template, compiled. Empty: ChatML; a plain word: one of BUILT_IN; otherwise Jinja source."""
+    """One template, compiled. Empty: ChatML; a plain word: a built-in one; otherwise Jinja source."""
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
-        self.source = _resolve(source)
-        self._sandbox = Sandbox()
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", max_seconds: float | None = None, only_tame: bool = False
+    ) -> None:
+        """`max_seconds`: of a render, if not MAX_SECONDS. `only_tame`: compiled only if it is tame, see tame.py, and held to that when it
+        runs: `render` raises TookTooLong for what takes longer, or does more than that it should."""
+        if len(source) > MAX_SOURCE_CHARS:
+            raise InvalidRequest(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
+        self.source = source_of(source)
+        self._sandbox = Sandbox(is_strict=only_tame)
+        self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.is_tame = False
+        if only_tame and len(self.source) > MAX_TAME_CHARS:
+            return
         try:
-            self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(self.source))
+            tree = self._sandbox.parse(self.source)
+            self.is_tame = is_tame(tree)
+            if self.is_tame or not only_tame:
+                self._template = self._sandbox.within(MAX_SECONDS, lambda: self._sandbox.from_string(tree))
         except TemplateSyntaxError as error:
-            raise FastrouterError(f"chat template: line {error.lineno}: {error.message}") from error
-        except InvalidRequest as error:
-            raise FastrouterError(error.message) from error
+            raise InvalidRequest(f"chat template: line {error.lineno}: {error.message}") from error
+        except InvalidRequest:
+            raise
         except Exception as error:  # untrusted source: Jinja's compiler and constant folding may raise anything
-            raise FastrouterError(f"chat template: {_describe(error)}") from error
+            raise InvalidRequest(f"chat template: {_describe(error)}") from error
 
     def __repr__(self) -> str:
         return f"<ChatTemplate {self.source[:40]!r}>"
@@ -150,7 +79,7 @@ class ChatTemplate:
         if not all(isinstance(message, dict) for message in messages):
             raise InvalidRequest("every message must be an object")
         return self._sandbox.within(
-            MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
+            self._max_seconds or MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
         )
 
     def _render(self, messages: list[Message], tools: Any, add_generation_prompt: bool, is_continued: bool, kwargs: dict[str, Any]) -> str:
@@ -160,10 +89,14 @@ class ChatTemplate:
         return self._run(prepared, tools, add_generation_prompt, kwargs)
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
-        values = {**self._tokens, "documents": None, **kwargs}
+        values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
         values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
         try:
-            return self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
+            text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
+            text.encode()  # half of a surrogate pair cannot leave in any answer
+            return text
+        except MemoryError:
+            raise InvalidRequest(TOO_MUCH_MEMORY) from None
         except Exception as error:  # foreign code may raise anything
             raise InvalidRequest(f"chat template: {_describe(error)}") from error
 
@@ -229,17 +162,6 @@ def with_system(messages: list[Message], system: str | None) -> list[Message]:
     if system is None or any(isinstance(message, dict) and message.get("role") in ("system", "developer") for message in messages):
         return messages
     return [{"role": "system", "content": system}, *messages]
-
-
-def _resolve(source: str) -> str:
-    name = source.strip() or "chatml"
-    if len(source) > MAX_SOURCE_CHARS:
-        raise FastrouterError(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
-    if not re.fullmatch(r"[\w.-]+", name):
-        return source
-    if name not in BUILT_IN:
-        raise FastrouterError(f"chat template '{name}' is not known; there are {', '.join(sorted(BUILT_IN))}, or give a Jinja template")
-    return BUILT_IN[name]
 
 
 def _describe(error: Exception) -> str:

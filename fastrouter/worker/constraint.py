@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from fastrouter.errors import FastrouterError, InvalidRequest, NotSupported, Unavailable
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot, Unavailable
 from fastrouter.worker.compilers import Compilers
 from fastrouter.worker.grammar_limits import check_schema
 from fastrouter.worker.sampler import Sampler
@@ -187,7 +187,7 @@ def _tokenizer_of(vocab: Vocab) -> Any:
     from llguidance import LLTokenizer
 
     if not vocab.eog_tokens:
-        raise NotSupported("the model has no token that ends a text, so its answers cannot follow a grammar")
+        raise ModelCannot("the model has no token that ends a text, so its answers cannot follow a grammar")
     with _switching_often():
         pieces = [vocab.token_to_piece(token) for token in range(vocab.n_tokens)]
         tokens = [_SPECIAL + piece if vocab.is_special(token) else piece for token, piece in enumerate(pieces)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastrouter.messages import LoadOptions
 from fastrouter.worker import tuning
 from fastrouter.worker.batch import Batch
-from fastrouter.worker.binding import I, LlamaError, P, api, bind, cpu_function, has_device_backend, lib, log
+from fastrouter.worker.binding import I, LlamaError, P, api, bind, cpu_function, has_device_backend, lib, log, refusal
 from fastrouter.worker.cores import ThreadPools, placements_of
 from fastrouter.worker.model import Adapter, Model
 from fastrouter.worker.states import States
@@ -40,7 +40,7 @@ class Context:
         log.clear()
         self.pointer = api.llama_init_from_model(model.pointer, params)
         if not self.pointer:
-            raise LlamaError(log.cause() or "llama.cpp could not create a context")
+            raise refusal(log.cause() or "llama.cpp could not create a context")
         self._num_threads = (params.n_threads, params.n_threads_batch)
         self._pools: ThreadPools | None = None
         placements = placements_of(options)

@@ -1,4 +1,4 @@
-"""The portable build's CPU variants: which of them this CPU can run, best first, and going on with a lesser one than the best.
+"""The portable build's CPU variants: which this CPU can run, best first, which is in use, and going on with a lesser one than the best.
 
 Works on the library it is given; knows no model. Invariant: the process has a CPU backend before and after, one only.
 """
@@ -20,15 +20,12 @@ def runnable(folder: Path) -> list[Path]:
     return [path for _, path in sorted(scored)]
 
 
-def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> tuple[list[str], str] | None:
-    """Replace the CPU backend by the best one after `num_dropped`. No model may be open.
-
-    (dropped, used), by name; None: there is no other one, nothing is changed.
-    """
+def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> None:
+    """Replace the CPU backend by the best one after `num_dropped`, or by the least one there is. No model may be open."""
     paths = runnable(folder)
+    if len(paths) < 2:
+        return
     num_dropped = min(num_dropped, len(paths) - 1)
-    if num_dropped < 1:
-        return None
     for name, restype, argtypes in (
         ("ggml_backend_reg_by_name", ctypes.c_void_p, [ctypes.c_char_p]),
         ("ggml_backend_unload", None, [ctypes.c_void_p]),
@@ -41,10 +38,20 @@ def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> tuple[
         lib.ggml_backend_unload(present)
     for path in paths[num_dropped:]:
         if lib.ggml_backend_load(os.fsencode(path)):
-            return [_name(dropped) for dropped in paths[: paths.index(path)]], _name(path)
+            return
     lib.ggml_backend_load(os.fsencode(paths[0]))
-    return None
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     return path.stem.removeprefix("libggml-cpu-")
+
+
+def of_address(address: int) -> str:
+    """The name of the variant that has this function; "native" where the build has just one for all."""
+    with open("/proc/self/maps") as file:
+        for line in file:
+            start, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
+            if start <= address < end:
+                path = Path(line.split(maxsplit=5)[-1].strip())
+                return name_of(path) if path.match(_PATTERN) else "native"
+    return "unknown"

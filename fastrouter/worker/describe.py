@@ -6,6 +6,7 @@ Only reads; owns nothing.
 from typing import Any
 
 from fastrouter.messages import Load
+from fastrouter.worker.binding import cpu_variant
 from fastrouter.worker.constraint import shown
 from fastrouter.worker.context import Context
 from fastrouter.worker.engine import Engine
@@ -33,6 +34,11 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
         "load_ms": round(sum(load_ms.values()), 2),
         "load_phases_ms": {phase: round(ms, 2) for phase, ms in load_ms.items()},
     }
+
+
+def cpu(*, is_repacking: bool) -> dict[str, Any]:
+    """What llama.cpp computes with."""
+    return {"variant": cpu_variant(), "is_repacking": is_repacking}
 
 
 def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]:
@@ -79,3 +85,8 @@ def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
             entry |= {**slot.last_task, **_DONE}
         entries.append(entry)
     return entries
+
+
+def context_in_words(context: Context) -> str:
+    slots = "1 slot" if context.num_slots == 1 else f"{context.num_slots} slots"
+    return f"{context.n_ctx} tokens of context {'shared by' if context.is_unified else 'divided among'} {slots}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, NotSupported
+from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.messages import Call, LoadOptions, Reply
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.binding import LlamaError
@@ -24,6 +24,8 @@ from fastrouter.worker.chunking import LONG_NS, Chunking
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
+from fastrouter.worker.text_jobs import Job as TextJob
 from fastrouter.worker.tuning import POOLING
 
 PACKED_TOKENS = 512  # more in one batch computes nothing faster, and each token looks at all that are packed with it
@@ -71,6 +73,7 @@ class Embedder:
         self._adapters = adapters
         self._options = options
         self._reply = reply
+        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
         self._jobs: deque[Job] = deque()  # they take turns, text by text
         self._speed = Chunking(model.n_params)
         self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
@@ -83,13 +86,32 @@ class Embedder:
     def has_work(self) -> bool:
         return bool(self._jobs)
 
+    @property
+    def is_reading(self) -> bool:
+        return bool(self._reading)
+
     # ------------------------------------------------------------ calls
 
     def submit(self, call: Call) -> None:
-        """Queue a call. A bad one is answered at once; nothing is raised."""
+        """Queue a call. A bad one is answered; nothing is raised."""
+        num_chars = count_chars(call.params, LONG_CHARS)
+        if num_chars > SHORT_CHARS:
+            self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call), num_chars)))
+        else:
+            self._queue(call, lambda: self._read(call))
+
+    def _queue_read(self) -> None:
+        for call, job in [(call, job) for call, job in self._reading if job.done()]:
+            self._reading.remove((call, job))
+            self._queue(call, job.result)
+
+    def _read(self, call: Call) -> list[NDArray[np.int32]]:
+        prompts = self._read_pairs(call.params) if call.method == "rerank" else self._read_inputs(call.params)
+        return [np.asarray(tokens, dtype=np.int32) for tokens in prompts]
+
+    def _queue(self, call: Call, read: Callable[[], list[NDArray[np.int32]]]) -> None:
         try:
-            prompts = self._read_pairs(call.params) if call.method == "rerank" else self._read_inputs(call.params)
-            arrays = [np.asarray(tokens, dtype=np.int32) for tokens in prompts]
+            arrays = read()
             job = Job(call, arrays, [None] * len(arrays), width=self._width(call.params))
             num_rows = sum(map(len, arrays)) if self._is_unpooled else len(arrays)
             if 4 * num_rows * job.width > MAX_ANSWER_BYTES:
@@ -104,6 +126,10 @@ class Embedder:
 
     def forget(self, request_id: int) -> None:
         """Nobody waits for this call any more."""
+        for call, reading in self._reading:
+            if call.request_id == request_id:
+                reading.cancel()
+        self._reading = [(call, reading) for call, reading in self._reading if call.request_id != request_id]
         self._jobs = deque(job for job in self._jobs if job.call.request_id != request_id)
 
     @property
@@ -112,33 +138,42 @@ class Embedder:
 
     def _read_inputs(self, params: dict[str, Any]) -> list[list[int]]:
         if not self._context.is_embedding:
-            raise NotSupported("This model does not make embeddings. Load it with `--embeddings`")
+            raise ModelCannot("this model does not make embeddings; to use it for that, start it with `--embeddings --pooling mean`")
         if self._is_unpooled and params.get("is_pooled"):
-            raise InvalidRequest("Pooling type 'none' is not OAI compatible. Please use a different pooling type (--pooling)")
+            raise InvalidRequest(
+                "Pooling type 'none' is not OAI compatible: it gives a vector for each token. Start the model with `--pooling mean` "
+                "(or cls, last) beside `--embeddings`, or use POST /embeddings"
+            )
         inputs = params["inputs"]
         name = params.get("name", "input")
         if not inputs:
             raise InvalidRequest(f"{name}: must not be empty")
         named = [f"{name}[{index}]" for index in range(len(inputs))] if len(inputs) > 1 else [name]
-        tokens = [self._prompts.tokenize(text, add_special=True, parse_special=True) for text in inputs]
-        return [self._checked(said, found) for said, found in zip(named, tokens, strict=True)]
+        return [self._tokenize(said, text) for said, text in zip(named, inputs, strict=True)]
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:
-            raise NotSupported("This model does not support reranking. Load it with `--reranking`")
+            raise ModelCannot("this model does not support reranking; to use it for that, start it with `--reranking`")
         query, documents = params["query"], params["documents"]
         pairs = self._prompts.build_pairs(query, documents)
         return [self._checked(f"documents[{index}] with the query", pair) for index, pair in enumerate(pairs)]
 
+    def _tokenize(self, said: str, text: Any) -> list[int]:
+        self._refuse_too_long(said, self._prompts.least_tokens(text, self.max_tokens), "at least ")
+        return self._checked(said, self._prompts.tokenize(text, add_special=True, parse_special=True))
+
     def _checked(self, said: str, tokens: list[int]) -> list[int]:
         if not tokens:
             raise InvalidRequest(f"{said}: the content cannot be empty")
-        if len(tokens) > self.max_tokens:
+        self._refuse_too_long(said, len(tokens))
+        return tokens
+
+    def _refuse_too_long(self, said: str, num_tokens: int, least: str = "") -> None:
+        if num_tokens > self.max_tokens:
             flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
             more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
-            message = f"{said} ({len(tokens)} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
-            raise ContextExceeded(message, n_prompt_tokens=len(tokens), n_ctx=self.max_tokens)
-        return tokens
+            message = f"{said} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
+            raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
 
     def _width(self, params: dict[str, Any]) -> int:
         """Values of a vector that are wanted."""
@@ -152,6 +187,8 @@ class Embedder:
 
     def step(self) -> None:
         """One batch, of all calls in turn."""
+        if self._reading:
+            self._queue_read()
         if not self._jobs:
             return
         packed = self._pack()

@@ -9,7 +9,7 @@ of the other files, the end fills what the context has beside that and two answe
 from array import array
 from typing import Any
 
-from fastrouter.errors import InvalidRequest, NotSupported
+from fastrouter.errors import InvalidRequest, ModelCannot
 from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.vocab import Vocab
 
@@ -19,7 +19,7 @@ _SNIPPET = "\n\n--- snippet ---\n\n"  # between files, where there is no token f
 
 
 def build_infill(vocab: Vocab, generate: Generate, options: LoadOptions, n_ctx: int) -> "array[int]":
-    """Raises NotSupported for a model that has not learned this."""
+    """Raises ModelCannot for a model that has not learned this."""
     _check(vocab)
     infill: dict[str, Any] = generate.infill or {}
     prompt = vocab.tokenize(str(generate.prompt or ""), add_special=False)
@@ -40,7 +40,7 @@ def _check(vocab: Vocab) -> None:
     names = {"pre": "prefix", "suf": "suffix", "mid": "middle"}
     missing = [f"{name} token is missing. " for key, name in names.items() if vocab.fim[key] < 0]
     if missing:
-        raise NotSupported(f"Infill is not supported by this model: {''.join(missing)}")
+        raise ModelCannot(f"Infill is not supported by this model: {''.join(missing)}")
 
 
 def _other_files(vocab: Vocab, extra: list[list[str]]) -> list[int]:

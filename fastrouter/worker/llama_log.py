@@ -13,6 +13,7 @@ from fastrouter.messages import QUIET
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml's levels
 _LEAST_BY_VERBOSITY = {QUIET: _WARN, QUIET + 1: _INFO}  # llama-server's verbosity; above: everything
+_HARMLESS = re.compile(r"[Uu]sing special_pad_id instead|failed to find a memory slot")  # called errors; it goes on, and so do we
 _PREFIX = re.compile(r"(?:\w+: )?(?:error loading model: )?(?:\w+_\w+: )?")  # C++ functions, and what the error says anyway
 
 
@@ -41,7 +42,7 @@ class LlamaLog:
             line = text.decode("utf-8", "replace")
             sys.stderr.write(line)
             if _WARN <= level <= _ERROR and line.strip():
-                self._troubles.append((level, line.strip()))
+                self._troubles.append((_WARN if _HARMLESS.search(line) else level, line.strip()))
 
     def clear(self) -> None:
         self._troubles.clear()

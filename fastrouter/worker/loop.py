@@ -3,6 +3,7 @@
 Owns the wire and the model's life. One thread. Control is polled between steps and waited for when there is nothing to do.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -37,7 +38,7 @@ from fastrouter.messages import (
 from fastrouter.wire import BlockingWire
 from fastrouter.worker import describe
 from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.binding import drop_best_variants, log
+from fastrouter.worker.binding import Scarcity, log
 from fastrouter.worker.context import Context
 from fastrouter.worker.draft import Draft
 from fastrouter.worker.embedder import Embedder
@@ -49,15 +50,13 @@ from fastrouter.worker.prompts import Prompts
 from fastrouter.worker.slot_files import SlotFiles
 from fastrouter.worker.spare import Spare
 from fastrouter.worker.speculation import Speculation
+from fastrouter.worker.text_calls import TEXT_CALLS, TextCalls
+from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05
 _SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
 _SHELF_STEP_BYTES = 16 << 20  # the router need not know more exactly
 _QUIET_MS = 2000  # without a request, before the worker tidies up
-_SAFE_MODE_NOTICE = (
-    "safe mode: the first decode crashed, so the model runs without repacked weights (slower). "
-    "On a CPU with AMX this is a compiler bug of the llama.cpp build; rebuild it with -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-)
 _NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
 
 
@@ -70,8 +69,8 @@ class Worker:
         self._inbox: list[Message] = []  # arrived while loading
         self._is_stopping = False
         self._shelved_bytes = 0  # as the router knows it
-        self._wakeup, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)  # a signal ends the wait for messages
+        self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)  # a signal ends the wait for messages
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._waiter = select.poll()
         self._waiter.register(wire.fileno(), select.POLLIN)
@@ -79,6 +78,11 @@ class Worker:
 
     def _on_sigterm(self, *_: object) -> None:
         self._is_stopping = True
+
+    def _wake(self) -> None:
+        """End the wait for messages. In any thread."""
+        with contextlib.suppress(BlockingIOError):  # it is full: the wait has ended already
+            os.write(self._wakeup_write, b"\0")
 
     def run(self) -> int:
         """The exit code. Raises EOFError when the router is gone."""
@@ -93,7 +97,7 @@ class Worker:
         except FastrouterError as error:
             if self._is_stopping:
                 return 0  # asked to, while loading
-            self._wire.send(Failed(error.message))
+            self._wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
             return 1
         self._serve(spare)
         return 0
@@ -113,17 +117,15 @@ class Worker:
         clock = time.perf_counter
         begun = clock()
         log.set_verbosity(load.verbosity)
-        if load.num_dropped:
-            self._drop_variants(load, spare)
-        elif load.safe_mode:
-            self._wire.send(Notice("warning", _SAFE_MODE_NOTICE))
+        self._wire.send(Progress(0.0))  # from here on, its end is the model's
+        spare.drop_variants(load.num_dropped)
         self._next_progress = begun + _PROGRESS_INTERVAL_S
         self._load_options = load
         model = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
         self._model = model or self._open(load)
         loaded = clock()
-        prompts = Prompts(self._model, load.options)
+        prompts = Prompts(self._model, load.options, TextJobs(self._wake))
         prompts.start_compiling()
         adapters = Adapters(self._model, load.options)
         self._context = Context(self._model, load.options)
@@ -138,28 +140,24 @@ class Worker:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
         for notice in filter(None, (self._context.notice, speculation.notice)):
             self._wire.send(Notice("warning", notice))
+        self._text_calls = TextCalls(self._model.vocab, prompts, self._wire.send_frame)
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
         phases = {"model": 1e3 * (loaded - begun), "context": 1e3 * (created - loaded), "engine": 1e3 * (clock() - created)}
         models = [self._model, *([speculation.draft.model] if speculation.draft else [])]
         taken = footprint.taken(models, load.options)
-        self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken}))
+        cpu = describe.cpu(is_repacking=not load.safe_mode)
+        self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken, "cpu": cpu}))
         self._publish("props", "lora_adapters")
         self._engine.before_long_step = self._embedder.before_long_step = lambda: self._publish("slots")
-        shown = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
-        sys.stderr.write(f"loaded ({shown}), {self._context!r}\n")
+        parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
+        context = describe.context_in_words(self._context)
+        sys.stderr.write(f"loaded in {sum(phases.values()):.0f} ms ({parts}): {context}, CPU variant {cpu['variant']}\n")
 
     def _publish(self, *methods: str) -> None:
         """So that the router can answer while this process computes."""
         for method in methods:
             self._wire.send(Snapshot(method, self._call(method, {})))
-
-    def _drop_variants(self, load: Load, spare: Spare) -> None:
-        spare.let_go()  # its weights lie in buffers of the backend that goes
-        if changed := drop_best_variants(load.num_dropped):
-            dropped, used = " and ".join(changed[0]), changed[1]
-            text = f"the first decode crashed with llama.cpp's build for {dropped} CPUs; this model runs with the one for {used}"
-            self._wire.send(Notice("warning", text))
 
     def _open(self, load: Load) -> Model:
         return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
@@ -192,11 +190,12 @@ class Worker:
 
     def _serve(self, spare: Spare) -> None:
         engine, embedder, slot_files, poll = self._engine, self._embedder, self._slot_files, self._wire.poll
+        text_calls = self._text_calls
         for message in self._inbox:
             self._handle(message)
         while True:
             if not engine.has_work and not embedder.has_work:
-                if self._is_stopping:
+                if self._is_stopping and not text_calls.has_work and not embedder.is_reading:
                     return
                 messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
                 if not messages:
@@ -205,6 +204,8 @@ class Worker:
                 messages = poll(0)
             for message in messages:
                 self._handle(message)
+            if text_calls.has_work:
+                text_calls.step()
             engine.step()
             embedder.step()
             if slot_files.has_work:
@@ -224,6 +225,7 @@ class Worker:
         elif isinstance(message, Call):
             self._take_call(message)
         elif isinstance(message, Forget):
+            self._text_calls.forget(message.request_id)
             self._embedder.forget(message.request_id)
             self._slot_files.forget(message.request_id)
         elif isinstance(message, Share):
@@ -237,7 +239,9 @@ class Worker:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
     def _take_call(self, call: Call) -> None:
-        if call.method in SLOT_CALLS:
+        if call.method in TEXT_CALLS:
+            self._text_calls.submit(call)
+        elif call.method in SLOT_CALLS:
             self._slot_files.submit(call)
         elif call.method not in DECODING_CALLS:
             self._wire.send(self._answer(call))
@@ -258,16 +262,7 @@ class Worker:
             return Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire())
 
     def _call(self, method: str, params: dict[str, Any]) -> Any:
-        prompts = self._engine.prompts
         match method:
-            case "tokenize":
-                return prompts.call_tokenize(params)
-            case "detokenize":
-                return prompts.call_detokenize(params)
-            case "apply_template":
-                return prompts.call_apply_template(params)
-            case "count_tokens":
-                return prompts.call_count_tokens(params)
             case "props":
                 return describe.props(self._model, self._context, self._engine, self._load_options)
             case "slots":

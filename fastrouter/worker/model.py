@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from fastrouter.messages import LoadOptions
-from fastrouter.worker.binding import I, LlamaError, P, api, bind, log
+from fastrouter.worker.binding import I, LlamaError, P, api, bind, log, refusal
 from fastrouter.worker.vocab import Vocab
 
 _meta_val_str = bind("llama_model_meta_val_str", I, P, ctypes.c_char_p, P, ctypes.c_size_t)
@@ -42,7 +42,7 @@ class Model:
         log.clear()
         self.pointer: int | None = api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise LlamaError(log.cause() or "llama.cpp could not load the file")
+            raise refusal(log.cause() or "llama.cpp could not load the file", path)
         self.vocab = Vocab(api.llama_model_get_vocab(self.pointer))
         self.n_ctx_train: int = api.llama_model_n_ctx_train(self.pointer)
         self.n_embd: int = api.llama_model_n_embd(self.pointer)

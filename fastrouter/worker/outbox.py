@@ -13,7 +13,9 @@ from fastrouter._core import ERROR, FINISH, LAST, TokenRing
 from fastrouter.errors import FastrouterError
 
 _MAX_MESSAGE = 4096  # characters; a template may put a whole conversation into its error
-_DROPPABLE = ("prompt", "generation_settings", "tokens")  # what a finish can do without, when no record can hold it
+_DROPPABLE = ("prompt", "generation_settings", "tokens", "stopping_word")  # what a finish can do without, when no record can hold it
+
+_HEADER_BYTES = 64  # of a record and its padding, at most
 
 _Record = tuple[int, int, int, int, int, bytes]
 
@@ -22,7 +24,7 @@ class Outbox:
     """The producing end of a TokenRing that never loses a record."""
 
     def __init__(self, ring: TokenRing) -> None:
-        self._ring = ring
+        self._most = ring.capacity // 2 - _HEADER_BYTES  # bytes of a record
         self._try_push = ring.try_push
         self._pending: deque[_Record] = deque()
         self.ring_doorbell = ring.ring_doorbell
@@ -36,13 +38,16 @@ class Outbox:
         return bool(self._pending)
 
     def push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> None:
+        if len(payload) > self._most:
+            problem = FastrouterError(f"a part of the answer has {len(payload)} bytes, more than the limit of {self._most}")
+            kind, choice, flags, num_tokens, payload = ERROR, 0, LAST, 0, orjson.dumps(problem.to_wire())
         if self._pending or not self._try_push(request_id, kind, choice, flags, num_tokens, payload):
             self._pending.append((request_id, kind, choice, flags, num_tokens, payload))
 
     def finish(self, request_id: int, choice: int, is_last: bool, values: dict[str, Any]) -> None:
         payload = orjson.dumps(values)
         for name in _DROPPABLE:
-            if len(payload) <= self._ring.capacity // 4:
+            if len(payload) <= self._most // 2:
                 break
             values = {key: value for key, value in values.items() if key != name}
             payload = orjson.dumps(values)
@@ -50,7 +55,7 @@ class Outbox:
 
     def error(self, request_id: int, error: FastrouterError) -> None:
         wire = error.to_wire()
-        wire["message"] = wire["message"][:_MAX_MESSAGE]
+        wire["message"] = wire["message"][: min(_MAX_MESSAGE, self._most // 8)].encode("utf-8", "replace").decode()
         self.push(request_id, ERROR, 0, LAST, 0, orjson.dumps(wire))
 
     def drop(self, request_id: int) -> None:

@@ -3,31 +3,34 @@
 Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
 """
 
-import contextlib
 import re
 import threading
 from array import array
-from functools import lru_cache
 from typing import Any
 
-from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.errors import ContextExceeded, InvalidRequest
 from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker.chat import ChatTemplate, with_system
+from fastrouter.worker.chat import with_system
 from fastrouter.worker.model import Model
+from fastrouter.worker.rendering import Chat, Renderer
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
-MAX_OTHER_TEMPLATES = 16  # kept compiled; a variant of the model brings one
+_COUNTED_CHARS = 1 << 16
 
 
 class Prompts:
     """Turns requests into tokens for one model."""
 
-    def __init__(self, model: Model, options: LoadOptions) -> None:
+    def __init__(self, model: Model, options: LoadOptions, jobs: TextJobs | None = None) -> None:
         self._model = model
+        self.jobs = jobs or TextJobs()
         self._vocab = model.vocab
         self._options = options
-        self._template: ChatTemplate | None = None
-        self._other_template = lru_cache(MAX_OTHER_TEMPLATES)(self._compile)
-        self._compiling: threading.Thread | None = None
+        given = options.chat_template or model.chat_template
+        self.template_source = given or "chatml"
+        # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
+        self.fallback_stop = None if given else "<|im_end|>"
+        self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})
 
     @property
     def bos_token(self) -> str:
@@ -37,57 +40,67 @@ class Prompts:
     def eos_token(self) -> str:
         return self._vocab.token_text(self._vocab.eos)
 
-    @property
-    def template_source(self) -> str:
-        return self._options.chat_template or self._model.chat_template or "chatml"
-
     def start_compiling(self) -> None:
         """Compile the template on the side, while llama.cpp makes the context."""
-        self._compiling = threading.Thread(target=self._compile_quietly, name="template")
-        self._compiling.start()
+        self._renderer.start_compiling()
 
-    def _compile_quietly(self) -> None:
-        with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
-            self._template = self._compile(self.template_source)
+    def read(self, generate: Generate, limit: int) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them where that takes long. Raises ContextExceeded, also in the job, for one whose
+        size tells that it has more than `limit` tokens."""
+        if generate.messages is not None:
+            chat = self._chat(generate)
+            text = self._renderer.render_now(chat)
+            if text is None:
+                return self.jobs.start(lambda: self._read_rendered(self._renderer.render(chat), limit), WAITS)
+            if len(text) > SHORT_CHARS:
+                return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
+            return self._read_rendered(text, limit)
+        num_chars = count_chars(generate.prompt, LONG_CHARS)
+        if num_chars > SHORT_CHARS:
+            return self.jobs.start(lambda: self.build(generate, limit)[0], num_chars)
+        return self.build(generate, limit)[0]
 
-    def _compile(self, source: str) -> ChatTemplate:
-        return ChatTemplate(source, bos_token=self.bos_token, eos_token=self.eos_token)
-
-    def template(self, source: str | None = None) -> ChatTemplate:
-        """The model's, or the one with this text. Raises FastrouterError when it is broken."""
-        if source is not None:
-            return self._other_template(source)
-        if self._compiling is not None:
-            self._compiling.join()
-            self._compiling = None
-        if self._template is None:
-            self._template = self._compile(self.template_source)
-        return self._template
-
-    def build(self, generate: Generate) -> tuple["array[int]", str]:
+    def build(self, generate: Generate, limit: int | None = None) -> tuple["array[int]", str]:
         """The prompt's tokens, and its text ("" for a list)."""
         if generate.messages is not None:
-            tools = None if generate.tool_choice == "none" else generate.tools
-            if tools and not self._options.jinja:
-                raise InvalidRequest("tools param requires --jinja flag")
-            text = self.render(
-                generate.messages,
-                tools,
-                add_generation_prompt=generate.add_generation_prompt,
-                continue_final_message=generate.continue_final_message,
-                kwargs=generate.chat_template_kwargs,
-                template=generate.chat_template,
-                system=generate.system,
-            )
-            return array("i", self._tokenize_rendered(text)), text
+            text = self.render(self._chat(generate))
+            return self._read_rendered(text, limit), text
         prompt = generate.prompt
-        if isinstance(prompt, str):
-            return array("i", self._vocab.tokenize(prompt)), prompt
-        if not prompt:
+        if not isinstance(prompt, str) and not prompt:
             raise InvalidRequest('"prompt" must not be empty')
-        return array("i", self.tokenize(prompt, add_special=True, parse_special=True)), ""
+        self._refuse_too_long(prompt, limit)
+        tokens = array("i", self.tokenize(prompt, add_special=True, parse_special=True))
+        return tokens, prompt if isinstance(prompt, str) else ""
 
-    def render(
+    def _chat(self, generate: Generate) -> Chat:
+        tools = None if generate.tool_choice == "none" else generate.tools
+        if tools and not self._options.jinja:
+            raise InvalidRequest("tools param requires --jinja flag")
+        return self.chat_of(
+            generate.messages or [],
+            tools,
+            add_generation_prompt=generate.add_generation_prompt,
+            continue_final_message=generate.continue_final_message,
+            kwargs=generate.chat_template_kwargs,
+            template=generate.chat_template,
+            system=generate.system,
+        )
+
+    def _read_rendered(self, text: str, limit: int | None) -> "array[int]":
+        self._refuse_too_long(text, limit)
+        return array("i", self._tokenize_rendered(text))
+
+    def _refuse_too_long(self, prompt: str | list[Any] | None, limit: int | None) -> None:
+        if limit is not None and (least := self.least_tokens(prompt, limit)) >= limit:
+            raise context_exceeded(least, limit, is_least=True)
+
+    def least_tokens(self, content: Any, limit: int) -> int:
+        """See Vocab.least_tokens; for a text, ids, or a mix. Texts that are soon counted exactly count for nothing."""
+        if isinstance(content, str):
+            return self._vocab.least_tokens(content, limit) if len(content) > _COUNTED_CHARS else 0
+        return sum(self.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
+
+    def chat_of(
         self,
         messages: list[dict[str, Any]],
         tools: Any,
@@ -97,10 +110,22 @@ class Prompts:
         kwargs: dict[str, Any],
         template: str | None = None,
         system: str | None = None,
-    ) -> str:
-        merged = {**self._options.chat_template_kwargs, **kwargs}
-        messages = with_system(messages, system)
-        return self.template(template).render(messages, tools, add_generation_prompt, continue_final_message, **merged)
+    ) -> Chat:
+        arguments = with_system(messages, system), tools, add_generation_prompt, continue_final_message
+        return Chat(template, arguments, {**self._options.chat_template_kwargs, **kwargs})
+
+    def render(self, chat: Chat) -> str:
+        """However long it takes, in any thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        text = self._renderer.render_now(chat) if is_main else None
+        return self._renderer.render(chat) if text is None else text
+
+    def render_now(self, chat: Chat) -> str | None:
+        """None: `render` will take long."""
+        return self._renderer.render_now(chat)
+
+    def count_rendered(self, text: str) -> int:
+        return len(self._tokenize_rendered(text))
 
     def _tokenize_rendered(self, text: str) -> list[int]:
         """A template that writes BOS itself must not get a second one."""
@@ -123,7 +148,7 @@ class Prompts:
             if isinstance(item, str):
                 tokens += self._vocab.tokenize(item, add_special and index == 0, parse_special)
             else:
-                tokens.append(self._checked(item))
+                tokens.append(self.checked(item))
         return tokens
 
     def build_pairs(self, query: str, documents: list[str]) -> list[list[int]]:
@@ -139,52 +164,14 @@ class Prompts:
         asked = [vocab.bos] * vocab.add_bos + vocab.tokenize(query, add_special=False, parse_special=False) + ends + separators
         return [asked + vocab.tokenize(text, add_special=False, parse_special=False) + ends for text in documents]
 
-    def _checked(self, token: Any) -> int:
+    def checked(self, token: Any) -> int:
         if type(token) is not int or not 0 <= token < self._vocab.n_tokens:
             raise InvalidRequest(f"Prompt contains invalid tokens: {token!r}")
         return token
 
-    # ------------------------------------------------------------ calls
 
-    def call_tokenize(self, params: dict[str, Any]) -> dict[str, Any]:
-        tokens = self.tokenize(
-            params.get("content", ""),
-            add_special=bool(params.get("add_special", False)),
-            parse_special=bool(params.get("parse_special", True)),
-        )
-        if not params.get("with_pieces"):
-            return {"tokens": tokens}
-        return {"tokens": [{"id": token, "piece": self._piece(token)} for token in tokens]}
-
-    def _piece(self, token: int) -> str | list[int]:
-        """Text where it is whole UTF-8, otherwise its bytes."""
-        piece = self._vocab.token_to_piece(token)
-        try:
-            return piece.decode()
-        except UnicodeDecodeError:
-            return list(piece)
-
-    def call_detokenize(self, params: dict[str, Any]) -> dict[str, Any]:
-        tokens = params.get("tokens", [])
-        if not isinstance(tokens, list):
-            raise InvalidRequest('"tokens" must be a list of token ids')
-        return {"content": self._vocab.detokenize([self._checked(token) for token in tokens]).decode("utf-8", "replace")}
-
-    def call_count_tokens(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Of the prompt that a chat makes."""
-        return {"input_tokens": len(self._tokenize_rendered(self.call_apply_template(params)["prompt"]))}
-
-    def call_apply_template(self, params: dict[str, Any]) -> dict[str, Any]:
-        messages = params.get("messages")
-        if not isinstance(messages, list):
-            raise InvalidRequest('"messages" must be a list')
-        text = self.render(
-            messages,
-            params.get("tools"),
-            add_generation_prompt=bool(params.get("add_generation_prompt", True)),
-            continue_final_message=bool(params.get("continue_final_message", False)),
-            kwargs=params.get("chat_template_kwargs") or {},
-            template=params.get("chat_template"),
-            system=params.get("system"),
-        )
-        return {"prompt": text}
+def context_exceeded(num_tokens: int, n_ctx: int, *, is_least: bool = False) -> ContextExceeded:
+    """`is_least`: so many at least; nobody has counted them."""
+    shown = f"at least {num_tokens}" if is_least else f"{num_tokens}"
+    message = f"request ({shown} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
+    return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)

@@ -7,9 +7,10 @@ it always goes on; after every call the slots hold what the KV cache holds.
 from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
-from fastrouter.worker.admission import Admission, context_exceeded
+from fastrouter.worker.admission import Admission
 from fastrouter.worker.answers import Answers
 from fastrouter.worker.context import Context
+from fastrouter.worker.prompts import context_exceeded
 from fastrouter.worker.sequence import Sequence
 from fastrouter.worker.speculation import Speculation
 

@@ -1,7 +1,8 @@
 """A Jinja environment for templates that nobody has vetted: the sandbox, its limits, and the names Hugging Face templates expect.
 
 Must never know messages, models or what the text is for. Invariant: inside `within` a template ends in time, and no string or list that it
-makes grows past MAX_OUTPUT_CHARS. (C code at work on one large value is bounded by the size of its arguments, not by the clock.)
+makes grows past MAX_OUTPUT_CHARS. C code at work on one value is not interrupted, and a list that holds another one twice, and so on, is
+larger than it looks: only a strict sandbox, for tame templates, is safe from that; others belong into a process that can be killed.
 """
 
 import json
@@ -23,17 +24,25 @@ from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from fastrouter.errors import InvalidRequest
 
 MAX_OUTPUT_CHARS = 16 << 20
+MAX_STRICT_CHARS = 1 << 20
 _MAX_POWER_BITS = 1 << 16
 _MAX_WIDTH = 1 << 8  # of padding, indentation and rows
 _HUGE_WIDTH = re.compile(r"[%:{][^\s{}%]{0,8}?\d{8,}")  # "%99999999d", "{:>99999999}"
+_NESTED_SPEC = re.compile(r"\{[^{}]*:[^{}]*\{")  # "{:{}}", "{a:>{b}}": a width that is an argument
+_here = threading.local()  # `.is_strict`: of the sandbox that works in this thread
 
 T = TypeVar("T")
 
 # ---------------------------------------------------------------- limits
+
+
+class TookTooLong(InvalidRequest):
+    """It was ended, by the clock or because it does what a strict sandbox does not allow."""
 
 
 class _OutOfTime(BaseException):
@@ -66,6 +75,8 @@ def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _capped(size: int) -> None:
+    if size > MAX_STRICT_CHARS and getattr(_here, "is_strict", False):
+        raise _OutOfTime
     if size > MAX_OUTPUT_CHARS:
         raise OverflowError(f"text or list of more than {MAX_OUTPUT_CHARS} elements")
 
@@ -81,15 +92,17 @@ def _size_after(name: str, text: str, args: tuple[Any, ...]) -> int:
         return len(text) + text.count(first) * len(args[1])
     if name == "join" and isinstance(first, list | tuple):
         return sum(len(item) + len(text) for item in first if isinstance(item, str))
+    if name == "translate" and isinstance(first, dict):
+        return len(text) * max([1, *(len(value) for value in first.values() if isinstance(value, str))])
     if name in {"format", "format_map"}:
         return _format_size(text, args)
     return 0
 
 
 def _format_size(text: str, args: tuple[Any, ...]) -> int:
-    """Over the cap when a width in a format string is; a nested or starred width is one of the arguments."""
-    widths = [arg for arg in args if isinstance(arg, int)] if "*" in text or "{:{" in text else []
-    return max([MAX_OUTPUT_CHARS + 1 if _HUGE_WIDTH.search(text) else 0, *widths])
+    """Over the cap when a width in a format string is, or is not told; a starred width is one of the arguments."""
+    widths = [arg for arg in args if isinstance(arg, int)] if "*" in text else []
+    return max([MAX_OUTPUT_CHARS + 1 if _HUGE_WIDTH.search(text) or _NESTED_SPEC.search(text) else 0, *widths])
 
 
 # ---------------------------------------------------------------- the sandbox
@@ -121,23 +134,28 @@ class Sandbox(ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_strict: bool = False) -> None:
+        """`is_strict`: less is allowed, and what is not ends the render with TookTooLong."""
+        self._is_strict = is_strict
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
         self._deadline = 0.0  # of time.monotonic
         self._num_ticks = 0
         self.filters.update(tojson=_to_json, join=_join, replace=_replace, format=_format, ticking=self._ticking)
         for name in ("center", "indent", "batch", "slice"):
             self.filters[name] = _limited(self.filters[name])
-        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, namespace=_Namespace)
         del self.globals["lipsum"]
 
     def within(self, seconds: float, work: Callable[[], T]) -> T:
-        """`work()`, or InvalidRequest when it takes longer."""
+        """`work()`, or TookTooLong."""
         self._deadline = time.monotonic() + seconds
+        _here.is_strict = self._is_strict
         try:
             return _with_alarm(seconds, work)
         except _OutOfTime:
-            raise InvalidRequest(f"chat template: not done after {seconds:g} s") from None
+            raise TookTooLong(f"chat template: not done after {seconds:g} s") from None
+        finally:
+            _here.is_strict = False
 
     def tick(self) -> None:
         self._num_ticks += 1
@@ -172,6 +190,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call(context, callee, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if self._is_strict and (
+            isinstance(left, list | tuple) or isinstance(right, list | tuple) or (operator == "%" and isinstance(left, str))
+        ):
+            raise _OutOfTime
         if operator == "*":
             text, times = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(text, str | bytes | list | tuple) and isinstance(times, int):
@@ -191,6 +213,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe.")
+
+
+class _Namespace(Namespace):
+    def __repr__(self) -> str:
+        return "<namespace>"  # one may hold others, many times
 
 
 def _to_json(

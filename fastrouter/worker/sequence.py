@@ -18,6 +18,7 @@ from fastrouter.worker.detokenizer import Detokenizer
 from fastrouter.worker.probabilities import Probabilities
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.slots import AdapterSet, Slot
+from fastrouter.worker.text_jobs import Job
 
 NO_DRAFT: list[int] = []  # never changed
 
@@ -40,17 +41,24 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "spare_choices")
+    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
 
-    def __init__(self, generate: Generate, prompt: "array[int]", adapters: AdapterSet) -> None:
+    def __init__(self, generate: Generate, prompt: "array[int] | Job[array[int]]", adapters: AdapterSet) -> None:
+        """`prompt`: its tokens, or the job that makes them."""
         self.generate = generate
         self.id = generate.request_id
-        self.prompt = prompt
+        self.reading = prompt if isinstance(prompt, Job) else None
+        self.prompt = array("i") if isinstance(prompt, Job) else prompt
         self.adapters = adapters
         self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
+
+    @property
+    def is_ready(self) -> bool:
+        """Nothing of it is still being made."""
+        return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done())
 
     def __repr__(self) -> str:
         return f"<Request {self.id} prompt {len(self.prompt)} open {self.num_open}>"

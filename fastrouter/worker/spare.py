@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fastrouter.errors import FastrouterError
 from fastrouter.machine import is_core_free
 from fastrouter.messages import Load, LoadOptions, Message, Prime, Stop
-from fastrouter.worker.binding import has_device_backend
+from fastrouter.worker.binding import drop_best_variants, has_device_backend
 from fastrouter.worker.heap import WarmHeap, allocated_bytes, trim
 from fastrouter.worker.model import Model
 
@@ -25,25 +25,24 @@ _CALM = 10  # looks in a row that must find a free core before work begins: thre
 class Guess:
     """A model opened before anybody asked for it: vocabulary read, weights mapped, no context."""
 
-    def __init__(self, path: str, options: LoadOptions) -> None:
-        self.key = _key(path, options)
+    def __init__(self, path: str, options: LoadOptions, safe_mode: bool = False) -> None:
+        self.key = _key(path, options, safe_mode)
         before = allocated_bytes()
-        self._model = Model(path, options)
+        self._model = Model(path, options, safe_mode=safe_mode)
         self.heap_bytes = allocated_bytes() - before
 
     def model_for(self, load: Load) -> Model | None:
         """The model if `load` means just this one."""
-        is_same = not load.safe_mode and self.key == _key(load.path, load.options)
-        return self._model if is_same else None
+        return self._model if self.key == _key(load.path, load.options, load.safe_mode) else None
 
     def close(self) -> None:
         self._model.close()
 
 
-def _key(path: str, options: LoadOptions) -> tuple[object, ...]:
+def _key(path: str, options: LoadOptions, safe_mode: bool) -> tuple[object, ...]:
     """What makes two opened models the same."""
     found = os.stat(path)
-    return path, found.st_ino, found.st_size, found.st_mtime_ns, options.gpu_layers, options.mmap, options.mlock
+    return path, found.st_ino, found.st_size, found.st_mtime_ns, options.gpu_layers, options.mmap, options.mlock, safe_mode
 
 
 class Spare:
@@ -55,6 +54,7 @@ class Spare:
         self._to_open: Prime | None = None
         self._guess: Guess | None = None
         self.taken_bytes = 0  # what the model that was taken had allocated before
+        self._num_dropped = 0  # CPU variants of llama.cpp
         self._num_free = 0  # looks in a row that found a free core
 
     def __repr__(self) -> str:
@@ -97,16 +97,24 @@ class Spare:
     def _work(self) -> None:
         if self._to_open is not None:
             prime, self._to_open = self._to_open, None
-            self._open(str(prime.path), prime.options)
+            self.drop_variants(prime.num_dropped)
+            self._open(str(prime.path), prime.options, prime.safe_mode)
         else:
             self._heap.warm()
 
-    def _open(self, path: str, options: LoadOptions) -> None:
+    def drop_variants(self, num_dropped: int) -> None:
+        """Go on with a lesser one than the best. Whatever is open was made by the one that goes."""
+        if num_dropped != self._num_dropped:
+            self._num_dropped = num_dropped
+            self.let_go()
+            drop_best_variants(num_dropped)
+
+    def _open(self, path: str, options: LoadOptions, safe_mode: bool) -> None:
         try:
-            if self._guess is not None and self._guess.key == _key(path, options):
+            if self._guess is not None and self._guess.key == _key(path, options, safe_mode):
                 return  # only the memory it is told to touch has changed
             self.let_go()
-            self._guess = Guess(path, options)
+            self._guess = Guess(path, options, safe_mode)
         except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
             sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
 

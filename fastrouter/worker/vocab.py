@@ -1,4 +1,4 @@
-"""A model's vocabulary: text to tokens and back, and what is special about a token. Knows no context."""
+"""A model's vocabulary: text to tokens and back, and what is special about a token. Knows no context. Any thread may use it."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,10 +7,14 @@ from functools import cached_property
 from fastrouter._core import all_pieces, find_tokens
 from fastrouter.errors import InvalidRequest
 from fastrouter.worker.binding import I, P, api, bind, lib
+from fastrouter.worker.long_texts import PIECE_CHARS, Bound, Cutter
 
 _tokenize = bind("llama_tokenize", I, P, ctypes.c_char_p, I, P, I, ctypes.c_bool, ctypes.c_bool)
 _token_to_piece = bind("llama_token_to_piece", I, P, I, P, I, I, ctypes.c_bool)
+_get_attr = bind("llama_vocab_get_attr", I, P, I)
 _is_eog = bind("llama_vocab_is_eog", ctypes.c_bool, P, I)
+_PIECE_BYTES = 256  # of most tokens
+_FOUND_FIRST = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
 TOKENIZE_ADDRESS: int = ctypes.cast(lib.llama_tokenize, P).value or 0
 
 
@@ -28,8 +32,6 @@ class Vocab:
         self.add_eos: bool = api.llama_vocab_get_add_eos(pointer)
         self.sep: int = api.llama_vocab_sep(pointer)
         self.add_sep: bool = api.llama_vocab_get_add_sep(pointer)
-        self._piece = ctypes.create_string_buffer(256)
-        self._piece_address = ctypes.addressof(self._piece)
         self._eog = bytearray(self.n_tokens)  # 0: not asked yet, 1: no, 2: yes
 
     def is_eog(self, token: int) -> bool:
@@ -52,20 +54,24 @@ class Vocab:
     @cached_property
     def pieces(self) -> list[bytes]:
         """All of them, control tokens as their text."""
+        return self._all_pieces()
+
+    def _all_pieces(self) -> list[bytes]:
         return all_pieces(ctypes.cast(lib.llama_token_to_piece, P).value or 0, self.pointer, self.n_tokens)
 
     def token_to_piece(self, token: int, special: bool = True) -> bytes:
         """The token's bytes. `special`: control tokens as their text, otherwise empty."""
-        length = _token_to_piece(self.pointer, token, self._piece_address, 256, 0, special)
+        piece = ctypes.create_string_buffer(_PIECE_BYTES)
+        length = _token_to_piece(self.pointer, token, ctypes.addressof(piece), _PIECE_BYTES, 0, special)
         if length < 0:  # longer than the buffer
             buffer = ctypes.create_string_buffer(-length)
             length = _token_to_piece(self.pointer, token, ctypes.addressof(buffer), -length, 0, special)
             return buffer.raw[:length]
-        return ctypes.string_at(self._piece_address, length)
+        return piece.raw[:length]
 
     def is_special(self, token: int) -> bool:
         """One that stands for no text: a control token, or an added one like <this>."""
-        attributes: int = api.llama_vocab_get_attr(self.pointer, token)
+        attributes = self._attributes(token)
         if attributes & api.LLAMA_TOKEN_ATTR_USER_DEFINED:
             piece = self.token_to_piece(token)
             return piece.startswith(b"<") and piece.endswith(b">")
@@ -79,6 +85,45 @@ class Vocab:
         return text.decode("utf-8", "replace")
 
     def tokenize(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Raises CancelledError in a job that nobody waits for any more."""
+        if self.type == api.LLAMA_VOCAB_TYPE_SPM and isinstance(text, str) and len(text) > PIECE_CHARS:
+            tokens = self._cutter.tokenize(text, parse_special)
+            return [self.bos] * (add_special and self.add_bos) + tokens + [self.eos] * (add_special and self.add_eos)
+        return self._tokenize_whole(text, add_special, parse_special)
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        texts, special = [], []
+        for token, piece in enumerate(self._all_pieces()):
+            attributes = self._attributes(token)
+            if not attributes & api.LLAMA_TOKEN_ATTR_BYTE:
+                texts.append(piece)
+            if attributes & _FOUND_FIRST:
+                special.append(piece)
+        return Cutter(texts, special, self._tokenize_whole)
+
+    @cached_property
+    def _bound(self) -> Bound | None:
+        """None: a tokenizer that joins what it does not know, or leaves it out."""
+        if self.type not in (api.LLAMA_VOCAB_TYPE_SPM, api.LLAMA_VOCAB_TYPE_BPE):
+            return None
+        swallowing = api.LLAMA_TOKEN_ATTR_LSTRIP | api.LLAMA_TOKEN_ATTR_RSTRIP
+        return Bound(
+            self._all_pieces(),
+            may_drop_bytes=self.type == api.LLAMA_VOCAB_TYPE_BPE,
+            may_swallow_space=any(self._attributes(token) & swallowing for token in range(self.n_tokens)),
+        )
+
+    def least_tokens(self, text: str, limit: int) -> int:
+        """No fewer tokens than this hold the text; 0 where its size does not tell that they are more than `limit`."""
+        if len(text) * 4 <= limit or self._bound is None:  # at most 4 bytes a character, and at least one in a token
+            return 0
+        return self._bound.least_tokens(text)
+
+    def _attributes(self, token: int) -> int:
+        return int(_get_attr(self.pointer, token))
+
+    def _tokenize_whole(self, text: str | bytes, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "replace") if isinstance(text, str) else text
         capacity = len(data) + 8
         buffer = (I * capacity)()

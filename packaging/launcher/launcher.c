@@ -280,7 +280,14 @@ static void settle_anywhere(const struct payload *payload) {
         refused ? refused : strerror(errno));
 }
 
+/* Descriptors 0 to 2 where they are closed (>&-), so that none of ours becomes one of them. */
+static void open_missing(void) {
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(1);
+}
+
 int main(int argc, char **argv) {
+    open_missing();
     struct payload payload = read_payload("/proc/self/exe");
     if (!payload.num_sections || argc < 1) die("this file is damaged (there is nothing in it): download it again");
     settle_anywhere(&payload);

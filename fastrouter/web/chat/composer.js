@@ -125,7 +125,7 @@ export class Composer {
     stop.hidden = !isAnswering;
     send.disabled = !model || (!this.text.trim() && !this.#pictures.length);
     attach.hidden = !canSee(model);
-    text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases }) => aliases[0] ?? id).join(" and ")}` : "Pick a model first";
+    text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases, spellings }) => aliases.find((name) => !spellings.includes(name)) ?? id).join(" and ")}` : "Pick a model first";
     this.#showPictures();
     this.#showGauge(model);
     if (hadFocus && isAnswering) stop.focus();

@@ -8,6 +8,7 @@ const REASONS = {
   ttl: "left: nobody had asked for a while",
   unload: "unloaded",
   reload: "left: its source has changed",
+  crash: "its worker ended; another one takes over",
 };
 
 /** A change of state; `took_s`: what a load took, where it is known. */

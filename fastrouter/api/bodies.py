@@ -1,0 +1,105 @@
+"""Request bodies: bytes -> JSON, once. Knows no field but `model` and those that may hold token ids, and no route.
+
+Invariant: the values of a body are counted before they become Python objects, so that no body costs more than a few times its size; its
+bytes are given back as soon as it is parsed. Long lists of token ids stay the text they came as (`Ids`): a million of them is one object.
+"""
+
+import asyncio
+import gc
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+
+from fastrouter._core import Request, scan_json
+from fastrouter.errors import InvalidRequest, Unavailable
+
+MAX_VALUES = 1 << 16
+MAX_DEPTH = 512
+MAX_ID_LISTS = 4096
+MAX_MODEL_CHARACTERS = 1024
+_ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
+_ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
+_PLACE = secrets.token_hex(16)  # stands for a list of ids while the rest is parsed; nobody outside can know it
+_one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at a time would keep the event loop from it for longer
+
+Ids = orjson.Fragment
+
+
+def parse_json(request: Request) -> Any:
+    """What is in the body. Raises InvalidRequest."""
+    if request.json is None:
+        request.json = _parse(request.take_body())
+        name = request.json.get("model") if isinstance(request.json, dict) else None
+        request.model = name if isinstance(name, str) and len(name) <= MAX_MODEL_CHARACTERS else None
+    return request.json
+
+
+def parse_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object."""
+    value = parse_json(request)
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def parse_optional(request: Request) -> dict[str, Any]:
+    """The same, where there need not be a body."""
+    return parse_object(request) if request.body or request.json is not None else {}
+
+
+async def parse_large(request: Request) -> None:
+    """`parse_json`, while the event loop turns."""
+    await asyncio.get_running_loop().run_in_executor(_one_by_one, _parse_unwatched, request)
+
+
+def _parse_unwatched(request: Request) -> None:
+    """Without the garbage collector, which would walk through everything that is being made again and again. JSON has no circles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        parse_json(request)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _parse(body: bytes) -> Any:
+    if not body:
+        raise InvalidRequest("the request body is empty; send a JSON object")
+    spans = scan_json(body, _ID_NAMES, max_values=MAX_VALUES, max_depth=MAX_DEPTH)
+    if len(spans) > MAX_ID_LISTS:
+        raise InvalidRequest(f"the body holds more than {MAX_ID_LISTS} lists of token ids")
+    try:
+        if not spans:
+            return orjson.loads(body)
+        return _with_ids(orjson.loads(_without_ids(body, spans)), [Ids(body[start:end]) for start, end in spans])
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    except MemoryError:
+        raise Unavailable("there is no memory for this body just now") from None
+
+
+def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:
+    pieces, before = [], 0
+    for number, (start, end) in enumerate(spans):
+        pieces += [body[before:start], b'"%b %d"' % (_PLACE.encode(), number)]
+        before = end
+    return b"".join((*pieces, body[before:]))
+
+
+def _with_ids(value: dict[str, Any], ids: list[Ids]) -> dict[str, Any]:
+    """Lists of ids lie in these fields, or directly in lists in them."""
+
+    def place(item: Any) -> Any:
+        if not isinstance(item, str) or not item.startswith(_PLACE):
+            return item
+        return ids[int(item.rpartition(" ")[2])]
+
+    for name in _ID_FIELDS:
+        item = value.get(name)
+        value_of = [place(each) for each in item] if isinstance(item, list) else place(item)
+        if name in value:
+            value[name] = value_of
+    return value
