@@ -120,7 +120,7 @@ def take(browser: Any, url: str) -> None:
     camera.shoot("room-light")
     camera.page.emulate_media(color_scheme="dark")
     camera.await_end()
-    camera.page.get_by_role("button", name="Machine room").first.click()
+    camera.page.get_by_role("button", name="Models and memory").first.click()
     camera.page.keyboard.press("Control+Shift+O")
     camera.pick("smollm2")
     camera.page.get_by_role("button", name="Two models side by side").click()

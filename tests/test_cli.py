@@ -1,11 +1,15 @@
 """The verbs against a running router: what they print, where errors go, exit codes."""
 
 import contextlib
+import fcntl
+import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +58,82 @@ def test_list(run: Run, server: Router) -> None:
     assert rows[0][2:] == ["0.5", "MB", "2048", "models_dir"]
 
 
+@pytest.fixture(scope="module")
+def marked(module_router: StartRouter, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """A model that is loaded, one that is not, and one whose file is cut and has a long name."""
+    folder = tmp_path_factory.mktemp("marked")
+    for name, seed in (("first", 0), ("second", 1)):
+        (folder / f"{name}.gguf").symlink_to(models / f"tiny{seed}.gguf")
+    whole = (models / "tiny2.gguf").read_bytes()
+    (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    presets = folder / "presets.ini"
+    presets.write_text(f"[first]\nmodel = {folder / 'first.gguf'}\nalias = code, fim, a-name-that-is-longer-than-the-others\n")
+    server = module_router("--models-preset", str(presets), models_dir=folder)
+    server.load("first")
+    return server
+
+
+COLOUR = {"TERM": "xterm"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "shown"),
+    [
+        (
+            [],
+            COLOUR,
+            [
+                "\x1b[32m● loaded",
+                "\x1b[31m✗ failed",
+                "\x1b[2m○ unloaded",
+                "code, fim, a-n",
+                "…\n",
+                "\x1b[31m  cut.gguf: tensor",
+                "it is incomplete",
+            ],
+        ),
+        ([], {**COLOUR, "NO_COLOR": "1"}, [" ● loaded", " ✗ failed", " ○ unloaded"]),
+        ([], {"TERM": "dumb"}, [" ● loaded", " ✗ failed", " ○ unloaded"]),
+        ([], {"PYTHONIOENCODING": "ascii", "COLUMNS": "50"}, [" * loaded", " ! failed", " - unloaded", "code, fim", "...\n"]),
+        (["-v"], {}, ["code, fim, a-name-that-is-longer-than-the-others", "/cut.gguf: tensor"]),
+    ],
+    ids=["colours", "NO_COLOR", "dumb", "ascii", "verbose"],
+)
+def test_list_on_a_terminal(marked: Router, tmp_path: Path, flags: list[str], env: dict[str, str], shown: list[str]) -> None:
+    with Terminal(tmp_path, "list", *flags, FASTROUTER_URL=marked.url, **env) as terminal:
+        found = terminal.all()
+    for text in shown:
+        assert text in found, found
+    assert ("/cut.gguf: tensor" in found) == ("-v" in flags)
+    assert ("\x1b" in found) == any("\x1b" in text for text in shown)
+
+
+def test_list_in_a_pipe_is_whole_and_plain(run: Run, marked: Router) -> None:
+    listed = run("list", url=marked.url, TERM="xterm", COLUMNS="40").stdout
+    head, *rows = listed.splitlines()
+    assert head.split() == ["MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE", "ALIASES", "PROBLEM"]
+    assert [row.split()[:2] for row in rows] == [["cut", "failed"], ["first", "loaded"], ["second", "unloaded"]]
+    assert ": it is incomplete" in rows[0]
+    assert rows[1].endswith("code, fim, a-name-that-is-longer-than-the-others")
+    assert listed.isascii()
+
+
+def test_a_name_cannot_command_the_terminal(run: Run, router: StartRouter, models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "red\x1b[31m.gguf").symlink_to(models / "tiny0.gguf")
+    listed = run("list", url=router(models_dir=folder).url).stdout
+    assert "red" in listed
+    assert "\x1b" not in listed
+
+
+def test_an_empty_list_says_how_to_get_models(run: Run, router: StartRouter, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    result = run("list", url=router(models_dir=tmp_path / "models").url)
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 1)
+    assert "fastrouter pull" in result.stderr
+
+
 def test_load_ps_unload(run: Run, server: Router) -> None:
     assert run("ps", url=server.url).stdout.split() == ["MODEL", "STATUS", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "UNTIL"]
     loaded = run("load", "tiny1", "--url", server.url)
@@ -98,7 +178,61 @@ def test_chat_options(run: Run, server: Router) -> None:
     assert run("chat", "tiny0", "hello", *options, url=server.url).stdout == f"{expected}\n"
 
 
-def test_conversation(run: Run, server: Router, tmp_path: Path) -> None:
+class Terminal:
+    """A verb under a pseudo terminal that is its controlling one, so that Ctrl-C reaches it."""
+
+    def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
+        self._controller, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fastrouter", *arguments],
+            env=environment(folder, **{"TERM": "dumb", "COLUMNS": "80", "NO_COLOR": "", "PYTHONIOENCODING": "utf-8", **env}),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(terminal)
+        os.set_blocking(self._controller, False)
+        self._shown = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._controller)
+
+    def _read(self) -> str:
+        with contextlib.suppress(OSError):
+            while read := os.read(self._controller, 4096):
+                self._shown += read.decode(errors="replace").replace("\r", "")
+        return self._shown
+
+    def until(self, text: str) -> str:
+        """What was shown up to it, which is forgotten."""
+        eventually(lambda: text in self._read(), f"{text!r} in {self._shown[-300:]!r}")
+        before, _, self._shown = self._shown.partition(text)
+        return before
+
+    def type(self, *lines: str) -> None:
+        """Each after its prompt."""
+        for line in lines:
+            self.until("> ")
+            self.write(f"{line}\n")
+
+    def write(self, text: str) -> None:
+        os.write(self._controller, text.encode())
+
+    def all(self) -> str:
+        """What is shown until it ends well."""
+        eventually(lambda: self._read() is not None and self.process.poll() is not None, "its end")
+        assert self.process.returncode == 0, self._read()
+        return self._read()
+
+
+def test_conversation(server: Router, tmp_path: Path) -> None:
     """On a terminal: two turns, of which the second knows the first, then the end of input."""
     turns = [{"role": "user", "content": "one"}]
     answers = []
@@ -106,39 +240,91 @@ def test_conversation(run: Run, server: Router, tmp_path: Path) -> None:
         answer = server.post("/v1/chat/completions", {"model": "tiny0", "messages": turns}).json["choices"][0]["message"]["content"]
         answers.append(answer)
         turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": text}]
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastrouter", "chat", "tiny0"],
-        env=environment(tmp_path, FASTROUTER_URL=server.url, TERM="dumb"),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
-    os.set_blocking(controller, False)
-    shown = ""
+    with Terminal(tmp_path, "chat", "tiny0", FASTROUTER_URL=server.url) as terminal:
+        assert "tiny0 has no chat template" in terminal.until("\n>")
+        terminal.write("one\n")
+        for answer, following in zip(answers, ("two\n", "\x04"), strict=True):
+            terminal.until(f"{answer}\n")
+            assert re.fullmatch(r"\[12 tokens, [\d.]+ tokens/s, first token after [\d.]+ s(, loaded in .*)?\]\n", terminal.until("> "))
+            terminal.write(following)
+        terminal.all()
 
-    def has_shown(text: str) -> bool:
-        """True once: what was shown up to it is forgotten."""
-        nonlocal shown
-        with contextlib.suppress(OSError):
-            shown += os.read(controller, 4096).decode().replace("\r", "")
-        _, found, rest = shown.partition(text)
-        shown = rest if found else shown
-        return bool(found)
 
-    try:
-        for text, answer in zip(("one", "two"), answers, strict=True):
-            eventually(lambda: has_shown("> "), "the prompt")
-            os.write(controller, f"{text}\n".encode())
-            eventually(lambda answer=answer: has_shown(f"{answer}\n"), "the answer")  # type: ignore[misc]
-        eventually(lambda: has_shown("> "), "the prompt")
-        os.write(controller, b"\x04")
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
+@pytest.fixture(scope="module")
+def chatter(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
+    """Scripted models, so that a conversation is as long as a test needs it."""
+    folder = tmp_path_factory.mktemp("chatter")
+    (folder / "one.gguf").write_text("{}")
+    (folder / "two.gguf").write_text("{}")
+    return module_router(models_dir=folder, is_fake=True)
+
+
+COMMANDS = [
+    ("/help", "/model NAME"),
+    ("/model two", "From now on two."),
+    ("/model no-such", "model 'no-such' not found"),
+    ("/model", "It is two."),
+    ("/nothing", "There is no command /nothing"),
+    ("/models", "MODEL"),
+    ("/system be brief", "The system message is set."),
+    ("/clear", "The conversation is forgotten."),
+]
+
+
+def test_commands_of_a_conversation(chatter: Router, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "chat", "one", FASTROUTER_URL=chatter.url) as terminal:
+        for line, shown in COMMANDS:
+            terminal.type(line)
+            terminal.until(shown)
+        terminal.type(json.dumps({"tokens": 1, "text": "an answer \x1b[31m of two"}))
+        terminal.until("\nan answer [31m of two\n")  # without what would colour the terminal
+        assert chatter.status("two") == "loaded"
+        terminal.type("/quit")
+        terminal.all()
+
+
+@pytest.mark.parametrize("lines", [('"""{"tokens": 1,', '"text": "both lines"}"""'), ('{"tokens": 1, \\', '"text": "both lines"}')])
+def test_questions_of_several_lines(chatter: Router, tmp_path: Path, lines: tuple[str, str]) -> None:
+    with Terminal(tmp_path, "chat", "one", FASTROUTER_URL=chatter.url) as terminal:
+        terminal.type(lines[0])
+        terminal.until("\n. ")
+        terminal.write(f"{lines[1]}\n")
+        terminal.until("\nboth lines\n")
+        terminal.type("/quit")
+        terminal.all()
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(chatter: Router, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "chat", "one", FASTROUTER_URL=chatter.url) as terminal:
+        terminal.type(json.dumps({"tokens": 3000, "delay_s": 0.02}))
+        terminal.until("t3 ")
+        terminal.write("\x03")
+        terminal.until("[stopped, first token after")
+        eventually(lambda: not chatter.is_processing("one"), "the end of the stopped stream")
+        terminal.until("> ")
+        terminal.write("half a question\x03")
+        terminal.until("(Ctrl-D or /quit ends)")
+        terminal.type(json.dumps({"tokens": 1, "text": "still here"}))
+        terminal.until("\nstill here\n")
+        terminal.until("> ")
+        terminal.write("\x04")
+        terminal.all()
+
+
+def test_a_conversation_with_an_unknown_model_does_not_begin(chatter: Router, tmp_path: Path) -> None:
+    with Terminal(tmp_path, "chat", "no-such", FASTROUTER_URL=chatter.url) as terminal:
+        terminal.until("model 'no-such' not found")
+        assert terminal.process.wait(60) == 1
+
+
+def test_a_router_with_one_model_takes_every_name(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    server = router("-m", str(models / "tiny0.gguf"), "-n", "3")
+    with Terminal(tmp_path, "chat", "gpt-4o", FASTROUTER_URL=server.url) as terminal:
+        terminal.until("gpt-4o has no chat template")
+        terminal.type("hello")
+        terminal.until("[3 tokens, ")
+        terminal.type("/quit")
+        terminal.all()
 
 
 def test_not_running(run: Run) -> None:
@@ -177,7 +363,10 @@ def test_failed_load(run: Run, router: StartRouter, models: Path, tmp_path: Path
     server = router(models_dir=folder)
     check_failed(run("load", "strange", url=server.url), "strange failed to load", "attn_q")
     check_failed(run("chat", "strange", "hello", url=server.url), "failed to load")
-    assert "(failed)" in run("list", url=server.url).stdout
+    head, row = run("list", url=server.url).stdout.splitlines()
+    assert head.split()[-1] == "PROBLEM"
+    assert row.split()[:2] == ["strange", "failed"]
+    assert "strange.gguf: tensor 'blk.1.attn_q.weight' not found" in row
 
 
 def test_router_that_dies_in_the_middle(router: StartRouter, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 Also that what the pages name is there: endpoints, metrics, request fields, files, targets of make.
 """
 
+import ast
+import importlib.util
 import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,10 +129,61 @@ def test_examples_answer_as_shown(example: Example, fleet: Router, router: Start
             assert shape(json.loads(result.stdout)) == shape(json.loads(shown))
 
 
+PYTHON = [(page, code) for page in PAGES for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)]
+
+
+def imported(code: str) -> set[str]:
+    nodes = ast.walk(ast.parse(code))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {*names, *(node.module or "" for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom))}
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page.name}: {'+'.join(sorted(imported(code)))}" for page, code in PYTHON])
+def test_python_examples_run(page: Path, code: str, fleet: Router) -> None:
+    missing = [name for name in imported(code) if importlib.util.find_spec(name.partition(".")[0]) is None]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    assert ADDRESS.search(code), f"{page.name}: which router?"
+    program = ADDRESS.sub(fleet.url, code)
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_apis_that_clients_miss_are_not_there(fleet: Router) -> None:
+    """docs/clients.md says of each what it answers."""
+    text = (DOCS / "clients.md").read_text()
+    found = [
+        (path, int(status))
+        for row, status in re.findall(r"^\|([^|]*)\|[^|]*\| (\d{3}) \|$", text, re.M)
+        for path in re.findall(r"`(/\S+)`", row)
+    ]
+    assert len(found) > 5
+    for path, status in found:
+        assert fleet.post(path, {}).status == status, path
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]
+    assert fleet.post("/v1/chat/completions", {**chat, "tools": tools, "tool_choice": "auto"}).status == 200
+    for refused in (
+        {"tools": tools, "tool_choice": "required"},
+        {"tools": tools, "response_format": {"type": "json_object"}},
+        {"messages": picture},
+    ):
+        assert fleet.post("/v1/chat/completions", {**chat, **refused}).status == 400, refused
+
+
+def test_files_for_clients_can_be_read() -> None:
+    blocks = re.findall(r"^```(json)\n(.*?)^```", (DOCS / "clients.md").read_text(), re.M | re.S)
+    assert blocks
+    for _, block in blocks:
+        json.loads(block)
+
+
 def test_there_are_examples() -> None:
     """The pattern above finds them."""
     assert sum(len(example.commands) for example in EXAMPLES) > 12
-    assert {example.page for example in EXAMPLES} >= {"operations.md", "requests.md", "llama-server.md"}
+    assert {example.page for example in EXAMPLES} >= {"operations.md", "requests.md", "llama-server.md", "clients.md"}
 
 
 def test_metrics_have_these_names(fleet: Router) -> None:

@@ -608,6 +608,19 @@ def test_error_that_is_too_large_for_the_ring(bench: MakeBench) -> None:
     one.check_idle()
 
 
+@pytest.mark.parametrize("kind", [TEXT, EVENT, FINISH])
+def test_a_record_that_no_ring_holds_is_its_requests_error(bench: MakeBench, kind: int) -> None:
+    one = bench(ring_bytes=4096)
+    clients = [Client(), Client()]
+    ids = [one.ring.attach(client) for client in clients]
+    one.outbox.push(ids[0], kind, 0, 0, 1, b"x" * 5000)
+    one.outbox.push(ids[1], TEXT, 0, LAST, 1, b"whole")
+    one.ring.drain()
+    assert clients[0].error is not None
+    assert "more than the limit" in clients[0].error["message"]
+    assert (clients[1].error, clients[1].text()) == (None, "whole")
+
+
 def test_abort_while_the_ring_is_full(bench: MakeBench, lone: dict[str, str]) -> None:
     one = bench(ring_bytes=4096, parallel=2)
     client = one.submit(PROMPTS[0], 1000)

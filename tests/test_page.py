@@ -157,15 +157,17 @@ def test_a_failed_load_shows_its_cause_and_is_tried_again(scripted: Router, tab:
     pick(page, "bad")
     ask(page, "hello")
     failure = page.locator(".failure")
-    assert "tensor 'blk.0.attn_q.weight' not found" in failure.inner_text()
+    assert "damaged, incomplete" in failure.inner_text()
+    assert not failure.locator("pre").is_visible()
     failure.locator("summary").click()
+    assert "tensor 'blk.0.attn_q.weight' not found" in failure.locator("pre").inner_text()
     assert "check_tensor_dims" in failure.locator("pre").inner_text()
     with page.expect_request(CHAT) as request:
         failure.get_by_role("button", name="Try again").click()
     assert request.value.post_data_json["model"] == "bad"
     page.wait_for_selector(IDLE)
     assert page.locator(".answer").count() == 1
-    page.get_by_role("button", name="Another model", exact=True).click()
+    page.get_by_role("button", name="Choose another model", exact=True).click()
     page.keyboard.type("calm")
     page.keyboard.press("Enter")
     page.wait_for_selector(".answer[aria-busy=false] .prose:not(:empty)")
@@ -442,7 +444,7 @@ def test_settings_travel_with_the_conversation(scripted: Router, tab: Tab) -> No
     page.get_by_role("button", name="Settings of this conversation").click()
     page.get_by_label("System prompt").fill("Be brief.")
     page.get_by_label("Temperature").fill("0.25")
-    page.get_by_label("Most tokens").fill("3")
+    page.get_by_label("Maximum tokens").fill("3")
     page.keyboard.press("Enter")
     with page.expect_request(CHAT) as request:
         ask(page, "hello")
@@ -464,7 +466,7 @@ def test_placeholders_are_the_models_own_values(real: Router, tab: Tab) -> None:
     pick(page, "tiny0")
     page.get_by_role("button", name="Settings of this conversation").click()
     assert page.get_by_label("Top k").get_attribute("placeholder") == "40"
-    assert page.get_by_label("Most tokens").get_attribute("placeholder") == "40"
+    assert page.get_by_label("Maximum tokens").get_attribute("placeholder") == "40"
     assert page.get_by_label("Seed").get_attribute("placeholder") == "random"
 
 

@@ -133,7 +133,7 @@ def test_a_variant_has_no_life_of_its_own(tab: Tab, router: StartRouter, tmp_pat
     assert "variant of plain" in opened.locator('.picker-row[data-model="warm"]').inner_text()
     opened.keyboard.press("Escape")
     served.load("warm")
-    opened.get_by_role("button", name="Machine room").first.click()
+    opened.get_by_role("button", name="Models and memory").first.click()
     opened.locator('.room-lane[data-model="plain"]').wait_for()
     assert opened.locator(".room-lane").count() == 1
     assert opened.locator(".room-card").count() == 1
@@ -162,7 +162,7 @@ def test_a_drawer_keeps_the_rest_out_of_reach(chromium: Any, scripted: Router) -
     try:
         opened = held.open(scripted)
         opened.wait_for_selector(".card")
-        opened.get_by_role("button", name="Machine room").first.click()
+        opened.get_by_role("button", name="Models and memory").first.click()
         opened.locator("#room h2").wait_for()
         assert opened.evaluate("[...document.querySelectorAll('#main, #sidebar')].every((one) => one.inert)")
         for _ in range(30):
@@ -171,7 +171,7 @@ def test_a_drawer_keeps_the_rest_out_of_reach(chromium: Any, scripted: Router) -
         opened.mouse.click(200, 600)
         opened.locator("#room").wait_for(state="hidden")
         assert not opened.evaluate("document.querySelector('#main').inert")
-        assert opened.evaluate("document.activeElement.getAttribute('aria-label')") == "Machine room (])"
+        assert opened.evaluate("document.activeElement.getAttribute('aria-label')") == "Models and memory"
     finally:
         held.close()
 

@@ -1,4 +1,4 @@
-"""The machine room in a real browser on a real router: what it shows follows what happens, and what it does is asked for first.
+"""The panel `Models and memory` in a real browser on a real router: what it shows follows what happens, what it does is asked for first.
 
 The workers follow scripts (fake_worker.py), so that answers are as slow as a test needs them; the hub is fake_hub.py.
 """
@@ -60,9 +60,9 @@ def room(tab: Tab, server: Router) -> Any:
 def opened(tab: Tab, server: Router) -> Any:
     """The open room."""
     page = tab.open(server)
-    page.get_by_role("button", name=re.compile("^Machine room")).click()
-    room = page.get_by_role("complementary", name="Machine room")
-    expect(room.get_by_role("heading", name="Machine room")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Models and memory")).click()
+    room = page.get_by_role("complementary", name="Models and memory")
+    expect(room.get_by_role("heading", name="Models and memory")).to_be_visible()
     return room
 
 
@@ -275,7 +275,7 @@ def test_on_a_phone(chromium: Any, server: Router) -> None:
     expect(card(room, "tiny0")).to_be_visible()
     wide = "() => [...document.querySelectorAll('.room *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1).length"
     assert room.page.evaluate(wide) == 0
-    room.get_by_role("button", name="Close the machine room").click()
+    room.get_by_role("button", name="Close models and memory").click()
     expect(room).to_be_hidden()
     tab.close()
 
@@ -283,11 +283,11 @@ def test_on_a_phone(chromium: Any, server: Router) -> None:
 def test_a_closed_room_draws_nothing(room: Any, server: Router) -> None:
     server.load("tiny0")
     expect(card(room, "tiny0")).to_be_visible()
-    room.get_by_role("button", name="Close the machine room").click()
+    room.get_by_role("button", name="Close models and memory").click()
     server.unload("tiny0")
     room.page.wait_for_timeout(300)
     assert room.page.locator('.room-card[data-model="tiny0"]').count() == 1  # as it was
-    room.page.get_by_role("button", name=re.compile("^Machine room")).click()
+    room.page.get_by_role("button", name=re.compile("^Models and memory")).click()
     expect(card(room, "tiny0")).to_have_count(0)
 
 

@@ -21,7 +21,7 @@ from fastrouter.bench.servers import OURS, RIVAL, Server, running
 from fastrouter.bench.switching import cold, hot, in_turn, ttft
 from fastrouter.build import version_text
 from fastrouter.catalog import Catalog
-from fastrouter.cli.client import print_table
+from fastrouter.cli.terminal import print_table
 from fastrouter.config import parse
 from fastrouter.errors import ConfigError
 from fastrouter.flag import Kind, Scope

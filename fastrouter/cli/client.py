@@ -1,4 +1,4 @@
-"""The verbs: list, ps, load, unload, chat, logs, over HTTP, HTTPS or a Unix socket. Knows nothing of the router's inside.
+"""A running router, asked over HTTP, HTTPS or a Unix socket, and how a verb ends. Knows no verb and nothing of the router's inside.
 
 Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
 """
@@ -10,13 +10,10 @@ import os
 import socket
 import ssl
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
-
-from fastrouter.cli.logs import show_logs
+from urllib.parse import unquote, urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOAD_TIMEOUT_S = 600.0
@@ -121,11 +118,13 @@ class Client:
         finally:
             connection.close()
 
-    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
-        """The events of a stream. Raises CallFailed when it ends without [DONE]."""
+    def stream(self, path: str, body: Any, on_comment: Callable[[str], None] | None = None) -> Generator[dict[str, Any], None, None]:
+        """The events of a stream; its comments say what it waits for. Raises CallFailed when it ends without [DONE]."""
         connection, response = self._open("POST", path, body)
         try:
             for line in response:
+                if line.startswith(b": ") and on_comment is not None:
+                    on_comment(line[2:].decode("utf-8", "replace").strip())
                 if not line.startswith(b"data: "):
                     continue
                 if line.strip() == b"data: [DONE]":
@@ -168,136 +167,7 @@ def _message_of(response: http.client.HTTPResponse) -> str:
         return f"HTTP {response.status}: {text[:200]}"
 
 
-# ---------------------------------------------------------------- verbs
-
-
-def list_models(client: Client, options: argparse.Namespace) -> None:
-    _print_models(client.call("GET", "/v1/models")["data"])
-
-
-def list_running(client: Client, options: argparse.Namespace) -> None:
-    """What is in memory, or on its way, and how it is used; variants are shown with the model whose process they share."""
-    rows = [("MODEL", "STATUS", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "UNTIL")]
-    for listed in client.call("GET", "/v1/models")["data"]:
-        if listed["status"]["value"] == "unloaded" or "base" in listed["status"]:
-            continue
-        model = client.call("GET", f"/v1/models/{quote(listed['id'])}")
-        usage, meta = model["usage"], model.get("meta") or {}
-        memory = _size(usage["memory_bytes"] + usage["device_memory_bytes"])
-        counts = (str(usage["running"] or ""), str(usage["waiting"] or ""))
-        rows.append((model["id"], _status_of(model), memory, str(meta.get("n_ctx") or ""), *counts, _until(usage)))
-    print_table(rows)
-
-
-def _until(usage: dict[str, Any]) -> str:
-    """When it is unloaded, if nobody asks."""
-    if usage["pinned"]:
-        return "pinned"
-    return f"{usage['expires_in_s']:.0f} s" if usage["expires_in_s"] is not None else ""
-
-
-def _print_models(models: list[dict[str, Any]]) -> None:
-    rows = [("MODEL", "STATUS", "SIZE", "CONTEXT", "SOURCE")]
-    for model in models:
-        meta = model.get("meta") or {}
-        context = str(meta.get("n_ctx") or meta.get("n_ctx_train") or "")
-        rows.append((model["id"], _status_of(model), _size(meta.get("size")), context, model["source"]))
-    print_table(rows)
-
-
-def _status_of(model: dict[str, Any]) -> str:
-    status: dict[str, Any] = model["status"]
-    if status["value"] == "downloading":
-        return f"downloading {_percent_of(status.get('progress') or {})}%"
-    return f"{status['value']}{' (failed)' if status.get('failed') else ''}"
-
-
-def print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _percent_of(files: dict[str, dict[str, int]]) -> int:
-    total = sum(file["total"] for file in files.values())
-    return 100 * sum(file["done"] for file in files.values()) // total if total else 0
-
-
-def _size(num_bytes: int | None) -> str:
-    if not num_bytes:
-        return ""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
-
-
-def load(client: Client, options: argparse.Namespace) -> None:
-    start = time.monotonic()
-    client.call("POST", "/models/load", {"model": options.model})
-    while time.monotonic() - start < LOAD_TIMEOUT_S:
-        status = client.call("GET", f"/v1/models/{quote(options.model)}")["status"]
-        if status["value"] in ("loaded", "sleeping"):
-            print(f"{options.model} is loaded ({time.monotonic() - start:.2f} s)")
-            return
-        if status.get("failed") and status["value"] == "unloaded":
-            raise CallFailed(f"{options.model} failed to load: {status.get('error') or status.get('exit_code')}")
-        time.sleep(0.05)
-    raise CallFailed(f"{options.model} did not load in {LOAD_TIMEOUT_S:g} s")
-
-
-def unload(client: Client, options: argparse.Namespace) -> None:
-    client.call("POST", "/models/unload", {"model": options.model})
-    print(f"{options.model} is unloading")
-
-
-def chat(client: Client, options: argparse.Namespace) -> None:
-    history: list[dict[str, str]] = [{"role": "system", "content": options.system}] if options.system else []
-    if options.prompt:
-        _say(client, options, history, " ".join(options.prompt))
-        return
-    if not sys.stdin.isatty():
-        _say(client, options, history, sys.stdin.read())
-        return
-    import readline  # noqa: F401  # gives input() line editing and its own history
-
-    print(f"Chatting with {options.model}. /clear forgets, Ctrl-C stops an answer, Ctrl-D ends.")
-    num_kept = len(history)
-    while True:
-        try:
-            text = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if text == "/clear":
-            del history[num_kept:]
-        elif text:
-            try:
-                _say(client, options, history, text)
-            except CallFailed as error:
-                print(f"fastrouter: {error}", file=sys.stderr)
-
-
-def _say(client: Client, options: argparse.Namespace, history: list[dict[str, str]], text: str) -> None:
-    """One turn; both sides join `history` only when the answer came (also when the user stopped it)."""
-    question = {"role": "user", "content": text}
-    body: dict[str, Any] = {"model": options.model, "messages": [*history, question], "stream": True}
-    for name in ("max_tokens", "temperature", "seed"):
-        if getattr(options, name) is not None:
-            body[name] = getattr(options, name)
-    answer = []
-    events = client.stream("/v1/chat/completions", body)
-    try:
-        for event in events:
-            for choice in event["choices"]:
-                piece = choice["delta"].get("content")
-                if piece:
-                    answer.append(piece)
-                    print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        events.close()  # type: ignore[attr-defined]  # it is a generator; closing it closes the connection
-    print()
-    history += [question, {"role": "assistant", "content": "".join(answer)}]
-
-
-# ---------------------------------------------------------------- arguments
+# ---------------------------------------------------------------- for all verbs
 
 
 def shared_options() -> argparse.ArgumentParser:
@@ -309,38 +179,6 @@ def shared_options() -> argparse.ArgumentParser:
     shared.add_argument("--insecure", action="store_true", help="talk to an https:// router whoever it is")
     shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="better given as LLAMA_API_KEY")
     return shared
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastrouter")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, action, text in (
-        ("list", list_models, "all models"),
-        ("ps", list_running, "models that are in memory, or on their way"),
-        ("load", load, "load a model and wait until it is ready"),
-        ("unload", unload, "take a model out of memory"),
-        ("chat", chat, "talk to a model"),
-        ("logs", show_logs, "what a model's workers have said"),
-    ):
-        verb = verbs.add_parser(name, parents=[shared_options()], help=text, description=text)
-        verb.set_defaults(action=action)
-        if name in ("load", "unload", "chat"):
-            verb.add_argument("model")
-        if name == "logs":
-            verb.add_argument("model", nargs="?", help="without it, all models")
-            verb.add_argument("-f", "--follow", action="store_true", help="go on with what they say from now on")
-            verb.add_argument("-n", "--lines", type=int, help="only the last N lines")
-        if name == "chat":
-            verb.add_argument("prompt", nargs="*", help="one question; without it, a conversation")
-            verb.add_argument("--system", help="system message")
-            verb.add_argument("--max-tokens", type=int)
-            verb.add_argument("--temperature", type=float)
-            verb.add_argument("--seed", type=int)
-    return parser
-
-
-def run_verb(arguments: list[str]) -> int:
-    return perform(make_parser().parse_args(arguments))
 
 
 def perform(options: argparse.Namespace) -> int:

@@ -9,12 +9,13 @@ import { Store } from "./chat/store.js";
 import { Thread } from "./chat/thread.js";
 import { Welcome } from "./chat/welcome.js";
 import { announce, askForKey, notify, openDialog } from "./dialogs.js";
-import { h, icon, iconButton } from "./dom.js";
-import { Models, stateOf } from "./models.js";
+import { h, icon, iconButton, namedButton } from "./dom.js";
+import { fileOf, Models, stateOf } from "./models.js";
 import { drawers, Panel } from "./panels.js";
 import { Picker } from "./picker.js";
 import { Defaults } from "./chat/defaults.js";
 import { listenToKeys, showHelp } from "./shortcuts.js";
+import { showTips } from "./tips.js";
 import { stateInWords } from "./words.js";
 
 const HIDDEN_MS = 60_000;
@@ -35,12 +36,13 @@ const second = new Picker(models, { label: "Second model", isFit: canChat, onPic
 const offline = h("span.chip.offline", { "data-state": "failed", hidden: true }, "not connected");
 const buttons = {
   sidebar: iconButton("menu", "Conversations ([)"),
-  compare: iconButton("columns", "Two models side by side", () => chat.setComparing(!chat.second)),
-  settings: iconButton("sliders", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
+  compare: namedButton("columns", "Side by side", "Two models side by side", () => chat.setComparing(!chat.second)),
+  settings: namedButton("sliders", "Settings", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
   theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
   themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // where the bar has no room
   help: iconButton("help", "Keyboard (?)", showHelp),
-  room: iconButton("gauge", "Machine room (])"),
+  room: namedButton("gauge", "Models and memory", "Models and memory", null, { "data-tip": "What is loaded, memory, downloads (])" }),
+  roomBelow: h("button.quiet.only-narrow", { type: "button", onclick: () => openRoomFromDrawer() }, icon("gauge"), "Models and memory"), // as above
 };
 at("topbar").append(
   buttons.sidebar, picker.element, h("span.versus", {}, "and"), second.element, offline, h("span.push"), buttons.compare, buttons.settings, buttons.help, buttons.theme, buttons.room);
@@ -79,6 +81,8 @@ const acts = {
     chat.choose(message);
     if (label) thread.focusVersions(message, label);
   },
+  openRoom: () => panels.room.toggle(true),
+  fileOf: (id) => (models.get(id) ? fileOf(models.get(id)) : null),
   regenerateWith: async (message) => {
     const chosen = await pickInDialog("Answer again with");
     if (chosen) chat.regenerate(message, chosen);
@@ -108,16 +112,21 @@ new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();
   composer.focus();
 });
-at("sidebar").querySelector(".sidebar-foot").append(buttons.themeBelow);
+at("sidebar").querySelector(".sidebar-foot").append(buttons.roomBelow, buttons.themeBelow);
 panels.sidebar = new Panel(at("sidebar"), buttons.sidebar, { name: "sidebar", isOpen: true, drawer: drawers.sidebar });
 panels.room = new Panel(at("room"), buttons.room, { name: "room", isOpen: false, drawer: drawers.room, onOpen: openRoom });
+
+function openRoomFromDrawer() {
+  panels.sidebar.close();
+  panels.room.toggle(true);
+}
 
 function openRoom() {
   room ??= import("./room/room.js")
     .then(({ mountRoom }) => mountRoom(at("room"), { api, models, close: () => panels.room.close() }))
     .catch((error) => {
       room = null;
-      notify(`The machine room cannot be opened: ${error.message}`);
+      notify(`“Models and memory” cannot be opened: ${error.message}`);
     });
 }
 
@@ -193,6 +202,7 @@ function begin() {
   readSettings().catch(() => {}); // they are only defaults
 }
 
+showTips();
 showTheme();
 showBar();
 composer.focus();

@@ -31,8 +31,16 @@ export function icon(name) {
   return svg;
 }
 
+/** Its label is shown beside it while the pointer or the keyboard is on it: see tips.js. */
 export function iconButton(name, label, onclick, more = {}) {
-  return h("button.icon-button", { type: "button", "aria-label": label, title: label, onclick, ...more }, icon(name));
+  return h("button.icon-button", { type: "button", "aria-label": label, "data-tip": "", onclick, ...more }, icon(name));
+}
+
+/** With `words` beside the icon where there is room; they are a part of `label`. */
+export function namedButton(name, words, label, onclick, more = {}) {
+  const button = iconButton(name, label, onclick, { class: "icon-button named", ...more });
+  button.append(h("span.named-words", {}, words));
+  return button;
 }
 
 const ICONS = {

@@ -170,6 +170,18 @@ export function percentOf(model) {
   return total ? Math.floor((100 * files.reduce((sum, file) => sum + file.done, 0)) / total) : 0;
 }
 
+/** It can go on with a text, but was not made to chat. What is not known of a model is not held against it. */
+export function hasNoTemplate(model) {
+  const capabilities = model.capabilities ?? [];
+  return capabilities.includes("completion") && !capabilities.includes("chat");
+}
+
+/** Its GGUF file on the router's machine, or null. */
+export function fileOf(model) {
+  const { args = [] } = model.status;
+  return args.includes("--model") ? args[args.indexOf("--model") + 1] : null;
+}
+
 /** The state in one word of ours: llama-server says `unloaded` of a model that failed. */
 export function stateOf(model) {
   return model.status.failed || (model.status.error && model.status.value === "unloaded") ? "failed" : model.status.value;

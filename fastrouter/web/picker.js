@@ -3,7 +3,8 @@
 
 import { h, icon, iconButton } from "./dom.js";
 import { notify } from "./dialogs.js";
-import { percentOf, stateOf } from "./models.js";
+import { causeInWords } from "./failures.js";
+import { hasNoTemplate, percentOf, stateOf } from "./models.js";
 import { stateInWords, traitsOf } from "./words.js";
 
 const GROUPS = [
@@ -119,7 +120,7 @@ export class Picker {
       h("div.picker-group", { role: "rowgroup", "aria-label": name }, h("div.picker-group-name", { "aria-hidden": "true" }, name), models.map((model) => this.#row(model)))));
     none.hidden = found.length > 0;
     list.hidden = !found.length;
-    none.textContent = this.#models.list().length ? "No model is called like that." : this.#models.isKnown ? "There are no models yet. The machine room can download one." : "Looking for models …";
+    none.textContent = this.#models.list().length ? "No model is called like that." : this.#models.isKnown ? "There are no models yet. “Models and memory” can download one." : "Looking for models …";
     const row = list.querySelector('[aria-selected="true"]');
     if (row) search.setAttribute("aria-activedescendant", row.id);
     else search.removeAttribute("aria-activedescendant");
@@ -133,8 +134,8 @@ export class Picker {
     const isFit = this.#isFit(model);
     const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)));
     const detail = h("div.picker-row-detail", {}, [...traitsOf(model), model.status.base && `variant of ${model.status.base}`, SAID_BY_GROUP.has(state) ? null : stateInWords(state, percentOf(model))].filter(Boolean).join(" · "));
-    const cause = state === "failed" && model.status.error ? h("div.picker-row-cause", {}, model.status.error) : null;
-    const cell = h("div.picker-cell", { role: "gridcell", onclick: () => isFit && this.#pick(model.id) }, name, detail, cause, isFit ? null : h("div.picker-row-detail", {}, "makes no text"));
+    const cause = state === "failed" && model.status.error ? h("div.picker-row-cause", { "data-tip": model.status.error }, causeInWords(model.status.error)) : null;
+    const cell = h("div.picker-cell", { role: "gridcell", onclick: () => isFit && this.#pick(model.id) }, name, detail, cause, noteOf(model, isFit));
     const acts = h("div.picker-acts", { role: "gridcell" }, this.#buttons(model, state, isActive));
     return h("div.picker-row", { role: "row", id: `${this.#id}-${model.id}`, "aria-selected": String(isActive), "aria-disabled": !isFit && "true", "data-current": model.id === this.#current?.id, "data-model": model.id }, cell, acts);
   }
@@ -186,4 +187,10 @@ export class Picker {
     this.#onPick(id);
     this.close();
   }
+}
+
+/** What it is not made for. */
+function noteOf(model, isFit) {
+  if (!isFit) return h("div.picker-row-detail", {}, `cannot chat: it is for ${model.capabilities.join(", ")}`);
+  return hasNoTemplate(model) ? h("div.picker-row-detail", {}, "no chat template") : null;
 }

@@ -12,7 +12,7 @@ const HELP = [
   ["Edit the last question", ["↑"]],
   ["Stop the answer", ["Esc"]],
   ["Conversations", ["["]],
-  ["Machine room", ["]"]],
+  ["Models and memory", ["]"]],
   ["This help", ["?"]],
 ];
 const IS_MAC = navigator.platform.startsWith("Mac");

@@ -135,18 +135,25 @@ class Admission:
     def _queue_compiled(self) -> None:
         for request in self._compiling[:]:
             grammar = request.grammar
-            is_late = grammar is not None and not grammar.done() and time.monotonic() > request.came_at + COMPILE_DEADLINE_S
-            if not (request.is_ready or is_late):
+            late = grammar if time.monotonic() > request.came_at + COMPILE_DEADLINE_S and grammar and not grammar.done() else None
+            if not (request.is_ready or late):
                 continue
             self._compiling.remove(request)
             try:
-                if grammar is not None and is_late:
-                    raise self._grammars.give_up(request.generate.constraint or {}, grammar)
+                if late is not None:
+                    raise self._grammars.give_up(request.generate.constraint or {}, late)
                 self._queue(request)
             except Exception as error:
                 self._answers.refuse(request.id, error)
             finally:
                 self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        """What is still being made for it, nobody waits for any more."""
+        if request.reading is not None:
+            request.reading.cancel()
+        if request.grammar is not None:
+            self._grammars.leave(request.grammar)
 
     def choice(self, request: Request, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
@@ -174,13 +181,6 @@ class Admission:
         for request in [request for request in self._compiling if request.id == request_id]:
             self._compiling.remove(request)
             self._let_go(request)
-
-    def _let_go(self, request: Request) -> None:
-        """It waits no longer for what was to be made of it."""
-        if request.reading is not None:
-            request.reading.cancel()
-        if request.grammar is not None:
-            self._grammars.leave(request.grammar)
 
     # ------------------------------------------------------------ out
 

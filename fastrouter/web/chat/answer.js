@@ -9,15 +9,15 @@ const COMMENT_EVERY_S = 0.25; // of a wait; what the router's default, 3 s, is t
 /** Fills `message` ({content, reasoning, toolCalls, figures, error, isStopped, wait}); resolves when it has ended, however it did. */
 export async function runAnswer(api, request, message, { signal, onChange }) {
   const asked = performance.now();
-  const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", first: 0, last: 0, num: 0, usage: null, timings: null, finish: null, headers: null };
-  const body = { ...request, stream: true, stream_options: { include_usage: true }, sse_ping_interval: COMMENT_EVERY_S };
+  const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", first: 0, last: 0, num: 0, prompt: null, usage: null, timings: null, finish: null, headers: null };
+  const body = { ...request, stream: true, stream_options: { include_usage: true }, return_progress: true, sse_ping_interval: COMMENT_EVERY_S };
   const onEvent = (event) => {
     take(state, event, message);
     message.figures = liveFigures(state, asked);
     onChange();
   };
   const onComment = (text) => {
-    if (state.first) return;
+    if (state.first || (state.prompt && text === "prefill")) return; // its progress says more
     message.wait = text;
     onChange();
   };
@@ -38,6 +38,7 @@ function take(state, event, message) {
   if (event.error) throw new ApiError(event.error.code, event.error);
   if (event.usage) state.usage = event.usage;
   if (event.timings) state.timings = event.timings;
+  if (event.prompt_progress) takeProgress(state, event.prompt_progress, message);
   const choice = event.choices?.[0];
   if (!choice) return;
   state.finish = choice.finish_reason ?? state.finish;
@@ -54,6 +55,12 @@ function take(state, event, message) {
   const thought = state.thought + state.split.reasoning;
   if (thought) message.reasoning = thought;
   message.isThinking = state.split.isOpen || Boolean(reasoning);
+}
+
+/** Of reading the prompt: {total, cache, processed} tokens. */
+function takeProgress(state, progress, message) {
+  state.prompt = progress;
+  if (!state.first && progress.total) message.wait = `prefill ${Math.floor((100 * progress.processed) / progress.total)}%`;
 }
 
 /** The whole text is looked at only where a tag may have ended. */
@@ -87,6 +94,7 @@ function liveFigures(state, asked) {
   return {
     ...(state.first ? { ttft_ms: state.first - asked } : {}),
     num_tokens: state.num,
+    ...(state.prompt ? { num_prompt_tokens: state.prompt.total, num_cached_tokens: state.prompt.cache } : {}),
     ...(seconds > 0.25 ? { per_second: (state.num - 1) / seconds } : {}),
   };
 }

@@ -1,7 +1,7 @@
 // What happens in conversations: sending, answering, branching, stopping. Knows no element of the page.
 // Invariant: the store gets every change; an answer runs on when another conversation is opened.
 
-import { stateOf } from "../models.js";
+import { hasNoTemplate, stateOf } from "../models.js";
 import { runAnswer } from "./answer.js";
 import * as tree from "./conversation.js";
 
@@ -49,18 +49,20 @@ export class Chat extends EventTarget {
 
   // ------------------------------------------------------------ models
 
-  /** The model that answers next: the conversation's, the one used last, one that is in memory, any that can chat. */
+  /** The model that answers next: the conversation's, the one used last, one that was made to chat. */
   get model() {
-    const known = this.#candidates();
-    const wishes = [this.conversation.model, localStorage.getItem(MODEL_NAME)];
-    for (const wish of wishes) if (wish && this.#models.get(wish)) return this.#models.get(wish);
-    return known[0] ?? null;
+    const chosen = this.#models.get(this.conversation.model ?? "");
+    if (chosen) return chosen;
+    const candidates = this.#candidates();
+    const last = this.#models.get(localStorage.getItem(MODEL_NAME) ?? "");
+    return (candidates.includes(last) ? last : candidates[0]) ?? null;
   }
 
-  /** That can chat: those in memory first, those that failed last. */
+  /** What may be taken without being asked for: nothing broken, nothing that makes vectors; those that were made to chat first, of them those in memory. */
   #candidates() {
-    const rank = (model) => (model.status.value === "loaded" ? 0 : stateOf(model) === "failed" ? 2 : 1);
-    return this.#models.list().filter(canChat).sort((a, b) => rank(a) - rank(b));
+    const rank = (model) => 2 * hasNoTemplate(model) + (model.status.value !== "loaded");
+    const isReady = (model) => canChat(model) && !["failed", "downloading"].includes(stateOf(model));
+    return this.#models.list().filter(isReady).sort((a, b) => rank(a) - rank(b));
   }
 
   get second() {
@@ -191,7 +193,10 @@ export function canChat(model) {
 
 export const canSee = (model) => model?.architecture?.input_modalities?.includes("image") ?? false;
 
-/** `enable_thinking` travels to the template; everything else is a field. */
-function requestFieldsOf({ enable_thinking: isThinking, ...sampling }) {
-  return isThinking === undefined ? sampling : { ...sampling, chat_template_kwargs: { enable_thinking: isThinking } };
+/** `enable_thinking` travels to the template, `json_schema` is a text here; everything else is a field. */
+function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, ...sampling }) {
+  const fields = { ...sampling };
+  if (isThinking !== undefined) fields.chat_template_kwargs = { enable_thinking: isThinking };
+  if (schema) fields.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema) } };
+  return fields;
 }

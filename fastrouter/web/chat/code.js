@@ -8,6 +8,7 @@ const LONGEST_COLOURED = 60_000; // characters
 
 let highlighter = null;
 
+/** `isOpen`: it may still grow. */
 export function dressCode(root, { isOpen }) {
   for (const pre of root.querySelectorAll("pre")) {
     const code = pre.querySelector("code");

@@ -1,19 +1,22 @@
-// Where one writes: the text, pictures, send and stop, how full the context is. Knows no answer.
+// Where one writes: the text, long pastes, pictures, send and stop, how full the context is. Knows no answer.
 // Invariant: what was written is gone only when it was sent.
 
 import { h, icon, iconButton } from "../dom.js";
 import { notify } from "../dialogs.js";
+import { hasNoTemplate } from "../models.js";
 import { inWords } from "../words.js";
 import { canSee } from "./chat.js";
 import { pathOf } from "./conversation.js";
 
 const MAX_PICTURE_BYTES = 12 << 20;
+const LONG_PASTE = { lines: 30, characters: 2000 }; // beyond either it is folded
 
 export class Composer {
   #form;
   #chat;
   #contextOf;
   #pictures = [];
+  #pastes = []; // long texts, sent below what is written
   #parts = {};
 
   /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again. */
@@ -26,11 +29,13 @@ export class Composer {
     parts.file = h("input", { type: "file", accept: "image/*", multiple: true, hidden: true, "aria-label": "Pictures", onchange: () => this.#attach([...parts.file.files]) });
     parts.attach = iconButton("image", "Attach pictures", () => parts.file.click(), { hidden: true });
     parts.pictures = h("div.pictures", { hidden: true });
-    parts.send = h("button.send", { type: "submit", "aria-label": "Send", title: "Send (Enter)", disabled: true }, icon("send"));
-    parts.stop = h("button.send.stop", { type: "button", "aria-label": "Stop", title: "Stop (Esc)", hidden: true, onclick: () => chat.stop() }, icon("stop"));
+    parts.pastes = h("div.pastes", { hidden: true });
+    parts.note = h("p.composer-note", { role: "note", hidden: true });
+    parts.send = h("button.send", { type: "submit", "aria-label": "Send", "data-tip": "Send (Enter)", disabled: true }, icon("send"));
+    parts.stop = h("button.send.stop", { type: "button", "aria-label": "Stop", "data-tip": "Stop (Esc)", hidden: true, onclick: () => chat.stop() }, icon("stop"));
     parts.gauge = h("div.gauge", { hidden: true });
-    form.append(
-      h("div.composer-box", {}, parts.pictures, parts.text, h("div.composer-row", {}, parts.attach, parts.file, parts.gauge, h("span.push"), parts.send, parts.stop)));
+    form.append(parts.note,
+      h("div.composer-box", {}, parts.pictures, parts.text, parts.pastes, h("div.composer-row", {}, parts.attach, parts.file, parts.gauge, h("span.push"), parts.send, parts.stop)));
     this.#listen(editLast);
     this.show();
   }
@@ -52,7 +57,7 @@ export class Composer {
         editLast();
       }
     });
-    text.addEventListener("paste", (event) => this.#attach([...event.clipboardData.files]));
+    text.addEventListener("paste", (event) => this.#pasted(event));
     this.#form.addEventListener("dragover", (event) => event.preventDefault());
     this.#form.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -76,10 +81,11 @@ export class Composer {
   }
 
   #send() {
-    const content = this.text.trim();
+    const content = [this.text.trim(), ...this.#pastes].filter(Boolean).join("\n\n");
     if ((!content && !this.#pictures.length) || this.#chat.isAnswering || !this.#chat.model) return;
     const pictures = canSee(this.#chat.model) ? this.#pictures : [];
     this.#pictures = [];
+    this.#pastes = [];
     this.#parts.text.value = "";
     this.#written();
     this.#chat.send(content, pictures);
@@ -115,6 +121,35 @@ export class Composer {
     }));
   }
 
+  // ------------------------------------------------------------ long texts
+
+  #pasted(event) {
+    const pasted = event.clipboardData.getData("text/plain");
+    this.#attach([...event.clipboardData.files]);
+    if (pasted.length <= LONG_PASTE.characters && linesOf(pasted) <= LONG_PASTE.lines) return;
+    event.preventDefault();
+    this.#pastes.push(pasted.trimEnd());
+    this.show();
+  }
+
+  /** Into what is written, where it can be changed. */
+  #unfold(at) {
+    const [pasted] = this.#pastes.splice(at, 1);
+    this.text = [this.text, pasted].filter(Boolean).join("\n\n");
+  }
+
+  #showPastes() {
+    const { pastes } = this.#parts;
+    pastes.hidden = !this.#pastes.length;
+    pastes.replaceChildren(...this.#pastes.map((pasted, at) => {
+      const words = `Pasted text, ${inWords(linesOf(pasted))} ${linesOf(pasted) === 1 ? "line" : "lines"}, ${inWords(pasted.length)} characters`;
+      const remove = () => { this.#pastes.splice(at, 1); this.show(); this.focus(); };
+      return h("span.paste", {},
+        h("button.quiet", { type: "button", "data-tip": "Put it into the text, to read or change it", onclick: () => this.#unfold(at) }, words),
+        iconButton("close", `Remove pasted text ${at + 1}`, remove, { class: "icon-button small" }));
+    }));
+  }
+
   // ------------------------------------------------------------ state
 
   show() {
@@ -123,13 +158,23 @@ export class Composer {
     const hadFocus = document.activeElement === send || document.activeElement === stop;
     send.hidden = isAnswering;
     stop.hidden = !isAnswering;
-    send.disabled = !model || (!this.text.trim() && !this.#pictures.length);
+    send.disabled = !model || (!this.text.trim() && !this.#pictures.length && !this.#pastes.length);
     attach.hidden = !canSee(model);
     text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases, spellings }) => aliases.find((name) => !spellings.includes(name)) ?? id).join(" and ")}` : "Pick a model first";
     this.#showPictures();
+    this.#showPastes();
+    this.#showNote([model, second].filter(Boolean).filter(hasNoTemplate));
     this.#showGauge(model);
     if (hadFocus && isAnswering) stop.focus();
     else if (hadFocus) text.focus();
+  }
+
+  #showNote(models) {
+    const { note } = this.#parts;
+    note.hidden = !models.length;
+    if (!models.length) return;
+    const names = models.map(({ id }) => id).join(" and ");
+    note.textContent = `${names} ${models.length > 1 ? "have" : "has"} no chat template: ${models.length > 1 ? "they were" : "it was"} not made to chat, and may not answer the question.`;
   }
 
   #showGauge(model) {
@@ -147,6 +192,8 @@ export class Composer {
     gauge.replaceChildren(h("span.gauge-bar", { "aria-hidden": "true" }, bar), h("span", {}, `${inWords(used)} of ${inWords(limit)} tokens`));
   }
 }
+
+const linesOf = (text) => text.split("\n").length;
 
 function readFile(file) {
   return new Promise((resolve, reject) => {

@@ -2,6 +2,7 @@
 // Invariant: what is read from a file is checked and copied field by field; nothing unknown gets in.
 
 import { newConversation, newId, pathOf } from "./conversation.js";
+import { problemOfSchema } from "./schema.js";
 
 const FORMAT = "fastrouter-conversations";
 const ROLES = new Set(["user", "assistant"]);
@@ -30,7 +31,7 @@ function readConversation(given, index) {
     updated: number(given.updated) ?? Date.now(),
     model: typeof given.model === "string" ? given.model : null,
     system: string(given.system),
-    sampling: Object.fromEntries(Object.entries(object(given.sampling)).filter(([, value]) => ["number", "boolean", "string"].includes(typeof value))),
+    sampling: samplingOf(object(given.sampling)),
   });
   const given_messages = Object.values(given.messages).filter((message) => ROLES.has(message?.role) && typeof message.id === "string");
   const ids = new Map(given_messages.map((message) => [message.id, newId()]));
@@ -59,6 +60,13 @@ function readMessage(given, ids) {
   const figures = Object.entries(object(given.figures)).filter(([, value]) => typeof value === "number");
   if (figures.length) message.figures = Object.fromEntries(figures);
   return message;
+}
+
+function samplingOf({ json_schema: schema, stop, ...given }) {
+  const kept = Object.fromEntries(Object.entries(given).filter(([, value]) => ["number", "boolean", "string"].includes(typeof value)));
+  if (typeof schema === "string" && !problemOfSchema(schema)) kept.json_schema = schema;
+  if (Array.isArray(stop)) kept.stop = stop.filter((text) => typeof text === "string" && text);
+  return kept;
 }
 
 const string = (value) => (typeof value === "string" ? value : "");

@@ -19,7 +19,7 @@ export class LiveMarkdown {
   #timer = 0;
   #cost_ms = 0;
   #drawn = 0;
-  #code = null; // the text node of an open code block
+  #code = null; // an open code block: {node of its text, language}
 
   constructor(element) {
     this.#element = element;
@@ -73,22 +73,24 @@ export class LiveMarkdown {
     if (num_done) this.#settle(blocks.slice(0, num_done));
     const open = blocks.slice(num_done);
     this.#settleItems(open);
-    if (open.length === 1 && open[0].type === "code" && this.#growCode(open[0].text)) return;
+    if (open.length === 1 && open[0].type === "code" && this.#growCode(open[0])) return;
     this.#code = null;
     const fragment = renderBlocks(open);
     dressMath(fragment);
+    dressCode(fragment, { isOpen: true });
     this.#last.replaceChildren(fragment);
-    if (open.length === 1 && open[0].type === "code") {
-      dressCode(this.#last, { isOpen: true });
-      this.#code = this.#last.querySelector("pre code")?.firstChild ?? null;
-    }
+    if (open.length !== 1 || open[0].type !== "code") return;
+    const node = this.#last.querySelector("pre code")?.firstChild;
+    if (node) this.#code = { node, language: open[0].lang };
   }
 
-  /** Without touching what is there already. */
-  #growCode(text) {
-    const shown = this.#code?.data.slice(0, -1); // renderers end it with a newline
-    if (shown === undefined || !this.#code.isConnected || !text.startsWith(shown)) return false;
-    this.#code.insertData(shown.length, text.slice(shown.length));
+  /** Without touching what is there already. The name of its language may have been on its way, too. */
+  #growCode({ text, lang }) {
+    if (!this.#code || this.#code.language !== lang) return false;
+    const { node } = this.#code;
+    const shown = node.data.slice(0, -1); // renderers end it with a newline
+    if (!node.isConnected || !text.startsWith(shown)) return false;
+    node.insertData(shown.length, text.slice(shown.length));
     return true;
   }
 

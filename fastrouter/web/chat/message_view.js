@@ -2,13 +2,17 @@
 // Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
 
 import { h, icon, iconButton } from "../dom.js";
+import { kindOf } from "../failures.js";
+import { inWords } from "../words.js";
 import { copyText } from "./code.js";
 import { figuresOf } from "./figures.js";
 import { LiveMarkdown } from "./live_markdown.js";
 
 const TOO_LONG = "exceed_context_size_error";
+const TOO_LARGE = "exceed_memory_error";
+const LONG_QUESTION = { lines: 18, characters: 1500 };
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew()} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew(), openRoom(), fileOf(id)} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -30,7 +34,7 @@ class QuestionView {
     this.element.replaceChildren(
       ...[
         pictures.length ? h("div.pictures", {}, pictures) : "",
-        message.content ? h("div.bubble", {}, message.content) : "",
+        message.content ? bubbleOf(message.content) : "",
         h("div.message-tools", {},
           this.siblings,
           iconButton("edit", "Edit and ask again", () => this.edit(), { class: "icon-button small" }),
@@ -175,27 +179,57 @@ class AnswerView {
   }
 }
 
+/** A long text shows its beginning; a button unfolds it. */
+function bubbleOf(text) {
+  const num_lines = text.split("\n").length;
+  const bubble = h("div.bubble", {}, text);
+  if (num_lines <= LONG_QUESTION.lines && text.length <= LONG_QUESTION.characters) return bubble;
+  const words = num_lines > LONG_QUESTION.lines ? `Show all ${inWords(num_lines)} lines` : `Show all ${inWords(text.length)} characters`;
+  const unfold = h("button.button.small.unfold", { type: "button", "aria-expanded": "false", onclick: () => {
+    const isFolded = bubble.classList.toggle("is-folded");
+    unfold.setAttribute("aria-expanded", String(!isFolded));
+    unfold.textContent = isFolded ? words : "Show less";
+  } }, words);
+  bubble.classList.add("is-folded");
+  return h("div.folding", {}, bubble, unfold);
+}
+
+// ---------------------------------------------------------------- failures
+
 function failureOf(message, acts) {
   const { error } = message;
-  const log = error.log?.length ? h("details", {}, h("summary", {}, "What the worker said"), h("pre", { tabindex: 0 }, error.log.join("\n"))) : null;
-  const isTooLong = error.type === TOO_LONG;
+  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // these say it in plain words
+  const kind = helps ? null : kindOf(error.message);
+  const file = kind?.isFile ? acts.fileOf(message.model) : null;
+  const raw = [kind && error.message, ...(error.log ?? [])].filter(Boolean);
   return h("div.failure", { role: "group", "aria-label": "Error" },
     h("strong", {}, headlineOf(message)),
-    h("p", {}, error.message), log,
-    h("div.buttons", {},
-      h("button.button.small", { type: "button", onclick: () => acts.regenerateWith(message) }, "Another model"),
-      isTooLong
-        ? h("button.button.small.primary", { type: "button", onclick: () => acts.startNew() }, "New chat")
-        : h("button.button.small.primary", { type: "button", onclick: () => acts.retry(message) }, "Try again")));
+    h("p", {}, kind?.text ?? error.message),
+    file && h("p.failure-file", {}, "File: ", h("code", {}, file)),
+    raw.length ? h("details", {}, h("summary", {}, "What the loader said"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
+    h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
+}
+
+/** The one that helps is the last, and the main one. */
+function waysOut(message, helps, acts) {
+  const ways = [
+    ["retry", "Try again", () => acts.retry(message)],
+    ["another", "Choose another model", () => acts.regenerateWith(message)],
+    ["memory", "Models and memory", () => acts.openRoom()],
+    ["shorter", "New chat", () => acts.startNew()],
+  ];
+  const isShown = (way) => way === helps || way === "another" || (way === "retry" && helps !== "shorter");
+  const shown = ways.filter(([way]) => isShown(way)).sort(([one], [other]) => (one === helps) - (other === helps));
+  return shown.map(([way, label, act]) => h(`button.button.small${way === helps ? ".primary" : ""}`, { type: "button", onclick: act }, label));
 }
 
 function headlineOf({ error, content }) {
   if (error.type === TOO_LONG) return "The conversation is too long for this model";
-  if (/failed to load/.test(error.message)) return "The model could not be loaded";
+  if (/failed to load|cannot be loaded/.test(error.message)) return "The model could not be loaded";
   return content ? "The answer broke off" : "There is no answer";
 }
 
-/** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`. */
+/** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
 export function waitInWords(comment, model) {
   const loading = /^loading(?: (\d+)%)?(?: eta ([\d.]+)s)?/.exec(comment ?? "");
   if (loading) {
@@ -204,7 +238,9 @@ export function waitInWords(comment, model) {
   }
   const queued = /^queued(?: (\d+))?/.exec(comment ?? "");
   if (queued) return { text: queued[1] > 1 ? `Waiting for a place in memory, number ${queued[1]}` : "Waiting for a place in memory", share: null };
-  return { text: comment === "prefill" ? "Reading the prompt" : "", share: null };
+  const reading = /^prefill(?: (\d+)%)?/.exec(comment ?? "");
+  if (reading) return { text: `Reading the prompt${reading[1] ? ` ${reading[1]}%` : ""}`, share: reading[1] ? reading[1] / 100 : null };
+  return { text: "", share: null };
 }
 
 function showSiblings(holder, message, siblings, acts) {

@@ -1,7 +1,8 @@
 // What an empty conversation shows: the models to begin with. Knows no request.
 
-import { h } from "../dom.js";
-import { percentOf, stateOf } from "../models.js";
+import { h, icon } from "../dom.js";
+import { causeInWords } from "../failures.js";
+import { hasNoTemplate, percentOf, stateOf } from "../models.js";
 import { stateInWords, traitsOf } from "../words.js";
 import { canChat } from "./chat.js";
 
@@ -27,14 +28,15 @@ export class Welcome {
     this.#chat = chat;
     this.#onPick = onPick;
     this.#openRoom = openRoom;
-    this.element = h("div.welcome", {}, h("h1", {}, "Ask any model"), this.#text, this.#cards);
+    this.element = h("div.welcome", {}, h("h1", {}, "Ask any model"), this.#text, this.#cards,
+      h("button.quiet.welcome-room", { type: "button", onclick: this.#openRoom }, icon("gauge"), "Load, unload or download models"));
     models.addEventListener("change", () => this.show());
     chat.addEventListener("changed", () => this.show());
   }
 
   show() {
     const fit = this.#models.list().filter(canChat);
-    const rank = (model) => (model.id === this.#chat.model?.id ? -1 : ORDER.indexOf(stateOf(model)));
+    const rank = (model) => (model.id === this.#chat.model?.id ? -1 : ORDER.indexOf(stateOf(model)) + hasNoTemplate(model) / 2);
     const cards = fit.sort((a, b) => rank(a) - rank(b)).slice(0, MAX_CARDS);
     const focused = this.#cards.contains(document.activeElement) ? document.activeElement.dataset.model : null;
     this.#cards.replaceChildren(...cards.map((model) => this.#card(model)));
@@ -54,7 +56,7 @@ export class Welcome {
     const isCurrent = model.id === this.#chat.model?.id;
     return h("button.card", { type: "button", "aria-pressed": String(isCurrent), "data-model": model.id, onclick: () => this.#onPick(model.id) },
       h("strong", {}, h("span.dot", { "data-state": state }), h("span.card-name", {}, model.id)),
-      h("span.card-detail", {}, (state === "failed" && model.status.error) || traitsOf(model).slice(0, 3).join(" · ") || "\u00a0"),
-      h("span", {}, stateInWords(state, percentOf(model))));
+      h("span.card-detail", {}, (state === "failed" && causeInWords(model.status.error)) || traitsOf(model).slice(0, 3).join(" · ") || "\u00a0"),
+      h("span", {}, [stateInWords(state, percentOf(model)), hasNoTemplate(model) && "no chat template"].filter(Boolean).join(" · ")));
   }
 }

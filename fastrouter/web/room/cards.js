@@ -94,7 +94,7 @@ class Card {
     parts.progress.firstChild.style.transform = `scaleX(${(percent ?? 0) / 100})`;
     parts.progress.setAttribute("aria-valuenow", String(percent ?? 0));
     const label = this.#isPinned ? `Unpin ${this.#id}: it may be evicted again` : `Pin ${this.#id}: it is never evicted`;
-    for (const name of ["aria-label", "title"]) parts.pin.setAttribute(name, label);
+    parts.pin.setAttribute("aria-label", label);
     parts.pin.setAttribute("aria-pressed", String(this.#isPinned));
     this.#drawWork(state, figures);
     parts.until.textContent = this.#until(state, figures);

@@ -23,6 +23,7 @@ export class MemoryBar {
     const places = models.filter((model) => model.status !== "unloaded").length;
     const count = limits.models_max ? `${inWords(places)} of ${inWords(limits.models_max)} ${limits.models_max === 1 ? "model" : "models"}` : `${inWords(places)} ${places === 1 ? "model" : "models"}`;
     this.#host.draw(this.#segments("host_bytes"), limits.host_bytes, machine.total_bytes, count);
+    this.#host.drawFree(machine);
     const hasDevice = limits.device_bytes !== null || usage.used.device_bytes > 0;
     this.#device.element.hidden = !hasDevice;
     if (hasDevice) this.#device.draw(this.#segments("device_bytes"), limits.device_bytes, usage.used.device_bytes, "");
@@ -47,7 +48,15 @@ class Bar {
     parts.limit = h("span");
     parts.count = h("span.room-figure-side");
     parts.bar = h("div.room-bar", { role: "img" });
-    this.element = h("div.room-figure", {}, h("div.room-figure-head", {}, h("h3", {}, title), h("span.room-figure-value", {}, parts.used, " ", parts.limit), parts.count), parts.bar);
+    parts.free = h("p.room-free", { hidden: true });
+    this.element = h("div.room-figure", {}, h("div.room-figure-head", {}, h("h3", {}, title), h("span.room-figure-value", {}, parts.used, " ", parts.limit), parts.count), parts.bar, parts.free);
+  }
+
+  /** Of the machine, whoever uses the rest. */
+  drawFree({ available_bytes: free, total_bytes: whole }) {
+    const { free: line } = this.#parts;
+    line.hidden = !free;
+    line.textContent = `${bytesInWords(free)} of this machine's ${bytesInWords(whole)} are free now`;
   }
 
   /** `limit` is null where there is none: then the bar is as long as `whole`. */

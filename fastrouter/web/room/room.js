@@ -1,4 +1,4 @@
-// The machine room: which models are in memory, what they do, what a switch costs. Puts its parts together and says when to draw.
+// "Models and memory": which models are in memory, what they do, what a switch costs. Puts its parts together and says when to draw.
 // Knows no conversation. Invariant: while it is not to be seen nothing of it is drawn; what it shows follows `models`, nothing is polled.
 
 import { h, iconButton } from "../dom.js";
@@ -16,7 +16,7 @@ export async function mountRoom(element, { api, models, close = null }) {
   const palette = new Palette();
   const context = { api, models, palette };
   const parts = [new MemoryBar(context), new Timeline(context), new Cards(context), new Downloads(context), new Shelf(context), new News(context)];
-  const inside = h("div.room", {}, h("header.room-top", {}, h("h2.room-title", {}, "Machine room"), close && iconButton("close", "Close the machine room", close)), parts.map((part) => part.element));
+  const inside = h("div.room", {}, h("header.room-top", {}, h("h2.room-title", {}, "Models and memory"), close && iconButton("close", "Close models and memory", close)), parts.map((part) => part.element));
   const offline = h("p.room-offline", { role: "status", hidden: true }, "The router cannot be reached: this is how it was.");
   inside.firstChild.after(offline);
   await styled;

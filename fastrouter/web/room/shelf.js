@@ -3,6 +3,7 @@
 
 import { confirmAction, notify } from "../dialogs.js";
 import { h, iconButton } from "../dom.js";
+import { kindOf } from "../failures.js";
 import { stateOf } from "../models.js";
 import { bytesInWords, inWords } from "../words.js";
 import { Detail } from "./detail.js";
@@ -102,11 +103,12 @@ class Row {
     parts.dot = h("span.dot");
     parts.cost = h("p.room-traits");
     parts.cause = h("p.room-error", { hidden: true });
+    parts.words = h("details.room-words", { hidden: true }, h("summary", {}, "What the loader said"), h("p"));
     parts.load = iconButton("play", "", () => models.load(id).catch((error) => notify(error.message)), { class: "icon-button small" });
     parts.remove = iconButton("trash", `Delete ${id}`, () => this.#remove(), { class: "icon-button small" });
     this.#detail = new Detail(id, context);
     this.element = h("li.room-row", { "data-model": id },
-      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.cause, this.#detail.element);
+      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.cause, parts.words, this.#detail.element);
   }
 
   close() {
@@ -120,11 +122,19 @@ class Row {
     parts.dot.dataset.state = state;
     parts.cost.textContent = state === "failed" ? "" : costInWords(model, plan);
     parts.cost.hidden = !parts.cost.textContent;
-    parts.cause.hidden = !model.status.error;
-    parts.cause.textContent = model.status.error ?? "";
+    this.#drawCause(model.status.error);
     const label = state === "failed" ? `Try to load ${this.#id} again` : `Load ${this.#id}`;
-    for (const name of ["aria-label", "title"]) parts.load.setAttribute(name, label);
+    parts.load.setAttribute("aria-label", label);
     parts.remove.hidden = !model.can_remove;
+  }
+
+  #drawCause(error) {
+    const { cause, words } = this.#parts;
+    const kind = kindOf(error);
+    cause.hidden = !error;
+    cause.textContent = kind?.text ?? error ?? "";
+    words.hidden = !kind;
+    words.lastChild.textContent = error ?? "";
   }
 
   async #remove() {

@@ -1,4 +1,6 @@
-// What happens in the machine room, in words. Knows no element.
+// What happens to models, in words. Knows no element.
+
+import { causeInWords } from "../failures.js";
 
 export const clockOf = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 
@@ -13,7 +15,7 @@ const REASONS = {
 
 /** A change of state; `took_s`: what a load took, where it is known. */
 export function changeInWords({ status, reason, failed, error }, took_s = null) {
-  if (failed) return `failed: ${error ?? "nobody knows why"}`;
+  if (failed) return `failed: ${causeInWords(error) ?? "no reason was given"}`;
   if (status === "unloaded") return REASONS[reason] ?? "unloaded";
   if (status === "loaded" && took_s !== null) return `loaded in ${durationInWords(took_s)}`;
   return status === "sleeping" ? "fell asleep: its memory is free" : status;
