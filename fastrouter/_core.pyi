@@ -189,7 +189,10 @@ class TokenRing:
         """False when there is no room now. ValueError when it can never fit (over capacity / 2)."""
     def ring_doorbell(self) -> None:
         """Wake the consumer if it sleeps; costs no system call when it is awake."""
+    def watch(self) -> CancelWatch: ...
     # consumer
+    def cancel(self, request_id: int) -> None:
+        """Tell the producer at once, even while it computes. Only the last one is told; each has its message, too."""
     def attach(self, sink: Sink) -> int:
         """Give `sink` a fresh request id (never 0, not reused soon)."""
     def detach(self, request_id: int) -> None:
@@ -200,6 +203,16 @@ class TokenRing:
 
         A sink that raises is detached and its error logged by `on_sink_error`; the others go on."""
     on_sink_error: Callable[[Sink, BaseException], None] | None
+
+class CancelWatch:
+    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled. It must outlive its
+    users, and they the ring's mapping."""
+
+    function: int
+    argument: int
+    def __init__(self, ring: TokenRing) -> None: ...
+    def start(self, request_id: int) -> None: ...
+    def stop(self) -> None: ...
 
 SAMPLERS: tuple[str, ...]  # llama.cpp's default order
 

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Contents page of the Cython core: one extension, small files. Types and meaning are in _core.pyi.
 
-_ring.pxi    TokenRing, the shared-memory ring between a worker and the router
+_ring.pxi    TokenRing, the shared-memory ring between a worker and the router; CancelWatch
 _sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
 _request.pxi Request, HttpError, BodyBuffer
 _http.pxi    RequestParser
@@ -22,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_XDECREF, PyObject
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport exp, log2
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free
 from libc.string cimport memchr, memcmp, memcpy, memset
 

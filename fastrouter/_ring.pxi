@@ -5,6 +5,7 @@
 #            tail      u64  @64   (consumer)
 #            head      u64  @128  (producer)
 #            asleep    u32  @192  (both)
+#            cancelled u64  @256  (consumer)   the request that was cancelled last, so that a decode can end early
 #   page 1.. data, `capacity` bytes          data | data again      (mapped twice, so that no record wraps)
 #
 #   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
@@ -19,6 +20,7 @@
 cdef extern from *:
     """
     #include <fcntl.h>
+    #include <stdbool.h>
     #include <sys/mman.h>
     #include <unistd.h>
     #define FR_PAGE 4096
@@ -45,6 +47,14 @@ cdef extern from *:
         uint64_t count;
         if (read(doorbell, &count, 8) != 8) { /* EAGAIN: nobody rang */ }
     }
+    /* What llama.cpp asks after each operation of a graph, from a thread of its own, without the GIL: a load and a comparison. */
+    typedef struct { const uint64_t *cancelled; uint64_t watched; } fr_watch;
+    static bool fr_is_cancelled(void *watch) {
+        const fr_watch *asked = (const fr_watch *)watch;
+        uint64_t watched = __atomic_load_n(&asked->watched, __ATOMIC_RELAXED);
+        return watched && __atomic_load_n(asked->cancelled, __ATOMIC_RELAXED) == watched;
+    }
+    static void fr_watch_for(fr_watch *watch, uint64_t id) { __atomic_store_n(&watch->watched, id, __ATOMIC_RELAXED); }
     /* The control page, then the data twice. NULL on failure. */
     static char *fr_map(int fd, size_t capacity) {
         char *base = mmap(NULL, FR_PAGE + 2 * capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -61,6 +71,11 @@ cdef extern from *:
     static void fr_close(int fd) { close(fd); }
     """
     const int FR_PAGE
+    ctypedef struct fr_watch:
+        const uint64_t *cancelled
+        uint64_t watched
+    void fr_watch_for(fr_watch *watch, uint64_t id) noexcept
+    void fr_is_cancelled()  # only its address is taken
     ctypedef struct fr_record:
         uint32_t size
         uint32_t request_id
@@ -82,6 +97,7 @@ cdef extern from *:
 cdef enum:
     TAIL = 64
     HEAD = 128
+    CANCELLED = 256
     HEADER_BYTES = 24
     MAX_KIND = 6
     MAX_CHOICES = 256
@@ -194,7 +210,14 @@ cdef class TokenRing:
         if self._control != NULL and fr_take_asleep(self._control):
             fr_signal(self.doorbell_fd)
 
+    def watch(self):
+        return CancelWatch(self)
+
     # ---------------------------------------------------------------- consumer
+
+    def cancel(self, uint32_t request_id):
+        if self._control != NULL:
+            fr_store(self._control, CANCELLED, request_id)
 
     def attach(self, Sink sink not None):
         cdef uint32_t index = self._index
@@ -304,3 +327,29 @@ cdef class TokenRing:
         if self.on_sink_error is not None:
             self.on_sink_error(sink, error)
         return 0
+
+
+cdef class CancelWatch:
+    cdef:
+        fr_watch _watch
+        TokenRing _ring  # its mapping is read
+
+    def __cinit__(self, TokenRing ring not None):
+        if ring._control == NULL:
+            raise ValueError("the ring is closed")
+        self._ring = ring
+        self._watch.cancelled = <const uint64_t *>(ring._control + CANCELLED)
+
+    @property
+    def function(self):
+        return <uintptr_t>&fr_is_cancelled
+
+    @property
+    def argument(self):
+        return <uintptr_t>&self._watch
+
+    def start(self, uint32_t request_id):
+        fr_watch_for(&self._watch, request_id)
+
+    def stop(self):
+        fr_watch_for(&self._watch, 0)

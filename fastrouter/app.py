@@ -1,6 +1,8 @@
-"""The program: listen at once, open the service behind the socket, heed signals, drain. Composition ends in service.py.
+"""The program: listen at once, read which models there are, open the service behind the socket, heed signals, drain. Composition ends in
+service.py.
 
-Invariant: /health answers before the service is even imported; nothing outlives `run`.
+Invariant: /health is 200, and the address is printed, when the preset file and the folders have been read, and before the service is even
+imported; nothing outlives `run`.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import uvloop
@@ -47,10 +50,17 @@ class Behind(Protocol):
     async def stop(self) -> None: ...
 
 
-def _open_service(config: Config) -> Behind:
+def _read_catalog(config: Config) -> Any:
+    """Raises ConfigError."""
+    from fastrouter.catalog import Catalog
+
+    return Catalog(config)
+
+
+def _open_service(config: Config, catalog: Any) -> Behind:
     from fastrouter.service import Service
 
-    return Service(config)
+    return Service(config, catalog)
 
 
 def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
@@ -85,7 +95,7 @@ class App:
         guard = Guard(self._keys, hosts, cors, config.allowed_hosts)
         self._routes = Routes(guard, config.api_prefix)
         self._routes.is_complete = False  # until the service has added its own
-        self._health = Health(is_ready=not config.has_one_model)
+        self._health = Health()
         self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
         self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
@@ -102,8 +112,7 @@ class App:
         await self._server.start(sockets, self._certificate)
         self._notifier.start_watchdog()
         self._status = f"listening on {' and '.join(addresses)}"
-        announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
-        boot = asyncio.create_task(self._boot(addresses[0]))
+        boot = asyncio.create_task(self._boot(addresses))
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({boot, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,15 +132,22 @@ class App:
         self._files = [SocketFile(sock) for sock in sockets if sock.family == socket.AF_UNIX]
         return sockets
 
-    async def _boot(self, address: str) -> None:
-        # In a thread: neither imports nor a folder of ten thousand files may keep /health waiting.
-        service = self._service = await asyncio.get_running_loop().run_in_executor(None, _open_service, self._config)
+    async def _boot(self, addresses: list[str]) -> None:
+        # In a thread: neither imports nor a folder of ten thousand files may keep the loop waiting.
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, None)
+        catalog = await in_thread(_read_catalog, self._config)
+        if self._config.has_one_model:
+            self._health.be_unready()  # until it has been loaded
+        else:
+            self._health.be_ready()
+        announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
+        service = self._service = await in_thread(_open_service, self._config, catalog)
         await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
         self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
         self._notifier.ready(self._status)
-        service.announce(address)
+        service.announce(addresses[0])
         await service.load_wanted()
 
     # ------------------------------------------------------------ requests before and after the time

@@ -1,14 +1,13 @@
 """Which models there are: folders, caches, presets and --model -> ModelSpec by id, alias or spelling. Must never know what is loaded.
 
 Invariant: names resolve through a table made by the scan, never through the file system, so no request can reach a file by its path.
-A reload is all or nothing; a model that cannot be loaded stays listed with its error. `scan` may block for as long as disks do and runs in
-any thread, one at a time; `adopt` only exchanges tables.
+A reload is all or nothing; a model that cannot be loaded, or whose preset section is wrong, stays listed with its error. `scan` may block
+for as long as disks do and runs in any thread, one at a time; `adopt` only exchanges tables.
 """
 
-import contextlib
 import gc
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from fastrouter.gguf import Unusual
 from fastrouter.headers import Headers, features_of
 from fastrouter.messages import LoadOptions
 from fastrouter.presets import Presets, first_of, read_presets
+from fastrouter.sections import Sections
 from fastrouter.sources import (
     Found,
     Wanted,
@@ -35,7 +35,7 @@ from fastrouter.sources import (
     stat_of,
 )
 from fastrouter.spec import ModelSpec
-from fastrouter.variants import NO_DEFAULTS, RequestDefaults, adapters_of, chain_of, check_variant, defaults_of, system_of
+from fastrouter.variants import NO_DEFAULTS, RequestDefaults, system_of
 
 # ---------------------------------------------------------------- the catalog
 
@@ -70,6 +70,10 @@ class Catalog:
     def models(self) -> list[ModelSpec]:
         return list(self._models.values())
 
+    def faults(self) -> list[str]:
+        """What is wrong with sections of the preset file."""
+        return [spec.fault for spec in self._models.values() if spec.fault is not None]
+
     @property
     def default(self) -> ModelSpec | None:
         return self._models.get(self._default_id) if self._default_id is not None else None
@@ -87,6 +91,8 @@ class Catalog:
             gc.enable()
         if scan.problems:
             raise ConfigError(first_of(scan.problems, self._config.models_preset))
+        if self._config.strict and with_presets and (wrong := scan.wrong_sections()):
+            raise ConfigError("\n  ".join([f"--strict: {len(wrong)} of {self._config.models_preset} cannot be used:", *wrong]))
         return scan
 
     def adopt(self, scan: "Scan") -> Difference:
@@ -118,27 +124,30 @@ class Scan:
         folder_ids: Mapping[str, str] | None = None,
         presets: Presets | None = None,
     ) -> None:
-        """`known`: what there was before; a spec equal to one of these is that one. `presets`: already read."""
+        """`known`: what there was before; a spec equal to one of these is that one. `presets`: their text is taken."""
         self._config = config
         self._headers = headers
         self._cached: list[Found] = []
-        self.presets = self._presets = presets or (read_presets(config.models_preset) if config.models_preset else Presets())
+        folders = [str(config.models_dir)] if config.models_dir is not None else []
+        text = presets.text if presets is not None else None
+        self.presets = read_presets(config.models_preset, folders, text) if config.models_preset else Presets()
         self.folder_ids = folder_ids or {}
-        self.problems = list(self._presets.problems)
+        self.problems = list(self.presets.problems)  # they end a start, or a reload
+        self._sections = Sections(self.presets)
         self._found: dict[str, Found] = {}
-        self._sections: dict[str, Layer] = {}  # by model id
-        self.section_names: dict[str, str] = {}
-        self._variants = {name: layer for name, layer in self._presets.sections.items() if "base" in layer}
         self.default_id: str | None = None
         self._find()
         self._choose_default()
         self._match_sections()
         self._plain_layer = self._layer_of({})
-        self._plain = self._read_files(self._plain_layer, "for every model")
+        self._plain = self._read_files(self._plain_layer)
         self._spelled = self._spellings()
         models = {found.id: self._to_spec(found) for found in self._found.values()}
         headers.save()
         models |= self._make_variants(models)
+        self.problems += self._sections.note_clashes(models)
+        self._sections.note_broken_bases()
+        models |= {name: self._to_broken(name, models.get(name), known.get(name)) for name in self._sections.faults}
         for hidden in self._hidden(models):
             models[hidden] = replace(models[hidden], is_listed=False)
         same = {model_id for model_id, spec in models.items() if known.get(model_id) == spec}
@@ -149,7 +158,7 @@ class Scan:
 
     def _hidden(self, models: Mapping[str, ModelSpec]) -> list[str]:
         """Models of a cache that a preset's section with `dedup-cache-models` stands for; they can be used all the same."""
-        deduping = [model_id for model_id, section in self._sections.items() if _is_on(self._layer_of(section), "hides_cached")]
+        deduping = [model_id for model_id, section in self._sections.models.items() if _is_on(self._layer_of(section), "hides_cached")]
         paths = {models[model_id].path for model_id in deduping}
         return [spec.id for spec in models.values() if spec.source == "cache" and spec.path in paths and spec.base is None]
 
@@ -168,108 +177,64 @@ class Scan:
 
     def _spellings(self) -> dict[str, str]:
         """Id by spelling, without those that are an alias or a variant of another model."""
-        layers = [*self._sections.values(), *self._variants.values()]
-        aliases = {alias for layer in layers if "aliases" in layer for alias in layer["aliases"].value}
-        taken = {*aliases, *self._config.aliases, *self._variants}
+        sections = self.presets.sections
+        aliases = {alias for layer in sections.values() if "aliases" in layer for alias in layer["aliases"].value}
+        taken = {*aliases, *self._config.aliases, *sections}
         return {name: model_id for name, model_id in self._by_spelling().items() if name not in taken}
 
     def _match_sections(self) -> None:
-        """Give each preset section its model: the one it is named after, or the one it names."""
+        """Give each preset section its model: the one it is named after, or the one it names. The section's name is the model's id."""
         names = self._by_spelling()
-        for name, layer in self._presets.sections.items():
-            if name in self._variants:
-                continue
-            with self._noting_problems(self._presets.where(name)):
-                model = self._model_of(name, layer, _look_up(names, name))
-                model.source = "preset"
-                self._found[model.id] = model
-                self._sections[model.id] = layer
-                self.section_names[model.id] = name
+        laid_over: dict[str, list[Found]] = {}  # models under their sections' names, by the id they had
+        own: dict[str, Found] = {}
+        for name, layer in self._sections.models.items():
+            with self._sections.noting_faults(name):
+                known = None if "model" in layer or "hf_repo" in layer else _look_up(names, name)
+                self._sections.check_source(name, names, is_known=known is not None)
+                if known is None:
+                    model = replace(self._resolve(layer, self.presets.where(name)), id=name, source="preset", spellings=[])
+                    own[name] = replace(model, short_spellings=[canonical_id(name)])  # what llama-server calls it
+                else:
+                    before = self._found[known]
+                    model = replace(before, id=name, source="preset", spellings=[known, *before.spellings])
+                    laid_over.setdefault(known, []).append(model)
+        found = [model for before in self._found.values() for model in laid_over.get(before.id, [before])]
+        if self.default_id in laid_over and self.default_id not in self.presets.sections:
+            self.default_id = laid_over[self.default_id][0].id
+        self._found = {model.id: model for model in found} | own
 
-    def where(self, section: str) -> str:
-        return self._presets.where(section)
-
-    def line(self, section: str) -> int:
-        return self._presets.lines[section]
-
-    @contextlib.contextmanager
-    def _noting_problems(self, said: str) -> Iterator[None]:
-        """One wrong section must not hide the next one's mistakes."""
-        try:
-            yield
-        except ConfigError as problem:
-            self.problems.append(problem.message if problem.message.startswith(said) else f"{said}: {problem.message}")
-
-    def _model_of(self, name: str, layer: Layer, known: str | None) -> Found:
-        where = self._presets.where(name)
-        if "model" in layer or "hf_repo" in layer or known is None:
-            model = replace(self._resolve(layer, where), id=canonical_id(name), spellings=[name])
-        else:
-            model = self._found[known]
-        if model.id in self._sections:
-            raise ConfigError(f"{where}: [{self.section_names[model.id]}] and [{name}] both mean {model.id}")
-        return model
-
-    def _read_files(self, layer: Layer, said: str) -> tuple[LoadOptions, RequestDefaults]:
+    def _read_files(self, layer: Layer, section: str | None = None) -> tuple[LoadOptions, RequestDefaults]:
         """What a layer says, with the files that it names."""
-        with self._noting_problems(said):
+        try:
             return load_options(layer), RequestDefaults(system=system_of(layer))
+        except ConfigError as problem:
+            if section is None:
+                self.problems.append(f"for every model: {problem.message}")
+            else:
+                self._sections.note(section, problem)
         return LoadOptions(), NO_DEFAULTS
 
     def _make_variants(self, models: dict[str, ModelSpec]) -> dict[str, ModelSpec]:
         """The sections with a `base`: that model under another name, with other defaults for its requests. Bases load their adapters."""
         names = {alias: spec.id for spec in models.values() for alias in spec.aliases} | self._by_spelling()
-        bases: dict[str, str] = {}
-        chosen: dict[str, tuple[str, Layer]] = {}  # variant -> its model, and what it and its bases say
-        for name, layer in self._variants.items():
-            self.section_names[name] = name
-            with self._noting_problems(self._presets.where(name)):
-                bases[name] = self._base_of(name, layer, names)
-        for name in bases:
-            with self._noting_problems(self._presets.where(name)):
-                chain = chain_of(name, bases, self._presets.where(name))
-                if chain[-1] in models:  # else that one is a problem already
-                    chosen[name] = chain[-1], merge(*(self._variants[link] for link in chain[-2::-1]))
-        for base, section in chosen.values():
-            models[base] = _with_adapters(models[base], adapters_of(section))
-        made: dict[str, ModelSpec] = {}
-        for name, (base, section) in chosen.items():
-            with self._noting_problems(self._presets.where(name)):
-                made[name] = self._to_variant(name, models[base], section)
-        return made
+        adapters = self._sections.choose_bases(lambda name: _look_up(names, name), names, models)
+        for base, paths in adapters.items():
+            models[base] = _with_adapters(models[base], paths)
+        return self._sections.make_variants(models, self._config.command_line)
 
-    def _base_of(self, name: str, layer: Layer, names: dict[str, str]) -> str:
-        said, base = self._presets.where(name), str(layer["base"].value)
-        check_variant(layer, said)
-        found = base if base in self._variants else _look_up(names, base)
-        if found is None:
-            raise ConfigError(f"{said} base = {base}: there is no such model")
-        if name in self._found:
-            raise ConfigError(f"{said} base: {name} is a model of its own already")
-        return found
+    def _to_broken(self, name: str, made: ModelSpec | None, was: ModelSpec | None) -> ModelSpec:
+        """A section with mistakes, of which nothing but its name may be known."""
+        if made is not None and made.base is None and made.error is not None and os.path.lexists(made.path):
+            self._sections.note(name, ConfigError(made.error))  # of the file, which is there
+        return self._sections.to_broken(made or self._to_spec(Found(name, [""], "preset")), was)
 
-    def _to_variant(self, name: str, base: ModelSpec, section: Layer) -> ModelSpec:
-        own = self._variants[name]
-        return replace(
-            base,
-            id=name,
-            aliases=tuple(alias for alias in (own["aliases"].value if "aliases" in own else ()) if alias != name),
-            tags=tuple(own["tags"].value) if "tags" in own else base.tags,
-            source="preset",
-            spellings=(),
-            can_remove=False,
-            preset=to_section(name, own),
-            load_on_startup="load_on_startup" in own and own["load_on_startup"].value,
-            defaults=defaults_of(section, self._config.command_line, base.defaults, [path for path, _ in base.options.lora]),
-            base=base,
-        )
+    def wrong_sections(self) -> list[str]:
+        return self._sections.all_that_is_wrong(self.models)
 
     def _resolve(self, layer: Layer, said: str) -> Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
             return find_file(os.path.abspath(layer["model"].value))
-        if "hf_repo" not in layer:
-            raise ConfigError(f"{said}: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`")
         return self._resolve_repo(layer, said)
 
     def _resolve_repo(self, layer: Layer, said: str) -> Found:
@@ -314,14 +279,14 @@ class Scan:
 
     def _layer_of(self, section: Layer) -> Layer:
         config = self._config
-        return merge(_for_every_model(config.environment), self._presets.shared, section, _for_every_model(config.command_line))
+        return merge(_for_every_model(config.environment), self.presets.shared, section, _for_every_model(config.command_line))
 
     def _to_spec(self, found: Found) -> ModelSpec:
-        section = self._sections.get(found.id)
+        section = self._sections.models.get(found.id)
         layer = self._plain_layer if section is None else self._layer_of(section)
         options, defaults = self._plain
         if section is not None:
-            options, defaults = self._read_files(layer, self._presets.where(self.section_names[found.id]))
+            options, defaults = self._read_files(layer, found.id)
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
         draft = options.speculation.get("draft_model")
@@ -352,7 +317,7 @@ class Scan:
             options=options,
             source=found.source,
             args=_to_args(found, mmproj, layer),
-            preset=None if section is None else to_section(self.section_names[found.id], section),
+            preset=None if section is None else to_section(found.id, section),
             created=states[0][1] // 10**9,
             can_remove=found.source == "cache",
             load_on_startup=is_default or ("load_on_startup" in layer and layer["load_on_startup"].value),
@@ -383,10 +348,7 @@ class Scan:
         names = {model_id: model_id for model_id in self.models}
         for spec in self.models.values():
             for alias in spec.aliases:
-                if names.setdefault(alias, spec.id) != spec.id:
-                    name = self.section_names.get(spec.id)
-                    said = f"{self._presets.where(name)}: " if name is not None else ""
-                    self.problems.append(f"{said}the alias {alias} of {spec.id} already means {names[alias]}")
+                names.setdefault(alias, spec.id)
         return self._by_spelling() | names
 
 

@@ -18,6 +18,7 @@ from fastrouter.flags import BY_ENV, convert, find_argument, help_text, refuse_n
 from fastrouter.grammars import check_grammar, schema_text
 from fastrouter.guessers import DEFAULT
 from fastrouter.messages import QUIET, LoadOptions
+from fastrouter.preset_values import write_value
 from fastrouter.samplers import letters_of
 
 MAX_TEXT_BYTES = 4 << 20
@@ -81,6 +82,7 @@ class Config:
     queue_timeout_s: float = 0.0  # 0: none
     queue_patience_s: float = 1.0
     models_autoload: bool = True
+    strict: bool = False  # a preset's section that is wrong ends the start
     watch: bool = False
     offline: bool = False
     hub_endpoint: str = DEFAULT_HUB
@@ -148,7 +150,8 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
             print(version_text())
             raise SystemExit(0)
         if not word.startswith("-") or word == "-":
-            raise ConfigError(f"unexpected argument {word!r}" + (f", did you mean --model {word}?" if word.endswith(".gguf") else ""))
+            hint = f", did you mean --model {word}?" if word.endswith(".gguf") else "; flags begin with a dash, and a verb comes first"
+            raise ConfigError(f"unexpected argument {word!r}{hint}")
         name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
         flag, is_on = find_argument(name)
         if flag.kind is Kind.SWITCH:
@@ -375,5 +378,9 @@ def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
 
 def to_section(name: str, layer: Layer) -> str:
     """The preset file's section that says the same."""
-    lines = [f"{setting.flag.name} = {text}\n" for setting in layer.values() for text in _texts_of(setting)]
+    lines = [
+        f"{setting.flag.name} = {write_value(text, keeps_quotes=setting.flag.keeps_quotes)}\n"
+        for setting in layer.values()
+        for text in _texts_of(setting)
+    ]
     return "".join([f"[{name}]\n", *lines])

@@ -41,8 +41,8 @@ class ContextExceeded(InvalidRequest):
 
 
 class ModelNotFound(InvalidRequest):
-    def __init__(self, model_id: str) -> None:
-        super().__init__(f"model '{model_id}' not found")
+    def __init__(self, model_id: str, hint: str = "") -> None:
+        super().__init__(f"model '{model_id}' not found{hint}")
 
 
 class ModelNotLoaded(InvalidRequest):
@@ -165,7 +165,10 @@ class WorkerDied(FastrouterError):
 
 
 class ConfigError(FastrouterError):
-    """A flag, environment variable or preset is wrong; ends the start with exit code 1."""
+    """A flag, environment variable or preset is wrong; ends the start with exit code 1, and is what a refused reload answers."""
+
+    status = 400
+    type = "invalid_config_error"
 
 
 class ProtocolError(FastrouterError):

@@ -70,6 +70,11 @@ class Flag:
         """Said once for each value."""
         return self.kind in (Kind.TEXTS, Kind.BIAS)
 
+    @property
+    def keeps_quotes(self) -> bool:
+        """Its value has quotes of its own, around names with a comma."""
+        return self.kind in (Kind.FILES, Kind.SCALED_FILES)
+
 
 def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     words = names.split()

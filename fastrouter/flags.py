@@ -38,7 +38,7 @@ def find_argument(name: str) -> tuple[Flag, bool]:
     """The flag of a word on the command line, and whether it is said positively."""
     found = BY_NAME.get(f"--{name[2:].replace('_', '-')}" if name.startswith("--") else name)
     if found is None or found[0].scope is Scope.PRESET:
-        raise ConfigError(f"unknown flag {name}{suggest(name)}")
+        raise ConfigError(f"unknown flag {name}{suggest(name) or '; `fastrouter help` lists all'}")
     return found
 
 
@@ -53,8 +53,8 @@ def find_key(key: str) -> tuple[Flag, bool] | None:
 def suggest(word: str) -> str:
     import difflib  # slow to import, and only needed on the way out
 
-    known = {name.lstrip("-"): name for name in BY_NAME}
-    for match in difflib.get_close_matches(word.lstrip("-"), known, 1):
+    known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
+    for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
         return f", did you mean {known[match] if word.startswith('-') else match}?"
     return ""
 
@@ -253,12 +253,13 @@ def _placeholder(flag: Flag) -> str:
 
 def help_text() -> str:
     lines = [
-        "fastrouter [flags]                              serve",
+        "fastrouter [serve] [flags]                      serve",
         "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
         "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
         "fastrouter preset check FILE                    look at a preset file",
         "fastrouter bench [MODEL ...]                    measure what switching costs here",
         "fastrouter completion bash|zsh|fish             a script for the shell",
+        "fastrouter help [VERB]                          this text, or that of a verb",
         "",
         "(4): what holds without the flag. [LLAMA_ARG_...]: a variable that sets it, too. In preset files, flags without dashes are keys.",
     ]

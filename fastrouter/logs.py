@@ -33,10 +33,14 @@ def speaking(config: Config) -> Iterator[None]:
     saved = sys.stdout, sys.stderr
     _sinks[:] = [_open_sink(Descriptor(1)), _open_sink(Descriptor(2))]
     sys.stdout, sys.stderr = cast(list[TextIO], _sinks)
+    root, handler = logging.getLogger(), None
     try:
-        logging.getLogger().addHandler(_make_handler(config))
+        handler = _make_handler(config)
+        root.addHandler(handler)
         yield
     finally:
+        if handler is not None:
+            root.removeHandler(handler)
         finish()
         sys.stdout, sys.stderr = saved
 

@@ -4,7 +4,7 @@ Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 QUIET = 3  # verbosity: what happens, and no more
 DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
@@ -48,6 +48,7 @@ class LoadOptions:
     warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
     constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
+    json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, where a request does not say: compact | free
     stop: list[str] = field(default_factory=list)  # of requests that name none
     special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
@@ -70,6 +71,17 @@ class LoadOptions:
     @property
     def num_slots(self) -> int:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
+
+    def num_cells(self, n_ctx_train: int) -> int:
+        """Tokens of the KV cache: as asked for, but no more than the slots can use. `n_ctx_train` 0: unknown."""
+        if self.ctx_size <= 0:
+            return n_ctx_train
+        return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
+
+    def num_cells_of_slot(self, n_ctx_train: int) -> int:
+        """What one request may fill: never more than the model was trained for, as in llama-server."""
+        num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
+        return min(num_cells, n_ctx_train or num_cells)
 
     @property
     def of_draft(self) -> "LoadOptions":
@@ -149,6 +161,8 @@ class Generate:
     n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
     t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
     n: int = 1
+    caller: int = 0  # whose key it is, 0: one that may do everything, or none; callers share the slots
+    exchange: int = 0  # the HTTP request that it came with, 0: one of its own
     cache_prompt: bool | None = None  # None: as the model's options say
     n_cache_reuse: int | None = None
     id_slot: int = -1
@@ -160,6 +174,7 @@ class Generate:
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
     constraint: dict[str, str] | None = None
+    json_whitespace: str | None = None  # None: as the model's options say
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
     speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
 
@@ -255,6 +270,14 @@ class Shelved:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a Call of this method would be answered now, unasked: the worker is about to compute for long, or it has just changed."""
+
+    method: str  # props | slots | lora_adapters
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A line the user should see (for example: safe mode is on)."""
 
@@ -263,9 +286,22 @@ class Notice:
 
 
 Message = (
-    Load | Prime | Generate | Share | Shrink | Abort | Call | Forget | Stop | Hello | Progress | Ready | Failed | Reply | Shelved | Notice
+    Load
+    | Prime
+    | Generate
+    | Share
+    | Shrink
+    | Abort
+    | Call
+    | Forget
+    | Stop
+    | Hello
+    | Progress
+    | Ready
+    | Failed
+    | Reply
+    | Shelved
+    | Snapshot
+    | Notice
 )
-MESSAGE_TYPES: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (Load, Prime, Generate, Share, Shrink, Abort, Call, Forget, Stop, Hello, Progress, Ready, Failed, Reply, Shelved, Notice)
-}
+MESSAGE_TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Message)}

@@ -5,6 +5,7 @@ from fastrouter.guessers import MAX_GUESSED
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
+JSON_WHITESPACE = ("compact", "free")
 LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
 
 
@@ -67,6 +68,15 @@ def model_flags() -> list[Flag]:
         flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
         *_core_flags(),
+        flag(
+            scope,
+            "--json-whitespace",
+            "",
+            Kind.TEXT,
+            "json_whitespace",
+            "in JSON from schemas: compact has a blank behind ':' and ',' at most, free may be indented (compact)",
+            choices=JSON_WHITESPACE,
+        ),
         flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, where a request names none"),
         flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
         flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),

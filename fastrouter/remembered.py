@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,6 +123,8 @@ def _read(path: Path, kind: dict[str, Any]) -> dict[str, Any]:
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all; 0600. Without fsync: after a power cut the file may be damaged, and a damaged one counts for nothing."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    import tempfile  # 4 ms that a start need not wait for
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:

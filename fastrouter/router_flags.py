@@ -8,6 +8,7 @@ def router_flags() -> list[Flag]:
     return [
         flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
         flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
+        flag(scope, "--strict --no-strict", "STRICT", Kind.SWITCH, "strict", "a wrong section of the preset file ends the start (off)"),
         flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
         flag(
             scope,

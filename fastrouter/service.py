@@ -4,6 +4,7 @@ Knows no signal and no socket. Invariant: after `stop` no process of ours is lef
 """
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -28,10 +29,9 @@ NO_TEMPLATE = "no chat template"
 
 
 class Service:
-    def __init__(self, config: Config) -> None:
-        """Scans the model folders. Raises ConfigError."""
+    def __init__(self, config: Config, catalog: Catalog) -> None:
         self._config = config
-        self._catalog = Catalog(config)
+        self._catalog = catalog
         self._supervisor: Supervisor | None = None
         self._models: Models | None = None
         self._downloads: Downloads | None = None
@@ -58,7 +58,8 @@ class Service:
         assert self._supervisor is not None
         assert self._model_downloads is not None
         self._model_downloads.fetch_wanted()
-        wanted = [spec.runner for spec in self._catalog.models() if spec.load_on_startup or spec == self._catalog.default]
+        specs = [spec for spec in self._catalog.models() if spec.fault is None]
+        wanted = [spec.runner for spec in specs if spec.load_on_startup or spec == self._catalog.default]
         for spec in {spec.id: spec for spec in wanted if spec.wanted is None}.values():
             if self._supervisor.status(spec.id).value == "unloaded":  # else a request has come first
                 try:
@@ -110,6 +111,8 @@ class Service:
         found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
         if self._config.log_format == "json":
             log.info("%s", found, extra={"event": "models", "num_models": len(models)})
+            for fault in self._catalog.faults():
+                log.warning("%s", fault)
             return
         print(f"{found}{':' if models else ''}")
         for spec in models[:MAX_LISTED]:
@@ -118,14 +121,30 @@ class Service:
             print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
         if len(models) > MAX_LISTED:
             print(f"  ... and {len(models) - MAX_LISTED} more")
+            for spec in models[MAX_LISTED:]:
+                if spec.fault is not None:
+                    print(f"  {spec.id} ({spec.fault})")
         chosen = choose_to_try(models, default)
         if chosen is not None:
             print(f"Try it:\n  {curl_line(address, chosen, self._config)}")
-        else:
-            print("Name a folder of GGUF files with --models-dir, or one file with --model")
+        hint = self._next_step(models, has_chosen=chosen is not None)
+        if hint:
+            print(hint)
         if self._config.ui and not address.startswith("unix://"):
             print(f"The page is at {address}{self._config.api_prefix}/")
         sys.stdout.flush()
+
+    def _next_step(self, models: Sequence[ModelSpec], *, has_chosen: bool) -> str:
+        """What to do when the folder is empty, or there is no model to try."""
+        folder = os.path.abspath(self._config.models_dir) if self._config.models_dir is not None else None
+        if folder is not None and not any(spec.path.startswith(os.path.join(folder, "")) for spec in models):
+            more = "" if self._config.watch else ", then GET /models?reload=1,"
+            return f"There is no .gguf file in {folder}: put some there{more} or download one: fastrouter pull USER/REPO"
+        if has_chosen:
+            return ""
+        if models:
+            return "None of them can be loaded; the reason stands behind each name"
+        return "Name a folder of GGUF files with --models-dir or one file with --model, or download one: fastrouter pull USER/REPO"
 
 
 def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:

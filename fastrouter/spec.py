@@ -35,6 +35,7 @@ class ModelSpec:
     states: tuple[tuple[int, int, int], ...] = ()  # of these files, as stat_of says
     spellings: tuple[str, ...] = ()  # names that mean it beside its id and its aliases
     draft: Header | None = None  # of the smaller model that guesses for it
+    fault: str | None = None  # what is wrong with its preset's section; then that is its `error`, too
     is_pinned: bool = False  # never evicted
     ttl_s: float | None = None  # idle until it is unloaded; None: never
     sleep_idle_s: float | None = None  # idle until it sleeps; None: never
@@ -52,7 +53,7 @@ class ModelSpec:
     @property
     def can_be_tried(self) -> bool:
         """False: no worker needs to open it to know that it cannot be loaded."""
-        return self.error is None or self.is_unusual
+        return self.fault is None and (self.error is None or self.is_unusual)
 
     @property
     def has_template(self) -> bool:

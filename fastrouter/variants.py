@@ -3,7 +3,7 @@
 Invariant: a variant differs from its base only in what a request could say itself, so both share one process and one KV cache.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,12 @@ def system_of(layer: Layer) -> str | None:
     return text_of(layer, "system")
 
 
-def check_variant(section: Layer, said: str) -> None:
-    """Raises ConfigError for what concerns the process that a variant shares."""
+def check_variant(section: Layer, where: Callable[[str], str]) -> None:
+    """Raises ConfigError for what concerns the process that a variant shares. `where` says the line of a target."""
     for name, (flag, _) in section.items():
         is_of_requests = flag.scope is Scope.SAMPLING or name in (*_OF_REQUESTS, *_OF_NAMES, *_OF_VARIANTS)
         if not is_of_requests:
-            raise ConfigError(f"{said} {flag.name}: a variant shares its base's process, so this must be set there")
+            raise ConfigError(f"{where(name)} {flag.name}: a variant shares its base's process, so this must be set there")
 
 
 def adapters_of(section: Layer) -> list[str]:

@@ -17,6 +17,7 @@ from tiny_encoders import make_bert
 from tiny_models import make_llama
 
 from fastrouter.catalog import Catalog
+from fastrouter.cli import ALL_VERBS
 from fastrouter.config import parse
 from fastrouter.flag import Kind
 from fastrouter.service import choose_to_try, curl_line
@@ -56,6 +57,7 @@ def ask(server: Router, model: str) -> Any:
 def test_help_and_version(tmp_path: Path) -> None:
     helped = fastrouter(tmp_path, "--help")
     assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout == fastrouter(tmp_path, "help").stdout == fastrouter(tmp_path, "serve", "-h").stdout
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
     assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
@@ -67,14 +69,44 @@ def test_help_and_version(tmp_path: Path) -> None:
 def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m fastrouter --help | head -1"
     shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
-    assert shown.stdout.startswith("fastrouter [flags]")
+    assert shown.stdout.startswith("fastrouter [serve] [flags]")
     assert shown.stderr == ""
 
 
 def test_unknown_flag(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--modles-dir", "."), "--modles-dir", "did you mean --models-dir?")
-    check_refused(fastrouter(tmp_path, "--no-such-thing"), "unknown flag --no-such-thing")
-    check_refused(fastrouter(tmp_path, "serve"), "unexpected argument 'serve'")
+    check_refused(fastrouter(tmp_path, "--xyzzy"), "unknown flag --xyzzy; `fastrouter help` lists all")
+    check_refused(fastrouter(tmp_path, "--port", "0", "list"), "unexpected argument 'list'", "a verb comes first")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["lsit"], "list"),
+        (["LIST"], "list"),
+        (["sevre", "--port", "0"], "serve"),
+        (["unlaod", "x"], "unload"),
+        (["comp"], "completion"),
+        (["help", "chta"], "chat"),
+        (["tiny.gguf"], "--model tiny.gguf"),
+    ],
+)
+def test_unknown_verb(tmp_path: Path, words: list[str], meant: str) -> None:
+    check_refused(fastrouter(tmp_path, *words), f"did you mean {meant}", f"The verbs are {', '.join(ALL_VERBS)}")
+
+
+def test_unknown_option_of_a_verb(tmp_path: Path) -> None:
+    refused = fastrouter(tmp_path, "pull", "user/repo", "--cacret", "x")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--cacret x, did you mean --cacert?" in refused.stderr
+
+
+@pytest.mark.parametrize("verb", [verb for verb in ALL_VERBS if verb != "help"])
+def test_help_of_a_verb(tmp_path: Path, verb: str) -> None:
+    helped = fastrouter(tmp_path, "help", verb)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout == fastrouter(tmp_path, verb, "--help").stdout
+    assert f"fastrouter {verb}" in helped.stdout or verb == "serve"
 
 
 def test_wrong_values(tmp_path: Path) -> None:
@@ -86,17 +118,16 @@ def test_wrong_values(tmp_path: Path) -> None:
 
 
 def test_bad_preset(tmp_path: Path) -> None:
-    (tmp_path / "p.ini").write_text("[one]\nctx-sizes = 5\n")
-    check_refused_at_boot(fastrouter(tmp_path, "--port", "0", "--models-preset", "p.ini"), "p.ini", "ctx-sizes")
-
-
-def check_refused_at_boot(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
-    """Like check_refused, for what is found out after the port is open."""
-    assert result.returncode == 1, result
-    assert result.stderr.startswith("fastrouter: "), result
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in result.stderr
+    """What is wrong for all models ends the start, before it says that it listens."""
+    for text, word in (("[*]\nctx-sizes = 5\n", "ctx-sizes"), ("nonsense\n", "expected `key = value`"), ("\xff", "is not UTF-8")):
+        (tmp_path / "p.ini").write_bytes(text.encode("latin-1"))
+        check_refused(fastrouter(tmp_path, "--port", "0", "--models-preset", "p.ini"), "p.ini", word)
+    (tmp_path / "p.ini").write_text("[one]\nctx-sizes = 5\n[two]\nbase = one\n[three]\nmodel = no.gguf\n")
+    strict = fastrouter(tmp_path, "--port", "0", "--models-preset", "p.ini", "--strict")
+    assert (strict.returncode, strict.stdout) == (1, "")
+    lines = strict.stderr.splitlines()
+    assert lines[0] == "fastrouter: --strict: 4 of p.ini cannot be used:"
+    assert [line.partition(":")[2][:2] for line in lines[1:]] == ["2 ", "1 ", "4 ", "6 "]
 
 
 def test_port_in_use(tmp_path: Path) -> None:
@@ -255,7 +286,7 @@ def test_new_file_and_reload(router: StartRouter, models: Path, tmp_path: Path) 
     assert ask(server, "tiny1").json["model"] == "tiny1"
     (folder / "tiny0.gguf").unlink()
     assert ids(server, "/v1/models?reload=1") == ["tiny1"]
-    assert ask(server, "tiny0").error["message"] == "model 'tiny0' not found"
+    assert ask(server, "tiny0").error["message"] == "model 'tiny0' not found, did you mean tiny1?"
     eventually(lambda: "tiny0: unloaded" in server.log, "the end of tiny0")
     assert server.status("tiny1") == "loaded"
 
@@ -297,8 +328,8 @@ def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> No
     eventually(lambda: ids(server) == ["tiny0", "tiny1"], "the new model")
     assert ask(server, "one").json["model"] == "tiny1"
     assert server.status("tiny0") == "loaded"
-    # All or nothing: a preset that is wrong changes nothing.
-    preset.write_text("[tiny1]\nno-such-key = 1\n")
+    # All or nothing: a preset file that is wrong for all models changes nothing.
+    preset.write_text("[*]\nno-such-key = 1\n")
     shutil.copy(models / "tiny2.gguf", folder)
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "reload refused" in server.log, "a line in the log")
@@ -306,7 +337,7 @@ def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> No
     assert ids(server) == ["tiny0", "tiny1"]
     assert ask(server, "one").status == 200
     refused = server.get("/models?reload=1")
-    assert (refused.status, "no-such-key" in refused.error["message"]) == (500, True)
+    assert (refused.status, "no-such-key" in refused.error["message"]) == (400, True)
 
 
 def test_log_file(router: StartRouter, models: Path, tmp_path: Path) -> None:

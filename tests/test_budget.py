@@ -16,6 +16,9 @@ from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import NOTHING, Need, estimate, total
 from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.repacking import repacking_of, sizes
+from fastrouter.worker.binding import start_backends
+from fastrouter.worker.context import Context
+from fastrouter.worker.model import Model
 
 sys.path.insert(0, str(REPOSITORY / "packaging"))
 
@@ -120,6 +123,42 @@ def spec(tmp_path: Path) -> ModelSpec:
     make_llama(tmp_path / "a.gguf")
     [found] = Catalog(Config(models_dir=tmp_path)).models()
     return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_cells"),
+    [
+        ({}, 2048),
+        ({"ctx_size": 512}, 512),
+        ({"ctx_size": 100_000}, 4 * 2048),
+        ({"ctx_size": 100_000, "parallel": 2}, 2 * 2048),
+        ({"ctx_size": 100_000, "parallel": 3, "kv_unified": True}, 3 * 2048),
+        ({"ctx_size": 3000, "parallel": 2}, 3000),
+    ],
+)
+def test_no_more_cells_than_the_slots_can_use(spec: ModelSpec, flags: dict[str, Any], num_cells: int) -> None:
+    """The router reckons with what the worker makes."""
+    options, said = replace(spec.options, **flags), replace(spec.options, **{**flags, "ctx_size": num_cells})
+    start_backends()
+    model = Model(spec.path, options)
+    context = Context(model, options)
+    assert 0 <= context.n_ctx - num_cells < 256 * options.num_slots, "llama.cpp rounds up"
+    assert options.num_cells(model.n_ctx_train) == num_cells
+    assert 0 <= context.n_ctx_slot - options.num_cells_of_slot(model.n_ctx_train) < 256
+    assert ("trained for 2048 tokens" in context.notice) == (options.ctx_size > 3000)
+    context.close()
+    model.close()
+    assert estimate(replace(spec, options=options), has_device=False) == estimate(replace(spec, options=said), has_device=False)
+
+
+def test_a_context_that_is_too_large_is_one_warning(router: StartRouter, models: Path) -> None:
+    server = router("-c", "100000", models_dir=models)
+    server.load("tiny0")
+    server.load("tiny1")
+    for model in ("tiny0", "tiny1"):
+        [line] = [line for line in server.log.splitlines() if "--ctx-size 100000" in line and model in line]
+        assert "the model was trained for 2048 tokens" in line
+        assert "room for 8192" in line
 
 
 def test_layers_on_a_device(spec: ModelSpec) -> None:

@@ -269,8 +269,9 @@ def test_presets_merge_over_models(models: Path, put: Callable[..., Path]) -> No
     )
     argv = ["--models-preset", preset_file(models, text), "--threads", "2"]
     catalog = catalog_of(models, *argv, LLAMA_ARG_CTX_SIZE="30", LLAMA_ARG_UBATCH="8")
-    assert ids(catalog) == ["a", "new", "sub"]
+    assert ids(catalog) == ["a", "new", "sub/b.gguf"]
     a, new, sub = catalog.models()
+    assert [get(catalog, name).id for name in ("sub", "b.gguf", "sub/b")] == ["sub/b.gguf"] * 3
     assert (a.options.ctx_size, a.options.threads, a.options.ubatch_size, a.options.sampling) == (20, 2, 8, {"temperature": 0.5})
     assert (a.aliases, a.tags, a.stop_timeout_s, a.source, get(catalog, "y")) == (("x", "y"), ("t",), 3.0, "preset", a)
     assert a.preset == "[a]\nctx-size = 20\ntemp = 0.5\nalias = x,y\ntags = t\nstop-timeout = 3.0\n"
@@ -284,29 +285,108 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
     put_cached(tmp_path / "hub", tiny, "u/r", "m-Q4_K_M.gguf", "m-Q8_0.gguf")
     path = preset_file(models, "[u/r:q8_0]\nc = 1\n[mine]\nhf-repo = u/r\n[file]\nhf-repo = u/r\nhf-file = m-Q8_0.gguf\n")
     catalog = catalog_of(models, "--models-preset", path, LLAMA_CACHE=str(tmp_path / "hub"))
-    assert ids(catalog) == ["file", "mine", "u/r:Q4_K_M", "u/r:Q8_0"]
+    assert ids(catalog) == ["file", "mine", "u/r:Q4_K_M", "u/r:q8_0"]
     assert get(catalog, "u/r:Q8_0").options.ctx_size == 1
     assert get(catalog, "mine").path.endswith("m-Q4_K_M.gguf")
     assert get(catalog, "file").path.endswith("m-Q8_0.gguf")
     path = preset_file(models, "[me/mine:some-q4_k_m]\nhf-repo = u/r\n")
     named = get(catalog_of(models, "--models-preset", path, LLAMA_CACHE=str(tmp_path / "hub")), "me/mine:q4_k_m")
-    assert named.id == "me/mine:Q4_K_M"  # as llama-server names it
+    assert named.id == "me/mine:some-q4_k_m"  # as it is written; llama-server calls it me/mine:Q4_K_M
+
+
+def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> None:
+    """Byte for byte; what would be the same only after rewriting is not the same."""
+    put("a.gguf")
+    names = [
+        "org/M:Q4_K_M-thinking",
+        "org/M:thinking",
+        "org/M:THINKING",
+        "org/M:q8_0",
+        "org/M:Q8_0",
+        "org/N:some-q4_k_m",
+        "A",
+        "ä/b c",
+        "A.gguf",
+        "x:y",
+    ]
+    text = (
+        "".join(f"[{name}]\nmodel = models/a.gguf\nn = {number}\n" for number, name in enumerate(names)) + "[a]\nn = 20\n[a.gguf]\nn = 21"
+    )
+    catalog = catalog_of(models, "--models-preset", preset_file(models, text))
+    assert ids(catalog) == sorted([*names, "a", "a.gguf"])
+    assert [get(catalog, name).options.n_predict for name in [*names, "a", "a.gguf"]] == [*range(10), 20, 21]
+    assert not any(spec.aliases or spec.error for spec in catalog.models())
+    assert get(catalog, "org/N:q4_k_m").id == "org/N:some-q4_k_m"  # llama-server's name for it, as nobody else has that
+    assert get(catalog, "org/N:Q4_K_M").spellings == ("org/N:Q4_K_M",)
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "message"),
+    [
+        ("[b]\nc = 1", "b", "presets.ini:1 [b]: there is no such model; name its file with `model = PATH`"),
+        ("[B]\nc = 1\n[aa]\nmodel = models/a.gguf", "B", "presets.ini:1 [B]: there is no such model; name its file"),
+        ("[aa]\nc = 1", "aa", "presets.ini:1 [aa]: there is no such model, did you mean a?"),
+        ("[b]\nhf-repo = no/such", "b", "presets.ini:1 [b]: no/such is not in the cache"),
+        ("[b]\nhf-file = x.gguf", "b", "presets.ini:2 [b] hf-file: hf-repo is missing"),
+        ("[b]\nhf-repo = u/r\nmodel = models/a.gguf", "b", "presets.ini:1 [b]: model and hf-repo both name its file"),
+        ("[b]\nmodel = x", "b", "presets.ini:2 [b] model = x: there is no such file; looked for "),
+        ("[b]\nmodel = models/a.gguf\nmodel-draft = x", "b", "presets.ini:3 [b] model-draft = x: there is no such file; looked for "),
+        ("[b]\nmodel = models/a.gguf\nlora = x,models/a.gguf", "b", "presets.ini:3 [b] lora = x,models/a.gguf: there is no such file"),
+        ("[b]\nmodel = models/a.gguf\nchat-template-file = presets.ini\nj = {}", "b", ""),
+        ("[b]\nmodel = models/a.gguf\ngrammar-file = models/a.gguf", "b", "a.gguf: is not UTF-8"),
+        ("[b]\nmodel = models/a.gguf\njson-schema = []", "b", "presets.ini:3 [b] json-schema = []: must be a JSON object"),
+        ("[b]\nmodel = models/a.gguf\nc", "b", "presets.ini:3 [b]: expected `key = value`"),
+        ("[b]\nmodel = models/a.gguf\nc = -1", "b", "presets.ini:3 [b] c = -1: must be between 0"),
+        ("[b]\nmodel = models/a.gguf\nport = 1", "b", "presets.ini:3 [b]: port belongs to the router"),
+        ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] is there twice"),
+        ("[b\nmodel = models/a.gguf", "[b", "presets.ini:1: not a section"),
+        ("[c]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = z", "b", "the alias z of b already means c"),
+        ("[b]\nmodel = models/a.gguf\nalias = a", "b", "presets.ini:3 [b]: the alias a of b already means a; choose another one"),
+        ("[c]\nmodel = models/a.gguf\n[b]\nbase = c\nmodel = models/a.gguf", "b", "[b] model: a variant shares"),
+        ("[b]\nbase = A", "b", "presets.ini:2 [b] base = A: there is no such model, did you mean a?"),
+    ],
+)
+def test_a_wrong_section_is_a_model_that_says_why(models: Path, put: Callable[..., Path], text: str, section: str, message: str) -> None:
+    put("a.gguf")
+    path = preset_file(models, text + "\n[good]\nmodel = models/a.gguf\nalias = well\n")
+    catalog = catalog_of(models, "--models-preset", path)
+    assert get(catalog, "well").can_be_tried
+    assert get(catalog, "a").can_be_tried
+    if not message:
+        assert get(catalog, section).fault is None
+        return
+    broken = get(catalog, section)
+    assert message in (broken.fault or "")
+    assert broken.error == broken.fault
+    assert broken.fault.startswith(f"{path}:")
+    assert (broken.can_be_tried, broken.wanted, broken.source, broken.base, broken.load_on_startup) == (False, None, "preset", None, False)
+    with pytest.raises(ConfigError, match=r"--strict: 1 of .* cannot be used:\n  .*presets\.ini:\d") as caught:
+        catalog_of(models, "--models-preset", path, "--strict")
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[b]\nc = 1", "presets.ini:1 [b]: there is no such model; name its file with `model = PATH`"),
-        ("[b]\nhf-repo = no/such", "presets.ini:1 [b]: no/such is not in the cache"),
-        ("[a]\nalias = z\n[b]\nmodel = x\nalias = z", "the alias z of b already means a"),
-        ("[a]\nc = 1\n[a.gguf]\nc = 2", "presets.ini:3 [a.gguf]: [a] and [a.gguf] both mean a"),
-        ("[b]\nmodel = x\nalias = a", "the alias a of b already means a"),
+        ("c = 1", "presets.ini:1: c stands before the first [section]"),
+        ("[*]\nc = x", "presets.ini:2 [*] c = x: must be a whole number"),
+        ("[*]\nchat-template-file = none", "presets.ini:2 [*] chat-template-file = none: there is no such file"),
+        ("[*]\nsystem-prompt-file = models/a.gguf", "for every model: system-prompt-file "),
     ],
 )
-def test_preset_mistakes(models: Path, put: Callable[..., Path], text: str, message: str) -> None:
+def test_what_is_wrong_for_all_models_ends_the_start(models: Path, put: Callable[..., Path], text: str, message: str) -> None:
     put("a.gguf")
     with pytest.raises(ConfigError, match=re.escape(message)):
         catalog_of(models, "--models-preset", preset_file(models, text))
+
+
+def test_aliases_of_a_wrong_section(models: Path, put: Callable[..., Path]) -> None:
+    """They tell what is wrong, unless they mean another model."""
+    put("a.gguf")
+    text = "[x]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = y, z\n[c]\nalias = v, y\n[d]\nbase = no\nalias = u"
+    catalog = catalog_of(models, "--models-preset", preset_file(models, text))
+    assert {name: get(catalog, name).id for name in "zyvu"} == {"z": "x", "y": "b", "v": "c", "u": "d"}
+    assert [spec.aliases for spec in catalog.models()] == [(), ("y",), ("v",), ("u",), ("z",)]
 
 
 def test_the_default_model(models: Path, put: Callable[..., Path], tmp_path: Path, tiny: Path) -> None:
@@ -410,7 +490,7 @@ def test_reload_of_presets_is_all_or_nothing(models: Path, put: Callable[..., Pa
     preset_file(models, "[a]\nctx-size = 1\ntags = new\n")
     assert catalog.reload() == []
     assert get(catalog, "a").tags == ("new",)
-    preset_file(models, "[a]\nctx-size = 2\n[b]\nnonsense = 1\n")
+    preset_file(models, "[a]\nctx-size = 2\n[*]\nnonsense = 1\n")
     with pytest.raises(ConfigError, match="unknown key nonsense"):
         catalog.reload()
     assert get(catalog, "a").options.ctx_size == 1

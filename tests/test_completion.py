@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, Router, StartRouter, environment
 from tiny_models import make_llama
 
-from fastrouter.cli import DOWNLOAD_VERBS, VERBS
+from fastrouter.cli import ALL_VERBS, DOWNLOAD_VERBS, VERBS
 from fastrouter.cli.completion import all_verbs
 from fastrouter.cli.shells import SCRIPTS
 from fastrouter.config import read_arguments
@@ -142,7 +142,7 @@ def test_a_shell_it_does_not_know(place: Path) -> None:
 def test_every_verb_is_there() -> None:
     text = (REPOSITORY / "fastrouter" / "cli" / "__init__.py").read_text()
     special = set(re.findall(r'arguments\[0\] == "(\w+)"', text))
-    assert {verb.name for verb in all_verbs()} == {"", *VERBS, *DOWNLOAD_VERBS, *special}
+    assert {verb.name for verb in all_verbs()} == {"", *VERBS, *DOWNLOAD_VERBS, *special} == {"", *ALL_VERBS}
 
 
 def test_every_flag_is_accepted() -> None:

@@ -290,7 +290,7 @@ def test_the_same_files_give_the_same_bytes(launcher: Path, tmp_path: Path) -> N
 
 
 def test_it_starts_itself_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert program.command_of("fastrouter.worker") == [sys.executable, "-m", "fastrouter.worker"]
+    assert program.command_of("fastrouter.worker") == [sys.executable, "-P", "-m", "fastrouter.worker"]
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert program.command_of("fastrouter.hub") == [sys.executable, entry.RUN_MODULE, "fastrouter.hub"]
     assert program.RUN_MODULE == entry.RUN_MODULE

@@ -312,7 +312,7 @@ def test_presets_are_downloaded(start: StartRouter, hub: FakeHub, tmp_path: Path
     assert (failed["status"]["value"], failed["can_remove"]) == ("unloaded", False)
     assert "no/such: there is no such repository" in failed["status"]["error"]
     answer = server.post("/v1/chat/completions", {**CHAT, "model": "two"})
-    assert (answer.status, "there is no such repository" in answer.error["message"]) == (500, True)
+    assert (answer.status, "there is no such repository" in answer.error["message"]) == (400, True)
     hub.repos["no/such"] = {"c.gguf": tiny[:-1] + b"x"}
     assert server.post("/models", {"model": "two"}).status == 200
     eventually(lambda: server.get("/v1/models/two").json["status"].keys().isdisjoint({"error", "progress"}), "it is there")

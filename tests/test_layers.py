@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastrouter"
 RANKS: list[set[str]] = [
-    {"_core", "errors", "metrics", "machine", "program", "remembered", "systemd", "build", "sink", "streams"},
+    {"_core", "errors", "metrics", "near", "machine", "program", "remembered", "systemd", "build", "sink", "streams"},
     {"messages"},
     {
         "wire",
@@ -24,6 +24,8 @@ RANKS: list[set[str]] = [
         "templates",
         "headers",
         "presets",
+        "preset_values",
+        "sections",
         "difference",
         "sources",
         "spec",

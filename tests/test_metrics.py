@@ -119,14 +119,14 @@ def test_evictions_by_reason(start: Any, tmp_path: Path) -> None:
 
 def test_failures(start: Any) -> None:
     router = start(broken={"fail": "no"}, a={})
-    assert ask(router, "broken").status == 500
+    assert ask(router, "broken").status == 400
     assert ask(router, "a", die="SIGKILL", tokens=3, die_after=1).status in (503, 422)
     eventually(lambda: total(samples_of(router), "fastrouter_worker_deaths_total", model="a") >= 1, "the death")
     found = samples_of(router)
     assert value(found, "fastrouter_loads_total", model="broken", outcome="failed") == 1
     assert value(found, "fastrouter_loads_total", model="broken", outcome="ok") == 0
     assert value(found, "fastrouter_evictions_total", model="a", reason="crash") >= 1
-    assert value(found, "fastrouter_requests_total", model="broken", flavour="completion", outcome="server_error") == 1
+    assert value(found, "fastrouter_requests_total", model="broken", flavour="completion", outcome="client_error") == 1
 
 
 def test_clients_that_leave(start: Any) -> None:

@@ -70,11 +70,11 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
     path = tmp_path / "router.sock"
     is_asked = threading.Event()
 
-    def open_service(config: Any) -> NoReturn:
+    def read_catalog(config: Any) -> NoReturn:
         is_asked.wait(30)
         raise ConfigError("a preset is wrong")
 
-    monkeypatch.setattr(app, "_open_service", open_service)
+    monkeypatch.setattr(app, "_read_catalog", read_catalog)
 
     async def scenario() -> bytes:
         run = asyncio.create_task(app.App(parse(["--host", str(path), "--shutdown-timeout", "1000"], {})).run())

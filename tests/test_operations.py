@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, StartRouter, environment
+from conftest import REPOSITORY, StartRouter, environment, eventually
 from tiny_models import make_llama
 
 from fastrouter.cli.completion import all_verbs
@@ -35,21 +35,19 @@ def place(tmp_path: Path) -> Path:
 
 def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = subprocess.run(
-        [sys.executable, "-m", "fastrouter", "preset", "check", "presets.ini"],
+        [sys.executable, "-m", "fastrouter", "preset", "check", "presets.ini", "--models-dir", "models"],
         cwd=place, env=environment(place), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "5 sections, 0 problems" in checked.stdout
-    absolute = (place / "presets.ini").read_text().replace("models/", f"{place}/models/")  # the router's own folder is another one
-    (place / "presets.ini").write_text(absolute)
-    server = router("--models-preset", str(place / "presets.ini"))
+    server = router("--models-preset", str(place / "presets.ini"), models_dir=place / "models")
     server.await_status("planner", "loaded")
     for model in ("plan", "coder", "reviewer", "night", "reviewer"):
         body = {"model": model, "messages": [{"role": "user", "content": "the red cat"}], "max_tokens": 4}
         assert server.post("/v1/chat/completions", body).status == 200
     listed = {model["id"]: model for model in server.get("/v1/models").json["data"]}
-    assert listed.keys() == {"planner", "coder", "reviewer", "night", "clerk"}
-    assert listed["planner"]["aliases"] == ["plan", "chat"]
+    assert listed.keys() == {"planner", "coder", "reviewer", "night", "clerk", "coder-small"}
+    assert listed["planner"]["aliases"][:2] == ["plan", "chat"]
     assert listed["reviewer"]["status"]["base"] == "coder"
     usage = {name: server.get(f"/v1/models/{name}").json["usage"] for name in listed}
     assert [name for name, used in usage.items() if used["pinned"]] == ["planner"]
@@ -59,6 +57,20 @@ def test_the_complete_preset_file(router: StartRouter, place: Path, monkeypatch:
     answer = server.post("/v1/chat/completions", {"model": "clerk", "messages": [{"role": "user", "content": "the red cat"}]}).json
     form = json.loads(answer["choices"][0]["message"]["content"])
     assert (type(form["topic"]), type(form["urgent"])) == (str, bool)
+
+
+def test_the_complete_preset_file_starts_without_its_models(router: StartRouter) -> None:
+    """`fastrouter --models-preset docs/presets.ini`, as the page says: every section is listed with what is missing."""
+    server = router("--models-preset", str(DOCS / "presets.ini"))
+    listed = {model["id"]: model["status"] for model in server.get("/v1/models").json["data"]}
+    assert listed.keys() == {"planner", "coder", "reviewer", "night", "clerk"}
+    for model, status in listed.items():
+        assert (status["value"], status["failed"]) == ("unloaded", True)
+        assert status["error"].startswith(f"{DOCS / 'presets.ini'}:")
+        assert f"  {model} ({status['error']})" in eventually(lambda: "None of them" in server.out and server.out, "the list")
+    assert f"looked for {DOCS}/night.gguf and " in listed["night"]["error"]
+    refused = server.post("/v1/chat/completions", {"model": "night", "messages": [{"role": "user", "content": "hello"}]})
+    assert (refused.status, refused.error["message"].endswith(listed["night"]["error"])) == (400, True)
 
 
 def test_pages_have_examples_of_presets() -> None:

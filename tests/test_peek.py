@@ -130,6 +130,46 @@ def test_a_worker_that_hangs(fakes: Router) -> None:
     assert fakes.get("/props?model=a").json["num_calls"] <= 5, "what could not be answered was not asked again and again"
 
 
+def test_a_worker_that_computes(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
+    """One step of this prompt takes long; what the worker is doing was said before it began."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "smollm2.gguf").symlink_to(smollm2)
+    server = router("-t", "1", "-c", "4096", models_dir=folder)
+    server.load("smollm2")
+    asked = {"model": "smollm2", "prompt": "the cat and " * 150, "n_predict": 2}
+    thread = threading.Thread(target=lambda: server.post("/completion", asked))
+    thread.start()
+    seen = []
+    while thread.is_alive():
+        for path in ("/slots", "/props", "/lora-adapters"):
+            answer = server.get(f"{path}?model=smollm2")
+            assert answer.status == 200, answer.body
+            seen.append(answer.json)
+    thread.join()
+    busy = [slots for slots in seen[::3] if any(slot["is_processing"] for slot in slots)]
+    assert busy
+    assert all(props["is_loaded"] for props in seen[1::3])
+    processed = [slot["n_prompt_tokens_processed"] for slots in busy for slot in slots if slot["is_processing"]]
+    assert processed == sorted(processed)
+
+
+def test_a_worker_that_computes_vectors(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "smollm2.gguf").symlink_to(smollm2)
+    server = router("-t", "1", "--embeddings", "--pooling", "last", models_dir=folder)
+    server.load("smollm2")
+    asked = {"model": "smollm2", "input": "the cat and " * 150}
+    thread = threading.Thread(target=lambda: server.post("/v1/embeddings", asked))
+    thread.start()
+    num_asked = 0
+    while thread.is_alive() or not num_asked:
+        assert [server.get(f"{path}?model=smollm2").status for path in ("/slots", "/props")] == [200, 200]
+        num_asked += 1
+    thread.join()
+
+
 def test_a_worker_that_dies_while_it_is_asked(fakes: Router) -> None:
     fakes.load("a")
     pid = fakes.get("/props?model=a").json["pid"]

@@ -1,5 +1,6 @@
 """Preset files: every rule of the INI format, and what is said of every mistake."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastrouter.errors import ConfigError
 from fastrouter.flag import Kind, Scope
 from fastrouter.flag_table import TABLE
 from fastrouter.flags import ALL_LAYERS
+from fastrouter.preset_values import read_value, write_value
 from fastrouter.presets import Presets, first_of, read_presets
 
 
@@ -26,7 +28,7 @@ def read(tmp_path: Path, text: str | bytes) -> Presets:
 
 def presets_of(tmp_path: Path, text: str | bytes) -> Presets:
     presets = read(tmp_path, text)
-    assert presets.problems == ()
+    assert (presets.problems, presets.faults) == ((), {})
     return presets
 
 
@@ -35,7 +37,11 @@ def values_of(tmp_path: Path, text: str | bytes, section: str = "a") -> dict[str
 
 
 def problems_of(tmp_path: Path, text: str) -> list[str]:
-    return [problem.replace(f"{tmp_path}/", "") for problem in read(tmp_path, text).problems]
+    return [problem.replace(f"{tmp_path}/", "") for problem in all_of(read(tmp_path, text))]
+
+
+def all_of(presets: Presets) -> list[str]:
+    return [*presets.problems, *itertools.chain(*presets.faults.values())]
 
 
 # ---------------------------------------------------------------- what is obeyed
@@ -75,7 +81,14 @@ def test_a_preset_file(tmp_path: Path) -> None:
         ("chat-template = a;b#c", "chat_template", "a;b#c"),
         ("chat-template = a = b", "chat_template", "a = b"),
         ("chat-template = [x]", "chat_template", "[x]"),
-        ('chat-template = "x y"', "chat_template", '"x y"'),  # as in llama-server: quotes are part of the value
+        ('chat-template = "x y"', "chat_template", "x y"),  # better than llama-server, where no value can hold a comment mark
+        ("chat-template = 'x ; \"y\" # z' ; comment", "chat_template", 'x ; "y" # z'),
+        ('chat-template = "x \\"y\\" # z"', "chat_template", 'x "y" # z'),
+        ('chat-template = "x" y # z', "chat_template", '"x" y'),
+        ('alias = "x, y ;z"', "aliases", ("x", "y ;z")),
+        ('reverse-prompt = " ;\\n"', "stop", (" ;\n",)),
+        ("chat-template = {{ x }} # y", "chat_template", "{{ x }}"),
+        ("chat-template = '{# x #}{{ y }}'", "chat_template", "{# x #}{{ y }}"),
         ("chat-template = \u2028x", "chat_template", "x"),
         ("chat-template =", "chat_template", ""),
         ("mmap = on", "mmap", True),
@@ -97,6 +110,9 @@ def test_a_preset_file(tmp_path: Path) -> None:
         ("alias = x, y", "aliases", ("x", "y")),
         ("tags =", "tags", ()),
         ('chat-template-kwargs = {"a": [1, 2]}', "chat_template_kwargs", {"a": [1, 2]}),
+        ('chat-template-kwargs = {"a":"b;c # d"}', "chat_template_kwargs", {"a": "b;c # d"}),
+        ('chat-template-kwargs = {"a": "b ; c"} # d', "chat_template_kwargs", {"a": "b ; c"}),
+        ('chat-template-kwargs = \'{"a": "\\\\d # e"}\'', "chat_template_kwargs", {"a": "\\d # e"}),
         ("load-on-startup = yes", "load_on_startup", None),
         ("load-on-startup = on", "load_on_startup", True),
     ],
@@ -150,9 +166,12 @@ def test_sampling_is_written_as_it_was_read(tmp_path: Path) -> None:
 
 
 def test_adapters_are_written_as_one_list(tmp_path: Path) -> None:
-    text = '[a]\nlora = x.gguf,"y,z.gguf"\nlora-scaled = w.gguf:0.25\n'
+    for name in ("x.gguf", "y,z.gguf", "w # v.gguf"):
+        (tmp_path / name).touch()
+    text = '[a]\nlora = x.gguf,"y,z.gguf"\nlora-scaled = "w # v.gguf:0.25" ; quotes of the list itself\n'
     layer = presets_of(tmp_path, text).sections["a"]
-    assert to_section("a", layer) == '[a]\nlora-scaled = x.gguf:1,"y,z.gguf:1",w.gguf:0.25\n'
+    written = f"""[a]\nlora-scaled = '{tmp_path}/x.gguf:1,"{tmp_path}/y,z.gguf:1",{tmp_path}/w # v.gguf:0.25'\n"""
+    assert to_section("a", layer) == written
     assert load_options(presets_of(tmp_path, to_section("a", layer)).sections["a"]) == load_options(layer)
     assert load_options(parse(to_arguments(layer.values()), {}).command_line) == load_options(layer)
 
@@ -188,8 +207,12 @@ def test_what_belongs_to_the_router_is_refused(tmp_path: Path, flag: Any) -> Non
         ("[a]\nrepack = 0", "fastrouter does not have repack = 0"),
         ("[a]\n\n# x\n-- = 1", "presets.ini:4 [a]: unknown key --"),
         ("ctx-size = 1", "presets.ini:1: ctx-size stands before the first [section]"),
-        ("[a]\nnonsense", "presets.ini:2: expected `key = value`"),
-        ("[a]\n= 5", "presets.ini:2: expected `key = value`"),
+        ("[a]\nnonsense", "presets.ini:2 [a]: expected `key = value`, found 'nonsense'"),
+        ("[a]\nno-mmap", "presets.ini:2 [a]: expected `key = value`, as in `no-mmap = true`"),
+        ("[a]\n= 5", "presets.ini:2 [a]: expected `key = value`"),
+        ("[*]\nalias = x", "presets.ini:2 [*]: alias is for one model"),
+        ("[*]\nmodel = presets.ini", "presets.ini:2 [*]: model is for one model"),
+        ('[a]\nchat-template-kwargs = {"a": b ; c}', "must be a JSON object; the comment `; c}` ends the value here"),
         ("[a\n", "presets.ini:1: not a section"),
         ("[]\n", "presets.ini:1: not a section"),
         ("[a] b\n", "presets.ini:1: not a section"),
@@ -204,12 +227,65 @@ def test_mistakes_name_file_line_section_and_key(tmp_path: Path, text: str, mess
 def test_all_mistakes_are_found_at_once(tmp_path: Path) -> None:
     text = "[a]\nctx-sise = 1\nc = 2\n[b\nc = x\n[a]\nt = y\n[c]\nt = 3\n"
     presets = read(tmp_path, text)
-    assert [re.sub(r".*presets\.ini:(\d+).*", r"\1", problem) for problem in presets.problems] == ["2", "4", "5", "6", "7"]
+    assert presets.problems == ()
+    lines = {name: [re.sub(r".*presets\.ini:(\d+).*", r"\1", fault) for fault in said] for name, said in presets.faults.items()}
+    assert lines == {"a": ["2", "6", "7"], "[b": ["4", "5"]}
     assert presets.sections["a"]["ctx_size"].value == 2
     assert presets.sections["c"]["threads"].value == 3
+
+
+def test_what_is_wrong_for_all_models_concerns_all(tmp_path: Path) -> None:
+    presets = read(tmp_path, "c = 1\n[a]\nt = x\n[*]\nt = y\nport = 1\n")
+    assert [problem.partition(".ini:")[2][:5] for problem in presets.problems] == ["1: c ", "5 [*]", "6 [*]"]
+    assert list(presets.faults) == ["a"]
     said = first_of(presets.problems, "x.ini")
-    assert said.endswith("did you mean ctx-size? (and 4 more: `fastrouter preset check x.ini` shows all)")
+    assert said.endswith("belongs below [*] (and 2 more: `fastrouter preset check x.ini` shows all)")
     assert first_of(presets.problems[:1], "x.ini") == presets.problems[0]
+
+
+# ---------------------------------------------------------------- values and files
+
+
+@pytest.mark.parametrize(
+    "line", ["chat-template = {% if x %}{# note #}{% endif %}", 'system-prompt = "a ; b', "system-prompt = 'a # b", "r = [ ; {"]
+)
+def test_a_comment_that_was_hardly_meant(tmp_path: Path, line: str) -> None:
+    [warning] = presets_of(tmp_path, f"[a]\n{line}\n").warnings
+    assert "presets.ini:2 [a]" in warning
+    assert "is put in quotes" in warning
+
+
+@given(st.text(st.sampled_from("ab \"'{}[];#\\,:")), st.booleans())
+def test_values_are_read_as_they_were_written(text: str, keeps_quotes: bool) -> None:
+    written = write_value(text, keeps_quotes=keeps_quotes)
+    can_be_written = read_value(written, keeps_quotes=keeps_quotes).text == text
+    assert can_be_written or "\\" in text or keeps_quotes or ('"' in text and "'" in text)
+
+
+def test_files_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the preset file, in --models-dir, in the working directory; the same for every key that names files."""
+    beside, models, here = tmp_path / "beside", tmp_path / "models", tmp_path / "here"
+    for folder, names in ((beside, "a"), (models, "ab"), (here, "abc")):
+        for name in names:
+            (folder / "sub" / name).mkdir(parents=True)
+            (folder / "sub" / f"{name}.txt").touch()
+    monkeypatch.chdir(here)
+    path = beside / "p.ini"
+    keys = [flag for flag in TABLE if flag.kind in (Kind.PATH, Kind.FILES, Kind.SCALED_FILES) and flag.scope is not Scope.ROUTER]
+    assert len(keys) > 6
+    for flag in keys:
+        scale = ":1" if flag.kind is Kind.SCALED_FILES else ""
+        for name, folder in (("a", beside), ("b", models), ("c", here)):
+            path.write_text(f"[x]\n{flag.name} = sub/{name}.txt{scale}\n")
+            presets = read_presets(path, [str(models)])
+            assert (presets.problems, presets.faults) == ((), {})
+            assert str(folder / "sub" / f"{name}.txt") in to_section("x", presets.sections["x"])
+        path.write_text(f"[x]\n{flag.name} = sub/d.txt{scale}\n")
+        [[fault]] = read_presets(path, ["../models"]).faults.values()
+        assert fault.startswith(f"{path}:2 [x] {flag.name} = sub/d.txt{scale}: there is no such file; looked for ")
+        assert fault.endswith(f"{beside}/sub/d.txt, {models}/sub/d.txt and {here}/sub/d.txt")
+    path.write_text("[x]\nslot-save-path = sub/b\n")
+    assert read_presets(path, [str(models)]).sections["x"]["slot_save_path"].value == str(models / "sub" / "b")
 
 
 def test_what_is_no_text(tmp_path: Path) -> None:
@@ -273,23 +349,30 @@ def test_a_good_file_is_explained(folder: Path, capsys: pytest.CaptureFixture[st
 def test_all_problems_of_a_file_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "p.ini").write_text(
         "[tiny]\nctx-sise = 1\nalias = x\n[gone]\nc = 1\n[file]\nmodel = models/none.gguf\nalias = x\n[broken]\nport = 1\n"
-        "[tiny.gguf]\nc = 1\n[v]\nbase = nobody\n[w]\nbase = tiny\nc = 1\n[t]\nmodel = models/tiny.gguf\nchat-template-file = none.jinja\n"
+        "[tiny.gguf]\nc = 1\n[v]\nbase = nobody\n[w]\nbase = tiny\nc = 1\n[z]\nbase = w\n"
+        "[t]\nmodel = models/tiny.gguf\nchat-template-file = none.jinja\n"
     )
+
+    def tried(path: str) -> str:
+        return f"{folder}/{path} and {folder}/models/{path}"
+
     assert run_preset(["preset", "check", "p.ini", "--models-dir", "models"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("problem: ")] == [
-        "problem: p.ini:1 [tiny]: the alias x of tiny already means file",
         "problem: p.ini:2 [tiny]: unknown key ctx-sise, did you mean ctx-size?",
         "problem: p.ini:4 [gone]: there is no such model; name its file with `model = PATH` or `hf-repo = user/repo:quant`",
-        "problem: p.ini:6 [file]: none.gguf: No such file or directory",
-        "problem: p.ini:9 [broken]: broken.gguf: the file ends at byte 4, inside the version at byte 4",
+        f"problem: p.ini:7 [file] model = models/none.gguf: there is no such file; looked for {tried('models/none.gguf')}",
+        "problem: p.ini:8 [file]: the alias x of file already means tiny; choose another one",
+        f"problem: p.ini:9 [broken]: {folder}/models/broken.gguf: the file ends at byte 4, inside the version at byte 4; "
+        "get another copy of the file, or remove it",
         "problem: p.ini:10 [broken]: port belongs to the router and cannot be set for a model",
-        "problem: p.ini:11 [tiny.gguf]: [tiny] and [tiny.gguf] both mean tiny",
-        "problem: p.ini:13 [v] base = nobody: there is no such model",
-        "problem: p.ini:15 [w] ctx-size: a variant shares its base's process, so this must be set there",
-        "problem: p.ini:18 [t]: --chat-template-file none.jinja: there is no such file",
+        "problem: p.ini:14 [v] base = nobody: there is no such model",
+        "problem: p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there",
+        "problem: p.ini:19 [z] base: w cannot be used "
+        "(p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there)",
+        f"problem: p.ini:22 [t] chat-template-file = none.jinja: there is no such file; looked for {tried('none.jinja')}",
     ]
-    assert lines[-1] == "4 sections, 10 problems"
+    assert lines[-1] == "9 sections, 10 problems"
 
 
 @pytest.mark.parametrize(

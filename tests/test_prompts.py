@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import descendants, eventually, is_alive
 from test_worker_process import OPTIONS, Talk, run
 from test_worker_process import end as stop
 from tiny_models import make_llama
@@ -241,3 +242,22 @@ def test_an_answer_over_the_limit_is_not_even_made(model: Model, monkeypatch: py
     ):
         with pytest.raises(InvalidRequest, match="larger than the limit of 1 MiB"):
             calls.answer(method, params)
+
+
+def test_a_template_that_is_not_tame_has_a_process_of_its_own(tmp_path: Path) -> None:
+    path = make_llama(tmp_path / "own.gguf", chat_template="{{ ['you said', messages[0].content] | join(' ') }}")
+    children: list[int] = []
+
+    async def scenario(nursery: Nursery) -> None:
+        talk = Talk(nursery.spawn())
+        talk.process.send(Load("own", str(path), OPTIONS))
+        for _ in range(2):
+            _, finish = await talk.generate(messages=HELLO, verbose=True)
+            assert finish["prompt"].endswith("you said the cat")
+        assert talk.process.pid is not None
+        children.extend(descendants(talk.process.pid))
+        await stop(talk)
+
+    run(scenario)
+    assert len(children) == 1
+    eventually(lambda: not is_alive(children[0]), "its end")

@@ -192,24 +192,56 @@ def test_a_reload_is_an_event(folder: Path, router: StartRouter) -> None:
         assert next(event for event in events if event["model"] == "*") == {"model": "*", "event": "models_reload", "data": {}}
 
 
-def test_a_wrong_preset_changes_nothing_and_says_where(folder: Path, preset: Path, router: StartRouter) -> None:
+def test_a_wrong_preset_file_changes_nothing_and_says_where(folder: Path, preset: Path, router: StartRouter) -> None:
     preset.write_text("[a]\nctx-size = 256\n")
     server = router("--models-preset", str(preset), models_dir=folder)
     server.load("a")
     before = server.get("/v1/models").json
     shutil.copy(folder / "a.gguf", folder / "b.gguf")
-    preset.write_text("[a]\nctx-size = 128\nnonsense = 1\n[b]\nport = 3\n")
+    preset.write_text("[a]\nctx-size = 128\n[*]\nnonsense = 1\n[*]\nport = 3\n")
     refused = server.get("/models?reload=1")
-    assert refused.status == 500
-    assert f"{preset}:3 [a]: unknown key nonsense" in refused.error["message"]
-    assert f"(and 1 more: `fastrouter preset check {preset}` shows all)" in refused.error["message"]
+    assert refused.status == 400
+    assert f"{preset}:4 [*]: unknown key nonsense" in refused.error["message"]
+    assert f"(and 2 more: `fastrouter preset check {preset}` shows all)" in refused.error["message"]
     assert server.get("/v1/models").json == before
     server.process.send_signal(signal.SIGHUP)
-    eventually(lambda: f"reload refused, nothing has changed: {preset}:3 [a]" in server.log, "a line in the log")
+    eventually(lambda: f"reload refused, nothing has changed: {preset}:4 [*]" in server.log, "a line in the log")
     preset.write_text("[a]\nctx-size = 256\n[b]\ntags = x\n")
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "models reloaded: added b" in server.log, "the reload")
     assert server.status("a") == "loaded"
+
+
+def test_a_section_that_becomes_wrong(folder: Path, preset: Path, router: StartRouter) -> None:
+    """It is listed with its mistakes; what runs of it goes on until its file changes, or it is unloaded."""
+    shutil.copy(folder / "a.gguf", folder / "b.gguf")
+    preset.write_text("[a]\nctx-size = 256\nalias = x\n[b]\nctx-size = 256\n[v]\nbase = b\n")
+    server = router("--models-preset", str(preset), models_dir=folder)
+    server.load("a")
+    server.load("b")
+    preset.write_text("[a]\nctx-size = x\nalias = x\n[b]\nctx-size = 512\n[v]\nbase = b\nmmap = 1\n[c]\nmodel = later.gguf\n")
+    assert reload(server) == ["a", "b", "c", "v"]
+    assert f"warning: {preset}:2 [a] ctx-size = x: must be a whole number" in server.log
+    assert server.status("a") == "loaded"
+    assert server.get("/props?model=a").json["default_generation_settings"]["n_ctx"] == 256
+    eventually(lambda: server.status("b") == "unloaded", "the end of what has other options now")
+    listed = {model["id"]: model["status"] for model in server.get("/v1/models").json["data"]}
+    assert listed["a"]["error"].startswith(f"{preset}:2 [a] ctx-size = x")
+    assert [listed[name].get("failed", False) for name in "abcv"] == [False, False, True, True]
+    for name in ("a", "x"):
+        assert server.post("/completion", {"model": name, "prompt": "a", "n_predict": 1}).status == 200
+    server.unload("a")
+    server.await_status("a", "unloaded")
+    for name, line in (("a", 2), ("x", 2), ("v", 8), ("c", 10)):
+        for path, body in (("/completion", {"prompt": "a"}), ("/models/load", {}), ("/tokenize", {"content": "a"})):
+            refused = server.post(path, {"model": name, **body})
+            assert (refused.status, f"{preset}:{line} [" in refused.error["message"]) == (400, True), (name, path, refused)
+    preset.write_text("[a]\nctx-size = 128\n")  # not asked for: what is looked for again are files only
+    shutil.copy(folder / "a.gguf", preset.parent / "later.gguf")
+    assert eventually(lambda: server.post("/completion", {"model": "c", "prompt": "a", "n_predict": 1}).status == 200, "the file")
+    assert server.post("/completion", {"model": "a", "prompt": "a"}).status == 400
+    assert reload(server) == ["a", "b"]
+    assert server.post("/completion", {"model": "a", "prompt": "a", "n_predict": 1}).status == 200
 
 
 def test_many_reloads_at_once(folder: Path, router: StartRouter) -> None:
@@ -255,8 +287,10 @@ def test_changes_are_seen(watching: Router, folder: Path, preset: Path) -> None:
     other.write_text("[a]\nctx-size = 256\nalias = z\n")
     other.rename(preset)  # as editors do
     eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["z", "a.gguf"], "the new preset")
-    preset.write_text("[a]\nnonsense = 1\n")
+    preset.write_text("[*]\nnonsense = 1\n")
     eventually(lambda: "reload refused, nothing has changed" in server.log, "a line in the log")
+    preset.write_text("[a]\nnonsense = 1\n")
+    eventually(lambda: "unknown key nonsense" in server.get("/v1/models/a").json["status"].get("error", ""), "the mistake in the listing")
     preset.write_text("[a]\nctx-size = 256\nalias = y\n")
     eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["y", "a.gguf"], "the corrected preset")
     assert server.status("a") == "loaded"

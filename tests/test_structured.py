@@ -141,10 +141,44 @@ def test_the_end_is_not_ignored(server: Router) -> None:
     check(text, SCHEMAS["weekday"])
 
 
+BLANKS = [[" ", 50.0], ["\n", 50.0]]
+SMALL = {
+    "type": "object",
+    "properties": {"a": {"enum": [1, 2]}, "b": {"type": "array", "items": {"const": True}, "minItems": 2, "maxItems": 2}},
+}
+SMALL["required"] = ["a", "b"]
+
+
 def test_no_endless_white_space(server: Router) -> None:
-    text, _ = ask(server, chat(SCHEMAS["sentiment"], temperature=0, logit_bias=[[" ", 50.0], ["\n", 50.0]]))
+    text, _ = ask(server, chat(SCHEMAS["sentiment"], temperature=0, logit_bias=BLANKS, json_whitespace="free"))
     check(text, SCHEMAS["sentiment"])
     assert len(text) < 300
+
+
+@pytest.mark.parametrize(
+    "ask_for", [{"json_schema": SMALL}, {"response_format": {"type": "json_object", "schema": SMALL}}], ids=["schema", "object"]
+)
+def test_white_space(server: Router, ask_for: dict[str, Any]) -> None:
+    """However much a model loves blanks, it gets one behind a colon or a comma; free is llama-server's way."""
+    loved, _ = ask(server, chat(**ask_for, temperature=0, logit_bias=BLANKS))
+    assert re.fullmatch(r'\{"a": [12], "b": \[true, true\]\}', loved)
+    for seed in range(4):
+        any_, _ = ask(server, chat(**ask_for, temperature=1.5, seed=seed))
+        assert re.fullmatch(r'\{"a": ?[12], ?"b": ?\[true, ?true\]\}', any_)
+    free, _ = ask(server, chat(**ask_for, temperature=0, logit_bias=BLANKS, json_whitespace="free"))
+    assert len(free) > len(loved)
+    check(free, SMALL)
+    refused = server.post(CHAT, chat(**ask_for, json_whitespace="none"))
+    assert (refused.status, "json_whitespace" in refused.error["message"]) == (400, True)
+
+
+def test_white_space_of_a_model(router: StartRouter, models: Path) -> None:
+    server = router("--json-whitespace", "free", models_dir=models)
+    body = {"model": "tiny0", "prompt": "a", "json_schema": SMALL, "temperature": 0, "n_predict": 300, "logit_bias": BLANKS}
+    free = server.post("/completion", body).json["content"]
+    compact = server.post("/completion", {**body, "json_whitespace": "compact"}).json["content"]
+    assert re.fullmatch(r'\{"a": [12], "b": \[true, true\]\}', compact)
+    assert len(free) > len(compact)
 
 
 # ---------------------------------------------------------------- grammars and regular expressions
@@ -273,8 +307,66 @@ HEAVY: list[dict[str, Any]] = [
 ]
 
 
+def chain_of(count: int, link: Any, last: Any) -> dict[str, Any]:
+    return {"$ref": "#/$defs/d0", "$defs": {**{f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(count)}, f"d{count}": last}}
+
+
+def rules_of(count: int, root: str, rule: str) -> str:
+    return "\n".join([f"root ::= {root}", *(f"r{i} ::= " + rule.replace("NEXT", f"r{i + 1}") for i in range(count)), f'r{count} ::= "a"'])
+
+
+def optional(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(count)}}
+
+
+# Each took half a minute to several, or ended the process.
+TOO_MUCH: list[tuple[dict[str, Any], str]] = [
+    ({"grammar": rules_of(1500, "r0", "NEXT NEXT")}, "chain of more than 250"),
+    ({"grammar": rules_of(1400, 'r0+ "x" root?', "NEXT NEXT | [a-z]")}, "chain of more than 250"),
+    ({"grammar": rules_of(1900, "r0", 'NEXT "b"{0,9}')}, "chain of more than 250"),
+    ({"grammar": rules_of(40, "r0", "NEXT NEXT")}, "written out"),
+    ({"json_schema": optional(9000)}, "not required"),
+    ({"json_schema": {"allOf": [optional(1500), {"type": "object", "properties": {f"q{i}": {} for i in range(3000)}}]}}, "not required"),
+    ({"json_schema": {"type": "object", "patternProperties": {f"^p{i}[a-z]*$": {} for i in range(300)}}}, "patternProperties"),
+    ({"json_schema": {"type": "integer", "multipleOf": 9_999_991}}, "multipleOf"),
+    ({"json_schema": {"type": "number", "multipleOf": 12.3457}}, "multipleOf"),
+    ({"json_schema": {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}}, "multipleOf"),
+    (
+        {"json_schema": chain_of(1500, lambda ref: {"type": "object", "properties": {"a": ref}}, {"type": "string"})},
+        "chain of more than 250",
+    ),
+]
+# These are as large as they may be, or look like them.
+ENOUGH: list[dict[str, Any]] = [
+    {"grammar": rules_of(200, "r0", 'NEXT "b"')},
+    {"grammar": rules_of(16, "r0", "NEXT NEXT")},
+    {"grammar": rules_of(200, '"x" r0 root?', "NEXT NEXT | [a-z]")},
+    {"json_schema": {**optional(2000), "required": [f"p{i}" for i in range(2000)]}},
+    {"json_schema": optional(500)},
+    {"json_schema": {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 1_000_000}, "b": {"multipleOf": 7}}}},
+    {"json_schema": chain_of(200, lambda ref: {"type": "object", "properties": {"a": ref, "b": ref}}, {"type": "string"})},
+    {"json_schema": {"type": "object", "properties": {"a": {"$ref": "#"}}}},
+]
+
+
+@pytest.mark.parametrize("number", range(len(TOO_MUCH)))
+def test_what_would_take_the_compiler_too_long_is_refused_before(server: Router, number: int) -> None:
+    fields, words = TOO_MUCH[number]
+    answer = server.post(CHAT, chat(**fields, model="noise1", max_tokens=5))
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert words in answer.error["message"]
+    assert f"'{next(iter(fields))}'" in answer.error["message"]
+
+
+@pytest.mark.parametrize("number", range(len(ENOUGH)))
+def test_what_is_just_large_is_compiled(server: Router, number: int) -> None:
+    answer = server.post(CHAT, chat(**ENOUGH[number], model="noise1", max_tokens=5))
+    assert answer.status == 200, answer.body
+
+
 def test_hostile_ones_leave_the_worker_alone(server: Router) -> None:
-    server.load("noise1")
+    if server.status("noise1") != "loaded":
+        server.load("noise1")
     pid = server.worker_of("noise1")
     for fields in [*HOSTILE.values(), *HEAVY]:
         answer = server.post(CHAT, chat(**fields, model="noise1", max_tokens=5))

@@ -179,7 +179,7 @@ def test_errors_carry_them_too(server: Router) -> None:
     assert (refused.status, refused.headers["X-Model"]) == (400, "quick")
     assert "prefill" in timing_of(refused.headers)
     failed = server.post("/completion", body_of("completion", "fails-late"))
-    assert failed.status == 500
+    assert failed.status == 400
     assert timing_of(failed.headers)["load"] >= 500
     assert server.post("/completion", body_of("completion", "nobody")).headers["X-Model"] is None
 
@@ -265,7 +265,7 @@ def test_comments_off_and_on_request(router: StartRouter, scripts: Path) -> None
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_load_that_fails_at_once_is_a_true_status(server: Router, flavour: str) -> None:
     stream = Blocks(server, flavour, body_of(flavour, "fails-at-once"))
-    assert stream.response.status == 500
+    assert stream.response.status == 400
     assert stream.headers["X-Model"] == "fails-at-once"
     assert "no such quantisation" in json.loads(stream.response.read())["error"]["message"]
     stream.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrouter.api.fields import invalid, json_object, string
 from fastrouter.grammars import check_grammar, check_regex, schema_text
+from fastrouter.model_flags import JSON_WHITESPACE
 
 Constraint = dict[str, str]
 
@@ -53,6 +54,14 @@ def regex(name: str, value: Any) -> Constraint | None:
     with _naming(name):
         check_regex(text)
     return {"kind": "regex", "field": name, "text": text}
+
+
+def whitespace(name: str, value: Any) -> str:
+    """Between the tokens of JSON that follows a schema."""
+    text = string(name, value)
+    if text not in JSON_WHITESPACE:
+        raise invalid(name, f"must be one of {', '.join(JSON_WHITESPACE)}")
+    return text
 
 
 def only_one(given: dict[str, Constraint | None], *, has_tools: bool) -> Constraint | None:

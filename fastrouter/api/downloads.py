@@ -13,7 +13,7 @@ from fastrouter.api.bodies import parse_optional
 from fastrouter.api.models import Models, check_name
 from fastrouter.catalog import Catalog
 from fastrouter.config import Config
-from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, NotFound
+from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
@@ -47,7 +47,7 @@ class ModelDownloads:
         """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
         name = self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
-            raise ModelNotFound(name)
+            raise self._models.unknown(name, request.caller)
         spec = self._catalog.get(name)
         if spec is None and self._config.has_one_model:
             raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
@@ -126,13 +126,13 @@ class ModelDownloads:
         """DELETE /models?model=: from the cache on disk, for good."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
-            raise NotFound(f"model '{name}' not found")
+            raise NotFound(self._models.unknown(name, request.caller).message)
         spec = self._catalog.get(name)
         cancelled = await self._downloads.cancel(spec.runner.id if spec else name)
         if cancelled is not None:
             await asyncio.to_thread(forget_parts, cancelled.parts)
         elif spec is None:
-            raise NotFound(f"model '{name}' not found")
+            raise NotFound(self._models.unknown(name, request.caller).message)
         elif spec.wanted is not None:
             raise InvalidRequest(f"model '{name}' is not downloaded")
         if spec is not None and spec.wanted is None:

@@ -8,6 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import orjson
@@ -36,6 +38,7 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
+        self._numbers = count(1)  # of requests
 
     def start(
         self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
@@ -45,6 +48,8 @@ class Generator:
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
+        caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
+        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.prospect)
         answer: Stream | Whole

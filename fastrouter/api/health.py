@@ -1,4 +1,4 @@
-"""GET /health: the server lives, and where it has one model, that has been loaded. Imports nothing that a start would have to wait for.
+"""GET /health: the router knows its models, and where it has one model, that has been loaded. Imports nothing that a start would wait for.
 
 Invariant: once it has said "ok" it says so for ever: models come and go.
 """
@@ -10,12 +10,13 @@ from fastrouter.http.response import encode_json
 
 HEALTH_PATHS = ("/health", "/v1/health")
 HEALTHY = encode_json({"status": "ok"})
+STARTING = "the router is starting: it reads its preset file and its folders"
 LOADING = "Loading model"
 
 
 class Health:
-    def __init__(self, *, is_ready: bool) -> None:
-        self._why_not = None if is_ready else LOADING
+    def __init__(self) -> None:
+        self._why_not: str | None = STARTING
 
     def show(self, request: Request, exchange: Exchange) -> bytes:
         if self._why_not is not None:

@@ -101,9 +101,9 @@ def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
     status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
     if spec.preset:
         status["preset"] = spec.preset
-    if state.failed:
+    if state.failed or (spec.fault is not None and state.value == "unloaded"):
         status.update(failed=True, exit_code=state.exit_code)
-    error = state.error or spec.error
+    error = spec.fault or state.error or spec.error
     if error:
         status["error"] = error
     if state.log:

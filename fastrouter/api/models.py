@@ -23,10 +23,12 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.keys import Caller
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
+from fastrouter.near import did_you_mean
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.supervisor import Event, Supervisor
 
 DOWNLOAD_RETRY_S = 5
+NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or `fastrouter pull user/repo`"
 
 
 class Models:
@@ -105,10 +107,17 @@ class Models:
         spec = self._catalog.get(name)
         if spec is None and self.may_see_id(caller, name):
             download = self._downloads.find(name)
-            raise _is_coming(name, download) if download is not None else ModelNotFound(name)
+            raise _is_coming(name, download) if download is not None else self.unknown(name, caller)
         if spec is None or not may_see(caller, spec):
-            raise ModelNotFound(name)
+            raise self.unknown(name, caller)
         return spec
+
+    def unknown(self, name: str, caller: Caller | None) -> ModelNotFound:
+        """With names of models that the caller may have meant. None of them is taken: a model is used by its exact name only."""
+        seen = [spec for spec in self._catalog.models() if spec.is_listed and may_see(caller, spec)]
+        if not seen and caller is None:
+            return ModelNotFound(name, f"; {NO_MODELS}")
+        return ModelNotFound(name, did_you_mean(name, (other for spec in seen for other in (spec.id, *spec.aliases))))
 
     def _not_here(self, spec: ModelSpec) -> FastrouterError:
         """What a request gets for a model that has to be downloaded first."""
@@ -166,7 +175,7 @@ class Models:
             return encode_json({**self._listing.describe(spec), "usage": self._usage(spec)})
         download = self._downloads.find(name) or self._downloads.find(unquote(name))
         if spec is not None or download is None or not self.may_see_id(request.caller, download.name):
-            raise NotFound(f"model '{name}' not found")
+            raise NotFound(self.unknown(name, request.caller).message)
         return encode_json(describe_download(download))
 
     def _usage(self, spec: ModelSpec) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class Peek:
         wish = self._models.query(request).get("autoload")
         if wish in ("true", "1"):
             self._models.check_may_load(request.caller, spec)
-            with await self._supervisor.acquire(spec, autoload=True) as lease:
-                return await lease.call(method, {})
+            with await self._supervisor.acquire(spec, autoload=True):
+                return await self._supervisor.peek(spec.runner.id, method)
         if wish is not None and self._supervisor.status(spec.runner.id).value == "unloaded":
             raise ModelNotLoaded(spec.id)  # said explicitly, it means what it means in llama-server
         return await self._supervisor.peek(spec.runner.id, method)
@@ -57,7 +57,6 @@ class Peek:
         """What the file and the options say."""
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
-        n_ctx = (options.ctx_size or trained or 0) // (1 if options.is_unified else options.num_slots)
         settings = {
             **(header.sampling if header is not None else {}),
             **options.sampling,
@@ -65,7 +64,7 @@ class Peek:
             "max_tokens": options.n_predict,
         }
         return {
-            "default_generation_settings": {"params": settings, "n_ctx": min(n_ctx, trained or n_ctx)},
+            "default_generation_settings": {"params": settings, "n_ctx": options.num_cells_of_slot(trained or 0)},
             "total_slots": options.num_slots,
             "model_alias": spec.id,
             "model_path": spec.path,

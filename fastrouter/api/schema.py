@@ -166,6 +166,7 @@ FIELDS: dict[str, Field] = {
     "response_format": Field("constraint", "response_format", constraints.response_format),
     "json_schema": Field("constraint", "json_schema", constraints.json_schema),
     "grammar": Field("constraint", "grammar", constraints.grammar),
+    "json_whitespace": Field("generate", "json_whitespace", constraints.whitespace),
     "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [

@@ -6,11 +6,18 @@ from fastrouter.streams import open_missing
 
 DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
+ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "bench", "completion", "help")
 
 
 def main() -> int:
     open_missing()
     arguments = sys.argv[1:]
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
+    if arguments and arguments[0] == "serve":
+        arguments = arguments[1:]
+    elif arguments and arguments[0] not in ALL_VERBS and not arguments[0].startswith("-"):
+        return refuse(arguments[0])
     if arguments and arguments[0] in VERBS:
         from fastrouter.cli.verbs import run_verb
 
@@ -34,3 +41,12 @@ def main() -> int:
     from fastrouter.cli.serve import serve
 
     return serve(arguments)
+
+
+def refuse(word: str) -> int:
+    """A first word that is neither a verb nor a flag."""
+    from fastrouter.near import did_you_mean
+
+    hint = f", did you mean --model {word}?" if word.endswith(".gguf") else did_you_mean(word, ALL_VERBS)
+    print(f"fastrouter: there is no verb {word!r}{hint or '.'} The verbs are {', '.join(ALL_VERBS)}", file=sys.stderr)
+    return 1

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from fastrouter.cli import client, pull
+from fastrouter.cli import ALL_VERBS, client, pull
 from fastrouter.cli.client import Client, perform
 from fastrouter.cli.verbs import make_parser
 from fastrouter.flag import Flag, Kind, Scope
@@ -87,7 +87,7 @@ def all_verbs() -> list[Verb]:
         Option(("--json",), None, "every sample, as JSON"),
     )
     meta = (Option(("-h", "--help"), None, "all flags"), Option(("--version",), None, "versions and build"))
-    found = [Verb("", "serve", (*meta, *flags))]
+    found = [Verb("", "serve", (*meta, *flags)), Verb("serve", "serve, as without a verb", (*meta, *flags))]
     for parser in (make_parser(), pull.make_parser()):
         found += _of_parser(parser)
     return [
@@ -95,6 +95,7 @@ def all_verbs() -> list[Verb]:
         Verb("preset", "look at a preset file", flags, ("check", FILES)),
         Verb("bench", "measure what switching costs", own + flags, (FILES, MODELS)),
         Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
+        Verb("help", "all flags, or a verb's", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
     ]
 
 

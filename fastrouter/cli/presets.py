@@ -34,21 +34,23 @@ def run_preset(arguments: Sequence[str]) -> int:
 
 def check(config: Config) -> int:
     scan = Scan(config, Headers(), {}, {})
-    problems = list(scan.problems)
-    specs = {section: scan.models[model_id] for model_id, section in scan.section_names.items() if model_id in scan.models}
-    for section, spec in sorted(specs.items(), key=lambda item: scan.line(item[0])):
-        print(describe(section, spec))
-        if spec.error is not None and spec.wanted is None:
-            problems.append(f"{scan.where(section)}: {spec.error}")
-    for problem in sorted(problems, key=_line_of):
+    specs = [scan.models[name] for name in scan.presets.sections]
+    for spec in specs:
+        print(describe(spec))
+    for warning in scan.presets.warnings:
+        print(f"warning: {warning}")
+    problems = sorted([*scan.problems, *scan.wrong_sections()], key=_line_of)
+    for problem in problems:
         print(f"problem: {problem}")
     print(f"{_count(len(specs), 'section')}, {_count(len(problems), 'problem')}")
     return 1 if problems else 0
 
 
-def describe(section: str, spec: ModelSpec) -> str:
+def describe(spec: ModelSpec) -> str:
     """A section as a router reads it: its file, and its options as the flags that say the same."""
-    lines = [f"[{section}]", f"    model: {spec.path}"]
+    if spec.fault is not None:
+        return f"[{spec.id}]\n    cannot be used: see below"
+    lines = [f"[{spec.id}]", f"    model: {spec.path}"]
     if spec.wanted is not None:
         lines[-1] = f"    model: to be downloaded from {spec.wanted.repo}"
     own: list[str] = []

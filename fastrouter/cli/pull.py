@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
+from fastrouter.cli.arguments import Parser
 from fastrouter.cli.bars import Bars
 from fastrouter.cli.client import CallFailed, Client, NoAnswer, perform, shared_options
 from fastrouter.config import Config, parse
@@ -29,7 +30,7 @@ def run_verb(arguments: list[str]) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastrouter")
+    parser: argparse.ArgumentParser = Parser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, help_text, model_text in (
         ("pull", pull, "download a model from the hub (token: HF_TOKEN)", "user/repo, or user/repo:quant"),

@@ -119,7 +119,7 @@ def _compute_bytes(spec: ModelSpec) -> int:
 
 
 def _num_tokens(spec: ModelSpec) -> int:
-    return spec.options.ctx_size or (spec.header.context_length if spec.header is not None else None) or 0
+    return spec.options.num_cells((spec.header.context_length if spec.header is not None else None) or 0)
 
 
 def _head_size(spec: ModelSpec) -> int:

@@ -5,6 +5,7 @@ lease is still held.
 """
 
 import asyncio
+import copy
 import logging
 import signal
 import time
@@ -30,6 +31,7 @@ from fastrouter.messages import (
     Share,
     Shelved,
     Shrink,
+    Snapshot,
 )
 from fastrouter.spec import ModelSpec
 from fastrouter.supervisor.budget import Need
@@ -41,6 +43,8 @@ log = logging.getLogger("fastrouter.supervisor")
 
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 PEEK_TIMEOUT_S = 3.0
+SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and what it said before it is still true
+SLOTS_AGE_S = 60.0  # what a worker said of its slots so long ago is nothing to go by: it hangs
 FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
 
 
@@ -96,6 +100,7 @@ class Instance:
         self._num_calls = 0
         self._decoding_ids: set[int] = set()  # of calls that the model computes
         self._peeks: dict[str, asyncio.Task[Any]] = {}
+        self._snapshots: dict[str, tuple[float, Any]] = {}  # method -> when it came, what it said
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
@@ -176,6 +181,7 @@ class Instance:
         self.has_answered = self.has_answered or stream.sink.num_tokens > 0
         if stream.sink.request_id == request_id:  # the ring lets go of a sink with its last record
             self.process.ring.detach(request_id)
+            self.process.ring.cancel(request_id)
             self.process.send(Abort(request_id))
 
     def take_streams(self) -> list[Stream]:
@@ -210,15 +216,24 @@ class Instance:
 
     async def peek(self, method: str) -> Any:
         """A call without a lease; None when the worker has gone meanwhile. Never more than one is under way: who asks meanwhile gets
-        the same answer, so a worker that hangs costs nothing however often it is asked. Raises Unavailable after PEEK_TIMEOUT_S."""
+        the same answer, so a worker that hangs costs nothing however often it is asked. One that computes has said before what it would
+        answer. Raises Unavailable after PEEK_TIMEOUT_S."""
         asked = self._peeks.get(method)
         if asked is None:
             asked = self._peeks[method] = asyncio.get_running_loop().create_task(self._peek(method))
             asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may have given up
+        is_known = self._is_known(method)
         try:
-            return await asyncio.wait_for(asyncio.shield(asked), PEEK_TIMEOUT_S)
+            return await asyncio.wait_for(asyncio.shield(asked), SNAPSHOT_PATIENCE_S if is_known else PEEK_TIMEOUT_S)
         except TimeoutError:
+            if is_known or self._is_known(method):
+                return copy.deepcopy(self._snapshots[method][1])
             raise Unavailable(f"model {self.spec.id} does not answer", model=self.spec.id) from None
+
+    def _is_known(self, method: str) -> bool:
+        if method not in self._snapshots:
+            return False
+        return method != "slots" or time.monotonic() - self._snapshots[method][0] < SLOTS_AGE_S
 
     async def _peek(self, method: str) -> Any:
         try:
@@ -259,6 +274,8 @@ class Instance:
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
         elif isinstance(message, Shelved):
             self.shelf_bytes = max(0, message.num_bytes)
+        elif isinstance(message, Snapshot):
+            self._snapshots[message.method] = (time.monotonic(), message.result)
         elif isinstance(message, Notice):
             self._on_notice(self, message)
 

@@ -1,9 +1,13 @@
 """How fast prompts are computed here, so how many of their tokens may share a step with streams that wait for their next one. Pure.
 
-Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest.
+Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest, or, where one takes too
+long for those who come meanwhile, halves of them: sizes are few, so that the same prompt is computed in the same pieces.
 """
 
 PAUSE_NS = 200_000_000  # what a prompt may add to the time between two tokens of somebody else
+ALONE_NS = 500_000_000  # what a step of prompts alone may take: who comes meanwhile waits for its end
+LONG_NS = 100_000_000  # a step that the router notices
+PARAMETERS_PER_NS = 30  # and token, before anything is measured: a guess for a CPU
 MIN_ROWS = 32  # fewer cost more for each token: all weights are read for every batch
 MIN_MEASURED = 8  # tokens
 
@@ -11,8 +15,9 @@ MIN_MEASURED = 8  # tokens
 class Chunking:
     """Of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_parameters: int = 0) -> None:
         self.prefill_ns = 0.0  # per token, smoothed; 0: not measured yet
+        self._guessed_ns = num_parameters / PARAMETERS_PER_NS
 
     def __repr__(self) -> str:
         return f"<Chunking {self.prefill_ns / 1e3:.0f} us a token>"
@@ -23,9 +28,18 @@ class Chunking:
             measured = duration_ns / num_tokens
             self.prefill_ns = 0.8 * self.prefill_ns + 0.2 * measured if self.prefill_ns else measured
 
+    def expected_ns(self, num_tokens: int) -> float:
+        """Of a step with so many tokens of prompts."""
+        return num_tokens * (self.prefill_ns or self._guessed_ns)
+
     def num_rows(self, num_decoding: int, most: int) -> int:
         """Rows of the next batch, `num_decoding` of them for streams that go on; at most `most`."""
         if not num_decoding:
-            return most
+            return self._num_alone(most)
         fitting = int(PAUSE_NS / self.prefill_ns) if self.prefill_ns else 0  # 0: the first piece will tell
         return min(most, num_decoding + max(MIN_ROWS, fitting))
+
+    def _num_alone(self, most: int) -> int:
+        while most // 2 >= MIN_ROWS and most * self.prefill_ns > ALONE_NS:
+            most //= 2
+        return most

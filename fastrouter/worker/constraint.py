@@ -1,28 +1,38 @@
 """Answers that follow a grammar: JSON schemas, GBNF, regular expressions -> which tokens may come next. llguidance does the work.
 
-Owns a model's vocabulary as llguidance wants it, the thread that compiles, and where each sequence is in its grammar. Must never know
+Owns a model's vocabulary as llguidance wants it, the threads that compile, and where each sequence is in its grammar. Must never know
 slots or rings. Invariant: the end of the text is among what may come next exactly when the text so far is a whole answer.
 """
 
 import contextlib
 import sys
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import orjson
 
-from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot, Unavailable
+from fastrouter.worker.compilers import Compilers
+from fastrouter.worker.grammar_limits import check_schema
 from fastrouter.worker.sampler import Sampler
 from fastrouter.worker.vocab import TOKENIZE_ADDRESS, Vocab
 
-_WHITESPACE = r"( |\n {0,20})?"  # between JSON's tokens: enough to indent, too little to go on for ever
+# Between JSON's tokens. Compact: a blank where most texts that models have read have one, so that they need not write what they seldom saw.
+# Free: enough to indent, too little to go on for ever.
+_WHITESPACE: dict[str, dict[str, Any]] = {
+    "compact": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
+    "free": {"whitespace_pattern": r"( |\n {0,20})?"},
+}
 _FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: about 0.1 s, and 30 MB, at most
 _NUM_KEPT = 8  # compiled grammars
 _SPECIAL = b"\xff"  # how llguidance wants tokens that are no text to begin
 _MAX_PROBLEM = 300  # characters of its messages
+_Key = tuple[str, str, str, str]
 _SHORT_SWITCH_S = 0.0005  # the engine's thread need not wait for this one's
 
 
@@ -92,39 +102,56 @@ class Grammars:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
-        self._tokenizer: Any = None  # belongs to the thread
-        self._thread: ThreadPoolExecutor | None = None
-        self._latest: OrderedDict[tuple[str, str, str], Future[Matcher]] = OrderedDict()  # clients ask with the same schema again and again
+        self._tokenizer: Any = None
+        self._tokenizer_lock = threading.Lock()  # of the threads that compile: the first one makes it
+        self._compilers: Compilers[Matcher] = Compilers()
+        self._latest: OrderedDict[_Key, Future[Matcher]] = OrderedDict()  # clients ask with the same schema again and again
+        self._num_waiting: Counter[Future[Matcher]] = Counter()
 
-    def compile(self, constraint: dict[str, str]) -> Future[Matcher]:
-        """A matcher at the grammar's start, to be copied for each sequence; or the error of a grammar that cannot be followed."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-        key = (constraint["kind"], constraint["field"], constraint["text"])
+    def compile(self, constraint: dict[str, str], whitespace: str = "compact") -> Future[Matcher]:
+        """A matcher at the grammar's start, to be copied for each sequence; or the error of a grammar that cannot be followed.
+        `leave` it in the end."""
+        key = (constraint["kind"], constraint["field"], constraint["text"], whitespace)
         found = self._latest.pop(key, None)
-        if found is None or (found.done() and found.exception()):
-            found = self._thread.submit(self._compile, constraint)
+        if found is None or found.cancelled() or (found.done() and found.exception()):
+            found = self._compilers.submit(partial(self._compile, constraint, whitespace), len(constraint["text"]))
         self._latest[key] = found
+        self._num_waiting[found] += 1
         if len(self._latest) > _NUM_KEPT:
             self._latest.popitem(last=False)
         return found
 
-    def _compile(self, constraint: dict[str, str]) -> Matcher:
+    def leave(self, future: "Future[Matcher]") -> None:
+        """Somebody does not wait for it any more. When nobody does, it is not begun."""
+        self._num_waiting[future] -= 1
+        if self._num_waiting[future] < 1:
+            del self._num_waiting[future]
+            future.cancel()
+
+    def give_up(self, constraint: dict[str, str], future: "Future[Matcher]") -> FastrouterError:
+        """It takes too long. Returns what to say."""
+        if not future.running():
+            return Unavailable("too many grammars wait to be compiled: try again later")
+        self._compilers.replace(len(constraint["text"]))
+        return _unusable(constraint["field"], "it takes too long to compile: make it smaller")
+
+    def _compile(self, constraint: dict[str, str], whitespace: str) -> Matcher:
         try:
-            return self._try_to_compile(constraint)
+            return self._try_to_compile(constraint, whitespace)
         except Exception:
             raise
         except BaseException as error:  # a panic of the library must cost one request, not the worker
             raise FastrouterError(f"the grammar's compiler failed: {error}") from None
 
-    def _try_to_compile(self, constraint: dict[str, str]) -> Matcher:
+    def _try_to_compile(self, constraint: dict[str, str], whitespace: str) -> Matcher:
         from llguidance import LLMatcher, LLParserLimits
 
-        if self._tokenizer is None:
-            self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
         field = constraint["field"]
         try:
-            grammar, is_lazy = _TRANSLATE[constraint["kind"]](constraint["text"])
+            grammar, is_lazy = _TRANSLATE[constraint["kind"]](constraint["text"], whitespace)
         except (Exception, RecursionError) as error:  # the converters raise plain Exceptions
             raise _unusable(field, str(error)) from None
         limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
@@ -183,13 +210,15 @@ def _switching_often() -> Iterator[None]:
 # Each gives llguidance's grammar, and whether it is one to be lazy with.
 
 
-def _of_schema(text: str) -> tuple[str, bool]:
+def _of_schema(text: str, whitespace: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITESPACE}), False
+    check_schema(text)
+    overrides: Any = _WHITESPACE[whitespace]
+    return LLMatcher.grammar_from_json_schema(text, overrides=overrides), False
 
 
-def _of_gbnf(text: str) -> tuple[str, bool]:
+def _of_gbnf(text: str, whitespace: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
     from fastrouter.worker.gbnf import to_lark
@@ -198,7 +227,7 @@ def _of_gbnf(text: str) -> tuple[str, bool]:
     return LLMatcher.grammar_from_lark(lark), is_recursive
 
 
-def _of_regex(text: str) -> tuple[str, bool]:
+def _of_regex(text: str, whitespace: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(text), False

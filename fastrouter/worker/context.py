@@ -22,6 +22,7 @@ _get_embeddings_ith = bind("llama_get_embeddings_ith", P, P, I)
 _seq_rm = bind("llama_memory_seq_rm", ctypes.c_bool, P, I, I, I)
 _seq_cp = bind("llama_memory_seq_cp", None, P, I, I, I, I)
 _attach_threadpool = bind("llama_attach_threadpool", None, P, P, P)
+_set_abort_callback = bind("llama_set_abort_callback", None, P, P, P)
 _set_adapters = bind("llama_set_adapters_lora", I, P, P, ctypes.c_size_t, P)
 
 
@@ -30,6 +31,7 @@ class Context:
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self.model = model
+        self._options = options
         self.num_slots, self.is_unified = tuning.slots_of(options)
         self.is_embedding = options.embedding
         self.num_sequences = tuning.sequences_of(options)
@@ -53,6 +55,7 @@ class Context:
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
         self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by a token
+        self.can_forget_end: bool = self.can_cut and not model.n_swa  # what came last; a window has lost tokens to it
         self.batch = Batch(self.n_batch, api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == tuning.POOLING["rank"]
@@ -63,7 +66,7 @@ class Context:
 
     def _params(self, model: Model, options: LoadOptions) -> Any:
         params = api.llama_context_default_params()
-        params.n_ctx = max(0, options.ctx_size)
+        params.n_ctx = options.num_cells(model.n_ctx_train)
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
         # A row for every sequence, or a prompt would wait for a stream to end; computed together, or a window may lose what others need.
@@ -82,6 +85,11 @@ class Context:
         params.swa_full = options.swa_full
         return params
 
+    @property
+    def notice(self) -> str:
+        """What the user should know of its size; empty: nothing."""
+        return tuning.context_notice(self._options, self.model.n_ctx_train)
+
     def share_cores(self, num_busy: int) -> None:
         """Use this model's part of the cores. Threads of two models on one core wait for each other at every layer: measured, both
         together then make 60 tokens/s instead of 130 at best, 3 at worst."""
@@ -98,6 +106,10 @@ class Context:
         struct.n_tokens = num_rows
         code: int = _decode(self.pointer, struct)
         return code
+
+    def abort_when(self, function: int, argument: int) -> None:
+        """A decode ends early, with code 2, when this C function says so; it is asked after each operation."""
+        _set_abort_callback(self.pointer, function, argument)
 
     def logits(self) -> int:
         """Address of the logits of the last decode: one row of n_vocab floats for each batch row that asked, in their order.

@@ -6,6 +6,7 @@ Invariant: a sequence is computed whole in one step and nothing of it stays behi
 
 import base64
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, 
 from fastrouter.messages import Call, LoadOptions, Reply
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.binding import LlamaError
+from fastrouter.worker.chunking import LONG_NS, Chunking
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
 from fastrouter.worker.prompts import Prompts
@@ -73,6 +75,8 @@ class Embedder:
         self._reply = reply
         self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
         self._jobs: deque[Job] = deque()  # they take turns, text by text
+        self._speed = Chunking(model.n_params)
+        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
     def __repr__(self) -> str:
@@ -188,11 +192,16 @@ class Embedder:
         if not self._jobs:
             return
         packed = self._pack()
+        num_tokens = sum(len(job.prompts[index]) for job, index in packed)
+        if self._speed.expected_ns(num_tokens) > LONG_NS:
+            self.before_long_step()
         error: FastrouterError | None = None
+        begun_ns = time.monotonic_ns()
         try:
             self._compute(packed)
         except FastrouterError as failure:
             error = failure
+        self._speed.note_prefill(num_tokens, time.monotonic_ns() - begun_ns)
         if self._context.memory:
             for seq_id in range(len(packed)):
                 self._context.remove(seq_id)

@@ -7,6 +7,7 @@ Sequences with different adapters never share a decode.
 
 import time
 from bisect import insort
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from fastrouter.messages import Generate, LoadOptions
 from fastrouter.worker.adapters import Adapters
 from fastrouter.worker.admission import Admission
 from fastrouter.worker.answers import Answers
+from fastrouter.worker.chunking import LONG_NS
 from fastrouter.worker.context import Context
 from fastrouter.worker.model import Model
 from fastrouter.worker.outbox import Outbox
-from fastrouter.worker.prompts import Prompts, context_exceeded
+from fastrouter.worker.prompts import Prompts
+from fastrouter.worker.recovery import Recovery
 from fastrouter.worker.scheduler import schedule
 from fastrouter.worker.sequence import Request, Sequence, Status
 from fastrouter.worker.shift import ContextShift
@@ -57,9 +60,16 @@ class Engine:
         self._outbox = outbox
         self._prefilling: list[Sequence] = []  # oldest first
         self._decoding: list[Sequence] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
+        self._recovery = Recovery(
+            context, self._admission, self.speculation, self._answers, (self._decoding, self._prefilling), self._end_with
+        )
         self._broken: dict[Request, FastrouterError] = {}  # in this step
         self._turns: Turns[AdapterSet] = Turns()
         self._row_bytes = 4 * context.n_vocab
+        self._cancelled = outbox.watch_cancels()
+        context.abort_when(self._cancelled.function, self._cancelled.argument)
+        self._step_ns = 0  # the last one
+        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
 
     def __repr__(self) -> str:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
@@ -107,6 +117,12 @@ class Engine:
         self._admission.forget(request_id)
         self._outbox.drop(request_id)
 
+    def _end_with(self, request_id: int, error: FastrouterError | None) -> None:
+        """None: nobody listens."""
+        self.abort(request_id)
+        if error is not None:
+            self._outbox.error(request_id, error)
+
     # ------------------------------------------------------------ one step
 
     def step(self) -> None:
@@ -134,16 +150,28 @@ class Engine:
         row += sum(takes)
         if not row:
             return
-        begun_ns = time.monotonic_ns()
-        code = self._context.decode(row)
+        code = self._decode(row, takes, decoding, prefilling)
         if code:
-            self._recover(code, decoding + prefilling)
+            self._recovery.recover(code, decoding + prefilling)
         else:
             self._answers.num_decodes += 1
             if takes:
-                self._chunking.note_prefill(sum(takes), time.monotonic_ns() - begun_ns)
+                self._chunking.note_prefill(sum(takes), self._step_ns)
             self._accept(decoding, prefilling, takes)
         self._outbox.ring_doorbell()
+
+    def _decode(self, num_rows: int, takes: list[int], decoding: list[Sequence], prefilling: list[Sequence]) -> int:
+        """llama.cpp's code. A prompt that has the step for itself ends it when its client leaves; others would lose by that."""
+        if self._step_ns > LONG_NS or self._chunking.expected_ns(sum(takes)) > LONG_NS:
+            self.before_long_step()
+        request_ids = {sequence.request.id for sequence in prefilling} if takes and not decoding else ()
+        begun_ns = time.monotonic_ns()
+        if len(request_ids) == 1:
+            self._cancelled.start(*request_ids)
+        code = self._context.decode(num_rows)
+        self._cancelled.stop()
+        self._step_ns = time.monotonic_ns() - begun_ns
+        return code
 
     def _next_group(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding and the prefilling sequences of this step: those whose adapters have their turn."""
@@ -169,16 +197,16 @@ class Engine:
         batch = self._context.batch
         done = [len(sequence.slot.tokens) for sequence in prefilling]  # type: ignore[union-attr]
         num_rows = self._chunking.num_rows(row, self._context.n_batch)
-        takes = schedule(row, [len(s.prompt) - d for s, d in zip(prefilling, done, strict=True)], num_rows)
+        takes = schedule(row, [len(s.prefix) - d for s, d in zip(prefilling, done, strict=True)], num_rows)
         if self._checkpoints.is_on:
-            takes = [self._checkpoints.limit(len(s.prompt), d, take) for s, d, take in zip(prefilling, done, takes, strict=True)]
+            takes = [self._checkpoints.limit(len(s.prefix), d, take) for s, d, take in zip(prefilling, done, takes, strict=True)]
         for sequence, start, take in zip(prefilling, done, takes, strict=True):
             if not take:
                 continue
             if not sequence.started_ns:
                 sequence.started_ns = time.monotonic_ns()
-            piece = np.frombuffer(sequence.prompt, dtype=np.int32)[start : start + take]
-            is_last = start + take == len(sequence.prompt)
+            piece = np.frombuffer(sequence.prefix, dtype=np.int32)[start : start + take]
+            is_last = start + take == len(sequence.prefix)
             row = batch.put_prompt(row, piece, start, sequence.slot.id, wants_logits=is_last)  # type: ignore[union-attr]
         return takes
 
@@ -206,8 +234,7 @@ class Engine:
         if takes:
             self._accept_prompts(list(prefilling), takes, address)
         for request, error in self._broken.items():
-            self.abort(request.id)
-            self._outbox.error(request.id, error)
+            self._end_with(request.id, error)
         self._broken.clear()
 
     def _verify(self, sequence: Sequence, address: int) -> bool:
@@ -229,12 +256,12 @@ class Engine:
     def _accept_prompts(self, prefilling: list[Sequence], takes: list[int], address: int) -> None:
         for sequence, take in zip(prefilling, takes, strict=True):
             held = sequence.slot.tokens  # type: ignore[union-attr]
-            held.extend(sequence.prompt[len(held) : len(held) + take])
+            held.extend(sequence.prefix[len(held) : len(held) + take])
             if self._checkpoints.is_on and take:
-                self._checkpoints.note(sequence.slot, len(sequence.prompt))  # type: ignore[arg-type]
-            if take and sequence.request.generate.return_progress:
+                self._checkpoints.note(sequence.slot, len(sequence.prefix))  # type: ignore[arg-type]
+            if take and sequence.request.generate.return_progress and not sequence.has_begun:
                 self._answers.progress(sequence)
-            if not take or len(held) < len(sequence.prompt):
+            if not take or len(held) < len(sequence.prefix):
                 continue
             self._prefilling.remove(sequence)
             self._start_decoding(sequence, address)
@@ -242,14 +269,16 @@ class Engine:
             address += self._row_bytes
 
     def _start_decoding(self, sequence: Sequence, address: int) -> None:
-        """The prompt is in the KV: sample the first token from the logits of its last one."""
-        sequence.first_ns = time.monotonic_ns()
+        """Its prompt is in the KV, or what it had when it gave its slot back: sample the next token from the last one's logits."""
+        has_begun = sequence.has_begun
+        sequence.first_ns = sequence.first_ns or time.monotonic_ns()
         sequence.advance(Status.DECODE)
         if sequence.max_tokens == 0:
             self._answers.end(sequence, "limit")
         else:
-            sequence.sampler.prime(sequence.prompt)
-            self.speculation.begin(sequence)
+            if not has_begun:
+                sequence.sampler.prime(sequence.prompt)
+                self.speculation.begin(sequence)
             if not self._take(sequence, sequence.sampler.sample(address, self._context.n_vocab)):
                 insort(self._decoding, sequence, key=_slot_id)
                 return
@@ -268,9 +297,7 @@ class Engine:
                 queued.append(sibling)
                 continue
             self._prefixes.cut(slot, len(sibling.prompt))
-            self.slots.take(slot)
-            sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
-            sibling.num_decodes_before = self._answers.num_decodes
+            self._admission.join(sibling, first, slot)
             self._start_decoding(sibling, address)
         self._admission.put_first(queued)
 
@@ -307,40 +334,9 @@ class Engine:
             return False
         return True
 
-    # ------------------------------------------------------------ when a decode fails
-
-    def _recover(self, code: int, group: list[Sequence]) -> None:
-        """1: make room and try again in the next step. Anything else ends the sequences that were in the batch."""
-        if code != 1:
-            self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
-            return
-        if self.speculation.drop(group):
-            return
-        idle = self.slots.to_purge()
-        if idle is not None:
-            self._prefixes.purge(idle)
-        elif self._prefilling and len(self._prefilling) + len(self._decoding) > 1:
-            self._admission.postpone(self._prefilling.pop())
-        elif self._decoding:
-            sequence = self._decoding.pop()
-            self._answers.end(sequence, "limit", truncated=True)
-            self._admission.retire(sequence, keeps_kv=False)
-        else:
-            prompt = self._prefilling[0].prompt
-            self._fail(self._prefilling[:1], context_exceeded(len(prompt), self._context.n_ctx))
-
-    def _fail(self, failed: list[Sequence], error: FastrouterError) -> None:
-        """What the KV holds of these sequences is unknown now, so it goes."""
-        for sequence in failed:
-            (self._decoding if sequence.status is Status.DECODE else self._prefilling).remove(sequence)
-            self._admission.retire(sequence, keeps_kv=False)
-        for request in {sequence.request for sequence in failed}:
-            self.abort(request.id)  # its other choices may still be waiting
-            self._outbox.error(request.id, error)
-
 
 def _num_unread(sequence: Sequence) -> int:
-    return len(sequence.prompt) - len(sequence.slot.tokens) if sequence.slot else 0
+    return len(sequence.prefix) - len(sequence.slot.tokens) if sequence.slot else 0
 
 
 def _slot_id(sequence: Sequence) -> int:

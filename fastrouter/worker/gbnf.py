@@ -20,6 +20,8 @@ from llguidance.gbnf_to_lark import (
     resolve,
 )
 
+from fastrouter.worker.grammar_limits import check_rules
+
 _INNER = "gbnf-root"
 _CHARACTER = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|.", re.DOTALL)  # of a literal, as it is written
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
@@ -42,6 +44,7 @@ def to_lark(text: str) -> tuple[str, bool]:
     """(the same grammar, whether it has recursion: then a mask takes its time). Raises plain Exceptions."""
     rules = GrammarParser().parse(_ESCAPE.sub(_plain, text))
     root = _wrap_root(rules)
+    _check(rules)
     resolve(rules)
     for node in _nodes(rules):
         if isinstance(node, RepetitionNode) and isinstance(node.node, RepetitionNode):
@@ -53,6 +56,18 @@ def to_lark(text: str) -> tuple[str, bool]:
         _rename(rules)
     lines = [f"{rule.name}: {_by_character(rule.alternatives)}" if is_recursive else str(rule) for rule in rules.values()]
     return "%llguidance {}\n\n" + "".join(f"{line}\n\n" for line in lines), is_recursive
+
+
+def _check(rules: dict[str, RuleNode]) -> None:
+    """Before anything walks over it that takes its time or the stack."""
+    parts = {name: list(_nodes({name: rule})) for name, rule in rules.items()}
+    children = {name: [node.name for node in nodes if isinstance(node, RuleRefNode)] for name, nodes in parts.items()}
+    num_leaves = {name: sum(map(_num_leaves, nodes)) for name, nodes in parts.items()}
+    check_rules(children, num_leaves, _INNER)
+
+
+def _num_leaves(node: ASTNode) -> int:
+    return len(node.value) if isinstance(node, LiteralNode) else int(isinstance(node, RegexNode))
 
 
 def _rename(rules: dict[str, RuleNode]) -> None:

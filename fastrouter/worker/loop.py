@@ -32,6 +32,7 @@ from fastrouter.messages import (
     Share,
     Shelved,
     Shrink,
+    Snapshot,
     Stop,
 )
 from fastrouter.wire import BlockingWire
@@ -137,8 +138,8 @@ class Worker:
         self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
-        if speculation.notice:
-            self._wire.send(Notice("warning", speculation.notice))
+        for notice in filter(None, (self._context.notice, speculation.notice)):
+            self._wire.send(Notice("warning", notice))
         self._text_calls = TextCalls(self._model.vocab, prompts, self._wire.send_frame)
         self._embedder = Embedder(self._model, self._context, prompts, adapters, load.options, self._wire.send)
         self._slot_files = SlotFiles(self._context, self._engine, load, self._wire.send)
@@ -147,9 +148,16 @@ class Worker:
         taken = footprint.taken(models, load.options)
         cpu = describe.cpu(is_repacking=not load.safe_mode)
         self._wire.send(Ready({**describe.meta(self._model, self._context, self._engine, phases), **taken, "cpu": cpu}))
+        self._publish("props", "lora_adapters")
+        self._engine.before_long_step = self._embedder.before_long_step = lambda: self._publish("slots")
         parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in phases.items())
         context = describe.context_in_words(self._context)
         sys.stderr.write(f"loaded in {sum(phases.values()):.0f} ms ({parts}): {context}, CPU variant {cpu['variant']}\n")
+
+    def _publish(self, *methods: str) -> None:
+        """So that the router can answer while this process computes."""
+        for method in methods:
+            self._wire.send(Snapshot(method, self._call(method, {})))
 
     def _open(self, load: Load) -> Model:
         return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=self._on_progress)
@@ -237,6 +245,8 @@ class Worker:
             self._slot_files.submit(call)
         elif call.method not in DECODING_CALLS:
             self._wire.send(self._answer(call))
+            if call.method == "set_lora":
+                self._publish("lora_adapters")
         elif self._is_stopping:
             self._wire.send(Reply(call.request_id, error=Unavailable("the model is being unloaded").to_wire()))
         else:

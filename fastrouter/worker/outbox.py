@@ -28,6 +28,7 @@ class Outbox:
         self._try_push = ring.try_push
         self._pending: deque[_Record] = deque()
         self.ring_doorbell = ring.ring_doorbell
+        self.watch_cancels = ring.watch
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._pending)} pending>"

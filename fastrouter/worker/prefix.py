@@ -27,7 +27,7 @@ class Prefixes:
         self._context = context
         self._states = context.states
         self._slots = slots
-        self.chunking = Chunking()
+        self.chunking = Chunking(model.n_params)
         self.shelf = Shelf(options.cache_ram_mib)
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
@@ -252,7 +252,7 @@ class Prefixes:
         else:
             self.shelf.take(kept)
         self.make_room(slot, len(kept.tokens))
-        if not self._states.restore(slot.id, kept.state):
+        if not (self._has_room(len(kept.tokens)) and self._states.restore(slot.id, kept.state)):
             self._context.remove(slot.id)
             return 0
         slot.tokens.extend(kept.tokens)

@@ -33,7 +33,7 @@ class Status(Enum):
 TRANSITIONS: dict[Status, set[Status]] = {
     Status.WAITING: {Status.PREFILL, Status.DECODE, Status.DONE},  # to DECODE: a choice that copies its sibling's prefill
     Status.PREFILL: {Status.WAITING, Status.DECODE, Status.DONE},  # back to WAITING: its KV was needed by older sequences
-    Status.DECODE: {Status.DONE},
+    Status.DECODE: {Status.WAITING, Status.DONE},  # to WAITING: likewise; it goes on later where it was
     Status.DONE: set(),
 }
 
@@ -41,7 +41,7 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
+    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
 
     def __init__(self, generate: Generate, prompt: "array[int] | Job[array[int]]", adapters: AdapterSet) -> None:
         """`prompt`: its tokens, or the job that makes them."""
@@ -50,6 +50,7 @@ class Request:
         self.reading = prompt if isinstance(prompt, Job) else None
         self.prompt = array("i") if isinstance(prompt, Job) else prompt
         self.adapters = adapters
+        self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
@@ -68,14 +69,16 @@ class Sequence:
 
     __slots__ = (
         "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
-        "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "probabilities", "prompt", "request", "sampler",
-        "slot", "started_ns", "status", "tokens",
+        "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "number", "prefix", "probabilities", "prompt",
+        "request", "sampler", "slot", "started_ns", "status", "tokens",
     )  # fmt: skip
 
-    def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int) -> None:
+    def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0) -> None:
         self.request = request
         self.choice = choice
+        self.number = number  # of a model's sequences, in the order in which they came
         self.prompt = request.prompt
+        self.prefix = request.prompt  # what is to be in the KV before the next token: after it gave its slot back, its text so far
         self.sampler = sampler
         self.detokenizer = detokenizer
         self.max_tokens = max_tokens  # -1: no limit
@@ -84,7 +87,7 @@ class Sequence:
         self.next_token = -1  # sampled, not yet in the KV
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
-        self.num_decodes_before = 0  # of the engine, when it got its slot
+        self.num_decodes_before = 0  # of the engine, without it
         self.is_truncated = False  # it has forgotten a part of its context
         self.guesser: Any = None  # speculation's, where it has one
         self.draft = NO_DRAFT  # tokens that may follow next_token, in this step
@@ -107,6 +110,11 @@ class Sequence:
         if status not in TRANSITIONS[self.status]:
             raise AssertionError(f"{self!r} cannot become {status.value}")
         self.status = status
+
+    @property
+    def has_begun(self) -> bool:
+        """A token was sampled: its prompt was computed once."""
+        return self.first_ns > 0
 
     @property
     def is_pending(self) -> bool:

@@ -37,6 +37,16 @@ def slots_of(options: LoadOptions) -> tuple[int, bool]:
     return options.num_slots, options.is_unified
 
 
+def context_notice(options: LoadOptions, n_ctx_train: int) -> str:
+    """Where --ctx-size asks for more than a request can use; else empty."""
+    asked = options.ctx_size if options.is_unified else options.ctx_size // options.num_slots
+    if options.embedding or not n_ctx_train or asked <= n_ctx_train:
+        return ""
+    num_cells = options.num_cells(n_ctx_train)
+    cut = f", and the KV cache has room for {num_cells}, all that its slots can use" if num_cells < options.ctx_size else ""
+    return f"--ctx-size {options.ctx_size}: the model was trained for {n_ctx_train} tokens, so a request may use {n_ctx_train}{cut}"
+
+
 def sequences_of(options: LoadOptions) -> int:
     """How many sequences a batch may hold; llama.cpp wants room for one output of each in a micro-batch."""
     if not options.embedding:

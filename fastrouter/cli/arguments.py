@@ -1,0 +1,24 @@
+"""argparse, with the nearest option for one that is mistyped. Knows no option by name."""
+
+import argparse
+from typing import NoReturn
+
+from fastrouter.near import did_you_mean
+
+_UNKNOWN = "unrecognized arguments: "
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith(_UNKNOWN):
+            word = next((word for word in message.removeprefix(_UNKNOWN).split() if word.startswith("-")), "")
+            message += did_you_mean(word.partition("=")[0], self._all_options())
+        super().error(message)
+
+    def _all_options(self) -> list[str]:
+        """Its own and those of its verbs, which argparse keeps to itself."""
+        parsers: list[argparse.ArgumentParser] = [self]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+        return [name for parser in parsers for action in parser._actions for name in action.option_strings]

@@ -1,0 +1,66 @@
+"""Threads that compile grammars. Small ones have threads of their own, so that none waits behind a large one.
+
+Knows no grammar. Invariant: nothing here keeps the process alive, and a job that does not end takes its thread from nobody: another one is
+started.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+STACK_BYTES = 64 << 20  # only what is used is there; the compiler descends with the grammar
+NUM_THREADS = {"small": 2, "large": 1}
+MAX_SMALL = 8 << 10  # characters
+MAX_STARTED = 8  # threads, over all
+
+Result = TypeVar("Result")
+
+
+class Compilers(Generic[Result]):
+    def __init__(self) -> None:
+        self._queues: dict[str, SimpleQueue[tuple[Future[Result], Callable[[], Result]]]] = {kind: SimpleQueue() for kind in NUM_THREADS}
+        self._num_started = 0
+
+    def __repr__(self) -> str:
+        return f"<Compilers {self._num_started} threads {[queue.qsize() for queue in self._queues.values()]} waiting>"
+
+    def submit(self, job: Callable[[], Result], num_characters: int) -> Future[Result]:
+        """Cancelled futures are not begun."""
+        if not self._num_started:
+            for kind, count in NUM_THREADS.items():
+                for _ in range(count):
+                    self._start(kind)
+        future: Future[Result] = Future()
+        self._queues[_kind_of(num_characters)].put((future, job))
+        return future
+
+    def replace(self, num_characters: int) -> None:
+        """A job of this size does not end."""
+        if self._num_started < MAX_STARTED:
+            self._start(_kind_of(num_characters))
+
+    def _start(self, kind: str) -> None:
+        usual = threading.stack_size(STACK_BYTES)
+        try:
+            threading.Thread(target=self._run, args=(self._queues[kind],), name=f"grammars-{kind}", daemon=True).start()
+        finally:
+            threading.stack_size(usual)
+        self._num_started += 1
+
+    def _run(self, queue: "SimpleQueue[tuple[Future[Result], Callable[[], Result]]]") -> None:
+        while True:
+            future, job = queue.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = job()
+            except BaseException as error:  # whoever waits for it is told
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+
+def _kind_of(num_characters: int) -> str:
+    return "small" if num_characters <= MAX_SMALL else "large"
