@@ -77,7 +77,7 @@ def test_a_scope_hides_models(server: Router) -> None:
         assert there.status in (200, 400), there
         assert "not found" not in there.body.decode()
         assert hidden.status == unknown.status in (400, 404)
-        assert hidden.error["message"] == "model 'tiny2' not found"
+        assert hidden.error["message"].startswith("model 'tiny2' not found")
         assert hidden.body.replace(b"tiny2", b"tiny9") == unknown.body
     assert status_of(server, "tiny2") == "unloaded"
 
@@ -90,7 +90,7 @@ def test_a_scope_hides_who_would_have_to_leave(router: StartRouter, models: Path
     answer = server.post("/models/plan", {"model": "tiny0"}, ALICE)
     assert answer.json["evict"] == [{**evicted, "model": None}]
     assert "tiny2" not in answer.body.decode()
-    assert server.post("/models/plan", {"model": "tiny2"}, ALICE).error["message"] == "model 'tiny2' not found"
+    assert server.post("/models/plan", {"model": "tiny2"}, ALICE).error["message"].startswith("model 'tiny2' not found")
     with endless(server, "tiny2", ADMIN):
         assert server.post("/models/plan", {"model": "tiny0"}, ADMIN).json["waits_for"]["models"] == ["tiny2"]
         assert server.post("/models/plan", {"model": "tiny0"}, ALICE).json["waits_for"]["models"] == []
@@ -107,12 +107,12 @@ def test_a_scope_hides_slots_and_logs(server: Router) -> None:
     assert "tiny0" in models_in("/slots", ALICE)
     assert "tiny2" not in models_in("/slots", ALICE)
     assert server.get("/models/logs?model=tiny2", ADMIN).status == 200
-    assert server.get("/models/logs?model=tiny2", ALICE).error["message"] == "model 'tiny2' not found"
+    assert server.get("/models/logs?model=tiny2", ALICE).error["message"].startswith("model 'tiny2' not found")
     assert "tiny2: " not in server.get("/models/logs", ALICE).body.decode()
     assert b'"tiny2"' in server.get("/metrics", ADMIN).body
     assert server.get("/metrics", BOB).status == 200
     assert (server.get("/metrics", ALICE).status, server.get("/metrics?model=tiny0", ALICE).status) == (403, 200)
-    assert server.get("/metrics?model=tiny2", ALICE).error["message"] == "model 'tiny2' not found"
+    assert server.get("/metrics?model=tiny2", ALICE).error["message"].startswith("model 'tiny2' not found")
 
 
 def test_a_scope_hides_events(server: Router) -> None:
@@ -302,7 +302,7 @@ def test_keys_change_while_it_runs(router: StartRouter, models: Path, tmp_path: 
     # A file that is wrong or gone changes nothing.
     replace(path, "sixth\nseventh sekret\n")
     refused = server.get("/models?reload=1", {"X-Api-Key": "fifth"})
-    assert (refused.status, f"{path}:2" in refused.error["message"]) == (500, True)
+    assert (refused.status, f"{path}:2" in refused.error["message"]) == (400, True)
     path.unlink()
     eventually(lambda: "there is no such file; the keys are as before" in server.log, "a line in the log")
     server.process.send_signal(signal.SIGHUP)

@@ -375,6 +375,15 @@ def test_all_problems_of_a_file_are_told(folder: Path, capsys: pytest.CaptureFix
     assert lines[-1] == "9 sections, 10 problems"
 
 
+def test_templates_are_parsed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bad.jinja").write_text("{% if x %}")
+    text = "[tiny]\nchat-template = {% if %}\n[file]\nmodel = models/tiny.gguf\nchat-template-file = bad.jinja\n"
+    (folder / "p.ini").write_text(text + "[v]\nbase = file\nchat-template = {{ messages }}\n")
+    assert run_preset(["preset", "check", "p.ini", "--models-dir", "models"]) == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
+    assert [line.partition(": chat template")[0] for line in problems] == ["problem: p.ini:2 [tiny]", "problem: p.ini:5 [file]"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -13,6 +13,7 @@ from fastrouter.config import Config, parse
 from fastrouter.errors import ConfigError
 from fastrouter.headers import Headers
 from fastrouter.spec import ModelSpec
+from fastrouter.templates import problem_of
 
 USAGE = "usage: fastrouter preset check FILE [--models-dir DIR] [flags of the router]"
 
@@ -39,11 +40,21 @@ def check(config: Config) -> int:
         print(describe(spec))
     for warning in scan.presets.warnings:
         print(f"warning: {warning}")
-    problems = sorted([*scan.problems, *scan.wrong_sections()], key=_line_of)
+    problems = sorted([*scan.problems, *scan.wrong_sections(), *_wrong_templates(scan, specs)], key=_line_of)
     for problem in problems:
         print(f"problem: {problem}")
     print(f"{_count(len(specs), 'section')}, {_count(len(problems), 'problem')}")
     return 1 if problems else 0
+
+
+def _wrong_templates(scan: Scan, specs: Sequence[ModelSpec]) -> list[str]:
+    """Of sections that are good otherwise."""
+    wrong = []
+    for spec in specs:
+        source = spec.defaults.chat_template or spec.options.chat_template
+        if spec.fault is None and source and (problem := problem_of(source)) is not None:
+            wrong.append(f"{scan.presets.where(spec.id, 'chat_template')}: {problem}")
+    return wrong
 
 
 def describe(spec: ModelSpec) -> str:

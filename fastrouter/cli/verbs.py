@@ -7,6 +7,7 @@ import argparse
 import time
 from urllib.parse import quote
 
+from fastrouter.cli.arguments import Parser
 from fastrouter.cli.chat import chat
 from fastrouter.cli.client import LOAD_TIMEOUT_S, CallFailed, Client, perform, shared_options
 from fastrouter.cli.listing import list_models, list_running
@@ -38,7 +39,7 @@ def unload(client: Client, options: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastrouter")
+    parser: argparse.ArgumentParser = Parser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, text in (
         ("list", list_models, "all models: state, size, aliases, and what is wrong with one that cannot be loaded"),
