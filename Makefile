@@ -7,7 +7,7 @@ DIST_TESTS := bench capabilities cli embeddings lora models_life one_model progr
 
 VENV := .venv
 BIN := $(VENV)/bin
-CORE := $(wildcard fastrouter/*.pyx fastrouter/*.pxi)
+CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
 .PHONY: run test check bench dist dist-test install wheel sbom completions clean
 
@@ -22,7 +22,7 @@ check: install $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/program/test_layers.py
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
@@ -34,7 +34,7 @@ dist: install $(VENV)/.package
 
 dist-test: install $(VENV)/.package $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python packaging/dist.py --demo
-	FASTROUTER_PROGRAM=$(CURDIR)/build/dist/program/fastrouter/fastrouter $(BIN)/python -m pytest $(DIST_TESTS:%=tests/test_%.py)
+	FASTROUTER_PROGRAM=$(CURDIR)/build/dist/program/fastrouter/fastrouter $(BIN)/python -m pytest $(foreach name,$(DIST_TESTS),$(wildcard tests/*/test_$(name).py))
 	packaging/smoke dist/fastrouter-demo
 
 install: $(BIN)/fastrouter $(VENV)/.tried

@@ -1,5 +1,7 @@
 """Builds the Cython core; everything else is in pyproject.toml."""
 
+from glob import glob
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -9,19 +11,7 @@ setup(
             Extension(
                 "fastrouter._core",
                 ["fastrouter/_core.pyx"],
-                depends=[
-                    "fastrouter/_gguf.pxi",
-                    "fastrouter/_http.pxi",
-                    "fastrouter/_request.pxi",
-                    "fastrouter/_scan.pxi",
-                    "fastrouter/_sse.pxi",
-                    "fastrouter/_ring.pxi",
-                    "fastrouter/_pick.pxi",
-                    "fastrouter/_chain.pxi",
-                    "fastrouter/_sample.pxi",
-                    "fastrouter/_vocab.pxi",
-                    "fastrouter/_lookup.pxi",
-                ],
+                depends=glob("fastrouter/core/*.pxi"),
                 extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             )
         ],

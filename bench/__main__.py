@@ -15,9 +15,9 @@ from pathlib import Path
 import fastrouter
 from bench import report
 from bench.scenarios import FLAGS, SCENARIOS
-from fastrouter.machine import cpu_name
+from fastrouter.system.machine import cpu_name
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
 

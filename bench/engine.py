@@ -19,15 +19,16 @@ import llama_cpp
 
 from bench.__main__ import cpu_name
 from fastrouter._core import TextCollector, TokenRing
-from fastrouter.messages import Generate, LoadOptions
-from fastrouter.worker.binding import start_backends
-from fastrouter.worker.context import Context
-from fastrouter.worker.engine import Engine
-from fastrouter.worker.model import Model
-from fastrouter.worker.outbox import Outbox
-from fastrouter.worker.sampler import Sampler
+from fastrouter.ipc.messages import Generate
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.engine.engine import Engine
+from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.llama.binding import start_backends
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.sampling.sampler import Sampler
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
 STREAMS = (1, 4, 8, 16)

@@ -1,7 +1,7 @@
 """`python -m bench.router [--streams 512] [--seconds 5]`: what the router itself can carry, from ring to sockets, without a model.
 
-The real router runs in a process of its own over a scripted worker (tests/fake_worker.py, flood mode) that pushes tokens as fast as the
-ring takes them. Client processes open all streams at once and count text events. Writes results/router.json.
+The real router runs in a process of its own over a scripted worker (tests/support/fake_worker.py, flood mode) that pushes tokens as fast as
+the ring takes them. Client processes open all streams at once and count text events. Writes results/router.json.
 In `lockstep` the worker waits until each step's tokens have been taken, as a model does: every token is an event, a write and a system
 call of its own, which is the most that a token can cost.
 """
@@ -20,21 +20,21 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fastrouter.bench.client import call, request_bytes
-from fastrouter.bench.servers import free_port
-from fastrouter.machine import cpu_name
+from fastrouter.cli.bench.load_client import call, request_bytes
+from fastrouter.cli.bench.servers import free_port
+from fastrouter.system.machine import cpu_name
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
-WORKER = Path(__file__).parent.parent / "tests" / "fake_worker.py"
+WORKER = Path(__file__).parent.parent / "tests" / "support" / "fake_worker.py"
 EVENT = b'"delta":{"content":"'
 END = b"data: [DONE]"
 CALIBRATION_TOKENS = 200  # per stream, in the run that tells how many the measured one needs
 ROUTER = """
 import sys
-from fastrouter.app import run
-from fastrouter.config import parse
+from fastrouter.app.router import run
+from fastrouter.config.config import parse
 sys.exit(run(parse(sys.argv[2:], {}), nursery_command=[sys.executable, sys.argv[1]]))
 """
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fastrouter.bench import servers
-from fastrouter.bench.client import LoadCounter, request_bytes, run_clients, stream_all
-from fastrouter.bench.servers import Server
-from fastrouter.bench.switching import SHORT, cold, hot, in_turn, ttft
+from fastrouter.cli.bench import servers
+from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
+from fastrouter.cli.bench.servers import Server
+from fastrouter.cli.bench.switching import SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")

@@ -95,7 +95,7 @@ class Kit:
     @classmethod
     def of_this_environment(cls) -> "Kit":
         """Quick, and the executable runs on machines whose glibc is not older than this one's."""
-        from fastrouter.build import portable_key
+        from fastrouter.system.build import portable_key
 
         libraries, compiler = Path(sys.base_prefix) / "lib", Path(shutil.which("cc") or "cc")
         return cls(Path(sys.executable), libraries, PROJECT / "fastrouter", compiler, portable_key() or "", None)

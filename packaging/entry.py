@@ -22,7 +22,7 @@ def with_own_model(arguments: list[str], environment: dict[str, str]) -> list[st
 
 
 def main() -> int:
-    from fastrouter.streams import open_missing
+    from fastrouter.system.standard_streams import open_missing
 
     open_missing()
     if sys.argv[1:2] == [RUN_MODULE]:

@@ -161,7 +161,7 @@ def _read(files: Iterable[Path], name: str) -> tuple[str, ...]:
 
 
 def llama_part() -> Part:
-    spec = importlib.util.spec_from_file_location("build", HERE.parent / "fastrouter" / "build.py")
+    spec = importlib.util.spec_from_file_location("build", HERE.parent / "fastrouter" / "system" / "build.py")
     assert spec is not None
     assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)

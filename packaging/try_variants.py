@@ -14,8 +14,8 @@ from pathlib import Path
 
 import tiny_quantised
 
-from fastrouter.supervisor.process import describe_exit
 from fastrouter.supervisor.remedies import MAX_DROPPED, NONE, Remedies, Remedy
+from fastrouter.supervisor.workers.process import describe_exit
 
 TRY = [sys.executable, os.fspath(Path(__file__).resolve())]
 TIMEOUT_S = 120
@@ -42,10 +42,10 @@ def decode(num_dropped: int, path: str, *, safe_mode: bool) -> int:
     """In this process, as a worker does it."""
     import numpy as np
 
-    from fastrouter.messages import LoadOptions
-    from fastrouter.worker import binding
-    from fastrouter.worker.context import Context
-    from fastrouter.worker.model import Model
+    from fastrouter.options.load import LoadOptions
+    from fastrouter.worker.llama import binding
+    from fastrouter.worker.llama.context import Context
+    from fastrouter.worker.llama.model import Model
 
     binding.start_backends()
     if num_dropped:
@@ -100,7 +100,7 @@ def report(results: list[Result], safe: list[Result], remedy: Remedy | None) -> 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--try"]:
         return decode(int(arguments[1]), arguments[2], safe_mode="--safe" in arguments)
-    from fastrouter.worker import binding, cpu_variants
+    from fastrouter.worker.llama import binding, cpu_variants
 
     variants = [cpu_variants.name_of(path) for path in cpu_variants.runnable(binding.backend_folder())] or ["its own build"]
     with tempfile.TemporaryDirectory() as folder:

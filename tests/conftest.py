@@ -278,7 +278,7 @@ def running(folder: Path) -> Iterator[StartRouter]:
         """`can_wait`: until the only model, if there is just one, has been loaded."""
         here = folder / f"router{len(started)}"
         here.mkdir()
-        program = [sys.executable, str(REPOSITORY / "tests" / "fake_router.py")] if is_fake else FASTROUTER
+        program = [sys.executable, str(REPOSITORY / "tests" / "support" / "fake_router.py")] if is_fake else FASTROUTER
         command = [*program, "--port", "0", *flags]
         if models_dir is not None:
             command += ["--models-dir", str(models_dir)]

@@ -3,7 +3,7 @@
 import os
 
 from fastrouter import __version__
-from fastrouter.build import LLAMA_BUILD
+from fastrouter.system.build import LLAMA_BUILD
 
 BUILD_INFO = f"b{LLAMA_BUILD}-fastrouter-{__version__}"
 

@@ -2,11 +2,8 @@
 
 import sys
 
-from fastrouter.streams import open_missing
-
-DOWNLOAD_VERBS = ("pull", "rm")
-VERBS = ("list", "ps", "load", "unload", "chat", "logs")
-ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "bench", "completion", "help")
+from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, VERBS
+from fastrouter.system.standard_streams import open_missing
 
 
 def main() -> int:
@@ -31,7 +28,7 @@ def main() -> int:
 
         return run_preset(arguments)
     if arguments and arguments[0] == "bench":
-        from fastrouter.cli.bench import run_bench
+        from fastrouter.cli.bench.command import run_bench
 
         return run_bench(arguments[1:])
     if (arguments and arguments[0] == "completion") or "--completion-bash" in arguments:
@@ -45,7 +42,7 @@ def main() -> int:
 
 def refuse(word: str) -> int:
     """A first word that is neither a verb nor a flag."""
-    from fastrouter.near import did_you_mean
+    from fastrouter.system.near_names import did_you_mean
 
     hint = f", did you mean --model {word}?" if word.endswith(".gguf") else did_you_mean(word, ALL_VERBS)
     print(f"fastrouter: there is no verb {word!r}{hint or '.'} The verbs are {', '.join(ALL_VERBS)}", file=sys.stderr)

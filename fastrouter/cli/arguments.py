@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from fastrouter.near import did_you_mean
+from fastrouter.system.near_names import did_you_mean
 
 _UNKNOWN = "unrecognized arguments: "
 

@@ -8,37 +8,19 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
-from fastrouter.cli import ALL_VERBS, client, pull
+from fastrouter.cli import client, pull
 from fastrouter.cli.client import Client, perform
+from fastrouter.cli.completion_model import FILES, FOLDERS, MODELS, Option, Verb
+from fastrouter.cli.verb_names import ALL_VERBS
 from fastrouter.cli.verbs import make_parser
-from fastrouter.flag import Flag, Kind, Scope
-from fastrouter.flag_table import TABLE
+from fastrouter.config.flag import Flag, Kind, Scope
+from fastrouter.config.table import TABLE
 
 USAGE = "usage: fastrouter completion bash|zsh|fish"
 MODELS_TIMEOUT_S = 2  # a shell waits for this while the user looks at it
-FILES, FOLDERS, MODELS = "<files>", "<folders>", "<models>"  # what may follow, beside words
-
-
-@dataclass(frozen=True)
-class Option:
-    names: tuple[str, ...]
-    takes: tuple[str, ...] | None  # None: no value; else words, or one of the three above; (): anything
-    help: str
-
-
-@dataclass(frozen=True)
-class Verb:
-    name: str  # "": no verb, serve
-    help: str
-    options: tuple[Option, ...]
-    follow: tuple[str, ...] = ()  # what may follow that is no option
-
-    @property
-    def option_names(self) -> tuple[str, ...]:
-        return tuple(name for option in self.options for name in option.names)
 
 
 def run_completion(arguments: Sequence[str]) -> int:

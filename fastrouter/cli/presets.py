@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Sequence
 
-from fastrouter.catalog import Scan
-from fastrouter.config import Config, parse
+from fastrouter.catalog.header_cache import Headers
+from fastrouter.catalog.scan import Scan
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.catalog.template_features import problem_of
+from fastrouter.config.config import Config, parse
 from fastrouter.errors import ConfigError
-from fastrouter.headers import Headers
-from fastrouter.spec import ModelSpec
-from fastrouter.templates import problem_of
 
 USAGE = "usage: fastrouter preset check FILE [--models-dir DIR] [flags of the router]"
 

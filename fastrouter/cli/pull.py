@@ -12,14 +12,14 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
+from fastrouter.catalog.sources import Found, parse_name, scan_cache
 from fastrouter.cli.arguments import Parser
 from fastrouter.cli.bars import Bars
 from fastrouter.cli.client import CallFailed, Client, NoAnswer, perform, shared_options
-from fastrouter.config import Config, parse
+from fastrouter.config.config import Config, parse
 from fastrouter.errors import FastrouterError
 from fastrouter.hub.job import Job, start_process, to_failure
 from fastrouter.hub.remove import remove
-from fastrouter.sources import Found, parse_name, scan_cache
 
 # Reports as the download process and the router's feed make them: {url: {done, total}}. Returns the model's id.
 Steps = Generator[dict[str, dict[str, int]], None, str]

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from fastrouter.app import run
-from fastrouter.config import parse
+from fastrouter.app.router import run
+from fastrouter.config.config import parse
 from fastrouter.errors import ConfigError
 
 

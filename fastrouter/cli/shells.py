@@ -6,7 +6,7 @@ Invariant: nothing that comes from a router is ever evaluated by the shell; it i
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from fastrouter.cli.completion import FILES, FOLDERS, MODELS, Option, Verb
+from fastrouter.cli.completion_model import FILES, FOLDERS, MODELS, Option, Verb
 
 _HEAD = "made by `fastrouter completion {}`: do not edit"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastrouter._core import Request
 from fastrouter.errors import Forbidden, UnsupportedMediaType
-from fastrouter.http.keys import KeyRing
+from fastrouter.http.api_keys import KeyRing
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _WEB_SCHEMES = ("http", "https")

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from fastrouter._core import Request, RequestParser
 from fastrouter.errors import ConfigError, Unavailable
+from fastrouter.http.connection import Connection
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.protocol import Connection
 from fastrouter.http.response import refusal
 from fastrouter.http.sockets import BACKLOG
 from fastrouter.http.tls import Certificate, TlsListener

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from fastrouter.config import read_text
 from fastrouter.errors import ConfigError
 from fastrouter.http.response import refusal
+from fastrouter.system.text_file import read_text
 
 log = logging.getLogger("fastrouter.http")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastrouter.errors import FastrouterError
 from fastrouter.hub.job import DownloadFailed, Refused, read_job
-from fastrouter.streams import open_missing
+from fastrouter.system.standard_streams import open_missing
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10

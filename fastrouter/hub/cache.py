@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import BinaryIO
 
-from fastrouter.hub.choose import RemoteFile
 from fastrouter.hub.job import DownloadFailed
+from fastrouter.hub.select_files import RemoteFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 BLOCK_BYTES = 1 << 20

@@ -14,10 +14,10 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from fastrouter import __version__
 from fastrouter.hub.cache import Repository
-from fastrouter.hub.choose import RemoteFile, choose
+from fastrouter.hub.http_client import open_session
 from fastrouter.hub.job import DownloadFailed, Job, Refused
-from fastrouter.hub.patience import CutShort, keep_trying
-from fastrouter.hub.session import open_session
+from fastrouter.hub.retry import CutShort, keep_trying
+from fastrouter.hub.select_files import RemoteFile, choose
 
 REPORT_S = 0.25
 MAX_DOWNLOADS = 2  # of a file whose content turns out to be wrong

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastrouter.errors import FastrouterError
-from fastrouter.program import command_of, environment_for_own, start
+from fastrouter.system.reexec import command_of, environment_for_own, start
 
 COMMAND = command_of("fastrouter.hub")
 MAX_REPORT_BYTES = 1 << 20

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterable
 from glob import escape, glob
 
-from fastrouter.sources import Found, printable, scan_cache
-from fastrouter.spec import ModelSpec
+from fastrouter.catalog.sources import Found, printable, scan_cache
+from fastrouter.catalog.spec import ModelSpec
 
 _ORIGINS = {
     "file": "it is the file that --model names",

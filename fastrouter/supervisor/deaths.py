@@ -14,13 +14,13 @@ from typing import Protocol
 
 from fastrouter import metrics
 from fastrouter.errors import FastrouterError, Unavailable, WorkerDied
-from fastrouter.supervisor.entry import Entry, Waiter
-from fastrouter.supervisor.feed import Feed
-from fastrouter.supervisor.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.events import Feed
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.process import describe_exit
+from fastrouter.supervisor.managed_model import Entry, Waiter
 from fastrouter.supervisor.remedies import Remedies, Remedy
-from fastrouter.supervisor.state import State
+from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.workers.process import describe_exit
 
 log = logging.getLogger("fastrouter.supervisor")
 

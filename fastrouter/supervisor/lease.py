@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, WorkerDied
-from fastrouter.messages import Generate
-from fastrouter.supervisor.instance import Instance, Stream, fail_sink
+from fastrouter.ipc.messages import Generate
+from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
 
 
 class Lender(Protocol):

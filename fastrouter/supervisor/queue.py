@@ -3,8 +3,8 @@
 Invariant: an entry is in the queue exactly while it has waiters.
 """
 
-from fastrouter.supervisor.entry import Entry, Waiter
 from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.managed_model import Entry, Waiter
 
 
 class Queue:

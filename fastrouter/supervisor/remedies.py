@@ -8,8 +8,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from fastrouter.build import cpu_build_id
-from fastrouter.remembered import Remembered
+from fastrouter.system.build import cpu_build_id
+from fastrouter.system.fact_file import Remembered
 
 log = logging.getLogger("fastrouter.supervisor")
 

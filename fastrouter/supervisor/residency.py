@@ -10,28 +10,29 @@ import time
 from collections.abc import Callable
 
 from fastrouter import metrics
-from fastrouter.config import Config
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
-from fastrouter.machine import available_bytes
-from fastrouter.messages import Notice
-from fastrouter.spec import ModelSpec
-from fastrouter.supervisor import census
+from fastrouter.ipc.messages import Notice
+from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.deaths import Deaths
-from fastrouter.supervisor.entry import Entry, Waiter
-from fastrouter.supervisor.feed import Event, Feed
-from fastrouter.supervisor.forecast import forecast
-from fastrouter.supervisor.idle import IdleWatch
-from fastrouter.supervisor.instance import Instance, fail_sink
+from fastrouter.supervisor.decide.planner import Limits, next_change, plan
+from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.events import Event, Feed
+from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.log import Logs
-from fastrouter.supervisor.memory import Memory
-from fastrouter.supervisor.planner import Limits, next_change, plan
-from fastrouter.supervisor.process import Nursery, adopt_orphans, describe_exit, reap_unknown
+from fastrouter.supervisor.managed_model import Entry, Waiter
+from fastrouter.supervisor.memory_ledger import Memory
+from fastrouter.supervisor.next_model import forecast
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
-from fastrouter.supervisor.spares import Spares
-from fastrouter.supervisor.state import State
 from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.instance import Instance, fail_sink
+from fastrouter.supervisor.workers.process import adopt_orphans, describe_exit, reap_unknown
+from fastrouter.supervisor.workers.spare import Spares
+from fastrouter.supervisor.workers.worker_log import Logs
+from fastrouter.system.machine import available_bytes
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -57,7 +58,7 @@ class Residency:
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that a model had to leave for another
         self._spares = Spares(Nursery(nursery_command, config.poll), self._reap_ended)
-        self._idle = IdleWatch(self.timers, lambda: census.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
+        self._idle = IdleWatch(self.timers, lambda: snapshot.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
     def __repr__(self) -> str:
         return f"<Residency {self.instances()} {self.queue}>"
@@ -136,8 +137,8 @@ class Residency:
     def _perform(self) -> None:
         """Until a plan has nothing left to do: what it grants or refuses may change the next one."""
         while self.queue:
-            waiting = census.waiting(self.queue, self.memory.measures)
-            residents = census.residents(self.entries.values(), self.memory.measures)
+            waiting = snapshot.waiting(self.queue, self.memory.measures)
+            residents = snapshot.residents(self.entries.values(), self.memory.measures)
             limits, now = self.limits(), time.monotonic()
             decided = plan(waiting, residents, limits, now)
             for model_id, why in decided.refuse.items():
@@ -221,7 +222,7 @@ class Residency:
 
     def may_be_idle(self, entry: Entry) -> None:
         """It serves nobody now, or sleeps."""
-        if census.has_idle_rule(entry):
+        if snapshot.has_idle_rule(entry):
             self._idle.watch()
 
     def _end_idle(self, model_id: str) -> None:

@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastrouter.config import Config
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
 from fastrouter.errors import InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
-from fastrouter.spec import ModelSpec
-from fastrouter.supervisor import census
-from fastrouter.supervisor.entry import UNLOADED, Entry, Prospect, Status, Waiter
-from fastrouter.supervisor.feed import Event
+from fastrouter.supervisor import snapshot
+from fastrouter.supervisor.decide.state import PUBLIC, State
+from fastrouter.supervisor.events import Event
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.outlook import look_ahead
+from fastrouter.supervisor.managed_model import UNLOADED, Entry, Prospect, Status, Waiter
+from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.residency import Residency
-from fastrouter.supervisor.state import PUBLIC, State
 
 __all__ = ["Event", "Status", "Supervisor"]
 
@@ -169,7 +169,7 @@ class Supervisor:
     def outlook(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would lead to now, with no effect: see outlook.py."""
         memory, entries = self._residency.memory, self._entries.values()
-        waiting, residents = census.waiting(self._queue, memory.measures), census.residents(entries, memory.measures)
+        waiting, residents = snapshot.waiting(self._queue, memory.measures), snapshot.residents(entries, memory.measures)
         return look_ahead(spec.runner, waiting, residents, self._residency.limits(), memory.measures, time.monotonic())
 
     async def peek(self, model_id: str, method: str) -> Any:

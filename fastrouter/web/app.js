@@ -1,6 +1,6 @@
 // Puts the page together: who knows whom, and nothing else.
 
-import { api } from "./api.js";
+import { api } from "./lib/api.js";
 import { Chat, canChat } from "./chat/chat.js";
 import { Composer } from "./chat/composer.js";
 import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
@@ -8,15 +8,15 @@ import { Sidebar } from "./chat/sidebar.js";
 import { Store } from "./chat/store.js";
 import { Thread } from "./chat/thread.js";
 import { Welcome } from "./chat/welcome.js";
-import { announce, askForKey, notify, openDialog } from "./dialogs.js";
-import { h, icon, iconButton, namedButton } from "./dom.js";
+import { announce, askForKey, notify, openDialog } from "./lib/dialogs.js";
+import { h, icon, iconButton, namedButton } from "./lib/dom.js";
 import { fileOf, Models, stateOf } from "./models.js";
 import { drawers, Panel } from "./panels.js";
 import { Picker } from "./picker.js";
 import { Defaults } from "./chat/defaults.js";
 import { listenToKeys, showHelp } from "./shortcuts.js";
 import { showTips } from "./tips.js";
-import { stateInWords } from "./words.js";
+import { stateInWords } from "./lib/words.js";
 
 const HIDDEN_MS = 60_000;
 const HAS_KEYBOARD = matchMedia("(hover: hover)"); // elsewhere a focused field brings one up over half of the page

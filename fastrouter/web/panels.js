@@ -1,7 +1,7 @@
 // The columns beside the chat: shown, hidden, remembered; drawers over the chat where the window is narrow. Knows no content.
 // Invariant: of drawers at most one is open, Escape or a click beside it closes it, and while it is open the rest of the page is out of reach.
 
-import { h } from "./dom.js";
+import { h } from "./lib/dom.js";
 
 const NARROW = matchMedia("(max-width: 760px)");
 const MEDIUM = matchMedia("(max-width: 1100px)");

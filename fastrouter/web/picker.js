@@ -1,11 +1,11 @@
 // The drop-down of models: a searchable combobox over a grid of rows, each with its state and its buttons. Knows no conversation.
 // Invariant: what is shown follows `models`; the row that the keyboard is on stays the same model while rows come and go.
 
-import { h, icon, iconButton } from "./dom.js";
-import { notify } from "./dialogs.js";
+import { h, icon, iconButton } from "./lib/dom.js";
+import { notify } from "./lib/dialogs.js";
 import { causeInWords } from "./failures.js";
 import { hasNoTemplate, percentOf, stateOf } from "./models.js";
-import { stateInWords, traitsOf } from "./words.js";
+import { stateInWords, traitsOf } from "./lib/words.js";
 
 const GROUPS = [
   ["In memory", (model) => ["loaded", "loading", "sleeping"].includes(stateOf(model))],

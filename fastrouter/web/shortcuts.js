@@ -1,7 +1,7 @@
 // Keys of the whole page, and the dialog that lists them. Knows no feature: it is given what to do.
 
-import { openDialog } from "./dialogs.js";
-import { h } from "./dom.js";
+import { openDialog } from "./lib/dialogs.js";
+import { h } from "./lib/dom.js";
 
 const HELP = [
   ["Switch model", ["Ctrl", "K"]],

@@ -1,7 +1,7 @@
 // What a button without words does, shown beside it while the pointer or the keyboard is on it. Knows no feature.
 // Invariant: at most one tip is shown, Escape takes it away, and it gets neither the pointer nor the focus.
 
-import { h } from "./dom.js";
+import { h } from "./lib/dom.js";
 
 const GAP_PX = 6;
 const EDGE_PX = 4; // of the window

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, InvalidRequest, Unavailable
-from fastrouter.messages import (
+from fastrouter.ipc.messages import (
     DECODING_CALLS,
     SLOT_CALLS,
     Abort,
@@ -35,22 +35,22 @@ from fastrouter.messages import (
     Snapshot,
     Stop,
 )
-from fastrouter.wire import BlockingWire
-from fastrouter.worker import describe
-from fastrouter.worker.adapters import Adapters
-from fastrouter.worker.binding import Scarcity, log
-from fastrouter.worker.context import Context
-from fastrouter.worker.draft import Draft
-from fastrouter.worker.embedder import Embedder
-from fastrouter.worker.engine import Engine
-from fastrouter.worker.footprint import Footprint
-from fastrouter.worker.model import Model
-from fastrouter.worker.outbox import Outbox
-from fastrouter.worker.prompts import Prompts
-from fastrouter.worker.slot_files import SlotFiles
-from fastrouter.worker.spare import Spare
-from fastrouter.worker.speculation import Speculation
-from fastrouter.worker.text_calls import TEXT_CALLS, TextCalls
+from fastrouter.ipc.wire import BlockingWire
+from fastrouter.worker.calls import describe
+from fastrouter.worker.calls.slot_files import SlotFiles
+from fastrouter.worker.calls.text_calls import TEXT_CALLS, TextCalls
+from fastrouter.worker.engine.adapters import Adapters
+from fastrouter.worker.engine.embedder import Embedder
+from fastrouter.worker.engine.engine import Engine
+from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.llama.binding import Scarcity, log
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.process.footprint import Footprint
+from fastrouter.worker.process.spare import Spare
+from fastrouter.worker.speculation.draft_model import Draft
+from fastrouter.worker.speculation.speculation import Speculation
+from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05

@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
-from fastrouter.messages import Generate
-from fastrouter.worker.constraint import Matcher
-from fastrouter.worker.detokenizer import Detokenizer
-from fastrouter.worker.probabilities import Probabilities
-from fastrouter.worker.sampler import Sampler
-from fastrouter.worker.slots import AdapterSet, Slot
+from fastrouter.ipc.messages import Generate
+from fastrouter.worker.kv.slots import AdapterSet, Slot
+from fastrouter.worker.sampling.grammar import Matcher
+from fastrouter.worker.sampling.probabilities import Probabilities
+from fastrouter.worker.sampling.sampler import Sampler
+from fastrouter.worker.text.detokenizer import Detokenizer
 from fastrouter.worker.text_jobs import Job
 
 NO_DRAFT: list[int] = []  # never changed

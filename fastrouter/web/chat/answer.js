@@ -1,7 +1,7 @@
 // One answer on its way: the request, its deltas, its figures. Knows no page and no conversation.
 // Invariant: `message` always holds all that has come; `onChange` may be called per token, so whoever draws must do so per frame.
 
-import { ApiError } from "../api.js";
+import { ApiError } from "../lib/api.js";
 
 const BEGINNING = 64; // characters in which a tag may stand that opens the reasoning
 const COMMENT_EVERY_S = 0.25; // of a wait; what the router's default, 3 s, is too slow to watch

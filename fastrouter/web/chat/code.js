@@ -1,7 +1,7 @@
 // Code blocks: a head with the language and a copy button, colours when the block is whole. Knows no message.
 // Invariant: the highlighter is fetched when the first block asks for it; without it code is plain, and still there.
 
-import { h, icon } from "../dom.js";
+import { h, icon } from "../lib/dom.js";
 import { purify } from "./markdown.js";
 
 const LONGEST_COLOURED = 60_000; // characters

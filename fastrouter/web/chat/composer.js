@@ -1,10 +1,10 @@
 // Where one writes: the text, long pastes, pictures, send and stop, how full the context is. Knows no answer.
 // Invariant: what was written is gone only when it was sent.
 
-import { h, icon, iconButton } from "../dom.js";
-import { notify } from "../dialogs.js";
+import { h, icon, iconButton } from "../lib/dom.js";
+import { notify } from "../lib/dialogs.js";
 import { hasNoTemplate } from "../models.js";
-import { inWords } from "../words.js";
+import { inWords } from "../lib/words.js";
 import { canSee } from "./chat.js";
 import { pathOf } from "./conversation.js";
 

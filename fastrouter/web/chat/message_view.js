@@ -1,11 +1,11 @@
 // One message on the page. Knows how a message looks, not what its buttons do.
 // Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
 
-import { h, icon, iconButton } from "../dom.js";
+import { h, icon, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
-import { inWords } from "../words.js";
+import { inWords } from "../lib/words.js";
 import { copyText } from "./code.js";
-import { figuresOf } from "./figures.js";
+import { figuresOf } from "./cost.js";
 import { LiveMarkdown } from "./live_markdown.js";
 
 const TOO_LONG = "exceed_context_size_error";

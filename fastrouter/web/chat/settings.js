@@ -1,8 +1,8 @@
 // Settings of one conversation: its system prompt, its sampling, with the model's own values as placeholders. Knows no request.
 // Invariant: an empty field means the model's default and is not stored; each field has a line that says what it does.
 
-import { openDialog } from "../dialogs.js";
-import { h, icon } from "../dom.js";
+import { openDialog } from "../lib/dialogs.js";
+import { h, icon } from "../lib/dom.js";
 import { problemOfSchema } from "./schema.js";
 
 /** name, label, least, most, step, what it does */

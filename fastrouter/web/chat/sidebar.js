@@ -1,9 +1,9 @@
 // The list of conversations: search, rename, delete, files out and in. Knows no message's look.
 
-import { askText, confirmAction, notify, openDialog } from "../dialogs.js";
-import { h, icon, iconButton } from "../dom.js";
+import { askText, confirmAction, notify, openDialog } from "../lib/dialogs.js";
+import { h, icon, iconButton } from "../lib/dom.js";
 import { isMatch } from "./conversation.js";
-import { fileNameOf, fromJson, saveFile, toJson, toMarkdown } from "./exchange.js";
+import { fileNameOf, fromJson, saveFile, toJson, toMarkdown } from "./import_export.js";
 
 const DAY_MS = 86_400_000;
 

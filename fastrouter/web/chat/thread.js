@@ -1,7 +1,7 @@
 // The shown path of a conversation, and its scrolling. Knows no request.
 // Invariant: a message keeps its view for as long as it is shown; the page follows an answer only while its reader is at the end.
 
-import { h, iconButton } from "../dom.js";
+import { h, iconButton } from "../lib/dom.js";
 import { pairOf, pathOf, versionsOf } from "./conversation.js";
 import { viewOf } from "./message_view.js";
 

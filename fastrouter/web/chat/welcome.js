@@ -1,9 +1,9 @@
 // What an empty conversation shows: the models to begin with. Knows no request.
 
-import { h, icon } from "../dom.js";
+import { h, icon } from "../lib/dom.js";
 import { causeInWords } from "../failures.js";
 import { hasNoTemplate, percentOf, stateOf } from "../models.js";
-import { stateInWords, traitsOf } from "../words.js";
+import { stateInWords, traitsOf } from "../lib/words.js";
 import { canChat } from "./chat.js";
 
 const MAX_CARDS = 6;

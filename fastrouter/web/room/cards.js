@@ -1,10 +1,10 @@
 // The models in memory, a card each: state, slots, queue, speed, memory, when it will leave; and what can be done with it.
 // Knows no request. Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
 
-import { notify } from "../dialogs.js";
-import { h, iconButton } from "../dom.js";
+import { notify } from "../lib/dialogs.js";
+import { h, iconButton } from "../lib/dom.js";
 import { percentOf, stateOf } from "../models.js";
-import { bytesInWords, inWords, stateInWords, traitsOf } from "../words.js";
+import { bytesInWords, inWords, stateInWords, traitsOf } from "../lib/words.js";
 import { Detail } from "./detail.js";
 import { durationInWords } from "./words.js";
 

@@ -1,7 +1,7 @@
 // What unfolds under a model: its worker's log as it comes, and its effective settings. Knows no list of models.
 // Invariant: at most one is open in the whole room, so that at most one connection follows a log.
 
-import { h, iconButton } from "../dom.js";
+import { h, iconButton } from "../lib/dom.js";
 import { LogView } from "./log.js";
 import { showSettings } from "./settings.js";
 

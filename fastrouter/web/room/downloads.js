@@ -1,9 +1,9 @@
 // Models on their way from the hub: starting, watching and stopping a download. Knows no model that is here.
 
-import { notify } from "../dialogs.js";
-import { h, iconButton } from "../dom.js";
+import { notify } from "../lib/dialogs.js";
+import { h, iconButton } from "../lib/dom.js";
 import { percentOf } from "../models.js";
-import { bytesInWords } from "../words.js";
+import { bytesInWords } from "../lib/words.js";
 
 const CANCELLED = "it was cancelled"; // by a user, who knows
 

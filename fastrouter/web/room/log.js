@@ -1,7 +1,7 @@
 // A model's log as its workers write it. Knows no model's state.
 // Invariant: lines are text, at most MAX_LINES are kept, and they are added once a frame; who has scrolled up is not pulled down.
 
-import { h } from "../dom.js";
+import { h } from "../lib/dom.js";
 
 const MAX_LINES = 1000;
 const TAIL = 200;

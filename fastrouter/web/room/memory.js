@@ -1,7 +1,7 @@
 // How much of the memory that models may take is taken, and by whom. Knows no history.
 
-import { h } from "../dom.js";
-import { bytesInWords, inWords } from "../words.js";
+import { h } from "../lib/dom.js";
+import { bytesInWords, inWords } from "../lib/words.js";
 
 export class MemoryBar {
   #models;

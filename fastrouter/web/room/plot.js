@@ -1,8 +1,8 @@
 // Tokens per second of each model over time, drawn by uPlot. Knows no lane and no feed.
 // Invariant: it is as wide as its element, has no axis of its own, and takes its colours from the page's style.
 
-import { h } from "../dom.js";
-import { inWords } from "../words.js";
+import { h } from "../lib/dom.js";
+import { inWords } from "../lib/words.js";
 import { clockOf } from "./words.js";
 
 const HEIGHT = 82; // without the borders

@@ -1,13 +1,13 @@
 // "Models and memory": which models are in memory, what they do, what a switch costs. Puts its parts together and says when to draw.
 // Knows no conversation. Invariant: while it is not to be seen nothing of it is drawn; what it shows follows `models`, nothing is polled.
 
-import { h, iconButton } from "../dom.js";
+import { h, iconButton } from "../lib/dom.js";
 import { Cards } from "./cards.js";
 import { Downloads } from "./downloads.js";
 import { MemoryBar } from "./memory.js";
-import { News } from "./news.js";
+import { News } from "./recent.js";
 import { Palette } from "./palette.js";
-import { Shelf } from "./shelf.js";
+import { Shelf } from "./on_disk.js";
 import { Timeline } from "./timeline.js";
 
 /** Fills `element`, with a button that calls `close`; resolves when its style is there. The returned function takes everything away again. */

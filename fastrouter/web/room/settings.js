@@ -1,7 +1,7 @@
 // The effective settings of a model, whether it is loaded or not; asking wakes nothing. Knows no state of the room.
 
-import { h, iconButton } from "../dom.js";
-import { inWords } from "../words.js";
+import { h, iconButton } from "../lib/dom.js";
+import { inWords } from "../lib/words.js";
 
 const RANDOM_SEED = 2 ** 32 - 1;
 

@@ -1,8 +1,8 @@
 // The last minutes: tokens per second as a plot, and under it a lane for each model with its loads, its work and its evictions.
 // Knows no feed. Invariant: plot, lanes and scale have one and the same axis of time.
 
-import { h } from "../dom.js";
-import { inWords } from "../words.js";
+import { h } from "../lib/dom.js";
+import { inWords } from "../lib/words.js";
 import { Samples, readPast } from "./history.js";
 import { Plot } from "./plot.js";
 import { changeInWords, clockOf, durationInWords } from "./words.js";

@@ -1,0 +1,1 @@
+"""Routes, API flavours, requests and answers."""

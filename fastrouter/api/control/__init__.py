@@ -1,0 +1,1 @@
+"""Calls that change or inspect a model: load, unload, pin, adapters, slot files."""

@@ -1,0 +1,99 @@
+"""Router properties, load and unload; and the table of all routes. Knows no generation's inside.
+
+Invariant: a path of llama-server that is not there yet says so, so that nobody takes it for a typing error: with a 404, because clients
+repeat a request that got a 5xx.
+"""
+
+from typing import Any
+
+from fastrouter._core import Request
+from fastrouter.api.identity import BUILD_INFO
+from fastrouter.api.models.access import Models
+from fastrouter.api.models.downloads import ModelDownloads
+from fastrouter.api.requests.bodies import parse_optional
+from fastrouter.api.requests.checks import boolean
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
+from fastrouter.errors import InvalidRequest, NotFound, NotSupported
+from fastrouter.http.api_keys import Caller
+from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import encode_json
+from fastrouter.supervisor.supervisor import Supervisor
+
+_SUCCESS = encode_json({"success": True})
+
+
+class Admin:
+    def __init__(self, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
+        self._models = models
+        self._supervisor = supervisor
+        self._downloads = downloads
+        self._config = config
+
+    def router_props(self) -> dict[str, Any]:
+        return {
+            "role": "router",
+            "max_instances": self._config.models_max,
+            "models_autoload": self._config.models_autoload,
+            "model_alias": "fastrouter",
+            "model_path": "none",
+            "default_generation_settings": {"params": None, "n_ctx": 0},
+            "ui_settings": self._config.ui_settings,
+            "build_info": BUILD_INFO,
+            "cors_proxy_enabled": False,
+        }
+
+    def change_props(self, request: Request, exchange: Exchange) -> bytes:
+        """As in llama-server: there is nothing to change yet, but it says whether it would be allowed."""
+        if not self._config.props_endpoint:
+            raise NotSupported("This server does not support changing global properties. Start it with `--props`")
+        return _SUCCESS
+
+    async def load(self, request: Request, exchange: Exchange) -> bytes:
+        spec = self._named(request, NotFound)
+        await self._supervisor.load(spec)
+        return _SUCCESS
+
+    async def unload(self, request: Request, exchange: Exchange) -> bytes:
+        if not await self._downloads.cancel(request):
+            self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
+        return _SUCCESS
+
+    def pin(self, request: Request, exchange: Exchange) -> bytes:
+        """POST /models/pin: `{"model", "pin": true | false}`."""
+        spec, wanted = self._named(request, NotFound), parse_optional(request).get("pin")
+        self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
+        return _SUCCESS
+
+    def plan(self, request: Request, exchange: Exchange) -> bytes:
+        """POST /models/plan: what a request for the model would lead to now."""
+        spec = self._named(request, NotFound)
+        outlook = {**self._supervisor.outlook(spec), "model": spec.id}
+        if request.caller is not None:
+            self._hide_others(outlook, request.caller)
+        return encode_json(outlook)
+
+    def _hide_others(self, outlook: dict[str, Any], caller: Caller) -> None:
+        """Names of models that are not there for the caller; their bytes still say what will happen."""
+
+        def visible(model_ids: list[str]) -> list[str]:
+            return [model_id for model_id in model_ids if self._models.may_see_id(caller, model_id)]
+
+        for evicted in outlook["evict"]:
+            if not visible([evicted["model"]]):
+                evicted["model"] = None
+        outlook["queued_models"] = visible(outlook["queued_models"])
+        if "waits_for" in outlook:
+            outlook["waits_for"]["models"] = visible(outlook["waits_for"]["models"])
+
+    def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
+        """The model that the body or the query names; there is no default here, and no name for just any model."""
+        body = parse_optional(request)
+        name = self._models.name_in(request, body)
+        if not name:
+            raise InvalidRequest("model name is missing from the request")
+        try:
+            self._models.find(name, request.caller)
+            return self._models.choose(request, body)[0]
+        except InvalidRequest as error:
+            raise unknown(error.message) from None

@@ -1,0 +1,1 @@
+"""The APIs that clients speak: OpenAI's, llama-server's own, vectors."""

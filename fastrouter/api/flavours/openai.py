@@ -1,0 +1,194 @@
+"""OpenAI's chat and text completions, in llama-server's shapes. Knows no lease, ring or connection.
+
+Invariant: what does not change during a request (id, model, created) is encoded once, when the request starts.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from itertools import accumulate
+from typing import Any
+
+import orjson
+
+from fastrouter._core import REASONING, TEXT, Request
+from fastrouter.api.flavours.native import completion_of
+from fastrouter.api.identity import BUILD_INFO, new_completion_id
+from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.fields import Ask, read_chat, read_completion
+from fastrouter.api.serving.answer import Choice, Usage
+from fastrouter.api.serving.start import Generator
+from fastrouter.errors import FastrouterError
+from fastrouter.http.exchange import Exchange
+
+DONE = b"data: [DONE]\n\n"
+
+
+def sse(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def finish_reason(finish: dict[str, Any]) -> str:
+    return "length" if finish.get("stop_type") == "limit" else "stop"
+
+
+class _Completion(ABC):
+    """What chat and text completions share: the envelope of an answer and of its chunks."""
+
+    name = ""
+    kind = ""
+    chunk_kind = ""
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        self.model_id = model_id
+        self.ask = ask
+        self.id = new_completion_id("chatcmpl")
+        self.created = int(time.time())
+        self._tail = b'}],"created":%d,"id":"%s","model":%s,"system_fingerprint":"%s","object":"%s"' % (
+            self.created,
+            self.id.encode(),
+            orjson.dumps(model_id),
+            BUILD_INFO.encode(),
+            self.chunk_kind.encode(),
+        )
+
+    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "choices": choices,
+            "created": self.created,
+            "id": self.id,
+            "model": self.model_id,
+            "system_fingerprint": BUILD_INFO,
+            "object": kind,
+        }
+
+    def chunk(self, choice: int, content: dict[str, Any], finish: str | None, **more: Any) -> bytes:
+        return sse({**self.envelope(self.chunk_kind, [{"finish_reason": finish, "index": choice, **content}]), **more})
+
+    def chunk_bytes(self, choice: int, before: bytes, after: bytes) -> tuple[bytes, bytes]:
+        """Prefix and suffix of a chunk around its escaped text."""
+        return b'data: {"choices":[{"finish_reason":null,"index":%d,%s' % (choice, before), after + self._tail + b"}\n\n"
+
+    def done(self) -> bytes:
+        return DONE
+
+    def error_chunk(self, content: dict[str, Any], error: FastrouterError) -> bytes:
+        return self.chunk(0, content, "error", **error.to_json())
+
+    def more(self, choices: list[Choice]) -> dict[str, Any]:
+        """What llama-server adds to OpenAI's last answer."""
+        last = choices[-1].finish
+        found = {"timings": last["timings"]} if "timings" in last else {}
+        if self.ask.is_verbose:
+            found["__verbose"] = completion_of(choices[-1], self.model_id, self.ask)
+        return found
+
+    def whole(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        answers = [{"finish_reason": finish_reason(choice.finish), "index": choice.index, **self.content(choice)} for choice in choices]
+        return {**self.envelope(self.kind, answers), "usage": usage.to_json(), **self.more(choices)}
+
+    @abstractmethod
+    def content(self, choice: Choice) -> dict[str, Any]:
+        """What a whole answer says of one choice."""
+
+
+class Chat(_Completion):
+    name = "chat"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        name = {TEXT: b"content", REASONING: b"reasoning_content"}.get(kind)
+        return self.chunk_bytes(choice, b'"delta":{"%s":"' % name, b'"}') if name is not None else None
+
+    def first(self, choice: int) -> bytes:
+        before, after = self.chunk_bytes(choice, b'"delta":{"role":"assistant","content":null', b"}")
+        return before + after
+
+    def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        entries = event.pop("probabilities", None)
+        logprobs = {"logprobs": {"content": entries}} if entries else {}
+        event.pop("tokens", None)
+        if "prompt_progress" in event:
+            return self.chunk(choice, {"delta": {"role": "assistant", "content": None}}, None, **event)
+        return self.chunk(choice, {"delta": {"content": event.pop("text", "")}, **logprobs}, None, **event)
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        ended = finish_reason(choice.finish)
+        more = self.more([choice]) if is_last else {}
+        if not (is_last and self.ask.has_usage):
+            return self.chunk(choice.index, {"delta": {}}, ended, **more)
+        summary = {**self.envelope(self.chunk_kind, []), "usage": usage.to_json(), **more}
+        return self.chunk(choice.index, {"delta": {}}, ended) + sse(summary)
+
+    def error(self, error: FastrouterError) -> bytes:
+        return self.error_chunk({"delta": {}}, error)
+
+    def content(self, choice: Choice) -> dict[str, Any]:
+        message = {"role": "assistant", "content": choice.text}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
+        logprobs = {"logprobs": {"content": choice.probabilities}} if choice.probabilities else {}
+        return {"message": message, **logprobs}
+
+
+class Text(_Completion):
+    name = "completions"
+    kind = chunk_kind = "text_completion"
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        self._num_characters: dict[int, int] = {}  # so far, per choice
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return self.chunk_bytes(choice, b'"text":"', b'","logprobs":null')
+
+    def first(self, choice: int) -> bytes:
+        return b""
+
+    def event(self, choice: int, event: dict[str, Any]) -> bytes:
+        logprobs = self._logprobs(choice, event.pop("probabilities", []))
+        event.pop("tokens", None)
+        return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": logprobs}, None, **event)
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        more = {"usage": usage.to_json(), **self.more([choice])} if is_last else {}
+        return self.chunk(choice.index, {"text": "", "logprobs": None}, finish_reason(choice.finish), **more)
+
+    def error(self, error: FastrouterError) -> bytes:
+        return self.error_chunk({"text": "", "logprobs": None}, error)
+
+    def content(self, choice: Choice) -> dict[str, Any]:
+        return {"text": choice.reasoning + choice.text, "logprobs": self._logprobs(choice.index, choice.probabilities)}
+
+    def _logprobs(self, choice: int, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """llama-server's `content`, and beside it the lists of OpenAI's text completions."""
+        if not entries:
+            return None
+        offset = self._num_characters.get(choice, 0)
+        offsets = list(accumulate((len(entry["token"]) for entry in entries), initial=offset))
+        self._num_characters[choice] = offsets.pop()
+        found: dict[str, Any] = {"content": entries}
+        if "logprob" in entries[0]:
+            found["tokens"] = [entry["token"] for entry in entries]
+            found["token_logprobs"] = [entry["logprob"] for entry in entries]
+            found["top_logprobs"] = [{rival["token"]: rival["logprob"] for rival in entry["top_logprobs"]} for entry in entries]
+            found["text_offset"] = offsets
+        return found
+
+
+class OpenAi:
+    """The routes."""
+
+    def __init__(self, generator: Generator, *, is_verbose: bool = False) -> None:
+        """`is_verbose`: answers have `__verbose`, whether they are asked for it or not."""
+        self._generator = generator
+        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
+
+    def chat(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request)
+        return self._generator.start(request, exchange, body, read_chat({**body, **self._more}), Chat)
+
+    def completions(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = parse_object(request)
+        return self._generator.start(request, exchange, body, read_completion({**body, **self._more}), Text)

@@ -1,0 +1,261 @@
+"""/v1/embeddings, /embedding(s) and /rerank: texts -> vectors and scores, in the shapes of OpenAI, llama-server, Jina and TEI.
+
+Knows no token and no vector's meaning. Invariant: a model that cannot do it is refused before it is loaded, and a long answer is written
+piece by piece, so that other clients are not kept waiting by it.
+"""
+
+import asyncio
+import base64
+import math
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+import orjson
+
+from fastrouter._core import Request
+from fastrouter.api.models.access import Models
+from fastrouter.api.requests.bodies import Ids, parse_object
+from fastrouter.api.requests.checks import INT32_MAX, boolean, integer, invalid, string, token_ids
+from fastrouter.api.serving.call import Caller
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import ModelCannot, ProtocolError
+from fastrouter.http.exchange import Exchange
+from fastrouter.supervisor.supervisor import Supervisor
+
+MAX_TEXTS = 2048  # of one request, as OpenAI has it
+FLOATS_PER_PIECE = 1 << 15  # written without a pause: about 2 ms
+
+_normalize = integer(-1)
+_dimensions = integer(1)
+_top_n = integer(1)
+
+
+class Embeddings:
+    """The routes."""
+
+    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+        self._models = models
+        self._caller = Caller(models, supervisor)
+
+    async def openai(self, request: Request, exchange: Exchange) -> bytes:
+        """As in llama-server, `content` instead of `input` asks for its own shape."""
+        body = parse_object(request)
+        if body.get("input") is None and body.get("content") is not None:
+            return await self.native(request, exchange)
+        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
+        is_base64 = _is_base64(body.get("encoding_format"))
+        params = {**_embedding_params(body), "is_pooled": True}
+        exchange.count_generation()
+
+        async def write(spec: ModelSpec, result: Any) -> bytes:
+            return await _write_openai(spec.id, _Vectors(result, len(params["inputs"]), is_pooled=True), is_base64)
+
+        return await self._caller.answer(request, body, "embed", params, write)
+
+    async def native(self, request: Request, exchange: Exchange) -> bytes:
+        body = parse_object(request)
+        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
+        params = _embedding_params(body)
+        exchange.count_generation()
+
+        async def write(spec: ModelSpec, result: Any) -> bytes:
+            return await _write_native(_Vectors(result, len(params["inputs"]), is_pooled=False))
+
+        return await self._caller.answer(request, body, "embed", params, write)
+
+    async def rerank(self, request: Request, exchange: Exchange) -> bytes:
+        """TEI's shape when there are `texts`, else Jina's."""
+        body = parse_object(request)
+        self._check(request, body, "rerank", "`--reranking`")
+        write = _Ranking(body)
+        exchange.count_generation()
+        return await self._caller.answer(request, body, "rerank", {"query": write.query, "documents": write.documents}, write)
+
+    def _check(self, request: Request, body: dict[str, Any], capability: str, flags: str) -> None:
+        """Of a model whose header cannot be read, its worker has the last word."""
+        spec, _ = self._models.choose(request, body)
+        if spec.capabilities and capability not in spec.capabilities:
+            known = ", ".join(spec.capabilities)
+            problem = f"model '{spec.id}' does not support {capability} (it has: {known})"
+            raise ModelCannot(f"{problem}. To use it for that, start it with {flags}, as flags or in its preset", model=spec.id)
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+def _embedding_params(body: dict[str, Any]) -> dict[str, Any]:
+    name = "input" if body.get("input") is not None else "content"
+    normalize, dimensions = body.get("embd_normalize"), body.get("dimensions")
+    return {
+        "name": name,
+        "inputs": read_inputs(name, body.get(name)),
+        "normalize": None if normalize is None else _normalize("embd_normalize", normalize),
+        "dimensions": None if dimensions is None else _dimensions("dimensions", dimensions),
+    }
+
+
+def _is_base64(value: Any) -> bool:
+    if value not in (None, "float", "base64"):
+        raise invalid("encoding_format", 'must be "float" or "base64"')
+    return bool(value == "base64")
+
+
+def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
+    """A text, token ids or a mix is one input; a list of texts or of lists is several."""
+    if value is None:
+        raise invalid("input", 'is missing; "input" or "content" must be given')
+    if not isinstance(value, list):
+        return [_read_input(name, value)]
+    if any(type(item) is int for item in value):
+        return [_read_input(name, value)]
+    if not value:
+        raise invalid(name, "must not be empty")
+    if len(value) > MAX_TEXTS:
+        raise invalid(name, f"holds {len(value)} inputs, more than {MAX_TEXTS}")
+    return [_read_input(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def _read_input(name: str, value: Any) -> str | list[Any]:
+    if isinstance(value, dict):
+        value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
+    if isinstance(value, Ids):
+        return cast(list[Any], value)
+    if not isinstance(value, str | list):
+        raise invalid(name, "must be a string, a list of token ids, or a list of these")
+    if value == []:
+        raise invalid(name, "must not be empty")
+    return value if isinstance(value, str) else [item if isinstance(item, str) else token_ids(name, [item])[0] for item in value]
+
+
+def _text_of(parts: Any) -> str | None:
+    """The text of a message's parts; None when they hold something else."""
+    if not isinstance(parts, list) or not parts:
+        return None
+    texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(parts) else None
+
+
+class _Vectors:
+    """What the worker has made of each input, checked. Raises ProtocolError."""
+
+    def __init__(self, result: Any, num_inputs: int, *, is_pooled: bool) -> None:
+        try:
+            self.width = int(result["width"])
+            self.num_tokens = int(result["prompt_tokens"])
+            num_rows = [int(rows) for rows in result["num_rows"]]
+            values = memoryview(base64.b64decode(result["vectors"], validate=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"a worker sent a broken embedding: {error}") from None
+        is_right = len(num_rows) == num_inputs and min(num_rows) >= 1 and (not is_pooled or max(num_rows) == 1)
+        if not is_right or self.width < 1 or 4 * self.width * sum(num_rows) != len(values):
+            raise ProtocolError("a worker sent a broken embedding: its vectors are not those that were asked for")
+        ends = [4 * self.width * rows for rows in accumulate(num_rows)]
+        self.of_inputs = [values[start:end] for start, end in pairwise([0, *ends])]  # rows of float32
+
+
+async def _join(pieces: Iterator[bytes], floats_per_piece: int) -> bytes:
+    """The pieces with commas between them; now and then others have their turn."""
+    written: list[bytes] = []
+    num_floats = 0
+    for piece in pieces:
+        written.append(piece)
+        num_floats += floats_per_piece
+        if num_floats >= FLOATS_PER_PIECE:
+            num_floats = 0
+            await asyncio.sleep(0)
+    return b",".join(written)
+
+
+async def _write_openai(model_id: str, vectors: _Vectors, is_base64: bool) -> bytes:
+    dump: Callable[[memoryview], bytes] = _dump_base64 if is_base64 else _dump_floats
+    suffix = b',"encoding_format":"base64"}' if is_base64 else b"}"
+    entries = (b'{"object":"embedding","index":%d,"embedding":%b%b' % (i, dump(one), suffix) for i, one in enumerate(vectors.of_inputs))
+    written = await _join(entries, vectors.width)
+    usage = {"prompt_tokens": vectors.num_tokens, "total_tokens": vectors.num_tokens}
+    return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (written, orjson.dumps(model_id), orjson.dumps(usage))
+
+
+def _dump_base64(vector: memoryview) -> bytes:
+    return b'"%b"' % base64.b64encode(vector)
+
+
+def _dump_floats(vector: memoryview) -> bytes:
+    return orjson.dumps(vector.cast("f").tolist())
+
+
+async def _write_native(vectors: _Vectors) -> bytes:
+    """Each input has a list of vectors: one, or one per token when there is no pooling."""
+    row_bytes = 4 * vectors.width
+    entries = []
+    for index, one in enumerate(vectors.of_inputs):
+        rows = (_dump_floats(one[start : start + row_bytes]) for start in range(0, len(one), row_bytes))
+        entries.append(b'{"index":%d,"embedding":[%b]}' % (index, await _join(rows, vectors.width)))
+        if index % 16 == 15:
+            await asyncio.sleep(0)
+    return b"[%b]" % b",".join(entries)
+
+
+# ---------------------------------------------------------------- reranking
+
+
+class _Ranking:
+    """One request: what is asked, and how its answer looks."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        if body.get("query") is None:
+            raise invalid("query", "is missing")
+        self.query = string("query", body["query"])
+        self._is_tei = body.get("texts") is not None
+        name = "texts" if self._is_tei else "documents"
+        given = body.get(name)
+        if not isinstance(given, list) or not given:
+            raise invalid(name, "must be a list of strings that is not empty")
+        if len(given) > MAX_TEXTS:
+            raise invalid(name, f"holds {len(given)} texts, more than {MAX_TEXTS}")
+        self.documents = [_read_document(f"{name}[{index}]", item) for index, item in enumerate(given)]
+        top_n = body.get("top_n")
+        self._top_n = INT32_MAX if top_n is None else _top_n("top_n", top_n)
+        self._has_text = _flag(body, "return_text") or _flag(body, "return_documents")
+
+    async def __call__(self, spec: ModelSpec, result: Any) -> bytes:
+        scores, num_tokens = _read_scores(result, len(self.documents))
+        order = sorted(range(len(scores)), key=lambda index: _order(scores[index]), reverse=True)
+        results = [self._entry(index, scores[index]) for index in order[: self._top_n]]
+        if self._is_tei:
+            return orjson.dumps(results)
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        return orjson.dumps({"model": spec.id, "object": "list", "usage": usage, "results": results})
+
+    def _entry(self, index: int, score: float | None) -> dict[str, Any]:
+        entry: dict[str, Any] = {"index": index, "score" if self._is_tei else "relevance_score": score}
+        if self._has_text:
+            text = self.documents[index]
+            entry |= {"text": text} if self._is_tei else {"document": {"text": text}}
+        return entry
+
+
+def _read_scores(result: Any, num_documents: int) -> tuple[list[float | None], int]:
+    try:
+        scores = [None if score is None else float(score) for score in result["scores"]]
+        num_tokens = int(result["prompt_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"a worker sent a broken ranking: {error}") from None
+    if len(scores) != num_documents:
+        raise ProtocolError("a worker sent a broken ranking: it is not that of the documents")
+    return scores, num_tokens
+
+
+def _order(score: float | None) -> float:
+    """A score that is no number comes last."""
+    return -math.inf if score is None or math.isnan(score) else score
+
+
+def _read_document(name: str, value: Any) -> str:
+    """Jina's documents may be objects."""
+    return string(name, value.get("text") if isinstance(value, dict) else value)
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    return value is not None and boolean(name, value)

@@ -1,0 +1,1 @@
+"""The models as clients see them: listing, events, downloads, logs, usage."""

@@ -1,0 +1,167 @@
+"""What the listing says of each model, and its bytes. Knows no request and no generation.
+
+Invariant: bytes are made again only after the catalog or a model's state has changed, and then only those of the models that have a state;
+ten thousand others cost the loop one join.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from fastrouter.catalog.capabilities import facts
+from fastrouter.catalog.catalog import Catalog
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.http.response import json_response
+from fastrouter.hub.downloads import Download, Downloads
+from fastrouter.supervisor.managed_model import UNLOADED, Status
+from fastrouter.supervisor.supervisor import Supervisor
+
+META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
+MAX_ENCODED_AT_ONCE = 100  # models, some 10 us each; more are encoded in a thread
+
+Patterns = tuple[str, ...] | None  # of the keys that see a listing; None: everything
+CanSee = Callable[[str], bool]  # by id
+
+
+class Listing:
+    def __init__(self, catalog: Catalog, supervisor: Supervisor, downloads: Downloads) -> None:
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._downloads = downloads
+        self._whole: dict[Patterns, bytes] = {}
+        self._version = -1
+        self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # what is said of a model without a state
+
+    def forget(self) -> None:
+        """A model's state has changed."""
+        self._whole.clear()
+
+    def get(self, patterns: Patterns, can_see: CanSee) -> bytes | Coroutine[Any, Any, bytes]:
+        """The answer's bytes, at once where that is quick."""
+        if self._version != self._catalog.version:
+            self._whole.clear()
+        whole = self._whole.get(patterns)
+        if whole is not None:
+            return whole
+        missing = self._not_encoded()
+        if len(missing) > MAX_ENCODED_AT_ONCE:
+            return self._get_from_thread(patterns, can_see)
+        self._plain.update(_encode_all(missing))
+        return self._join(patterns, can_see)
+
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
+        """One entry, as things are now."""
+        runner_id = spec.runner.id
+        entry = describe(spec, self._supervisor.status(runner_id))
+        status, download = entry["status"], self._downloads.find(runner_id)
+        failure = self._downloads.failure_of(runner_id) if spec.wanted is not None else None
+        if download is not None:
+            status.update(value="downloading", progress=download.files)
+            status.pop("error", None)
+        elif failure is not None:
+            status.update(failed=True, exit_code=None, error=failure.message)
+        return entry
+
+    async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> bytes:
+        while missing := self._not_encoded():  # again, should a reload have come between
+            self._plain.update(await asyncio.get_running_loop().run_in_executor(None, _encode_all, missing))
+        return self._join(patterns, can_see)
+
+    def _not_encoded(self) -> Sequence[ModelSpec]:
+        known = self._plain
+        return [spec for spec in self._catalog.models() if spec.id not in known or known[spec.id][0] is not spec]
+
+    def _join(self, patterns: Patterns, can_see: CanSee) -> bytes:
+        models = self._catalog.models()
+        downloads = {download.name: download for download in self._downloads.all()}
+        parts = {spec.id: self._encode(spec, downloads) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))}
+        coming = [name for name in downloads if self._catalog.get(name) is None and can_see(name)]
+        parts |= {name: orjson.dumps(describe_download(downloads[name])) for name in coming}
+        if coming:
+            parts = dict(sorted(parts.items()))
+        if self._version != self._catalog.version:
+            self._version = self._catalog.version
+            self._whole.clear()
+            for model_id in self._plain.keys() - {spec.id for spec in models}:
+                del self._plain[model_id]
+        head = b"" if self._catalog.only is None else b'"models":' + orjson.dumps([_ollama_entry(name) for name in parts]) + b","
+        whole = self._whole[patterns] = json_response(b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}")
+        return whole
+
+    def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:
+        runner = spec.runner
+        is_plain = self._supervisor.status(runner.id) is UNLOADED and runner.wanted is None and runner.id not in downloads
+        return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
+
+
+def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
+    """One entry of the listing, but for downloads."""
+    status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
+    if spec.preset:
+        status["preset"] = spec.preset
+    if state.failed or (spec.fault is not None and state.value == "unloaded"):
+        status.update(failed=True, exit_code=state.exit_code)
+    error = spec.fault or state.error or spec.error
+    if error:
+        status["error"] = error
+    if state.log:
+        status["log"] = list(state.log)
+    if state.value == "loading" and state.progress is not None:
+        status["progress"] = state.progress
+    if spec.base is not None:
+        status["base"] = spec.base.id
+    return {
+        "id": spec.id,
+        "aliases": [*spec.aliases, *spec.spellings],
+        "spellings": list(spec.spellings),  # those of the aliases that no user gave
+        "tags": list(spec.tags),
+        "object": "model",
+        "owned_by": "llamacpp",
+        "created": spec.created,
+        "status": status,
+        "architecture": {"input_modalities": list(spec.modalities), "output_modalities": ["text"]},
+        "details": {"format": "gguf", "family": spec.header.architecture if spec.header is not None else None},
+        "capabilities": list(spec.capabilities),
+        "chat_template": spec.has_template,
+        "chat_template_caps": spec.template.to_json() if spec.template is not None else None,
+        "source": spec.source,
+        "can_remove": spec.can_remove,
+        "meta": _meta_of(spec, state.meta),
+    }
+
+
+def _ollama_entry(name: str) -> dict[str, Any]:
+    """What llama-server has in `models` beside the listing, where it has one model: Ollama's shape, mostly empty."""
+    details = {"parent_model": "", "format": "gguf", "family": "", "families": [""], "parameter_size": "", "quantization_level": ""}
+    shown: dict[str, Any] = {"name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model"}
+    return {**shown, "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "", "details": details}
+
+
+def describe_download(download: Download) -> dict[str, Any]:
+    """A model that no cache has yet, in the shape of the others."""
+    return {
+        "id": download.name,
+        "aliases": [],
+        "tags": [],
+        "object": "model",
+        "owned_by": "llamacpp",
+        "created": 0,
+        "status": {"value": "downloading", "args": [], "progress": download.files},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "source": "cache",
+        "can_remove": True,
+        "meta": None,
+    }
+
+
+def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a loaded model says of itself, over what its file's header says."""
+    known = facts(spec.header, spec.options) if spec.header is not None else {}
+    known |= {name: loaded[name] for name in META_FIELDS if name in loaded} if loaded else {}
+    return known or None
+
+
+def _encode_all(specs: Iterable[ModelSpec]) -> dict[str, tuple[ModelSpec, bytes]]:
+    return {spec.id: (spec, orjson.dumps(describe(spec, UNLOADED))) for spec in specs}

@@ -1,0 +1,55 @@
+"""Reloads while requests are served: the scan in a thread, its result adopted in the loop. Knows no HTTP.
+
+Invariant: one scan at a time, and whoever asks gets one that began after he asked; those who ask meanwhile share the next.
+"""
+
+import asyncio
+import logging
+from functools import partial
+
+from fastrouter.catalog.catalog import Catalog
+from fastrouter.catalog.difference import Difference
+from fastrouter.supervisor.supervisor import Supervisor
+
+log = logging.getLogger("fastrouter")
+
+
+class Reloads:
+    def __init__(self, catalog: Catalog, supervisor: Supervisor) -> None:
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._running: asyncio.Task[Difference] | None = None
+        self._next: asyncio.Task[Difference] | None = None  # it has not begun to scan
+        self._is_preset_wanted = False  # by one who waits for `_next`
+
+    async def reload(self, *, with_presets: bool = True) -> Difference:
+        """Raises ConfigError; then nothing has changed. A caller that is cancelled takes nothing from the others. `with_presets` False:
+        files only, because no user has asked for what the preset file may say now."""
+        self._is_preset_wanted |= with_presets
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run(self._running))
+            self._next.add_done_callback(_take_error)
+        return await asyncio.shield(self._next)
+
+    async def _run(self, before: "asyncio.Task[Difference] | None") -> Difference:
+        if before is not None:
+            await asyncio.wait([before])
+        self._running, self._next = self._next, None
+        scan_all = partial(self._catalog.scan, with_presets=self._is_preset_wanted)
+        self._is_preset_wanted = False
+        scan = await asyncio.get_running_loop().run_in_executor(None, scan_all)
+        known_faults = self._catalog.faults()
+        difference = self._catalog.adopt(scan)
+        for fault in dict.fromkeys(self._catalog.faults()):
+            if fault not in known_faults:
+                log.warning("%s", fault)
+        if difference != Difference():
+            log.info("models reloaded: %s", difference)
+        self._supervisor.reload(difference.stale, self._catalog.get)
+        return difference
+
+
+def _take_error(task: "asyncio.Task[Difference]") -> None:
+    """All who asked may have left: an error that nobody waits for is no accident."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,1 @@
+"""Request bodies: fields, checks, messages, constraints."""

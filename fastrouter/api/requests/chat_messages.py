@@ -1,0 +1,86 @@
+"""Chat messages, tools and prefill as OpenAI's clients send them, checked before they travel to the worker. Knows no template.
+
+Invariant: what passes is a list of objects with a text content (or parts of text); what needs more than text is refused by name.
+"""
+
+from typing import Any
+
+from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported, string
+from fastrouter.errors import InvalidRequest
+
+_MEDIA_PARTS = frozenset({"image_url", "input_audio", "input_video", "video_url", "input_image", "file"})
+
+
+def check_messages(value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        raise InvalidRequest("'messages' is required")
+    if not isinstance(value, list) or not value:
+        raise invalid("messages", "must be a list with at least one message")
+    for index, message in enumerate(value):
+        _check_message(f"messages[{index}]", message)
+    return value
+
+
+def _check_message(name: str, value: Any) -> None:
+    message = json_object(name, value)
+    role = string(f"{name}.role", message.get("role"))
+    content = message.get("content")
+    if "content" not in message and not (role == "assistant" and message.get("tool_calls")):
+        raise invalid(f"{name}.content", "is missing")
+    if content is not None and not isinstance(content, str):
+        _check_parts(f"{name}.content", content)
+    tool_calls = message.get("tool_calls")
+    if tool_calls is not None and not (isinstance(tool_calls, list) and all(isinstance(call, dict) for call in tool_calls)):
+        raise invalid(f"{name}.tool_calls", "must be a list of objects")
+
+
+def _check_parts(name: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise invalid(name, "must be a string or a list of parts")
+    for index, part in enumerate(value):
+        kind = json_object(f"{name}[{index}]", part).get("type")
+        if isinstance(kind, str) and kind in _MEDIA_PARTS:
+            raise not_supported(f"{name}[{index}].type={kind}")
+        if kind != "text":
+            raise invalid(f"{name}[{index}].type", 'must be "text"')
+        string(f"{name}[{index}].text", part.get("text"))
+
+
+def check_tools(value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise invalid("tools", "must be a list")
+    for index, tool in enumerate(value):
+        if json_object(f"tools[{index}]", tool).get("type") != "function":
+            raise invalid(f"tools[{index}].type", 'must be "function"')
+        function = json_object(f"tools[{index}].function", tool.get("function"))
+        string(f"tools[{index}].function.name", function.get("name"))
+    return value
+
+
+def check_tool_choice(value: Any) -> str:
+    """ "auto" or "none"; forcing a call needs grammars."""
+    if value in (None, "auto", "none"):
+        return value or "auto"
+    if value == "required" or isinstance(value, dict):
+        raise not_supported("tool_choice other than auto and none")
+    raise invalid("tool_choice", 'must be "auto", "none", "required" or an object')
+
+
+def prefill_of(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, bool]:
+    """A trailing assistant message is continued, as with vLLM's `continue_final_message`."""
+    given = body.get("add_generation_prompt")
+    adds_prompt = True if given is None else boolean("add_generation_prompt", given)
+    given = body.get("continue_final_message")
+    continues = False if given is None else boolean("continue_final_message", given)
+    last = messages[-1]
+    if not continues and last["role"] == "assistant" and not last.get("tool_calls"):
+        if len(messages) > 1 and messages[-2]["role"] == "assistant":
+            raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
+        return {"add_generation_prompt": False, "continue_final_message": True}
+    if continues and adds_prompt:
+        raise InvalidRequest("Cannot set both add_generation_prompt and continue_final_message to true.")
+    if continues and last["role"] == "assistant" and last.get("tool_calls"):
+        raise InvalidRequest("Cannot continue an assistant message that contains tool calls.")
+    return {"add_generation_prompt": adds_prompt, "continue_final_message": continues}

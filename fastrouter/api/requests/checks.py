@@ -1,0 +1,240 @@
+"""Checks of single JSON values: type, range, clamping. Knows no field by name; a failed check names the field it was given.
+
+Invariant: what passes is finite and inside the range of the C type it will become. A bool is never a number.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+from fastrouter.api.requests.bodies import Ids
+from fastrouter.errors import InvalidRequest
+from fastrouter.options.guess_types import guessers_of
+from fastrouter.options.limits import MAX_SCALE
+from fastrouter.options.samplers import names_of, names_of_letters
+
+INT32_MAX = (1 << 31) - 1
+FLOAT_MAX = 3.4e38
+MAX_SAMPLERS = 64
+MAX_NAMES = 256  # in a list of names
+MAX_NAME_CHARACTERS = 1024
+MAX_STOP_CHARACTERS = 1 << 16  # as much text may be held back, and must then fit into one record of the ring
+
+Check = Callable[[str, Any], Any]
+
+
+def invalid(name: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"field '{name}' {problem}")
+
+
+def not_supported(name: str) -> InvalidRequest:
+    return invalid(name, "is not supported yet")
+
+
+def boolean(name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise invalid(name, "must be true or false")
+
+
+def string(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise invalid(name, "must be a string")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An int, or a float without a fraction, as JavaScript clients send it."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise invalid(name, "must be a whole number")
+
+
+def integer(low: int, high: int = INT32_MAX, *, is_clamped: bool = False) -> Check:
+    def check(name: str, value: Any) -> int:
+        given = whole_number(name, value)
+        if low <= given <= high:
+            return given
+        if is_clamped:
+            return low if given < low else high
+        raise invalid(name, f"must be between {low} and {high}, but is {value}")
+
+    return check
+
+
+def number(low: float = -FLOAT_MAX, high: float = FLOAT_MAX, *, is_clamped: bool = False) -> Check:
+    def check(name: str, value: Any) -> float:
+        if type(value) is not float and type(value) is not int:
+            raise invalid(name, "must be a number")
+        if low <= value <= high:
+            return float(value)
+        if is_clamped:
+            return low if value < low else high
+        raise invalid(name, f"must be between {low:g} and {high:g}, but is {value}")
+
+    return check
+
+
+def seed(name: str, value: Any) -> int:
+    """-1 is random. Any other number is taken modulo 2^32, llama.cpp's seed type."""
+    given = whole_number(name, value)
+    if not -(1 << 63) <= given < 1 << 64:
+        raise invalid(name, "is out of range")
+    return given if given == -1 else given & 0xFFFFFFFF
+
+
+MAX_DURATION_CHARACTERS = 64
+_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|m|s|ms))+")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+
+
+def duration(name: str, value: Any) -> float:
+    """Seconds, as Ollama and LM Studio take them: a number, or text like "5m", "1h30m", "-1"; less than nothing is for ever."""
+    if isinstance(value, str) and len(value) > MAX_DURATION_CHARACTERS:
+        raise invalid(name, f"is longer than {MAX_DURATION_CHARACTERS} characters")
+    if type(value) in (int, float):
+        seconds = float(value)
+    elif isinstance(value, str) and _DURATION.fullmatch(value.removeprefix("-")):
+        parts = re.findall(r"(\d+(?:\.\d*)?)(ms|h|m|s)", value)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts) * (-1 if value.startswith("-") else 1)
+    else:
+        try:
+            seconds = float(value) if isinstance(value, str) and value.isascii() else math.nan
+        except ValueError:
+            seconds = math.nan
+    if math.isnan(seconds):
+        raise invalid(name, 'must be a number of seconds or a duration like "5m"')
+    return math.inf if seconds < 0 else min(seconds, FLOAT_MAX)
+
+
+def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Check:
+    """A field of llama-server that is not there yet: only the values that mean "off" pass."""
+
+    def check(name: str, value: Any) -> None:
+        is_number = type(value) in (int, float)
+        if is_off is not None and is_number and is_off(value):
+            return
+        if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in values):
+            raise not_supported(name)
+
+    return check
+
+
+def stop_strings(name: str, value: Any) -> list[str]:
+    """A string or a list of them; empty ones stop nothing."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise invalid(name, "must be a string or a list of strings")
+    if len(words) > 256:
+        raise invalid(name, "has more than 256 strings")
+    if sum(map(len, words)) > MAX_STOP_CHARACTERS:
+        raise invalid(name, f"has more than {MAX_STOP_CHARACTERS} characters in all")
+    return [word for word in words if word]
+
+
+def samplers(name: str, value: Any) -> list[str]:
+    """A list of names, or a string of llama-server's letters, in the order they are to be applied."""
+    if isinstance(value, str | list) and len(value) > MAX_SAMPLERS:
+        raise invalid(name, f"has more than {MAX_SAMPLERS} entries")
+    try:
+        if isinstance(value, str):
+            return names_of_letters(value)
+        return names_of(short_strings(name, value))
+    except ValueError as error:
+        raise invalid(name, f"must hold names of samplers, each {error}") from None
+
+
+def guessers(name: str, value: Any) -> list[str]:
+    """One type of speculative decoding, or several, comma-separated or in a list."""
+    names = short_strings(name, value.split(",", MAX_NAMES) if isinstance(value, str) else value)
+    try:
+        return list(guessers_of(names))
+    except ValueError as error:
+        raise invalid(name, f"must be {error}") from None
+
+
+def breakers(name: str, value: Any) -> list[str]:
+    texts = short_strings(name, value)
+    if not texts or len(texts) > 32:
+        raise invalid(name, "must hold 1 to 32 strings")
+    return texts
+
+
+def logit_bias(name: str, value: Any) -> list[list[Any]]:
+    """Pairs or an object -> [[token id | text, bias | None], ...]; false bans, as None does."""
+    if isinstance(value, dict):
+        pairs: list[Any] = [[_token_of(name, key), bias] for key, bias in value.items()]
+    elif isinstance(value, list):
+        pairs = value
+    else:
+        raise invalid(name, "must be a list of [token, bias] pairs or an object")
+    if len(pairs) > 10_000:
+        raise invalid(name, "has more than 10000 entries")
+    return [_bias_pair(name, pair) for pair in pairs]
+
+
+_adapter_id = integer(0)
+_adapter_scale = number(-MAX_SCALE, MAX_SCALE)
+
+
+def adapter_scales(name: str, value: Any) -> list[list[Any]]:
+    """[{"id", "scale"}, ...] -> [[id, scale], ...]; without a scale it is 0, as in llama-server."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise invalid(name, 'must be a list of {"id", "scale"} objects')
+    if len(value) > 256:
+        raise invalid(name, "has more than 256 entries")
+    pairs = [(entry.get("id"), entry.get("scale")) for entry in value]
+    return [[_adapter_id(f"{name}.id", key), 0.0 if scale is None else _adapter_scale(f"{name}.scale", scale)] for key, scale in pairs]
+
+
+_token_id = integer(0)
+_bias = number(-1e9, 1e9)
+
+
+def _token_of(name: str, key: str) -> int | str:
+    """A name in an object: digits are an id, whatever else is text."""
+    if not (key.isascii() and key.isdigit()):
+        return key
+    if len(key) > len(str(INT32_MAX)):  # before it is converted, which takes time
+        raise invalid(name, f"has a token id of {len(key)} digits, but an id is at most {INT32_MAX}")
+    return int(key)
+
+
+def _bias_pair(name: str, pair: Any) -> list[Any]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise invalid(name, "must hold [token, bias] pairs")
+    token, bias = pair
+    return [token if isinstance(token, str) else _token_id(name, token), None if bias is False or bias is None else _bias(name, bias)]
+
+
+def token_ids(name: str, value: Any) -> list[int]:
+    if isinstance(value, Ids):
+        return cast(list[int], value)
+    if not isinstance(value, list):
+        raise invalid(name, "must be a list of token ids")
+    return [_token_id(name, item) for item in value]
+
+
+def json_object(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise invalid(name, "must be an object")
+
+
+def short_strings(name: str, value: Any) -> list[str]:
+    """A list of names, not of texts."""
+    words = string_list(name, value)
+    if len(words) > MAX_NAMES:
+        raise invalid(name, f"has more than {MAX_NAMES} strings")
+    if any(len(word) > MAX_NAME_CHARACTERS for word in words):
+        raise invalid(name, f"has a string of more than {MAX_NAME_CHARACTERS} characters")
+    return words
+
+
+def string_list(name: str, value: Any) -> list[str]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise invalid(name, "must be a list of strings")

@@ -1,0 +1,315 @@
+"""Request bodies -> Generate: one table of fields for all flavours. Knows no route, no model, no answer shape.
+
+Invariant: whatever the body, the result is a valid Generate or an InvalidRequest that names the field; null is absent;
+a field that llama-server has and fastrouter has not is refused unless it says "off"; unknown fields are ignored.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from fastrouter.api.requests import constraints
+from fastrouter.api.requests.bodies import Ids
+from fastrouter.api.requests.chat_messages import check_messages, check_tool_choice, check_tools, prefill_of
+from fastrouter.api.requests.checks import (
+    FLOAT_MAX,
+    INT32_MAX,
+    Check,
+    adapter_scales,
+    boolean,
+    breakers,
+    duration,
+    guessers,
+    integer,
+    invalid,
+    json_object,
+    logit_bias,
+    neutral,
+    not_supported,
+    number,
+    samplers,
+    seed,
+    short_strings,
+    stop_strings,
+    string,
+)
+from fastrouter.ipc.messages import Generate
+from fastrouter.options.guess_types import MAX_GUESSED
+
+MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
+MAX_PROMPTS = 128
+MAX_PROBS = 500  # rivals of a token whose probabilities are shown
+
+
+@dataclass(slots=True)
+class Ask:
+    """One validated request: what to generate, and how to answer."""
+
+    generates: list[Generate]  # one per prompt
+    is_stream: bool = False
+    has_usage: bool = False  # stream_options.include_usage
+    is_verbose: bool = False
+    response_fields: list[str] = field(default_factory=list)
+    priority: int = 0  # in the queue; higher first
+    keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
+    ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
+
+
+class Field(NamedTuple):
+    into: str  # sampling | speculation | generate | constraint | ask | "": checked only
+    name: str
+    check: Check
+    rank: int = 0  # of several names for one thing, the lowest wins
+
+
+def _sampling(name: str, check: Check) -> Field:
+    return Field("sampling", name, check)
+
+
+def _stream_options(name: str, value: Any) -> bool:
+    include_usage = json_object(name, value).get("include_usage")
+    return False if include_usage is None else boolean(f"{name}.include_usage", include_usage)
+
+
+def _lora(name: str, value: Any) -> list[list[Any]] | None:
+    """An empty list asks for nothing special, as in llama-server."""
+    return adapter_scales(name, value) or None
+
+
+def _dry_base(name: str, value: Any) -> float | None:
+    """What is less than 1 asks for nothing special, as in llama-server."""
+    base: float = _base(name, value)
+    return base if base >= 1 else None
+
+
+def _logprobs(name: str, value: Any) -> int:
+    """Of a text completion: a number."""
+    number: int = 0 if value is False else _num_probs(name, value)
+    return number
+
+
+def _off(name: str, check: Check) -> tuple[str, Field]:
+    return name, Field("", name, check)
+
+
+_MANY = 1e4  # more makes no difference to a token's chance, or only overflows
+_max_tokens = integer(-1)
+_num_probs = integer(0, MAX_PROBS)
+_base = number(-_MANY, _MANY)
+_unit = number(0.0, 1.0, is_clamped=True)
+
+FIELDS: dict[str, Field] = {
+    "stream": Field("ask", "is_stream", boolean),
+    "stream_options": Field("ask", "has_usage", _stream_options),
+    "verbose": Field("ask", "is_verbose", boolean),
+    "priority": Field("ask", "priority", integer(-1000, 1000)),
+    "keep_alive": Field("ask", "keep_alive_s", duration),
+    "ttl": Field("ask", "keep_alive_s", duration, 1),
+    "response_fields": Field("ask", "response_fields", short_strings),
+    "sse_ping_interval": Field("ask", "ping_interval_s", number(-1.0, FLOAT_MAX)),
+    "n_predict": Field("generate", "max_tokens", _max_tokens),
+    "max_completion_tokens": Field("generate", "max_tokens", _max_tokens, 1),
+    "max_tokens": Field("generate", "max_tokens", _max_tokens, 2),
+    "n_cmpl": Field("generate", "n", integer(1, 128)),
+    "n": Field("generate", "n", integer(1, 128), 1),
+    "stop": Field("generate", "stop", stop_strings),
+    "cache_prompt": Field("generate", "cache_prompt", boolean),
+    "n_cache_reuse": Field("generate", "n_cache_reuse", integer(0)),
+    "id_slot": Field("generate", "id_slot", integer(-1)),
+    "return_tokens": Field("generate", "return_tokens", boolean),
+    "return_progress": Field("generate", "return_progress", boolean),
+    "timings_per_token": Field("generate", "timings_per_token", boolean),
+    "lora": Field("generate", "lora", _lora),
+    "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
+    "top_k": _sampling("top_k", integer(0, INT32_MAX, is_clamped=True)),
+    "top_p": _sampling("top_p", _unit),
+    "min_p": _sampling("min_p", _unit),
+    "seed": _sampling("seed", seed),
+    "repeat_penalty": _sampling("repeat_penalty", number(1e-3, 1e3)),
+    "repeat_last_n": _sampling("repeat_last_n", integer(-1)),
+    "presence_penalty": _sampling("presence_penalty", number(-1e4, 1e4)),
+    "frequency_penalty": _sampling("frequency_penalty", number(-1e4, 1e4)),
+    "speculative.type": Field("speculation", "types", guessers),
+    "speculative.n_max": Field("speculation", "n_max", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.n_min": Field("speculation", "n_min", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.p_min": Field("speculation", "p_min", _unit),
+    "speculative.ngram_size_n": Field("speculation", "ngram_size_n", integer(1, MAX_GUESSED, is_clamped=True)),
+    "speculative.ngram_size_m": Field("speculation", "ngram_size_m", integer(0, MAX_GUESSED, is_clamped=True)),
+    "speculative.ngram_min_hits": Field("speculation", "ngram_min_hits", integer(1, MAX_GUESSED, is_clamped=True)),
+    "logit_bias": _sampling("logit_bias", logit_bias),
+    "ignore_eos": _sampling("ignore_eos", boolean),
+    "min_keep": _sampling("min_keep", integer(0)),
+    "n_probs": _sampling("n_probs", _num_probs),
+    "logprobs": Field("sampling", "n_probs", _logprobs, 1),
+    "top_logprobs": Field("", "top_logprobs", _num_probs),
+    "post_sampling_probs": _sampling("post_sampling_probs", boolean),
+    "samplers": _sampling("samplers", samplers),
+    "dynatemp_range": _sampling("dynatemp_range", number(-_MANY, _MANY)),
+    "dynatemp_exponent": _sampling("dynatemp_exponent", number(-_MANY, _MANY)),
+    "top_n_sigma": _sampling("top_n_sigma", number(-_MANY, _MANY)),
+    "typical_p": _sampling("typical_p", number(0.0, _MANY)),
+    "xtc_probability": _sampling("xtc_probability", _unit),
+    "xtc_threshold": _sampling("xtc_threshold", _unit),
+    "dry_multiplier": _sampling("dry_multiplier", number(-_MANY, _MANY)),
+    "dry_base": _sampling("dry_base", _dry_base),
+    "dry_allowed_length": _sampling("dry_allowed_length", integer(0)),
+    "dry_penalty_last_n": _sampling("dry_penalty_last_n", integer(-1)),
+    "dry_sequence_breakers": _sampling("dry_sequence_breakers", breakers),
+    "mirostat": _sampling("mirostat", integer(0, 2, is_clamped=True)),
+    "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
+    "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
+    "n_keep": Field("generate", "n_keep", integer(-1)),
+    "n_indent": Field("generate", "n_indent", integer(0)),
+    "t_max_predict_ms": Field("generate", "t_max_predict_ms", integer(-1)),
+    "n_discard": Field("generate", "n_discard", integer(0)),
+    "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
+    "backend_sampling": Field("", "backend_sampling", boolean),
+    "response_format": Field("constraint", "response_format", constraints.response_format),
+    "json_schema": Field("constraint", "json_schema", constraints.json_schema),
+    "grammar": Field("constraint", "grammar", constraints.grammar),
+    "json_whitespace": Field("generate", "json_whitespace", constraints.whitespace),
+    "regex": Field("constraint", "regex", constraints.regex),
+    **dict(
+        [
+            _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
+            _off("echo", neutral(False)),
+            _off("best_of", neutral(1)),
+            _off("suffix", neutral("")),
+            _off("reasoning_format", neutral("", "none", "auto")),
+            _off("reasoning_budget_tokens", neutral(-1)),
+            _off("thinking_budget_tokens", neutral(-1)),
+        ]
+    ),
+}
+
+
+def read_chat(body: dict[str, Any]) -> Ask:
+    into = _read_fields({**body, "logprobs": None})
+    num_probs = _chat_probabilities(body)
+    if num_probs is not None:
+        into["sampling"]["n_probs"] = num_probs
+        into["generate"]["logprobs"] = True
+    into["generate"].update(chat_input(body))
+    return _ask(into, [{}])
+
+
+def read_completion(body: dict[str, Any]) -> Ask:
+    into = _read_fields(body)
+    return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
+
+
+def _chat_probabilities(body: dict[str, Any]) -> int | None:
+    """Of a chat: whether they are shown, and how many."""
+    asked, count = body.get("logprobs"), body.get("top_logprobs")
+    if asked is True:
+        return 20 if count is None else int(count)
+    if asked not in (None, False, 0):
+        raise invalid("logprobs", "must be true or false")
+    if count:
+        raise invalid("top_logprobs", "requires logprobs to be set to true")
+    return None
+
+
+def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
+    """(`priority` in the queue, how long the model stays afterwards or None), for what is no generation."""
+    found = _read_fields({name: body[name] for name in ("priority", "keep_alive", "ttl") if name in body})["ask"]
+    return found.get("priority", 0), found.get("keep_alive_s")
+
+
+def _read_fields(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    into: dict[str, dict[str, Any]] = {"generate": {}, "sampling": {}, "speculation": {}, "constraint": {}, "ask": {}, "": {}}
+    ranks: dict[str, int] = {}
+    for key, value in body.items():
+        known = FIELDS.get(key)
+        if known is None or value is None:
+            continue
+        checked = known.check(key, value)
+        if known.rank <= ranks.get(known.name, known.rank):
+            ranks[known.name] = known.rank
+            into[known.into][known.name] = checked
+    return into
+
+
+def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
+    fields, ask = into["generate"], into["ask"]
+    fields["sampling"] = {name: value for name, value in into["sampling"].items() if value is not None}
+    fields["speculation"] = into["speculation"]
+    fields["constraint"] = constraints.only_one(into["constraint"], has_tools="tools" in fields)
+    if fields["sampling"].get("n_probs"):
+        fields["logprobs"] = True
+    fields["verbose"] = ask.get("is_verbose", False)
+    if ask.get("is_stream"):
+        fields["tokens_per_event"] = fields.pop("return_tokens", False)
+    else:
+        fields["timings_per_token"] = fields["return_progress"] = False
+    return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
+
+
+def chat_input(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a chat that make the prompt; also what /apply-template takes."""
+    messages = check_messages(body.get("messages"))
+    tools = check_tools(body.get("tools"))
+    found: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_kwargs(body), **prefill_of(body, messages)}
+    tool_choice = check_tool_choice(body.get("tool_choice"))
+    if tools and tool_choice != "none":
+        found["tools"] = tools
+        found["tool_choice"] = tool_choice
+    for name in ("messages", "tools", "chat_template_kwargs"):
+        if name in found and is_deeper_than(found[name], MAX_PASSED_DEPTH):
+            raise invalid(name, f"is nested deeper than {MAX_PASSED_DEPTH} levels")
+    return found
+
+
+def _template_kwargs(body: dict[str, Any]) -> dict[str, Any]:
+    given = body.get("chat_template_kwargs")
+    kwargs = {} if given is None else dict(json_object("chat_template_kwargs", given))
+    if not isinstance(kwargs.get("enable_thinking", True), bool):
+        raise invalid("chat_template_kwargs.enable_thinking", "must be true or false")
+    effort = body.get("reasoning_effort")
+    if effort is not None and string("reasoning_effort", effort):
+        if effort == "none":
+            kwargs["enable_thinking"] = False
+            kwargs.pop("reasoning_effort", None)
+        else:
+            kwargs["reasoning_effort"] = effort
+    return kwargs
+
+
+def is_deeper_than(value: Any, depth: int) -> bool:
+    """Breadth first, so that the depth of the input is not the depth of our stack."""
+    level = [value]
+    for _ in range(depth):
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+_token_id = integer(0)
+
+
+def read_prompts(value: Any) -> list[str | list[Any]]:
+    """Text, token ids or a mix is one prompt; a list of texts or of lists is several."""
+    if value is None:
+        raise invalid("prompt", "is missing")
+    if not isinstance(value, list):
+        return [_read_prompt(value)]
+    if not value:
+        raise invalid("prompt", "must not be empty")
+    has_numbers = any(type(item) is int for item in value)
+    if has_numbers and all(isinstance(item, str | int) for item in value):
+        return [_read_prompt(value)]
+    if len(value) > MAX_PROMPTS:
+        raise invalid("prompt", f"holds more than {MAX_PROMPTS} prompts")
+    return [_read_prompt(item) for item in value]
+
+
+def _read_prompt(value: Any) -> str | list[Any]:
+    if isinstance(value, str | Ids):
+        return cast(str | list[Any], value)  # on the wire, ids are the list that they came as
+    if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
+        if value.get("multimodal_data"):
+            raise not_supported("prompt.multimodal_data")
+        return str(value["prompt_string"])
+    if isinstance(value, list) and value:
+        return [item if isinstance(item, str) else _token_id("prompt", item) for item in value]
+    raise invalid("prompt", "must be a string, a list of token ids, or a list of these")

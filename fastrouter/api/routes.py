@@ -1,0 +1,117 @@
+"""Which function answers which path."""
+
+import contextlib
+from typing import Any
+
+from fastrouter._core import Request
+from fastrouter.api.control.lora import Lora
+from fastrouter.api.control.models import Admin
+from fastrouter.api.control.props import Peek
+from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.flavours.native import Native
+from fastrouter.api.flavours.openai import OpenAi
+from fastrouter.api.flavours.vectors import Embeddings
+from fastrouter.api.models.access import Models
+from fastrouter.api.models.downloads import ModelDownloads
+from fastrouter.api.models.worker_logs import WorkerLogs
+from fastrouter.api.operations.metrics_page import MetricsPage
+from fastrouter.api.operations.page_files import files_of
+from fastrouter.api.requests.bodies import parse_large
+from fastrouter.api.serving.start import Generator
+from fastrouter.api.wrong_paths import hint
+from fastrouter.config.config import EVERYTHING, Config
+from fastrouter.errors import FastrouterError, NotFound
+from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import encode_json
+from fastrouter.http.routes import MAX_BODY, Routes
+from fastrouter.supervisor.supervisor import Supervisor
+
+_NOT_YET = {
+    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
+    "DELETE": ("/v1/stream",),
+    "POST": (
+        *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
+        *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
+        "/v1/chat/completions/control",
+        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
+    ),
+}
+# Paths below which a POST changes what others have, too.
+_CHANGED = ("/models", "/props", "/lora-adapters", "/slots")
+_CHANGES_NOTHING = frozenset(("/models/plan",))
+
+
+def is_change(method: str, path: str) -> bool:
+    """What a read-only key may not ask for. A path that comes new below one of these counts as a change until it is named above."""
+    if method in ("GET", "HEAD"):
+        return False
+    path = path.removeprefix("/v1")
+    return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
+
+
+def not_yet(request: Request, exchange: Exchange) -> bytes:
+    raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
+
+
+def is_not_yet(request: Request, prefix: str) -> bool:
+    return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
+
+
+def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
+    """Everything but /health, which answers before there is a catalog."""
+    routes.is_change = is_change
+    routes.prepare = parse_large
+    routes.hint = hint
+    routes.files = files_of(config)
+    routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
+    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
+    openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
+    native = Native(models, supervisor, generator)
+    embeddings = Embeddings(models, supervisor)
+    peek = Peek(models, supervisor, config)
+    lora = Lora(native, peek, models)
+    admin = Admin(models, supervisor, downloads, config)
+
+    async def props(request: Request, exchange: Exchange) -> bytes:
+        """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
+        spec = models.named(request)
+        if spec is not None and models.query(request).get("model"):
+            return encode_json(await peek.props_of(request, spec))
+        default: dict[str, Any] = {}
+        if config.has_one_model and spec is not None:
+            return encode_json(await peek.props_of(request, spec))
+        if spec is not None:
+            with contextlib.suppress(FastrouterError):  # it does not answer, but the router does
+                default = await peek.props_of(request, spec)
+        return encode_json({**admin.router_props(), **default})
+
+    routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat, max_body=MAX_BODY)
+    routes.add("POST", "/v1/completions", openai.completions, max_body=MAX_BODY)
+    routes.add("POST", ("/completion", "/completions"), native.completion, max_body=MAX_BODY)
+    routes.add("POST", "/infill", native.infill, max_body=MAX_BODY)
+    routes.add("POST", "/tokenize", native.tokenize, max_body=MAX_BODY)
+    routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
+    routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)
+    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens, max_body=MAX_BODY)
+    routes.add("POST", "/v1/embeddings", embeddings.openai, max_body=MAX_BODY)
+    routes.add("POST", ("/embedding", "/embeddings"), embeddings.native, max_body=MAX_BODY)
+    routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank, max_body=MAX_BODY)
+    routes.add("GET", "/props", props)
+    routes.add("POST", "/props", admin.change_props)
+    routes.add("GET", "/slots", peek.slots)
+    routes.add("POST", "/slots/*", SlotActions(native, models, routes).act)
+    routes.add("GET", "/lora-adapters", lora.list)
+    routes.add("POST", "/lora-adapters", lora.change)
+    routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)
+    routes.add("GET", ("/models", "/v1/models"), models.list)
+    routes.add("POST", "/models", downloads.post)
+    routes.add("DELETE", "/models", downloads.delete)
+    routes.add("GET", "/models/sse", models.feed)
+    routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
+    routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
+    routes.add("POST", "/models/load", admin.load)
+    routes.add("POST", "/models/unload", admin.unload)
+    routes.add("POST", "/models/plan", admin.plan)
+    routes.add("POST", "/models/pin", admin.pin)
+    for method, paths in _NOT_YET.items():
+        routes.add(method, paths, not_yet, max_body=0)

@@ -1,0 +1,1 @@
+"""One generation from its request to its last byte."""

@@ -1,0 +1,77 @@
+"""A question to a model's worker that has one answer: tokenize, apply_template ... Knows no question's meaning.
+
+Invariant: a call holds its lease no longer than the worker takes; it is timed and counted like a generation.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastrouter._core import Request
+from fastrouter.api.models.access import Models
+from fastrouter.api.requests.fields import read_terms
+from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import FastrouterError, WorkerDied
+from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.ipc.messages import DECODING_CALLS
+from fastrouter.supervisor.supervisor import Supervisor
+
+Writer = Callable[[ModelSpec, Any], Awaitable[bytes]]
+
+
+async def _write_json(spec: ModelSpec, result: Any) -> bytes:
+    return orjson.dumps(result)
+
+
+class _Terms(NamedTuple):
+    """How a request gets its lease."""
+
+    is_autoload: bool
+    priority: int
+    keep_alive_s: float | None
+
+
+class Caller:
+    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+        self._models = models
+        self._supervisor = supervisor
+
+    async def answer(
+        self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
+    ) -> bytes:
+        """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
+        and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
+        spec, is_autoload = self._models.for_use(request, body)
+        terms = _Terms(is_autoload, *read_terms(body))
+        timeline = Timeline(spec, method, self._supervisor.prospect)
+        try:
+            try:
+                result = await self._ask(spec, terms, timeline, method, params)
+            except WorkerDied:  # the client has seen nothing of it: once more, on a fresh worker
+                result = await self._ask(spec, terms, timeline, method, params)
+            answer = await write(spec, result)
+            if isinstance(result, dict) and "prompt_tokens" in result:
+                timeline.count_tokens(result, is_new_prompt=True)
+        except FastrouterError as error:
+            timeline.fail(error)
+            return with_headers(error_response(error), timeline.header())
+        except BaseException:  # the client is gone, or a bug of ours
+            timeline.end(CANCELLED)
+            raise
+        timeline.end(OK)
+        return json_response(answer, headers=timeline.header())
+
+    async def _ask(self, spec: ModelSpec, terms: _Terms, timeline: Timeline, method: str, params: dict[str, Any]) -> Any:
+        lease = self._supervisor.acquire_now(spec)
+        if lease is None:
+            timeline.wait()
+            lease = await self._supervisor.acquire(spec, autoload=terms.is_autoload, priority=terms.priority)
+        with lease:
+            if terms.keep_alive_s is not None:
+                lease.keep_alive(terms.keep_alive_s)
+            timeline.grant()
+            if method in DECODING_CALLS:
+                timeline.submit()
+            return await lease.call(method, params)

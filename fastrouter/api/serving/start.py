@@ -1,0 +1,86 @@
+"""One generation over HTTP: model -> lease -> sinks -> answer, streamed or whole. Knows no API flavour's field names.
+
+Invariant: the lease is released exactly once, whether the answer ended, failed, or the client left; nothing is sent before
+the first record or the first interval of silence, so an error that comes earlier is a true status.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from fastrouter._core import Request
+from fastrouter.api.models.access import Models
+from fastrouter.api.requests.fields import Ask
+from fastrouter.api.serving.answer import Flavour
+from fastrouter.api.serving.stream import Stream
+from fastrouter.api.serving.timeline import Timeline
+from fastrouter.api.serving.whole import Whole
+from fastrouter.errors import FastrouterError
+from fastrouter.http.exchange import Exchange
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.supervisor import Supervisor
+
+log = logging.getLogger("fastrouter.api")
+
+
+class Generator:
+    """Starts what a request asks for."""
+
+    def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float) -> None:
+        """`ping_interval_s`: a stream that was silent so long gets a comment; 0 or less: never."""
+        self._models = models
+        self._supervisor = supervisor
+        self._ping_interval_s = ping_interval_s
+        self._numbers = count(1)  # of requests
+
+    def start(
+        self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
+    ) -> Coroutine[Any, Any, None] | None:
+        """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
+        spec, is_autoload = self._models.for_use(request, body)
+        exchange.count_generation()
+        if spec.defaults.is_some:
+            ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
+        caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
+        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
+        flavour = make_flavour(spec.id, ask)
+        timeline = Timeline(spec, flavour.name, self._supervisor.prospect)
+        answer: Stream | Whole
+        if ask.is_stream:
+            interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
+            answer = Stream(exchange, ask, flavour, timeline, interval_s)
+        else:
+            answer = Whole(exchange, ask, flavour, timeline)
+        exchange.responder = answer
+        lease = self._supervisor.acquire_now(spec)
+        if lease is None:
+            return self._queue(spec, is_autoload, exchange, answer)
+        _begin(answer, lease)
+        return None
+
+    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: "Stream | Whole") -> None:
+        answer.wait()
+        try:
+            lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
+        except Exception as error:  # whatever it was: the head may be out, so only the answer knows how to say it
+            if not isinstance(error, FastrouterError):
+                log.exception("waiting for %s", spec.id)
+            answer.fail(error)
+            return
+        if exchange.is_over:
+            lease.release()
+        else:
+            _begin(answer, lease)
+
+
+def _begin(answer: "Stream | Whole", lease: Lease) -> None:
+    try:
+        if answer.ask.keep_alive_s is not None:
+            lease.keep_alive(answer.ask.keep_alive_s)
+        answer.begin(lease)
+    except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
+        if not isinstance(error, FastrouterError):
+            log.exception("an answer could not be begun")
+        answer.fail(error)

@@ -1,0 +1,158 @@
+"""When what happened to one request: the record behind Server-Timing, `queue_ms`, `load_ms` and the metrics. Knows no answer's bytes.
+
+Invariant: one clock (monotonic), a handful of readings per request and none per token; a request is counted once, when it ends.
+"""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from fastrouter import metrics
+from fastrouter._core import ItlHistogram
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import FastrouterError
+from fastrouter.supervisor.managed_model import LoadTimes, Prospect
+
+OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error", "cancelled"
+
+
+@lru_cache(256)
+def header_value(model_id: str) -> str:
+    """As it is where that is a header's value, percent-encoded where it is not."""
+    return model_id if model_id.isascii() and model_id.isprintable() else quote(model_id, safe="/: +@")
+
+
+class Timeline:
+    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "_spec", "asked", "flavour", "load_s", "queue_s", "submitted")
+
+    def __init__(self, spec: ModelSpec, flavour: str, look: Callable[[ModelSpec], Prospect]) -> None:
+        """`look` says how things stand for a request that waits for a model."""
+        self._spec = spec
+        self.flavour = flavour
+        self.asked = time.monotonic()
+        self.submitted = 0.0  # when the worker got it
+        self.queue_s = 0.0  # waiting for a place
+        self.load_s = 0.0  # waiting for its model's load
+        self._look = look
+        self._counts = metrics.of(spec.id)
+        self._load: LoadTimes | None = None  # the load that it waited for
+        self._is_waiting = False
+        self._is_ended = False
+
+    def __repr__(self) -> str:
+        return f"<Timeline {self.flavour} {self._spec.id} queue {self.queue_s:.3f} s load {self.load_s:.3f} s>"
+
+    # ------------------------------------------------------------ the wait
+
+    def wait(self) -> None:
+        """There is no lease yet."""
+        self._is_waiting = True
+
+    def grant(self) -> None:
+        """The lease is there."""
+        self._note_wait()
+        self._is_waiting = False
+
+    def _note_wait(self) -> None:
+        """Split the time since it was asked."""
+        if self._is_waiting:
+            now, load = time.monotonic(), self._look(self._spec).load
+            self.load_s = load.seconds_between(self.asked, now)
+            self.queue_s = max(0.0, now - self.asked - self.load_s)
+            self._load = load if self.load_s else None
+
+    def submit(self) -> None:
+        if not self.submitted:
+            self.submitted = time.monotonic()
+
+    def comment(self) -> bytes:
+        """What a client that waits for a lease is told."""
+        prospect = self._look(self._spec)
+        if not prospect.is_loading:
+            return b"queued %d" % prospect.position if prospect.position else b"queued"
+        text = b"loading" if prospect.progress is None else b"loading %d%%" % int(100 * prospect.progress)
+        return text if prospect.remaining_s is None else text + b" eta %.1fs" % prospect.remaining_s
+
+    # ------------------------------------------------------------ what clients see
+
+    def header(self, first_text_ns: int = 0, ended: float = 0.0) -> bytes:
+        """X-Model and Server-Timing, as far as they are known. `ended`: the answer is whole; it then has all four."""
+        self._note_wait()
+        timing = f"queue;dur={self.queue_s * 1e3:.1f}, load;dur={self.load_s * 1e3:.1f}"
+        if self.submitted:
+            first = first_text_ns / 1e9 or ended or time.monotonic()
+            timing += f", prefill;dur={max(0.0, first - self.submitted) * 1e3:.1f}"
+            if ended:
+                timing += f", decode;dur={max(0.0, ended - first) * 1e3:.1f}"
+        return f"X-Model: {header_value(self._spec.id)}\r\nServer-Timing: {timing}\r\n".encode()
+
+    def add_to(self, finish: dict[str, Any]) -> None:
+        """`queue_ms` and `load_ms` beside the worker's own timings."""
+        timings = finish.get("timings")
+        if isinstance(timings, dict):
+            timings["queue_ms"] = round(self.queue_s * 1e3, 3)
+            timings["load_ms"] = round(self.load_s * 1e3, 3)
+
+    # ------------------------------------------------------------ the end
+
+    def fail(self, error: FastrouterError, first_text_ns: int = 0) -> None:
+        self.end(CLIENT_ERROR if error.status < 500 else SERVER_ERROR, first_text_ns)
+
+    def end(self, outcome: str, first_text_ns: int = 0) -> None:
+        """Count it. Idempotent."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self._note_wait()
+        self._counts.num_changes += 1
+        counts = self._counts
+        counts.requests[self.flavour, outcome] += 1
+        counts.queue.observe(self.queue_s)
+        if first_text_ns:
+            first = first_text_ns / 1e9
+            counts.ttft.observe(first - self.asked)
+            counts.prefill.observe(max(0.0, first - self.submitted))
+            if self._load is not None:
+                counts.switch[self._load.has_evicted].observe(first - self.asked)
+
+    @property
+    def itl(self) -> ItlHistogram:
+        """For the sinks."""
+        return self._counts.itl
+
+    def count_tokens(self, finish: dict[str, Any], *, is_new_prompt: bool) -> None:
+        """What the worker says of one finished choice."""
+        counts = self._counts
+        prompt, generated = _count(finish, "prompt_tokens"), _count(finish, "completion_tokens")
+        counts.generated_tokens += generated
+        counts.num_decodes += _count(finish, "num_decodes")
+        counts.num_busy_decodes += _count(finish, "num_busy_decodes")
+        counts.most_tokens = max(counts.most_tokens, prompt + generated)
+        if is_new_prompt:
+            counts.prompt_tokens += prompt
+            counts.cached_tokens += _count(finish, "cached_tokens")
+        timings = finish.get("timings")
+        if isinstance(timings, dict):
+            counts.generated_s += _milliseconds(timings, "predicted_ms")
+            counts.draft_tokens += _count(timings, "draft_n")
+            counts.draft_tokens_accepted += _count(timings, "draft_n_accepted")
+            if is_new_prompt:
+                counts.prompt_s += _milliseconds(timings, "prompt_ms")
+
+    def count_lost(self, num_tokens: int) -> None:
+        """Generated for an answer that did not come to its end."""
+        if num_tokens > 0:
+            self._counts.generated_tokens += num_tokens
+
+
+def _count(finish: dict[str, Any], name: str) -> int:
+    value = finish.get(name)
+    return value if type(value) is int and 0 <= value < 1 << 40 else 0
+
+
+def _milliseconds(timings: dict[str, Any], name: str) -> float:
+    """In seconds; a worker may lie."""
+    value = timings.get(name)
+    return value / 1e3 if type(value) is float and 0 <= value < 1e12 else 0.0

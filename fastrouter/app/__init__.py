@@ -1,0 +1,1 @@
+"""What is started, wired together and reported to systemd."""

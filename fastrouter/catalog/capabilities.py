@@ -1,0 +1,138 @@
+"""What a model that is not loaded can do, told from its header and its chat template's features. Must never know ids or a running worker.
+
+Pure. Invariant: what is named as llama-server names it means the same here.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastrouter.catalog.gguf import Header
+from fastrouter.options.load import LoadOptions
+
+# llama.cpp's names (llama_ftype_name), so that a model reads the same before it is loaded and after.
+_FILE_TYPES = {
+    0: "all F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K - Medium", 11: "Q3_K - Small",
+    12: "Q3_K - Medium", 13: "Q3_K - Large", 14: "Q4_K - Small", 15: "Q4_K - Medium", 16: "Q5_K - Small", 17: "Q5_K - Medium",
+    18: "Q6_K", 19: "IQ2_XXS - 2.0625 bpw", 20: "IQ2_XS - 2.3125 bpw", 21: "Q2_K - Small", 22: "IQ3_XS - 3.3 bpw",
+    23: "IQ3_XXS - 3.0625 bpw", 24: "IQ1_S - 1.5625 bpw", 25: "IQ4_NL - 4.5 bpw", 26: "IQ3_S - 3.4375 bpw", 27: "IQ3_S mix - 3.66 bpw",
+    28: "IQ2_S - 2.5 bpw", 29: "IQ2_M - 2.7 bpw", 30: "IQ4_XS - 4.25 bpw", 31: "IQ1_M - 1.75 bpw", 32: "BF16",
+    36: "TQ1_0 - 1.69 bpw ternary", 37: "TQ2_0 - 2.06 bpw ternary", 38: "MXFP4 MoE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
+}  # fmt: skip
+_ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
+_POOLING_RANK = 4
+_CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to these
+_DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFeatures:
+    """What a chat template has a place for."""
+
+    tools: bool = False
+    thinking: bool = False
+    system: bool = True
+    kwargs: tuple[str, ...] = ()  # the variables it reads beyond those that every request fills
+    is_understood: bool = True  # False: too long, or no Jinja
+    problem: str | None = None  # why no chat can use it, where its syntax tells
+
+    def to_json(self) -> dict[str, Any]:
+        """In the words of llama-server's `chat_template_caps`, and what a client may set with `chat_template_kwargs`."""
+        return {
+            "supports_tools": self.tools,
+            "supports_system_role": self.system,
+            "supports_thinking": self.thinking,
+            "supports_reasoning_effort": "reasoning_effort" in self.kwargs,
+            "kwargs": list(self.kwargs),
+        }
+
+
+def file_type_name(file_type: int) -> str:
+    return _FILE_TYPES.get(file_type & ~1024, "unknown, may not work")
+
+
+def is_encoder(header: Header) -> bool:
+    return "bert" in header.architecture or header.architecture in _ENCODERS
+
+
+def is_reranker(header: Header, options: LoadOptions) -> bool:
+    return options.reranking or options.pooling == "rank" or (options.pooling is None and header.pooling_type == _POOLING_RANK)
+
+
+def is_embedder(header: Header, options: LoadOptions) -> bool:
+    is_pooled = options.pooling in ("mean", "cls", "last") if options.pooling is not None else header.pooling_type in (1, 2, 3)
+    return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
+
+
+def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
+    """How a model that makes vectors is loaded; others keep their options. An encoder computes each text whole in one micro-batch, so that
+    is made large, and its context is no larger, because nothing stays in it. For other models llama.cpp computes the logits of every token
+    too, so the micro-batch stays as it is; those that look at the last token take longer texts in pieces, through the context."""
+    is_ranked = is_reranker(header, options)
+    if not is_ranked and not is_embedder(header, options):
+        return options
+    asked = options.ctx_size or (0 if is_encoder(header) else _DEFAULT_CONTEXT)
+    context = min((size for size in (asked, header.context_length) if size), default=0)
+    num_tokens = max(options.batch_size, options.ubatch_size) if is_encoder(header) else min(options.batch_size, options.ubatch_size)
+    num_tokens = min(num_tokens, context) if context else num_tokens
+    return replace(
+        options,
+        embedding=True,
+        reranking=is_ranked,
+        pooling="rank" if is_ranked else options.pooling,
+        ctx_size=num_tokens if is_encoder(header) else context,
+        batch_size=num_tokens,
+        ubatch_size=num_tokens,
+        kv_unified=True,
+    )
+
+
+def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
+    """`projector`: the header of the model's mmproj file; `has_projector` without one: it cannot be read, and most are for images."""
+    if projector is None:
+        return ["text", *["image"] * has_projector]
+    has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
+    return ["text", *["image"] * has_image, *["audio"] * projector.has_audio_encoder]
+
+
+def capabilities(header: Header, template: TemplateFeatures | None, projector: Header | None, options: LoadOptions) -> list[str]:
+    if is_reranker(header, options):
+        return ["rerank"]
+    if is_embedder(header, options):
+        return ["embedding"]
+    heard = input_modalities(projector)
+    has_template = options.chat_template is not None if template is None else template.problem is None
+    found = {
+        "completion": True,
+        "chat": has_template,
+        "tools": template is not None and template.tools,
+        "thinking": template is not None and template.thinking,
+        "vision": "image" in heard,
+        "audio": "audio" in heard,
+        "infill": header.has_infill_tokens,
+    }
+    return [name for name, is_there in found.items() if is_there]
+
+
+def context_of(header: Header, options: LoadOptions) -> int | None:
+    """How many tokens one sequence will have, as a loaded model's `n_ctx` says it; None: the header does not tell."""
+    trained = header.context_length
+    num_tokens = options.ctx_size if options.ctx_size > 0 else trained
+    if not num_tokens:
+        return None
+    share = num_tokens if options.is_unified else num_tokens // options.num_slots
+    padded = -(-max(share, 1) // _CELLS_AT_ONCE) * _CELLS_AT_ONCE
+    return min(padded, trained) if trained else padded
+
+
+def facts(header: Header, options: LoadOptions) -> dict[str, Any]:
+    """`meta` of the listing, as far as a header and the flags tell it."""
+    found = {
+        "n_vocab": header.vocab_size,
+        "n_ctx": context_of(header, options),
+        "n_ctx_train": header.context_length,
+        "n_embd": header.embedding_length,
+        "n_params": header.num_params,
+        "size": header.size_bytes,
+        "ftype": file_type_name(header.file_type) if header.file_type is not None else None,
+    }
+    return {name: value for name, value in found.items() if value}

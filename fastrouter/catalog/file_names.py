@@ -1,0 +1,65 @@
+"""What the names of GGUF files say: shards, quants, companions. Opens no file."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+_QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
+MAX_NAMED_SHARDS = 8
+_COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """A file, or the shards of one in order."""
+
+    stem: str
+    names: tuple[str, ...]
+    missing: tuple[str, ...] = ()  # names of the shards that are not there, the first of them
+
+    def error_in(self, folder: str) -> str | None:
+        """Why it cannot be loaded, when shards are missing."""
+        if not self.missing:
+            return None
+        found = [_SHARD.fullmatch(name[:-5]) for name in self.missing[:MAX_NAMED_SHARDS]]
+        numbers = ", ".join(str(int(match[2])) for match in found if match) + ", ..." * (len(self.missing) > MAX_NAMED_SHARDS)
+        path, total = os.path.join(folder, self.missing[0]), int(self.missing[0][-10:-5])
+        return f"shard {numbers} of {total} is missing: there is no file {path}; put all shards into one folder"
+
+
+def is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def is_shard(name: str) -> bool:
+    return is_gguf(name) and _SHARD.fullmatch(name[:-5]) is not None
+
+
+def quant_of(stem: str) -> str | None:
+    """Q4_K_M of model-Q4_K_M."""
+    match = _QUANT.search(stem)
+    return match[1].upper() if match else None
+
+
+def group_files(names: Iterable[str]) -> tuple[list[FileGroup], str | None]:
+    """(the models among the GGUF files of one folder, the name of their projector)."""
+    groups: dict[tuple[str, int], dict[int, str]] = {}
+    mmproj = None
+    for name in sorted(names):
+        stem = name[:-5]
+        if "mmproj" in name.lower():
+            mmproj = mmproj or name
+        elif not name.startswith(_COMPANIONS):
+            shard = _SHARD.fullmatch(stem)
+            key, index = ((shard[1], int(shard[3])), int(shard[2])) if shard else ((stem, 1), 1)
+            groups.setdefault(key, {})[index] = name
+    return [_to_group(stem, total, files) for (stem, total), files in groups.items()], mmproj
+
+
+def _to_group(stem: str, total: int, files: dict[int, str]) -> FileGroup:
+    numbers = (index for index in range(1, total + 1) if index not in files)
+    missing = tuple(f"{stem}-{index:05}-of-{total:05}.gguf" for index in islice(numbers, MAX_NAMED_SHARDS + 1))
+    return FileGroup(stem, tuple(files[index] for index in sorted(files)), missing)

@@ -1,0 +1,107 @@
+"""What a model's preset adds to each of its requests, and variants: models that are another one with other such defaults. Pure.
+
+Invariant: a variant differs from its base only in what a request could say itself, so both share one process and one KV cache.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fastrouter.config.config import Layer, constraint_of
+from fastrouter.config.flag import Kind, Scope
+from fastrouter.errors import ConfigError
+from fastrouter.ipc.messages import Generate
+from fastrouter.system.text_file import read_text
+
+_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # of the load options
+_OF_NAMES = ("aliases", "tags")
+_OF_VARIANTS = ("base", "system", "load_on_startup", "")  # "": accepted and dropped
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDefaults:
+    """What requests get where they say nothing, beside what their worker was loaded with."""
+
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = -1
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None  # message of chats that bring none
+    constraint: dict[str, str] | None = None  # as Generate's
+    lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: the model's own
+
+    def apply(self, generate: Generate) -> Generate:
+        changes: dict[str, Any] = {}
+        if self.sampling:
+            changes["sampling"] = {**self.sampling, **generate.sampling}
+        if self.max_tokens >= 0 and generate.max_tokens < 0:
+            changes["max_tokens"] = self.max_tokens
+        if self.chat_template_kwargs:
+            changes["chat_template_kwargs"] = {**self.chat_template_kwargs, **generate.chat_template_kwargs}
+        if self.constraint is not None and generate.constraint is None and not generate.tools:
+            changes["constraint"] = self.constraint
+        if self.lora is not None and generate.lora is None:
+            changes["lora"] = [list(pair) for pair in self.lora]
+        if generate.messages is not None:
+            if self.chat_template is not None:
+                changes["chat_template"] = self.chat_template
+            if self.system is not None:
+                changes["system"] = self.system
+        return replace(generate, **changes) if changes else generate
+
+    @property
+    def is_some(self) -> bool:
+        return self != NO_DEFAULTS
+
+
+NO_DEFAULTS = RequestDefaults()
+
+
+def text_of(layer: Layer, name: str) -> str | None:
+    """A text, or the content of the file that stands for it. Raises ConfigError."""
+    if name not in layer:
+        return None
+    flag, value = layer[name]
+    return read_text(Path(value), f"{flag.names[-1]} {value}") if flag.kind is Kind.PATH else str(value)
+
+
+def system_of(layer: Layer) -> str | None:
+    return text_of(layer, "system")
+
+
+def check_variant(section: Layer, where: Callable[[str], str]) -> None:
+    """Raises ConfigError for what concerns the process that a variant shares. `where` says the line of a target."""
+    for name, (flag, _) in section.items():
+        is_of_requests = flag.scope is Scope.SAMPLING or name in (*_OF_REQUESTS, *_OF_NAMES, *_OF_VARIANTS)
+        if not is_of_requests:
+            raise ConfigError(f"{where(name)} {flag.name}: a variant shares its base's process, so this must be set there")
+
+
+def adapters_of(section: Layer) -> list[str]:
+    """The files of the LoRA adapters that a variant names."""
+    return [path for path, _ in section["lora"].value] if "lora" in section else []
+
+
+def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adapters: Sequence[str]) -> RequestDefaults:
+    """Of a variant: what its own section says, where the command line does not say otherwise. `adapters`: the base's, in their order."""
+    own = {name: setting for name, setting in section.items() if name not in command_line}
+    return RequestDefaults(
+        sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING and name != "constraint"},
+        constraint=constraint_of(own["constraint"]) if "constraint" in own else None,
+        max_tokens=own["n_predict"].value if "n_predict" in own else -1,
+        chat_template=text_of(own, "chat_template"),
+        chat_template_kwargs=own["chat_template_kwargs"].value if "chat_template_kwargs" in own else {},
+        system=base.system if "system" not in own else system_of(own),
+        lora=tuple((adapters.index(path), scale) for path, scale in own["lora"].value) if "lora" in own else None,
+    )
+
+
+def chain_of(name: str, bases: Mapping[str, str], said: str) -> list[str]:
+    """The variant, its base, the base's base, ... down to a model; `bases`: variant -> base. Raises ConfigError for a circle."""
+    chain = [name]
+    while (base := bases.get(chain[-1])) is not None:
+        if base in chain:
+            raise ConfigError(f"{said} base: {' -> '.join([*chain, base])} is a circle")
+        chain.append(base)
+    return chain

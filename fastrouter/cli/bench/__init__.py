@@ -1,0 +1,1 @@
+"""`fastrouter bench`: how fast a running server answers and switches."""

@@ -1,0 +1,45 @@
+"""What a switch costs, from the outside: seconds from before connect to the first character of text. Knows no statistics.
+
+Used by `fastrouter bench` and by the repository's own `python -m bench`, so that both mean the same.
+"""
+
+import time
+from collections.abc import Sequence
+
+from fastrouter.cli.bench.load_client import request_bytes, stream_all
+from fastrouter.cli.bench.servers import Server
+
+SHORT = "Say hello."
+PAUSE_S = 0.3  # between loads: what a server does after one is not part of the next
+
+
+def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
+    return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
+
+
+def cold(server: Server, model: str, num: int) -> list[float]:
+    """Of a model that is not loaded, with room for it."""
+    samples = []
+    for _ in range(num):
+        samples.append(ttft(server, model))
+        server.unload(model)
+        time.sleep(PAUSE_S)
+    return samples
+
+
+def in_turn(server: Server, models: Sequence[str], num: int, pause_s: float = PAUSE_S) -> list[float]:
+    """One after the other, from the first again after the last."""
+    samples = []
+    for index in range(num):
+        samples.append(ttft(server, models[index % len(models)]))
+        time.sleep(pause_s)
+    return samples
+
+
+def hot(server: Server, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:
+    """(staying on one, alternating between all) of models that are loaded; the two take turns."""
+    stay, switch = [], []
+    for index in range(num):
+        stay.append(ttft(server, staying))
+        switch.append(ttft(server, models[index % len(models)]))
+    return stay, switch

@@ -1,0 +1,53 @@
+"""The text of --help, made from the table of flags."""
+
+from fastrouter.config.flag import Flag, Kind, Scope
+from fastrouter.config.table import TABLE
+
+_PLACEHOLDERS = {
+    **dict.fromkeys((Kind.INT, Kind.FLOAT), "N"),
+    Kind.MEMORY: "MIB|auto",
+    Kind.LAYERS: "N|all|auto",
+    Kind.THREE_WAY: "on|off|auto",
+    Kind.LIST: "A,B",
+    Kind.FILES: "FILE,...",
+    Kind.SCALED_FILES: "FILE:SCALE,...",
+    Kind.SAMPLERS: "NAME;...",
+    Kind.GUESSERS: "TYPE,...",
+    Kind.TEXTS: "TEXT",
+    Kind.BIAS: "ID+BIAS",
+    Kind.FOLDER: "DIR",
+    Kind.CPU_MASK: "MASK",
+    Kind.CPU_RANGE: "LO-HI",
+}
+
+
+def _placeholder(flag: Flag) -> str:
+    """What stands for the value in the help."""
+    if flag.kind is Kind.SWITCH:
+        return ""
+    return " " + ("|".join(flag.choices) or _PLACEHOLDERS.get(flag.kind, flag.kind.name))
+
+
+def help_text() -> str:
+    lines = [
+        "fastrouter [serve] [flags]                      serve",
+        "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
+        "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
+        "fastrouter preset check FILE                    look at a preset file",
+        "fastrouter bench [MODEL ...]                    measure what switching costs here",
+        "fastrouter completion bash|zsh|fish             a script for the shell",
+        "fastrouter help [VERB]                          this text, or that of a verb",
+        "",
+        "(4): what holds without the flag. [LLAMA_ARG_...]: a variable that sets it, too. In preset files, flags without dashes are keys.",
+    ]
+    for scope in Scope:
+        flags = [flag for flag in TABLE if flag.scope is scope]
+        lines += ["", f"{scope.value}:"]
+        if scope is Scope.NOT_YET:
+            lines.append("  " + ", ".join(flag.names[-1] for flag in flags if not flag.only))
+            continue
+        for flag in flags:
+            names = ", ".join(flag.names + flag.off_names) + _placeholder(flag)
+            lines += [f"  {names}", f"  {'':<44}"] if len(names) > 44 else [f"  {names:<44}"]
+            lines[-1] += f" {flag.help}" + (f" [{flag.env}]" if flag.env else "")
+    return "\n".join(lines)

@@ -1,0 +1,307 @@
+"""The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. A table; knows no values."""
+
+from fastrouter.config.flag import INT32_MAX, Flag, Kind, Scope, flag
+from fastrouter.options.guess_types import MAX_GUESSED
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
+JSON_WHITESPACE = ("compact", "free")
+LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
+
+
+def model_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    return [
+        flag(scope, "-c --ctx-size", "CTX_SIZE", Kind.INT, "ctx_size", "context in tokens (0: the model's own)", low=0, high=INT32_MAX),
+        flag(
+            scope, "-n --predict --n-predict", "N_PREDICT", Kind.INT, "n_predict", "tokens to answer (-1: no limit)", low=-1, high=INT32_MAX
+        ),
+        flag(
+            scope, "--keep", "", Kind.INT, "n_keep", "tokens of the prompt that a context shift keeps (0; -1: all)", low=-1, high=INT32_MAX
+        ),
+        flag(
+            scope,
+            "--context-shift --no-context-shift",
+            "CONTEXT_SHIFT",
+            Kind.SWITCH,
+            "context_shift",
+            "an answer that fills the context forgets a part of it and goes on (off)",
+        ),
+        flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
+        flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
+        flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
+        flag(scope, "-ub --ubatch-size", "UBATCH", Kind.INT, "ubatch_size", "tokens computed at once (512)", low=1, high=INT32_MAX),
+        flag(scope, "-t --threads", "THREADS", Kind.INT, "threads", "CPU threads (-1: all cores)", low=-1, high=4096),
+        flag(scope, "-tb --threads-batch", "", Kind.INT, "threads_batch", "CPU threads for prompts (as --threads)", low=-1, high=4096),
+        flag(
+            scope,
+            "-ngl --gpu-layers --n-gpu-layers",
+            "N_GPU_LAYERS",
+            Kind.LAYERS,
+            "gpu_layers",
+            "layers on the GPU",
+            low=-2,
+        ),
+        flag(scope, "-fa --flash-attn", "FLASH_ATTN", Kind.THREE_WAY, "flash_attn", "flash attention (auto)"),
+        flag(scope, "-ctk --cache-type-k", "CACHE_TYPE_K", Kind.TEXT, "cache_type_k", "type of the K cache (f16)", choices=CACHE_TYPES),
+        flag(scope, "-ctv --cache-type-v", "CACHE_TYPE_V", Kind.TEXT, "cache_type_v", "type of the V cache (f16)", choices=CACHE_TYPES),
+        flag(scope, "-lm --load-mode", "LOAD_MODE", Kind.TEXT, "load_mode", "how the file is read (auto)", choices=LOAD_MODES),
+        flag(scope, "--mmap --no-mmap", "MMAP", Kind.SWITCH, "mmap", "map the file into memory (on)"),
+        flag(scope, "--mlock --no-mlock", "MLOCK", Kind.SWITCH, "mlock", "keep the model from being swapped out"),
+        flag(
+            scope,
+            "-cb --cont-batching -nocb --no-cont-batching",
+            "CONT_BATCHING",
+            Kind.SWITCH,
+            "cont_batching",
+            "requests share batches (on)",
+        ),
+        flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
+        flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
+        flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),
+        flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=POOLING_TYPES),
+        flag(scope, "--jinja --no-jinja", "JINJA", Kind.SWITCH, "jinja", "use the model's own chat template (on)"),
+        flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "a template's text or a built-in name"),
+        flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file that holds a template"),
+        flag(scope, "--chat-template-kwargs", "CHAT_TEMPLATE_KWARGS", Kind.JSON, "chat_template_kwargs", "variables for the template"),
+        flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
+        flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
+        flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
+        *_core_flags(),
+        flag(
+            scope,
+            "--json-whitespace",
+            "",
+            Kind.TEXT,
+            "json_whitespace",
+            "in JSON from schemas: compact has a blank behind ':' and ',' at most, free may be indented (compact)",
+            choices=JSON_WHITESPACE,
+        ),
+        flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, where a request names none"),
+        flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
+        flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),
+        flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
+    ]
+
+
+def _core_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    found = []
+    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (as without -batch)")):
+        found += [
+            flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, as f0{said}"),
+            flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, as 0-3{said}"),
+            flag(scope, f"--cpu-strict{end}", "", Kind.INT, f"cpu_strict{of}", f"1: each thread stays on one CPU{said}", low=0, high=1),
+            flag(scope, f"--prio{end}", "", Kind.INT, f"prio{of}", f"-1 low, 1 medium, 2 high, 3 real time{said}", low=-1, high=3),
+        ]
+    return found
+
+
+def cache_flags() -> list[Flag]:
+    """Of prompts, beside the KV cache's own flags."""
+    scope = Scope.MODEL
+    return [
+        flag(scope, "--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, "cache_prompt", "reuse starts of prompts (on)"),
+        flag(
+            scope,
+            "--cache-reuse",
+            "CACHE_REUSE",
+            Kind.INT,
+            "cache_reuse",
+            "least tokens of a run that is reused further on in a prompt (0: off)",
+            high=INT32_MAX,
+            low=0,
+        ),
+        flag(
+            scope,
+            "-cram --cache-ram",
+            "CACHE_RAM",
+            Kind.INT,
+            "cache_ram_mib",
+            "MiB for prompts that have lost their slot (8192, or a quarter of what is free; -1: no limit, 0: off)",
+            low=-1,
+            high=INT32_MAX,
+        ),
+        flag(
+            scope,
+            "--cache-idle-slots --no-cache-idle-slots",
+            "CACHE_IDLE_SLOTS",
+            Kind.SWITCH,
+            "cache_idle_slots",
+            "move what idle slots hold to --cache-ram when a request begins (off)",
+        ),
+        flag(
+            scope,
+            "-sps --slot-prompt-similarity",
+            "",
+            Kind.FLOAT,
+            "slot_prompt_similarity",
+            "part of a prompt that a slot must hold to be taken for it (0.1; 0: the least recently used)",
+            low=0,
+            high=1,
+        ),
+        flag(
+            scope,
+            "-ctxcp --swa-checkpoints --ctx-checkpoints",
+            "CTX_CHECKPOINTS",
+            Kind.INT,
+            "ctx_checkpoints",
+            "states kept of a slot whose memory is a window or recurrent (8; 0: none)",
+            low=0,
+            high=1024,
+        ),
+        flag(
+            scope,
+            "-cms --checkpoint-min-step",
+            "CHECKPOINT_MIN_SPACING_NT",
+            Kind.INT,
+            "checkpoint_min_step",
+            "tokens between two such states (256)",
+            low=0,
+            high=INT32_MAX,
+        ),
+        flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "where POST /slots/{id} keeps files"),
+        flag(scope, "--swa-full", "SWA_FULL", Kind.SWITCH, "swa_full", "full-size cache for sliding windows"),
+    ]
+
+
+def sampling_flags() -> list[Flag]:
+    scope = Scope.SAMPLING
+    return [
+        flag(scope, "--temperature --temp", "TEMPERATURE", Kind.FLOAT, "temperature", "temperature (0.8)", low=0),
+        flag(scope, "-s --seed", "", Kind.INT, "seed", "seed (-1: random)", low=-1, high=2**32 - 1),
+        flag(scope, "--top-k", "TOP_K", Kind.INT, "top_k", "best k tokens (40; 0: off)", low=-1, high=INT32_MAX),
+        flag(scope, "--top-p", "TOP_P", Kind.FLOAT, "top_p", "nucleus (0.95; 1: off)", low=0, high=1),
+        flag(scope, "--min-p", "MIN_P", Kind.FLOAT, "min_p", "least probability beside the best (0.05; 0: off)", low=0, high=1),
+        flag(scope, "--repeat-last-n", "", Kind.INT, "repeat_last_n", "tokens the penalties look at (64)", low=-1, high=INT32_MAX),
+        flag(
+            scope,
+            "--repeat-penalty",
+            "REPEAT_PENALTY",
+            Kind.FLOAT,
+            "repeat_penalty",
+            "against tokens that have been there, a factor (1: off)",
+            low=1e-3,
+            high=1e3,
+        ),
+        flag(
+            scope,
+            "--presence-penalty",
+            "PRESENCE_PENALTY",
+            Kind.FLOAT,
+            "presence_penalty",
+            "the same once, a number (0: off)",
+            low=-1e4,
+            high=1e4,
+        ),
+        flag(
+            scope,
+            "--frequency-penalty",
+            "FREQUENCY_PENALTY",
+            Kind.FLOAT,
+            "frequency_penalty",
+            "the same for each time (0: off)",
+            low=-1e4,
+            high=1e4,
+        ),
+        flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
+        flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "which, in this order, as penalties;top_k;temperature"),
+        flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
+        *_chain_flags(),
+        flag(scope, "--grammar", "", Kind.TEXT, "constraint", "GBNF that answers follow"),
+        flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "the same from a file"),
+        flag(scope, "-j --json-schema", "", Kind.JSON, "constraint", "JSON schema that answers follow"),
+        flag(scope, "-jf --json-schema-file", "", Kind.PATH, "constraint", "the same from a file"),
+    ]
+
+
+def _chain_flags() -> list[Flag]:
+    numbers = [
+        ("--top-nsigma --top-n-sigma", "top_n_sigma", "standard deviations below the best (-1: off)", -1e4, 1e4),
+        ("--typical --typical-p", "typical_p", "locally typical (1: off)", 0, 1e4),
+        ("--xtc-probability", "xtc_probability", "chance that the best choices are left out (0: off)", 0, 1),
+        ("--xtc-threshold", "xtc_threshold", "probability that makes a best choice (0.1; more than 0.5: off)", 0, 1),
+        ("--dynatemp-range", "dynatemp_range", "how far the temperature may move (0: off)", -1e4, 1e4),
+        ("--dynatemp-exp", "dynatemp_exponent", "how it follows the entropy (1)", -1e4, 1e4),
+        ("--dry-multiplier", "dry_multiplier", "DRY, against repetitions of several tokens (0: off)", -1e4, 1e4),
+        ("--dry-base", "dry_base", "DRY's base (1.75)", 1, 1e4),
+        ("--mirostat-lr", "mirostat_eta", "Mirostat's learning rate (0.1)", 0, 1e4),
+        ("--mirostat-ent", "mirostat_tau", "Mirostat's target (5)", 0, 1e4),
+    ]
+    counts = [
+        ("--dry-allowed-length", "dry_allowed_length", "repeated tokens that DRY allows (2)", 0, INT32_MAX),
+        ("--dry-penalty-last-n", "dry_penalty_last_n", "tokens DRY looks at (64; -1: all)", -1, INT32_MAX),
+        ("--mirostat", "mirostat", "Mirostat 1 or 2 instead of other samplers (0: off)", 0, 2),
+    ]
+    made = [flag(Scope.SAMPLING, name, "", Kind.FLOAT, into, help, low=low, high=high) for name, into, help, low, high in numbers]
+    made += [flag(Scope.SAMPLING, name, "", Kind.INT, into, help, low=low, high=high) for name, into, help, low, high in counts]
+    breaker = "text that ends a repetition (newline, colon, quote, star; none: nothing does)"
+    made.append(flag(Scope.SAMPLING, "--dry-sequence-breaker", "", Kind.TEXTS, "dry_sequence_breakers", breaker))
+    made.append(
+        flag(
+            Scope.SAMPLING,
+            "-l --logit-bias",
+            "",
+            Kind.BIAS,
+            "logit_bias",
+            "more or less of a token, as 15043+1 or 15043-1; may be given again",
+        )
+    )
+    return made
+
+
+_DRAFT_NGL = "--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft"
+
+
+def speculation_flags() -> list[Flag]:
+    scope = Scope.SPECULATION
+    draft = [
+        ("--spec-draft-n-max", "SPEC_DRAFT_N_MAX", "n_max", "tokens the draft model guesses at a time (3)", 0, MAX_GUESSED),
+        ("--spec-draft-n-min", "SPEC_DRAFT_N_MIN", "n_min", "shorter guesses are not tried (0)", 0, MAX_GUESSED),
+        ("--spec-draft-threads -td --threads-draft", "", "draft_threads", "CPU threads of the draft model (as --threads)", -1, 4096),
+        ("--spec-draft-threads-batch -tbd --threads-batch-draft", "", "draft_threads_batch", "the same for prompts", -1, 4096),
+    ]
+    made = [
+        flag(scope, "--spec-type", "SPEC_TYPE", Kind.GUESSERS, "types", "how tokens are guessed: ngram-simple, draft-simple ... (none)"),
+        flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "as --spec-type ngram-mod"),
+        flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
+        flag(
+            scope,
+            "--spec-draft-p-min --draft-p-min",
+            "SPEC_DRAFT_P_MIN",
+            Kind.FLOAT,
+            "p_min",
+            "how sure the draft model must be (0)",
+            low=0,
+            high=1,
+        ),
+        flag(
+            scope,
+            _DRAFT_NGL,
+            "N_GPU_LAYERS_DRAFT",
+            Kind.LAYERS,
+            "draft_gpu_layers",
+            "layers of the draft model on the GPU",
+            low=-2,
+        ),
+    ]
+    made += [flag(scope, names, env, Kind.INT, into, help, low=low, high=high) for names, env, into, help, low, high in draft]
+    for letter in "kv":
+        names, env = f"--spec-draft-type-{letter} -ct{letter}d --cache-type-{letter}-draft", f"SPEC_DRAFT_CACHE_TYPE_{letter.upper()}"
+        into, help = f"draft_cache_type_{letter}", f"type of the draft model's {letter.upper()} cache (f16)"
+        made.append(flag(scope, names, env, Kind.TEXT, into, help, choices=CACHE_TYPES))
+    for name in ("simple", "map-k", "map-k4v"):
+        made += [
+            _lookup_flag(f"{name}-size-n", "tokens that must be the same (12)", 1),
+            _lookup_flag(f"{name}-size-m", "tokens guessed at most (48)", 1),
+            _lookup_flag(f"{name}-min-hits", "how often they must have been there (1)", 1),
+        ]
+    made.append(_lookup_flag("mod-n-match", "tokens that must be the same (24)", 1))
+    made.append(_lookup_flag("mod-n-max", "tokens guessed at most (64)", 0))
+    made.append(_lookup_flag("mod-n-min", "accepted; the length follows what holds", 0, is_dropped=True))
+    return made
+
+
+def _lookup_flag(name: str, help: str, low: int, *, is_dropped: bool = False) -> Flag:
+    target = "" if is_dropped else f"ngram_{name.replace('-', '_')}"
+    return flag(Scope.SPECULATION, f"--spec-ngram-{name}", "", Kind.INT, target, help, low=low, high=MAX_GUESSED)

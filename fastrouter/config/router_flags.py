@@ -1,0 +1,170 @@
+"""The flags of the router, of its default model, of the times of models, and what only preset files say. A table; knows no values."""
+
+from fastrouter.config.flag import Flag, Kind, Scope, flag
+
+
+def router_flags() -> list[Flag]:
+    scope = Scope.ROUTER
+    return [
+        flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
+        flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
+        flag(scope, "--strict --no-strict", "STRICT", Kind.SWITCH, "strict", "a wrong section of the preset file ends the start (off)"),
+        flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
+        flag(
+            scope,
+            "--models-memory",
+            "MODELS_MEMORY",
+            Kind.MEMORY,
+            "models_memory_mib",
+            "MiB for all models (auto: what is free; 0: no limit)",
+            low=-1,
+        ),
+        flag(
+            scope,
+            "--models-memory-device",
+            "MODELS_MEMORY_DEVICE",
+            Kind.MEMORY,
+            "models_memory_device_mib",
+            "the same on GPUs (auto)",
+            low=-1,
+        ),
+        flag(
+            scope,
+            "--queue-timeout",
+            "QUEUE_TIMEOUT",
+            Kind.FLOAT,
+            "queue_timeout_s",
+            "seconds a request may wait for its model, then it gets 503 (0: any)",
+            low=0,
+        ),
+        flag(
+            scope,
+            "--queue-patience",
+            "QUEUE_PATIENCE",
+            Kind.FLOAT,
+            "queue_patience_s",
+            "seconds that requests for models in memory may overtake one that waits for its model (1)",
+            low=0,
+        ),
+        flag(
+            scope,
+            "--models-autoload --no-models-autoload",
+            "MODELS_AUTOLOAD",
+            Kind.SWITCH,
+            "models_autoload",
+            "load what is asked for (on)",
+        ),
+        flag(scope, "--watch --no-watch", "WATCH", Kind.SWITCH, "watch", "reload when presets, folders or caches change (off)"),
+        flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
+        flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
+        flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
+        flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
+        flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "what all paths begin with, as /router"),
+        flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds a client may stop reading (10), or be idle (75)", low=1),
+        flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; a file is safer: ps shows these"),
+        flag(scope, "--api-key-file", "API_KEY_FILE", Kind.PATH, "api_key_file", "a key and its limits a line; read again when it changes"),
+        flag(scope, "--ssl-key-file", "SSL_KEY_FILE", Kind.PATH, "ssl_key_file", "PEM file of the private key: serve HTTPS"),
+        flag(scope, "--ssl-cert-file", "SSL_CERT_FILE", Kind.PATH, "ssl_cert_file", "PEM file of the certificate and its chain"),
+        flag(scope, "--reuse-port", "REUSE_PORT", Kind.SWITCH, "reuse_port", "share the port with other routers on this machine"),
+        flag(scope, "--insecure", "", Kind.SWITCH, "insecure", "allow other machines in without a key"),
+        flag(
+            scope,
+            "--allowed-hosts",
+            "ALLOWED_HOSTS",
+            Kind.LIST,
+            "allowed_hosts",
+            "other names of this server, as a proxy passes them on, comma-separated (*: any)",
+        ),
+        flag(scope, "--cors-origins", "CORS_ORIGINS", Kind.TEXT, "cors_origins", "other sites whose pages may ask (localhost)"),
+        flag(scope, "--cors-methods", "CORS_METHODS", Kind.TEXT, "cors_methods", "methods they may use"),
+        flag(scope, "--cors-headers", "CORS_HEADERS", Kind.TEXT, "cors_headers", "headers they may send"),
+        flag(scope, "--cors-credentials --no-cors-credentials", "CORS_CREDENTIALS", Kind.SWITCH, "cors_credentials", "with credentials"),
+        flag(scope, "--slots --no-slots", "ENDPOINT_SLOTS", Kind.SWITCH, "slots_endpoint", "GET /slots (on)"),
+        flag(scope, "--props", "ENDPOINT_PROPS", Kind.SWITCH, "props_endpoint", "POST /props"),
+        flag(scope, "--metrics --no-metrics", "ENDPOINT_METRICS", Kind.SWITCH, "metrics_endpoint", "GET /metrics (on)"),
+        flag(
+            scope,
+            "--sse-ping-interval",
+            "SSE_PING_INTERVAL",
+            Kind.FLOAT,
+            "sse_ping_interval_s",
+            "seconds of silence until a stream gets a comment (3; -1: never)",
+            low=-1,
+        ),
+        flag(scope, "--poll", "", Kind.INT, "poll", "how long threads spin for work: 0 not at all, 100 about 1 ms (50)", low=0, high=100),
+        flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
+        flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
+        flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "what new conversations on the page begin with"),
+        flag(scope, "--webui-config-file --ui-config-file", "UI_CONFIG_FILE", Kind.PATH, "ui_settings", "the same from a file"),
+        flag(scope, "--log-file", "LOG_FILE", Kind.PATH, "log_file", "log to a file instead of stderr"),
+        flag(scope, "--log-format", "LOG_FORMAT", Kind.TEXT, "log_format", "how lines look (text)", choices=("text", "json")),
+        flag(scope, "--log-jsonl --no-log-jsonl", "LOG_JSONL", Kind.SWITCH, "log_jsonl", "as --log-format json"),
+        flag(scope, "--log-colors", "LOG_COLORS", Kind.THREE_WAY, "log_colors", "colours (auto: on a terminal, unless NO_COLOR is set)"),
+        flag(scope, "--log-timestamps --no-log-timestamps", "LOG_TIMESTAMPS", Kind.SWITCH, "log_timestamps", "lines begin with the time"),
+        flag(scope, "--log-prefix --no-log-prefix", "LOG_PREFIX", Kind.SWITCH, "log_prefix", "warnings and errors say that they are"),
+        flag(scope, "--log-disable", "", Kind.SWITCH, "log_disable", "log nothing"),
+        flag(scope, "--log-requests --no-log-requests", "LOG_REQUESTS", Kind.SWITCH, "log_requests", "a line for each request"),
+        flag(
+            scope,
+            "-lv --log-verbosity --verbosity",
+            "LOG_VERBOSITY",
+            Kind.INT,
+            "verbosity",
+            "0 nothing, 1 errors, 2 warnings, 3 events, 5 all (3)",
+            low=-1,
+        ),
+        flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
+        flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, as `fastrouter completion bash`"),
+        flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds for running requests at the end (10)", low=0),
+    ]
+
+
+def source_flags() -> list[Flag]:
+    scope = Scope.SOURCE
+    return [
+        flag(scope, "-m --model", "MODEL", Kind.PATH, "model", "GGUF file"),
+        flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant]; downloaded if it is not in the cache"),
+        flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
+        flag(
+            scope,
+            "--mmproj-auto --no-mmproj --no-mmproj-auto",
+            "MMPROJ_AUTO",
+            Kind.SWITCH,
+            "mmproj_auto",
+            "use the projector (mmproj) beside it",
+        ),
+        flag(scope, "-a --alias", "ALIAS", Kind.LIST, "aliases", "other names, comma-separated"),
+        flag(scope, "--tags", "TAGS", Kind.LIST, "tags", "words for the listing, comma-separated"),
+    ]
+
+
+def lifetime_flags() -> list[Flag]:
+    scope = Scope.LIFETIME
+    return [
+        flag(scope, "--ttl", "TTL", Kind.FLOAT, "ttl_s", "seconds without a request until a model is unloaded (-1: never)", low=-1),
+        flag(
+            scope,
+            "--sleep-idle-seconds",
+            "SLEEP_IDLE_SECONDS",
+            Kind.INT,
+            "sleep_idle_s",
+            "the same, but it sleeps and keeps its place (-1: never)",
+            low=-1,
+        ),
+        flag(scope, "--min-resident", "MIN_RESIDENT", Kind.FLOAT, "min_resident_s", "seconds a loaded model is left alone (0)", low=0),
+        flag(scope, "--load-timeout", "LOAD_TIMEOUT", Kind.FLOAT, "load_timeout_s", "seconds a load may take (600; 0: any)", low=0),
+        flag(scope, "--stop-timeout", "STOP_TIMEOUT", Kind.FLOAT, "stop_timeout_s", "seconds until an unload becomes a kill (10)", low=0),
+    ]
+
+
+def preset_flags() -> list[Flag]:
+    scope = Scope.PRESET
+    return [
+        flag(scope, "load-on-startup", "", Kind.SWITCH, "load_on_startup", "load it when the router starts"),
+        flag(scope, "pin", "", Kind.SWITCH, "is_pinned", "never evict it"),
+        flag(scope, "base", "", Kind.TEXT, "base", "the model whose process it shares; it may differ in what a request can say"),
+        flag(scope, "system-prompt", "", Kind.TEXT, "system", "system message of chats that bring none"),
+        flag(scope, "system-prompt-file", "", Kind.PATH, "system", "a file that holds one"),
+        flag(scope, "dedup-cache-models", "", Kind.SWITCH, "hides_cached", "do not list the cached model that a section uses"),
+        flag(scope, "version", "", Kind.TEXT, "", "accepted"),
+    ]

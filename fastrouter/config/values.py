@@ -1,0 +1,225 @@
+"""Finding a flag by what a user wrote, and reading its value. Must never know files, layers or precedence; the flags are in flag_table.py.
+
+Invariant: a value that makes no sense ends in a ConfigError that says what was written and what it must be.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from fastrouter.config.flag import Flag, Kind, Scope
+from fastrouter.config.table import TABLE
+from fastrouter.errors import ConfigError
+from fastrouter.options.guess_types import guessers_of
+from fastrouter.options.limits import MAX_CPUS, MAX_SCALE
+from fastrouter.options.samplers import names_of, names_of_letters
+
+TRUE_WORDS = ("1", "true", "on", "enabled")
+FALSE_WORDS = ("0", "false", "off", "disabled")
+ALL_LAYERS = 9999
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+
+BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
+BY_ENV: dict[str, tuple[Flag, bool]] = {}
+for _entry in TABLE:
+    BY_NAME.update(dict.fromkeys(_entry.names, (_entry, True)) | dict.fromkeys(_entry.off_names, (_entry, False)))
+    if _entry.env:
+        BY_ENV[_entry.env] = (_entry, True)
+        if _entry.off_names:
+            BY_ENV[_entry.env.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")] = (_entry, False)
+
+
+def find_argument(name: str) -> tuple[Flag, bool]:
+    """The flag of a word on the command line, and whether it is said positively."""
+    found = BY_NAME.get(f"--{name[2:].replace('_', '-')}" if name.startswith("--") else name)
+    if found is None or found[0].scope is Scope.PRESET:
+        raise ConfigError(f"unknown flag {name}{suggest(name) or '; `fastrouter help` lists all'}")
+    return found
+
+
+def find_key(key: str) -> tuple[Flag, bool] | None:
+    """The flag of a preset's key: a long or short name without dashes, or an environment name."""
+    if key in BY_ENV:
+        return BY_ENV[key]
+    name = key.replace("_", "-")
+    return BY_NAME.get(f"--{name}") or BY_NAME.get(f"-{key}") or BY_NAME.get(name)
+
+
+def suggest(word: str) -> str:
+    import difflib  # slow to import, and only needed on the way out
+
+    known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
+    for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
+        return f", did you mean {known[match] if word.startswith('-') else match}?"
+    return ""
+
+
+def refuse_not_yet(flag: Flag, said: str, value: Any = None) -> None:
+    """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
+    if flag.scope is Scope.NOT_YET and value not in flag.only:
+        raise ConfigError(f"fastrouter does not have {said} yet")
+
+
+def convert(flag: Flag, text: str, said: str, *, is_on: bool = True) -> Any:
+    """The value `text` stands for, negated for an off name. `said` is what the user wrote and where; it opens the ConfigError."""
+    if flag.scope is Scope.NOT_YET and not flag.only:
+        refuse_not_yet(flag, said)
+    try:
+        value = _CONVERTERS[flag.kind](text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{said}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
+    if flag.choices and value not in flag.choices:
+        raise ConfigError(f"{said}: must be one of {', '.join(flag.choices)}")
+    if isinstance(value, int | float) and not flag.low <= value <= flag.high:
+        limit = f"between {flag.low:g} and {flag.high:.0f}" if flag.high < math.inf else f"{flag.low:g} or more"
+        raise ConfigError(f"{said}: must be {limit}")
+    value = value if is_on else not value
+    refuse_not_yet(flag, said, value)
+    return value
+
+
+def _to_switch(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ValueError(f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}")
+    return word in TRUE_WORDS
+
+
+def _to_int(text: str) -> int:
+    if not text.strip().isascii() or "_" in text:
+        raise ValueError(text)
+    return int(text)
+
+
+def _to_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or "_" in text:
+        raise ValueError(text)
+    return value
+
+
+def _to_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _to_files(text: str) -> tuple[tuple[str, float], ...]:
+    """(path, scale) of each; a name with a comma is put in quotes, as in llama-server."""
+    text.encode()  # raises for a name that is no UTF-8: it could not travel to the worker
+    try:
+        [names] = csv.reader([text], strict=True)
+    except csv.Error as error:
+        raise ValueError(text) from error
+    if not names:
+        raise ValueError(text)
+    return tuple((_to_path(name.strip()), 1.0) for name in names)
+
+
+def _to_scaled_files(text: str) -> tuple[tuple[str, float], ...]:
+    pairs = [name.rpartition(":") for name, _ in _to_files(text)]
+    scaled = tuple((_to_path(path), _to_float(scale)) for path, _, scale in pairs)
+    if any(abs(scale) > MAX_SCALE for _, scale in scaled):
+        raise ValueError(text)
+    return scaled
+
+
+def _to_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _to_samplers(text: str) -> tuple[str, ...]:
+    return tuple(names_of(name for name in text.split(";") if name.strip()))
+
+
+def _to_letters(text: str) -> tuple[str, ...]:
+    return tuple(names_of_letters(text.strip()))
+
+
+def _to_texts(text: str) -> tuple[str, ...]:
+    """With llama-server's escapes, so that a line can say a newline; "none" is no text at all."""
+    plain = re.sub(r"\\([nrt'\"\\])", lambda match: _ESCAPES.get(match[1], match[1]), text)
+    return () if text in ("none", "") else (plain,)
+
+
+def _to_bias(text: str) -> tuple[tuple[int, float], ...]:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*([+-][^+-].*)", text, re.ASCII)
+    if match is None:
+        raise ValueError(text)
+    return ((int(match[1]), _to_float(match[2])),)
+
+
+def _to_guessers(text: str) -> tuple[str, ...]:
+    return guessers_of(text.split(","))
+
+
+def _to_layers(text: str) -> int:
+    words = {"auto": -1, "all": ALL_LAYERS, "-2": ALL_LAYERS}
+    return words[text] if text in words else _to_int(text)
+
+
+def _to_memory(text: str) -> int:
+    return -1 if text == "auto" else _to_int(text)
+
+
+def _to_cpu_mask(text: str) -> str:
+    if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not int(text, 16):
+        raise ValueError(text)
+    return text
+
+
+def _to_cpu_range(text: str) -> str:
+    match = re.fullmatch(r"(\d{0,3})-(\d{0,3})", text, re.ASCII)
+    if match is None or not int(match[1] or 0) <= int(match[2] or MAX_CPUS - 1) < MAX_CPUS:
+        raise ValueError(text)
+    return text
+
+
+def _to_three_way(text: str) -> str:
+    if text in ("auto", "-1"):
+        return "auto"
+    return "on" if _to_switch(text) else "off"
+
+
+def _to_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    return os.path.expanduser(text)
+
+
+def _to_folder(text: str) -> str:
+    """Absolute: what is relative here may not be so to a worker."""
+    path = os.path.abspath(_to_path(text))
+    if not os.path.isdir(path):
+        raise ValueError("a folder that is there")
+    return path
+
+
+_CONVERTERS: dict[Kind, Callable[[str], Any]] = {
+    Kind.SWITCH: _to_switch,
+    Kind.INT: _to_int,
+    Kind.FLOAT: _to_float,
+    Kind.TEXT: str,
+    Kind.PATH: _to_path,
+    Kind.FOLDER: _to_folder,
+    Kind.LIST: _to_list,
+    Kind.FILES: _to_files,
+    Kind.SCALED_FILES: _to_scaled_files,
+    Kind.JSON: _to_object,
+    Kind.SAMPLERS: _to_samplers,
+    Kind.LETTERS: _to_letters,
+    Kind.GUESSERS: _to_guessers,
+    Kind.TEXTS: _to_texts,
+    Kind.BIAS: _to_bias,
+    Kind.LAYERS: _to_layers,
+    Kind.THREE_WAY: _to_three_way,
+    Kind.MEMORY: _to_memory,
+    Kind.CPU_MASK: _to_cpu_mask,
+    Kind.CPU_RANGE: _to_cpu_range,
+}
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS, Kind.GUESSERS)

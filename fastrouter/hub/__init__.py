@@ -1,0 +1,1 @@
+"""Files from a model hub: download, resume, remove."""

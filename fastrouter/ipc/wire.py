@@ -1,0 +1,195 @@
+"""Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends in one file.
+
+The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other:
+a frame over MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.
+"""
+
+import asyncio
+import select
+import socket
+import struct
+import types
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, cast, get_args, get_origin
+
+import orjson
+
+from fastrouter.errors import InvalidRequest, ProtocolError
+from fastrouter.ipc.messages import MESSAGE_TYPES, Message, Reply
+from fastrouter.options.load import LoadOptions
+
+MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
+MAX_ANSWER_BYTES = 48 << 20  # of a Reply: the router reads it in one go
+_LENGTH = struct.Struct("<I")
+
+
+def _types_of(annotation: Any) -> frozenset[Any]:
+    """The types a field's value may have in JSON; empty: any."""
+    if annotation is Any:
+        return frozenset()
+    if get_origin(annotation) is types.UnionType:
+        return frozenset().union(*map(_types_of, get_args(annotation)))
+    return frozenset({int, float} if annotation is float else {get_origin(annotation) or annotation})
+
+
+_FIELDS = {name: {f.name: _types_of(f.type) for f in fields(cls)} for name, cls in MESSAGE_TYPES.items()}
+
+
+def encode(message: Message) -> bytes:
+    """One frame, length included."""
+    payload = orjson.dumps({"type": type(message).__name__, **{f: getattr(message, f) for f in _FIELDS[type(message).__name__]}})
+    if len(payload) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"message of {len(payload)} bytes is over the wire's limit")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def decode(payload: bytes | memoryview) -> Message:
+    """The message in one frame's payload. Raises ProtocolError."""
+    try:
+        values = orjson.loads(payload)
+        name = values.pop("type")
+        cls = MESSAGE_TYPES[name]
+        if "options" in values:
+            values["options"] = LoadOptions(**values["options"])
+        message = cls(**values)
+        for field, allowed in _FIELDS[name].items():
+            if allowed and type(getattr(message, field)) not in allowed:
+                raise TypeError(f"{name}.{field} has a wrong type")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"bad frame on the wire: {error}") from None
+    assert is_dataclass(message)
+    return message  # type: ignore[return-value]  # the table holds Message's own members
+
+
+def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES) -> bytes:
+    """One frame. An answer that cannot be encoded, or is too large, becomes that call's error."""
+    try:
+        frame = encode(reply)
+        if len(frame) <= limit:
+            return frame
+        problem = f"the answer would have {len(frame) >> 20} MiB, more than the limit of {limit >> 20} MiB; send less at a time"
+    except ProtocolError:
+        problem = f"the answer would be larger than the limit of {limit >> 20} MiB; send less at a time"
+    except TypeError as error:  # half a surrogate pair, a number of more than 64 bits, too deep
+        problem = f"the answer cannot be written as JSON: {error}"
+    return encode(Reply(reply.request_id, error=InvalidRequest(problem).to_wire()))
+
+
+class FrameReader:
+    """Bytes in, messages out. Shared by both ends."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        buffer = self._buffer
+        buffer += data
+        messages: list[Message] = []
+        start = 0
+        while len(buffer) - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"frame of {length} bytes is over the wire's limit")
+            if len(buffer) - start - 4 < length:
+                break
+            messages.append(decode(bytes(buffer[start + 4 : start + 4 + length])))
+            start += 4 + length
+        if start:
+            del buffer[:start]
+        return messages
+
+
+class AsyncWire(asyncio.Protocol):
+    """The router's end. `on_message` and `on_close` are called in the event loop. A broken frame, or a ProtocolError that `on_message`
+    raises, closes the wire with that error."""
+
+    def __init__(self, on_message: Callable[[Any], None], on_close: Callable[[Exception | None], None]) -> None:
+        self._on_message = on_message
+        self._on_close = on_close
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []  # sent before the connection was made
+        self._is_closed = False
+        self._sock: socket.socket | None = None
+
+    async def connect(self, sock: socket.socket) -> "AsyncWire":
+        """Take ownership of `sock`. Not to be cancelled: the transport would lose its socket."""
+        self._sock = sock
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
+        return self
+
+    def send(self, message: Message) -> None:
+        """After the close it does nothing: the process is on its way out, and its end is reported elsewhere."""
+        if self._is_closed:
+            return
+        if self._transport is None:
+            self._unsent.append(encode(message))
+        elif not self._transport.is_closing():
+            self._transport.write(encode(message))
+
+    def close(self) -> None:
+        """Idempotent; also before the connection is made."""
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        if self._is_closed:
+            asyncio.get_running_loop().call_soon(self._transport.abort)  # uvloop is still attaching the socket
+            return
+        for frame in self._unsent:
+            self._transport.write(frame)
+        self._unsent.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closed:
+            return
+        try:
+            for message in self._reader.feed(data):
+                self._on_message(message)
+        except ProtocolError as error:
+            self.close()
+            self._on_close(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._sock is not None:
+            self._sock.detach()  # uvloop closes the descriptor; it says so to the socket only when `connect` has returned by now
+        self._on_close(exc)
+
+
+class BlockingWire:
+    """The worker's end: `poll` never blocks longer than asked. EOFError when the router is gone."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = FrameReader()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Message) -> None:
+        self.send_frame(encode_reply(message) if isinstance(message, Reply) else encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """One that is encoded already."""
+        self._sock.setblocking(True)
+        self._sock.sendall(frame)
+
+    def poll(self, timeout_s: float | None) -> list[Message]:
+        """Messages that have arrived; waits up to `timeout_s` for the first bytes (None: for ever, 0: not at all)."""
+        if timeout_s != 0 and not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            return []
+        try:
+            data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise EOFError("the router closed the wire")
+        return self._reader.feed(data)
+
+    def close(self) -> None:
+        self._sock.close()

@@ -1,0 +1,1 @@
+"""Options as plain data, shared by the router and its workers."""

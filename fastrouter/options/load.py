@@ -1,0 +1,101 @@
+"""How a model is loaded: the options that a worker gets. Plain data."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+QUIET = 3  # verbosity: what happens, and no more
+AUTO_SLOTS = 4  # of a model whose `parallel` is auto
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded. Sizes in tokens; 0 or None means "llama.cpp's default"; names follow llama-server's flags."""
+
+    ctx_size: int = 0  # 0: the model's training context
+    parallel: int = -1  # slots; -1: auto = 4 with a unified KV cache
+    kv_unified: bool | None = None  # None: unified when parallel is auto
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    threads: int = -1  # decode; -1: all cores
+    threads_batch: int = -1  # prefill; -1: as `threads`
+    cpu_mask: str | None = None  # hexadecimal; the CPUs of mask and range together; neither: all
+    cpu_range: str | None = None  # "0-3", either end may be left out
+    cpu_strict: int = 0  # 1: each thread stays on one of them
+    prio: int = 0  # of the threads: -1 low, 0 normal, 1 medium, 2 high, 3 real time
+    cpu_mask_batch: str | None = None  # prefill; None, here and below: as decode
+    cpu_range_batch: str | None = None
+    cpu_strict_batch: int | None = None
+    prio_batch: int | None = None
+    gpu_layers: int = -1  # -1: all that fit
+    flash_attn: str = "auto"  # on | off | auto
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    mmap: bool = True
+    mlock: bool = False
+    embedding: bool = False  # the context makes vectors, and no text
+    reranking: bool = False
+    pooling: str | None = None  # none | mean | cls | last | rank
+    embd_normalize: int = 2  # -1 none, 0 largest value to int16, 1 taxicab, 2 euclidean, more: p-norm
+    chat_template: str | None = None  # text of a template, or a built-in name
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    jinja: bool = True
+    cont_batching: bool = True
+    warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
+    sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
+    constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
+    json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, where a request does not say: compact | free
+    stop: list[str] = field(default_factory=list)  # of requests that name none
+    special: bool = False  # answers show special tokens as their text
+    n_predict: int = -1  # default max_tokens
+    cache_prompt: bool = True  # where a request does not say
+    cache_reuse: int = 0  # least number of tokens in a run that is moved to where a prompt has it; 0: none is
+    cache_ram_mib: int | None = None  # for what slots held; None: what the machine can spare, -1: no limit, 0: nothing is kept
+    cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
+    slot_prompt_similarity: float = 0.1
+    swa_full: bool = False
+    ctx_checkpoints: int = 8  # states kept of a slot, where a memory cannot go back to a start by itself
+    checkpoint_min_step: int = 256  # tokens between them
+    slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
+    spm_infill: bool = False  # /infill: what is behind the gap comes first
+    n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
+    context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
+    lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
+    lora_init_without_apply: bool = False  # all scales are 0 at first
+    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, n_min, p_min, draft_model, draft_*, ngram_*_size_n ...
+
+    @property
+    def num_slots(self) -> int:
+        return self.parallel if self.parallel > 0 else AUTO_SLOTS
+
+    def num_cells(self, n_ctx_train: int) -> int:
+        """Tokens of the KV cache: as asked for, but no more than the slots can use. `n_ctx_train` 0: unknown."""
+        if self.ctx_size <= 0:
+            return n_ctx_train
+        return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
+
+    def num_cells_of_slot(self, n_ctx_train: int) -> int:
+        """What one request may fill: never more than the model was trained for, as in llama-server."""
+        num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
+        return min(num_cells, n_ctx_train or num_cells)
+
+    @property
+    def of_draft(self) -> "LoadOptions":
+        """How the draft model is loaded."""
+        asked = self.speculation
+        threads = asked.get("draft_threads", self.threads)
+        return replace(
+            self,
+            threads=threads,
+            threads_batch=asked.get("draft_threads_batch", threads if "draft_threads" in asked else self.threads_batch),
+            gpu_layers=asked.get("draft_gpu_layers", -1),
+            cache_type_k=asked.get("draft_cache_type_k", "f16"),
+            cache_type_v=asked.get("draft_cache_type_v", "f16"),
+            embedding=False,
+            lora=[],
+            speculation={},
+        )
+
+    @property
+    def is_unified(self) -> bool:
+        """One KV cache for all slots."""
+        return self.parallel < 1 if self.kv_unified is None else self.kv_unified

@@ -1,0 +1,1 @@
+"""Who is resident: queue, memory, loads, evictions, workers."""

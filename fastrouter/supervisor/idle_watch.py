@@ -1,0 +1,31 @@
+"""Which idle models' time is over: a pure rule, and the one timer that asks it."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from fastrouter.supervisor.decide.idle import Idle, due
+from fastrouter.supervisor.timers import Timers
+
+
+class IdleWatch:
+    """Calls `unload` and `sleep` with the ids of models whose time is over."""
+
+    def __init__(
+        self, timers: Timers, look: Callable[[], Iterable[Idle]], unload: Callable[[str], None], sleep: Callable[[str], None]
+    ) -> None:
+        self._timers = timers
+        self._look = look
+        self._unload = unload
+        self._sleep = sleep
+
+    def watch(self) -> None:
+        """A model has become idle, or may have."""
+        self._timers.at("idle", time.monotonic(), self._end)
+
+    def _end(self) -> None:
+        decided = due(self._look(), time.monotonic())
+        for model_id in decided.unload:
+            self._unload(model_id)
+        for model_id in decided.sleep:
+            self._sleep(model_id)
+        self._timers.at("idle", decided.next_at, self._end)

@@ -1,0 +1,205 @@
+"""All the supervisor knows of one model: its instance, who waits for it, how its loads went. Decides nothing about other models.
+
+Invariant: `retry_at` lies in the future only after a failed load.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import LoadFailed, ModelUnusable
+from fastrouter.supervisor.decide.need import NOTHING, Need
+from fastrouter.supervisor.decide.state import PUBLIC, State
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.remedies import NONE, Remedy
+from fastrouter.supervisor.workers.instance import Instance
+
+NUM_SUDDEN_ENDS = 2  # workers in a row that ended while they loaded a model: then it is the model
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A model as users see it."""
+
+    value: str = "unloaded"  # unloaded | loading | loaded | sleeping
+    failed: bool = False
+    exit_code: int | None = None
+    error: str | None = None
+    log: tuple[str, ...] = ()  # the last lines its worker said, when it failed
+    progress: float | None = None
+    meta: dict[str, Any] | None = None
+    need: Need = NOTHING  # memory it holds
+    is_pinned: bool = False
+    num_running: int = 0  # requests
+    num_waiting: int = 0
+    idle_s: float | None = None  # since its last request; None: it is in use, or not there
+    expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
+
+
+UNLOADED = Status()
+
+
+@dataclass(slots=True)
+class LoadTimes:
+    """One load of a model, in monotonic seconds."""
+
+    began: float = 0.0
+    ended: float = 0.0  # 0.0: not yet
+    has_evicted: bool = False  # another model had to leave for it
+
+    def seconds_between(self, since: float, until: float) -> float:
+        """How much of that time it took."""
+        return max(0.0, min(self.ended or until, until) - max(self.began, since)) if self.began else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a request that waits for a model can be told."""
+
+    load: LoadTimes = field(default_factory=LoadTimes)  # its last one
+    position: int = 0  # of the model among those that wait for a place, from 1; 0: it has one
+    is_loading: bool = False
+    progress: float | None = None  # 0.0 to 1.0
+    remaining_s: float | None = None  # None: nobody knows
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
+
+    future: "asyncio.Future[Lease | None]"
+    can_start: bool  # may its model be loaded for it?
+    wants_lease: bool = True
+    priority: int = 0
+    lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    spec: ModelSpec
+    instance: Instance | None = None
+    waiters: deque[Waiter] = field(default_factory=deque)
+    since: float = 0.0  # when the first of the waiters came
+    last_used: float = 0.0  # when its last instance was
+    num_failures: int = 0  # loads that failed in a row
+    retry_at: float = 0.0
+    error: str | None = None
+    exit_code: int | None = None
+    last_words: tuple[str, ...] = ()  # of the worker that failed
+    failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
+    num_sudden_ends: int = 0  # workers in a row that ended while they loaded it and did not say why
+    num_lost_workers: int = 0  # in a row that ended before they began to load it
+    remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
+    crash_code: int | None = None  # the exit code of that one; None: the remedy has been judged
+    is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
+    has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
+    keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
+    pin: bool | None = None  # what a user said while the router runs; None: as configured
+    meta: dict[str, Any] | None = None  # what its last worker said of it
+    load: LoadTimes = field(default_factory=LoadTimes)  # the last one
+
+    @property
+    def is_pinned(self) -> bool:
+        """Never evicted, and kept when idle."""
+        return self.spec.is_pinned if self.pin is None else self.pin
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits who may start it."""
+        return any(waiter.can_start for waiter in self.waiters)
+
+    @property
+    def load_timer(self) -> str:
+        """The name of what ends a load that takes too long: a model has one instance at a time."""
+        return f"load {self.spec.id}"
+
+    @property
+    def ttl_s(self) -> float | None:
+        """Idle seconds until it is unloaded; None: never. What a request said wins."""
+        seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s
+        return None if seconds is None or seconds == math.inf or self.is_pinned else seconds
+
+    def status(self, now: float) -> Status:
+        instance, is_pinned, num_waiting = self.instance, self.is_pinned, len(self.waiters)
+        if self.is_asleep and (instance is None or instance.state is State.DYING):
+            return Status("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
+        value = PUBLIC[instance.state] if instance is not None else "unloaded"
+        if instance is None or value == "unloaded":
+            failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
+            return Status(**failed, log=self.last_words, is_pinned=is_pinned, num_waiting=num_waiting)
+        idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
+        return Status(
+            value,
+            progress=instance.progress,
+            meta=instance.meta,
+            need=instance.need,
+            is_pinned=is_pinned,
+            num_running=instance.num_leases,
+            num_waiting=num_waiting,
+            idle_s=idle_s,
+            expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
+        )
+
+    def prospect(self, position: int, usual_load_s: float | None) -> Prospect:
+        """`position` in the queue; `usual_load_s`: what its last good load took."""
+        instance = self.instance
+        if instance is None or instance.state is not State.LOADING:
+            return Prospect(self.load, position)
+        remaining = self.load.began + (usual_load_s or 0.0) - time.monotonic()
+        return Prospect(self.load, 0, True, instance.progress, remaining if remaining > 0 else None)
+
+    def begin_load(self, *, has_evicted: bool) -> None:
+        self.load = LoadTimes(time.monotonic(), 0.0, has_evicted)
+
+    def end_load(self) -> float:
+        """It is over, however it went; how long it took. Idempotent."""
+        self.load.ended = self.load.ended or time.monotonic()
+        return self.load.ended - self.load.began
+
+    def note_failed_load(self, now: float) -> None:
+        self.num_failures += 1
+        self.retry_at = now + BACK_OFF_S[min(self.num_failures, len(BACK_OFF_S)) - 1]
+
+    def note_load(self) -> None:
+        self.num_failures, self.retry_at = 0, 0.0
+        self.num_sudden_ends = self.num_lost_workers = 0
+
+    def note_sudden_end(self, has_begun: bool) -> bool:
+        """Its worker has ended while it loaded, and nobody knows why. True: another one may do better."""
+        if has_begun:
+            self.num_sudden_ends = (self.num_sudden_ends + 1) % NUM_SUDDEN_ENDS
+            return self.num_sudden_ends > 0
+        self.num_lost_workers = (self.num_lost_workers + 1) % NUM_SUDDEN_ENDS
+        return self.num_lost_workers > 0
+
+    def forget_failures(self) -> None:
+        self.note_load()
+        self.forget_end()
+        self.remedy, self.crash_code = NONE, None
+
+    def note_no_cure(self, remedy: Remedy | None) -> None:
+        """The request that has crashed is given up. `remedy`: what is left to try, by the next one."""
+        self.crash_code = None
+        self.remedy = self.remedy if remedy is not None else NONE
+
+    def note_end(self, cause: str, exit_code: int | None, last_words: Sequence[str]) -> None:
+        """Its worker ended by itself."""
+        self.error, self.exit_code, self.last_words = cause, exit_code, tuple(last_words)
+
+    def forget_end(self) -> None:
+        self.error, self.exit_code, self.last_words = None, None, ()
+
+    def refusal(self, now: float) -> LoadFailed | None:
+        """What a request gets that comes too soon after a failed load."""
+        if self.instance is not None or now >= self.retry_at:
+            return None
+        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.last_words)
+        if self.failure_kind is not ModelUnusable:
+            error.retry_after_s = max(1, round(self.retry_at - now))
+        return error

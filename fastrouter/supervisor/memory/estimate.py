@@ -1,0 +1,98 @@
+"""How much memory a model needs, from its file's header and its options. Knows no instance and no machine.
+
+Estimates: what llama.cpp allocates in the end depends on its version and the machine. What a load has shown is in measures.py.
+"""
+
+from dataclasses import replace
+
+from fastrouter.catalog.capabilities import is_encoder
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.supervisor.decide.need import Need, total
+from fastrouter.supervisor.memory.repacking import NOTHING as NO_REPACKING
+from fastrouter.supervisor.memory.repacking import Repacking, sizes
+
+_BYTES_PER_VALUE = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 1.07,
+    "q5_1": 0.75,
+    "q5_0": 0.69,
+    "q4_1": 0.63,
+    "q4_0": 0.57,
+    "iq4_nl": 0.57,
+}
+_LEAST_BYTES = 25 << 20  # llama.cpp's own tables, its graph of the model, the engine's batch
+_BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its place in the tables, its merges
+_LEAST_FLASH_HEAD_SIZE = 32  # narrower heads go without flash attention, as do models that are told to
+
+
+def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REPACKING) -> Need:
+    """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
+    if spec.draft is not None:
+        parts = (replace(spec, draft=None), _draft_of(spec))
+        return total(estimate(part, has_device=has_device, repacking=repacking) for part in parts)
+    weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
+    if not has_device or spec.options.gpu_layers == 0:
+        originals, copies = sizes(spec.header, repacking)
+        return Need(host_bytes=weights - originals + copies + heap_bytes(spec))
+    num_layers = (spec.header.block_count if spec.header is not None else None) or 1
+    share = 1.0 if spec.options.gpu_layers < 0 else min(1.0, spec.options.gpu_layers / num_layers)
+    moved = int(share * (weights + heap_bytes(spec)))
+    return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
+
+
+def unmapped_bytes(spec: ModelSpec, repacking: Repacking) -> int:
+    """Of its mapped weights, those that need not stay in memory: there is a copy."""
+    if not spec.options.mmap:
+        return 0
+    return sizes(spec.header, repacking)[0] + (sizes(spec.draft, repacking)[0] if spec.draft is not None else 0)
+
+
+def _draft_of(spec: ModelSpec) -> ModelSpec:
+    """The draft model, as if it were a model of its own; its context is as long as that of the other."""
+    return replace(spec, header=spec.draft, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
+
+
+def heap_bytes(spec: ModelSpec) -> int:
+    """What loading it allocates beside its mapped weights. 0 when the header does not tell."""
+    if spec.draft is not None:
+        return heap_bytes(replace(spec, draft=None)) + heap_bytes(_draft_of(spec))
+    header = spec.header
+    if header is None or not (header.block_count and header.embedding_length and header.head_count):
+        return 0
+    return _LEAST_BYTES + _cache_bytes(spec) + _compute_bytes(spec) + _BYTES_PER_TOKEN_OF_VOCABULARY * (header.vocab_size or 0)
+
+
+def _cache_bytes(spec: ModelSpec) -> int:
+    """The KV cache: for each token of the context a key and a value in each layer."""
+    header, options = spec.header, spec.options
+    if header is None or is_encoder(header):
+        return 0
+    values = (header.block_count or 0) * _head_size(spec) * (header.head_count_kv or header.head_count or 0)
+    per_token = sum(_BYTES_PER_VALUE.get(kind, 2.0) for kind in (options.cache_type_k, options.cache_type_v))
+    return int(_num_tokens(spec) * values * per_token)
+
+
+def _compute_bytes(spec: ModelSpec) -> int:
+    """The largest intermediate results of one micro-batch: its hidden states, its logits, and its attention scores where they are all
+    kept at once."""
+    header, options = spec.header, spec.options
+    if header is None:
+        return 0
+    num_rows = max(1, min(options.ubatch_size, options.batch_size))
+    hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # a handful of tensors as wide as the model or its feed-forward
+    # Vectors are made of all rows, and so are the logits beside them, once more in the output buffer; an encoder has none.
+    logits = 4 * num_rows * (header.vocab_size or 0) * (0 if is_encoder(header) else 2 if options.embedding else 1)
+    num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
+    has_flash = options.flash_attn != "off" and _head_size(spec) >= _LEAST_FLASH_HEAD_SIZE
+    return hidden + logits + (0 if has_flash else 4 * num_rows * num_seen * (header.head_count or 0))
+
+
+def _num_tokens(spec: ModelSpec) -> int:
+    return spec.options.num_cells((spec.header.context_length if spec.header is not None else None) or 0)
+
+
+def _head_size(spec: ModelSpec) -> int:
+    header = spec.header
+    return (header.embedding_length or 0) // header.head_count if header is not None and header.head_count else 0

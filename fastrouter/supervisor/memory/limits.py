@@ -1,0 +1,69 @@
+"""What all models together may take at this moment: the flags, and what the machine has. Reads memory counters; decides nothing.
+
+The host's limit for `auto` is what is available plus what our workers hold already. Mapped weights count as needed although the kernel
+calls their pages available: a model whose weights do not stay in memory is of no use.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fastrouter.config.config import Config
+from fastrouter.supervisor.decide.planner import Limits
+from fastrouter.system.machine import anonymous_bytes, available_bytes, total_bytes
+
+AUTO = -1
+RESERVED_SHARE = 16  # this part of the memory is left to everybody else
+MOST_RESERVED_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one worker may hold."""
+
+    pid: int | None
+    heap_bytes: int  # at most: beside it there are pages that it shares with others
+
+
+class LimitReader:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._device_bytes: int | None = None  # of all devices, as workers say
+
+    def __repr__(self) -> str:
+        return f"<LimitReader {self._config.models_memory_mib} MiB, device {self._config.models_memory_device_mib} MiB>"
+
+    def note_devices(self, free_bytes: int, held_bytes: int) -> None:
+        """A worker has seen so much free while our models held so much."""
+        self._device_bytes = free_bytes + held_bytes
+
+    @property
+    def is_automatic(self) -> bool:
+        return self._config.models_memory_mib == AUTO
+
+    @property
+    def most_bytes(self) -> int:
+        """The host's limit if nobody else used any memory."""
+        return total_bytes() - self._reserved_bytes() if self.is_automatic else self._config.models_memory_mib << 20
+
+    def _reserved_bytes(self) -> int:
+        return min(MOST_RESERVED_BYTES, total_bytes() // RESERVED_SHARE)
+
+    def read(self, held: Iterable[Held]) -> Limits:
+        config = self._config
+        return Limits(config.models_max, self._host_bytes(held), self._device_limit(), config.queue_patience_s)
+
+    def _host_bytes(self, held: Iterable[Held]) -> int | None:
+        wanted = self._config.models_memory_mib
+        if wanted != AUTO:
+            return wanted << 20 if wanted else None
+        available = available_bytes()
+        if not available:
+            return None  # nobody says
+        ours = sum(min(one.heap_bytes, anonymous_bytes(one.pid)) for one in held if one.pid is not None)
+        return available + ours - self._reserved_bytes()
+
+    def _device_limit(self) -> int | None:
+        wanted = self._config.models_memory_device_mib
+        if wanted == AUTO:
+            return self._device_bytes
+        return wanted << 20 if wanted else None

@@ -1,0 +1,88 @@
+"""What loads have shown: the memory a model took and how long it was on its way, per file and options. Kept on disk, see remembered.py.
+
+Knows no instance. Invariant: without a measurement the answer is the estimate from the file's header, and says so.
+"""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.supervisor.decide.need import Need
+from fastrouter.supervisor.memory.estimate import estimate, unmapped_bytes
+from fastrouter.supervisor.memory.repacking import repacking_of
+from fastrouter.supervisor.remedies import Remedy
+from fastrouter.system.fact_file import Remembered
+from fastrouter.system.machine import cpu_features
+
+MAX_ENTRIES = 4096
+_BYTES_PER_S = 1 << 30  # a guess, for what has never been loaded
+_LEAST_LOAD_S = 0.2
+_NOT_FOR_MEMORY = ("sampling", "n_predict", "chat_template", "chat_template_kwargs", "jinja", "warmup")
+
+
+class Measures:
+    def __init__(self, remembered: Remembered | None = None) -> None:
+        self._remembered = remembered or Remembered("loads", 2, MAX_ENTRIES)
+        self.has_device = False  # a worker has said that it has a GPU
+        self.repacking = repacking_of(cpu_features())
+
+    def __repr__(self) -> str:
+        return f"<Measures {self._remembered!r}>"
+
+    def need(self, spec: ModelSpec) -> Need:
+        known = self._known(spec)
+        if known is not None:
+            return Need(known["host_bytes"], known["device_bytes"])
+        return estimate(spec, has_device=self.has_device, repacking=self.repacking)
+
+    def is_measured(self, spec: ModelSpec) -> bool:
+        return self._known(spec) is not None
+
+    def load_s(self, spec: ModelSpec) -> float | None:
+        """Seconds its last load took; None: never seen."""
+        known = self._known(spec)
+        return known["load_s"] if known else None
+
+    def expected_load_s(self, spec: ModelSpec) -> float:
+        known = self.load_s(spec)
+        return known if known is not None else _LEAST_LOAD_S + spec.size_bytes / _BYTES_PER_S
+
+    def note(self, spec: ModelSpec, meta: dict[str, Any], load_s: float) -> None:
+        """A load that went well; `meta` is what the worker said of it, which may be anything."""
+        memory = meta.get("memory")
+        if not isinstance(memory, dict):
+            return
+        host, device = memory.get("host_bytes"), memory.get("device_bytes")
+        if type(host) is int and type(device) is int and 0 <= host < 1 << 50 and 0 <= device < 1 << 50:
+            host = max(0, host - self.unmapped_bytes(spec))  # the worker counts all of the file
+            self._remembered.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
+
+    def use(self, remedy: Remedy) -> None:
+        """With which llama.cpp loads models from now on."""
+        self.repacking = repacking_of(cpu_features(), remedy)
+
+    def unmapped_bytes(self, spec: ModelSpec) -> int:
+        """Of its file, what is repacked into memory of its own."""
+        return 0 if self.has_device and spec.options.gpu_layers else unmapped_bytes(spec, self.repacking)
+
+    def save(self) -> None:
+        """Blocks for as long as the disk does."""
+        self._remembered.save()
+
+    def _known(self, spec: ModelSpec) -> dict[str, Any] | None:
+        found = self._remembered.get(_key(spec))
+        if not isinstance(found, dict):
+            return None
+        values: list[Any] = [found.get(name) for name in ("host_bytes", "device_bytes", "load_s")]
+        return found if all(type(value) in (int, float) and value >= 0 for value in values) else None
+
+
+def _key(spec: ModelSpec) -> str:
+    """The same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
+    options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}
+    path, mmproj, states = (*spec.fingerprint, None, None, None)[:3]
+    content = orjson.dumps([path or spec.path, mmproj, [state[:2] for state in states or ()], options], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]

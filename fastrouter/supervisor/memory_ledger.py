@@ -1,0 +1,66 @@
+"""Memory of models: what each needs, what all may take, what a load has shown. The supervisor's one window on it.
+
+Invariant: an instance's `need` is what it was admitted with until its load has shown better.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
+from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
+from fastrouter.supervisor import snapshot
+from fastrouter.supervisor.decide.need import total
+from fastrouter.supervisor.decide.planner import Limits
+from fastrouter.supervisor.managed_model import Entry
+from fastrouter.supervisor.memory.limits import Held, LimitReader
+from fastrouter.supervisor.memory.measurements import Measures
+from fastrouter.supervisor.workers.instance import Instance
+from fastrouter.system.machine import total_bytes
+
+
+class Memory:
+    def __init__(self, config: Config) -> None:
+        self.measures = Measures()
+        self._limits = LimitReader(config)
+
+    def __repr__(self) -> str:
+        return f"<Memory {self._limits!r} {self.measures!r}>"
+
+    def limits(self, entries: Iterable[Entry], spare_pid: int | None) -> Limits:
+        """What the spare has faulted in is for the next model, so it counts as free."""
+        return self._limits.read([*snapshot.held(entries), Held(spare_pid, total_bytes())])
+
+    def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
+        """Of a model that does not fit: for good, or while other programs use the memory."""
+        need = self.measures.need(spec)
+        figures: dict[str, int | None] = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
+        if need.device_bytes:
+            figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.device_bytes}
+        if limits.host_bytes is not None and limits.host_bytes < need.host_bytes <= self._limits.most_bytes:
+            return Unavailable(f"model '{spec.id}' cannot be loaded now: {why}; other programs use the rest", model=spec.id, **figures)
+        hint = "; --models-memory 0 tries it all the same" if self._limits.is_automatic and not self.measures.has_device else ""
+        return DoesNotFit(spec.id, why + hint, **figures)
+
+    def make_way(self, instances: Sequence[Instance], limits: Limits) -> None:
+        """A load has begun. Limits count shelves as free, so they give back what is lacking, that of the model used longest ago first."""
+        shelves = [instance for instance in instances if instance.shelf_bytes]
+        if limits.host_bytes is None:
+            return
+        needed = total(instance.need for instance in instances).host_bytes + sum(instance.shelf_bytes for instance in shelves)
+        lack = needed - limits.host_bytes
+        for instance in sorted(shelves, key=lambda instance: instance.last_used):
+            if lack > 0:
+                lack -= instance.shrink(lack)
+
+    def learn(self, instance: Instance, instances: Iterable[Instance]) -> None:
+        """From a load that has just ended well."""
+        meta = instance.meta or {}
+        self.measures.note(instance.spec, meta, instance.load_s)
+        instance.need = self.measures.need(instance.spec)
+        free_bytes = meta.get("device_free_bytes")
+        if type(free_bytes) is int:  # it has seen a device
+            self.measures.has_device = True
+            self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in instances))
+
+    def save(self) -> None:
+        self.measures.save()

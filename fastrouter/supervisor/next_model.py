@@ -1,0 +1,25 @@
+"""Which model is likely to come next, and what its load will allocate: what a spare can do ahead. Pure; a wrong answer costs nothing."""
+
+from collections.abc import Iterable
+
+from fastrouter.ipc.messages import Prime
+from fastrouter.options.load import LoadOptions
+from fastrouter.supervisor.managed_model import Entry
+from fastrouter.supervisor.memory.estimate import heap_bytes
+from fastrouter.supervisor.remedies import NONE, Remedy
+
+LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a small model
+OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
+
+
+def forecast(entries: Iterable[Entry], free_bytes: int, remedy: Remedy = NONE) -> Prime:
+    """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
+    used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None and not entry.has_expired]
+    away = [entry for entry in used if entry.instance is None]
+    heap = max((heap_bytes(entry.spec) for entry in used), default=0)
+    heap = max(heap, LEAST_HEAP_BYTES)
+    likely = max(away, key=lambda entry: entry.last_used, default=None)
+    if likely is None or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
+        return Prime(heap, None, LoadOptions())
+    remedy = remedy.joined(likely.remedy)
+    return Prime(heap, likely.spec.path, likely.spec.options, remedy.safe_mode, remedy.num_dropped)

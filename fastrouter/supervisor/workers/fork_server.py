@@ -1,0 +1,145 @@
+"""The fork server as the router sees it: it makes workers, and is started again when it has ended."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+
+from fastrouter.errors import FastrouterError
+from fastrouter.supervisor.workers.line_pipe import LinePipe
+from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, describe_exit
+from fastrouter.system.reexec import command_of, environment_for_own, start
+
+log = logging.getLogger("fastrouter.worker")
+
+NURSERY_COMMAND = command_of("fastrouter.worker")
+DEFAULT_POLL = 50
+_SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
+SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
+
+
+def spin_count(poll: int) -> int:
+    """How often a thread of OpenMP looks for work before it sleeps. 50: a few microseconds, as models share the cores: with OpenMP's own
+    default, which is 100 here, two models on two cores make 3 tokens/s together instead of 130."""
+    return round(_SPINS * _SPINS_RANGE ** ((poll - DEFAULT_POLL) / DEFAULT_POLL)) if poll else 0
+
+
+class Nursery:
+    """The fork server. Started again when it is needed and gone."""
+
+    def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
+        """`poll`: how long the workers' threads spin for work, 0 to 100."""
+        self._command = command or NURSERY_COMMAND
+        self._environment = environment_for_own(os.environ)
+        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
+        if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
+            self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
+        self.on_end: Callable[[], None] = lambda: None  # it has died, and is not started again by itself
+        self._process: subprocess.Popen[bytes] | None = None
+        self._num_failed_starts = 0  # in a row that ended by themselves before a worker was up
+        self._retry_at = 0.0
+        self._socket: socket.socket | None = None
+        self._output: LinePipe | None = None
+        # The workers hold the reading end: its end of file tells them that the router is gone.
+        self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
+
+    def __repr__(self) -> str:
+        return f"<Nursery {self._process.pid if self._process else 'not started'}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Raises FastrouterError: it cannot be started, or ended too often just now."""
+        if self._process is not None:
+            self._note_end(self._end())
+        if time.monotonic() < self._retry_at:
+            raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
+        with _in_words(), contextlib.ExitStack() as undo:
+            output = LinePipe(partial(log.warning, "fork server: %s"))  # it speaks only when something is wrong
+            undo.callback(output.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            command = [*self._command, "--nursery", str(theirs.fileno())]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output.child_fd, "stderr": output.child_fd}
+            with theirs:
+                self._process = start(command, self._environment, pass_fds=[theirs.fileno()], **streams)
+            undo.pop_all()
+        output.listen()
+        ours.settimeout(SPAWN_TIMEOUT_S)
+        self._socket, self._output = ours, output
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._hung_up)
+
+    def _hung_up(self) -> None:
+        """It never says anything, so this is its end."""
+        self._note_end(self._end())
+        self.on_end()
+
+    def _note_end(self, exit_code: int | None) -> None:
+        log.warning("the fork server %s", describe_exit(exit_code))
+        if exit_code is not None and exit_code >= 0:  # by itself, not by a signal from outside
+            self._num_failed_starts += 1
+            self._retry_at = time.monotonic() + BACK_OFF_S[min(self._num_failed_starts, len(BACK_OFF_S)) - 1]
+
+    def note_worker(self) -> None:
+        """One that it made is up: it works."""
+        self._num_failed_starts, self._retry_at = 0, 0.0
+
+    def _end(self) -> int | None:
+        """Its exit code, None when there was none."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        exit_code = process.wait()
+        if self._output is not None:
+            self._output.read_last()
+            self._output.close()
+            self._output = None
+        return exit_code
+
+    def spawn(self) -> "WorkerProcess":
+        """A new worker, on its way up. Raises FastrouterError."""
+        with _in_words():
+            return self._spawn()
+
+    def _spawn(self) -> "WorkerProcess":
+        process = WorkerProcess()
+        try:
+            fds = process.child_fds(self._lifeline)
+            if self._process is None or self._process.poll() is not None or not self._send(fds):
+                self.start()
+                if not self._send(fds):
+                    raise FastrouterError("cannot start worker processes: the fork server does not answer")
+        except BaseException:  # whatever ends it: its descriptors go
+            process.close()
+            raise
+        process.listen()
+        return process
+
+    def _send(self, fds: list[int]) -> bool:
+        assert self._socket is not None
+        try:
+            socket.send_fds(self._socket, [b"spare"], fds)
+        except OSError:  # TimeoutError too
+            return False
+        return True
+
+    def close(self) -> None:
+        """End it; the workers it made see the end of their lifeline. Idempotent."""
+        self._end()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            os.close(self._lifeline_write)
+            self._lifeline = -1

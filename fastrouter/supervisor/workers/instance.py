@@ -1,0 +1,333 @@
+"""One model's process seen from the router: its state, who uses it, what runs in it. The only file that would notice a remote worker.
+
+Knows no queue and no plan. Invariant: `streams` holds every request that has not ended, and of those that have, only some whose
+lease is still held.
+"""
+
+import asyncio
+import copy
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastrouter._core import Sink
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.ipc.messages import (
+    DECODING_CALLS,
+    Abort,
+    Call,
+    Failed,
+    Forget,
+    Generate,
+    Load,
+    Notice,
+    Progress,
+    Ready,
+    Reply,
+    Share,
+    Shelved,
+    Shrink,
+    Snapshot,
+)
+from fastrouter.supervisor.decide.need import Need
+from fastrouter.supervisor.decide.state import State, check
+from fastrouter.supervisor.remedies import NONE, Remedy
+from fastrouter.supervisor.workers.process import WorkerProcess, describe_exit
+from fastrouter.system.machine import total_bytes
+
+log = logging.getLogger("fastrouter.supervisor")
+
+FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
+PEEK_TIMEOUT_S = 3.0
+SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and what it said before it is still true
+SLOTS_AGE_S = 60.0  # what a worker said of its slots so long ago is nothing to go by: it hangs
+FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
+
+
+def fail_sink(sink: Sink, error: Exception) -> None:
+    """One client's answer must not keep the others from theirs."""
+    try:
+        sink.fail(error)
+    except Exception:  # a bug of ours in one sink: logged with its traceback
+        log.exception("a client could not be told that its answer has failed")
+
+
+@dataclass(slots=True)
+class Stream:
+    """One request in a worker. What a fresh worker would need is here, so that the stream can outlive this one."""
+
+    generate: Generate
+    sink: Sink
+    owner: Any  # the lease
+    num_deaths: int = 0  # workers that died with it
+
+
+class Instance:
+    """Made by the supervisor when a load starts; over when `on_exit` has been called."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        need: Need,
+        process: WorkerProcess,
+        on_change: Callable[["Instance"], None],
+        on_notice: Callable[["Instance", Notice], None],
+    ) -> None:
+        self.spec = spec
+        self.process = process
+        self.state = State.LOADING
+        self.num_leases = 0
+        self.last_used = time.monotonic()
+        self.progress: float | None = None
+        self.meta: dict[str, Any] | None = None
+        self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.failure_kind: type[LoadFailed] = LoadFailed
+        self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
+        self.remedy = NONE  # how it is loaded
+        self.has_begun = False  # the worker has said that it loads the model
+        self.has_answered = False  # a first token or vector came: decoding works
+        self.need = need
+        self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
+        self.leave_reason = ""  # why it was told to stop
+        self.started_at = time.monotonic()
+        self.ready_at = 0.0  # 0: not yet
+        self.streams: dict[int, Stream] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._num_calls = 0
+        self._decoding_ids: set[int] = set()  # of calls that the model computes
+        self._peeks: dict[str, asyncio.Task[Any]] = {}
+        self._snapshots: dict[str, tuple[float, Any]] = {}  # method -> when it came, what it said
+        self._num_busy = 1  # as the worker knows it
+        self._on_change = on_change
+        self._on_notice = on_notice
+        process.on_message = self._receive
+        process.ring.on_sink_error = self._sink_failed
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.spec.id} {self.state.value} {self.num_leases} leases {len(self.streams)} streams>"
+
+    @property
+    def heap_bytes(self) -> int:
+        """Of its need, what is no mapped file."""
+        weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
+        return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
+
+    @property
+    def load_s(self) -> float:
+        """What its load took, without the start of a process that other loads will find started."""
+        said = (self.meta or {}).get("load_ms")
+        took = self.ready_at - self.started_at
+        return min(took, said / 1e3) if isinstance(said, int | float) and said >= 0 else took
+
+    def give_up_load(self, cause: str) -> None:
+        """It takes too long: its end will say so."""
+        self.failure = cause
+        self.process.kill()
+
+    def load(self, remedy: Remedy, verbosity: int) -> None:
+        self.remedy = remedy
+        safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
+
+    def advance(self, state: State) -> None:
+        check(self.state, state)
+        self.state = state
+
+    def kill(self) -> None:
+        """At once; its end is reported like any other. Idempotent."""
+        if self.state is not State.DYING:
+            self.advance(State.DYING)
+        self.process.kill()
+
+    # ------------------------------------------------------------ requests
+
+    def lend(self) -> None:
+        self.num_leases += 1
+        self.last_used = time.monotonic()  # uvloop's own clock has a millisecond's resolution
+
+    def take_back(self) -> None:
+        self.num_leases -= 1
+        self.last_used = time.monotonic()
+
+    def share_cores(self, num_busy: int) -> None:
+        """Tell the worker how many models have requests, when that has changed."""
+        if num_busy != self._num_busy:
+            self._num_busy = num_busy
+            self.process.send(Share(num_busy))
+
+    def shrink(self, num_bytes: int) -> int:
+        """Have its shelf give back so much, or all of it. Returns how much that will be."""
+        given = min(num_bytes, self.shelf_bytes)
+        self.shelf_bytes -= given
+        self.process.send(Shrink(self.shelf_bytes))
+        return given
+
+    def submit(self, stream: Stream) -> int:
+        """The request id. Raises Unavailable when it has no room for more."""
+        request_id = self.process.ring.attach(stream.sink)
+        self.streams[request_id] = stream
+        self.process.send(replace(stream.generate, request_id=request_id))
+        return request_id
+
+    def abort(self, request_id: int) -> None:
+        """Forget a request, and stop it where it has not ended. Idempotent."""
+        stream = self.streams.pop(request_id, None)
+        if stream is None:
+            return
+        self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+        if stream.sink.request_id == request_id:  # the ring lets go of a sink with its last record
+            self.process.ring.detach(request_id)
+            self.process.ring.cancel(request_id)
+            self.process.send(Abort(request_id))
+
+    def take_streams(self) -> list[Stream]:
+        """Requests that have not ended; no record will reach them, and they are nobody's afterwards."""
+        running = {key: stream for key, stream in self.streams.items() if stream.sink.request_id == key}
+        self.streams.clear()
+        for request_id in running:
+            self.process.ring.detach(request_id)
+        return list(running.values())
+
+    def running_sinks(self) -> Iterator[Sink]:
+        """Of requests that have not ended."""
+        return (stream.sink for key, stream in self.streams.items() if stream.sink.request_id == key)
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Raises what the worker raised, or WorkerDied."""
+        self._num_calls += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[self._num_calls] = future
+        call = Call(self._num_calls, method, params)
+        if method in DECODING_CALLS:
+            self._decoding_ids.add(call.request_id)
+        self.process.send(call)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.process.send(Forget(call.request_id))
+            raise
+        finally:
+            self._calls.pop(call.request_id, None)
+            self._decoding_ids.discard(call.request_id)
+
+    async def peek(self, method: str) -> Any:
+        """A call without a lease; None when the worker has gone meanwhile. Never more than one is under way: who asks meanwhile gets
+        the same answer, so a worker that hangs costs nothing however often it is asked. One that computes has said before what it would
+        answer. Raises Unavailable after PEEK_TIMEOUT_S."""
+        asked = self._peeks.get(method)
+        if asked is None:
+            asked = self._peeks[method] = asyncio.get_running_loop().create_task(self._peek(method))
+            asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may have given up
+        is_known = self._is_known(method)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asked), SNAPSHOT_PATIENCE_S if is_known else PEEK_TIMEOUT_S)
+        except TimeoutError:
+            if is_known or self._is_known(method):
+                return copy.deepcopy(self._snapshots[method][1])
+            raise Unavailable(f"model {self.spec.id} does not answer", model=self.spec.id) from None
+
+    def _is_known(self, method: str) -> bool:
+        if method not in self._snapshots:
+            return False
+        return method != "slots" or time.monotonic() - self._snapshots[method][0] < SLOTS_AGE_S
+
+    async def _peek(self, method: str) -> Any:
+        try:
+            return await self.call(method, {})
+        except WorkerDied:
+            return None
+        finally:
+            del self._peeks[method]
+
+    # ------------------------------------------------------------ what the worker says
+
+    def _receive(self, message: Any) -> None:
+        if isinstance(message, Reply):
+            future = self._calls.get(message.request_id)
+            if future is not None and not future.done():
+                if message.error is None:
+                    self.has_answered = self.has_answered or message.request_id in self._decoding_ids
+                    future.set_result(message.result)
+                else:
+                    future.set_exception(_read_error(message.error))
+        elif isinstance(message, Progress):
+            self.has_begun = True
+            if self.state is State.LOADING and message.value != (self.progress or 0.0):
+                self.progress = message.value
+                self._on_change(self)
+        elif isinstance(message, Ready):
+            if self.state is State.LOADING:
+                self.meta = message.meta
+                self.ready_at = time.monotonic()
+                self.advance(State.LOADED)
+                self.last_used = time.monotonic()  # a long load is no idle time
+                self._on_change(self)
+        elif isinstance(message, Failed):
+            if self.state is State.LOADING:
+                self.failure = message.error
+                can_fit = not 0 < total_bytes() <= self.need.host_bytes
+                self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
+                asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
+        elif isinstance(message, Shelved):
+            self.shelf_bytes = max(0, message.num_bytes)
+        elif isinstance(message, Snapshot):
+            self._snapshots[message.method] = (time.monotonic(), message.result)
+        elif isinstance(message, Notice):
+            self._on_notice(self, message)
+
+    def _sink_failed(self, sink: Sink, error: BaseException) -> None:
+        """A bug of ours: the ring has let go of the sink."""
+        log.error("%s: an answer failed: %s: %s", self.spec.id, type(error).__name__, error)
+        for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
+            del self.streams[request_id]
+            self.process.send(Abort(request_id))
+        fail_sink(sink, FastrouterError(f"{type(error).__name__}: {error}"))
+
+    # ------------------------------------------------------------ its end
+
+    @property
+    def is_gone(self) -> bool:
+        return self.process.is_closed
+
+    @property
+    def cause_of_death(self) -> str:
+        """For a user: what it said itself, else how it ended and its last line."""
+        process = self.process
+        if self.failure is not None:
+            return self.failure
+        if process.broke_protocol is not None:
+            return f"its worker broke the protocol: {process.broke_protocol}"
+        last_line = f"; its last line: {process.lines[-1]}" if process.lines else ""
+        return f"its worker {describe_exit(process.exit_code)}{last_line}"
+
+    def is_killed_by_first_decode(self) -> bool:
+        """Died by a fault of its code with requests in it, and none ever got a token: see Load.safe_mode."""
+        code = self.process.exit_code
+        is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
+        return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
+
+    @property
+    def has_retries(self) -> bool:
+        """It still works on what may have crashed a worker before."""
+        return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
+
+    @property
+    def has_calls(self) -> bool:
+        """Somebody waits for what it was asked."""
+        return any(not future.done() for future in self._calls.values())
+
+    def fail_calls(self, error: Exception) -> None:
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(error)
+
+
+def _read_error(error: dict[str, Any]) -> FastrouterError:
+    try:
+        return from_wire(error)
+    except TypeError:  # its extra fields are no fields of an error
+        raise ProtocolError("a worker sent a broken error") from None

@@ -1,0 +1,268 @@
+"""Worker processes as operating-system things: the nursery that forks them, their descriptors, their death. Knows no model.
+
+The nursery is one process that has imported everything; it forks workers that the kernel gives to us (we are their subreaper), so we
+can wait for them and hold a pidfd. A worker's pid is the one that the kernel puts beside its first bytes: what it says of itself is
+never used to signal anybody. Invariant: every descriptor opened here is closed by `close` of the object that opened it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastrouter._core import TokenRing
+from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.ipc.messages import Hello
+from fastrouter.ipc.wire import AsyncWire
+from fastrouter.supervisor.workers.line_pipe import LinePipe
+
+log = logging.getLogger("fastrouter.worker")
+
+_PR_SET_CHILD_SUBREAPER = 36
+NUM_LOG_LINES = 200
+UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
+HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
+LAST_WORDS_S = 1.0  # between a worker's end and that of its wire, which only a process of its own making can keep open
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+def adopt_orphans() -> None:
+    """Grandchildren whose parent ends become our children."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def reap_unknown(known_pids: set[int]) -> bool:
+    """Collect children that died before they could say who they are. False: there are no children at all."""
+    try:
+        while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid not in known_pids:
+            os.waitpid(found.si_pid, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """In words. Negative: the signal that ended it."""
+    if exit_code is None:
+        return "ended before it was up"
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        return f"was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    except ValueError:
+        return f"was killed by signal {-exit_code}"
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Raises FastrouterError for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        more = "; allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise FastrouterError(f"cannot start worker processes: {error.strerror or error}{more}") from None
+
+
+class WorkerProcess:
+    """One worker: its wire, its ring, its log and its death. The owner sets the callbacks; all run in the event loop."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.exit_code: int | None = None  # negative: the signal; None: alive, or it never came up
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_exit: Callable[[], None] = lambda: None  # everything it said before has been delivered
+        self.on_line: Callable[[str], None] = self._log_line
+        self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
+        self.broke_protocol: str | None = None
+        self.is_closed = False
+        self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as undo:
+            self._sock, self._child_sock = socket.socketpair()
+            undo.callback(self._sock.close)
+            undo.callback(self._child_sock.close)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self._sock.setblocking(False)
+            self._log = LinePipe(self._take_line)
+            undo.callback(self._log.close)
+            self.ring = TokenRing.create()
+            undo.pop_all()
+        self._wire = AsyncWire(self._receive, self._wire_closed)
+        self._connecting: asyncio.Task[Any] | None = None
+        self._pidfd: int | None = None
+        self._timer: asyncio.TimerHandle | None = None  # what is not waited for for ever: its first sign of life, its end
+        self._is_doomed = False
+        self._is_wire_open = True
+        self._is_listening = False
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess {self.pid or 'coming up'}{' closed' if self.is_closed else ''}>"
+
+    @property
+    def is_up(self) -> bool:
+        """It has shown a sign of life; still true when it is dead."""
+        return self.pid is not None
+
+    def child_fds(self, lifeline: int) -> list[int]:
+        """In the order of the fork request; valid until `listen`."""
+        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._log.child_fd]
+
+    def listen(self) -> None:
+        """Its descriptors have been sent."""
+        self._child_sock.close()
+        self._is_listening = True
+        self._loop.add_reader(self._sock.fileno(), self._greet)
+        self._loop.add_reader(self.ring.doorbell_fd, self.drain)
+        self._log.listen()
+        self._wait_at_most(UP_TIMEOUT_S, self._exited)
+
+    def send(self, message: Any) -> None:
+        self._wire.send(message)
+
+    def drain(self) -> None:
+        """Hand out what is in the ring. A ring with impossible content costs its worker its life."""
+        if self.broke_protocol is not None:
+            return
+        try:
+            self.ring.drain()
+        except ProtocolError as error:
+            self._break(error)
+
+    def kill(self) -> None:
+        """At once, or as soon as it is up. `on_exit` follows. Idempotent."""
+        self._is_doomed = True
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _wait_at_most(self, delay_s: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, action)
+
+    # ------------------------------------------------------------ what it says
+
+    def _greet(self) -> None:
+        """Its first bytes, or its end. The bytes stay in the socket; the wire reads them later."""
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        self._loop.remove_reader(self._sock.fileno())
+        pids = [_CREDENTIALS.unpack(value)[0] for _, kind, value in ancillary if kind == socket.SCM_CREDENTIALS]
+        if not data or not pids or not self._take_pid(pids[0]):
+            self._exited()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_doomed:
+            self.kill()
+        self._connecting = self._loop.create_task(self._wire.connect(self._sock))
+
+    def _take_pid(self, pid: int) -> bool:
+        """Only a child of ours is a worker."""
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:
+            return False
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:  # no descriptor is left to watch it with
+            log.error("a worker cannot be watched and is ended: %s", error.strerror)
+            os.kill(pid, signal.SIGKILL)  # a child that nobody has waited for keeps its number
+            return False
+        self.pid = pid
+        self._loop.add_reader(self._pidfd, self._died)
+        return True
+
+    def _receive(self, message: Any) -> None:
+        if not isinstance(message, Hello):
+            self.on_message(message)
+        elif message.pid != self.pid:
+            raise ProtocolError(f"process {self.pid} says that it is {message.pid}")
+
+    def _break(self, error: ProtocolError) -> None:
+        self.broke_protocol = error.message
+        log.error("worker %s broke the protocol and is killed: %s", self.pid or "that was starting", error.message)
+        self._loop.remove_reader(self.ring.doorbell_fd)
+        self.kill()
+
+    def _take_line(self, text: str) -> None:
+        self.lines.append(text)
+        self.on_line(text)
+
+    def _log_line(self, text: str) -> None:
+        log.debug("[%s] %s", self.pid or "starting", text)
+
+    def tell(self, on_line: Callable[[str], None]) -> None:
+        """From here on its lines are a model's; what it has said before, it said as a spare."""
+        self._log.read()
+        self.on_line = on_line
+
+    # ------------------------------------------------------------ its end
+
+    def _wire_closed(self, error: Exception | None) -> None:
+        if isinstance(error, ProtocolError):
+            self._break(error)
+        if not self._is_wire_open:
+            return
+        self._is_wire_open = False
+        if self._pidfd is None:
+            self._exited()
+        else:  # it is on its way out, or has nothing left to do here
+            self._wait_at_most(HANG_UP_GRACE_S, self.kill)
+
+    def _died(self) -> None:
+        assert self._pidfd is not None
+        assert self.pid is not None
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = None
+        with contextlib.suppress(ChildProcessError):  # collected by somebody else: how it ended will not be known
+            _, status = os.waitpid(self.pid, 0)
+            self.exit_code = os.waitstatus_to_exitcode(status)
+        if self._is_wire_open:
+            self._wait_at_most(LAST_WORDS_S, self._exited)  # the wire's end follows what it last said
+        else:
+            self._exited()
+
+    def _exited(self) -> None:
+        if self.is_closed:
+            return
+        self.drain()
+        self._log.read_last()
+        on_exit = self.on_exit
+        self.close()
+        on_exit()
+
+    def close(self) -> None:
+        """Give everything back; a process that still runs finds its wire closed and ends. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connecting is None:
+            if self._is_listening:
+                self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+        if self._is_listening:
+            self._loop.remove_reader(self.ring.doorbell_fd)
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        self._child_sock.close()
+        self._log.close()
+        self._wire.close()
+        self.ring.close()

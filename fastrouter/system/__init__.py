@@ -1,0 +1,1 @@
+"""The machine, files and words. Knows no model."""

@@ -1,0 +1,1 @@
+"""Answers to the router's questions about a loaded model."""

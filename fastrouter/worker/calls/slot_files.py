@@ -1,0 +1,206 @@
+"""POST /slots/{id}: what a slot holds goes to a file, comes back from one, or is forgotten. Answers have llama-server's shapes.
+
+Knows no HTTP; names of files are checked before they get here. A file is llama.cpp's own, readable by llama-server, with a few bytes behind
+it that say which model and adapters it is of and whether it is whole. Invariants: a busy slot is waited for; a file appears whole or
+not at all; after a restore that failed the slot holds what it held, or nothing.
+"""
+
+import contextlib
+import hashlib
+import os
+import struct
+import time
+import zlib
+from array import array
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.ipc.messages import Call, Load, Reply
+from fastrouter.worker.engine.engine import Engine
+from fastrouter.worker.kv.slots import AdapterSet, Slot
+from fastrouter.worker.llama.context import Context
+
+_HEAD = struct.Struct("<III")  # llama.cpp's magic, version, number of tokens
+_MAGIC = 0x67677371  # ggsq
+_FOOT = struct.Struct("<I8s")  # how long the JSON before it is, and that it is ours
+_OURS = b"frslot01"
+_BLOCK_BYTES = 1 << 20
+_NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+class SlotFiles:
+    """Of one model."""
+
+    def __init__(self, context: Context, engine: Engine, load: Load, send: Callable[[Reply], None]) -> None:
+        self._model_path = load.path
+        self._folder = Path(load.options.slot_save_path or "/nonexistent")
+        self._context = context
+        self._slots, self._prefixes, self._adapters = engine.slots, engine.prefixes, engine.adapters
+        self._send = send
+        self._waiting: list[Call] = []
+
+    def __repr__(self) -> str:
+        return f"<SlotFiles {self._folder} {len(self._waiting)} waiting>"
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting)
+
+    def submit(self, call: Call) -> None:
+        self._waiting.append(call)
+
+    def forget(self, request_id: int) -> None:
+        self._waiting = [call for call in self._waiting if call.request_id != request_id]
+
+    def step(self) -> None:
+        """Answer those whose slot is idle."""
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            slot_id = call.params["id_slot"]
+            if slot_id < len(self._slots) and self._slots.all[slot_id].is_busy:
+                self._waiting.append(call)
+            else:
+                self._send(self._answer(call))
+
+    def _answer(self, call: Call) -> Reply:
+        slot_id, name = call.params["id_slot"], call.params.get("filename", "")
+        try:
+            if slot_id >= len(self._slots):
+                raise InvalidRequest("Invalid slot ID")
+            slot = self._slots.all[slot_id]
+            act = {"slot_save": self._save, "slot_restore": self._restore, "slot_erase": self._erase}[call.method]
+            return Reply(call.request_id, result={"id_slot": slot_id, **act(slot, name)})
+        except OSError as error:
+            return Reply(call.request_id, error=FastrouterError(f"{name}: {error.strerror or error}").to_wire())
+        except FastrouterError as error:
+            return Reply(call.request_id, error=error.to_wire())
+
+    # ------------------------------------------------------------ the three actions
+
+    def _save(self, slot: Slot, name: str) -> dict[str, Any]:
+        begun = time.perf_counter()
+        self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # what was moved is no start of a prompt: it would lie
+        part = self._folder / f".slot-{os.getpid()}-{slot.id}.part"
+        try:
+            written = self._context.states.write_file(str(part), slot.id, slot.tokens)
+            if not written:
+                raise FastrouterError(f"Unable to save slot: {name} could not be written")
+            self._sign(part, slot.adapters)
+            part.replace(self._folder / name)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        return {"filename": name, "n_saved": len(slot.tokens), "n_written": written, "timings": {"save_ms": _ms_since(begun)}}
+
+    def _restore(self, slot: Slot, name: str) -> dict[str, Any]:
+        begun = time.perf_counter()
+        path = self._folder / name
+        try:
+            if not path.is_file():
+                raise InvalidRequest("there is no such file")
+            with path.open("rb") as file:
+                num_tokens, adapters = _count_tokens(file), self._check(file)
+            tokens, read = self._read(path, slot, num_tokens)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Unable to restore slot: {name}: {error.message}") from None
+        slot.tokens.extend(tokens)
+        slot.adapters = adapters
+        return {"filename": name, "n_restored": len(tokens), "n_read": read, "timings": {"restore_ms": _ms_since(begun)}}
+
+    def _erase(self, slot: Slot, name: str) -> dict[str, Any]:
+        num_erased = len(slot.tokens)
+        self._prefixes.forget(slot)
+        return {"n_erased": num_erased}
+
+    def _read(self, path: Path, slot: Slot, num_tokens: int) -> tuple["array[int]", int]:
+        """Into the slot's KV. Raises InvalidRequest, and then the slot is empty."""
+        states = self._context.states
+        if num_tokens > self._context.n_ctx_slot:
+            raise InvalidRequest(f"its {num_tokens} tokens do not fit the context of a slot ({self._context.n_ctx_slot})")
+        self._prefixes.make_room(slot, num_tokens)
+        found = states.read_file(str(path), slot.id)
+        if found is None:
+            self._context.remove(slot.id)
+            raise InvalidRequest("it is cut short, of another model or llama.cpp, or larger than the room in the KV cache")
+        tokens, read = found
+        is_of_model = all(0 <= token < self._context.n_vocab for token in tokens)
+        if not is_of_model or states.span(slot.id)[1] != len(tokens) - 1:
+            self._context.remove(slot.id)
+            raise InvalidRequest("its tokens are not those of its state, or not of this model")
+        return tokens, read
+
+    # ------------------------------------------------------------ what is behind llama.cpp's part
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the model's file: models with the same architecture differ in their weights only."""
+        size = os.path.getsize(self._model_path)
+        digest = hashlib.sha256(str(size).encode())
+        with open(self._model_path, "rb") as file:
+            for number in range(_NUM_SAMPLES):
+                file.seek(size * number // _NUM_SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def _sign(self, part: Path, adapters: AdapterSet) -> None:
+        with part.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            names = [[os.path.basename(self._adapters.all[number].path), scale] for number, scale in adapters]
+            said = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
+            file.seek(size)
+            file.write(said + _FOOT.pack(len(said), _OURS))
+
+    def _check(self, file: BinaryIO) -> AdapterSet:
+        """The adapters that its KV was computed with. Raises InvalidRequest where the file is not whole or not of this model."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _FOOT.size))
+        foot = file.read()
+        length, magic = _FOOT.unpack(foot) if len(foot) == _FOOT.size else (0, b"")
+        if magic != _OURS:  # llama-server's: it says nothing of adapters
+            return self._adapters.resolve(None)
+        file.seek(max(0, size - _FOOT.size - length))
+        said = _read_object(file.read(length))
+        if said.get("bytes") != size - _FOOT.size - length or said.get("crc32") != _crc32(file, said["bytes"]):
+            raise InvalidRequest("it is damaged")
+        if said.get("model") != self._fingerprint:
+            raise InvalidRequest("it was saved with another model")
+        known = {os.path.basename(adapter.path): number for number, adapter in enumerate(self._adapters.all)}
+        missing = [name for name, _ in said["adapters"] if name not in known]
+        if missing:
+            raise InvalidRequest(f"it was saved with the LoRA adapter {missing[0]}, which is not loaded")
+        return self._adapters.resolve([[known[name], scale] for name, scale in said["adapters"]])
+
+
+def _count_tokens(file: BinaryIO) -> int:
+    head = file.read(_HEAD.size)
+    magic, _, num_tokens = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0, 0)
+    if magic != _MAGIC:
+        raise InvalidRequest("it is no file of a slot")
+    return int(num_tokens)
+
+
+def _read_object(text: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("it is damaged") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _crc32(file: BinaryIO, size: int) -> int:
+    """Of the first `size` bytes."""
+    file.seek(0)
+    value = 0
+    while size > 0 and (block := file.read(min(_BLOCK_BYTES, size))):
+        value = zlib.crc32(block, value)
+        size -= len(block)
+    return value
+
+
+def _ms_since(begun: float) -> float:
+    return round(1e3 * (time.perf_counter() - begun), 3)

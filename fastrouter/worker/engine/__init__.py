@@ -1,0 +1,1 @@
+"""Requests become sequences; a step decodes them together."""

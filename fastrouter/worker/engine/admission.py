@@ -1,0 +1,287 @@
+"""From a request to a sequence in a slot: its prompt, its sampler, its grammar, its turn, and what the KV cache holds of it already.
+
+Owns slots, prefixes and the queue. Knows no batch. Invariant: a sequence is here until it has a slot; one that insists on a busy slot lets
+the others pass, one for which the KV cache has no room lets nobody pass.
+"""
+
+import time
+from array import array
+from dataclasses import replace
+from typing import Any
+
+from fastrouter.errors import ModelCannot
+from fastrouter.ipc.messages import Generate
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.engine.adapters import Adapters
+from fastrouter.worker.engine.answers import Answers
+from fastrouter.worker.engine.fair_queue import FairQueue
+from fastrouter.worker.kv.prefixes import Prefixes
+from fastrouter.worker.kv.slots import Slot, Slots
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
+from fastrouter.worker.sampling.sampler import Sampler, file_defaults
+from fastrouter.worker.sequence import Request, Sequence, Status
+from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
+from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
+from fastrouter.worker.text.infill import build_infill
+from fastrouter.worker.text.prompts import Prompts, context_exceeded
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
+
+COMPILE_DEADLINE_S = 20.0  # of a grammar, from the request on
+NUM_SPARED = 32  # tokens of the KV cache for each sequence that runs: what is admitted must not be in the way at once
+
+
+class Admission:
+    """All requests of one model that wait."""
+
+    def __init__(
+        self, model: Model, context: Context, answers: Answers, options: LoadOptions, prompts: Prompts, adapters: Adapters
+    ) -> None:
+        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that say nothing
+        self.slots = Slots(context.num_slots, options.slot_prompt_similarity)
+        self.prefixes = Prefixes(model, context, self.slots, options)
+        self._vocab = model.vocab
+        self._context = context
+        self._answers = answers
+        self._options = options
+        self._prompts = prompts
+        self._adapters = adapters
+        self._pieces = PieceTable(model.vocab, special=options.special)
+        self._grammars = Grammars(model.vocab)
+        self._compiling: list[Request] = []
+        self._waiting = FairQueue()
+        self._num_sequences = 0  # so far
+        self._is_crowded = False  # the KV cache has no room for the next one: admit nobody until a sequence ends
+        self._num_fitting = 0  # tokens that the slots held when the cache was full; 0: since it was empty it was never full
+
+    def __repr__(self) -> str:
+        return f"<Admission {len(self._waiting)} waiting {len(self._compiling)} compiling>"
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._compiling)
+
+    @property
+    def is_compiling(self) -> bool:
+        """There is nothing to do until a grammar is ready."""
+        return bool(self._compiling) and not self._waiting
+
+    # ------------------------------------------------------------ in
+
+    def submit(self, generate: Generate) -> None:
+        """Queue a request. A bad one gets its ERROR record; nothing is raised."""
+        try:
+            if not self._context.memory or self._context.is_embedding:
+                raise ModelCannot("this model cannot generate text")
+            generate = self._with_defaults(generate)
+            request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            self._check_length(request)
+            if generate.constraint is not None:
+                request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
+            if request.grammar is None and request.reading is None:
+                self._queue(request)
+            else:
+                self._compiling.append(request)
+        except Exception as error:
+            self._answers.refuse(generate.request_id, error)
+
+    def _with_defaults(self, generate: Generate) -> Generate:
+        """Where the request says nothing."""
+        options, changes = self._options, dict[str, Any]()
+        if options.constraint is not None and generate.constraint is None and not generate.tools:
+            changes["constraint"] = options.constraint
+        if options.stop and not generate.stop:
+            changes["stop"] = options.stop
+        if generate.messages is not None and not generate.chat_template and (end := self._prompts.fallback_stop):
+            changes["stop"] = [*changes.get("stop", generate.stop), end]
+        return replace(generate, **changes) if changes else generate
+
+    def check_constraint(self) -> None:
+        """Of the model itself. Raises FastrouterError; takes as long as compiling it does."""
+        if self._options.constraint is not None and not self._options.embedding:
+            found = self._grammars.compile(self._options.constraint, self._options.json_whitespace)
+            try:
+                found.result()
+            finally:
+                self._grammars.leave(found)
+
+    def _read(self, generate: Generate) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them."""
+        if generate.infill is None:
+            return self._prompts.read(generate, self._context.n_ctx_slot)
+        num_chars = count_chars([generate.prompt, generate.infill], LONG_CHARS)
+        if num_chars <= SHORT_CHARS:
+            return self._build_infill(generate)
+        return self._prompts.jobs.start(lambda: self._build_infill(generate), num_chars)
+
+    def _build_infill(self, generate: Generate) -> "array[int]":
+        return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
+
+    def _check_length(self, request: Request) -> None:
+        if len(request.prompt) >= self._context.n_ctx_slot:
+            raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
+
+    def _queue(self, request: Request) -> None:
+        """Its prompt and its grammar are ready or have failed: that raises."""
+        if request.reading is not None:
+            request.prompt, request.reading = request.reading.result(), None
+            self._check_length(request)
+        sequence = self.choice(request, 0)
+        if request.prompt:
+            self._waiting.add(sequence)
+        else:
+            self._answers.end_empty(request, sequence)
+
+    def _queue_compiled(self) -> None:
+        for request in self._compiling[:]:
+            grammar = request.grammar
+            late = grammar if time.monotonic() > request.came_at + COMPILE_DEADLINE_S and grammar and not grammar.done() else None
+            if not (request.is_ready or late):
+                continue
+            self._compiling.remove(request)
+            try:
+                if late is not None:
+                    raise self._grammars.give_up(request.generate.constraint or {}, late)
+                self._queue(request)
+            except Exception as error:
+                self._answers.refuse(request.id, error)
+            finally:
+                self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        """What is still being made for it, nobody waits for any more."""
+        if request.reading is not None:
+            request.reading.cancel()
+        if request.grammar is not None:
+            self._grammars.leave(request.grammar)
+
+    def choice(self, request: Request, choice: int) -> Sequence:
+        """One more sequence for this request. Raises FastrouterError."""
+        generate = request.generate
+        options: dict[str, Any] = {"choice": choice, "has_probabilities": generate.logprobs}
+        if request.grammar is None:
+            sampler = Sampler(self._vocab, generate.sampling, self.sampling, **options)
+        else:
+            sampler = ConstrainedSampler(self._vocab, generate.sampling, self.sampling, request.grammar.result().copy(), **options)
+        max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
+        self._num_sequences += 1
+        return Sequence(request, choice, sampler, self._detokenizer(generate), max_tokens, self._num_sequences)
+
+    def _detokenizer(self, generate: Generate) -> Detokenizer:
+        if generate.n_indent or generate.t_max_predict_ms > 0:
+            return BoundedDetokenizer(self._pieces, generate.stop, generate.n_indent, max(0, generate.t_max_predict_ms))
+        return Detokenizer(self._pieces, generate.stop)
+
+    def put_first(self, sequences: list[Sequence]) -> None:
+        """They come before all that wait of their request, in this order."""
+        self._waiting.add_first(sequences)
+
+    def forget(self, request_id: int) -> None:
+        self._waiting.forget(request_id)
+        for request in [request for request in self._compiling if request.id == request_id]:
+            self._compiling.remove(request)
+            self._let_go(request)
+
+    # ------------------------------------------------------------ out
+
+    def admit(self, is_busy: bool) -> list[Sequence]:
+        """The sequences that get a slot now. `is_busy`: others have one."""
+        if self._compiling:
+            self._queue_compiled()
+        if not is_busy and not self._waiting.has_begun:
+            self._num_fitting = 0
+        if not self._waiting or self._is_crowded or (is_busy and not self._options.cont_batching):
+            return []
+        admitted = []
+        while (found := self._next()) is not None:
+            sequence, slot = found
+            self._waiting.start(sequence)
+            self._give(sequence, slot)
+            admitted.append(sequence)
+        return admitted
+
+    def _next(self) -> tuple[Sequence, Slot] | None:
+        """Who gets a slot now, and which."""
+        if not self.slots.idle:
+            return None
+        for sequence in self._waiting.heads():
+            request = sequence.request
+            if not self._has_room(sequence):
+                self._is_crowded = True
+                return None
+            slot = self.slots.choose(sequence.prefix, request.generate.id_slot, request.adapters)
+            if slot is not None:
+                return sequence, slot
+        return None
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """As far as is known: how many tokens fit depends on how many are shared, so that is learned when the cache is full."""
+        busy = [slot for slot in self.slots.all if slot.is_busy]
+        if not self._num_fitting or not busy:
+            return True
+        num_held = sum(len(slot.tokens) for slot in busy)
+        return num_held + len(sequence.prefix) + NUM_SPARED * (len(busy) + 1) <= self._num_fitting
+
+    def _give(self, sequence: Sequence, slot: Slot) -> None:
+        self.slots.take(slot)
+        sequence.slot = slot
+        sequence.num_decodes_before += self._answers.num_decodes
+        self._keep_prefix(sequence, slot)
+        sequence.advance(Status.PREFILL)
+        if sequence.request.generate.return_progress and not sequence.has_begun:
+            self._answers.progress(sequence)
+
+    def join(self, sibling: Sequence, first: Sequence, slot: Slot) -> None:
+        """It has a slot that holds what its sibling has computed."""
+        self._waiting.start(sibling, has_waited=False)
+        self.slots.take(slot)
+        sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
+        sibling.num_decodes_before = self._answers.num_decodes
+
+    def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
+        generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
+        if sequence.has_begun:
+            self.prefixes.keep(slot, sequence.prefix, adapters)  # its own, if nothing else
+        elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
+            min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
+            sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
+        else:
+            self.prefixes.start_uncached(slot, adapters)
+        if options.cache_idle_slots:
+            self.prefixes.put_idle_away()
+
+    def retire(self, sequence: Sequence, *, keeps_kv: bool = True) -> None:
+        """End of a sequence's life: the slot is free again. Idempotent."""
+        if sequence.status is Status.DONE:
+            return
+        sequence.advance(Status.DONE)
+        self._is_crowded = False
+        if sequence.slot is not None:
+            self._leave(sequence, keeps_kv=keeps_kv)
+            self._waiting.end(sequence)
+
+    def postpone(self, sequence: Sequence) -> None:
+        """The KV cache is full: the sequence gives its cells to older ones, and goes on where it was when there is room again."""
+        self._num_fitting = sum(len(slot.tokens) for slot in self.slots.all if slot.is_busy)
+        self._is_crowded = True
+        slot = sequence.slot
+        if slot is not None and sequence.status is Status.DECODE:
+            sequence.prefix = slot.tokens[:]
+            sequence.prefix.append(sequence.next_token)
+        if slot is not None:
+            self.prefixes.purge(slot)
+        self._leave(sequence, keeps_kv=True)
+        sequence.num_decodes_before -= self._answers.num_decodes
+        sequence.advance(Status.WAITING)
+        self._waiting.put_back(sequence)
+
+    def _leave(self, sequence: Sequence, *, keeps_kv: bool) -> None:
+        slot = sequence.slot
+        if slot is not None:
+            slot.last_task = sequence.task()
+        sequence.slot = None
+        if slot is not None:
+            self.slots.release(slot)
+            if not keeps_kv:
+                self.prefixes.forget(slot)

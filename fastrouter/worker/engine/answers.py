@@ -1,0 +1,110 @@
+"""What leaves the engine: a sequence's text as it comes, its end, a request's error. One record each, into the Outbox.
+
+Knows no slots and no llama.cpp context. Invariant: each choice of a request has exactly one FINISH, the last one says so; a request that
+fails has one ERROR instead of what would have come.
+"""
+
+import sys
+import traceback
+from typing import Any
+
+import orjson
+
+from fastrouter._core import EVENT, PROGRESS, TEXT
+from fastrouter.errors import FastrouterError
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.sampling.grammar import shown
+from fastrouter.worker.sequence import Request, Sequence
+
+
+class Answers:
+    """Records of all sequences of one model."""
+
+    def __init__(self, vocab: Vocab, outbox: Outbox, options: LoadOptions) -> None:
+        self._vocab = vocab
+        self._options = options
+        self._outbox = outbox
+        self.num_decodes = 0  # so far, of the engine
+        self._num_told = 0  # of these
+
+    def send(self, sequence: Sequence, text: bytes) -> None:
+        """Text that is final: whole UTF-8, and no start of a stop string."""
+        request, num_tokens = sequence.request, sequence.num_unsent
+        sequence.num_unsent = 0
+        if not sequence.has_events:
+            self._outbox.push(request.id, TEXT, sequence.choice, 0, num_tokens, text)
+            return
+        for payload in sequence.events(text):
+            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
+            num_tokens = 0
+
+    def progress(self, sequence: Sequence) -> None:
+        """How much of the prompt is computed. The other choices of a request have none of their own."""
+        if sequence.choice == 0:
+            more = {"timings": sequence.timings()} if sequence.request.generate.timings_per_token else {}
+            payload = orjson.dumps({"prompt_progress": sequence.progress(), **more})
+            self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, payload)
+
+    def end(self, sequence: Sequence, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
+        """What was held back, then the finish. `stop_type`: eos | limit | word."""
+        rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
+        rest += sequence.detokenizer.finish()
+        if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
+            sequence.probabilities.cut(len(rest))
+        if rest or sequence.is_pending:
+            self.send(sequence, rest)
+        self._finish(sequence, stop_type, truncated=truncated)
+
+    def end_empty(self, request: Request, sequence: Sequence) -> None:
+        """A prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
+        for choice in range(request.num_open):
+            sequence.choice = choice
+            self._finish(sequence, "limit")
+        self._outbox.ring_doorbell()
+
+    def refuse(self, request_id: int, error: Exception) -> None:
+        """A template or sampler bug must cost one request, not the worker."""
+        if not isinstance(error, FastrouterError):
+            traceback.print_exception(error, file=sys.stderr)
+            error = FastrouterError(f"{type(error).__name__}: {error}")
+        self._outbox.error(request_id, error)
+        self._outbox.ring_doorbell()
+
+    def _finish(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
+        request, generate = sequence.request, sequence.request.generate
+        request.num_open -= 1
+        values: dict[str, Any] = {
+            "stop_type": stop_type,
+            "stopping_word": sequence.detokenizer.stopping_word if stop_type == "word" else "",
+            "prompt_tokens": len(sequence.prompt),
+            "cached_tokens": sequence.num_cached,
+            "completion_tokens": sequence.num_generated,
+            "truncated": truncated or sequence.is_truncated,
+            "id_slot": sequence.slot.id if sequence.slot else -1,
+            "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
+            "timings": sequence.timings(),
+            "num_decodes": self.num_decodes - self._num_told,  # since the last one that was told
+            "num_busy_decodes": self.num_decodes - sequence.num_decodes_before if sequence.slot else 0,  # while it had one
+        }
+        self._num_told = self.num_decodes
+        if generate.return_tokens:
+            values["tokens"] = sequence.tokens
+        if generate.verbose:
+            values["prompt"] = self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
+            values["generation_settings"] = {**sequence.sampler.settings(), **self._settings(sequence)}
+        self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
+
+    def _settings(self, sequence: Sequence) -> dict[str, Any]:
+        """Of llama-server's `generation_settings` what is no sampling."""
+        request, generate = sequence.request, sequence.request.generate
+        return {
+            "n_predict": sequence.max_tokens,
+            "max_tokens": sequence.max_tokens,
+            "n_keep": self._options.n_keep if generate.n_keep is None else generate.n_keep,
+            "n_discard": generate.n_discard,
+            "stop": generate.stop,
+            **shown(generate.constraint),
+            "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in request.adapters],
+        }

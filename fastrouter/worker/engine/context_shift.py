@@ -1,0 +1,47 @@
+"""When a sequence has filled its context: what it forgets so that it can go on. llama-server's rule for `--context-shift` and `n_keep`.
+
+Decides how many tokens; what that does to the KV cache and to `Slot.tokens` is in prefix.py. Knows no batch. Invariant: the start that is
+kept is exact, what moved was computed with what is gone, so no other prompt may begin with it.
+"""
+
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.kv.prefixes import Prefixes
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.sequence import Sequence
+
+_NUM_SPARED = 4  # tokens behind what is kept, at least
+
+
+def plan_shift(num_tokens: int, n_ctx: int, num_keep: int, num_discard: int) -> tuple[int, int]:
+    """(how many tokens stay, how many behind them go) of a full sequence; `num_discard` 0: half of what can go."""
+    num_kept = min(n_ctx - _NUM_SPARED, num_keep)
+    num_left = num_tokens - num_kept
+    return num_kept, max(0, min(num_discard or num_left // 2, num_left - 1))
+
+
+class ContextShift:
+    """Of all sequences of one context."""
+
+    def __init__(self, context: Context, prefixes: Prefixes, options: LoadOptions, *, adds_bos: bool) -> None:
+        self.is_on = options.context_shift and context.states.can_shift
+        self._context = context
+        self._prefixes = prefixes
+        self._n_keep = options.n_keep
+        self._num_added = int(adds_bos)
+
+    def __repr__(self) -> str:
+        return f"<ContextShift {'on' if self.is_on else 'off'} keep {self._n_keep}>"
+
+    def make_room(self, sequence: Sequence) -> bool:
+        """The sequence forgets a part of its middle. False: it cannot, so it has to end."""
+        slot = sequence.slot
+        if not self.is_on or slot is None:
+            return False
+        asked = sequence.request.generate
+        n_keep = self._n_keep if asked.n_keep is None else asked.n_keep
+        num_keep = (len(sequence.prompt) if n_keep < 0 else n_keep) + self._num_added
+        num_kept, num_gone = plan_shift(len(slot.tokens), self._context.n_ctx_slot, num_keep, asked.n_discard)
+        if num_gone <= 0 or not self._prefixes.shift(slot, num_kept, num_gone):
+            return False
+        sequence.is_truncated = True
+        return True

@@ -1,0 +1,278 @@
+"""Texts -> vectors and scores: calls wait in a queue, and one `step()` packs sequences of all of them into one llama_decode.
+
+Owns what waits and the context's sequence ids while it works. Knows no wire, no slot and no sampling; answers leave through `reply`.
+Invariant: a sequence is computed whole in one step and nothing of it stays behind, so a vector never depends on what ran beside it.
+"""
+
+import base64
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
+from fastrouter.ipc.messages import Call, Reply
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.engine.adapters import Adapters
+from fastrouter.worker.llama.binding import LlamaError
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.params import POOLING
+from fastrouter.worker.schedule.prefill_speed import LONG_NS, Chunking
+from fastrouter.worker.text.prompts import Prompts
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
+from fastrouter.worker.text_jobs import Job as TextJob
+
+PACKED_TOKENS = 512  # more in one batch computes nothing faster, and each token looks at all that are packed with it
+MAX_ANSWER_BYTES = 32 << 20  # of vectors: a frame of the wire holds them as base64, and the router reads it in one go
+
+Vectors = NDArray[np.float32]
+
+
+def normalize(vectors: Vectors, kind: int) -> Vectors:
+    """llama.cpp's kinds, row by row: -1 none, 0 largest value to 32760, 1 taxicab, 2 euclidean, more: p-norm. Zeros stay zeros."""
+    if kind < 0:
+        return vectors
+    sizes = np.abs(vectors.astype(np.float64))
+    largest = sizes.max(axis=1, keepdims=True, initial=0.0)
+    if kind == 0:
+        norms = largest / 32760.0
+    else:
+        relative = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)  # no power of it over- or underflows
+        norms = largest * np.power(np.power(relative, kind).sum(axis=1, keepdims=True), 1.0 / kind)
+    scaled: NDArray[np.float64] = np.divide(vectors, norms, out=np.zeros_like(sizes), where=norms > 0)
+    return scaled.astype(np.float32)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One call: its sequences, and what is known of them."""
+
+    call: Call
+    prompts: list[NDArray[np.int32]]
+    results: list[Vectors | None]  # one row per sequence; without pooling one per token
+    num_begun: int = 0
+    num_done: int = 0
+    width: int = field(default=0)  # values of a row that are wanted
+
+
+class Embedder:
+    """All embedding and reranking of one model."""
+
+    def __init__(
+        self, model: Model, context: Context, prompts: Prompts, adapters: Adapters, options: LoadOptions, reply: Callable[[Reply], None]
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._prompts = prompts
+        self._adapters = adapters
+        self._options = options
+        self._reply = reply
+        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
+        self._jobs: deque[Job] = deque()  # they take turns, text by text
+        self._speed = Chunking(model.n_params)
+        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
+        self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
+
+    def __repr__(self) -> str:
+        return f"<Embedder {len(self._jobs)} calls>"
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._jobs)
+
+    @property
+    def is_reading(self) -> bool:
+        return bool(self._reading)
+
+    # ------------------------------------------------------------ calls
+
+    def submit(self, call: Call) -> None:
+        """Queue a call. A bad one is answered; nothing is raised."""
+        num_chars = count_chars(call.params, LONG_CHARS)
+        if num_chars > SHORT_CHARS:
+            self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call), num_chars)))
+        else:
+            self._queue(call, lambda: self._read(call))
+
+    def _queue_read(self) -> None:
+        for call, job in [(call, job) for call, job in self._reading if job.done()]:
+            self._reading.remove((call, job))
+            self._queue(call, job.result)
+
+    def _read(self, call: Call) -> list[NDArray[np.int32]]:
+        prompts = self._read_pairs(call.params) if call.method == "rerank" else self._read_inputs(call.params)
+        return [np.asarray(tokens, dtype=np.int32) for tokens in prompts]
+
+    def _queue(self, call: Call, read: Callable[[], list[NDArray[np.int32]]]) -> None:
+        try:
+            arrays = read()
+            job = Job(call, arrays, [None] * len(arrays), width=self._width(call.params))
+            num_rows = sum(map(len, arrays)) if self._is_unpooled else len(arrays)
+            if 4 * num_rows * job.width > MAX_ANSWER_BYTES:
+                raise InvalidRequest(f"the answer would hold more than {MAX_ANSWER_BYTES >> 20} MiB of vectors, send fewer texts at a time")
+        except FastrouterError as error:
+            self._fail(call, error)
+        except Exception as error:  # a bug must cost one call, not the worker
+            traceback.print_exc(file=sys.stderr)
+            self._fail(call, FastrouterError(f"{type(error).__name__}: {error}"))
+        else:
+            self._jobs.append(job)
+
+    def forget(self, request_id: int) -> None:
+        """Nobody waits for this call any more."""
+        for call, reading in self._reading:
+            if call.request_id == request_id:
+                reading.cancel()
+        self._reading = [(call, reading) for call, reading in self._reading if call.request_id != request_id]
+        self._jobs = deque(job for job in self._jobs if job.call.request_id != request_id)
+
+    @property
+    def _is_unpooled(self) -> bool:
+        return self._context.pooling == POOLING["none"]
+
+    def _read_inputs(self, params: dict[str, Any]) -> list[list[int]]:
+        if not self._context.is_embedding:
+            raise ModelCannot("this model does not make embeddings; to use it for that, start it with `--embeddings --pooling mean`")
+        if self._is_unpooled and params.get("is_pooled"):
+            raise InvalidRequest(
+                "Pooling type 'none' is not OAI compatible: it gives a vector for each token. Start the model with `--pooling mean` "
+                "(or cls, last) beside `--embeddings`, or use POST /embeddings"
+            )
+        inputs = params["inputs"]
+        name = params.get("name", "input")
+        if not inputs:
+            raise InvalidRequest(f"{name}: must not be empty")
+        named = [f"{name}[{index}]" for index in range(len(inputs))] if len(inputs) > 1 else [name]
+        return [self._tokenize(said, text) for said, text in zip(named, inputs, strict=True)]
+
+    def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
+        if self._context.pooling != POOLING["rank"]:
+            raise ModelCannot("this model does not support reranking; to use it for that, start it with `--reranking`")
+        query, documents = params["query"], params["documents"]
+        pairs = self._prompts.build_pairs(query, documents)
+        return [self._checked(f"documents[{index}] with the query", pair) for index, pair in enumerate(pairs)]
+
+    def _tokenize(self, said: str, text: Any) -> list[int]:
+        self._refuse_too_long(said, self._prompts.least_tokens(text, self.max_tokens), "at least ")
+        return self._checked(said, self._prompts.tokenize(text, add_special=True, parse_special=True))
+
+    def _checked(self, said: str, tokens: list[int]) -> list[int]:
+        if not tokens:
+            raise InvalidRequest(f"{said}: the content cannot be empty")
+        self._refuse_too_long(said, len(tokens))
+        return tokens
+
+    def _refuse_too_long(self, said: str, num_tokens: int, least: str = "") -> None:
+        if num_tokens > self.max_tokens:
+            flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
+            more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
+            message = f"{said} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
+            raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
+
+    def _width(self, params: dict[str, Any]) -> int:
+        """Values of a vector that are wanted."""
+        most = self._context.num_outputs
+        wanted = params.get("dimensions") or most
+        if wanted > most:
+            raise InvalidRequest(f"field 'dimensions' must be at most {most}, what the model makes, but is {wanted}")
+        return int(wanted)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self) -> None:
+        """One batch, of all calls in turn."""
+        if self._reading:
+            self._queue_read()
+        if not self._jobs:
+            return
+        packed = self._pack()
+        num_tokens = sum(len(job.prompts[index]) for job, index in packed)
+        if self._speed.expected_ns(num_tokens) > LONG_NS:
+            self.before_long_step()
+        error: FastrouterError | None = None
+        begun_ns = time.monotonic_ns()
+        try:
+            self._compute(packed)
+        except FastrouterError as failure:
+            error = failure
+        self._speed.note_prefill(num_tokens, time.monotonic_ns() - begun_ns)
+        if self._context.memory:
+            for seq_id in range(len(packed)):
+                self._context.remove(seq_id)
+        for job in dict.fromkeys(job for job, _ in packed):
+            if error is not None:
+                self._jobs.remove(job)
+                self._fail(job.call, error)
+            elif job.num_done == len(job.prompts):
+                self._jobs.remove(job)
+                self._finish(job)
+
+    def _compute(self, packed: list[tuple[Job, int]]) -> None:
+        """Raises LlamaError."""
+        self._adapters.use(self._adapters.resolve(None), self._context)
+        batch, row, most = self._context.batch, 0, self._context.n_batch
+        first_rows: list[int] = []
+        for seq_id, (job, index) in enumerate(packed):
+            prompt, start = job.prompts[index], 0
+            while len(prompt) - start > most:  # it is alone then, and may be split
+                self._decode(batch.put_outputs(0, prompt[start : start + most], start, seq_id))
+                start += most
+            first_rows.append(row)
+            row = batch.put_outputs(row, prompt[start:], start, seq_id)
+        self._decode(row)
+        for seq_id, (job, index) in enumerate(packed):
+            job.results[index] = self._vectors(seq_id, first_rows[seq_id], len(job.prompts[index]))
+            job.num_done += 1
+
+    def _decode(self, num_rows: int) -> None:
+        code = self._context.decode(num_rows)
+        if code:
+            raise LlamaError(f"llama_decode failed with code {code}")
+
+    def _pack(self) -> list[tuple[Job, int]]:
+        """Sequences of the next batch: the first always, then as many as fit; a call with many texts waits its turn after each."""
+        packed: list[tuple[Job, int]] = []
+        room = min(PACKED_TOKENS, self._context.n_batch)
+        while len(packed) < self._context.num_sequences:
+            job = next((job for job in self._jobs if job.num_begun < len(job.prompts)), None)
+            if job is None or (packed and len(job.prompts[job.num_begun]) > room):
+                break
+            packed.append((job, job.num_begun))
+            room -= len(job.prompts[job.num_begun])
+            job.num_begun += 1
+            self._jobs.remove(job)
+            self._jobs.append(job)
+        return packed
+
+    def _vectors(self, seq_id: int, row: int, num_tokens: int) -> Vectors:
+        if self._is_unpooled:
+            return np.stack([self._context.token_vector(row + offset) for offset in range(num_tokens)])
+        return self._context.sequence_vector(seq_id)[np.newaxis]
+
+    # ------------------------------------------------------------ answers
+
+    def _finish(self, job: Job) -> None:
+        params = job.call.params
+        vectors = np.concatenate([result for result in job.results if result is not None])
+        counts = [len(prompt) for prompt in job.prompts]
+        if job.call.method == "rerank":
+            result: dict[str, Any] = {"scores": [float(score) for score in vectors[:, 0]], "prompt_tokens": sum(counts)}
+        else:
+            vectors = vectors[:, : job.width]
+            kind = params.get("normalize")
+            if not self._is_unpooled:
+                vectors = normalize(vectors, self._options.embd_normalize if kind is None else kind)
+            text = base64.b64encode(vectors.astype("<f4").tobytes()).decode()
+            num_rows = counts if self._is_unpooled else [1] * len(counts)
+            result = {"vectors": text, "width": job.width, "num_rows": num_rows, "prompt_tokens": sum(counts)}
+        self._reply(Reply(job.call.request_id, result=result))
+
+    def _fail(self, call: Call, error: FastrouterError) -> None:
+        self._reply(Reply(call.request_id, error=error.to_wire()))

@@ -1,0 +1,84 @@
+"""What follows from a decode that failed: room is made and the step is tried again, or its sequences end.
+
+Decides and does; shares the engine's lists of running sequences. Invariant: the oldest sequence never gives way to a younger one, so that
+it always goes on; after every call the slots hold what the KV cache holds.
+"""
+
+from collections.abc import Callable
+
+from fastrouter.errors import FastrouterError
+from fastrouter.worker.engine.admission import Admission
+from fastrouter.worker.engine.answers import Answers
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.sequence import Sequence
+from fastrouter.worker.speculation.speculation import Speculation
+from fastrouter.worker.text.prompts import context_exceeded
+
+NO_ROOM, ABORTED = 1, 2  # what llama_decode says
+
+
+class Recovery:
+    """Of one engine. `end_with`: forget a request and tell its client why."""
+
+    def __init__(
+        self,
+        context: Context,
+        admission: Admission,
+        speculation: Speculation,
+        answers: Answers,
+        running: tuple[list[Sequence], list[Sequence]],
+        end_with: Callable[[int, FastrouterError | None], None],
+    ) -> None:
+        self._context = context
+        self._admission = admission
+        self._speculation = speculation
+        self._answers = answers
+        self._running = running
+        self._end_with = end_with
+
+    def recover(self, code: int, group: list[Sequence]) -> None:
+        """`group`: the sequences of the batch."""
+        if code == ABORTED:
+            self._forget_cancelled(group)
+        elif code != NO_ROOM:
+            self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
+        elif not self._speculation.drop(group):
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Idle slots first, then the youngest sequence waits; the last one that is left has filled the whole cache."""
+        prefixes, idle = self._admission.prefixes, self._admission.slots.to_purge()
+        newest = max((sequence for group in self._running for sequence in group), key=lambda sequence: sequence.number)
+        if idle is not None:
+            prefixes.purge(idle)
+        elif sum(map(len, self._running)) > 1:
+            self._remove(newest)
+            self._admission.postpone(newest)
+        elif newest.has_begun:
+            self._answers.end(newest, "limit", truncated=True)
+            self._remove(newest)
+            self._admission.retire(newest, keeps_kv=False)
+        else:
+            self._fail([newest], context_exceeded(len(newest.prompt), self._context.n_ctx))
+
+    def _forget_cancelled(self, group: list[Sequence]) -> None:
+        """Its client left while its prompt was computed. What the KV got of the step goes; where that cannot be told, all goes."""
+        for sequence in group:
+            slot = sequence.slot
+            if slot is not None and not (self._context.can_forget_end and self._context.remove(slot.id, len(slot.tokens))):
+                self._admission.prefixes.forget(slot)
+        for request in {sequence.request for sequence in group}:
+            self._end_with(request.id, None)
+
+    def _fail(self, failed: list[Sequence], error: FastrouterError) -> None:
+        """What the KV holds of these sequences is unknown now, so it goes."""
+        for sequence in failed:
+            self._remove(sequence)
+            self._admission.retire(sequence, keeps_kv=False)
+        for request in {sequence.request for sequence in failed}:
+            self._end_with(request.id, error)  # its other choices may still be waiting
+
+    def _remove(self, sequence: Sequence) -> None:
+        for group in self._running:
+            if sequence in group:
+                group.remove(sequence)

@@ -1,0 +1,47 @@
+"""The fork server of real workers: one process that has imported everything and makes a worker out of itself in a few milliseconds.
+
+Stays single-threaded and never touches a model: what it holds is shared by every worker, copy on write. With a GPU backend, whose
+contexts must not be forked, the fork executes a fresh process image instead.
+"""
+
+import gc
+import os
+import sys
+from typing import NoReturn
+
+from fastrouter.worker.llama.binding import has_device_backend, start_backends
+from fastrouter.worker.loop import Worker
+from fastrouter.worker.process import fork
+from fastrouter.worker.text.chat_template import ChatTemplate
+
+
+def serve(fd: int) -> int:
+    """Answer fork requests on the socket `fd` until the router closes it."""
+    if has_device_backend():
+        return fork.serve(fd, lambda: None, _execute)
+    return fork.serve(fd, _prepare, _run)
+
+
+def _prepare() -> None:
+    start_backends()
+    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # Jinja's own caches are filled once for all
+    sys.setswitchinterval(0.0005)  # a thread that compiles must not keep the loop waiting for the usual 5 ms
+    gc.collect()
+    gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages
+
+
+def _run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
+    return fork.run_worker(control, memory, doorbell, lifeline, Worker)
+
+
+def _execute(*fds: int) -> NoReturn:
+    """A fresh process image: no device context is shared with anyone. PDEATHSIG survives the exec."""
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    os.execv(sys.executable, [*sys.orig_argv[: sys.orig_argv.index("--nursery")], "--spare", *map(str, fds)])
+
+
+def run_spare(control: int, memory: int, doorbell: int, lifeline: int) -> NoReturn:
+    """The worker of a process that was started for it alone."""
+    start_backends()
+    os._exit(_run(control, memory, doorbell, lifeline))

@@ -1,0 +1,1 @@
+"""What the KV cache holds: slots, prefixes, checkpoints, the prompt cache."""

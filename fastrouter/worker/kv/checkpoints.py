@@ -1,0 +1,71 @@
+"""Checkpoints: what of a slot's memory cannot be cut (windows, recurrent states) as it was after a start of its tokens.
+
+Knows no sequence and no prompt but its length. They are taken while a prompt is computed, so that another one that begins the same way can
+go on from there. Invariant: a slot's checkpoints are of starts of its own tokens; the slot's owner drops those it has outlived.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from fastrouter.options.load import LoadOptions
+from fastrouter.system.machine import available_bytes
+from fastrouter.worker.llama.sequence_state import State, States
+
+NUM_LAST = 4  # tokens behind the last one of a prompt, as in llama-server: the same prompt asked again, or with another end, begins there
+MIN_PROMPT = 64  # tokens; of a shorter prompt none is taken: it costs a step more, and is soon computed again
+MEMORY_SHARE = 16  # all together take at most this part of what is available
+
+
+class Checkpoint(NamedTuple):
+    length: int
+    state: State
+
+
+class _Held(Protocol):
+    """A Slot."""
+
+    id: int
+    tokens: "Sequence[int]"
+    checkpoints: list[Checkpoint]
+
+
+def longest(checkpoints: Sequence[Checkpoint], length: int) -> Checkpoint | None:
+    """The last one of at most that length."""
+    return next((checkpoint for checkpoint in reversed(checkpoints) if checkpoint.length <= length), None)
+
+
+def to_drop(checkpoints: Sequence[Checkpoint]) -> int:
+    """The one that is missed least, but not the last: it is nearest to the one before it."""
+    starts = [0, *(checkpoint.length for checkpoint in checkpoints)]
+    return min(range(max(1, len(checkpoints) - 1)), key=lambda index: starts[index + 1] - starts[index])
+
+
+class Checkpoints:
+    """Of all slots of one context."""
+
+    def __init__(self, states: States, options: LoadOptions, num_slots: int, *, is_needed: bool) -> None:
+        self.is_on = is_needed and options.ctx_checkpoints > 0
+        self._states = states
+        self._most = options.ctx_checkpoints
+        self._min_step = max(1, options.checkpoint_min_step)
+        self._num_slots = num_slots
+
+    def limit(self, num_prompt: int, start: int, take: int) -> int:
+        """How many of the `take` tokens behind `start` go into this step: it ends where a checkpoint will be."""
+        last = num_prompt - NUM_LAST
+        return last - start if start < last < start + take and num_prompt >= MIN_PROMPT else take
+
+    def note(self, slot: _Held, num_prompt: int) -> None:
+        """The slot holds so much of its prompt now."""
+        length, kept = len(slot.tokens), slot.checkpoints
+        previous = kept[-1].length if kept else 0
+        is_last = length == num_prompt - NUM_LAST and num_prompt >= MIN_PROMPT
+        if length <= previous or length >= num_prompt or not (is_last or length - previous >= self._min_step):
+            return
+        state = self._states.save(slot.id, is_part=True)
+        if state is None:
+            return
+        kept.append(Checkpoint(length, state))
+        room = available_bytes() // MEMORY_SHARE // self._num_slots
+        while len(kept) > 1 and (len(kept) > self._most or sum(one.state.nbytes for one in kept) > room):
+            del kept[to_drop(kept)]

@@ -1,0 +1,271 @@
+"""How much of a prompt is in memory already: in the slot it gets, in another slot that it can be copied from, or on the shelf in RAM.
+
+Owns what KV operations do to `Slot.tokens` and `Slot.adapters`. Knows no sequence. Invariant: after every call `slot.tokens` is what the KV
+holds, computed with `slot.adapters`; nothing is shared between different adapters; what a memory cannot give exactly is computed anew.
+"""
+
+from array import array
+
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.kv.checkpoints import Checkpoints, longest
+from fastrouter.worker.kv.prompt_cache import Kept, Shelf
+from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot, Slots, common_prefix
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.schedule.prefill_speed import Chunking
+
+MIN_COPIED = 8  # tokens; fewer are prefilled as fast
+MIN_SHELVED = 32  # tokens; for fewer the shelf is not worth a search
+MIN_KEPT = 0.5  # of what a slot holds: with less, the rest is another conversation and goes to the shelf
+COPY_BYTES_PER_NS = 2.0  # half of what one core copies
+
+
+class Prefixes:
+    """Of all slots of one context."""
+
+    def __init__(self, model: Model, context: Context, slots: Slots, options: LoadOptions) -> None:
+        self._context = context
+        self._states = context.states
+        self._slots = slots
+        self.chunking = Chunking(model.n_params)
+        self.shelf = Shelf(options.cache_ram_mib)
+        self._n_swa = model.n_swa
+        self._loses_tokens = bool(model.n_swa) and not options.swa_full
+        self._can_cut = context.can_cut
+        self._can_move = self._can_cut and not self._n_swa and self._states.can_shift
+        self.checkpoints = Checkpoints(self._states, options, len(slots), is_needed=not self._can_cut or bool(self._n_swa))
+
+    # ------------------------------------------------------------ the start of a prompt
+
+    def keep(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, min_chunk: int = 0) -> int:
+        """Make the slot hold nothing but a start of the prompt, as long as can be had. Returns its length, less than the prompt's.
+        `min_chunk`: runs of so many tokens that come later in the prompt are moved to where it has them (0: they are not)."""
+        most = len(prompt) - 1  # the last token must be evaluated for its logits
+        length = self._usable_of(slot, min(slot.shared_with(prompt, adapters, is_exact=not min_chunk), most))
+        source: Slot | Kept = slot
+        donor, copied = self._donor(slot, prompt, adapters, most)
+        if donor is not None and self._is_worth_a_copy(donor, copied - length):
+            source, length = donor, copied
+        kept, shelved = self.shelf.best(prompt, adapters, self._usable_of_kept)
+        if kept is not None and self._is_worth(shelved - length, kept.num_bytes):
+            source, length = kept, shelved
+        if isinstance(source, Kept):
+            length = self._bring_back(source, slot, length)
+        elif source is not slot:
+            length = length if self.copy(source, slot) else 0
+        else:
+            if length < MIN_KEPT * len(slot.tokens):
+                self.put_away(slot)
+            if min_chunk and self._can_move:
+                length = min(most, self._move_chunks(slot, prompt, adapters, length, min_chunk))
+        if not length:
+            self.start_over(slot, adapters)
+        return self.cut(slot, length)
+
+    def _can_cut_to(self, num_held: int, oldest: int, length: int) -> bool:
+        if length == num_held:
+            return True
+        # Otherwise a state is of all tokens, or a window has moved past what comes next. What is behind it goes in any order, so that the
+        # oldest token may still be there, and a later one not.
+        if not self._can_cut or (self._loses_tokens and num_held > self._n_swa):
+            return False
+        return oldest <= max(0, length - self._n_swa + 1)
+
+    def _usable(self, held: Slot | Kept, oldest: int, shared: int) -> int:
+        """How much of a shared start can be had: all of it, or up to a checkpoint."""
+        if self._can_cut_to(len(held.tokens), oldest, shared):
+            return shared
+        found = longest(held.checkpoints, shared)
+        return found.length if found else 0
+
+    def _usable_of_kept(self, kept: Kept, shared: int) -> int:
+        return self._usable(kept, kept.oldest, shared)
+
+    def _usable_of(self, slot: Slot, shared: int, *, is_copy: bool = False) -> int:
+        if not shared:
+            return 0
+        oldest = self._oldest_in_state(slot) if is_copy else self._context.oldest_pos(slot.id)
+        return self._usable(slot, oldest, shared)
+
+    def _oldest_in_state(self, slot: Slot) -> int:
+        """Its first position in what `States.save` makes of it: of a window, only what the next token sees."""
+        oldest = self._context.oldest_pos(slot.id)
+        return max(oldest, len(slot.tokens) - self._n_swa + 1) if self._n_swa else oldest
+
+    def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, most: int) -> tuple[Slot | None, int]:
+        """(another slot that holds the longest start, its length)"""
+        others = [other for other in self._slots.all if other is not slot]
+        lengths = [(self._usable_of(other, min(other.shared_with(prompt, adapters), most), is_copy=True), other) for other in others]
+        longest, donor = max(lengths, key=lambda entry: entry[0], default=(0, None))
+        return (donor, longest) if longest else (None, 0)
+
+    def _is_worth_a_copy(self, donor: Slot, num_tokens: int) -> bool:
+        """In a unified cache a copy only marks cells; in a split one it moves bytes, twice."""
+        if num_tokens < MIN_COPIED:
+            return False
+        return self._context.is_unified or self._is_worth(num_tokens, 2 * self._states.size(donor.id))
+
+    def _is_worth(self, num_tokens: int, num_bytes: int) -> bool:
+        """To move so many bytes is faster than to compute so many tokens."""
+        return num_tokens * self.chunking.prefill_ns > num_bytes / COPY_BYTES_PER_NS
+
+    def _move_chunks(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, length: int, least: int) -> int:
+        """Runs of at least so many tokens behind `length` move up to where the prompt has them, in order, as in llama-server. What they
+        have seen before them was another text, so the answer may differ. Returns the new length."""
+        if slot.adapters != adapters or not self.own(slot):
+            return min(length, len(slot.tokens))
+        held, source = slot.tokens, length
+        while source < len(held) and length < len(prompt):
+            run = common_prefix(held[source:], prompt[length:]) if held[source] == prompt[length] else 0
+            if run < least:
+                source += 1
+                continue
+            if source > length:
+                self._context.remove(slot.id, length, source)
+                self._states.shift(slot.id, source, source + run, length - source)
+                slot.num_exact = min(slot.num_exact, length)
+                held[length : length + run] = prompt[length : length + run]
+            length, source = length + run, source + run
+        return length
+
+    # ------------------------------------------------------------ what slots hold
+
+    def cut(self, slot: Slot, length: int) -> int:
+        """Forget what comes after. Returns what is left: some memories can only forget everything."""
+        if length < len(slot.tokens):
+            if not (length and self._go_back(slot, length) and self._context.remove(slot.id, length)):
+                self.forget(slot)
+                return 0
+            del slot.tokens[length:]
+            slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint.length <= length]
+        if length <= slot.num_exact:
+            slot.num_exact = ALL
+        return length
+
+    def _go_back(self, slot: Slot, length: int) -> bool:
+        """What cannot be cut is as it was then. False: it is lost."""
+        if self._can_cut_to(len(slot.tokens), self._context.oldest_pos(slot.id), length):
+            return True
+        found = longest(slot.checkpoints, length)
+        return found is not None and found.length == length and self._states.restore(slot.id, found.state, is_part=True)
+
+    def forget(self, slot: Slot) -> None:
+        if slot.tokens:
+            self._context.remove(slot.id)
+            del slot.tokens[:]
+        slot.has_shared_cells, slot.num_exact = False, ALL
+        slot.checkpoints = []
+
+    def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
+        """The slot is empty, and what comes will be computed with these adapters."""
+        self.forget(slot)
+        slot.adapters = adapters
+
+    def copy(self, donor: Slot, slot: Slot) -> bool:
+        """`slot` holds the same as `donor`, which may be busy. False: there is no room, and it holds nothing."""
+        self.put_away(slot)
+        self.forget(slot)
+        if not (self._share_cells(donor, slot) if self._context.is_unified else self._copy_state(donor, slot, is_part=False)):
+            self._context.remove(slot.id)
+            return False
+        slot.tokens.extend(donor.tokens)
+        slot.adapters, slot.num_exact = donor.adapters, donor.num_exact
+        slot.checkpoints = donor.checkpoints[:]
+        return True
+
+    def _share_cells(self, donor: Slot, slot: Slot) -> bool:
+        self._context.copy(donor.id, slot.id)
+        donor.has_shared_cells = slot.has_shared_cells = True
+        # Cells of a window that two sequences share are never free again: each gets its own, or the cache fills up.
+        return not self._n_swa or self._copy_state(donor, slot, is_part=True)
+
+    def _copy_state(self, donor: Slot, slot: Slot, *, is_part: bool) -> bool:
+        """Between the parts of a split cache, llama.cpp's own copy moves all of a slot's memory, and not before the next decode."""
+        state = self._states.save(donor.id, is_part=is_part)
+        return state is not None and self._states.restore(slot.id, state, is_part=is_part)
+
+    def shift(self, slot: Slot, num_kept: int, num_gone: int) -> bool:
+        """Forget tokens behind a start; what comes after moves there. False: it cannot be done, and the slot may have lost its KV."""
+        end = num_kept + num_gone
+        if not self.own(slot) or not self._context.remove(slot.id, num_kept, end):
+            return False
+        self._states.shift(slot.id, end, -1, -num_gone)
+        del slot.tokens[num_kept:end]
+        slot.num_exact = min(slot.num_exact, num_kept)
+        slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint.length <= num_kept]
+        return True
+
+    def own(self, slot: Slot) -> bool:
+        """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it holds nothing."""
+        if not slot.has_shared_cells:
+            return True
+        while not self._has_room(0) and (idle := self._slots.to_purge()) is not None:
+            self.purge(idle)
+        state = self._states.save(slot.id) if self._has_room(0) else None
+        if state is None:
+            return False
+        self._context.remove(slot.id)
+        if not self._states.restore(slot.id, state):
+            self.forget(slot)
+        slot.has_shared_cells = False
+        return bool(slot.tokens)
+
+    # ------------------------------------------------------------ the shelf
+
+    def start_uncached(self, slot: Slot, adapters: AdapterSet) -> None:
+        """For a prompt that wants nothing of what is there."""
+        self.put_away(slot)
+        self.start_over(slot, adapters)
+
+    def purge(self, slot: Slot) -> None:
+        """Its memory is needed."""
+        self.put_away(slot)
+        self.forget(slot)
+
+    def put_idle_away(self) -> None:
+        """--cache-idle-slots: what no sequence uses goes to the shelf; in a unified cache it is in nobody's way then."""
+        for slot in self._slots.idle:
+            if self.put_away(slot) and self._context.is_unified:
+                self.forget(slot)
+
+    def put_away(self, slot: Slot) -> bool:
+        """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again. True: it is there."""
+        if not self.shelf.is_open or not MIN_SHELVED <= len(slot.tokens) <= slot.num_exact:
+            return False
+        there = self.shelf.find(slot.tokens, slot.adapters, self._usable_of_kept)
+        if there is not None:
+            self.shelf.touch(there)
+            return True
+        num_bytes, limit_bytes = self._states.size(slot.id), self.shelf.limit_bytes()
+        if (limit_bytes is not None and num_bytes > limit_bytes) or not self._is_worth(len(slot.tokens), 2 * num_bytes):
+            return False
+        state = self._states.save(slot.id)
+        if state is None:
+            return False
+        kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
+        return self.shelf.put(kept, self._usable_of_kept, limit_bytes)
+
+    def _bring_back(self, kept: Kept, slot: Slot, length: int) -> int:
+        """From the shelf into the slot. Returns how much of a start of that length is there."""
+        if length < MIN_KEPT * len(kept.tokens):
+            self.shelf.touch(kept)  # a part of it is used, and the whole may be again
+        else:
+            self.shelf.take(kept)
+        self.make_room(slot, len(kept.tokens))
+        if not (self._has_room(len(kept.tokens)) and self._states.restore(slot.id, kept.state)):
+            self._context.remove(slot.id)
+            return 0
+        slot.tokens.extend(kept.tokens)
+        slot.adapters, slot.checkpoints = kept.adapters, list(kept.checkpoints)
+        return self._usable_of(slot, length)
+
+    def make_room(self, slot: Slot, num_tokens: int) -> None:
+        """For so many tokens in this slot, which loses what it holds; idle slots lose theirs if need be."""
+        self.purge(slot)
+        while not self._has_room(num_tokens) and (idle := self._slots.to_purge()) is not None:
+            self.purge(idle)
+
+    def _has_room(self, num_tokens: int) -> bool:
+        """For so many more, even if no cell is shared."""
+        held = sum(len(slot.tokens) for slot in self._slots.all) if self._context.is_unified else 0
+        return held + num_tokens <= self._context.n_ctx

@@ -1,0 +1,109 @@
+"""The prompt cache in RAM: what slots held before other prompts took their place. Least recently used goes first.
+
+Knows no llama.cpp and no slot. A Kept is complete by itself (tokens, adapters, bytes), so that it may one day leave this process.
+Invariant: together they are no larger than the limit of the moment at which the last one came.
+"""
+
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastrouter.system.machine import available_bytes
+from fastrouter.worker.kv.checkpoints import Checkpoint
+from fastrouter.worker.kv.slots import AdapterSet, common_prefix
+from fastrouter.worker.llama.sequence_state import State
+
+AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
+AUTO_SHARE = 4  # of what would be available without it: small machines keep less
+
+
+class Kept(NamedTuple):
+    """What a slot held. `oldest` is the first position of it (more than 0 in a sliding window)."""
+
+    tokens: "array[int]"
+    adapters: AdapterSet
+    oldest: int
+    state: State
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Kept {len(self.tokens)} tokens {self.num_bytes} bytes>"
+
+    @property
+    def num_bytes(self) -> int:
+        return self.state.nbytes + sum(checkpoint.state.nbytes for checkpoint in self.checkpoints)
+
+    def gives(self, tokens: "array[int]", adapters: AdapterSet, usable: "Usable") -> bool:
+        """These tokens, all of them."""
+        length = len(tokens)
+        return self.adapters == adapters and common_prefix(self.tokens, tokens) == length and usable(self, length) == length
+
+
+Usable = Callable[[Kept, int], int]  # (it, length of a start that it shares) -> how much of that can be had
+
+
+class Shelf:
+    """`limit_mib`: None is automatic, -1 no limit, 0 nothing is kept."""
+
+    def __init__(self, limit_mib: int | None) -> None:
+        self._limit_mib = limit_mib
+        self._kept: list[Kept] = []  # least recently used first
+        self.on_change: Callable[[int], None] = lambda num_bytes: None  # told how large it is now
+
+    def __repr__(self) -> str:
+        return f"<Shelf {len(self._kept)} kept, {self.num_bytes} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def is_open(self) -> bool:
+        return self._limit_mib != 0
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(kept.num_bytes for kept in self._kept)
+
+    def limit_bytes(self) -> int | None:
+        """At this moment; None: there is none."""
+        if self._limit_mib is None:
+            return min(AUTO_MOST_BYTES, (available_bytes() + self.num_bytes) // AUTO_SHARE)
+        return self._limit_mib << 20 if self._limit_mib >= 0 else None
+
+    def best(self, prompt: "array[int]", adapters: AdapterSet, usable: Usable) -> tuple[Kept | None, int]:
+        """(the one that holds the longest start of the prompt, its length)"""
+        found: Kept | None = None
+        longest = 0
+        most = len(prompt) - 1  # the last token is evaluated for its logits
+        for kept in self._kept:
+            if kept.adapters == adapters:
+                shared = min(common_prefix(kept.tokens, prompt), most)
+                length = usable(kept, shared) if shared > longest else 0
+                if length > longest:
+                    found, longest = kept, length
+        return found, longest
+
+    def find(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> Kept | None:
+        """One that could give all of this."""
+        return next((kept for kept in self._kept if kept.gives(tokens, adapters, usable)), None)
+
+    def put(self, kept: Kept, usable: Usable, limit_bytes: int | None) -> bool:
+        """Those that the new one can stand for go, then the oldest until all fit. False: not even the new one does."""
+        self._kept = [other for other in self._kept if not kept.gives(other.tokens, other.adapters, usable)]
+        self._kept.append(kept)
+        self.shrink(limit_bytes)
+        return bool(self._kept)
+
+    def shrink(self, limit_bytes: int | None) -> None:
+        """The oldest go until all fit."""
+        while limit_bytes is not None and self._kept and self.num_bytes > limit_bytes:
+            del self._kept[0]
+        self.on_change(self.num_bytes)
+
+    def touch(self, kept: Kept) -> None:
+        """It has been of use."""
+        self._kept = [*(other for other in self._kept if other is not kept), kept]
+
+    def take(self, kept: Kept) -> None:
+        self._kept = [other for other in self._kept if other is not kept]
+        self.on_change(self.num_bytes)

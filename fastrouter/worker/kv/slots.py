@@ -1,0 +1,112 @@
+"""Who owns which seq_id, and which tokens its KV cache holds. Chooses the slot for a new prompt.
+
+Knows no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
+when that ends the tokens stay, for the next prompt that starts the same way and runs with the same adapters.
+"""
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+from fastrouter.worker.kv.checkpoints import Checkpoint
+
+SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
+MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
+
+ALL = 1 << 31  # more tokens than any slot holds
+
+AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
+
+
+class Slot:
+    """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
+
+    __slots__ = ("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
+
+    def __init__(self, slot_id: int) -> None:
+        self.id = slot_id
+        self.tokens: array[int] = array("i")
+        self.adapters: AdapterSet = ()
+        self.checkpoints: list[Checkpoint] = []  # of its tokens, shortest first
+        self.is_busy = False
+        self.has_shared_cells = False  # in a unified KV cache, with other slots: what moves one moves the others
+        self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
+        self.last_task: dict[str, Any] = {}  # what is said of the sequence that had it last
+        self.last_used = 0  # a tick of Slots, not a time
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.id} {'busy' if self.is_busy else 'idle'} {len(self.tokens)} tokens>"
+
+    def shared_with(self, prompt: "array[int]", adapters: AdapterSet, *, is_exact: bool = True) -> int:
+        """How much of the prompt's start this KV holds."""
+        length = common_prefix(self.tokens, prompt) if self.adapters == adapters else 0
+        return min(length, self.num_exact) if is_exact else length
+
+
+def common_prefix(held: "array[int]", prompt: "array[int]") -> int:
+    """Length of the shared start."""
+    length = min(len(held), len(prompt))
+    if not length or held[0] != prompt[0]:
+        return 0
+    different = np.frombuffer(held, dtype=np.int32)[:length] != np.frombuffer(prompt, dtype=np.int32)[:length]
+    first = int(different.argmax())
+    return first if different[first] else length
+
+
+class Slots:
+    """All slots of a context."""
+
+    def __init__(self, count: int, similarity: float = SIMILARITY) -> None:
+        """`similarity`: --slot-prompt-similarity; 0: the least recently used one, whatever it holds."""
+        self.all = [Slot(slot_id) for slot_id in range(count)]
+        self._similarity = similarity
+        self._tick = 0
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def __repr__(self) -> str:
+        return f"<Slots {' '.join(f'{len(s.tokens)}{chr(42) if s.is_busy else str()}' for s in self.all)}>"
+
+    @property
+    def idle(self) -> list[Slot]:
+        return [slot for slot in self.all if not slot.is_busy]
+
+    def choose(self, prompt: "array[int]", slot_id: int = -1, adapters: AdapterSet = ()) -> Slot | None:
+        """The idle slot that shares the longest start with `prompt`, or else the least recently used; `slot_id` insists on one.
+        None: wait. The slot is not taken yet."""
+        if slot_id >= 0:
+            slot = self.all[slot_id % len(self.all)]
+            return None if slot.is_busy else slot
+        idle = self.idle
+        if not idle:
+            return None
+        shared, best = max(((slot.shared_with(prompt, adapters), slot) for slot in idle), key=_longest_then_oldest)
+        free = min(idle, key=lambda slot: (bool(slot.tokens), slot.last_used))
+        if not self._similarity:
+            return free
+        if free.tokens:
+            return best if shared > self._similarity * len(prompt) else free
+        return best if shared and shared >= MIN_KEPT * min(len(prompt), len(best.tokens)) else free
+
+    def take(self, slot: Slot) -> None:
+        assert not slot.is_busy, slot
+        slot.is_busy = True
+
+    def release(self, slot: Slot) -> None:
+        """Idempotent; the tokens stay."""
+        if slot.is_busy:
+            slot.is_busy = False
+            self._tick += 1
+            slot.last_used = self._tick
+
+    def to_purge(self) -> Slot | None:
+        """The idle slot whose KV is missed least, for when the cache is full."""
+        holding = [slot for slot in self.idle if slot.tokens]
+        return min(holding, key=lambda slot: slot.last_used) if holding else None
+
+
+def _longest_then_oldest(entry: tuple[int, Any]) -> tuple[int, int]:
+    shared, slot = entry
+    return shared, -slot.last_used

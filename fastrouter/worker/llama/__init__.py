@@ -1,0 +1,1 @@
+"""llama.cpp through ctypes: library, model, context, batch, vocabulary."""

@@ -1,0 +1,116 @@
+"""The only import of llama_cpp: the library, its log, its backends. Everything is addressed by plain ints.
+
+Knows no model. llama_cpp's ctypes functions are bound anew with the cheapest argument types: pointers travel as integers, and no Python
+object is made per token.
+"""
+
+import ctypes
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from fastrouter.errors import FastrouterError
+from fastrouter.worker.llama import cpu_variants
+from fastrouter.worker.llama.log import LlamaLog
+
+api: Any = llama_cpp.llama_cpp
+lib = api._lib
+P, I = ctypes.c_void_p, ctypes.c_int32  # noqa: E741
+EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
+_DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with memory of their own or the host's
+
+
+def bind(name: str, restype: Any, *argtypes: Any) -> Any:
+    """A private function object, so our argument types don't disturb llama_cpp's own."""
+    function = ctypes.CFUNCTYPE(restype, *argtypes)((name, lib))
+    return function
+
+
+class LlamaError(FastrouterError):
+    """llama.cpp refused; the message says what it logged."""
+
+
+class Scarcity(LlamaError):
+    """It had no memory, or no descriptor, for it now."""
+
+
+def refusal(cause: str, path: str = "") -> LlamaError:
+    """Of a load, for the cause that llama.cpp logged. `path`: the file that it could not open."""
+    said = f"{path}: " if path else ""
+    if re.search(r"alloc|\bmemory\b|too many open files", cause, re.IGNORECASE):
+        return Scarcity(f"{said}{cause}")
+    return LlamaError(f"{said}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
+
+
+log = LlamaLog()
+_log_callback = api.llama_log_callback(log.take)  # kept alive: llama.cpp holds its address
+
+
+def backend_folder() -> Path:
+    """Where the portable build keeps its CPU variants (`site-packages/bin`)."""
+    return Path(llama_cpp.__file__).resolve().parent.parent / "bin"
+
+
+@cache
+def has_device_backend() -> bool:
+    """True for a GPU build: a process that has loaded such a backend must not fork. Decided by file names: loads nothing."""
+    folders = (backend_folder(), Path(llama_cpp.__file__).resolve().parent / "lib")
+    names = {path.name.split(".")[0] for folder in folders if folder.is_dir() for path in folder.glob("libggml-*.so*")}
+    return any(not name.startswith(("libggml-base", "libggml-cpu")) for name in names)
+
+
+def start_backends() -> None:
+    """Load the CPU (and GPU) backends into the one libggml image that libllama itself uses, then initialise. Once per process."""
+    if not api.llama_version().startswith(EXPECTED_LLAMA_VERSION):
+        raise LlamaError(f"libllama is {api.llama_version().decode()}, fastrouter was written for {EXPECTED_LLAMA_VERSION.decode()}")
+    api.llama_log_set(_log_callback, None)
+    # Looked up through libllama's own handle: `llama_cpp._ggml` may hold a second image with its own, empty registry.
+    count = lib.ggml_backend_dev_count
+    count.restype = ctypes.c_size_t
+    folder = backend_folder()
+    if not count() and folder.is_dir():
+        load = lib.ggml_backend_load_all_from_path
+        load.argtypes, load.restype = [ctypes.c_char_p], None
+        load(os.fsencode(folder))
+    if not count():
+        raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
+    api.llama_backend_init()
+
+
+def cpu_function(name: bytes) -> int:
+    """Address of a function of the CPU backend that is in use."""
+    lib.ggml_backend_reg_by_name.restype, lib.ggml_backend_reg_by_name.argtypes = P, [ctypes.c_char_p]
+    lib.ggml_backend_reg_get_proc_address.restype, lib.ggml_backend_reg_get_proc_address.argtypes = P, [P, ctypes.c_char_p]
+    return lib.ggml_backend_reg_get_proc_address(lib.ggml_backend_reg_by_name(b"CPU"), name) or 0
+
+
+def cpu_variant() -> str:
+    """The name of the one in use."""
+    return cpu_variants.of_address(cpu_function(b"ggml_threadpool_new"))
+
+
+def drop_best_variants(count: int) -> None:
+    """See cpu_variants."""
+    cpu_variants.use_without_best(lib, backend_folder(), count)
+
+
+def device_free_bytes() -> int | None:
+    """Free memory of all devices that are no CPU, together; None: there are none."""
+    if not has_device_backend():
+        return None
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    lib.ggml_backend_dev_get.restype, lib.ggml_backend_dev_get.argtypes = P, [ctypes.c_size_t]
+    lib.ggml_backend_dev_type.restype, lib.ggml_backend_dev_type.argtypes = ctypes.c_int, [P]
+    lib.ggml_backend_dev_memory.restype, lib.ggml_backend_dev_memory.argtypes = None, [P, P, P]
+    found = []
+    for index in range(lib.ggml_backend_dev_count()):
+        device = lib.ggml_backend_dev_get(index)
+        if lib.ggml_backend_dev_type(device) in _DEVICE_TYPES:
+            lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            found.append(free.value)
+    return sum(found) if found else None

@@ -1,0 +1,53 @@
+"""What llama.cpp says: which of its lines go on to stderr, and which of them is the cause of a failure. Knows no ctypes and no model.
+
+Invariant: a piece that continues a line goes where the line went.
+"""
+
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastrouter.options.load import QUIET
+
+_DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml's levels
+_LEAST_BY_VERBOSITY = {QUIET: _WARN, QUIET + 1: _INFO}  # llama-server's verbosity; above: everything
+_HARMLESS = re.compile(r"[Uu]sing special_pad_id instead|failed to find a memory slot")  # called errors; it goes on, and so do we
+_PREFIX = re.compile(r"(?:\w+: )?(?:error loading model: )?(?:\w+_\w+: )?")  # C++ functions, and what the error says anyway
+
+
+class LlamaLog:
+    def __init__(self) -> None:
+        self._least = _WARN
+        self._is_shown = False
+        self._troubles: deque[tuple[int, str]] = deque(maxlen=8)  # (level, line), the last warnings and errors
+
+    def set_verbosity(self, verbosity: int) -> None:
+        self._least = _LEAST_BY_VERBOSITY.get(max(verbosity, QUIET), _DEBUG)
+
+    @contextmanager
+    def errors_only(self) -> Iterator[None]:
+        least, self._least = self._least, _ERROR
+        try:
+            yield
+        finally:
+            self._least = least
+
+    def take(self, level: int, text: bytes, _: int = 0) -> None:
+        """llama.cpp's callback."""
+        if level != _CONT:
+            self._is_shown = level >= self._least
+        if self._is_shown:
+            line = text.decode("utf-8", "replace")
+            sys.stderr.write(line)
+            if _WARN <= level <= _ERROR and line.strip():
+                self._troubles.append((_WARN if _HARMLESS.search(line) else level, line.strip()))
+
+    def clear(self) -> None:
+        self._troubles.clear()
+
+    def cause(self) -> str:
+        """In one line. llama.cpp reports from the inside out: its first error is the cause, the others are what that led to."""
+        first = next((line for level, line in self._troubles if level == _ERROR), self._troubles[-1][1] if self._troubles else "")
+        return _PREFIX.sub("", first, count=1)

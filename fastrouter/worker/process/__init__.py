@@ -1,0 +1,1 @@
+"""The process itself: fork, spare, heap, memory footprint."""

@@ -1,0 +1,107 @@
+"""From a fork request to a running worker: descriptors, two forks, the ties to the router. Knows no llama.cpp and no model.
+
+Each worker is a grandchild, so that the router (a subreaper) inherits and reaps it. Invariant: a worker dies with its router, by
+PDEATHSIG and by the end of the lifeline pipe.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from fastrouter._core import TokenRing
+from fastrouter.ipc.wire import BlockingWire
+
+_PR_SET_PDEATHSIG = 1
+_NUM_FDS = 5  # control, ring memory, doorbell, lifeline, log
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Become = Callable[[int, int, int, int], int]
+"""(control, memory, doorbell, lifeline) -> exit code: what a fresh process does. It owns the descriptors."""
+
+
+class Runnable(Protocol):
+    def run(self) -> int:
+        """The exit code. Raises EOFError when the router is gone."""
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGKILL when the parent dies; exits at once if it already has."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def serve(fd: int, prepare: Callable[[], None], become: Become) -> int:
+    """Answer fork requests on the SOCK_SEQPACKET socket `fd` until the router closes it."""
+    router_pid = os.getppid()
+    die_with_parent(router_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the router
+    requests = socket.socket(fileno=fd)
+    prepare()
+    while True:
+        data, fds, _, _ = socket.recv_fds(requests, 4096, _NUM_FDS)
+        if not data:
+            return 0
+        if len(fds) == _NUM_FDS:
+            _fork(requests, fds, router_pid, become)
+        for received in fds:
+            os.close(received)
+
+
+def _fork(requests: socket.socket, fds: list[int], router_pid: int, become: Become) -> None:
+    """Fork twice; returns in the fork server, when the middle process has gone."""
+    middle_pid = os.fork()
+    if middle_pid:
+        os.waitpid(middle_pid, 0)
+        return
+    try:
+        middle_pid = os.getpid()
+        if os.fork():
+            os._exit(0)
+        _settle(requests, fds, middle_pid, router_pid, become)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid: int, become: Become) -> NoReturn:
+    *channels, log = fds
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    requests.close()
+    while os.getppid() == middle_pid:  # inherited by the router within microseconds
+        time.sleep(0.0001)
+    die_with_parent(router_pid)
+    control, memory, doorbell, lifeline = channels
+    os._exit(become(control, memory, doorbell, lifeline))
+
+
+def run_worker(control: int, memory: int, doorbell: int, lifeline: int, make: Callable[[BlockingWire, TokenRing], Runnable]) -> int:
+    """Run what `make` makes; the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True).start()
+    code = 1
+    try:
+        code = make(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell)).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        code = 0  # the router is gone
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+    return code
+
+
+def _guard(lifeline: int) -> None:
+    """The router holds the other end and never writes: the end of file is its death."""
+    os.read(lifeline, 1)
+    os._exit(1)

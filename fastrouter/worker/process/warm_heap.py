@@ -1,0 +1,81 @@
+"""Memory that a spare faults in while it waits, so that a load finds it ready. Knows no model.
+
+The first touch of a fresh page costs the kernel far more than using it: 100 ms for the 190 MB of a KV cache that is then cleared in 8.
+Invariant: `give` leaves the heap as malloc knows it; after it, what is allocated comes from the pages touched before.
+"""
+
+import ctypes
+
+from fastrouter.system.machine import available_bytes
+
+MEMORY_SHARE = 16  # at most this part of what the machine has to give
+STEP_BYTES = 4 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
+_INT_MAX = (1 << 31) - 1
+
+
+class _MallocCounts(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
+
+
+def allocated_bytes() -> int:
+    """What malloc has handed out and not got back, touched or not; 0 without glibc."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.mallinfo2.restype = _MallocCounts
+    counts = libc.mallinfo2()
+    return int(counts.uordblks + counts.hblkhd)
+
+
+def trim() -> None:
+    """Give back to the system what malloc holds and nobody uses."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+class WarmHeap:
+    """At most `num_bytes`. Without glibc it does nothing."""
+
+    def __init__(self, num_bytes: int) -> None:
+        libc = ctypes.CDLL(None)
+        self.wanted_bytes = num_bytes
+        self._size = min(num_bytes, available_bytes() // MEMORY_SHARE)
+        self._done = 0
+        self._block: int | None = None
+        if self._size <= 0 or not hasattr(libc, "mallopt"):
+            return
+        # Large blocks come from the heap too, and the heap keeps what is freed.
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+        self._free = libc.free
+        self._block = libc.malloc(self._size)
+
+    def __repr__(self) -> str:
+        return f"<WarmHeap {self._done >> 20} of {self._size >> 20} MiB>"
+
+    @property
+    def is_cold(self) -> bool:
+        """There is more to touch."""
+        return self._block is not None and self._done < self._size
+
+    def warm(self) -> None:
+        """Touch a few milliseconds' worth of pages."""
+        if self._block is not None:
+            step = min(STEP_BYTES, self._size - self._done)
+            ctypes.memset(self._block + self._done, 0, step)
+            self._done += step
+
+    def give(self) -> None:
+        """Let malloc hand it out. Idempotent."""
+        if self._block is not None:
+            block, self._block = self._block, None
+            self._free(block)

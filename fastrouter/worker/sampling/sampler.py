@@ -1,0 +1,110 @@
+"""Request fields -> the sampler of one sequence. Knows the vocabulary and the defaults, but no sequence and no logits.
+
+Precedence of each setting: the request, the model's own defaults (flags, preset), those in its file, llama-server's.
+"""
+
+import math
+import os
+from typing import Any
+
+from fastrouter._core import SAMPLERS, LogitSampler
+from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.options.samplers import defaults_of
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.sampling.dry_breakers import breakers_of
+
+# What LogitSampler takes under the same name.
+_OF_CHAIN: dict[str, Any] = {
+    "temperature": 0.8,
+    "dynatemp_range": 0.0,
+    "dynatemp_exponent": 1.0,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "top_n_sigma": -1.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
+    "typical_p": 1.0,
+    "repeat_last_n": 64,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": 64,
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "min_keep": 0,
+    "samplers": list(SAMPLERS),
+}
+DEFAULTS: dict[str, Any] = {
+    "seed": -1,  # -1 (and its unsigned twin): random
+    **_OF_CHAIN,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"],
+    "logit_bias": [],
+    "ignore_eos": False,
+    "n_probs": 0,
+    "post_sampling_probs": False,
+}
+RANDOM_SEEDS = (-1, 0xFFFFFFFF)
+
+
+class Sampler(LogitSampler):
+    """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
+
+    is_complete = False  # the answer is whole and cannot go on
+    error: FastrouterError | None = None  # why `sample` gave no token
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        settings: dict[str, Any],
+        load_defaults: dict[str, Any],
+        *,
+        choice: int = 0,
+        has_probabilities: bool = False,
+    ) -> None:
+        """`choice`: of several with one seed, each has one of its own. `has_probabilities`: `probabilities` is set by each sample."""
+        merged = {**DEFAULTS, **load_defaults, **settings}
+        seed = int(merged["seed"])
+        seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
+        self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those that the chain leaves
+        bias = _bias(vocab, merged["logit_bias"], merged["ignore_eos"])
+        shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
+        self._settings = {**merged, "seed": seed, "logit_bias": shown}
+        has_dry = merged["dry_multiplier"] != 0
+        super().__init__(
+            vocab.n_tokens,
+            **{name: merged[name] for name in _OF_CHAIN},
+            seed=seed,
+            breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
+            bias=bias,
+            num_probs=merged["n_probs"] if has_probabilities else -1,
+            is_after=self.is_after,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """As llama-server's `generation_settings` shows them."""
+        return dict(self._settings)
+
+
+def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[int, float]]:
+    found: list[tuple[int, float]] = []
+    for token, bias in pairs:
+        value = -math.inf if bias is None else float(bias)
+        tokens = [token] if isinstance(token, int) else vocab.tokenize(token, add_special=False, parse_special=False)
+        for token_id in tokens:
+            if not 0 <= token_id < vocab.n_tokens:
+                raise InvalidRequest(f"field 'logit_bias' names token {token_id}, but the vocabulary has {vocab.n_tokens}")
+            found.append((token_id, value))
+    if ignore_eos:
+        found += [(token_id, -math.inf) for token_id in vocab.eog_tokens]
+    return found
+
+
+def file_defaults(model: Model) -> dict[str, Any]:
+    """What the GGUF says."""
+    return defaults_of(lambda key: model.meta_value(key))

@@ -1,0 +1,1 @@
+"""Guessed tokens and how many pay off."""

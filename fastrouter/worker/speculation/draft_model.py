@@ -1,0 +1,177 @@
+"""A draft model: a small one with the same vocabulary that says what the large one is likely to say. Greedy, all sequences in one batch.
+
+Owns the second model, its context and what its KV cache holds of each slot. Knows no pace and no verification. Invariant: `_held[i]` is
+what the draft's KV holds for slot i. It is compared with the slot's text before each guess, so whatever happened to the slot in between (a
+rejected guess, an abort, another prompt, a shift) is made good there and needs no call.
+"""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fastrouter._core import LogitSampler
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.kv.slots import common_prefix
+from fastrouter.worker.llama.binding import LlamaError
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.sequence import Sequence
+
+MAX_READ = 128  # tokens in one step: the streams wait for it
+MAX_SIZE_DIFFERENCE = 128  # between the vocabularies: padding of the matrices
+FIRST_COMPARED = 5  # below it are special tokens, which may be named differently
+
+Piece = tuple[Sequence, "array[int] | list[int]"]  # tokens to be read next
+
+
+class Draft:
+    """`target` is the context it guesses for, `options` are those of its load."""
+
+    def __init__(
+        self,
+        target: Context,
+        options: LoadOptions,
+        *,
+        safe_mode: bool = False,
+        on_progress: Callable[[float], bool] | None = None,
+    ) -> None:
+        own = replace(options.of_draft, ctx_size=target.n_ctx)
+        path = str(options.speculation["draft_model"])
+        if not Path(path).is_file():
+            raise LlamaError(f"--model-draft {path}: there is no such file")
+        try:
+            self.model = Model(path, own, safe_mode=safe_mode, on_progress=on_progress)
+        except LlamaError as error:
+            raise LlamaError(f"--model-draft {path}: {error.message}") from None
+        try:
+            problem = difference_of(target.model.vocab, self.model.vocab)
+            if problem:
+                raise LlamaError(f"--model-draft {path}: it cannot guess for this model: {problem}")
+            self.context = Context(self.model, own)
+            if not (self.context.memory and self.context.can_cut and self.model.can_generate):
+                raise LlamaError(f"--model-draft {path}: a model of this kind cannot guess")
+        except BaseException:  # whatever ends it: the model's memory goes
+            self.model.close()
+            raise
+        self._n_vocab = min(target.model.vocab.n_tokens, self.model.vocab.n_tokens)  # what both have
+        self._held = [array("i") for _ in range(self.context.num_slots)]
+        self._greedy = self._sampler(num_probs=-1)
+        self._sure = self._sampler(num_probs=0)  # says how sure it is
+
+    def __repr__(self) -> str:
+        return f"<Draft {self.model!r} held {self.held}>"
+
+    def _sampler(self, num_probs: int) -> LogitSampler:
+        off: dict[str, float] = {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
+        return LogitSampler(
+            self.model.vocab.n_tokens, temperature=0, top_k=0, top_p=1, min_p=0, min_keep=0, seed=0, repeat_last_n=0, bias=[],
+            num_probs=num_probs, **off,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def guess(self, asking: list[tuple[Sequence, int]]) -> None:
+        """Set `draft` of each, at most so many tokens. One whose text is not read yet gets none: a piece of it is read instead."""
+        ready = self._catch_up(asking)
+        row_bytes = 4 * self.model.vocab.n_tokens
+        found: dict[Sequence, list[int]] = {sequence: [] for sequence, _ in ready}
+        while ready:
+            address = self.context.logits()
+            going = []
+            for sequence, length in ready:
+                if self._add(sequence, found[sequence], address) and len(found[sequence]) < length:
+                    going.append((sequence, length))
+                address += row_bytes
+            ready = going if going and self._decode([(s, found[s][-1:]) for s, _ in going]) else []
+        for sequence, draft in found.items():
+            if len(draft) >= sequence.guesser.n_min:
+                sequence.draft = draft
+
+    def _add(self, sequence: Sequence, draft: list[int], address: int) -> bool:
+        """The best token of a row, unless the model is less sure of it than asked for."""
+        p_min: float = sequence.guesser.p_min
+        sampler = self._sure if p_min > 0 else self._greedy
+        token = sampler.sample(address, self.model.vocab.n_tokens)
+        is_good = token < self._n_vocab and (p_min <= 0 or sampler.probabilities[0] >= p_min)  # type: ignore[index]
+        if is_good:
+            draft.append(token)
+        return is_good
+
+    def _catch_up(self, asking: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Read what is new in their texts, at most a piece of it. Those that are read to their end, in the order of their logits."""
+        room = min(self.context.n_batch, MAX_READ) - len(asking)  # a token each, at least
+        pieces: list[Piece] = []
+        ready = []
+        for sequence, length in asking:
+            text = array("i", sequence.slot.tokens)  # type: ignore[union-attr]
+            text.append(sequence.next_token)
+            if len(text) + length > self.context.n_ctx_slot:
+                continue
+            start = self._cut(sequence, text)
+            piece = text[start : start + 1 + max(0, room)]
+            room -= len(piece) - 1
+            pieces.append((sequence, piece))
+            if start + len(piece) == len(text):
+                ready.append((sequence, length))
+        return ready if pieces and self._decode(pieces, {sequence for sequence, _ in ready}) else []
+
+    def _cut(self, sequence: Sequence, text: "array[int]") -> int:
+        """Forget what is not a start of the text; the last token is always read anew, for its logits. What is left."""
+        slot_id = sequence.slot.id  # type: ignore[union-attr]
+        held = self._held[slot_id]
+        shared = min(common_prefix(held, text), len(text) - 1)
+        if shared < len(held):
+            self.context.remove(slot_id, shared if shared else -1)
+            del held[shared:]
+        return shared
+
+    def _decode(self, pieces: "list[Piece]", wanted: set[Sequence] | None = None) -> bool:
+        """One decode; logits for the last token of those `wanted`, or of all. False: there was no room, and what is idle was forgotten."""
+        row = 0
+        for sequence, piece in pieces:
+            slot_id = sequence.slot.id  # type: ignore[union-attr]
+            tokens = np.array(piece, dtype=np.int32)
+            has_logits = wanted is None or sequence in wanted
+            row = self.context.batch.put_prompt(row, tokens, len(self._held[slot_id]), slot_id, wants_logits=has_logits)
+        if self.context.decode(row):
+            self._forget(but={sequence.slot.id for sequence, _ in pieces})  # type: ignore[union-attr]
+            return False
+        for sequence, piece in pieces:
+            self._held[sequence.slot.id].extend(piece)  # type: ignore[union-attr]
+        return True
+
+    def _forget(self, but: set[int]) -> None:
+        """All slots but these; where that frees nothing, these too."""
+        idle = [slot_id for slot_id, held in enumerate(self._held) if held and slot_id not in but]
+        for slot_id in idle or list(but):
+            self.context.remove(slot_id)
+            del self._held[slot_id][:]
+
+    @property
+    def held(self) -> list[int]:
+        """How many tokens its KV holds of each slot."""
+        return [len(held) for held in self._held]
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
+
+
+def difference_of(target: Vocab, draft: Vocab) -> str:
+    """Why tokens of one are not tokens of the other; empty when they are."""
+    if target.type != draft.type:
+        return "their vocabularies are of different types"
+    for name, one, other in (("BOS", target.bos, draft.bos), ("EOS", target.eos, draft.eos)):
+        has = target.add_bos if name == "BOS" else target.add_eos
+        if has != (draft.add_bos if name == "BOS" else draft.add_eos) or (has and one != other):
+            return f"they do not have the same {name} token"
+    if abs(target.n_tokens - draft.n_tokens) > MAX_SIZE_DIFFERENCE:
+        return f"it has {draft.n_tokens} tokens, the model {target.n_tokens}"
+    pairs = zip(Vocab(target.pointer).pieces[FIRST_COMPARED:], Vocab(draft.pointer).pieces[FIRST_COMPARED:], strict=False)
+    for token, (one_piece, other_piece) in enumerate(pairs, FIRST_COMPARED):
+        if one_piece != other_piece:
+            shown = f"{other_piece.decode('utf-8', 'replace')!r} there and {one_piece.decode('utf-8', 'replace')!r} here"
+            return f"token {token} is {shown}"
+    return ""

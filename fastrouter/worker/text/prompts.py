@@ -1,0 +1,178 @@
+"""Text in, token ids out: prompts of all shapes, chat messages, and the questions a router asks about them.
+
+Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
+"""
+
+import re
+import threading
+from array import array
+from typing import Any
+
+from fastrouter.errors import ContextExceeded, InvalidRequest
+from fastrouter.ipc.messages import Generate
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.text.chat_template import with_system
+from fastrouter.worker.text.rendering import Chat, Renderer
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
+
+_COUNTED_CHARS = 1 << 16
+
+
+class Prompts:
+    """Turns requests into tokens for one model."""
+
+    def __init__(self, model: Model, options: LoadOptions, jobs: TextJobs | None = None) -> None:
+        self._model = model
+        self.jobs = jobs or TextJobs()
+        self._vocab = model.vocab
+        self._options = options
+        given = options.chat_template or model.chat_template
+        self.template_source = given or "chatml"
+        # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
+        self.fallback_stop = None if given else "<|im_end|>"
+        self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})
+
+    @property
+    def bos_token(self) -> str:
+        return self._vocab.token_text(self._vocab.bos)
+
+    @property
+    def eos_token(self) -> str:
+        return self._vocab.token_text(self._vocab.eos)
+
+    def start_compiling(self) -> None:
+        """Compile the template on the side, while llama.cpp makes the context."""
+        self._renderer.start_compiling()
+
+    def read(self, generate: Generate, limit: int) -> "array[int] | Job[array[int]]":
+        """The prompt's tokens, or the job that makes them where that takes long. Raises ContextExceeded, also in the job, for one whose
+        size tells that it has more than `limit` tokens."""
+        if generate.messages is not None:
+            chat = self._chat(generate)
+            text = self._renderer.render_now(chat)
+            if text is None:
+                return self.jobs.start(lambda: self._read_rendered(self._renderer.render(chat), limit), WAITS)
+            if len(text) > SHORT_CHARS:
+                return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
+            return self._read_rendered(text, limit)
+        num_chars = count_chars(generate.prompt, LONG_CHARS)
+        if num_chars > SHORT_CHARS:
+            return self.jobs.start(lambda: self.build(generate, limit)[0], num_chars)
+        return self.build(generate, limit)[0]
+
+    def build(self, generate: Generate, limit: int | None = None) -> tuple["array[int]", str]:
+        """The prompt's tokens, and its text ("" for a list)."""
+        if generate.messages is not None:
+            text = self.render(self._chat(generate))
+            return self._read_rendered(text, limit), text
+        prompt = generate.prompt
+        if not isinstance(prompt, str) and not prompt:
+            raise InvalidRequest('"prompt" must not be empty')
+        self._refuse_too_long(prompt, limit)
+        tokens = array("i", self.tokenize(prompt, add_special=True, parse_special=True))
+        return tokens, prompt if isinstance(prompt, str) else ""
+
+    def _chat(self, generate: Generate) -> Chat:
+        tools = None if generate.tool_choice == "none" else generate.tools
+        if tools and not self._options.jinja:
+            raise InvalidRequest("tools param requires --jinja flag")
+        return self.chat_of(
+            generate.messages or [],
+            tools,
+            add_generation_prompt=generate.add_generation_prompt,
+            continue_final_message=generate.continue_final_message,
+            kwargs=generate.chat_template_kwargs,
+            template=generate.chat_template,
+            system=generate.system,
+        )
+
+    def _read_rendered(self, text: str, limit: int | None) -> "array[int]":
+        self._refuse_too_long(text, limit)
+        return array("i", self._tokenize_rendered(text))
+
+    def _refuse_too_long(self, prompt: str | list[Any] | None, limit: int | None) -> None:
+        if limit is not None and (least := self.least_tokens(prompt, limit)) >= limit:
+            raise context_exceeded(least, limit, is_least=True)
+
+    def least_tokens(self, content: Any, limit: int) -> int:
+        """See Vocab.least_tokens; for a text, ids, or a mix. Texts that are soon counted exactly count for nothing."""
+        if isinstance(content, str):
+            return self._vocab.least_tokens(content, limit) if len(content) > _COUNTED_CHARS else 0
+        return sum(self.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
+
+    def chat_of(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Any,
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        kwargs: dict[str, Any],
+        template: str | None = None,
+        system: str | None = None,
+    ) -> Chat:
+        arguments = with_system(messages, system), tools, add_generation_prompt, continue_final_message
+        return Chat(template, arguments, {**self._options.chat_template_kwargs, **kwargs})
+
+    def render(self, chat: Chat) -> str:
+        """However long it takes, in any thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        text = self._renderer.render_now(chat) if is_main else None
+        return self._renderer.render(chat) if text is None else text
+
+    def render_now(self, chat: Chat) -> str | None:
+        """None: `render` will take long."""
+        return self._renderer.render_now(chat)
+
+    def count_rendered(self, text: str) -> int:
+        return len(self._tokenize_rendered(text))
+
+    def _tokenize_rendered(self, text: str) -> list[int]:
+        """A template that writes BOS itself must not get a second one."""
+        bos = self.bos_token
+        if self._vocab.add_bos and bos and text.startswith(bos):
+            text = text[len(bos) :]
+        tokens = self._vocab.tokenize(text)
+        if self._vocab.add_eos and tokens and tokens[-1] == self._vocab.eos:
+            tokens.pop()  # an end of sequence here would end the answer before it began
+        return tokens
+
+    def tokenize(self, content: Any, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Text, ids, or a list of both; special tokens are added only before a leading text."""
+        if isinstance(content, str):
+            return self._vocab.tokenize(content, add_special, parse_special)
+        if not isinstance(content, list):
+            raise InvalidRequest("a prompt is a string or a list of strings and token ids")
+        tokens: list[int] = []
+        for index, item in enumerate(content):
+            if isinstance(item, str):
+                tokens += self._vocab.tokenize(item, add_special and index == 0, parse_special)
+            else:
+                tokens.append(self.checked(item))
+        return tokens
+
+    def build_pairs(self, query: str, documents: list[str]) -> list[list[int]]:
+        """What a reranker reads of each document: its own template, else the two between the vocabulary's special tokens."""
+        template, vocab = self._model.rerank_template, self._vocab
+        if template is not None:
+            # One pass over the template, so that no text of a user is taken for a place in it.
+            parts = re.split(r"(\{query\}|\{document\})", template)
+            texts = ["".join([{"{query}": query, "{document}": document}.get(part, part) for part in parts]) for document in documents]
+            return [vocab.tokenize(text, add_special=False, parse_special=True) for text in texts]
+        end = vocab.eos if vocab.eos >= 0 else vocab.sep
+        ends, separators = [end] * vocab.add_eos, [vocab.sep] * vocab.add_sep
+        asked = [vocab.bos] * vocab.add_bos + vocab.tokenize(query, add_special=False, parse_special=False) + ends + separators
+        return [asked + vocab.tokenize(text, add_special=False, parse_special=False) + ends for text in documents]
+
+    def checked(self, token: Any) -> int:
+        if type(token) is not int or not 0 <= token < self._vocab.n_tokens:
+            raise InvalidRequest(f"Prompt contains invalid tokens: {token!r}")
+        return token
+
+
+def context_exceeded(num_tokens: int, n_ctx: int, *, is_least: bool = False) -> ContextExceeded:
+    """`is_least`: so many at least; nobody has counted them."""
+    shown = f"at least {num_tokens}" if is_least else f"{num_tokens}"
+    message = f"request ({shown} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
+    return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)

@@ -1,0 +1,349 @@
+"""A worker without a model: a real process on the real nursery protocol, wire and ring, that says and does what a script tells it.
+
+Owns the script's words; must never import llama_cpp (it starts in a tenth of a second). Invariant: without a script it behaves well.
+
+As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scripts, each a JSON object:
+
+spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
+         `die`; `mute`: say nothing; `hangs`: close the wire, live on.
+model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
+         `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
+         message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
+         unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
+         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its shelf.
+request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
+         after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
+         before the first of them.
+
+`die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
+step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
+"""
+
+import json
+import mmap
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fastrouter._core import FINISH, LAST, TEXT, TokenRing
+from fastrouter.errors import InvalidRequest
+from fastrouter.ipc.messages import (
+    Abort,
+    Call,
+    Failed,
+    Forget,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Progress,
+    Ready,
+    Reply,
+    Shelved,
+    Shrink,
+    Stop,
+)
+from fastrouter.ipc.wire import BlockingWire
+from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.process import fork
+
+NEVER = float("inf")
+TAIL_OFFSET = 64  # of the consumer's index in the ring's control page
+HEAD_OFFSET = 128  # of the producer's index in the ring's control page
+META = {
+    "vocab_type": 1,
+    "n_vocab": 1000,
+    "n_ctx": 4096,
+    "n_ctx_train": 4096,
+    "n_embd": 8,
+    "n_params": 1000,
+    "size": 1000,
+    "total_slots": 512,
+}
+Script = dict[str, Any]
+
+
+# ---------------------------------------------------------------- nursery
+
+
+def serve(fd: int, spare: Script) -> int:
+    def run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
+        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring: Worker(wire, ring, spare))
+
+    return fork.serve(fd, lambda: None, run)
+
+
+# ---------------------------------------------------------------- worker
+
+
+def die(how: str) -> None:
+    if how.startswith("exit"):
+        sys.stderr.write("the script says exit\n")
+        sys.stderr.flush()
+        os._exit(int(how.removeprefix("exit")))
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(60)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One request on its way."""
+
+    request_id: int
+    script: Script
+    num_tokens: int
+    num_sent: int = 0
+    due: float = field(default_factory=time.monotonic)
+
+    def token(self) -> bytes:
+        text: str = self.script.get("text") or f"t{self.num_sent} "
+        return text.encode()
+
+
+class Worker:
+    def __init__(self, wire: BlockingWire, ring: TokenRing, spare: Script) -> None:
+        self.wire = wire
+        self.ring = ring
+        self.outbox = Outbox(ring)
+        self.spare = spare
+        self.model: Script = {}
+        self.num_remedies = 0
+        self.is_stopping = False
+        self.num_calls = 0
+        self.forgotten: list[int] = []
+        self.streams: dict[int, Stream] = {}
+
+    def run(self) -> int:
+        self.greet()
+        load = self.await_load()
+        if load is None:
+            return 0
+        self.num_remedies = load.safe_mode + load.num_dropped
+        if not self.load(load):
+            return 1
+        if self.model.get("flood"):
+            self.flood()
+        else:
+            self.serve()
+        return 0
+
+    def say(self, script: Script) -> None:
+        """The faults that a spare, a model and a request have in common."""
+        if "raw" in script:
+            os.write(self.wire.fileno(), bytes.fromhex(script["raw"]))
+            time.sleep(60)
+        if "ring_head" in script:
+            memory = mmap.mmap(self.ring.memory_fd, mmap.PAGESIZE)
+            memory[HEAD_OFFSET : HEAD_OFFSET + 8] = struct.pack("<Q", script["ring_head"])
+            os.write(self.ring.doorbell_fd, struct.pack("<Q", 1))
+            time.sleep(60)
+        if "die" in script:
+            die(script["die"])
+
+    def say_lines(self, script: Script) -> None:
+        sys.stderr.write("".join(f"{line}\n" for line in script.get("lines", [])))
+        sys.stderr.flush()
+
+    def greet(self) -> None:
+        self.say(self.spare)
+        if self.spare.get("mute"):
+            time.sleep(60)
+        if self.spare.get("hangs"):
+            self.wire.close()
+            time.sleep(60)
+        self.wire.send(Hello(self.spare.get("hello_pid", os.getpid())))
+
+    def await_load(self) -> Load | None:
+        while True:
+            for message in self.wire.poll(None):
+                if isinstance(message, Load):
+                    return message
+                if isinstance(message, Stop):
+                    return None
+
+    def load(self, load: Load) -> bool:
+        path = Path(load.path)
+        content = path.read_bytes()
+        script: Script = json.loads(content) if content[:1] == b"{" else named_script(path.name)
+        self.model = script
+        self.say_lines(script)
+        self.wire.send(Progress(0.0))
+        for value in script.get("progress", []):
+            self.wire.send(Progress(value))
+            time.sleep(script.get("load_s", 0.0) / len(script["progress"]))
+        if "progress" not in script:
+            time.sleep(script.get("load_s", 0.0))
+        if "fail" in script:
+            self.wire.send(Failed(script["fail"], script.get("is_scarce", False)))
+            time.sleep(60 if script.get("linger") else 0)
+            return False
+        self.say(script)
+        if script.get("never_ready"):
+            time.sleep(60)
+        self.wire.send(Ready({**META, **script.get("meta", {})}))
+        if "shelved" in script:
+            self.wire.send(Shelved(script["shelved"]))
+        return True
+
+    # ------------------------------------------------------------ requests
+
+    def handle(self, message: Message) -> None:
+        if isinstance(message, Generate):
+            script = script_of(message)
+            self.say_lines(script)
+            num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
+            stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
+            stream.due += script.get("wait_s", 0.0)
+        elif isinstance(message, Abort):
+            self.streams.pop(message.request_id, None)
+            self.outbox.drop(message.request_id)
+        elif isinstance(message, Call):
+            self.answer(message)
+        elif isinstance(message, Forget):
+            self.forgotten.append(message.request_id)
+        elif isinstance(message, Shrink):
+            self.wire.send(Shelved(message.num_bytes))
+        elif isinstance(message, Stop):
+            self.is_stopping = True
+
+    def answer(self, call: Call) -> None:
+        """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
+        `forgotten`: calls that nobody waits for; {} to those about text; `embed` as the model's `embed` says: a result, or "die"."""
+        self.num_calls += 1
+        results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
+        results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
+        results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
+        results["forgotten"] = self.forgotten
+        results |= {method: {} for method in ("tokenize", "detokenize", "apply_template", "count_tokens")}
+        if call.method == "embed":
+            if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
+                die(self.model["first_decode"])
+            if self.model.get("embed") == "die":
+                die("SIGKILL")
+            results["embed"] = self.model.get("embed")
+        if call.method == "die":
+            die(call.params["how"])
+        if call.method == "fail":
+            self.wire.send(Reply(call.request_id, error=InvalidRequest("so be it").to_wire()))
+        elif call.method in results:
+            self.wire.send(Reply(call.request_id, result=results[call.method]))
+
+    def finish(self, stream: Stream) -> None:
+        del self.streams[stream.request_id]
+        self.outbox.finish(stream.request_id, 0, True, finish_of(stream))
+
+    def serve(self) -> None:
+        """Each stream at its own pace."""
+        while not (self.is_stopping and not self.streams):
+            due = min((stream.due for stream in self.streams.values()), default=NEVER)
+            wait = max(0.0, due - time.monotonic()) if due < NEVER else None
+            if self.outbox.is_blocked:
+                wait = 0.0002
+            for message in self.wire.poll(wait):
+                self.handle(message)
+            if self.outbox.flush():
+                now = time.monotonic()
+                for stream in [stream for stream in self.streams.values() if stream.due <= now]:
+                    self.step(stream, now)
+            self.outbox.ring_doorbell()
+
+    def step(self, stream: Stream, now: float) -> None:
+        script = stream.script
+        if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
+            die(self.model["first_decode"])
+        if stream.num_sent >= script.get("die_after", 0):
+            if script.keys() & {"die", "raw", "ring_head"}:
+                self.outbox.ring_doorbell()
+                self.say(script)
+            if script.get("hang"):
+                stream.due = NEVER
+                self.outbox.ring_doorbell()
+                return
+            if "error" in script:
+                del self.streams[stream.request_id]
+                self.outbox.error(stream.request_id, InvalidRequest(script["error"]))
+                return
+        if stream.num_sent >= stream.num_tokens:
+            self.finish(stream)
+            return
+        self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
+        stream.num_sent += 1
+        stream.due = now + script.get("delay_s", 0.0)
+
+    def flood(self) -> None:
+        """All streams one token a step."""
+        push, poll = self.ring.try_push, select.poll()
+        poll.register(self.wire.fileno(), select.POLLIN)
+        text = b" token"
+        indices = struct.Struct("<Q56xQ")
+        memory = mmap.mmap(self.ring.memory_fd, mmap.PAGESIZE)
+        is_lockstep = self.model.get("lockstep")
+        while not (self.is_stopping and not self.streams):
+            if not self.streams or poll.poll(0):
+                for message in self.wire.poll(None):
+                    self.handle(message)
+            ended = []
+            for stream in self.streams.values():
+                if stream.num_sent < stream.num_tokens:
+                    while not push(stream.request_id, TEXT, 0, 0, 1, text):
+                        self.ring.ring_doorbell()
+                        time.sleep(0.0002)
+                    stream.num_sent += 1
+                else:
+                    ended.append(stream)
+            for stream in ended:
+                del self.streams[stream.request_id]
+                while not push(stream.request_id, FINISH, 0, LAST, 0, orjson.dumps(finish_of(stream))):
+                    self.ring.ring_doorbell()
+                    time.sleep(0.0002)
+            self.ring.ring_doorbell()
+            while is_lockstep and len(set(indices.unpack_from(memory, TAIL_OFFSET))) > 1:
+                time.sleep(0.0001)
+
+
+def finish_of(stream: Stream) -> dict[str, Any]:
+    return {
+        "stop_type": "limit" if stream.num_sent >= stream.num_tokens else "eos",
+        "stopping_word": "",
+        "prompt_tokens": 1,
+        "cached_tokens": 0,
+        "completion_tokens": stream.num_sent,
+        "truncated": False,
+        "num_decodes": stream.num_sent,
+        "num_busy_decodes": 2 * stream.num_sent,
+        "id_slot": 0,
+        "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
+    }
+
+
+def named_script(name: str) -> Script:
+    return {"flood": name.startswith(("flood", "lockstep")), "lockstep": name.startswith("lockstep")}
+
+
+def script_of(generate: Generate) -> Script:
+    text = generate.messages[-1]["content"] if generate.messages else generate.prompt
+    if isinstance(text, str) and text.startswith("{"):
+        script: Script = json.loads(text)
+        return script
+    return {}
+
+
+def main(argv: list[str]) -> int:
+    spare: Script = {}
+    if argv[0] == "--spare":
+        spare = json.loads(argv[1])
+        argv = argv[2:]
+    assert argv[0] == "--nursery"
+    return serve(int(argv[1]), spare)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""A real supervisor over real processes that follow a script, for tests: see fake_worker.py."""
+
+import asyncio
+import ctypes
+import gc
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from waiting import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
+
+from fastrouter._core import TextCollector
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
+from fastrouter.ipc.messages import Generate
+from fastrouter.options.load import LoadOptions
+from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.lease import Lease
+from fastrouter.supervisor.supervisor import Event, Supervisor
+
+WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
+RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
+FOREVER = {"tokens": 1, "hang": True, "die_after": 1}  # one token, then silence
+
+
+class Collector(TextCollector):
+    """A whole answer: nothing is delivered before its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finish: dict[str, Any] | None = None
+        self.error: Exception | None = None
+        self.num_ends = 0
+        self.ended = asyncio.Event()
+
+    def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
+        self.finish = json.loads(payload)
+        self._end()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.num_ends += 1
+        self.ended.set()
+
+    async def end(self) -> bytes:
+        await asyncio.wait_for(self.ended.wait(), 60)
+        await asyncio.sleep(0)
+        assert self.num_ends == 1
+        if self.error is not None:
+            raise self.error
+        return self.text()
+
+
+class Streamer(Collector):
+    """An answer of which the client sees each token."""
+
+    def restart(self) -> bool:
+        return not self.num_tokens and super().restart()
+
+
+class House:
+    """A supervisor, its models' files, and what it has told its subscriber."""
+
+    def __init__(self, folder: Path, models_max: int, **settings: Any) -> None:
+        self.folder = folder
+        self.events: list[tuple[str, str]] = []
+        self.reasons: list[tuple[str, str]] = []  # (model, why it left)
+        self.fields: dict[str, dict[str, Any]] = {}
+        self.max_resident = 0
+        self.supervisor = Supervisor(Config(models_max=models_max, **settings), nursery_command=FAKE, on_event=self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        if event.event == "model_status":
+            self.events.append((event.model, event.data["status"] + (" failed" if event.data.get("failed") else "")))
+            if "reason" in event.data:
+                self.reasons.append((event.model, event.data["reason"]))
+            self.max_resident = max(self.max_resident, self.num_resident())
+
+    def num_resident(self) -> int:
+        return sum(instance.state in RESIDENT for instance in self.supervisor.instances())
+
+    def settle(self, model: str, **fields: Any) -> None:
+        """Fields of its spec from now on: ttl_s, is_pinned, size_bytes ..."""
+        self.fields[model] = fields
+
+    def spec(self, model: str, stop_timeout_s: float = 30.0, **script: Any) -> ModelSpec:
+        path = self.folder / model
+        if script or not path.exists():
+            path.write_text(json.dumps(script))
+        spec = ModelSpec(
+            id=model,
+            aliases=(),
+            tags=(),
+            path=str(path),
+            mmproj=None,
+            options=LoadOptions(),
+            source="models_dir",
+            args=(),
+            preset=None,
+            created=0,
+            can_remove=False,
+            load_on_startup=False,
+            stop_timeout_s=stop_timeout_s,
+            size_bytes=path.stat().st_size,
+            header=None,
+            error=None,
+            fingerprint=(),
+        )
+        return replace(spec, **self.fields.get(model, {}))
+
+    async def acquire(self, model: str, autoload: bool = True, priority: int = 0) -> Lease:
+        return await asyncio.wait_for(self.supervisor.acquire(self.spec(model), autoload, priority), 60)
+
+    def wait(self, model: str, priority: int = 0) -> "asyncio.Task[Lease]":
+        """An acquire that waits."""
+        return asyncio.get_running_loop().create_task(self.acquire(model, priority=priority))
+
+    async def ask(self, model: str, **script: Any) -> bytes:
+        with await self.acquire(model) as lease:
+            return await submit(lease, Collector(), **script).end()
+
+    def status(self, model: str) -> str:
+        found = self.supervisor.status(model)
+        return found.value + (" failed" if found.failed else "")
+
+    async def until_status(self, model: str, status: str) -> None:
+        await until(lambda: self.status(model) == status, f"{model} {status}")
+
+    def pid(self, model: str) -> int:
+        [pid] = [instance.process.pid for instance in self.supervisor.instances() if instance.spec.id == model]
+        assert pid
+        return pid
+
+
+def submit(lease: Lease, sink: Collector, **script: Any) -> Collector:
+    prompt = json.dumps(script) if script else "hello"
+    lease.submit(Generate(0, messages=[{"role": "user", "content": prompt}]), sink)
+    return sink
+
+
+Body = Callable[[House], Coroutine[Any, Any, None]]
+Run = Callable[..., None]
+
+
+def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) -> None:
+    """Run `body` with a supervisor; afterwards no descriptor, no child and no task may be left."""
+
+    async def whole() -> None:
+        await asyncio.sleep(0)
+        gc.collect()  # what other tests have left to the collector is not ours to lose
+        before = descriptors(), children()
+        here = House(folder, models_max, **settings)
+        await here.supervisor.start()
+        try:
+            await body(here)
+        finally:
+            await here.supervisor.stop(0)
+        assert not models_max or here.max_resident <= models_max
+        assert not here.supervisor.instances()
+        assert not children(), "a child is left"
+        await until(lambda: (descriptors(), children()) == before, f"descriptors as before: {descriptors() ^ before[0]}")
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
+
+    try:
+        with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # what one test's loads have taught is not for the next one
+            runner.run(whole())
+    finally:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
