@@ -6,7 +6,7 @@ from typing import Any
 from fastrouter._core import Request
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
-from fastrouter.api.control.props import Peek
+from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
 from fastrouter.api.flavours.native import Native
 from fastrouter.api.flavours.openai import OpenAi
@@ -68,7 +68,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
     native = Native(models, supervisor, generator)
     embeddings = Embeddings(models, supervisor)
-    peek = Peek(models, supervisor, config)
+    peek = Props(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 

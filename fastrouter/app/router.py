@@ -39,10 +39,12 @@ log = logging.getLogger("fastrouter")
 LAST_WORDS_S = 0.2  # for a log that nobody reads, when everything is to end at once
 
 
-class Behind(Protocol):
+class Backend(Protocol):
     """service.Service, which this file must not import before it listens."""
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None: ...
+    async def start(
+        self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health
+    ) -> None: ...
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
@@ -57,16 +59,16 @@ def _read_catalog(config: Config) -> Any:
     return Catalog(config)
 
 
-def _open_service(config: Config, catalog: Any) -> Behind:
+def _open_service(config: Config, catalog: Any) -> Backend:
     from fastrouter.app.service import Service
 
     return Service(config, catalog)
 
 
-def run(config: Config, *, nursery_command: list[str] | None = None) -> int:
-    """Serve until a signal; the exit code. Raises ConfigError. Tests bring a nursery of their own."""
+def run(config: Config, *, fork_server_command: list[str] | None = None) -> int:
+    """Serve until a signal; the exit code. Raises ConfigError. Tests bring a fork server of their own."""
     with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(App(config, nursery_command).run())
+        return runner.run(App(config, fork_server_command).run())
 
 
 def hosts_of(config: Config) -> list[str]:
@@ -74,9 +76,9 @@ def hosts_of(config: Config) -> list[str]:
 
 
 class App:
-    def __init__(self, config: Config, nursery_command: list[str] | None = None) -> None:
+    def __init__(self, config: Config, fork_server_command: list[str] | None = None) -> None:
         self._config = config
-        self._nursery_command = nursery_command
+        self._fork_server_command = fork_server_command
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
@@ -101,7 +103,7 @@ class App:
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
         self._is_over = False  # nothing will be ready any more
-        self._service: Behind | None = None
+        self._service: Backend | None = None
         self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -142,7 +144,7 @@ class App:
             self._health.be_ready()
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
         service = self._service = await in_thread(_open_service, self._config, catalog)
-        await service.start(self._routes, self._nursery_command, self._reload_doors, self._health)
+        await service.start(self._routes, self._fork_server_command, self._reload_doors, self._health)
         self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()

@@ -40,10 +40,10 @@ class Service:
         self._watch: Watch | None = None
         self._health: Health | None = None
 
-    async def start(self, routes: Routes, nursery_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
+    async def start(self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
         """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse. `health` is told how
         the load of the only model goes."""
-        supervisor = self._supervisor = Supervisor(self._config, nursery_command=nursery_command, on_event=_log_event)
+        supervisor = self._supervisor = Supervisor(self._config, fork_server_command=fork_server_command, on_event=_log_event)
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()

@@ -14,7 +14,7 @@ from typing import Any
 from fastrouter.catalog.capabilities import TemplateFeatures
 from fastrouter.catalog.gguf import GgufError, Header, Unreadable, Unusual, read_header
 from fastrouter.catalog.sources import printable
-from fastrouter.system.fact_file import Remembered
+from fastrouter.system.fact_file import FactFile
 
 MAX_REMEMBERED = 1 << 16  # some 300 bytes each
 _UNUSUAL = "? "  # what the remembered message of a file begins with that llama.cpp may know better
@@ -38,7 +38,7 @@ class Headers:
     """One owner, one thread at a time."""
 
     def __init__(self) -> None:
-        self._remembered = Remembered("headers", _VERSION, MAX_REMEMBERED)
+        self._remembered = FactFile("headers", _VERSION, MAX_REMEMBERED)
         self.num_reads = 0  # files opened
 
     def __repr__(self) -> str:

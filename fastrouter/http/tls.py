@@ -133,11 +133,11 @@ class TlsListener:
             if self._is_full():
                 sock.close()  # a word of why would cost the handshake that there is no room for
                 continue
-            task = self._loop.create_task(self._greet(sock))
+            task = self._loop.create_task(self._handshake(sock))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
 
-    async def _greet(self, sock: socket.socket) -> None:
+    async def _handshake(self, sock: socket.socket) -> None:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

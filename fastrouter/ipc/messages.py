@@ -94,7 +94,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """Another model needs memory: no more than so many bytes may stay on the shelf."""
+    """Another model needs memory: no more than so many bytes may stay in the prompt cache."""
 
     num_bytes: int
 
@@ -169,8 +169,8 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
-    """So many bytes are on the shelf, about: memory beyond what the model needs, which it gives back when told to Shrink."""
+class PromptCacheSize:
+    """So many bytes are in the prompt cache, about: memory beyond what the model needs, which it gives back when told to Shrink."""
 
     num_bytes: int
 
@@ -206,7 +206,7 @@ Message = (
     | Ready
     | Failed
     | Reply
-    | Shelved
+    | PromptCacheSize
     | Snapshot
     | Notice
 )

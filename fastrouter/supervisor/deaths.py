@@ -15,9 +15,9 @@ from typing import Protocol
 from fastrouter import metrics
 from fastrouter.errors import FastrouterError, Unavailable, WorkerDied
 from fastrouter.supervisor.decide.state import State
-from fastrouter.supervisor.events import Feed
+from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import Entry, Waiter
+from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.remedies import Remedies, Remedy
 from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
@@ -31,11 +31,11 @@ _CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE} 
 class Owner(Protocol):
     """Who has the queue."""
 
-    feed: Feed
+    feed: Events
     is_stopping: bool
 
-    def enqueue(self, entry: Entry, waiter: Waiter) -> None: ...
-    def refuse_waiters(self, entry: Entry, error: FastrouterError) -> None: ...
+    def enqueue(self, entry: ManagedModel, waiter: Waiter) -> None: ...
+    def refuse_waiters(self, entry: ManagedModel, error: FastrouterError) -> None: ...
 
 
 class Deaths:
@@ -46,14 +46,14 @@ class Deaths:
     def __repr__(self) -> str:
         return f"<Deaths {self._remedies!r}>"
 
-    def take(self, entry: Entry, instance: Instance, was: State, last_words: Sequence[str]) -> None:
+    def take(self, entry: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
         """`was`: its state before."""
         if was is State.LOADING:
-            self._take_load(entry, instance, last_words)
+            self._take_load(entry, instance, stderr_tail)
         else:
-            self._take_server(entry, instance, was, last_words)
+            self._take_server(entry, instance, was, stderr_tail)
 
-    def note_answer(self, entry: Entry, instance: Instance) -> bool:
+    def note_answer(self, entry: ManagedModel, instance: Instance) -> bool:
         """A request has ended. True: what has crashed was answered with a remedy, and that is news for all models."""
         code = entry.crash_code
         if code is None or not instance.has_answered or instance.remedy != entry.remedy or instance.has_retries:
@@ -64,7 +64,7 @@ class Deaths:
 
     # ------------------------------------------------------------ while it loaded
 
-    def _take_load(self, entry: Entry, instance: Instance, last_words: Sequence[str]) -> None:
+    def _take_load(self, entry: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         has_said_why = instance.failure is not None or instance.process.broke_protocol is not None
         if not has_said_why and entry.note_sudden_end(instance.has_begun):
@@ -73,12 +73,12 @@ class Deaths:
             if not entry.is_wanted and not self._owner.is_stopping:  # nobody has to wait for a load, see Waiter.wants_lease
                 self._owner.enqueue(entry, _waiter(wants_lease=False))
         elif has_said_why or instance.has_begun:
-            self._tell(entry, instance, last_words)
+            self._tell(entry, instance, stderr_tail)
             entry.note_failed_load(time.monotonic())
             entry.failure_kind = instance.failure_kind
             metrics.load_failed(spec.id)
-            self._owner.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, last_words))
-            self._owner.feed.failed(spec.id, exit_code, cause, last_words)
+            self._owner.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, stderr_tail))
+            self._owner.feed.failed(spec.id, exit_code, cause, stderr_tail)
         else:
             log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
             error = Unavailable(f"no worker has come up for model '{spec.id}' ({cause}); try again", model=spec.id)
@@ -87,7 +87,7 @@ class Deaths:
 
     # ------------------------------------------------------------ after that
 
-    def _take_server(self, entry: Entry, instance: Instance, was: State, last_words: Sequence[str]) -> None:
+    def _take_server(self, entry: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         metrics.died(spec.id)
         metrics.evicted(spec.id, "crash")
@@ -99,18 +99,18 @@ class Deaths:
         if is_unseen:
             self._tell_of_retry(spec.id, cause, "its requests start again on another worker", remedy)
         else:
-            self._tell(entry, instance, last_words)
+            self._tell(entry, instance, stderr_tail)
             if is_first_decode:
                 entry.note_no_cure(remedy)
         self._start_again(entry, again)
         for stream in lost:
-            fail_sink(stream.sink, WorkerDied(f"model {spec.id} has crashed: {cause}", last_words))
+            fail_sink(stream.sink, WorkerDied(f"model {spec.id} has crashed: {cause}", stderr_tail))
         if is_unseen:
             self._owner.feed.unloaded(spec.id, "crash")
         else:
-            self._owner.feed.failed(spec.id, exit_code, cause, last_words)
+            self._owner.feed.failed(spec.id, exit_code, cause, stderr_tail)
 
-    def _start_again(self, entry: Entry, streams: list[Stream]) -> None:
+    def _start_again(self, entry: ManagedModel, streams: list[Stream]) -> None:
         leases = dict.fromkeys(stream.owner for stream in streams)  # in order
         for stream in streams:
             lease: Lease = stream.owner
@@ -121,7 +121,7 @@ class Deaths:
 
     # ------------------------------------------------------------ both
 
-    def _try_remedy(self, entry: Entry, instance: Instance) -> Remedy | None:
+    def _try_remedy(self, entry: ManagedModel, instance: Instance) -> Remedy | None:
         """Let the next load do something differently. None: all has been tried."""
         remedy = instance.remedy.next()
         if remedy is not None:
@@ -133,14 +133,14 @@ class Deaths:
         how = f"it is tried once more {remedy}" if remedy is not None else what
         log.warning("%s: %s; %s", model_id, cause, how, extra={"model": model_id, "event": "retry"})
 
-    def _tell(self, entry: Entry, instance: Instance, last_words: Sequence[str]) -> None:
+    def _tell(self, entry: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
         """The log and the model's status."""
         model_id, cause, exit_code = instance.spec.id, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", model_id, cause, extra={"model": model_id, "event": "failed", "exit_code": exit_code})
-        for line in last_words[-NUM_LINES:]:
+        for line in stderr_tail[-NUM_LINES:]:
             if line not in cause and cause not in line:
                 log.info("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
-        entry.note_end(cause, exit_code, last_words)
+        entry.note_end(cause, exit_code, stderr_tail)
 
 
 def _divide(streams: list[Stream], num_retries: int) -> tuple[list[Stream], list[Stream]]:

@@ -22,7 +22,7 @@ class Event:
     data: dict[str, Any]
 
 
-class Feed:
+class Events:
     def __init__(self, subscriber: Callable[[Event], None] | None = None) -> None:
         self._subscribers = [subscriber] if subscriber is not None else []
 
@@ -53,8 +53,8 @@ class Feed:
     def sleeping(self, model_id: str) -> None:
         self._emit(model_id, {"status": "sleeping"})
 
-    def failed(self, model_id: str, exit_code: int | None, error: str, last_words: Sequence[str]) -> None:
-        said = {"error": error, "log": list(last_words)}
+    def failed(self, model_id: str, exit_code: int | None, error: str, stderr_tail: Sequence[str]) -> None:
+        said = {"error": error, "log": list(stderr_tail)}
         self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
 
     def reloaded(self) -> None:

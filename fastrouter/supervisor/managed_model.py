@@ -59,7 +59,7 @@ class LoadTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class WaitPreview:
     """What a request that waits for a model can be told."""
 
     load: LoadTimes = field(default_factory=LoadTimes)  # its last one
@@ -81,7 +81,7 @@ class Waiter:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class ManagedModel:
     spec: ModelSpec
     instance: Instance | None = None
     waiters: deque[Waiter] = field(default_factory=deque)
@@ -91,7 +91,7 @@ class Entry:
     retry_at: float = 0.0
     error: str | None = None
     exit_code: int | None = None
-    last_words: tuple[str, ...] = ()  # of the worker that failed
+    stderr_tail: tuple[str, ...] = ()  # of the worker that failed
     failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
     num_sudden_ends: int = 0  # workers in a row that ended while they loaded it and did not say why
     num_lost_workers: int = 0  # in a row that ended before they began to load it
@@ -132,7 +132,7 @@ class Entry:
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
-            return Status(**failed, log=self.last_words, is_pinned=is_pinned, num_waiting=num_waiting)
+            return Status(**failed, log=self.stderr_tail, is_pinned=is_pinned, num_waiting=num_waiting)
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
         return Status(
             value,
@@ -146,13 +146,13 @@ class Entry:
             expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
         )
 
-    def prospect(self, position: int, usual_load_s: float | None) -> Prospect:
+    def wait_preview(self, position: int, usual_load_s: float | None) -> WaitPreview:
         """`position` in the queue; `usual_load_s`: what its last good load took."""
         instance = self.instance
         if instance is None or instance.state is not State.LOADING:
-            return Prospect(self.load, position)
+            return WaitPreview(self.load, position)
         remaining = self.load.began + (usual_load_s or 0.0) - time.monotonic()
-        return Prospect(self.load, 0, True, instance.progress, remaining if remaining > 0 else None)
+        return WaitPreview(self.load, 0, True, instance.progress, remaining if remaining > 0 else None)
 
     def begin_load(self, *, has_evicted: bool) -> None:
         self.load = LoadTimes(time.monotonic(), 0.0, has_evicted)
@@ -188,18 +188,18 @@ class Entry:
         self.crash_code = None
         self.remedy = self.remedy if remedy is not None else NONE
 
-    def note_end(self, cause: str, exit_code: int | None, last_words: Sequence[str]) -> None:
+    def note_end(self, cause: str, exit_code: int | None, stderr_tail: Sequence[str]) -> None:
         """Its worker ended by itself."""
-        self.error, self.exit_code, self.last_words = cause, exit_code, tuple(last_words)
+        self.error, self.exit_code, self.stderr_tail = cause, exit_code, tuple(stderr_tail)
 
     def forget_end(self) -> None:
-        self.error, self.exit_code, self.last_words = None, None, ()
+        self.error, self.exit_code, self.stderr_tail = None, None, ()
 
     def refusal(self, now: float) -> LoadFailed | None:
         """What a request gets that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
-        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.last_words)
+        error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.stderr_tail)
         if self.failure_kind is not ModelUnusable:
             error.retry_after_s = max(1, round(self.retry_at - now))
         return error

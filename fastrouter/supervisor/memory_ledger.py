@@ -11,7 +11,7 @@ from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.need import total
 from fastrouter.supervisor.decide.planner import Limits
-from fastrouter.supervisor.managed_model import Entry
+from fastrouter.supervisor.managed_model import ManagedModel
 from fastrouter.supervisor.memory.limits import Held, LimitReader
 from fastrouter.supervisor.memory.measurements import Measures
 from fastrouter.supervisor.workers.instance import Instance
@@ -26,7 +26,7 @@ class Memory:
     def __repr__(self) -> str:
         return f"<Memory {self._limits!r} {self.measures!r}>"
 
-    def limits(self, entries: Iterable[Entry], spare_pid: int | None) -> Limits:
+    def limits(self, entries: Iterable[ManagedModel], spare_pid: int | None) -> Limits:
         """What the spare has faulted in is for the next model, so it counts as free."""
         return self._limits.read([*snapshot.held(entries), Held(spare_pid, total_bytes())])
 
@@ -42,13 +42,13 @@ class Memory:
         return DoesNotFit(spec.id, why + hint, **figures)
 
     def make_way(self, instances: Sequence[Instance], limits: Limits) -> None:
-        """A load has begun. Limits count shelves as free, so they give back what is lacking, that of the model used longest ago first."""
-        shelves = [instance for instance in instances if instance.shelf_bytes]
+        """A load has begun. Limits count prompt caches as free, so they give back what is lacking, the least recently used model first."""
+        caching = [instance for instance in instances if instance.prompt_cache_bytes]
         if limits.host_bytes is None:
             return
-        needed = total(instance.need for instance in instances).host_bytes + sum(instance.shelf_bytes for instance in shelves)
+        needed = total(instance.need for instance in instances).host_bytes + sum(instance.prompt_cache_bytes for instance in caching)
         lack = needed - limits.host_bytes
-        for instance in sorted(shelves, key=lambda instance: instance.last_used):
+        for instance in sorted(caching, key=lambda instance: instance.last_used):
             if lack > 0:
                 lack -= instance.shrink(lack)
 

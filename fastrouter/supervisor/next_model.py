@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from fastrouter.ipc.messages import Prime
 from fastrouter.options.load import LoadOptions
-from fastrouter.supervisor.managed_model import Entry
+from fastrouter.supervisor.managed_model import ManagedModel
 from fastrouter.supervisor.memory.estimate import heap_bytes
 from fastrouter.supervisor.remedies import NONE, Remedy
 
@@ -12,7 +12,7 @@ LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a s
 OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 
 
-def forecast(entries: Iterable[Entry], free_bytes: int, remedy: Remedy = NONE) -> Prime:
+def next_model(entries: Iterable[ManagedModel], free_bytes: int, remedy: Remedy = NONE) -> Prime:
     """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
     used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None and not entry.has_expired]
     away = [entry for entry in used if entry.instance is None]

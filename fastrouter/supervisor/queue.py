@@ -4,14 +4,14 @@ Invariant: an entry is in the queue exactly while it has waiters.
 """
 
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import Entry, Waiter
+from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 
 
 class Queue:
     """Entries with waiters, oldest first."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ManagedModel] = {}
 
     def __repr__(self) -> str:
         return f"<Queue {' '.join(f'{model_id}:{len(entry.waiters)}' for model_id, entry in self._entries.items())}>"
@@ -27,21 +27,21 @@ class Queue:
         """Requests by model."""
         return {model_id: len(entry.waiters) for model_id, entry in self._entries.items()}
 
-    def position(self, entry: Entry) -> int:
+    def position(self, entry: ManagedModel) -> int:
         """Of the entry, from 1, a higher priority first; 0: it does not wait."""
         ordered = sorted(self._entries.values(), key=lambda entry: -max(waiter.priority for waiter in entry.waiters))
         return next((index for index, other in enumerate(ordered, 1) if other is entry), 0)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ManagedModel]:
         return list(self._entries.values())
 
-    def add(self, entry: Entry, waiter: Waiter, now: float) -> None:
+    def add(self, entry: ManagedModel, waiter: Waiter, now: float) -> None:
         if not entry.waiters:
             entry.since = now
             self._entries[entry.spec.id] = entry
         entry.waiters.append(waiter)
 
-    def remove(self, entry: Entry, waiter: Waiter) -> bool:
+    def remove(self, entry: ManagedModel, waiter: Waiter) -> bool:
         """True when it was there."""
         if waiter not in entry.waiters:
             return False
@@ -50,14 +50,14 @@ class Queue:
             del self._entries[entry.spec.id]
         return True
 
-    def take_all(self, entry: Entry) -> list[Waiter]:
+    def take_all(self, entry: ManagedModel) -> list[Waiter]:
         """The entry's waiters, oldest first; it leaves the queue."""
         self._entries.pop(entry.spec.id, None)
         waiters = list(entry.waiters)
         entry.waiters.clear()
         return waiters
 
-    def take_where(self, entry: Entry, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
+    def take_where(self, entry: ManagedModel, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
         """Those of the entry's waiters that match."""
         found = [w for w in entry.waiters if can_start in (None, w.can_start) and wants_lease in (None, w.wants_lease)]
         for waiter in found:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrouter.system.build import cpu_build_id
-from fastrouter.system.fact_file import Remembered
+from fastrouter.system.fact_file import FactFile
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -42,7 +42,7 @@ NONE = Remedy()
 
 class Remedies:
     def __init__(self) -> None:
-        self._remembered = Remembered("cpu", 1, MAX_ENTRIES)
+        self._remembered = FactFile("cpu", 1, MAX_ENTRIES)
         self._known: Remedy | None = None
 
     def __repr__(self) -> str:

@@ -18,16 +18,16 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, next_change, plan
 from fastrouter.supervisor.decide.state import State
-from fastrouter.supervisor.events import Event, Feed
+from fastrouter.supervisor.events import Event, Events
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import Entry, Waiter
+from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.memory_ledger import Memory
-from fastrouter.supervisor.next_model import forecast
+from fastrouter.supervisor.next_model import next_model
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import adopt_orphans, describe_exit, reap_unknown
 from fastrouter.supervisor.workers.spare import Spares
@@ -43,12 +43,12 @@ SAVE_DELAY_S = 5.0  # what loads have shown is written this long after one
 
 
 class Residency:
-    def __init__(self, config: Config, nursery_command: list[str] | None, on_event: Callable[[Event], None] | None) -> None:
+    def __init__(self, config: Config, fork_server_command: list[str] | None, on_event: Callable[[Event], None] | None) -> None:
         self._loop = asyncio.get_running_loop()
         self.memory = Memory(config)
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ManagedModel] = {}
         self.queue = Queue()
-        self.feed = Feed(on_event)
+        self.feed = Events(on_event)
         self.logs = Logs()
         self._verbosity = config.verbosity
         self.timers = Timers()
@@ -57,7 +57,7 @@ class Residency:
         self._deaths = Deaths(self, self.remedies)
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that a model had to leave for another
-        self._spares = Spares(Nursery(nursery_command, config.poll), self._reap_ended)
+        self._spares = Spares(ForkServer(fork_server_command, config.poll), self._reap_ended)
         self._idle = IdleWatch(self.timers, lambda: snapshot.idle(self.entries.values()), self._end_idle, self._put_to_sleep)
 
     def __repr__(self) -> str:
@@ -91,11 +91,11 @@ class Residency:
     def instances(self) -> list[Instance]:
         return [entry.instance for entry in self.entries.values() if entry.instance is not None]
 
-    def entry(self, spec: ModelSpec) -> Entry:
+    def entry(self, spec: ModelSpec) -> ManagedModel:
         spec = spec.runner
         entry = self.entries.get(spec.id)
         if entry is None:
-            entry = self.entries[spec.id] = Entry(spec)
+            entry = self.entries[spec.id] = ManagedModel(spec)
         entry.spec = spec
         return entry
 
@@ -108,11 +108,11 @@ class Residency:
 
     # ------------------------------------------------------------ queue
 
-    def enqueue(self, entry: Entry, waiter: Waiter) -> None:
+    def enqueue(self, entry: ManagedModel, waiter: Waiter) -> None:
         """Followed by a rebalance."""
         self.queue.add(entry, waiter, time.monotonic())
 
-    def refuse_waiters(self, entry: Entry, error: FastrouterError) -> None:
+    def refuse_waiters(self, entry: ManagedModel, error: FastrouterError) -> None:
         for waiter in self.queue.take_all(entry):
             self.refuse(waiter, error)
 
@@ -171,7 +171,7 @@ class Residency:
             elif instance.state is State.DRAINING and instance.spec.id not in model_ids:
                 instance.advance(State.LOADED)
 
-    def _grant(self, entry: Entry) -> None:
+    def _grant(self, entry: ManagedModel) -> None:
         instance = self._running(entry.spec.id)
         for waiter in self.queue.take_all(entry):
             if waiter.lease is not None:
@@ -220,7 +220,7 @@ class Residency:
         """What a request says, until the instance ends."""
         self.entries[instance.spec.id].keep_alive_s = seconds
 
-    def may_be_idle(self, entry: Entry) -> None:
+    def may_be_idle(self, entry: ManagedModel) -> None:
         """It serves nobody now, or sleeps."""
         if snapshot.has_idle_rule(entry):
             self._idle.watch()
@@ -237,13 +237,13 @@ class Residency:
         self.feed.sleeping(model_id)
         metrics.evicted(model_id, "sleep")
 
-    def _forget_sleeper(self, entry: Entry, reason: str) -> None:
+    def _forget_sleeper(self, entry: ManagedModel, reason: str) -> None:
         entry.is_asleep = False
         self.feed.unloaded(entry.spec.id, reason)  # not in the memory since it sleeps, so there is nothing to count
 
     # ------------------------------------------------------------ loads
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: ManagedModel) -> None:
         """Give the model to the spare."""
         try:
             process = self._spares.take()
@@ -305,7 +305,7 @@ class Residency:
 
     # ------------------------------------------------------------ ends
 
-    def end(self, entry: Entry, reason: str) -> bool:
+    def end(self, entry: ManagedModel, reason: str) -> bool:
         """False when there is nothing to end."""
         if entry.is_asleep:
             self._forget_sleeper(entry, reason)
@@ -315,7 +315,7 @@ class Residency:
         self._stop_instance(entry.instance, reason)
         return True
 
-    def _evict(self, entry: Entry, scarce: str) -> None:
+    def _evict(self, entry: ManagedModel, scarce: str) -> None:
         self._evicted_at = time.monotonic()
         if entry.is_asleep:
             self._forget_sleeper(entry, scarce)
@@ -349,7 +349,7 @@ class Residency:
         self.feed.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
 
-    def _ended_instance(self, entry: Entry, instance: Instance) -> None:
+    def _ended_instance(self, entry: ManagedModel, instance: Instance) -> None:
         """The process is reaped and everything it said has been delivered."""
         self._reap_ended()
         self.timers.cancel(entry.load_timer)
@@ -358,14 +358,14 @@ class Residency:
         entry.keep_alive_s = None
         was = instance.state
         how = None if was is State.DYING else describe_exit(instance.process.exit_code)
-        last_words = self.logs.of(entry.spec.id).end(instance.process.pid, how)
+        stderr_tail = self.logs.of(entry.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
-            self._deaths.take(entry, instance, was, last_words)
+            self._deaths.take(entry, instance, was, stderr_tail)
         for stream in instance.take_streams():
             fail_sink(stream.sink, Unavailable("the model was unloaded"))
         for waiter in self.queue.take_where(entry, can_start=False) if not entry.is_wanted else ():
             self.refuse(waiter, ModelNotLoaded(entry.spec.id))
-        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}", last_words))
+        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}", stderr_tail))
         self.timers.after(SPARE_DELAY_S, self._spares.make)
         entry.last_used = instance.last_used
         self.may_be_idle(entry)
@@ -373,7 +373,7 @@ class Residency:
         self.rebalance()
 
     def _prime(self) -> None:
-        self._spares.prime(forecast(self.entries.values(), available_bytes(), self.remedies.known))
+        self._spares.prime(next_model(self.entries.values(), available_bytes(), self.remedies.known))
 
     def _reap_ended(self) -> None:
         """A process has ended, or is about to."""

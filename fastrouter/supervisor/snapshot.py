@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fastrouter.supervisor.decide.idle import Idle
 from fastrouter.supervisor.decide.planner import Resident, Waiting
 from fastrouter.supervisor.decide.state import State
-from fastrouter.supervisor.managed_model import Entry
+from fastrouter.supervisor.managed_model import ManagedModel
 from fastrouter.supervisor.memory.limits import Held
 from fastrouter.supervisor.memory.measurements import Measures
 from fastrouter.supervisor.queue import Queue
@@ -25,7 +25,7 @@ def waiting(queue: Queue, measures: Measures) -> list[Waiting]:
     ]
 
 
-def residents(entries: Iterable[Entry], measures: Measures) -> list[Resident]:
+def residents(entries: Iterable[ManagedModel], measures: Measures) -> list[Resident]:
     found = []
     for entry in entries:
         instance, spec = entry.instance, entry.spec
@@ -47,13 +47,13 @@ def residents(entries: Iterable[Entry], measures: Measures) -> list[Resident]:
     return found
 
 
-def held(entries: Iterable[Entry]) -> list[Held]:
-    """Memory of the workers; their weights are mapped and count as available, see limits.py. Their shelves give way, see memory.py."""
+def held(entries: Iterable[ManagedModel]) -> list[Held]:
+    """Memory of the workers. Mapped weights count as available (memory/limits.py); prompt caches give way (memory_ledger.py)."""
     instances = [entry.instance for entry in entries if entry.instance is not None]
-    return [Held(instance.process.pid, instance.heap_bytes + instance.shelf_bytes) for instance in instances]
+    return [Held(instance.process.pid, instance.heap_bytes + instance.prompt_cache_bytes) for instance in instances]
 
 
-def idle(entries: Iterable[Entry]) -> list[Idle]:
+def idle(entries: Iterable[ManagedModel]) -> list[Idle]:
     found = []
     for entry in entries:
         instance = entry.instance
@@ -66,5 +66,5 @@ def idle(entries: Iterable[Entry]) -> list[Idle]:
     return found
 
 
-def has_idle_rule(entry: Entry) -> bool:
+def has_idle_rule(entry: ManagedModel) -> bool:
     return not entry.is_pinned and (entry.ttl_s is not None or entry.spec.sleep_idle_s is not None)

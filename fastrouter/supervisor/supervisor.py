@@ -16,7 +16,7 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import UNLOADED, Entry, Prospect, Status, Waiter
+from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, Status, Waiter, WaitPreview
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.residency import Residency
 
@@ -29,11 +29,11 @@ class Supervisor:
     """Starts with `start`, ends with `stop`; in between everything runs in the event loop's thread."""
 
     def __init__(
-        self, config: Config, *, nursery_command: list[str] | None = None, on_event: Callable[[Event], None] | None = None
+        self, config: Config, *, fork_server_command: list[str] | None = None, on_event: Callable[[Event], None] | None = None
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue_timeout_s = config.queue_timeout_s
-        self._residency = Residency(config, nursery_command, on_event)
+        self._residency = Residency(config, fork_server_command, on_event)
         self._entries = self._residency.entries
         self._queue = self._residency.queue
         self.subscribe = self._residency.feed.subscribe
@@ -89,7 +89,7 @@ class Supervisor:
         assert lease is not None
         return lease
 
-    async def _wait(self, entry: Entry, waiter: Waiter) -> Lease | None:
+    async def _wait(self, entry: ManagedModel, waiter: Waiter) -> Lease | None:
         is_ending = entry.instance is not None and entry.instance.state in (State.STOPPING, State.DYING)
         if not entry.spec.can_be_tried and (entry.instance is None or is_ending):
             raise ModelUnusable(entry.spec.id, entry.spec.error or "")
@@ -112,10 +112,10 @@ class Supervisor:
             if give_up is not None:
                 give_up()
 
-    def _limit_wait(self, entry: Entry, waiter: Waiter) -> Callable[[], None]:
+    def _limit_wait(self, entry: ManagedModel, waiter: Waiter) -> Callable[[], None]:
         return self._residency.timers.after(self._queue_timeout_s, lambda: self._end_wait(entry, waiter))
 
-    def _end_wait(self, entry: Entry, waiter: Waiter) -> None:
+    def _end_wait(self, entry: ManagedModel, waiter: Waiter) -> None:
         """The time to wait for a place is over; a load that has begun is awaited."""
         is_loading = entry.instance is not None and entry.instance.state is State.LOADING
         if not is_loading and self._queue.remove(entry, waiter):
@@ -123,7 +123,7 @@ class Supervisor:
             self._residency.refuse(waiter, Unavailable(waited, model=entry.spec.id))
             self._residency.rebalance()
 
-    def _leave(self, entry: Entry, waiter: Waiter) -> None:
+    def _leave(self, entry: ManagedModel, waiter: Waiter) -> None:
         """The client is gone: whatever it was about to get goes to others."""
         if self._queue.remove(entry, waiter):
             self._residency.rebalance()
@@ -166,7 +166,7 @@ class Supervisor:
         self._residency.renew(find)
         self._residency.feed.reloaded()
 
-    def outlook(self, spec: ModelSpec) -> dict[str, Any]:
+    def preview(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would lead to now, with no effect: see outlook.py."""
         memory, entries = self._residency.memory, self._entries.values()
         waiting, residents = snapshot.waiting(self._queue, memory.measures), snapshot.residents(entries, memory.measures)
@@ -181,12 +181,12 @@ class Supervisor:
             return None
         return await instance.peek(method)
 
-    def prospect(self, spec: ModelSpec) -> Prospect:
+    def wait_preview(self, spec: ModelSpec) -> WaitPreview:
         """For a request that waits for this model, or has waited."""
         entry = self._entries.get(spec.runner.id)
         if entry is None:
-            return Prospect()
-        return entry.prospect(self._queue.position(entry), self._residency.memory.measures.load_s(entry.spec))
+            return WaitPreview()
+        return entry.wait_preview(self._queue.position(entry), self._residency.memory.measures.load_s(entry.spec))
 
     def status(self, model_id: str) -> Status:
         entry = self._entries.get(model_id)

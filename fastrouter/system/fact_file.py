@@ -27,7 +27,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-class Remembered:
+class FactFile:
     """A dictionary of JSON values. One owner; `save` may run in a thread while it goes on."""
 
     def __init__(self, name: str, version: int, max_entries: int, *, environ: Mapping[str, str] = os.environ) -> None:

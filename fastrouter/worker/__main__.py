@@ -1,4 +1,4 @@
-"""A worker process: `--nursery FD` serves forks, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly; `--render FD`
+"""A worker process: `--fork-server FD` serves forks, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly; `--render FD`
 renders chat templates for one.
 
 This file knows only argv and the environment a worker needs before its imports; the rest is in fork_server.py and loop.py.
@@ -16,15 +16,15 @@ def main(argv: list[str]) -> int:
         from fastrouter.worker.text import render_process
 
         return render_process.serve(int(argv[1]))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the nursery multi-threaded, and it forks
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the fork server multi-threaded, and it forks
     from fastrouter.worker import fork_server
 
-    if len(argv) == 2 and argv[0] == "--nursery":
+    if len(argv) == 2 and argv[0] == "--fork-server":
         return fork_server.serve(int(argv[1]))
     if len(argv) == 5 and argv[0] == "--spare":
         control, memory, doorbell, lifeline = map(int, argv[1:])
         return fork_server.run_spare(control, memory, doorbell, lifeline)
-    sys.stderr.write("usage: python -m fastrouter.worker --nursery FD | --render FD | --spare CONTROL MEM DOORBELL LIFELINE\n")
+    sys.stderr.write("usage: python -m fastrouter.worker --fork-server FD | --render FD | --spare CONTROL MEM DOORBELL LIFELINE\n")
     return 2
 
 

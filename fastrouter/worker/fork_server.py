@@ -38,7 +38,7 @@ def _execute(*fds: int) -> NoReturn:
     """A fresh process image: no device context is shared with anyone. PDEATHSIG survives the exec."""
     for fd in fds:
         os.set_inheritable(fd, True)
-    os.execv(sys.executable, [*sys.orig_argv[: sys.orig_argv.index("--nursery")], "--spare", *map(str, fds)])
+    os.execv(sys.executable, [*sys.orig_argv[: sys.orig_argv.index("--fork-server")], "--spare", *map(str, fds)])
 
 
 def run_spare(control: int, memory: int, doorbell: int, lifeline: int) -> NoReturn:

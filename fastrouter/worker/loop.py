@@ -27,10 +27,10 @@ from fastrouter.ipc.messages import (
     Message,
     Notice,
     Progress,
+    PromptCacheSize,
     Ready,
     Reply,
     Share,
-    Shelved,
     Shrink,
     Snapshot,
     Stop,
@@ -55,7 +55,7 @@ from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05
 _SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
-_SHELF_STEP_BYTES = 16 << 20  # the router need not know more exactly
+_PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know more exactly
 _QUIET_MS = 2000  # without a request, before the worker tidies up
 _NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
 
@@ -68,7 +68,7 @@ class Worker:
         self._outbox = Outbox(ring)
         self._inbox: list[Message] = []  # arrived while loading
         self._is_stopping = False
-        self._shelved_bytes = 0  # as the router knows it
+        self._prompt_cache_bytes = 0  # as the router knows it
         self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)  # a signal ends the wait for messages
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -134,7 +134,7 @@ class Worker:
             self._context.warm_up()
         speculation = Speculation(self._context, load.options, self._open_draft(load))
         self._engine = Engine(self._model, self._context, self._outbox, load.options, prompts, adapters, speculation)
-        self._engine.prefixes.shelf.on_change = self._tell_shelf
+        self._engine.prefixes.prompt_cache.on_change = self._tell_prompt_cache_size
         self._engine.check_constraint()
         if load.options.context_shift and not self._engine.shifts.is_on:
             self._wire.send(Notice("warning", _NO_SHIFT_NOTICE))
@@ -167,10 +167,10 @@ class Worker:
             return None
         return Draft(self._context, load.options, safe_mode=load.safe_mode, on_progress=lambda _: self._on_progress(1.0))
 
-    def _tell_shelf(self, num_bytes: int) -> None:
-        if abs(num_bytes - self._shelved_bytes) >= _SHELF_STEP_BYTES:
-            self._shelved_bytes = num_bytes
-            self._wire.send(Shelved(num_bytes))
+    def _tell_prompt_cache_size(self, num_bytes: int) -> None:
+        if abs(num_bytes - self._prompt_cache_bytes) >= _PROMPT_CACHE_STEP_BYTES:
+            self._prompt_cache_bytes = num_bytes
+            self._wire.send(PromptCacheSize(num_bytes))
 
     def _on_progress(self, value: float) -> bool:
         """Called by llama.cpp while it loads; False gives up."""
@@ -232,7 +232,7 @@ class Worker:
             self._context.share_cores(message.num_busy)
             self._engine.speculation.share_cores(message.num_busy)
         elif isinstance(message, Shrink):
-            self._engine.prefixes.shelf.shrink(message.num_bytes)
+            self._engine.prefixes.prompt_cache.shrink(message.num_bytes)
         elif isinstance(message, Stop):
             self._is_stopping = True
         else:

@@ -44,9 +44,9 @@ def test_memory_limit(router: StartRouter, models: Path) -> None:
         time.sleep(0.3)
     need = usage(server, "tiny0")["memory_bytes"]
     assert 16 << 20 < need < 60 << 20
-    outlook = server.post("/models/plan", {"model": "tiny2"}).json
-    assert (outlook["action"], outlook["fits"]) == ("evict", True)
-    assert [victim["model"] for victim in outlook["evict"]] == ["tiny0"]
+    preview = server.post("/models/plan", {"model": "tiny2"}).json
+    assert (preview["action"], preview["fits"]) == ("evict", True)
+    assert [victim["model"] for victim in preview["evict"]] == ["tiny0"]
     assert server.status("tiny0") == "loaded", "asking has no effect"
     assert server.post(CHAT, chat("tiny2")).status == 200
     assert [server.status(f"tiny{i}") for i in range(3)] == ["unloaded", "loaded", "loaded"]
@@ -63,9 +63,9 @@ def test_what_was_measured_outlives_the_router(router: StartRouter, models: Path
     first.load("tiny0")
     first.stop()
     second = router("-c", "512", models_dir=models, env=cache)
-    outlook = second.post("/models/plan", {"model": "tiny0"}).json
-    assert outlook["need"]["is_measured"] is True
-    assert 0 < outlook["load_s"] < 60
+    preview = second.post("/models/plan", {"model": "tiny0"}).json
+    assert preview["need"]["is_measured"] is True
+    assert 0 < preview["load_s"] < 60
     other = router("-c", "1024", models_dir=models, env=cache)
     assert other.post("/models/plan", {"model": "tiny0"}).json["need"]["is_measured"] is False, "other options, another need"
 

@@ -13,7 +13,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import InvalidRequest, Unavailable
 from fastrouter.metrics import ModelCounts
-from fastrouter.supervisor.managed_model import LoadTimes, Prospect
+from fastrouter.supervisor.managed_model import LoadTimes, WaitPreview
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_how_much_of_a_wait_was_a_load(load: LoadTimes, since: float, until: flo
 
 def test_a_wait_is_queue_and_load(spec: ModelSpec, counts: dict[str, ModelCounts]) -> None:
     load = LoadTimes(has_evicted=True)
-    timeline = Timeline(spec, "chat", lambda _: Prospect(load))
-    timeline.asked -= 10
-    load.began, load.ended = timeline.asked + 2, timeline.asked + 9
+    timeline = Timeline(spec, "chat", lambda _: WaitPreview(load))
+    timeline.arrived -= 10
+    load.began, load.ended = timeline.arrived + 2, timeline.arrived + 9
     timeline.wait()
     timeline.grant()
     assert timeline.load_s == pytest.approx(7)
@@ -67,7 +67,7 @@ def test_a_wait_is_queue_and_load(spec: ModelSpec, counts: dict[str, ModelCounts
 
 
 def test_headers_say_what_is_known(spec: ModelSpec, counts: dict[str, ModelCounts]) -> None:
-    timeline = Timeline(spec, "chat", lambda _: Prospect())
+    timeline = Timeline(spec, "chat", lambda _: WaitPreview())
     head = b"X-Model: a\r\nServer-Timing: queue;dur=0.0, load;dur=0.0"
     assert timeline.header() == head + b"\r\n"
     timeline.submit()
@@ -80,23 +80,23 @@ def test_headers_say_what_is_known(spec: ModelSpec, counts: dict[str, ModelCount
 
 
 @pytest.mark.parametrize(
-    ("prospect", "said"),
+    ("wait_preview", "said"),
     [
-        (Prospect(), b"queued"),
-        (Prospect(position=3), b"queued 3"),
-        (Prospect(is_loading=True), b"loading"),
-        (Prospect(is_loading=True, progress=0.437), b"loading 43%"),
-        (Prospect(is_loading=True, progress=0.43, remaining_s=1.24), b"loading 43% eta 1.2s"),
-        (Prospect(is_loading=True, remaining_s=61.0), b"loading eta 61.0s"),
+        (WaitPreview(), b"queued"),
+        (WaitPreview(position=3), b"queued 3"),
+        (WaitPreview(is_loading=True), b"loading"),
+        (WaitPreview(is_loading=True, progress=0.437), b"loading 43%"),
+        (WaitPreview(is_loading=True, progress=0.43, remaining_s=1.24), b"loading 43% eta 1.2s"),
+        (WaitPreview(is_loading=True, remaining_s=61.0), b"loading eta 61.0s"),
     ],
 )
-def test_comments(spec: ModelSpec, prospect: Prospect, said: bytes) -> None:
-    assert Timeline(spec, "chat", lambda _: prospect).comment() == said
+def test_comments(spec: ModelSpec, wait_preview: WaitPreview, said: bytes) -> None:
+    assert Timeline(spec, "chat", lambda _: wait_preview).comment() == said
 
 
 def test_outcomes(spec: ModelSpec, counts: dict[str, ModelCounts]) -> None:
     for error in (InvalidRequest("no"), Unavailable("later"), Unavailable("later")):
-        Timeline(spec, "chat", lambda _: Prospect()).fail(error)
+        Timeline(spec, "chat", lambda _: WaitPreview()).fail(error)
     assert counts["a"].requests == {("chat", "client_error"): 1, ("chat", "server_error"): 2}
     assert sum(counts["a"].ttft.counts) == 0
 
@@ -105,7 +105,7 @@ def test_outcomes(spec: ModelSpec, counts: dict[str, ModelCounts]) -> None:
 def test_a_worker_that_lies_spoils_no_count(spec: ModelSpec, counts: dict[str, ModelCounts], lie: Any) -> None:
     names = ("prompt_tokens", "cached_tokens", "completion_tokens")
     finish = {**dict.fromkeys(names, lie), "timings": lie if lie in (None, "x") else {"prompt_ms": -1.0, "predicted_ms": lie}}
-    timeline = Timeline(spec, "chat", lambda _: Prospect())
+    timeline = Timeline(spec, "chat", lambda _: WaitPreview())
     timeline.add_to(finish)
     timeline.count_tokens(finish, is_new_prompt=True)
     timeline.count_lost(-5)

@@ -13,7 +13,7 @@ from conftest import Answer, Router, StartRouter
 
 from fastrouter.api.models.usage import PERIOD_S, Usage
 from fastrouter.supervisor.decide.planner import Limits
-from fastrouter.supervisor.events import Feed
+from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.managed_model import UNLOADED
 
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -159,7 +159,7 @@ class Nobody:
 
     def __init__(self) -> None:
         self.num_looks = 0
-        self.subscribe = Feed().subscribe
+        self.subscribe = Events().subscribe
         self.instances = list
         self.sleeping = list
         self.num_waiting = dict
@@ -194,7 +194,7 @@ def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_past_is_bounded_and_without_progress() -> None:
-    feed = Feed()
+    feed = Events()
     supervisor = Nobody()
     supervisor.subscribe = feed.subscribe
 

@@ -17,7 +17,7 @@ from fastrouter._core import SAMPLERS, Breakers, LogitSampler
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.sampling.dry_breakers import breakers_of
+from fastrouter.worker.sampling.dry_breakers import dry_breakers_of
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
 
 Logits = NDArray[np.float32]
@@ -232,7 +232,7 @@ def test_dry_breakers_are_found_as_llama_cpp_finds_them(model: Model, breakers: 
         tokens = vocab.tokenize(text)
         logits = noise(vocab.n_tokens, seed)
         changes = {"dry_multiplier": 0.8, "dry_allowed_length": 1}
-        got = ours(logits, tokens, breakers_of(vocab, breakers), **changes)
+        got = ours(logits, tokens, dry_breakers_of(vocab, breakers), **changes)
         assert_alike(got, llamas(logits, tokens, vocab.pointer, breakers, **changes))
 
 

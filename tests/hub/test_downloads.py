@@ -55,7 +55,7 @@ def start(router: StartRouter, hub: FakeHub, cache: Path) -> StartRouter:
     return start
 
 
-feeds: "list[Feed]" = []
+feeds: "list[Events]" = []
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def closed_feeds() -> Iterator[None]:
     feeds.clear()
 
 
-class Feed:
+class Events:
     """What /models/sse says, collected in the background."""
 
     def __init__(self, router: Router) -> None:
@@ -124,7 +124,7 @@ def settled(server: Router) -> tuple[int, int]:
 def test_from_the_hub_to_an_answer(start: StartRouter, hub: FakeHub, models: Path, tiny: bytes) -> None:
     server = start("--api-prefix", "", models_dir=models)
     expected = server.post("/v1/chat/completions", {**CHAT, "model": "tiny0"}).json["choices"]
-    feed = Feed(server)
+    feed = Events(server)
     hub.always[FILE] = fake_hub.slow(len(tiny) / 1.5)
     answer = server.post("/models", {"model": NAME})
     assert (answer.status, answer.json) == (200, {"success": True})
@@ -165,7 +165,7 @@ def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, 
     make_llama(tmp_path / "m-Q8_0.gguf", tensors_per_shard=9)
     hub.repos["u/r"] = {path.name: path.read_bytes() for path in tmp_path.glob("m-*.gguf")} | {"mmproj-F16.gguf": b"GGUF, some day"}
     server = start()
-    feed = Feed(server)
+    feed = Events(server)
     assert server.post("/models", {"model": "u/r"}).status == 200
     assert feed.wait("download_finished")["data"] == {"id": "u/r:Q8_0"}
     model = server.get("/v1/models/u/r:Q8_0").json
@@ -182,7 +182,7 @@ def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, 
 
 def test_what_cannot_be_downloaded(start: StartRouter, hub: FakeHub, cache: Path, models: Path) -> None:
     server = start(models_dir=models)
-    feed = Feed(server)
+    feed = Events(server)
     for body, words in (
         ({"model": "no/such"}, "no/such: there is no such repository"),
         ({"model": "u/r:Q2_K"}, f"no model of quant Q2_K; its GGUF files: {FILE}"),
@@ -209,7 +209,7 @@ def test_offline(start: StartRouter, hub: FakeHub) -> None:
 
 def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Path) -> None:
     server = start()
-    feed = Feed(server)
+    feed = Events(server)
     hub.always[FILE] = fake_hub.flip(1000)
     server.post("/models", {"model": NAME})
     assert "is not what it says it is" in feed.wait("download_failed")["data"]["error"]
@@ -223,7 +223,7 @@ def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Pa
 
 def test_cancel_and_go_on(start: StartRouter, hub: FakeHub, cache: Path, tiny: bytes) -> None:
     server = start()
-    feed = Feed(server)
+    feed = Events(server)
     hub.faults[FILE] = deque([fake_hub.stall(200_000)])
     server.post("/models", {"model": NAME})
     eventually(lambda: blobs(cache) == [200_000], "some of it")
@@ -243,7 +243,7 @@ def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes, models: Path
         hub.repos[f"u/r{index}"] = {f"m{index}.gguf": tiny}
         hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny) * 1.5)
     server = start(models_dir=models)
-    feed = Feed(server)
+    feed = Events(server)
     server.load("tiny0")  # once the spare has served, all that comes up at the start has come up
     server.unload("tiny0")
     before = settled(server)
@@ -274,7 +274,7 @@ def test_the_token(start: StartRouter, hub: FakeHub, cache: Path) -> None:
     assert "HF_TOKEN" in start().post("/models", {"model": NAME}).error["message"]
     hub.always[FILE] = fake_hub.slow(1_000_000)
     server = start("--verbose", env={"HF_TOKEN": TOKEN})
-    feed = Feed(server)
+    feed = Events(server)
     assert server.post("/models", {"model": NAME}).status == 200
     for pid in descendants(server.process.pid):
         with contextlib.suppress(OSError):
@@ -332,7 +332,7 @@ def filled(hub: FakeHub, start: StartRouter, cache: Path, models: Path) -> Route
     contents = [(models / f"tiny{index}.gguf").read_bytes() for index in range(2)]
     hub.repos["u/r"] = {FILE: contents[0], "m-Q8_0.gguf": contents[1], "mmproj-F16.gguf": b"projector"}
     server = start(models_dir=models)
-    feed = Feed(server)
+    feed = Events(server)
     for quant in ("Q4_K_M", "Q8_0"):
         assert server.post("/models", {"model": f"u/r:{quant}"}).status == 200
     eventually(lambda: len(feed.of("download_finished")) == 2, "both")
@@ -341,7 +341,7 @@ def filled(hub: FakeHub, start: StartRouter, cache: Path, models: Path) -> Route
 
 def test_delete_while_it_runs(filled: Router, cache: Path) -> None:
     filled.load(NAME)
-    feed = Feed(filled)
+    feed = Events(filled)
     with filled.stream("/v1/chat/completions", {**CHAT, "model": NAME, "max_tokens": 20_000, "stream": True}) as events:
         next(iter(events))
         threading.Thread(target=events.close).start()
@@ -370,7 +370,7 @@ def test_delete_beside_a_download(start: StartRouter, hub: FakeHub, cache: Path,
     """The last model of a repository goes while another of its models is on its way."""
     hub.repos["u/r"]["m-Q8_0.gguf"] = tiny[:-1] + b"x"
     server = start()
-    feed = Feed(server)
+    feed = Events(server)
     server.post("/models", {"model": NAME})
     feed.wait("download_finished")
     hub.always["m-Q8_0.gguf"] = fake_hub.slow(len(tiny))

@@ -11,7 +11,7 @@ from conftest import REPOSITORY, StartRouter
 
 from fastrouter.supervisor.remedies import NONE, Remedies, Remedy
 from fastrouter.system.build import cpu_build_id
-from fastrouter.system.fact_file import Remembered
+from fastrouter.system.fact_file import FactFile
 from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.binding import backend_folder
 
@@ -165,7 +165,7 @@ def test_a_variant_that_crashes_is_reported_and_dropped(
 @pytest.mark.parametrize("fact", [None, 5, [], {}, {"safe_mode": 1, "num_dropped": "2"}, {"num_dropped": -1}, {"num_dropped": True}])
 def test_a_damaged_file_is_no_remedy(fact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept = Remembered("cpu", 1, 64)
+    kept = FactFile("cpu", 1, 64)
     kept.put(cpu_build_id(), fact)
     kept.save()
     assert Remedies().known == NONE

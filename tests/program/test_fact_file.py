@@ -13,11 +13,11 @@ import orjson
 import pytest
 
 from fastrouter.system import fact_file
-from fastrouter.system.fact_file import Remembered, cache_folder
+from fastrouter.system.fact_file import FactFile, cache_folder
 
 
-def facts(folder: Path, version: int = 1, max_entries: int = 100) -> Remembered:
-    return Remembered("facts", version, max_entries, environ={"XDG_CACHE_HOME": str(folder)})
+def facts(folder: Path, version: int = 1, max_entries: int = 100) -> FactFile:
+    return FactFile("facts", version, max_entries, environ={"XDG_CACHE_HOME": str(folder)})
 
 
 def file_of(folder: Path) -> Path:
@@ -72,7 +72,7 @@ def test_nothing_new_is_not_written(kept: Path) -> None:
 
 
 def test_without_a_home_facts_are_in_memory_only() -> None:
-    nowhere = Remembered("facts", 1, 10, environ={})
+    nowhere = FactFile("facts", 1, 10, environ={})
     nowhere.put("a", 1)
     nowhere.save()
     assert nowhere.get("a") == 1

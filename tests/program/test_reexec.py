@@ -13,7 +13,7 @@ from conftest import FASTROUTER, Router, StartRouter, descendants, environment, 
 
 from fastrouter.cli.bench import servers
 from fastrouter.hub.job import COMMAND as HUB
-from fastrouter.supervisor.workers.fork_server import NURSERY_COMMAND
+from fastrouter.supervisor.workers.fork_server import FORK_SERVER_COMMAND
 from fastrouter.system import reexec
 
 SCRIPT = FASTROUTER if "FASTROUTER_PROGRAM" in os.environ else [str(Path(sys.executable).with_name("fastrouter"))]
@@ -37,7 +37,7 @@ def marks(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [(NURSERY_COMMAND, 2), (HUB, 1), ([*servers.command_of(None), "--version"], 0), ([*SCRIPT, "--version"], 0)],
+    [(FORK_SERVER_COMMAND, 2), (HUB, 1), ([*servers.command_of(None), "--version"], 0), ([*SCRIPT, "--version"], 0)],
     ids=["worker", "hub", "bench", "script"],
 )
 def test_the_working_directory_is_no_code(trap: Path, command: list[str], code: int) -> None:
@@ -80,7 +80,7 @@ def test_no_worker_is_told_a_secret(models: Path, router: StartRouter) -> None:
 def test_ctrl_c_while_a_fork_server_starts(delay_s: float) -> None:
     """A terminal sends it to the whole group; the parent decides what becomes of the child."""
     environ = reexec.environment_for_own(os.environ)
-    child = reexec.start(NURSERY_COMMAND, environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = reexec.start(FORK_SERVER_COMMAND, environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(delay_s)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)

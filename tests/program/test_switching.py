@@ -212,8 +212,8 @@ def test_fork_server_killed(router: StartRouter, models: Path) -> None:
     server = router("--models-max", "1", models_dir=models)
     server.load("tiny0")
     worker = server.worker_of("tiny0")
-    nursery = min(descendants(server.process.pid), key=started_at)
-    os.kill(nursery, signal.SIGKILL)
+    fork_server = min(descendants(server.process.pid), key=started_at)
+    os.kill(fork_server, signal.SIGKILL)
     assert server.post("/completion", ask("tiny0", "the cat")).status == 200
     assert server.worker_of("tiny0") == worker
     for name in ("tiny1", "tiny2", "tiny0"):

@@ -52,8 +52,8 @@ def test_memory_waits_for_the_busy_and_for_the_dying(house: Run) -> None:
         waiting = here.wait("b")
         await asyncio.sleep(0.05)
         assert here.status("b") == "unloaded"
-        outlook = here.supervisor.outlook(here.spec("b"))
-        assert (outlook["action"], outlook["waits_for"]) == ("wait", {"what": "memory", "models": ["a"]})
+        preview = here.supervisor.preview(here.spec("b"))
+        assert (preview["action"], preview["waits_for"]) == ("wait", {"what": "memory", "models": ["a"]})
         lease.release()
         (await waiting).release()
         assert here.reasons == [("a", "memory")]
@@ -76,7 +76,7 @@ def test_what_can_never_fit_is_refused_at_once(house: Run) -> None:
         await here.ask("a")
         with pytest.raises(DoesNotFit, match=r"beside the 60.0 MiB of pinned models \(a\)"):
             await here.acquire("b")
-        assert here.supervisor.outlook(here.spec("b"))["action"] == "refuse"
+        assert here.supervisor.preview(here.spec("b"))["action"] == "refuse"
         here.supervisor.unload("a")
         assert await here.ask("b") == WHOLE
 
@@ -90,9 +90,9 @@ def test_measured_memory_counts_from_then_on(house: Run) -> None:
         here.settle("a", size_bytes=10 * MIB)
         here.spec("a", meta={"memory": {"host_bytes": 70 * MIB, "device_bytes": 0}})
         here.settle("b", size_bytes=40 * MIB)
-        assert here.supervisor.outlook(here.spec("a"))["need"] == {"host_bytes": 10 * MIB, "device_bytes": 0, "is_measured": False}
+        assert here.supervisor.preview(here.spec("a"))["need"] == {"host_bytes": 10 * MIB, "device_bytes": 0, "is_measured": False}
         await here.ask("a")
-        assert here.supervisor.outlook(here.spec("a"))["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
+        assert here.supervisor.preview(here.spec("a"))["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
         await here.ask("b")
         assert here.reasons == [("a", "memory")]
 
@@ -100,9 +100,9 @@ def test_measured_memory_counts_from_then_on(house: Run) -> None:
 
     async def again(here: House) -> None:
         here.settle("a", size_bytes=10 * MIB)
-        outlook = here.supervisor.outlook(here.spec("a"))
-        assert outlook["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
-        assert 0 < outlook["load_s"] < 60
+        preview = here.supervisor.preview(here.spec("a"))
+        assert preview["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
+        assert 0 < preview["load_s"] < 60
 
     house(again, 0, models_memory_mib=100)
 
@@ -115,7 +115,7 @@ def test_a_worker_that_lies_about_memory(house: Run, memory: object) -> None:
         here.settle("a", size_bytes=10 * MIB)
         here.spec("a", meta={"memory": memory, "device_free_bytes": "all"})
         assert await here.ask("a") == WHOLE
-        assert here.supervisor.outlook(here.spec("a"))["need"]["host_bytes"] == 10 * MIB
+        assert here.supervisor.preview(here.spec("a"))["need"]["host_bytes"] == 10 * MIB
 
     house(body)
 
@@ -129,7 +129,7 @@ def test_device_memory_has_its_own_limit(house: Run) -> None:
         here.supervisor.unload("a")
         await here.ask("b")
         await until(lambda: len(here.supervisor.instances()) == 1, "a is gone")
-        assert here.supervisor.outlook(here.spec("a"))["limits"]["device_bytes"] == 1000 * MIB
+        assert here.supervisor.preview(here.spec("a"))["limits"]["device_bytes"] == 1000 * MIB
         await here.ask("a")
         assert here.reasons == [("a", "unload"), ("b", "memory")]
 
@@ -146,7 +146,7 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal free
         for model, size in (("a", 60), ("b", 120), ("c", 151)):
             here.settle(model, size_bytes=size * MIB)
-        assert here.supervisor.outlook(here.spec("a"))["limits"]["host_bytes"] == 90 * MIB
+        assert here.supervisor.preview(here.spec("a"))["limits"]["host_bytes"] == 90 * MIB
         with pytest.raises(DoesNotFit, match="--models-memory 0 tries it"):
             await here.acquire("c")
         with pytest.raises(Unavailable, match="other programs use the rest") as caught:
@@ -155,7 +155,7 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         free = 150 * MIB
         assert await here.ask("b") == WHOLE
         free = 0
-        assert here.supervisor.outlook(here.spec("c"))["limits"]["host_bytes"] is None, "nobody says"
+        assert here.supervisor.preview(here.spec("c"))["limits"]["host_bytes"] is None, "nobody says"
 
     house(body)
 
@@ -170,7 +170,7 @@ def test_shelves_give_way_to_a_load(house: Run) -> None:
         shelves = dict[str, float]()
 
         def look() -> dict[str, float]:
-            shelves.update({one.spec.id: one.shelf_bytes / MIB for one in here.supervisor.instances()})
+            shelves.update({one.spec.id: one.prompt_cache_bytes / MIB for one in here.supervisor.instances()})
             return shelves
 
         await here.ask("a")
@@ -186,7 +186,7 @@ def test_shelves_give_way_to_a_load(house: Run) -> None:
     house(body, 0, models_memory_mib=100)
 
 
-def test_a_shelf_counts_as_free_where_the_machine_is_the_limit(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_cache_counts_as_free_where_the_machine_is_the_limit(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_module, "available_bytes", lambda: 100 * MIB)
     monkeypatch.setattr(limits_module, "anonymous_bytes", lambda pid: 50 * MIB)
     monkeypatch.setattr(limits_module, "total_bytes", lambda: 0)
@@ -196,8 +196,8 @@ def test_a_shelf_counts_as_free_where_the_machine_is_the_limit(house: Run, monke
         here.spec("a", shelved=30 * MIB)
         await here.ask("a")
         [instance] = here.supervisor.instances()
-        await until(lambda: instance.shelf_bytes == 30 * MIB, "it has told")
-        assert here.supervisor.outlook(here.spec("a"))["limits"]["host_bytes"] == (100 + 10 + 30) * MIB
+        await until(lambda: instance.prompt_cache_bytes == 30 * MIB, "it has told")
+        assert here.supervisor.preview(here.spec("a"))["limits"]["host_bytes"] == (100 + 10 + 30) * MIB
 
     house(body)
 
@@ -286,7 +286,7 @@ def test_sleep_and_wake(house: Run) -> None:
         assert here.events[-1] == ("a", "sleeping")
         with pytest.raises(InvalidRequest, match="already running"):
             await here.supervisor.load(here.spec("a"))
-        assert here.supervisor.outlook(here.spec("a"))["action"] == "load"
+        assert here.supervisor.preview(here.spec("a"))["action"] == "load"
         with await here.acquire("a", autoload=False) as lease:  # it is no new model: it wakes
             assert await submit(lease, Collector()).end() == WHOLE
             assert here.status("a") == "loaded"
@@ -443,19 +443,19 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
         held = []
         for _ in range(40):
             model = random_.choice("abcdef")
-            before, outlook = len(here.events), here.supervisor.outlook(here.spec(model))
-            assert (len(here.events), outlook["model"]) == (before, model), "asking does nothing"
-            if outlook["action"] == "wait":
+            before, preview = len(here.events), here.supervisor.preview(here.spec(model))
+            assert (len(here.events), preview["model"]) == (before, model), "asking does nothing"
+            if preview["action"] == "wait":
                 while held:
                     held.pop().release()
                 await asyncio.sleep(0.01)
                 continue
             lease = await here.acquire(model)
-            said = [(victim["model"], "unloaded") for victim in outlook["evict"]]
+            said = [(victim["model"], "unloaded") for victim in preview["evict"]]
             done = [event for event in here.events[before:] if event[1] == "unloaded"]
-            assert said == done, outlook
+            assert said == done, preview
             is_load = "loading" in [what for name, what in here.events[before:] if name == model]
-            assert is_load == (outlook["action"] in ("load", "evict")), outlook
+            assert is_load == (preview["action"] in ("load", "evict")), preview
             if random_.random() < 0.3:
                 held.append(lease)
             else:

@@ -24,24 +24,24 @@ from fastrouter.ipc.messages import Call, Failed, Generate, Load, Progress, Read
 from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.workers import fork_server
 from fastrouter.supervisor.workers import process as process_module
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans, describe_exit, reap_unknown
 
 
-def run(body: Callable[[Nursery], Coroutine[Any, Any, None]], *spare: Any) -> None:
-    """`body` with a nursery; afterwards no descriptor and no child may be left."""
+def run(body: Callable[[ForkServer], Coroutine[Any, Any, None]], *spare: Any) -> None:
+    """`body` with a fork server; afterwards no descriptor and no child may be left."""
 
     async def whole() -> None:
         adopt_orphans()
         await asyncio.sleep(0)
         gc.collect()  # what other tests have left to the collector is not ours to lose
         before = descriptors(), children()
-        nursery = Nursery([*FAKE, "--spare", json.dumps(spare[0])] if spare else FAKE)
+        fork_server = ForkServer([*FAKE, "--spare", json.dumps(spare[0])] if spare else FAKE)
         try:
-            await body(nursery)
+            await body(fork_server)
         finally:
-            nursery.close()
+            fork_server.close()
 
         def is_clean() -> bool:
             reap_unknown(set())
@@ -59,8 +59,8 @@ def run(body: Callable[[Nursery], Coroutine[Any, Any, None]], *spare: Any) -> No
 class Worker:
     """A process with what it said."""
 
-    def __init__(self, nursery: Nursery) -> None:
-        self.process = nursery.spawn()
+    def __init__(self, fork_server: ForkServer) -> None:
+        self.process = fork_server.spawn()
         self.heard: list[Any] = []
         self.num_exits = 0
         self.heard_at_exit = -1
@@ -111,8 +111,8 @@ def test_descriptions() -> None:
 
 
 def test_spawn_and_kill() -> None:
-    async def body(nursery: Nursery) -> None:
-        workers = [Worker(nursery) for _ in range(4)]
+    async def body(fork_server: ForkServer) -> None:
+        workers = [Worker(fork_server) for _ in range(4)]
         pids = {(await worker.up()).pid for worker in workers}
         assert len(pids) == 4
         assert all(parents()[pid] == os.getpid() for pid in pids if pid)
@@ -127,8 +127,8 @@ def test_spawn_and_kill() -> None:
 
 
 def test_everything_said_comes_before_the_exit(tmp_path: Path) -> None:
-    async def body(nursery: Nursery) -> None:
-        worker, sink = Worker(nursery), Collector()
+    async def body(fork_server: ForkServer) -> None:
+        worker, sink = Worker(fork_server), Collector()
         await worker.loaded(tmp_path / "m")
         big = {"text": "x" * (3 << 20)}
         for request_id in range(3):
@@ -145,9 +145,9 @@ def test_everything_said_comes_before_the_exit(tmp_path: Path) -> None:
 
 
 def test_failed_and_exit_code(tmp_path: Path) -> None:
-    async def body(nursery: Nursery) -> None:
+    async def body(fork_server: ForkServer) -> None:
         for _ in range(10):
-            worker = Worker(nursery)
+            worker = Worker(fork_server)
             await worker.load(tmp_path / "m", {"progress": [0.5], "fail": "no such tensor"})
             assert await worker.end() == 1
             assert worker.heard == [Progress(0.0), Progress(0.5), Failed("no such tensor")]
@@ -157,8 +157,8 @@ def test_failed_and_exit_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("how", "code"), [("SIGSEGV", -11), ("SIGBUS", -7), ("SIGABRT", -6), ("SIGKILL", -9), ("exit1", 1), ("exit0", 0)])
 def test_ways_to_die(tmp_path: Path, how: str, code: int) -> None:
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         await worker.load(tmp_path / "m", {"die": how})
         assert await worker.end() == code
         if how.startswith("exit"):
@@ -168,8 +168,8 @@ def test_ways_to_die(tmp_path: Path, how: str, code: int) -> None:
 
 
 def test_killed_before_it_is_up() -> None:
-    async def body(nursery: Nursery) -> None:
-        workers = [Worker(nursery) for _ in range(3)]
+    async def body(fork_server: ForkServer) -> None:
+        workers = [Worker(fork_server) for _ in range(3)]
         for worker in workers:
             worker.process.kill()
         for worker in workers:
@@ -179,8 +179,8 @@ def test_killed_before_it_is_up() -> None:
 
 
 def test_dies_before_it_is_up() -> None:
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         assert await worker.end() is None
         assert worker.process.pid is None
 
@@ -190,30 +190,30 @@ def test_dies_before_it_is_up() -> None:
 def test_never_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "UP_TIMEOUT_S", 0.2)
 
-    async def body(nursery: Nursery) -> None:
-        assert await Worker(nursery).end() is None
+    async def body(fork_server: ForkServer) -> None:
+        assert await Worker(fork_server).end() is None
 
     run(body, {"mute": True})
 
 
 def test_hangs_up_and_lives_on() -> None:
-    async def body(nursery: Nursery) -> None:
-        assert await Worker(nursery).end() is None
+    async def body(fork_server: ForkServer) -> None:
+        assert await Worker(fork_server).end() is None
 
     run(body, {"hangs": True})
 
 
-def test_nursery_killed(tmp_path: Path) -> None:
-    async def body(nursery: Nursery) -> None:
-        first = Worker(nursery)
+def test_fork_server_killed(tmp_path: Path) -> None:
+    async def body(fork_server: ForkServer) -> None:
+        first = Worker(fork_server)
         await first.loaded(tmp_path / "m")
-        old = nursery.pid
+        old = fork_server.pid
         assert old
         os.kill(old, signal.SIGKILL)
         eventually(lambda: not is_alive(old), "its end")
-        second = Worker(nursery)
+        second = Worker(fork_server)
         await second.loaded(tmp_path / "m")
-        assert nursery.pid not in (None, old)
+        assert fork_server.pid not in (None, old)
         first.process.send(Call(1, "pid", {}))
         await until(lambda: Reply(1, result=first.process.pid) in first.heard, "the first still answers")
         for worker in (first, second):
@@ -223,18 +223,18 @@ def test_nursery_killed(tmp_path: Path) -> None:
     run(body)
 
 
-def test_nursery_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is replaced; what it was asked for ends."""
     monkeypatch.setattr(fork_server, "SPAWN_TIMEOUT_S", 0.2)
 
-    async def body(nursery: Nursery) -> None:
-        nursery.start()
-        old = nursery.pid
+    async def body(fork_server: ForkServer) -> None:
+        fork_server.start()
+        old = fork_server.pid
         assert old
         os.kill(old, signal.SIGSTOP)
-        workers = [Worker(nursery)]
-        while nursery.pid == old:
-            workers.append(Worker(nursery))
+        workers = [Worker(fork_server)]
+        while fork_server.pid == old:
+            workers.append(Worker(fork_server))
             assert len(workers) < 1000
         for lost in workers[:-1]:
             assert await lost.end() is None
@@ -245,21 +245,21 @@ def test_nursery_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run(body)
 
 
-def test_nursery_that_cannot_start() -> None:
-    async def body(nursery: Nursery) -> None:
-        nursery._command = ["/nonexistent"]
+def test_fork_server_that_cannot_start() -> None:
+    async def body(fork_server: ForkServer) -> None:
+        fork_server._command = ["/nonexistent"]
         with pytest.raises(Exception, match="cannot start worker processes"):
-            nursery.spawn()
-        nursery._command = [sys.executable, "-c", "0"]
-        assert await Worker(nursery).end() is None
+            fork_server.spawn()
+        fork_server._command = [sys.executable, "-c", "0"]
+        assert await Worker(fork_server).end() is None
 
     run(body)
 
 
 @pytest.mark.parametrize("pid", [1, -1, 0, 2**31, 2**63])
 def test_a_lying_hello(pid: int) -> None:
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         assert await worker.end() == -9
         assert worker.process.broke_protocol
 
@@ -269,10 +269,10 @@ def test_a_lying_hello(pid: int) -> None:
 def test_a_lying_hello_kills_nobody_but_itself() -> None:
     """It claims to be another child of ours."""
 
-    async def body(nursery: Nursery) -> None:
+    async def body(fork_server: ForkServer) -> None:
         victim = await asyncio.create_subprocess_exec("sleep", "60")
-        nursery._command = [*FAKE, "--spare", json.dumps({"hello_pid": victim.pid})]
-        worker = Worker(nursery)
+        fork_server._command = [*FAKE, "--spare", json.dumps({"hello_pid": victim.pid})]
+        worker = Worker(fork_server)
         assert await worker.end() == -9
         assert worker.process.broke_protocol
         assert worker.process.pid != victim.pid
@@ -285,8 +285,8 @@ def test_a_lying_hello_kills_nobody_but_itself() -> None:
 
 @pytest.mark.parametrize("raw", ["ffffffff", "00000000", "030000007b7d7d", "ff" * 5000, "01000000ff"])
 def test_garbage_instead_of_a_greeting(raw: str) -> None:
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         assert await worker.end() == -9
         assert worker.process.broke_protocol
 
@@ -297,8 +297,8 @@ def test_garbage_instead_of_a_greeting(raw: str) -> None:
 def test_a_frame_that_never_ends(raw: str) -> None:
     """No error: the worker may only be slow."""
 
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         process = await worker.up()
         await asyncio.sleep(0.05)
         assert not process.is_closed
@@ -313,8 +313,8 @@ def test_a_frame_that_never_ends(raw: str) -> None:
 def test_impossible_ring(tmp_path: Path, head: int) -> None:
     """Indices that cannot be, and indices that can but with nothing behind them."""
 
-    async def body(nursery: Nursery) -> None:
-        worker = Worker(nursery)
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
         await worker.load(tmp_path / "m", {"ring_head": head})
         assert await worker.end() == -9
         assert worker.process.broke_protocol
@@ -345,15 +345,15 @@ OWNER = """
 import asyncio, sys
 import uvloop
 from fastrouter.supervisor.workers.process import adopt_orphans
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 
 async def main():
     adopt_orphans()
-    nursery = Nursery(sys.argv[1:])
-    workers = [nursery.spawn() for _ in range(4)]
+    fork_server = ForkServer(sys.argv[1:])
+    workers = [fork_server.spawn() for _ in range(4)]
     while not all(worker.is_up for worker in workers):
         await asyncio.sleep(0.005)
-    print(nursery.pid, *(worker.pid for worker in workers), flush=True)
+    print(fork_server.pid, *(worker.pid for worker in workers), flush=True)
     await asyncio.sleep(600)
 
 asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())

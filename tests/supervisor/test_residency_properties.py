@@ -25,7 +25,7 @@ LIMIT = 100
 Event = tuple[str, str]
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["ask"] * 6 + ["hold", "hold", "release", "unload", "pin", "unpin", "kill", "outlook"]), st.sampled_from(MODELS)
+        st.sampled_from(["ask"] * 6 + ["hold", "hold", "release", "unload", "pin", "unpin", "kill", "preview"]), st.sampled_from(MODELS)
     ),
     min_size=5,
     max_size=30,
@@ -106,8 +106,8 @@ class Walk:
         elif what == "kill" and model in self.rules.used and model not in self.rules.held:
             os.kill(self.here.pid(model), signal.SIGKILL)
             self.rules.leaves(model)
-        elif what == "outlook":
-            assert self.here.supervisor.outlook(self.here.spec(model))["action"] == self.rules.expected(model)
+        elif what == "preview":
+            assert self.here.supervisor.preview(self.here.spec(model))["action"] == self.rules.expected(model)
         await self.rest()
         self.check(self.here.reasons[seen:])
 

@@ -484,18 +484,18 @@ def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
     async def body(here: House) -> None:
-        nursery = here.supervisor._residency._spares._nursery
+        fork_server = here.supervisor._residency._spares._fork_server
         await here.ask("a")
         for _ in range(3):
             await asyncio.sleep(0.05)
-            assert nursery.pid
-            os.kill(nursery.pid, signal.SIGKILL)
+            assert fork_server.pid
+            os.kill(fork_server.pid, signal.SIGKILL)
             here.supervisor.unload("a")
             assert await here.ask("a") == WHOLE
-        nursery._command = [sys.executable, "-c", "0"]
-        assert nursery.pid
-        os.kill(nursery.pid, signal.SIGKILL)
-        await until(lambda: not is_alive(nursery.pid or 0), "its end")
+        fork_server._command = [sys.executable, "-c", "0"]
+        assert fork_server.pid
+        os.kill(fork_server.pid, signal.SIGKILL)
+        await until(lambda: not is_alive(fork_server.pid or 0), "its end")
         spare = here.supervisor._residency._spares._spare
         if spare:
             spare.kill()
@@ -522,7 +522,7 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
         spares, results, tasks = here.supervisor._residency._spares, [], []
         for number in range(24):
             tasks.append(asyncio.create_task(ask(here, "abc"[number % 3], results)))
-            for pid in (spares._nursery.pid, spares.pid if number % 2 else None):
+            for pid in (spares._fork_server.pid, spares.pid if number % 2 else None):
                 if pid:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -539,11 +539,11 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
 
 def test_a_fork_server_that_was_killed_is_replaced_before_it_is_needed(house: Run) -> None:
     async def body(here: House) -> None:
-        nursery = here.supervisor._residency._spares._nursery
-        old = nursery.pid
+        fork_server = here.supervisor._residency._spares._fork_server
+        old = fork_server.pid
         assert old
         os.kill(old, signal.SIGKILL)
-        await until(lambda: nursery.pid not in (None, old), "another one")
+        await until(lambda: fork_server.pid not in (None, old), "another one")
         assert old not in children(), "not even as a zombie"
 
     house(body)

@@ -21,5 +21,5 @@ _read = header_cache._read_or_say
 
 if __name__ == "__main__":
     header_cache._read_or_say = _try_all
-    nursery = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
-    sys.exit(run(parse(sys.argv[1:], os.environ), nursery_command=nursery))
+    fork_server = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
+    sys.exit(run(parse(sys.argv[1:], os.environ), fork_server_command=fork_server))

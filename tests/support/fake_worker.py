@@ -1,8 +1,8 @@
-"""A worker without a model: a real process on the real nursery protocol, wire and ring, that says and does what a script tells it.
+"""A worker without a model: a real process on the real fork server protocol, wire and ring, that says and does what a script tells it.
 
 Owns the script's words; must never import llama_cpp (it starts in a tenth of a second). Invariant: without a script it behaves well.
 
-As a command: `fake_worker.py [--spare JSON] --nursery FD`. There are three scripts, each a JSON object:
+As a command: `fake_worker.py [--spare JSON] --fork-server FD`. There are three scripts, each a JSON object:
 
 spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
          `die`; `mute`: say nothing; `hangs`: close the wire, live on.
@@ -10,7 +10,7 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
-         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its shelf.
+         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
 request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
          after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
          before the first of them.
@@ -45,9 +45,9 @@ from fastrouter.ipc.messages import (
     Load,
     Message,
     Progress,
+    PromptCacheSize,
     Ready,
     Reply,
-    Shelved,
     Shrink,
     Stop,
 )
@@ -71,7 +71,7 @@ META = {
 Script = dict[str, Any]
 
 
-# ---------------------------------------------------------------- nursery
+# ---------------------------------------------------------------- fork server
 
 
 def serve(fd: int, spare: Script) -> int:
@@ -190,7 +190,7 @@ class Worker:
             time.sleep(60)
         self.wire.send(Ready({**META, **script.get("meta", {})}))
         if "shelved" in script:
-            self.wire.send(Shelved(script["shelved"]))
+            self.wire.send(PromptCacheSize(script["shelved"]))
         return True
 
     # ------------------------------------------------------------ requests
@@ -210,7 +210,7 @@ class Worker:
         elif isinstance(message, Forget):
             self.forgotten.append(message.request_id)
         elif isinstance(message, Shrink):
-            self.wire.send(Shelved(message.num_bytes))
+            self.wire.send(PromptCacheSize(message.num_bytes))
         elif isinstance(message, Stop):
             self.is_stopping = True
 
@@ -341,7 +341,7 @@ def main(argv: list[str]) -> int:
     if argv[0] == "--spare":
         spare = json.loads(argv[1])
         argv = argv[2:]
-    assert argv[0] == "--nursery"
+    assert argv[0] == "--fork-server"
     return serve(int(argv[1]), spare)
 
 

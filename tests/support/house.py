@@ -74,7 +74,7 @@ class House:
         self.reasons: list[tuple[str, str]] = []  # (model, why it left)
         self.fields: dict[str, dict[str, Any]] = {}
         self.max_resident = 0
-        self.supervisor = Supervisor(Config(models_max=models_max, **settings), nursery_command=FAKE, on_event=self._on_event)
+        self.supervisor = Supervisor(Config(models_max=models_max, **settings), fork_server_command=FAKE, on_event=self._on_event)
 
     def _on_event(self, event: Event) -> None:
         if event.event == "model_status":

@@ -10,7 +10,7 @@ import uvloop
 from fastrouter._core import LAST, TextCollector
 from fastrouter.ipc.messages import Generate, Stop
 from fastrouter.options.load import LoadOptions
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans
 
 OPTIONS = LoadOptions(ctx_size=512, parallel=2)
@@ -52,15 +52,15 @@ class Talk:
         return (await answer.end and answer.text().decode()), answer.end.result()
 
 
-def run(scenario: Callable[[Nursery], Coroutine[Any, Any, None]], command: list[str] | None = None) -> None:
+def run(scenario: Callable[[ForkServer], Coroutine[Any, Any, None]], command: list[str] | None = None) -> None:
     async def limited() -> None:
         adopt_orphans()
-        nursery = Nursery(command)
-        nursery.start()
+        fork_server = ForkServer(command)
+        fork_server.start()
         try:
-            await asyncio.wait_for(scenario(nursery), 60)
+            await asyncio.wait_for(scenario(fork_server), 60)
         finally:
-            nursery.close()
+            fork_server.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(limited())

@@ -117,7 +117,7 @@ class Everything(Bench):
         for slot_id, num_held in enumerate(draft.held if draft else []):
             assert api.llama_memory_seq_pos_max(draft.context.memory, slot_id) == num_held - 1
         limit_mib = self.options.cache_ram_mib
-        assert limit_mib is None or engine.prefixes.shelf.num_bytes <= limit_mib * MIB
+        assert limit_mib is None or engine.prefixes.prompt_cache.num_bytes <= limit_mib * MIB
 
     def check_idle(self) -> None:
         super().check_idle()

@@ -380,7 +380,9 @@ def test_a_body_that_is_no_list(server: Router) -> None:
 )
 def test_an_adapter_that_cannot_be_loaded_is_named(server: Router, name: str, reason: str) -> None:
     answer = server.post("/completion", completion(model=name))
-    assert answer.status == 500
-    assert f"model name={name} failed to load: LoRA adapter " in answer.error["message"]
+    assert answer.status == 400
+    where = "LoRA adapter " if name != "missing" else "[missing] lora = "  # what is not there is found before a load
+    assert answer.error["message"].startswith(f"model name={name} failed to load: ")
+    assert where in answer.error["message"]
     assert f"{name}.gguf: " in answer.error["message"]
     assert reason in answer.error["message"]

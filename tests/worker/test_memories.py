@@ -196,7 +196,7 @@ def test_a_checkpoint_is_gone_back_to(bench: MakeBench, paths: dict[str, Path], 
     assert ask(prompt) == 0
     assert [checkpoint.length for checkpoint in here.engine.slots.all[0].checkpoints] == [128, 256, 384, 512, 596]
     least = [(prompt, 596), ([*prompt[:500], 270, 280], 384), ([*prompt[:500], 270, 290], 384), (other, 0), (prompt[:300], 256)]
-    found = [ask(asked) for asked, _ in least]  # the last one comes back from the shelf
+    found = [ask(asked) for asked, _ in least]  # the last one comes back from the prompt cache
     if kind == "sliding":  # the cells behind the window may be there still
         assert all(cached >= count for cached, (_, count) in zip(found, least, strict=True))
     else:

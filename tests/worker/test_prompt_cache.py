@@ -12,77 +12,77 @@ from engine_bench import Bench
 from tiny_memories import MAKERS
 from tiny_models import make_llama
 
-from fastrouter.worker.kv import prompt_cache as shelf_module
-from fastrouter.worker.kv.prompt_cache import Kept, Shelf
+from fastrouter.worker.kv import prompt_cache as prompt_cache_module
+from fastrouter.worker.kv.prompt_cache import CachedPrompt, PromptCache
 from fastrouter.worker.llama.binding import start_backends
 
 MIB = 1 << 20
 
 
-def plain(kept: Kept, shared: int) -> int:
+def plain(kept: CachedPrompt, shared: int) -> int:
     return shared
 
 
-def whole(kept: Kept, shared: int) -> int:
+def whole(kept: CachedPrompt, shared: int) -> int:
     """As of a recurrent state."""
     return shared if shared == len(kept.tokens) else 0
 
 
-def kept(tokens: list[int], num_bytes: int = MIB, adapters: Any = ()) -> Kept:
-    return Kept(array("i", tokens), adapters, 0, np.zeros(num_bytes, np.uint8))
+def kept(tokens: list[int], num_bytes: int = MIB, adapters: Any = ()) -> CachedPrompt:
+    return CachedPrompt(array("i", tokens), adapters, 0, np.zeros(num_bytes, np.uint8))
 
 
-def held(shelf: Shelf, *prompts: list[int]) -> list[bool]:
-    return [shelf.find(array("i", prompt), (), plain) is not None for prompt in prompts]
+def held(prompt_cache: PromptCache, *prompts: list[int]) -> list[bool]:
+    return [prompt_cache.find(array("i", prompt), (), plain) is not None for prompt in prompts]
 
 
 def test_least_recently_used_goes_first() -> None:
-    shelf = Shelf(3)
+    prompt_cache = PromptCache(3)
     entries = [kept([number, 1, 2]) for number in range(3)]
     for entry in entries:
-        shelf.put(entry, plain, shelf.limit_bytes())
-    shelf.touch(entries[0])
-    shelf.put(kept([3, 1, 2]), plain, shelf.limit_bytes())
-    assert held(shelf, [0, 1, 2], [1, 1, 2], [2, 1, 2], [3, 1, 2]) == [True, False, True, True]
-    assert shelf.num_bytes == 3 * MIB
-    shelf.put(kept([4], 4 * MIB), plain, shelf.limit_bytes())
-    assert len(shelf) == 0
+        prompt_cache.put(entry, plain, prompt_cache.limit_bytes())
+    prompt_cache.touch(entries[0])
+    prompt_cache.put(kept([3, 1, 2]), plain, prompt_cache.limit_bytes())
+    assert held(prompt_cache, [0, 1, 2], [1, 1, 2], [2, 1, 2], [3, 1, 2]) == [True, False, True, True]
+    assert prompt_cache.num_bytes == 3 * MIB
+    prompt_cache.put(kept([4], 4 * MIB), plain, prompt_cache.limit_bytes())
+    assert len(prompt_cache) == 0
 
 
 def test_it_shrinks_when_told_and_tells_its_size() -> None:
-    shelf, told = Shelf(-1), list[int]()
-    shelf.on_change = told.append
+    prompt_cache, told = PromptCache(-1), list[int]()
+    prompt_cache.on_change = told.append
     entries = [kept([number, 1, 2]) for number in range(3)]
     for entry in entries:
-        shelf.put(entry, plain, None)
-    shelf.touch(entries[0])
-    shelf.shrink(2 * MIB)
-    assert held(shelf, [0, 1, 2], [1, 1, 2], [2, 1, 2]) == [True, False, True]
-    shelf.take(entries[0])
-    shelf.shrink(0)
+        prompt_cache.put(entry, plain, None)
+    prompt_cache.touch(entries[0])
+    prompt_cache.shrink(2 * MIB)
+    assert held(prompt_cache, [0, 1, 2], [1, 1, 2], [2, 1, 2]) == [True, False, True]
+    prompt_cache.take(entries[0])
+    prompt_cache.shrink(0)
     assert [num_bytes // MIB for num_bytes in told] == [1, 2, 3, 2, 1, 0]
 
 
 def test_a_longer_one_stands_for_its_starts() -> None:
-    shelf = Shelf(-1)
+    prompt_cache = PromptCache(-1)
     for tokens in ([1, 2], [1, 2, 3], [1, 9]):
-        shelf.put(kept(tokens), plain, None)
-    assert len(shelf) == 2
-    shelf.put(kept([1, 2], adapters=((0, 1.0),)), plain, None)
-    assert len(shelf) == 3
-    states = Shelf(-1)
+        prompt_cache.put(kept(tokens), plain, None)
+    assert len(prompt_cache) == 2
+    prompt_cache.put(kept([1, 2], adapters=((0, 1.0),)), plain, None)
+    assert len(prompt_cache) == 3
+    states = PromptCache(-1)
     for tokens in ([1, 2], [1, 2, 3]):
         states.put(kept(tokens), whole, None)
     assert len(states) == 2
 
 
 def test_the_longest_start_is_found() -> None:
-    shelf = Shelf(-1)
+    prompt_cache = PromptCache(-1)
     for entry in (kept([1, 2, 3, 4]), kept([1, 2, 9]), kept([1, 2, 3, 4, 5, 6], adapters=((1, 0.5),))):
-        shelf.put(entry, plain, None)
+        prompt_cache.put(entry, plain, None)
 
-    def best(prompt: list[int], usable: Callable[[Kept, int], int] = plain, adapters: Any = ()) -> int:
-        return shelf.best(array("i", prompt), adapters, usable)[1]
+    def best(prompt: list[int], usable: Callable[[CachedPrompt, int], int] = plain, adapters: Any = ()) -> int:
+        return prompt_cache.best(array("i", prompt), adapters, usable)[1]
 
     assert best([1, 2, 3, 4, 5, 6]) == 4
     assert best([1, 2, 3, 4, 5, 6], adapters=((1, 0.5),)) == 5  # the last token is evaluated
@@ -93,15 +93,15 @@ def test_the_longest_start_is_found() -> None:
 
 
 def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Shelf(7).limit_bytes() == 7 * MIB
-    assert Shelf(-1).limit_bytes() is None
-    assert not Shelf(0).is_open
-    monkeypatch.setattr(shelf_module, "available_bytes", lambda: 400 * MIB)
-    automatic = Shelf(None)
+    assert PromptCache(7).limit_bytes() == 7 * MIB
+    assert PromptCache(-1).limit_bytes() is None
+    assert not PromptCache(0).is_open
+    monkeypatch.setattr(prompt_cache_module, "available_bytes", lambda: 400 * MIB)
+    automatic = PromptCache(None)
     assert automatic.limit_bytes() == 100 * MIB
     automatic.put(kept([1], 40 * MIB), plain, None)
     assert automatic.limit_bytes() == 110 * MIB  # what it holds itself is not available any more
-    monkeypatch.setattr(shelf_module, "available_bytes", lambda: 1 << 50)
+    monkeypatch.setattr(prompt_cache_module, "available_bytes", lambda: 1 << 50)
     assert automatic.limit_bytes() == 8192 * MIB
 
 
@@ -115,7 +115,7 @@ def backends() -> None:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llama(tmp_path_factory.mktemp("shelf") / "tiny.gguf")
+    return make_llama(tmp_path_factory.mktemp("prompt cache") / "tiny.gguf")
 
 
 @pytest.fixture
@@ -137,8 +137,8 @@ SPLIT = {"parallel": 1, "ctx_size": 1024}
 UNIFIED = {"parallel": 4, "kv_unified": True, "ctx_size": 1024}  # holds three of them
 
 
-def shelf_of(one: Bench) -> Shelf:
-    return one.engine._prefixes.shelf
+def prompt_cache_of(one: Bench) -> PromptCache:
+    return one.engine._prefixes.prompt_cache
 
 
 @pytest.mark.parametrize("options", [SPLIT, UNIFIED], ids=["slot", "cells"])
@@ -153,29 +153,29 @@ def test_a_conversation_comes_back(bench: MakeBench, options: dict[str, Any]) ->
     assert again.finish["cached_tokens"] == len(TALKS[0]) - 1
     assert again.text() == texts[0]
     assert without.ask(TALKS[0], 8).finish["cached_tokens"] == 0
-    assert len(shelf_of(without)) == 0
+    assert len(prompt_cache_of(without)) == 0
     one.check_idle()
 
 
-def test_what_is_brought_back_leaves_the_shelf(bench: MakeBench) -> None:
+def test_what_is_brought_back_leaves_the_prompt_cache(bench: MakeBench) -> None:
     one = bench(**SPLIT)
     for talk in TALKS[:3]:
         one.ask(talk, 8)
-    assert len(shelf_of(one)) == 2
+    assert len(prompt_cache_of(one)) == 2
     one.ask(TALKS[0], 8)  # TALKS[2] takes its place
-    assert len(shelf_of(one)) == 2
+    assert len(prompt_cache_of(one)) == 2
     one.ask([*TALKS[1][:40], *TALKS[3][:100]], 8)  # a small part of an entry, and the entry stays
-    assert shelf_of(one).find(array("i", TALKS[1]), (), plain) is not None
+    assert prompt_cache_of(one).find(array("i", TALKS[1]), (), plain) is not None
 
 
 def test_the_limit_holds(bench: MakeBench) -> None:
     one = bench(**SPLIT, cache_ram_mib=1)
     for talk in TALKS:
         one.ask(talk, 8)
-    assert 0 < shelf_of(one).num_bytes <= MIB
-    assert len(shelf_of(one)) == 3  # 300 tokens take 0.3 MB
+    assert 0 < prompt_cache_of(one).num_bytes <= MIB
+    assert len(prompt_cache_of(one)) == 3  # 300 tokens take 0.3 MB
     one.ask([*TALKS[0][:-1], 300], 8)
-    assert len(shelf_of(one)) == 3
+    assert len(prompt_cache_of(one)) == 3
 
 
 def test_idle_slots_go_there(bench: MakeBench) -> None:
@@ -183,7 +183,7 @@ def test_idle_slots_go_there(bench: MakeBench) -> None:
     text = one.ask(TALKS[0], 8).text()
     one.ask(TALKS[1], 8)
     assert [len(slot.tokens) for slot in one.engine.slots.all if slot.tokens] == [len(TALKS[1]) + 7]
-    assert len(shelf_of(one)) == 1
+    assert len(prompt_cache_of(one)) == 1
     back = one.ask(TALKS[0], 8)
     assert (back.finish["cached_tokens"], back.text()) == (len(TALKS[0]) - 1, text)
     one.check_idle()
@@ -195,7 +195,7 @@ def test_what_has_no_place_there_stays_in_its_slot(bench: MakeBench, cache_ram_m
     talk = [259 + (step * step) % 69 for step in range(1500)]  # 1.5 MB
     one.ask(talk, 8)
     one.ask(TALKS[1], 8)
-    assert (len(shelf_of(one)), one.ask(talk, 8).finish["cached_tokens"]) == (0, 1499)
+    assert (len(prompt_cache_of(one)), one.ask(talk, 8).finish["cached_tokens"]) == (0, 1499)
 
 
 def test_no_cache_unless_asked_for(bench: MakeBench) -> None:

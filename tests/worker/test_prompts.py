@@ -15,7 +15,7 @@ from worker_talk import end as stop
 from fastrouter.errors import FastrouterError, InvalidRequest, from_wire
 from fastrouter.ipc.messages import Call, Forget, Generate, Load, Ready, Reply
 from fastrouter.options.load import LoadOptions
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.worker.calls import text_calls
 from fastrouter.worker.calls.text_calls import TextCalls
 from fastrouter.worker.llama.binding import start_backends
@@ -92,8 +92,8 @@ def test_a_broken_template_costs_its_requests_only(model: Model) -> None:
 def test_a_worker_answers_two_variants_and_the_model(tmp_path: Path) -> None:
     path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         await talk.hear(Ready)
         shown = {}
@@ -129,8 +129,8 @@ def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: s
     path = make_llama(tmp_path / "own.gguf", chat_template=own)
     constraint = {"kind": "regex", "text": r"the cat<\|im_end\|>", "field": "x"}
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         text, finish = await talk.generate(max_tokens=40, constraint=constraint, **fields)
         assert (text, finish["stop_type"]) == (f"the cat{end}", "eos" if end else "word")
@@ -145,8 +145,8 @@ LONG = "the cat " * (1 << 19)  # 4 MiB
 def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
     path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         await talk.hear(Ready)
         for number in range(4):
@@ -180,8 +180,8 @@ def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
 def test_a_prompt_that_is_too_long(tmp_path: Path, fields: dict[str, Any], least: int) -> None:
     path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         _, end = await talk.generate(**fields)
         error = from_wire(end)
@@ -195,8 +195,8 @@ def test_a_prompt_that_is_too_long(tmp_path: Path, fields: dict[str, Any], least
 def test_a_long_prompt_is_read_like_a_short_one(tmp_path: Path) -> None:
     path = make_llama(tmp_path / "own.gguf", n_ctx=8192)
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), replace(OPTIONS, ctx_size=8192, parallel=1)))
         _, finish = await talk.generate(prompt="the cat " * 1000, max_tokens=2)
         assert finish["prompt_tokens"] == 2001 + 1
@@ -219,8 +219,8 @@ def test_a_long_prompt_is_read_like_a_short_one(tmp_path: Path) -> None:
 def test_what_an_answer_does_is_its_own_error(tmp_path: Path, method: str, params: dict[str, Any], problem: str) -> None:
     path = make_llama(tmp_path / "own.gguf")
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         talk.process.send(Call(7, method, params))
         reply = await talk.hear(Reply)
@@ -250,8 +250,8 @@ def test_a_template_that_is_not_tame_has_a_process_of_its_own(tmp_path: Path) ->
     path = make_llama(tmp_path / "own.gguf", chat_template="{{ ['you said', messages[0].content] | join(' ') }}")
     children: list[int] = []
 
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("own", str(path), OPTIONS))
         for _ in range(2):
             _, finish = await talk.generate(messages=HELLO, verbose=True)

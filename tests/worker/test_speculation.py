@@ -25,7 +25,7 @@ from fastrouter.worker.llama.binding import LlamaError, api, start_backends
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.speculation.draft_model import Draft
-from fastrouter.worker.speculation.guess_length import FIRST_REST, MAX_REST, Pace
+from fastrouter.worker.speculation.guess_length import FIRST_REST, MAX_REST, GuessLength
 from fastrouter.worker.speculation.row_costs import MAX_AGE, UNMEASURED, RowCosts
 from fastrouter.worker.speculation.speculation import MAX_ROWS, Speculation
 
@@ -96,15 +96,15 @@ def test_lookup_refuses_what_is_no_text() -> None:
 
 def speed_of(chance: float, row_cost: float, most: int = 48, num_steps: int = 4000, seed: int = 1) -> float:
     """Tokens for the time of one, where each guessed token holds with this chance if those before it do."""
-    random_, pace = random.Random(seed), Pace(min(4, most), most)
+    random_, guess_length = random.Random(seed), GuessLength(min(4, most), most)
     num_tokens, time = 0, 0.0
     for _ in range(num_steps):
-        length = pace.next(lambda rows: rows * row_cost)
+        length = guess_length.next(lambda rows: rows * row_cost)
         held = 0
         while held < length and random_.random() < chance:
             held += 1
         if length:
-            pace.note(length, held)
+            guess_length.note(length, held)
         num_tokens += 1 + held
         time += 1 + length * row_cost
     return num_tokens / time
@@ -126,36 +126,36 @@ def test_a_guess_that_holds_is_worth_it() -> None:
 
 
 def test_guesses_that_hold_grow() -> None:
-    pace = Pace(4, 30)
+    guess_length = GuessLength(4, 30)
     lengths = []
     for _ in range(5):
-        lengths.append(pace.next(lambda rows: 0.01 * rows))
-        pace.note(lengths[-1], lengths[-1])
+        lengths.append(guess_length.next(lambda rows: 0.01 * rows))
+        guess_length.note(lengths[-1], lengths[-1])
     assert lengths == [4, 8, 16, 30, 30]
 
 
 def test_rests_grow_and_a_guess_that_holds_ends_them() -> None:
-    pace = Pace(4, 48)
+    guess_length = GuessLength(4, 48)
 
     def cost_of(num_rows: int) -> float:
         return 0.6 * num_rows
 
     def rest() -> int:
         num_steps = 0
-        while not pace.next(cost_of):
+        while not guess_length.next(cost_of):
             num_steps += 1
         return num_steps
 
     rests = []
     for _ in range(8):
-        pace.note(4, 0)
+        guess_length.note(4, 0)
         rests.append(rest())
     assert rests[:3] == [1 + FIRST_REST, 1 + 2 * FIRST_REST, 1 + 4 * FIRST_REST], "the step that gives up, then its rest"
     assert rests[-1] == 1 + MAX_REST
-    pace.note(4, 4)
-    assert pace.next(cost_of) > 1
+    guess_length.note(4, 4)
+    assert guess_length.next(cost_of) > 1
     for _ in range(3):
-        pace.note(8, 0)
+        guess_length.note(8, 0)
     assert rest() == 1 + FIRST_REST
 
 

@@ -9,7 +9,7 @@ from worker_talk import OPTIONS, Answer, Talk, end, run
 
 from fastrouter.errors import from_wire
 from fastrouter.ipc.messages import Call, Failed, Generate, Load, Prime, Ready, Reply, Share
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.binding import backend_folder
 
@@ -18,8 +18,8 @@ EXECUTED = [sys.executable, str(Path(__file__).parent.parent / "support" / "exec
 
 @pytest.mark.parametrize("command", [None, EXECUTED], ids=["forked", "executed"])
 def test_a_worker_loads_and_answers(models: Path, command: list[str] | None) -> None:
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
         ready = await talk.hear(Ready)
         assert (ready.meta["n_ctx"], ready.meta["total_slots"]) == (256, 2)
@@ -39,10 +39,10 @@ def test_a_worker_loads_and_answers(models: Path, command: list[str] | None) -> 
 
 
 def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
-    async def scenario(nursery: Nursery) -> None:
+    async def scenario(fork_server: ForkServer) -> None:
         texts = []
         for guess in (None, "tiny1.gguf", "tiny0.gguf", "missing.gguf"):
-            talk = Talk(nursery.spawn())
+            talk = Talk(fork_server.spawn())
             if guess is not None:
                 talk.process.send(Prime(1 << 20, str(models / guess), OPTIONS))
                 await asyncio.sleep(0.3)  # it opens the guess when a core is free; whether it has is nothing the answer shows
@@ -58,8 +58,8 @@ def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
 
 
 def test_the_safe_mode_works(models: Path) -> None:
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS, safe_mode=True))
         assert (await talk.hear(Ready)).meta["cpu"]["is_repacking"] is False
         assert (await talk.generate(prompt="the"))[0]
@@ -73,10 +73,10 @@ def test_without_the_best_cpu_variant_it_works(models: Path) -> None:
     if len(names) < 2:
         pytest.skip("llama.cpp has one build for this CPU only")
 
-    async def scenario(nursery: Nursery) -> None:
+    async def scenario(fork_server: ForkServer) -> None:
         for num_dropped in (1, 99):
             used = names[min(num_dropped, len(names) - 1)]
-            talk = Talk(nursery.spawn())
+            talk = Talk(fork_server.spawn())
             talk.process.send(Prime(1 << 20, str(models / "tiny0.gguf"), OPTIONS))
             await asyncio.sleep(0.3)
             talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS, safe_mode=True, num_dropped=num_dropped))
@@ -90,9 +90,9 @@ def test_without_the_best_cpu_variant_it_works(models: Path) -> None:
 
 
 def test_a_broken_file_fails_in_words(tmp_path: Path) -> None:
-    async def scenario(nursery: Nursery) -> None:
+    async def scenario(fork_server: ForkServer) -> None:
         (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
-        talk = Talk(nursery.spawn())
+        talk = Talk(fork_server.spawn())
         talk.process.send(Load("broken", str(tmp_path / "broken.gguf"), OPTIONS))
         assert (await talk.hear(Failed)).error
         await talk.ended.wait()
@@ -102,8 +102,8 @@ def test_a_broken_file_fails_in_words(tmp_path: Path) -> None:
 
 
 def test_messages_that_follow_the_load_are_not_lost(models: Path) -> None:
-    async def scenario(nursery: Nursery) -> None:
-        talk = Talk(nursery.spawn())
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
         answer = Answer()
         talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
         talk.process.send(Generate(talk.process.ring.attach(answer), prompt="the", max_tokens=3))

@@ -6,7 +6,7 @@ Knows no lease and no worker. What a POST sets lasts until the model is unloaded
 from typing import Any
 
 from fastrouter._core import Request
-from fastrouter.api.control.props import Peek
+from fastrouter.api.control.props import Props
 from fastrouter.api.flavours.native import Native
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import parse_json
@@ -20,7 +20,7 @@ from fastrouter.options.load import LoadOptions
 class Lora:
     """The routes."""
 
-    def __init__(self, native: Native, peek: Peek, models: Models) -> None:
+    def __init__(self, native: Native, peek: Props, models: Models) -> None:
         self._native = native
         self._peek = peek
         self._models = models

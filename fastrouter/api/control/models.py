@@ -68,23 +68,23 @@ class Admin:
     def plan(self, request: Request, exchange: Exchange) -> bytes:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)
-        outlook = {**self._supervisor.outlook(spec), "model": spec.id}
+        preview = {**self._supervisor.preview(spec), "model": spec.id}
         if request.caller is not None:
-            self._hide_others(outlook, request.caller)
-        return encode_json(outlook)
+            self._hide_others(preview, request.caller)
+        return encode_json(preview)
 
-    def _hide_others(self, outlook: dict[str, Any], caller: Caller) -> None:
+    def _hide_others(self, preview: dict[str, Any], caller: Caller) -> None:
         """Names of models that are not there for the caller; their bytes still say what will happen."""
 
         def visible(model_ids: list[str]) -> list[str]:
             return [model_id for model_id in model_ids if self._models.may_see_id(caller, model_id)]
 
-        for evicted in outlook["evict"]:
+        for evicted in preview["evict"]:
             if not visible([evicted["model"]]):
                 evicted["model"] = None
-        outlook["queued_models"] = visible(outlook["queued_models"])
-        if "waits_for" in outlook:
-            outlook["waits_for"]["models"] = visible(outlook["waits_for"]["models"])
+        preview["queued_models"] = visible(preview["queued_models"])
+        if "waits_for" in preview:
+            preview["waits_for"]["models"] = visible(preview["waits_for"]["models"])
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
         """The model that the body or the query names; there is no default here, and no name for just any model."""

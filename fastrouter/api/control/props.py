@@ -18,7 +18,7 @@ from fastrouter.http.response import encode_json
 from fastrouter.supervisor.supervisor import Supervisor
 
 
-class Peek:
+class Props:
     def __init__(self, models: Models, supervisor: Supervisor, config: Config) -> None:
         self._models = models
         self._supervisor = supervisor

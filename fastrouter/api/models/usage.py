@@ -118,7 +118,7 @@ class Usage:
             "host_bytes": state.need.host_bytes,
             "device_bytes": state.need.device_bytes,
             "resident_bytes": resident_bytes(instance.process.pid) if instance is not None else 0,
-            "shelf_bytes": instance.shelf_bytes if instance is not None else 0,
+            "shelf_bytes": instance.prompt_cache_bytes if instance is not None else 0,
             "running": state.num_running,
             "waiting": state.num_waiting,
             "num_slots": num_slots if type(num_slots) is int else 0,

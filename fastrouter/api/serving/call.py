@@ -45,7 +45,7 @@ class Caller:
         and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
         terms = _Terms(is_autoload, *read_terms(body))
-        timeline = Timeline(spec, method, self._supervisor.prospect)
+        timeline = Timeline(spec, method, self._supervisor.wait_preview)
         try:
             try:
                 result = await self._ask(spec, terms, timeline, method, params)

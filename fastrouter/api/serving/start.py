@@ -46,7 +46,7 @@ class Generator:
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
         ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)
-        timeline = Timeline(spec, flavour.name, self._supervisor.prospect)
+        timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer: Stream | Whole
         if ask.is_stream:
             interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s

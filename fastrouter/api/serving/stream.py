@@ -72,7 +72,7 @@ class Stream(SseWriter):
 
     def _ping(self) -> None:
         """Nothing is noted per token: the timer looks at the time of the last byte and comes again when that makes a whole interval."""
-        due_s = (self.last_sent_ns / 1e9 or self._timeline.asked) + self._ping_interval_s - time.monotonic()
+        due_s = (self.last_sent_ns / 1e9 or self._timeline.arrived) + self._ping_interval_s - time.monotonic()
         if due_s <= 0.001:  # the event loop's clock is that coarse
             self.write_comment(self._comment())
             due_s = self._ping_interval_s

@@ -13,7 +13,7 @@ from fastrouter import metrics
 from fastrouter._core import ItlHistogram
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
-from fastrouter.supervisor.managed_model import LoadTimes, Prospect
+from fastrouter.supervisor.managed_model import LoadTimes, WaitPreview
 
 OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error", "cancelled"
 
@@ -25,13 +25,13 @@ def header_value(model_id: str) -> str:
 
 
 class Timeline:
-    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "_spec", "asked", "flavour", "load_s", "queue_s", "submitted")
+    __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "_spec", "arrived", "flavour", "load_s", "queue_s", "submitted")
 
-    def __init__(self, spec: ModelSpec, flavour: str, look: Callable[[ModelSpec], Prospect]) -> None:
+    def __init__(self, spec: ModelSpec, flavour: str, look: Callable[[ModelSpec], WaitPreview]) -> None:
         """`look` says how things stand for a request that waits for a model."""
         self._spec = spec
         self.flavour = flavour
-        self.asked = time.monotonic()
+        self.arrived = time.monotonic()
         self.submitted = 0.0  # when the worker got it
         self.queue_s = 0.0  # waiting for a place
         self.load_s = 0.0  # waiting for its model's load
@@ -59,8 +59,8 @@ class Timeline:
         """Split the time since it was asked."""
         if self._is_waiting:
             now, load = time.monotonic(), self._look(self._spec).load
-            self.load_s = load.seconds_between(self.asked, now)
-            self.queue_s = max(0.0, now - self.asked - self.load_s)
+            self.load_s = load.seconds_between(self.arrived, now)
+            self.queue_s = max(0.0, now - self.arrived - self.load_s)
             self._load = load if self.load_s else None
 
     def submit(self) -> None:
@@ -69,11 +69,11 @@ class Timeline:
 
     def comment(self) -> bytes:
         """What a client that waits for a lease is told."""
-        prospect = self._look(self._spec)
-        if not prospect.is_loading:
-            return b"queued %d" % prospect.position if prospect.position else b"queued"
-        text = b"loading" if prospect.progress is None else b"loading %d%%" % int(100 * prospect.progress)
-        return text if prospect.remaining_s is None else text + b" eta %.1fs" % prospect.remaining_s
+        wait_preview = self._look(self._spec)
+        if not wait_preview.is_loading:
+            return b"queued %d" % wait_preview.position if wait_preview.position else b"queued"
+        text = b"loading" if wait_preview.progress is None else b"loading %d%%" % int(100 * wait_preview.progress)
+        return text if wait_preview.remaining_s is None else text + b" eta %.1fs" % wait_preview.remaining_s
 
     # ------------------------------------------------------------ what clients see
 
@@ -112,10 +112,10 @@ class Timeline:
         counts.queue.observe(self.queue_s)
         if first_text_ns:
             first = first_text_ns / 1e9
-            counts.ttft.observe(first - self.asked)
+            counts.ttft.observe(first - self.arrived)
             counts.prefill.observe(max(0.0, first - self.submitted))
             if self._load is not None:
-                counts.switch[self._load.has_evicted].observe(first - self.asked)
+                counts.switch[self._load.has_evicted].observe(first - self.arrived)
 
     @property
     def itl(self) -> ItlHistogram:

@@ -14,7 +14,7 @@ from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.memory.estimate import estimate, unmapped_bytes
 from fastrouter.supervisor.memory.repacking import repacking_of
 from fastrouter.supervisor.remedies import Remedy
-from fastrouter.system.fact_file import Remembered
+from fastrouter.system.fact_file import FactFile
 from fastrouter.system.machine import cpu_features
 
 MAX_ENTRIES = 4096
@@ -24,8 +24,8 @@ _NOT_FOR_MEMORY = ("sampling", "n_predict", "chat_template", "chat_template_kwar
 
 
 class Measures:
-    def __init__(self, remembered: Remembered | None = None) -> None:
-        self._remembered = remembered or Remembered("loads", 2, MAX_ENTRIES)
+    def __init__(self, remembered: FactFile | None = None) -> None:
+        self._remembered = remembered or FactFile("loads", 2, MAX_ENTRIES)
         self.has_device = False  # a worker has said that it has a GPU
         self.repacking = repacking_of(cpu_features())
 

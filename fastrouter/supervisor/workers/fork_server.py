@@ -17,7 +17,7 @@ from fastrouter.system.reexec import command_of, environment_for_own, start
 
 log = logging.getLogger("fastrouter.worker")
 
-NURSERY_COMMAND = command_of("fastrouter.worker")
+FORK_SERVER_COMMAND = command_of("fastrouter.worker")
 DEFAULT_POLL = 50
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
@@ -30,12 +30,12 @@ def spin_count(poll: int) -> int:
     return round(_SPINS * _SPINS_RANGE ** ((poll - DEFAULT_POLL) / DEFAULT_POLL)) if poll else 0
 
 
-class Nursery:
+class ForkServer:
     """The fork server. Started again when it is needed and gone."""
 
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
-        self._command = command or NURSERY_COMMAND
+        self._command = command or FORK_SERVER_COMMAND
         self._environment = environment_for_own(os.environ)
         self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
@@ -50,7 +50,7 @@ class Nursery:
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
 
     def __repr__(self) -> str:
-        return f"<Nursery {self._process.pid if self._process else 'not started'}>"
+        return f"<ForkServer {self._process.pid if self._process else 'not started'}>"
 
     @property
     def pid(self) -> int | None:
@@ -67,7 +67,7 @@ class Nursery:
             undo.callback(output.close)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(ours.close)
-            command = [*self._command, "--nursery", str(theirs.fileno())]
+            command = [*self._command, "--fork-server", str(theirs.fileno())]
             streams = {"stdin": subprocess.DEVNULL, "stdout": output.child_fd, "stderr": output.child_fd}
             with theirs:
                 self._process = start(command, self._environment, pass_fds=[theirs.fileno()], **streams)

@@ -26,10 +26,10 @@ from fastrouter.ipc.messages import (
     Load,
     Notice,
     Progress,
+    PromptCacheSize,
     Ready,
     Reply,
     Share,
-    Shelved,
     Shrink,
     Snapshot,
 )
@@ -91,7 +91,7 @@ class Instance:
         self.has_begun = False  # the worker has said that it loads the model
         self.has_answered = False  # a first token or vector came: decoding works
         self.need = need
-        self.shelf_bytes = 0  # beside its need; it gives way, see `shrink`
+        self.prompt_cache_bytes = 0  # beside its need; it gives way, see `shrink`
         self.leave_reason = ""  # why it was told to stop
         self.started_at = time.monotonic()
         self.ready_at = 0.0  # 0: not yet
@@ -160,10 +160,10 @@ class Instance:
             self.process.send(Share(num_busy))
 
     def shrink(self, num_bytes: int) -> int:
-        """Have its shelf give back so much, or all of it. Returns how much that will be."""
-        given = min(num_bytes, self.shelf_bytes)
-        self.shelf_bytes -= given
-        self.process.send(Shrink(self.shelf_bytes))
+        """Have its prompt cache give back so much, or all of it. Returns how much that will be."""
+        given = min(num_bytes, self.prompt_cache_bytes)
+        self.prompt_cache_bytes -= given
+        self.process.send(Shrink(self.prompt_cache_bytes))
         return given
 
     def submit(self, stream: Stream) -> int:
@@ -272,8 +272,8 @@ class Instance:
                 can_fit = not 0 < total_bytes() <= self.need.host_bytes
                 self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
                 asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
-        elif isinstance(message, Shelved):
-            self.shelf_bytes = max(0, message.num_bytes)
+        elif isinstance(message, PromptCacheSize):
+            self.prompt_cache_bytes = max(0, message.num_bytes)
         elif isinstance(message, Snapshot):
             self._snapshots[message.method] = (time.monotonic(), message.result)
         elif isinstance(message, Notice):

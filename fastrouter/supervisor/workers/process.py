@@ -1,6 +1,6 @@
-"""Worker processes as operating-system things: the nursery that forks them, their descriptors, their death. Knows no model.
+"""Worker processes as operating-system things: the fork server that forks them, their descriptors, their death. Knows no model.
 
-The nursery is one process that has imported everything; it forks workers that the kernel gives to us (we are their subreaper), so we
+The fork server is one process that has imported everything; it forks workers that the kernel gives to us (we are their subreaper), so we
 can wait for them and hold a pidfd. A worker's pid is the one that the kernel puts beside its first bytes: what it says of itself is
 never used to signal anybody. Invariant: every descriptor opened here is closed by `close` of the object that opened it.
 """
@@ -119,7 +119,7 @@ class WorkerProcess:
         """Its descriptors have been sent."""
         self._child_sock.close()
         self._is_listening = True
-        self._loop.add_reader(self._sock.fileno(), self._greet)
+        self._loop.add_reader(self._sock.fileno(), self._handshake)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
         self._log.listen()
         self._wait_at_most(UP_TIMEOUT_S, self._exited)
@@ -150,7 +150,7 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ what it says
 
-    def _greet(self) -> None:
+    def _handshake(self) -> None:
         """Its first bytes, or its end. The bytes stay in the socket; the wire reads them later."""
         try:
             data, ancillary, _, _ = self._sock.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_PEEK)

@@ -1,6 +1,6 @@
 """The pre-warmed spare: one worker process that waits for a model, so that a load never waits for a process to start.
 
-Owns the nursery. Knows no model. Invariant: at most one spare; while the router runs, one is there or on its way.
+Owns the fork server. Knows no model. Invariant: at most one spare; while the router runs, one is there or on its way.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Prime
-from fastrouter.supervisor.workers.fork_server import Nursery
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.process import WorkerProcess
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -18,9 +18,9 @@ RETRY_S = 1.0
 
 
 class Spares:
-    def __init__(self, nursery: Nursery, on_exit: Callable[[], None]) -> None:
-        self._nursery = nursery
-        self._nursery.on_end = self._nursery_ended
+    def __init__(self, fork_server: ForkServer, on_exit: Callable[[], None]) -> None:
+        self._fork_server = fork_server
+        self._fork_server.on_end = self._fork_server_ended
         self._on_exit = on_exit
         self._spare: WorkerProcess | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -37,21 +37,21 @@ class Spares:
 
     @property
     def pids(self) -> list[int | None]:
-        return [self._nursery.pid, self.pid]
+        return [self._fork_server.pid, self.pid]
 
     @property
     def is_empty(self) -> bool:
         return self._spare is None
 
     def start(self) -> None:
-        self._nursery.start()
+        self._fork_server.start()
         self.make()
 
-    def _nursery_ended(self) -> None:
+    def _fork_server_ended(self) -> None:
         """Another one is up before it is needed."""
         if not self._is_stopping:
             try:
-                self._nursery.start()
+                self._fork_server.start()
             except (FastrouterError, OSError) as error:
                 log.error("no fork server: %s", error)
                 self._make_later()
@@ -61,7 +61,7 @@ class Spares:
         if self._spare is not None or self._is_stopping:
             return
         try:
-            self._spare = self._nursery.spawn()
+            self._spare = self._fork_server.spawn()
         except (FastrouterError, OSError) as error:
             log.error("no spare worker: %s", error)
             self._make_later()
@@ -81,8 +81,8 @@ class Spares:
         """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.is_up:
-            self._nursery.note_worker()
-        return spare if spare is not None else self._nursery.spawn()
+            self._fork_server.note_worker()
+        return spare if spare is not None else self._fork_server.spawn()
 
     def _ended(self) -> None:
         self._spare = None
@@ -98,13 +98,13 @@ class Spares:
         self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.make)
 
     def stop(self) -> None:
-        """Kill the spare and the nursery; the spare's end is awaited through `is_empty`."""
+        """Kill the spare and the fork server; the spare's end is awaited through `is_empty`."""
         self._is_stopping = True
         if self._retry is not None:
             self._retry.cancel()
         if self._spare is not None:
             self._spare.kill()
-        self._nursery.close()
+        self._fork_server.close()
 
     def close(self) -> None:
         """Give up a spare that does not end."""

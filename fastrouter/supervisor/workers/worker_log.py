@@ -66,9 +66,9 @@ class ModelLog:
 
     def end(self, pid: int | None, how: str | None) -> list[str]:
         """How it ended (None: as the router wanted); what it said last, unless the router wanted it so."""
-        last_words = self._last_words() if how is not None else []
+        stderr_tail = self._last_words() if how is not None else []
         self._keep(f"--- {_name_of(pid)} {how or 'was ended by the router'} ---")
-        return last_words
+        return stderr_tail
 
     def _keep(self, text: str) -> None:
         line = Line(time.time(), self._model_id, text)

@@ -1,4 +1,4 @@
-"""How much of a prompt is in memory already: in the slot it gets, in another slot that it can be copied from, or on the shelf in RAM.
+"""How much of a prompt is in memory already: in its slot, in another slot to copy from, or in the prompt cache in RAM.
 
 Owns what KV operations do to `Slot.tokens` and `Slot.adapters`. Knows no sequence. Invariant: after every call `slot.tokens` is what the KV
 holds, computed with `slot.adapters`; nothing is shared between different adapters; what a memory cannot give exactly is computed anew.
@@ -8,15 +8,15 @@ from array import array
 
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.kv.checkpoints import Checkpoints, longest
-from fastrouter.worker.kv.prompt_cache import Kept, Shelf
+from fastrouter.worker.kv.prompt_cache import CachedPrompt, PromptCache
 from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.schedule.prefill_speed import Chunking
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
-MIN_SHELVED = 32  # tokens; for fewer the shelf is not worth a search
-MIN_KEPT = 0.5  # of what a slot holds: with less, the rest is another conversation and goes to the shelf
+MIN_CACHED = 32  # tokens; for fewer the prompt cache is not worth a search
+MIN_KEPT = 0.5  # of what a slot holds: with less, the rest is another conversation and goes to the prompt cache
 COPY_BYTES_PER_NS = 2.0  # half of what one core copies
 
 
@@ -28,7 +28,7 @@ class Prefixes:
         self._states = context.states
         self._slots = slots
         self.chunking = Chunking(model.n_params)
-        self.shelf = Shelf(options.cache_ram_mib)
+        self.prompt_cache = PromptCache(options.cache_ram_mib)
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
         self._can_cut = context.can_cut
@@ -42,14 +42,14 @@ class Prefixes:
         `min_chunk`: runs of so many tokens that come later in the prompt are moved to where it has them (0: they are not)."""
         most = len(prompt) - 1  # the last token must be evaluated for its logits
         length = self._usable_of(slot, min(slot.shared_with(prompt, adapters, is_exact=not min_chunk), most))
-        source: Slot | Kept = slot
+        source: Slot | CachedPrompt = slot
         donor, copied = self._donor(slot, prompt, adapters, most)
         if donor is not None and self._is_worth_a_copy(donor, copied - length):
             source, length = donor, copied
-        kept, shelved = self.shelf.best(prompt, adapters, self._usable_of_kept)
-        if kept is not None and self._is_worth(shelved - length, kept.num_bytes):
-            source, length = kept, shelved
-        if isinstance(source, Kept):
+        kept, cached = self.prompt_cache.best(prompt, adapters, self._usable_of_kept)
+        if kept is not None and self._is_worth(cached - length, kept.num_bytes):
+            source, length = kept, cached
+        if isinstance(source, CachedPrompt):
             length = self._bring_back(source, slot, length)
         elif source is not slot:
             length = length if self.copy(source, slot) else 0
@@ -71,14 +71,14 @@ class Prefixes:
             return False
         return oldest <= max(0, length - self._n_swa + 1)
 
-    def _usable(self, held: Slot | Kept, oldest: int, shared: int) -> int:
+    def _usable(self, held: Slot | CachedPrompt, oldest: int, shared: int) -> int:
         """How much of a shared start can be had: all of it, or up to a checkpoint."""
         if self._can_cut_to(len(held.tokens), oldest, shared):
             return shared
         found = longest(held.checkpoints, shared)
         return found.length if found else 0
 
-    def _usable_of_kept(self, kept: Kept, shared: int) -> int:
+    def _usable_of_kept(self, kept: CachedPrompt, shared: int) -> int:
         return self._usable(kept, kept.oldest, shared)
 
     def _usable_of(self, slot: Slot, shared: int, *, is_copy: bool = False) -> int:
@@ -210,7 +210,7 @@ class Prefixes:
         slot.has_shared_cells = False
         return bool(slot.tokens)
 
-    # ------------------------------------------------------------ the shelf
+    # ------------------------------------------------------------ the prompt cache
 
     def start_uncached(self, slot: Slot, adapters: AdapterSet) -> None:
         """For a prompt that wants nothing of what is there."""
@@ -223,34 +223,34 @@ class Prefixes:
         self.forget(slot)
 
     def put_idle_away(self) -> None:
-        """--cache-idle-slots: what no sequence uses goes to the shelf; in a unified cache it is in nobody's way then."""
+        """--cache-idle-slots: what no sequence uses goes to the prompt cache; in a unified cache it is in nobody's way then."""
         for slot in self._slots.idle:
             if self.put_away(slot) and self._context.is_unified:
                 self.forget(slot)
 
     def put_away(self, slot: Slot) -> bool:
         """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again. True: it is there."""
-        if not self.shelf.is_open or not MIN_SHELVED <= len(slot.tokens) <= slot.num_exact:
+        if not self.prompt_cache.is_open or not MIN_CACHED <= len(slot.tokens) <= slot.num_exact:
             return False
-        there = self.shelf.find(slot.tokens, slot.adapters, self._usable_of_kept)
+        there = self.prompt_cache.find(slot.tokens, slot.adapters, self._usable_of_kept)
         if there is not None:
-            self.shelf.touch(there)
+            self.prompt_cache.touch(there)
             return True
-        num_bytes, limit_bytes = self._states.size(slot.id), self.shelf.limit_bytes()
+        num_bytes, limit_bytes = self._states.size(slot.id), self.prompt_cache.limit_bytes()
         if (limit_bytes is not None and num_bytes > limit_bytes) or not self._is_worth(len(slot.tokens), 2 * num_bytes):
             return False
         state = self._states.save(slot.id)
         if state is None:
             return False
-        kept = Kept(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
-        return self.shelf.put(kept, self._usable_of_kept, limit_bytes)
+        kept = CachedPrompt(slot.tokens[:], slot.adapters, self._oldest_in_state(slot), state, tuple(slot.checkpoints))
+        return self.prompt_cache.put(kept, self._usable_of_kept, limit_bytes)
 
-    def _bring_back(self, kept: Kept, slot: Slot, length: int) -> int:
-        """From the shelf into the slot. Returns how much of a start of that length is there."""
+    def _bring_back(self, kept: CachedPrompt, slot: Slot, length: int) -> int:
+        """From the prompt cache into the slot. Returns how much of a start of that length is there."""
         if length < MIN_KEPT * len(kept.tokens):
-            self.shelf.touch(kept)  # a part of it is used, and the whole may be again
+            self.prompt_cache.touch(kept)  # a part of it is used, and the whole may be again
         else:
-            self.shelf.take(kept)
+            self.prompt_cache.take(kept)
         self.make_room(slot, len(kept.tokens))
         if not (self._has_room(len(kept.tokens)) and self._states.restore(slot.id, kept.state)):
             self._context.remove(slot.id)

@@ -17,7 +17,7 @@ AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
 AUTO_SHARE = 4  # of what would be available without it: small machines keep less
 
 
-class Kept(NamedTuple):
+class CachedPrompt(NamedTuple):
     """What a slot held. `oldest` is the first position of it (more than 0 in a sliding window)."""
 
     tokens: "array[int]"
@@ -39,19 +39,19 @@ class Kept(NamedTuple):
         return self.adapters == adapters and common_prefix(self.tokens, tokens) == length and usable(self, length) == length
 
 
-Usable = Callable[[Kept, int], int]  # (it, length of a start that it shares) -> how much of that can be had
+Usable = Callable[[CachedPrompt, int], int]  # (it, length of a start that it shares) -> how much of that can be had
 
 
-class Shelf:
+class PromptCache:
     """`limit_mib`: None is automatic, -1 no limit, 0 nothing is kept."""
 
     def __init__(self, limit_mib: int | None) -> None:
         self._limit_mib = limit_mib
-        self._kept: list[Kept] = []  # least recently used first
+        self._kept: list[CachedPrompt] = []  # least recently used first
         self.on_change: Callable[[int], None] = lambda num_bytes: None  # told how large it is now
 
     def __repr__(self) -> str:
-        return f"<Shelf {len(self._kept)} kept, {self.num_bytes} bytes>"
+        return f"<PromptCache {len(self._kept)} kept, {self.num_bytes} bytes>"
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -70,9 +70,9 @@ class Shelf:
             return min(AUTO_MOST_BYTES, (available_bytes() + self.num_bytes) // AUTO_SHARE)
         return self._limit_mib << 20 if self._limit_mib >= 0 else None
 
-    def best(self, prompt: "array[int]", adapters: AdapterSet, usable: Usable) -> tuple[Kept | None, int]:
+    def best(self, prompt: "array[int]", adapters: AdapterSet, usable: Usable) -> tuple[CachedPrompt | None, int]:
         """(the one that holds the longest start of the prompt, its length)"""
-        found: Kept | None = None
+        found: CachedPrompt | None = None
         longest = 0
         most = len(prompt) - 1  # the last token is evaluated for its logits
         for kept in self._kept:
@@ -83,11 +83,11 @@ class Shelf:
                     found, longest = kept, length
         return found, longest
 
-    def find(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> Kept | None:
+    def find(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> CachedPrompt | None:
         """One that could give all of this."""
         return next((kept for kept in self._kept if kept.gives(tokens, adapters, usable)), None)
 
-    def put(self, kept: Kept, usable: Usable, limit_bytes: int | None) -> bool:
+    def put(self, kept: CachedPrompt, usable: Usable, limit_bytes: int | None) -> bool:
         """Those that the new one can stand for go, then the oldest until all fit. False: not even the new one does."""
         self._kept = [other for other in self._kept if not kept.gives(other.tokens, other.adapters, usable)]
         self._kept.append(kept)
@@ -100,10 +100,10 @@ class Shelf:
             del self._kept[0]
         self.on_change(self.num_bytes)
 
-    def touch(self, kept: Kept) -> None:
+    def touch(self, kept: CachedPrompt) -> None:
         """It has been of use."""
         self._kept = [*(other for other in self._kept if other is not kept), kept]
 
-    def take(self, kept: Kept) -> None:
+    def take(self, kept: CachedPrompt) -> None:
         self._kept = [other for other in self._kept if other is not kept]
         self.on_change(self.num_bytes)

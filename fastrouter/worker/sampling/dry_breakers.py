@@ -12,7 +12,7 @@ MAX_TEXT_BYTES, MAX_TAIL_TOKENS = 40, 20  # llama.cpp's limits
 
 
 @lru_cache(maxsize=64)
-def breakers_of(vocab: Vocab, texts: tuple[str, ...]) -> Breakers:
+def dry_breakers_of(vocab: Vocab, texts: tuple[str, ...]) -> Breakers:
     singles: list[int] = []
     longer: dict[tuple[int, tuple[int, ...]], None] = {}
     for text in texts:

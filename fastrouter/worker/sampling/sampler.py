@@ -12,7 +12,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.samplers import defaults_of
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
-from fastrouter.worker.sampling.dry_breakers import breakers_of
+from fastrouter.worker.sampling.dry_breakers import dry_breakers_of
 
 # What LogitSampler takes under the same name.
 _OF_CHAIN: dict[str, Any] = {
@@ -80,7 +80,7 @@ class Sampler(LogitSampler):
             vocab.n_tokens,
             **{name: merged[name] for name in _OF_CHAIN},
             seed=seed,
-            breakers=breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
+            breakers=dry_breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=bias,
             num_probs=merged["n_probs"] if has_probabilities else -1,
             is_after=self.is_after,

@@ -17,7 +17,7 @@ MIN_GAIN = 1.05  # the estimates are rough
 CostOf = Callable[[int], float]  # rows -> what they add to a step, in steps
 
 
-class Pace:
+class GuessLength:
     __slots__ = ("_first", "_has_held", "_held", "_is_trial", "_limit", "_most", "_pause", "_rest", "_tried")
 
     def __init__(self, first: int, most: int) -> None:

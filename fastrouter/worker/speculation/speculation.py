@@ -17,7 +17,7 @@ from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.sequence import NO_DRAFT, Sequence
 from fastrouter.worker.speculation.draft_model import Draft
-from fastrouter.worker.speculation.guess_length import Pace
+from fastrouter.worker.speculation.guess_length import GuessLength
 from fastrouter.worker.speculation.row_costs import RowCosts
 
 MAX_ROWS = 32  # of guesses in one step, over all sequences: with many of them a row more costs as much as a step of its own
@@ -32,9 +32,9 @@ class Guesser:
 
     def __init__(self) -> None:
         self.lookup: Lookup | None = None
-        self.lookup_pace: Pace | None = None
-        self.draft_pace: Pace | None = None
-        self.chosen: Pace | None = None  # whose guess is in the batch
+        self.lookup_pace: GuessLength | None = None
+        self.draft_pace: GuessLength | None = None
+        self.chosen: GuessLength | None = None  # whose guess is in the batch
         self.n_min = 0
         self.p_min = 0.0
 
@@ -96,7 +96,7 @@ class Speculation:
                 guesser.lookup, guesser.lookup_pace = _lookup_of(name, self._defaults, asked)
             elif name == DRAFT and self._draft is not None:
                 most = terms.get("n_max", DRAFT_N_MAX)
-                guesser.draft_pace = Pace(most, most) if most else None
+                guesser.draft_pace = GuessLength(most, most) if most else None
         guesser.n_min, guesser.p_min = terms.get("n_min", 0), terms.get("p_min", 0.0)
         if guesser.lookup is not None or guesser.draft_pace is not None:
             sequence.guesser = guesser
@@ -131,17 +131,17 @@ class Speculation:
         room = min(most, self._room_of(sequence))
         if room < 1:
             return None
-        lookup, pace = guesser.lookup, guesser.lookup_pace
-        if lookup is not None and pace is not None and not pace.is_resting():
+        lookup, guess_length = guesser.lookup, guesser.lookup_pace
+        if lookup is not None and guess_length is not None and not guess_length.is_resting():
             found = lookup.guess(sequence.slot.tokens, sequence.next_token, room)  # type: ignore[union-attr]
             if found:
-                sequence.draft = found[: pace.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
-                guesser.chosen = pace
-        pace = guesser.draft_pace
-        if pace is None or sequence.draft:
+                sequence.draft = found[: guess_length.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
+                guesser.chosen = guess_length
+        guess_length = guesser.draft_pace
+        if guess_length is None or sequence.draft:
             return None
-        length = min(pace.next(partial(self.costs.of, True, count), count), room)
-        guesser.chosen = pace
+        length = min(guess_length.next(partial(self.costs.of, True, count), count), room)
+        guesser.chosen = guess_length
         return (sequence, length) if length else None
 
     def note_step(self, has_prompts: bool) -> None:
@@ -182,11 +182,11 @@ def _make_equal(decoding: list[Sequence]) -> None:
         sequence.draft = sequence.draft[:shortest] if shortest else NO_DRAFT
 
 
-def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, Pace | None]:
+def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, GuessLength | None]:
     """What the request says, else the flags of this type, else the type's own numbers."""
     flag, (n, m) = name.replace("-", "_"), LOOKUPS[name]
     n = asked.get("ngram_size_n", defaults.get(f"{flag}_size_n", defaults.get(f"{flag}_n_match", n)))
     m = asked.get("ngram_size_m", defaults.get(f"{flag}_size_m", defaults.get(f"{flag}_n_max", m)))
     most = min(m, asked.get("n_max", m))
     min_hits = asked.get("ngram_min_hits", defaults.get(f"{flag}_min_hits", 1))
-    return (Lookup(n, min_hits), Pace(FIRST_LOOKUP, most)) if most else (None, None)
+    return (Lookup(n, min_hits), GuessLength(FIRST_LOOKUP, most)) if most else (None, None)
