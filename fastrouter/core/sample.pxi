@@ -214,12 +214,12 @@ cdef class LogitSampler:
         cdef float most = fr_largest(self._maxima, blocks)
         cdef int step, token, index, count
         self._num_kept = 0
-        if not -3.4028235e38 <= most <= 3.4028235e38:  # also what is no number
+        if not isfinite(most):
             return fr_argmax(row, self._n_vocab, self._maxima, blocks)
         if self._steps and self._steps[0] == _TOP_K and s.top_k < self._n_vocab:
             count = fr_best(row, self._n_vocab, self._maxima, blocks, self._maxima + blocks, c, s.top_k, most)
         else:
-            count = fr_collect(row, self._n_vocab, self._maxima, blocks, -3.4028235e38, c)
+            count = fr_collect(row, self._n_vocab, self._maxima, blocks, -FLT_MAX, c)
         for step in self._steps:
             if step == _PENALTIES:
                 for index in range(count):
@@ -364,16 +364,16 @@ cdef class LogitSampler:
         cdef int blocks = fr_block_maxima(logits, n, self._maxima)
         cdef float most = fr_largest(self._maxima, blocks)
         cdef double total = 0
-        if not -3.4028235e38 <= most <= 3.4028235e38:
+        if not isfinite(most):
             return 1.0, [(token, 1.0)][: self._num_probs]
         for index in range(n):
-            if logits[index] > -3.4028235e38:
+            if logits[index] > -INFINITY:
                 total += exp(logits[index] - most)
         count = min(self._num_probs, n)
         if 0 < count < n:
             count = fr_best(logits, n, self._maxima, blocks, self._maxima + blocks, self._candidates, count, most)
         elif count:
-            count = fr_collect(logits, n, self._maxima, blocks, -3.4028235e38, self._candidates)
+            count = fr_collect(logits, n, self._maxima, blocks, -FLT_MAX, self._candidates)
         fr_sort(self._candidates, count)
         return exp(logits[token] - most) / total, [
             (self._candidates[index].token, exp(self._candidates[index].logit - most) / total) for index in range(count)
