@@ -24,6 +24,14 @@ cdef fr_settings _no_settings
 SAMPLER_SETTINGS = tuple(dict(_no_settings))
 
 
+cdef inline float _penalised(const fr_settings *s, float logit, int times) noexcept:  # C only
+    return fr_penalised(logit, times, s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
+
+
+cdef inline float _dry_loss(const fr_settings *s, int32_t length) noexcept:  # C only
+    return fr_dry_loss(length, s.dry_multiplier, s.dry_base, s.dry_allowed_length)
+
+
 cdef class LogitSampler:
     cdef:
         int _n_vocab
@@ -110,9 +118,9 @@ cdef class LogitSampler:
     cdef bint _is_active(self, int step) noexcept:  # C only
         cdef fr_settings *s = &self._s
         if step == _PENALTIES:
-            return self._s.repeat_last_n != 0 and (s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0)
+            return s.repeat_last_n != 0 and (s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0)
         if step == _DRY:
-            return s.dry_multiplier != 0 and s.dry_base >= 1 and self._s.dry_penalty_last_n != 0
+            return s.dry_multiplier != 0 and s.dry_base >= 1 and s.dry_penalty_last_n != 0
         if step == _TOP_N_SIGMA:
             return s.top_n_sigma > 0
         if step == _TOP_K:
@@ -224,7 +232,7 @@ cdef class LogitSampler:
             if step == _PENALTIES:
                 for index in range(count):
                     if self._counts[c[index].token]:
-                        c[index].logit = self._penalised(c[index].logit, self._counts[c[index].token])
+                        c[index].logit = _penalised(s, c[index].logit, self._counts[c[index].token])
             elif step == _DRY:
                 self._dry_candidates(c, count)
             elif step == _TOP_N_SIGMA:
@@ -272,21 +280,16 @@ cdef class LogitSampler:
                 self._dry_logits(logits)
         return 0
 
-    cdef float _penalised(self, float logit, int times) noexcept:  # C only
-        return fr_penalised(logit, times, self._s.repeat_penalty, self._s.frequency_penalty, self._s.presence_penalty)
-
-    cdef float _dry_loss(self, int32_t token) noexcept:  # C only
-        return fr_dry_loss(self._longest[token] - 1, self._s.dry_multiplier, self._s.dry_base, self._s.dry_allowed_length)
-
     cdef void _penalise(self, float *logits) noexcept:  # C only
-        cdef Py_ssize_t first = 0 if self._s.repeat_last_n < 0 else max(<Py_ssize_t>0, self._num_history - self._s.repeat_last_n)
+        cdef Py_ssize_t window = self._s.repeat_last_n
+        cdef Py_ssize_t first = 0 if window < 0 else max(<Py_ssize_t>0, self._num_history - window)
         cdef Py_ssize_t index
         cdef int32_t token
         for index in range(first, self._num_history):
             token = self._history[index]
             if self._counts[token] > 0:
                 self._save(logits, token)
-                logits[token] = self._penalised(logits[token], self._counts[token])
+                logits[token] = _penalised(&self._s, logits[token], self._counts[token])
                 self._counts[token] = -self._counts[token]  # done: negated until all are
         for index in range(first, self._num_history):
             token = self._history[index]
@@ -295,7 +298,8 @@ cdef class LogitSampler:
 
     cdef Py_ssize_t _find_repetitions(self) except -1:
         """Fills `_longest`; returns where its window begins in the history."""
-        cdef Py_ssize_t first = 0 if self._s.dry_penalty_last_n < 0 else max(<Py_ssize_t>0, self._num_history - self._s.dry_penalty_last_n)
+        cdef Py_ssize_t window = self._s.dry_penalty_last_n
+        cdef Py_ssize_t first = 0 if window < 0 else max(<Py_ssize_t>0, self._num_history - window)
         cdef Py_ssize_t size = self._num_history - first
         self._repeats = <int32_t *>_grown(self._repeats, &self._repeats_capacity, size, sizeof(int32_t))
         fr_repetitions(self._history + first, size, self._s.dry_allowed_length, &self._breakers._all, self._repeats, self._longest)
@@ -308,7 +312,7 @@ cdef class LogitSampler:
             token = self._history[index]
             if self._longest[token] and not self._breakers._all.kinds[token] & 1:
                 self._save(logits, token)
-                logits[token] -= self._dry_loss(token)
+                logits[token] -= _dry_loss(&self._s, self._longest[token] - 1)
             self._longest[token] = 0
         return 0
 
@@ -319,7 +323,7 @@ cdef class LogitSampler:
         for index in range(count):
             token = c[index].token
             if self._longest[token] and not self._breakers._all.kinds[token] & 1:
-                c[index].logit -= self._dry_loss(token)
+                c[index].logit -= _dry_loss(&self._s, self._longest[token] - 1)
         for index in range(first, self._num_history):
             self._longest[self._history[index]] = 0
         return 0

@@ -262,6 +262,8 @@ def check_of(field: SamplingField) -> Check:
     if field.shape in _CHECKS:
         return _CHECKS[field.shape]
     is_clamped = field.outside is Outside.CLAMPED
-    whole = integer(int(field.low), int(field.high), is_clamped=is_clamped) if field.shape is Shape.WHOLE else None
-    check = whole or number(field.low, field.high, is_clamped=is_clamped)
+    if field.shape is Shape.WHOLE:
+        check = integer(int(field.low), int(field.high), is_clamped=is_clamped)
+    else:
+        check = number(field.low, field.high, is_clamped=is_clamped)
     return absent_below(field.low, check) if field.outside is Outside.ABSENT_BELOW else check
