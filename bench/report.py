@@ -76,7 +76,7 @@ def hot_penalty_row(ours: dict[str, list[float]], theirs: dict[str, list[float]]
 PAGE = """# Benchmarks
 
 `make bench RIVAL=/path/to/llama-server` measures both servers in one run, with the same client, models and flags.
-It writes `results/*.json`; `bench/report.py` makes this page from the newest results. Absolute times depend on the machine; compare the ratios.
+It writes `results/*.json`; `bench/report.py` makes this page from the newest. Absolute times depend on the machine; compare the ratios.
 
 Machine: {cpu}, {cores} cores, Linux {kernel}. Date: {date}.
 fastrouter {fastrouter} on llama.cpp of llama-cpp-python {binding}; rival: {rival}.
