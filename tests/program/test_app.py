@@ -164,6 +164,22 @@ def test_no_models(router: StartRouter) -> None:
     assert "0 models found" in server.out
 
 
+def test_an_empty_folder(router: StartRouter, tmp_path: Path) -> None:
+    folder = tmp_path / "no models"
+    folder.mkdir()
+    server = router(models_dir=folder)
+    eventually(lambda: f"There is no .gguf file in {folder}: put some there" in server.out, "a hint")
+    assert "Name a folder" not in server.out
+
+
+def test_the_start_imports_only_what_it_needs() -> None:
+    """Until the address is printed: what serves requests is imported after it."""
+    code = "import sys, fastrouter.cli.serve, fastrouter.catalog.catalog; print(*sys.modules)"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    late = ("fastrouter.ipc", "fastrouter.supervisor", "fastrouter.hub", "fastrouter.worker", "fastrouter.api.flavours", "jinja2", "numpy")
+    assert [name for name in there if name.startswith(late)] == []
+
+
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")
 @pytest.mark.parametrize(("key", "has_template"), [("", True), ("", False), ('it\'s "secret"', True)])
 def test_curl_line_works_when_pasted(router: StartRouter, tmp_path: Path, key: str, has_template: bool) -> None:

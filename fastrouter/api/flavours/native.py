@@ -12,6 +12,7 @@ from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import Ids, parse_object
 from fastrouter.api.requests.checks import boolean, invalid, token_ids
+from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask, chat_input, read_completion
 from fastrouter.api.requests.infill import read_infill
 from fastrouter.api.serving.answer import Choice, Usage, count_of
@@ -199,7 +200,7 @@ class Native:
 
     def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         spec, _ = self._models.choose(request, body)
-        asked = spec.defaults.apply(Generate(0, **chat_input(body)))
+        asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
         return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
+from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.answer import Flavour
 from fastrouter.api.serving.stream import Stream
@@ -42,7 +43,7 @@ class Generator:
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
-            ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
+            ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
         ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
         flavour = make_flavour(spec.id, ask)
