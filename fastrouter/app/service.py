@@ -110,6 +110,8 @@ class Service:
         """What the user reads: the models, and a line to try."""
         models, default = [spec for spec in self._catalog.models() if spec.is_listed], self._catalog.default
         found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
+        for warning in self._catalog.warnings():
+            log.warning("%s", warning)
         if self._config.log_format == "json":
             log.info("%s", found, extra={"event": "models", "num_models": len(models)})
             for fault in self._catalog.faults():
@@ -117,8 +119,7 @@ class Service:
             return
         print(f"{found}{':' if models else ''}")
         for spec in models[:MAX_LISTED]:
-            lacks = "" if spec.has_template or "completion" not in spec.capabilities else NO_TEMPLATE
-            notes = [note for note in ("default" if spec == default else "", spec.error or lacks) if note]
+            notes = [note for note in ("default" if spec == default else "", spec.error or _lacks(spec)) if note]
             print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
         if len(models) > MAX_LISTED:
             print(f"  ... and {len(models) - MAX_LISTED} more")
@@ -146,6 +147,13 @@ class Service:
         if models:
             return "None of them can be loaded; the reason stands behind each name"
         return "Name a folder of GGUF files with --models-dir or one file with --model, or download one: fastrouter pull USER/REPO"
+
+
+def _lacks(spec: ModelSpec) -> str:
+    """What keeps a model that can be loaded from chatting."""
+    if spec.template is not None:
+        return spec.template.problem or ""
+    return NO_TEMPLATE if "completion" in spec.capabilities else ""
 
 
 def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:

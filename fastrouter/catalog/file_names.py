@@ -44,17 +44,29 @@ def quant_of(stem: str) -> str | None:
     return match[1].upper() if match else None
 
 
+def stem_of(name: str) -> str:
+    """Without `.gguf`, whatever the letters; a name without it stays whole."""
+    return name[:-5] if is_gguf(name) else name
+
+
+def _as_listed(name: str) -> tuple[str, bool, str]:
+    """How files are ordered: `x.gguf` is `x`, and `x.GGUF` beside it another model."""
+    return stem_of(name), not name.endswith(".gguf"), name
+
+
 def group_files(names: Iterable[str]) -> tuple[list[FileGroup], str | None]:
     """(the models among the GGUF files of one folder, the name of their projector)."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     mmproj = None
-    for name in sorted(names):
-        stem = name[:-5]
+    for name in sorted(names, key=_as_listed):
+        stem = stem_of(name)
         if "mmproj" in name.lower():
             mmproj = mmproj or name
         elif not name.startswith(_COMPANIONS):
             shard = _SHARD.fullmatch(stem)
             key, index = ((shard[1], int(shard[3])), int(shard[2])) if shard else ((stem, 1), 1)
+            if index in groups.get(key, {}):
+                key, index = (name, 1), 1
             groups.setdefault(key, {})[index] = name
     return [_to_group(stem, total, files) for (stem, total), files in groups.items()], mmproj
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fastrouter.catalog.file_names import FileGroup, group_files, is_gguf, is_shard, quant_of
+from fastrouter.catalog.file_names import FileGroup, group_files, is_gguf, is_shard, quant_of, stem_of
 from fastrouter.errors import InvalidRequest
 
 log = logging.getLogger("fastrouter")
@@ -186,7 +186,7 @@ def find_file(path: str) -> Found:
         names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
     except OSError:
         names = [name]
-    group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
+    group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(stem_of(name), (name,)))
     return replace(_to_found(group, folder, "file"), id=printable(group.stem))
 
 

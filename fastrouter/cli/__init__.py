@@ -1,9 +1,10 @@
 """The `fastrouter` command: flags serve, verbs talk to a running router. Knows no flag; imports only what the chosen one needs."""
 
 import gc
+import os
 import sys
 
-from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, VERBS
+from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, MEANT, VERBS
 from fastrouter.system.standard_streams import open_missing
 
 
@@ -46,6 +47,11 @@ def refuse(word: str) -> int:
     """A first word that is neither a verb nor a flag."""
     from fastrouter.system.near_names import did_you_mean
 
-    hint = f", did you mean --model {word}?" if word.endswith(".gguf") else did_you_mean(word, ALL_VERBS)
+    if word.lower().endswith(".gguf"):
+        hint = f", did you mean --model {word}?"
+    elif os.path.isdir(word):
+        hint = f", did you mean --models-dir {word}?"
+    else:
+        hint = f", did you mean {MEANT[word]}?" if word in MEANT else did_you_mean(word, ALL_VERBS)
     print(f"fastrouter: there is no verb {word!r}{hint or '.'} The verbs are {', '.join(ALL_VERBS)}", file=sys.stderr)
     return 1

@@ -12,11 +12,13 @@ import ssl
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOAD_TIMEOUT_S = 600.0
+KEY_HINT = "; here, give it with --api-key or in LLAMA_API_KEY"
 
 
 class CallFailed(Exception):
@@ -78,7 +80,8 @@ class Client:
             raise NoAnswer(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
         if response.status != 200:
             try:
-                raise CallFailed(_message_of(response))
+                hint = KEY_HINT if response.status == HTTPStatus.UNAUTHORIZED else ""
+                raise CallFailed(_message_of(response) + hint)
             finally:
                 connection.close()
         return connection, response

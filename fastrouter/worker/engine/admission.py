@@ -73,7 +73,7 @@ class Admission:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             if not self._context.memory or self._context.is_embedding:
-                raise ModelCannot("this model cannot generate text")
+                raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
             request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
