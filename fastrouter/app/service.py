@@ -157,13 +157,16 @@ def _lacks(spec: ModelSpec) -> str:
 
 
 def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:
-    """The model of the first line that a user tries: one that can chat, the default one first; else any that can be loaded."""
+    """The model of the first line that a user tries: one that can chat, the default one first; else the default one; else one
+    that continues texts; else any that can be loaded."""
     ready = [spec for spec in models if spec.error is None]
     if default is not None and default.error is None:
         ready = [default, *ready]
     chatting = next((spec for spec in ready if "chat" in spec.capabilities), None)
     if chatting is None and default is not None and default.wanted is not None:
         return default  # it is being downloaded, and nobody knows yet what it can do
+    if chatting is None and (default is None or default.error is not None):
+        ready.sort(key=lambda spec: "completion" not in spec.capabilities)
     return chatting or next(iter(ready), None)
 
 

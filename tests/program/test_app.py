@@ -242,6 +242,7 @@ def test_curl_line_of_a_unix_socket(models: Path) -> None:
         ("a-chat chat embed", "embed", "a-chat", "/v1/chat/completions"),
         ("base broken embed", None, "base", "/v1/completions"),
         ("base broken embed", "embed", "embed", "/v1/embeddings"),
+        ("embed zz-base", None, "zz-base", "/v1/completions"),
         ("broken rerank", None, "rerank", "/v1/rerank"),
         ("broken", "broken", None, ""),
         ("", None, None, ""),
