@@ -26,7 +26,13 @@ log = logging.getLogger("fastrouter.supervisor")
 
 NUM_LINES = 5  # of the worker's, in our log
 _CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE}  # not SIGABRT: llama.cpp has found something wrong itself
-_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT}  # a user, or the kernel for want of memory
+_FROM_OUTSIDE = {
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGHUP,
+    -signal.SIGQUIT,
+}  # a user, or the kernel for want of memory
 
 
 class Owner(Protocol):
