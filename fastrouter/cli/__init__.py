@@ -1,5 +1,6 @@
 """The `fastrouter` command: flags serve, verbs talk to a running router. Knows no flag; imports only what the chosen one needs."""
 
+import signal
 import sys
 
 from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, VERBS
@@ -35,6 +36,8 @@ def main() -> int:
         from fastrouter.cli.completion import run_completion
 
         return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while it imports ends it without a traceback; the router has its own handler
     from fastrouter.cli.serve import serve
 
     return serve(arguments)
