@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, MEANT, VERBS
@@ -38,6 +39,8 @@ def main() -> int:
 
         return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
     gc.disable()  # until the catalog has been read: imports make no garbage, and collections are a tenth of the start
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while it imports ends it without a traceback; the router has its own handler
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

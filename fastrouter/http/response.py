@@ -85,7 +85,8 @@ def refusal(status: int, message: str) -> bytes:
     """What a client gets whose bytes were no acceptable HTTP; the connection closes after it."""
     kind = "not_supported_error" if status in (501, 505) else "unavailable_error" if status == 503 else "invalid_request_error"
     body = orjson.dumps({"error": {"code": status, "message": message, "type": kind}})
-    return json_response(body, status if status in _LINES else 400, b"Connection: close\r\n")
+    headers = b"Connection: close\r\n" + (b"Retry-After: 1\r\n" if status == 503 else b"")
+    return json_response(body, status if status in _LINES else 400, headers)
 
 
 def with_headers(response: bytes, headers: bytes) -> bytes:

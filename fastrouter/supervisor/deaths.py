@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fastrouter import metrics
-from fastrouter.errors import FastrouterError, Unavailable, WorkerDied
+from fastrouter.errors import FastrouterError, LoadPostponed, Unavailable, WorkerDied
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.lease import Lease
@@ -26,6 +26,13 @@ log = logging.getLogger("fastrouter.supervisor")
 
 NUM_LINES = 5  # of the worker's, in our log
 _CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE}  # not SIGABRT: llama.cpp has found something wrong itself
+_FROM_OUTSIDE = {
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGHUP,
+    -signal.SIGQUIT,
+}  # a user, or the kernel for want of memory
 
 
 class Owner(Protocol):
@@ -75,9 +82,10 @@ class Deaths:
         elif has_said_why or instance.has_begun:
             self._tell(entry, instance, stderr_tail)
             entry.note_failed_load(time.monotonic())
-            entry.failure_kind = instance.failure_kind
+            is_killed = exit_code in _FROM_OUTSIDE and not has_said_why
+            entry.failure_kind = LoadPostponed if is_killed else instance.failure_kind
             metrics.load_failed(spec.id)
-            self._owner.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, stderr_tail))
+            self._owner.refuse_waiters(entry, entry.failure_kind(spec.id, cause, exit_code, stderr_tail))
             self._owner.feed.failed(spec.id, exit_code, cause, stderr_tail)
         else:
             log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})

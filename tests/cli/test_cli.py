@@ -474,3 +474,23 @@ def test_follow_logs(talker: Router, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stdout.read() == ""
+
+
+INTERRUPTED = """
+import os, signal, sys
+from fastrouter import cli
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastrouter.app.router":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["fastrouter"]
+cli.main()
+"""
+
+
+def test_ctrl_c_while_the_router_is_being_imported_leaves_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")

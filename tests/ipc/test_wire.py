@@ -120,6 +120,18 @@ def test_an_answer_that_cannot_travel_is_an_error_of_its_call(result: Any, probl
     assert (error.status, problem in error.message) == (400, True), error.message
 
 
+def test_a_large_answer_is_passed_on_unread() -> None:
+    large, small = {"tokens": [7] * 100_000}, {"tokens": [7]}
+    replies = FrameReader().feed(b"".join(encode_reply(Reply(9, result=result), is_passed_on=True) for result in (large, small, large)))
+    assert [type(reply.result) for reply in replies if isinstance(reply, Reply)] == [orjson.Fragment, dict, orjson.Fragment]
+    for reply, result in zip(replies, (large, small, large), strict=True):
+        assert isinstance(reply, Reply)
+        assert (reply.request_id, reply.error, orjson.dumps(reply.result)) == (9, None, orjson.dumps(result))
+    for cut in (b"=", b"=1234567"):
+        with pytest.raises(ProtocolError):
+            decode(cut)
+
+
 @pytest.mark.parametrize("message", ["plain", "caf\u00e9", "half of a pair \udcff", "\ud800\udc00"])
 def test_any_error_can_travel(message: str) -> None:
     [reply] = FrameReader().feed(encode_reply(Reply(1, error=InvalidRequest(message).to_wire())))

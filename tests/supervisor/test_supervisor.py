@@ -29,6 +29,7 @@ from fastrouter.errors import (
     Unavailable,
     WorkerDied,
 )
+from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import managed_model as entry_module
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.supervisor import Event
@@ -582,6 +583,29 @@ def test_one_sudden_end_of_a_load_is_no_failure(house: Run, is_load: bool) -> No
         if not is_load:
             (await waiting).release()
         assert here.events.count(("a", "unloaded failed")) == 0
+
+    house(body)
+
+
+def test_a_load_that_was_killed_twice_may_work_later(house: Run) -> None:
+    """By a user, or by the kernel for want of memory: that says nothing against the model."""
+
+    async def body(here: House) -> None:
+        here.spec("a", die="SIGKILL")
+        with pytest.raises(LoadPostponed) as caught:
+            await here.acquire("a")
+        assert (caught.value.status, caught.value.exit_code) == (503, -signal.SIGKILL)
+
+    house(body)
+
+
+def test_a_request_that_is_no_message_leaves_nothing_behind(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            [instance] = here.supervisor.instances()
+            with pytest.raises(TypeError):
+                lease.submit(Generate(0, chat_template_kwargs={"x": 1 << 70}), Collector())
+            assert (instance.process.ring.sinks(), instance.streams) == ([], {})
 
     house(body)
 

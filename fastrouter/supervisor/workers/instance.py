@@ -169,8 +169,12 @@ class Instance:
     def submit(self, stream: Stream) -> int:
         """The request id. Raises Unavailable when it has no room for more."""
         request_id = self.process.ring.attach(stream.sink)
+        try:
+            self.process.send(replace(stream.generate, request_id=request_id))
+        except BaseException:  # it cannot be written as a message
+            self.process.ring.detach(request_id)
+            raise
         self.streams[request_id] = stream
-        self.process.send(replace(stream.generate, request_id=request_id))
         return request_id
 
     def abort(self, request_id: int) -> None:
