@@ -110,7 +110,7 @@ class Exchange:
         self.send(self.error_response(error))
 
     def error_response(self, error: FastrouterError) -> bytes:
-        return error_response(error, self.error_body(error))
+        return error_response(error, body=self.error_body(error))
 
     def internal_error(self) -> bytes:
         """For an exception that is our own bug; call it in its `except`."""

@@ -20,6 +20,8 @@ TIMINGS = (
     *("draft_n", "draft_n_accepted"),
 )
 
+_TIMINGS = frozenset(TIMINGS)
+_NUMBERS = (float, int)
 # What a finish can do without, and what then stands there.
 _DROPPABLE: tuple[tuple[str, Any], ...] = (("prompt", ""), ("generation_settings", {}), ("tokens", []), ("stopping_word", ""))
 
@@ -173,15 +175,17 @@ def _list(values: dict[str, Any], name: str) -> list[Any]:
 
 def _timings(values: dict[str, Any]) -> Timings:
     given = values.get("timings")
-    return {name: given[name] for name in TIMINGS if _is_figure(given.get(name))} if type(given) is dict else {}
-
-
-def _is_figure(value: Any) -> bool:
-    return type(value) in (float, int) and 0 <= value <= MAX_COUNT
+    if type(given) is not dict:
+        return {}
+    return {name: value for name, value in given.items() if name in _TIMINGS and type(value) in _NUMBERS and 0 <= value <= MAX_COUNT}
 
 
 def _entries(values: dict[str, Any]) -> list[Entry]:
-    return [entry for entry in _list(values, "probabilities") if _has_token(entry) and all(map(_has_token, _list(entry, "top_logprobs")))]
+    """Those that name their token and those of their rivals."""
+    entries = values.get("probabilities")
+    if type(entries) is not list:
+        return []
+    return [entry for entry in entries if _has_token(entry) and all([_has_token(rival) for rival in _list(entry, "top_logprobs")])]
 
 
 def _has_token(entry: Any) -> bool:

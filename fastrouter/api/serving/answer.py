@@ -116,7 +116,7 @@ class Answer(ABC):
 
     def _send_error(self, error: FastrouterError) -> None:
         """With its status: nothing has been sent."""
-        response = error_response(error, self._flavour.error_body(error))
+        response = error_response(error, body=self._flavour.error_body(error))
         self._exchange.send(with_headers(response, self._timeline.header(self._first_text)))
 
     def _lose(self) -> None:

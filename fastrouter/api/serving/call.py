@@ -61,7 +61,7 @@ class Caller:
                 timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
-            return with_headers(error_response(error, self._error_body(error)), timeline.header())
+            return with_headers(error_response(error, body=self._error_body(error)), timeline.header())
         except BaseException:  # the client is gone, or a bug of ours
             timeline.end(CANCELLED)
             raise
