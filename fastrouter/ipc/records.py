@@ -185,7 +185,7 @@ def _entries(values: dict[str, Any]) -> list[Entry]:
     entries = values.get("probabilities")
     if type(entries) is not list:
         return []
-    return [entry for entry in entries if _has_token(entry) and all([_has_token(rival) for rival in _list(entry, "top_logprobs")])]
+    return [entry for entry in entries if _has_token(entry) and all(map(_has_token, _list(entry, "top_logprobs")))]
 
 
 def _has_token(entry: Any) -> bool:
