@@ -1,4 +1,4 @@
-"""Server-sent events as bytes. Knows no API: what an event says is its caller's affair."""
+"""Server-sent events as bytes. The callers decide what an event says."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""What the JSON records of the ring hold, for both ends: the worker writes them, the router reads them and bounds what they say.
+"""What the JSON records of the ring hold, for both ends: the worker writes them, the router reads and checks them.
 
-Text is no JSON and never comes here; the kinds of records are in `_core`. Invariant: a count is a number that can be counted with, and a
-value has the type of its field, whatever a worker has written; what is missing or cannot be true is the field's default.
+Text records are not JSON and do not pass through here. The kinds of records are in `_core`. Invariant: each value that is read has the type
+of its field, and counts are not negative and not huge. A value that is missing or wrong becomes the field's default.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,11 +22,11 @@ TIMINGS = (
 
 _TIMINGS = frozenset(TIMINGS)
 _NUMBERS = (float, int)
-# What a finish can do without, and what then stands there.
+# Optional fields of a finish, in the order in which they are left out, and their empty values.
 _DROPPABLE: tuple[tuple[str, Any], ...] = (("prompt", ""), ("generation_settings", {}), ("tokens", []), ("stopping_word", ""))
 
 Timings = dict[str, float]  # by the names of TIMINGS, as far as they are known
-Entry = dict[str, Any]  # of one token: its probability and those of its rivals, as llama-server shows them
+Entry = dict[str, Any]  # a token with its probability and its rivals, as llama-server shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Finish:
     generation_settings: dict[str, Any] = field(default_factory=dict)  # likewise
 
     def to_payload(self, max_bytes: int) -> bytes:
-        """Without what it can do without, when it would be larger."""
+        """Optional fields are left out, one after the other, while it is larger than that."""
         finish, payload = self, orjson.dumps(self)
         for name, empty in _DROPPABLE:
             if len(payload) <= max_bytes:
@@ -130,7 +130,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """ERROR: the request has failed; nothing more of it comes."""
+    """ERROR: the request has failed. It is the last record of its request."""
 
     error: FastrouterError
 
@@ -144,11 +144,11 @@ class Failure:
         return cls(from_wire(_object(payload)))
 
 
-# ---------------------------------------------------------------- what a worker says, bounded
+# ---------------------------------------------------------------- values from a worker
 
 
 def count_of(values: dict[str, Any], name: str) -> int:
-    """Also of what a worker replies to a call."""
+    """A count in a record, or in a reply to a call; 0 where it is wrong."""
     value = values.get(name)
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
 
@@ -159,7 +159,7 @@ def _object(payload: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise ProtocolError(f"a worker sent a broken record: {error}") from None
     if type(values) is not dict:
-        raise ProtocolError("a worker sent a record that is no object")
+        raise ProtocolError("a worker sent a record that is not an object")
     return values
 
 
@@ -181,7 +181,7 @@ def _timings(values: dict[str, Any]) -> Timings:
 
 
 def _entries(values: dict[str, Any]) -> list[Entry]:
-    """Those that name their token and those of their rivals."""
+    """Entries that name their token and their rivals' tokens."""
     entries = values.get("probabilities")
     if type(entries) is not list:
         return []

@@ -1,4 +1,4 @@
-"""An API that does not exist, in one class: what a flavour must bring is enough to serve streamed and whole answers, and all errors."""
+"""A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
 
 import asyncio
 import json
@@ -153,7 +153,7 @@ def test_a_whole_answer(parrot: Parrots) -> None:
 
 
 def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
-    """Those of the HTTP layer and of the model's worker, too."""
+    """Also errors of the HTTP layer and of the model's worker."""
 
     async def test(site: Site) -> None:
         refused = {"error": "not today"}

@@ -1,4 +1,4 @@
-"""The ring's JSON records: both ends agree, a large one becomes smaller, and nothing that a worker writes gets past its reader."""
+"""The ring's JSON records: both ends agree, a large one becomes smaller, and wrong values from a worker become defaults."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def test_probabilities_without_their_token_are_left_out() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff"])
 @pytest.mark.parametrize("cls", [*RECORDS, Failure])
-def test_what_is_no_object(cls: Any, payload: bytes) -> None:
+def test_broken_records_are_refused(cls: Any, payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="a worker sent"):
         cls.from_payload(payload)
 
@@ -81,7 +81,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON))
 @example({"class": "InvalidRequest", "message": "no", "extra": {"message": 1, "self": 2, "error": 3}})
-def test_whatever_a_worker_says(told: dict[str, Any]) -> None:
+def test_any_values_from_a_worker_are_made_safe(told: dict[str, Any]) -> None:
     payload = json.dumps(told).encode()
     for cls in RECORDS:
         record: Any = cls.from_payload(payload)

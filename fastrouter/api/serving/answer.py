@@ -1,7 +1,7 @@
-"""What a streamed and a whole answer share: the lease, the times, the usage, and how they end. Knows no byte of an answer.
+"""What a streamed and a whole answer share: the lease, the times, the usage, and how they end. Their bytes are made elsewhere.
 
-Invariant: an answer is over once: it is complete, it has failed, or its client has left. Then its lease is released, which stops what
-still runs; each finish is counted once.
+Invariant: an answer ends once: it is complete, it has failed, or its client has left. Then its lease is released, which stops what
+still runs. Each finish is counted once.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from fastrouter.supervisor.lease import Lease
 
 
 class Answer(ABC):
-    """To one request, from its wait for a lease to its last byte."""
+    """The answer to one request, from the wait for a lease to the last byte."""
 
     def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
         self.ask = ask
@@ -45,7 +45,7 @@ class Answer(ABC):
     def _on_progress(self, prompt: int, choice: int, progress: PromptProgress) -> None: ...
     @abstractmethod
     def _on_finish(self, prompt: int, choice: int, finish: Finish, *, is_last: bool) -> None:
-        """`is_last`: of its prompt."""
+        """`is_last`: it is the last choice of its prompt that ends."""
 
     # ------------------------------------------------------------ from the wait to the last record
 
@@ -62,7 +62,7 @@ class Answer(ABC):
         self._timeline.submit()
 
     def take_record(self, prompt: int, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        """One that is more than text."""
+        """A record that is more than text."""
         if self._is_over:
             return
         try:
@@ -86,7 +86,7 @@ class Answer(ABC):
         self._usage.add(finish, is_new_prompt=is_new_prompt)
 
     def _index(self, prompt: int, choice: int) -> int:
-        """Of a choice among those of all prompts."""
+        """The number of a choice among the choices of all prompts."""
         return prompt * self.ask.generates[prompt].n + choice
 
     @property
@@ -115,12 +115,12 @@ class Answer(ABC):
         self._timeline.end(OK, self._first_text)
 
     def _send_error(self, error: FastrouterError) -> None:
-        """With its status: nothing has been sent."""
+        """As a response with the error's status. Nothing has been sent yet."""
         response = error_response(error, body=self._flavour.error_body(error))
         self._exchange.send(with_headers(response, self._timeline.header(self._first_text)))
 
     def _lose(self) -> None:
-        """It ends before its time."""
+        """The answer ends too early."""
         num_tokens = sum(sink.num_tokens for sink in self.sinks())
         self._timeline.count_lost(num_tokens - self._usage.completion_tokens)
         self._give_back()

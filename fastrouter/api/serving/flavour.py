@@ -1,4 +1,4 @@
-"""What an API flavour is, and what it is given: choices, usage, records. Knows no lease, no connection."""
+"""What an API flavour has to bring, and what it gets: choices, usage, records. Leases and connections are not known here."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -44,9 +44,9 @@ class Usage:
 
 
 class Flavour(Protocol):
-    """One API: how its requests are read, and the JSON of its answers and errors. An object of it serves one request.
+    """One API: how its requests are read, and the JSON of its answers and errors. One object serves one request.
 
-    Events are whole server-sent events (`http.sse`), or empty where this API has none in that place.
+    Events are whole server-sent events, made by `http/sse.py`. They may be empty where the API has no event.
     """
 
     name: str  # in the metrics: one of a fixed few
@@ -59,24 +59,24 @@ class Flavour(Protocol):
 
     @staticmethod
     def error_body(error: FastrouterError) -> Any:
-        """Of an answer with the error's status; also before there is an object."""
+        """The body of a response with the error's status. Also used before there is an object."""
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        """What stands before and after the escaped text in an event."""
+        """The bytes before and after the escaped text in an event."""
 
     def first(self, choice: int) -> bytes:
         """The event before a choice's first text."""
 
     def event(self, choice: int, event: TextEvent) -> bytes: ...
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
-        """How far the prompt is, before the first event."""
+        """How much of the prompt is computed; it comes before the first event."""
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
     def done(self) -> bytes:
         """The event after the last finish."""
 
     def error_event(self, error: FastrouterError) -> bytes:
-        """The last event of a stream that fails on its way."""
+        """The last event of a stream that fails after it has begun."""
 
     def whole(self, choices: list[Choice], usage: Usage) -> Any:
         """An answer that is not streamed."""

@@ -13,6 +13,7 @@ from typing import Any
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.answer import Answer
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.stream import Stream
@@ -55,18 +56,18 @@ class Generator:
         ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
         flavour = flavour_type(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
-        answer: Stream | Whole  # a Responder
-        if ask.is_stream:
-            interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
-            answer = Stream(exchange, ask, flavour, timeline, interval_s)
-        else:
-            answer = Whole(exchange, ask, flavour, timeline)
-        exchange.responder = answer
+        answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
             return self._queue(spec, is_autoload, exchange, answer)
         _begin(answer, lease)
         return None
+
+    def _answer(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> Stream | Whole:
+        if not ask.is_stream:
+            return Whole(exchange, ask, flavour, timeline)
+        interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
+        return Stream(exchange, ask, flavour, timeline, interval_s)
 
     async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: Answer) -> None:
         answer.wait()

@@ -47,7 +47,7 @@ class Stream(Answer, SseWriter):
             self._ping_in(self._ping_interval_s)
 
     def _submit(self, lease: Lease) -> None:
-        """The prompt whose turn it is."""
+        """The current prompt."""
         generate = self.ask.generates[self._prompt]
         for choice in range(generate.n):
             index = self._index(self._prompt, choice)
@@ -122,7 +122,7 @@ class Stream(Answer, SseWriter):
         self._exchange.end_stream()
 
     def _send_error(self, error: FastrouterError) -> None:
-        """Before the first byte it is a status; after it, one last event, and the body stays visibly incomplete."""
+        """Before the first byte: as a status. After it: as one last event, and the body stays visibly incomplete."""
         if not self.is_started:
             super()._send_error(error)
             return

@@ -89,7 +89,7 @@ class Timeline:
         return f"X-Model: {header_value(self._spec.id)}\r\nServer-Timing: {timing}\r\n".encode()
 
     def timings_of(self, finish: Finish) -> Timings:
-        """The worker's own, and beside them `queue_ms` and `load_ms`."""
+        """The worker's timings, with `queue_ms` and `load_ms`."""
         if not finish.timings:
             return {}
         return {**finish.timings, "queue_ms": round(self.queue_s * 1e3, 3), "load_ms": round(self.load_s * 1e3, 3)}

@@ -64,7 +64,7 @@ class Whole(Answer):
         return self._collectors
 
     def has_finished(self, prompt: int) -> bool:
-        """At least one of its choices."""
+        """At least one of its choices has."""
         return self._num_finished[prompt] > 0
 
     def _submit(self, lease: Lease) -> None:
