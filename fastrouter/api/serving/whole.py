@@ -63,6 +63,11 @@ class Whole(Answer):
     def sinks(self) -> Sequence[Collector]:
         return self._collectors
 
+    @property
+    def num_tokens(self) -> int:
+        """So far; the access log shows it. A Stream has it as a sink."""
+        return sum(collector.num_tokens for collector in self._collectors)
+
     def has_finished(self, prompt: int) -> bool:
         """At least one of its choices has."""
         return self._num_finished[prompt] > 0
