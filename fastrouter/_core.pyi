@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from fastrouter.errors import FastrouterError
 
-# Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
-TEXT: Final = 1
-REASONING: Final = 2
-EVENT: Final = 3  # JSON {"text": str, ...}: a text event that carries more than text (logprobs, timings_per_token, tokens)
-PROGRESS: Final = 4  # JSON {"total","cache","processed","time_ms"}: prefill progress
-FINISH: Final = 5  # JSON, see fastrouter/worker/engine.py: one per choice
-ERROR: Final = 6  # JSON FastrouterError.to_wire(); always LAST
+# Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON, see ipc/records.py.
+TEXT: Final[int]
+REASONING: Final[int]
+EVENT: Final[int]  # TextEvent: text that comes with more than text
+PROGRESS: Final[int]  # PromptProgress
+FINISH: Final[int]  # Finish: one per choice
+ERROR: Final[int]  # Failure; always LAST
 # Record flags (u32, bit set)
-LAST: Final = 1  # nothing more comes for this request id: the ring detaches the sink after delivering it
+LAST: Final[int]  # nothing more comes for this request id: the ring detaches the sink after delivering it
 
 class HttpError(Exception):
     """A request the server must refuse: answer `status` and close."""

@@ -15,7 +15,7 @@ class FastrouterError(Exception):
     code: int | str | None = None  # None: the status is the code, as llama-server does
     retry_after_s: int | None = None
 
-    def __init__(self, message: str, **extra: Any) -> None:
+    def __init__(self, message: str, /, **extra: Any) -> None:
         message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
         super().__init__(message)
         self.message = message

@@ -24,20 +24,21 @@ cdef extern from *:
     #include <sys/mman.h>
     #include <unistd.h>
     #define FR_PAGE 4096
+    #define FR_ASLEEP 192
 
     typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, zero; } fr_record;
 
     static inline uint64_t fr_load(const char *control, int at) { return __atomic_load_n((const uint64_t *)(control + at), __ATOMIC_ACQUIRE); }
     static inline void fr_store(char *control, int at, uint64_t value) { __atomic_store_n((uint64_t *)(control + at), value, __ATOMIC_RELEASE); }
     static inline void fr_set_asleep(char *control, uint32_t value) {
-        __atomic_store_n((uint32_t *)(control + 192), value, __ATOMIC_SEQ_CST);
+        __atomic_store_n((uint32_t *)(control + FR_ASLEEP), value, __ATOMIC_SEQ_CST);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
     /* Producer: is the consumer asleep? Then it is ours to wake it, once. */
     static inline int fr_take_asleep(char *control) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        if (!__atomic_load_n((uint32_t *)(control + 192), __ATOMIC_RELAXED)) return 0;
-        return __atomic_exchange_n((uint32_t *)(control + 192), 0, __ATOMIC_SEQ_CST) != 0;
+        if (!__atomic_load_n((uint32_t *)(control + FR_ASLEEP), __ATOMIC_RELAXED)) return 0;
+        return __atomic_exchange_n((uint32_t *)(control + FR_ASLEEP), 0, __ATOMIC_SEQ_CST) != 0;
     }
     static void fr_signal(int doorbell) {
         uint64_t one = 1;
@@ -99,9 +100,10 @@ cdef enum:
     HEAD = 128
     CANCELLED = 256
     HEADER_BYTES = 24
-    MAX_KIND = 6
     MAX_CHOICES = 256
-    NUM_SINKS = 4096  # a request id is generation << 12 | index into the table of sinks
+    INDEX_BITS = 12  # a request id is generation << INDEX_BITS | index into the table of sinks
+    NUM_SINKS = 1 << INDEX_BITS
+    MAX_GENERATION = (1 << (32 - INDEX_BITS)) - 1
 
 
 cdef class TokenRing:
@@ -226,11 +228,11 @@ cdef class TokenRing:
             index = index + 1
             if index >= NUM_SINKS:
                 index = 1  # 0 stays free, so that no id is 0
-                self._generation = (self._generation + 1) & 0xFFFFF
+                self._generation = (self._generation + 1) & MAX_GENERATION
             if self._sinks[index] is None:
                 self._index = index
                 self._sinks[index] = sink
-                sink.request_id = self._generation << 12 | index
+                sink.request_id = self._generation << INDEX_BITS | index
                 sink._last_text_ns = 0  # what it waits for until the next text is a prefill
                 return sink.request_id
         raise Unavailable("the model has too many requests")
@@ -297,11 +299,11 @@ cdef class TokenRing:
             at = self._data + (self._tail & self._mask)
             memcpy(&record, at, HEADER_BYTES)
             total = HEADER_BYTES + ((<uint64_t>record.size + 7) & ~<uint64_t>7)
-            if waiting < HEADER_BYTES or total > waiting or not 1 <= record.kind <= MAX_KIND or record.choice >= MAX_CHOICES:
+            if waiting < HEADER_BYTES or total > waiting or not TEXT <= record.kind <= ERROR or record.choice >= MAX_CHOICES:
                 raise ProtocolError("a worker wrote an impossible record")
             sink = self._sinks[record.request_id & (NUM_SINKS - 1)]
             if sink is not None and sink.request_id == record.request_id:
-                if record.flags & 1:
+                if record.flags & LAST:
                     self._sinks[record.request_id & (NUM_SINKS - 1)] = None
                     sink.request_id = 0
                 sink.num_tokens += record.num_tokens

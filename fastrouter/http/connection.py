@@ -14,9 +14,9 @@ from typing import Any, Protocol, cast
 
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange, internal_error
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import CONTINUE, error_response, refusal
+from fastrouter.http.response import CONTINUE, refusal
 from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
 
@@ -162,9 +162,9 @@ class Connection(asyncio.Protocol):
         try:
             result = self.server.dispatch(request, exchange)
         except FastrouterError as error:
-            result = error_response(error)
+            result = exchange.error_response(error)
         except Exception:  # a bug of ours: logged with its traceback, answered with a 500
-            result = internal_error(request)
+            result = exchange.internal_error()
         if type(result) is bytes:
             exchange.send(result)
         elif result is not None:

@@ -10,9 +10,8 @@ from concurrent.futures import Future
 from enum import Enum
 from typing import Any
 
-import orjson
-
 from fastrouter.ipc.messages import Generate
+from fastrouter.ipc.records import PromptProgress, TextEvent
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
@@ -122,24 +121,21 @@ class Sequence:
         has_tokens = self.request.generate.tokens_per_event and self.tokens
         return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
 
-    def events(self, text: bytes) -> Iterator[bytes]:
-        """The records for a text; only the first one holds it."""
-        more: dict[str, Any] = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
-        if self.request.generate.verbose:
-            more |= {"tokens_predicted": self.num_generated, "tokens_evaluated": len(self.prompt), "id_slot": -1}
-        if self.request.generate.tokens_per_event:
-            more["tokens"], self.tokens = self.tokens, []
+    def events(self, text: bytes) -> Iterator[TextEvent]:
+        """The records for a text; only the first one holds it, and its tokens."""
+        timings = self.timings() if self.request.generate.timings_per_token else {}
+        tokens: list[int] = []
+        if self.request.generate.tokens_per_event and self.tokens:
+            tokens, self.tokens = self.tokens, []
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
-            found = {"probabilities": entries} if entries else {}
-            yield orjson.dumps({"text": text.decode(), **found, **more})
-            text = b""
-            more.pop("tokens", None)
+            yield TextEvent(text.decode(), entries, timings, tokens, len(self.prompt), self.num_generated)
+            text, tokens = b"", []
 
-    def progress(self) -> dict[str, Any]:
-        """llama-server's `prompt_progress`."""
+    def progress(self) -> PromptProgress:
         held = len(self.slot.tokens) if self.slot else 0
         elapsed_ns = time.monotonic_ns() - self.started_ns if self.started_ns else 0
-        return {"total": len(self.prompt), "cache": self.num_cached, "processed": held, "time_ms": elapsed_ns // 10**6}
+        timings = self.timings() if self.request.generate.timings_per_token else {}
+        return PromptProgress(len(self.prompt), self.num_cached, held, elapsed_ns // 10**6, timings)
 
     def task(self) -> dict[str, Any]:
         """What llama-server's /slots says of it, running or done."""

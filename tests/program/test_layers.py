@@ -28,7 +28,7 @@ FLOORS: tuple[set[str], ...] = (
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
     "options": ("limits", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
-    "ipc": ("messages", "wire"),
+    "ipc": ("messages", "wire", "records"),
     "system": ("machine", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
         "schedule",
@@ -46,7 +46,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "fork_server",
         "__main__",
     ),
-    "http": ("response", "api_keys", "guard", "tls", "exchange", "sockets", "connection", "server", "routes", "access_log"),
+    "http": ("response", "sse", "api_keys", "guard", "tls", "exchange", "sockets", "connection", "server", "routes", "access_log"),
     "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
     "catalog": (
         "gguf",

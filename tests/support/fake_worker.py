@@ -31,8 +31,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import (
@@ -51,6 +49,7 @@ from fastrouter.ipc.messages import (
     Shrink,
     Stop,
 )
+from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.process import fork
@@ -301,7 +300,7 @@ class Worker:
                     ended.append(stream)
             for stream in ended:
                 del self.streams[stream.request_id]
-                while not push(stream.request_id, FINISH, 0, LAST, 0, orjson.dumps(finish_of(stream))):
+                while not push(stream.request_id, FINISH, 0, LAST, 0, finish_of(stream).to_payload(self.ring.capacity)):
                     self.ring.ring_doorbell()
                     time.sleep(0.0002)
             self.ring.ring_doorbell()
@@ -309,19 +308,16 @@ class Worker:
                 time.sleep(0.0001)
 
 
-def finish_of(stream: Stream) -> dict[str, Any]:
-    return {
-        "stop_type": "limit" if stream.num_sent >= stream.num_tokens else "eos",
-        "stopping_word": "",
-        "prompt_tokens": 1,
-        "cached_tokens": 0,
-        "completion_tokens": stream.num_sent,
-        "truncated": False,
-        "num_decodes": stream.num_sent,
-        "num_busy_decodes": 2 * stream.num_sent,
-        "id_slot": 0,
-        "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
-    }
+def finish_of(stream: Stream) -> Finish:
+    return Finish(
+        stop_type="limit" if stream.num_sent >= stream.num_tokens else "eos",
+        prompt_tokens=1,
+        completion_tokens=stream.num_sent,
+        num_decodes=stream.num_sent,
+        num_busy_decodes=2 * stream.num_sent,
+        id_slot=0,
+        timings={"prompt_n": 1, "predicted_n": stream.num_sent},
+    )
 
 
 def named_script(name: str) -> Script:
