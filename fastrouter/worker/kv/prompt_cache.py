@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastrouter.system.machine import available_bytes
-from fastrouter.worker.kv.checkpoints import Checkpoint
-from fastrouter.worker.kv.slots import AdapterSet, common_prefix
+from fastrouter.worker.kv.slots import AdapterSet, Checkpoint, common_prefix
 from fastrouter.worker.llama.sequence_state import State
 
 AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
