@@ -72,7 +72,6 @@ class Engine:
         can_guess_beside_prompts = context.is_unified or not model.n_swa
         self._limits = Limits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
         self._row_bytes = 4 * context.n_vocab
-        self._n_ctx_slot = context.n_ctx_slot
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)
         self._step_ns = 0  # the last one
@@ -358,7 +357,7 @@ class Engine:
             self._answers.end(running, "eos")
         elif sequence.num_generated == sequence.max_tokens:
             self._answers.end(running, "limit")
-        elif len(running.slot.tokens) + 1 >= self._n_ctx_slot and not self.shifts.make_room(running):
+        elif len(running.slot.tokens) + 1 >= self._context.n_ctx_slot and not self.shifts.make_room(running):
             self._answers.end(running, "limit", truncated=True)
         else:
             sequence.next_token = token
