@@ -401,6 +401,7 @@ def test_load_timeout(house: Run) -> None:
             await here.acquire("a")
         assert here.status("a") == "unloaded failed"
         here.spec("a", load_s=0.001)
+        here.settle("a", load_timeout_s=30.0)  # the other limit ends now, and must not end this load
         assert await here.ask("a") == WHOLE
         await asyncio.sleep(0.25)
         assert here.status("a") == "loaded"
