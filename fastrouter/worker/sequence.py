@@ -1,6 +1,6 @@
 """Request, Sequence and Running: one generation's state. A Request groups its `n` choices; a Running is a Sequence that has a slot.
 
-Knows no llama.cpp and no ring. Times are monotonic nanoseconds. Invariant: status moves only along TRANSITIONS.
+Touches no KV cache and no ring. Times are monotonic nanoseconds. Invariant: status moves only along TRANSITIONS.
 """
 
 import time

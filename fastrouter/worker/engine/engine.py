@@ -115,7 +115,7 @@ class Engine:
         self._admission.check_constraint()
 
     def abort(self, request_id: int) -> None:
-        """Forget a request at once; its slots keep their KV. Unknown ids are fine: it may just have finished."""
+        """Forget a request; its slots keep their KV. An unknown id is fine: the request may just have finished."""
         for group in (self._decoding, self._prefilling):
             for running in [running for running in group if running.sequence.request.id == request_id]:
                 group.remove(running)
@@ -124,7 +124,7 @@ class Engine:
         self._outbox.drop(request_id)
 
     def _end_with(self, request_id: int, error: FastrouterError | None) -> None:
-        """None: nobody listens."""
+        """`error` None: its client has left."""
         self.abort(request_id)
         if error is not None:
             self._outbox.error(request_id, error)

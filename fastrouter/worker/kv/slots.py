@@ -1,6 +1,6 @@
 """Who owns which seq_id, and which tokens its KV cache holds. Chooses the slot for a new prompt.
 
-Knows no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
+Calls no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
 when that ends the tokens stay, for the next prompt that starts the same way and runs with the same adapters.
 """
 
