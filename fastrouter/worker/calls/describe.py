@@ -74,14 +74,14 @@ _DONE: dict[str, Any] = {
 
 def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     """One entry per slot; what its running sequence does, or what the last one did."""
-    running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
+    by_slot = {running.slot.id: running for running in engine.running}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
         entry |= {"is_processing": slot.is_busy, "n_prompt_tokens": len(slot.tokens)}
-        sequence = running.get(slot.id)
-        if sequence is not None:
-            entry |= {**sequence.task(), **sequence.standing()}
+        running = by_slot.get(slot.id)
+        if running is not None:
+            entry |= {**running.sequence.task(), **running.standing()}
         elif slot.last_task:
             entry |= {**slot.last_task, **_DONE}
         entries.append(entry)
