@@ -21,6 +21,7 @@ _FILE_TYPES = {
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
 _POOLING_RANK = 4
 _CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to these
+SERVED_MODALITIES = ("text",)  # requests with images or audio are refused, whatever the model understands
 _DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
 
 
@@ -87,11 +88,15 @@ def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
 
 
 def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
-    """`projector`: the header of the model's mmproj file; `has_projector` without one: it cannot be read, and most are for images."""
+    """What the model understands and requests may hold. `projector`: the header of its mmproj file; `has_projector` without one: it cannot
+    be read, and most are for images."""
+    understood = ["text"]
     if projector is None:
-        return ["text", *["image"] * has_projector]
-    has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
-    return ["text", *["image"] * has_image, *["audio"] * projector.has_audio_encoder]
+        understood += ["image"] * has_projector
+    else:
+        has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
+        understood += ["image"] * has_image + ["audio"] * projector.has_audio_encoder
+    return [name for name in understood if name in SERVED_MODALITIES]
 
 
 def capabilities(header: Header, template: TemplateFeatures | None, projector: Header | None, options: LoadOptions) -> list[str]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
-from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Stop
+from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply
 from fastrouter.ipc.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
 from fastrouter.options.load import LoadOptions
 
@@ -26,7 +26,6 @@ MESSAGES: list[Message] = [
     Generate(8, messages=[{"role": "user", "content": "ü\u2028\x00😀"}]),
     Abort(7),
     Call(1, "tokenize", {"content": "x"}),
-    Stop(),
     Progress(1),
     Progress(0.25),
     Ready({"n_ctx": 512}),

@@ -43,6 +43,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "speculation",
         "engine",
         "calls",
+        "loading",
         "loop",
         "fork_server",
         "__main__",

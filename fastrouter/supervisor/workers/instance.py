@@ -131,7 +131,7 @@ class Instance:
     def load(self, remedy: Remedy, verbosity: int) -> None:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped))
 
     def advance(self, state: State) -> None:
         check(self.state, state)

@@ -87,10 +87,6 @@ class Embedder:
     def has_work(self) -> bool:
         return bool(self._jobs)
 
-    @property
-    def is_reading(self) -> bool:
-        return bool(self._reading)
-
     # ------------------------------------------------------------ calls
 
     def submit(self, call: Call) -> None:
