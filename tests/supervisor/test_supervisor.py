@@ -444,7 +444,7 @@ def test_only_what_waiting_may_cure_is_worth_a_retry(
 
 
 def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastrouter.supervisor.workers.instance.FAILED_GRACE_S", 0.05)
+    monkeypatch.setattr("fastrouter.supervisor.residency.FAILED_GRACE_S", 0.05)
 
     async def body(here: House) -> None:
         here.spec("a", fail="never mind", linger=True)
@@ -484,7 +484,7 @@ def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
     async def body(here: House) -> None:
-        fork_server = here.supervisor._residency._spares._fork_server
+        fork_server = here.fork_server
         await here.ask("a")
         for _ in range(3):
             await asyncio.sleep(0.05)
@@ -492,14 +492,14 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
             os.kill(fork_server.pid, signal.SIGKILL)
             here.supervisor.unload("a")
             assert await here.ask("a") == WHOLE
-        fork_server._command = [sys.executable, "-c", "0"]
+        fork_server.command = [sys.executable, "-c", "0"]
         assert fork_server.pid
         os.kill(fork_server.pid, signal.SIGKILL)
         await until(lambda: not is_alive(fork_server.pid or 0), "its end")
-        spare = here.supervisor._residency._spares._spare
+        spare = here.supervisor.spares.spare
         if spare:
             spare.kill()
-            await until(lambda: here.supervisor._residency._spares.is_empty, "no spare")
+            await until(lambda: here.supervisor.spares.spare is None, "no spare")
         for _ in range(4):
             with pytest.raises(Unavailable, match=r"before it was up|cannot be started") as caught:
                 await here.acquire("b")
@@ -519,10 +519,10 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
             results.append(error)
 
     async def body(here: House) -> None:
-        spares, results, tasks = here.supervisor._residency._spares, [], []
+        spares, results, tasks = here.supervisor.spares, [], []
         for number in range(24):
             tasks.append(asyncio.create_task(ask(here, "abc"[number % 3], results)))
-            for pid in (spares._fork_server.pid, spares.pid if number % 2 else None):
+            for pid in (here.fork_server.pid, spares.pid if number % 2 else None):
                 if pid:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -539,7 +539,7 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
 
 def test_a_fork_server_that_was_killed_is_replaced_before_it_is_needed(house: Run) -> None:
     async def body(here: House) -> None:
-        fork_server = here.supervisor._residency._spares._fork_server
+        fork_server = here.fork_server
         old = fork_server.pid
         assert old
         os.kill(old, signal.SIGKILL)
@@ -788,11 +788,11 @@ def test_killed_while_idle(house: Run) -> None:
 
 def test_spare_killed(house: Run) -> None:
     async def body(here: House) -> None:
-        spare = here.supervisor._residency._spares._spare
+        spare = here.supervisor.spares.spare
         assert spare
         pid = await until(lambda: spare.pid, "up")
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: here.supervisor._residency._spares.is_empty, "its end")
+        await until(lambda: here.supervisor.spares.spare is None, "its end")
         assert await here.ask("a") == WHOLE
 
     house(body)
@@ -847,7 +847,7 @@ def test_stop_with_everything_going_on(house: Run) -> None:
 
 def test_stop_at_once(house: Run) -> None:
     async def body(here: House) -> None:
-        here.supervisor._residency._spares.make()
+        here.supervisor.spares.make()
 
     house(body)
 
@@ -906,7 +906,7 @@ class Crowd:
         elif what == "cancel" and self.tasks:
             choose.choice(sorted(self.tasks, key=lambda task: task.get_name())).cancel()
         elif what == "kill spare":
-            spare = here.supervisor._residency._spares._spare
+            spare = here.supervisor.spares.spare
             if spare:
                 spare.kill()
         assert here.num_resident() <= 2

@@ -21,6 +21,7 @@ from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.workers.fork_server import ForkServer
 
 WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
 RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
@@ -74,7 +75,9 @@ class House:
         self.reasons: list[tuple[str, str]] = []  # (model, why it left)
         self.fields: dict[str, dict[str, Any]] = {}
         self.max_resident = 0
-        self.supervisor = Supervisor(Config(models_max=models_max, **settings), fork_server_command=FAKE, on_event=self._on_event)
+        self.fork_server = ForkServer(FAKE)
+        config = Config(models_max=models_max, **settings)
+        self.supervisor = Supervisor(config, maker=self.fork_server, on_event=self._on_event)
 
     def _on_event(self, event: Event) -> None:
         if event.event == "model_status":
