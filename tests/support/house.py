@@ -66,6 +66,29 @@ class Streamer(Collector):
         return not self.num_tokens and super().restart()
 
 
+def spec_of(model: str, path: str, **fields: Any) -> ModelSpec:
+    spec = ModelSpec(
+        id=model,
+        aliases=(),
+        tags=(),
+        path=path,
+        mmproj=None,
+        options=LoadOptions(),
+        source="models_dir",
+        args=(),
+        preset=None,
+        created=0,
+        can_remove=False,
+        load_on_startup=False,
+        stop_timeout_s=30.0,
+        size_bytes=0,
+        header=None,
+        error=None,
+        fingerprint=(),
+    )
+    return replace(spec, **fields)
+
+
 class House:
     """A supervisor, its models' files, and what it has told its subscriber."""
 
@@ -97,25 +120,7 @@ class House:
         path = self.folder / model
         if script or not path.exists():
             path.write_text(json.dumps(script))
-        spec = ModelSpec(
-            id=model,
-            aliases=(),
-            tags=(),
-            path=str(path),
-            mmproj=None,
-            options=LoadOptions(),
-            source="models_dir",
-            args=(),
-            preset=None,
-            created=0,
-            can_remove=False,
-            load_on_startup=False,
-            stop_timeout_s=stop_timeout_s,
-            size_bytes=path.stat().st_size,
-            header=None,
-            error=None,
-            fingerprint=(),
-        )
+        spec = spec_of(model, str(path), stop_timeout_s=stop_timeout_s, size_bytes=path.stat().st_size)
         return replace(spec, **self.fields.get(model, {}))
 
     async def acquire(self, model: str, autoload: bool = True, priority: int = 0) -> Lease:
