@@ -1,6 +1,9 @@
 """The queue and who performs plans, with a fake clock and fake workers: no process, no sleep. What a room prints is in fake_room.py."""
 
+import asyncio
+import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +11,22 @@ from typing import Any
 import pytest
 from fake_room import EXIT_S, Room, submit
 from house import Collector, Streamer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastrouter.errors import InvalidRequest, LoadFailed, LoadPostponed, ModelNotLoaded, ModelUnusable, Unavailable, WorkerDied
+from fastrouter.errors import (
+    DoesNotFit,
+    InvalidRequest,
+    LoadFailed,
+    LoadPostponed,
+    ModelNotLoaded,
+    ModelUnusable,
+    Unavailable,
+    WorkerDied,
+)
 from fastrouter.supervisor.decide.planner import MAX_WAIT_S
+from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import BACK_OFF_S
 from fastrouter.supervisor.residency import FAILED_GRACE_S, SPARE_DELAY_S
 from fastrouter.supervisor.supervisor import MAX_QUEUED
@@ -19,6 +35,17 @@ from fastrouter.supervisor.workers.spare import RETRY_S
 MIB = 1 << 20
 STEP_S = 0.1
 Rooms = Any
+Asked = asyncio.Task[Lease]
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["ask"] * 5 + ["release"] * 3 + ["wait"] * 3 + ["urgent", "leave", "die", "unload", "pin", "unpin", "long"]),
+        st.sampled_from("abcde"),
+    ),
+    min_size=5,
+    max_size=50,
+)
+LIMIT_MIB = 100
+SIZES = {"a": 10, "b": 20, "c": 30, "d": 45, "e": 95}
 
 
 @pytest.fixture
@@ -136,19 +163,18 @@ def test_what_loads_has_its_place(room_of: Rooms) -> None:
     assert (preview["action"], preview["queued_models"]) == ("wait", ["c", "d"])
 
 
-@pytest.mark.parametrize("models", [["b", "c", "d", "b"], ["d", "c", "b"]])
-def test_priority_goes_first(room_of: Rooms, models: list[str]) -> None:
+@pytest.mark.parametrize(("asked", "order"), [([("b", 0), ("c", -5), ("d", 7), ("b", 9)], "bdc"), ([("d", 7), ("c", -5), ("b", 0)], "dbc")])
+def test_priority_goes_first(room_of: Rooms, asked: list[tuple[str, int]], order: str) -> None:
+    """A model has the highest priority of its requests."""
     room = room_of(1, queue_patience_s=1000.0)
     a = room.lease("a")
-    priority = {"b": [0, 9], "c": [-5], "d": [7]}
-    for model in models:
-        room.ask(model, priority=priority[model].pop(0))
+    for model, priority in asked:
+        room.ask(model, priority=priority)
         room.advance(STEP_S)
-    expected = sorted("bcd", key={"b": -9 if len(models) == 4 else 0, "c": 5, "d": -7}.__getitem__)
-    assert [room.position(model) for model in expected] == [1, 2, 3], "a model has the highest priority of its requests"
+    assert [room.position(model) for model in order] == [1, 2, 3]
     a.release()
     room.advance(STEP_S)
-    assert room.events[-1] == f"+{expected[0]}"
+    assert room.events[-1] == f"+{order[0]}"
 
 
 def test_queue_timeout(room_of: Rooms) -> None:
@@ -280,7 +306,6 @@ def test_load_timeout(room_of: Rooms) -> None:
 @pytest.mark.parametrize(("may_work_later", "kind", "has_pause"), [(False, ModelUnusable, False), (True, LoadPostponed, True)])
 def test_a_load_that_fails(room_of: Rooms, may_work_later: bool, kind: type[LoadFailed], has_pause: bool) -> None:
     room = room_of(load_s=math.inf)
-    room.settle("a", size_bytes=1)
     for number, pause_s in enumerate(BACK_OFF_S[:4]):
         asked = [room.ask("a") for _ in range(3)]
         room.worker("a").fail("no room", may_work_later=may_work_later)
@@ -604,3 +629,84 @@ def test_stop_lets_leases_end(room_of: Rooms) -> None:
     a.release()
     room.advance(0.1)
     assert stopping.done()
+
+
+# ---------------------------------------------------------------- random histories
+
+
+class Crowd:
+    """Clients that do what a history says. After each step the promises are checked that hold in every state."""
+
+    def __init__(self, room: Room, models_max: int) -> None:
+        self.room = room
+        self.models_max = models_max
+        self.asked: list[tuple[str, Asked]] = []
+        for model, size in SIZES.items():
+            room.settle(model, size_bytes=size * MIB)
+
+    def leases(self) -> list[Lease]:
+        done = [task for _, task in self.asked if task.done() and not task.cancelled() and task.exception() is None]
+        return [task.result() for task in done if not task.result().is_released]
+
+    def step(self, what: str, model: str) -> None:
+        room, supervisor = self.room, self.room.supervisor
+        num_events = len(room.events)
+        in_use = {instance.spec.id for instance in supervisor.instances() if instance.num_leases}
+        if what in ("ask", "urgent"):
+            self.asked.append((model, room.ask(model, priority=3 if what == "urgent" else 0)))
+        elif what == "release" and self.leases():
+            self.leases()[0].release()
+        elif what == "leave" and self.asked:
+            self.asked[-1][1].cancel()
+        elif what == "die" and any(instance.spec.id == model for instance in supervisor.instances()):
+            room.worker(model).die(-9)
+        elif what == "unload":
+            with contextlib.suppress(InvalidRequest):
+                supervisor.unload(model)
+        elif what in ("pin", "unpin"):
+            supervisor.pin(room.spec(model), what == "pin")
+        room.advance({"wait": 0.4, "long": MAX_WAIT_S}.get(what, 0.0))
+        self.check()
+        if what not in ("wait", "long", "release"):  # which may end uses
+            left = {event[1] for event in room.events[num_events:] if event.endswith(("count", "memory"))}
+            assert not left & in_use, f"{left & in_use} had to leave in use"
+
+    def check(self) -> None:
+        instances = self.room.supervisor.instances()
+        living = [instance for instance in instances if instance.state is not State.DYING]
+        assert not self.models_max or len(living) <= self.models_max
+        assert sum(instance.need.host_bytes for instance in instances) <= LIMIT_MIB * MIB
+        loading = {instance.spec.id for instance in instances if instance.state is State.LOADING}
+        waiting = self.room.supervisor.num_waiting().keys() - loading
+        assert sorted(map(self.room.position, waiting)) == list(range(1, len(waiting) + 1)), "each has its own place in the queue"
+        assert not any(map(self.room.position, SIZES.keys() - waiting))
+
+    def settle(self) -> None:
+        """Nothing is pinned, all that runs ends: then every request must come to its end."""
+        for model in SIZES:
+            self.room.supervisor.pin(self.room.spec(model), False)
+        for _ in range(200):
+            for lease in self.leases():
+                lease.release()
+            self.room.advance(1.0)
+            if all(task.done() for _, task in self.asked):
+                break
+        for model, task in self.asked:
+            assert task.done(), f"{model} was forgotten: {self.room}"
+            if not task.cancelled() and task.exception() is not None:
+                assert isinstance(task.exception(), Unavailable | LoadFailed | DoesNotFit), task.exception()
+        assert not self.room.supervisor.num_waiting()
+        assert "draining" not in repr(self.room)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), EVENTS)
+def test_random_histories(models_max: int, events: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        room = Room(models_max, load_s=0.3, models_memory_mib=LIMIT_MIB)
+        crowd = Crowd(room, models_max)
+        for event in events:
+            crowd.step(*event)
+        crowd.settle()
+        room.close()

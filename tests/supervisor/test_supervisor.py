@@ -156,33 +156,6 @@ def test_what_has_left_is_forgotten(house: Run) -> None:
     house(body, 1)
 
 
-def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run) -> None:
-    async def body(here: House) -> None:
-        held = [await here.acquire(model) for model in "ab"]
-        order: list[str] = []
-
-        async def use(model: str) -> None:
-            with await here.acquire(model):
-                order.append(model)
-
-        tasks = []
-        for model in "cdce":
-            tasks.append(asyncio.create_task(use(model)))
-            await asyncio.sleep(0)
-        with await here.acquire("a"):
-            pass  # what is resident is served meanwhile
-        await asyncio.sleep(0.05)
-        assert not order
-        assert [here.status(model) for model in "abcde"] == ["loaded"] * 2 + ["unloaded"] * 3
-        held[0].release()
-        await asyncio.gather(*tasks)
-        assert order == ["c", "c", "d", "e"]
-        assert here.status("b") == "loaded"
-        held[1].release()
-
-    house(body, queue_patience_s=1000.0)
-
-
 def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
     async def body(here: House) -> None:
         held = await here.acquire("a")
@@ -450,34 +423,6 @@ def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPat
         here.spec("a", fail="never mind", linger=True)
         with pytest.raises(LoadFailed, match="never mind"):
             await here.acquire("a")
-
-    house(body)
-
-
-def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry_module, "BACK_OFF_S", (0.0, 0.3, 1000.0))
-
-    async def body(here: House) -> None:
-        here.spec("a", die="exit1")
-        for _ in range(2):  # the first failure asks for no pause
-            with pytest.raises(LoadFailed) as caught:
-                await here.acquire("a")
-            assert caught.value.retry_after_s is None
-        num_loads = here.events.count(("a", "loading"))
-        with pytest.raises(LoadFailed, match="exited with code 1") as caught:
-            await here.acquire("a")
-        assert caught.value.retry_after_s == 1
-        assert here.events.count(("a", "loading")) == num_loads, "nothing was started"
-        assert await here.ask("b") == WHOLE, "others are served"
-        here.spec("a", load_s=0.001)
-        await asyncio.sleep(0.35)
-        assert await here.ask("a") == WHOLE
-        here.spec("a", die="exit1")
-        here.supervisor.unload("a")
-        await until(lambda: len(here.supervisor.instances()) == 1, "gone")
-        with pytest.raises(LoadFailed) as caught:
-            await here.acquire("a")
-        assert caught.value.retry_after_s is None, "a load that went well has ended the row"
 
     house(body)
 
