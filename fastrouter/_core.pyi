@@ -215,6 +215,7 @@ class CancelWatch:
     def stop(self) -> None: ...
 
 SAMPLERS: tuple[str, ...]  # llama.cpp's default order
+SAMPLER_SETTINGS: tuple[str, ...]  # what LogitSampler takes of its settings, beside "samplers"
 
 class Breakers:
     """What ends a repetition for DRY: token ids, and (first token, the tokens after it) of longer ones. Immutable, to be shared."""
@@ -224,7 +225,8 @@ class Breakers:
 class LogitSampler:
     """Next token from a row of logits: bias and mask, then `samplers` in their order, then a draw; temperature <= 0 is greedy.
 
-    Meaning of each as in llama.cpp (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`,
+    `settings` holds all of SAMPLER_SETTINGS and "samplers"; other keys are ignored. Meaning of each as in llama.cpp
+    (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`,
     `dry_penalty_last_n`: tokens that are looked back at, -1 all, 0 none. `mirostat` 1 and 2 take the place of all samplers but
     temperature. `seed` is 64 bits; the same seed and logits give the same tokens. `num_probs`: how many probabilities of the best
     tokens are kept for each sample (-1: none, not even its own), as the model says or, `is_after`, after the chain.
@@ -235,33 +237,11 @@ class LogitSampler:
     def __init__(
         self,
         n_vocab: int,
+        settings: dict[str, Any],
         *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        min_keep: int,
         seed: int,
-        repeat_last_n: int,
-        repeat_penalty: float,
-        frequency_penalty: float,
-        presence_penalty: float,
         bias: list[tuple[int, float]],
-        samplers: Sequence[str] = ...,
-        top_n_sigma: float = -1,
-        typical_p: float = 1,
-        xtc_probability: float = 0,
-        xtc_threshold: float = 0.1,
-        dynatemp_range: float = 0,
-        dynatemp_exponent: float = 1,
-        dry_multiplier: float = 0,
-        dry_base: float = 1.75,
-        dry_allowed_length: int = 2,
-        dry_penalty_last_n: int = 64,
         breakers: Breakers | None = None,
-        mirostat: int = 0,
-        mirostat_tau: float = 5,
-        mirostat_eta: float = 0.1,
         num_probs: int = -1,
         is_after: bool = False,
     ) -> None: ...

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-INT32_MAX = 2**31 - 1
-
 
 class Scope(Enum):
     """Where a value goes; the text heads a group of the help."""

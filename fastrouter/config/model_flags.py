@@ -1,7 +1,10 @@
 """The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. A table; knows no values."""
 
-from fastrouter.config.flag import INT32_MAX, Flag, Kind, Scope, flag
+from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.guess_types import MAX_GUESSED
+from fastrouter.options.limits import INT32_MAX
+from fastrouter.options.samplers import LETTERS
+from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
@@ -165,49 +168,22 @@ def cache_flags() -> list[Flag]:
     ]
 
 
+_KINDS = {
+    Shape.NUMBER: Kind.FLOAT,
+    Shape.WHOLE: Kind.INT,
+    Shape.SWITCH: Kind.SWITCH,
+    Shape.SEED: Kind.INT,
+    Shape.SAMPLERS: Kind.SAMPLERS,
+    Shape.TEXTS: Kind.TEXTS,
+    Shape.BIAS: Kind.BIAS,
+}
+
+
 def sampling_flags() -> list[Flag]:
     scope = Scope.SAMPLING
     return [
-        flag(scope, "--temperature --temp", "TEMPERATURE", Kind.FLOAT, "temperature", "temperature (0.8)", low=0),
-        flag(scope, "-s --seed", "", Kind.INT, "seed", "seed (-1: random)", low=-1, high=2**32 - 1),
-        flag(scope, "--top-k", "TOP_K", Kind.INT, "top_k", "best k tokens (40; 0: off)", low=-1, high=INT32_MAX),
-        flag(scope, "--top-p", "TOP_P", Kind.FLOAT, "top_p", "nucleus (0.95; 1: off)", low=0, high=1),
-        flag(scope, "--min-p", "MIN_P", Kind.FLOAT, "min_p", "least probability beside the best (0.05; 0: off)", low=0, high=1),
-        flag(scope, "--repeat-last-n", "", Kind.INT, "repeat_last_n", "tokens the penalties look at (64)", low=-1, high=INT32_MAX),
-        flag(
-            scope,
-            "--repeat-penalty",
-            "REPEAT_PENALTY",
-            Kind.FLOAT,
-            "repeat_penalty",
-            "against tokens that have been there, a factor (1: off)",
-            low=1e-3,
-            high=1e3,
-        ),
-        flag(
-            scope,
-            "--presence-penalty",
-            "PRESENCE_PENALTY",
-            Kind.FLOAT,
-            "presence_penalty",
-            "the same once, a number (0: off)",
-            low=-1e4,
-            high=1e4,
-        ),
-        flag(
-            scope,
-            "--frequency-penalty",
-            "FREQUENCY_PENALTY",
-            Kind.FLOAT,
-            "frequency_penalty",
-            "the same for each time (0: off)",
-            low=-1e4,
-            high=1e4,
-        ),
-        flag(scope, "--ignore-eos", "", Kind.SWITCH, "ignore_eos", "go on after the end token"),
-        flag(scope, "--samplers", "", Kind.SAMPLERS, "samplers", "which, in this order, as penalties;top_k;temperature"),
-        flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", "the same in letters (edskypmxt)"),
-        *_chain_flags(),
+        *(_sampling_flag(field) for field in SAMPLING if field.flag),
+        flag(scope, "--sampler-seq --sampling-seq", "", Kind.LETTERS, "samplers", f"the same in letters ({''.join(LETTERS)})"),
         flag(scope, "--grammar", "", Kind.TEXT, "constraint", "GBNF that answers follow"),
         flag(scope, "--grammar-file", "", Kind.PATH, "constraint", "the same from a file"),
         flag(scope, "-j --json-schema", "", Kind.JSON, "constraint", "JSON schema that answers follow"),
@@ -215,39 +191,9 @@ def sampling_flags() -> list[Flag]:
     ]
 
 
-def _chain_flags() -> list[Flag]:
-    numbers = [
-        ("--top-nsigma --top-n-sigma", "top_n_sigma", "standard deviations below the best (-1: off)", -1e4, 1e4),
-        ("--typical --typical-p", "typical_p", "locally typical (1: off)", 0, 1e4),
-        ("--xtc-probability", "xtc_probability", "chance that the best choices are left out (0: off)", 0, 1),
-        ("--xtc-threshold", "xtc_threshold", "probability that makes a best choice (0.1; more than 0.5: off)", 0, 1),
-        ("--dynatemp-range", "dynatemp_range", "how far the temperature may move (0: off)", -1e4, 1e4),
-        ("--dynatemp-exp", "dynatemp_exponent", "how it follows the entropy (1)", -1e4, 1e4),
-        ("--dry-multiplier", "dry_multiplier", "DRY, against repetitions of several tokens (0: off)", -1e4, 1e4),
-        ("--dry-base", "dry_base", "DRY's base (1.75)", 1, 1e4),
-        ("--mirostat-lr", "mirostat_eta", "Mirostat's learning rate (0.1)", 0, 1e4),
-        ("--mirostat-ent", "mirostat_tau", "Mirostat's target (5)", 0, 1e4),
-    ]
-    counts = [
-        ("--dry-allowed-length", "dry_allowed_length", "repeated tokens that DRY allows (2)", 0, INT32_MAX),
-        ("--dry-penalty-last-n", "dry_penalty_last_n", "tokens DRY looks at (64; -1: all)", -1, INT32_MAX),
-        ("--mirostat", "mirostat", "Mirostat 1 or 2 instead of other samplers (0: off)", 0, 2),
-    ]
-    made = [flag(Scope.SAMPLING, name, "", Kind.FLOAT, into, help, low=low, high=high) for name, into, help, low, high in numbers]
-    made += [flag(Scope.SAMPLING, name, "", Kind.INT, into, help, low=low, high=high) for name, into, help, low, high in counts]
-    breaker = "text that ends a repetition (newline, colon, quote, star; none: nothing does)"
-    made.append(flag(Scope.SAMPLING, "--dry-sequence-breaker", "", Kind.TEXTS, "dry_sequence_breakers", breaker))
-    made.append(
-        flag(
-            Scope.SAMPLING,
-            "-l --logit-bias",
-            "",
-            Kind.BIAS,
-            "logit_bias",
-            "more or less of a token, as 15043+1 or 15043-1; may be given again",
-        )
-    )
-    return made
+def _sampling_flag(field: SamplingField) -> Flag:
+    low = field.low if field.flag_low is None else field.flag_low
+    return flag(Scope.SAMPLING, field.flag, field.env, _KINDS[field.shape], field.name, field.flag_help, low=low, high=field.high)
 
 
 _DRAFT_NGL = "--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft"

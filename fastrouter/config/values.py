@@ -15,7 +15,7 @@ from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.table import TABLE
 from fastrouter.errors import ConfigError
 from fastrouter.options.guess_types import guessers_of
-from fastrouter.options.limits import MAX_CPUS, MAX_SCALE
+from fastrouter.options.limits import FLOAT_MAX, MAX_CPUS, MAX_SCALE
 from fastrouter.options.samplers import names_of, names_of_letters
 
 TRUE_WORDS = ("1", "true", "on", "enabled")
@@ -75,8 +75,8 @@ def convert(flag: Flag, text: str, said: str, *, is_on: bool = True) -> Any:
     if flag.choices and value not in flag.choices:
         raise ConfigError(f"{said}: must be one of {', '.join(flag.choices)}")
     if isinstance(value, int | float) and not flag.low <= value <= flag.high:
-        limit = f"between {flag.low:g} and {flag.high:.0f}" if flag.high < math.inf else f"{flag.low:g} or more"
-        raise ConfigError(f"{said}: must be {limit}")
+        has_high = flag.high < FLOAT_MAX or value > flag.high
+        raise ConfigError(f"{said}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
     value = value if is_on else not value
     refuse_not_yet(flag, said, value)
     return value

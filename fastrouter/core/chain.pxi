@@ -3,13 +3,6 @@
 
 cdef extern from *:
     """
-    typedef struct {
-        int min_keep, top_k, dry_allowed_length;
-        float top_p, min_p, typical_p, top_n_sigma, xtc_probability, xtc_threshold;
-        float temperature, dynatemp_range, dynatemp_exponent, mirostat_tau, mirostat_eta;
-        float repeat_penalty, frequency_penalty, presence_penalty, dry_multiplier, dry_base;
-    } fr_settings;
-
     static float fr_most(const fr_candidate *c, int count) {
         float most = c[0].logit;
         for (int i = 1; i < count; i++) if (c[i].logit > most) most = c[i].logit;
@@ -127,16 +120,16 @@ cdef extern from *:
         return least > most ? fr_top_k(c, count, 1) : fr_keep(c, count, least);
     }
 
-    static float fr_penalised(float logit, int times, const fr_settings *s) {
-        logit = logit <= 0 ? logit * s->repeat_penalty : logit / s->repeat_penalty;
-        return logit - times * s->frequency_penalty - s->presence_penalty;
+    static float fr_penalised(float logit, int times, float repeat_penalty, float frequency_penalty, float presence_penalty) {
+        logit = logit <= 0 ? logit * repeat_penalty : logit / repeat_penalty;
+        return logit - times * frequency_penalty - presence_penalty;
     }
 
     /* What a token loses that would go on with a repetition of `length` tokens. */
-    static float fr_dry_loss(int length, const fr_settings *s) {
-        int exponent = length - s->dry_allowed_length;
-        if (s->dry_base > 1.000001f) exponent = fminf(exponent, 88.7228391f / logf(s->dry_base));  /* stays a float */
-        return s->dry_multiplier * powf(s->dry_base, exponent);
+    static float fr_dry_loss(int length, float multiplier, float base, int allowed_length) {
+        int exponent = length - allowed_length;
+        if (base > 1.000001f) exponent = fminf(exponent, 88.7228391f / logf(base));  /* stays a float */
+        return multiplier * powf(base, exponent);
     }
 
     #define FR_SINGLE 1  /* a breaker of one token */
@@ -197,11 +190,6 @@ cdef extern from *:
         }
     }
     """
-    ctypedef struct fr_settings:
-        int min_keep, top_k, dry_allowed_length
-        float top_p, min_p, typical_p, top_n_sigma, xtc_probability, xtc_threshold
-        float temperature, dynatemp_range, dynatemp_exponent, mirostat_tau, mirostat_eta
-        float repeat_penalty, frequency_penalty, presence_penalty, dry_multiplier, dry_base
     ctypedef struct fr_breakers:
         uint8_t *kinds
         int count
@@ -219,8 +207,8 @@ cdef extern from *:
     int fr_temperature(fr_candidate *c, int count, float temperature, float range, float exponent) noexcept
     int fr_mirostat(fr_candidate *c, int count, int n_vocab, float mu) noexcept
     int fr_mirostat_2(fr_candidate *c, int count, float mu) noexcept
-    float fr_penalised(float logit, int times, const fr_settings *s) noexcept
-    float fr_dry_loss(int length, const fr_settings *s) noexcept
+    float fr_penalised(float logit, int times, float repeat_penalty, float frequency_penalty, float presence_penalty) noexcept
+    float fr_dry_loss(int length, float multiplier, float base, int allowed_length) noexcept
     int fr_repetitions(const int32_t *h, int n, int allowed, const fr_breakers *b, int32_t *z, int32_t *longest) noexcept
     void fr_masked(const float *logits, int n, const uint32_t *mask, float *out) noexcept
 

@@ -7,6 +7,30 @@ cdef enum:
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
+# Filled from a dict by name, see options/sampling.py; a field that is missing there is a ValueError that names it.
+cdef struct fr_settings:
+    float temperature, dynatemp_range, dynatemp_exponent
+    int top_k
+    float top_p, min_p, top_n_sigma, xtc_probability, xtc_threshold, typical_p
+    int repeat_last_n  # tokens that penalties look back at; -1: all
+    float repeat_penalty, presence_penalty, frequency_penalty
+    float dry_multiplier, dry_base
+    int dry_allowed_length, dry_penalty_last_n
+    int mirostat
+    float mirostat_tau, mirostat_eta
+    int min_keep
+
+cdef fr_settings _no_settings
+SAMPLER_SETTINGS = tuple(dict(_no_settings))
+
+
+cdef inline float _penalised(const fr_settings *s, float logit, int times) noexcept:  # C only
+    return fr_penalised(logit, times, s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
+
+
+cdef inline float _dry_loss(const fr_settings *s, int32_t length) noexcept:  # C only
+    return fr_dry_loss(length, s.dry_multiplier, s.dry_base, s.dry_allowed_length)
+
 
 cdef class LogitSampler:
     cdef:
@@ -20,8 +44,6 @@ cdef class LogitSampler:
         bint _is_usual  # the rest is fr_draw's
         bint _has_penalties
         bint _has_dry
-        Py_ssize_t _window  # tokens that penalties look back at; -1: all
-        Py_ssize_t _dry_window
         int32_t *_history  # all tokens since the windows of the prompt
         Py_ssize_t _num_history
         Py_ssize_t _history_capacity
@@ -47,27 +69,16 @@ cdef class LogitSampler:
         readonly object probabilities  # of the last sample: (the token's own, [(token, probability), ...] best first)
 
     def __init__(
-        self, int n_vocab, *, float temperature, int top_k, float top_p, float min_p, int min_keep, seed, Py_ssize_t repeat_last_n,
-        float repeat_penalty, float frequency_penalty, float presence_penalty, list bias, samplers=SAMPLERS, float top_n_sigma=-1,
-        float typical_p=1, float xtc_probability=0, float xtc_threshold=0.1, float dynatemp_range=0, float dynatemp_exponent=1,
-        float dry_multiplier=0, float dry_base=1.75, int dry_allowed_length=2, Py_ssize_t dry_penalty_last_n=64, Breakers breakers=None,
-        int mirostat=0, float mirostat_tau=5, float mirostat_eta=0.1, int num_probs=-1, bint is_after=False,
+        self, int n_vocab, dict settings, *, seed, list bias, Breakers breakers=None, int num_probs=-1, bint is_after=False,
     ):
         self._n_vocab = n_vocab
-        self._s = fr_settings(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, min_keep=min_keep, top_n_sigma=top_n_sigma,
-            typical_p=typical_p, xtc_probability=xtc_probability, xtc_threshold=xtc_threshold, dynatemp_range=dynatemp_range,
-            dynatemp_exponent=dynatemp_exponent, dry_multiplier=dry_multiplier, dry_base=dry_base,
-            dry_allowed_length=max(dry_allowed_length, 0), mirostat_tau=mirostat_tau, mirostat_eta=mirostat_eta,
-            repeat_penalty=repeat_penalty, frequency_penalty=frequency_penalty, presence_penalty=presence_penalty,
-        )
+        self._s = settings
+        self._s.dry_allowed_length = max(self._s.dry_allowed_length, 0)
         self._state = seed
-        self._mu = 2 * mirostat_tau
-        self._window = repeat_last_n
-        self._dry_window = dry_penalty_last_n
+        self._mu = 2 * self._s.mirostat_tau
         self._num_probs = num_probs
         self._is_after = is_after
-        self._plan([SAMPLERS.index(name) for name in samplers], mirostat)
+        self._plan([SAMPLERS.index(name) for name in settings["samplers"]])
         self._maxima = <float *>_allocate(2 * (n_vocab // 64 + 1) * sizeof(float))
         if not self._is_greedy or num_probs >= 0:
             self._candidates = <fr_candidate *>_allocate(n_vocab * sizeof(fr_candidate))
@@ -84,10 +95,10 @@ cdef class LogitSampler:
             if self._breakers._n_vocab != n_vocab:
                 raise ValueError("breakers of another vocabulary")
 
-    def _plan(self, list steps, int mirostat):
+    def _plan(self, list steps):
         """What of the chain does something, and how it is done."""
-        if mirostat:
-            steps = [_TEMPERATURE, _MIROSTAT if mirostat == 1 else _MIROSTAT_2]
+        if self._s.mirostat:
+            steps = [_TEMPERATURE, _MIROSTAT if self._s.mirostat == 1 else _MIROSTAT_2]
         steps = [step for step in steps if self._is_active(step)]
         self._has_penalties = _PENALTIES in steps
         self._has_dry = _DRY in steps
@@ -107,9 +118,9 @@ cdef class LogitSampler:
     cdef bint _is_active(self, int step) noexcept:  # C only
         cdef fr_settings *s = &self._s
         if step == _PENALTIES:
-            return self._window != 0 and (s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0)
+            return s.repeat_last_n != 0 and (s.repeat_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0)
         if step == _DRY:
-            return s.dry_multiplier != 0 and s.dry_base >= 1 and self._dry_window != 0
+            return s.dry_multiplier != 0 and s.dry_base >= 1 and s.dry_penalty_last_n != 0
         if step == _TOP_N_SIGMA:
             return s.top_n_sigma > 0
         if step == _TOP_K:
@@ -151,9 +162,9 @@ cdef class LogitSampler:
         """The prompt: as much of its end as anything looks back at."""
         cdef Py_ssize_t window = 0
         if self._has_penalties:
-            window = len(tokens) if self._window < 0 else self._window
+            window = len(tokens) if self._s.repeat_last_n < 0 else self._s.repeat_last_n
         if self._has_dry:
-            window = max(window, len(tokens) if self._dry_window < 0 else self._dry_window)
+            window = max(window, len(tokens) if self._s.dry_penalty_last_n < 0 else self._s.dry_penalty_last_n)
         if window:
             for token in tokens[max(0, len(tokens) - window):]:
                 self.accept(token)
@@ -166,8 +177,8 @@ cdef class LogitSampler:
         self._num_history += 1
         if self._has_penalties:
             self._counts[token] += 1
-            if 0 <= self._window < self._num_history:  # the oldest leaves
-                self._counts[self._history[self._num_history - 1 - self._window]] -= 1
+            if 0 <= self._s.repeat_last_n < self._num_history:  # the oldest leaves
+                self._counts[self._history[self._num_history - 1 - self._s.repeat_last_n]] -= 1
 
     # ------------------------------------------------------------ a sample
 
@@ -211,17 +222,17 @@ cdef class LogitSampler:
         cdef float most = fr_largest(self._maxima, blocks)
         cdef int step, token, index, count
         self._num_kept = 0
-        if not -3.4028235e38 <= most <= 3.4028235e38:  # also what is no number
+        if not isfinite(most):
             return fr_argmax(row, self._n_vocab, self._maxima, blocks)
         if self._steps and self._steps[0] == _TOP_K and s.top_k < self._n_vocab:
             count = fr_best(row, self._n_vocab, self._maxima, blocks, self._maxima + blocks, c, s.top_k, most)
         else:
-            count = fr_collect(row, self._n_vocab, self._maxima, blocks, -3.4028235e38, c)
+            count = fr_collect(row, self._n_vocab, self._maxima, blocks, -FLT_MAX, c)
         for step in self._steps:
             if step == _PENALTIES:
                 for index in range(count):
                     if self._counts[c[index].token]:
-                        c[index].logit = fr_penalised(c[index].logit, self._counts[c[index].token], s)
+                        c[index].logit = _penalised(s, c[index].logit, self._counts[c[index].token])
             elif step == _DRY:
                 self._dry_candidates(c, count)
             elif step == _TOP_N_SIGMA:
@@ -270,14 +281,15 @@ cdef class LogitSampler:
         return 0
 
     cdef void _penalise(self, float *logits) noexcept:  # C only
-        cdef Py_ssize_t first = 0 if self._window < 0 else max(<Py_ssize_t>0, self._num_history - self._window)
+        cdef Py_ssize_t window = self._s.repeat_last_n
+        cdef Py_ssize_t first = 0 if window < 0 else max(<Py_ssize_t>0, self._num_history - window)
         cdef Py_ssize_t index
         cdef int32_t token
         for index in range(first, self._num_history):
             token = self._history[index]
             if self._counts[token] > 0:
                 self._save(logits, token)
-                logits[token] = fr_penalised(logits[token], self._counts[token], &self._s)
+                logits[token] = _penalised(&self._s, logits[token], self._counts[token])
                 self._counts[token] = -self._counts[token]  # done: negated until all are
         for index in range(first, self._num_history):
             token = self._history[index]
@@ -286,7 +298,8 @@ cdef class LogitSampler:
 
     cdef Py_ssize_t _find_repetitions(self) except -1:
         """Fills `_longest`; returns where its window begins in the history."""
-        cdef Py_ssize_t first = 0 if self._dry_window < 0 else max(<Py_ssize_t>0, self._num_history - self._dry_window)
+        cdef Py_ssize_t window = self._s.dry_penalty_last_n
+        cdef Py_ssize_t first = 0 if window < 0 else max(<Py_ssize_t>0, self._num_history - window)
         cdef Py_ssize_t size = self._num_history - first
         self._repeats = <int32_t *>_grown(self._repeats, &self._repeats_capacity, size, sizeof(int32_t))
         fr_repetitions(self._history + first, size, self._s.dry_allowed_length, &self._breakers._all, self._repeats, self._longest)
@@ -299,7 +312,7 @@ cdef class LogitSampler:
             token = self._history[index]
             if self._longest[token] and not self._breakers._all.kinds[token] & 1:
                 self._save(logits, token)
-                logits[token] -= fr_dry_loss(self._longest[token] - 1, &self._s)
+                logits[token] -= _dry_loss(&self._s, self._longest[token] - 1)
             self._longest[token] = 0
         return 0
 
@@ -310,7 +323,7 @@ cdef class LogitSampler:
         for index in range(count):
             token = c[index].token
             if self._longest[token] and not self._breakers._all.kinds[token] & 1:
-                c[index].logit -= fr_dry_loss(self._longest[token] - 1, &self._s)
+                c[index].logit -= _dry_loss(&self._s, self._longest[token] - 1)
         for index in range(first, self._num_history):
             self._longest[self._history[index]] = 0
         return 0
@@ -355,16 +368,16 @@ cdef class LogitSampler:
         cdef int blocks = fr_block_maxima(logits, n, self._maxima)
         cdef float most = fr_largest(self._maxima, blocks)
         cdef double total = 0
-        if not -3.4028235e38 <= most <= 3.4028235e38:
+        if not isfinite(most):
             return 1.0, [(token, 1.0)][: self._num_probs]
         for index in range(n):
-            if logits[index] > -3.4028235e38:
+            if logits[index] > -INFINITY:
                 total += exp(logits[index] - most)
         count = min(self._num_probs, n)
         if 0 < count < n:
             count = fr_best(logits, n, self._maxima, blocks, self._maxima + blocks, self._candidates, count, most)
         elif count:
-            count = fr_collect(logits, n, self._maxima, blocks, -3.4028235e38, self._candidates)
+            count = fr_collect(logits, n, self._maxima, blocks, -FLT_MAX, self._candidates)
         fr_sort(self._candidates, count)
         return exp(logits[token] - most) / total, [
             (self._candidates[index].token, exp(self._candidates[index].logit - most) / total) for index in range(count)

@@ -43,9 +43,8 @@ class Prime:
 class Generate:
     """One generation request, validated. Exactly one of `prompt` and `messages` is set.
 
-    `sampling` holds only what the request set: temperature, top_k, top_p, min_p, seed, repeat_penalty, repeat_last_n,
-    presence_penalty, frequency_penalty, logit_bias ([[token_id | text, bias | None], ...]; None bans), ignore_eos, min_keep,
-    samplers, dry_*, mirostat_*, n_probs, post_sampling_probs ...
+    `sampling` holds only what the request set, by the names in options/sampling.py. `logit_bias` is [[token_id | text, bias | None], ...];
+    None bans.
     """
 
     request_id: int

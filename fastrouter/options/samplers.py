@@ -3,11 +3,11 @@
 Invariant: what passes are the names that the core knows; an unknown one is a ValueError that repeats it.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastrouter._core import SAMPLERS
+from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
 LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama-server's
 _NOT_YET = {"infill": "i", "adaptive_p": "a"}
@@ -45,36 +45,21 @@ def _known(name: str | None, said: str) -> str:
 # ---------------------------------------------------------------- what a file says
 
 OF_FILES = "general.sampling."
-# Key -> setting, its type, least and most.
-_OF_FILES: dict[str, tuple[str, Callable[[Any], float], float, float]] = {
-    "temp": ("temperature", float, 0.0, math.inf),
-    "top_k": ("top_k", int, 0, 0x7FFFFFFF),
-    "top_p": ("top_p", float, 0.0, 1.0),
-    "min_p": ("min_p", float, 0.0, 1.0),
-    "xtc_probability": ("xtc_probability", float, 0.0, 1.0),
-    "xtc_threshold": ("xtc_threshold", float, 0.0, 1.0),
-    "penalty_last_n": ("repeat_last_n", int, -1, 0x7FFFFFFF),
-    "penalty_repeat": ("repeat_penalty", float, 1e-3, 1e3),
-    "mirostat": ("mirostat", int, 0, 2),
-    "mirostat_tau": ("mirostat_tau", float, 0.0, 1e4),
-    "mirostat_eta": ("mirostat_eta", float, 0.0, 1e4),
-}
 
 
 def defaults_of(value_of: Callable[[str], Any]) -> dict[str, Any]:
-    """Settings by what `value_of` says of each key, empty or None for nothing; what makes no sense is passed over: nobody here can
-    mend a file."""
-    found: dict[str, Any] = {}
-    for key, (name, convert, low, high) in _OF_FILES.items():
-        try:
-            value = round(convert(value_of(OF_FILES + key)), 6)  # as many digits as llama.cpp gives of a float
-        except (ValueError, TypeError, OverflowError):
-            continue
-        if low <= value <= high and math.isfinite(value):
-            found[name] = value
-    sequence = value_of(f"{OF_FILES}sequence")
+    """Fields, by what `value_of` returns for each key; empty or None is nothing. Invalid values are ignored; a file stays as it is."""
+    keys = {field: OF_FILES + field.file_key for field in SAMPLING if field.file_key}
+    found = {field.name: _in_file(field, value_of(key)) for field, key in keys.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_file(field: SamplingField, said: Any) -> Any:
+    """None: the file does not say it, or it is invalid."""
     try:
-        names = names_of([name for name in sequence.split(";") if name.strip()] if isinstance(sequence, str) else [])
-    except ValueError:
-        return found
-    return {**found, "samplers": names} if names else found
+        if field.shape is Shape.SAMPLERS:
+            return names_of(name for name in said.split(";") if name.strip()) or None if isinstance(said, str) else None
+        value = round((int if field.shape is Shape.WHOLE else float)(said), 6)  # as many digits as llama.cpp gives of a float
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return value if field.low <= value <= field.high else None

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sampling_examples import VALUES
 
 from fastrouter.api.requests import constraints
 from fastrouter.api.requests.fields import FIELDS, MAX_PASSED_DEPTH, read_chat, read_completion
@@ -41,43 +42,25 @@ def test_every_field_lands() -> None:
         max_tokens=7.0,
         stop="x",
         n=2,
-        seed=-1,
-        temperature=0,
-        top_k=40,
-        top_p=0.9,
-        min_p=0.1,
-        repeat_penalty=1.1,
-        repeat_last_n=64,
-        presence_penalty=1,
-        frequency_penalty=-1,
-        ignore_eos=True,
-        min_keep=1,
-        logit_bias={"5": -100, "hi": False},
         cache_prompt=False,
         id_slot=3,
         return_tokens=True,
         timings_per_token=True,
         response_fields=["content"],
         user="somebody",
+        **VALUES,
     )
     generate = ask.generates[0]
     assert (ask.is_stream, ask.has_usage, ask.response_fields) == (True, True, ["content"])
     assert (generate.max_tokens, generate.stop, generate.n, generate.id_slot) == (7, ["x"], 2, 3)
     assert (generate.cache_prompt, generate.tokens_per_event, generate.timings_per_token) == (False, True, True)
-    assert generate.sampling == {
-        "seed": -1,
-        "temperature": 0.0,
-        "top_k": 40,
-        "top_p": 0.9,
-        "min_p": 0.1,
-        "repeat_penalty": 1.1,
-        "repeat_last_n": 64,
-        "presence_penalty": 1.0,
-        "frequency_penalty": -1.0,
-        "ignore_eos": True,
-        "min_keep": 1,
-        "logit_bias": [[5, -100.0], ["hi", None]],
-    }
+    assert generate.sampling == VALUES
+
+
+def test_a_number_of_a_chain_is_a_float() -> None:
+    sampling = chat(temperature=0, presence_penalty=1, top_p=5, logit_bias={"5": -100, "hi": False}).generates[0].sampling
+    assert sampling == {"temperature": 0.0, "presence_penalty": 1.0, "top_p": 1.0, "logit_bias": [[5, -100.0], ["hi", None]]}
+    assert [type(value) for value in sampling.values()] == [float, float, float, list]
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
@@ -151,6 +134,7 @@ def test_seed_wraps(given_value: int, kept: int) -> None:
         ("samplers", ["top_k"] * 65),
         ("samplers", ["x" * 2000]),
         ("dry_sequence_breakers", ["x" * 2000]),
+        ("dry_sequence_breakers", []),
         ("speculative.type", "," * 300),
         ("keep_alive", "1h" * 100_000 + "x"),
         ("ttl", "1" * 100_000),
@@ -231,25 +215,6 @@ def test_samplers_by_name_or_letter() -> None:
     assert order([]) == order("") == []
     for bad in (["top_q"], "kz", ["infill"], "a", 5, [5], {}):
         assert "samplers" in refused(samplers=bad)
-
-
-def test_fields_of_the_chain() -> None:
-    fields = {
-        "dynatemp_range": 0.5, "dynatemp_exponent": 2.0, "top_n_sigma": 1.5, "typical_p": 0.9, "xtc_probability": 0.5,
-        "xtc_threshold": 0.2, "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": -1,
-        "dry_sequence_breakers": ["\n"], "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2,
-    }  # fmt: skip
-    assert chat(**fields).generates[0].sampling == fields
-    assert "dry_base" not in chat(dry_base=0.5).generates[0].sampling  # as if it were not there
-    assert chat(mirostat=9).generates[0].sampling["mirostat"] == 2
-    for name, bad in [
-        ("dry_sequence_breakers", []),
-        ("dry_allowed_length", -1),
-        ("mirostat_tau", -1),
-        ("typical_p", "x"),
-        ("dry_base", True),
-    ]:
-        assert name in refused(**{name: bad})
 
 
 def test_adapters_of_a_request() -> None:

@@ -103,7 +103,7 @@ def test_presets_and_variants(router: StartRouter, models: Path, files: Path) ->
     assert (answers["words"]["content"], answers["words"]["stop_type"]) == ("dog", "eos")
     assert (answers["plain"]["stop_type"], answers["plain"]["generation_settings"]["grammar"]) == ("limit", "")
     failed = server.post("/completion", {"model": "wrong", "prompt": "we"})
-    assert failed.status == 500
+    assert failed.status == 400
     assert f"--grammar-file {files}/undefined.gbnf cannot be followed" in failed.error["message"]
 
 

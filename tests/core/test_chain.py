@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_models import make_llama
 
-from fastrouter._core import SAMPLERS, Breakers, LogitSampler
+from fastrouter._core import Breakers, LogitSampler
 from fastrouter.options.load import LoadOptions
+from fastrouter.options.sampling import defaults
 from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.sampling.dry_breakers import dry_breakers_of
@@ -23,12 +24,7 @@ from fastrouter.worker.sampling.sampler import Sampler, file_defaults
 Logits = NDArray[np.float32]
 Probabilities = dict[int, float]
 
-USUAL: dict[str, Any] = {
-    "temperature": 1.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "min_keep": 0,
-    "top_n_sigma": -1.0, "typical_p": 1.0, "xtc_probability": 0.0, "xtc_threshold": 0.1, "repeat_last_n": 64, "repeat_penalty": 1.0,
-    "frequency_penalty": 0.0, "presence_penalty": 0.0, "dry_multiplier": 0.0, "dry_base": 1.75, "dry_allowed_length": 2,
-    "dry_penalty_last_n": 64, "mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "samplers": SAMPLERS,
-}  # fmt: skip
+USUAL: dict[str, Any] = {**defaults(), "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 def noise(n_vocab: int, seed: int) -> Logits:
@@ -37,7 +33,7 @@ def noise(n_vocab: int, seed: int) -> Logits:
 
 def ours(logits: Logits, tokens: list[int], breakers: Breakers | None = None, **changes: Any) -> Probabilities:
     n_vocab = len(logits)
-    chain = LogitSampler(n_vocab, seed=1, bias=[], breakers=breakers, num_probs=n_vocab, is_after=True, **{**USUAL, **changes})
+    chain = LogitSampler(n_vocab, {**USUAL, **changes}, seed=1, bias=[], breakers=breakers, num_probs=n_vocab, is_after=True)
     chain.prime(tokens)
     before = logits.copy()
     token = chain.sample(logits.ctypes.data, n_vocab)
@@ -242,7 +238,7 @@ def test_pieces_are_those_of_single_tokens(model: Model) -> None:
 
 def test_xtc_is_a_matter_of_chance() -> None:
     logits = np.array([3.0, 3.0, 2.9, -5.0], np.float32)
-    chain = LogitSampler(4, seed=3, bias=[], **{**USUAL, "xtc_probability": 0.5, "xtc_threshold": 0.2})
+    chain = LogitSampler(4, {**USUAL, "xtc_probability": 0.5, "xtc_threshold": 0.2}, seed=3, bias=[])
     drawn = [chain.sample(logits.ctypes.data, 4) for _ in range(4000)]
     # Half of the time only 2 (and 3) are left; else it is about a third each.
     assert drawn.count(2) / 4000 == pytest.approx(0.5 + 0.5 * 0.31, abs=0.04)
@@ -251,7 +247,7 @@ def test_xtc_is_a_matter_of_chance() -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_mirostat_steers_towards_its_surprise(version: int) -> None:
     logits = noise(2000, 4) * 1.5
-    chain = LogitSampler(2000, seed=3, bias=[], num_probs=0, is_after=True, **{**USUAL, "mirostat": version, "mirostat_tau": 3.0})
+    chain = LogitSampler(2000, {**USUAL, "mirostat": version, "mirostat_tau": 3.0}, seed=3, bias=[], num_probs=0, is_after=True)
     surprises = []
     for _ in range(3000):
         chain.sample(logits.ctypes.data, 2000)
@@ -267,7 +263,7 @@ def test_what_the_mask_forbids_is_never_chosen(changes: dict[str, Any]) -> None:
     mask = np.zeros(-(-n_vocab // 32), np.uint32)
     for token in allowed:
         mask[token // 32] |= np.uint32(1 << token % 32)
-    chain = LogitSampler(n_vocab, seed=1, bias=[(5, 1.0)], **{**USUAL, **changes})
+    chain = LogitSampler(n_vocab, {**USUAL, **changes}, seed=1, bias=[(5, 1.0)])
     logits = noise(n_vocab, 1) * np.float32(0.3)
     before = logits.copy()
     drawn = {chain.sample(logits.ctypes.data, n_vocab, mask.ctypes.data) for _ in range(300)}
@@ -286,7 +282,7 @@ def test_masked_greedy_is_the_best_of_what_is_allowed(n_vocab: int, seed: int, s
     bits[:n_vocab] = allowed
     mask = np.packbits(bits, bitorder="little").view(np.uint32).copy()
     logits = noise(n_vocab, seed)
-    greedy = LogitSampler(n_vocab, seed=1, bias=[], **{**USUAL, "temperature": 0.0})
+    greedy = LogitSampler(n_vocab, {**USUAL, "temperature": 0.0}, seed=1, bias=[])
     assert greedy.sample(logits.ctypes.data, n_vocab, mask.ctypes.data) == np.where(allowed, logits, -np.inf).argmax()
 
 
@@ -295,7 +291,7 @@ def test_the_seed_decides(changes: dict[str, Any]) -> None:
     rows = [noise(500, seed) for seed in range(30)]
     runs = []
     for seed in (7, 7, 8):
-        chain = LogitSampler(500, seed=seed, bias=[], **{**USUAL, "temperature": 1.5, **changes})
+        chain = LogitSampler(500, {**USUAL, "temperature": 1.5, **changes}, seed=seed, bias=[])
         runs.append([chain.sample(row.ctypes.data, 500) for row in rows])
     assert runs[0] == runs[1]
     assert runs[1] != runs[2] or changes.get("temperature") == 0.0 or changes.get("mirostat_tau", 5.0) <= 1.0
@@ -303,7 +299,7 @@ def test_the_seed_decides(changes: dict[str, Any]) -> None:
 
 def test_nothing_to_choose_from_is_no_crash() -> None:
     for changes in STEPS:
-        chain = LogitSampler(130, seed=7, bias=[], **{**USUAL, **changes})
+        chain = LogitSampler(130, {**USUAL, **changes}, seed=7, bias=[])
         for value in (np.nan, -np.inf, np.inf):
             logits = np.full(130, value, np.float32)
             assert 0 <= chain.sample(logits.ctypes.data, 130) < 130
@@ -313,7 +309,7 @@ def test_probabilities_of_the_model_are_before_all_else() -> None:
     logits = noise(1000, 2)
     wanted = np.exp(logits.astype(np.float64) - logits.max())
     wanted /= wanted.sum()
-    chain = LogitSampler(1000, seed=1, bias=[(3, 50.0)], num_probs=4, **{**USUAL, "temperature": 0.0})
+    chain = LogitSampler(1000, {**USUAL, "temperature": 0.0}, seed=1, bias=[(3, 50.0)], num_probs=4)
     assert chain.sample(logits.ctypes.data, 1000) == 3
     assert chain.probabilities is not None
     own, best = chain.probabilities
@@ -343,4 +339,4 @@ def test_defaults_of_the_file(tmp_path: Path) -> None:
 
 def test_unknown_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="not in tuple"):
-        LogitSampler(10, seed=1, bias=[], **{**USUAL, "samplers": ["top_q"]})
+        LogitSampler(10, {**USUAL, "samplers": ["top_q"]}, seed=1, bias=[])

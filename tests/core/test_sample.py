@@ -11,25 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fastrouter._core import LogitSampler
+from fastrouter.options.sampling import defaults
 
 Logits = NDArray[np.float32]
+OFF: dict[str, Any] = {**defaults(), "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-def sampler(n_vocab: int, **changes: Any) -> LogitSampler:
-    options: dict[str, Any] = {
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "min_keep": 0,
-        "seed": 1,
-        "repeat_last_n": 64,
-        "repeat_penalty": 1.0,
-        "frequency_penalty": 0.0,
-        "presence_penalty": 0.0,
-        "bias": [],
-    }
-    return LogitSampler(n_vocab, **{**options, **changes})
+def sampler(n_vocab: int, *, seed: int = 1, bias: list[tuple[int, float]] | None = None, **changes: Any) -> LogitSampler:
+    return LogitSampler(n_vocab, {**OFF, **changes}, seed=seed, bias=bias or [])
 
 
 def draw(chosen: LogitSampler, logits: Logits) -> int:
@@ -160,8 +149,7 @@ def test_candidates_are_those_of_llama_cpp(
 ) -> None:
     logits = noise(n_vocab, seed) / np.float32(scale)
     kept = kept_by_llama(logits, top_k, top_p, min_p, min_keep)
-    options = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "min_keep": min_keep, "temperature": 100.0, "seed": seed}
-    chosen = sampler(n_vocab, **options)
+    chosen = sampler(n_vocab, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, min_keep=min_keep, temperature=100.0)
     drawn = {chosen.sample(logits.ctypes.data, n_vocab) for _ in range(30 * len(kept))}
     # At this temperature all are about equally likely. Where top_p ends is a matter of rounding.
     assert len(drawn ^ kept) <= (0 < top_p < 1)

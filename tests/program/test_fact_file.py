@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def test_a_disk_that_fails_is_told_of_once(
     first = facts(tmp_path)
     first.put("a", 1)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "fastrouter"):
-        patch.setattr(*{"mkdir": (Path, "mkdir"), "mkstemp": (fact_file.tempfile, "mkstemp"), "replace": (os, "replace")}[call], fail)
+        patch.setattr(*{"mkdir": (Path, "mkdir"), "mkstemp": (tempfile, "mkstemp"), "replace": (os, "replace")}[call], fail)
         first.save()
         first.save()
     assert len(caplog.records) == 1

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
 
-FAKE_ROUTER = [sys.executable, str(REPOSITORY / "tests" / "fake_router.py")]
+FAKE_ROUTER = [sys.executable, str(REPOSITORY / "tests" / "support" / "fake_router.py")]
 IN_A_TERMINAL = """
 import fcntl, os, signal, sys, termios
 os.setsid()
@@ -246,7 +246,7 @@ def test_few_descriptors_and_many_connections_at_once(models: Path, tmp_path: Pa
     port = listener.getsockname()[1]
     clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(80)]
     for client in clients:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
     shell = f'ulimit -n 64; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
     command = ["bash", "-c", shell, "bash", *FASTROUTER, "--models-dir", str(models)]
     with log.open("wb") as stderr, out.open("wb") as stdout:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_room import EXIT_S, Room, submit
+from fake_room import Room, submit
+from fake_workers import EXIT_S
 from house import Collector, Streamer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -370,10 +371,12 @@ def test_workers_that_cannot_be_made(room_of: Rooms) -> None:
     with pytest.raises(Unavailable, match="no descriptors"):
         room.ask("b").result()
     assert not room.supervisor.status("b").failed, "the model is not the cause"
-    room.advance(1.0)
+    room.advance(1.0 + SPARE_DELAY_S)
     assert asked.done()
     room.maker.problem = None
-    room.advance(RETRY_S)
+    room.advance(RETRY_S - 0.1)
+    assert room.supervisor.spares.spare is None
+    room.advance(0.2)
     assert room.spare(), "it is tried again"
 
 

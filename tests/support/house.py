@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from specs import spec_of
 from waiting import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
 
 from fastrouter._core import TextCollector
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.ipc.messages import Generate
-from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
@@ -64,29 +64,6 @@ class Streamer(Collector):
 
     def restart(self) -> bool:
         return not self.num_tokens and super().restart()
-
-
-def spec_of(model: str, path: str, **fields: Any) -> ModelSpec:
-    spec = ModelSpec(
-        id=model,
-        aliases=(),
-        tags=(),
-        path=path,
-        mmproj=None,
-        options=LoadOptions(),
-        source="models_dir",
-        args=(),
-        preset=None,
-        created=0,
-        can_remove=False,
-        load_on_startup=False,
-        stop_timeout_s=30.0,
-        size_bytes=0,
-        header=None,
-        error=None,
-        fingerprint=(),
-    )
-    return replace(spec, **fields)
 
 
 class House:

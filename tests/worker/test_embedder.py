@@ -128,7 +128,7 @@ def test_calls_take_turns(bench: Open) -> None:
     assert len(one.num_rows) <= 2
     assert 1 not in one.answers
     one.run()
-    assert len(set(map(bytes, one.vectors(1)))) == 1
+    assert np.allclose(one.vectors(1), one.vectors(1)[0], atol=1e-4)  # a batch of another size rounds otherwise
 
 
 def test_what_is_forgotten_is_not_computed(bench: Open) -> None:

@@ -728,5 +728,5 @@ def test_a_draft_model_that_does_not_fit(router: StartRouter, tmp_path: Path, mo
     other = make_other(tmp_path / "other.gguf", "different")
     server = router("-md", str(other), models_dir=models)
     failed = server.post("/completion", {"model": "tiny0", "prompt": "x"})
-    assert failed.status == 500
+    assert failed.status == 400
     assert "it cannot guess for this model: token" in failed.error["message"]

@@ -16,11 +16,12 @@ import orjson
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import Ids, parse_object
-from fastrouter.api.requests.checks import INT32_MAX, boolean, integer, invalid, string, token_ids
+from fastrouter.api.requests.checks import boolean, integer, invalid, string, token_ids
 from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
+from fastrouter.options.limits import INT32_MAX
 from fastrouter.supervisor.supervisor import Supervisor
 
 MAX_TEXTS = 2048  # of one request, as OpenAI has it

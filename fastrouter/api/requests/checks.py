@@ -11,11 +11,10 @@ from typing import Any, cast
 from fastrouter.api.requests.bodies import Ids
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.guess_types import guessers_of
-from fastrouter.options.limits import MAX_SCALE
+from fastrouter.options.limits import FLOAT_MAX, INT32_MAX, MAX_SCALE, UINT32_MAX
 from fastrouter.options.samplers import names_of, names_of_letters
+from fastrouter.options.sampling import Outside, SamplingField, Shape
 
-INT32_MAX = (1 << 31) - 1
-FLOAT_MAX = 3.4e38
 MAX_SAMPLERS = 64
 MAX_NAMES = 256  # in a list of names
 MAX_NAME_CHARACTERS = 1024
@@ -78,12 +77,21 @@ def number(low: float = -FLOAT_MAX, high: float = FLOAT_MAX, *, is_clamped: bool
     return check
 
 
+def absent_below(low: float, check: Check) -> Check:
+    """What is less asks for nothing: None, as if it were not there."""
+
+    def check_rest(name: str, value: Any) -> Any:
+        return None if type(value) in (int, float) and value < low else check(name, value)
+
+    return check_rest
+
+
 def seed(name: str, value: Any) -> int:
     """-1 is random. Any other number is taken modulo 2^32, llama.cpp's seed type."""
     given = whole_number(name, value)
     if not -(1 << 63) <= given < 1 << 64:
         raise invalid(name, "is out of range")
-    return given if given == -1 else given & 0xFFFFFFFF
+    return given if given == -1 else given & UINT32_MAX
 
 
 MAX_DURATION_CHARACTERS = 64
@@ -238,3 +246,24 @@ def string_list(name: str, value: Any) -> list[str]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     raise invalid(name, "must be a list of strings")
+
+
+_CHECKS: dict[Shape, Check] = {
+    Shape.SWITCH: boolean,
+    Shape.SEED: seed,
+    Shape.SAMPLERS: samplers,
+    Shape.TEXTS: breakers,
+    Shape.BIAS: logit_bias,
+}
+
+
+def check_of(field: SamplingField) -> Check:
+    """How a request's value is checked; None is then as if it were not there."""
+    if field.shape in _CHECKS:
+        return _CHECKS[field.shape]
+    is_clamped = field.outside is Outside.CLAMPED
+    if field.shape is Shape.WHOLE:
+        check = integer(int(field.low), int(field.high), is_clamped=is_clamped)
+    else:
+        check = number(field.low, field.high, is_clamped=is_clamped)
+    return absent_below(field.low, check) if field.outside is Outside.ABSENT_BELOW else check

@@ -11,33 +11,29 @@ from fastrouter.api.requests import constraints
 from fastrouter.api.requests.bodies import Ids
 from fastrouter.api.requests.chat_messages import check_messages, check_tool_choice, check_tools, prefill_of
 from fastrouter.api.requests.checks import (
-    FLOAT_MAX,
-    INT32_MAX,
     Check,
     adapter_scales,
     boolean,
-    breakers,
+    check_of,
     duration,
     guessers,
     integer,
     invalid,
     json_object,
-    logit_bias,
     neutral,
     not_supported,
     number,
-    samplers,
-    seed,
     short_strings,
     stop_strings,
     string,
 )
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import MAX_GUESSED
+from fastrouter.options.limits import FLOAT_MAX
+from fastrouter.options.sampling import MAX_PROBS, SAMPLING
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
 MAX_PROMPTS = 128
-MAX_PROBS = 500  # rivals of a token whose probabilities are shown
 
 
 @dataclass(slots=True)
@@ -61,10 +57,6 @@ class Field(NamedTuple):
     rank: int = 0  # of several names for one thing, the lowest wins
 
 
-def _sampling(name: str, check: Check) -> Field:
-    return Field("sampling", name, check)
-
-
 def _stream_options(name: str, value: Any) -> bool:
     include_usage = json_object(name, value).get("include_usage")
     return False if include_usage is None else boolean(f"{name}.include_usage", include_usage)
@@ -73,12 +65,6 @@ def _stream_options(name: str, value: Any) -> bool:
 def _lora(name: str, value: Any) -> list[list[Any]] | None:
     """An empty list asks for nothing special, as in llama-server."""
     return adapter_scales(name, value) or None
-
-
-def _dry_base(name: str, value: Any) -> float | None:
-    """What is less than 1 asks for nothing special, as in llama-server."""
-    base: float = _base(name, value)
-    return base if base >= 1 else None
 
 
 def _logprobs(name: str, value: Any) -> int:
@@ -91,13 +77,12 @@ def _off(name: str, check: Check) -> tuple[str, Field]:
     return name, Field("", name, check)
 
 
-_MANY = 1e4  # more makes no difference to a token's chance, or only overflows
 _max_tokens = integer(-1)
 _num_probs = integer(0, MAX_PROBS)
-_base = number(-_MANY, _MANY)
 _unit = number(0.0, 1.0, is_clamped=True)
 
 FIELDS: dict[str, Field] = {
+    **{field.name: Field("sampling", field.name, check_of(field)) for field in SAMPLING},
     "stream": Field("ask", "is_stream", boolean),
     "stream_options": Field("ask", "has_usage", _stream_options),
     "verbose": Field("ask", "is_verbose", boolean),
@@ -119,15 +104,6 @@ FIELDS: dict[str, Field] = {
     "return_progress": Field("generate", "return_progress", boolean),
     "timings_per_token": Field("generate", "timings_per_token", boolean),
     "lora": Field("generate", "lora", _lora),
-    "temperature": _sampling("temperature", number(0.0, FLOAT_MAX, is_clamped=True)),
-    "top_k": _sampling("top_k", integer(0, INT32_MAX, is_clamped=True)),
-    "top_p": _sampling("top_p", _unit),
-    "min_p": _sampling("min_p", _unit),
-    "seed": _sampling("seed", seed),
-    "repeat_penalty": _sampling("repeat_penalty", number(1e-3, 1e3)),
-    "repeat_last_n": _sampling("repeat_last_n", integer(-1)),
-    "presence_penalty": _sampling("presence_penalty", number(-1e4, 1e4)),
-    "frequency_penalty": _sampling("frequency_penalty", number(-1e4, 1e4)),
     "speculative.type": Field("speculation", "types", guessers),
     "speculative.n_max": Field("speculation", "n_max", integer(0, MAX_GUESSED, is_clamped=True)),
     "speculative.n_min": Field("speculation", "n_min", integer(0, MAX_GUESSED, is_clamped=True)),
@@ -135,28 +111,8 @@ FIELDS: dict[str, Field] = {
     "speculative.ngram_size_n": Field("speculation", "ngram_size_n", integer(1, MAX_GUESSED, is_clamped=True)),
     "speculative.ngram_size_m": Field("speculation", "ngram_size_m", integer(0, MAX_GUESSED, is_clamped=True)),
     "speculative.ngram_min_hits": Field("speculation", "ngram_min_hits", integer(1, MAX_GUESSED, is_clamped=True)),
-    "logit_bias": _sampling("logit_bias", logit_bias),
-    "ignore_eos": _sampling("ignore_eos", boolean),
-    "min_keep": _sampling("min_keep", integer(0)),
-    "n_probs": _sampling("n_probs", _num_probs),
     "logprobs": Field("sampling", "n_probs", _logprobs, 1),
     "top_logprobs": Field("", "top_logprobs", _num_probs),
-    "post_sampling_probs": _sampling("post_sampling_probs", boolean),
-    "samplers": _sampling("samplers", samplers),
-    "dynatemp_range": _sampling("dynatemp_range", number(-_MANY, _MANY)),
-    "dynatemp_exponent": _sampling("dynatemp_exponent", number(-_MANY, _MANY)),
-    "top_n_sigma": _sampling("top_n_sigma", number(-_MANY, _MANY)),
-    "typical_p": _sampling("typical_p", number(0.0, _MANY)),
-    "xtc_probability": _sampling("xtc_probability", _unit),
-    "xtc_threshold": _sampling("xtc_threshold", _unit),
-    "dry_multiplier": _sampling("dry_multiplier", number(-_MANY, _MANY)),
-    "dry_base": _sampling("dry_base", _dry_base),
-    "dry_allowed_length": _sampling("dry_allowed_length", integer(0)),
-    "dry_penalty_last_n": _sampling("dry_penalty_last_n", integer(-1)),
-    "dry_sequence_breakers": _sampling("dry_sequence_breakers", breakers),
-    "mirostat": _sampling("mirostat", integer(0, 2, is_clamped=True)),
-    "mirostat_tau": _sampling("mirostat_tau", number(0.0, _MANY)),
-    "mirostat_eta": _sampling("mirostat_eta", number(0.0, _MANY)),
     "n_keep": Field("generate", "n_keep", integer(-1)),
     "n_indent": Field("generate", "n_indent", integer(0)),
     "t_max_predict_ms": Field("generate", "t_max_predict_ms", integer(-1)),

@@ -6,6 +6,7 @@ Only reads; owns nothing.
 from typing import Any
 
 from fastrouter.ipc.messages import Load
+from fastrouter.options.limits import UINT32_MAX
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.llama.binding import cpu_variant
 from fastrouter.worker.llama.context import Context
@@ -44,7 +45,7 @@ def cpu(*, is_repacking: bool) -> dict[str, Any]:
 def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]:
     """The generation settings a request gets that names none."""
     settings = Sampler(model.vocab, {}, engine.sampling).settings()
-    seed = engine.sampling.get("seed", -1) & 0xFFFFFFFF  # as asked for, not the one drawn
+    seed = engine.sampling.get("seed", -1) & UINT32_MAX  # as asked for, not the one drawn
     asked = {"n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "n_keep": load.options.n_keep, "n_discard": 0}
     return {**settings, "seed": seed, **asked, "stop": load.options.stop, **shown(load.options.constraint), "lora": []}
 

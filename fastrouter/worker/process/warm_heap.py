@@ -6,12 +6,12 @@ Invariant: `give` leaves the heap as malloc knows it; after it, what is allocate
 
 import ctypes
 
+from fastrouter.options.limits import INT32_MAX
 from fastrouter.system.machine import available_bytes
 
 MEMORY_SHARE = 16  # at most this part of what the machine has to give
 STEP_BYTES = 4 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
-_INT_MAX = (1 << 31) - 1
 
 
 class _MallocCounts(ctypes.Structure):
@@ -53,7 +53,7 @@ class WarmHeap:
             return
         # Large blocks come from the heap too, and the heap keeps what is freed.
         libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, INT32_MAX)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
         self._free = libc.free

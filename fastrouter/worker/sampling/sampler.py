@@ -7,49 +7,17 @@ import math
 import os
 from typing import Any
 
-from fastrouter._core import SAMPLERS, LogitSampler
+from fastrouter._core import LogitSampler
 from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.options.limits import UINT32_MAX
 from fastrouter.options.samplers import defaults_of
+from fastrouter.options.sampling import defaults
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.dry_breakers import dry_breakers_of
 
-# What LogitSampler takes under the same name.
-_OF_CHAIN: dict[str, Any] = {
-    "temperature": 0.8,
-    "dynatemp_range": 0.0,
-    "dynatemp_exponent": 1.0,
-    "top_k": 40,
-    "top_p": 0.95,
-    "min_p": 0.05,
-    "top_n_sigma": -1.0,
-    "xtc_probability": 0.0,
-    "xtc_threshold": 0.1,
-    "typical_p": 1.0,
-    "repeat_last_n": 64,
-    "repeat_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "dry_multiplier": 0.0,
-    "dry_base": 1.75,
-    "dry_allowed_length": 2,
-    "dry_penalty_last_n": 64,
-    "mirostat": 0,
-    "mirostat_tau": 5.0,
-    "mirostat_eta": 0.1,
-    "min_keep": 0,
-    "samplers": list(SAMPLERS),
-}
-DEFAULTS: dict[str, Any] = {
-    "seed": -1,  # -1 (and its unsigned twin): random
-    **_OF_CHAIN,
-    "dry_sequence_breakers": ["\n", ":", '"', "*"],
-    "logit_bias": [],
-    "ignore_eos": False,
-    "n_probs": 0,
-    "post_sampling_probs": False,
-}
-RANDOM_SEEDS = (-1, 0xFFFFFFFF)
+DEFAULTS = defaults()
+RANDOM_SEEDS = (-1, UINT32_MAX)
 
 
 class Sampler(LogitSampler):
@@ -78,7 +46,7 @@ class Sampler(LogitSampler):
         has_dry = merged["dry_multiplier"] != 0
         super().__init__(
             vocab.n_tokens,
-            **{name: merged[name] for name in _OF_CHAIN},
+            merged,
             seed=seed,
             breakers=dry_breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=bias,

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastrouter._core import LogitSampler
 from fastrouter.options.load import LoadOptions
+from fastrouter.options.sampling import defaults
 from fastrouter.worker.kv.slots import common_prefix
 from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
@@ -66,11 +67,8 @@ class Draft:
         return f"<Draft {self.model!r} held {self.held}>"
 
     def _sampler(self, num_probs: int) -> LogitSampler:
-        off: dict[str, float] = {"repeat_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
-        return LogitSampler(
-            self.model.vocab.n_tokens, temperature=0, top_k=0, top_p=1, min_p=0, min_keep=0, seed=0, repeat_last_n=0, bias=[],
-            num_probs=num_probs, **off,  # type: ignore[arg-type]
-        )  # fmt: skip
+        greedy = {**defaults(), "temperature": 0.0}
+        return LogitSampler(self.model.vocab.n_tokens, greedy, seed=0, bias=[], num_probs=num_probs)
 
     def guess(self, asking: list[tuple[Sequence, int]]) -> None:
         """Set `draft` of each, at most so many tokens. One whose text is not read yet gets none: a piece of it is read instead."""
