@@ -23,6 +23,7 @@ from typing import Any, TextIO
 from fastrouter.config.config import Config, parse
 from fastrouter.errors import FastrouterError
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.timers import Timers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from fake_time import FakeLoop
@@ -54,7 +55,8 @@ class Simulation:
             maker.meta[model] = {"memory": {"host_bytes": num_bytes, "device_bytes": 0}, "load_ms": load_s * 1e3}
             fields = {name: value for name, value in wanted.items() if name not in ("mib", "load_s")}
             self._specs[model] = spec_of(model, f"/models/{model}", size_bytes=num_bytes, **fields)
-        self._supervisor = Supervisor(config, on_event=self._note, maker=maker, clock=self._loop.time, loop=self._loop)
+        timers = Timers(self._loop.time, self._loop)
+        self._supervisor = Supervisor(config, on_event=self._note, maker=maker, timers=timers)
 
     def run(self, requests: list[dict[str, Any]]) -> Outcome:
         self._loop.create_task(self._supervisor.start())

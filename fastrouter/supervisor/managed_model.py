@@ -38,7 +38,7 @@ class Status:
     num_running: int = 0  # requests
     num_waiting: int = 0
     idle_s: float | None = None  # since its last request; None: it is in use, or not there
-    expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
+    expires_in_s: float | None = None  # until it is unloaded, if no request comes; None: never
 
 
 UNLOADED = Status()
@@ -72,7 +72,7 @@ class WaitPreview:
 class Waiter:
     """One request. It gets a Lease, or None when `wants_lease` is False and the load has begun; or an error."""
 
-    future: "asyncio.Future[Lease | None] | None" = None  # None: nobody awaits it
+    future: "asyncio.Future[Lease | None] | None" = None  # None: it is not awaited
     can_start: bool = True  # may its model be loaded for it?
     wants_lease: bool = True
     priority: int = 0
@@ -112,7 +112,7 @@ class ManagedModel:
     remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
     crash_code: int | None = None  # the exit code of that one; None: the remedy has been judged
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
-    has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
+    has_expired: bool = False  # it left because no request came for a while: its memory is wanted back, nothing is kept ready for it
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
     pin: bool | None = None  # what a user said while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker said of it
@@ -125,7 +125,7 @@ class ManagedModel:
 
     @property
     def is_wanted(self) -> bool:
-        """Somebody waits who may start it."""
+        """A request waits that may start it."""
         return any(waiter.can_start for waiter in self.waiters)
 
     @property
@@ -185,7 +185,7 @@ class ManagedModel:
         self.num_sudden_ends = self.num_lost_workers = 0
 
     def note_sudden_end(self, has_begun: bool) -> bool:
-        """Its worker has ended while it loaded, and nobody knows why. True: another one may do better."""
+        """Its worker has ended while it loaded, and has not said why. True: another one may do better."""
         if has_begun:
             self.num_sudden_ends = (self.num_sudden_ends + 1) % NUM_SUDDEN_ENDS
             return self.num_sudden_ends > 0

@@ -1,4 +1,4 @@
-"""What a request for a model would lead to now: the planner asked once more, with that request in the queue. Pure."""
+"""What a request for a model would lead to now: the planner is asked once more, with that request in the queue. Has no effect."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -5,7 +5,6 @@ Invariant: a caller that is cancelled, or has waited too long, leaves the queue 
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,7 +20,7 @@ from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.residency import Residency
-from fastrouter.supervisor.timers import Clock, Timers
+from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker import WorkerMaker
@@ -41,12 +40,11 @@ class Supervisor:
         *,
         on_event: Callable[[Event], None] | None = None,
         maker: WorkerMaker | None = None,
-        clock: Clock = time.monotonic,
-        loop: asyncio.AbstractEventLoop | None = None,
+        timers: Timers | None = None,
     ) -> None:
-        """`maker` of workers, None: a fork server. `clock` and `loop`: see Timers."""
+        """`maker` of workers, None: a fork server. `timers`, None: on the monotonic clock and the running event loop."""
         self._queue_timeout_s = config.queue_timeout_s
-        self._timers = Timers(clock, loop)
+        self._timers = timers or Timers()
         self._models = ManagedModels()
         self._queue = Queue()
         self._events = Events(on_event)

@@ -114,7 +114,7 @@ def test_least_recently_used_leaves(room_of: Rooms) -> None:
     assert repr(room) == "b loaded 0, c loaded 0"
 
 
-def test_who_leaves_the_queue_costs_nobody_its_place(room_of: Rooms) -> None:
+def test_who_leaves_the_queue_costs_no_other_its_place(room_of: Rooms) -> None:
     room = room_of(1)
     a = room.lease("a")
     gone, stays = room.ask("b"), room.ask("c")
@@ -209,7 +209,7 @@ def test_a_full_queue(room_of: Rooms) -> None:
     assert room.ask("a").done()
 
 
-def test_a_busy_model_that_drains_admits_nobody(room_of: Rooms) -> None:
+def test_a_busy_model_that_drains_admits_no_request(room_of: Rooms) -> None:
     room = room_of(1, queue_patience_s=3.0)
     first = room.lease("a")
     b = room.ask("b")

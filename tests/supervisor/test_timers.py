@@ -1,8 +1,14 @@
-"""Timers on a fake loop."""
+"""Timers on a fake loop; what decides and performs has no others."""
+
+import re
+from pathlib import Path
 
 from fake_time import FakeLoop
 
 from fastrouter.supervisor.timers import CLOCK_STEP_S, Timers
+
+SUPERVISOR = Path(__file__).parent.parent.parent / "fastrouter" / "supervisor"
+PROCESSES = ("fork_server.py", "process.py", "worker_log.py")
 
 
 def test_timers_of_a_name_replace_each_other() -> None:
@@ -61,3 +67,9 @@ def test_until() -> None:
     loop.advance(0.1)
     assert by_itself.done()
     assert given_up.cancelled()
+
+
+def test_there_is_no_other_clock() -> None:
+    other = re.compile(r"^import time|call_later|call_soon|asyncio\.sleep", re.M)
+    users = [path.name for path in SUPERVISOR.rglob("*.py") if other.search(path.read_text())]
+    assert sorted(users) == sorted([*PROCESSES, "timers.py"])

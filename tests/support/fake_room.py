@@ -14,6 +14,7 @@ from fastrouter.config.config import Config
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.timers import Timers
 
 _INSTANCE = re.compile(r"<Instance (\S+) (\S+) (\d+) leases \d+ streams>")
 
@@ -27,7 +28,7 @@ class Room:
         self.fields: dict[str, dict[str, Any]] = {}
         self.tasks: list[asyncio.Task[Any]] = []
         config = Config(models_max=models_max, **{"models_memory_mib": 0, **settings})
-        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, clock=self.loop.time, loop=self.loop)
+        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, timers=Timers(self.loop.time, self.loop))
         self.run(self.supervisor.start())
 
     def __repr__(self) -> str:
