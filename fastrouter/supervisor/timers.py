@@ -18,8 +18,8 @@ LOOK_S = 0.005  # between two looks of `until`
 
 class Timers:
     def __init__(self, clock: Clock = time.monotonic, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """`loop` needs call_later, create_future and run_in_executor; None: the running one. Its own clock is not used: uvloop's has a
-        resolution of a millisecond."""
+        """`loop` needs call_soon, call_later, create_future and run_in_executor; None: the running one. Its own clock is not used: uvloop's
+        has a resolution of a millisecond."""
         self.now = clock
         self._loop = loop or asyncio.get_running_loop()
         self._handles: set[asyncio.TimerHandle] = set()
@@ -30,8 +30,12 @@ class Timers:
         return f"<Timers {len(self._handles)} and {' '.join(self._named)}>"
 
     def soon(self, action: Callable[[], object]) -> None:
-        """Not now: the caller is in the middle of something."""
-        self.after(0.0, action)
+        """Not now: the caller is in the middle of something. Cheap: each request has one."""
+        self._loop.call_soon(self._run, action)
+
+    def _run(self, action: Callable[[], object]) -> None:
+        if not self._is_over:
+            action()
 
     def after(self, delay_s: float, action: Callable[[], object]) -> Callable[[], None]:
         """One more; the function that is returned cancels it."""

@@ -48,6 +48,7 @@ def test_none_fires_after_the_end() -> None:
     timers = Timers(loop.time, loop)
     timers.after(1, lambda: fired.append("a"))
     timers.at("x", loop.now + 1, lambda: fired.append("b"))
+    timers.soon(lambda: fired.append("soon"))
     timers.close()
     timers.after(1, lambda: fired.append("c"))
     timers.at("x", loop.now + 1, lambda: fired.append("d"))
