@@ -2,7 +2,7 @@
 
     python -m bench.simulator trace.json --models-max 2 --queue-patience 2
 
-All flags of the router count that are about who is in memory. The trace is JSON; all times are seconds:
+The router's flags about who is in memory count; without --models-memory there is no limit of memory. The trace is JSON; times are seconds:
 
     {"models": {"a": {"mib": 4000, "load_s": 2.5}, "b": {"mib": 800, "load_s": 0.6, "ttl_s": 300}},
      "requests": [{"at": 0, "model": "a", "answer_s": 3}, {"at": 1.5, "model": "b", "answer_s": 1, "priority": 5}]}
@@ -16,12 +16,13 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from fastrouter.config.config import Config, parse
 from fastrouter.errors import FastrouterError
+from fastrouter.supervisor.memory.limits import AUTO
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.supervisor.timers import Timers
 
@@ -121,7 +122,10 @@ def main(argv: list[str]) -> int:
     trace = json.loads(Path(argv[0]).read_text())
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # what real loads have shown counts for nothing here, and the other way round
-        simulation = Simulation(trace["models"], parse(argv[1:], {}), log=sys.stdout)
+        config = parse(argv[1:], {})
+        if config.models_memory_mib == AUTO:  # that is what this machine has free
+            config = replace(config, models_memory_mib=0)
+        simulation = Simulation(trace["models"], config, log=sys.stdout)
         print(table(simulation.run(trace["requests"])))
     return 0
 
