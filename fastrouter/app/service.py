@@ -21,6 +21,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
 from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.system.words import size_text
 
 log = logging.getLogger("fastrouter")
@@ -43,7 +44,8 @@ class Service:
     async def start(self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
         """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse. `health` is told how
         the load of the only model goes."""
-        supervisor = self._supervisor = Supervisor(self._config, fork_server_command=fork_server_command, on_event=_log_event)
+        maker = ForkServer(fork_server_command, self._config.poll)
+        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()
