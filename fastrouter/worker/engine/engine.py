@@ -168,30 +168,18 @@ class Engine:
     # ------------------------------------------------------------ decode
 
     def _decode(self, step: Step) -> int:
-        """llama.cpp's code."""
-        num_rows = self._put_decoding(step)
-        if step.pieces:
-            return self._decode_pieces(step, num_rows)
-        if self._step_ns > LONG_NS:
+        """llama.cpp's code. A prompt that has the step for itself ends it when its client leaves; others would lose by that."""
+        num_rows, pieces = self._put_decoding(step), step.pieces
+        if pieces:
+            num_rows = self._put_pieces(step, num_rows)
+            self._cancelled.start(step.lone_request_id)
+        if self._step_ns > LONG_NS or (pieces and self._speed.expected_ns(step.num_prompt_tokens) > LONG_NS):
             self.before_long_step()
-        return self._timed_decode(num_rows)
-
-    def _decode_pieces(self, step: Step, num_rows: int) -> int:
-        """A prompt that has the step for itself ends it when its client leaves; others would lose by that."""
-        num_rows = self._put_pieces(step, num_rows)
-        if self._step_ns > LONG_NS or self._speed.expected_ns(step.num_prompt_tokens) > LONG_NS:
-            self.before_long_step()
-        self._cancelled.start(step.lone_request_id)
-        code = self._timed_decode(num_rows)
-        self._cancelled.stop()
-        if not code:
-            self._speed.note_prefill(step.num_prompt_tokens, self._step_ns)
-        return code
-
-    def _timed_decode(self, num_rows: int) -> int:
         begun_ns = time.monotonic_ns()
         code = self._context.decode(num_rows)
         self._step_ns = time.monotonic_ns() - begun_ns
+        if pieces:
+            self._cancelled.stop()
         return code
 
     def _put_decoding(self, step: Step) -> int:
@@ -269,6 +257,7 @@ class Engine:
         return has_ended
 
     def _take_pieces(self, step: Step, address: int) -> None:
+        self._speed.note_prefill(step.num_prompt_tokens, self._step_ns)
         for piece in step.pieces:
             running = piece.running
             sequence, slot = running.sequence, running.slot
