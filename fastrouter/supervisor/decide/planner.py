@@ -9,6 +9,7 @@ loaded, stays. A model that can never fit is refused.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fastrouter.options.limits import DEFAULT_PATIENCE_S
 from fastrouter.supervisor.decide.eviction import choose_victims
 from fastrouter.supervisor.decide.need import NOTHING, Need, total
 from fastrouter.supervisor.decide.state import State
@@ -58,7 +59,7 @@ class Limits:
     models_max: int = 0
     host_bytes: int | None = None
     device_bytes: int | None = None
-    patience_s: float = 1.0
+    patience_s: float = DEFAULT_PATIENCE_S
 
     def lacking(self, taken: Need) -> Need:
         """How far `taken` is over."""
