@@ -19,6 +19,7 @@ from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_
 from fastrouter.errors import ConfigError
 from fastrouter.options.constraint_text import check_grammar, schema_text
 from fastrouter.options.guess_types import DEFAULT
+from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
 from fastrouter.options.samplers import letters_of
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
@@ -80,9 +81,9 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
-    poll: int = 50  # how long the workers' threads spin for work: 0 not at all, 100 about a millisecond
+    poll: int = DEFAULT_POLL
     queue_timeout_s: float = 0.0  # 0: none
-    queue_patience_s: float = 1.0
+    queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
     strict: bool = False  # a preset's section that is wrong ends the start
     watch: bool = False

@@ -187,9 +187,9 @@ def test_ten_thousand_files(models: Path) -> None:
         (models / str(folder)).mkdir()
         for number in range(100):
             (models / str(folder) / f"m{folder * 100 + number}.gguf").write_bytes(header)
-    start = time.perf_counter()
+    start = time.process_time()
     catalog = catalog_of(models)
-    assert time.perf_counter() - start < 60  # about half a second on an idle machine
+    assert time.process_time() - start < 60  # about half a second
     assert len(catalog.models()) == 10_000
 
 

@@ -88,6 +88,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "api": ("identity", "requests", "models", "serving", "operations", "flavours", "control", "wrong_paths", "routes"),
     "app": ("systemd", "logs", "service", "router"),
     "cli": (
+        "sse",
         "client",
         "bars",
         "logs",

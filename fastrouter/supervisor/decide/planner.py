@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from fastrouter.options.limits import DEFAULT_PATIENCE_S
 from fastrouter.supervisor.decide.eviction import choose_victims
 from fastrouter.supervisor.decide.need import NOTHING, Need, total
 from fastrouter.supervisor.decide.state import State
@@ -55,7 +56,7 @@ class Limits:
     models_max: int = 0
     host_bytes: int | None = None
     device_bytes: int | None = None
-    patience_s: float = 1.0
+    patience_s: float = DEFAULT_PATIENCE_S
 
     def lacking(self, taken: Need) -> Need:
         """How far `taken` is over."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fastrouter.errors import FastrouterError
+from fastrouter.options.limits import DEFAULT_POLL
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.system.reexec import command_of, environment_for_own, start
@@ -18,7 +19,6 @@ from fastrouter.system.reexec import command_of, environment_for_own, start
 log = logging.getLogger("fastrouter.worker")
 
 FORK_SERVER_COMMAND = command_of("fastrouter.worker")
-DEFAULT_POLL = 50
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself

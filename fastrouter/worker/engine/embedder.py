@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.ipc.messages import Call, Reply
+from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.llama.params import POOLING
 from fastrouter.worker.prefill_speed import LONG_NS, PrefillSpeed
 from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
