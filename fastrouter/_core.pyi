@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from fastrouter.errors import FastrouterError
 
-# Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON handled in Python.
-TEXT: Final = 1
-REASONING: Final = 2
-EVENT: Final = 3  # JSON {"text": str, ...}: a text event that carries more than text (logprobs, timings_per_token, tokens)
-PROGRESS: Final = 4  # JSON {"total","cache","processed","time_ms"}: prefill progress
-FINISH: Final = 5  # JSON, see fastrouter/worker/engine.py: one per choice
-ERROR: Final = 6  # JSON FastrouterError.to_wire(); always LAST
+# Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON, see ipc/records.py.
+TEXT: Final[int]
+REASONING: Final[int]
+EVENT: Final[int]  # TextEvent: text that comes with more than text
+PROGRESS: Final[int]  # PromptProgress
+FINISH: Final[int]  # Finish: one per choice
+ERROR: Final[int]  # Failure; always LAST
 # Record flags (u32, bit set)
-LAST: Final = 1  # nothing more comes for this request id: the ring detaches the sink after delivering it
+LAST: Final[int]  # nothing more comes for this request id: the ring detaches the sink after delivering it
 
 class HttpError(Exception):
     """A request the server must refuse: answer `status` and close."""
@@ -169,20 +169,22 @@ class SseWriter(Sink):
         """The client reads too slowly. Override: abort the sequence, close the connection. Called once."""
 
 class TokenRing:
-    """Single-producer single-consumer byte ring over a sealed memfd, with an eventfd doorbell. Layout: see _ring.pxi.
+    """Single-producer single-consumer byte ring over a sealed memfd, with an eventfd doorbell. Layout: see core/ring.pxi.
 
     Router: `TokenRing.create(capacity)`, attach sinks, `drain()` when `doorbell_fd` is readable.
     Worker: `TokenRing.open(memory_fd, doorbell_fd)`, `try_push`, one `ring_doorbell()` per step.
-    The ring owns its mapping and both descriptors; close() is idempotent. Hostile indices or sizes raise ProtocolError (fastrouter.errors).
+    The ring owns its mapping and both descriptors; close() is idempotent. Hostile indices or sizes, and a doorbell that does not work,
+    raise ProtocolError (fastrouter.errors). `page_bytes`: of the control page; None: as large as this system's pages.
     """
 
     memory_fd: int
     doorbell_fd: int
     capacity: int  # bytes, a power of two
+    page_bytes: int
     @staticmethod
-    def create(capacity: int = 1 << 20) -> TokenRing: ...
+    def create(capacity: int = 1 << 20, page_bytes: int | None = None) -> TokenRing: ...
     @staticmethod
-    def open(memory_fd: int, doorbell_fd: int) -> TokenRing: ...
+    def open(memory_fd: int, doorbell_fd: int, page_bytes: int | None = None) -> TokenRing: ...
     def close(self) -> None: ...
     # producer
     def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> bool:

@@ -33,14 +33,16 @@ import httptools
 
 from fastrouter.errors import InvalidRequest, ProtocolError, Unavailable
 
-# Record kinds and flags of the ring.
-TEXT = 1
-REASONING = 2
-EVENT = 3
-PROGRESS = 4
-FINISH = 5
-ERROR = 6
-LAST = 1
+cpdef enum:  # kinds of the ring's records: those that bring text come first, and among these those that are text as such
+    TEXT = 1
+    REASONING = 2
+    EVENT = 3
+    PROGRESS = 4
+    FINISH = 5
+    ERROR = 6
+
+cpdef enum:  # flags of a record
+    LAST = 1
 
 include "core/sse.pxi"
 include "core/ring.pxi"

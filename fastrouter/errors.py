@@ -15,7 +15,7 @@ class FastrouterError(Exception):
     code: int | str | None = None  # None: the status is the code, as llama-server does
     retry_after_s: int | None = None
 
-    def __init__(self, message: str, **extra: Any) -> None:
+    def __init__(self, message: str, /, **extra: Any) -> None:
         message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
         super().__init__(message)
         self.message = message
@@ -28,7 +28,8 @@ class FastrouterError(Exception):
 
     def to_wire(self) -> dict[str, Any]:
         """What a worker sends: enough for `from_wire` to raise the same error in the router."""
-        return {"class": type(self).__name__, "message": self.message, "extra": self.extra}
+        kind = next((cls.__name__ for cls in type(self).__mro__ if cls.__name__ in _FROM_WIRE), "")
+        return {"class": kind, "message": self.message, "extra": self.extra}
 
 
 class InvalidRequest(FastrouterError):

@@ -1,6 +1,7 @@
 """Which function answers which path."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 from fastrouter._core import Request
@@ -8,8 +9,8 @@ from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
-from fastrouter.api.flavours.native import Native
-from fastrouter.api.flavours.openai import OpenAi
+from fastrouter.api.flavours.native import Completion, Infill, Native
+from fastrouter.api.flavours.openai import Chat, Text
 from fastrouter.api.flavours.vectors import Embeddings
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
@@ -17,6 +18,7 @@ from fastrouter.api.models.worker_logs import WorkerLogs
 from fastrouter.api.operations.metrics_page import MetricsPage
 from fastrouter.api.operations.page_files import files_of
 from fastrouter.api.requests.bodies import parse_large
+from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
@@ -64,9 +66,9 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.hint = hint
     routes.files = files_of(config)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
-    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s)
-    openai = OpenAi(generator, is_verbose=config.verbosity >= EVERYTHING)
-    native = Native(models, supervisor, generator)
+    is_verbose = config.verbosity >= EVERYTHING
+    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
+    native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
     peek = Props(models, supervisor, config)
     lora = Lora(native, peek, models)
@@ -85,10 +87,13 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
                 default = await peek.props_of(request, spec)
         return encode_json({**admin.router_props(), **default})
 
-    routes.add("POST", ("/chat/completions", "/v1/chat/completions"), openai.chat, max_body=MAX_BODY)
-    routes.add("POST", "/v1/completions", openai.completions, max_body=MAX_BODY)
-    routes.add("POST", ("/completion", "/completions"), native.completion, max_body=MAX_BODY)
-    routes.add("POST", "/infill", native.infill, max_body=MAX_BODY)
+    def serve(paths: str | Iterable[str], flavour: type[Flavour]) -> None:
+        routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, error_body=flavour.error_body)
+
+    serve(("/chat/completions", "/v1/chat/completions"), Chat)
+    serve("/v1/completions", Text)
+    serve(("/completion", "/completions"), Completion)
+    serve("/infill", Infill)
     routes.add("POST", "/tokenize", native.tokenize, max_body=MAX_BODY)
     routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
     routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)

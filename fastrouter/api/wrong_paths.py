@@ -26,6 +26,9 @@ def hint(path: str, known: Iterable[str]) -> str:
         return "this is the base URL for clients; ask for /v1/models or /v1/chat/completions below it"
     if len(path) > _MAX_LENGTH:
         return ""
+    misspelt = difflib.get_close_matches(path.lower(), [each for each in paths if each.count("/") == path.count("/")], 1, 0.9)
+    if misspelt:
+        return f"did you mean {misspelt[0]}?"
     inner = _inner(path, paths)
     if inner is not None:
         extra = path[: len(path) - len(inner)]

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from fastrouter.system.standard_streams import Terminal
 log = logging.getLogger("fastrouter")
 
 LAST_WORDS_S = 0.2  # for a log that nobody reads, when everything is to end at once
+ONE_SIGNAL_S = 0.1  # so soon after the first, another one is the same: timeout(1) tells the process and its group
 
 
 class Backend(Protocol):
@@ -102,6 +104,7 @@ class App:
         self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
+        self._stopped_at = 0.0  # by a signal
         self._is_over = False  # nothing will be ready any more
         self._service: Backend | None = None
         self._status = ""
@@ -183,10 +186,13 @@ class App:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup_signal)
 
     def _on_stop_signal(self) -> None:
+        if self._stop.is_set() and time.monotonic() - self._stopped_at < ONE_SIGNAL_S:
+            return
         if self._stop.is_set():
             log.warning("second signal: ending everything now")
             finish(LAST_WORDS_S)
             os._exit(130)  # the workers see the end of their lifeline
+        self._stopped_at = time.monotonic()
         self._stop.set()
 
     def _on_hangup_signal(self) -> None:

@@ -21,6 +21,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
 from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.system.words import size_text
 
 log = logging.getLogger("fastrouter")
@@ -43,7 +44,8 @@ class Service:
     async def start(self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
         """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse. `health` is told how
         the load of the only model goes."""
-        supervisor = self._supervisor = Supervisor(self._config, fork_server_command=fork_server_command, on_event=_log_event)
+        maker = ForkServer(fork_server_command, self._config.poll)
+        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()
@@ -110,6 +112,8 @@ class Service:
         """What the user reads: the models, and a line to try."""
         models, default = [spec for spec in self._catalog.models() if spec.is_listed], self._catalog.default
         found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
+        for warning in self._catalog.warnings():
+            log.warning("%s", warning)
         if self._config.log_format == "json":
             log.info("%s", found, extra={"event": "models", "num_models": len(models)})
             for fault in self._catalog.faults():
@@ -117,8 +121,7 @@ class Service:
             return
         print(f"{found}{':' if models else ''}")
         for spec in models[:MAX_LISTED]:
-            lacks = "" if spec.has_template or "completion" not in spec.capabilities else NO_TEMPLATE
-            notes = [note for note in ("default" if spec == default else "", spec.error or lacks) if note]
+            notes = [note for note in ("default" if spec == default else "", spec.error or _lacks(spec)) if note]
             print(f"  {spec.id}{' (' + '; '.join(notes) + ')' if notes else ''}")
         if len(models) > MAX_LISTED:
             print(f"  ... and {len(models) - MAX_LISTED} more")
@@ -148,14 +151,24 @@ class Service:
         return "Name a folder of GGUF files with --models-dir or one file with --model, or download one: fastrouter pull USER/REPO"
 
 
+def _lacks(spec: ModelSpec) -> str:
+    """What keeps a model that can be loaded from chatting."""
+    if spec.template is not None:
+        return spec.template.problem or ""
+    return NO_TEMPLATE if "completion" in spec.capabilities else ""
+
+
 def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:
-    """The model of the first line that a user tries: one that can chat, the default one first; else any that can be loaded."""
+    """The model of the first line that a user tries: one that can chat, the default one first; else the default one; else one
+    that continues texts; else any that can be loaded."""
     ready = [spec for spec in models if spec.error is None]
     if default is not None and default.error is None:
         ready = [default, *ready]
     chatting = next((spec for spec in ready if "chat" in spec.capabilities), None)
     if chatting is None and default is not None and default.wanted is not None:
         return default  # it is being downloaded, and nobody knows yet what it can do
+    if chatting is None and (default is None or default.error is not None):
+        ready.sort(key=lambda spec: "completion" not in spec.capabilities)
     return chatting or next(iter(ready), None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.catalog.gguf import Header
+from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 
 # llama.cpp's names (llama_ftype_name), so that a model reads the same before it is loaded and after.
@@ -19,8 +20,8 @@ _FILE_TYPES = {
     36: "TQ1_0 - 1.69 bpw ternary", 37: "TQ2_0 - 2.06 bpw ternary", 38: "MXFP4 MoE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
-_POOLING_RANK = 4
 _CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to these
+SERVED_MODALITIES = ("text",)  # requests with images or audio are refused, whatever the model understands
 _DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
 
 
@@ -55,11 +56,12 @@ def is_encoder(header: Header) -> bool:
 
 
 def is_reranker(header: Header, options: LoadOptions) -> bool:
-    return options.reranking or options.pooling == "rank" or (options.pooling is None and header.pooling_type == _POOLING_RANK)
+    return options.reranking or options.pooling == "rank" or (options.pooling is None and header.pooling_type == POOLING["rank"])
 
 
 def is_embedder(header: Header, options: LoadOptions) -> bool:
-    is_pooled = options.pooling in ("mean", "cls", "last") if options.pooling is not None else header.pooling_type in (1, 2, 3)
+    pooling = POOLING[options.pooling] if options.pooling is not None else header.pooling_type
+    is_pooled = pooling in (POOLING["mean"], POOLING["cls"], POOLING["last"])
     return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
 
 
@@ -87,11 +89,15 @@ def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
 
 
 def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
-    """`projector`: the header of the model's mmproj file; `has_projector` without one: it cannot be read, and most are for images."""
+    """What the model understands and requests may hold. `projector`: the header of its mmproj file; `has_projector` without one: it cannot
+    be read, and most are for images."""
+    understood = ["text"]
     if projector is None:
-        return ["text", *["image"] * has_projector]
-    has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
-    return ["text", *["image"] * has_image, *["audio"] * projector.has_audio_encoder]
+        understood += ["image"] * has_projector
+    else:
+        has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
+        understood += ["image"] * has_image + ["audio"] * projector.has_audio_encoder
+    return [name for name in understood if name in SERVED_MODALITIES]
 
 
 def capabilities(header: Header, template: TemplateFeatures | None, projector: Header | None, options: LoadOptions) -> list[str]:

@@ -53,6 +53,10 @@ class Catalog:
         """What is wrong with sections of the preset file."""
         return [spec.fault for spec in self._models.values() if spec.fault is not None]
 
+    def warnings(self) -> list[str]:
+        """What the preset file says and is obeyed, but hardly meant."""
+        return list(self._presets.warnings) if self._presets is not None else []
+
     @property
     def default(self) -> ModelSpec | None:
         return self._models.get(self._default_id) if self._default_id is not None else None

@@ -1,17 +1,12 @@
-"""What a reload brought: which models are new, changed, gone, or only updated. Must never know what a model is made of.
+"""What a reload brought: which models are new, changed, gone, or only updated.
 
 Pure. Invariant: each id is in one group at most.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-
-class Resolved(Protocol):
-    @property
-    def fingerprint(self) -> tuple[Any, ...]:
-        """All that a running process was started with."""
+from fastrouter.catalog.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +28,7 @@ class Difference:
         return self.changed + self.removed
 
 
-def compare(old: Mapping[str, Resolved], new: Mapping[str, Resolved]) -> Difference:
+def compare(old: Mapping[str, ModelSpec], new: Mapping[str, ModelSpec]) -> Difference:
     """What has not changed at all is the same object in both."""
     both = [(model_id, old[model_id], spec) for model_id, spec in new.items() if model_id in old]
     return Difference(

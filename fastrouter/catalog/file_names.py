@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(?i:gguf)")  # name of the model, number, how many
 _QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
+DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")  # of a repository named without a quant, in this order; then the first model there is
 MAX_NAMED_SHARDS = 8
-_COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
+COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class FileGroup:
         """Why it cannot be loaded, when shards are missing."""
         if not self.missing:
             return None
-        found = [_SHARD.fullmatch(name[:-5]) for name in self.missing[:MAX_NAMED_SHARDS]]
+        found = [SHARD.fullmatch(name) for name in self.missing[:MAX_NAMED_SHARDS]]
         numbers = ", ".join(str(int(match[2])) for match in found if match) + ", ..." * (len(self.missing) > MAX_NAMED_SHARDS)
         path, total = os.path.join(folder, self.missing[0]), int(self.missing[0][-10:-5])
         return f"shard {numbers} of {total} is missing: there is no file {path}; put all shards into one folder"
@@ -35,7 +36,7 @@ def is_gguf(name: str) -> bool:
 
 
 def is_shard(name: str) -> bool:
-    return is_gguf(name) and _SHARD.fullmatch(name[:-5]) is not None
+    return SHARD.fullmatch(name) is not None
 
 
 def quant_of(stem: str) -> str | None:
@@ -44,17 +45,29 @@ def quant_of(stem: str) -> str | None:
     return match[1].upper() if match else None
 
 
+def stem_of(name: str) -> str:
+    """Without `.gguf`, whatever the letters; a name without it stays whole."""
+    return name[:-5] if is_gguf(name) else name
+
+
+def _as_listed(name: str) -> tuple[str, bool, str]:
+    """How files are ordered: `x.gguf` is `x`, and `x.GGUF` beside it another model."""
+    return stem_of(name), not name.endswith(".gguf"), name
+
+
 def group_files(names: Iterable[str]) -> tuple[list[FileGroup], str | None]:
     """(the models among the GGUF files of one folder, the name of their projector)."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     mmproj = None
-    for name in sorted(names):
-        stem = name[:-5]
+    for name in sorted(names, key=_as_listed):
+        stem = stem_of(name)
         if "mmproj" in name.lower():
             mmproj = mmproj or name
-        elif not name.startswith(_COMPANIONS):
-            shard = _SHARD.fullmatch(stem)
+        elif not name.startswith(COMPANIONS):
+            shard = SHARD.fullmatch(name)
             key, index = ((shard[1], int(shard[3])), int(shard[2])) if shard else ((stem, 1), 1)
+            if index in groups.get(key, {}):
+                key, index = (name, 1), 1
             groups.setdefault(key, {})[index] = name
     return [_to_group(stem, total, files) for (stem, total), files in groups.items()], mmproj
 

@@ -1,6 +1,7 @@
 """What each GGUF file says, read once: known again by path, size, time and inode, in this process and in the next. Knows no ids.
 
-Invariant: a file that has not changed is not opened again; a chat template's text is looked at and not kept.
+Invariant: a file that has not changed is not opened again; a chat template's text is looked at and not kept, but for
+the few that were asked for last.
 """
 
 import os
@@ -9,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from fastrouter.catalog.capabilities import TemplateFeatures
@@ -95,6 +97,20 @@ class Headers:
     def save(self) -> None:
         """Blocks; raises nothing."""
         self._remembered.save()
+
+
+def template_of(path: str) -> str | None:
+    """The chat template's text, read again from the file; None: it has none, or one that is too long. Blocks. Raises GgufError."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise Unreadable(str(error)) from None
+    return _template_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=16)  # texts of at most 1 MiB; a page that looks at a model asks again and again
+def _template_of(path: str, *state: int) -> str | None:
+    return read_header(path).chat_template
 
 
 def _target_of(path: str) -> str:

@@ -30,6 +30,7 @@ from fastrouter.config.flag import Scope
 from fastrouter.config.presets import Presets, read_presets
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.load import LoadOptions
+from fastrouter.system.text_file import why_no_folder
 
 
 def _look_up(names: dict[str, str], name: str) -> str | None:
@@ -90,7 +91,7 @@ class Scan:
     def _find(self) -> None:
         config = self._config
         if config.models_dir is not None and not config.models_dir.is_dir():
-            raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
+            raise ConfigError(f"--models-dir {config.models_dir}: {why_no_folder(config.models_dir)}")
         self._cached = [model for cache in config.cache_dirs for model in scan_cache(os.path.abspath(cache))]
         local = scan_folder(os.path.abspath(config.models_dir), self.folder_ids) if config.models_dir is not None else []
         self.folder_ids = {model.files[0]: model.id for model in local}
@@ -197,10 +198,18 @@ class Scan:
         known = next((found for found in self._found.values() if os.path.realpath(found.files[0]) == real), None)
         if config.aliases or known is None:
             model = replace(model, id=config.aliases[0] if config.aliases else model.id)
+            self._make_room(model)
             self._found[model.id] = model
         else:
             model = known
         self.default_id = model.id
+
+    def _make_room(self, model: Found) -> None:
+        """The model that --model names has its name; another file that was called the same is listed under a longer one."""
+        other = self._found.pop(model.id, None)
+        if other is not None and os.path.realpath(other.files[0]) != os.path.realpath(model.files[0]):
+            other.id = next((name for name in other.spellings if name != model.id and name not in self._found), other.files[0])
+            self._found[other.id] = other
 
     def _layer_of(self, section: Layer) -> Layer:
         config = self._config

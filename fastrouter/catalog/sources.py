@@ -11,14 +11,13 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fastrouter.catalog.file_names import FileGroup, group_files, is_gguf, is_shard, quant_of
+from fastrouter.catalog.file_names import DEFAULT_QUANTS, FileGroup, group_files, is_gguf, is_shard, quant_of, stem_of
 from fastrouter.errors import InvalidRequest
 
 log = logging.getLogger("fastrouter")
 
 MAX_DEPTH = 32
 MAX_ENTRIES = 1 << 20
-DEFAULT_QUANT = "Q4_K_M"
 _REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_REPO_CHARACTERS = 96  # the hub's own limit
@@ -186,7 +185,7 @@ def find_file(path: str) -> Found:
         names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
     except OSError:
         names = [name]
-    group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(name.removesuffix(".gguf"), (name,)))
+    group = next((group for group in group_files(names)[0] if name in group.names), FileGroup(stem_of(name), (name,)))
     return replace(_to_found(group, folder, "file"), id=printable(group.stem))
 
 
@@ -199,7 +198,7 @@ def parse_name(name: str) -> tuple[str, str | None]:
     if not _REPO.fullmatch(repo) or len(repo) > MAX_REPO_CHARACTERS or "--" in repo or ".." in repo:
         raise InvalidRequest(f"'{name[:200]}' is no name of a model on the hub: it must look like user/repo or user/repo:quant")
     if colon and not _TAG.fullmatch(quant):
-        raise InvalidRequest(f"'{name[:200]}': what follows the colon must be a quant like {DEFAULT_QUANT}")
+        raise InvalidRequest(f"'{name[:200]}': what follows the colon must be a quant like {DEFAULT_QUANTS[0]}")
     return repo, quant or None
 
 
@@ -252,7 +251,7 @@ def _scan_repo(folder: str, repo: str) -> list[Found]:
             found = replace(_to_found(group, below, "cache"), id=printable(f"{repo}:{tag}"), mmproj=projector)
             found.spellings = [printable(f"{repo}/{spelling}")]
             models.append(found)
-    preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANT}")), models[0] if models else None)
+    preferred = next((found for found in models if found.id.endswith(f":{DEFAULT_QUANTS[0]}")), models[0] if models else None)
     if preferred is not None:
         preferred.spellings.append(repo)
     return models

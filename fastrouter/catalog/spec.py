@@ -47,7 +47,7 @@ class ModelSpec:
     base: "ModelSpec | None" = None  # a variant: the model whose process it shares
     template: TemplateFeatures | None = None
     capabilities: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ("text",)  # that it understands
+    modalities: tuple[str, ...] = ("text",)  # that its requests may hold
     is_unusual: bool = False  # `error` is what our reader does not know; llama.cpp has the last word
 
     @property

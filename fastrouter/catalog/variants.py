@@ -4,14 +4,13 @@ Invariant: a variant differs from its base only in what a request could say itse
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastrouter.config.config import Layer, constraint_of
 from fastrouter.config.flag import Kind, Scope
 from fastrouter.errors import ConfigError
-from fastrouter.ipc.messages import Generate
 from fastrouter.system.text_file import read_text
 
 _OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # of the load options
@@ -30,25 +29,6 @@ class RequestDefaults:
     system: str | None = None  # message of chats that bring none
     constraint: dict[str, str] | None = None  # as Generate's
     lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: the model's own
-
-    def apply(self, generate: Generate) -> Generate:
-        changes: dict[str, Any] = {}
-        if self.sampling:
-            changes["sampling"] = {**self.sampling, **generate.sampling}
-        if self.max_tokens >= 0 and generate.max_tokens < 0:
-            changes["max_tokens"] = self.max_tokens
-        if self.chat_template_kwargs:
-            changes["chat_template_kwargs"] = {**self.chat_template_kwargs, **generate.chat_template_kwargs}
-        if self.constraint is not None and generate.constraint is None and not generate.tools:
-            changes["constraint"] = self.constraint
-        if self.lora is not None and generate.lora is None:
-            changes["lora"] = [list(pair) for pair in self.lora]
-        if generate.messages is not None:
-            if self.chat_template is not None:
-                changes["chat_template"] = self.chat_template
-            if self.system is not None:
-                changes["system"] = self.system
-        return replace(generate, **changes) if changes else generate
 
     @property
     def is_some(self) -> bool:

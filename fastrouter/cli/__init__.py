@@ -1,8 +1,11 @@
 """The `fastrouter` command: flags serve, verbs talk to a running router. Knows no flag; imports only what the chosen one needs."""
 
+import gc
+import os
+import signal
 import sys
 
-from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, VERBS
+from fastrouter.cli.verb_names import ALL_VERBS, DOWNLOAD_VERBS, MEANT, VERBS
 from fastrouter.system.standard_streams import open_missing
 
 
@@ -35,6 +38,9 @@ def main() -> int:
         from fastrouter.cli.completion import run_completion
 
         return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
+    gc.disable()  # until the catalog has been read: imports make no garbage, and collections are a tenth of the start
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while it imports ends it without a traceback; the router has its own handler
     from fastrouter.cli.serve import serve
 
     return serve(arguments)
@@ -44,6 +50,11 @@ def refuse(word: str) -> int:
     """A first word that is neither a verb nor a flag."""
     from fastrouter.system.near_names import did_you_mean
 
-    hint = f", did you mean --model {word}?" if word.endswith(".gguf") else did_you_mean(word, ALL_VERBS)
+    if word.lower().endswith(".gguf"):
+        hint = f", did you mean --model {word}?"
+    elif os.path.isdir(word):
+        hint = f", did you mean --models-dir {word}?"
+    else:
+        hint = f", did you mean {MEANT[word]}?" if word in MEANT else did_you_mean(word, ALL_VERBS)
     print(f"fastrouter: there is no verb {word!r}{hint or '.'} The verbs are {', '.join(ALL_VERBS)}", file=sys.stderr)
     return 1

@@ -7,6 +7,8 @@ import sys
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from fastrouter.system.words import size_text
+
 STEP_PERCENT = 10  # between lines
 
 
@@ -43,7 +45,7 @@ class Bars:
         percent = 100 * done // total if total else 100
         if percent >= self._shown.get(url, -STEP_PERCENT) + STEP_PERCENT or (percent == 100 and self._shown.get(url) != 100):
             self._shown[url] = percent
-            print(f"{_name_of(url)}: {percent}% of {total / 1e6:.1f} MB", file=sys.stderr, flush=True)
+            print(f"{_name_of(url)}: {percent}% of {size_text(total)}", file=sys.stderr, flush=True)
 
 
 def _name_of(url: str) -> str:

@@ -177,8 +177,10 @@ class _Talk:
         body |= {name: value for name, value in given.items() if value is not None}
         look, pieces, timings = look_of(sys.stdout), list[str](), dict[str, Any]()
         wait = _Wait(look)
-        if self.is_conversation and look.can_erase:
-            body["sse_ping_interval"] = COMMENT_EVERY_S
+        if self.is_conversation:
+            body["timings_per_token"] = True  # Ctrl-C may end the answer before its last event
+            if look.can_erase:
+                body["sse_ping_interval"] = COMMENT_EVERY_S
         asked, first_s, is_stopped = time.monotonic(), 0.0, False
         with closing(self.client.stream("/v1/chat/completions", body, wait.show)) as events:  # closing it closes the connection
             try:

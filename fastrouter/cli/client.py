@@ -12,11 +12,15 @@ import ssl
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from fastrouter.cli.sse import read_events
+
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOAD_TIMEOUT_S = 600.0
+KEY_HINT = "; here, give it with --api-key or in LLAMA_API_KEY"
 
 
 class CallFailed(Exception):
@@ -78,7 +82,8 @@ class Client:
             raise NoAnswer(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
         if response.status != 200:
             try:
-                raise CallFailed(_message_of(response))
+                hint = KEY_HINT if response.status == HTTPStatus.UNAUTHORIZED else ""
+                raise CallFailed(_message_of(response) + hint)
             finally:
                 connection.close()
         return connection, response
@@ -99,9 +104,7 @@ class Client:
         def read() -> Iterator[dict[str, Any]]:
             with closing(connection):
                 try:
-                    for line in response:
-                        if line.startswith(b"data: "):
-                            yield json.loads(line[6:])
+                    yield from filter(None, read_events(response))
                 except (OSError, ValueError, http.client.HTTPException) as error:
                     raise CallFailed(f"the feed broke off: {error}") from None
 
@@ -118,18 +121,13 @@ class Client:
         finally:
             connection.close()
 
-    def stream(self, path: str, body: Any, on_comment: Callable[[str], None] | None = None) -> Generator[dict[str, Any], None, None]:
+    def stream(self, path: str, body: Any, on_comment: Callable[[str], None] = lambda _: None) -> Generator[dict[str, Any], None, None]:
         """The events of a stream; its comments say what it waits for. Raises CallFailed when it ends without [DONE]."""
         connection, response = self._open("POST", path, body)
         try:
-            for line in response:
-                if line.startswith(b": ") and on_comment is not None:
-                    on_comment(line[2:].decode("utf-8", "replace").strip())
-                if not line.startswith(b"data: "):
-                    continue
-                if line.strip() == b"data: [DONE]":
+            for event in read_events(response, on_comment):
+                if event is None:
                     return
-                event = json.loads(line[6:])
                 if "error" in event:
                     raise CallFailed(event["error"].get("message", "the stream failed"))
                 yield event

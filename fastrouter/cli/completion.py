@@ -51,8 +51,8 @@ def _give_up(*_: object) -> NoReturn:
     os._exit(1)
 
 
-def _list_names(client: Client, options: argparse.Namespace) -> None:
-    for model in client.call("GET", "/v1/models")["data"]:
+def _list_names(router: Client, options: argparse.Namespace) -> None:
+    for model in router.call("GET", "/v1/models")["data"]:
         names = [model["id"], *(name for name in model["aliases"] if name not in model.get("spellings", ()))]
         print(*[name for name in names if name.isprintable() and " " not in name], sep="\n")
 

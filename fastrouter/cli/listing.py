@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastrouter.cli.client import Client
 from fastrouter.cli.terminal import Look, look_of, pad, plain
+from fastrouter.system.words import size_text
 
 _MARKS = {  # of a state: as it is, in ASCII, its colour
     "loaded": ("●", "*", "good"),
@@ -126,9 +127,7 @@ def _percent_of(files: dict[str, dict[str, int]]) -> int:
 
 
 def _size(num_bytes: int | None) -> str:
-    if not num_bytes:
-        return ""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    return size_text(num_bytes) if num_bytes else ""
 
 
 # ---------------------------------------------------------------- the table

@@ -4,7 +4,7 @@ import os
 import sys
 
 from fastrouter.app.router import run
-from fastrouter.config.config import parse
+from fastrouter.config.config import check_adapters, parse
 from fastrouter.errors import ConfigError
 
 
@@ -15,6 +15,7 @@ def serve(arguments: list[str]) -> int:
         except BrokenPipeError:  # whoever reads --help has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        check_adapters(config)
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
         return run(config)
     except ConfigError as error:

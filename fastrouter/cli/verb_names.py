@@ -2,4 +2,19 @@
 
 DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
+# What other programs call them.
+MEANT = {
+    "run": "chat",
+    "start": "serve",
+    "server": "serve",
+    "up": "serve",
+    "ls": "list",
+    "models": "list",
+    "status": "ps",
+    "stop": "unload",
+    "remove": "rm",
+    "delete": "rm",
+    "download": "pull",
+    "version": "--version",
+}
 ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "bench", "completion", "help")

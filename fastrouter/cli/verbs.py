@@ -65,7 +65,7 @@ def _add_own(name: str, verb: argparse.ArgumentParser) -> None:
         verb.add_argument("-f", "--follow", action="store_true", help="continue with new lines")
         verb.add_argument("-n", "--lines", type=int, help="only the last N lines")
     if name == "chat":
-        verb.add_argument("prompt", nargs="*", help="one question; without it, a conversation")
+        verb.add_argument("prompt", nargs="*", default=[], help="one question; without it, a conversation")
         verb.add_argument("--system", help="system message")
         verb.add_argument("--max-tokens", type=int)
         verb.add_argument("--temperature", type=float)

@@ -19,13 +19,15 @@ from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_
 from fastrouter.errors import ConfigError
 from fastrouter.options.constraint_text import check_grammar, schema_text
 from fastrouter.options.guess_types import DEFAULT
+from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
 from fastrouter.options.samplers import letters_of
-from fastrouter.system.text_file import read_text
+from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _SECRETS = ("api_keys", "hf_token")  # targets whose values are never repeated
 
 
@@ -79,9 +81,9 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
-    poll: int = 50  # how long the workers' threads spin for work: 0 not at all, 100 about a millisecond
+    poll: int = DEFAULT_POLL
     queue_timeout_s: float = 0.0  # 0: none
-    queue_patience_s: float = 1.0
+    queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
     strict: bool = False  # a preset's section that is wrong ends the start
     watch: bool = False
@@ -227,13 +229,15 @@ def _check(config: Config) -> None:
     if (config.ssl_key_file is None) != (config.ssl_cert_file is None):
         raise ConfigError("--ssl-key-file and --ssl-cert-file belong together; one of them is missing")
     if config.models_dir is not None and not config.models_dir.is_dir():
-        raise ConfigError(f"--models-dir {config.models_dir}: there is no such folder")
+        hint = _MODEL_HINT if config.models_dir.is_file() else ""
+        raise ConfigError(f"--models-dir {config.models_dir}: {why_no_folder(config.models_dir)}{hint}")
     if config.static_path is not None and not config.static_path.is_dir():
-        raise ConfigError(f"--path {config.static_path}: there is no such folder")
+        raise ConfigError(f"--path {config.static_path}: {why_no_folder(config.static_path)}")
     if config.models_preset is not None and not config.models_preset.is_file():
-        raise ConfigError(f"--models-preset {config.models_preset}: there is no such file")
+        raise ConfigError(f"--models-preset {config.models_preset}: {why_no_file(config.models_preset)}")
     if config.model is not None and config.hf_repo is None and not Path(config.model).is_file():
-        raise ConfigError(f"--model {config.model}: there is no such file")
+        hint = _MODELS_HINT if os.path.isdir(config.model) else ""
+        raise ConfigError(f"--model {config.model}: {why_no_file(Path(config.model))}{hint}")
     if config.model is not None and config.hf_repo is not None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
     if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
@@ -241,6 +245,13 @@ def _check(config: Config) -> None:
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     load_options(merge(config.environment, config.command_line))
+
+
+def check_adapters(config: Config) -> None:
+    """Before the start: those that the command line names are for every model. Raises ConfigError."""
+    models = merge(config.environment, config.command_line)
+    for path, _ in models["lora"].value if "lora" in models else ():
+        _check_file(path, f"--lora {path}")
 
 
 def _hub_endpoint(environ: Mapping[str, str]) -> str:
@@ -301,7 +312,7 @@ def load_options(layer: Layer) -> LoadOptions:
 
 def _check_file(path: str, said: str) -> None:
     if not Path(path).is_file():
-        raise ConfigError(f"{said}: there is no such file")
+        raise ConfigError(f"{said}: {why_no_file(Path(path))}")
     if path.encode("utf-8", "replace") != os.fsencode(path):
         raise ConfigError(f"{said}: the path is not UTF-8: rename it")
 

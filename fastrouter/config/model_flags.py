@@ -2,12 +2,11 @@
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.guess_types import MAX_GUESSED
-from fastrouter.options.limits import INT32_MAX
+from fastrouter.options.limits import INT32_MAX, POOLING
 from fastrouter.options.samplers import LETTERS
 from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-POOLING_TYPES = ("none", "mean", "cls", "last", "rank")
 JSON_WHITESPACE = ("compact", "free")
 LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
 
@@ -62,7 +61,7 @@ def model_flags() -> list[Flag]:
         flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
         flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
         flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),
-        flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=POOLING_TYPES),
+        flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=tuple(POOLING)),
         flag(scope, "--jinja --no-jinja", "JINJA", Kind.SWITCH, "jinja", "use the model's own chat template (on)"),
         flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "text of a template, or a built-in name"),
         flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file with a template"),

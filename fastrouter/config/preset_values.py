@@ -58,5 +58,5 @@ def _without_quotes(text: str) -> str:
 
 def _looks_unfinished(text: str) -> bool:
     if text[:1] in _QUOTES:
-        return _end_of_whole(text) == 0
+        return _end_of_whole(text) != len(text)
     return text[:1] in ("{", "[") and any(text.count(left) != text.count(right) for left, right in _BRACKETS)

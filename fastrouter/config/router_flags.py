@@ -1,6 +1,7 @@
 """The flags of the router, of its default model, of the times of models, and what only preset files say. A table; knows no values."""
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
+from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 
 
 def router_flags() -> list[Flag]:
@@ -43,7 +44,7 @@ def router_flags() -> list[Flag]:
             "QUEUE_PATIENCE",
             Kind.FLOAT,
             "queue_patience_s",
-            "seconds that requests for models in memory may go before one that waits for its model (1)",
+            f"seconds that requests for models in memory may go before one that waits for its model ({DEFAULT_PATIENCE_S:g})",
             low=0,
         ),
         flag(
@@ -91,7 +92,16 @@ def router_flags() -> list[Flag]:
             "seconds of silence until a stream gets a comment (3; -1: never)",
             low=-1,
         ),
-        flag(scope, "--poll", "", Kind.INT, "poll", "how long threads spin while idle: 0 not at all, 100 about 1 ms (50)", low=0, high=100),
+        flag(
+            scope,
+            "--poll",
+            "",
+            Kind.INT,
+            "poll",
+            f"how long threads spin while idle: 0 not at all, 100 about 1 ms ({DEFAULT_POLL})",
+            low=0,
+            high=100,
+        ),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),

@@ -53,6 +53,7 @@ def suggest(word: str) -> str:
     import difflib  # slow to import, and only needed on the way out
 
     known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
+    known = {name: said for name, said in known.items() if len(name) > 2}  # short forms are like anything
     for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
         return f", did you mean {known[match] if word.startswith('-') else match}?"
     return ""

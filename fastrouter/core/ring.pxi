@@ -1,7 +1,7 @@
 # TokenRing: a single-producer single-consumer byte ring over a sealed memfd, with an eventfd as doorbell.
 #
 #   memfd                                    mapped
-#   page 0   capacity  u64  @0               control page
+#   page 0   capacity  u64  @0               control page: as large as the system's pages, because mmap takes only such offsets
 #            tail      u64  @64   (consumer)
 #            head      u64  @128  (producer)
 #            asleep    u32  @192  (both)
@@ -19,33 +19,40 @@
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <fcntl.h>
     #include <stdbool.h>
     #include <sys/mman.h>
     #include <unistd.h>
-    #define FR_PAGE 4096
+    #define FR_ASLEEP 192
 
     typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, zero; } fr_record;
 
     static inline uint64_t fr_load(const char *control, int at) { return __atomic_load_n((const uint64_t *)(control + at), __ATOMIC_ACQUIRE); }
     static inline void fr_store(char *control, int at, uint64_t value) { __atomic_store_n((uint64_t *)(control + at), value, __ATOMIC_RELEASE); }
     static inline void fr_set_asleep(char *control, uint32_t value) {
-        __atomic_store_n((uint32_t *)(control + 192), value, __ATOMIC_SEQ_CST);
+        __atomic_store_n((uint32_t *)(control + FR_ASLEEP), value, __ATOMIC_SEQ_CST);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
     /* Producer: is the consumer asleep? Then it is ours to wake it, once. */
     static inline int fr_take_asleep(char *control) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        if (!__atomic_load_n((uint32_t *)(control + 192), __ATOMIC_RELAXED)) return 0;
-        return __atomic_exchange_n((uint32_t *)(control + 192), 0, __ATOMIC_SEQ_CST) != 0;
+        if (!__atomic_load_n((uint32_t *)(control + FR_ASLEEP), __ATOMIC_RELAXED)) return 0;
+        return __atomic_exchange_n((uint32_t *)(control + FR_ASLEEP), 0, __ATOMIC_SEQ_CST) != 0;
     }
-    static void fr_signal(int doorbell) {
+    static int fr_outcome(ssize_t num_bytes) { return num_bytes == 8 ? 0 : num_bytes < 0 ? errno : EIO; }
+    /* Both: 0, or the errno of a doorbell that does not work. */
+    static int fr_signal(int doorbell) {
         uint64_t one = 1;
-        if (write(doorbell, &one, 8) != 8) { /* EAGAIN: the counter is full, so the reader is awake */ }
+        int error;
+        while ((error = fr_outcome(write(doorbell, &one, 8))) == EINTR);
+        return error == EAGAIN ? 0 : error; /* EAGAIN: the counter is full, so the reader is awake */
     }
-    static void fr_clear(int doorbell) {
+    static int fr_clear(int doorbell) {
         uint64_t count;
-        if (read(doorbell, &count, 8) != 8) { /* EAGAIN: nobody rang */ }
+        int error;
+        while ((error = fr_outcome(read(doorbell, &count, 8))) == EINTR);
+        return error == EAGAIN ? 0 : error; /* EAGAIN: it was not rung */
     }
     /* What llama.cpp asks after each operation of a graph, from a thread of its own, without the GIL: a load and a comparison. */
     typedef struct { const uint64_t *cancelled; uint64_t watched; } fr_watch;
@@ -55,22 +62,22 @@ cdef extern from *:
         return watched && __atomic_load_n(asked->cancelled, __ATOMIC_RELAXED) == watched;
     }
     static void fr_watch_for(fr_watch *watch, uint64_t id) { __atomic_store_n(&watch->watched, id, __ATOMIC_RELAXED); }
+    static size_t fr_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
     /* The control page, then the data twice. NULL on failure. */
-    static char *fr_map(int fd, size_t capacity) {
-        char *base = mmap(NULL, FR_PAGE + 2 * capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    static char *fr_map(int fd, size_t page, size_t capacity) {
+        char *base = mmap(NULL, page + 2 * capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base == MAP_FAILED) return NULL;
         int flags = MAP_SHARED | MAP_FIXED, access = PROT_READ | PROT_WRITE;
-        if (mmap(base, FR_PAGE + capacity, access, flags, fd, 0) == MAP_FAILED ||
-            mmap(base + FR_PAGE + capacity, capacity, access, flags, fd, FR_PAGE) == MAP_FAILED) {
-            munmap(base, FR_PAGE + 2 * capacity);
+        if (mmap(base, page + capacity, access, flags, fd, 0) == MAP_FAILED ||
+            mmap(base + page + capacity, capacity, access, flags, fd, (off_t)page) == MAP_FAILED) {
+            munmap(base, page + 2 * capacity);
             return NULL;
         }
         return base;
     }
-    static void fr_unmap(char *base, size_t capacity) { munmap(base, FR_PAGE + 2 * capacity); }
+    static void fr_unmap(char *base, size_t page, size_t capacity) { munmap(base, page + 2 * capacity); }
     static void fr_close(int fd) { close(fd); }
     """
-    const int FR_PAGE
     ctypedef struct fr_watch:
         const uint64_t *cancelled
         uint64_t watched
@@ -88,10 +95,11 @@ cdef extern from *:
     void fr_store(char *control, int at, uint64_t value) noexcept
     void fr_set_asleep(char *control, uint32_t value) noexcept
     int fr_take_asleep(char *control) noexcept
-    void fr_signal(int doorbell) noexcept
-    void fr_clear(int doorbell) noexcept
-    char *fr_map(int fd, size_t capacity) noexcept
-    void fr_unmap(char *base, size_t capacity) noexcept
+    int fr_signal(int doorbell) noexcept
+    int fr_clear(int doorbell) noexcept
+    size_t fr_page_bytes() noexcept
+    char *fr_map(int fd, size_t page, size_t capacity) noexcept
+    void fr_unmap(char *base, size_t page, size_t capacity) noexcept
     void fr_close(int fd) noexcept
 
 cdef enum:
@@ -99,9 +107,10 @@ cdef enum:
     HEAD = 128
     CANCELLED = 256
     HEADER_BYTES = 24
-    MAX_KIND = 6
     MAX_CHOICES = 256
-    NUM_SINKS = 4096  # a request id is generation << 12 | index into the table of sinks
+    INDEX_BITS = 12  # a request id is generation << INDEX_BITS | index into the table of sinks
+    NUM_SINKS = 1 << INDEX_BITS
+    MAX_GENERATION = (1 << (32 - INDEX_BITS)) - 1
 
 
 cdef class TokenRing:
@@ -112,6 +121,7 @@ cdef class TokenRing:
         uint64_t _tail  # consumer: ours, never read back. Producer: the last one seen
         uint64_t _head  # producer: ours
         readonly uint64_t capacity
+        readonly uint64_t page_bytes  # of the control page
         readonly int memory_fd
         readonly int doorbell_fd
         list _sinks  # Sink | None
@@ -127,15 +137,16 @@ cdef class TokenRing:
         self._release()
 
     @staticmethod
-    def create(capacity=1 << 20):
-        if capacity < FR_PAGE or capacity & (capacity - 1):
-            raise ValueError("the capacity must be a power of two of at least one page")
+    def create(capacity=1 << 20, page_bytes=None):
         cdef TokenRing ring = TokenRing()
+        ring.page_bytes = page_bytes or fr_page_bytes()
+        if capacity < ring.page_bytes or capacity & (capacity - 1):
+            raise ValueError(f"the capacity must be a power of two and at least one page of {ring.page_bytes} bytes")
         import fcntl
 
         ring.memory_fd = os.memfd_create("fastrouter-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         ring.doorbell_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        os.ftruncate(ring.memory_fd, FR_PAGE + capacity)
+        os.ftruncate(ring.memory_fd, ring.page_bytes + capacity)
         fcntl.fcntl(ring.memory_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         ring._map(capacity)
         (<uint64_t *>ring._control)[0] = capacity
@@ -143,12 +154,13 @@ cdef class TokenRing:
         return ring
 
     @staticmethod
-    def open(int memory_fd, int doorbell_fd):
+    def open(int memory_fd, int doorbell_fd, page_bytes=None):
         cdef TokenRing ring = TokenRing()
+        ring.page_bytes = page_bytes or fr_page_bytes()
         ring.memory_fd = memory_fd
         ring.doorbell_fd = doorbell_fd
-        capacity = os.fstat(memory_fd).st_size - FR_PAGE
-        if capacity < FR_PAGE or capacity & (capacity - 1):
+        capacity = os.fstat(memory_fd).st_size - ring.page_bytes
+        if capacity < ring.page_bytes or capacity & (capacity - 1):
             raise ProtocolError(f"a ring of {capacity} bytes")
         ring._map(capacity)
         ring._head = fr_load(ring._control, HEAD)
@@ -156,11 +168,11 @@ cdef class TokenRing:
         return ring
 
     cdef int _map(self, uint64_t capacity) except -1:
-        cdef char *control = fr_map(self.memory_fd, capacity)
+        cdef char *control = fr_map(self.memory_fd, self.page_bytes, capacity)
         if control == NULL:
             raise OSError("cannot map a token ring")
         self._control = control
-        self._data = control + FR_PAGE
+        self._data = control + self.page_bytes
         self.capacity = capacity
         self._mask = capacity - 1
         return 0
@@ -173,7 +185,7 @@ cdef class TokenRing:
 
     cdef void _release(self) noexcept:  # C only, as __dealloc__ needs it
         if self._control != NULL:
-            fr_unmap(self._control, self.capacity)
+            fr_unmap(self._control, self.page_bytes, self.capacity)
             self._control = NULL
             fr_close(self.memory_fd)
             fr_close(self.doorbell_fd)
@@ -208,7 +220,12 @@ cdef class TokenRing:
 
     def ring_doorbell(self):
         if self._control != NULL and fr_take_asleep(self._control):
-            fr_signal(self.doorbell_fd)
+            self._check_doorbell(fr_signal(self.doorbell_fd))
+
+    cdef int _check_doorbell(self, int error) except -1:
+        if error:
+            raise ProtocolError(f"the doorbell of a ring does not work: {os.strerror(error)}")
+        return 0
 
     def watch(self):
         return CancelWatch(self)
@@ -226,11 +243,11 @@ cdef class TokenRing:
             index = index + 1
             if index >= NUM_SINKS:
                 index = 1  # 0 stays free, so that no id is 0
-                self._generation = (self._generation + 1) & 0xFFFFF
+                self._generation = (self._generation + 1) & MAX_GENERATION
             if self._sinks[index] is None:
                 self._index = index
                 self._sinks[index] = sink
-                sink.request_id = self._generation << 12 | index
+                sink.request_id = self._generation << INDEX_BITS | index
                 sink._last_text_ns = 0  # what it waits for until the next text is a prefill
                 return sink.request_id
         raise Unavailable("the model has too many requests")
@@ -254,7 +271,7 @@ cdef class TokenRing:
         self._is_draining = True
         max_bytes = max_bytes or self.capacity  # a producer at full speed must not keep the event loop here for ever
         try:
-            fr_clear(self.doorbell_fd)
+            self._check_doorbell(fr_clear(self.doorbell_fd))
             fr_set_asleep(self._control, 0)
             while self._control != NULL:  # a sink may close the ring
                 head = fr_load(self._control, HEAD)
@@ -269,7 +286,7 @@ cdef class TokenRing:
                     num_bytes += HEADER_BYTES  # a producer that moves head to and fro must not keep us here either
                     continue
                 if num_bytes >= max_bytes:
-                    fr_signal(self.doorbell_fd)  # come back after the other events of the loop
+                    self._check_doorbell(fr_signal(self.doorbell_fd))  # come back after the other events of the loop
                     break
                 num_bytes += waiting
                 num_records += self._deliver(waiting, dirty)
@@ -297,11 +314,11 @@ cdef class TokenRing:
             at = self._data + (self._tail & self._mask)
             memcpy(&record, at, HEADER_BYTES)
             total = HEADER_BYTES + ((<uint64_t>record.size + 7) & ~<uint64_t>7)
-            if waiting < HEADER_BYTES or total > waiting or not 1 <= record.kind <= MAX_KIND or record.choice >= MAX_CHOICES:
+            if waiting < HEADER_BYTES or total > waiting or not TEXT <= record.kind <= ERROR or record.choice >= MAX_CHOICES:
                 raise ProtocolError("a worker wrote an impossible record")
             sink = self._sinks[record.request_id & (NUM_SINKS - 1)]
             if sink is not None and sink.request_id == record.request_id:
-                if record.flags & 1:
+                if record.flags & LAST:
                     self._sinks[record.request_id & (NUM_SINKS - 1)] = None
                     sink.request_id = 0
                 sink.num_tokens += record.num_tokens

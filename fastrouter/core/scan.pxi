@@ -3,8 +3,9 @@
 
 cdef extern from *:
     """
-    enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_TOO_LONG, FR_NO_MEMORY };
+    enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_TOO_LONG, FR_TOO_MANY_ESCAPES, FR_NO_MEMORY };
     #define FR_LONGEST_WORD 1024  /* of a number; reading one takes more than its length in time */
+    #define FR_MOST_ESCAPES 1500000  /* reading and writing one takes as long as 20 plain characters; 8 MiB of \\uXXXX pass */
     #define FR_LEAST_IDS 32  /* a shorter list is not worth a place of its own */
     typedef struct {
         Py_ssize_t num_values, max_values, max_depth;
@@ -66,6 +67,10 @@ cdef extern from *:
         Py_ssize_t depth = 0;
         int holds_ids = 0;  /* the member of the outer object that we are in is one of id_fields */
         unsigned char outer = 0;  /* what opened the second level */
+        Py_ssize_t num_escapes = 0;
+        for (at = body; at < end; at++) num_escapes += *at == '\\\\';
+        if (num_escapes > FR_MOST_ESCAPES) return FR_TOO_MANY_ESCAPES;
+        at = body;
         while (at < end) {
             switch (*at) {
             case ' ': case '\\n': case '\\r': case '\\t': case ',': case ':': at++; continue;
@@ -103,6 +108,7 @@ cdef extern from *:
         FR_TOO_MANY
         FR_TOO_DEEP
         FR_TOO_LONG
+        FR_TOO_MANY_ESCAPES
         FR_NO_MEMORY
     ctypedef struct fr_scan:
         Py_ssize_t num_values
@@ -134,6 +140,8 @@ def scan_json(bytes body not None, bytes id_fields not None, *, Py_ssize_t max_v
             raise InvalidRequest(f"the body is nested deeper than {max_depth} levels")
         if result == FR_TOO_LONG:
             raise InvalidRequest("the body holds a number of more than 1024 characters")
+        if result == FR_TOO_MANY_ESCAPES:
+            raise InvalidRequest("the body holds more than 1500000 backslashes")
         if result == FR_NO_MEMORY:
             raise MemoryError
         return [(scan.spans[2 * i], scan.spans[2 * i + 1]) for i in range(scan.num_spans)]

@@ -179,11 +179,11 @@ cdef class TextCollector(Sink):
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         cdef list buffers
-        if kind <= 3:
+        if kind <= EVENT:
             self.note_text(choice)
-        if kind != 1 and kind != 2:
+        if kind > REASONING:
             return Sink.take(self, kind, choice, flags, payload, size)
-        buffers = self._text if kind == 1 else self._reasoning
+        buffers = self._text if kind == TEXT else self._reasoning
         while len(buffers) <= choice:  # the ring bounds choice
             buffers.append(_Buffer())
         (<_Buffer>buffers[choice]).append(payload, size)
@@ -212,7 +212,7 @@ cdef class SseWriter(Sink):
         bint _is_overflowing
         readonly bint is_finished
         _Buffer _events  # whole events, not yet written
-        list _templates  # (prefix, suffix) | None, at choice * 2 + kind - 1
+        list _templates  # (prefix, suffix) | None, at choice * 2 + kind - TEXT
         list _first  # bytes | None per choice
         readonly Py_ssize_t text_bytes
         readonly long long last_sent_ns
@@ -228,8 +228,8 @@ cdef class SseWriter(Sink):
         self._first = []
 
     def set_template(self, int kind, int choice, bytes prefix not None, bytes suffix not None):
-        cdef Py_ssize_t index = choice * 2 + kind - 1
-        if kind not in (1, 2) or choice < 0:
+        cdef Py_ssize_t index = choice * 2 + kind - TEXT
+        if kind not in (TEXT, REASONING) or choice < 0:
             raise ValueError("templates are for text and reasoning")
         while len(self._templates) <= index:
             self._templates.append(None)
@@ -264,16 +264,16 @@ cdef class SseWriter(Sink):
         return True
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
-        cdef Py_ssize_t index = choice * 2 + kind - 1
+        cdef Py_ssize_t index = choice * 2 + kind - TEXT
         cdef tuple template
         cdef bytes prefix, suffix, first
         cdef _Buffer events = self._events
         cdef char *end
         if self.is_finished:
             return 0
-        if kind <= 3:
+        if kind <= EVENT:
             self.note_text(choice)
-        if kind > 2 or index >= len(self._templates) or self._templates[index] is None:
+        if kind > REASONING or index >= len(self._templates) or self._templates[index] is None:
             return Sink.take(self, kind, choice, flags, payload, size)
         self._has_events = True
         template = <tuple>self._templates[index]

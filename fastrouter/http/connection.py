@@ -14,9 +14,9 @@ from typing import Any, Protocol, cast
 
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange, internal_error
+from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import CONTINUE, error_response, refusal
+from fastrouter.http.response import CONTINUE, refusal
 from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
 
@@ -27,6 +27,7 @@ LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once woul
 CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
+LEAST_HELD_BYTES = 64 << 10  # of a body; smaller ones are not counted
 MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; up to here reading goes on, so that a client that leaves is noticed at once
 
 
@@ -38,6 +39,8 @@ class Endpoint(Protocol):
     stall_sweeps: int  # a client may leave an answer unread for so long
     keep_alive_sweeps: int
     connections: "set[Connection]"
+    held_bytes: int  # of all large bodies that are being read, or whose requests are not over
+    max_held_bytes: int
     admit: Callable[[Request, int], int] | None  # a RequestParser's gate
 
     def dispatch(self, request: Request, exchange: Exchange) -> Any: ...
@@ -46,8 +49,10 @@ class Endpoint(Protocol):
 
 class Connection(asyncio.Protocol):
     __slots__ = (
+        "_answering_bytes",
         "_buffered",
         "_exchange",
+        "_held_bytes",
         "_is_lingering",
         "_is_paused",
         "_is_pumping",
@@ -76,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._is_paused = False  # the transport asked us not to write
         self._is_lingering = False
         self._is_reading_held = False
+        self._answering_bytes = 0  # of the large body whose request is being answered
+        self._held_bytes = 0  # what the server has counted for us
         self._waiting_bytes = 0  # that have come since a request waits
         self._phase: object = None
         self._sweeps = 0  # how many sweeps have seen this phase
@@ -110,8 +117,13 @@ class Connection(asyncio.Protocol):
             self._queue.extend(requests)
             self._waiting_bytes += len(data)
             self._pump()
+        if self._held_bytes or self._answering_bytes or self._parser.num_body_bytes > LEAST_HELD_BYTES:
+            self._count_held()
         if self._parser.error is not None:
             self.refuse(self._parser.error.status, str(self._parser.error))
+        elif self._parser.num_body_bytes > LEAST_HELD_BYTES and self.server.held_bytes > self.server.max_held_bytes:
+            self._parser.close()
+            self.refuse(503, "too many large requests are under way: try again later")
         elif self._parser.owes_continue:
             self._say_continue()
 
@@ -122,6 +134,8 @@ class Connection(asyncio.Protocol):
         self.server.connections.discard(self)
         self._queue.clear()
         self._parser.close()
+        self._answering_bytes = 0
+        self._count_held()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.disconnect()
@@ -143,13 +157,14 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, request: Request) -> None:
         self.num_requests += 1
+        self._answering_bytes = len(request.body) if len(request.body) > LEAST_HELD_BYTES else 0
         exchange = self._exchange = Exchange(self, request)
         try:
             result = self.server.dispatch(request, exchange)
         except FastrouterError as error:
-            result = error_response(error)
+            result = exchange.error_response(error)
         except Exception:  # a bug of ours: logged with its traceback, answered with a 500
-            result = internal_error(request)
+            result = exchange.internal_error()
         if type(result) is bytes:
             exchange.send(result)
         elif result is not None:
@@ -175,6 +190,11 @@ class Connection(asyncio.Protocol):
             if self._refusal is not None and self._exchange is None:
                 self._linger(self._refusal)
 
+    def _count_held(self) -> None:
+        held = self._parser.num_body_bytes + self._answering_bytes + sum(len(request.body) for request in self._queue)
+        self.server.held_bytes += held - self._held_bytes
+        self._held_bytes = held
+
     def _hold_reading(self, is_held: bool) -> None:
         if is_held != self._is_reading_held:
             self._is_reading_held = is_held
@@ -182,6 +202,9 @@ class Connection(asyncio.Protocol):
 
     def exchange_ended(self, will_keep_alive: bool, *, is_whole: bool = True) -> None:
         self._exchange = None
+        self._answering_bytes = 0
+        if self._held_bytes:
+            self._count_held()
         if not is_whole:
             self._queue.clear()
             self._is_lingering = True
@@ -211,6 +234,8 @@ class Connection(asyncio.Protocol):
         """Answer what is no HTTP for us, after what came before it, and close."""
         response = refusal(status, message)
         self._parser.owes_continue = False
+        if self._held_bytes:
+            self._count_held()
         if self._exchange is None and not self._queue:
             self._linger(response)
         else:

@@ -50,7 +50,7 @@ class Carrier(Protocol):
 class Exchange:
     """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
 
-    __slots__ = ("_connection", "_is_counted", "_task", "is_background", "is_over", "on_over", "request", "responder")
+    __slots__ = ("_connection", "_is_counted", "_task", "error_body", "is_background", "is_over", "on_over", "request", "responder")
 
     def __init__(self, connection: Carrier, request: Request) -> None:
         self._connection = connection
@@ -58,6 +58,7 @@ class Exchange:
         self._is_counted = False
         self.request = request
         self.responder: Responder | None = None
+        self.error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json  # in the shape of the API that was asked
         self.is_over = False
         self.is_background = False  # a drain does not wait for it
         self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
@@ -106,7 +107,15 @@ class Exchange:
         self.end(status=int(response[9:12]) if self.on_over is not None else None)
 
     def send_error(self, error: FastrouterError) -> None:
-        self.send(error_response(error))
+        self.send(self.error_response(error))
+
+    def error_response(self, error: FastrouterError) -> bytes:
+        return error_response(error, body=self.error_body(error))
+
+    def internal_error(self) -> bytes:
+        """For an exception that is our own bug; call it in its `except`."""
+        log.exception("%s %s failed", self.request.method, self.request.path)
+        return self.error_response(FastrouterError("internal error; the router's log has the cause"))
 
     def count_generation(self) -> None:
         """From now until this is over it counts against what its key may run at a time. Raises RateLimited."""
@@ -147,11 +156,11 @@ class Exchange:
         try:
             response = await answer
         except FastrouterError as error:
-            response = error_response(error)
+            response = self.error_response(error)
         except asyncio.CancelledError:
             return  # by `disconnect` or `stop`; there is nobody to answer, or they answered
         except Exception:  # a bug of ours: logged with its traceback, answered with a 500
-            response = internal_error(self.request)
+            response = self.internal_error()
         self._task = None
         if response is not None:
             self.send(response)
@@ -175,9 +184,3 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
         self.send_error(error)
-
-
-def internal_error(request: Request) -> bytes:
-    """For an exception that is our own bug; call it in its `except`."""
-    log.exception("%s %s failed", request.method, request.path)
-    return error_response(FastrouterError("internal error; the router's log has the cause"))

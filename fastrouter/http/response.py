@@ -70,7 +70,8 @@ def redirect(location: str) -> bytes:
     return _LINES[308] + f"Location: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-def error_response(error: FastrouterError) -> bytes:
+def error_response(error: FastrouterError, body: Any = None) -> bytes:
+    """`body`: the error in the shape of an API that has its own."""
     headers = b""
     if error.retry_after_s is not None:
         headers = b"Retry-After: %d\r\n" % error.retry_after_s
@@ -78,14 +79,15 @@ def error_response(error: FastrouterError) -> bytes:
         headers += b"WWW-Authenticate: Bearer\r\n"
     if isinstance(error, MethodNotAllowed):
         headers += b"Allow: %b\r\n" % error.allow.encode()
-    return json_response(orjson.dumps(error.to_json()), error.status, headers)
+    return json_response(orjson.dumps(error.to_json() if body is None else body), error.status, headers)
 
 
 def refusal(status: int, message: str) -> bytes:
     """What a client gets whose bytes were no acceptable HTTP; the connection closes after it."""
     kind = "not_supported_error" if status in (501, 505) else "unavailable_error" if status == 503 else "invalid_request_error"
     body = orjson.dumps({"error": {"code": status, "message": message, "type": kind}})
-    return json_response(body, status if status in _LINES else 400, b"Connection: close\r\n")
+    headers = b"Connection: close\r\n" + (b"Retry-After: 1\r\n" if status == 503 else b"")
+    return json_response(body, status if status in _LINES else 400, headers)
 
 
 def with_headers(response: bytes, headers: bytes) -> bytes:

@@ -27,6 +27,7 @@ class Route(NamedTuple):
     handler: Handler
     max_body: int
     is_public: bool
+    error_body: Callable[[FastrouterError], Any]  # the JSON of its errors
 
 
 class Routes:
@@ -42,9 +43,18 @@ class Routes:
         self.prepare: Callable[[Request], Coroutine[Any, Any, None]] | None = None  # awaited before the handler, with a large body
         self.hint: Callable[[str, Iterable[str]], str] = lambda path, known: ""  # what to say of a path, given those there are
 
-    def add(self, method: str, paths: str | Iterable[str], handler: Handler, *, public: bool = False, max_body: int = SMALL_BODY) -> None:
-        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped."""
-        route = Route(handler, max_body, public)
+    def add(
+        self,
+        method: str,
+        paths: str | Iterable[str],
+        handler: Handler,
+        *,
+        public: bool = False,
+        max_body: int = SMALL_BODY,
+        error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json,
+    ) -> None:
+        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped. `error_body`: of all errors here."""
+        route = Route(handler, max_body, public, error_body)
         for path in [paths] if isinstance(paths, str) else paths:
             path = self._prefix + path
             if path.endswith("/*"):
@@ -93,9 +103,11 @@ class Routes:
 
     def dispatch(self, request: Request, exchange: Exchange) -> Result:
         """Raises FastrouterError."""
+        route = self._find(request)
+        if route is not None:
+            exchange.error_body = route.error_body
         if request.denied is not None and not isinstance(request.denied, _Dropped):
             raise _take_denial(request)
-        route = self._find(request)
         if route is not None and route.is_public:
             return route.handler(request, exchange)
         if request.method == "OPTIONS":

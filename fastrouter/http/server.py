@@ -27,6 +27,7 @@ RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files, where the li
 LEAST_RESERVED = 40  # a start takes about 25, and a model 6
 LEAST_DESCRIPTORS = 48
 SWEEP_S = 1.0
+MAX_HELD_BYTES = 256 << 20  # of large bodies at a time; who comes with one more is told to try again
 STALL_S = 10.0
 KEEP_ALIVE_S = 75.0
 
@@ -67,6 +68,8 @@ class Server:
         self.stall_sweeps = math.ceil((timeout_s or STALL_S) / SWEEP_S)
         self.keep_alive_sweeps = math.ceil((timeout_s or KEEP_ALIVE_S) / SWEEP_S)
         self.connections: set[Connection] = set()
+        self.held_bytes = 0
+        self.max_held_bytes = MAX_HELD_BYTES
         self.max_connections = max_connections or connections_for(raise_descriptor_limit())
         self._make_parser = make_parser
         self._servers: list[asyncio.AbstractServer] = []

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from fastrouter.hub.job import DownloadFailed
 from fastrouter.hub.select_files import RemoteFile
+from fastrouter.system.words import size_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 BLOCK_BYTES = 1 << 20
@@ -48,7 +49,7 @@ class Repository:
         needed = sum(remote.size_bytes - self.done_bytes(remote) for remote in files)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise DownloadFailed(f"not enough room in {self._cache_dir}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+            raise DownloadFailed(f"not enough room in {self._cache_dir}: {size_text(needed)} are needed, {size_text(free)} are free")
 
     @contextlib.contextmanager
     def open_part(self, remote: RemoteFile) -> Iterator[BinaryIO | None]:

@@ -7,16 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastrouter.catalog.file_names import is_gguf
+from fastrouter.catalog.file_names import COMPANIONS, DEFAULT_QUANTS, SHARD, is_gguf
 from fastrouter.catalog.sources import has_quant
 from fastrouter.errors import InvalidRequest
 
-DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")  # in this order; then the first model there is
 NUM_SHOWN = 12
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _BITS = re.compile(r"[-.][A-Za-z_]*(\d+)[A-Za-z0-9_]*$")
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_NO_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+_NO_MODEL = ("mmproj", "imatrix", *COMPANIONS)
 
 
 class NotThere(InvalidRequest):
@@ -62,16 +60,16 @@ def _find_model(files: Sequence[RemoteFile], quant: str | None) -> RemoteFile | 
 
 def _is_model(path: str) -> bool:
     name = path.rpartition("/")[2].lower()
-    shard = _SHARD.fullmatch(name)
+    shard = SHARD.fullmatch(name)
     return not any(word in name for word in _NO_MODEL) and (shard is None or int(shard[2]) == 1)
 
 
 def _shards_of(first: RemoteFile, files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    shard = _SHARD.fullmatch(first.path)
+    shard = SHARD.fullmatch(first.path)
     if shard is None:
         return [first]
     total = int(shard[3])
-    matches = [(match, remote) for remote in files if (match := _SHARD.fullmatch(remote.path))]
+    matches = [(match, remote) for remote in files if (match := SHARD.fullmatch(remote.path))]
     by_index = {int(match[2]): remote for match, remote in matches if match.group(1, 3) == shard.group(1, 3)}
     missing = [index for index in range(1, total + 1) if index not in by_index]
     if missing:
@@ -81,7 +79,7 @@ def _shards_of(first: RemoteFile, files: Sequence[RemoteFile]) -> list[RemoteFil
 
 def _bits(path: str) -> int:
     """4 of x-Q4_K_M.gguf, 16 of x-BF16.gguf; 0 where the name does not say."""
-    shard = _SHARD.fullmatch(path)
+    shard = SHARD.fullmatch(path)
     match = _BITS.search(shard[1] if shard else path[: -len(".gguf")])
     return int(match[1]) if match else 0
 

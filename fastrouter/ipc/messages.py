@@ -23,7 +23,6 @@ class Load:
     path: str  # first shard
     options: LoadOptions
     safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
-    mmproj: str | None = None
     verbosity: int = QUIET  # llama-server's; above QUIET, llama.cpp's own lines come too
     num_dropped: int = 0  # of the CPU's variants of llama.cpp, best first: those crash even in the safe mode
 
@@ -120,11 +119,6 @@ class Forget:
     request_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Finish what runs, then exit 0."""
-
-
 # ---------------------------------------------------------------- worker -> router
 
 
@@ -199,7 +193,6 @@ Message = (
     | Abort
     | Call
     | Forget
-    | Stop
     | Hello
     | Progress
     | Ready

@@ -1,5 +1,7 @@
 """Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends in one file.
 
+A large answer that the router only passes on has a frame of its own: `length | "=" | u64 request id | the result as JSON`. Nobody reads it.
+
 The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other:
 a frame over MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.
 """
@@ -22,6 +24,9 @@ from fastrouter.options.load import LoadOptions
 MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
 MAX_ANSWER_BYTES = 48 << 20  # of a Reply: the router reads it in one go
 _LENGTH = struct.Struct("<I")
+_PASSED_ON = struct.Struct("<cQ")
+_PASSED_ON_MARK = b"="
+_PASSED_ON_BYTES = 64 << 10  # smaller answers are soon read
 
 
 def _types_of(annotation: Any) -> frozenset[Any]:
@@ -44,8 +49,10 @@ def encode(message: Message) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
-def decode(payload: bytes | memoryview) -> Message:
+def decode(payload: bytes) -> Message:
     """The message in one frame's payload. Raises ProtocolError."""
+    if payload.startswith(_PASSED_ON_MARK) and len(payload) > _PASSED_ON.size:
+        return Reply(_PASSED_ON.unpack_from(payload)[1], result=orjson.Fragment(payload[_PASSED_ON.size :]))
     try:
         values = orjson.loads(payload)
         name = values.pop("type")
@@ -62,10 +69,11 @@ def decode(payload: bytes | memoryview) -> Message:
     return message  # type: ignore[return-value]  # the table holds Message's own members
 
 
-def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES) -> bytes:
-    """One frame. An answer that cannot be encoded, or is too large, becomes that call's error."""
+def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES, *, is_passed_on: bool = False) -> bytes:
+    """One frame. An answer that cannot be encoded, or is too large, becomes that call's error. `is_passed_on`: the router does not look
+    into the result, which it gets as an orjson.Fragment when it is large."""
     try:
-        frame = encode(reply)
+        frame = _encode_passed_on(reply) if is_passed_on else encode(reply)
         if len(frame) <= limit:
             return frame
         problem = f"the answer would have {len(frame) >> 20} MiB, more than the limit of {limit >> 20} MiB; send less at a time"
@@ -74,6 +82,13 @@ def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES) -> bytes:
     except TypeError as error:  # half a surrogate pair, a number of more than 64 bits, too deep
         problem = f"the answer cannot be written as JSON: {error}"
     return encode(Reply(reply.request_id, error=InvalidRequest(problem).to_wire()))
+
+
+def _encode_passed_on(reply: Reply) -> bytes:
+    result = orjson.dumps(reply.result)
+    if len(result) < _PASSED_ON_BYTES:
+        return encode(reply)
+    return _LENGTH.pack(_PASSED_ON.size + len(result)) + _PASSED_ON.pack(_PASSED_ON_MARK, reply.request_id) + result
 
 
 class FrameReader:
@@ -93,7 +108,9 @@ class FrameReader:
                 raise ProtocolError(f"frame of {length} bytes is over the wire's limit")
             if len(buffer) - start - 4 < length:
                 break
-            messages.append(decode(bytes(buffer[start + 4 : start + 4 + length])))
+            with memoryview(buffer) as view:
+                payload = bytes(view[start + 4 : start + 4 + length])
+            messages.append(decode(payload))
             start += 4 + length
         if start:
             del buffer[:start]

@@ -96,9 +96,12 @@ BUILT_IN = {
 }
 
 
+FALLBACK = "chatml"  # for models without a template
+
+
 def source_of(text: str) -> str:
     """The Jinja source that `text` means: empty is ChatML, a plain word a built-in name, anything else is Jinja."""
-    name = text.strip() or "chatml"
+    name = text.strip() or FALLBACK
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         return text
     if name not in BUILT_IN:

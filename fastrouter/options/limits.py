@@ -1,7 +1,11 @@
-"""Limits that flags, requests and files share."""
+"""Limits and defaults that several packages share."""
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
 FLOAT_MAX = 3.4e38  # of C's float, rounded down
-MAX_CPUS = 512  # llama.cpp's limit
+MAX_CPUS = 512  # llama.cpp's limit, GGML_MAX_N_THREADS
+MIN_FLASH_HEAD_SIZE = 32  # narrower heads go without flash attention on CPUs
+POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # llama.cpp's numbers
+DEFAULT_POLL = 50  # how long the workers' threads spin for work: 0 not at all, 100 about a millisecond
+DEFAULT_PATIENCE_S = 1.0  # so long requests for models in memory may overtake one that waits for its model
 MAX_SCALE = 1000.0  # of an adapter: what is beyond it only overflows

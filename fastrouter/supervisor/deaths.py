@@ -5,20 +5,19 @@ before it has begun (its fork server was killed, or the worker itself as a spare
 Invariant: every request of the worker is told, or waits in the queue for a fresh one.
 """
 
-import asyncio
 import logging
 import signal
-import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from fastrouter import metrics
-from fastrouter.errors import FastrouterError, Unavailable, WorkerDied
+from fastrouter.errors import LoadPostponed, Unavailable, WorkerDied
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, Waiter
+from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies, Remedy
+from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 
@@ -26,121 +25,123 @@ log = logging.getLogger("fastrouter.supervisor")
 
 NUM_LINES = 5  # of the worker's, in our log
 _CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE}  # not SIGABRT: llama.cpp has found something wrong itself
-
-
-class Owner(Protocol):
-    """Who has the queue."""
-
-    feed: Events
-    is_stopping: bool
-
-    def enqueue(self, entry: ManagedModel, waiter: Waiter) -> None: ...
-    def refuse_waiters(self, entry: ManagedModel, error: FastrouterError) -> None: ...
+_FROM_OUTSIDE = {
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGHUP,
+    -signal.SIGQUIT,
+}  # a user, or the kernel for want of memory
 
 
 class Deaths:
-    def __init__(self, owner: Owner, remedies: Remedies) -> None:
-        self._owner = owner
+    """A rebalance follows each."""
+
+    def __init__(self, queue: Queue, events: Events, remedies: Remedies, timers: Timers) -> None:
+        self._queue = queue
+        self._events = events
         self._remedies = remedies
+        self._timers = timers
 
     def __repr__(self) -> str:
         return f"<Deaths {self._remedies!r}>"
 
-    def take(self, entry: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
+    def take(self, model: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
         """`was`: its state before."""
         if was is State.LOADING:
-            self._take_load(entry, instance, stderr_tail)
+            self._take_load(model, instance, stderr_tail)
         else:
-            self._take_server(entry, instance, was, stderr_tail)
+            self._take_server(model, instance, was, stderr_tail)
 
-    def note_answer(self, entry: ManagedModel, instance: Instance) -> bool:
+    def note_answer(self, model: ManagedModel, instance: Instance) -> bool:
         """A request has ended. True: what has crashed was answered with a remedy, and that is news for all models."""
-        code = entry.crash_code
-        if code is None or not instance.has_answered or instance.remedy != entry.remedy or instance.has_retries:
+        code = model.crash_code
+        if code is None or not instance.has_answered or instance.remedy != model.remedy or instance.has_retries:
             return False
-        entry.crash_code = None
-        cause = f"model {entry.spec.id}: its worker {describe_exit(code)}"
-        return code in _CPU_FAULTS and self._remedies.learn(entry.remedy, cause, is_certain=code == -signal.SIGILL)
+        model.crash_code = None
+        cause = f"model {model.spec.id}: its worker {describe_exit(code)}"
+        return code in _CPU_FAULTS and self._remedies.learn(model.remedy, cause, is_certain=code == -signal.SIGILL)
 
     # ------------------------------------------------------------ while it loaded
 
-    def _take_load(self, entry: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
+    def _take_load(self, model: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         has_said_why = instance.failure is not None or instance.process.broke_protocol is not None
-        if not has_said_why and entry.note_sudden_end(instance.has_begun):
-            remedy = self._try_remedy(entry, instance) if exit_code == -signal.SIGILL else None
+        if not has_said_why and model.note_sudden_end(instance.has_begun):
+            remedy = self._try_remedy(model, instance) if exit_code == -signal.SIGILL else None
             self._tell_of_retry(spec.id, cause, "another worker loads it", remedy)
-            if not entry.is_wanted and not self._owner.is_stopping:  # nobody has to wait for a load, see Waiter.wants_lease
-                self._owner.enqueue(entry, _waiter(wants_lease=False))
+            if not model.is_wanted and not self._queue.is_closed:  # a load without a request, see Waiter.wants_lease
+                self._queue.add(model, Waiter(wants_lease=False), self._timers.now())
         elif has_said_why or instance.has_begun:
-            self._tell(entry, instance, stderr_tail)
-            entry.note_failed_load(time.monotonic())
-            entry.failure_kind = instance.failure_kind
+            self._tell(model, instance, stderr_tail)
+            model.note_failed_load(self._timers.now())
+            is_killed = exit_code in _FROM_OUTSIDE and not has_said_why
+            model.failure_kind = LoadPostponed if is_killed else instance.failure_kind
             metrics.load_failed(spec.id)
-            self._owner.refuse_waiters(entry, instance.failure_kind(spec.id, cause, exit_code, stderr_tail))
-            self._owner.feed.failed(spec.id, exit_code, cause, stderr_tail)
+            self._queue.refuse_all(model, model.failure_kind(spec.id, cause, exit_code, stderr_tail))
+            self._events.failed(spec.id, exit_code, cause, stderr_tail)
         else:
             log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
             error = Unavailable(f"no worker has come up for model '{spec.id}' ({cause}); try again", model=spec.id)
-            self._owner.refuse_waiters(entry, error)
-            self._owner.feed.unloaded(spec.id, "crash")
+            self._queue.refuse_all(model, error)
+            self._events.unloaded(spec.id, "crash")
 
     # ------------------------------------------------------------ after that
 
-    def _take_server(self, entry: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
+    def _take_server(self, model: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
         metrics.died(spec.id)
         metrics.evicted(spec.id, "crash")
         is_first_decode = instance.is_killed_by_first_decode()
-        remedy = self._try_remedy(entry, instance) if is_first_decode else None
-        may_retry = was is not State.STOPPING and not self._owner.is_stopping
+        remedy = self._try_remedy(model, instance) if is_first_decode else None
+        may_retry = was is not State.STOPPING and not self._queue.is_closed
         again, lost = _divide(instance.take_streams(), num_retries=(1 if remedy is None else 2) if may_retry else 0)
         is_unseen = not lost and (remedy is not None or bool(again and not instance.has_calls))
         if is_unseen:
             self._tell_of_retry(spec.id, cause, "its requests start again on another worker", remedy)
         else:
-            self._tell(entry, instance, stderr_tail)
+            self._tell(model, instance, stderr_tail)
             if is_first_decode:
-                entry.note_no_cure(remedy)
-        self._start_again(entry, again)
+                model.note_no_cure(remedy)
+        self._start_again(model, again)
         for stream in lost:
             fail_sink(stream.sink, WorkerDied(f"model {spec.id} has crashed: {cause}", stderr_tail))
         if is_unseen:
-            self._owner.feed.unloaded(spec.id, "crash")
+            self._events.unloaded(spec.id, "crash")
         else:
-            self._owner.feed.failed(spec.id, exit_code, cause, stderr_tail)
+            self._events.failed(spec.id, exit_code, cause, stderr_tail)
 
-    def _start_again(self, entry: ManagedModel, streams: list[Stream]) -> None:
+    def _start_again(self, model: ManagedModel, streams: list[Stream]) -> None:
         leases = dict.fromkeys(stream.owner for stream in streams)  # in order
         for stream in streams:
             lease: Lease = stream.owner
             lease.resubmitted.append(stream)
         for lease in leases:
             if not lease.is_released:
-                self._owner.enqueue(entry, _waiter(lease=lease))
+                self._queue.add(model, Waiter(lease=lease), self._timers.now())
 
     # ------------------------------------------------------------ both
 
-    def _try_remedy(self, entry: ManagedModel, instance: Instance) -> Remedy | None:
+    def _try_remedy(self, model: ManagedModel, instance: Instance) -> Remedy | None:
         """Let the next load do something differently. None: all has been tried."""
         remedy = instance.remedy.next()
         if remedy is not None:
-            entry.remedy, entry.crash_code = remedy, instance.process.exit_code
+            model.remedy, model.crash_code = remedy, instance.process.exit_code
         return remedy
 
     def _tell_of_retry(self, model_id: str, cause: str, what: str, remedy: Remedy | None) -> None:
-        """Nobody has noticed yet, and perhaps nobody will."""
+        """No client has noticed it yet, and perhaps none will."""
         how = f"it is tried once more {remedy}" if remedy is not None else what
         log.warning("%s: %s; %s", model_id, cause, how, extra={"model": model_id, "event": "retry"})
 
-    def _tell(self, entry: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
+    def _tell(self, model: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
         """The log and the model's status."""
         model_id, cause, exit_code = instance.spec.id, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", model_id, cause, extra={"model": model_id, "event": "failed", "exit_code": exit_code})
         for line in stderr_tail[-NUM_LINES:]:
             if line not in cause and cause not in line:
                 log.info("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
-        entry.note_end(cause, exit_code, stderr_tail)
+        model.note_end(cause, exit_code, stderr_tail)
 
 
 def _divide(streams: list[Stream], num_retries: int) -> tuple[list[Stream], list[Stream]]:
@@ -154,7 +155,3 @@ def _divide(streams: list[Stream], num_retries: int) -> tuple[list[Stream], list
         can_restart = stream.num_deaths <= num_retries and stream.sink.restart()
         (again if can_restart else lost).append(stream)
     return again, lost
-
-
-def _waiter(*, lease: Lease | None = None, wants_lease: bool = True) -> Waiter:
-    return Waiter(asyncio.get_running_loop().create_future(), can_start=True, wants_lease=wants_lease, lease=lease)

@@ -27,7 +27,7 @@ class Events:
         self._subscribers = [subscriber] if subscriber is not None else []
 
     def __repr__(self) -> str:
-        return f"<Feed {len(self._subscribers)} subscribers>"
+        return f"<Events {len(self._subscribers)} subscribers>"
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call it for each event, until the returned function is called."""

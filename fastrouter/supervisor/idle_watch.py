@@ -1,6 +1,5 @@
-"""Which idle models' time is over: a pure rule, and the one timer that asks it."""
+"""The one timer that asks which idle models' time is over. The rule is in decide/idle.py."""
 
-import time
 from collections.abc import Callable, Iterable
 
 from fastrouter.supervisor.decide.idle import Idle, due
@@ -20,10 +19,10 @@ class IdleWatch:
 
     def watch(self) -> None:
         """A model has become idle, or may have."""
-        self._timers.at("idle", time.monotonic(), self._end)
+        self._timers.at("idle", self._timers.now(), self._end)
 
     def _end(self) -> None:
-        decided = due(self._look(), time.monotonic())
+        decided = due(self._look(), self._timers.now())
         for model_id in decided.unload:
             self._unload(model_id)
         for model_id in decided.sleep:

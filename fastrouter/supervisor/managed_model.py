@@ -1,23 +1,22 @@
-"""All the supervisor knows of one model: its instance, who waits for it, how its loads went. Decides nothing about other models.
+"""All the supervisor knows of one model: its instance, who waits for it, how its loads went; and of all of them. No model knows another.
 
 Invariant: `retry_at` lies in the future only after a failed load.
 """
 
 import asyncio
 import math
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.errors import LoadFailed, ModelUnusable
+from fastrouter.errors import FastrouterError, LoadFailed, ModelUnusable
 from fastrouter.supervisor.decide.need import NOTHING, Need
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.remedies import NONE, Remedy
-from fastrouter.supervisor.workers.instance import Instance
+from fastrouter.supervisor.workers.instance import Instance, fail_sink
 
 NUM_SUDDEN_ENDS = 2  # workers in a row that ended while they loaded a model: then it is the model
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
@@ -39,7 +38,7 @@ class Status:
     num_running: int = 0  # requests
     num_waiting: int = 0
     idle_s: float | None = None  # since its last request; None: it is in use, or not there
-    expires_in_s: float | None = None  # until it is unloaded, if nobody asks; None: never
+    expires_in_s: float | None = None  # until it is unloaded, if no request comes; None: never
 
 
 UNLOADED = Status()
@@ -63,21 +62,36 @@ class WaitPreview:
     """What a request that waits for a model can be told."""
 
     load: LoadTimes = field(default_factory=LoadTimes)  # its last one
-    position: int = 0  # of the model among those that wait for a place, from 1; 0: it has one
+    position: int = 0  # see Residency.position
     is_loading: bool = False
     progress: float | None = None  # 0.0 to 1.0
-    remaining_s: float | None = None  # None: nobody knows
+    remaining_s: float | None = None  # None: not known
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request. Resolved with a Lease, or with None when `wants_lease` is False and the load has begun."""
+    """One request. It gets a Lease, or None when `wants_lease` is False and the load has begun; or an error."""
 
-    future: "asyncio.Future[Lease | None]"
-    can_start: bool  # may its model be loaded for it?
+    future: "asyncio.Future[Lease | None] | None" = None  # None: it is not awaited
+    can_start: bool = True  # may its model be loaded for it?
     wants_lease: bool = True
     priority: int = 0
-    lease: Lease | None = None  # a lease that has lost its worker: nobody awaits the future, it moves to the next worker
+    lease: Lease | None = None  # one that has lost its worker: it moves to the next one
+
+    @property
+    def is_awaited(self) -> bool:
+        return self.future is not None and not self.future.done()
+
+    def resolve(self, lease: Lease | None) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_result(lease)
+
+    def refuse(self, error: FastrouterError) -> None:
+        if self.lease is not None:
+            for stream in list(self.lease.resubmitted):
+                fail_sink(stream.sink, error)
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +112,7 @@ class ManagedModel:
     remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
     crash_code: int | None = None  # the exit code of that one; None: the remedy has been judged
     is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
-    has_expired: bool = False  # it left because nobody had asked for a while: its memory is wanted back, nothing is kept ready for it
+    has_expired: bool = False  # it left because no request came for a while: its memory is wanted back, nothing is kept ready for it
     keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
     pin: bool | None = None  # what a user said while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker said of it
@@ -111,7 +125,7 @@ class ManagedModel:
 
     @property
     def is_wanted(self) -> bool:
-        """Somebody waits who may start it."""
+        """A request waits that may start it."""
         return any(waiter.can_start for waiter in self.waiters)
 
     @property
@@ -146,20 +160,20 @@ class ManagedModel:
             expires_in_s=max(0.0, self.ttl_s - idle_s) if self.ttl_s is not None and idle_s is not None else None,
         )
 
-    def wait_preview(self, position: int, usual_load_s: float | None) -> WaitPreview:
-        """`position` in the queue; `usual_load_s`: what its last good load took."""
+    def wait_preview(self, position: int, usual_load_s: float | None, now: float) -> WaitPreview:
+        """`usual_load_s`: what its last good load took."""
         instance = self.instance
         if instance is None or instance.state is not State.LOADING:
             return WaitPreview(self.load, position)
-        remaining = self.load.began + (usual_load_s or 0.0) - time.monotonic()
+        remaining = self.load.began + (usual_load_s or 0.0) - now
         return WaitPreview(self.load, 0, True, instance.progress, remaining if remaining > 0 else None)
 
-    def begin_load(self, *, has_evicted: bool) -> None:
-        self.load = LoadTimes(time.monotonic(), 0.0, has_evicted)
+    def begin_load(self, now: float, *, has_evicted: bool) -> None:
+        self.load = LoadTimes(now, 0.0, has_evicted)
 
-    def end_load(self) -> float:
+    def end_load(self, now: float) -> float:
         """It is over, however it went; how long it took. Idempotent."""
-        self.load.ended = self.load.ended or time.monotonic()
+        self.load.ended = self.load.ended or now
         return self.load.ended - self.load.began
 
     def note_failed_load(self, now: float) -> None:
@@ -171,7 +185,7 @@ class ManagedModel:
         self.num_sudden_ends = self.num_lost_workers = 0
 
     def note_sudden_end(self, has_begun: bool) -> bool:
-        """Its worker has ended while it loaded, and nobody knows why. True: another one may do better."""
+        """Its worker has ended while it loaded, and has not said why. True: another one may do better."""
         if has_begun:
             self.num_sudden_ends = (self.num_sudden_ends + 1) % NUM_SUDDEN_ENDS
             return self.num_sudden_ends > 0
@@ -203,3 +217,39 @@ class ManagedModel:
         if self.failure_kind is not ModelUnusable:
             error.retry_after_s = max(1, round(self.retry_at - now))
         return error
+
+
+class ManagedModels:
+    """Those that were ever asked for."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ManagedModel] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.instances()}"
+
+    def __iter__(self) -> Iterator[ManagedModel]:
+        return iter(self._models.values())
+
+    def __getitem__(self, model_id: str) -> ManagedModel:
+        return self._models[model_id]
+
+    def get(self, model_id: str) -> ManagedModel | None:
+        return self._models.get(model_id)
+
+    def of(self, spec: ModelSpec) -> ManagedModel:
+        """With what the catalog says of it now. A variant's model is its runner's."""
+        spec = spec.runner
+        model = self._models.get(spec.id)
+        if model is None:
+            model = self._models[spec.id] = ManagedModel(spec)
+        model.spec = spec
+        return model
+
+    def renew(self, find: Callable[[str], ModelSpec | None]) -> None:
+        """The catalog has changed; what it does not have any more stays as it was."""
+        for model in self:
+            model.spec = find(model.spec.id) or model.spec
+
+    def instances(self) -> list[Instance]:
+        return [model.instance for model in self if model.instance is not None]

@@ -3,7 +3,7 @@
 Invariant: an instance's `need` is what it was admitted with until its load has shown better.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
@@ -11,7 +11,7 @@ from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.need import total
 from fastrouter.supervisor.decide.planner import Limits
-from fastrouter.supervisor.managed_model import ManagedModel
+from fastrouter.supervisor.managed_model import ManagedModels
 from fastrouter.supervisor.memory.limits import Held, LimitReader
 from fastrouter.supervisor.memory.measurements import Measures
 from fastrouter.supervisor.workers.instance import Instance
@@ -19,16 +19,18 @@ from fastrouter.system.machine import total_bytes
 
 
 class Memory:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, models: ManagedModels, spare_pid: Callable[[], int | None]) -> None:
+        self._models = models
+        self._spare_pid = spare_pid
         self.measures = Measures()
         self._limits = LimitReader(config)
 
     def __repr__(self) -> str:
         return f"<Memory {self._limits!r} {self.measures!r}>"
 
-    def limits(self, entries: Iterable[ManagedModel], spare_pid: int | None) -> Limits:
-        """What the spare has faulted in is for the next model, so it counts as free."""
-        return self._limits.read([*snapshot.held(entries), Held(spare_pid, total_bytes())])
+    def limits(self) -> Limits:
+        """What all models may take at this moment. What the spare has faulted in is for the next model, so it counts as free."""
+        return self._limits.read([*snapshot.held(self._models), Held(self._spare_pid(), total_bytes())])
 
     def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
         """Of a model that does not fit: for good, or while other programs use the memory."""
@@ -41,8 +43,9 @@ class Memory:
         hint = "; --models-memory 0 tries it all the same" if self._limits.is_automatic and not self.measures.has_device else ""
         return DoesNotFit(spec.id, why + hint, **figures)
 
-    def make_way(self, instances: Sequence[Instance], limits: Limits) -> None:
+    def make_way(self) -> None:
         """A load has begun. Limits count prompt caches as free, so they give back what is lacking, the least recently used model first."""
+        limits, instances = self.limits(), self._models.instances()
         caching = [instance for instance in instances if instance.prompt_cache_bytes]
         if limits.host_bytes is None:
             return
@@ -52,7 +55,7 @@ class Memory:
             if lack > 0:
                 lack -= instance.shrink(lack)
 
-    def learn(self, instance: Instance, instances: Iterable[Instance]) -> None:
+    def learn(self, instance: Instance) -> None:
         """From a load that has just ended well."""
         meta = instance.meta or {}
         self.measures.note(instance.spec, meta, instance.load_s)
@@ -60,7 +63,7 @@ class Memory:
         free_bytes = meta.get("device_free_bytes")
         if type(free_bytes) is int:  # it has seen a device
             self.measures.has_device = True
-            self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in instances))
+            self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in self._models.instances()))
 
     def save(self) -> None:
         self.measures.save()

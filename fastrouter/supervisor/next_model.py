@@ -12,13 +12,13 @@ LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a s
 OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
 
 
-def next_model(entries: Iterable[ManagedModel], free_bytes: int, remedy: Remedy = NONE) -> Prime:
+def next_model(models: Iterable[ManagedModel], free_bytes: int, remedy: Remedy = NONE) -> Prime:
     """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
-    used = [entry for entry in entries if (entry.last_used or entry.instance is not None) and entry.error is None and not entry.has_expired]
-    away = [entry for entry in used if entry.instance is None]
-    heap = max((heap_bytes(entry.spec) for entry in used), default=0)
+    used = [model for model in models if (model.last_used or model.instance is not None) and model.error is None and not model.has_expired]
+    away = [model for model in used if model.instance is None]
+    heap = max((heap_bytes(model.spec) for model in used), default=0)
     heap = max(heap, LEAST_HEAP_BYTES)
-    likely = max(away, key=lambda entry: entry.last_used, default=None)
+    likely = max(away, key=lambda model: model.last_used, default=None)
     if likely is None or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
         return Prime(heap, None, LoadOptions())
     remedy = remedy.joined(likely.remedy)

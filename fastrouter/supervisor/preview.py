@@ -1,4 +1,4 @@
-"""What a request for a model would lead to now: the planner asked once more, with that request in the queue. Pure."""
+"""What a request for a model would lead to now: the planner is asked once more, with that request in the queue. Has no effect."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def look_ahead(
         "used": _bytes_of(total(list(needs.values()))),
         "limits": {"models_max": limits.models_max, "host_bytes": limits.host_bytes, "device_bytes": limits.device_bytes},
         "load_s": 0.0 if action == "use" else round(measures.expected_load_s(spec), 4),
-        "queued_models": [waiting.model_id for waiting in ahead],
+        "queued_models": before.order,
     }
     if action == "refuse":
         answer["why"] = decided.refuse[spec.id]

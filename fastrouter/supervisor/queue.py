@@ -1,71 +1,85 @@
-"""What waits for a model: one entry per model, first come first served. Knows no process; decides nothing.
+"""What waits for a model: first come first served, by model. Knows no process. In which order models are served, the planner says.
 
-Invariant: an entry is in the queue exactly while it has waiters.
+Invariant: a model is in the queue exactly while it has waiters, and none is when the queue is closed.
 """
 
+from fastrouter.errors import FastrouterError, Unavailable
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 
 
 class Queue:
-    """Entries with waiters, oldest first."""
+    """Models with waiters; the one whose first waiter came first is first."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, ManagedModel] = {}
+        self._models: dict[str, ManagedModel] = {}
+        self.is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Queue {' '.join(f'{model_id}:{len(entry.waiters)}' for model_id, entry in self._entries.items())}>"
+        return f"<Queue {' '.join(f'{model_id}:{len(model.waiters)}' for model_id, model in self._models.items())}>"
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self._models)
 
     @property
     def num_waiters(self) -> int:
-        return sum(len(entry.waiters) for entry in self._entries.values())
+        return sum(len(model.waiters) for model in self._models.values())
 
     def num_waiting(self) -> dict[str, int]:
         """Requests by model."""
-        return {model_id: len(entry.waiters) for model_id, entry in self._entries.items()}
+        return {model_id: len(model.waiters) for model_id, model in self._models.items()}
 
-    def position(self, entry: ManagedModel) -> int:
-        """Of the entry, from 1, a higher priority first; 0: it does not wait."""
-        ordered = sorted(self._entries.values(), key=lambda entry: -max(waiter.priority for waiter in entry.waiters))
-        return next((index for index, other in enumerate(ordered, 1) if other is entry), 0)
+    def models(self) -> list[ManagedModel]:
+        return list(self._models.values())
 
-    def entries(self) -> list[ManagedModel]:
-        return list(self._entries.values())
+    def check_open(self) -> None:
+        """Raises Unavailable."""
+        if self.is_closed:
+            raise Unavailable("the server is stopping")
 
-    def add(self, entry: ManagedModel, waiter: Waiter, now: float) -> None:
-        if not entry.waiters:
-            entry.since = now
-            self._entries[entry.spec.id] = entry
-        entry.waiters.append(waiter)
+    def close(self) -> None:
+        """Refuse what waits, and whatever comes. Idempotent."""
+        self.is_closed = True
+        for model in self.models():
+            self.refuse_all(model, Unavailable("the server is stopping"))
 
-    def remove(self, entry: ManagedModel, waiter: Waiter) -> bool:
+    def add(self, model: ManagedModel, waiter: Waiter, now: float) -> None:
+        """A rebalance follows."""
+        assert not self.is_closed
+        if not model.waiters:
+            model.since = now
+            self._models[model.spec.id] = model
+        model.waiters.append(waiter)
+
+    def remove(self, model: ManagedModel, waiter: Waiter) -> bool:
         """True when it was there."""
-        if waiter not in entry.waiters:
+        if waiter not in model.waiters:
             return False
-        entry.waiters.remove(waiter)
-        if not entry.waiters:
-            del self._entries[entry.spec.id]
+        model.waiters.remove(waiter)
+        if not model.waiters:
+            del self._models[model.spec.id]
         return True
 
-    def take_all(self, entry: ManagedModel) -> list[Waiter]:
-        """The entry's waiters, oldest first; it leaves the queue."""
-        self._entries.pop(entry.spec.id, None)
-        waiters = list(entry.waiters)
-        entry.waiters.clear()
+    def take_all(self, model: ManagedModel) -> list[Waiter]:
+        """The model's waiters, oldest first; it leaves the queue."""
+        self._models.pop(model.spec.id, None)
+        waiters = list(model.waiters)
+        model.waiters.clear()
         return waiters
 
-    def take_where(self, entry: ManagedModel, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
-        """Those of the entry's waiters that match."""
-        found = [w for w in entry.waiters if can_start in (None, w.can_start) and wants_lease in (None, w.wants_lease)]
+    def refuse_all(self, model: ManagedModel, error: FastrouterError) -> None:
+        for waiter in self.take_all(model):
+            waiter.refuse(error)
+
+    def take_where(self, model: ManagedModel, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
+        """Those of the model's waiters that match."""
+        found = [w for w in model.waiters if can_start in (None, w.can_start) and wants_lease in (None, w.wants_lease)]
         for waiter in found:
-            self.remove(entry, waiter)
+            self.remove(model, waiter)
         return found
 
     def remove_lease(self, lease: Lease) -> None:
         """Its holder does not want the next worker any more."""
-        for entry in self.entries():
-            for waiter in [waiter for waiter in entry.waiters if waiter.lease is lease]:
-                self.remove(entry, waiter)
+        for model in self.models():
+            for waiter in [waiter for waiter in model.waiters if waiter.lease is lease]:
+                self.remove(model, waiter)

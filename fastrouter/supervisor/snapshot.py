@@ -1,4 +1,4 @@
-"""What the pure decisions see of the entries: residents and waiting models, memory that is held, idle models. Reads only."""
+"""What the pure decisions see of the models: residents and waiting models, memory that is held, idle models. Reads only."""
 
 from collections.abc import Iterable
 
@@ -14,21 +14,21 @@ from fastrouter.supervisor.queue import Queue
 def waiting(queue: Queue, measures: Measures) -> list[Waiting]:
     return [
         Waiting(
-            entry.spec.id,
-            entry.since,
-            measures.need(entry.spec),
-            any(waiter.can_start for waiter in entry.waiters),
-            max(waiter.priority for waiter in entry.waiters),
-            measures.expected_load_s(entry.spec),
+            model.spec.id,
+            model.since,
+            measures.need(model.spec),
+            any(waiter.can_start for waiter in model.waiters),
+            max(waiter.priority for waiter in model.waiters),
+            measures.expected_load_s(model.spec),
         )
-        for entry in queue.entries()
+        for model in queue.models()
     ]
 
 
-def residents(entries: Iterable[ManagedModel], measures: Measures) -> list[Resident]:
+def residents(models: Iterable[ManagedModel], measures: Measures) -> list[Resident]:
     found = []
-    for entry in entries:
-        instance, spec = entry.instance, entry.spec
+    for model in models:
+        instance, spec = model.instance, model.spec
         if instance is not None:
             found.append(
                 Resident(
@@ -37,34 +37,34 @@ def residents(entries: Iterable[ManagedModel], measures: Measures) -> list[Resid
                     instance.num_leases,
                     instance.last_used,
                     instance.need,
-                    entry.is_pinned,
+                    model.is_pinned,
                     instance.ready_at + spec.min_resident_s,
                     measures.expected_load_s(spec),
                 )
             )
-        elif entry.is_asleep:
-            found.append(Resident(spec.id, State.SLEEPING, 0, entry.last_used))
+        elif model.is_asleep:
+            found.append(Resident(spec.id, None, 0, model.last_used))
     return found
 
 
-def held(entries: Iterable[ManagedModel]) -> list[Held]:
+def held(models: Iterable[ManagedModel]) -> list[Held]:
     """Memory of the workers. Mapped weights count as available (memory/limits.py); prompt caches give way (memory_ledger.py)."""
-    instances = [entry.instance for entry in entries if entry.instance is not None]
+    instances = [model.instance for model in models if model.instance is not None]
     return [Held(instance.process.pid, instance.heap_bytes + instance.prompt_cache_bytes) for instance in instances]
 
 
-def idle(entries: Iterable[ManagedModel]) -> list[Idle]:
+def idle(models: Iterable[ManagedModel]) -> list[Idle]:
     found = []
-    for entry in entries:
-        instance = entry.instance
-        if entry.is_pinned or entry.waiters:
+    for model in models:
+        instance = model.instance
+        if model.is_pinned or model.waiters:
             continue
         if instance is not None and instance.state is State.LOADED and not instance.num_leases:
-            found.append(Idle(entry.spec.id, instance.last_used, entry.ttl_s, entry.spec.sleep_idle_s))
-        elif instance is None and entry.is_asleep:
-            found.append(Idle(entry.spec.id, entry.last_used, entry.ttl_s, None))
+            found.append(Idle(model.spec.id, instance.last_used, model.ttl_s, model.spec.sleep_idle_s))
+        elif instance is None and model.is_asleep:
+            found.append(Idle(model.spec.id, model.last_used, model.ttl_s, None))
     return found
 
 
-def has_idle_rule(entry: ManagedModel) -> bool:
-    return not entry.is_pinned and (entry.ttl_s is not None or entry.spec.sleep_idle_s is not None)
+def has_idle_rule(model: ManagedModel) -> bool:
+    return not model.is_pinned and (model.ttl_s is not None or model.spec.sleep_idle_s is not None)

@@ -1,19 +1,27 @@
-"""The supervisor's timers: each is either one of many, or the one of its name. Knows nothing of what they do.
+"""The supervisor's time: its clock, and timers, each either one of many, or the one of its name. Knows nothing of what they do.
 
-Moments are of `time.monotonic`. Invariant: after `close` none fires and none can be set. A timer keeps alive what its action holds, so one
-that is long and mostly not needed has a name and is cancelled.
+What decides and performs reads no other clock and sets no other timer, so tests can hand in both. Moments are of `now`.
+Invariant: after `close` none fires and none can be set. A timer keeps alive what its action holds, so one that is long and mostly not
+needed has a name and is cancelled.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
+
+Clock = Callable[[], float]  # monotonic seconds
 
 CLOCK_STEP_S = 0.002  # the event loop's clock goes in milliseconds, and may be early by as much
+LOOK_S = 0.005  # between two looks of `until`
 
 
 class Timers:
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, clock: Clock = time.monotonic, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop` needs call_soon, call_later, create_future and run_in_executor; None: the running one. Its own clock is not used: uvloop's
+        has a resolution of a millisecond."""
+        self.now = clock
+        self._loop = loop or asyncio.get_running_loop()
         self._handles: set[asyncio.TimerHandle] = set()
         self._named: dict[str, asyncio.TimerHandle] = {}
         self._is_over = False
@@ -21,7 +29,15 @@ class Timers:
     def __repr__(self) -> str:
         return f"<Timers {len(self._handles)} and {' '.join(self._named)}>"
 
-    def after(self, delay_s: float, action: Callable[[], None]) -> Callable[[], None]:
+    def soon(self, action: Callable[[], object]) -> None:
+        """Not now: the caller is in the middle of something. Cheap: each request has one."""
+        self._loop.call_soon(self._run, action)
+
+    def _run(self, action: Callable[[], object]) -> None:
+        if not self._is_over:
+            action()
+
+    def after(self, delay_s: float, action: Callable[[], object]) -> Callable[[], None]:
         """One more; the function that is returned cancels it."""
 
         def run() -> None:
@@ -39,11 +55,11 @@ class Timers:
             self._handles.add(handle)
         return cancel
 
-    def at(self, name: str, moment: float | None, action: Callable[[], None]) -> None:
+    def at(self, name: str, moment: float | None, action: Callable[[], object]) -> None:
         """In place of the earlier one of that name; None: it is not needed any more."""
         self.cancel(name)
         if moment is not None and not self._is_over:
-            delay_s = max(0.0, moment - time.monotonic()) + CLOCK_STEP_S
+            delay_s = max(0.0, moment - self.now()) + CLOCK_STEP_S
             self._named[name] = self._loop.call_later(delay_s, self._fire, name, action)
 
     def cancel(self, name: str) -> None:
@@ -52,9 +68,24 @@ class Timers:
         if handle is not None:
             handle.cancel()
 
-    def _fire(self, name: str, action: Callable[[], None]) -> None:
+    def _fire(self, name: str, action: Callable[[], object]) -> None:
         del self._named[name]
         action()
+
+    def aside(self, action: Callable[[], None]) -> None:
+        """In a thread: it may block."""
+        self._loop.run_in_executor(None, action)
+
+    def future(self) -> "asyncio.Future[Any]":
+        return self._loop.create_future()
+
+    async def until(self, is_so: Callable[[], bool], timeout_s: float) -> None:
+        """Returns when it is so, or after `timeout_s`."""
+        deadline = self.now() + timeout_s
+        while not is_so() and self.now() < deadline:
+            looked = self.future()
+            self._loop.call_later(LOOK_S, _resolve, looked)
+            await looked
 
     def close(self) -> None:
         self._is_over = True
@@ -62,3 +93,8 @@ class Timers:
             handle.cancel()
         self._handles.clear()
         self._named.clear()
+
+
+def _resolve(future: "asyncio.Future[Any]") -> None:
+    if not future.done():  # its task may have been cancelled
+        future.set_result(None)

@@ -1,4 +1,4 @@
-"""Text files that a user wrote, read with a limit. Errors name the file."""
+"""Files that a user named: text read with a limit, and what to say of a file or folder that is not there."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def read_text(path: Path, said: str) -> str:
     """A small UTF-8 file that a user named; `said` opens the ConfigError."""
     try:
         if not path.is_file():
-            raise ConfigError(f"{said}: there is no such file")
+            raise ConfigError(f"{said}: {why_no_file(path)}")
         with path.open("rb") as file:
             content = file.read(MAX_TEXT_BYTES + 1)
         if len(content) > MAX_TEXT_BYTES:
@@ -21,3 +21,19 @@ def read_text(path: Path, said: str) -> str:
         raise ConfigError(f"{said}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{said}: is not UTF-8 at byte {error.start}") from None
+
+
+def why_no_file(path: Path) -> str:
+    """Of a path that is no regular file."""
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "is not a regular file" if path.exists() else "there is no such file" + _in_full(path)
+
+
+def why_no_folder(path: Path) -> str:
+    return "is a file, not a folder" if path.exists() else "there is no such folder" + _in_full(path)
+
+
+def _in_full(path: Path) -> str:
+    """Where a relative path was looked for."""
+    return "" if path.is_absolute() else f"; looked for {Path.cwd() / path}"

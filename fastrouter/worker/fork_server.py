@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from fastrouter.worker.llama.binding import has_device_backend, start_backends
-from fastrouter.worker.loop import Worker
+from fastrouter.worker.loop import run_worker
 from fastrouter.worker.process import fork
 from fastrouter.worker.text.chat_template import ChatTemplate
 
@@ -31,7 +31,7 @@ def _prepare() -> None:
 
 
 def _run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
-    return fork.run_worker(control, memory, doorbell, lifeline, Worker)
+    return fork.run_worker(control, memory, doorbell, lifeline, run_worker)
 
 
 def _execute(*fds: int) -> NoReturn:

@@ -1,18 +1,18 @@
-"""Request and Sequence: one generation's state. Sequence is the engine's only mutable record; a Request groups its `n` choices.
+"""Request, Sequence and Running: one generation's state. A Request groups its `n` choices; a Running is a Sequence that has a slot.
 
-Knows no llama.cpp and no ring. Times are monotonic nanoseconds. Invariant: status moves only along TRANSITIONS.
+Touches no KV cache and no ring. Times are monotonic nanoseconds. Invariant: status moves only along TRANSITIONS.
 """
 
 import time
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import orjson
-
 from fastrouter.ipc.messages import Generate
+from fastrouter.ipc.records import PromptProgress, TextEvent
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
@@ -70,7 +70,7 @@ class Sequence:
     __slots__ = (
         "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
         "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "number", "prefix", "probabilities", "prompt",
-        "request", "sampler", "slot", "started_ns", "status", "tokens",
+        "request", "sampler", "started_ns", "status", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0) -> None:
@@ -83,7 +83,6 @@ class Sequence:
         self.detokenizer = detokenizer
         self.max_tokens = max_tokens  # -1: no limit
         self.status = Status.WAITING
-        self.slot: Slot | None = None
         self.next_token = -1  # sampled, not yet in the KV
         self.num_cached = 0  # prompt tokens that were in the slot's KV already
         self.num_generated = 0
@@ -102,9 +101,8 @@ class Sequence:
         self.first_ns = 0  # prefill done, first token sampled
 
     def __repr__(self) -> str:
-        where = f" slot {self.slot.id}" if self.slot else ""
         size = f"prompt {len(self.prompt)} generated {self.num_generated}"
-        return f"<Sequence {self.request.id}.{self.choice} {self.status.value}{where} {size}>"
+        return f"<Sequence {self.request.id}.{self.choice} {self.status.value} {size}>"
 
     def advance(self, status: Status) -> None:
         if status not in TRANSITIONS[self.status]:
@@ -122,24 +120,15 @@ class Sequence:
         has_tokens = self.request.generate.tokens_per_event and self.tokens
         return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
 
-    def events(self, text: bytes) -> Iterator[bytes]:
-        """The records for a text; only the first one holds it."""
-        more: dict[str, Any] = {"timings": self.timings()} if self.request.generate.timings_per_token else {}
-        if self.request.generate.verbose:
-            more |= {"tokens_predicted": self.num_generated, "tokens_evaluated": len(self.prompt), "id_slot": -1}
-        if self.request.generate.tokens_per_event:
-            more["tokens"], self.tokens = self.tokens, []
+    def events(self, text: bytes) -> Iterator[TextEvent]:
+        """The records for a text; only the first one holds it, and its tokens."""
+        timings = self.timings() if self.request.generate.timings_per_token else {}
+        tokens: list[int] = []
+        if self.request.generate.tokens_per_event and self.tokens:
+            tokens, self.tokens = self.tokens, []
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
-            found = {"probabilities": entries} if entries else {}
-            yield orjson.dumps({"text": text.decode(), **found, **more})
-            text = b""
-            more.pop("tokens", None)
-
-    def progress(self) -> dict[str, Any]:
-        """llama-server's `prompt_progress`."""
-        held = len(self.slot.tokens) if self.slot else 0
-        elapsed_ns = time.monotonic_ns() - self.started_ns if self.started_ns else 0
-        return {"total": len(self.prompt), "cache": self.num_cached, "processed": held, "time_ms": elapsed_ns // 10**6}
+            yield TextEvent(text.decode(), entries, timings, tokens, len(self.prompt), self.num_generated)
+            text, tokens = b"", []
 
     def task(self) -> dict[str, Any]:
         """What llama-server's /slots says of it, running or done."""
@@ -151,21 +140,6 @@ class Sequence:
             "lora": [{"id": adapter_id, "scale": scale} for adapter_id, scale in self.request.adapters],
         }
         return {"id_task": self.request.id, "params": {**self.sampler.settings(), **settings}}
-
-    def standing(self) -> dict[str, Any]:
-        """What it says of one that runs."""
-        remaining = self.max_tokens - self.num_generated if self.max_tokens >= 0 else -1
-        num_held = min(len(self.prompt), len(self.slot.tokens)) if self.slot else self.num_cached
-        next_token = {"has_next_token": True, "has_new_line": self._has_new_line(), "n_remain": remaining, "n_decoded": self.num_generated}
-        return {
-            "n_prompt_tokens_processed": max(0, num_held - self.num_cached),
-            "n_prompt_tokens_cache": self.num_cached,
-            "next_token": [next_token],
-        }
-
-    def _has_new_line(self) -> bool:
-        answer = self.slot.tokens[len(self.prompt) :] if self.slot else ()
-        return any(b"\n" in self.detokenizer.pieces.piece(token) for token in answer)
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`, up to now."""
@@ -188,3 +162,45 @@ class Sequence:
             "predicted_per_second": 1e3 * num_steps / predicted_ms if predicted_ms else 0.0,
             **guessed,
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """A sequence and the slot that it has, until it ends or gives the slot back."""
+
+    sequence: Sequence
+    slot: Slot
+
+    def __repr__(self) -> str:
+        return f"<Running {self.sequence!r} in {self.slot!r}>"
+
+    @property
+    def num_unread(self) -> int:
+        """Tokens that must be in the KV before the next one is sampled, and are not."""
+        return len(self.sequence.prefix) - len(self.slot.tokens)
+
+    def progress(self) -> PromptProgress:
+        sequence = self.sequence
+        elapsed_ns = time.monotonic_ns() - sequence.started_ns if sequence.started_ns else 0
+        timings = sequence.timings() if sequence.request.generate.timings_per_token else {}
+        return PromptProgress(len(sequence.prompt), sequence.num_cached, len(self.slot.tokens), elapsed_ns // 10**6, timings)
+
+    def standing(self) -> dict[str, Any]:
+        """What llama-server's /slots says only of a sequence that runs."""
+        sequence, slot = self.sequence, self.slot
+        remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
+        next_token = {
+            "has_next_token": True,
+            "has_new_line": self._has_new_line(),
+            "n_remain": remaining,
+            "n_decoded": sequence.num_generated,
+        }
+        return {
+            "n_prompt_tokens_processed": max(0, min(len(sequence.prompt), len(slot.tokens)) - sequence.num_cached),
+            "n_prompt_tokens_cache": sequence.num_cached,
+            "next_token": [next_token],
+        }
+
+    def _has_new_line(self) -> bool:
+        piece = self.sequence.detokenizer.pieces.piece
+        return any(b"\n" in piece(token) for token in self.slot.tokens[len(self.sequence.prompt) :])

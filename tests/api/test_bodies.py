@@ -159,6 +159,13 @@ def test_a_number_of_a_million_digits_is_not_read() -> None:
     assert parse_object(request_of(b'{"x":1.%b}' % (b"0" * 1000))) == {"x": 1.0}
 
 
+def test_a_body_of_too_many_escapes_is_not_read() -> None:
+    """Each takes as long as many plain characters."""
+    with pytest.raises(InvalidRequest, match="more than 1500000 backslashes"):
+        parse_object(request_of(b'{"x":"%b"}' % (b"\\n" * 1_500_001)))
+    assert parse_object(request_of(b'{"x":"%b"}' % (b"\\n" * 1_500_000))) == {"x": "\n" * 1_500_000}
+
+
 def test_a_body_of_too_many_lists_of_ids() -> None:
     ids = b"[" + b"7," * 40 + b"7]"
     assert len(parse_object(request_of(b'{"input":[' + b",".join([ids] * MAX_ID_LISTS) + b"]}"))["input"]) == MAX_ID_LISTS

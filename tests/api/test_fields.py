@@ -126,6 +126,8 @@ def test_seed_wraps(given_value: int, kept: int) -> None:
         ("logit_bias", [[1, 1e300]]),
         ("logit_bias", {"1": "a"}),
         ("logit_bias", {"9" * 5000: 1}),
+        ("logit_bias", {"é" * 20_000: 1}),
+        ("logit_bias", [["ab" * 100, 1]] * 100),
         ("logit_bias", {"99999999999": 1}),
         ("logit_bias", {"2147483648": 1}),
         ("response_fields", ["a/" * 1000]),

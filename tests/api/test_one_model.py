@@ -76,7 +76,7 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
 
     monkeypatch.setattr(router, "_read_catalog", read_catalog)
 
-    async def scenario() -> bytes:
+    async def scenario() -> tuple[bytes, bytes]:
         run = asyncio.create_task(router.App(parse(["--host", str(path), "--shutdown-timeout", "1000"], {})).run())
         await asyncio.sleep(0)
         while True:
@@ -84,6 +84,8 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
                 reader, writer = await asyncio.open_unix_connection(path)
                 break
             await asyncio.sleep(0.01)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        health = await asyncio.wait_for(reader.readuntil(b"}}"), 60)
         writer.write(b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\n\r\n")
         await writer.drain()
         await asyncio.sleep(0.1)
@@ -92,9 +94,11 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
         writer.close()
         with pytest.raises(ConfigError, match="a preset is wrong"):
             await run
-        return answer
+        return health, answer
 
-    answer = asyncio.run(scenario())
+    health, answer = asyncio.run(scenario())
+    assert health.startswith(b"HTTP/1.1 503")
+    assert b"the router is starting: it reads its preset file and its folders" in health
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"the server is stopping" in answer
 

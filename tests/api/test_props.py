@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from conftest import Router, StartRouter, eventually
+from tiny_models import make_llama
 
 
 @pytest.fixture
@@ -57,6 +59,80 @@ def test_context_of_a_model_that_is_not_loaded(router: StartRouter, models: Path
     assert before["total_slots"] == after["total_slots"]
     # llama.cpp rounds a slot's context up to a multiple of 256
     assert 0 <= after["default_generation_settings"]["n_ctx"] - before["default_generation_settings"]["n_ctx"] < 256
+
+
+OWN = "{% for message in messages %}{{ message.content }}{% endfor %}"
+OTHER = "{{ messages[0].content }}"
+
+
+def make_models_with_templates(folder: Path) -> None:
+    folder.mkdir()
+    make_llama(folder / "own.gguf", chat_template=OWN)
+    make_llama(folder / "none.gguf", chat_template=None)
+    make_llama(folder / "empty.gguf", chat_template="")
+    (folder / "broken.gguf").write_bytes((folder / "own.gguf").read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("flags", "own", "none"),
+    [([], OWN, "chatml"), (["--chat-template", "llama2"], "llama2", "llama2"), (["--chat-template-file", "FILE"], OTHER, OTHER)],
+    ids=["own", "name", "file"],
+)
+def test_a_model_that_is_not_loaded_shows_its_own_template(
+    router: StartRouter, tmp_path: Path, flags: list[str], own: str, none: str
+) -> None:
+    make_models_with_templates(tmp_path / "models")
+    (tmp_path / "template.jinja").write_text(OTHER)
+    server = router(*(flag.replace("FILE", str(tmp_path / "template.jinja")) for flag in flags), models_dir=tmp_path / "models")
+
+    def templates(*names: str) -> list[str]:
+        return [server.get(f"/props?model={name}").json["chat_template"] for name in names]
+
+    assert templates("own", "none", "empty") == [own, none, none]
+    assert templates("broken") == ["" if not flags else own], "it is not known"
+    server.load("own", "none", "empty")
+    assert templates("own", "none", "empty") == [own, none, none], "what the workers say"
+
+
+def test_a_template_that_comes_with_a_changed_file(router: StartRouter, tmp_path: Path) -> None:
+    make_models_with_templates(tmp_path / "models")
+    server = router(models_dir=tmp_path / "models")
+    assert server.get("/props?model=own").json["chat_template"] == OWN
+    (tmp_path / "models" / "own.gguf").unlink()
+    props = server.get("/props?model=own")
+    assert (props.status, props.json["chat_template"]) == (200, "")
+    make_llama(tmp_path / "models" / "own.gguf", chat_template=OTHER)
+    assert server.get("/props?model=own").json["chat_template"] == OTHER
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_nothing_promises_more_than_text(router: StartRouter, tmp_path: Path, kind: str) -> None:
+    """A model with a projector: the listing and /props say before a load and after it what requests may hold."""
+    folder = tmp_path / "models" / "sees"
+    folder.mkdir(parents=True)
+    make_llama(folder / "sees.gguf")
+    write_projector(folder / "mmproj-sees.gguf", kind)
+    server = router(models_dir=tmp_path / "models")
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}
+    for is_loaded in (False, True):
+        if is_loaded:
+            server.load("sees")
+        props = server.get("/props?model=sees").json
+        assert (props["is_loaded"], props["modalities"]) == (is_loaded, {"vision": False, "video": False, "audio": False})
+        entry = server.get("/v1/models/sees").json
+        assert "--mmproj" in entry["status"]["args"]
+        assert entry["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
+        assert not {"vision", "audio"} & set(entry["capabilities"])
+        assert server.post("/v1/chat/completions", {"model": "sees", "messages": [picture]}).status == 400
+
+
+def write_projector(path: Path, kind: str) -> None:
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_bool("clip.has_vision_encoder", kind == "image")
+    writer.add_bool("clip.has_audio_encoder", kind == "audio")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def test_the_order_of_eviction_stays(server: Router) -> None:

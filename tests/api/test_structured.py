@@ -319,6 +319,8 @@ def optional(count: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(count)}}
 
 
+PATTERNS = [{"type": "string", "pattern": f"(ab|cd{i})*x"} for i in range(20)]
+
 # Each took half a minute to several, or ended the process.
 TOO_MUCH: list[tuple[dict[str, Any], str]] = [
     ({"grammar": rules_of(1500, "r0", "NEXT NEXT")}, "chain of more than 250"),
@@ -329,6 +331,13 @@ TOO_MUCH: list[tuple[dict[str, Any], str]] = [
     ({"json_schema": {"allOf": [optional(1500), {"type": "object", "properties": {f"q{i}": {} for i in range(3000)}}]}}, "not required"),
     ({"json_schema": {"type": "object", "patternProperties": {f"^p{i}[a-z]*$": {} for i in range(300)}}}, "patternProperties"),
     ({"json_schema": {"type": "integer", "multipleOf": 9_999_991}}, "multipleOf"),
+    ({"json_schema": {"type": "string", "allOf": PATTERNS}}, "must follow more than 10 patterns"),
+    ({"json_schema": {"allOf": [{"properties": {"a": pattern}} for pattern in PATTERNS]}}, "must follow more than 10 patterns"),
+    ({"json_schema": {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"allOf": PATTERNS}}}}, "must follow more than 10 patterns"),
+    (
+        {"json_schema": {"allOf": [{"properties": {f"p{i}": {} for i in range(999)}}] * 4, "anyOf": [{"allOf": [{"$ref": "#"}]}] * 99}},
+        "too many",
+    ),
     ({"json_schema": {"type": "number", "multipleOf": 12.3457}}, "multipleOf"),
     ({"json_schema": {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}}, "multipleOf"),
     (
@@ -344,6 +353,7 @@ ENOUGH: list[dict[str, Any]] = [
     {"json_schema": {**optional(2000), "required": [f"p{i}" for i in range(2000)]}},
     {"json_schema": optional(500)},
     {"json_schema": {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 1_000_000}, "b": {"multipleOf": 7}}}},
+    {"json_schema": {"allOf": [{"type": "object", "properties": {f"p{i}": PATTERNS[i]}} for i in range(20)]}},
     {"json_schema": chain_of(200, lambda ref: {"type": "object", "properties": {"a": ref, "b": ref}}, {"type": "string"})},
     {"json_schema": {"type": "object", "properties": {"a": {"$ref": "#"}}}},
 ]

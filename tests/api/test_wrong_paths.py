@@ -16,6 +16,8 @@ KNOWN = ["/v1/models", "/models", "/chat/completions", "/v1/chat/completions", "
         ("/api/v1/chat/completions", ("/v1/chat/completions?", "Leave /api out of")),
         ("/v1/chat/completions/chat/completions", ("/chat/completions?",)),
         ("/v1/tokenize", ("/tokenize?",)),
+        ("/v1/chat/completion", ("did you mean /v1/chat/completions?",)),
+        ("/V1/Models", ("did you mean /v1/models?",)),
         ("/v1", ("/v1/chat/completions", "base URL")),
         ("/api/chat", ("Ollama", "POST /v1/chat/completions")),
         ("/api/generate", ("Ollama", "POST /v1/completions")),

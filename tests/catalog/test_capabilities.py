@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.catalog.capabilities import TemplateFeatures, capabilities, embedding_options, facts, file_type_name, input_modalities
+from fastrouter.catalog import capabilities as module
+from fastrouter.catalog.capabilities import (
+    SERVED_MODALITIES,
+    TemplateFeatures,
+    capabilities,
+    embedding_options,
+    facts,
+    file_type_name,
+    input_modalities,
+)
 from fastrouter.catalog.gguf import Header
 from fastrouter.catalog.template_features import problem_of, template_features
 from fastrouter.options.load import LoadOptions
@@ -120,8 +129,8 @@ BOTH, OLD = header("clip", has_vision_encoder=True, has_audio_encoder=True), hea
         (header(), ALL, None, {}, "completion chat tools thinking"),
         (header(), TemplateFeatures(is_understood=False), None, {}, "completion chat"),
         (header(), TemplateFeatures(is_understood=False, problem="line 1: no"), None, {}, "completion"),
-        (header(), ALL, IMAGE, {}, "completion chat tools thinking vision"),
-        (header(), TemplateFeatures(), BOTH, {}, "completion chat vision audio"),
+        (header(), ALL, IMAGE, {}, "completion chat tools thinking"),
+        (header(), TemplateFeatures(), BOTH, {}, "completion chat"),
         (header(has_infill_tokens=True), None, None, {}, "completion infill"),
         (header("bert"), None, None, {}, "embedding"),
         (header("nomic-bert-moe"), None, None, {}, "embedding"),
@@ -184,14 +193,26 @@ def test_options_of_rankers_and_of_others() -> None:
     assert embedding_options(header("qwen3", pooling_type=0), chat) is chat
 
 
-def test_modalities() -> None:
-    assert [input_modalities(projector) for projector in (None, IMAGE, AUDIO, BOTH, OLD)] == [
+PROJECTORS = (None, IMAGE, AUDIO, BOTH, OLD)
+
+
+def test_modalities_are_those_that_are_served() -> None:
+    assert SERVED_MODALITIES == ("text",)
+    assert [input_modalities(projector) for projector in PROJECTORS] == [["text"]] * 5
+    assert input_modalities(None, has_projector=True) == ["text"]
+
+
+def test_modalities_that_a_projector_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SERVED_MODALITIES", ("text", "image", "audio"))
+    assert [input_modalities(projector) for projector in PROJECTORS] == [
         ["text"],
         ["text", "image"],
         ["text", "audio"],
         ["text", "image", "audio"],
         ["text", "image"],
     ]
+    assert input_modalities(None, has_projector=True) == ["text", "image"]
+    assert capabilities(header(), TemplateFeatures(), BOTH, LoadOptions()) == ["completion", "chat", "vision", "audio"]
 
 
 def test_facts_leave_out_what_is_not_known() -> None:

@@ -187,9 +187,9 @@ def test_ten_thousand_files(models: Path) -> None:
         (models / str(folder)).mkdir()
         for number in range(100):
             (models / str(folder) / f"m{folder * 100 + number}.gguf").write_bytes(header)
-    start = time.perf_counter()
+    start = time.process_time()
     catalog = catalog_of(models)
-    assert time.perf_counter() - start < 60  # about half a second on an idle machine
+    assert time.process_time() - start < 60  # about half a second
     assert len(catalog.models()) == 10_000
 
 
@@ -407,6 +407,37 @@ def test_the_default_model(models: Path, put: Callable[..., Path], tmp_path: Pat
     assert (cached.id, cached.load_on_startup) == ("u/r:Q4_K_M", True)
     with pytest.raises(ConfigError, match="--hf-repo no/such: no/such is not in the cache, and --offline forbids"):
         Catalog(parse(["-hf", "no/such", "--offline"], {"LLAMA_CACHE": str(tmp_path / "hub")}))
+
+
+def test_the_default_model_beside_one_of_the_same_name(models: Path, put: Callable[..., Path], tmp_path: Path) -> None:
+    """Both are listed: the one that --model names has the name."""
+    put("x.gguf")
+    put("sub/y.gguf")
+    other = make_llama(tmp_path / "x.gguf", seed=1)
+    catalog = catalog_of(models, "-m", str(other))
+    assert ids(catalog) == ["sub", "x", "x.gguf"]
+    assert (get(catalog, "x").path, get(catalog, "x.gguf").path) == (str(other), str(models / "x.gguf"))
+    assert (get(catalog, "x").source, get(catalog, "x.gguf").source) == ("file", "models_dir")
+    catalog = catalog_of(models, "-m", str(other), "--alias", "sub")
+    assert ids(catalog) == ["sub", "sub/y.gguf", "x"]
+    assert (get(catalog, "sub").path, get(catalog, "sub/y.gguf").path) == (str(other), str(models / "sub" / "y.gguf"))
+
+
+@pytest.mark.parametrize(("name", "model_id"), [("notes.txt", "notes.txt"), ("X.GGUF", "X"), ("a", "a"), ("v1.5", "v1.5")])
+def test_a_model_is_called_as_its_file(tmp_path: Path, tiny: Path, name: str, model_id: str) -> None:
+    shutil.copy(tiny, tmp_path / name)
+    assert ids(Catalog(parse(["-m", str(tmp_path / name)], {}))) == [model_id]
+
+
+def test_names_that_differ_in_the_letters_of_the_ending(models: Path, put: Callable[..., Path]) -> None:
+    put("x.gguf")
+    catalog = catalog_of(models)
+    assert ids(catalog) == ["x"]
+    put("x.GGUF")
+    catalog.reload()
+    assert ids(catalog) == ids(catalog_of(models)) == ["x", "x.GGUF"]
+    assert get(catalog, "x.GGUF").path == str(models / "x.GGUF")
+    assert get(catalog, "x").path == get(catalog, "x.gguf").path == str(models / "x.gguf")
 
 
 def test_what_has_to_be_downloaded(models: Path, tiny: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tiny_models import make_llama
 
 from fastrouter.catalog import header_cache as module
 from fastrouter.catalog.gguf import GgufError, Unreadable, Unusual, read_header
-from fastrouter.catalog.header_cache import Headers
+from fastrouter.catalog.header_cache import Headers, template_of
 
 TEMPLATE = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<think>{% endif %}{{ messages }}"
 
@@ -41,6 +41,19 @@ def test_known_in_the_next_process(model: Path, cache: Path) -> None:
     assert TEMPLATE not in cache.read_text()
     assert (known.header.has_chat_template, known.header.chat_template) == (True, None)
     assert repr(second) == f"<Headers 0 files read, <Remembered {cache}: 1 entries>>"
+
+
+def test_a_template_is_read_again_when_it_is_asked_for(model: Path) -> None:
+    path = str(model)
+    assert template_of(path) == TEMPLATE
+    assert template_of(path) is template_of(path), "the last few are kept"
+    make_llama(model, chat_template="{{ messages }}, but longer")
+    assert template_of(path) == "{{ messages }}, but longer"
+    make_llama(model, chat_template=None)
+    assert template_of(path) is None
+    model.unlink()
+    with pytest.raises(Unreadable):
+        template_of(path)
 
 
 def test_a_changed_file_is_read_again(model: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from conftest import Router, StartRouter, descendants, has_mapped
 from tiny_models import make_llama, make_lora
 
+from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults
 from fastrouter.config.config import Config, parse
@@ -103,12 +104,12 @@ def test_a_change_of_a_variant_ends_nothing(tmp_path: Path) -> None:
 def test_defaults_are_for_what_a_request_does_not_say() -> None:
     defaults = RequestDefaults({"temperature": 1.0, "top_k": 3}, 9, "T", {"a": 1, "b": 1}, "S")
     asked = Generate(1, messages=HELLO, sampling={"top_k": 5}, chat_template_kwargs={"b": 2})
-    given = defaults.apply(asked)
+    given = with_defaults(asked, defaults)
     assert (given.sampling, given.max_tokens, given.chat_template) == ({"temperature": 1.0, "top_k": 5}, 9, "T")
     assert (given.chat_template_kwargs, given.system) == ({"a": 1, "b": 2}, "S")
-    assert defaults.apply(Generate(1, prompt="x", max_tokens=2)).max_tokens == 2
-    assert defaults.apply(Generate(1, prompt="x")).system is None, "a text has no messages"
-    assert NO_DEFAULTS.apply(asked) is asked
+    assert with_defaults(Generate(1, prompt="x", max_tokens=2), defaults).max_tokens == 2
+    assert with_defaults(Generate(1, prompt="x"), defaults).system is None, "a text has no messages"
+    assert with_defaults(asked, NO_DEFAULTS) is asked
     assert not NO_DEFAULTS.is_some
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -294,6 +295,21 @@ def test_questions_of_several_lines(chatter: Router, tmp_path: Path, lines: tupl
         terminal.all()
 
 
+def test_a_stopped_answer_says_what_it_cost(router: StartRouter, tmp_path: Path) -> None:
+    make_llama(tmp_path / "long.gguf", n_ctx=65536)
+    server = router("-c", "65536", models_dir=tmp_path)
+    with Terminal(tmp_path, "chat", "long", FASTROUTER_URL=server.url) as terminal:
+        terminal.type("the cat")
+        eventually(lambda: server.is_processing("long"), "the answer")
+        time.sleep(0.5)
+        terminal.write("\x03")
+        terminal.until("[stopped, ")
+        terminal.until(" tokens, ")
+        terminal.until(" tokens/s, first token after")
+        terminal.type("/quit")
+        terminal.all()
+
+
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(chatter: Router, tmp_path: Path) -> None:
     with Terminal(tmp_path, "chat", "one", FASTROUTER_URL=chatter.url) as terminal:
         terminal.type(json.dumps({"tokens": 3000, "delay_s": 0.02}))
@@ -345,7 +361,7 @@ def test_wrong_arguments(run: Run) -> None:
 
 def test_key(run: Run, router: StartRouter, models: Path) -> None:
     server = router("--api-key", "secret", models_dir=models)
-    check_failed(run("list", url=server.url), "Invalid API Key")
+    check_failed(run("list", url=server.url), "Invalid API Key", "give it with --api-key or in LLAMA_API_KEY")
     assert run("list", url=server.url, LLAMA_API_KEY="secret").returncode == 0
     assert run("list", "--api-key", "secret", url=server.url).returncode == 0
 
@@ -458,3 +474,23 @@ def test_follow_logs(talker: Router, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stdout.read() == ""
+
+
+INTERRUPTED = """
+import os, signal, sys
+from fastrouter import cli
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastrouter.app.router":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["fastrouter"]
+cli.main()
+"""
+
+
+def test_ctrl_c_while_the_router_is_being_imported_leaves_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")

@@ -1,5 +1,6 @@
 """Flags, environment, presets: what wins, and what a mistake says."""
 
+import os
 import re
 import subprocess
 import sys
@@ -149,6 +150,10 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["-hff", "x"], {}, "--hf-repo is missing"),
         (["-m", "a", "-hf", "b/c"], {}, "both name the default model"),
         (["--models-dir", "/nowhere"], {}, "--models-dir /nowhere: there is no such folder"),
+        (["--models-dir", __file__], {}, "test_config.py: is a file, not a folder"),
+        (["-m", "nowhere.gguf"], {}, f"--model nowhere.gguf: there is no such file; looked for {os.getcwd()}/nowhere.gguf"),
+        (["-m", "/"], {}, "--model /: is a folder, not a file; a folder of models is named with --models-dir"),
+        (["--models-preset", "/"], {}, "--models-preset /: is a folder, not a file"),
         (["--models-preset", "/nowhere"], {}, "--models-preset /nowhere: there is no such file"),
         ([], {"LLAMA_ARG_PORT": "x"}, "LLAMA_ARG_PORT=x: must be a whole number"),
         ([], {"LLAMA_ARG_MMAP": "perhaps"}, "LLAMA_ARG_MMAP=perhaps: must be one of 1, true"),

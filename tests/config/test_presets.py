@@ -247,7 +247,14 @@ def test_what_is_wrong_for_all_models_concerns_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["chat-template = {% if x %}{# note #}{% endif %}", 'system-prompt = "a ; b', "system-prompt = 'a # b", "r = [ ; {"]
+    "line",
+    [
+        "chat-template = {% if x %}{# note #}{% endif %}",
+        'system-prompt = "a ; b',
+        "system-prompt = 'a # b",
+        "system-prompt = 'it''s # b'",
+        "r = [ ; {",
+    ],
 )
 def test_a_comment_that_was_hardly_meant(tmp_path: Path, line: str) -> None:
     [warning] = presets_of(tmp_path, f"[a]\n{line}\n").warnings
@@ -291,7 +298,7 @@ def test_files_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytes
 def test_what_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not UTF-8 at byte 4"):
         read(tmp_path, b"[a]\n\xff")
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match="is a folder, not a file"):
         read_presets(tmp_path)
     with pytest.raises(ConfigError, match="is larger than 4 MiB"):
         read(tmp_path, b"#" * (5 << 20))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fastrouter._core import EVENT, FINISH, LAST, TEXT, Sink, TextCollector, TokenRing
 from fastrouter.errors import ProtocolError, Unavailable
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
 PRODUCER = Path(__file__).parent.parent / "support" / "ring_producer.py"
 
 
@@ -33,10 +34,10 @@ class Recorder(Sink):
         raise AssertionError(error)
 
 
-def pair(capacity: int = 1 << 16) -> tuple[TokenRing, TokenRing]:
+def pair(capacity: int = 1 << 16, page_bytes: int | None = None) -> tuple[TokenRing, TokenRing]:
     """(consumer, producer)"""
-    ring = TokenRing.create(capacity)
-    return ring, TokenRing.open(os.dup(ring.memory_fd), os.dup(ring.doorbell_fd))
+    ring = TokenRing.create(capacity, page_bytes)
+    return ring, TokenRing.open(os.dup(ring.memory_fd), os.dup(ring.doorbell_fd), page_bytes)
 
 
 def is_rung(ring: TokenRing) -> bool:
@@ -46,7 +47,7 @@ def is_rung(ring: TokenRing) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 255), st.binary(max_size=1500)), max_size=60))
 def test_records_come_out_as_they_went_in(records: list[tuple[int, int, bytes]]) -> None:
-    ring, producer = pair(4096)
+    ring, producer = pair(PAGE)
     sink = Recorder()
     request_id = ring.attach(sink)
     for kind, choice, payload in records:
@@ -60,17 +61,17 @@ def test_records_come_out_as_they_went_in(records: list[tuple[int, int, bytes]])
 
 
 def test_a_full_ring_says_so_and_goes_on_after_a_drain() -> None:
-    ring, producer = pair(4096)
+    ring, producer = pair(PAGE)
     sink = Recorder()
     request_id = ring.attach(sink)
     count = 0
     while producer.try_push(request_id, EVENT, 0, 0, 0, b"x" * 100):
         count += 1
-    assert count == 4096 // 128
+    assert count == PAGE // 128
     assert ring.drain() == count
     assert producer.try_push(request_id, EVENT, 0, 0, 0, b"more")
     with pytest.raises(ValueError, match="never fits"):
-        producer.try_push(request_id, EVENT, 0, 0, 0, b"x" * 2048)
+        producer.try_push(request_id, EVENT, 0, 0, 0, b"x" * (PAGE // 2))
 
 
 def test_the_last_record_detaches_before_it_is_delivered() -> None:
@@ -134,10 +135,10 @@ def test_a_sink_that_raises_is_detached_and_the_others_go_on() -> None:
 
 
 def test_one_drain_is_bounded_and_calls_itself_back() -> None:
-    ring, producer = pair(4096)
+    ring, producer = pair(PAGE)
     request_id = ring.attach(Feeding(producer))
     producer.try_push(request_id, EVENT, 0, 0, 0, b"first")
-    assert ring.drain() <= 4096 // 32 + 4096 // 32
+    assert ring.drain() <= 2 * PAGE // 32
     assert is_rung(ring)
 
 
@@ -165,6 +166,48 @@ def test_the_doorbell_rings_only_for_a_sleeper() -> None:
     assert is_rung(ring)  # asleep again since the drain found the ring empty
 
 
+def test_a_full_counter_is_no_error() -> None:
+    ring, producer = pair()
+    os.eventfd_write(ring.doorbell_fd, 2**64 - 2)
+    producer.ring_doorbell()
+    ring.drain()
+    assert not is_rung(ring)
+
+
+def test_a_doorbell_that_does_not_work_is_an_error_on_both_sides() -> None:
+    ring, producer = pair()
+    with open(os.devnull, "rb") as silent:  # reads end at once, writes are refused
+        for end in (ring, producer):
+            os.dup2(silent.fileno(), end.doorbell_fd)
+    with pytest.raises(ProtocolError, match="doorbell of a ring does not work: Bad file descriptor"):
+        producer.ring_doorbell()
+    with pytest.raises(ProtocolError, match="doorbell of a ring does not work: Input/output error"):
+        ring.drain()
+
+
+@pytest.mark.parametrize("page_bytes", [PAGE, 4 * PAGE, 16 * PAGE])
+def test_the_layout_follows_the_size_of_a_page(page_bytes: int) -> None:
+    """As on systems whose pages have 16 or 64 KiB: a file's control page is as large, and the data begins after it."""
+    assert TokenRing.create().page_bytes == PAGE
+    ring, producer = pair(page_bytes, page_bytes)
+    assert (ring.page_bytes, producer.capacity, os.fstat(ring.memory_fd).st_size) == (page_bytes, page_bytes, 2 * page_bytes)
+    sink = Recorder()
+    request_id = ring.attach(sink)
+    payloads = [bytes([number]) * (page_bytes // 5) for number in range(20)]  # four times around
+    for payload in payloads:
+        assert producer.try_push(request_id, EVENT, 0, 0, 0, payload)
+        ring.drain()
+    assert [payload for *_, payload in sink.records] == payloads
+    with mmap.mmap(ring.memory_fd, 2 * page_bytes) as memory:
+        assert memory[page_bytes + 24 : page_bytes + 32] != bytes(8), "a record begins where the data does"
+        assert memory[264:page_bytes] == bytes(page_bytes - 264), "nothing is written between the indices and the data"
+
+
+def test_a_page_that_mmap_does_not_take_is_refused() -> None:
+    with pytest.raises(OSError, match="cannot map"):
+        TokenRing.create(PAGE, PAGE // 2)
+
+
 def test_the_memory_cannot_be_truncated_by_the_other_side() -> None:
     _, producer = pair()
     for size in (0, 1 << 30):
@@ -187,7 +230,7 @@ def test_closing_twice_is_fine_and_closed_rings_are_quiet() -> None:
 def test_a_ring_that_nobody_keeps_gives_its_descriptors_back() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
-        pair(4096)
+        pair(PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -201,7 +244,7 @@ def test_either_end_may_be_asked_anything() -> None:
             each.attach(None)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             each.try_push(1, TEXT, 0, 0, 0, None)  # type: ignore[arg-type]
-    for capacity in (0, 1, 2048, 5000, 12288):
+    for capacity in (0, 1, PAGE // 2, PAGE + 8, 3 * PAGE):
         with pytest.raises(ValueError, match="power of two"):
             TokenRing.create(capacity)
 
@@ -219,20 +262,20 @@ def test_too_many_requests_are_refused_until_one_ends() -> None:
 HOSTILE = """
 import mmap, os, random, sys
 sys.path.insert(0, {tests!r})
-from test_ring import Recorder, pair
+from test_ring import PAGE, Recorder, pair
 from fastrouter.errors import ProtocolError
 random.seed({seed})
 refused = 0
 for round_index in range(400):
-    ring, producer = pair(4096)
+    ring, producer = pair(PAGE)
     sink = Recorder()
     request_id = ring.attach(sink)
-    memory = mmap.mmap(ring.memory_fd, 8192)
+    memory = mmap.mmap(ring.memory_fd, 2 * PAGE)
     for _ in range(random.randrange(8)):
         producer.try_push(request_id, random.randrange(1, 7), 0, 0, 1, os.urandom(random.randrange(200)))
     for _ in range(random.randrange(1, 6)):
-        target = random.choice([0, 64, 128, 192, 4096, 4096 + random.randrange(512)])
-        value = random.choice([0, 1, 7, 8, 2**31, 2**32 - 1, 2**63, 2**64 - 1, 4096, 4104, random.getrandbits(64)])
+        target = random.choice([0, 64, 128, 192, PAGE, PAGE + random.randrange(512)])
+        value = random.choice([0, 1, 7, 8, 2**31, 2**32 - 1, 2**63, 2**64 - 1, PAGE, PAGE + 8, random.getrandbits(64)])
         memory[target:target + 8] = value.to_bytes(8, "little")
         try:
             ring.drain()
@@ -254,8 +297,8 @@ def test_hostile_memory_is_refused_and_never_crashes_the_reader(seed: int) -> No
 
 
 def test_impossible_indices_are_named() -> None:
-    ring, _ = pair(4096)
-    with mmap.mmap(ring.memory_fd, 8192) as memory:
+    ring, _ = pair(PAGE)
+    with mmap.mmap(ring.memory_fd, 2 * PAGE) as memory:
         memory[128:136] = (1 << 40).to_bytes(8, "little")
     with pytest.raises(ProtocolError, match="impossible"):
         ring.drain()

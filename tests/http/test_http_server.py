@@ -570,6 +570,42 @@ def test_a_head_is_answered_before_its_body_comes(path: str, method: str, fields
     run(scenario())
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_all_large_bodies_together_are_bounded(is_chunked: bool) -> None:
+    """Those that come, and those whose requests are under way; small ones pass all the time."""
+
+    def post(path: str, body: bytes, num_missing: int) -> bytes:
+        if not is_chunked:
+            return request(path, "POST", body)[: -num_missing or None]
+        whole = request(path, "POST", Transfer_Encoding="chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        return whole[: -num_missing - 7 if num_missing else None]
+
+    async def scenario() -> None:
+        async with serving() as site:
+            server = site.server
+            server.max_held_bytes = 500_000
+            coming, answered = await site.connect(), await site.connect()
+            coming[1].write(post("/echo", b"x" * 200_000, 1))
+            answered[1].write(post("/never", b"x" * 200_000, 0))
+            await until(lambda: server.held_bytes == 399_999)
+            status, headers, body = await site.ask(post("/echo", b"x" * 200_000, 0))
+            assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close"), body
+            assert (await site.ask(post("/echo", b"x" * 60_000, 0)))[0] == 200
+            await until(lambda: server.held_bytes == 399_999)
+            answered[1].close()
+            await until(lambda: server.held_bytes == 199_999)
+            reader, writer = await site.connect()
+            for _ in range(2):
+                writer.write(post("/echo", b"x" * 200_000, 0))
+                assert (await read_answer(reader))[0] == 200
+            await until(lambda: server.held_bytes == 199_999)
+            writer.close()
+            coming[1].close()
+            await until(lambda: not server.held_bytes)
+
+    run(scenario())
+
+
 def test_a_small_body_that_is_refused_costs_no_connection() -> None:
     async def scenario() -> None:
         async with serving(keys=("right",)) as site:

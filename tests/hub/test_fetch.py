@@ -301,7 +301,7 @@ def test_a_revision_that_is_none(hub: FakeHub, tmp_path: Path, commit: str) -> N
 
 def test_no_room(hub: FakeHub, tmp_path: Path) -> None:
     hub.stated[NAME] = {"lfs": {"sha256": SHA, "size": 1 << 60, "pointerSize": 130}}
-    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", "not enough room", str(tmp_path), "1152921504.61 GB are needed")
+    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", "not enough room", str(tmp_path), "1152921504.6 GB are needed")
     assert hub.ranges(NAME) == []
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
-from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Stop
+from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply
 from fastrouter.ipc.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
 from fastrouter.options.load import LoadOptions
 
@@ -26,7 +26,6 @@ MESSAGES: list[Message] = [
     Generate(8, messages=[{"role": "user", "content": "ü\u2028\x00😀"}]),
     Abort(7),
     Call(1, "tokenize", {"content": "x"}),
-    Stop(),
     Progress(1),
     Progress(0.25),
     Ready({"n_ctx": 512}),
@@ -118,6 +117,18 @@ def test_an_answer_that_cannot_travel_is_an_error_of_its_call(result: Any, probl
     assert reply.request_id == 7
     error = from_wire(reply.error or {})
     assert (error.status, problem in error.message) == (400, True), error.message
+
+
+def test_a_large_answer_is_passed_on_unread() -> None:
+    large, small = {"tokens": [7] * 100_000}, {"tokens": [7]}
+    replies = FrameReader().feed(b"".join(encode_reply(Reply(9, result=result), is_passed_on=True) for result in (large, small, large)))
+    assert [type(reply.result) for reply in replies if isinstance(reply, Reply)] == [orjson.Fragment, dict, orjson.Fragment]
+    for reply, result in zip(replies, (large, small, large), strict=True):
+        assert isinstance(reply, Reply)
+        assert (reply.request_id, reply.error, orjson.dumps(reply.result)) == (9, None, orjson.dumps(result))
+    for cut in (b"=", b"=1234567"):
+        with pytest.raises(ProtocolError):
+            decode(cut)
 
 
 @pytest.mark.parametrize("message", ["plain", "caf\u00e9", "half of a pair \udcff", "\ud800\udc00"])

@@ -89,6 +89,11 @@ def test_unknown_flag(tmp_path: Path) -> None:
         (["comp"], "completion"),
         (["help", "chta"], "chat"),
         (["tiny.gguf"], "--model tiny.gguf"),
+        (["TINY.GGUF"], "--model TINY.GGUF"),
+        (["run", "tiny"], "chat"),
+        (["ls"], "list"),
+        (["version"], "--version"),
+        (["no-cache"], "--models-dir no-cache"),  # a folder that is there
     ],
 )
 def test_unknown_verb(tmp_path: Path, words: list[str], meant: str) -> None:
@@ -111,7 +116,8 @@ def test_help_of_a_verb(tmp_path: Path, verb: str) -> None:
 
 def test_wrong_values(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--port", "99999"), "--port")
-    check_refused(fastrouter(tmp_path, "--models-dir", "no-such"), "no-such", "there is no such folder")
+    check_refused(fastrouter(tmp_path, "--lora", "no.gguf"), "--lora no.gguf: there is no such file")
+    check_refused(fastrouter(tmp_path, "--models-dir", "no-such"), "there is no such folder; looked for", f"{tmp_path}/no-such")
     check_refused(fastrouter(tmp_path, "--models-preset", "no.ini"), "no.ini")
     check_refused(fastrouter(tmp_path, "-m", "no.gguf"), "no.gguf")
     check_refused(fastrouter(tmp_path, LLAMA_ARG_PORT="many"), "LLAMA_ARG_PORT")
@@ -164,6 +170,45 @@ def test_no_models(router: StartRouter) -> None:
     assert "0 models found" in server.out
 
 
+def test_what_was_hardly_meant_is_said_at_the_start(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "presets.ini"
+    text = f"[a]\nmodel = {models}/tiny0.gguf\nsystem-prompt = 'one # two\nchat-template = {{% if %}}\n"
+    preset.write_text(text)
+    server = router("--models-preset", str(preset))
+    eventually(lambda: "  a (chat template: line 1: Expected an expression" in server.out, "what the model lacks")
+    assert f"warning: {preset}:3 [a] system-prompt = 'one: the comment `# two` ends the value here" in server.log
+    preset.write_text(text + "grammar = [a ; b\n")
+    assert server.get("/models?reload=1").status == 200
+    assert server.log.count("# two") == 1
+    assert f"warning: {preset}:5 [a] grammar = [a: the comment `; b` ends" in server.log
+
+
+def test_two_signals_of_one_sender_are_one(router: StartRouter, models: Path) -> None:
+    """timeout(1) tells the process, then its whole group."""
+    server = router(models_dir=models)
+    assert ask(server, "tiny0").status == 200
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.await_end() == 0
+    assert "second signal" not in server.log
+
+
+def test_an_empty_folder(router: StartRouter, tmp_path: Path) -> None:
+    folder = tmp_path / "no models"
+    folder.mkdir()
+    server = router(models_dir=folder)
+    eventually(lambda: f"There is no .gguf file in {folder}: put some there" in server.out, "a hint")
+    assert "Name a folder" not in server.out
+
+
+def test_the_start_imports_only_what_it_needs() -> None:
+    """Until the address is printed: what serves requests is imported after it."""
+    code = "import sys, fastrouter.cli.serve, fastrouter.catalog.catalog; print(*sys.modules)"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    late = ("fastrouter.ipc", "fastrouter.supervisor", "fastrouter.hub", "fastrouter.worker", "fastrouter.api.flavours", "jinja2", "numpy")
+    assert [name for name in there if name.startswith(late)] == []
+
+
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")
 @pytest.mark.parametrize(("key", "has_template"), [("", True), ("", False), ('it\'s "secret"', True)])
 def test_curl_line_works_when_pasted(router: StartRouter, tmp_path: Path, key: str, has_template: bool) -> None:
@@ -197,6 +242,7 @@ def test_curl_line_of_a_unix_socket(models: Path) -> None:
         ("a-chat chat embed", "embed", "a-chat", "/v1/chat/completions"),
         ("base broken embed", None, "base", "/v1/completions"),
         ("base broken embed", "embed", "embed", "/v1/embeddings"),
+        ("embed zz-base", None, "zz-base", "/v1/completions"),
         ("broken rerank", None, "rerank", "/v1/rerank"),
         ("broken", "broken", None, ""),
         ("", None, None, ""),

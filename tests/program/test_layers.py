@@ -28,10 +28,10 @@ FLOORS: tuple[set[str], ...] = (
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
     "options": ("limits", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
-    "ipc": ("messages", "wire"),
+    "ipc": ("messages", "wire", "records"),
     "system": ("machine", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
-        "schedule",
+        "prefill_speed",
         "text_jobs",
         "llama",
         "kv",
@@ -39,14 +39,16 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "process",
         "sampling",
         "sequence",
+        "schedule",
         "speculation",
         "engine",
         "calls",
+        "loading",
         "loop",
         "fork_server",
         "__main__",
     ),
-    "http": ("response", "api_keys", "guard", "tls", "exchange", "sockets", "connection", "server", "routes", "access_log"),
+    "http": ("response", "sse", "api_keys", "guard", "tls", "exchange", "sockets", "connection", "server", "routes", "access_log"),
     "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
     "catalog": (
         "gguf",
@@ -86,6 +88,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "api": ("identity", "requests", "models", "serving", "operations", "flavours", "control", "wrong_paths", "routes"),
     "app": ("systemd", "logs", "service", "router"),
     "cli": (
+        "sse",
         "client",
         "bars",
         "logs",
@@ -180,6 +183,19 @@ def test_no_hidden_cycles_and_no_pickle(path: Path) -> None:
     text = path.read_text()
     assert "TYPE_CHECKING" not in text
     assert not re.search(r"\b(pickle|marshal|shelve)\b(?! (between|anywhere))|\beval\(|\bexec\(", text.split('"""', 2)[-1])
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_function_takes_the_name_of_an_import_for_a_local(path: Path) -> None:
+    """The rest of the function would mean something else by it than the file does."""
+    tree = ast.parse(path.read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imported = {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            stored = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            names = stored | {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+            assert not names & imported, f"{path}: {function.name} assigns {sorted(names & imported)}"
 
 
 def test_packages_have_no_file_without_content() -> None:

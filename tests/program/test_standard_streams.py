@@ -10,12 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
+
+from fastrouter.app.router import ONE_SIGNAL_S
 
 FAKE_ROUTER = [sys.executable, str(REPOSITORY / "tests" / "support" / "fake_router.py")]
 IN_A_TERMINAL = """
@@ -171,6 +174,7 @@ def test_ctrl_c_says_what_it_waits_for(router: StartRouter, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGINT)
         eventually(lambda: "stopping: waiting up to 1000 s for 1 request; " in server.log, "a word")
         assert next(events)["content"], "the stream goes on"
+        time.sleep(2 * ONE_SIGNAL_S)
         server.process.send_signal(signal.SIGINT)
         server.exits_with = 130
         assert server.await_end() == 130
@@ -246,7 +250,7 @@ def test_few_descriptors_and_many_connections_at_once(models: Path, tmp_path: Pa
     port = listener.getsockname()[1]
     clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(80)]
     for client in clients:
-        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")  # which waits for the start
     shell = f'ulimit -n 64; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
     command = ["bash", "-c", shell, "bash", *FASTROUTER, "--models-dir", str(models)]
     with log.open("wb") as stderr, out.open("wb") as stdout:

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from house import FOREVER, WHOLE, Collector, House, Run, Streamer, run_house, submit
+from house import WHOLE, Collector, House, Run, Streamer, run_house, submit
 from waiting import until
 
-from fastrouter.errors import DoesNotFit, InvalidRequest, LoadFailed, Unavailable
+from fastrouter.errors import DoesNotFit, InvalidRequest, Unavailable
 from fastrouter.supervisor.decide.idle import Idle, due
 from fastrouter.supervisor.managed_model import Waiter
 from fastrouter.supervisor.memory import limits as limits_module
@@ -242,37 +242,7 @@ def test_ttl_ends_the_process(house: Run) -> None:
         assert time.monotonic() - begun >= 0.14
         await until(lambda: [i.spec.id for i in here.supervisor.instances()] == ["b"], "its process is gone")
         assert here.reasons == [("a", "ttl")]
-        entry = here.supervisor._residency.entries["a"]
-        assert entry.has_expired, "nothing is kept ready for it"
         assert await here.ask("a") == WHOLE
-        assert not entry.has_expired
-
-    house(body)
-
-
-def test_a_loaded_model_nobody_asked_anything_has_a_ttl_too(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.settle("a", ttl_s=0.1)
-        await here.supervisor.load(here.spec("a"))
-        await until(lambda: here.reasons == [("a", "ttl")], "unloaded")
-
-    house(body)
-
-
-def test_keep_alive_of_a_request_wins(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.settle("a", ttl_s=0.05)
-        with await here.acquire("a") as lease:
-            lease.keep_alive(math.inf)
-        await asyncio.sleep(0.2)
-        assert here.status("a") == "loaded"
-        with await here.acquire("a") as lease:
-            lease.keep_alive(0.0)
-            assert await submit(lease, Collector()).end() == WHOLE
-        await here.until_status("a", "unloaded")
-        await here.ask("a")
-        await here.until_status("a", "unloaded")
-        assert here.reasons == [("a", "ttl")] * 2, "the next load has the configured time again"
 
     house(body)
 
@@ -302,20 +272,6 @@ def test_sleep_and_wake(house: Run) -> None:
     house(body)
 
 
-def test_a_sleeper_gives_its_place_first(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.settle("b", sleep_idle_s=0.05)
-        await here.ask("a")
-        await here.ask("b")
-        await here.until_status("b", "sleeping")
-        await until(lambda: len(here.supervisor.instances()) == 1, "gone")
-        await here.ask("c")
-        assert [here.status(model) for model in "abc"] == ["loaded", "unloaded", "loaded"]
-        assert here.reasons == [("b", "count")]
-
-    house(body)
-
-
 def test_pinned_stays(house: Run) -> None:
     async def body(here: House) -> None:
         here.settle("a", is_pinned=True, ttl_s=0.01, sleep_idle_s=0.01)
@@ -328,85 +284,7 @@ def test_pinned_stays(house: Run) -> None:
     house(body)
 
 
-def test_pinned_by_hand(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.settle("a", ttl_s=0.2)
-        here.supervisor.pin(here.spec("a"), True)
-        for model in "abcd":
-            await here.ask(model)
-        await asyncio.sleep(0.3)
-        assert here.supervisor.status("a").is_pinned
-        assert here.status("a") == "loaded"
-        here.supervisor.pin(here.spec("a"), False)
-        await until(lambda: here.reasons[-1] == ("a", "ttl"), "its time is over")
-
-    house(body)
-
-
-def test_min_resident(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.settle("a", min_resident_s=0.4)
-        await here.ask("a")
-        begun = time.monotonic()
-        assert await here.ask("b") == WHOLE
-        assert time.monotonic() - begun > 0.3
-
-    house(body, 1)
-
-
 # ---------------------------------------------------------------- waiting
-
-
-def test_priority_goes_first(house: Run) -> None:
-    async def body(here: House) -> None:
-        held = await here.acquire("a")
-        order: list[str] = []
-
-        async def use(model: str, priority: int) -> None:
-            with await here.acquire(model, priority=priority):
-                order.append(model)
-
-        tasks = []
-        for model, priority in (("b", 0), ("c", -5), ("d", 7), ("b", 9)):
-            tasks.append(asyncio.create_task(use(model, priority)))
-            await asyncio.sleep(0.002)
-        held.release()
-        await asyncio.gather(*tasks)
-        assert order == ["b", "b", "d", "c"], "a model has the highest priority of its requests"
-
-    house(body, 1, queue_patience_s=1000.0)
-
-
-def test_queue_timeout(house: Run) -> None:
-    async def body(here: House) -> None:
-        held = await here.acquire("a")
-        with pytest.raises(Unavailable, match=r"waited 0.2 s") as caught:
-            await here.acquire("b")
-        assert caught.value.retry_after_s
-        assert "b:" not in repr(here.supervisor)
-        here.spec("b", load_s=0.5)
-        waiting = here.wait("b")
-        await asyncio.sleep(0.05)
-        held.release()
-        (await waiting).release()  # once it loads, it is awaited
-
-    house(body, 1, queue_timeout_s=0.2, queue_patience_s=1000.0)
-
-
-def test_load_timeout(house: Run) -> None:
-    async def body(here: House) -> None:
-        here.spec("a", never_ready=True)
-        here.settle("a", load_timeout_s=0.2)
-        with pytest.raises(LoadFailed, match=r"not ready after 0.2 s \(load-timeout\)"):
-            await here.acquire("a")
-        assert here.status("a") == "unloaded failed"
-        here.spec("a", load_s=0.001)
-        here.settle("a", load_timeout_s=30.0)  # the other limit ends now, and must not end this load
-        assert await here.ask("a") == WHOLE
-        await asyncio.sleep(0.25)
-        assert here.status("a") == "loaded"
-
-    house(body)
 
 
 def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
@@ -505,24 +383,6 @@ def test_everything_at_random(house: Run) -> None:
         await asyncio.wait_for(asyncio.gather(*tasks), 90)
 
     house(body, 4, models_memory_mib=140)
-
-
-def test_a_request_that_hangs_does_not_keep_others_for_ever(house: Run) -> None:
-    async def body(here: House) -> None:
-        with await here.acquire("a") as lease:
-            sink = submit(lease, Streamer(), **FOREVER)
-            await until(lambda: sink.num_tokens, "a token")
-            waiting = here.wait("b")
-            await until(lambda: "draining" in repr(here.supervisor.instances()), "its patience is over")
-            later = here.wait("a")  # which admits nobody now
-            await asyncio.sleep(0.05)
-            assert not later.done()
-            lease.abort(sink.request_id)
-        (await waiting).release()
-        (await later).release()
-        assert here.reasons == [("a", "count"), ("b", "count")]
-
-    house(body, 1, queue_patience_s=0.1)
 
 
 def test_waiters_have_no_priority_by_themselves() -> None:

@@ -247,10 +247,10 @@ def test_fork_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_fork_server_that_cannot_start() -> None:
     async def body(fork_server: ForkServer) -> None:
-        fork_server._command = ["/nonexistent"]
+        fork_server.command = ["/nonexistent"]
         with pytest.raises(Exception, match="cannot start worker processes"):
             fork_server.spawn()
-        fork_server._command = [sys.executable, "-c", "0"]
+        fork_server.command = [sys.executable, "-c", "0"]
         assert await Worker(fork_server).end() is None
 
     run(body)
@@ -271,7 +271,7 @@ def test_a_lying_hello_kills_nobody_but_itself() -> None:
 
     async def body(fork_server: ForkServer) -> None:
         victim = await asyncio.create_subprocess_exec("sleep", "60")
-        fork_server._command = [*FAKE, "--spare", json.dumps({"hello_pid": victim.pid})]
+        fork_server.command = [*FAKE, "--spare", json.dumps({"hello_pid": victim.pid})]
         worker = Worker(fork_server)
         assert await worker.end() == -9
         assert worker.process.broke_protocol

@@ -29,6 +29,7 @@ from fastrouter.errors import (
     Unavailable,
     WorkerDied,
 )
+from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import managed_model as entry_module
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.supervisor import Event
@@ -154,33 +155,6 @@ def test_what_has_left_is_forgotten(house: Run) -> None:
         assert len(kept) <= 2, kept
 
     house(body, 1)
-
-
-def test_busy_is_never_evicted_and_the_queue_is_in_order(house: Run) -> None:
-    async def body(here: House) -> None:
-        held = [await here.acquire(model) for model in "ab"]
-        order: list[str] = []
-
-        async def use(model: str) -> None:
-            with await here.acquire(model):
-                order.append(model)
-
-        tasks = []
-        for model in "cdce":
-            tasks.append(asyncio.create_task(use(model)))
-            await asyncio.sleep(0)
-        with await here.acquire("a"):
-            pass  # what is resident is served meanwhile
-        await asyncio.sleep(0.05)
-        assert not order
-        assert [here.status(model) for model in "abcde"] == ["loaded"] * 2 + ["unloaded"] * 3
-        held[0].release()
-        await asyncio.gather(*tasks)
-        assert order == ["c", "c", "d", "e"]
-        assert here.status("b") == "loaded"
-        held[1].release()
-
-    house(body, queue_patience_s=1000.0)
 
 
 def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
@@ -444,7 +418,7 @@ def test_only_what_waiting_may_cure_is_worth_a_retry(
 
 
 def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastrouter.supervisor.workers.instance.FAILED_GRACE_S", 0.05)
+    monkeypatch.setattr("fastrouter.supervisor.residency.FAILED_GRACE_S", 0.05)
 
     async def body(here: House) -> None:
         here.spec("a", fail="never mind", linger=True)
@@ -454,37 +428,9 @@ def test_a_worker_that_failed_must_end(house: Run, monkeypatch: pytest.MonkeyPat
     house(body)
 
 
-def test_back_off(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry_module, "BACK_OFF_S", (0.0, 0.3, 1000.0))
-
-    async def body(here: House) -> None:
-        here.spec("a", die="exit1")
-        for _ in range(2):  # the first failure asks for no pause
-            with pytest.raises(LoadFailed) as caught:
-                await here.acquire("a")
-            assert caught.value.retry_after_s is None
-        num_loads = here.events.count(("a", "loading"))
-        with pytest.raises(LoadFailed, match="exited with code 1") as caught:
-            await here.acquire("a")
-        assert caught.value.retry_after_s == 1
-        assert here.events.count(("a", "loading")) == num_loads, "nothing was started"
-        assert await here.ask("b") == WHOLE, "others are served"
-        here.spec("a", load_s=0.001)
-        await asyncio.sleep(0.35)
-        assert await here.ask("a") == WHOLE
-        here.spec("a", die="exit1")
-        here.supervisor.unload("a")
-        await until(lambda: len(here.supervisor.instances()) == 1, "gone")
-        with pytest.raises(LoadFailed) as caught:
-            await here.acquire("a")
-        assert caught.value.retry_after_s is None, "a load that went well has ended the row"
-
-    house(body)
-
-
 def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
     async def body(here: House) -> None:
-        fork_server = here.supervisor._residency._spares._fork_server
+        fork_server = here.fork_server
         await here.ask("a")
         for _ in range(3):
             await asyncio.sleep(0.05)
@@ -492,14 +438,14 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
             os.kill(fork_server.pid, signal.SIGKILL)
             here.supervisor.unload("a")
             assert await here.ask("a") == WHOLE
-        fork_server._command = [sys.executable, "-c", "0"]
+        fork_server.command = [sys.executable, "-c", "0"]
         assert fork_server.pid
         os.kill(fork_server.pid, signal.SIGKILL)
         await until(lambda: not is_alive(fork_server.pid or 0), "its end")
-        spare = here.supervisor._residency._spares._spare
+        spare = here.supervisor.spares.spare
         if spare:
             spare.kill()
-            await until(lambda: here.supervisor._residency._spares.is_empty, "no spare")
+            await until(lambda: here.supervisor.spares.spare is None, "no spare")
         for _ in range(4):
             with pytest.raises(Unavailable, match=r"before it was up|cannot be started") as caught:
                 await here.acquire("b")
@@ -519,10 +465,10 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
             results.append(error)
 
     async def body(here: House) -> None:
-        spares, results, tasks = here.supervisor._residency._spares, [], []
+        spares, results, tasks = here.supervisor.spares, [], []
         for number in range(24):
             tasks.append(asyncio.create_task(ask(here, "abc"[number % 3], results)))
-            for pid in (spares._fork_server.pid, spares.pid if number % 2 else None):
+            for pid in (here.fork_server.pid, spares.pid if number % 2 else None):
                 if pid:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -539,7 +485,7 @@ def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: R
 
 def test_a_fork_server_that_was_killed_is_replaced_before_it_is_needed(house: Run) -> None:
     async def body(here: House) -> None:
-        fork_server = here.supervisor._residency._spares._fork_server
+        fork_server = here.fork_server
         old = fork_server.pid
         assert old
         os.kill(old, signal.SIGKILL)
@@ -582,6 +528,29 @@ def test_one_sudden_end_of_a_load_is_no_failure(house: Run, is_load: bool) -> No
         if not is_load:
             (await waiting).release()
         assert here.events.count(("a", "unloaded failed")) == 0
+
+    house(body)
+
+
+def test_a_load_that_was_killed_twice_may_work_later(house: Run) -> None:
+    """By a user, or by the kernel for want of memory: that says nothing against the model."""
+
+    async def body(here: House) -> None:
+        here.spec("a", die="SIGKILL")
+        with pytest.raises(LoadPostponed) as caught:
+            await here.acquire("a")
+        assert (caught.value.status, caught.value.exit_code) == (503, -signal.SIGKILL)
+
+    house(body)
+
+
+def test_a_request_that_is_no_message_leaves_nothing_behind(house: Run) -> None:
+    async def body(here: House) -> None:
+        with await here.acquire("a") as lease:
+            [instance] = here.supervisor.instances()
+            with pytest.raises(TypeError):
+                lease.submit(Generate(0, chat_template_kwargs={"x": 1 << 70}), Collector())
+            assert (instance.process.ring.sinks(), instance.streams) == ([], {})
 
     house(body)
 
@@ -788,11 +757,11 @@ def test_killed_while_idle(house: Run) -> None:
 
 def test_spare_killed(house: Run) -> None:
     async def body(here: House) -> None:
-        spare = here.supervisor._residency._spares._spare
+        spare = here.supervisor.spares.spare
         assert spare
         pid = await until(lambda: spare.pid, "up")
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: here.supervisor._residency._spares.is_empty, "its end")
+        await until(lambda: here.supervisor.spares.spare is None, "its end")
         assert await here.ask("a") == WHOLE
 
     house(body)
@@ -847,7 +816,7 @@ def test_stop_with_everything_going_on(house: Run) -> None:
 
 def test_stop_at_once(house: Run) -> None:
     async def body(here: House) -> None:
-        here.supervisor._residency._spares.make()
+        here.supervisor.spares.make()
 
     house(body)
 
@@ -906,7 +875,7 @@ class Crowd:
         elif what == "cancel" and self.tasks:
             choose.choice(sorted(self.tasks, key=lambda task: task.get_name())).cancel()
         elif what == "kill spare":
-            spare = here.supervisor._residency._spares._spare
+            spare = here.supervisor.spares.spare
             if spare:
                 spare.kill()
         assert here.num_resident() <= 2

@@ -31,8 +31,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import (
@@ -49,8 +47,8 @@ from fastrouter.ipc.messages import (
     Ready,
     Reply,
     Shrink,
-    Stop,
 )
+from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.process import fork
@@ -76,7 +74,7 @@ Script = dict[str, Any]
 
 def serve(fd: int, spare: Script) -> int:
     def run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
-        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring: Worker(wire, ring, spare))
+        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring: Worker(wire, ring, spare).run())
 
     return fork.serve(fd, lambda: None, run)
 
@@ -116,7 +114,6 @@ class Worker:
         self.spare = spare
         self.model: Script = {}
         self.num_remedies = 0
-        self.is_stopping = False
         self.num_calls = 0
         self.forgotten: list[int] = []
         self.streams: dict[int, Stream] = {}
@@ -124,8 +121,6 @@ class Worker:
     def run(self) -> int:
         self.greet()
         load = self.await_load()
-        if load is None:
-            return 0
         self.num_remedies = load.safe_mode + load.num_dropped
         if not self.load(load):
             return 1
@@ -161,13 +156,11 @@ class Worker:
             time.sleep(60)
         self.wire.send(Hello(self.spare.get("hello_pid", os.getpid())))
 
-    def await_load(self) -> Load | None:
+    def await_load(self) -> Load:
         while True:
             for message in self.wire.poll(None):
                 if isinstance(message, Load):
                     return message
-                if isinstance(message, Stop):
-                    return None
 
     def load(self, load: Load) -> bool:
         path = Path(load.path)
@@ -211,8 +204,6 @@ class Worker:
             self.forgotten.append(message.request_id)
         elif isinstance(message, Shrink):
             self.wire.send(PromptCacheSize(message.num_bytes))
-        elif isinstance(message, Stop):
-            self.is_stopping = True
 
     def answer(self, call: Call) -> None:
         """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
@@ -242,7 +233,7 @@ class Worker:
 
     def serve(self) -> None:
         """Each stream at its own pace."""
-        while not (self.is_stopping and not self.streams):
+        while True:
             due = min((stream.due for stream in self.streams.values()), default=NEVER)
             wait = max(0.0, due - time.monotonic()) if due < NEVER else None
             if self.outbox.is_blocked:
@@ -286,7 +277,7 @@ class Worker:
         indices = struct.Struct("<Q56xQ")
         memory = mmap.mmap(self.ring.memory_fd, mmap.PAGESIZE)
         is_lockstep = self.model.get("lockstep")
-        while not (self.is_stopping and not self.streams):
+        while True:
             if not self.streams or poll.poll(0):
                 for message in self.wire.poll(None):
                     self.handle(message)
@@ -301,7 +292,7 @@ class Worker:
                     ended.append(stream)
             for stream in ended:
                 del self.streams[stream.request_id]
-                while not push(stream.request_id, FINISH, 0, LAST, 0, orjson.dumps(finish_of(stream))):
+                while not push(stream.request_id, FINISH, 0, LAST, 0, finish_of(stream).to_payload(self.ring.capacity)):
                     self.ring.ring_doorbell()
                     time.sleep(0.0002)
             self.ring.ring_doorbell()
@@ -309,19 +300,16 @@ class Worker:
                 time.sleep(0.0001)
 
 
-def finish_of(stream: Stream) -> dict[str, Any]:
-    return {
-        "stop_type": "limit" if stream.num_sent >= stream.num_tokens else "eos",
-        "stopping_word": "",
-        "prompt_tokens": 1,
-        "cached_tokens": 0,
-        "completion_tokens": stream.num_sent,
-        "truncated": False,
-        "num_decodes": stream.num_sent,
-        "num_busy_decodes": 2 * stream.num_sent,
-        "id_slot": 0,
-        "timings": {"prompt_n": 1, "predicted_n": stream.num_sent},
-    }
+def finish_of(stream: Stream) -> Finish:
+    return Finish(
+        stop_type="limit" if stream.num_sent >= stream.num_tokens else "eos",
+        prompt_tokens=1,
+        completion_tokens=stream.num_sent,
+        num_decodes=stream.num_sent,
+        num_busy_decodes=2 * stream.num_sent,
+        id_slot=0,
+        timings={"prompt_n": 1, "predicted_n": stream.num_sent},
+    )
 
 
 def named_script(name: str) -> Script:

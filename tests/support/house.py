@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import uvloop
+from specs import spec_of
 from waiting import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
 
 from fastrouter._core import TextCollector
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.ipc.messages import Generate
-from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.workers.fork_server import ForkServer
 
 WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
 RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
@@ -74,7 +75,9 @@ class House:
         self.reasons: list[tuple[str, str]] = []  # (model, why it left)
         self.fields: dict[str, dict[str, Any]] = {}
         self.max_resident = 0
-        self.supervisor = Supervisor(Config(models_max=models_max, **settings), fork_server_command=FAKE, on_event=self._on_event)
+        self.fork_server = ForkServer(FAKE)
+        config = Config(models_max=models_max, **settings)
+        self.supervisor = Supervisor(config, maker=self.fork_server, on_event=self._on_event)
 
     def _on_event(self, event: Event) -> None:
         if event.event == "model_status":
@@ -94,25 +97,7 @@ class House:
         path = self.folder / model
         if script or not path.exists():
             path.write_text(json.dumps(script))
-        spec = ModelSpec(
-            id=model,
-            aliases=(),
-            tags=(),
-            path=str(path),
-            mmproj=None,
-            options=LoadOptions(),
-            source="models_dir",
-            args=(),
-            preset=None,
-            created=0,
-            can_remove=False,
-            load_on_startup=False,
-            stop_timeout_s=stop_timeout_s,
-            size_bytes=path.stat().st_size,
-            header=None,
-            error=None,
-            fingerprint=(),
-        )
+        spec = spec_of(model, str(path), stop_timeout_s=stop_timeout_s, size_bytes=path.stat().st_size)
         return replace(spec, **self.fields.get(model, {}))
 
     async def acquire(self, model: str, autoload: bool = True, priority: int = 0) -> Lease:

@@ -8,7 +8,7 @@ import orjson
 import uvloop
 
 from fastrouter._core import LAST, TextCollector
-from fastrouter.ipc.messages import Generate, Stop
+from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans
@@ -67,6 +67,5 @@ def run(scenario: Callable[[ForkServer], Coroutine[Any, Any, None]], command: li
 
 
 async def end(talk: Talk) -> None:
-    talk.process.send(Stop())
+    talk.process.kill()
     await talk.ended.wait()
-    assert talk.process.exit_code == 0

@@ -360,9 +360,9 @@ def test_messages_are_text_not_templates() -> None:
     ],
 )
 def test_blowing_up(source: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     assert len(refused(source)) < 3000
-    assert time.monotonic() - started < 4
+    assert time.thread_time() - started < 4, "it was refused, not stopped when its time was over"
 
 
 ENDLESS = [
@@ -380,11 +380,11 @@ def test_endless(source: str, has_alarm: bool, monkeypatch: pytest.MonkeyPatch) 
     template, caught = ChatTemplate(source), []
 
     def run() -> None:
-        started = time.monotonic()
+        started = time.thread_time()
         try:
             template.render([USER], None, False, False)
         except InvalidRequest as error:
-            caught.append((error.message, time.monotonic() - started))
+            caught.append((error.message, time.thread_time() - started))
 
     if has_alarm:
         run()

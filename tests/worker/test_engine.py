@@ -468,11 +468,11 @@ def test_nothing_is_decoded_while_the_ring_is_full(bench: MakeBench) -> None:
     client = one.submit(PROMPTS[0], 1000)
     while not one.engine.is_blocked:
         one.engine.step()
-    [sequence] = one.engine.running
-    num_generated = sequence.num_generated
+    [running] = one.engine.running
+    num_generated = running.sequence.num_generated
     for _ in range(10):
         one.engine.step()
-    assert sequence.num_generated == num_generated
+    assert running.sequence.num_generated == num_generated
     one.run(client)
     assert client.num_tokens == 1000
 

@@ -104,7 +104,7 @@ class Everything(Bench):
 
     def check(self) -> None:
         engine, memory = self.engine, self.context.memory
-        assert {slot.id for slot in engine.slots.all if slot.is_busy} == {s.slot.id for s in engine.running if s.slot}
+        assert {slot.id for slot in engine.slots.all if slot.is_busy} == {running.slot.id for running in engine.running}
         for slot in engine.slots.all:
             num_held = len(slot.tokens)
             assert api.llama_memory_seq_pos_max(memory, slot.id) == num_held - 1, slot

@@ -1,5 +1,6 @@
 """Long texts in pieces are the whole text's tokens; the bound is never above what there is; jobs end when nobody waits for them."""
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import make_llama
 
 from fastrouter.options.load import LoadOptions
+from fastrouter.worker.llama import long_texts
 from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.long_texts import PIECE_CHARS, Bound, Cutter
 from fastrouter.worker.llama.model import Model
@@ -85,6 +87,22 @@ def test_no_cut_between_a_special_token_and_the_next_ink(text: str, piece_chars:
     for number in range(1, len(pieces)):
         assert not "".join(pieces[:number]).rstrip().endswith("<a>")
         assert not "".join(pieces[number:]).lstrip().startswith("<a>")
+
+
+def test_cutting_looks_at_each_character_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_seen, find = 0, long_texts._find_ink
+
+    def counted(text: str, start: int = 0) -> "re.Match[str] | None":
+        nonlocal num_seen
+        found = find(text, start)
+        num_seen += (found.end() if found is not None else len(text)) - start
+        return found
+
+    monkeypatch.setattr(long_texts, "_find_ink", counted)
+    text = "\n" * 100_000 + "b" + "\n" * 100_000
+    pieces = list(Cutter([b"b"], [], lambda text, *_: [ord(char) for char in text]).cut(text, 10))
+    assert (len(pieces), "".join(pieces)) == (20_000, text)
+    assert num_seen < 3 * len(text)
 
 
 @settings(max_examples=300, deadline=None)

@@ -123,7 +123,9 @@ def test_sets_advance_side_by_side(bench: MakeBench, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(adapter_turns, "TURN_NS", 0)
     one = bench(parallel=4, ctx_size=4096)
     clients = [one.submit(ASKED[0], 400, lora=SETS[name]) for name in ("first", "second", "two", "first")]
-    one.step_until(lambda: len(one.engine.running) == 4 and all(s.status.value == "decode" for s in one.engine.running))
+    one.step_until(
+        lambda: len(one.engine.running) == 4 and all(running.sequence.status.value == "decode" for running in one.engine.running)
+    )
     begun = [client.num_tokens for client in clients]
     for _ in range(90):
         one.step()

@@ -1,48 +1,48 @@
 """How much of a prompt goes into a step."""
 
-from fastrouter.worker.schedule.prefill_speed import ALONE_NS, MIN_ROWS, PAUSE_NS, Chunking
+from fastrouter.worker.prefill_speed import ALONE_NS, MIN_ROWS, PAUSE_NS, PrefillSpeed
 
 
 def test_alone_a_prompt_gets_whole_batches_or_halves_where_one_takes_too_long() -> None:
-    chunking = Chunking()
-    assert chunking.num_rows(0, 512) == 512
+    speed = PrefillSpeed()
+    assert speed.num_rows(0, 512) == 512
     for num_fitting, expected in ((1000, 512), (511, 256), (256, 256), (100, 64), (1, 32)):
-        chunking = Chunking()
-        chunking.note_prefill(100, 100 * ALONE_NS // num_fitting)
-        assert chunking.num_rows(0, 512) == expected
-        assert chunking.num_rows(0, 48) == 48, "halves of it would be too small"
+        speed = PrefillSpeed()
+        speed.note_prefill(100, 100 * ALONE_NS // num_fitting)
+        assert speed.num_rows(0, 512) == expected
+        assert speed.num_rows(0, 48) == 48, "halves of it would be too small"
 
 
 def test_what_a_step_will_take_is_guessed_before_it_is_measured() -> None:
-    chunking = Chunking(3_000_000_000)
-    assert 1e9 < chunking.expected_ns(100) < 1e11
-    chunking.note_prefill(100, 100)
-    assert chunking.expected_ns(100) == 100
+    speed = PrefillSpeed(3_000_000_000)
+    assert 1e9 < speed.expected_ns(100) < 1e11
+    speed.note_prefill(100, 100)
+    assert speed.expected_ns(100) == 100
 
 
 def test_beside_streams_it_gets_what_takes_a_pause() -> None:
-    chunking = Chunking()
-    chunking.note_prefill(100, PAUSE_NS)
-    assert chunking.num_rows(3, 512) == 103
-    assert chunking.num_rows(3, 64) == 64
+    speed = PrefillSpeed()
+    speed.note_prefill(100, PAUSE_NS)
+    assert speed.num_rows(3, 512) == 103
+    assert speed.num_rows(3, 64) == 64
 
 
 def test_the_first_piece_is_small_because_nobody_knows_how_long_it_takes() -> None:
-    assert Chunking().num_rows(3, 512) == 3 + MIN_ROWS
-    assert Chunking().num_rows(3, 16) == 16
+    assert PrefillSpeed().num_rows(3, 512) == 3 + MIN_ROWS
+    assert PrefillSpeed().num_rows(3, 16) == 16
 
 
 def test_a_slow_model_still_gets_on() -> None:
-    chunking = Chunking()
-    chunking.note_prefill(100, 1000 * PAUSE_NS)
-    assert chunking.num_rows(3, 512) == 3 + MIN_ROWS
+    speed = PrefillSpeed()
+    speed.note_prefill(100, 1000 * PAUSE_NS)
+    assert speed.num_rows(3, 512) == 3 + MIN_ROWS
 
 
 def test_it_follows_what_is_measured_and_leaves_small_steps_out() -> None:
-    chunking = Chunking()
-    chunking.note_prefill(7, 10**12)
-    assert not chunking.prefill_ns
+    speed = PrefillSpeed()
+    speed.note_prefill(7, 10**12)
+    assert not speed.prefill_ns
     for _ in range(50):
-        chunking.note_prefill(100, PAUSE_NS // 2)
-    chunking.note_prefill(7, 10**12)
-    assert 199 <= chunking.num_rows(1, 512) - 1 <= 201
+        speed.note_prefill(100, PAUSE_NS // 2)
+    speed.note_prefill(7, 10**12)
+    assert 199 <= speed.num_rows(1, 512) - 1 <= 201

@@ -138,7 +138,7 @@ UNIFIED = {"parallel": 4, "kv_unified": True, "ctx_size": 1024}  # holds three o
 
 
 def prompt_cache_of(one: Bench) -> PromptCache:
-    return one.engine._prefixes.prompt_cache
+    return one.engine.prefixes.prompt_cache
 
 
 @pytest.mark.parametrize("options", [SPLIT, UNIFIED], ids=["slot", "cells"])

@@ -98,7 +98,7 @@ def test_choices_and_copies_shift_alone(bench: MakeBench, is_unified: bool) -> N
     alone = one.ask(SYSTEM + PROMPTS[0], 250, cache_prompt=False, **path_context).text()
     other = one.ask(SYSTEM + PROMPTS[1], 250, cache_prompt=False, **path_context).text()
     for slot in one.engine.slots.all:
-        one.engine._prefixes.forget(slot)
+        one.engine.prefixes.forget(slot)
     client = one.submit(SYSTEM + PROMPTS[0], 250, n=2, **path_context)
     one.step_until(lambda: bool(client.texts))
     copied = one.submit(SYSTEM + PROMPTS[1], 250, **path_context)

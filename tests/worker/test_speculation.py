@@ -377,7 +377,7 @@ def test_a_full_context_ends_as_without(bench: Make, paths: list[Path], monkeypa
 
     def noting(decoding: list[Any], num_free_rows: int) -> None:
         guess(decoding, num_free_rows)
-        ends.extend(len(sequence.slot.tokens) + 1 + len(sequence.draft) for sequence in decoding)
+        ends.extend(len(one.slot.tokens) + 1 + len(one.sequence.draft) for one in decoding)
 
     monkeypatch.setattr(one.engine.speculation, "guess", noting)
     found = []
@@ -419,9 +419,8 @@ def test_prompts_come_before_guesses(bench: Make, paths: list[Path]) -> None:
     one.step_until(lambda: len(one.engine.running) == 1 and busy.num_tokens > 20)
     long = one.submit([300 + number % 9 for number in range(400)], 1)
     one.step()
-    [sequence] = [sequence for sequence in one.engine.running if len(sequence.prompt) == 400]
-    assert sequence.slot is not None
-    assert len(sequence.slot.tokens) == 31, "all of the step but the row of the stream"
+    [running] = [running for running in one.engine.running if len(running.sequence.prompt) == 400]
+    assert len(running.slot.tokens) == 31, "all of the step but the row of the stream"
     one.run(busy, long)
     one.check_idle()
 
@@ -451,7 +450,7 @@ def test_a_split_cache_gets_as_many_rows_for_each(bench: Make, monkeypatch: pyte
 
     def noting(decoding: list[Any], num_free_rows: int) -> None:
         guess(decoding, num_free_rows)
-        found.append([len(sequence.draft) for sequence in decoding])
+        found.append([len(running.sequence.draft) for running in decoding])
 
     monkeypatch.setattr(one.engine.speculation, "guess", noting)
     one.run(*(one.submit(prompt, 200) for prompt in WORDS[:2]))

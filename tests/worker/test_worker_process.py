@@ -1,6 +1,8 @@
 """A real worker through its wire and ring: both ways to start one, the likely model opened ahead, the safe mode, a broken file."""
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -109,5 +111,35 @@ def test_messages_that_follow_the_load_are_not_lost(models: Path) -> None:
         talk.process.send(Generate(talk.process.ring.attach(answer), prompt="the", max_tokens=3))
         assert (await answer.end)["completion_tokens"] == 3
         await end(talk)
+
+    run(scenario)
+
+
+def test_signals_for_the_router_do_not_end_a_worker(models: Path) -> None:
+    """A whole process group may get SIGTERM or SIGINT; the router lets its workers finish, then ends them."""
+
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
+        talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
+        await talk.hear(Ready)
+        assert talk.process.pid is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(talk.process.pid, number)
+        assert (await talk.generate(prompt="the cat", max_tokens=50))[1]["completion_tokens"] == 50
+        await end(talk)
+        assert talk.process.exit_code == -signal.SIGKILL
+
+    run(scenario)
+
+
+def test_a_worker_without_its_router_ends_by_itself(models: Path) -> None:
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
+        talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
+        await talk.hear(Ready)
+        assert talk.process.pid is not None
+        pid = talk.process.pid
+        talk.process.close()
+        assert os.waitstatus_to_exitcode(await asyncio.to_thread(lambda: os.waitpid(pid, 0)[1])) == 0
 
     run(scenario)

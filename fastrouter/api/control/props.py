@@ -10,11 +10,14 @@ from fastrouter._core import Request
 from fastrouter.api.flavours.native import settings_of
 from fastrouter.api.identity import BUILD_INFO
 from fastrouter.api.models.access import Models
+from fastrouter.catalog.gguf import GgufError
+from fastrouter.catalog.header_cache import template_of
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
+from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.supervisor.supervisor import Supervisor
 
 
@@ -23,6 +26,7 @@ class Props:
         self._models = models
         self._supervisor = supervisor
         self._has_slots = config.slots_endpoint
+        self._reading = asyncio.Lock()
         self._shared: dict[str, Any] = {
             "endpoint_slots": config.slots_endpoint,
             "endpoint_props": config.props_endpoint,
@@ -47,13 +51,30 @@ class Props:
 
     async def props_of(self, request: Request, spec: ModelSpec) -> dict[str, Any]:
         props = await self.ask(request, spec, "props")
-        found = self._props_of_file(spec) if props is None else {**props, "model_alias": spec.id, "is_loaded": True}
+        found = await self._props_of_file(spec) if props is None else {**props, "model_alias": spec.id, "is_loaded": True}
         defaults = found.get("default_generation_settings")
         if isinstance(defaults, dict) and isinstance(defaults.get("params"), dict):
             defaults["params"] = settings_of(defaults["params"])
-        return {**found, **self._shared, "chat_template_caps": spec.template.to_json() if spec.template is not None else {}}
+        modalities = {"vision": "image" in spec.modalities, "video": "video" in spec.modalities, "audio": "audio" in spec.modalities}
+        caps = spec.template.to_json() if spec.template is not None else {}
+        return {**found, **self._shared, "modalities": modalities, "chat_template_caps": caps}
 
-    def _props_of_file(self, spec: ModelSpec) -> dict[str, Any]:
+    async def _template_of_file(self, spec: ModelSpec) -> str:
+        """As the worker will say it; empty: the file cannot be read, or its template is too long."""
+        if spec.options.chat_template:
+            return spec.options.chat_template
+        if spec.header is None:
+            return ""
+        if not spec.header.has_chat_template:
+            return FALLBACK
+        async with self._reading:  # one at a time: a header may have megabytes, and the threads are for others, too
+            try:
+                text = await asyncio.get_running_loop().run_in_executor(None, template_of, spec.path)
+            except GgufError:
+                return ""
+        return FALLBACK if text == "" else text or ""
+
+    async def _props_of_file(self, spec: ModelSpec) -> dict[str, Any]:
         """What the file and the options say."""
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
@@ -69,8 +90,7 @@ class Props:
             "model_alias": spec.id,
             "model_path": spec.path,
             "n_ctx_train": trained,
-            "modalities": {"vision": spec.mmproj is not None, "video": False, "audio": False},
-            "chat_template": options.chat_template or (header.chat_template if header is not None else None) or "chatml",  # as the worker
+            "chat_template": await self._template_of_file(spec),
             "is_sleeping": self._supervisor.status(spec.runner.id).value == "sleeping",
             "is_loaded": False,
         }

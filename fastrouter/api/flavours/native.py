@@ -3,7 +3,6 @@
 Knows no lease's inside, no ring, no connection. Invariant: a call to a worker holds its lease no longer than the call.
 """
 
-from collections.abc import Coroutine
 from typing import Any
 
 import orjson
@@ -12,15 +11,17 @@ from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import Ids, parse_object
 from fastrouter.api.requests.checks import boolean, invalid, token_ids
+from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask, chat_input, read_completion
 from fastrouter.api.requests.infill import read_infill
-from fastrouter.api.serving.answer import Choice, Usage, count_of
 from fastrouter.api.serving.call import Caller
-from fastrouter.api.serving.start import Generator
+from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
+from fastrouter.ipc.records import PromptProgress, TextEvent
 from fastrouter.supervisor.supervisor import Supervisor
 
 # Of llama-server's `generation_settings`, what here has one value only.
@@ -56,26 +57,24 @@ def settings_of(found: dict[str, Any], ask: Ask | None = None) -> dict[str, Any]
 def completion_of(choice: Choice, model_id: str, ask: Ask) -> dict[str, Any]:
     """The final object of /completion; also `__verbose` of the OpenAI shapes."""
     finish = choice.finish
-    predicted = count_of(finish, "completion_tokens")
-    evaluated = count_of(finish, "prompt_tokens")
     probabilities = {"completion_probabilities": choice.probabilities} if choice.probabilities else {}
     return {
         "index": choice.index,
         "content": choice.reasoning + choice.text,
-        "tokens": [] if ask.is_stream else finish.get("tokens", []),
-        "id_slot": finish.get("id_slot", -1),
+        "tokens": [] if ask.is_stream else finish.tokens,
+        "id_slot": finish.id_slot,
         "stop": True,
         "model": model_id,
-        "tokens_predicted": predicted,
-        "tokens_evaluated": evaluated,
-        "generation_settings": settings_of(finish.get("generation_settings", {}), ask),
-        "prompt": finish.get("prompt", ""),
-        "has_new_line": finish.get("has_new_line", "\n" in choice.text),
-        "truncated": finish.get("truncated", False),
-        "stop_type": finish.get("stop_type", "none"),
-        "stopping_word": finish.get("stopping_word", ""),
-        "tokens_cached": count_of(finish, "held_tokens"),
-        "timings": finish.get("timings", {}),
+        "tokens_predicted": finish.completion_tokens,
+        "tokens_evaluated": finish.prompt_tokens,
+        "generation_settings": settings_of(finish.generation_settings, ask),
+        "prompt": finish.prompt,
+        "has_new_line": "\n" in choice.text,
+        "truncated": finish.truncated,
+        "stop_type": finish.stop_type,
+        "stopping_word": finish.stopping_word,
+        "tokens_cached": finish.held_tokens,
+        "timings": choice.timings,
         **probabilities,
     }
 
@@ -92,10 +91,28 @@ def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
     return picked
 
 
+def timings_in(record: TextEvent | PromptProgress) -> dict[str, Any]:
+    """What an event says of them, where each has them."""
+    return {"timings": record.timings} if record.timings else {}
+
+
+def progress_in(progress: PromptProgress) -> dict[str, Any]:
+    names = ("total", "cache", "processed", "time_ms")
+    return {"prompt_progress": {name: getattr(progress, name) for name in names}}
+
+
 class Completion:
     """The flavour of POST /completion."""
 
     name = "completion"
+
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        return read_completion({**body, "verbose": True})
+
+    @staticmethod
+    def error_body(error: FastrouterError) -> dict[str, Any]:
+        return error.to_json()
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -103,25 +120,30 @@ class Completion:
         self._fields = ask.response_fields
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        return b'data: {"index":%d,"content":"' % choice, b'","tokens":[],"stop":false}\n\n'
+        return event_parts(b'{"index":%d,"content":"' % choice, b'","tokens":[],"stop":false}')
 
     def first(self, choice: int) -> bytes:
         return b""
 
-    def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        if "probabilities" in event:
-            event["completion_probabilities"] = event.pop("probabilities")
-        partial = {"index": choice, "content": event.pop("text", ""), "tokens": event.pop("tokens", []), "stop": False, **event}
-        return b"data: " + orjson.dumps(partial) + b"\n\n"
+    def event(self, choice: int, event: TextEvent) -> bytes:
+        counts = {"tokens_predicted": event.completion_tokens, "tokens_evaluated": event.prompt_tokens, "id_slot": -1}
+        probabilities = {"completion_probabilities": event.probabilities} if event.probabilities else {}
+        return self._part(choice, event.text, event.tokens, **counts, **timings_in(event), **probabilities)
+
+    def progress(self, choice: int, progress: PromptProgress) -> bytes:
+        return self._part(choice, "", [], **progress_in(progress), **timings_in(progress))
+
+    def _part(self, choice: int, text: str, tokens: list[int], **more: Any) -> bytes:
+        return json_event({"index": choice, "content": text, "tokens": tokens, "stop": False, **more})
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
-        return b"data: " + orjson.dumps(self._answer(choice)) + b"\n\n"
+        return json_event(self._answer(choice))
 
     def done(self) -> bytes:
         return b""
 
-    def error(self, error: FastrouterError) -> bytes:
-        return b"data: " + orjson.dumps({**error.to_json(), "stop": True, "stop_type": "error", "finish_reason": "error"}) + b"\n\n"
+    def error_event(self, error: FastrouterError) -> bytes:
+        return json_event({**error.to_json(), "stop": True, "stop_type": "error", "finish_reason": "error"})
 
     def whole(self, choices: list[Choice], usage: Usage) -> Any:
         answers = [self._answer(choice) for choice in choices]
@@ -137,6 +159,10 @@ class Infill(Completion):
 
     name = "infill"
 
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        return read_infill({**body, "verbose": True})
+
 
 # The fields of a chat that make its prompt.
 _OF_TEMPLATES = (
@@ -146,22 +172,12 @@ _OF_TEMPLATES = (
 
 
 class Native:
-    """The routes."""
+    """The routes of its calls."""
 
-    def __init__(self, models: Models, supervisor: Supervisor, generator: Generator) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor) -> None:
         self._models = models
         self._supervisor = supervisor
-        self._generator = generator
         self._caller = Caller(models, supervisor)
-
-    def completion(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request)
-        ask = read_completion({**body, "verbose": True})
-        return self._generator.start(request, exchange, body, ask, Completion)
-
-    def infill(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request)
-        return self._generator.start(request, exchange, body, read_infill({**body, "verbose": True}), Infill)
 
     async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request)
@@ -199,7 +215,7 @@ class Native:
 
     def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         spec, _ = self._models.choose(request, body)
-        asked = spec.defaults.apply(Generate(0, **chat_input(body)))
+        asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
         return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:

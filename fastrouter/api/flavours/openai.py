@@ -5,31 +5,25 @@ Invariant: what does not change during a request (id, model, created) is encoded
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
 from itertools import accumulate
 from typing import Any
 
 import orjson
 
-from fastrouter._core import REASONING, TEXT, Request
-from fastrouter.api.flavours.native import completion_of
+from fastrouter._core import REASONING, TEXT
+from fastrouter.api.flavours.native import completion_of, progress_in, timings_in
 from fastrouter.api.identity import BUILD_INFO, new_completion_id
-from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.fields import Ask, read_chat, read_completion
-from fastrouter.api.serving.answer import Choice, Usage
-from fastrouter.api.serving.start import Generator
+from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange
+from fastrouter.http.sse import event_parts, json_event, raw_event
+from fastrouter.ipc.records import Entry, Finish, PromptProgress, TextEvent
 
-DONE = b"data: [DONE]\n\n"
-
-
-def sse(value: Any) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+DONE = raw_event(b"[DONE]")
 
 
-def finish_reason(finish: dict[str, Any]) -> str:
-    return "length" if finish.get("stop_type") == "limit" else "stop"
+def finish_reason(finish: Finish) -> str:
+    return "length" if finish.stop_type == "limit" else "stop"
 
 
 class _Completion(ABC):
@@ -52,6 +46,10 @@ class _Completion(ABC):
             self.chunk_kind.encode(),
         )
 
+    @staticmethod
+    def error_body(error: FastrouterError) -> dict[str, Any]:
+        return error.to_json()
+
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "choices": choices,
@@ -63,11 +61,11 @@ class _Completion(ABC):
         }
 
     def chunk(self, choice: int, content: dict[str, Any], finish: str | None, **more: Any) -> bytes:
-        return sse({**self.envelope(self.chunk_kind, [{"finish_reason": finish, "index": choice, **content}]), **more})
+        return json_event({**self.envelope(self.chunk_kind, [{"finish_reason": finish, "index": choice, **content}]), **more})
 
     def chunk_bytes(self, choice: int, before: bytes, after: bytes) -> tuple[bytes, bytes]:
         """Prefix and suffix of a chunk around its escaped text."""
-        return b'data: {"choices":[{"finish_reason":null,"index":%d,%s' % (choice, before), after + self._tail + b"}\n\n"
+        return event_parts(b'{"choices":[{"finish_reason":null,"index":%d,%s' % (choice, before), after + self._tail + b"}")
 
     def done(self) -> bytes:
         return DONE
@@ -77,8 +75,7 @@ class _Completion(ABC):
 
     def more(self, choices: list[Choice]) -> dict[str, Any]:
         """What llama-server adds to OpenAI's last answer."""
-        last = choices[-1].finish
-        found = {"timings": last["timings"]} if "timings" in last else {}
+        found: dict[str, Any] = {"timings": choices[-1].timings} if choices[-1].timings else {}
         if self.ask.is_verbose:
             found["__verbose"] = completion_of(choices[-1], self.model_id, self.ask)
         return found
@@ -97,6 +94,10 @@ class Chat(_Completion):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        return read_chat(body)
+
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
         name = {TEXT: b"content", REASONING: b"reasoning_content"}.get(kind)
         return self.chunk_bytes(choice, b'"delta":{"%s":"' % name, b'"}') if name is not None else None
@@ -105,13 +106,13 @@ class Chat(_Completion):
         before, after = self.chunk_bytes(choice, b'"delta":{"role":"assistant","content":null', b"}")
         return before + after
 
-    def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        entries = event.pop("probabilities", None)
-        logprobs = {"logprobs": {"content": entries}} if entries else {}
-        event.pop("tokens", None)
-        if "prompt_progress" in event:
-            return self.chunk(choice, {"delta": {"role": "assistant", "content": None}}, None, **event)
-        return self.chunk(choice, {"delta": {"content": event.pop("text", "")}, **logprobs}, None, **event)
+    def event(self, choice: int, event: TextEvent) -> bytes:
+        logprobs = {"logprobs": {"content": event.probabilities}} if event.probabilities else {}
+        return self.chunk(choice, {"delta": {"content": event.text}, **logprobs}, None, **timings_in(event))
+
+    def progress(self, choice: int, progress: PromptProgress) -> bytes:
+        delta = {"delta": {"role": "assistant", "content": None}}
+        return self.chunk(choice, delta, None, **progress_in(progress), **timings_in(progress))
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         ended = finish_reason(choice.finish)
@@ -119,9 +120,9 @@ class Chat(_Completion):
         if not (is_last and self.ask.has_usage):
             return self.chunk(choice.index, {"delta": {}}, ended, **more)
         summary = {**self.envelope(self.chunk_kind, []), "usage": usage.to_json(), **more}
-        return self.chunk(choice.index, {"delta": {}}, ended) + sse(summary)
+        return self.chunk(choice.index, {"delta": {}}, ended) + json_event(summary)
 
-    def error(self, error: FastrouterError) -> bytes:
+    def error_event(self, error: FastrouterError) -> bytes:
         return self.error_chunk({"delta": {}}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
@@ -136,6 +137,10 @@ class Text(_Completion):
     name = "completions"
     kind = chunk_kind = "text_completion"
 
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        return read_completion(body)
+
     def __init__(self, model_id: str, ask: Ask) -> None:
         super().__init__(model_id, ask)
         self._num_characters: dict[int, int] = {}  # so far, per choice
@@ -146,22 +151,24 @@ class Text(_Completion):
     def first(self, choice: int) -> bytes:
         return b""
 
-    def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        logprobs = self._logprobs(choice, event.pop("probabilities", []))
-        event.pop("tokens", None)
-        return self.chunk(choice, {"text": event.pop("text", ""), "logprobs": logprobs}, None, **event)
+    def event(self, choice: int, event: TextEvent) -> bytes:
+        content = {"text": event.text, "logprobs": self._logprobs(choice, event.probabilities)}
+        return self.chunk(choice, content, None, **timings_in(event))
+
+    def progress(self, choice: int, progress: PromptProgress) -> bytes:
+        return self.chunk(choice, {"text": "", "logprobs": None}, None, **progress_in(progress), **timings_in(progress))
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         more = {"usage": usage.to_json(), **self.more([choice])} if is_last else {}
         return self.chunk(choice.index, {"text": "", "logprobs": None}, finish_reason(choice.finish), **more)
 
-    def error(self, error: FastrouterError) -> bytes:
+    def error_event(self, error: FastrouterError) -> bytes:
         return self.error_chunk({"text": "", "logprobs": None}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
         return {"text": choice.reasoning + choice.text, "logprobs": self._logprobs(choice.index, choice.probabilities)}
 
-    def _logprobs(self, choice: int, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def _logprobs(self, choice: int, entries: list[Entry]) -> dict[str, Any] | None:
         """llama-server's `content`, and beside it the lists of OpenAI's text completions."""
         if not entries:
             return None
@@ -171,24 +178,7 @@ class Text(_Completion):
         found: dict[str, Any] = {"content": entries}
         if "logprob" in entries[0]:
             found["tokens"] = [entry["token"] for entry in entries]
-            found["token_logprobs"] = [entry["logprob"] for entry in entries]
-            found["top_logprobs"] = [{rival["token"]: rival["logprob"] for rival in entry["top_logprobs"]} for entry in entries]
+            found["token_logprobs"] = [entry.get("logprob") for entry in entries]
+            found["top_logprobs"] = [{rival["token"]: rival.get("logprob") for rival in entry.get("top_logprobs", ())} for entry in entries]
             found["text_offset"] = offsets
         return found
-
-
-class OpenAi:
-    """The routes."""
-
-    def __init__(self, generator: Generator, *, is_verbose: bool = False) -> None:
-        """`is_verbose`: answers have `__verbose`, whether they are asked for it or not."""
-        self._generator = generator
-        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
-
-    def chat(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request)
-        return self._generator.start(request, exchange, body, read_chat({**body, **self._more}), Chat)
-
-    def completions(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        body = parse_object(request)
-        return self._generator.start(request, exchange, body, read_completion({**body, **self._more}), Text)

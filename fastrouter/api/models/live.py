@@ -7,11 +7,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from fastrouter._core import SseWriter
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import SSE_HEAD
+from fastrouter.http.sse import json_event
 
 PING_S = 15.0
 
@@ -30,7 +29,7 @@ class LiveStream(SseWriter):
 
     def send(self, content: dict[str, Any]) -> None:
         """Goes out with the other events of this turn of the event loop."""
-        self.write_event(b"data: " + orjson.dumps(content) + b"\n\n")
+        self.write_event(json_event(content))
         if self._flush_handle is None:
             self._flush_handle = asyncio.get_running_loop().call_soon(self._flush)
 

@@ -38,10 +38,10 @@ class Reloads:
         scan_all = partial(self._catalog.scan, with_presets=self._is_preset_wanted)
         self._is_preset_wanted = False
         scan = await asyncio.get_running_loop().run_in_executor(None, scan_all)
-        known_faults = self._catalog.faults()
+        known = {*self._catalog.warnings(), *self._catalog.faults()}
         difference = self._catalog.adopt(scan)
-        for fault in dict.fromkeys(self._catalog.faults()):
-            if fault not in known_faults:
+        for fault in dict.fromkeys([*self._catalog.warnings(), *self._catalog.faults()]):
+            if fault not in known:
                 log.warning("%s", fault)
         if difference != Difference():
             log.info("models reloaded: %s", difference)

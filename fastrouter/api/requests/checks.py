@@ -18,6 +18,7 @@ from fastrouter.options.sampling import Outside, SamplingField, Shape
 MAX_SAMPLERS = 64
 MAX_NAMES = 256  # in a list of names
 MAX_NAME_CHARACTERS = 1024
+MAX_BIAS_CHARACTERS = 1 << 14  # in all texts of a logit_bias: a worker makes tokens of them between two steps
 MAX_STOP_CHARACTERS = 1 << 16  # as much text may be held back, and must then fit into one record of the ring
 
 Check = Callable[[str, Any], Any]
@@ -181,7 +182,10 @@ def logit_bias(name: str, value: Any) -> list[list[Any]]:
         raise invalid(name, "must be a list of [token, bias] pairs or an object")
     if len(pairs) > 10_000:
         raise invalid(name, "has more than 10000 entries")
-    return [_bias_pair(name, pair) for pair in pairs]
+    found = [_bias_pair(name, pair) for pair in pairs]
+    if sum(len(token) for token, _ in found if isinstance(token, str)) > MAX_BIAS_CHARACTERS:
+        raise invalid(name, f"has texts of more than {MAX_BIAS_CHARACTERS} characters")
+    return found
 
 
 _adapter_id = integer(0)

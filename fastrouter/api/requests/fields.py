@@ -69,8 +69,8 @@ def _lora(name: str, value: Any) -> list[list[Any]] | None:
 
 def _logprobs(name: str, value: Any) -> int:
     """Of a text completion: a number."""
-    number: int = 0 if value is False else _num_probs(name, value)
-    return number
+    num_probs: int = 0 if value is False else _num_probs(name, value)
+    return num_probs
 
 
 def _off(name: str, check: Check) -> tuple[str, Field]:

@@ -1,86 +1,131 @@
-"""What an answer is before it is JSON: choices, usage, and the protocol of an API flavour. Knows no lease, no connection.
+"""What a streamed and a whole answer share: the lease, the times, the usage, and how they end. Their bytes are made elsewhere.
 
-Invariant: what a worker says is checked here before a flavour sees it.
+Invariant: an answer ends once: it is complete, it has failed, or its client has left. Then its lease is released, which stops what
+still runs. Each finish is counted once.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-import orjson
-
-from fastrouter.errors import FastrouterError, ProtocolError
-
-
-@dataclass(slots=True)
-class Choice:
-    """One finished choice: its text and what the worker said of it."""
-
-    index: int
-    text: str
-    reasoning: str
-    finish: dict[str, Any]
-    probabilities: list[dict[str, Any]] = field(default_factory=list)  # of a whole answer's tokens, where they were asked for
+from fastrouter._core import ERROR, EVENT, FINISH, LAST, PROGRESS, Sink
+from fastrouter.api.requests.fields import Ask
+from fastrouter.api.serving.flavour import Flavour, Usage
+from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
+from fastrouter.errors import FastrouterError
+from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import error_response, with_headers
+from fastrouter.ipc.records import Failure, Finish, PromptProgress, TextEvent
+from fastrouter.supervisor.lease import Lease
 
 
-@dataclass(slots=True)
-class Usage:
-    """Prompts count once, however many choices they had."""
+class Answer(ABC):
+    """The answer to one request, from the wait for a lease to the last byte."""
 
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
+    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
+        self.ask = ask
+        self._exchange = exchange
+        self._flavour = flavour
+        self._timeline = timeline
+        self._usage = Usage()
+        self._lease: Lease | None = None  # while it waits for one
+        self._num_finished = [0] * len(ask.generates)  # choices of each prompt
+        self._is_over = False
 
-    def add(self, finish: dict[str, Any], *, is_new_prompt: bool) -> None:
-        self.completion_tokens += count_of(finish, "completion_tokens")
-        if is_new_prompt:
-            self.prompt_tokens += count_of(finish, "prompt_tokens")
-            self.cached_tokens += count_of(finish, "cached_tokens")
+    # ------------------------------------------------------------ what the two do differently
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "completion_tokens": self.completion_tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "total_tokens": self.completion_tokens + self.prompt_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
+    @abstractmethod
+    def sinks(self) -> Sequence[Sink]:
+        """Where its records go."""
 
+    @abstractmethod
+    def _submit(self, lease: Lease) -> None: ...
+    @abstractmethod
+    def _on_event(self, prompt: int, choice: int, event: TextEvent) -> None: ...
+    @abstractmethod
+    def _on_progress(self, prompt: int, choice: int, progress: PromptProgress) -> None: ...
+    @abstractmethod
+    def _on_finish(self, prompt: int, choice: int, finish: Finish, *, is_last: bool) -> None:
+        """`is_last`: it is the last choice of its prompt that ends."""
 
-class Flavour(Protocol):
-    """The JSON of one API, for one request of it. Events are whole SSE messages, ended by a blank line."""
+    # ------------------------------------------------------------ from the wait to the last record
 
-    name: str  # in the metrics: one of a fixed few
+    def wait(self) -> None:
+        """There is no lease yet."""
+        self._timeline.wait()
 
-    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        """What stands before and after the escaped text in an event."""
+    def begin(self, lease: Lease) -> None:
+        self._lease = lease
+        self._timeline.grant()
+        for sink in self.sinks():
+            sink.itl = self._timeline.itl
+        self._submit(lease)
+        self._timeline.submit()
 
-    def first(self, choice: int) -> bytes:
-        """The event before a choice's first text; may be empty."""
+    def take_record(self, prompt: int, kind: int, choice: int, flags: int, payload: bytes) -> None:
+        """A record that is more than text."""
+        if self._is_over:
+            return
+        try:
+            if kind == FINISH:
+                finish = Finish.from_payload(payload)
+                self._count(prompt, finish)
+                self._on_finish(prompt, choice, finish, is_last=bool(flags & LAST))
+            elif kind == EVENT:
+                self._on_event(prompt, choice, TextEvent.from_payload(payload))
+            elif kind == PROGRESS:
+                self._on_progress(prompt, choice, PromptProgress.from_payload(payload))
+            elif kind == ERROR:
+                self.fail(Failure.from_payload(payload).error)
+        except FastrouterError as error:
+            self.fail(error)
 
-    def event(self, choice: int, event: dict[str, Any]) -> bytes:
-        """A text event that carries more than text: "text", "timings", "probabilities", "tokens"; or how far the prompt is:
-        "prompt_progress" without text, before the first event."""
+    def _count(self, prompt: int, finish: Finish) -> None:
+        is_new_prompt = not self._num_finished[prompt]
+        self._num_finished[prompt] += 1
+        self._timeline.count_tokens(finish, is_new_prompt=is_new_prompt)
+        self._usage.add(finish, is_new_prompt=is_new_prompt)
 
-    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
-    def done(self) -> bytes: ...
-    def error(self, error: FastrouterError) -> bytes: ...
-    def whole(self, choices: list[Choice], usage: Usage) -> Any: ...
+    def _index(self, prompt: int, choice: int) -> int:
+        """The number of a choice among the choices of all prompts."""
+        return prompt * self.ask.generates[prompt].n + choice
 
+    @property
+    def _first_text(self) -> int:
+        """Monotonic ns of the first text, 0 before."""
+        return min((sink.first_text_ns for sink in self.sinks() if sink.first_text_ns), default=0)
 
-def count_of(finish: dict[str, Any], name: str) -> int:
-    value = finish.get(name)
-    return value if type(value) is int else 0
+    # ------------------------------------------------------------ the end
 
+    def fail(self, error: Exception) -> None:
+        if self._is_over:
+            return
+        self._lose()
+        public = error if isinstance(error, FastrouterError) else FastrouterError(f"{type(error).__name__}: {error}")
+        self._timeline.fail(public, self._first_text)
+        self._send_error(public)
 
-def read_record(payload: bytes) -> dict[str, Any]:
-    """A JSON record from a worker, which may lie."""
-    try:
-        value = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"a worker sent a broken record: {error}") from None
-    if not isinstance(value, dict):
-        raise ProtocolError("a worker sent a record that is no object")
-    return value
+    def disconnect(self) -> None:
+        """The client has left."""
+        if not self._is_over:
+            self._lose()
+            self._timeline.end(CANCELLED, self._first_text)
 
+    def _complete(self) -> None:
+        self._give_back()
+        self._timeline.end(OK, self._first_text)
 
-def public_error(error: BaseException) -> FastrouterError:
-    return error if isinstance(error, FastrouterError) else FastrouterError(f"{type(error).__name__}: {error}")
+    def _send_error(self, error: FastrouterError) -> None:
+        """As a response with the error's status. Nothing has been sent yet."""
+        response = error_response(error, body=self._flavour.error_body(error))
+        self._exchange.send(with_headers(response, self._timeline.header(self._first_text)))
+
+    def _lose(self) -> None:
+        """The answer ends too early."""
+        num_tokens = sum(sink.num_tokens for sink in self.sinks())
+        self._timeline.count_lost(num_tokens - self._usage.completion_tokens)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._is_over = True
+        if self._lease is not None:
+            self._lease.release()

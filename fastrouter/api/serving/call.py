@@ -16,6 +16,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.http.response import error_response, json_response, with_headers
 from fastrouter.ipc.messages import DECODING_CALLS
+from fastrouter.ipc.records import Finish, count_of
 from fastrouter.supervisor.supervisor import Supervisor
 
 Writer = Callable[[ModelSpec, Any], Awaitable[bytes]]
@@ -34,8 +35,12 @@ class _Terms(NamedTuple):
 
 
 class Caller:
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(
+        self, models: Models, supervisor: Supervisor, error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json
+    ) -> None:
+        """`error_body`: as a Flavour has it."""
         self._models = models
+        self._error_body = error_body
         self._supervisor = supervisor
 
     async def answer(
@@ -53,10 +58,10 @@ class Caller:
                 result = await self._ask(spec, terms, timeline, method, params)
             answer = await write(spec, result)
             if isinstance(result, dict) and "prompt_tokens" in result:
-                timeline.count_tokens(result, is_new_prompt=True)
+                timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
-            return with_headers(error_response(error), timeline.header())
+            return with_headers(error_response(error, body=self._error_body(error)), timeline.header())
         except BaseException:  # the client is gone, or a bug of ours
             timeline.end(CANCELLED)
             raise

@@ -5,20 +5,24 @@ the first record or the first interval of silence, so an error that comes earlie
 """
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
+from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.serving.answer import Flavour
+from fastrouter.api.serving.answer import Answer
+from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.stream import Stream
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.api.serving.whole import Whole
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.routes import Handler
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -28,39 +32,45 @@ log = logging.getLogger("fastrouter.api")
 class Generator:
     """Starts what a request asks for."""
 
-    def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float) -> None:
-        """`ping_interval_s`: a stream that was silent so long gets a comment; 0 or less: never."""
+    def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float, is_verbose: bool = False) -> None:
+        """`ping_interval_s`: a stream that was silent so long gets a comment; 0 or less: never. `is_verbose`: as if each request had
+        asked for `verbose`."""
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
+        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
         self._numbers = count(1)  # of requests
 
-    def start(
-        self, request: Request, exchange: Exchange, body: dict[str, Any], ask: Ask, make_flavour: Callable[[str, Ask], Flavour]
-    ) -> Coroutine[Any, Any, None] | None:
-        """`make_flavour(model_id, ask)`. Without a task when the model is there; else a coroutine that waits for it."""
+    def handler(self, flavour_type: type[Flavour]) -> Handler:
+        """For the routes of an API."""
+        return lambda request, exchange: self._start(request, exchange, flavour_type)
+
+    def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
+        """Without a task when the model is there; else a coroutine that waits for it."""
+        body = parse_object(request)
+        ask = flavour_type.read({**body, **self._more})
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
-            ask.generates = [spec.defaults.apply(generate) for generate in ask.generates]
+            ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
         ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
-        flavour = make_flavour(spec.id, ask)
+        flavour = flavour_type(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
-        answer: Stream | Whole
-        if ask.is_stream:
-            interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
-            answer = Stream(exchange, ask, flavour, timeline, interval_s)
-        else:
-            answer = Whole(exchange, ask, flavour, timeline)
-        exchange.responder = answer
+        answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
             return self._queue(spec, is_autoload, exchange, answer)
         _begin(answer, lease)
         return None
 
-    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: "Stream | Whole") -> None:
+    def _answer(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> Stream | Whole:
+        if not ask.is_stream:
+            return Whole(exchange, ask, flavour, timeline)
+        interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
+        return Stream(exchange, ask, flavour, timeline, interval_s)
+
+    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: Answer) -> None:
         answer.wait()
         try:
             lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
@@ -75,7 +85,7 @@ class Generator:
             _begin(answer, lease)
 
 
-def _begin(answer: "Stream | Whole", lease: Lease) -> None:
+def _begin(answer: Answer, lease: Lease) -> None:
     try:
         if answer.ask.keep_alive_s is not None:
             lease.keep_alive(answer.ask.keep_alive_s)

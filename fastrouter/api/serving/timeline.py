@@ -6,13 +6,13 @@ Invariant: one clock (monotonic), a handful of readings per request and none per
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 from urllib.parse import quote
 
 from fastrouter import metrics
 from fastrouter._core import ItlHistogram
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.records import Finish, Timings
 from fastrouter.supervisor.managed_model import LoadTimes, WaitPreview
 
 OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error", "cancelled"
@@ -88,12 +88,11 @@ class Timeline:
                 timing += f", decode;dur={max(0.0, ended - first) * 1e3:.1f}"
         return f"X-Model: {header_value(self._spec.id)}\r\nServer-Timing: {timing}\r\n".encode()
 
-    def add_to(self, finish: dict[str, Any]) -> None:
-        """`queue_ms` and `load_ms` beside the worker's own timings."""
-        timings = finish.get("timings")
-        if isinstance(timings, dict):
-            timings["queue_ms"] = round(self.queue_s * 1e3, 3)
-            timings["load_ms"] = round(self.load_s * 1e3, 3)
+    def timings_of(self, finish: Finish) -> Timings:
+        """The worker's timings, with `queue_ms` and `load_ms`."""
+        if not finish.timings:
+            return {}
+        return {**finish.timings, "queue_ms": round(self.queue_s * 1e3, 3), "load_ms": round(self.load_s * 1e3, 3)}
 
     # ------------------------------------------------------------ the end
 
@@ -122,37 +121,22 @@ class Timeline:
         """For the sinks."""
         return self._counts.itl
 
-    def count_tokens(self, finish: dict[str, Any], *, is_new_prompt: bool) -> None:
+    def count_tokens(self, finish: Finish, *, is_new_prompt: bool) -> None:
         """What the worker says of one finished choice."""
-        counts = self._counts
-        prompt, generated = _count(finish, "prompt_tokens"), _count(finish, "completion_tokens")
-        counts.generated_tokens += generated
-        counts.num_decodes += _count(finish, "num_decodes")
-        counts.num_busy_decodes += _count(finish, "num_busy_decodes")
-        counts.most_tokens = max(counts.most_tokens, prompt + generated)
+        counts, timings = self._counts, finish.timings
+        counts.generated_tokens += finish.completion_tokens
+        counts.generated_s += timings.get("predicted_ms", 0) / 1e3
+        counts.num_decodes += finish.num_decodes
+        counts.num_busy_decodes += finish.num_busy_decodes
+        counts.draft_tokens += int(timings.get("draft_n", 0))
+        counts.draft_tokens_accepted += int(timings.get("draft_n_accepted", 0))
+        counts.most_tokens = max(counts.most_tokens, finish.prompt_tokens + finish.completion_tokens)
         if is_new_prompt:
-            counts.prompt_tokens += prompt
-            counts.cached_tokens += _count(finish, "cached_tokens")
-        timings = finish.get("timings")
-        if isinstance(timings, dict):
-            counts.generated_s += _milliseconds(timings, "predicted_ms")
-            counts.draft_tokens += _count(timings, "draft_n")
-            counts.draft_tokens_accepted += _count(timings, "draft_n_accepted")
-            if is_new_prompt:
-                counts.prompt_s += _milliseconds(timings, "prompt_ms")
+            counts.prompt_tokens += finish.prompt_tokens
+            counts.cached_tokens += finish.cached_tokens
+            counts.prompt_s += timings.get("prompt_ms", 0) / 1e3
 
     def count_lost(self, num_tokens: int) -> None:
         """Generated for an answer that did not come to its end."""
         if num_tokens > 0:
             self._counts.generated_tokens += num_tokens
-
-
-def _count(finish: dict[str, Any], name: str) -> int:
-    value = finish.get(name)
-    return value if type(value) is int and 0 <= value < 1 << 40 else 0
-
-
-def _milliseconds(timings: dict[str, Any], name: str) -> float:
-    """In seconds; a worker may lie."""
-    value = timings.get(name)
-    return value / 1e3 if type(value) is float and 0 <= value < 1e12 else 0.0

@@ -4,6 +4,7 @@ Knows nothing of which server it talks to. Times are seconds of `time.perf_count
 """
 
 import contextlib
+import http.client
 import json
 import re
 import selectors
@@ -14,6 +15,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+from fastrouter.cli.sse import read_events
 
 _TEXT = re.compile(rb'"(?:reasoning_)?content":"(?:[^"\\]|\\.)')  # a delta with at least one character
 _ERROR = re.compile(rb'"message": ?"((?:[^"\\]|\\.)*)"')
@@ -118,8 +121,9 @@ class LoadCounter:
     """Counts the loads that a router reports on /models/sse, until it is closed."""
 
     def __init__(self, port: int) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", port))
-        self._sock.sendall(head_bytes("GET", "/models/sse", 0))
+        self._connection = http.client.HTTPConnection("127.0.0.1", port)
+        self._connection.request("GET", "/models/sse")
+        self._sock = self._connection.sock  # the answer takes it over
         self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -127,21 +131,17 @@ class LoadCounter:
         self._counts.clear()  # what a router says of the models that are loaded already
 
     def _read(self) -> None:
-        waiting = b""
-        while data := self._sock.recv(1 << 16):
-            *lines, waiting = (waiting + data).split(b"\n")
-            for line in lines:
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line.partition(b"data: ")[2])
-                    if event["data"].get("status") == "loaded":
-                        self._counts[event["event"]] += 1
+        with contextlib.suppress(OSError, http.client.HTTPException), self._connection.getresponse() as response:
+            for event in filter(None, read_events(response)):
+                if event["data"].get("status") == "loaded":
+                    self._counts[event["event"]] += 1
 
     def close(self) -> int:
         """The number of loads; a router may report each under two names."""
         time.sleep(0.2)
         self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
-        self._sock.close()
+        self._connection.close()
         return max(self._counts.values(), default=0)
 
 

@@ -1,14 +1,12 @@
 """Who is resident: one pure decision from what waits, what runs and what there is room for. No I/O, no clock, no log.
 
-Rules: first come, first served, by model; a priority goes first, but nobody waits longer than MAX_WAIT_S for those. A waiting model takes
-free room, else the place of residents that serve nothing and that nobody waits for: see eviction.py. When all are busy it waits; when its
-patience is over a busy instance admits nothing new, so that two busy models cannot starve a third. What is pinned, or has only just been
-loaded, stays. A model that can never fit is refused.
+`plan` lists its cases. `Plan.order` is the order of the queue: what a client is told of its place comes from there too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from fastrouter.options.limits import DEFAULT_PATIENCE_S
 from fastrouter.supervisor.decide.eviction import choose_victims
 from fastrouter.supervisor.decide.need import NOTHING, Need, total
 from fastrouter.supervisor.decide.state import State
@@ -38,7 +36,7 @@ class Resident:
     """One instance as the planner sees it; or a model asleep, which keeps its place but no memory."""
 
     model_id: str
-    state: State
+    state: State | None  # None: asleep, it has no instance
     num_leases: int
     last_used: float
     need: Need = NOTHING
@@ -48,7 +46,7 @@ class Resident:
 
     @property
     def is_asleep(self) -> bool:
-        return self.state is State.SLEEPING
+        return self.state is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Limits:
     models_max: int = 0
     host_bytes: int | None = None
     device_bytes: int | None = None
-    patience_s: float = 1.0
+    patience_s: float = DEFAULT_PATIENCE_S
 
     def lacking(self, taken: Need) -> Need:
         """How far `taken` is over."""
@@ -69,8 +67,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, by model id. `drain` is the whole set that should be draining; who is not in it admits again."""
+    """What to do, by model id. `drain` is the whole set that should be draining; the others admit again."""
 
+    order: list[str] = field(default_factory=list)  # the models that wait and do not load yet, the next one first
     grant: list[str] = field(default_factory=list)
     evict: dict[str, str] = field(default_factory=dict)  # model id -> "count" or "memory": what was scarce
     start: list[str] = field(default_factory=list)
@@ -80,6 +79,21 @@ class Plan:
 
 
 def plan(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits, now: float) -> Plan:
+    """One pass over the models that wait: those that have waited MAX_WAIT_S, then the highest priority, then first come, first served.
+    For each of them the first case that is true:
+
+    1. It is resident and ready: its requests are granted, unless it leaves or drains for a model before it.
+    2. It loads, or it stops: nothing, it has its place.
+    3. Its requests may use it, but not load it: nothing.
+    4. It can never fit: it is refused, whoever is before it.
+    5. A model before it waits for room: it waits, too.
+    6. There is room, or there will be when idle residents leave that no request waits for (eviction.py chooses): they are evicted and it
+       starts, if the memory of those that still end is not needed.
+    7. All others are busy: it waits. When its patience is over a busy resident drains: it admits nothing new, so that two busy models
+       cannot starve a third.
+
+    Pinned models and those that have only just been loaded neither leave nor drain.
+    """
     return _Planner(queue, residents, limits, now).decide()
 
 
@@ -121,15 +135,16 @@ class _Planner:
         return not resident.is_pinned and resident.settled_at <= self._now
 
     def decide(self) -> Plan:
-        blocked_on: str | None = None  # nobody may overtake a model that waits for room
+        blocked_on: str | None = None
         for waiting in sorted(self._queue, key=self._rank):
             resident = self._residents.get(waiting.model_id)
-            if resident is not None and resident.state not in (State.DYING, State.SLEEPING):
-                self._serve(resident)  # or it loads, or stops: it has its place
-            elif waiting.can_start and not self._refuse(waiting) and not blocked_on:
-                blocked_on = self._admit(waiting, resident)
-        decided = self._plan
-        return Plan(decided.grant, decided.evict, decided.start, decided.drain, decided.refuse, blocked_on)
+            if resident is None or resident.state is not State.LOADING:
+                self._plan.order.append(waiting.model_id)
+            if resident is not None and resident.state not in (State.DYING, None):
+                self._serve(resident)  # 1, 2
+            elif waiting.can_start and not self._refuse(waiting) and not blocked_on:  # not 3, 4, 5
+                blocked_on = self._admit(waiting, resident)  # 6, 7
+        return replace(self._plan, blocked_on=blocked_on)
 
     def _rank(self, waiting: Waiting) -> float:
         """Lower first; the order of the queue among equals."""
@@ -141,7 +156,7 @@ class _Planner:
             decided.grant.append(model_id)
 
     def _refuse(self, waiting: Waiting) -> bool:
-        """What can never fit is told so at once, whoever waits before it."""
+        """True for what can never fit."""
         problem = self._never_fits(waiting)
         if problem is not None:
             self._plan.refuse[waiting.model_id] = problem

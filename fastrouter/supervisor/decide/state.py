@@ -1,6 +1,7 @@
 """States of an instance, and which may follow which. Anything not in the table raises: that is a bug of ours.
 
-A model without an instance is unloaded, or asleep. An instance exists from the start of its load until its process is gone.
+A model without an instance is unloaded, or asleep: then it keeps its place and wakes with the next request. An instance exists from the
+start of its load until its process is gone.
 """
 
 from enum import Enum
@@ -12,7 +13,6 @@ class State(Enum):
     DRAINING = "draining"  # admits nothing so that a waiting model gets its turn; may be called back
     STOPPING = "stopping"  # admits nothing, finishes what it has, then ends
     DYING = "dying"  # killed, not yet reaped; its memory is on its way back
-    SLEEPING = "sleeping"  # no instance: its process is gone, the model keeps its place and wakes with the next request
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -21,7 +21,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DRAINING: frozenset({State.LOADED, State.STOPPING, State.DYING}),
     State.STOPPING: frozenset({State.DYING}),
     State.DYING: frozenset(),
-    State.SLEEPING: frozenset(),
 }
 
 PUBLIC = {  # llama-server's words

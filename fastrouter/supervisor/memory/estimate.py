@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fastrouter.catalog.capabilities import is_encoder
 from fastrouter.catalog.spec import ModelSpec
+from fastrouter.options.limits import MIN_FLASH_HEAD_SIZE
 from fastrouter.supervisor.decide.need import Need, total
 from fastrouter.supervisor.memory.repacking import NOTHING as NO_REPACKING
 from fastrouter.supervisor.memory.repacking import Repacking, sizes
@@ -24,7 +25,6 @@ _BYTES_PER_VALUE = {
 }
 _LEAST_BYTES = 25 << 20  # llama.cpp's own tables, its graph of the model, the engine's batch
 _BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its place in the tables, its merges
-_LEAST_FLASH_HEAD_SIZE = 32  # narrower heads go without flash attention, as do models that are told to
 
 
 def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REPACKING) -> Need:
@@ -85,7 +85,7 @@ def _compute_bytes(spec: ModelSpec) -> int:
     # Vectors are made of all rows, and so are the logits beside them, once more in the output buffer; an encoder has none.
     logits = 4 * num_rows * (header.vocab_size or 0) * (0 if is_encoder(header) else 2 if options.embedding else 1)
     num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
-    has_flash = options.flash_attn != "off" and _head_size(spec) >= _LEAST_FLASH_HEAD_SIZE
+    has_flash = options.flash_attn != "off" and _head_size(spec) >= MIN_FLASH_HEAD_SIZE
     return hidden + logits + (0 if has_flash else 4 * num_rows * num_seen * (header.head_count or 0))
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from functools import partial
 
 from fastrouter.errors import FastrouterError
+from fastrouter.options.limits import DEFAULT_POLL
 from fastrouter.supervisor.workers.line_pipe import LinePipe
-from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, describe_exit
+from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.system.reexec import command_of, environment_for_own, start
 
 log = logging.getLogger("fastrouter.worker")
 
 FORK_SERVER_COMMAND = command_of("fastrouter.worker")
-DEFAULT_POLL = 50
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
@@ -35,7 +35,7 @@ class ForkServer:
 
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
         """`poll`: how long the workers' threads spin for work, 0 to 100."""
-        self._command = command or FORK_SERVER_COMMAND
+        self.command = command or FORK_SERVER_COMMAND
         self._environment = environment_for_own(os.environ)
         self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
@@ -58,6 +58,7 @@ class ForkServer:
 
     def start(self) -> None:
         """Raises FastrouterError: it cannot be started, or ended too often just now."""
+        adopt_orphans()
         if self._process is not None:
             self._note_end(self._end())
         if time.monotonic() < self._retry_at:
@@ -67,7 +68,7 @@ class ForkServer:
             undo.callback(output.close)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(ours.close)
-            command = [*self._command, "--fork-server", str(theirs.fileno())]
+            command = [*self.command, "--fork-server", str(theirs.fileno())]
             streams = {"stdin": subprocess.DEVNULL, "stdout": output.child_fd, "stderr": output.child_fd}
             with theirs:
                 self._process = start(command, self._environment, pass_fds=[theirs.fileno()], **streams)
@@ -109,12 +110,16 @@ class ForkServer:
             self._output = None
         return exit_code
 
-    def spawn(self) -> "WorkerProcess":
+    def reap(self, known_pids: set[int]) -> bool:
+        """Collect workers that ended before they could say who they are. False: there are no children at all."""
+        return reap_unknown(known_pids)
+
+    def spawn(self) -> WorkerProcess:
         """A new worker, on its way up. Raises FastrouterError."""
         with _in_words():
             return self._spawn()
 
-    def _spawn(self) -> "WorkerProcess":
+    def _spawn(self) -> WorkerProcess:
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)

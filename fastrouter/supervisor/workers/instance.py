@@ -1,6 +1,6 @@
-"""One model's process seen from the router: its state, who uses it, what runs in it. The only file that would notice a remote worker.
+"""One model's worker seen from the router: its state, who uses it, what runs in it. Knows no queue and no plan.
 
-Knows no queue and no plan. Invariant: `streams` holds every request that has not ended, and of those that have, only some whose
+Invariant: `streams` holds every request that has not ended, and of those that have, only some whose
 lease is still held.
 """
 
@@ -8,7 +8,6 @@ import asyncio
 import copy
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +35,9 @@ from fastrouter.ipc.messages import (
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
-from fastrouter.supervisor.workers.process import WorkerProcess, describe_exit
+from fastrouter.supervisor.timers import Clock
+from fastrouter.supervisor.workers.process import describe_exit
+from fastrouter.supervisor.workers.worker import Worker
 from fastrouter.system.machine import total_bytes
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -45,7 +46,6 @@ FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -sign
 PEEK_TIMEOUT_S = 3.0
 SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and what it said before it is still true
 SLOTS_AGE_S = 60.0  # what a worker said of its slots so long ago is nothing to go by: it hangs
-FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
 
 
 def fail_sink(sink: Sink, error: Exception) -> None:
@@ -73,15 +73,17 @@ class Instance:
         self,
         spec: ModelSpec,
         need: Need,
-        process: WorkerProcess,
+        process: Worker,
+        clock: Clock,
         on_change: Callable[["Instance"], None],
         on_notice: Callable[["Instance", Notice], None],
     ) -> None:
         self.spec = spec
         self.process = process
+        self._now = clock
         self.state = State.LOADING
         self.num_leases = 0
-        self.last_used = time.monotonic()
+        self.last_used = self._now()
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
         self.failure: str | None = None  # the worker's own words on why it cannot load
@@ -93,7 +95,7 @@ class Instance:
         self.need = need
         self.prompt_cache_bytes = 0  # beside its need; it gives way, see `shrink`
         self.leave_reason = ""  # why it was told to stop
-        self.started_at = time.monotonic()
+        self.started_at = self._now()
         self.ready_at = 0.0  # 0: not yet
         self.streams: dict[int, Stream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -131,7 +133,7 @@ class Instance:
     def load(self, remedy: Remedy, verbosity: int) -> None:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, self.spec.mmproj, verbosity, num_dropped))
+        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped))
 
     def advance(self, state: State) -> None:
         check(self.state, state)
@@ -147,11 +149,11 @@ class Instance:
 
     def lend(self) -> None:
         self.num_leases += 1
-        self.last_used = time.monotonic()  # uvloop's own clock has a millisecond's resolution
+        self.last_used = self._now()
 
     def take_back(self) -> None:
         self.num_leases -= 1
-        self.last_used = time.monotonic()
+        self.last_used = self._now()
 
     def share_cores(self, num_busy: int) -> None:
         """Tell the worker how many models have requests, when that has changed."""
@@ -169,8 +171,12 @@ class Instance:
     def submit(self, stream: Stream) -> int:
         """The request id. Raises Unavailable when it has no room for more."""
         request_id = self.process.ring.attach(stream.sink)
+        try:
+            self.process.send(replace(stream.generate, request_id=request_id))
+        except BaseException:  # it cannot be written as a message
+            self.process.ring.detach(request_id)
+            raise
         self.streams[request_id] = stream
-        self.process.send(replace(stream.generate, request_id=request_id))
         return request_id
 
     def abort(self, request_id: int) -> None:
@@ -233,7 +239,7 @@ class Instance:
     def _is_known(self, method: str) -> bool:
         if method not in self._snapshots:
             return False
-        return method != "slots" or time.monotonic() - self._snapshots[method][0] < SLOTS_AGE_S
+        return method != "slots" or self._now() - self._snapshots[method][0] < SLOTS_AGE_S
 
     async def _peek(self, method: str) -> Any:
         try:
@@ -262,20 +268,20 @@ class Instance:
         elif isinstance(message, Ready):
             if self.state is State.LOADING:
                 self.meta = message.meta
-                self.ready_at = time.monotonic()
+                self.ready_at = self._now()
                 self.advance(State.LOADED)
-                self.last_used = time.monotonic()  # a long load is no idle time
+                self.last_used = self._now()  # a long load is no idle time
                 self._on_change(self)
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
                 self.failure = message.error
                 can_fit = not 0 < total_bytes() <= self.need.host_bytes
                 self.failure_kind = LoadPostponed if message.may_work_later and can_fit else ModelUnusable
-                asyncio.get_running_loop().call_later(FAILED_GRACE_S, self.process.kill)
+                self._on_change(self)
         elif isinstance(message, PromptCacheSize):
             self.prompt_cache_bytes = max(0, message.num_bytes)
         elif isinstance(message, Snapshot):
-            self._snapshots[message.method] = (time.monotonic(), message.result)
+            self._snapshots[message.method] = (self._now(), message.result)
         elif isinstance(message, Notice):
             self._on_notice(self, message)
 

@@ -1,112 +1,116 @@
 """The pre-warmed spare: one worker process that waits for a model, so that a load never waits for a process to start.
 
-Owns the fork server. Knows no model. Invariant: at most one spare; while the router runs, one is there or on its way.
+Owns what makes workers, and collects the processes that have ended. Knows no model. Invariant: at most one spare; while the router runs,
+one is there or on its way.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Prime
-from fastrouter.supervisor.workers.fork_server import ForkServer
-from fastrouter.supervisor.workers.process import WorkerProcess
+from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.workers.worker import Worker, WorkerMaker
 
 log = logging.getLogger("fastrouter.supervisor")
 
 RETRY_S = 1.0
+REAP_DELAY_S = 0.2  # a process that was never up may outlive its wire by a moment
 
 
 class Spares:
-    def __init__(self, fork_server: ForkServer, on_exit: Callable[[], None]) -> None:
-        self._fork_server = fork_server
-        self._fork_server.on_end = self._fork_server_ended
-        self._on_exit = on_exit
-        self._spare: WorkerProcess | None = None
-        self._retry: asyncio.TimerHandle | None = None
+    def __init__(self, maker: WorkerMaker, timers: Timers) -> None:
+        self._maker = maker
+        self._maker.on_end = self._maker_ended
+        self._timers = timers
+        self._taken: list[Worker] = []  # those that have got a model
         self._is_stopping = False
         self._likely: Prime | None = None  # the model that may be asked for next
         self._primed: Prime | None = None  # what this spare has been told
+        self.spare: Worker | None = None
 
     def __repr__(self) -> str:
-        return f"<Spares {self._spare or 'none'}>"
+        return f"<Spares {self.spare or 'none'}>"
 
     @property
     def pid(self) -> int | None:
-        return self._spare.pid if self._spare else None
-
-    @property
-    def pids(self) -> list[int | None]:
-        return [self._fork_server.pid, self.pid]
-
-    @property
-    def is_empty(self) -> bool:
-        return self._spare is None
+        return self.spare.pid if self.spare else None
 
     def start(self) -> None:
-        self._fork_server.start()
+        self._maker.start()
         self.make()
 
-    def _fork_server_ended(self) -> None:
+    def _maker_ended(self) -> None:
         """Another one is up before it is needed."""
         if not self._is_stopping:
             try:
-                self._fork_server.start()
+                self._maker.start()
             except (FastrouterError, OSError) as error:
                 log.error("no fork server: %s", error)
                 self._make_later()
 
     def make(self) -> None:
         """Idempotent. A failure is tried again later: it costs a load some time, nothing else."""
-        if self._spare is not None or self._is_stopping:
+        if self.spare is not None or self._is_stopping:
             return
         try:
-            self._spare = self._fork_server.spawn()
+            self.spare = self._maker.spawn()
         except (FastrouterError, OSError) as error:
             log.error("no spare worker: %s", error)
             self._make_later()
         else:
-            self._spare.on_exit = self._ended
+            self.spare.on_exit = self._ended
             self._primed = None
             self.prime(self._likely)
+
+    def _make_later(self) -> None:
+        self._timers.at("spare", self._timers.now() + RETRY_S, self.make)
 
     def prime(self, likely: Prime | None) -> None:
         """Let the spare, or the next one, open this model ahead. None: nothing is likely."""
         self._likely = likely
-        if likely is not None and likely != self._primed and self._spare is not None:
+        if likely is not None and likely != self._primed and self.spare is not None:
             self._primed = likely
-            self._spare.send(likely)
+            self.spare.send(likely)
 
-    def take(self) -> WorkerProcess:
+    def take(self) -> Worker:
         """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.is_up:
-            self._fork_server.note_worker()
-        return spare if spare is not None else self._fork_server.spawn()
+        spare, self.spare = self.spare, None
+        if spare is not None and spare.pid is not None:
+            self._maker.note_worker()
+        taken = spare if spare is not None else self._maker.spawn()
+        self._taken.append(taken)
+        return taken
+
+    # ------------------------------------------------------------ ends
 
     def _ended(self) -> None:
-        self._spare = None
-        self._on_exit()
+        self.spare = None
+        self.reap()
         if not self._is_stopping:
             log.warning("the spare worker ended")
             self._likely = None  # perhaps it could not bear what it opened ahead
             self._make_later()
 
-    def _make_later(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.make)
+    def reap(self) -> None:
+        """A process has ended, or is about to."""
+        self._reap()
+        self._timers.after(REAP_DELAY_S, self._reap)
 
-    def stop(self) -> None:
-        """Kill the spare and the fork server; the spare's end is awaited through `is_empty`."""
+    def _reap(self) -> bool:
+        """False: no process is left at all."""
+        self._taken = [worker for worker in self._taken if not worker.is_closed]
+        pids = [self._maker.pid, self.pid, *(worker.pid for worker in self._taken)]
+        return self._maker.reap({pid for pid in pids if pid is not None})
+
+    async def stop(self, timeout_s: float) -> None:
+        """End the spare and the fork server; wait until all workers have ended, and give up those that do not."""
         self._is_stopping = True
-        if self._retry is not None:
-            self._retry.cancel()
-        if self._spare is not None:
-            self._spare.kill()
-        self._fork_server.close()
-
-    def close(self) -> None:
-        """Give up a spare that does not end."""
-        if self._spare is not None:
-            self._spare.close()
+        self._timers.cancel("spare")
+        if self.spare is not None:
+            self.spare.kill()
+        self._maker.close()
+        await self._timers.until(lambda: self.spare is None and all(worker.is_closed for worker in self._taken), timeout_s)
+        for worker in (*self._taken, *([self.spare] if self.spare is not None else [])):
+            worker.close()
+        self.spare = None
+        await self._timers.until(lambda: not self._reap(), REAP_DELAY_S)

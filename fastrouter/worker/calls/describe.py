@@ -27,7 +27,6 @@ def meta(model: Model, context: Context, engine: Engine, load_ms: dict[str, floa
         "size": model.size_bytes,
         "ftype": model.ftype,
         "architecture": model.meta_value("general.architecture"),
-        "modalities": {"vision": False, "video": False, "audio": False},
         "total_slots": context.num_slots,
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
@@ -57,7 +56,6 @@ def props(model: Model, context: Context, engine: Engine, load: Load) -> dict[st
         "model_alias": load.model_id,
         "model_path": load.path,
         "model_ftype": model.ftype,
-        "modalities": {"vision": False, "video": False, "audio": False},
         "chat_template": engine.prompts.template_source,
         "bos_token": engine.prompts.bos_token,
         "eos_token": engine.prompts.eos_token,
@@ -74,14 +72,14 @@ _DONE: dict[str, Any] = {
 
 def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
     """One entry per slot; what its running sequence does, or what the last one did."""
-    running = {sequence.slot.id: sequence for sequence in engine.running if sequence.slot is not None}
+    by_slot = {running.slot.id: running for running in engine.running}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:
         entry: dict[str, Any] = {"id": slot.id, "n_ctx": context.n_ctx_slot, "speculative": engine.speculation.is_on}
         entry |= {"is_processing": slot.is_busy, "n_prompt_tokens": len(slot.tokens)}
-        sequence = running.get(slot.id)
-        if sequence is not None:
-            entry |= {**sequence.task(), **sequence.standing()}
+        running = by_slot.get(slot.id)
+        if running is not None:
+            entry |= {**running.sequence.task(), **running.standing()}
         elif slot.last_task:
             entry |= {**slot.last_task, **_DONE}
         entries.append(entry)

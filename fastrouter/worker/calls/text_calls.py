@@ -69,7 +69,8 @@ class TextCalls:
 
     def _frame(self, call: Call) -> bytes:
         try:
-            return encode_reply(Reply(call.request_id, result=self.answer(call.method, call.params)), MAX_ANSWER_BYTES)
+            reply = Reply(call.request_id, result=self.answer(call.method, call.params))
+            return encode_reply(reply, MAX_ANSWER_BYTES, is_passed_on=True)
         except FastrouterError as error:
             return encode_reply(Reply(call.request_id, error=error.to_wire()))
         except Exception as error:  # a bug in one answer must not end the model's streams

@@ -21,7 +21,7 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
-from fastrouter.worker.sequence import Request, Sequence, Status
+from fastrouter.worker.sequence import Request, Running, Sequence, Status
 from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.text.infill import build_infill
@@ -73,7 +73,7 @@ class Admission:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             if not self._context.memory or self._context.is_embedding:
-                raise ModelCannot("this model cannot generate text")
+                raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
             request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
@@ -185,7 +185,7 @@ class Admission:
 
     # ------------------------------------------------------------ out
 
-    def admit(self, is_busy: bool) -> list[Sequence]:
+    def admit(self, is_busy: bool) -> list[Running]:
         """The sequences that get a slot now. `is_busy`: others have one."""
         if self._compiling:
             self._queue_compiled()
@@ -194,14 +194,13 @@ class Admission:
         if not self._waiting or self._is_crowded or (is_busy and not self._options.cont_batching):
             return []
         admitted = []
-        while (found := self._next()) is not None:
-            sequence, slot = found
-            self._waiting.start(sequence)
-            self._give(sequence, slot)
-            admitted.append(sequence)
+        while (running := self._next()) is not None:
+            self._waiting.start(running.sequence)
+            self._begin(running)
+            admitted.append(running)
         return admitted
 
-    def _next(self) -> tuple[Sequence, Slot] | None:
+    def _next(self) -> Running | None:
         """Who gets a slot now, and which."""
         if not self.slots.idle:
             return None
@@ -212,7 +211,7 @@ class Admission:
                 return None
             slot = self.slots.choose(sequence.prefix, request.generate.id_slot, request.adapters)
             if slot is not None:
-                return sequence, slot
+                return Running(sequence, slot)
         return None
 
     def _has_room(self, sequence: Sequence) -> bool:
@@ -223,21 +222,22 @@ class Admission:
         num_held = sum(len(slot.tokens) for slot in busy)
         return num_held + len(sequence.prefix) + NUM_SPARED * (len(busy) + 1) <= self._num_fitting
 
-    def _give(self, sequence: Sequence, slot: Slot) -> None:
+    def _begin(self, running: Running) -> None:
+        sequence, slot = running.sequence, running.slot
         self.slots.take(slot)
-        sequence.slot = slot
         sequence.num_decodes_before += self._answers.num_decodes
         self._keep_prefix(sequence, slot)
         sequence.advance(Status.PREFILL)
         if sequence.request.generate.return_progress and not sequence.has_begun:
-            self._answers.progress(sequence)
+            self._answers.progress(running)
 
-    def join(self, sibling: Sequence, first: Sequence, slot: Slot) -> None:
-        """It has a slot that holds what its sibling has computed."""
+    def join(self, sibling: Sequence, first: Sequence, slot: Slot) -> Running:
+        """It gets a slot that holds what its sibling has computed."""
         self._waiting.start(sibling, has_waited=False)
         self.slots.take(slot)
-        sibling.slot, sibling.started_ns, sibling.num_cached = slot, first.started_ns, first.num_cached
+        sibling.started_ns, sibling.num_cached = first.started_ns, first.num_cached
         sibling.num_decodes_before = self._answers.num_decodes
+        return Running(sibling, slot)
 
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
@@ -251,37 +251,29 @@ class Admission:
         if options.cache_idle_slots:
             self.prefixes.put_idle_away()
 
-    def retire(self, sequence: Sequence, *, keeps_kv: bool = True) -> None:
-        """End of a sequence's life: the slot is free again. Idempotent."""
-        if sequence.status is Status.DONE:
-            return
-        sequence.advance(Status.DONE)
+    def retire(self, running: Running, *, keeps_kv: bool = True) -> None:
+        """End of a sequence's life: the slot is free again."""
+        running.sequence.advance(Status.DONE)
         self._is_crowded = False
-        if sequence.slot is not None:
-            self._leave(sequence, keeps_kv=keeps_kv)
-            self._waiting.end(sequence)
+        self._leave(running)
+        if not keeps_kv:
+            self.prefixes.forget(running.slot)
+        self._waiting.end(running.sequence)
 
-    def postpone(self, sequence: Sequence) -> None:
+    def postpone(self, running: Running) -> None:
         """The KV cache is full: the sequence gives its cells to older ones, and goes on where it was when there is room again."""
+        sequence, slot = running.sequence, running.slot
         self._num_fitting = sum(len(slot.tokens) for slot in self.slots.all if slot.is_busy)
         self._is_crowded = True
-        slot = sequence.slot
-        if slot is not None and sequence.status is Status.DECODE:
+        if sequence.status is Status.DECODE:
             sequence.prefix = slot.tokens[:]
             sequence.prefix.append(sequence.next_token)
-        if slot is not None:
-            self.prefixes.purge(slot)
-        self._leave(sequence, keeps_kv=True)
+        self.prefixes.purge(slot)
+        self._leave(running)
         sequence.num_decodes_before -= self._answers.num_decodes
         sequence.advance(Status.WAITING)
         self._waiting.put_back(sequence)
 
-    def _leave(self, sequence: Sequence, *, keeps_kv: bool) -> None:
-        slot = sequence.slot
-        if slot is not None:
-            slot.last_task = sequence.task()
-        sequence.slot = None
-        if slot is not None:
-            self.slots.release(slot)
-            if not keeps_kv:
-                self.prefixes.forget(slot)
+    def _leave(self, running: Running) -> None:
+        running.slot.last_task = running.sequence.task()
+        self.slots.release(running.slot)

@@ -8,15 +8,15 @@ import sys
 import traceback
 from typing import Any
 
-import orjson
-
 from fastrouter._core import EVENT, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.records import Finish
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import shown
-from fastrouter.worker.sequence import Request, Sequence
+from fastrouter.worker.sequence import Request, Running, Sequence
 
 
 class Answers:
@@ -36,32 +36,32 @@ class Answers:
         if not sequence.has_events:
             self._outbox.push(request.id, TEXT, sequence.choice, 0, num_tokens, text)
             return
-        for payload in sequence.events(text):
-            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, payload)
+        for event in sequence.events(text):
+            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, event.to_payload())
             num_tokens = 0
 
-    def progress(self, sequence: Sequence) -> None:
+    def progress(self, running: Running) -> None:
         """How much of the prompt is computed. The other choices of a request have none of their own."""
+        sequence = running.sequence
         if sequence.choice == 0:
-            more = {"timings": sequence.timings()} if sequence.request.generate.timings_per_token else {}
-            payload = orjson.dumps({"prompt_progress": sequence.progress(), **more})
-            self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, payload)
+            self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, running.progress().to_payload())
 
-    def end(self, sequence: Sequence, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
+    def end(self, running: Running, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
         """What was held back, then the finish. `stop_type`: eos | limit | word."""
+        sequence, slot = running.sequence, running.slot
         rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
         rest += sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
             sequence.probabilities.cut(len(rest))
         if rest or sequence.is_pending:
             self.send(sequence, rest)
-        self._finish(sequence, stop_type, truncated=truncated)
+        self._finish(sequence, slot, stop_type, truncated=truncated)
 
     def end_empty(self, request: Request, sequence: Sequence) -> None:
         """A prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
         for choice in range(request.num_open):
             sequence.choice = choice
-            self._finish(sequence, "limit")
+            self._finish(sequence, None, "limit")
         self._outbox.ring_doorbell()
 
     def refuse(self, request_id: int, error: Exception) -> None:
@@ -72,29 +72,27 @@ class Answers:
         self._outbox.error(request_id, error)
         self._outbox.ring_doorbell()
 
-    def _finish(self, sequence: Sequence, stop_type: str, *, truncated: bool = False) -> None:
+    def _finish(self, sequence: Sequence, slot: Slot | None, stop_type: str, *, truncated: bool = False) -> None:
         request, generate = sequence.request, sequence.request.generate
         request.num_open -= 1
-        values: dict[str, Any] = {
-            "stop_type": stop_type,
-            "stopping_word": sequence.detokenizer.stopping_word if stop_type == "word" else "",
-            "prompt_tokens": len(sequence.prompt),
-            "cached_tokens": sequence.num_cached,
-            "completion_tokens": sequence.num_generated,
-            "truncated": truncated or sequence.is_truncated,
-            "id_slot": sequence.slot.id if sequence.slot else -1,
-            "held_tokens": len(sequence.slot.tokens) if sequence.slot else 0,
-            "timings": sequence.timings(),
-            "num_decodes": self.num_decodes - self._num_told,  # since the last one that was told
-            "num_busy_decodes": self.num_decodes - sequence.num_decodes_before if sequence.slot else 0,  # while it had one
-        }
+        finish = Finish(
+            stop_type=stop_type,
+            stopping_word=sequence.detokenizer.stopping_word if stop_type == "word" else "",
+            prompt_tokens=len(sequence.prompt),
+            cached_tokens=sequence.num_cached,
+            completion_tokens=sequence.num_generated,
+            held_tokens=len(slot.tokens) if slot else 0,
+            truncated=truncated or sequence.is_truncated,
+            id_slot=slot.id if slot else -1,
+            num_decodes=self.num_decodes - self._num_told,
+            num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
+            timings=sequence.timings(),
+            tokens=(sequence.tokens or []) if generate.return_tokens else [],
+            prompt=self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace") if generate.verbose else "",
+            generation_settings={**sequence.sampler.settings(), **self._settings(sequence)} if generate.verbose else {},
+        )
         self._num_told = self.num_decodes
-        if generate.return_tokens:
-            values["tokens"] = sequence.tokens
-        if generate.verbose:
-            values["prompt"] = self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
-            values["generation_settings"] = {**sequence.sampler.settings(), **self._settings(sequence)}
-        self._outbox.finish(request.id, sequence.choice, request.num_open == 0, values)
+        self._outbox.finish(request.id, sequence.choice, request.num_open == 0, finish)
 
     def _settings(self, sequence: Sequence) -> dict[str, Any]:
         """Of llama-server's `generation_settings` what is no sampling."""

@@ -1,13 +1,13 @@
 """When a sequence has filled its context: what it forgets so that it can go on. llama-server's rule for `--context-shift` and `n_keep`.
 
-Decides how many tokens; what that does to the KV cache and to `Slot.tokens` is in prefix.py. Knows no batch. Invariant: the start that is
-kept is exact, what moved was computed with what is gone, so no other prompt may begin with it.
+Decides how many tokens; what that does to the KV cache and to `Slot.tokens` is in kv/prefixes.py. Knows no batch. Invariant: the start that
+is kept is exact; what moved was computed with what is gone, so no other prompt may begin with it.
 """
 
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.llama.context import Context
-from fastrouter.worker.sequence import Sequence
+from fastrouter.worker.sequence import Running
 
 _NUM_SPARED = 4  # tokens behind what is kept, at least
 
@@ -32,11 +32,11 @@ class ContextShift:
     def __repr__(self) -> str:
         return f"<ContextShift {'on' if self.is_on else 'off'} keep {self._n_keep}>"
 
-    def make_room(self, sequence: Sequence) -> bool:
+    def make_room(self, running: Running) -> bool:
         """The sequence forgets a part of its middle. False: it cannot, so it has to end."""
-        slot = sequence.slot
-        if not self.is_on or slot is None:
+        if not self.is_on:
             return False
+        sequence, slot = running.sequence, running.slot
         asked = sequence.request.generate
         n_keep = self._n_keep if asked.n_keep is None else asked.n_keep
         num_keep = (len(sequence.prompt) if n_keep < 0 else n_keep) + self._num_added

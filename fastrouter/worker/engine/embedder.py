@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.ipc.messages import Call, Reply
+from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.llama.params import POOLING
-from fastrouter.worker.schedule.prefill_speed import LONG_NS, Chunking
+from fastrouter.worker.prefill_speed import LONG_NS, PrefillSpeed
 from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
 from fastrouter.worker.text_jobs import Job as TextJob
@@ -76,7 +76,7 @@ class Embedder:
         self._reply = reply
         self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
         self._jobs: deque[Job] = deque()  # they take turns, text by text
-        self._speed = Chunking(model.n_params)
+        self._speed = PrefillSpeed(model.n_params)
         self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
@@ -86,10 +86,6 @@ class Embedder:
     @property
     def has_work(self) -> bool:
         return bool(self._jobs)
-
-    @property
-    def is_reading(self) -> bool:
-        return bool(self._reading)
 
     # ------------------------------------------------------------ calls
 

@@ -5,15 +5,10 @@ one step's records.
 """
 
 from collections import deque
-from typing import Any
-
-import orjson
 
 from fastrouter._core import ERROR, FINISH, LAST, TokenRing
 from fastrouter.errors import FastrouterError
-
-_MAX_MESSAGE = 4096  # characters; a template may put a whole conversation into its error
-_DROPPABLE = ("prompt", "generation_settings", "tokens", "stopping_word")  # what a finish can do without, when no record can hold it
+from fastrouter.ipc.records import MAX_MESSAGE, Failure, Finish
 
 _HEADER_BYTES = 64  # of a record and its padding, at most
 
@@ -40,23 +35,15 @@ class Outbox:
     def push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> None:
         if len(payload) > self._most:
             problem = FastrouterError(f"a part of the answer has {len(payload)} bytes, more than the limit of {self._most}")
-            kind, choice, flags, num_tokens, payload = ERROR, 0, LAST, 0, orjson.dumps(problem.to_wire())
+            kind, choice, flags, num_tokens, payload = ERROR, 0, LAST, 0, Failure(problem).to_payload()
         if self._pending or not self._try_push(request_id, kind, choice, flags, num_tokens, payload):
             self._pending.append((request_id, kind, choice, flags, num_tokens, payload))
 
-    def finish(self, request_id: int, choice: int, is_last: bool, values: dict[str, Any]) -> None:
-        payload = orjson.dumps(values)
-        for name in _DROPPABLE:
-            if len(payload) <= self._most // 2:
-                break
-            values = {key: value for key, value in values.items() if key != name}
-            payload = orjson.dumps(values)
-        self.push(request_id, FINISH, choice, LAST if is_last else 0, 0, payload)
+    def finish(self, request_id: int, choice: int, is_last: bool, finish: Finish) -> None:
+        self.push(request_id, FINISH, choice, LAST if is_last else 0, 0, finish.to_payload(self._most // 2))
 
     def error(self, request_id: int, error: FastrouterError) -> None:
-        wire = error.to_wire()
-        wire["message"] = wire["message"][: min(_MAX_MESSAGE, self._most // 8)].encode("utf-8", "replace").decode()
-        self.push(request_id, ERROR, 0, LAST, 0, orjson.dumps(wire))
+        self.push(request_id, ERROR, 0, LAST, 0, Failure(error).to_payload(min(MAX_MESSAGE, self._most // 8)))
 
     def drop(self, request_id: int) -> None:
         """Nobody listens to this request any more."""

@@ -10,7 +10,8 @@ from fastrouter.errors import FastrouterError
 from fastrouter.worker.engine.admission import Admission
 from fastrouter.worker.engine.answers import Answers
 from fastrouter.worker.llama.context import Context
-from fastrouter.worker.sequence import Sequence
+from fastrouter.worker.schedule.scheduler import Step
+from fastrouter.worker.sequence import Running
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import context_exceeded
 
@@ -26,7 +27,7 @@ class Recovery:
         admission: Admission,
         speculation: Speculation,
         answers: Answers,
-        running: tuple[list[Sequence], list[Sequence]],
+        running: tuple[list[Running], list[Running]],
         end_with: Callable[[int, FastrouterError | None], None],
     ) -> None:
         self._context = context
@@ -36,49 +37,48 @@ class Recovery:
         self._running = running
         self._end_with = end_with
 
-    def recover(self, code: int, group: list[Sequence]) -> None:
-        """`group`: the sequences of the batch."""
+    def recover(self, code: int, step: Step) -> None:
+        """What follows from llama_decode's code for this step."""
         if code == ABORTED:
-            self._forget_cancelled(group)
+            self._forget_cancelled(step.running)
         elif code != NO_ROOM:
-            self._fail(group, FastrouterError(f"llama_decode failed with code {code}"))
-        elif not self._speculation.drop(group):
+            self._fail(step.running, FastrouterError(f"llama_decode failed with code {code}"))
+        elif not self._speculation.drop(step.decoding):
             self._make_room()
 
     def _make_room(self) -> None:
         """Idle slots first, then the youngest sequence waits; the last one that is left has filled the whole cache."""
         prefixes, idle = self._admission.prefixes, self._admission.slots.to_purge()
-        newest = max((sequence for group in self._running for sequence in group), key=lambda sequence: sequence.number)
+        newest = max((running for group in self._running for running in group), key=lambda running: running.sequence.number)
         if idle is not None:
             prefixes.purge(idle)
         elif sum(map(len, self._running)) > 1:
             self._remove(newest)
             self._admission.postpone(newest)
-        elif newest.has_begun:
+        elif newest.sequence.has_begun:
             self._answers.end(newest, "limit", truncated=True)
             self._remove(newest)
             self._admission.retire(newest, keeps_kv=False)
         else:
-            self._fail([newest], context_exceeded(len(newest.prompt), self._context.n_ctx))
+            self._fail([newest], context_exceeded(len(newest.sequence.prompt), self._context.n_ctx))
 
-    def _forget_cancelled(self, group: list[Sequence]) -> None:
-        """Its client left while its prompt was computed. What the KV got of the step goes; where that cannot be told, all goes."""
-        for sequence in group:
-            slot = sequence.slot
-            if slot is not None and not (self._context.can_forget_end and self._context.remove(slot.id, len(slot.tokens))):
+    def _forget_cancelled(self, group: list[Running]) -> None:
+        """The client left while its prompt was computed. What the KV got of the step goes; where that cannot be known, all goes."""
+        for slot in [running.slot for running in group]:
+            if not (self._context.can_forget_end and self._context.remove(slot.id, len(slot.tokens))):
                 self._admission.prefixes.forget(slot)
-        for request in {sequence.request for sequence in group}:
+        for request in {running.sequence.request for running in group}:
             self._end_with(request.id, None)
 
-    def _fail(self, failed: list[Sequence], error: FastrouterError) -> None:
+    def _fail(self, failed: list[Running], error: FastrouterError) -> None:
         """What the KV holds of these sequences is unknown now, so it goes."""
-        for sequence in failed:
-            self._remove(sequence)
-            self._admission.retire(sequence, keeps_kv=False)
-        for request in {sequence.request for sequence in failed}:
+        for running in failed:
+            self._remove(running)
+            self._admission.retire(running, keeps_kv=False)
+        for request in {running.sequence.request for running in failed}:
             self._end_with(request.id, error)  # its other choices may still be waiting
 
-    def _remove(self, sequence: Sequence) -> None:
+    def _remove(self, running: Running) -> None:
         for group in self._running:
-            if sequence in group:
-                group.remove(sequence)
+            if running in group:
+                group.remove(running)

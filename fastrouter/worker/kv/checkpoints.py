@@ -1,32 +1,19 @@
 """Checkpoints: what of a slot's memory cannot be cut (windows, recurrent states) as it was after a start of its tokens.
 
-Knows no sequence and no prompt but its length. They are taken while a prompt is computed, so that another one that begins the same way can
-go on from there. Invariant: a slot's checkpoints are of starts of its own tokens; the slot's owner drops those it has outlived.
+Knows no sequence, and of a prompt only its length. Checkpoints are taken while a prompt is computed, so that another one that begins the
+same way can go on from there. Invariant: a slot's checkpoints are of starts of its own tokens; the slot's owner drops the others.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
 from fastrouter.options.load import LoadOptions
 from fastrouter.system.machine import available_bytes
-from fastrouter.worker.llama.sequence_state import State, States
+from fastrouter.worker.kv.slots import Checkpoint, Slot
+from fastrouter.worker.llama.sequence_state import States
 
 NUM_LAST = 4  # tokens behind the last one of a prompt, as in llama-server: the same prompt asked again, or with another end, begins there
 MIN_PROMPT = 64  # tokens; of a shorter prompt none is taken: it costs a step more, and is soon computed again
 MEMORY_SHARE = 16  # all together take at most this part of what is available
-
-
-class Checkpoint(NamedTuple):
-    length: int
-    state: State
-
-
-class _Held(Protocol):
-    """A Slot."""
-
-    id: int
-    tokens: "Sequence[int]"
-    checkpoints: list[Checkpoint]
 
 
 def longest(checkpoints: Sequence[Checkpoint], length: int) -> Checkpoint | None:
@@ -40,6 +27,12 @@ def to_drop(checkpoints: Sequence[Checkpoint]) -> int:
     return min(range(max(1, len(checkpoints) - 1)), key=lambda index: starts[index + 1] - starts[index])
 
 
+def stop_at_checkpoint(num_prompt: int, start: int, end: int) -> int:
+    """Where the piece of a prompt from `start` to `end` ends: no later than the place of its last checkpoint."""
+    last = num_prompt - NUM_LAST
+    return last if start < last < end and num_prompt >= MIN_PROMPT else end
+
+
 class Checkpoints:
     """Of all slots of one context."""
 
@@ -50,12 +43,7 @@ class Checkpoints:
         self._min_step = max(1, options.checkpoint_min_step)
         self._num_slots = num_slots
 
-    def limit(self, num_prompt: int, start: int, take: int) -> int:
-        """How many of the `take` tokens behind `start` go into this step: it ends where a checkpoint will be."""
-        last = num_prompt - NUM_LAST
-        return last - start if start < last < start + take and num_prompt >= MIN_PROMPT else take
-
-    def note(self, slot: _Held, num_prompt: int) -> None:
+    def note(self, slot: Slot, num_prompt: int) -> None:
         """The slot holds so much of its prompt now."""
         length, kept = len(slot.tokens), slot.checkpoints
         previous = kept[-1].length if kept else 0

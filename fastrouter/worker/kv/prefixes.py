@@ -12,7 +12,7 @@ from fastrouter.worker.kv.prompt_cache import CachedPrompt, PromptCache
 from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.schedule.prefill_speed import Chunking
+from fastrouter.worker.prefill_speed import PrefillSpeed
 
 MIN_COPIED = 8  # tokens; fewer are prefilled as fast
 MIN_CACHED = 32  # tokens; for fewer the prompt cache is not worth a search
@@ -27,7 +27,7 @@ class Prefixes:
         self._context = context
         self._states = context.states
         self._slots = slots
-        self.chunking = Chunking(model.n_params)
+        self.speed = PrefillSpeed(model.n_params)
         self.prompt_cache = PromptCache(options.cache_ram_mib)
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
@@ -96,8 +96,8 @@ class Prefixes:
         """(another slot that holds the longest start, its length)"""
         others = [other for other in self._slots.all if other is not slot]
         lengths = [(self._usable_of(other, min(other.shared_with(prompt, adapters), most), is_copy=True), other) for other in others]
-        longest, donor = max(lengths, key=lambda entry: entry[0], default=(0, None))
-        return (donor, longest) if longest else (None, 0)
+        length, donor = max(lengths, key=lambda entry: entry[0], default=(0, None))
+        return (donor, length) if length else (None, 0)
 
     def _is_worth_a_copy(self, donor: Slot, num_tokens: int) -> bool:
         """In a unified cache a copy only marks cells; in a split one it moves bytes, twice."""
@@ -107,7 +107,7 @@ class Prefixes:
 
     def _is_worth(self, num_tokens: int, num_bytes: int) -> bool:
         """To move so many bytes is faster than to compute so many tokens."""
-        return num_tokens * self.chunking.prefill_ns > num_bytes / COPY_BYTES_PER_NS
+        return num_tokens * self.speed.prefill_ns > num_bytes / COPY_BYTES_PER_NS
 
     def _move_chunks(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, length: int, least: int) -> int:
         """Runs of at least so many tokens behind `length` move up to where the prompt has them, in order, as in llama-server. What they

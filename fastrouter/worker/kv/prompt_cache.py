@@ -1,6 +1,6 @@
 """The prompt cache in RAM: what slots held before other prompts took their place. Least recently used goes first.
 
-Knows no llama.cpp and no slot. A Kept is complete by itself (tokens, adapters, bytes), so that it may one day leave this process.
+Calls no llama.cpp and knows no slot. A CachedPrompt is complete by itself (tokens, adapters, bytes).
 Invariant: together they are no larger than the limit of the moment at which the last one came.
 """
 
@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastrouter.system.machine import available_bytes
-from fastrouter.worker.kv.checkpoints import Checkpoint
-from fastrouter.worker.kv.slots import AdapterSet, common_prefix
+from fastrouter.worker.kv.slots import AdapterSet, Checkpoint, common_prefix
 from fastrouter.worker.llama.sequence_state import State
 
 AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
@@ -27,7 +26,7 @@ class CachedPrompt(NamedTuple):
     checkpoints: tuple[Checkpoint, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Kept {len(self.tokens)} tokens {self.num_bytes} bytes>"
+        return f"<CachedPrompt {len(self.tokens)} tokens {self.num_bytes} bytes>"
 
     @property
     def num_bytes(self) -> int:

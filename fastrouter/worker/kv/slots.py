@@ -1,15 +1,15 @@
 """Who owns which seq_id, and which tokens its KV cache holds. Chooses the slot for a new prompt.
 
-Knows no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
+Calls no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
 when that ends the tokens stay, for the next prompt that starts the same way and runs with the same adapters.
 """
 
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrouter.worker.kv.checkpoints import Checkpoint
+from fastrouter.worker.llama.sequence_state import State
 
 SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
@@ -17,6 +17,13 @@ MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the
 ALL = 1 << 31  # more tokens than any slot holds
 
 AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scale is 0: equal sets compute equal KV
+
+
+class Checkpoint(NamedTuple):
+    """What of a slot's memory cannot be cut, as it was after so many of its tokens."""
+
+    length: int
+    state: State
 
 
 class Slot:

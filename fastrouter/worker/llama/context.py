@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama import params as llama_params
 from fastrouter.worker.llama.batch import Batch
@@ -58,9 +59,9 @@ class Context:
         self.can_forget_end: bool = self.can_cut and not model.n_swa  # what came last; a window has lost tokens to it
         self.batch = Batch(self.n_batch, api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
-        is_rank = self.pooling == llama_params.POOLING["rank"]
+        is_rank = self.pooling == POOLING["rank"]
         # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.
-        is_of_last = self.pooling == llama_params.POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
+        is_of_last = self.pooling == POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
         self.can_split: bool = bool(self.memory) and is_of_last
         self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
 
@@ -79,7 +80,7 @@ class Context:
         params.flash_attn_type = llama_params.flash_attention_for(model.head_size, options, on_device=has_device_backend())
         params.type_k = llama_params.choice("cache-type-k", llama_params.CACHE_TYPES, options.cache_type_k)
         params.type_v = llama_params.choice("cache-type-v", llama_params.CACHE_TYPES, options.cache_type_v)
-        params.pooling_type = llama_params.choice("pooling", llama_params.POOLING, options.pooling)
+        params.pooling_type = llama_params.choice("pooling", {None: -1, **POOLING}, options.pooling)
         params.embeddings = options.embedding
         params.no_perf = True
         params.swa_full = options.swa_full

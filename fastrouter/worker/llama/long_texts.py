@@ -64,12 +64,14 @@ class Cutter:
     def _ends(self, text: str, piece_chars: int, find: Callable[[str, int], "re.Match[str] | None"]) -> Iterator[int]:
         """Where a piece ends: before an unknown character."""
         seen, last = 0, ""  # the last character before `seen` that is no white space
+        ink = _find_ink(text)  # the first character from `end` on that is no white space; None: there is none any more
         found = find(text, piece_chars)
         while found is not None:
             end = found.start()
             last = text[seen:end].rstrip()[-1:] or last
             seen = end
-            ink = _find_ink(text, end)  # the unknown one itself, unless it is white space
+            if ink is not None and ink.start() < end:
+                ink = _find_ink(text, end)
             if last in self._special_ends or (ink is not None and ink.group() in self._special_starts):
                 found = find(text, max(end + 1, ink.start() if ink is not None else len(text)))
             else:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fastrouter.errors import FastrouterError
+from fastrouter.options.limits import MIN_FLASH_HEAD_SIZE
 from fastrouter.options.load import LoadOptions
 
 CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}
-POOLING = {None: -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "disabled": 0, "0": 0, "false": 0, "on": 1, "enabled": 1, "1": 1, "true": 1}
 BYTES_PER_THREAD = 16 << 20  # of weights; measured: below it a second thread loses time
-MIN_FLASH_HEAD_SIZE = 32
 PACKED_SEQUENCES = 64  # of embeddings, in one batch
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastrouter.errors import FastrouterError
+from fastrouter.options.limits import MAX_CPUS
 from fastrouter.options.load import LoadOptions
 
-MAX_CPUS = 512  # GGML_MAX_N_THREADS
 _POLICIES = {-1: (os.SCHED_BATCH, 0), 1: (os.SCHED_FIFO, 40), 2: (os.SCHED_FIFO, 80), 3: (os.SCHED_FIFO, 90)}  # as ggml's
 
 

@@ -27,7 +27,6 @@ class Vocab:
         self.type: int = api.llama_vocab_type(pointer)
         self.bos: int = api.llama_vocab_bos(pointer)  # -1: none, like the others
         self.eos: int = api.llama_vocab_eos(pointer)
-        self.eot: int = api.llama_vocab_eot(pointer)
         self.add_bos: bool = api.llama_vocab_get_add_bos(pointer)
         self.add_eos: bool = api.llama_vocab_get_add_eos(pointer)
         self.sep: int = api.llama_vocab_sep(pointer)

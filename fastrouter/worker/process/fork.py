@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from fastrouter._core import TokenRing
 from fastrouter.ipc.wire import BlockingWire
@@ -24,11 +24,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 Become = Callable[[int, int, int, int], int]
 """(control, memory, doorbell, lifeline) -> exit code: what a fresh process does. It owns the descriptors."""
-
-
-class Runnable(Protocol):
-    def run(self) -> int:
-        """The exit code. Raises EOFError when the router is gone."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -86,13 +81,14 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
     os._exit(become(control, memory, doorbell, lifeline))
 
 
-def run_worker(control: int, memory: int, doorbell: int, lifeline: int, make: Callable[[BlockingWire, TokenRing], Runnable]) -> int:
-    """Run what `make` makes; the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Callable[[BlockingWire, TokenRing], int]) -> int:
+    """The exit code. `run` raises EOFError when the router is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the router, which ends its workers
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True).start()
     code = 1
     try:
-        code = make(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell)).run()
+        code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the router is gone
     except Exception:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from fastrouter.errors import FastrouterError
-from fastrouter.ipc.messages import Load, Message, Prime, Stop
+from fastrouter.ipc.messages import Load, Message, Prime
 from fastrouter.options.load import LoadOptions
 from fastrouter.system.machine import is_core_free
 from fastrouter.worker.llama.binding import drop_best_variants, has_device_backend
@@ -47,7 +47,7 @@ def _key(path: str, options: LoadOptions, safe_mode: bool) -> tuple[object, ...]
 
 
 class Spare:
-    """`wait(timeout_ms)` gives the messages that have come; empty after the time or a signal."""
+    """`wait(timeout_ms)` gives the messages that have come; empty after the time."""
 
     def __init__(self, wait: Callable[[int | None], list[Message]]) -> None:
         self._wait = wait
@@ -61,24 +61,21 @@ class Spare:
     def __repr__(self) -> str:
         return f"<Spare {self._heap!r}{' primed' if self._guess else ''}>"
 
-    def await_load(self, is_stopping: Callable[[], bool]) -> tuple[Load, list[Message]] | None:
-        """The load, and what came right after it; None: stop."""
+    def await_load(self) -> tuple[Load, list[Message]]:
+        """The load, and what came right after it."""
         try:
-            while not is_stopping():
+            while True:
                 has_work = self._heap.is_cold or self._to_open is not None
                 messages = self._wait((_PAUSE_MS if self._num_free else _BUSY_PAUSE_MS) if has_work else None)
                 for index, message in enumerate(messages):
                     if isinstance(message, Load):
                         return message, messages[index + 1 :]
-                    if isinstance(message, Stop):
-                        return None
                     if isinstance(message, Prime):
                         self._take_orders(message)
                 if not messages and has_work:
                     self._num_free = self._num_free + 1 if is_core_free() else 0
                     if self._num_free >= _CALM:
                         self._work()
-            return None
         finally:
             self._heap.give()
 

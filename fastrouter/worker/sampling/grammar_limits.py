@@ -4,6 +4,7 @@ Knows no request. Raises ValueError with a text that goes behind the name of the
 takes about a second on a slow core. No schema or grammar that a person writes needs more.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from math import lcm
@@ -15,6 +16,7 @@ MAX_CHAIN = 250  # references behind each other; 1,400 end a process
 MAX_EXPANDED = 200_000  # characters and classes of a grammar without recursion, where each rule is written out
 MAX_OPTIONAL = 4_000  # properties that may be left out: the time grows with their square
 MAX_PATTERNS = 150  # patternProperties: each is compared with each
+MAX_JOINT_PATTERNS = 10  # that one text must follow all at once: the time is exponential in their number, 20 take a minute
 MAX_MULTIPLE = 10_000  # significant digits of `multipleOf`, as a number: an automaton counts up to it
 
 Children = Mapping[str, list[str]]
@@ -66,6 +68,7 @@ def check_schema(text: str) -> None:
     _check_multiples(
         [node["multipleOf"] for node in nodes if "multipleOf" in node], are_joint=any("allOf" in node or "$ref" in node for node in nodes)
     )
+    _check_joint_patterns(schema, [node for node in nodes if "allOf" in node])
     references = {node["$ref"] for node in nodes if isinstance(node.get("$ref"), str)}
     children = {name: [*_references(_target(schema, name))] for name in references} | {"#": list(references)}
     if longest_chain(children, "#")[0] > MAX_CHAIN:
@@ -82,6 +85,37 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
             waiting += item.values()
         elif isinstance(item, list):
             waiting += item
+
+
+def _check_joint_patterns(schema: Any, nodes: list[dict[str, Any]]) -> None:
+    num_parts = 0
+    for node in nodes:
+        counts: Counter[tuple[str, ...]] = Counter()
+        for path, part in _joint_parts(schema, node):
+            num_parts += 1
+            counts[path] += "pattern" in part or "format" in part
+            if counts[path] > MAX_JOINT_PATTERNS:
+                raise ValueError(f"it has an allOf where one text must follow more than {MAX_JOINT_PATTERNS} patterns")
+            if num_parts > MAX_EXPANDED:
+                raise ValueError("it has too many allOf and $ref")
+
+
+def _joint_parts(schema: Any, node: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """What an allOf says of one text, and of each property: (path of the property, part). References below properties are not followed."""
+    seen: set[str] = set()
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), node)]
+    while waiting:
+        path, part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        yield path, part
+        waiting += [(path, member) for member in part.get("allOf") or () if isinstance(part["allOf"], list)]
+        if isinstance(part.get("properties"), dict):
+            waiting += [((*path, name), value) for name, value in part["properties"].items()]
+        reference = part.get("$ref")
+        if not path and isinstance(reference, str) and reference not in seen:
+            seen.add(reference)
+            waiting.append((path, _target(schema, reference)))
 
 
 def _num_optional(node: dict[str, Any]) -> int:

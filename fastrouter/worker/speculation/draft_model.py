@@ -20,13 +20,13 @@ from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
-from fastrouter.worker.sequence import Sequence
+from fastrouter.worker.sequence import Running
 
 MAX_READ = 128  # tokens in one step: the streams wait for it
 MAX_SIZE_DIFFERENCE = 128  # between the vocabularies: padding of the matrices
 FIRST_COMPARED = 5  # below it are special tokens, which may be named differently
 
-Piece = tuple[Sequence, "array[int] | list[int]"]  # tokens to be read next
+Piece = tuple[Running, "array[int] | list[int]"]  # tokens to be read next
 
 
 class Draft:
@@ -70,26 +70,25 @@ class Draft:
         greedy = {**defaults(), "temperature": 0.0}
         return LogitSampler(self.model.vocab.n_tokens, greedy, seed=0, bias=[], num_probs=num_probs)
 
-    def guess(self, asking: list[tuple[Sequence, int]]) -> None:
+    def guess(self, asking: list[tuple[Running, int]]) -> None:
         """Set `draft` of each, at most so many tokens. One whose text is not read yet gets none: a piece of it is read instead."""
         ready = self._catch_up(asking)
         row_bytes = 4 * self.model.vocab.n_tokens
-        found: dict[Sequence, list[int]] = {sequence: [] for sequence, _ in ready}
+        found: dict[Running, list[int]] = {running: [] for running, _ in ready}
         while ready:
             address = self.context.logits()
             going = []
-            for sequence, length in ready:
-                if self._add(sequence, found[sequence], address) and len(found[sequence]) < length:
-                    going.append((sequence, length))
+            for running, length in ready:
+                if self._add(running.sequence.guesser.p_min, found[running], address) and len(found[running]) < length:
+                    going.append((running, length))
                 address += row_bytes
-            ready = going if going and self._decode([(s, found[s][-1:]) for s, _ in going]) else []
-        for sequence, draft in found.items():
-            if len(draft) >= sequence.guesser.n_min:
-                sequence.draft = draft
+            ready = going if going and self._decode([(running, found[running][-1:]) for running, _ in going]) else []
+        for running, draft in found.items():
+            if len(draft) >= running.sequence.guesser.n_min:
+                running.sequence.draft = draft
 
-    def _add(self, sequence: Sequence, draft: list[int], address: int) -> bool:
+    def _add(self, p_min: float, draft: list[int], address: int) -> bool:
         """The best token of a row, unless the model is less sure of it than asked for."""
-        p_min: float = sequence.guesser.p_min
         sampler = self._sure if p_min > 0 else self._greedy
         token = sampler.sample(address, self.model.vocab.n_tokens)
         is_good = token < self._n_vocab and (p_min <= 0 or sampler.probabilities[0] >= p_min)  # type: ignore[index]
@@ -97,27 +96,26 @@ class Draft:
             draft.append(token)
         return is_good
 
-    def _catch_up(self, asking: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+    def _catch_up(self, asking: list[tuple[Running, int]]) -> list[tuple[Running, int]]:
         """Read what is new in their texts, at most a piece of it. Those that are read to their end, in the order of their logits."""
         room = min(self.context.n_batch, MAX_READ) - len(asking)  # a token each, at least
         pieces: list[Piece] = []
         ready = []
-        for sequence, length in asking:
-            text = array("i", sequence.slot.tokens)  # type: ignore[union-attr]
-            text.append(sequence.next_token)
+        for running, length in asking:
+            text = array("i", running.slot.tokens)
+            text.append(running.sequence.next_token)
             if len(text) + length > self.context.n_ctx_slot:
                 continue
-            start = self._cut(sequence, text)
+            start = self._cut(running.slot.id, text)
             piece = text[start : start + 1 + max(0, room)]
             room -= len(piece) - 1
-            pieces.append((sequence, piece))
+            pieces.append((running, piece))
             if start + len(piece) == len(text):
-                ready.append((sequence, length))
-        return ready if pieces and self._decode(pieces, {sequence for sequence, _ in ready}) else []
+                ready.append((running, length))
+        return ready if pieces and self._decode(pieces, {running for running, _ in ready}) else []
 
-    def _cut(self, sequence: Sequence, text: "array[int]") -> int:
+    def _cut(self, slot_id: int, text: "array[int]") -> int:
         """Forget what is not a start of the text; the last token is always read anew, for its logits. What is left."""
-        slot_id = sequence.slot.id  # type: ignore[union-attr]
         held = self._held[slot_id]
         shared = min(common_prefix(held, text), len(text) - 1)
         if shared < len(held):
@@ -125,19 +123,19 @@ class Draft:
             del held[shared:]
         return shared
 
-    def _decode(self, pieces: "list[Piece]", wanted: set[Sequence] | None = None) -> bool:
+    def _decode(self, pieces: "list[Piece]", wanted: set[Running] | None = None) -> bool:
         """One decode; logits for the last token of those `wanted`, or of all. False: there was no room, and what is idle was forgotten."""
         row = 0
-        for sequence, piece in pieces:
-            slot_id = sequence.slot.id  # type: ignore[union-attr]
+        for running, piece in pieces:
+            slot_id = running.slot.id
             tokens = np.array(piece, dtype=np.int32)
-            has_logits = wanted is None or sequence in wanted
+            has_logits = wanted is None or running in wanted
             row = self.context.batch.put_prompt(row, tokens, len(self._held[slot_id]), slot_id, wants_logits=has_logits)
         if self.context.decode(row):
-            self._forget(but={sequence.slot.id for sequence, _ in pieces})  # type: ignore[union-attr]
+            self._forget(but={running.slot.id for running, _ in pieces})
             return False
-        for sequence, piece in pieces:
-            self._held[sequence.slot.id].extend(piece)  # type: ignore[union-attr]
+        for running, piece in pieces:
+            self._held[running.slot.id].extend(piece)
         return True
 
     def _forget(self, but: set[int]) -> None:

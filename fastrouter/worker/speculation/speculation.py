@@ -15,7 +15,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import DRAFT, LOOKUPS
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.context import Context
-from fastrouter.worker.sequence import NO_DRAFT, Sequence
+from fastrouter.worker.sequence import NO_DRAFT, Running, Sequence
 from fastrouter.worker.speculation.draft_model import Draft
 from fastrouter.worker.speculation.guess_length import GuessLength
 from fastrouter.worker.speculation.row_costs import RowCosts
@@ -104,9 +104,9 @@ class Speculation:
 
     # ------------------------------------------------------------ one step
 
-    def guess(self, decoding: list[Sequence], num_free_rows: int) -> None:
+    def guess(self, decoding: tuple[Running, ...], num_free_rows: int) -> None:
         """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
-        guessing = [sequence for sequence in decoding if sequence.guesser is not None]
+        guessing = [running for running in decoding if running.sequence.guesser is not None]
         count = len(decoding)
         self._num_guessing = count if guessing else 0
         if not guessing:
@@ -117,23 +117,24 @@ class Speculation:
         is_split = count > 1 and not self._context.is_unified
         if most < 1 or self.costs.wants_plain(count) or (is_split and len(guessing) < count):
             return
-        asking = [ask for ask in (self._guess_one(sequence, most, count) for sequence in guessing) if ask is not None]
+        asking = [ask for ask in (self._guess_one(running, most, count) for running in guessing) if ask is not None]
         if asking and self._draft is not None:
             self._draft.guess(asking)
             self._has_drafted = True
         if is_split:
             _make_equal(decoding)
-        self._num_rows = sum(len(sequence.draft) for sequence in decoding)
+        self._num_rows = sum(len(running.sequence.draft) for running in decoding)
 
-    def _guess_one(self, sequence: Sequence, most: int, count: int) -> tuple[Sequence, int] | None:
+    def _guess_one(self, running: Running, most: int, count: int) -> tuple[Running, int] | None:
         """Look into its text; where that says nothing: what the draft model is to be asked for."""
+        sequence, slot = running.sequence, running.slot
         guesser: Guesser = sequence.guesser
-        room = min(most, self._room_of(sequence))
+        room = min(most, self._room_of(running))
         if room < 1:
             return None
         lookup, guess_length = guesser.lookup, guesser.lookup_pace
         if lookup is not None and guess_length is not None and not guess_length.is_resting():
-            found = lookup.guess(sequence.slot.tokens, sequence.next_token, room)  # type: ignore[union-attr]
+            found = lookup.guess(slot.tokens, sequence.next_token, room)
             if found:
                 sequence.draft = found[: guess_length.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
                 guesser.chosen = guess_length
@@ -142,16 +143,17 @@ class Speculation:
             return None
         length = min(guess_length.next(partial(self.costs.of, True, count), count), room)
         guesser.chosen = guess_length
-        return (sequence, length) if length else None
+        return (running, length) if length else None
 
     def note_step(self, has_prompts: bool) -> None:
         """The decode is done: what it and the draft model took tells what rows cost."""
         if self._num_guessing and not has_prompts and (self._num_rows or not self._has_drafted):
             self.costs.note(self._has_drafted, self._num_guessing, self._num_rows, time.monotonic_ns() - self._begun_ns)
 
-    def _room_of(self, sequence: Sequence) -> int:
+    def _room_of(self, running: Running) -> int:
         """No guess goes past the answer's limit, nor so far that the context is full before it is over."""
-        room = self._context.n_ctx_slot - len(sequence.slot.tokens) - 3  # type: ignore[union-attr]
+        sequence, slot = running.sequence, running.slot
+        room = self._context.n_ctx_slot - len(slot.tokens) - 3
         return min(room, sequence.max_tokens - sequence.num_generated - 1) if sequence.max_tokens >= 0 else room
 
     def note(self, sequence: Sequence, num_accepted: int) -> None:
@@ -162,9 +164,9 @@ class Speculation:
         sequence.num_accepted += num_accepted
         sequence.guesser.chosen.note(num_guessed, num_accepted)
 
-    def drop(self, sequences: list[Sequence]) -> bool:
+    def drop(self, decoding: tuple[Running, ...]) -> bool:
         """Their guesses had no room: the next step goes without them. False when there were none."""
-        guessed = [sequence for sequence in sequences if sequence.draft]
+        guessed = [running.sequence for running in decoding if running.sequence.draft]
         for sequence in guessed:
             sequence.draft = NO_DRAFT
             sequence.guesser.chosen.rest()
@@ -175,10 +177,10 @@ class Speculation:
             self._draft.close()
 
 
-def _make_equal(decoding: list[Sequence]) -> None:
+def _make_equal(decoding: tuple[Running, ...]) -> None:
     """A split cache decodes sequences together only as far as each has as many rows; the rest would be one decode more."""
-    shortest = min(len(sequence.draft) for sequence in decoding)
-    for sequence in decoding:
+    shortest = min(len(running.sequence.draft) for running in decoding)
+    for sequence in [running.sequence for running in decoding]:
         sequence.draft = sequence.draft[:shortest] if shortest else NO_DRAFT
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastrouter.errors import ContextExceeded, InvalidRequest
 from fastrouter.ipc.messages import Generate
+from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.text.chat_template import with_system
@@ -28,7 +29,7 @@ class Prompts:
         self._vocab = model.vocab
         self._options = options
         given = options.chat_template or model.chat_template
-        self.template_source = given or "chatml"
+        self.template_source = given or FALLBACK
         # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
         self.fallback_stop = None if given else "<|im_end|>"
         self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})

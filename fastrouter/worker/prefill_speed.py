@@ -1,18 +1,18 @@
 """How fast prompts are computed here, so how many of their tokens may share a step with streams that wait for their next one. Pure.
 
-Knows no sequence. Invariant: with nobody waiting a prompt gets whole micro-batches, which are computed fastest, or, where one takes too
-long for those who come meanwhile, halves of them: sizes are few, so that the same prompt is computed in the same pieces.
+Knows no sequence. Invariant: where no stream waits, a prompt gets whole micro-batches, which are computed fastest, or halves of them where
+a whole one takes too long for requests that come meanwhile. There are few sizes, so the same prompt is computed in the same pieces.
 """
 
-PAUSE_NS = 200_000_000  # what a prompt may add to the time between two tokens of somebody else
-ALONE_NS = 500_000_000  # what a step of prompts alone may take: who comes meanwhile waits for its end
+PAUSE_NS = 200_000_000  # what a prompt may add to the time between two tokens of a stream
+ALONE_NS = 500_000_000  # what a step of prompts alone may take: requests that come meanwhile wait for its end
 LONG_NS = 100_000_000  # a step that the router notices
 PARAMETERS_PER_NS = 30  # and token, before anything is measured: a guess for a CPU
 MIN_ROWS = 32  # fewer cost more for each token: all weights are read for every batch
 MIN_MEASURED = 8  # tokens
 
 
-class Chunking:
+class PrefillSpeed:
     """Of one model."""
 
     def __init__(self, num_parameters: int = 0) -> None:
@@ -20,7 +20,7 @@ class Chunking:
         self._guessed_ns = num_parameters / PARAMETERS_PER_NS
 
     def __repr__(self) -> str:
-        return f"<Chunking {self.prefill_ns / 1e3:.0f} us a token>"
+        return f"<PrefillSpeed {self.prefill_ns / 1e3:.0f} us a token>"
 
     def note_prefill(self, num_tokens: int, duration_ns: int) -> None:
         """A step that was a prompt's, mostly."""

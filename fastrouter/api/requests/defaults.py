@@ -1,0 +1,28 @@
+"""What a model's preset adds to each of its requests. Apart from the catalog, which is read at the start and must not import messages."""
+
+from dataclasses import replace
+from typing import Any
+
+from fastrouter.catalog.variants import RequestDefaults
+from fastrouter.ipc.messages import Generate
+
+
+def with_defaults(generate: Generate, defaults: RequestDefaults) -> Generate:
+    """The request's own fields win."""
+    changes: dict[str, Any] = {}
+    if defaults.sampling:
+        changes["sampling"] = {**defaults.sampling, **generate.sampling}
+    if defaults.max_tokens >= 0 and generate.max_tokens < 0:
+        changes["max_tokens"] = defaults.max_tokens
+    if defaults.chat_template_kwargs:
+        changes["chat_template_kwargs"] = {**defaults.chat_template_kwargs, **generate.chat_template_kwargs}
+    if defaults.constraint is not None and generate.constraint is None and not generate.tools:
+        changes["constraint"] = defaults.constraint
+    if defaults.lora is not None and generate.lora is None:
+        changes["lora"] = [list(pair) for pair in defaults.lora]
+    if generate.messages is not None:
+        if defaults.chat_template is not None:
+            changes["chat_template"] = defaults.chat_template
+        if defaults.system is not None:
+            changes["system"] = defaults.system
+    return replace(generate, **changes) if changes else generate

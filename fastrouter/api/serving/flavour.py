@@ -1,0 +1,82 @@
+"""What an API flavour has to bring, and what it gets: choices, usage, records. Leases and connections are not known here."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastrouter.api.requests.fields import Ask
+from fastrouter.errors import FastrouterError
+from fastrouter.ipc.records import Entry, Finish, PromptProgress, TextEvent, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished choice: what the worker says of it and, of a whole answer, its text."""
+
+    index: int
+    finish: Finish
+    timings: Timings  # the worker's, with the router's `queue_ms` and `load_ms`
+    text: str = ""
+    reasoning: str = ""
+    probabilities: list[Entry] = field(default_factory=list)  # of its tokens, where they were asked for
+
+
+@dataclass(slots=True)
+class Usage:
+    """Prompts count once, however many choices they had."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, finish: Finish, *, is_new_prompt: bool) -> None:
+        self.completion_tokens += finish.completion_tokens
+        if is_new_prompt:
+            self.prompt_tokens += finish.prompt_tokens
+            self.cached_tokens += finish.cached_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "completion_tokens": self.completion_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "total_tokens": self.completion_tokens + self.prompt_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+class Flavour(Protocol):
+    """One API: how its requests are read, and the JSON of its answers and errors. One object serves one request.
+
+    Events are whole server-sent events, made by `http/sse.py`. They may be empty where the API has no event.
+    """
+
+    name: str  # in the metrics: one of a fixed few
+
+    def __init__(self, model_id: str, ask: Ask) -> None: ...
+
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        """Raises InvalidRequest."""
+
+    @staticmethod
+    def error_body(error: FastrouterError) -> Any:
+        """The body of a response with the error's status. Also used before there is an object."""
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        """The bytes before and after the escaped text in an event."""
+
+    def first(self, choice: int) -> bytes:
+        """The event before a choice's first text."""
+
+    def event(self, choice: int, event: TextEvent) -> bytes: ...
+    def progress(self, choice: int, progress: PromptProgress) -> bytes:
+        """How much of the prompt is computed; it comes before the first event."""
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
+    def done(self) -> bytes:
+        """The event after the last finish."""
+
+    def error_event(self, error: FastrouterError) -> bytes:
+        """The last event of a stream that fails after it has begun."""
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Any:
+        """An answer that is not streamed."""

@@ -1,0 +1,192 @@
+"""What the JSON records of the ring hold, for both ends: the worker writes them, the router reads and checks them.
+
+Text records are not JSON and do not pass through here. The kinds of records are in `_core`. Invariant: each value that is read has the type
+of its field, and counts are not negative and not huge. A value that is missing or wrong becomes the field's default.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from fastrouter.errors import FastrouterError, ProtocolError, from_wire
+
+MAX_COUNT = 1 << 40
+MAX_MESSAGE = 4096  # characters of an error; a template may put a whole conversation into it
+# llama-server's `timings`.
+TIMINGS = (
+    *("cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second"),
+    *("predicted_n", "predicted_ms", "predicted_per_token_ms", "predicted_per_second"),
+    *("draft_n", "draft_n_accepted"),
+)
+
+_TIMINGS = frozenset(TIMINGS)
+_NUMBERS = (float, int)
+# Optional fields of a finish, in the order in which they are left out, and their empty values.
+_DROPPABLE: tuple[tuple[str, Any], ...] = (("prompt", ""), ("generation_settings", {}), ("tokens", []), ("stopping_word", ""))
+
+Timings = dict[str, float]  # by the names of TIMINGS, as far as they are known
+Entry = dict[str, Any]  # a token with its probability and its rivals, as llama-server shows them
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """EVENT: text that comes with more than text."""
+
+    text: str = ""
+    probabilities: list[Entry] = field(default_factory=list)
+    timings: Timings = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)  # of the text
+    prompt_tokens: int = 0
+    completion_tokens: int = 0  # so far
+
+    def to_payload(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> "TextEvent":
+        values = _object(payload)
+        return cls(
+            _text(values, "text"),
+            _entries(values),
+            _timings(values),
+            _list(values, "tokens"),
+            count_of(values, "prompt_tokens"),
+            count_of(values, "completion_tokens"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """PROGRESS: how much of a prompt is computed."""
+
+    total: int = 0  # tokens, as the next two
+    cache: int = 0
+    processed: int = 0
+    time_ms: int = 0
+    timings: Timings = field(default_factory=dict)  # where each token has them
+
+    def to_payload(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> "PromptProgress":
+        values = _object(payload)
+        total, cache, processed, time_ms = (count_of(values, name) for name in ("total", "cache", "processed", "time_ms"))
+        return cls(total, cache, processed, time_ms, _timings(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """FINISH: the end of one choice."""
+
+    stop_type: str = "none"  # eos | limit | word
+    stopping_word: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of these
+    completion_tokens: int = 0
+    held_tokens: int = 0  # in its slot at the end
+    truncated: bool = False
+    id_slot: int = -1
+    num_decodes: int = 0  # of the engine, since the last finish of any request
+    num_busy_decodes: int = 0  # while this one had a slot
+    timings: Timings = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)  # where they were asked for
+    prompt: str = ""  # where the request is verbose
+    generation_settings: dict[str, Any] = field(default_factory=dict)  # likewise
+
+    def to_payload(self, max_bytes: int) -> bytes:
+        """Optional fields are left out, one after the other, while it is larger than that."""
+        finish, payload = self, orjson.dumps(self)
+        for name, empty in _DROPPABLE:
+            if len(payload) <= max_bytes:
+                break
+            finish = replace(finish, **{name: empty})
+            payload = orjson.dumps(finish)
+        return payload
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> "Finish":
+        values = _object(payload)
+        id_slot = values.get("id_slot")
+        settings = values.get("generation_settings")
+        return cls(
+            stop_type=_text(values, "stop_type") or "none",
+            stopping_word=_text(values, "stopping_word"),
+            prompt_tokens=count_of(values, "prompt_tokens"),
+            cached_tokens=count_of(values, "cached_tokens"),
+            completion_tokens=count_of(values, "completion_tokens"),
+            held_tokens=count_of(values, "held_tokens"),
+            truncated=values.get("truncated") is True,
+            id_slot=id_slot if type(id_slot) is int else -1,
+            num_decodes=count_of(values, "num_decodes"),
+            num_busy_decodes=count_of(values, "num_busy_decodes"),
+            timings=_timings(values),
+            tokens=_list(values, "tokens"),
+            prompt=_text(values, "prompt"),
+            generation_settings=settings if type(settings) is dict else {},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """ERROR: the request has failed. It is the last record of its request."""
+
+    error: FastrouterError
+
+    def to_payload(self, max_characters: int = MAX_MESSAGE) -> bytes:
+        wire = self.error.to_wire()
+        wire["message"] = wire["message"][:max_characters].encode("utf-8", "replace").decode()
+        return orjson.dumps(wire)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> "Failure":
+        return cls(from_wire(_object(payload)))
+
+
+# ---------------------------------------------------------------- values from a worker
+
+
+def count_of(values: dict[str, Any], name: str) -> int:
+    """A count in a record, or in a reply to a call; 0 where it is wrong."""
+    value = values.get(name)
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        values = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(f"a worker sent a broken record: {error}") from None
+    if type(values) is not dict:
+        raise ProtocolError("a worker sent a record that is not an object")
+    return values
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    return value if type(value) is str else ""
+
+
+def _list(values: dict[str, Any], name: str) -> list[Any]:
+    value = values.get(name)
+    return value if type(value) is list else []
+
+
+def _timings(values: dict[str, Any]) -> Timings:
+    given = values.get("timings")
+    if type(given) is not dict:
+        return {}
+    return {name: value for name, value in given.items() if name in _TIMINGS and type(value) in _NUMBERS and 0 <= value <= MAX_COUNT}
+
+
+def _entries(values: dict[str, Any]) -> list[Entry]:
+    """Entries that name their token and their rivals' tokens."""
+    entries = values.get("probabilities")
+    if type(entries) is not list:
+        return []
+    return [entry for entry in entries if _has_token(entry) and all(map(_has_token, _list(entry, "top_logprobs")))]
+
+
+def _has_token(entry: Any) -> bool:
+    return type(entry) is dict and type(entry.get("token")) is str

@@ -1,0 +1,150 @@
+"""From a Load to a complete model: opened, with its context, its engine and all that answers calls. Tells the router how far it is.
+
+Owns nothing afterwards. Invariant: a LoadedModel is whole, or there is none and an error says why.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastrouter.errors import InvalidRequest
+from fastrouter.ipc.messages import Load, Notice, Progress, Ready
+from fastrouter.ipc.wire import BlockingWire
+from fastrouter.worker.calls import describe
+from fastrouter.worker.calls.slot_files import SlotFiles
+from fastrouter.worker.calls.text_calls import TextCalls
+from fastrouter.worker.engine.adapters import Adapters
+from fastrouter.worker.engine.embedder import Embedder
+from fastrouter.worker.engine.engine import Engine
+from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.llama.binding import log
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.process.footprint import Footprint
+from fastrouter.worker.process.spare import Spare
+from fastrouter.worker.speculation.draft_model import Draft
+from fastrouter.worker.speculation.speculation import Speculation
+from fastrouter.worker.text.prompts import Prompts
+from fastrouter.worker.text_jobs import TextJobs
+
+_PROGRESS_INTERVAL_S = 0.05
+_NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything that one model's process works with."""
+
+    load: Load
+    model: Model
+    context: Context
+    engine: Engine
+    text_calls: TextCalls
+    embedder: Embedder
+    slot_files: SlotFiles
+
+    def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """The answer to a call that is answered between two steps. Raises InvalidRequest."""
+        match method:
+            case "props":
+                return describe.props(self.model, self.context, self.engine, self.load)
+            case "slots":
+                return describe.slots(self.context, self.engine)
+            case "lora_adapters":
+                return self.engine.adapters.call_list()
+            case "set_lora":
+                return self.engine.adapters.call_set(params)
+        raise InvalidRequest(f"unknown call {method!r}")
+
+
+class ProgressReport:
+    """Called by llama.cpp while it loads; tells the router, but not too often. False gives up."""
+
+    def __init__(self, wire: BlockingWire) -> None:
+        self._wire = wire
+        self._next = time.perf_counter() + _PROGRESS_INTERVAL_S
+        wire.send(Progress(0.0))  # from here on, the end of this process is the model's
+
+    def __call__(self, value: float) -> bool:
+        now = time.perf_counter()
+        if now >= self._next:
+            self._next = now + _PROGRESS_INTERVAL_S
+            try:
+                self._wire.send(Progress(round(value, 3)))
+            except OSError:
+                return False  # the router is gone
+        return True
+
+
+class Loader:
+    """One load. `wake` ends the loop's wait for messages, in any thread."""
+
+    def __init__(self, load: Load, wire: BlockingWire, outbox: Outbox, wake: Callable[[], None]) -> None:
+        self._load = load
+        self._wire = wire
+        self._outbox = outbox
+        self._wake = wake
+        self._phases_ms: dict[str, float] = {}
+        self._phase_began = time.perf_counter()
+
+    def run(self, spare: Spare) -> LoadedModel:
+        """Raises FastrouterError."""
+        load = self._load
+        log.set_verbosity(load.verbosity)
+        on_progress = ProgressReport(self._wire)
+        spare.drop_variants(load.num_dropped)
+        taken = spare.take_model(load)
+        footprint = Footprint(spare.taken_bytes)
+        model = taken or Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
+        self._end_phase("model")
+        loaded = self._complete(model, on_progress)
+        self._end_phase("engine")
+        self._say_ready(loaded, footprint)
+        return loaded
+
+    def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
+        options = self._load.options
+        prompts = Prompts(model, options, TextJobs(self._wake))
+        prompts.start_compiling()
+        adapters = Adapters(model, options)
+        context = Context(model, options)
+        self._end_phase("context")
+        if options.warmup and context.memory:
+            context.warm_up()
+        speculation = Speculation(context, options, self._open_draft(context, on_progress))
+        engine = Engine(model, context, self._outbox, options, prompts, adapters, speculation)
+        engine.check_constraint()
+        return LoadedModel(
+            self._load,
+            model,
+            context,
+            engine,
+            TextCalls(model.vocab, prompts, self._wire.send_frame),
+            Embedder(model, context, prompts, adapters, options, self._wire.send),
+            SlotFiles(context, engine, self._load, self._wire.send),
+        )
+
+    def _open_draft(self, context: Context, on_progress: ProgressReport) -> Draft | None:
+        options = self._load.options
+        if "draft_model" not in options.speculation or context.is_embedding or not context.can_cut:
+            return None
+        return Draft(context, options, safe_mode=self._load.safe_mode, on_progress=lambda _: on_progress(1.0))
+
+    def _end_phase(self, name: str) -> None:
+        began, self._phase_began = self._phase_began, time.perf_counter()
+        self._phases_ms[name] = 1e3 * (self._phase_began - began)
+
+    def _say_ready(self, loaded: LoadedModel, footprint: Footprint) -> None:
+        engine, context, options = loaded.engine, loaded.context, self._load.options
+        no_shift = _NO_SHIFT_NOTICE if options.context_shift and not engine.shifts.is_on else None
+        for notice in filter(None, (no_shift, context.notice, engine.speculation.notice)):
+            self._wire.send(Notice("warning", notice))
+        draft = engine.speculation.draft
+        taken = footprint.taken([loaded.model, *([draft.model] if draft else [])], options)
+        cpu = describe.cpu(is_repacking=not self._load.safe_mode)
+        self._wire.send(Ready({**describe.meta(loaded.model, context, engine, self._phases_ms), **taken, "cpu": cpu}))
+        parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in self._phases_ms.items())
+        took = f"loaded in {sum(self._phases_ms.values()):.0f} ms ({parts})"
+        sys.stderr.write(f"{took}: {describe.context_in_words(context)}, CPU variant {cpu['variant']}\n")

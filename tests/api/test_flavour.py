@@ -1,0 +1,188 @@
+"""A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from house import House, run_house
+from raw_http import Answer, Site, request
+
+from fastrouter._core import Request
+from fastrouter.api.requests.fields import Ask
+from fastrouter.api.serving.flavour import Choice, Usage
+from fastrouter.api.serving.start import Generator
+from fastrouter.catalog.spec import ModelSpec
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
+from fastrouter.http.api_keys import KeyRing
+from fastrouter.http.guard import Guard
+from fastrouter.http.routes import Routes
+from fastrouter.http.server import Server
+from fastrouter.http.sockets import bind
+from fastrouter.http.sse import event_parts, json_event
+from fastrouter.ipc.messages import Generate
+from fastrouter.ipc.records import PromptProgress, TextEvent
+
+KEY = "secret"
+
+
+class Parrot:
+    """{"model", "say": [what each prompt is], "live": bool} -> what was said. `broken`: it has a bug."""
+
+    name = "parrot"
+
+    @staticmethod
+    def read(body: dict[str, Any]) -> Ask:
+        if not body.get("say"):
+            raise InvalidRequest("say something")
+        if body["say"] == "broken":
+            raise ZeroDivisionError
+        return Ask([Generate(0, prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
+
+    @staticmethod
+    def error_body(error: FastrouterError) -> Any:
+        return {"squawk": error.message, "status": error.status}
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        self._model_id = model_id
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return event_parts(b'{"of":%d,"word":"' % choice, b'"}', b"word")
+
+    def first(self, choice: int) -> bytes:
+        return json_event({"of": choice, "by": self._model_id}, b"begin")
+
+    def event(self, choice: int, event: TextEvent) -> bytes:
+        raise AssertionError
+
+    def progress(self, choice: int, progress: PromptProgress) -> bytes:
+        raise AssertionError
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        return json_event({"of": choice.index, "why": choice.finish.stop_type}, b"end")
+
+    def done(self) -> bytes:
+        return b"event: bye\ndata: {}\n\n"
+
+    def error_event(self, error: FastrouterError) -> bytes:
+        return json_event(self.error_body(error), b"squawk")
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Any:
+        return {"by": self._model_id, "said": [choice.text for choice in choices], "tokens": usage.completion_tokens}
+
+
+class FewModels:
+    """All that the generator asks of the models."""
+
+    def __init__(self, here: House) -> None:
+        self._here = here
+
+    def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
+        if body.get("model") != "a":
+            raise ModelNotFound(str(body.get("model")))
+        return self._here.spec("a"), True
+
+
+@asynccontextmanager
+async def serving(here: House) -> AsyncIterator[Site]:
+    guard = Guard(KeyRing((KEY,)), ("127.0.0.1",), None)
+    routes = Routes(guard)
+    generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0)
+    routes.add("POST", "/parrot", generator.handler(Parrot), error_body=Parrot.error_body)
+    server = Server(routes.dispatch, guard, admit=routes.admit)
+    sockets = bind(["127.0.0.1"], 0)
+    await server.start(sockets, None)
+    try:
+        yield Site(server, sockets[0].getsockname()[1])
+    finally:
+        await server.drain(0)
+        server.close()
+        while server.connections:
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def parrot(tmp_path: Path) -> Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]:
+    def run(test: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
+        async def body(here: House) -> None:
+            async with serving(here) as site:
+                await test(site)
+
+        run_house(tmp_path, body)
+
+    return run
+
+
+Parrots = Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]
+
+
+async def ask(site: Site, *say: Any, key: str = KEY, path: str = "/parrot", **fields: Any) -> Answer:
+    body = json.dumps({"model": "a", "say": list(say), **fields}).encode()
+    return await site.ask(request(path, "POST", body, Authorization=f"Bearer {key}"))
+
+
+def test_a_stream(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        status, headers, body = await ask(site, {"tokens": 2}, {"tokens": 1, "text": '"\n'}, live=True)
+        assert (status, headers["content-type"], headers["x-model"]) == (200, "text/event-stream", "a")
+        assert body.decode().split("\n\n") == [
+            'event: begin\ndata: {"of":0,"by":"a"}',
+            'event: word\ndata: {"of":0,"word":"t0 "}',
+            'event: word\ndata: {"of":0,"word":"t1 "}',
+            'event: end\ndata: {"of":0,"why":"limit"}',
+            'event: begin\ndata: {"of":1,"by":"a"}',
+            'event: word\ndata: {"of":1,"word":"\\"\\n"}',
+            'event: end\ndata: {"of":1,"why":"limit"}',
+            "event: bye\ndata: {}",
+            "",
+        ]
+
+    parrot(test)
+
+
+def test_a_whole_answer(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        status, headers, body = await ask(site, {"tokens": 2}, {"tokens": 3, "text": "x"})
+        assert (status, headers["x-model"]) == (200, "a")
+        assert json.loads(body) == {"by": "a", "said": ["t0 t1 ", "xxx"], "tokens": 5}
+
+    parrot(test)
+
+
+def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
+    """Also errors of the HTTP layer and of the model's worker."""
+
+    async def test(site: Site) -> None:
+        refused = {"error": "not today"}
+        expected: list[tuple[Answer, int, str]] = [
+            (await ask(site), 400, "say something"),
+            (await ask(site, "hello", model="b"), 400, "model 'b' not found"),
+            (await ask(site, refused), 400, "not today"),
+            (await ask(site, refused, live=True), 400, "not today"),
+            (await ask(site, say="broken"), 500, "internal error; the router's log has the cause"),
+            (await ask(site, "hello", key="wrong"), 401, "Invalid API Key"),
+            (await ask(site, "x" * (1 << 17)), 413, "the body is larger than 65536 bytes, the most that this path takes"),
+            (await site.ask(request("/parrot", "POST", b"[]", Authorization=f"Bearer {KEY}")), 400, "the body must be a JSON object"),
+        ]
+        for (status, _, body), wanted, message in expected:
+            assert (status, json.loads(body)) == (wanted, {"squawk": message, "status": wanted})
+        status, _, body = await ask(site, "hello", path="/elsewhere")
+        assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
+
+    parrot(test)
+
+
+def test_an_error_on_the_way_is_the_last_event(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        reader, writer = await site.connect()
+        body = json.dumps({"model": "a", "say": [{"tokens": 9, "die_after": 1, "error": "no more"}], "live": True}).encode()
+        writer.write(request("/parrot", "POST", body, Authorization=f"Bearer {KEY}"))
+        received = (await reader.read()).decode()
+        writer.close()
+        assert '{"of":0,"word":"t0 "}' in received
+        assert received.endswith('event: squawk\ndata: {"squawk":"no more","status":400}\n\n\r\n')  # and no last chunk
+
+    parrot(test)
