@@ -196,7 +196,7 @@ def parse_name(name: str) -> tuple[str, str | None]:
     """(repository, quant) of user/repo[:quant]. Raises InvalidRequest."""
     repo, colon, quant = name.partition(":")
     if not _REPO.fullmatch(repo) or len(repo) > MAX_REPO_CHARACTERS or "--" in repo or ".." in repo:
-        raise InvalidRequest(f"'{name[:200]}' is no name of a model on the hub: it must look like user/repo or user/repo:quant")
+        raise InvalidRequest(f"'{name[:200]}' is not the name of a model on the hub: it must look like user/repo or user/repo:quant")
     if colon and not _TAG.fullmatch(quant):
         raise InvalidRequest(f"'{name[:200]}': what follows the colon must be a quant like {DEFAULT_QUANTS[0]}")
     return repo, quant or None

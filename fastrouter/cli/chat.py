@@ -157,7 +157,7 @@ class _Talk:
         if "embedding" in found or "rerank" in found:
             print(f"Note: {self.options.model} makes no text ({', '.join(found)}); /models lists the others, /model NAME switches.")
         elif "chat" not in found:
-            print(f"Note: {self.options.model} has no chat template. It is asked in the ChatML format and may go on in any way.")
+            print(f"Note: {self.options.model} has no chat template. It is asked in the ChatML format and may not answer the question.")
 
     # ------------------------------------------------------------ turns
 

@@ -49,10 +49,10 @@ class Client:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise CallFailed(f"{url} is no http:// address") from None
+            raise CallFailed(f"{url} is not an http:// address") from None
         self._socket_path, path = _split_socket(unquote(parts.netloc + parts.path)) if parts.scheme == "unix" else ("", parts.path)
         if not self._socket_path and (parts.scheme not in ("http", "https") or not host):
-            raise CallFailed(f"{url} is no http:// address")
+            raise CallFailed(f"{url} is not an http:// address")
         self._address = (host or "localhost", port)
         self._trust = _trust(cacert, insecure) if parts.scheme == "https" else None
         self._url = url

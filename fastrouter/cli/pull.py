@@ -60,7 +60,7 @@ def pull(client: Client, options: argparse.Namespace) -> None:
     except StopIteration as end:
         print(f"{end.value} is in the cache")
     except KeyboardInterrupt:
-        print(f"stopped; `fastrouter pull {name}` goes on from there", file=sys.stderr)
+        print(f"stopped; `fastrouter pull {name}` continues from there", file=sys.stderr)
         raise
 
 

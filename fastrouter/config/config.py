@@ -241,7 +241,7 @@ def _check(config: Config) -> None:
     if config.model is not None and config.hf_repo is not None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
     if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
-        raise ConfigError("--hf-token (HF_TOKEN) is no token: it holds blanks or other characters that cannot be sent")
+        raise ConfigError("--hf-token (HF_TOKEN) is not a token: it has blanks or other characters that cannot be sent")
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     load_options(merge(config.environment, config.command_line))

@@ -123,7 +123,7 @@ def test_ctrl_c_and_on(start: Start, hub: FakeHub, cache: Path, with_router: boo
     eventually(lambda: [path.stat().st_size for path in cache.glob("*/blobs/*")] == [100_000], "some of it")
     process.send_signal(signal.SIGINT)
     code, out, error = end_of(process)
-    assert (code, out, error.splitlines()[-1]) == (130, "", "stopped; `fastrouter pull u/r` goes on from there")
+    assert (code, out, error.splitlines()[-1]) == (130, "", "stopped; `fastrouter pull u/r` continues from there")
     assert end_of(start("pull", "u/r", url=url))[:2] == (0, f"{NAME} is in the cache\n")
     assert hub.ranges(FILE) == [None, "bytes=100000-"]
 

@@ -317,6 +317,6 @@ def test_the_hub_and_its_token() -> None:
     for bad in ("ftp://x", "https://user:secret@x", "x", "https://x?y"):
         with pytest.raises(ConfigError, match=r"HF_ENDPOINT=.*must be an address like"):
             parse([], {"HF_ENDPOINT": bad})
-    with pytest.raises(ConfigError, match=r"--hf-token \(HF_TOKEN\) is no token") as caught:
+    with pytest.raises(ConfigError, match=r"--hf-token \(HF_TOKEN\) is not a token") as caught:
         parse(["--hf-token", "hf_a\nb"], {})
     assert "hf_a" not in str(caught.value)

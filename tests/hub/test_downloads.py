@@ -186,7 +186,7 @@ def test_what_cannot_be_downloaded(start: StartRouter, hub: FakeHub, cache: Path
     for body, words in (
         ({"model": "no/such"}, "no/such: there is no such repository"),
         ({"model": "u/r:Q2_K"}, f"no model of quant Q2_K; its GGUF files: {FILE}"),
-        ({"model": "../../etc/passwd"}, "no name of a model on the hub"),
+        ({"model": "../../etc/passwd"}, "not the name of a model on the hub"),
         ({"model": "tiny0"}, "model 'tiny0' already exists"),
         ({"model": ""}, "model must be a non-empty string"),
         ({"model": 7}, "model must be a non-empty string"),
