@@ -22,14 +22,14 @@ MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival
     "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
     "135m_8_streams_tokens_per_s": ("SmolLM2-135M, 8 streams", "tokens/s", 1, None, False),
     "135m_16_streams_tokens_per_s": ("SmolLM2-135M, 16 streams", "tokens/s", 1, None, False),
-    "both_135m_tokens_per_s": ("two SmolLM2-135M at once, together", "tokens/s", 1, None, False),
+    "both_135m_tokens_per_s": ("two SmolLM2-135M at the same time, together", "tokens/s", 1, None, False),
     "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
-    "beside_itl_p99_s": ("three streams beside a 1,100-token prompt, SmolLM2-135M: p99 between two tokens", "ms", 1e3, None, True),
-    "beside_ttft_s": ("and that prompt's first token", "ms", 1e3, None, True),
+    "beside_itl_p99_s": ("three streams while a 1,100-token prompt is read, SmolLM2-135M: p99 between two tokens", "ms", 1e3, None, True),
+    "beside_ttft_s": ("the same: first token of that prompt", "ms", 1e3, None, True),
     "repeat_off_tokens_per_s": ("SmolLM2-135M copies a listing", "tokens/s", 1, None, False),
     "repeat_on_tokens_per_s": ("the same with --spec-type ngram-simple", "tokens/s", 1, None, False),
-    "repeat_held_share": ("the same: guesses that held", "%", 1e2, None, False),
-    "storm_s": ("storm: 240 requests of 24 clients over 3 tiny models in one place", "s", 1, None, True),
+    "repeat_held_share": ("the same: guesses that were accepted", "%", 1e2, None, False),
+    "storm_s": ("storm: 240 requests of 24 clients to 3 tiny models, room for one model", "s", 1, None, True),
     "storm_swaps": ("storm: loads", "", 1, None, True),
     "storm_p95_ttft_s": ("storm: p95 of the wait for the first token", "ms", 1e3, None, True),
     "start_s": ("start to /health", "ms", 1e3, 4.0, True),
@@ -75,13 +75,13 @@ def hot_penalty_row(ours: dict[str, list[float]], theirs: dict[str, list[float]]
 
 PAGE = """# Benchmarks
 
-`make bench RIVAL=/path/to/llama-server` runs both servers with the same client, models and flags in one run and writes `results/*.json`;
-this page is made from the newest by `bench/report.py`. Absolute times depend on the machine; the ratio is what counts.
+`make bench RIVAL=/path/to/llama-server` measures both servers in one run, with the same client, models and flags.
+It writes `results/*.json`; `bench/report.py` makes this page from the newest. Absolute times depend on the machine; compare the ratios.
 
 Machine: {cpu}, {cores} cores, Linux {kernel}. Date: {date}.
 fastrouter {fastrouter} on llama.cpp of llama-cpp-python {binding}; rival: {rival}.
-Flags of both: `{flags}`; temperature 0, a new connection per request, {rounds} rounds with the servers taking turns.
-TTFT counts from before connect to the first character of text.
+Flags of both: `{flags}`; temperature 0, a new connection per request, {rounds} rounds, in which the servers take turns.
+TTFT is the time from before connect to the first character of text.
 
 {table}
 """
@@ -89,9 +89,9 @@ TTFT counts from before connect to the first character of text.
 ROUTER_SECTION = """
 ## The router alone
 
-`python -m bench.router`: scripted workers push tokens at full speed; the router carries them through ring, SSE and sockets.
+`python -m bench.router`: scripted workers send tokens at full speed; the router passes them through ring, SSE and sockets.
 
-{num_streams} streams at once: **{tokens_per_s:,.0f} tokens/s** per second of wall time, **{tokens_per_cpu_s:,.0f} tokens/s** per second
+{num_streams} parallel streams: **{tokens_per_s:,.0f} tokens/s** per second of wall time, **{tokens_per_cpu_s:,.0f} tokens/s** per second
 of the router's CPU time (goal: 500,000 on one core).
 """
 
@@ -99,7 +99,7 @@ of the router's CPU time (goal: 500,000 on one core).
 ENGINE_SECTION = """
 ## The engine alone
 
-`python -m bench.engine`: one process, best of many runs. A step takes this much beside llama_decode (goal: 60 us + 8 us a stream):
+`python -m bench.engine`: one process, best of many runs. Time of a step without llama_decode (goal: 60 us + 8 us per stream):
 {steps}.
 
 | vocabulary | sampling | llama_sampler_sample | fastrouter | ratio |

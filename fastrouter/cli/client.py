@@ -173,9 +173,9 @@ def shared_options() -> argparse.ArgumentParser:
     shared.add_argument(
         "--url", default=os.environ.get("FASTROUTER_URL", DEFAULT_URL), help="http://, https:// or unix:// (FASTROUTER_URL)"
     )
-    shared.add_argument("--cacert", metavar="FILE", help="PEM file of the issuer of an https:// router's certificate, or of itself")
-    shared.add_argument("--insecure", action="store_true", help="talk to an https:// router whoever it is")
-    shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="better given as LLAMA_API_KEY")
+    shared.add_argument("--cacert", metavar="FILE", help="PEM file with the issuer's certificate of an https:// router, or its own")
+    shared.add_argument("--insecure", action="store_true", help="do not check the certificate of an https:// router")
+    shared.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"), help="key of the router; LLAMA_API_KEY is safer")
     return shared
 
 

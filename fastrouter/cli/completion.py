@@ -64,20 +64,20 @@ def all_verbs() -> list[Verb]:
     """The first one is no verb: the router's own flags."""
     flags = tuple(_of_flag(flag) for flag in TABLE if flag.scope not in (Scope.NOT_YET, Scope.PRESET))
     own = (
-        Option(("--rival",), (FILES,), "a llama-server to measure as well"),
+        Option(("--rival",), (FILES,), "a llama-server to measure too"),
         Option(("--rounds",), (), "how often (3)"),
-        Option(("--json",), None, "every sample, as JSON"),
+        Option(("--json",), None, "all samples, as JSON"),
     )
     meta = (Option(("-h", "--help"), None, "all flags"), Option(("--version",), None, "versions and build"))
-    found = [Verb("", "serve", (*meta, *flags)), Verb("serve", "serve, as without a verb", (*meta, *flags))]
+    found = [Verb("", "start the router", (*meta, *flags)), Verb("serve", "start the router, same as without a verb", (*meta, *flags))]
     for parser in (make_parser(), pull.make_parser()):
         found += _of_parser(parser)
     return [
         *found,
-        Verb("preset", "look at a preset file", flags, ("check", FILES)),
-        Verb("bench", "measure what switching costs", own + flags, (FILES, MODELS)),
+        Verb("preset", "check a preset file and explain it", flags, ("check", FILES)),
+        Verb("bench", "measure how long switching models takes", own + flags, (FILES, MODELS)),
         Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
-        Verb("help", "all flags, or a verb's", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
+        Verb("help", "all flags, or the help of a verb", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
     ]
 
 

@@ -42,12 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(prog="fastrouter")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action, text in (
-        ("list", list_models, "all models: state, size, aliases, and what is wrong with one that cannot be loaded"),
-        ("ps", list_running, "models that are in memory, or on their way"),
+        ("list", list_models, "all models: state, size, aliases, and why a model cannot be loaded"),
+        ("ps", list_running, "models that are in memory or loading"),
         ("load", load, "load a model and wait until it is ready"),
-        ("unload", unload, "take a model out of memory"),
+        ("unload", unload, "remove a model from memory"),
         ("chat", chat, CHAT_TEXT),
-        ("logs", show_logs, "what a model's workers have said"),
+        ("logs", show_logs, "output of a model's workers"),
     ):
         verb = verbs.add_parser(name, parents=[shared_options()], help=text, description=text)
         verb.set_defaults(action=action)
@@ -59,10 +59,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_own(name: str, verb: argparse.ArgumentParser) -> None:
     if name in ("list", "ps"):
-        verb.add_argument("-v", "--verbose", action="store_true", help="shorten nothing to the width of the terminal")
+        verb.add_argument("-v", "--verbose", action="store_true", help="do not shorten lines to the width of the terminal")
     if name == "logs":
-        verb.add_argument("model", nargs="?", help="without it, all models")
-        verb.add_argument("-f", "--follow", action="store_true", help="go on with what they say from now on")
+        verb.add_argument("model", nargs="?", help="default: all models")
+        verb.add_argument("-f", "--follow", action="store_true", help="continue with new lines")
         verb.add_argument("-n", "--lines", type=int, help="only the last N lines")
     if name == "chat":
         verb.add_argument("prompt", nargs="*", default=[], help="one question; without it, a conversation")

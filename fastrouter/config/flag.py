@@ -15,9 +15,9 @@ class Scope(Enum):
     ROUTER = "The router"  # a field of Config
     SOURCE = "The default model (in a preset: this model)"
     MODEL = "How models are loaded"  # a field of LoadOptions
-    SAMPLING = "Sampling, where a request says nothing"  # a key of LoadOptions.sampling
+    SAMPLING = "Sampling, if a request does not set it"  # a key of LoadOptions.sampling
     SPECULATION = "Speculative decoding"  # a key of LoadOptions.speculation
-    LIFETIME = "When models come and go"  # a field of ModelSpec
+    LIFETIME = "When models are loaded and unloaded"  # a field of ModelSpec
     PRESET = "Preset files only"
     NOT_YET = "Not there yet"
 

@@ -30,15 +30,15 @@ def _placeholder(flag: Flag) -> str:
 
 def help_text() -> str:
     lines = [
-        "fastrouter [serve] [flags]                      serve",
-        "fastrouter list|ps|load|unload|chat|logs ...    ask a running router",
-        "fastrouter pull|rm MODEL                        models from the hub, with or without a running router",
-        "fastrouter preset check FILE                    look at a preset file",
-        "fastrouter bench [MODEL ...]                    measure what switching costs here",
+        "fastrouter [serve] [flags]                      start the router",
+        "fastrouter list|ps|load|unload|chat|logs ...    talk to a running router",
+        "fastrouter pull|rm MODEL                        download or remove a model, with or without a running router",
+        "fastrouter preset check FILE                    check a preset file and explain it",
+        "fastrouter bench [MODEL ...]                    measure how long switching models takes here",
         "fastrouter completion bash|zsh|fish             a script for the shell",
-        "fastrouter help [VERB]                          this text, or that of a verb",
+        "fastrouter help [VERB]                          this text, or the help of a verb",
         "",
-        "(4): what holds without the flag. [LLAMA_ARG_...]: a variable that sets it, too. In preset files, flags without dashes are keys.",
+        "(4): the default. [LLAMA_ARG_...]: an environment variable that sets the same. In preset files, flags without dashes are keys.",
     ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]

@@ -27,14 +27,14 @@ def model_flags() -> list[Flag]:
             "CONTEXT_SHIFT",
             Kind.SWITCH,
             "context_shift",
-            "an answer that fills the context forgets a part of it and goes on (off)",
+            "an answer that fills the context drops a part of it and continues (off)",
         ),
         flag(scope, "-np --parallel", "N_PARALLEL", Kind.INT, "parallel", "requests at a time (-1: auto)", low=-1, high=256),
-        flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all of them"),
+        flag(scope, "-kvu --kv-unified -no-kvu --no-kv-unified", "KV_UNIFIED", Kind.SWITCH, "kv_unified", "one KV cache for all requests"),
         flag(scope, "-b --batch-size", "BATCH", Kind.INT, "batch_size", "tokens of a batch (2048)", low=1, high=INT32_MAX),
-        flag(scope, "-ub --ubatch-size", "UBATCH", Kind.INT, "ubatch_size", "tokens computed at once (512)", low=1, high=INT32_MAX),
+        flag(scope, "-ub --ubatch-size", "UBATCH", Kind.INT, "ubatch_size", "tokens computed together (512)", low=1, high=INT32_MAX),
         flag(scope, "-t --threads", "THREADS", Kind.INT, "threads", "CPU threads (-1: all cores)", low=-1, high=4096),
-        flag(scope, "-tb --threads-batch", "", Kind.INT, "threads_batch", "CPU threads for prompts (as --threads)", low=-1, high=4096),
+        flag(scope, "-tb --threads-batch", "", Kind.INT, "threads_batch", "CPU threads for prompts (same as --threads)", low=-1, high=4096),
         flag(
             scope,
             "-ngl --gpu-layers --n-gpu-layers",
@@ -63,8 +63,8 @@ def model_flags() -> list[Flag]:
         flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),
         flag(scope, "--pooling", "POOLING", Kind.TEXT, "pooling", "how embeddings are pooled", choices=tuple(POOLING)),
         flag(scope, "--jinja --no-jinja", "JINJA", Kind.SWITCH, "jinja", "use the model's own chat template (on)"),
-        flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "a template's text or a built-in name"),
-        flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file that holds a template"),
+        flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "text of a template, or a built-in name"),
+        flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file with a template"),
         flag(scope, "--chat-template-kwargs", "CHAT_TEMPLATE_KWARGS", Kind.JSON, "chat_template_kwargs", "variables for the template"),
         flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
         flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
@@ -76,12 +76,12 @@ def model_flags() -> list[Flag]:
             "",
             Kind.TEXT,
             "json_whitespace",
-            "in JSON from schemas: compact has a blank behind ':' and ',' at most, free may be indented (compact)",
+            "JSON from schemas: compact has at most a blank after ':' and ',', free may be indented (compact)",
             choices=JSON_WHITESPACE,
         ),
-        flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, where a request names none"),
+        flag(scope, "-r --reverse-prompt", "", Kind.TEXTS, "stop", "text that ends an answer, if a request names none"),
         flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
-        flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: the suffix before the prefix, as some models want it"),
+        flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: put the suffix before the prefix, as some models need it"),
         flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
     ]
 
@@ -89,10 +89,10 @@ def model_flags() -> list[Flag]:
 def _core_flags() -> list[Flag]:
     scope = Scope.MODEL
     found = []
-    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (as without -batch)")):
+    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (default: same as without -batch)")):
         found += [
-            flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, as f0{said}"),
-            flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, as 0-3{said}"),
+            flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, e.g. f0{said}"),
+            flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, e.g. 0-3{said}"),
             flag(scope, f"--cpu-strict{end}", "", Kind.INT, f"cpu_strict{of}", f"1: each thread stays on one CPU{said}", low=0, high=1),
             flag(scope, f"--prio{end}", "", Kind.INT, f"prio{of}", f"-1 low, 1 medium, 2 high, 3 real time{said}", low=-1, high=3),
         ]
@@ -110,7 +110,7 @@ def cache_flags() -> list[Flag]:
             "CACHE_REUSE",
             Kind.INT,
             "cache_reuse",
-            "least tokens of a run that is reused further on in a prompt (0: off)",
+            "least tokens of a run that is reused at another place of a prompt (0: off)",
             high=INT32_MAX,
             low=0,
         ),
@@ -120,7 +120,7 @@ def cache_flags() -> list[Flag]:
             "CACHE_RAM",
             Kind.INT,
             "cache_ram_mib",
-            "MiB for prompts that have lost their slot (8192, or a quarter of what is free; -1: no limit, 0: off)",
+            "MiB for prompts that have lost their slot (8192, or a quarter of the free memory; -1: no limit, 0: off)",
             low=-1,
             high=INT32_MAX,
         ),
@@ -130,7 +130,7 @@ def cache_flags() -> list[Flag]:
             "CACHE_IDLE_SLOTS",
             Kind.SWITCH,
             "cache_idle_slots",
-            "move what idle slots hold to --cache-ram when a request begins (off)",
+            "when a request begins, move the prompts of idle slots to --cache-ram (off)",
         ),
         flag(
             scope,
@@ -138,7 +138,7 @@ def cache_flags() -> list[Flag]:
             "",
             Kind.FLOAT,
             "slot_prompt_similarity",
-            "part of a prompt that a slot must hold to be taken for it (0.1; 0: the least recently used)",
+            "part of a prompt that a slot must hold to be chosen for it (0.1; 0: the least recently used slot)",
             low=0,
             high=1,
         ),
@@ -148,7 +148,7 @@ def cache_flags() -> list[Flag]:
             "CTX_CHECKPOINTS",
             Kind.INT,
             "ctx_checkpoints",
-            "states kept of a slot whose memory is a window or recurrent (8; 0: none)",
+            "saved states per slot, for models with sliding windows or recurrent memory (8; 0: none)",
             low=0,
             high=1024,
         ),
@@ -162,7 +162,7 @@ def cache_flags() -> list[Flag]:
             low=0,
             high=INT32_MAX,
         ),
-        flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "where POST /slots/{id} keeps files"),
+        flag(scope, "--slot-save-path", "", Kind.FOLDER, "slot_save_path", "folder for the files of POST /slots/{id}"),
         flag(scope, "--swa-full", "SWA_FULL", Kind.SWITCH, "swa_full", "full-size cache for sliding windows"),
     ]
 
@@ -203,12 +203,12 @@ def speculation_flags() -> list[Flag]:
     draft = [
         ("--spec-draft-n-max", "SPEC_DRAFT_N_MAX", "n_max", "tokens the draft model guesses at a time (3)", 0, MAX_GUESSED),
         ("--spec-draft-n-min", "SPEC_DRAFT_N_MIN", "n_min", "shorter guesses are not tried (0)", 0, MAX_GUESSED),
-        ("--spec-draft-threads -td --threads-draft", "", "draft_threads", "CPU threads of the draft model (as --threads)", -1, 4096),
+        ("--spec-draft-threads -td --threads-draft", "", "draft_threads", "CPU threads of the draft model (same as --threads)", -1, 4096),
         ("--spec-draft-threads-batch -tbd --threads-batch-draft", "", "draft_threads_batch", "the same for prompts", -1, 4096),
     ]
     made = [
         flag(scope, "--spec-type", "SPEC_TYPE", Kind.GUESSERS, "types", "how tokens are guessed: ngram-simple, draft-simple ... (none)"),
-        flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "as --spec-type ngram-mod"),
+        flag(scope, "--spec-default", "", Kind.SWITCH, "spec_default", "same as --spec-type ngram-mod"),
         flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
         flag(
             scope,
@@ -239,11 +239,11 @@ def speculation_flags() -> list[Flag]:
         made += [
             _lookup_flag(f"{name}-size-n", "tokens that must be the same (12)", 1),
             _lookup_flag(f"{name}-size-m", "tokens guessed at most (48)", 1),
-            _lookup_flag(f"{name}-min-hits", "how often they must have been there (1)", 1),
+            _lookup_flag(f"{name}-min-hits", "how often they must have appeared before (1)", 1),
         ]
     made.append(_lookup_flag("mod-n-match", "tokens that must be the same (24)", 1))
     made.append(_lookup_flag("mod-n-max", "tokens guessed at most (64)", 0))
-    made.append(_lookup_flag("mod-n-min", "accepted; the length follows what holds", 0, is_dropped=True))
+    made.append(_lookup_flag("mod-n-min", "accepted, but not used: the length adapts by itself", 0, is_dropped=True))
     return made
 
 

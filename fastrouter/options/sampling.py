@@ -75,38 +75,38 @@ SAMPLING: tuple[SamplingField, ...] = (
         flag="--temperature --temp", env="TEMPERATURE", help="temperature ({:g})", file_key="temp",
     ),
     _number("dynatemp_range", 0.0, -_MANY, _MANY, flag="--dynatemp-range", help="how far the temperature may move ({:g}: off)"),
-    _number("dynatemp_exponent", 1.0, -_MANY, _MANY, flag="--dynatemp-exp", help="how it follows the entropy ({:g})"),
+    _number("dynatemp_exponent", 1.0, -_MANY, _MANY, flag="--dynatemp-exp", help="exponent: how it depends on the entropy ({:g})"),
     _whole(
         "top_k", 40, 0, outside=Outside.CLAMPED,
-        flag="--top-k", flag_low=-1, env="TOP_K", help="best k tokens ({:g}; 0: off)", file_key="top_k",
+        flag="--top-k", flag_low=-1, env="TOP_K", help="only the k most likely tokens ({:g}; 0: off)", file_key="top_k",
     ),
-    _share("top_p", 0.95, flag="--top-p", env="TOP_P", help="nucleus ({:g}; 1: off)", file_key="top_p"),
-    _share("min_p", 0.05, flag="--min-p", env="MIN_P", help="least probability beside the best ({:g}; 0: off)", file_key="min_p"),
+    _share("top_p", 0.95, flag="--top-p", env="TOP_P", help="nucleus sampling ({:g}; 1: off)", file_key="top_p"),
+    _share("min_p", 0.05, flag="--min-p", env="MIN_P", help="least probability relative to the best ({:g}; 0: off)", file_key="min_p"),
     _number(
         "top_n_sigma", -1.0, -_MANY, _MANY,
-        flag="--top-nsigma --top-n-sigma", help="standard deviations below the best ({:g}: off)",
+        flag="--top-nsigma --top-n-sigma", help="tokens within so many standard deviations of the best ({:g}: off)",
     ),
     _share(
         "xtc_probability", 0.0,
-        flag="--xtc-probability", help="chance that the best choices are left out ({:g}: off)", file_key="xtc_probability",
+        flag="--xtc-probability", help="chance that the best tokens are removed ({:g}: off)", file_key="xtc_probability",
     ),
     _share(
         "xtc_threshold", 0.1,
-        flag="--xtc-threshold", help="probability that makes a best choice ({:g}; more than 0.5: off)", file_key="xtc_threshold",
+        flag="--xtc-threshold", help="probability from which a token is one of them ({:g}; more than 0.5: off)", file_key="xtc_threshold",
     ),
-    _number("typical_p", 1.0, 0.0, _MANY, flag="--typical --typical-p", help="locally typical ({:g}: off)"),
+    _number("typical_p", 1.0, 0.0, _MANY, flag="--typical --typical-p", help="locally typical sampling ({:g}: off)"),
     _whole("repeat_last_n", 64, -1, flag="--repeat-last-n", help="tokens the penalties look at ({:g})", file_key="penalty_last_n"),
     _number(
         "repeat_penalty", 1.0, 1e-3, 1e3, flag="--repeat-penalty", env="REPEAT_PENALTY",
-        help="against tokens that have been there, a factor ({:g}: off)", file_key="penalty_repeat",
+        help="penalty for tokens that appeared before, a factor ({:g}: off)", file_key="penalty_repeat",
     ),
     _number(
         "presence_penalty", 0.0, -_MANY, _MANY,
-        flag="--presence-penalty", env="PRESENCE_PENALTY", help="the same once, a number ({:g}: off)",
+        flag="--presence-penalty", env="PRESENCE_PENALTY", help="the same, subtracted once ({:g}: off)",
     ),
     _number(
         "frequency_penalty", 0.0, -_MANY, _MANY,
-        flag="--frequency-penalty", env="FREQUENCY_PENALTY", help="the same for each time ({:g}: off)",
+        flag="--frequency-penalty", env="FREQUENCY_PENALTY", help="the same, subtracted for each appearance ({:g}: off)",
     ),
     _number(
         "dry_multiplier", 0.0, -_MANY, _MANY,
@@ -117,7 +117,7 @@ SAMPLING: tuple[SamplingField, ...] = (
     _whole("dry_penalty_last_n", 64, -1, flag="--dry-penalty-last-n", help="tokens DRY looks at ({:g}; -1: all)"),
     SamplingField(
         "dry_sequence_breakers", Shape.TEXTS, ("\n", ":", '"', "*"), flag="--dry-sequence-breaker",
-        help="text that ends a repetition (newline, colon, quote, star; none: nothing does)",
+        help="text that ends a repetition (newline, colon, quote, star; none: no such text)",
     ),
     _whole(
         "mirostat", 0, 0, 2, outside=Outside.CLAMPED,
@@ -128,14 +128,14 @@ SAMPLING: tuple[SamplingField, ...] = (
     _whole("min_keep", 0, 0),
     SamplingField(
         "logit_bias", Shape.BIAS, (), flag="-l --logit-bias",
-        help="more or less of a token, as 15043+1 or 15043-1; may be given again",
+        help="make a token more or less likely: 15043+1 or 15043-1; may be given again",
     ),
-    SamplingField("ignore_eos", Shape.SWITCH, False, flag="--ignore-eos", help="go on after the end token"),
+    SamplingField("ignore_eos", Shape.SWITCH, False, flag="--ignore-eos", help="continue after the end token"),
     _whole("n_probs", 0, 0, MAX_PROBS),
     SamplingField("post_sampling_probs", Shape.SWITCH, False),
     SamplingField(
         "samplers", Shape.SAMPLERS, SAMPLERS,
-        flag="--samplers", help="which, in this order, as penalties;top_k;temperature", file_key="sequence",
+        flag="--samplers", help="samplers in their order, for example penalties;top_k;temperature", file_key="sequence",
     ),
 )  # fmt: skip
 

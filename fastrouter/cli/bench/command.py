@@ -31,8 +31,8 @@ from fastrouter.system.machine import cpu_name
 
 USAGE = """usage: fastrouter bench [MODEL ...] [--rival FILE] [--rounds N] [--json] [flags of the router]
 
-Measures cold, evicting and hot switches with a router of its own on a free port. MODEL: names as a router lists them, or GGUF files;
-without it, the smallest models a router finds. --rival: a llama-server, measured in the same run with the same flags."""
+Starts its own router on a free port and measures cold, evicting and hot switches. MODEL: names as a router lists them, or GGUF files;
+default: the smallest models that a router finds. --rival: a llama-server to measure in the same run with the same flags."""
 NO_MODEL = "there is no model that could be measured: name GGUF files, or a folder with --models-dir"
 MAX_MODELS = 4  # when none are named
 NUM_COLD, NUM_HOT = 2, 50  # a round
