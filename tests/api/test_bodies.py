@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import json
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -10,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter._core import Request, RequestParser, scan_json
+from fastrouter._core import FINISH, LAST, Request, RequestParser, scan_json
 from fastrouter.api.requests.bodies import MAX_DEPTH, MAX_ID_LISTS, MAX_VALUES, Ids, parse_json, parse_large, parse_object, parse_optional
 from fastrouter.api.requests.checks import duration, token_ids
-from fastrouter.api.requests.fields import read_completion
+from fastrouter.api.requests.fields import Ask, read_completion
+from fastrouter.api.serving.whole import Whole
 from fastrouter.errors import InvalidRequest
-from fastrouter.ipc.messages import Call
+from fastrouter.ipc.messages import Call, Generate
 from fastrouter.ipc.wire import encode
 
 
@@ -201,3 +204,20 @@ def test_a_large_body_is_parsed_in_a_thread() -> None:
 def test_a_long_duration_is_not_read(text: str) -> None:
     with pytest.raises(InvalidRequest, match="longer than 64 characters"):
         duration("keep_alive", text)
+
+
+def test_a_whole_answer_leaves_nothing_to_the_collector() -> None:
+    """What a request held is freed when its answer is over, not at the next collection."""
+    exchange: Any = SimpleNamespace(send=lambda response: None)
+    timeline: Any = SimpleNamespace(itl=None)
+    gc.collect()
+    gc.disable()
+    try:
+        whole = Whole(exchange, Ask([Generate(0, prompt="x")]), SimpleNamespace(), timeline)  # type: ignore[arg-type]
+        sink, alive = whole.sinks()[0], weakref.ref(whole)
+        del whole
+        assert alive() is None
+        sink.on_record(FINISH, 0, LAST, b"{}")  # a late record has no effect
+        assert not sink.restart()
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 """A whole answer: the records of one request are collected and sent once."""
 
 import time
+import weakref
 from collections.abc import Sequence
 
 import orjson
@@ -17,16 +18,17 @@ from fastrouter.supervisor.lease import Lease
 
 
 class Collector(TextCollector):
-    """The text of one prompt's choices, for a Whole."""
+    """The text of one prompt's choices, for a Whole. It does not keep the Whole alive: what a request held is freed when it is over."""
 
     def __init__(self, whole: "Whole", prompt: int) -> None:
         super().__init__()
-        self._whole = whole
+        self._whole = weakref.ref(whole)
         self._prompt = prompt
         self._events: dict[int, list[TextEvent]] = {}  # per choice
 
     def restart(self) -> bool:
-        if self._whole.has_finished(self._prompt):
+        whole = self._whole()
+        if whole is None or whole.has_finished(self._prompt):
             return False
         self._events.clear()
         return super().restart()
@@ -42,10 +44,14 @@ class Collector(TextCollector):
         return [entry for event in self._events.get(choice, ()) for entry in event.probabilities]
 
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        self._whole.take_record(self._prompt, kind, choice, flags, payload)
+        whole = self._whole()
+        if whole is not None:
+            whole.take_record(self._prompt, kind, choice, flags, payload)
 
     def fail(self, error: Exception) -> None:
-        self._whole.fail(error)
+        whole = self._whole()
+        if whole is not None:
+            whole.fail(error)
 
 
 class Whole(Answer):

@@ -81,7 +81,7 @@ class Embedder:
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
     def __repr__(self) -> str:
-        return f"<Embedder {len(self._jobs)} calls>"
+        return f"<Embedder {len(self._reading)} reading {len(self._jobs)} calls>"
 
     @property
     def has_work(self) -> bool:
