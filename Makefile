@@ -15,8 +15,9 @@ run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
+# Two files at a time: most tests wait for processes more than they compute.
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .
