@@ -22,6 +22,9 @@ import pytest
 from tiny_models import make_llama
 
 REPOSITORY = Path(__file__).parent.parent
+for number in (signal.SIGINT, signal.SIGHUP):  # ignored in what a shell starts in the background, and by all that it starts
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it: engines inside a test share the cores with routers of others
 # What is tried: this environment's package, or the executable (its unpacked folder's program, which starts without unpacking).
 FASTROUTER = [os.environ["FASTROUTER_PROGRAM"]] if "FASTROUTER_PROGRAM" in os.environ else [sys.executable, "-m", "fastrouter"]
