@@ -74,6 +74,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def environ_of(pid: int) -> bytes:
+    """Empty for a process that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
 def has_mapped(pid: int, path: Path) -> bool:
     try:
         return str(path) in Path(f"/proc/{pid}/maps").read_text()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import FASTROUTER, Router, StartRouter, descendants, environment, eventually
+from conftest import FASTROUTER, Router, StartRouter, descendants, environ_of, environment, eventually
 
 from fastrouter.cli.bench import servers
 from fastrouter.hub.job import COMMAND as HUB
@@ -60,14 +60,6 @@ def test_a_router_in_such_a_folder_answers(trap: Path, models: Path, tmp_path: P
     finally:
         process.terminate()
         process.wait(60)
-
-
-def environ_of(pid: int) -> bytes:
-    """Empty for a process that has ended meanwhile."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_no_worker_is_told_a_secret(models: Path, router: StartRouter) -> None:

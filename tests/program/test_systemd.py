@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, REPOSITORY, StartRouter, descendants, environment, eventually
+from conftest import DEADLINE_S, REPOSITORY, StartRouter, descendants, environ_of, environment, eventually
 
 from fastrouter.app.systemd import Notifier
 from fastrouter.config.config import parse
@@ -55,7 +55,7 @@ def test_life_of_a_service(router: StartRouter, models: Path, tmp_path: Path, is
         assert next_word(sock)["READY"] == "1"
         server.load("tiny0")
         for pid in descendants(server.process.pid):
-            assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"NOTIFY_SOCKET" not in environ_of(pid)
         assert server.stop() == 0
         assert next_word(sock) == {"STOPPING": "1"}
 
