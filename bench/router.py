@@ -35,7 +35,7 @@ ROUTER = """
 import sys
 from fastrouter.app.router import run
 from fastrouter.config.config import parse
-sys.exit(run(parse(sys.argv[2:], {}), nursery_command=[sys.executable, sys.argv[1]]))
+sys.exit(run(parse(sys.argv[2:], {}), fork_server_command=[sys.executable, sys.argv[1]]))
 """
 
 

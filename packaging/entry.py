@@ -1,4 +1,4 @@
-"""What the standalone executable runs: the command line, or one of its own modules as a process of its own (see fastrouter/program.py).
+"""What the standalone executable runs: the command line, or one of its own modules as a process of its own (see system/reexec.py).
 
 Knows no flag but those that name a model: the executable that brings one serves it when the user names none.
 """
