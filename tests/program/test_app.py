@@ -176,11 +176,14 @@ def test_what_was_hardly_meant_is_said_at_the_start(router: StartRouter, models:
     preset.write_text(text)
     server = router("--models-preset", str(preset))
     eventually(lambda: "  a (chat template: line 1: Expected an expression" in server.out, "what the model lacks")
-    assert f"warning: {preset}:3 [a] system-prompt = 'one: the comment `# two` ends the value here" in server.log
+    eventually(
+        lambda: f"warning: {preset}:3 [a] system-prompt = 'one: the comment `# two` ends the value here" in server.log,
+        "its line in the log",
+    )
     preset.write_text(text + "grammar = [a ; b\n")
     assert server.get("/models?reload=1").status == 200
-    assert server.log.count("# two") == 1
-    assert f"warning: {preset}:5 [a] grammar = [a: the comment `; b` ends" in server.log
+    eventually(lambda: server.log.count("# two") == 1, "its line in the log")
+    eventually(lambda: f"warning: {preset}:5 [a] grammar = [a: the comment `; b` ends" in server.log, "its line in the log")
 
 
 def test_two_signals_of_one_sender_are_one(router: StartRouter, models: Path) -> None:
@@ -379,7 +382,7 @@ def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> No
     shutil.copy(models / "tiny2.gguf", folder)
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "reload refused" in server.log, "a line in the log")
-    assert "no-such-key" in server.log
+    eventually(lambda: "no-such-key" in server.log, "its line in the log")
     assert ids(server) == ["tiny0", "tiny1"]
     assert ask(server, "one").status == 200
     refused = server.get("/models?reload=1")
@@ -390,7 +393,7 @@ def test_log_file(router: StartRouter, models: Path, tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     server = router("--log-file", str(path), "-v", models_dir=models)
     server.load("tiny0")
-    assert "tiny0: loaded" in path.read_text()
+    eventually(lambda: "tiny0: loaded" in path.read_text(), "its line in the file")
     assert "tiny0" not in server.log
 
 

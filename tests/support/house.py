@@ -140,7 +140,7 @@ def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) ->
     async def whole() -> None:
         await asyncio.sleep(0)
         gc.collect()  # what other tests have left to the collector is not ours to lose
-        before = descriptors(), children()
+        before = descriptors()
         here = House(folder, models_max, **settings)
         await here.supervisor.start()
         try:
@@ -150,7 +150,7 @@ def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) ->
         assert not models_max or here.max_resident <= models_max
         assert not here.supervisor.instances()
         assert not children(), "a child is left"
-        await until(lambda: (descriptors(), children()) == before, f"descriptors as before: {descriptors() ^ before[0]}")
+        await until(lambda: descriptors() == before, "descriptors as before")
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task")
 
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartRouter
+from conftest import StartRouter, eventually
 from engine_bench import PROMPTS, SYSTEM, Bench
 from tiny_models import make_llama
 
@@ -152,7 +152,7 @@ def test_a_memory_that_cannot_shift(router: StartRouter, tmp_path: Path) -> None
     body = server.post("/completion", {"model": "sections", "prompt": PROMPTS[0], "n_predict": 300}).json
     assert (body["stop_type"], body["truncated"]) == ("limit", True)
     assert body["tokens_evaluated"] + body["tokens_predicted"] == 256
-    assert server.log.count("--context-shift is off") == 1
+    eventually(lambda: server.log.count("--context-shift is off") == 1, "its line in the log")
 
 
 def test_over_http(router: StartRouter, models: Path) -> None:
