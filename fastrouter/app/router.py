@@ -33,6 +33,7 @@ from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
+from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 
 log = logging.getLogger("fastrouter")
@@ -69,6 +70,7 @@ def _open_service(config: Config, catalog: Any) -> Backend:
 
 def run(config: Config, *, fork_server_command: list[str] | None = None) -> int:
     """Serve until a signal; the exit code. Raises ConfigError. Tests bring a fork server of their own."""
+    keep_large_blocks_apart()
     with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, fork_server_command).run())
 

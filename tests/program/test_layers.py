@@ -29,7 +29,7 @@ FLOORS: tuple[set[str], ...] = (
 INSIDE: dict[str, tuple[str, ...]] = {
     "options": ("limits", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
     "ipc": ("messages", "wire", "records"),
-    "system": ("machine", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
+    "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
         "prefill_speed",
         "text_jobs",
