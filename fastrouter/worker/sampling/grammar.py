@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self
@@ -21,6 +21,8 @@ from fastrouter.worker.llama.vocab import TOKENIZE_ADDRESS, Vocab
 from fastrouter.worker.sampling.compilers import Compilers
 from fastrouter.worker.sampling.grammar_limits import check_schema
 from fastrouter.worker.sampling.sampler import Sampler
+from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of
+from fastrouter.worker.text.parsers.format import Format
 
 # Between JSON's tokens. Compact: a blank where most texts that models have read have one, so that they need not write what they seldom saw.
 # Free: enough to indent, too little to go on for ever.
@@ -32,7 +34,8 @@ _FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and
 _NUM_KEPT = 8  # compiled grammars
 _SPECIAL = b"\xff"  # how llguidance wants tokens that are no text to begin
 _MAX_PROBLEM = 300  # characters of its messages
-_Key = tuple[str, str, str, str]
+_Key = tuple[str, str, str, str]  # the third is what is compiled
+_Source = Callable[[Any], tuple[str, bool]]  # llguidance's tokenizer -> its grammar, and whether it is one to be lazy with
 _SHORT_SWITCH_S = 0.0005  # the engine's thread need not wait for this one's
 
 
@@ -111,10 +114,20 @@ class Grammars:
     def compile(self, constraint: dict[str, str], whitespace: str = "compact") -> Future[Matcher]:
         """A matcher at the grammar's start, to be copied for each sequence; or the error of a grammar that cannot be followed.
         `leave` it in the end."""
-        key = (constraint["kind"], constraint["field"], constraint["text"], whitespace)
+        field, text = constraint["field"], constraint["text"]
+        translate = _TRANSLATE[constraint["kind"]]
+        return self._start((constraint["kind"], field, text, whitespace), field, lambda _: translate(text, whitespace))
+
+    def compile_calls(self, format: Format, wish: Wish, *, after: str | None = None) -> Future[Matcher]:
+        """Of a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. `leave` it in the end."""
+        tools = orjson.dumps(list(wish.tools)).decode()
+        key = (f"calls {format.name}", f"{after}", tools, f"{wish.is_parallel}")
+        return self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), False))
+
+    def _start(self, key: _Key, field: str, source: _Source) -> Future[Matcher]:
         found = self._latest.pop(key, None)
         if found is None or found.cancelled() or (found.done() and found.exception()):
-            found = self._compilers.submit(partial(self._compile, constraint, whitespace), len(constraint["text"]))
+            found = self._compilers.submit(partial(self._compile, field, source), len(key[2]))
         self._latest[key] = found
         self._num_waiting[found] += 1
         if len(self._latest) > _NUM_KEPT:
@@ -135,32 +148,35 @@ class Grammars:
         self._compilers.replace(len(constraint["text"]))
         return _unusable(constraint["field"], "it takes too long to compile: make it smaller")
 
-    def _compile(self, constraint: dict[str, str], whitespace: str) -> Matcher:
+    def _compile(self, field: str, source: _Source) -> Matcher:
         try:
-            return self._try_to_compile(constraint, whitespace)
+            return self._try_to_compile(field, source)
         except Exception:
             raise
         except BaseException as error:  # a panic of the library must cost one request, not the worker
             raise FastrouterError(f"the grammar's compiler failed: {error}") from None
 
-    def _try_to_compile(self, constraint: dict[str, str], whitespace: str) -> Matcher:
-        from llguidance import LLMatcher, LLParserLimits
-
+    def _try_to_compile(self, field: str, source: _Source) -> Matcher:
         with self._tokenizer_lock:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
-        field = constraint["field"]
         try:
-            grammar, is_lazy = _TRANSLATE[constraint["kind"]](constraint["text"], whitespace)
+            grammar, is_lazy = source(self._tokenizer)
         except (Exception, RecursionError) as error:  # the converters raise plain Exceptions
             raise _unusable(field, str(error)) from None
-        limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
-        matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens, is_lazy=is_lazy)
+        matcher = Matcher(_new_matcher(self._tokenizer, grammar), self._vocab.n_tokens, is_lazy=is_lazy)
         if not matcher.problem:
             matcher.find_allowed()  # some grammars show only now that they lead nowhere; and what is slow is slow here
         if matcher.problem:
             raise _unusable(field, matcher.problem)
         return matcher
+
+
+def _new_matcher(tokenizer: Any, grammar: str) -> Any:
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
 
 
 def _unusable(field: str, problem: str) -> InvalidRequest:
@@ -231,6 +247,20 @@ def _of_regex(text: str, whitespace: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(text), False
+
+
+def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: str | None) -> str:
+    from llguidance import LLMatcher
+
+    segments = partial(segments_of, Vocab(vocab.pointer))
+
+    def grammar_of(wish: Wish) -> str:
+        return LLMatcher.grammar_from_lark(call_grammar(format, wish, segments, after=after))
+
+    def is_followed(wish: Wish) -> bool:
+        return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
+
+    return grammar_of(loosened(wish, is_followed))
 
 
 _TRANSLATE = {"json_schema": _of_schema, "gbnf": _of_gbnf, "regex": _of_regex}

@@ -1,0 +1,96 @@
+"""What the JSON schema of a tool's parameters says of each parameter. Pure; takes any JSON and never raises.
+
+Schemas come from clients as they are: without type, without properties, with references. What is not understood means: any value.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_REFERENCES = 32  # that are followed one after the other
+
+Schema = dict[str, Any]
+
+
+def parameters_of(tool: Mapping[str, Any]) -> Schema:
+    """A schema of an object. Where the tool names its parameters and says no more, there are no others."""
+    function = tool.get("function")
+    given = function.get("parameters") if isinstance(function, Mapping) else None
+    schema: Schema = dict(given) if isinstance(given, Mapping) else {}
+    if schema.get("type") not in (None, "object"):
+        schema = {}
+    schema["type"] = "object"
+    if isinstance(schema.get("properties"), Mapping) and schema["properties"] and "additionalProperties" not in schema:
+        schema["additionalProperties"] = any(name in schema for name in ("patternProperties", "allOf", "anyOf", "oneOf", "$ref"))
+    return schema
+
+
+def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
+    """(name, schema, whether it is required) of each parameter. A required one without a schema takes any value."""
+    properties = schema.get("properties")
+    known = dict(properties) if isinstance(properties, Mapping) else {}
+    required = schema.get("required")
+    needed = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    known.update({name: {} for name in needed if name not in known})
+    return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
+
+
+def types_of(value: Any) -> set[str]:
+    """The types that it may have; empty: any."""
+    if not isinstance(value, Mapping):
+        return set()
+    given = value.get("type")
+    if isinstance(given, str):
+        return {given}
+    if isinstance(given, list):
+        return {name for name in given if isinstance(name, str)}
+    for key in ("enum", "const"):
+        if key in value:
+            return {_type_name(item) for item in (value[key] if key == "enum" and isinstance(value[key], list) else [value[key]])}
+    for key in ("anyOf", "oneOf"):
+        members = value.get(key)
+        if isinstance(members, list) and members:
+            found = [types_of(member) for member in members]
+            return set() if not all(found) else set().union(*found)
+    return set()
+
+
+def is_text(value: Any) -> bool:
+    """It may be a string, so where strings stand without quotes it is read as one."""
+    types = types_of(value)
+    return not types or "string" in types
+
+
+def enum_texts(value: Any) -> list[str]:
+    """The texts that are allowed, where these are the only ones."""
+    if not isinstance(value, Mapping):
+        return []
+    found = value["enum"] if isinstance(value.get("enum"), list) else [value["const"]] if "const" in value else []
+    return [text for text in found if isinstance(text, str)] if all(isinstance(text, str) and text for text in found) else []
+
+
+def sub_schema(root: Schema, value: Any) -> Schema:
+    """A parameter's schema on its own, with what its references need."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **value}
+
+
+def _resolved(root: Schema, value: Any) -> Any:
+    """References to the root's definitions are followed, so that the type is known."""
+    for _ in range(MAX_REFERENCES):
+        reference = value.get("$ref") if isinstance(value, Mapping) else None
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            return value
+        found: Any = root
+        for step in reference[2:].split("/"):
+            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            return {}
+        value = found
+    return {}
+
+
+def _type_name(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}.get(type(value), "object")

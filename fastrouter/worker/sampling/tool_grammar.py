@@ -1,0 +1,321 @@
+"""Tools and the format of a model -> the Lark grammar of its tool calls, for llguidance. Pure.
+
+The grammar writes markers and white space as the model usually does, so it costs the model nothing to follow. Arguments follow the schema
+of the tool's parameters. Knows no sampler: who uses the grammar decides where in the answer it begins.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Protocol
+
+import orjson
+
+from fastrouter.worker.sampling.grammar_limits import check_schema
+from fastrouter.worker.sampling.parameter_schema import enum_texts, is_text, parameters_of, properties_of, sub_schema, types_of
+from fastrouter.worker.text.parsers.format import Braces, Calls, Channels, Format, JsonObject, NameThenJson, Pythonic, Recipients, Tagged
+
+Tool = Mapping[str, Any]
+Named = list[tuple[str, Any]]
+Segments = Callable[[str], Iterable[str | int]]  # a marker's plain texts, and the ids of its special tokens
+
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+_ANY_TEXT = "/(?s:.*)/"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request wants of its tool calls."""
+
+    tools: Sequence[Tool]  # that may be called
+    is_required: bool  # there is at least one call
+    is_parallel: bool = True  # there may be more than one
+    loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
+
+
+def triggers(format: Format) -> tuple[str, ...]:
+    """Texts after one of which a call must follow: where the grammar of a call that is not required begins. Without white space at the
+    ends. Empty: calls of this format begin without a marker, so only required ones can be held to a grammar."""
+    calls = format.calls
+    if calls is None or isinstance(calls.syntax, Recipients):
+        return ()
+    if isinstance(calls.syntax, Channels):
+        return (calls.syntax.recipient + calls.syntax.namespace,)
+    return tuple(marker.strip() for marker in calls.section_open or calls.open if marker.strip())
+
+
+def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str | None = None) -> str:
+    """`after`: the trigger that has been written already, None: the grammar begins where the answer does. Raises ValueError for a format
+    without calls."""
+    if format.calls is None:
+        raise ValueError(f"the format {format.name} has no tool calls")
+    return _Builder(format.calls, wish, segments).build(after)
+
+
+def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
+    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One odd tool must not
+    break a request."""
+    if not any(map(_is_too_large, wish.tools)) and is_followed(wish):
+        return wish
+    alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
+    loose = {name for name, one in alone.items() if _is_too_large(one.tools[0]) or not is_followed(one)}
+    found = replace(wish, loose=frozenset(loose))
+    return found if is_followed(found) else replace(wish, loose=frozenset(alone))
+
+
+def _is_too_large(tool: Tool) -> bool:
+    try:
+        check_schema(orjson.dumps(parameters_of(tool)).decode())
+    except (ValueError, TypeError, RecursionError):
+        return True
+    return False
+
+
+class MarkerVocab(Protocol):
+    """The part of a vocabulary that is needed here."""
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]: ...
+    def is_special(self, token: int) -> bool: ...
+    def token_to_piece(self, token: int, special: bool = True) -> bytes: ...
+
+
+def segments_of(vocab: MarkerVocab, marker: str) -> list[str | int]:
+    """A marker's plain texts, and the ids of its special tokens."""
+    found: list[str | int] = []
+    rest = marker
+    for token in vocab.tokenize(marker, False, True) if marker else ():
+        piece = vocab.token_to_piece(token).decode("utf-8", "replace") if vocab.is_special(token) else ""
+        before, is_there, after = rest.partition(piece) if piece else (rest, "", rest)
+        if is_there:
+            found += [before, token] if before else [token]
+            rest = after
+    return [*found, rest] if rest else found
+
+
+class _Builder:
+    def __init__(self, calls: Calls, wish: Wish, segments: Segments) -> None:
+        self._calls = calls
+        self._wish = wish
+        self._segments = segments
+        self._numbers = count()
+        self._rules: list[str] = []
+
+    def build(self, after: str | None) -> str:
+        syntax = self._calls.syntax
+        if isinstance(syntax, Channels):
+            start = self._channels(syntax, is_begun=after is not None)
+        elif isinstance(syntax, Recipients):
+            start = self._parts(syntax)
+        else:
+            start = self._marked(after)
+        return "\n".join([f"start: {start}", *self._rules]) + "\n"
+
+    # ------------------------------------------------------------ pieces of a grammar
+
+    def _rule(self, body: str, attributes: str = "") -> str:
+        name = f"r{next(self._numbers)}"
+        self._rules.append(f"{name}{attributes}: {body}")
+        return name
+
+    def _any_of(self, bodies: Iterable[str]) -> str:
+        return self._rule(" | ".join(bodies))
+
+    def _text(self, text: str) -> str:
+        """Terms for a marker: plain text as a string, a special token by its id."""
+        return self._terms(self._segments(text))
+
+    def _terms(self, parts: Iterable[str | int]) -> str:
+        return " ".join(f"<[{part}]>" if isinstance(part, int) else _quoted(part) for part in parts if part != "")
+
+    def _until(self, marker: str) -> str:
+        """Any text, then this marker. White space before a special token may be missing."""
+        parts = list(self._segments(marker))
+        special = next((number for number, part in enumerate(parts) if isinstance(part, int)), None)
+        if special is not None:
+            return f"{self._rule(_ANY_TEXT)} {self._terms(parts[special:])}"
+        return f"{self._rule(_ANY_TEXT, f'[suffix={_quoted(marker)}]')}"
+
+    def _json(self, schema: Any) -> str:
+        if isinstance(schema, dict):
+            schema = {"x-guidance": _SPACING, **schema}
+        return self._rule(f"%json {orjson.dumps(schema).decode()}")
+
+    def _repeated(self, item: str, between: str, *, is_parallel: bool) -> str:
+        if not is_parallel:
+            return item
+        return f"{item} ({self._text(between)} {item})*"
+
+    # ------------------------------------------------------------ the calls of an answer
+
+    def _marked(self, after: str | None) -> str:
+        """Calls between markers."""
+        calls, syntax = self._calls, self._calls.syntax
+        call = self._any_of(self._call(tool) for tool in self._wish.tools)
+        first_open = self._text(calls.open[0]) if calls.open else ""
+        close = self._text(calls.close)
+        is_array = isinstance(syntax, JsonObject) and syntax.array
+        if is_array or isinstance(syntax, Pythonic):
+            items = self._repeated(call, ", ", is_parallel=self._wish.is_parallel)
+            call, one = f'"[" {items} "]"', True
+        else:
+            one = not self._wish.is_parallel
+        single = f"{first_open} {call} {close}"
+        more = "" if one else f"({self._text(calls.between)} {single})*"
+        section_open = self._text(calls.section_open[0]) if calls.section_open else ""
+        section_close = self._text(calls.section_close)
+        if after is None:
+            return f"{section_open} {single} {more} {section_close}"
+        if calls.section_open:
+            return f"{self._rest_of(calls.section_open, after)} {single} {more} {section_close}"
+        return f"{self._rest_of(calls.open, after)} {call} {close} {more} {section_close}"
+
+    def _rest_of(self, markers: Sequence[str], trigger: str) -> str:
+        """The white space that ends the marker whose visible part has been written."""
+        marker = next(marker for marker in markers if marker.strip() == trigger)
+        return self._text(marker[len(marker.rstrip()) :])
+
+    def _call(self, tool: Tool) -> str:
+        syntax, name = self._calls.syntax, str(tool["function"]["name"])
+        schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+        if isinstance(syntax, JsonObject):
+            return self._json_object(syntax, name, schema)
+        if isinstance(syntax, NameThenJson):
+            return self._name_then_json(syntax, name, schema)
+        if isinstance(syntax, Tagged):
+            return self._tagged(syntax, name, schema)
+        if isinstance(syntax, Pythonic):
+            return self._pythonic(name, schema)
+        if isinstance(syntax, Braces):
+            return f"{self._text(syntax.before_name + name)} {self._braces(syntax, schema)}"
+        raise AssertionError(f"no grammar for {syntax}")
+
+    # ------------------------------------------------------------ syntaxes
+
+    def _json_object(self, syntax: JsonObject, name: str, schema: dict[str, Any]) -> str:
+        arguments = self._json(schema)
+        if syntax.name_is_key:
+            return f"{_quoted('{' + _json_text(name) + ': ')} {arguments} {_quoted('}')}"
+        identity = f'{_quoted(f"{_json_text(syntax.id_key)}: ")} /"[0-9A-Za-z_-]{{1,40}}"/ {_quoted(", ")}' if syntax.id_key else ""
+        opened = f"{_json_text(syntax.name_keys[0])}: {_json_text(name)}, {_json_text(syntax.arguments_keys[0])}: "
+        if syntax.function_key:
+            opened = f"{_json_text(syntax.function_key)}: {{{opened}"
+        closed = "}}" if syntax.function_key else "}"
+        return f"{_quoted('{')} {identity} {_quoted(opened)} {arguments} {_quoted(closed)}"
+
+    def _name_then_json(self, syntax: NameThenJson, name: str, schema: dict[str, Any]) -> str:
+        numbered = '":" /[0-9]{1,4}/' if syntax.numbered else ""
+        identity = f"({self._text(syntax.before_id)} /[0-9A-Za-z_-]{{1,40}}/)?" if syntax.before_id else ""
+        before, after = self._text(syntax.before_name + name), self._text(syntax.after_name)
+        return f"{before} {numbered} {identity} {after} {self._json(schema)} {self._text(syntax.after_arguments)}"
+
+    def _tagged(self, syntax: Tagged, name: str, schema: dict[str, Any]) -> str:
+        parameters = []
+        for key, value, is_needed in properties_of(schema):
+            is_string = is_text(value)
+            kind = ""
+            if syntax.after_type:
+                kind = (syntax.string_types or ("true",))[0] if is_string else _type_word(value, syntax.string_types)
+            opened = self._text(syntax.before_key + key + syntax.after_key + kind + syntax.after_type)
+            parameter = f"{opened} {self._tagged_value(syntax, schema, value, is_string=is_string)}"
+            parameters.append(parameter if is_needed else f"({parameter})?")
+        return " ".join([self._text(syntax.before_name + name + syntax.after_name), *parameters, self._text(syntax.end)])
+
+    def _tagged_value(self, syntax: Tagged, schema: dict[str, Any], value: Any, *, is_string: bool) -> str:
+        if not is_string:
+            return f"{self._json(sub_schema(schema, value))} {self._text(syntax.after_value)}"
+        texts = enum_texts(value)
+        if texts:
+            return f"({' | '.join(map(_quoted, texts))}) {self._text(syntax.after_value)}"
+        return self._until(syntax.after_value)
+
+    def _pythonic(self, name: str, schema: dict[str, Any]) -> str:
+        needed = [(key, value) for key, value, is_needed in properties_of(schema) if is_needed]
+        others = [(key, value) for key, value, is_needed in properties_of(schema) if not is_needed]
+        return (
+            f"{_quoted(name + '(')} {self._in_order(needed, others, lambda key, value: self._keyword(schema, key, value))} {_quoted(')')}"
+        )
+
+    def _keyword(self, schema: dict[str, Any], key: str, value: Any) -> str:
+        types = types_of(value)
+        if types and types <= {"boolean", "null"}:
+            words = ["True", "False"] * ("boolean" in types) + ["None"] * ("null" in types)
+            return f"{_quoted(key + '=')} ({' | '.join(map(_quoted, words))})"
+        return f"{_quoted(key + '=')} {self._json(sub_schema(schema, value))}"
+
+    def _in_order(
+        self, needed: list[tuple[str, Any]], others: list[tuple[str, Any]], item: Callable[[str, Any], str], comma: str = ", "
+    ) -> str:
+        """The needed ones, then any of the others, with commas between them."""
+        rest = ""
+        for key, value in reversed(others):  # each rule: this one or not, then those behind it
+            rest = self._rule(f"({_quoted(comma)} {item(key, value)})? {rest}")
+        if needed:
+            return f" {_quoted(comma)} ".join(item(key, value) for key, value in needed) + f" {rest}"
+        firsts = []
+        for number, (key, value) in enumerate(others):
+            behind = " ".join(f"({_quoted(comma)} {item(k, v)})?" for k, v in others[number + 1 :])
+            firsts.append(f"{item(key, value)} {behind}")
+        return f"({self._any_of(firsts)})?" if firsts else ""
+
+    def _braces(self, syntax: Braces, schema: dict[str, Any]) -> str:
+        found = properties_of(schema)
+        needed = [(key, value) for key, value, is_needed in found if is_needed]
+        others = [(key, value) for key, value, is_needed in found if not is_needed]
+
+        def item(key: str, value: Any) -> str:
+            return f"{_quoted(key + ':')} {self._braced_value(syntax, schema, value)}"
+
+        return f"{_quoted('{')} {self._in_order(needed, others, item, ',')} {_quoted('}')}"
+
+    def _braced_value(self, syntax: Braces, root: dict[str, Any], value: Any) -> str:
+        types = types_of(value)
+        if is_text(value):
+            texts = enum_texts(value)
+            inner = f"({' | '.join(map(_quoted, texts))}) {self._text(syntax.quote)}" if texts else self._until(syntax.quote)
+            return f"{self._text(syntax.quote)} {inner}"
+        if types == {"object"} and isinstance(value, dict) and isinstance(value.get("properties"), dict):
+            return self._braces(syntax, sub_schema(root, value))
+        if types == {"array"} and isinstance(value, dict) and isinstance(value.get("items"), dict):
+            item = self._rule(self._braced_value(syntax, root, value["items"]))
+            return f'"[" ({item} ("," {item})*)? "]"'
+        return self._json(sub_schema(root, value))
+
+    # ------------------------------------------------------------ formats that are more than calls
+
+    def _channels(self, syntax: Channels, *, is_begun: bool) -> str:
+        """One call: after it, the turn is over."""
+        header = f'({self._text(" " + syntax.constrain)} "json" | " json")?'
+        calls = []
+        for tool in self._wish.tools:
+            name = str(tool["function"]["name"])
+            schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+            calls.append(f"{_quoted(name)} {header} {self._text(syntax.message)} {self._json(schema)}")
+        call = self._any_of(calls)
+        if is_begun:
+            return call
+        opened = self._text(f"{syntax.channel}commentary {syntax.recipient}{syntax.namespace}")
+        thought = f"{self._text(syntax.channel + syntax.thought + syntax.message)} {self._until(syntax.ends[0])}"
+        return f"({thought} {self._text(syntax.start + 'assistant')})? {opened} {call}"
+
+    def _parts(self, syntax: Recipients) -> str:
+        """The prompt ends with the marker that opens the first part."""
+        calls = []
+        for tool in self._wish.tools:
+            name = str(tool["function"]["name"])
+            schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+            calls.append(f"{_quoted(name + chr(10))} {self._json(schema)}")
+        return self._repeated(self._any_of(calls), syntax.open, is_parallel=self._wish.is_parallel)
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+_json_text = _quoted
+
+
+def _type_word(value: Any, string_types: tuple[str, ...]) -> str:
+    """How a format that writes types writes one that is not a string."""
+    if set(string_types) <= {"true"}:
+        return "false"
+    return next(iter(sorted(types_of(value))), "object")
