@@ -9,6 +9,7 @@ from typing import Any
 MAX_REFERENCES = 32  # that are followed one after the other
 
 Schema = dict[str, Any]
+_ENDLESS: Schema = {}
 
 
 def parameters_of(tool: Mapping[str, Any]) -> Schema:
@@ -16,9 +17,7 @@ def parameters_of(tool: Mapping[str, Any]) -> Schema:
     function = tool.get("function")
     given = function.get("parameters") if isinstance(function, Mapping) else None
     schema: Schema = dict(given) if isinstance(given, Mapping) else {}
-    if schema.get("type") not in (None, "object"):
-        schema = {}
-    schema["type"] = "object"
+    schema["type"] = "object"  # also where a client calls it "dict"
     if isinstance(schema.get("properties"), Mapping) and schema["properties"] and "additionalProperties" not in schema:
         schema["additionalProperties"] = any(name in schema for name in ("patternProperties", "allOf", "anyOf", "oneOf", "$ref"))
     return schema
@@ -75,6 +74,20 @@ def sub_schema(root: Schema, value: Any) -> Schema:
     return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **value}
 
 
+def has_endless_reference(schema: Schema) -> bool:
+    """A reference leads back to itself before anything has been written, so no value can follow it."""
+    waiting: list[Any] = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            if "$ref" in part and _resolved(schema, part) is _ENDLESS:
+                return True
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return False
+
+
 def _resolved(root: Schema, value: Any) -> Any:
     """References to the root's definitions are followed, so that the type is known."""
     for _ in range(MAX_REFERENCES):
@@ -87,7 +100,7 @@ def _resolved(root: Schema, value: Any) -> Any:
         if not isinstance(found, Mapping):
             return {}
         value = found
-    return {}
+    return _ENDLESS
 
 
 def _type_name(value: Any) -> str:

@@ -12,7 +12,15 @@ from typing import Any, Protocol
 import orjson
 
 from fastrouter.worker.sampling.grammar_limits import check_schema
-from fastrouter.worker.sampling.parameter_schema import enum_texts, is_text, parameters_of, properties_of, sub_schema, types_of
+from fastrouter.worker.sampling.parameter_schema import (
+    enum_texts,
+    has_endless_reference,
+    is_text,
+    parameters_of,
+    properties_of,
+    sub_schema,
+    types_of,
+)
 from fastrouter.worker.text.parsers.format import Braces, Calls, Channels, Format, JsonObject, NameThenJson, Pythonic, Recipients, Tagged
 
 Tool = Mapping[str, Any]
@@ -55,17 +63,21 @@ def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str |
 def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
     """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One odd tool must not
     break a request."""
-    if not any(map(_is_too_large, wish.tools)) and is_followed(wish):
+    if not any(map(_is_hopeless, wish.tools)) and is_followed(wish):
         return wish
     alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
-    loose = {name for name, one in alone.items() if _is_too_large(one.tools[0]) or not is_followed(one)}
+    loose = {name for name, one in alone.items() if _is_hopeless(one.tools[0]) or not is_followed(one)}
     found = replace(wish, loose=frozenset(loose))
     return found if is_followed(found) else replace(wish, loose=frozenset(alone))
 
 
-def _is_too_large(tool: Tool) -> bool:
+def _is_hopeless(tool: Tool) -> bool:
+    """The compiler would take too long, or make a grammar that leads nowhere."""
     try:
-        check_schema(orjson.dumps(parameters_of(tool)).decode())
+        schema = parameters_of(tool)
+        if has_endless_reference(schema):
+            return True
+        check_schema(orjson.dumps(schema).decode())
     except (ValueError, TypeError, RecursionError):
         return True
     return False

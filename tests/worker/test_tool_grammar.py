@@ -1,0 +1,313 @@
+"""Grammars of tool calls: whatever follows them is a call of the format, with arguments that its tool's schema takes."""
+
+import ctypes
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from tiny_models import CONTROL_PIECES, make_llama
+
+from fastrouter.options.load import LoadOptions
+from fastrouter.worker.llama.binding import start_backends
+from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.sampling.grammar import Grammars, Matcher
+from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of, types_of
+from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of, triggers
+from fastrouter.worker.text.parsers.format import (
+    Braces,
+    Calls,
+    Channels,
+    Format,
+    JsonObject,
+    NameThenJson,
+    Pythonic,
+    Recipients,
+    Tagged,
+    Thought,
+)
+
+MAX_STEPS = 600
+FORMATS = {
+    "object": Format("object", Thought(), Calls(JsonObject(), open=("<tool_call>\n",), close="\n</tool_call>", between="\n")),
+    "array": Format("array", None, Calls(JsonObject(array=True), open=("[TOOL_CALLS]",))),
+    "bare": Format("bare", None, Calls(JsonObject(arguments_keys=("parameters",)), bare=True)),
+    "name is key": Format("name is key", None, Calls(JsonObject(name_is_key=True), open=("<c>",), close="</c>")),
+    "wrapped": Format("wrapped", None, Calls(JsonObject(function_key="function", id_key="id"), open=("<c>",), close="</c>")),
+    "name, JSON": Format(
+        "name, JSON",
+        None,
+        Calls(
+            NameThenJson(before_name="functions.", after_name="<|argument|>", numbered=True),
+            open=("<|call|>",),
+            close="<|end|>",
+            section_open=("<|calls|>",),
+            section_close="<|/calls|>",
+        ),
+    ),
+    "tags": Format(
+        "tags",
+        None,
+        Calls(
+            Tagged("<function=", ">\n", "<parameter=", ">\n", "\n</parameter>\n", "</function>"),
+            open=("<tool_call>\n",),
+            close="\n</tool_call>",
+            between="\n",
+        ),
+    ),
+    "python": Format("python", None, Calls(Pythonic(), open=("<|calls|>",), close="<|/calls|>")),
+    "braces": Format("braces", None, Calls(Braces(), open=("<|tool_call>",), close="<tool_call|>")),
+    "channels": Format("channels", None, Calls(Channels())),
+    "recipients": Format("recipients", None, Calls(Recipients())),
+}
+
+
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+WEATHER = tool(
+    "get_weather",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            "unit": {"enum": ["C", "F"]},
+            "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "maxItems": 3},
+            "exact": {"type": ["boolean", "null"]},
+        },
+        "required": ["city", "exact"],
+        "$defs": {"tag": {"type": "string", "maxLength": 4}},
+    },
+)
+CHOOSE = tool("choose", {"properties": {"a": {"enum": ["red", "cat"]}, "b": {"type": "boolean"}}, "required": ["a"]})
+ODD = [
+    {"type": "function", "function": {"name": "absent"}},
+    tool("null"),
+    tool("empty", {}),
+    tool("no_properties", {"type": "object"}),
+    tool("look_around", {"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=a)b"}}, "required": ["x"]}),
+    tool("huge", {"type": "object", "properties": {"x": {"type": "string", "minLength": 90_000, "maxLength": 100_000}}, "required": ["x"]}),
+    tool("no_target", {"type": "object", "properties": {"x": {"$ref": "#/$defs/nothing"}}, "required": ["x"]}),
+    tool("itself", {"type": "object", "properties": {"x": {"$ref": "#/properties/x"}}}),
+    tool("python_types", {"type": "dict", "properties": {"x": {"type": "float"}}, "required": ["x"]}),
+    tool("unlisted", {"type": "object", "properties": {}, "required": ["x"]}),
+    tool("list", ["x"]),
+    tool('quo"te.d', {"type": "object", "properties": {'k"': {"type": "integer"}}, "required": ['k"']}),
+]
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
+    start_backends()
+    model = Model(str(make_llama(tmp_path_factory.mktemp("calls") / "tiny.gguf")), LoadOptions())
+    yield model.vocab
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def grammars(vocab: Vocab) -> Grammars:
+    return Grammars(vocab)
+
+
+def allowed(matcher: Matcher, vocab: Vocab) -> list[int]:
+    matcher.find_allowed()
+    words = np.frombuffer(ctypes.string_at(matcher.address, 4 * ((vocab.n_tokens + 31) // 32)), np.uint8)
+    found: list[int] = np.flatnonzero(np.unpackbits(words, bitorder="little")[: vocab.n_tokens]).tolist()
+    return found
+
+
+def walk(matcher: Matcher, vocab: Vocab, chance: random.Random) -> str | None:
+    """A random text of the grammar; None where it got too long. It prefers what ends things, more and more."""
+    text = b""
+    for step in range(MAX_STEPS):
+        if matcher.is_complete:
+            break
+        tokens = allowed(matcher, vocab)
+        assert tokens, f"stuck after {text!r}"
+
+        def weight(token: int, step: int = step) -> float:
+            piece = vocab.token_to_piece(token)
+            if token in vocab.eog_tokens or piece in (b'"', b"}", b"]", b")"):
+                return 10 + step
+            return 1.0 if piece and 32 <= piece[0] < 127 else 0.02
+
+        token = chance.choices(tokens, [weight(token) for token in tokens])[0]
+        if token in vocab.eog_tokens:
+            break
+        assert matcher.accept(token), matcher.problem
+        text += vocab.token_to_piece(token)
+    else:
+        return None
+    return text.decode()
+
+
+@pytest.mark.parametrize("name", ["object", "array", "bare", "name is key", "wrapped", "name, JSON", "channels", "recipients"])
+def test_arguments_are_json_of_the_schema(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    format = FORMATS[name]
+    matcher = grammars.compile_calls(format, Wish([WEATHER], is_required=True, is_parallel=False)).result()
+    schema = WEATHER["function"]["parameters"]
+    num_calls = 0
+    for seed in range(12):
+        text = walk(matcher.copy(), vocab, random.Random(seed))
+        if text is not None and "{" in text:
+            start = text.index('{"city"')
+            arguments, _ = json.JSONDecoder().raw_decode(text[start:])
+            jsonschema.validate(arguments, schema)
+            assert "get_weather" in text
+            num_calls += 1
+    assert num_calls > 6
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_begins_and_ends_as_the_format_says(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    format = FORMATS[name]
+    calls = format.calls
+    assert calls is not None
+    matcher = grammars.compile_calls(format, Wish([WEATHER, *ODD], is_required=True)).result()
+    texts = [text for seed in range(8) if (text := walk(matcher.copy(), vocab, random.Random(seed))) is not None]
+    assert texts
+    for text in texts:
+        if calls.section_open or calls.open:
+            assert text.startswith((calls.section_open or calls.open)[0])
+        assert text.endswith(calls.section_close or calls.close)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_follows_a_trigger_is_the_rest_of_a_call(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    format = FORMATS[name]
+    found = triggers(format)
+    assert (not found) == (name in ("bare", "recipients"))
+    for trigger in found:
+        matcher = grammars.compile_calls(format, Wish([CHOOSE], is_required=False), after=trigger).result()
+        texts = [text for seed in range(6) if (text := walk(matcher.copy(), vocab, random.Random(seed)))]
+        assert texts
+        assert all("choose" in text and not text.startswith(trigger) for text in texts)
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("object", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'),
+        ("array", '[TOOL_CALLS][{"name": "f", "arguments": {}}, {"name": "f", "arguments": {}}]'),
+        ("name, JSON", "<|calls|>" + 2 * "<|call|>functions.f:0<|argument|>{}<|end|>" + "<|/calls|>"),
+        ("python", "<|calls|>[f(), f()]<|/calls|>"),
+        ("recipients", "f\n{}>>>f\n{}"),
+    ],
+)
+def test_parallel_calls(name: str, text: str, is_parallel: bool, vocab: Vocab, grammars: Grammars) -> None:
+    closed = tool("f", {"type": "object", "properties": {}, "additionalProperties": False})
+    matcher = grammars.compile_calls(FORMATS[name], Wish([closed], True, is_parallel)).result().copy()
+    assert all(matcher.accept(len(CONTROL_PIECES) + byte) for byte in text.encode()) == is_parallel  # the vocabulary has all bytes
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd["function"]["name"]))
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_odd_tool_breaks_nothing(name: str, odd: dict[str, Any], vocab: Vocab, grammars: Grammars) -> None:
+    matcher = grammars.compile_calls(FORMATS[name], Wish([odd], is_required=True)).result()
+    texts = [text for seed in range(4) if (text := walk(matcher.copy(), vocab, random.Random(seed)))]
+    expected = (
+        json.dumps(odd["function"]["name"])[1:-1]
+        if name in ("object", "array", "bare", "name is key", "wrapped")
+        else odd["function"]["name"]
+    )
+    assert all(expected in text for text in texts)
+
+
+def test_only_the_odd_tool_is_loose() -> None:
+    wish = Wish([WEATHER, *ODD], is_required=True)
+    found = loosened(wish, lambda one: all(t["function"]["name"] != "look_around" or "look_around" in one.loose for t in one.tools))
+    assert found.loose == {"look_around", "itself"}
+    assert loosened(Wish([WEATHER], True), lambda one: True).loose == set()
+    hopeless = loosened(wish, lambda one: False)
+    assert hopeless.loose == {t["function"]["name"] for t in wish.tools}
+
+
+def test_a_format_without_calls_is_refused() -> None:
+    with pytest.raises(ValueError, match="the format plain has no tool calls"):
+        call_grammar(Format("plain"), Wish([WEATHER], True), lambda text: [text])
+
+
+class SpecialVocab:
+    """Two special tokens; any other character is a token."""
+
+    SPECIAL = ("<call>", "<end>")
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        tokens = []
+        while text:
+            number = next((number for number, piece in enumerate(self.SPECIAL) if text.startswith(piece)), None)
+            tokens.append(ord(text[0]) + 100 if number is None else number)
+            text = text[1:] if number is None else text[len(self.SPECIAL[number]) :]
+        return tokens
+
+    def is_special(self, token: int) -> bool:
+        return token < len(self.SPECIAL)
+
+    def token_to_piece(self, token: int, special: bool = True) -> bytes:
+        return self.SPECIAL[token].encode() if token < len(self.SPECIAL) else chr(token - 100).encode()
+
+
+@pytest.mark.parametrize(
+    ("marker", "parts"),
+    [
+        ("", []),
+        ("plain", ["plain"]),
+        ("<call>", [0]),
+        ("\n<end>\n", ["\n", 1, "\n"]),
+        ("<call><end>f:", [0, 1, "f:"]),
+        ("<cal", ["<cal"]),
+    ],
+)
+def test_segments(marker: str, parts: list[str | int]) -> None:
+    assert segments_of(SpecialVocab(), marker) == parts
+
+
+def test_special_tokens_end_a_text_without_its_white_space() -> None:
+    format = FORMATS["tags"]
+    assert format.calls is not None
+    tagged = Format("t", None, Calls(Tagged("<call>", "\n", "k ", "\n", "\n<end>", "."), open=(), close=""))
+    text = call_grammar(
+        tagged,
+        Wish([tool("f", {"properties": {"a": {"type": "string"}}, "required": ["a"]})], True),
+        lambda m: segments_of(SpecialVocab(), m),
+    )
+    assert "suffix" not in text
+    assert "<[1]>" in text
+
+
+@pytest.mark.parametrize(
+    ("schema", "types", "text"),
+    [
+        ({}, set(), True),
+        (None, set(), True),
+        ({"type": "string"}, {"string"}, True),
+        ({"type": ["integer", "null"]}, {"integer", "null"}, False),
+        ({"type": ["string", "null"]}, {"string", "null"}, True),
+        ({"enum": [1, None]}, {"integer", "null"}, False),
+        ({"const": True}, {"boolean"}, False),
+        ({"anyOf": [{"type": "number"}, {"type": "null"}]}, {"number", "null"}, False),
+        ({"anyOf": [{"type": "number"}, {}]}, set(), True),
+        ({"type": 7}, set(), True),
+    ],
+)
+def test_types(schema: Any, types: set[str], text: bool) -> None:
+    assert types_of(schema) == types
+    assert is_text(schema) == text
+
+
+def test_parameters() -> None:
+    assert parameters_of(tool("f"))["type"] == "object"
+    assert parameters_of(WEATHER)["additionalProperties"] is False
+    assert parameters_of(tool("f", {"properties": {"a": {}}, "anyOf": [{}]}))["additionalProperties"] is True
+    assert parameters_of(tool("f", {"properties": {"a": {}}, "additionalProperties": {"type": "null"}}))["additionalProperties"] == {
+        "type": "null"
+    }
+    named = properties_of({"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "null"}}, "required": ["c", 1]})
+    assert named == [("a", {"type": "null"}, False), ("c", {}, True)]
