@@ -163,20 +163,23 @@ class _Builder:
         """Calls between markers."""
         calls, syntax = self._calls, self._calls.syntax
         call = self._any_of(self._call(tool) for tool in self._wish.tools)
-        first_open = self._text(calls.open[0]) if calls.open else ""
+        usual_open = self._text(calls.open[0]) if calls.open else ""
         close = self._text(calls.close)
         is_array = isinstance(syntax, JsonObject) and syntax.array
         if is_array or isinstance(syntax, Pythonic):
             items = self._repeated(call, ", ", is_parallel=self._wish.is_parallel)
-            call, one = f'"[" {items} "]"', True
+            opened, closed = (syntax.open, syntax.close) if isinstance(syntax, Pythonic) else ("[", "]")
+            call, one = f"{self._text(opened)} {items} {self._text(closed)}", True
         else:
             one = not self._wish.is_parallel
-        single = f"{first_open} {call} {close}"
+        single = f"{usual_open} {call} {close}"
         more = "" if one else f"({self._text(calls.between)} {single})*"
-        section_open = self._text(calls.section_open[0]) if calls.section_open else ""
         section_close = self._text(calls.section_close)
+        if after is None and calls.section_open:
+            return f"{self._text(calls.section_open[0].lstrip())} {single} {more} {section_close}"
         if after is None:
-            return f"{section_open} {single} {more} {section_close}"
+            first_open = self._text(calls.open[0].lstrip()) if calls.open else ""
+            return f"{first_open} {call} {close} {more} {section_close}"
         if calls.section_open:
             return f"{self._rest_of(calls.section_open, after)} {single} {more} {section_close}"
         return f"{self._rest_of(calls.open, after)} {call} {close} {more} {section_close}"
@@ -209,9 +212,10 @@ class _Builder:
             return f"{_quoted('{' + _json_text(name) + ': ')} {arguments} {_quoted('}')}"
         identity = f'{_quoted(f"{_json_text(syntax.id_key)}: ")} /"[0-9A-Za-z_-]{{1,40}}"/ {_quoted(", ")}' if syntax.id_key else ""
         opened = f"{_json_text(syntax.name_keys[0])}: {_json_text(name)}, {_json_text(syntax.arguments_keys[0])}: "
-        if syntax.function_key:
+        is_wrapped = syntax.function_key and not self._calls.bare  # in answers that are a bare call, most models leave it out
+        if is_wrapped:
             opened = f"{_json_text(syntax.function_key)}: {{{opened}"
-        closed = "}}" if syntax.function_key else "}"
+        closed = "}}" if is_wrapped else "}"
         return f"{_quoted('{')} {identity} {_quoted(opened)} {arguments} {_quoted(closed)}"
 
     def _name_then_json(self, syntax: NameThenJson, name: str, schema: dict[str, Any]) -> str:
@@ -227,10 +231,14 @@ class _Builder:
             kind = ""
             if syntax.after_type:
                 kind = (syntax.string_types or ("true",))[0] if is_string else _type_word(value, syntax.string_types)
-            opened = self._text(syntax.before_key + key + syntax.after_key + kind + syntax.after_type)
+            opened = self._text(
+                syntax.before_key + (_escaped(key) if syntax.entities else key) + syntax.after_key + kind + syntax.after_type
+            )
             parameter = f"{opened} {self._tagged_value(syntax, schema, value, is_string=is_string)}"
             parameters.append(parameter if is_needed else f"({parameter})?")
-        return " ".join([self._text(syntax.before_name + name + syntax.after_name), *parameters, self._text(syntax.end)])
+        written = _escaped(name) if syntax.entities else name
+        number = f"/[0-9]{{1,4}}/ {self._text(syntax.after_number)}" if syntax.after_number else ""
+        return " ".join([self._text(syntax.before_name + written + syntax.after_name), number, *parameters, self._text(syntax.end)])
 
     def _tagged_value(self, syntax: Tagged, schema: dict[str, Any], value: Any, *, is_string: bool) -> str:
         if not is_string:
@@ -324,6 +332,10 @@ def _quoted(text: str) -> str:
 
 
 _json_text = _quoted
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;")
 
 
 def _type_word(value: Any, string_types: tuple[str, ...]) -> str:
