@@ -141,7 +141,8 @@ class Chat(_Completion):
         return self.error_chunk({"delta": {}}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if choice.calls else "")}
+        text = f"<think>{choice.reasoning}</think>{choice.text}" if choice.reasoning and self.ask.has_thoughts_in_content else choice.text
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if choice.calls else "")}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
         if choice.calls:
