@@ -44,7 +44,19 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class Request:
     """What one Generate became: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "prompt_end", "reading", "spare_choices")
+    __slots__ = (
+        "adapters",
+        "calls",
+        "came_at",
+        "generate",
+        "grammar",
+        "id",
+        "num_open",
+        "prompt",
+        "prompt_end",
+        "reading",
+        "spare_choices",
+    )
 
     def __init__(self, generate: Generate, prompt: ReadPrompt | Job[ReadPrompt], adapters: AdapterSet) -> None:
         """`prompt`: it, or the job that makes it."""
@@ -55,6 +67,7 @@ class Request:
         self.adapters = adapters
         self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
+        self.calls: Future[Matcher] | None = None  # of tool calls that it may have; it does not wait for this one
         self.num_open = max(1, generate.n)  # choices without a FINISH yet
         self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
 

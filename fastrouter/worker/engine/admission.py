@@ -5,10 +5,12 @@ the others pass, one for which the KV cache has no room lets nobody pass.
 """
 
 import time
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from fastrouter.errors import ModelCannot
+from fastrouter.errors import FastrouterError, ModelCannot
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
@@ -19,9 +21,10 @@ from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.slots import Slot, Slots
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
+from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars, Matcher
 from fastrouter.worker.sampling.guide import Guidance, GuidedSampler
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
+from fastrouter.worker.sampling.tool_grammar import triggers
 from fastrouter.worker.sequence import Request, Running, Sequence, Status
 from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
@@ -79,14 +82,25 @@ class Admission:
             generate = self._with_defaults(generate)
             request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
-            if generate.constraint is not None:
-                request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
+            self._start_grammars(request)
             if request.grammar is None and request.reading is None:
                 self._queue(request)
             else:
                 self._compiling.append(request)
         except Exception as error:
             self._answers.refuse(generate.request_id, error)
+
+    def _start_grammars(self, request: Request) -> None:
+        """Of the calls that it must have, else of its form; and of the calls that it may have, which it does not wait for."""
+        generate, options = request.generate, self._options
+        found = self._chats.wish(generate)
+        if found is not None and found[1].is_required:
+            request.grammar = self._grammars.compile_calls(*found)
+            return
+        if found is not None and (begun := triggers(found[0])):
+            request.calls = self._grammars.compile_calls(*found, after=begun[0], is_waited_for=False)
+        if generate.constraint is not None:
+            request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or options.json_whitespace)
 
     def _with_defaults(self, generate: Generate) -> Generate:
         """Where the request says nothing."""
@@ -144,12 +158,18 @@ class Admission:
             self._compiling.remove(request)
             try:
                 if late is not None:
-                    raise self._grammars.give_up(request.generate.constraint or {}, late)
+                    raise self._give_up(request, late)
                 self._queue(request)
             except Exception as error:
                 self._answers.refuse(request.id, error)
             finally:
                 self._let_go(request)
+
+    def _give_up(self, request: Request, late: "Future[Matcher]") -> FastrouterError:
+        constraint = request.generate.constraint
+        if constraint is not None:
+            return self._grammars.give_up(constraint["field"], len(constraint["text"]), late)
+        return self._grammars.give_up("tools", count_chars(request.generate.tools, LONG_CHARS), late)
 
     def _let_go(self, request: Request) -> None:
         """What is still being made for it, nobody waits for any more."""
@@ -161,7 +181,9 @@ class Admission:
     def choice(self, request: Request, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
         generate = request.generate
-        reading = self._chats.reading(generate, request.prompt_end, has_form=request.grammar is not None)
+        has_form, wish = request.grammar is not None, self._chats.wish(generate)
+        must_call = wish is not None and wish[1].is_required
+        reading = self._chats.reading(generate, request.prompt_end, has_form=has_form, must_call=must_call)
         pieces = reading.pieces if reading is not None and reading.is_parsed else self._pieces
         sampler = self._sampler(request, choice, reading.guidance if reading is not None else None, reading.pieces if reading else pieces)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
@@ -174,7 +196,8 @@ class Admission:
         options: dict[str, Any] = {"choice": choice, "has_probabilities": request.generate.logprobs}
         matcher = request.grammar.result().copy() if request.grammar is not None else None
         if guidance is not None:
-            return GuidedSampler(self._vocab, settings, defaults, guidance, matcher, pieces.piece, **options)
+            calls = partial(_copy_of, request.calls)
+            return GuidedSampler(self._vocab, settings, defaults, guidance, matcher, pieces.piece, calls, **options)
         if matcher is not None:
             return ConstrainedSampler(self._vocab, settings, defaults, matcher, **options)
         return Sampler(self._vocab, settings, defaults, **options)
@@ -283,6 +306,12 @@ class Admission:
     def _leave(self, running: Running) -> None:
         running.slot.last_task = running.sequence.task()
         self.slots.release(running.slot)
+
+
+def _copy_of(compiled: "Future[Matcher] | None") -> Matcher | None:
+    """None where it is not ready, or cannot be made: then calls are written freely."""
+    is_ready = compiled is not None and compiled.done() and not compiled.cancelled() and compiled.exception() is None
+    return compiled.result().copy() if compiled is not None and is_ready else None
 
 
 def _detokenizer(pieces: PieceTable, generate: Generate) -> Detokenizer:

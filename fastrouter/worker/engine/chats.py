@@ -10,6 +10,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
+from fastrouter.worker.sampling.tool_grammar import Wish, triggers
 from fastrouter.worker.text.answer_format import AnswerFormats, is_always_parsed
 from fastrouter.worker.text.detokenizer import PieceTable
 from fastrouter.worker.text.message import Message
@@ -58,45 +59,79 @@ class Chats:
         self._options = options
         self._formats = AnswerFormats(vocab)
 
-    def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
-        """`prompt_end`: of the rendered prompt. `has_form`: the answer follows a grammar. None: its text goes out as it is."""
-        options = self._options
-        if generate.messages is None or options.skip_chat_parsing:
+    def _format(self, generate: Generate) -> Format | None:
+        """None: the answer is not read."""
+        if generate.messages is None or self._options.skip_chat_parsing:
             return None
-        format = self._formats.of(generate.chat_template or self._prompts.template_source)
+        return self._formats.of(generate.chat_template or self._prompts.template_source)
+
+    def wish(self, generate: Generate) -> tuple[Format, Wish] | None:
+        """Which calls the answer may have, or must. None: it has none."""
+        format = self._format(generate)
+        tools = _callable_tools(generate, format) if format is not None else []
+        if format is None or not tools:
+            return None
+        choice = generate.tool_choice
+        is_required = choice == "required" or (isinstance(choice, dict) and choice["required"])
+        return format, Wish(tools, is_required, generate.parallel_tool_calls)
+
+    def reading(self, generate: Generate, prompt_end: str, *, has_form: bool, must_call: bool = False) -> ChatReading | None:
+        """`prompt_end`: of the rendered prompt. `has_form`: the answer follows a grammar; `must_call`: that of a tool call. None: its text
+        goes out as it is."""
+        options = self._options
+        format = self._format(generate)
+        if format is None:
+            return None
         thought = format.thought
         is_thinking = thought is not None and thought.is_open(_before_answer(generate, prompt_end))
-        tools = shown_tools(generate.tools, generate.tool_choice) if generate.parses_calls and format.calls is not None else None
+        tools = _callable_tools(generate, format)
         return ChatReading(
             format,
             self._formats.pieces(format, options.special),
-            tools or [],
+            tools,
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",
             generate.parallel_tool_calls,
-            self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools)),
+            self._guidance(
+                generate, format, is_thinking=is_thinking, has_form=has_form, may_call=bool(tools) and not must_call, must_call=must_call
+            ),
         )
 
-    def _guidance(self, generate: Generate, format: Format, *, is_thinking: bool, has_form: bool, has_tools: bool) -> Guidance | None:
+    def _guidance(
+        self, generate: Generate, format: Format, *, is_thinking: bool, has_form: bool, may_call: bool, must_call: bool
+    ) -> Guidance | None:
         budget = generate.reasoning_budget if generate.reasoning_budget >= 0 else self._options.reasoning_budget
-        if not (has_form or budget >= 0 or generate.reasoning_control):
+        begun = triggers(format) if may_call else ()
+        if not (has_form or budget >= 0 or generate.reasoning_control or begun):
             return None
-        thought, calls = format.thought, _openings(format) if has_tools else ()
-        before = _before(format)
+        if must_call and format.calls is not None and isinstance(format.calls.syntax, Channels):
+            return None  # the grammar of the call has the thought in it
+        thought, calls = format.thought, _openings(format) if may_call else ()
+        before = "" if must_call else _before(format)
         is_off = self._prompts.kwargs_of(generate.chat_template_kwargs)["enable_thinking"] is False
         if thought is None or (is_off and not is_thinking):
-            return Guidance((), (), is_open=False, before=before, calls=calls) if has_form and (before or calls) else None
+            is_needed = begun or (has_form and (before or calls))
+            return Guidance((), (), is_open=False, before=before, calls=calls, triggers=begun) if is_needed else None
         message = generate.reasoning_budget_message
         return Guidance(
             thought.open,
             thought.close,
             is_open=is_thinking,
             before=before,
-            after=_after(format, has_tools=has_tools),
+            after=_after(format, has_tools=may_call or must_call),
             budget=budget,
             message=self._options.reasoning_budget_message if message is None else message,
             calls=calls,
+            triggers=begun,
+            calls_in_thought=thought.calls_close,
         )
+
+
+def _callable_tools(generate: Generate, format: Format) -> Tools:
+    """That the answer may call."""
+    if not generate.parses_calls or format.calls is None:
+        return []
+    return shown_tools(generate.tools, generate.tool_choice) or []
 
 
 def _before_answer(generate: Generate, prompt_end: str) -> str:

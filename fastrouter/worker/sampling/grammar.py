@@ -128,11 +128,15 @@ class Grammars:
         translate = _TRANSLATE[constraint["kind"]]
         return self._start((constraint["kind"], field, text, whitespace), field, lambda _: translate(text, whitespace))
 
-    def compile_calls(self, format: Format, wish: Wish, *, after: str | None = None) -> Future[Matcher]:
-        """Of a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. `leave` it in the end."""
+    def compile_calls(self, format: Format, wish: Wish, *, after: str | None = None, is_waited_for: bool = True) -> Future[Matcher]:
+        """Of a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. `leave` it in the end if it
+        `is_waited_for`."""
         tools = orjson.dumps(list(wish.tools)).decode()
         key = (f"calls {format.name}", f"{after}", tools, f"{wish.is_parallel}")
-        return self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), False))
+        found = self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), False))
+        if not is_waited_for:
+            self._num_waiting[found] -= 1
+        return found
 
     def _start(self, key: _Key, field: str, source: _Source) -> Future[Matcher]:
         found = self._latest.pop(key, None)
@@ -151,12 +155,12 @@ class Grammars:
             del self._num_waiting[future]
             future.cancel()
 
-    def give_up(self, constraint: dict[str, str], future: "Future[Matcher]") -> FastrouterError:
-        """It takes too long. Returns what to say."""
+    def give_up(self, field: str, num_chars: int, future: "Future[Matcher]") -> FastrouterError:
+        """It takes too long. `field`: whose value it is, with so many characters. Returns what to say."""
         if not future.running():
             return Unavailable("too many grammars wait to be compiled: try again later")
-        self._compilers.replace(len(constraint["text"]))
-        return _unusable(constraint["field"], "it takes too long to compile: make it smaller")
+        self._compilers.replace(num_chars)
+        return _unusable(field, "it takes too long to compile: make it smaller")
 
     def _compile(self, field: str, source: _Source) -> Matcher:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Matcher, no_token, sample_allowed
 from fastrouter.worker.sampling.sampler import Sampler
-from fastrouter.worker.sampling.thought import Place, ThoughtWatch
+from fastrouter.worker.sampling.thought import MarkerWatch, Place, ThoughtWatch
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -31,7 +31,9 @@ class Guidance:
     after: str = ""  # what stands between a thought and an answer
     budget: int = -1  # tokens of each thought; -1: no limit
     message: str = ""  # the last words of a thought that the budget has ended
-    calls: tuple[str, ...] = ()  # an answer that begins with one of these is a tool call, which has no form
+    calls: tuple[str, ...] = ()  # an answer that begins with one of these is a tool call, which has a form of its own
+    triggers: tuple[str, ...] = ()  # behind one of these the form of a tool call begins
+    calls_in_thought: bool = False  # also where a thought is open
 
 
 class GuidedSampler(Sampler):
@@ -45,15 +47,20 @@ class GuidedSampler(Sampler):
         guidance: Guidance,
         matcher: Matcher | None,
         piece: Callable[[int], bytes],
+        calls: Callable[[], Matcher | None] = lambda: None,
         **options: Any,
     ) -> None:
-        """`matcher`: of the answer; None: it has no form. `piece`: a token's bytes, with those of markers."""
+        """`matcher`: of the answer; None: it has no form. `piece`: a token's bytes, with those of markers. `calls`: the matcher of what
+        follows a trigger; None where it is not ready, then the call is written freely."""
         super().__init__(vocab, settings, load_defaults, **options)
         self._vocab = vocab
         self._guidance = guidance
         self._matcher = matcher
         self._is_bound = False  # the answer has begun, and follows its form
+        self._is_call = False  # and the form is that of a call which the model has begun by itself
         self._piece = piece
+        self._calls = calls
+        self._triggers = MarkerWatch(guidance.triggers) if guidance.triggers else None
         self._watch = ThoughtWatch(guidance.opens, guidance.closes, is_open=guidance.is_open)
         self._forced: deque[int] = deque()
         self._budget = guidance.budget  # of the thought that is open, or of the next one
@@ -90,6 +97,9 @@ class GuidedSampler(Sampler):
 
     def _sample_bound(self, matcher: Matcher, address: int, n_vocab: int) -> int:
         token = sample_allowed(matcher, super().sample, address, n_vocab)
+        if token < 0 and self._is_call:
+            self._is_bound, self._matcher = False, None
+            return super().sample(address, n_vocab)
         if token < 0:
             self.error = no_token(matcher)
         self.is_complete = matcher.is_complete
@@ -145,6 +155,17 @@ class GuidedSampler(Sampler):
             self._decoder.reset()
             if self._matcher is not None and not self._forced and not watch.rest:
                 self._force(self._guidance.after)
+        if self._triggers is not None and (not is_open or self._guidance.calls_in_thought):
+            rest = self._triggers.push(piece)
+            if rest is not None:
+                self._begin_call(rest)
+
+    def _begin_call(self, rest: bytes) -> None:
+        """A trigger has been written. `rest`: what stood behind it in its last token."""
+        self._triggers = None
+        matcher = self._calls()
+        if matcher is not None and all(map(matcher.accept, self._tokens_of(rest.decode("utf-8", "replace")))):
+            self._matcher, self._is_bound, self._is_call = matcher, True, True
 
     def _is_spent(self) -> bool:
         """A character is not cut."""
@@ -156,7 +177,9 @@ class GuidedSampler(Sampler):
         self._force(self._guidance.message + self._guidance.closes[0])
 
     def _force(self, text: str) -> None:
-        if text:
-            tokens = self._vocab.tokenize(text, add_special=False, parse_special=True)
-            is_padded = tokens and self._piece(tokens[0]) == b" " and not text.startswith(" ")  # some vocabularies begin each text so
-            self._forced.extend(tokens[1:] if is_padded else tokens)
+        self._forced.extend(self._tokens_of(text))
+
+    def _tokens_of(self, text: str) -> list[int]:
+        tokens = self._vocab.tokenize(text, add_special=False, parse_special=True) if text else []
+        is_padded = tokens and self._piece(tokens[0]) == b" " and not text.startswith(" ")  # some vocabularies begin each text so
+        return tokens[1:] if is_padded else tokens

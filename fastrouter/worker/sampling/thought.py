@@ -58,5 +58,26 @@ class ThoughtWatch:
         return begun
 
 
+class MarkerWatch:
+    """Looks for markers in the pieces of tokens."""
+
+    __slots__ = ("_markers", "_num_kept", "_tail")
+
+    def __init__(self, markers: Sequence[str]) -> None:
+        self._markers = _cores(markers)
+        self._num_kept = max(map(len, self._markers), default=1) - 1
+        self._tail = b""
+
+    def __repr__(self) -> str:
+        return f"<MarkerWatch {self._tail!r}>"
+
+    def push(self, piece: bytes) -> bytes | None:
+        """What stands behind a marker that this piece has completed; None: it has completed none."""
+        text = self._tail + piece
+        end = min((at + len(marker) for marker in self._markers if (at := text.find(marker)) >= 0), default=-1)
+        self._tail = text[-self._num_kept :] if end < 0 and self._num_kept else b""
+        return text[end:] if end >= 0 else None
+
+
 def _cores(markers: Sequence[str]) -> list[bytes]:
     return [core.encode() for marker in markers if (core := marker.strip())]
