@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from fastrouter.options.constraint_text import schema_text
 from fastrouter.worker.sampling.grammar_limits import check_schema
 from fastrouter.worker.sampling.parameter_schema import (
     enum_texts,
@@ -74,13 +75,19 @@ def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
 def _is_hopeless(tool: Tool) -> bool:
     """The compiler would take too long, or make a grammar that leads nowhere."""
     try:
-        schema = parameters_of(tool)
+        schema = _cleaned(tool)
         if has_endless_reference(schema):
             return True
         check_schema(orjson.dumps(schema).decode())
     except (ValueError, TypeError, RecursionError):
         return True
     return False
+
+
+def _cleaned(tool: Tool) -> dict[str, Any]:
+    """The schema of its parameters, without what the compiler does not take and need not know. Raises ValueError."""
+    found: dict[str, Any] = orjson.loads(schema_text(parameters_of(tool)))
+    return found
 
 
 class MarkerVocab(Protocol):
@@ -152,6 +159,10 @@ class _Builder:
             schema = {"x-guidance": _SPACING, **schema}
         return self._rule(f"%json {orjson.dumps(schema).decode()}")
 
+    def _schema(self, tool: Tool, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"type": "object"} if name in self._wish.loose else _cleaned(tool)
+        return found
+
     def _repeated(self, item: str, between: str, *, is_parallel: bool) -> str:
         if not is_parallel:
             return item
@@ -191,7 +202,7 @@ class _Builder:
 
     def _call(self, tool: Tool) -> str:
         syntax, name = self._calls.syntax, str(tool["function"]["name"])
-        schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+        schema = self._schema(tool, name)
         if isinstance(syntax, JsonObject):
             return self._json_object(syntax, name, schema)
         if isinstance(syntax, NameThenJson):
@@ -308,7 +319,7 @@ class _Builder:
         calls = []
         for tool in self._wish.tools:
             name = str(tool["function"]["name"])
-            schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+            schema = self._schema(tool, name)
             calls.append(f"{_quoted(name)} {header} {self._text(syntax.message)} {self._json(schema)}")
         call = self._any_of(calls)
         if is_begun:
@@ -322,7 +333,7 @@ class _Builder:
         calls = []
         for tool in self._wish.tools:
             name = str(tool["function"]["name"])
-            schema = {"type": "object"} if name in self._wish.loose else parameters_of(tool)
+            schema = self._schema(tool, name)
             calls.append(f"{_quoted(name + chr(10))} {self._json(schema)}")
         return self._repeated(self._any_of(calls), syntax.open, is_parallel=self._wish.is_parallel)
 
