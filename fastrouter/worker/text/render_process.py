@@ -19,6 +19,7 @@ import orjson
 from fastrouter.errors import FastrouterError, InvalidRequest, from_wire
 from fastrouter.system.reexec import command_of
 from fastrouter.worker.text import chat_template
+from fastrouter.worker.text.template_sandbox import TooMuchMemory
 from fastrouter.worker.text_jobs import check
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -145,7 +146,7 @@ def _answer(payload: bytes) -> bytes:
         text = template.render(*question["arguments"], **question["kwargs"])
         return orjson.dumps({"text": text})
     except MemoryError:
-        error: FastrouterError = InvalidRequest(chat_template.TOO_MUCH_MEMORY)
+        error: FastrouterError = TooMuchMemory()
     except FastrouterError as problem:
         error = problem
     except Exception as problem:  # untrusted code: it may raise anything

@@ -45,6 +45,13 @@ class TookTooLong(InvalidRequest):
     """It was ended, by the clock or because it does what a strict sandbox does not allow."""
 
 
+class TooMuchMemory(InvalidRequest):
+    """It was ended because there is no more memory for it."""
+
+    def __init__(self) -> None:
+        super().__init__("chat template: it needs more memory than a template may take")
+
+
 class _OutOfTime(BaseException):
     """Not an Exception: no `except Exception` in Jinja may swallow it."""
 

@@ -1,0 +1,300 @@
+"""Messages as a chat template takes them: what it would drop in silence is moved to where it is shown, what it refuses is changed.
+
+Pure: messages in, other messages out; nothing of the caller's is changed. `prepare` does what the template's abilities ask for. REMEDIES
+are for messages that it has refused, the mildest first. Invariant: no text of a message is lost.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from fastrouter.errors import InvalidRequest
+from fastrouter.worker.text.template_abilities import PARTS, TAGS, Abilities
+from fastrouter.worker.text.tool_prompt import describe_tools, write_call, write_result
+
+Message = dict[str, Any]
+
+SYSTEM_FOLDED = "the system message is put before the first user message"
+SYSTEM_LATER = "system messages that come later are shown as user messages"
+TOOLS_DESCRIBED = "tools are described in the system message, as the template knows none"
+CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
+RESULTS_WRITTEN = "results of tools are shown as user messages"
+
+
+def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], None]) -> tuple[list[Message], Any]:
+    """Messages and tools. `note`: told what was changed, in words, where it changes more than the form."""
+    prepared = [dict(message) for message in messages]
+    for message in prepared:
+        if message.get("role") == "developer" and not can.takes_developer:
+            message["role"] = "system"
+    prepared = _with_shown_tools(prepared, tools, can, note)
+    if tools and not can.takes_tools:
+        note(TOOLS_DESCRIBED)
+        prepared, tools = _with_description(prepared, describe_tools(tools)), None
+    prepared = _with_shown_system(prepared, can, note)
+    for message in prepared:
+        _adapt_fields(message, can)
+    return prepared, tools
+
+
+def _adapt_fields(message: Message, can: Abilities) -> None:
+    message["content"] = _content(message.get("content"), can)
+    if isinstance(message.get("tool_calls"), list) and can.takes_object_arguments:
+        message["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
+    thought = message.get("reasoning_content")
+    if message.get("role") == "assistant" and isinstance(thought, str) and thought:
+        _carry_thought(message, thought, can.thought_key)
+
+
+def _content(content: Any, can: Abilities) -> Any:
+    if isinstance(content, list):
+        return content if can.takes_parts else joined(content)
+    if isinstance(content, str):
+        return content if can.takes_text else [{"type": "text", "text": content}]
+    return "" if content is None and not can.takes_null else content
+
+
+def _carry_thought(message: Message, thought: str, key: str) -> None:
+    content = message["content"]
+    if key == PARTS:
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        message["content"] = [{"type": "thinking", "thinking": thought}, *parts]
+    elif key == TAGS and not isinstance(content, list):
+        message["content"] = f"<think>\n{thought}\n</think>\n\n{content or ''}"
+    elif key:
+        message[key] = thought
+
+
+# ---------------------------------------------------------------- system messages
+
+
+def _with_shown_system(messages: list[Message], can: Abilities, note: Callable[[str], None]) -> list[Message]:
+    is_later = [
+        message.get("role") == "system" and any(m.get("role") != "system" for m in messages[:n]) for n, message in enumerate(messages)
+    ]
+    if any(is_later) and not can.takes_later_system:
+        note(SYSTEM_LATER)
+        messages = [{**message, "role": "user"} if later else message for message, later in zip(messages, is_later, strict=True)]
+    if any(message.get("role") == "system" for message in messages) and not can.takes_system:
+        note(SYSTEM_FOLDED)
+        messages = _folded(messages)
+    return messages
+
+
+def _folded(messages: list[Message]) -> list[Message]:
+    """System messages in front of the first user message's text; alone they become one."""
+    system = "\n".join(text_of(message.get("content")) for message in messages if message.get("role") == "system")
+    others = [message for message in messages if message.get("role") != "system"]
+    for number, message in enumerate(others):
+        if message.get("role") == "user":
+            content = message.get("content")
+            new = [{"type": "text", "text": system}, *content] if isinstance(content, list) else f"{system}\n{text_of(content)}"
+            return [*others[:number], {**message, "content": new}, *others[number + 1 :]]
+    return [{"role": "user", "content": system}, *others]
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _with_description(messages: list[Message], text: str) -> list[Message]:
+    """Behind what the first system message says, or in one of its own."""
+    first = messages[0] if messages else {}
+    if first.get("role") != "system":
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{text_of(first.get('content'))}\n\n{text}"}, *messages[1:]]
+
+
+def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], None]) -> list[Message]:
+    has_calls = any(message.get("tool_calls") for message in messages)
+    has_results = any(message.get("role") == "tool" for message in messages)
+    writes_calls = has_calls and not can.shows_calls
+    writes_results = has_results and not (can.shows_calls and can.shows_results)
+    if writes_calls:
+        note(CALLS_WRITTEN)
+        messages = [_with_written_calls(message) for message in messages]
+    if writes_results:
+        note(RESULTS_WRITTEN)
+        messages = _with_written_results(messages)
+    return messages
+
+
+def _with_written_calls(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
+    texts = [write_call(str(function.get("name")), function.get("arguments")) for function in functions if isinstance(function, dict)]
+    said = text_of(message.get("content"))
+    rest = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**rest, "content": "\n".join([*([said] if said else []), *texts])}
+
+
+def _with_written_results(messages: list[Message]) -> list[Message]:
+    """Those in a row are one user message."""
+    shown: list[Message] = []
+    follows = False
+    for message in messages:
+        if message.get("role") != "tool":
+            shown.append(message)
+            follows = False
+            continue
+        text = write_result(text_of(message.get("content")))
+        if follows:
+            shown[-1]["content"] += "\n" + text
+        else:
+            shown.append({"role": "user", "content": text})
+        follows = True
+    return shown
+
+
+def _with_object_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"a tool call's arguments are not JSON: {error}") from error
+    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
+
+
+# ---------------------------------------------------------------- texts
+
+
+def joined(parts: list[Any]) -> str:
+    """The text of a content's parts. Raises InvalidRequest for what is not text."""
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise InvalidRequest(f"this model's chat template takes text only, not content of type {str(kind)[:100]!r}")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def text_of(content: Any) -> str:
+    return joined(content) if isinstance(content, list) else str(content or "")
+
+
+def _together(first: Any, second: Any) -> Any:
+    """Two contents as one."""
+    if isinstance(first, list) or isinstance(second, list):
+        return [*_parts(first), *_parts(second)]
+    return "\n\n".join(text for text in (first, second) if text)
+
+
+def _parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+
+
+# ---------------------------------------------------------------- remedies for what a template has refused
+
+
+def _one_thought(messages: list[Message]) -> list[Message]:
+    """gpt-oss takes either a thought or a text beside tool calls."""
+    changed = []
+    for message in messages:
+        thought, content = message.get("thinking"), message.get("content")
+        if message.get("tool_calls") and isinstance(thought, str) and isinstance(content, str) and thought and content:
+            message = {**message, "thinking": f"{thought}\n\n{content}", "content": ""}
+        changed.append(message)
+    return changed
+
+
+def _short_ids(messages: list[Message]) -> list[Message]:
+    """Nine letters and digits: the same id always becomes the same."""
+    changed = []
+    for message in messages:
+        if isinstance(message.get("tool_call_id"), str):
+            message = {**message, "tool_call_id": _short_id(message["tool_call_id"])}
+        if isinstance(calls := message.get("tool_calls"), list):
+            short = [{**call, "id": _short_id(str(call.get("id")))} if isinstance(call, dict) else call for call in calls]
+            message = {**message, "tool_calls": short}
+        changed.append(message)
+    return changed
+
+
+def _short_id(text: str) -> str:
+    return text if re.fullmatch(r"[a-zA-Z0-9]{9}", text) else f"{zlib.crc32(text.encode(errors='replace')):09x}"
+
+
+def _one_call_each(messages: list[Message]) -> list[Message]:
+    """An answer with several calls becomes several answers, each with its result behind it."""
+    changed: list[Message] = []
+    waiting: list[Message] = []  # answers that come after the results of those before them
+    for message in messages:
+        calls = message.get("tool_calls")
+        if message.get("role") == "tool":
+            number = next((n for n, one in enumerate(waiting) if one["tool_calls"][0].get("id") == message.get("tool_call_id")), -1)
+            if number >= 0:
+                changed += [waiting.pop(number)]
+            changed.append(message)
+            continue
+        changed += waiting
+        waiting = []
+        if not isinstance(calls, list) or len(calls) < 2 or not all(isinstance(call, dict) for call in calls):
+            changed.append(message)
+            continue
+        changed.append({**message, "tool_calls": calls[:1]})
+        waiting = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls[1:]]
+    return changed + waiting
+
+
+def _orphans_shown(messages: list[Message]) -> list[Message]:
+    """Results that belong to no call before them become user messages."""
+    changed: list[Message] = []
+    has_calls = False
+    for message in messages:
+        if message.get("role") == "tool" and not has_calls:
+            changed += _with_written_results([message])
+            continue
+        has_calls = has_calls or bool(message.get("tool_calls"))
+        changed.append(message)
+    return changed
+
+
+def _merged(messages: list[Message]) -> list[Message]:
+    """Messages of one role in a row become one."""
+    changed: list[Message] = []
+    for message in messages:
+        last = changed[-1] if changed else {}
+        if message.get("role") != last.get("role") or message.get("role") not in ("user", "assistant", "system"):
+            changed.append(message)
+            continue
+        both = {**last, **message, "content": _together(last.get("content"), message.get("content"))}
+        calls = [*(last.get("tool_calls") or []), *(message.get("tool_calls") or [])]
+        changed[-1] = {**both, "tool_calls": calls} if calls else both
+    return changed
+
+
+def _user_first(messages: list[Message]) -> list[Message]:
+    """An empty question before an answer that comes first."""
+    at = next((number for number, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+    if not messages or (at < len(messages) and messages[at].get("role") == "user"):
+        return messages
+    return [*messages[:at], {"role": "user", "content": ""}, *messages[at:]]
+
+
+def _answer_between(messages: list[Message]) -> list[Message]:
+    """An empty answer between the result of a tool and a question."""
+    changed: list[Message] = []
+    for message in messages:
+        if changed and changed[-1].get("role") == "tool" and message.get("role") == "user":
+            changed.append({"role": "assistant", "content": ""})
+        changed.append(message)
+    return changed
+
+
+Remedy = Callable[[list[Message]], list[Message]]
+REMEDIES: tuple[tuple[str, Remedy], ...] = (
+    ("a text beside a thought and tool calls is put behind the thought", _one_thought),
+    ("ids of tool calls are replaced by nine letters and digits", _short_ids),
+    ("several tool calls of one answer are shown one after the other", _one_call_each),
+    ("results of tools that belong to no call are shown as user messages", _orphans_shown),
+    ("messages of one role in a row are joined", _merged),
+    ("an empty user message is put before an answer that comes first", _user_first),
+    ("an empty answer is put between the result of a tool and a user message", _answer_between),
+)
