@@ -13,6 +13,11 @@ class Thought:
 
     open: tuple[str, ...] = ("<think>\n",)
     close: tuple[str, ...] = ("\n</think>\n\n",)
+    calls_close: bool = False  # a tool call in the thought ends it; else the marker of a call is a part of the thought
+
+    def is_open(self, prompt: str) -> bool:
+        """Whether a prompt ends inside a thought."""
+        return prompt.rstrip().endswith(tuple(marker.strip() for marker in self.open))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,17 @@ class Tagged:
     end: str = ""  # after the last parameter
     after_type: str = ""  # not empty: between after_key and this the model writes the type of the value
     string_types: tuple[str, ...] = ()  # the types that say: the value is a string, as it stands
+    after_number: str = ""  # not empty: between after_name and this the model writes the call's number
+    empty: str = ""  # stands for after_name and end in a call without parameters: '"/>'
+    entities: bool = False  # names and keys are written with &amp; and &quot;
 
 
 @dataclass(frozen=True, slots=True)
 class Pythonic:
     """`[f(a=1, b="x"), g()]`."""
+
+    open: str = "["
+    close: str = "]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,4 +18,4 @@ class Piece(NamedTuple):
 
     kind: Kind
     text: str = ""
-    index: int = 0  # the call's number among the calls of the message; 0 for TEXT and REASONING
+    index: int = 0  # type: ignore[assignment]  # the call's number among the calls of the message; 0 for TEXT and REASONING
