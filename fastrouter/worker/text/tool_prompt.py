@@ -6,10 +6,6 @@ The style is that of Hermes, which most models have seen. Pure.
 import json
 from typing import Any
 
-from fastrouter.worker.text.parsers.format import Calls, Format, JsonObject, Thought
-
-GENERIC = Format("generic", Thought(), Calls(JsonObject(), open=("<tool_call>\n",), close="\n</tool_call>", between="\n"))
-
 
 def describe_tools(tools: list[Any]) -> str:
     """What a system message says about them."""

@@ -8,7 +8,7 @@ that refuses probes costs what could have been told from them, never an error.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, IDS, KEYS, NAMES, NUMBER, VALUES, Written, derive_calls
@@ -19,7 +19,7 @@ Message = dict[str, Any]
 # messages, tools, add_generation_prompt -> the text; None: the template refuses them
 Render = Callable[[list[Message], list[dict[str, Any]], bool], str | None]
 
-_USUAL = Thought()
+_USUAL = Thought(calls_close=True)
 QUESTION, ANSWER, THOUGHT = "ZQXQUESTION1", "ZQXANSWER1", "ZQXTHOUGHT1"
 USER: Message = {"role": "user", "content": QUESTION}
 _PROPERTIES = {key: {"type": ["string", "integer"], "description": key} for key in KEYS}
@@ -50,6 +50,7 @@ class Probes:
     thought: str
     call: str
     thought_call: str
+    text_call: str
     two: str
     bare: str
     number: str
@@ -69,10 +70,11 @@ class Probes:
         if not text:
             return None
         call = having(shown(assistant(calls=(ARGUMENTS,))), NAMES[0])
-        calls = ("", "", "", "")
+        calls = ("", "", "", "", "")
         if call:
             calls = (
                 having(shown(assistant(reasoning=THOUGHT, calls=(ARGUMENTS,))), NAMES[0], THOUGHT),
+                having(shown(assistant(ANSWER, calls=(ARGUMENTS,))), NAMES[0], ANSWER),
                 having(shown(assistant(calls=(ARGUMENTS, ARGUMENTS))), *NAMES),
                 having(shown(assistant(calls=({},))), NAMES[0]),
                 having(shown(assistant(calls=({KEYS[0]: NUMBER, KEYS[1]: VALUES[1]},))), NAMES[0], str(NUMBER)),
@@ -86,33 +88,43 @@ class Probes:
         return common_prefix(*filter(None, (self.prompt, self.text, self.thought, self.call, self.thought_call)))
 
     def without(self, header: str) -> "Probes":
-        texts = (self.prompt, self.text, self.thought, self.call, self.thought_call, self.two, self.bare, self.number)
-        return Probes(*(text.removeprefix(header) for text in texts))
+        return Probes(*(getattr(self, each.name).removeprefix(header) for each in fields(self)))
 
 
-def derive(render: Render) -> Format | None:
-    """None: the template tells nothing about calls and thoughts."""
+def derive(render: Render) -> Format:
+    """A format without calls when the template tells nothing about them."""
     probes = Probes.of(render)
     if probes is None:
-        return None
+        return Format("derived", _USUAL)
     probes = probes.without(_written_by_others(probes))
-    thought = _thought(probes)
+    thought = _thought(probes) or _USUAL
     before_text, _, after_text = probes.text.partition(ANSWER)
-    before_text = _without_thought(before_text, thought or _USUAL)
+    before_text = _without_thought(before_text, thought)
     closing = mirrored(before_text, after_text)
     end = after_text.removeprefix(closing) if closing else _turn_end(after_text, probes.call, bool(before_text.strip()))
     drop = tuple(text for text in (before_text, after_text.removesuffix(end)) if text.strip())
-    calls = None
-    if probes.call:
-        parts = (_call_only(text, end, thought or _USUAL) for text in (probes.call, probes.two, probes.bare, probes.number))
-        calls = derive_calls(Written(*parts))
-    if calls is None and thought is None:
-        return None
-    ends = _marker_of(end)
-    if calls is not None:
-        calls, more = _without_end(calls, ends)
-        ends += tuple(text for text in more if text not in ends)
-    return Format("derived", thought or _USUAL, calls, drop, ends)
+    return _with_calls(Format("derived", thought, None, drop, _marker_of(end)), probes, end)
+
+
+def _with_calls(format: Format, probes: Probes, end: str) -> Format:
+    parts = (_call_only(text, end, format.thought or _USUAL) for text in (probes.call, probes.two, probes.bare, probes.number))
+    calls = derive_calls(Written(*parts)) if probes.call else None
+    if calls is None:
+        return format
+    calls, more = _without_end(calls, format.ends)
+    gap = _space_after_text(probes.text_call.partition(ANSWER)[2].removeprefix("".join(format.drop[1:])))
+    return replace(format, calls=_with_space(calls, gap), ends=tuple(dict.fromkeys(format.ends + more)))
+
+
+def _with_space(calls: Calls, gap: str) -> Calls:
+    """With the white space before what stands first: the marker of the section, or that of each call."""
+    if calls.section_open:
+        return replace(calls, section_open=tuple(gap + text.lstrip() for text in calls.section_open))
+    return replace(calls, open=tuple(gap + text.lstrip() for text in calls.open))
+
+
+def _space_after_text(rest: str) -> str:
+    return rest[: len(rest) - len(rest.lstrip())]
 
 
 def _call_only(text: str, end: str, thought: Thought) -> str:
@@ -174,7 +186,7 @@ def _between(opening: str, rest: str, plain: str, all_of_it: str) -> Thought | N
         close = rest.removesuffix(plain)
     if not close.strip():
         close = all_of_it
-    return Thought((opening,), (close,)) if opening.strip() and close.strip() else None
+    return Thought((opening,), (close,), calls_close=True) if opening.strip() and close.strip() else None
 
 
 def _without_thought(text: str, thought: Thought | None) -> str:
