@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
-from fastrouter.worker.text.template_abilities import PARTS, TAGS, Abilities
+from fastrouter.worker.text.template_abilities import END_TAG, PARTS, TAGS, Abilities
 from fastrouter.worker.text.tool_prompt import describe_tools, write_call, write_result
 
 Message = dict[str, Any]
@@ -61,8 +61,9 @@ def _carry_thought(message: Message, thought: str, key: str) -> None:
     if key == PARTS:
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
         message["content"] = [{"type": "thinking", "thinking": thought}, *parts]
-    elif key == TAGS and not isinstance(content, list):
-        message["content"] = f"<think>\n{thought}\n</think>\n\n{content or ''}"
+    elif key in (TAGS, END_TAG) and not isinstance(content, list):
+        start = "<think>\n" if key == TAGS else ""
+        message["content"] = f"{start}{thought}\n</think>\n\n{content or ''}"
     elif key:
         message[key] = thought
 

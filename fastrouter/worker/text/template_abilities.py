@@ -25,10 +25,8 @@ _ANSWER: Message = {"role": "assistant", "content": "hi"}
 _PARAMETERS = {"type": "object", "properties": {"argument_needle": {"type": "string", "description": "text"}}, "required": []}
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "text", "parameters": _PARAMETERS}}]
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
-PARTS, TAGS = (
-    "parts",
-    "tags",
-)  # how else a template may take a thought: as a part of the content, in the content between <think> and </think>
+# How else a template may take a thought: as a part of the content, or in it between <think> and </think>, or before </think>.
+PARTS, TAGS, END_TAG = "parts", "tags", "end tag"
 
 
 class Abilities:
@@ -88,11 +86,14 @@ class Abilities:
         call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": arguments}}
         return {"role": "assistant", "content": content, "tool_calls": [call]}
 
+    def _with_tools(self, *messages: Message) -> str:
+        return self._probe(*messages, tools=_TOOLS) or self._probe(*messages)
+
     @cached_property
     def takes_object_arguments(self) -> bool:
         """It quotes or walks the arguments itself: a JSON string would come out quoted twice, or not at all."""
         as_text = json.dumps(_ARGUMENTS)
-        of_text, of_object = (self._probe(_USER, self._called(arguments=arguments)) for arguments in (as_text, _ARGUMENTS))
+        of_text, of_object = (self._with_tools(_USER, self._called(arguments=arguments)) for arguments in (as_text, _ARGUMENTS))
         if "argument_needle" not in of_object or "{'argument_needle'" in of_object:
             return False
         return as_text not in of_text or not re.search(r'\{\s*"argument_needle"\s*:', of_object)
@@ -104,28 +105,31 @@ class Abilities:
     @cached_property
     def shows_calls(self) -> bool:
         """Those of earlier answers."""
-        text = self._probe(_USER, self._called(), tools=_TOOLS)
-        shown = text.removeprefix(self._probe(_USER, tools=_TOOLS))
+        text = self._with_tools(_USER, self._called())
+        shown = text.removeprefix(self._with_tools(_USER))
         return _NEEDLE in shown or self._is_mute
 
     @cached_property
     def shows_results(self) -> bool:
         """What a tool has answered."""
         result = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
-        return not self.shows_calls or _NEEDLE + "-result" in self._probe(_USER, self._called(), result, tools=_TOOLS)
+        return not self.shows_calls or _NEEDLE + "-result" in self._with_tools(_USER, self._called(), result)
 
     # ------------------------------------------------------------ thoughts
 
     @cached_property
     def thought_key(self) -> str:
-        """Where it looks for the thought of an answer: one of THOUGHT_KEYS, PARTS, TAGS; empty: nowhere."""
+        """Where it looks for the thought of an answer: one of THOUGHT_KEYS, PARTS, TAGS, END_TAG; empty: nowhere."""
         for key in THOUGHT_KEYS:
             thought = {key: _NEEDLE}
             calling = {**self._called(arguments={} if self.takes_object_arguments else "{}"), **thought}
-            if _NEEDLE in self._probe(_USER, {**_ANSWER, **thought}) or _NEEDLE in self._probe(_USER, calling, tools=_TOOLS):
+            if _NEEDLE in self._probe(_USER, {**_ANSWER, **thought}) or _NEEDLE in self._with_tools(_USER, calling):
                 return key
         as_part = {"role": "assistant", "content": [{"type": "thinking", "thinking": _NEEDLE}, {"type": "text", "text": "hi"}]}
         text = self._probe(_USER, as_part)
         if _NEEDLE in text and not re.search(rf"""['"]thinking['"]: ?['"]{_NEEDLE}""", text):
             return PARTS
-        return TAGS if "</think>" in self._source else ""
+        if "</think>" not in self._source:
+            return ""
+        text = self._probe(_USER, {"role": "assistant", "content": f"<think>\n{_NEEDLE}\n</think>\n\nhi"})
+        return END_TAG if re.search(rf"<think>\s*<think>\s*{_NEEDLE}", text) else TAGS

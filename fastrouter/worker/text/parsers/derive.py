@@ -107,7 +107,8 @@ def derive(render: Render) -> Format:
 
 
 def _with_calls(format: Format, probes: Probes, end: str) -> Format:
-    parts = (_call_only(text, end, format.thought or _USUAL) for text in (probes.call, probes.two, probes.bare, probes.number))
+    texts = (probes.call, probes.two, probes.bare, probes.number)
+    parts = (_call_only(text, end, format) for text in texts)
     calls = derive_calls(Written(*parts)) if probes.call else None
     if calls is None:
         return format
@@ -127,8 +128,9 @@ def _space_after_text(rest: str) -> str:
     return rest[: len(rest) - len(rest.lstrip())]
 
 
-def _call_only(text: str, end: str, thought: Thought) -> str:
-    return _without_thought(text.removesuffix(end), thought)
+def _call_only(text: str, end: str, format: Format) -> str:
+    """Without what stands before any answer, and what ends it."""
+    return _without_thought(text.removesuffix(end), format.thought or _USUAL).removeprefix("".join(format.drop[:1]))
 
 
 def _marker_of(end: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from fastrouter.worker.text.parsers.format import Format, Thought
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
-_THOUGHT, _TEXT = "First I think.\nThen I answer.", "Here it is: 1 < 2."
+_THOUGHT, _TEXT = "First I think.\nThen I answer.", "It is so: 1 < 2."
 _MIXED = {KEYS[0]: 'a "b" \\ <c> & {d}\nä', KEYS[1]: -4711}
 MESSAGES: dict[str, Message] = {
     "text": assistant(_TEXT),
@@ -53,17 +53,13 @@ class Trip:
 
 def write(prompt: str, whole: str, thought: Thought | None) -> Written:
     """`prompt`: a question, and what lets an answer begin; `whole`: the question with an answer."""
-    is_open = thought is not None and thought.is_open(prompt)
-    if whole.startswith(prompt):
-        return Written(whole[len(prompt) :], is_open)
-    text = whole[len(common_prefix(prompt, whole)) :]
-    if thought is None or not is_open:
+    begun = prompt if whole.startswith(prompt) else common_prefix(prompt, whole)
+    text = whole[len(begun) :]
+    if thought is None:
         return Written(text, False)
-    opened, closed = (tuple(marker.strip() for marker in markers) for markers in (thought.open, thought.close))
-    start = next((marker for marker in opened if text.lstrip().startswith(marker)), "")
-    if start:
-        return Written(text.lstrip().removeprefix(start), True)
-    return Written(text, text.lstrip().startswith(closed))
+    # Some prompts open a thought that is not shown with earlier answers.
+    is_hidden = thought.is_open(prompt) and any(close.strip() in text for close in thought.close)
+    return Written(text, thought.is_open(begun) or is_hidden)
 
 
 def read(format: Format, pieces: Sequence[str], *, reasoning_open: bool = False, tools: Sequence[dict[str, Any]] = TOOLS) -> Message:
@@ -116,11 +112,11 @@ def _shown(message: Message, text: str) -> Message:
 
 
 def _comparable(message: Message) -> Message:
-    """With arguments as values: their text may have other white space."""
+    """With arguments as values, and without white space around the text, which belongs to the template."""
     calls = [
         {"name": call["function"]["name"], "arguments": _value(call["function"]["arguments"])} for call in message.get("tool_calls", ())
     ]
-    return {**message, "tool_calls": calls}
+    return {**message, "content": message["content"].strip(), "tool_calls": calls}
 
 
 def _value(text: str) -> Any:
