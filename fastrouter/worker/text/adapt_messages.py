@@ -23,7 +23,7 @@ CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
 RESULTS_WRITTEN = "results of tools are shown as user messages"
 
 
-def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], None]) -> tuple[list[Message], Any]:
+def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> tuple[list[Message], Any]:
     """Messages and tools. `note`: told what was changed, in words, where it changes more than the form."""
     prepared = [dict(message) for message in messages]
     for message in prepared:
@@ -71,7 +71,7 @@ def _carry_thought(message: Message, thought: str, key: str) -> None:
 # ---------------------------------------------------------------- system messages
 
 
-def _with_shown_system(messages: list[Message], can: Abilities, note: Callable[[str], None]) -> list[Message]:
+def _with_shown_system(messages: list[Message], can: Abilities, note: Callable[[str], object]) -> list[Message]:
     is_later = [
         message.get("role") == "system" and any(m.get("role") != "system" for m in messages[:n]) for n, message in enumerate(messages)
     ]
@@ -107,7 +107,7 @@ def _with_description(messages: list[Message], text: str) -> list[Message]:
     return [{**first, "content": f"{text_of(first.get('content'))}\n\n{text}"}, *messages[1:]]
 
 
-def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], None]) -> list[Message]:
+def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> list[Message]:
     has_calls = any(message.get("tool_calls") for message in messages)
     has_results = any(message.get("role") == "tool" for message in messages)
     writes_calls = has_calls and not can.shows_calls

@@ -42,7 +42,7 @@ class ChatTemplate:
         self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self.is_tame = False
-        self.adaptations: dict[str, None] = {}  # what was done to messages so far, in words
+        self.adaptations: dict[str, None] = {}  # what the last render has done to its messages, in words
         self.can = Abilities(lambda messages, tools: self._run(messages, tools, False, {}), self.source)
         if only_tame and len(self.source) > MAX_TAME_CHARS:
             return
@@ -72,14 +72,11 @@ class ChatTemplate:
         )
 
     def _render(self, messages: list[Message], tools: Any, add_generation_prompt: bool, is_continued: bool, kwargs: dict[str, Any]) -> str:
-        prepared, tools = prepare(messages, tools or None, self.can, self.note)
+        self.adaptations = {}
+        prepared, tools = prepare(messages, tools or None, self.can, self.adaptations.setdefault)
         if is_continued:
             return _cut(self._run_adapted(_tagged(prepared), tools, False, kwargs))
         return self._run_adapted(prepared, tools, add_generation_prompt, kwargs)
-
-    def note(self, what: str) -> None:
-        """Something was done to messages; see `adaptations`."""
-        self.adaptations.setdefault(what)
 
     def _run_adapted(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         """As they are; when the template refuses that, with one remedy after the other. Raises its first refusal."""
@@ -97,14 +94,14 @@ class ChatTemplate:
             messages, names = changed, [*names, name]
             with contextlib.suppress(InvalidRequest):
                 text = self._run(messages, tools, add_generation_prompt, kwargs)
-                for one in names:
-                    self.note(one)
+                self.adaptations.update(dict.fromkeys(names))
                 return text
         raise refusal
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
         values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
+        self._sandbox.given = (messages, tools)
         try:
             text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
             text.encode()  # half of a surrogate pair cannot leave in any answer

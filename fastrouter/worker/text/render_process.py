@@ -59,8 +59,9 @@ class RenderProcess:
     def is_alive(self) -> bool:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 
-    def render(self, question: dict[str, Any]) -> str:
-        """Raises InvalidRequest, also when it had to be killed, and CancelledError when nobody waits any more: it is killed then too."""
+    def render(self, question: dict[str, Any]) -> tuple[str, list[str]]:
+        """The text, and what was done to the messages, in words. Raises InvalidRequest, also when it had to be killed, and CancelledError
+        when nobody waits any more: it is killed then too."""
         try:
             if not self._is_up:
                 self._is_up = self._receive(1, time.monotonic() + _START_S) == _UP
@@ -80,7 +81,7 @@ class RenderProcess:
             raise
         if "error" in answer:
             raise from_wire(answer["error"])
-        return str(answer["text"])
+        return str(answer["text"]), list(answer["adaptations"])
 
     def _send(self, frame: bytes, deadline: float) -> None:
         rest = memoryview(frame)
@@ -144,7 +145,7 @@ def _answer(payload: bytes) -> bytes:
         question = orjson.loads(payload)
         template = _template(question["source"], **question["tokens"])
         text = template.render(*question["arguments"], **question["kwargs"])
-        return orjson.dumps({"text": text})
+        return orjson.dumps({"text": text, "adaptations": list(template.adaptations)})
     except MemoryError:
         error: FastrouterError = TooMuchMemory()
     except FastrouterError as problem:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
+from fastrouter.worker.text.parsers.derive_text import common_prefix
 from fastrouter.worker.text.template_sandbox import TooMuchMemory
 
 Message = dict[str, Any]
@@ -86,14 +87,18 @@ class Abilities:
         call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": arguments}}
         return {"role": "assistant", "content": content, "tool_calls": [call]}
 
-    def _with_tools(self, *messages: Message) -> str:
-        return self._probe(*messages, tools=_TOOLS) or self._probe(*messages)
+    def _shown(self, *messages: Message) -> str:
+        """What it makes of messages after a question; with tools, as some show calls only then."""
+        for tools in (_TOOLS, None):
+            if text := self._probe(_USER, *messages, tools=tools):
+                return text[len(common_prefix(text, self._probe(_USER, tools=tools))) :]
+        return ""
 
     @cached_property
     def takes_object_arguments(self) -> bool:
         """It quotes or walks the arguments itself: a JSON string would come out quoted twice, or not at all."""
         as_text = json.dumps(_ARGUMENTS)
-        of_text, of_object = (self._with_tools(_USER, self._called(arguments=arguments)) for arguments in (as_text, _ARGUMENTS))
+        of_text, of_object = (self._shown(self._called(arguments=arguments)) for arguments in (as_text, _ARGUMENTS))
         if "argument_needle" not in of_object or "{'argument_needle'" in of_object:
             return False
         return as_text not in of_text or not re.search(r'\{\s*"argument_needle"\s*:', of_object)
@@ -105,15 +110,13 @@ class Abilities:
     @cached_property
     def shows_calls(self) -> bool:
         """Those of earlier answers."""
-        text = self._with_tools(_USER, self._called())
-        shown = text.removeprefix(self._with_tools(_USER))
-        return _NEEDLE in shown or self._is_mute
+        return _NEEDLE in self._shown(self._called()) or self._is_mute
 
     @cached_property
     def shows_results(self) -> bool:
         """What a tool has answered."""
         result = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
-        return not self.shows_calls or _NEEDLE + "-result" in self._with_tools(_USER, self._called(), result)
+        return not self.shows_calls or _NEEDLE + "-result" in self._shown(self._called(), result)
 
     # ------------------------------------------------------------ thoughts
 
@@ -123,7 +126,7 @@ class Abilities:
         for key in THOUGHT_KEYS:
             thought = {key: _NEEDLE}
             calling = {**self._called(arguments={} if self.takes_object_arguments else "{}"), **thought}
-            if _NEEDLE in self._probe(_USER, {**_ANSWER, **thought}) or _NEEDLE in self._with_tools(_USER, calling):
+            if _NEEDLE in self._probe(_USER, {**_ANSWER, **thought}) or _NEEDLE in self._shown(calling):
                 return key
         as_part = {"role": "assistant", "content": [{"type": "thinking", "thinking": _NEEDLE}, {"type": "text", "text": "hi"}]}
         text = self._probe(_USER, as_part)

@@ -22,6 +22,11 @@ class TemplateFormat:
     origin: str  # TABLE, DERIVED or GENERIC_WAY
 
 
+def generic_format() -> TemplateFormat:
+    """For a template of which nothing can be told."""
+    return TemplateFormat(GENERIC, GENERIC_WAY)
+
+
 def format_of(source: str, render: Render) -> TemplateFormat:
     """The first that reads the template's own messages back; else the first."""
     derived, known = derive(render), find_format(source)
