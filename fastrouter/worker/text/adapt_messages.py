@@ -1,12 +1,10 @@
-"""Messages as a chat template takes them: what it would drop in silence is moved to where it is shown, what it refuses is changed.
+"""Messages as a chat template takes them: what it would drop in silence is moved to where it is shown.
 
-Pure: messages in, other messages out; nothing of the caller's is changed. `prepare` does what the template's abilities ask for. REMEDIES
-are for messages that it has refused, the mildest first. Invariant: no text of a message is lost.
+Pure: messages in, other messages out; nothing of the caller's is changed. What a template refuses is the business of remedies.py.
+Invariant: no text of a message is lost.
 """
 
 import json
-import re
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +30,7 @@ def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[
     prepared = _with_shown_tools(prepared, tools, can, note)
     if tools and not can.takes_tools:
         note(TOOLS_DESCRIBED)
-        prepared, tools = _with_description(prepared, describe_tools(tools)), None
+        prepared, tools = with_description(prepared, describe_tools(tools)), None
     prepared = _with_shown_system(prepared, can, note)
     for message in prepared:
         _adapt_fields(message, can)
@@ -99,7 +97,7 @@ def _folded(messages: list[Message]) -> list[Message]:
 # ---------------------------------------------------------------- tools
 
 
-def _with_description(messages: list[Message], text: str) -> list[Message]:
+def with_description(messages: list[Message], text: str) -> list[Message]:
     """Behind what the first system message says, or in one of its own."""
     first = messages[0] if messages else {}
     if first.get("role") != "system":
@@ -117,7 +115,7 @@ def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note:
         messages = [_with_written_calls(message) for message in messages]
     if writes_results:
         note(RESULTS_WRITTEN)
-        messages = _with_written_results(messages)
+        messages = with_written_results(messages)
     return messages
 
 
@@ -132,7 +130,7 @@ def _with_written_calls(message: Message) -> Message:
     return {**rest, "content": "\n".join([*([said] if said else []), *texts])}
 
 
-def _with_written_results(messages: list[Message]) -> list[Message]:
+def with_written_results(messages: list[Message]) -> list[Message]:
     """Those in a row are one user message."""
     shown: list[Message] = []
     follows = False
@@ -178,124 +176,3 @@ def joined(parts: list[Any]) -> str:
 
 def text_of(content: Any) -> str:
     return joined(content) if isinstance(content, list) else str(content or "")
-
-
-def _together(first: Any, second: Any) -> Any:
-    """Two contents as one."""
-    if isinstance(first, list) or isinstance(second, list):
-        return [*_parts(first), *_parts(second)]
-    return "\n\n".join(text for text in (first, second) if text)
-
-
-def _parts(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
-
-
-# ---------------------------------------------------------------- remedies for what a template has refused
-
-
-def _one_thought(messages: list[Message]) -> list[Message]:
-    """gpt-oss takes either a thought or a text beside tool calls."""
-    changed = []
-    for message in messages:
-        thought, content = message.get("thinking"), message.get("content")
-        if message.get("tool_calls") and isinstance(thought, str) and isinstance(content, str) and thought and content:
-            message = {**message, "thinking": f"{thought}\n\n{content}", "content": ""}
-        changed.append(message)
-    return changed
-
-
-def _short_ids(messages: list[Message]) -> list[Message]:
-    """Nine letters and digits: the same id always becomes the same."""
-    changed = []
-    for message in messages:
-        if isinstance(message.get("tool_call_id"), str):
-            message = {**message, "tool_call_id": _short_id(message["tool_call_id"])}
-        if isinstance(calls := message.get("tool_calls"), list):
-            short = [{**call, "id": _short_id(str(call.get("id")))} if isinstance(call, dict) else call for call in calls]
-            message = {**message, "tool_calls": short}
-        changed.append(message)
-    return changed
-
-
-def _short_id(text: str) -> str:
-    return text if re.fullmatch(r"[a-zA-Z0-9]{9}", text) else f"{zlib.crc32(text.encode(errors='replace')):09x}"
-
-
-def _one_call_each(messages: list[Message]) -> list[Message]:
-    """An answer with several calls becomes several answers, each with its result behind it."""
-    changed: list[Message] = []
-    waiting: list[Message] = []  # answers that come after the results of those before them
-    for message in messages:
-        calls = message.get("tool_calls")
-        if message.get("role") == "tool":
-            number = next((n for n, one in enumerate(waiting) if one["tool_calls"][0].get("id") == message.get("tool_call_id")), -1)
-            if number >= 0:
-                changed += [waiting.pop(number)]
-            changed.append(message)
-            continue
-        changed += waiting
-        waiting = []
-        if not isinstance(calls, list) or len(calls) < 2 or not all(isinstance(call, dict) for call in calls):
-            changed.append(message)
-            continue
-        changed.append({**message, "tool_calls": calls[:1]})
-        waiting = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls[1:]]
-    return changed + waiting
-
-
-def _orphans_shown(messages: list[Message]) -> list[Message]:
-    """Results that belong to no call before them become user messages."""
-    changed: list[Message] = []
-    has_calls = False
-    for message in messages:
-        if message.get("role") == "tool" and not has_calls:
-            changed += _with_written_results([message])
-            continue
-        has_calls = has_calls or bool(message.get("tool_calls"))
-        changed.append(message)
-    return changed
-
-
-def _merged(messages: list[Message]) -> list[Message]:
-    """Messages of one role in a row become one."""
-    changed: list[Message] = []
-    for message in messages:
-        last = changed[-1] if changed else {}
-        if message.get("role") != last.get("role") or message.get("role") not in ("user", "assistant", "system"):
-            changed.append(message)
-            continue
-        both = {**last, **message, "content": _together(last.get("content"), message.get("content"))}
-        calls = [*(last.get("tool_calls") or []), *(message.get("tool_calls") or [])]
-        changed[-1] = {**both, "tool_calls": calls} if calls else both
-    return changed
-
-
-def _user_first(messages: list[Message]) -> list[Message]:
-    """An empty question before an answer that comes first."""
-    at = next((number for number, message in enumerate(messages) if message.get("role") != "system"), len(messages))
-    if not messages or (at < len(messages) and messages[at].get("role") == "user"):
-        return messages
-    return [*messages[:at], {"role": "user", "content": ""}, *messages[at:]]
-
-
-def _answer_between(messages: list[Message]) -> list[Message]:
-    """An empty answer between the result of a tool and a question."""
-    changed: list[Message] = []
-    for message in messages:
-        if changed and changed[-1].get("role") == "tool" and message.get("role") == "user":
-            changed.append({"role": "assistant", "content": ""})
-        changed.append(message)
-    return changed
-
-
-Remedy = Callable[[list[Message]], list[Message]]
-REMEDIES: tuple[tuple[str, Remedy], ...] = (
-    ("a text beside a thought and tool calls is put behind the thought", _one_thought),
-    ("ids of tool calls are replaced by nine letters and digits", _short_ids),
-    ("several tool calls of one answer are shown one after the other", _one_call_each),
-    ("results of tools that belong to no call are shown as user messages", _orphans_shown),
-    ("messages of one role in a row are joined", _merged),
-    ("an empty user message is put before an answer that comes first", _user_first),
-    ("an empty answer is put between the result of a tool and a user message", _answer_between),
-)

@@ -6,6 +6,7 @@ InvalidRequest.
 """
 
 import contextlib
+import json
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import MAX_SOURCE_CHARS, source_of
-from fastrouter.worker.text.adapt_messages import REMEDIES, prepare
+from fastrouter.worker.text.adapt_messages import prepare
+from fastrouter.worker.text.remedies import REMEDIES
 from fastrouter.worker.text.tame_templates import MAX_CHARS as MAX_TAME_CHARS
 from fastrouter.worker.text.tame_templates import is_tame
 from fastrouter.worker.text.template_abilities import Abilities
@@ -22,6 +24,7 @@ from fastrouter.worker.text.template_sandbox import Sandbox, TooMuchMemory
 MAX_SECONDS = 5.0
 _MAX_ERROR_CHARS = 2000
 _DATE = "%d %b %Y"  # of today, as llama-server gives it
+_FIREFUNCTION, _DATE_TIME = "functools[", "%b %d %Y %H:%M:%S"  # a template that wants two values of its own
 _TAG = "CONTINUE-HERE-4711 "  # its space shows whether the template trims
 
 Message = dict[str, Any]
@@ -88,10 +91,10 @@ class ChatTemplate:
             refusal = error
         names: list[str] = []
         for name, remedy in REMEDIES:
-            changed = remedy(messages)
-            if changed == messages:
+            changed = remedy(messages, tools)
+            if changed == (messages, tools):
                 continue
-            messages, names = changed, [*names, name]
+            (messages, tools), names = changed, [*names, name]
             with contextlib.suppress(InvalidRequest):
                 text = self._run(messages, tools, add_generation_prompt, kwargs)
                 self.adaptations.update(dict.fromkeys(names))
@@ -100,6 +103,8 @@ class ChatTemplate:
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
+        if _FIREFUNCTION in self.source:
+            values.update(functions=json.dumps(tools, indent=2) if tools else "", datetime=datetime.now().strftime(_DATE_TIME))
         values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
         self._sandbox.given = (messages, tools)
         try:

@@ -93,12 +93,12 @@ def _message(content: str, reasoning: str, calls: list[dict[str, str]]) -> Messa
     return message
 
 
-def trip(prompt: str, whole: str, format: Format, message: Message, size: int = 0) -> Trip:
+def trip(prompt: str, whole: str, format: Format, message: Message, size: int = 0, tools: Sequence[dict[str, Any]] = TOOLS) -> Trip:
     """`prompt`, `whole`: as for `write`. `size`: of the pieces in which the text comes; 0: it comes whole."""
     written = write(prompt, whole, format.thought)
     size = size or len(written.text) or 1
     pieces = [written.text[at : at + size] for at in range(0, len(written.text), size)]
-    got = read(format, pieces, reasoning_open=written.reasoning_open)
+    got = read(format, pieces, reasoning_open=written.reasoning_open, tools=tools)
     return Trip(_comparable(_shown(message, written.text)), _comparable(got), written.text)
 
 
