@@ -5,7 +5,6 @@ Must never know tokens, models or HTTP. Invariant: a template is foreign code; w
 InvalidRequest.
 """
 
-import contextlib
 import json
 from datetime import datetime
 from typing import Any
@@ -15,7 +14,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import MAX_SOURCE_CHARS, source_of
 from fastrouter.worker.text.adapt_messages import prepare
-from fastrouter.worker.text.remedies import REMEDIES
+from fastrouter.worker.text.remedies import with_remedies
 from fastrouter.worker.text.tame_templates import MAX_CHARS as MAX_TAME_CHARS
 from fastrouter.worker.text.tame_templates import is_tame
 from fastrouter.worker.text.template_abilities import Abilities
@@ -82,21 +81,21 @@ class ChatTemplate:
         return self._run_adapted(prepared, tools, add_generation_prompt, kwargs)
 
     def _run_adapted(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
-        """As they are; when the template refuses that, with one remedy after the other. Raises its first refusal."""
-        try:
+        """As they are; when the template refuses that, with remedies. Raises its first refusal."""
+
+        def run(messages: list[Message], tools: Any) -> str:
             return self._run(messages, tools, add_generation_prompt, kwargs)
+
+        try:
+            return run(messages, tools)
         except TooMuchMemory:
             raise
         except InvalidRequest as error:
             refusal = error
-        names: list[str] = []
-        for name, remedy in REMEDIES:
-            changed = remedy(messages, tools)
-            if changed == (messages, tools):
-                continue
-            (messages, tools), names = changed, [*names, name]
-            with contextlib.suppress(InvalidRequest):
-                text = self._run(messages, tools, add_generation_prompt, kwargs)
+        for keeps_all in (False, True):
+            found = with_remedies(messages, tools, run, refusal, keeps_all=keeps_all)
+            if found is not None:
+                text, names = found
                 self.adaptations.update(dict.fromkeys(names))
                 return text
         raise refusal
@@ -105,7 +104,7 @@ class ChatTemplate:
         values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
         if _FIREFUNCTION in self.source:
             values.update(functions=json.dumps(tools, indent=2) if tools else "", datetime=datetime.now().strftime(_DATE_TIME))
-        values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
+        values.update(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt)
         self._sandbox.given = (messages, tools)
         try:
             text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from fastrouter.errors import InvalidRequest
 from fastrouter.worker.text.adapt_messages import Message, with_description, with_written_results
 from fastrouter.worker.text.tool_prompt import describe_tools
 
@@ -152,6 +153,11 @@ def _described_tools(messages: list[Message], tools: Any) -> tuple[list[Message]
     return (with_description(messages, describe_tools(tools)), None) if tools else (messages, tools)
 
 
+def _empty_tools(messages: list[Message], tools: Any) -> tuple[list[Message], Any]:
+    """Some templates count on a list."""
+    return messages, [] if tools is None else tools
+
+
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("a text beside a thought and tool calls is put behind the thought", _of_messages(_one_thought)),
     ("ids of tool calls are replaced by nine letters and digits", _of_messages(_short_ids)),
@@ -162,4 +168,23 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("an empty answer is put between the result of a tool and a user message", _of_messages(_answer_between)),
     ("parameters of tools are shown with simpler types", _plain_tools),
     ("tools are described in the system message, as the template refuses them", _described_tools),
+    ("an empty list of tools is shown where there are none", _empty_tools),
 )
+
+
+def with_remedies(
+    messages: list[Message], tools: Any, run: Callable[[list[Message], Any], str], refusal: InvalidRequest, *, keeps_all: bool
+) -> tuple[str, list[str]] | None:
+    """The text, and the remedies that it took. One after the other is tried; those after which the template says the same as before are
+    dropped again, unless `keeps_all`. None: it refuses all."""
+    names: list[str] = []
+    for name, remedy in REMEDIES:
+        changed = remedy(messages, tools)
+        if changed == (messages, tools):
+            continue
+        try:
+            return run(*changed), [*names, name]
+        except InvalidRequest as error:
+            if keeps_all or error.message != refusal.message:
+                (messages, tools), names, refusal = changed, [*names, name], error
+    return None
