@@ -97,6 +97,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "shells",
         "serve",
         "arguments",
+        "template",
         "pull",
         "terminal",
         "bench",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from test_chat_template import CHATML, LLAMA3, MISTRAL, QWEN_TOOLS
+from chat_templates import CHATML, LLAMA3, MISTRAL, QWEN_TOOLS
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import BUILT_IN

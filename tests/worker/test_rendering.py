@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from test_chat_template import CHATML, ENDLESS, LLAMA3, MISTRAL, QWEN_TOOLS, TOOLS, USER, VISION
+from chat_templates import CHATML, LLAMA3, MISTRAL, QWEN_TOOLS, TOOLS, VISION
+from test_chat_template import ENDLESS, USER
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import BUILT_IN

@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 import pytest
-from test_chat_template import CHATML, MISTRAL, QWEN_TOOLS, SYSTEM, TOOLS, USER
+from chat_templates import CHATML, MISTRAL, QWEN_TOOLS, TOOLS
+from test_chat_template import SYSTEM, USER
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.worker.text.adapt_messages import CALLS_WRITTEN, RESULTS_WRITTEN, SYSTEM_FOLDED, SYSTEM_LATER, TOOLS_DESCRIBED

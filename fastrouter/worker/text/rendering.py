@@ -91,6 +91,14 @@ class Renderer:
             self._compiling = None
         return self._template(source)
 
+    def check(self) -> None:
+        """Raises InvalidRequest when the model's template cannot be compiled."""
+        ChatTemplate(self._source, bos_token=self._tokens["bos_token"], eos_token=self._tokens["eos_token"])
+
+    def show(self, chat: Chat) -> Shown:
+        """With what was done to the messages, which nobody else is told. In the thread that owns signals."""
+        return self._show_now(chat) or self._show(chat)
+
     def render_now(self, chat: Chat) -> str | None:
         """The text; None when it would take long. Raises InvalidRequest."""
         shown = self._show_now(chat)
