@@ -31,6 +31,8 @@ class CallReader:
         if start == "section" and self._section and not (yield from self._read_to_call(self._section)):
             return
         yield from self._read_one(start == "bare")
+        while start == "section" and not self._section and (yield from self._desk.source.skip_space()) == "{":
+            yield from self._read_one(False)  # one object after the other, with nothing between them
 
     def _read_to_call(self, markers: Markers) -> Reading[bool]:
         """In a section of calls: pass over what is before the first. False when the section is empty."""
