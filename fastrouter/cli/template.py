@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrouter.catalog.catalog import Catalog
-from fastrouter.catalog.gguf import read_header
+from fastrouter.catalog.gguf import GgufError, read_header
 from fastrouter.cli.arguments import Parser
 from fastrouter.config.config import parse
 from fastrouter.errors import ConfigError, FastrouterError
@@ -66,7 +66,10 @@ def run_template(arguments: Sequence[str]) -> int:
 def _template_in(path: Path) -> str:
     """Of a GGUF file, or the text of any other."""
     if path.is_file() and path.open("rb").read(4) == b"GGUF":
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except GgufError as error:
+            raise ConfigError(f"{path}: {error.message}") from None
         if header.has_chat_template and header.chat_template is None:
             raise ConfigError(f"{path}: its chat template is too long")
         return header.chat_template or FALLBACK

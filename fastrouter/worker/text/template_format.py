@@ -36,7 +36,7 @@ def format_of(source: str, render: Render) -> TemplateFormat:
         found.append(TemplateFormat(_with_ends(known, derived), TABLE))
     if derived.calls is not None:
         found.append(TemplateFormat(replace(derived, name=GENERIC.name), GENERIC_WAY) if is_generic else TemplateFormat(derived, DERIVED))
-    found.append(TemplateFormat(_with_ends(replace(GENERIC, thought=derived.thought), derived), GENERIC_WAY))
+    found.append(TemplateFormat(_with_ends(replace(GENERIC, thought=derived.thought, drop=derived.drop), derived), GENERIC_WAY))
     texts = rendered(render, _TRIED)
     return next((one for one in found if not failures(texts, one.format)), found[0])
 

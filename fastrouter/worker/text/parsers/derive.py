@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, IDS, KEYS, NAMES, NUMBER, VALUES, Written, derive_calls
-from fastrouter.worker.text.parsers.derive_text import common_prefix, common_suffix, first_marker, is_marker, mirrored, mirrors, tokens_of
+from fastrouter.worker.text.parsers.derive_text import common_prefix, common_suffix, first_marker, is_marker, mirrored, tokens_of
 from fastrouter.worker.text.parsers.format import Calls, Format, Thought
 
 Message = dict[str, Any]
@@ -154,10 +154,10 @@ def _written_by_others(probes: Probes) -> str:
     """The header, without a marker in it that opens every thought."""
     header = probes.header
     shown = probes.thought or probes.thought_call
-    closing = first_marker(shown.partition(THOUGHT)[2])
+    rest = shown.partition(THOUGHT)[2].lstrip()
     tokens = tokens_of(header)
     for number in range(len(tokens) - 1, max(-1, len(tokens) - 6), -1):
-        if mirrors(tokens[number], closing):
+        if mirrored("".join(tokens[number:]), rest):
             return "".join(tokens[:number])
     return header
 

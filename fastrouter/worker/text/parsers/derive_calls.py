@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastrouter.worker.text.parsers.derive_text import around, split_first_marker, split_last_marker
+from fastrouter.worker.text.parsers.derive_text import NEEDLE, around, split_first_marker, split_last_marker
 from fastrouter.worker.text.parsers.format import Braces, Calls, JsonObject, NameThenJson, Pythonic, Syntax, Tagged
 
 NAMES = ("ZQXNAME1", "ZQXNAME2")
@@ -18,6 +18,7 @@ VALUES = ("ZQXVALUE1", "ZQXVALUE2")
 IDS = ("ZQXCALLI1", "ZQXCALLI2")  # nine letters and digits, as Mistral wants them
 NUMBER = 4711
 ARGUMENTS = dict(zip(KEYS, VALUES, strict=True))
+_NEEDLE = re.compile(NEEDLE)
 _DECODER = json.JSONDecoder()
 
 
@@ -35,7 +36,8 @@ def derive_calls(written: Written) -> Calls | None:
     """None: this is nothing that a `Calls` can say."""
     if any(word not in written.one for word in (NAMES[0], *KEYS, *VALUES)):
         return None
-    return _json_calls(written) or _named_calls(written) or _other_calls(written)
+    calls = _json_calls(written) or _named_calls(written) or _other_calls(written)
+    return None if calls is None or _NEEDLE.search(repr(calls)) else calls  # what changes with each call is no marker
 
 
 # ---------------------------------------------------------------- objects and arrays of JSON
