@@ -124,6 +124,9 @@ def with_system(messages: list[Message], system: str | None) -> list[Message]:
 
 
 def _describe(error: Exception) -> str:
+    """The same for the same mistake."""
+    if isinstance(error, RecursionError):  # Python's words depend on where it happens
+        return "it is nested too deeply"
     text = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
     return text[:_MAX_ERROR_CHARS]
 
