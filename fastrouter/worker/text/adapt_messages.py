@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
+from fastrouter.worker.text.parsers.format import Calls
 from fastrouter.worker.text.template_abilities import END_TAG, PARTS, TAGS, Abilities
-from fastrouter.worker.text.tool_prompt import describe_tools, write_call, write_result
+from fastrouter.worker.text.tool_prompt import describe_tools, write_calls, write_result
 
 Message = dict[str, Any]
 
@@ -30,7 +31,7 @@ def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[
     prepared = _with_shown_tools(prepared, tools, can, note)
     if tools and not can.takes_tools:
         note(TOOLS_DESCRIBED)
-        prepared, tools = with_description(prepared, describe_tools(tools)), None
+        prepared, tools = with_description(prepared, describe_tools(tools, can.call_example)), None
     prepared = _with_shown_system(prepared, can, note)
     for message in prepared:
         _adapt_fields(message, can)
@@ -112,22 +113,22 @@ def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note:
     writes_results = has_results and not (can.shows_calls and can.shows_results)
     if writes_calls:
         note(CALLS_WRITTEN)
-        messages = [_with_written_calls(message) for message in messages]
+        messages = [_with_written_calls(message, can.call_style) for message in messages]
     if writes_results:
         note(RESULTS_WRITTEN)
         messages = with_written_results(messages)
     return messages
 
 
-def _with_written_calls(message: Message) -> Message:
+def _with_written_calls(message: Message, style: Calls | None) -> Message:
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not calls:
         return message
     functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
-    texts = [write_call(str(function.get("name")), function.get("arguments")) for function in functions if isinstance(function, dict)]
+    named = [(str(function.get("name")), function.get("arguments")) for function in functions if isinstance(function, dict)]
     said = text_of(message.get("content"))
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
-    return {**rest, "content": "\n".join([*([said] if said else []), *texts])}
+    return {**rest, "content": "\n".join(filter(None, (said, write_calls(named, style))))}
 
 
 def with_written_results(messages: list[Message]) -> list[Message]:

@@ -11,8 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
-from fastrouter.worker.text.parsers.derive_text import common_prefix
+from fastrouter.worker.text.parsers.derive_text import common_prefix, common_suffix
+from fastrouter.worker.text.parsers.format import Calls
+from fastrouter.worker.text.parsers.table import find_format
 from fastrouter.worker.text.template_sandbox import TooMuchMemory
+from fastrouter.worker.text.tool_prompt import EXAMPLE_ARGUMENTS, EXAMPLE_NAME
 
 Message = dict[str, Any]
 Run = Callable[[list[Message], Any], str]  # messages and tools; raises InvalidRequest
@@ -111,6 +114,23 @@ class Abilities:
     def shows_calls(self) -> bool:
         """Those of earlier answers."""
         return _NEEDLE in self._shown(self._called()) or self._is_mute
+
+    @cached_property
+    def call_example(self) -> str:
+        """A call as it is shown; empty where none are."""
+        if not self.shows_calls:
+            return ""
+        function = {"name": EXAMPLE_NAME, "arguments": EXAMPLE_ARGUMENTS if self.takes_object_arguments else json.dumps(EXAMPLE_ARGUMENTS)}
+        call = {"id": _ID, "type": "function", "function": function}
+        shown = self._shown({"role": "assistant", "content": "", "tool_calls": [call]})
+        plain = self._shown(_ANSWER)
+        return shown.removeprefix(common_prefix(shown, plain)).removesuffix(common_suffix(shown, plain)).strip()
+
+    @cached_property
+    def call_style(self) -> Calls | None:
+        """How its models write calls, where it shows tools but no calls. None: not known."""
+        known = find_format(self._source) if self.takes_tools else None
+        return known.calls if known is not None else None
 
     @cached_property
     def shows_results(self) -> bool:

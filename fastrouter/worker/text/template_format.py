@@ -10,7 +10,7 @@ from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, NAMES
 from fastrouter.worker.text.parsers.format import Format
 from fastrouter.worker.text.parsers.round_trip import failures, rendered
 from fastrouter.worker.text.parsers.table import GENERIC, find_format
-from fastrouter.worker.text.tool_prompt import write_call
+from fastrouter.worker.text.tool_prompt import write_calls
 
 TABLE, DERIVED, GENERIC_WAY = "table", "derived", "generic"
 _TRIED = ("text", "call of odd values", "two calls", "thought, text and calls")  # of the round trip's messages: enough to choose
@@ -48,4 +48,4 @@ def _with_ends(known: Format, derived: Format) -> Format:
 def _writes_calls_for(render: Render) -> bool:
     """The template shows no calls, so they are written into the text."""
     shown = render([USER, assistant(calls=(ARGUMENTS,))], TOOLS, False) or ""
-    return write_call(NAMES[0], ARGUMENTS) in shown
+    return write_calls([(NAMES[0], ARGUMENTS)]) in shown
