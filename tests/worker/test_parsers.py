@@ -215,6 +215,21 @@ def test_arguments_that_are_not_quite_json_are_repaired(written: str, meant: obj
     assert [json.loads(arguments) for _, arguments in message.calls] == [meant]
 
 
+@pytest.mark.parametrize("name", ["qwen3-coder", "glm-4.5", "generic"])
+@pytest.mark.parametrize("call", ['{"name": "get_time", "arguments": {}}', '{"type": "function", "function": {"name": "get_time"}}'])
+def test_json_between_the_markers_of_another_syntax_is_a_call(name: str, call: str) -> None:
+    assert parse(name, f"<tool_call>\n{call}\n</tool_call>") == Message("", "", (("get_time", "{}"),))
+
+
+def test_the_old_array_of_mistral_is_read_where_its_newer_syntax_is_usual() -> None:
+    assert parse("mistral-args", '[TOOL_CALLS][{"name": "get_time", "arguments": {}}]').calls == (("get_time", "{}"),)
+
+
+def test_a_value_in_cdata_is_what_stands_inside() -> None:
+    text = '<function name="get_weather"><param name="city"><![CDATA[a]] </param> & <b>]]></param></function>'
+    assert [json.loads(arguments) for _, arguments in parse("minicpm", text).calls] == [{"city": "a]] </param> & <b>"}]
+
+
 def test_a_parameter_that_is_written_twice_counts_once() -> None:
     message = parse("glm-4.5", "<tool_call>get_weather\n" + "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n" * 2 + "</tool_call>")
     assert message.calls == (("get_weather", '{"days": 3}'),)

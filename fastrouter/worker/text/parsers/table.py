@@ -224,7 +224,10 @@ ROWS: tuple[Row, ...] = (
         Format(
             "minicpm",
             OPEN_TO_CALLS,
-            Calls(Tagged('\n<function name="', '">', '<param name="', '">', "</param>", "</function>"), between="\n"),
+            Calls(
+                Tagged('\n<function name="', '">', '<param name="', '">', "</param>", "</function>", quotes=("<![CDATA[", "]]>")),
+                between="\n",
+            ),
         ),
         ('<function name="', '<param name="'),
     ),
