@@ -76,7 +76,6 @@ _ONE_CALL = "the template shows only the first call of an answer"
 _MARKUP = "values are written as elements that are named after their keys"
 _RECIPIENT = "the name stands in the header of a message, and again in the call"
 _ID_FIRST = "an id stands before the name of each call"
-_CDATA = "texts with special characters are written as CDATA"
 _ESCAPES = "the template does not escape backslashes in texts"
 _ALL_CALLS = ("call", "no arguments", "all types", "empty values", "code", "three calls", "text and call", "thought and call")
 NOT_ROUND: dict[str, dict[str, str]] = {
@@ -97,7 +96,6 @@ NOT_ROUND: dict[str, dict[str, str]] = {
         "text and call": "the template writes the text beside a call as a thought",
         "thought, text and calls": "the template writes the text beside a call as a thought",
     },
-    "openbmb-MiniCPM5-1B.jinja": dict.fromkeys(("all types", "code", "three calls", "thought, text and calls"), _CDATA),
     "upstage-Solar-Open-100B.jinja": dict.fromkeys((*_ALL_CALLS, "thought, text and calls"), _ID_FIRST),
 }
 
@@ -148,10 +146,9 @@ def test_in_pieces_of_every_size(name: str) -> None:
 
 
 def test_the_list_of_what_does_not_come_back_is_short() -> None:
-    """Of 70 templates, 60 give every message back; 66 do but for what the template itself loses."""
     assert len(TEMPLATES) == 70
     assert set(NOT_ROUND) <= set(TEMPLATES)
-    assert len(NOT_ROUND) <= 10
+    assert len(NOT_ROUND) <= 9
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

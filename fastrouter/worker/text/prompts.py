@@ -94,8 +94,8 @@ class Prompts:
         return self._read_rendered(self._renderer.render(chat), limit)
 
     def format_of(self, generate: Generate) -> TemplateFormat:
-        """How the answer to this chat is written. Short work once its prompt has been read."""
-        return self._renderer.find_format(generate.chat_template)
+        """How the answer to this chat is written; known once its prompt has been read."""
+        return self._renderer.known_format(generate.chat_template)
 
     def take_notices(self) -> list[str]:
         """What the user should know about the template, each once."""

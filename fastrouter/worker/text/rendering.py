@@ -78,7 +78,7 @@ class Renderer:
             if template is None:
                 self.idle.append(self._take())
             else:
-                self._format(self._source, lambda chat: _show_in(template, chat), _QUICK_DERIVE_S)
+                self._find(self._source, lambda chat: _show_in(template, chat), _QUICK_DERIVE_S)
 
     def _compile(self, source: str) -> ChatTemplate | None:
         """None: not one to be rendered here. Raises InvalidRequest."""
@@ -159,35 +159,40 @@ class Renderer:
     def format_now(self, source: str | None) -> TemplateFormat | None:
         """None: `find_format` will take long. `source`: a template instead of the model's."""
         try:
-            return self._format(source or self._source, self._show_now, _QUICK_DERIVE_S)
+            return self._find(source or self._source, self._show_now, _QUICK_DERIVE_S)
         except _TakesLong:
             return None
 
     def find_format(self, source: str | None) -> TemplateFormat:
-        """However long it takes, in any thread."""
+        """However long it takes, in any thread. The generic one for a template that takes longer than that."""
         try:
-            return self._format(source or self._source, self._show, _MAX_DERIVE_S)
+            return self._find(source or self._source, self._show, _MAX_DERIVE_S)
         except _TakesLong:
-            return self._keep(source or self._source, generic_format())
+            return generic_format()
 
-    def _format(self, source: str, show: Callable[[Chat], Shown | None], seconds: float) -> TemplateFormat:
+    def known_format(self, source: str | None) -> TemplateFormat:
+        """What one of the two above has found; if they have found nothing, the generic one."""
+        return self._formats.get(source or self._source) or generic_format()
+
+    def _find(self, source: str, show: Callable[[Chat], Shown | None], seconds: float) -> TemplateFormat:
+        if source in self._formats:
+            return self._formats[source]
         deadline = time.monotonic() + seconds
 
         def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]], add_generation_prompt: bool) -> str | None:
+            refused = False
             try:
                 shown = show(Chat(source, (messages, tools, add_generation_prompt, False), {}))
             except InvalidRequest:
-                return None
-            finally:
-                if time.monotonic() > deadline:
-                    raise _TakesLong
-            if shown is None:
+                shown, refused = None, True
+            if time.monotonic() > deadline or (shown is None and not refused):
                 raise _TakesLong
-            return shown.text
+            return None if shown is None else shown.text
 
-        return self._formats.get(source) or self._keep(source, format_of(source_of(source), render))
-
-    def _keep(self, source: str, found: TemplateFormat) -> TemplateFormat:
+        try:
+            found = format_of(source_of(source), render)
+        except InvalidRequest:  # no such built-in template
+            return generic_format()
         if len(self._formats) >= _MAX_FORMATS:
             self._formats = {}
         self._formats[source] = found
