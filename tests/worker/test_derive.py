@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
 from chat_templates import CHATML, LLAMA3, MISTRAL, QWEN_TOOLS
+from hypothesis import strategies
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import BUILT_IN
 from fastrouter.worker.text.chat_template import ChatTemplate
-from fastrouter.worker.text.parsers.derive import TOOLS, USER, derive
+from fastrouter.worker.text.parsers.derive import ANSWER, QUESTION, THOUGHT, TOOLS, USER, derive
+from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, IDS, KEYS, NAMES, NUMBER, VALUES, Written, derive_calls
 from fastrouter.worker.text.parsers.derive_text import common_prefix, common_suffix, mirrored, tokens_of
 from fastrouter.worker.text.parsers.format import Braces, Calls, Format, JsonObject, NameThenJson, Pythonic, Tagged, Thought
-from fastrouter.worker.text.parsers.round_trip import MESSAGES, failures, rendered, trip
+from fastrouter.worker.text.parsers.round_trip import MESSAGES, failures, read, rendered, trip
 from fastrouter.worker.text.template_format import DERIVED, GENERIC_WAY, TABLE, TemplateFormat, format_of
 
 _SHOWS_TOOLS = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
@@ -240,3 +243,42 @@ def test_texts_are_compared_by_tokens() -> None:
 def test_probes_are_plain_messages() -> None:
     assert USER["role"] == "user"
     assert all(tool["function"]["parameters"]["type"] == "object" for tool in TOOLS)
+
+
+# ---------------------------------------------------------------- any text
+
+_WORDS = [
+    *("<a>", "</a>", "<a=", "[X]", "[/X]", "{", "}", "(", ")", "='", "'", '"', ":", ",", " ", "\n", "=", "word", "[", "]"),
+    *("<think>", "</think>"),
+    *(QUESTION, ANSWER, THOUGHT, *NAMES, *KEYS, *VALUES, *IDS, str(NUMBER)),
+]
+
+
+@hypothesis.given(strategies.data())
+def test_whatever_a_template_shows_there_is_a_format(data: Any) -> None:
+    """Any text for any probe."""
+    texts = strategies.lists(strategies.sampled_from(_WORDS), max_size=30).map("".join)
+
+    def render(messages: list[Any], tools: list[Any], add_generation_prompt: bool) -> str | None:
+        return None if data.draw(strategies.integers(0, 9)) == 0 else QUESTION + str(data.draw(texts))
+
+    one = format_of("", render)
+    assert one.format.thought is not None
+    assert "ZQX" not in repr(one.format.calls)
+    assert read(one.format, ["some ", "<a>text"])["role"] == "assistant"
+
+
+@hypothesis.given(strategies.lists(strategies.sampled_from(_WORDS), max_size=12).map("".join), strategies.data())
+def test_whatever_stands_around_calls(around: str, data: Any) -> None:
+    """Texts that look like calls in part."""
+    pieces = strategies.lists(strategies.sampled_from(_WORDS), max_size=4).map("".join)
+
+    def call(name: str, arguments: dict[str, Any]) -> str:
+        shown = [f"{data.draw(pieces)}{key}{data.draw(pieces)}{value}" for key, value in arguments.items()]
+        return f"{around}{name}{''.join(shown)}{data.draw(pieces)}"
+
+    written = Written(
+        call(NAMES[0], ARGUMENTS), call(NAMES[0], ARGUMENTS) + call(NAMES[1], ARGUMENTS), "", call(NAMES[0], {KEYS[0]: NUMBER})
+    )
+    calls = derive_calls(written)
+    assert calls is None or "ZQX" not in repr(calls)

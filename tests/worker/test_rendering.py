@@ -147,7 +147,8 @@ def test_a_process_that_has_died_is_replaced(renderer: Renderer) -> None:
 # ---------------------------------------------------------------- formats, and what the user is told
 
 
-def test_the_format_is_found_in_both_places(renderer: Renderer) -> None:
+def test_the_format_is_found_in_both_places(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "QUICK_S", 60)
     wild = QWEN_TOOLS + "{% set x = [messages, 1] %}"
     assert renderer.format_now(wild) is None
     found = renderer.find_format(wild)
@@ -165,7 +166,8 @@ def test_a_hostile_template_has_the_generic_format(source: str, renderer: Render
     assert renderer.find_format(source).origin == "generic"
 
 
-def test_the_format_is_known_before_the_first_chat() -> None:
+def test_the_format_is_known_before_the_first_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "QUICK_S", 60)
     one = Renderer(QWEN_TOOLS, TOKENS)
     one.start_compiling()
     assert one.render_now(asked(None)) is not None
@@ -176,11 +178,11 @@ def test_the_format_is_known_before_the_first_chat() -> None:
 def test_the_user_is_told_once_what_is_done_to_messages(renderer: Renderer) -> None:
     system = {"role": "system", "content": "Be brief."}
     told = "the chat template does not take all messages as they are: the system message is put before the first user message"
-    for render in (renderer.render_now, renderer.render, renderer.render_now):
-        assert render(asked(MISTRAL, [system, USER])) == "<s>[INST] Be brief.\nHello [/INST]"
+    for _ in range(2):
+        assert renderer.render(asked(MISTRAL, [system, USER])) == "<s>[INST] Be brief.\nHello [/INST]"
     assert list(renderer.notices) == [told]
     renderer.notices.clear()
     renderer.find_format(MISTRAL)  # its probes are not the user's messages
-    assert renderer.render_now(asked(MISTRAL, [USER])) == "<s>[INST] Hello [/INST]"
+    assert renderer.render(asked(MISTRAL, [USER])) == "<s>[INST] Hello [/INST]"
     assert not renderer.notices
     assert renderer.show(asked(MISTRAL, [system, USER])).adaptations == ("the system message is put before the first user message",)

@@ -24,7 +24,7 @@ QUICK_S = 0.05
 MAX_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 MAX_IDLE = 2  # processes that wait for the next question
 _MAX_FORMATS = 64
-_QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # most templates need 0.01 s
+_QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # of this thread's time, and by the clock; most templates need 0.01 s
 
 
 class Chat(NamedTuple):
@@ -78,7 +78,7 @@ class Renderer:
             if template is None:
                 self.idle.append(self._take())
             else:
-                self._find(self._source, lambda chat: _show_in(template, chat), _QUICK_DERIVE_S)
+                self._find(self._source, lambda chat: _show_in(template, chat), time.thread_time, _QUICK_DERIVE_S)
 
     def _compile(self, source: str) -> ChatTemplate | None:
         """None: not one to be rendered here. Raises InvalidRequest."""
@@ -159,14 +159,14 @@ class Renderer:
     def format_now(self, source: str | None) -> TemplateFormat | None:
         """None: `find_format` will take long. `source`: a template instead of the model's."""
         try:
-            return self._find(source or self._source, self._show_now, _QUICK_DERIVE_S)
+            return self._find(source or self._source, self._show_now, time.thread_time, _QUICK_DERIVE_S)
         except _TakesLong:
             return None
 
     def find_format(self, source: str | None) -> TemplateFormat:
         """However long it takes, in any thread. The generic one for a template that takes longer than that."""
         try:
-            return self._find(source or self._source, self._show, _MAX_DERIVE_S)
+            return self._find(source or self._source, self._show, time.monotonic, _MAX_DERIVE_S)
         except _TakesLong:
             return generic_format()
 
@@ -174,10 +174,10 @@ class Renderer:
         """What one of the two above has found; if they have found nothing, the generic one."""
         return self._formats.get(source or self._source) or generic_format()
 
-    def _find(self, source: str, show: Callable[[Chat], Shown | None], seconds: float) -> TemplateFormat:
+    def _find(self, source: str, show: Callable[[Chat], Shown | None], clock: Callable[[], float], seconds: float) -> TemplateFormat:
         if source in self._formats:
             return self._formats[source]
-        deadline = time.monotonic() + seconds
+        deadline = clock() + seconds
 
         def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]], add_generation_prompt: bool) -> str | None:
             refused = False
@@ -185,7 +185,7 @@ class Renderer:
                 shown = show(Chat(source, (messages, tools, add_generation_prompt, False), {}))
             except InvalidRequest:
                 shown, refused = None, True
-            if time.monotonic() > deadline or (shown is None and not refused):
+            if clock() > deadline or (shown is None and not refused):
                 raise _TakesLong
             return None if shown is None else shown.text
 
