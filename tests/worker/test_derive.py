@@ -190,6 +190,14 @@ def test_what_is_derived_reads_the_template_back(name: str) -> None:
             assert trip(prompt, whole, one.format, MESSAGES[key], size).is_round, (key, size)
 
 
+def test_thoughts_of_templates_that_know_their_markers_but_show_none() -> None:
+    usual = Thought(calls_close=True)
+    assert found(CHATML).format.thought is None
+    assert found(CHATML + "{# </think> #}").format.thought == usual
+    assert found("{# </think> #}" + CALLS["tagged"][0]).format.thought == usual
+    assert found(CALLS["tagged"][0]).format.thought is None
+
+
 def test_the_table_comes_first_where_it_fits() -> None:
     one = found(QWEN_TOOLS)
     assert (one.origin, one.format.name) == (TABLE, "hermes")
@@ -225,7 +233,7 @@ def test_a_template_that_fails_probes_is_no_error(source: str) -> None:
     one = found(source)
     assert isinstance(one.format, Format)
     assert one.format.calls is not None
-    assert one.format.thought is not None
+    assert one.format.thought is None
 
 
 # ---------------------------------------------------------------- texts
@@ -263,7 +271,7 @@ def test_whatever_a_template_shows_there_is_a_format(data: Any) -> None:
         return None if data.draw(strategies.integers(0, 9)) == 0 else QUESTION + str(data.draw(texts))
 
     one = format_of("", render)
-    assert one.format.thought is not None
+    assert one.format.calls is not None
     assert "ZQX" not in repr(one.format.calls)
     assert read(one.format, ["some ", "<a>text"])["role"] == "assistant"
 

@@ -2,10 +2,12 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_templates import CHATML, MISTRAL, QWEN_TOOLS, TOOLS
+from conftest import StartRouter, eventually
 from test_chat_template import SYSTEM, USER
 
 from fastrouter.errors import InvalidRequest
@@ -256,3 +258,16 @@ def test_a_template_with_functools_gets_its_two_values() -> None:
     assert text.startswith(json.dumps(TOOLS, indent=2)[:20])
     assert text.endswith("|20[Hello]")
     assert render(source, [USER])[0] == "|20[Hello]"
+
+
+def test_the_log_says_once_what_was_done(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "mistral.jinja").write_text(MISTRAL)
+    server = router("--chat-template-file", str(tmp_path / "mistral.jinja"), models_dir=models)
+    for _ in range(2):
+        answer = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [SYSTEM, USER], "max_tokens": 1})
+        assert answer.status == 200, answer.body
+    refused = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [{"role": "critic", "content": "no"}], "max_tokens": 1})
+    assert refused.error["message"] == "chat template: Only user and assistant roles are supported!"
+    line = f"tiny0: the chat template does not take all messages as they are: {SYSTEM_FOLDED}"
+    eventually(lambda: line in server.log, "the line")
+    assert server.log.count(SYSTEM_FOLDED) == 1

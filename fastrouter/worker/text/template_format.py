@@ -5,7 +5,7 @@ Pure but for `render`. Invariant: there is always one. What a template does with
 
 from dataclasses import dataclass, replace
 
-from fastrouter.worker.text.parsers.derive import TOOLS, USER, Render, assistant, derive
+from fastrouter.worker.text.parsers.derive import TOOLS, USER, USUAL, Render, assistant, derive
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, NAMES
 from fastrouter.worker.text.parsers.format import Format
 from fastrouter.worker.text.parsers.round_trip import failures, rendered
@@ -24,12 +24,12 @@ class TemplateFormat:
 
 def generic_format() -> TemplateFormat:
     """For a template of which nothing can be told."""
-    return TemplateFormat(GENERIC, GENERIC_WAY)
+    return TemplateFormat(replace(GENERIC, thought=None), GENERIC_WAY)
 
 
 def format_of(source: str, render: Render) -> TemplateFormat:
     """The first that reads the template's own messages back; else the first."""
-    derived, known = derive(render), find_format(source)
+    derived, known = _with_thought(derive(render), source), find_format(source)
     is_generic = _writes_calls_for(render)
     found: list[TemplateFormat] = []
     if known is not None:
@@ -39,6 +39,12 @@ def format_of(source: str, render: Render) -> TemplateFormat:
     found.append(TemplateFormat(_with_ends(replace(GENERIC, thought=derived.thought, drop=derived.drop), derived), GENERIC_WAY))
     texts = rendered(render, _TRIED)
     return next((one for one in found if not failures(texts, one.format)), found[0])
+
+
+def _with_thought(derived: Format, source: str) -> Format:
+    """Some templates do not show the thoughts of earlier answers, but know their markers."""
+    knows = any(marker.strip() in source for marker in (*USUAL.open, *USUAL.close))
+    return replace(derived, thought=USUAL) if derived.thought is None and knows else derived
 
 
 def _with_ends(known: Format, derived: Format) -> Format:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, IDS, KEYS, NAMES, NUMBER, VALUES, Written, derive_calls
-from fastrouter.worker.text.parsers.derive_text import common_prefix, common_suffix, first_marker, is_marker, mirrored, tokens_of
+from fastrouter.worker.text.parsers.derive_text import NEEDLE, common_prefix, common_suffix, first_marker, is_marker, mirrored, tokens_of
 from fastrouter.worker.text.parsers.format import Calls, Format, Thought
 
 Message = dict[str, Any]
 # messages, tools, add_generation_prompt -> the text; None: the template refuses them
 Render = Callable[[list[Message], list[dict[str, Any]], bool], str | None]
 
-_USUAL = Thought(calls_close=True)
+USUAL = Thought(calls_close=True)
 QUESTION, ANSWER, THOUGHT = "ZQXQUESTION1", "ZQXANSWER1", "ZQXTHOUGHT1"
 USER: Message = {"role": "user", "content": QUESTION}
 _PROPERTIES = {key: {"type": ["string", "integer"], "description": key} for key in KEYS}
@@ -92,14 +92,14 @@ class Probes:
 
 
 def derive(render: Render) -> Format:
-    """A format without calls when the template tells nothing about them."""
+    """A format without calls, or without thoughts, when the template tells nothing about them."""
     probes = Probes.of(render)
     if probes is None:
-        return Format("derived", _USUAL)
+        return Format("derived")
     probes = probes.without(_written_by_others(probes))
-    thought = _thought(probes) or _USUAL
+    thought = _thought(probes)
     before_text, _, after_text = probes.text.partition(ANSWER)
-    before_text = _without_thought(before_text, thought)
+    before_text = _without_thought(before_text, thought or USUAL)
     closing = mirrored(before_text, after_text)
     end = after_text.removeprefix(closing) if closing else _turn_end(after_text, probes.call, bool(before_text.strip()))
     drop = tuple(text for text in (before_text, after_text.removesuffix(end)) if text.strip())
@@ -130,7 +130,7 @@ def _space_after_text(rest: str) -> str:
 
 def _call_only(text: str, end: str, format: Format) -> str:
     """Without what stands before any answer, and what ends it."""
-    return _without_thought(text.removesuffix(end), format.thought or _USUAL).removeprefix("".join(format.drop[:1]))
+    return _without_thought(text.removesuffix(end), format.thought or USUAL).removeprefix("".join(format.drop[:1]))
 
 
 def _marker_of(end: str) -> tuple[str, ...]:
@@ -188,13 +188,12 @@ def _between(opening: str, rest: str, plain: str, all_of_it: str) -> Thought | N
         close = rest.removesuffix(plain)
     if not close.strip():
         close = all_of_it
-    return Thought((opening,), (close,), calls_close=True) if opening.strip() and close.strip() else None
+    is_told = opening.strip() and close.strip() and not re.search(NEEDLE, opening + close)
+    return Thought((opening,), (close,), calls_close=True) if is_told else None
 
 
-def _without_thought(text: str, thought: Thought | None) -> str:
+def _without_thought(text: str, thought: Thought) -> str:
     """Without the empty thought that some templates show where there is none."""
-    if thought is None:
-        return text
     rest = text.lstrip().removeprefix(thought.open[0].strip()).lstrip()
     close = thought.close[0].strip()
     return rest.removeprefix(close).removeprefix(thought.close[0][len(thought.close[0].rstrip()) :]) if rest.startswith(close) else text
