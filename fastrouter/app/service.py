@@ -147,7 +147,7 @@ class Service:
         if has_chosen:
             return ""
         if models:
-            return "None of them can be loaded; the reason stands behind each name"
+            return "None of them can be loaded; the reason follows each name"
         return "Name a folder of GGUF files with --models-dir or one file with --model, or download one: fastrouter pull USER/REPO"
 
 

@@ -155,7 +155,7 @@ class _Talk:
         """Of a model that was not made to chat."""
         found = self.entry.get("capabilities") or ["chat"]
         if "embedding" in found or "rerank" in found:
-            print(f"Note: {self.options.model} makes no text ({', '.join(found)}); /models lists the others, /model NAME switches.")
+            print(f"Note: {self.options.model} does not write text ({', '.join(found)}); /models lists the others, /model NAME switches.")
         elif "chat" not in found:
             print(f"Note: {self.options.model} has no chat template. It is asked in the ChatML format and may not answer the question.")
 

@@ -73,7 +73,7 @@ class Client:
             response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             connection.close()
-            raise CallFailed(f"{self._url}: {error.verify_message}; name who issued it with --cacert FILE") from None
+            raise CallFailed(f"{self._url}: {error.verify_message}; give the issuer's certificate with --cacert FILE") from None
         except ssl.SSLError as error:
             connection.close()
             raise CallFailed(f"{self._url}: no HTTPS ({error.reason or error}); does the router speak http:// there?") from None
@@ -93,7 +93,7 @@ class Client:
         try:
             return json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise CallFailed(f"the answer broke off: {error}") from None
+            raise CallFailed(f"the answer ended too early: {error}") from None
         finally:
             connection.close()
 
@@ -106,7 +106,7 @@ class Client:
                 try:
                     yield from filter(None, read_events(response))
                 except (OSError, ValueError, http.client.HTTPException) as error:
-                    raise CallFailed(f"the feed broke off: {error}") from None
+                    raise CallFailed(f"the event stream ended too early: {error}") from None
 
         return read()
 
@@ -117,7 +117,7 @@ class Client:
             for line in response:
                 yield line.decode("utf-8", "replace").rstrip("\n")
         except (OSError, http.client.HTTPException) as error:
-            raise CallFailed(f"the answer broke off: {error}") from None
+            raise CallFailed(f"the answer ended too early: {error}") from None
         finally:
             connection.close()
 
@@ -131,9 +131,9 @@ class Client:
                 if "error" in event:
                     raise CallFailed(event["error"].get("message", "the stream failed"))
                 yield event
-            raise CallFailed("the stream broke off")
+            raise CallFailed("the stream ended too early")
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise CallFailed(f"the stream broke off: {error}") from None
+            raise CallFailed(f"the stream ended too early: {error}") from None
         finally:
             connection.close()
 

@@ -168,7 +168,7 @@ def _remove_here(name: str) -> None:
     found = next((found for found in models if _is_named(found, name)), None)
     try:
         if found is None or not remove(caches, found.files[0]):
-            raise CallFailed(f"model '{name}' is in no cache")
+            raise CallFailed(f"model '{name}' is not in a cache")
     except OSError as error:
         raise CallFailed(f"{error.filename}: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. A table; knows no values."""
+"""The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. Only a table."""
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.guess_types import MAX_GUESSED
@@ -100,7 +100,7 @@ def _core_flags() -> list[Flag]:
 
 
 def cache_flags() -> list[Flag]:
-    """Of prompts, beside the KV cache's own flags."""
+    """For prompts; the KV cache itself has other flags."""
     scope = Scope.MODEL
     return [
         flag(scope, "--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, "cache_prompt", "reuse starts of prompts (on)"),

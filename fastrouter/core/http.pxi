@@ -125,7 +125,7 @@ cdef class RequestParser:
         try:
             return self._feed(data, requests)
         except MemoryError:
-            raise HttpError(503, "there is no memory for this body just now") from None
+            raise HttpError(503, "there is not enough memory for this body now; try again later") from None
 
     cdef int _feed(self, bytes data, list requests) except -1:
         """Consume all of `data`. Bytes of an incomplete head or line wait in _pending."""

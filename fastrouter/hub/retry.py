@@ -1,6 +1,6 @@
-"""Trying again: which failures of a hub may pass, and how long to wait for that. Knows no file.
+"""Repeated attempts: which failures of a hub may be temporary, and how long to wait.
 
-Invariant: it gives up after some attempts that brought nothing; as long as bytes come, it goes on.
+Invariant: it gives up after some attempts without progress; as long as bytes come, it continues.
 """
 
 import socket
@@ -15,14 +15,14 @@ from fastrouter.hub.job import DownloadFailed, HubUnavailable, Refused
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 6  # that bring nothing, one after the other
-MAX_UNRESOLVED = 2  # for a host name that has no address: without a network that does not pass
+MAX_ATTEMPTS = 6  # attempts in a row without progress
+MAX_UNRESOLVED = 2  # for a host name without an address: without a network this stays so
 LONGEST_PAUSE_S = 8.0
-LONGEST_WISH_S = 60.0  # of a Retry-After
+LONGEST_WISH_S = 60.0  # of a Retry-After header
 
 
 class CutShort(Exception):
-    """The transfer ended before its time."""
+    """The transfer ended too early."""
 
 
 def _is_passing(error: Exception) -> bool:
@@ -32,13 +32,13 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _wish_of(error: Exception) -> float:
-    """Seconds the hub asks us to wait."""
+    """Seconds that the hub asks us to wait."""
     text = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     return min(float(text), LONGEST_WISH_S) if text.isdigit() else 0.0
 
 
 def _is_unresolved(error: BaseException | None) -> bool:
-    """The machine knows no address for the hub's name; the HTTP library has wrapped that twice."""
+    """The machine knows no address for the hub's name; the HTTP library has wrapped this error twice."""
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -47,8 +47,8 @@ def _is_unresolved(error: BaseException | None) -> bool:
 def keep_trying(
     action: Callable[[], T], has_progressed: Callable[[], bool], said: str, pause_s: float, on_wait: Callable[[str, float], None]
 ) -> T:
-    """What `action` returns. Pauses begin with `pause_s` and double; `on_wait` is told why there is one, and its seconds. Raises Refused,
-    HubUnavailable, or what is no failure of the hub."""
+    """Returns the result of `action`. Pauses begin with `pause_s` and double; `on_wait` gets the reason and the seconds of each. Raises
+    Refused, HubUnavailable, or any error that is not a failure of the hub."""
     num_attempts = 0
     while True:
         try:
@@ -68,7 +68,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, HfHubHTTPError):
         return f"the hub answers {error.response.status_code} {error.response.reason_phrase}".rstrip()
     if isinstance(error, httpx2.TimeoutException):
-        return "the hub has gone silent"
+        return "the hub does not answer any more"
     if _is_unresolved(error):
         host = error.request.url.host if isinstance(error, httpx2.RequestError) else "its name"
         return f"the hub cannot be reached: {host} has no address (is this machine online? HF_ENDPOINT names another hub)"

@@ -75,7 +75,9 @@ class FactFile:
             self._is_dirty = True
             if not self._has_complained:
                 self._has_complained = True
-                log.warning("%s cannot be written (%s): what it holds will be found out again", self._path, error.strerror or error)
+                log.warning(
+                    "%s cannot be written (%s): its contents are measured again after a restart", self._path, error.strerror or error
+                )
 
     def _all(self) -> dict[str, Any]:
         if self._entries is None:

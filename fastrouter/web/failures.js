@@ -19,7 +19,7 @@ const KINDS = [
   { pattern: /LoRA adapter/i, short: "an adapter cannot be used", text: "A LoRA adapter that is set for this model cannot be used with it.", helps: "another" },
   { pattern: /--model-draft/, short: "its draft model cannot be used", text: "The draft model that is set for this model cannot be used with it.", helps: "another" },
   {
-    pattern: /no such file|is no file|not downloaded|(file|part|shard)\S* .{0,80}(is|are) missing|has gone/i,
+    pattern: /no such file|is not a file|not downloaded|(file|part|shard)\S* .{0,80}(is|are) missing|has gone/i,
     short: "its file is not there",
     text: "The model's file is not where it should be. Put it back, or download it again.",
     helps: "another",

@@ -30,7 +30,7 @@ from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05
-_NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
+_NO_SHIFT_NOTICE = "--context-shift is off: the KV cache of this model cannot be shifted, so an answer ends when the context is full"
 
 
 @dataclass(frozen=True, slots=True)

@@ -440,7 +440,7 @@ ANSWER = {"vectors": base64.b64encode(np.array([3, 4], "<f4").tobytes()).decode(
 def test_a_first_decode_that_kills_is_tried_again_in_the_safe_mode(router: StartRouter, tmp_path: Path) -> None:
     server = router(models_dir=scripted(tmp_path, first_decode="SIGILL", embed=ANSWER), is_fake=True)
     assert embed(server, "fake", "cat")[0].tolist() == [3, 4]
-    eventually(lambda: "it is tried once more in the safe mode" in server.log, "its line in the log")
+    eventually(lambda: "the next try is in the safe mode" in server.log, "its line in the log")
 
 
 def test_a_text_that_kills_twice_is_an_error(router: StartRouter, tmp_path: Path) -> None:

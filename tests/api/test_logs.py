@@ -88,7 +88,7 @@ def test_last_words() -> None:
         write(str(number))
     assert logs.of("a").end(4, None) == [], "the router wanted it to end"
     assert [line.text for line in logs.lines("a") if line.text.startswith("-")][-2:] == [
-        "--- a worker gets the model ---",
+        "--- a worker loads the model ---",
         "--- worker 4 was ended by the router ---",
     ]
     write = logs.of("a").begin(5)
@@ -153,7 +153,7 @@ def test_kept_lines(router: StartRouter, folder: Path) -> None:
     assert server.status("talks") == "unloaded"
     server.load("talks")
     lines = eventually(lambda: texts(server.get("/models/logs?model=talks"))[2:] and texts(server.get("/models/logs?model=talks")), "lines")
-    assert re.fullmatch(r"--- (a worker|worker \d+) gets the model ---", lines[0])
+    assert re.fullmatch(r"--- (a worker|worker \d+) loads the model ---", lines[0])
     assert lines[1:] == ["hello", "wörld"]
     server.unload("talks")
     eventually(lambda: texts(server.get("/models/logs?model=talks"))[-1].endswith("was ended by the router ---"), "its end")

@@ -367,7 +367,7 @@ def test_folders_are_polled_if_need_be(folder: Path, monkeypatch: pytest.MonkeyP
         asyncio.run(run())
     assert calls == [None, True]
     assert [record.message for record in caplog.records] == [
-        "--watch: the system cannot tell of changes ([Errno 28] No space left on device), so folders are polled",
+        "--watch: the system cannot report changes ([Errno 28] No space left on device), so folders are polled",
         f"watching {folder}",
     ]
 

@@ -118,12 +118,12 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
     wrong_version = struct.pack("<II", 0x67677371, 99) + good[8:state_bytes]
     files = {
         "cut.bin": (good[: len(good) // 2], "it is cut short"),
-        "cut head.bin": (good[:10], "it is no file of a slot"),
+        "cut head.bin": (good[:10], "it is not a slot file"),
         "cut foot.bin": (good[:-3], ""),
         "flipped.bin": (bytes(flipped), "it is damaged"),
-        "text.bin": (b"this is no file of a slot", "it is no file of a slot"),
-        "empty.bin": (b"", "it is no file of a slot"),
-        "version.bin": (wrong_version, "it is cut short, of another model or llama.cpp"),
+        "text.bin": (b"this is no file of a slot", "it is not a slot file"),
+        "empty.bin": (b"", "it is not a slot file"),
+        "version.bin": (wrong_version, "it is cut short, or from another model or llama.cpp"),
         "many.bin": (struct.pack("<III", 0x67677371, 3, 0xFFFFFFF0) + b"x" * 64, "do not fit the context of a slot"),
         "token.bin": (good[:12] + struct.pack("<i", -7) + good[16:state_bytes], "not of this model"),
         "missing.bin": (None, "there is no such file"),

@@ -154,7 +154,7 @@ def test_what_cannot_be_loaded_is_listed_with_its_error(models: Path, put: Calla
     assert "it is incomplete" in errors["cut"]
     assert errors["empty"] == f"{models}/empty.gguf: is empty; get another copy of the file, or remove it"
     for name in ("pipe", "zero"):
-        assert errors[name] == f"{models}/{name}.gguf: is not a regular file; check that it is there and may be read"
+        assert errors[name] == f"{models}/{name}.gguf: is not a regular file; check that it exists and can be read"
     assert errors["gone"].startswith(f"{models}/gone.gguf: No such file or directory (it is a link to nowhere); ")
     assert errors["good"] == ""
     assert [spec.id for spec in catalog.models() if spec.can_be_tried] == ["good"]
@@ -338,7 +338,7 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
         ("[b]\nmodel = models/a.gguf\nc", "b", "presets.ini:3 [b]: expected `key = value`"),
         ("[b]\nmodel = models/a.gguf\nc = -1", "b", "presets.ini:3 [b] c = -1: must be between 0"),
         ("[b]\nmodel = models/a.gguf\nport = 1", "b", "presets.ini:3 [b]: port belongs to the router"),
-        ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] is there twice"),
+        ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] appears twice"),
         ("[b\nmodel = models/a.gguf", "[b", "presets.ini:1: not a section"),
         ("[c]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = z", "b", "the alias z of b already means c"),
         ("[b]\nmodel = models/a.gguf\nalias = a", "b", "presets.ini:3 [b]: the alias a of b already means a; choose another one"),
@@ -368,7 +368,7 @@ def test_a_wrong_section_is_a_model_that_says_why(models: Path, put: Callable[..
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("c = 1", "presets.ini:1: c stands before the first [section]"),
+        ("c = 1", "presets.ini:1: c is before the first [section]"),
         ("[*]\nc = x", "presets.ini:2 [*] c = x: must be a whole number"),
         ("[*]\nchat-template-file = none", "presets.ini:2 [*] chat-template-file = none: there is no such file"),
         ("[*]\nsystem-prompt-file = models/a.gguf", "for every model: system-prompt-file "),

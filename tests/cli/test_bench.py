@@ -75,7 +75,7 @@ def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--port", "80"), "--port: bench says that itself"),
+        (("--port", "80"), "--port: bench sets this itself"),
         (("-m", "x.gguf"), "name models without a flag"),
         (("--no-such-flag",), "unknown flag --no-such-flag"),
         (("-c",), "-c: a value is missing"),
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_load(run: Run, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100_000])
     result = run(str(path), "--rounds", "1")
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("fastrouter: no whole answer: model name=cut failed to load: "), result.stderr
+    assert result.stderr.splitlines()[-1].startswith("fastrouter: the answer is incomplete: model name=cut failed to load: "), result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -401,7 +401,7 @@ def test_router_that_dies_in_the_middle(router: StartRouter, tmp_path: Path) -> 
     server.process.send_signal(signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.startswith("fastrouter: the stream broke off")
+    assert said.startswith("fastrouter: the stream ended too early")
     server.await_end()
 
 

@@ -75,7 +75,7 @@ def test_without_a_router(start: Start, hub: FakeHub, cache: Path) -> None:
     assert is_there(cache, hub)
     assert end_of(start("rm", NAME.lower())) == (0, f"{NAME.lower()} is removed\n", "")
     assert not is_there(cache, hub)
-    assert end_of(start("rm", NAME)) == (1, "", f"fastrouter: model '{NAME}' is in no cache\n")
+    assert end_of(start("rm", NAME)) == (1, "", f"fastrouter: model '{NAME}' is not in a cache\n")
 
 
 def test_through_a_router(start: Start, hub: FakeHub, cache: Path, server: Router) -> None:

@@ -130,7 +130,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
         (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
-        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be a folder that is there"),
+        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be an existing folder"),
         (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
         (["--no-repack"], {}, "fastrouter does not have --no-repack yet"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),

@@ -141,7 +141,7 @@ def test_from_the_hub_to_an_answer(start: StartRouter, hub: FakeHub, models: Pat
     early = server.post("/v1/chat/completions", {**CHAT, "model": NAME})
     assert (early.status, early.error["type"], early.headers["Retry-After"]) == (503, "unavailable_error", "5")
     assert early.error["message"].startswith(f"model '{NAME}' is downloading (")
-    assert server.post("/models", {"model": NAME.lower()}).error["message"] == f"model '{NAME.lower()}' is downloading already"
+    assert server.post("/models", {"model": NAME.lower()}).error["message"] == f"model '{NAME.lower()}' is already downloading"
     assert feed.wait("download_finished") == {"model": NAME, "event": "download_finished", "data": {"id": NAME}}
     progress = [event["data"][url]["done"] for event in feed.of("download_progress")]
     assert progress == sorted(progress)

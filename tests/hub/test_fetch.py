@@ -376,8 +376,8 @@ def test_the_token_shows_nowhere(hub: FakeHub, tmp_path: Path, monkeypatch: pyte
         ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which is no address of a server"),
         ("http://10.0.0.1/x", "10.0.0.1, which is a private network"),
         ("http://[fd00::1]/x", "fd00::1, which is a private network"),
-        ("http://[::ffff:169.254.169.254]/x", "no address of a server"),
-        ("http://0.0.0.0/x", "no address of a server"),
+        ("http://[::ffff:169.254.169.254]/x", "not the address of a server"),
+        ("http://0.0.0.0/x", "not the address of a server"),
         ("file:///etc/passwd", "file:"),
     ],
 )
@@ -401,7 +401,7 @@ def test_through_a_proxy(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.Monke
     assert [seen.path.split("/")[2] for seen in hub.seen] == ["hub.invalid", "hub.invalid", "delivery.invalid"]
     assert [seen.headers.get("authorization") for seen in hub.seen] == [f"Bearer {TOKEN}"] * 2 + [None]
     hub.always[NAME] = fake_hub.redirect("http://169.254.169.254/")
-    check_failed(run(dataclasses.replace(job, cache_dir=str(tmp_path / "b"))), tmp_path / "b", "Refused", "no address of a server")
+    check_failed(run(dataclasses.replace(job, cache_dir=str(tmp_path / "b"))), tmp_path / "b", "Refused", "not the address of a server")
 
 
 def test_offline(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_a_log_as_it_comes(room: Any, server: Router) -> None:
     server.load("tiny0")
     card(room, "tiny0").get_by_role("button", name="Log and settings of tiny0").click()
     log = card(room, "tiny0").get_by_role("log")
-    expect(log).to_contain_text("gets the model")
+    expect(log).to_contain_text("loads the model")
     ask(server, "tiny0", tokens=1, lines=["a line of now", HOSTILE]).join()
     expect(log).to_contain_text("a line of now")
     expect(log).to_contain_text(HOSTILE)  # text, not an element
@@ -260,7 +260,7 @@ def test_nothing_that_keeps_people_out(chromium: Any, server: Router, scheme: st
     tab = Tab(chromium, color_scheme=scheme)
     room = opened(tab, server)
     card(room, "tiny0").get_by_role("button", name="Log and settings of tiny0").click()
-    expect(room.get_by_role("log")).to_contain_text("gets the model")
+    expect(room.get_by_role("log")).to_contain_text("loads the model")
     assert violations(room.page) == []
     room.get_by_role("tab", name="Settings").click()
     expect(room.get_by_role("tabpanel")).to_contain_text("As its worker says")

@@ -93,7 +93,7 @@ def test_unknown_flag(tmp_path: Path) -> None:
         (["run", "tiny"], "chat"),
         (["ls"], "list"),
         (["version"], "--version"),
-        (["no-cache"], "--models-dir no-cache"),  # a folder that is there
+        (["no-cache"], "--models-dir no-cache"),  # an existing folder
     ],
 )
 def test_unknown_verb(tmp_path: Path, words: list[str], meant: str) -> None:

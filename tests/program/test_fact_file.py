@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_old_file(kept: Path, caplog: pytest.LogCaptureFi
     assert file_of(kept).read_bytes() == old
     assert os.listdir(file_of(kept).parent) == ["facts.json"]
     assert [record.message for record in caplog.records] == [
-        f"{file_of(kept)} cannot be written (File too large): what it holds will be found out again"
+        f"{file_of(kept)} cannot be written (File too large): its contents are measured again after a restart"
     ]
 
 

@@ -158,9 +158,9 @@ def test_the_figures_of_a_refusal() -> None:
     mib = 1 << 20
     limits = Limits(4, 2000 * mib, 1000 * mib)
     decided = plan([waiting("c", size=3000 * mib)], [], limits, 0)
-    assert decided.refuse == {"c": "it needs 2.9 GiB of memory, and 2.0 GiB is all there is for models"}
+    assert decided.refuse == {"c": "it needs 2.9 GiB of memory, and 2.0 GiB is the limit for all models"}
     decided = plan([Waiting("c", 0, Need(0, 1500 * mib))], [], limits, 0)
-    assert decided.refuse == {"c": "it needs 1.5 GiB of device memory, and 1000.0 MiB is all there is for models"}
+    assert decided.refuse == {"c": "it needs 1.5 GiB of device memory, and 1000.0 MiB is the limit for all models"}
     pinned = replace(sized("a", 1500 * mib), is_pinned=True)
     decided = plan([waiting("c", size=600 * mib)], [pinned], limits, 0)
     assert "beside the 1.5 GiB of pinned models (a)" in decided.refuse["c"]

@@ -104,7 +104,7 @@ class Collector(TextCollector):
 
 
 def test_descriptions() -> None:
-    assert describe_exit(None) == "ended before it was up"
+    assert describe_exit(None) == "ended before it was ready"
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(-11) == "was killed by signal 11 (SIGSEGV)"
     assert describe_exit(-250) == "was killed by signal 250"

@@ -447,7 +447,7 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
             spare.kill()
             await until(lambda: here.supervisor.spares.spare is None, "no spare")
         for _ in range(4):
-            with pytest.raises(Unavailable, match=r"before it was up|cannot be started") as caught:
+            with pytest.raises(Unavailable, match=r"before it was ready|cannot be started") as caught:
                 await here.acquire("b")
             assert caught.value.retry_after_s
         assert here.status("b") == "unloaded", "the model has not failed"
@@ -672,7 +672,7 @@ def test_a_cpu_variant_is_dropped_when_the_safe_mode_does_not_help(house: Run, c
         assert [what for _, what in here.events if "failed" in what] == []
 
     house(body)
-    assert caplog.text.count("it is tried once more in the safe mode (no repacked weights) and with llama.cpp's build for lesser CPUs") == 1
+    assert caplog.text.count("the next try is in the safe mode (no repacked weights) and with llama.cpp's build for simpler CPUs") == 1
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -555,7 +555,7 @@ def test_a_memory_that_cannot_forget(bench: Make) -> None:
     one.context.can_cut = False
     speculation = Speculation(one.context, LoadOptions(speculation=LOOKUP))
     assert not speculation.is_on
-    assert "cannot forget single tokens" in speculation.notice
+    assert "cannot drop single tokens" in speculation.notice
     one.engine.speculation = speculation
     one.bias = FEW
     assert guessed_of(one.ask(WORDS[0])) == (0, 0)

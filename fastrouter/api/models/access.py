@@ -28,7 +28,7 @@ from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.system.near_names import did_you_mean
 
 DOWNLOAD_RETRY_S = 5
-NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or `fastrouter pull user/repo`"
+NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or run `fastrouter pull user/repo`"
 
 
 class Models:

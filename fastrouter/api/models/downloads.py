@@ -52,7 +52,7 @@ class ModelDownloads:
         if spec is None and self._config.has_one_model:
             raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
         if self._downloads.find(spec.runner.id if spec else name) is not None:
-            raise InvalidRequest(f"model '{name}' is downloading already")
+            raise InvalidRequest(f"model '{name}' is already downloading")
         if spec is not None and spec.error is None:
             raise InvalidRequest(f"model '{name}' already exists")
         if self._config.offline:
@@ -150,7 +150,7 @@ class ModelDownloads:
         except OSError as error:
             raise FastrouterError(f"model '{spec.id}' cannot be removed: {error.filename}: {error.strerror}") from None
         if not is_removed:
-            raise InvalidRequest(f"model '{spec.id}' is in no cache any more")
+            raise InvalidRequest(f"model '{spec.id}' is no longer in a cache")
 
     async def _end(self, spec: ModelSpec) -> None:
         """Until nothing of it runs, or it takes too long."""

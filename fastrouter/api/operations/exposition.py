@@ -24,13 +24,13 @@ from fastrouter.system.build import LLAMA_BUILD
 Encode = Callable[[Any], bytes]  # of anything with a collect()
 Row = tuple[Sequence[str], float]  # values of the labels after `model`, and the sample
 
-_SWITCH = "Seconds from a request to its first text, where its model had to be loaded first; evicted: another one had to leave."
+_SWITCH = "Seconds from a request to its first text when its model had to be loaded; evicted: another model was evicted for it."
 _NAMED_SAMPLE = re.compile(rb'^(llamacpp:\w+)\{model="(?:[^"\\]|\\.)*"\}', re.MULTILINE)
 _HISTOGRAMS = (
-    ("queue", "Seconds that requests waited for a place, without the load of their model."),
-    ("load", "Seconds that loads of the model took."),
+    ("queue", "Seconds that requests waited for a place, without the time to load their model."),
+    ("load", "Seconds to load the model."),
     ("ttft", "Seconds from a request to its first text."),
-    ("prefill", "Seconds from the worker's taking a request to its first text."),
+    ("prefill", "Seconds from when the worker took a request to its first text."),
     ("itl", "Seconds between two texts of an answer."),
 )
 
@@ -136,12 +136,12 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     yield _histogram("fastrouter_switch_seconds", _SWITCH, ("model", "evicted"), switches)
     loads = [(("ok",), float(sum(counts.load.counts))), (("failed",), float(counts.num_failed_loads))]
     yield counter("fastrouter_loads", "Loads that have ended.", "outcome", rows=loads)
-    yield counter("fastrouter_evictions", "Times that the model left the memory.", "reason", rows=_by_one(counts.evictions))
+    yield counter("fastrouter_evictions", "Times that the model was removed from memory.", "reason", rows=_by_one(counts.evictions))
     num_processed = counts.prompt_tokens - counts.cached_tokens
     plain = (
-        ("fastrouter_worker_deaths", "Workers that ended by themselves while they served.", counts.num_deaths),
-        ("fastrouter_prompt_tokens", "Tokens of prompts, with those from the cache.", counts.prompt_tokens),
-        ("fastrouter_cached_tokens", "Tokens of prompts that the cache had.", counts.cached_tokens),
+        ("fastrouter_worker_deaths", "Workers that died while they served.", counts.num_deaths),
+        ("fastrouter_prompt_tokens", "Tokens of prompts, including those from the cache.", counts.prompt_tokens),
+        ("fastrouter_cached_tokens", "Tokens of prompts that came from the cache.", counts.cached_tokens),
         ("fastrouter_generated_tokens", "Tokens of answers.", counts.generated_tokens),
         ("fastrouter_draft_tokens", "Tokens guessed by speculative decoding.", counts.draft_tokens),
         ("fastrouter_draft_tokens_accepted", "Guessed tokens that became part of an answer.", counts.draft_tokens_accepted),
@@ -150,7 +150,7 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
         ("llamacpp:prompt_seconds", "Prompt process time in seconds.", counts.prompt_s),
         ("llamacpp:tokens_predicted", "Number of generation tokens processed.", counts.generated_tokens),
         ("llamacpp:tokens_predicted_seconds", "Predict process time in seconds.", counts.generated_s),
-        ("llamacpp:n_decode", "Number of llama_decode() calls, told at the end of answers.", counts.num_decodes),
+        ("llamacpp:n_decode", "Number of llama_decode() calls, counted when answers end.", counts.num_decodes),
     )
     for name, help, value in plain:
         yield counter(name, help, rows=[((), value)])
@@ -188,15 +188,15 @@ def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
     yield gauge("fastrouter_worker_resident_memory_bytes", "Resident memory of the model's worker, the mapped file included.", rss)
     kinds = (("host", "host_bytes"), ("device", "device_bytes"))
     budgeted = [((each.model_id, kind), getattr(each, name)) for each in awake for kind, name in kinds]
-    yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the model is reckoned with.", ("model", "kind"), budgeted)
+    yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the router counts for the model.", ("model", "kind"), budgeted)
     states = [((each.model_id, each.state), 1.0) for each in residents]
-    yield _gauge("fastrouter_instance_state", "1 for the state that the model is in; none without a place.", ("model", "state"), states)
+    yield _gauge("fastrouter_instance_state", "1 for the state of the model; absent when it has no place.", ("model", "state"), states)
     if is_whole:
         yield GaugeMetricFamily("fastrouter_models_resident", "Models that have a place: loading, loaded or asleep.", len(residents))
         yield GaugeMetricFamily("fastrouter_models_max", "Places (--models-max); 0: no limit.", fleet.models_max)
         yield GaugeMetricFamily("fastrouter_queue_length", "Requests that wait for a model.", sum(count for _, count in waiting))
         build = {"version": __version__, "llama_cpp": f"b{LLAMA_BUILD}"}
-        yield InfoMetricFamily("fastrouter_build", "What this is.", build)
+        yield InfoMetricFamily("fastrouter_build", "Versions of fastrouter and llama.cpp.", build)
         yield from PROCESS_COLLECTOR.collect()
 
 

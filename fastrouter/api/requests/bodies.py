@@ -78,7 +78,7 @@ def _parse(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     except MemoryError:
-        raise Unavailable("there is no memory for this body just now") from None
+        raise Unavailable("there is not enough memory for this body now; try again later") from None
 
 
 def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:

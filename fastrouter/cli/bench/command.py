@@ -99,7 +99,7 @@ def read_plan(arguments: Sequence[str]) -> Plan:
             flag, _ = find_argument(name)
             if flag.scope is Scope.SOURCE or flag.target in _OURS_TO_SAY:
                 raise ConfigError(
-                    f"{name}: bench says that itself" + ("; name models without a flag" if flag.scope is Scope.SOURCE else "")
+                    f"{name}: bench sets this itself" + ("; name models without a flag" if flag.scope is Scope.SOURCE else "")
                 )
             plan.flags += [word] if equals or flag.kind is Kind.SWITCH else [word, *([value] if (value := next(words, "")) else [])]
     return plan

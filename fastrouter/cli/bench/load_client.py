@@ -96,7 +96,7 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
                 stream.ttft_s = now - starts[sock]
     for stream in streams:
         if not stream.is_whole or not stream.ttft_s:
-            raise BenchFailed(f"no whole answer: {_error_of(bytes(stream.body))}")
+            raise BenchFailed(f"the answer is incomplete: {_error_of(bytes(stream.body))}")
         stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
     return streams
 

@@ -134,4 +134,4 @@ def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", port: int, star
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

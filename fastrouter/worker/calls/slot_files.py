@@ -126,12 +126,12 @@ class SlotFiles:
         found = states.read_file(str(path), slot.id)
         if found is None:
             self._context.remove(slot.id)
-            raise InvalidRequest("it is cut short, of another model or llama.cpp, or larger than the room in the KV cache")
+            raise InvalidRequest("it is cut short, or from another model or llama.cpp, or larger than the free part of the KV cache")
         tokens, read = found
         is_of_model = all(0 <= token < self._context.n_vocab for token in tokens)
         if not is_of_model or states.span(slot.id)[1] != len(tokens) - 1:
             self._context.remove(slot.id)
-            raise InvalidRequest("its tokens are not those of its state, or not of this model")
+            raise InvalidRequest("its tokens do not match its state or this model")
         return tokens, read
 
     # ------------------------------------------------------------ what is behind llama.cpp's part
@@ -180,7 +180,7 @@ def _count_tokens(file: BinaryIO) -> int:
     head = file.read(_HEAD.size)
     magic, _, num_tokens = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0, 0)
     if magic != _MAGIC:
-        raise InvalidRequest("it is no file of a slot")
+        raise InvalidRequest("it is not a slot file")
     return int(num_tokens)
 
 

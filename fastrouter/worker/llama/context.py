@@ -128,7 +128,7 @@ class Context:
 
     def _vector(self, address: int | None) -> NDArray[np.float32]:
         if not address:
-            raise LlamaError("llama.cpp has computed no embedding")
+            raise LlamaError("llama.cpp did not compute an embedding")
         return np.frombuffer(ctypes.string_at(address, 4 * self.num_outputs), dtype=np.float32)
 
     def use_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:

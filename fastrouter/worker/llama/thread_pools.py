@@ -59,7 +59,7 @@ def _cpus_of(mask: str | None, cpu_range: str | None) -> frozenset[int]:
     asked = frozenset(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
     usable = asked & os.sched_getaffinity(0)
     if asked and not usable:
-        raise FastrouterError(f"--cpu-mask, --cpu-range: this process may run on none of these CPUs: {sorted(asked)}")
+        raise FastrouterError(f"--cpu-mask, --cpu-range: this process may not run on any of these CPUs: {sorted(asked)}")
     return usable
 
 

@@ -131,7 +131,7 @@ class Grammars:
     def give_up(self, constraint: dict[str, str], future: "Future[Matcher]") -> FastrouterError:
         """It takes too long. Returns what to say."""
         if not future.running():
-            return Unavailable("too many grammars wait to be compiled: try again later")
+            return Unavailable("too many grammars are waiting to be compiled: try again later")
         self._compilers.replace(len(constraint["text"]))
         return _unusable(constraint["field"], "it takes too long to compile: make it smaller")
 

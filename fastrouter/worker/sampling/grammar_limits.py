@@ -130,9 +130,7 @@ def _check_multiples(values: list[Any], *, are_joint: bool) -> None:
     counts = [_significant(value) for value in values if type(value) in (int, float) and value > 0]
     largest: Callable[[Iterable[int]], int] = (lambda found: lcm(*found)) if are_joint else (lambda found: max(found, default=1))
     if largest(counts) > MAX_MULTIPLE:
-        raise ValueError(
-            f"multipleOf is too large: of its digits without zeros behind them, those of a number up to {MAX_MULTIPLE:,} can be kept"
-        )
+        raise ValueError(f"multipleOf is too large: without the zeros at its end, its digits may be at most {MAX_MULTIPLE:,}")
 
 
 def _significant(value: float) -> int:

@@ -56,7 +56,7 @@ class Speculation:
         self.is_wanted = False  # some sequence may have a guess: until then a step asks for nothing more
         self.notice = ""  # what the user should know
         if self._types and not self._can_cut:
-            self.notice = "speculative decoding is off: the memory of this model cannot forget single tokens"
+            self.notice = "speculative decoding is off: the KV cache of this model cannot drop single tokens"
         elif DRAFT in self._types and draft is None:
             raise FastrouterError(f"--spec-type {DRAFT}: --model-draft is missing")
 
