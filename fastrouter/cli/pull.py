@@ -1,6 +1,6 @@
 """The verbs pull and rm: models from the hub into the cache, and out of it. A running router does it; without one, this process does.
 
-Invariant: both ways use the same download process and the same cache, so that one goes on where the other was stopped.
+Invariant: both ways use the same download process and the same cache, so that one continues where the other was stopped.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.hub.job import Job, start_process, to_failure
 from fastrouter.hub.remove import remove
 
-# Reports as the download process and the router's feed make them: {url: {done, total}}. Returns the model's id.
+# Reports as the download process and the router's event stream make them: {url: {done, total}}. Returns the model's id.
 Steps = Generator[dict[str, dict[str, int]], None, str]
 
 
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 def pull(client: Client, options: argparse.Namespace) -> None:
     name: str = options.model
     try:
-        events = client.events("/models/sse")  # before the download begins, so that nothing is missed
+        events = client.events("/models/sse")  # before the download begins, so that no event is missed
     except NoAnswer:
         steps = _download_here(name)
     else:
@@ -65,7 +65,7 @@ def pull(client: Client, options: argparse.Namespace) -> None:
 
 
 def _download_there(client: Client, name: str, events: Iterator[dict[str, Any]]) -> Steps:
-    """By the router. Raises CallFailed."""
+    """The router downloads it. Raises CallFailed."""
     found = _listed(client, name)
     if found is not None and found["status"]["value"] != "downloading" and "error" not in found["status"]:
         return str(found["id"])
@@ -97,7 +97,7 @@ def _listed(client: Client, name: str) -> Any:
 
 
 def _download_here(name: str) -> Steps:
-    """By a process of our own. Raises CallFailed."""
+    """Our own process downloads it. Raises CallFailed."""
     job = _job_of(name, _config())
     _say(f"asking {job.endpoint} for {name}")
     try:
@@ -123,7 +123,7 @@ def _download_here(name: str) -> Steps:
 
 
 def _say(text: str) -> None:
-    """What is going on; the result alone goes to standard output."""
+    """Progress goes to standard error, only the result to standard output."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
-"""`fastrouter bench`: what switching between models costs on this machine, by a router of its own. Touches no running router.
+"""`fastrouter bench`: what switching between models costs on this machine, measured with a new router. Does not touch a running router.
 
-Invariant: whoever is measured gets the same models, the same flags and the same client, and has ended when the table is printed.
+Invariant: each measured server gets the same models, the same flags and the same client, and has ended when the table is printed.
 """
 
 import json
@@ -34,8 +34,8 @@ USAGE = """usage: fastrouter bench [MODEL ...] [--rival FILE] [--rounds N] [--js
 Starts its own router on a free port and measures cold, evicting and hot switches. MODEL: names as a router lists them, or GGUF files;
 default: the smallest models that a router finds. --rival: a llama-server to measure in the same run with the same flags."""
 NO_MODEL = "there is no model that could be measured: name GGUF files, or a folder with --models-dir"
-MAX_MODELS = 4  # when none are named
-NUM_COLD, NUM_HOT = 2, 50  # a round
+MAX_MODELS = 4  # when the user names none
+NUM_COLD, NUM_HOT = 2, 50  # in a round
 ENOUGH_FOR_A_TAIL = 10  # samples
 _OURS_TO_SAY = {"host", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
 Samples = dict[str, list[float]]  # seconds by measure
@@ -45,7 +45,7 @@ Samples = dict[str, list[float]]  # seconds by measure
 class Plan:
     models: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    folder: list[str] = field(default_factory=list)  # the flag that names a folder of our own
+    folder: list[str] = field(default_factory=list)  # the flag that names our temporary folder
     rival: Path | None = None
     rounds: int = 3
     is_json: bool = False
@@ -59,7 +59,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers and the folder go with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers and the folder are removed too
     try:
         plan = read_plan(arguments)
         environ = _environment()
@@ -80,7 +80,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- what to measure
 
 
 def read_plan(arguments: Sequence[str]) -> Plan:
@@ -117,13 +117,13 @@ def _set(plan: Plan, name: str, value: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, without what would close a router's doors to us."""
+    """The user's, without variables that would keep our client out of the router."""
     not_ours = {name for name, (flag, _) in BY_ENV.items() if flag.scope is Scope.SOURCE or flag.target in _OURS_TO_SAY}
     return {name: value for name, value in os.environ.items() if name not in not_ours}
 
 
 def _place_files(plan: Plan, folder: Path) -> None:
-    """Files become names: a folder of links is what both servers find them in."""
+    """Files become names: both servers find them in a folder of links."""
     files = [Path(model).absolute() for model in plan.models if is_gguf(model) and Path(model).is_file()]
     if not files:
         return
@@ -200,7 +200,7 @@ def _with_room(server: Server, models: Sequence[str], samples: Samples) -> None:
     for model in models:
         if server.status(model) != "unloaded":
             server.unload(model)
-    time.sleep(1)  # both servers have something to do after their start
+    time.sleep(1)  # both servers are still busy after their start
     for model in models:
         samples[f"cold switch to {model}"] += cold(server, model, NUM_COLD)
     for model in models[:2]:

@@ -1,6 +1,6 @@
-"""The one client that drives every server: non-blocking sockets, a new connection per request, times taken at the first byte of text.
+"""The one client for every server: non-blocking sockets, a new connection for each request, times taken at the first byte of text.
 
-Knows nothing of which server it talks to. Times are seconds of `time.perf_counter`.
+It is the same for all servers. Times are seconds of `time.perf_counter`.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ class BenchFailed(RuntimeError):
 
 @dataclass
 class Stream:
-    """One streamed chat request. `ttft_s` and `total_s` count from just before connect."""
+    """One streamed chat request. `ttft_s` and `total_s` begin just before connect."""
 
     ttft_s: float = 0.0
     total_s: float = 0.0
     num_tokens: int = 0
-    reads: list[float] = field(default_factory=list)  # when something came
+    reads: list[float] = field(default_factory=list)  # when data came
     body: bytearray = field(default_factory=bytearray)
 
     @property
@@ -62,7 +62,7 @@ def head_bytes(method: str, path: str, body_size: int) -> bytes:
 
 
 def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
-    """Send all requests at once, each on its own connection; wait for all to end. Raises BenchFailed when one is not whole."""
+    """Send all requests together, each on its own connection; wait until all have ended. Raises BenchFailed when one is not complete."""
     selector = selectors.DefaultSelector()
     streams = []
     starts: dict[socket.socket, float] = {}
@@ -102,7 +102,7 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
 
 
 def _error_of(answer: bytes) -> str:
-    """The server's own words, if there are any."""
+    """The server's words, if there are any."""
     found = _ERROR.search(answer)
     if found is None:
         return repr(answer[:500])
@@ -110,7 +110,7 @@ def _error_of(answer: bytes) -> str:
 
 
 def run_clients(port: int, scripts: list[list[bytes]]) -> list[Stream]:
-    """Each script is one client that sends its requests one after the other; all clients at the same time."""
+    """Each script is one client that sends its requests one after the other; all clients run at the same time."""
     with ThreadPoolExecutor(len(scripts)) as pool:
         return [
             stream for streams in pool.map(lambda script: [stream_all(port, [one])[0] for one in script], scripts) for stream in streams
@@ -123,12 +123,12 @@ class LoadCounter:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port)
         self._connection.request("GET", "/models/sse")
-        self._sock = self._connection.sock  # the answer takes it over
+        self._sock = self._connection.sock  # the answer takes over the socket
         self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         time.sleep(0.2)
-        self._counts.clear()  # what a router says of the models that are loaded already
+        self._counts.clear()  # the router's reports of models that were loaded before
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException), self._connection.getresponse() as response:
@@ -137,7 +137,7 @@ class LoadCounter:
                     self._counts[event["event"]] += 1
 
     def close(self) -> int:
-        """The number of loads; a router may report each under two names."""
+        """Returns the number of loads; a router may report each under two names."""
         time.sleep(0.2)
         self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
