@@ -125,7 +125,7 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
         "empty.bin": (b"", "it is not a slot file"),
         "version.bin": (wrong_version, "it is cut short, or from another model or llama.cpp"),
         "many.bin": (struct.pack("<III", 0x67677371, 3, 0xFFFFFFF0) + b"x" * 64, "do not fit the context of a slot"),
-        "token.bin": (good[:12] + struct.pack("<i", -7) + good[16:state_bytes], "not of this model"),
+        "token.bin": (good[:12] + struct.pack("<i", -7) + good[16:state_bytes], "do not match its state or this model"),
         "missing.bin": (None, "there is no such file"),
     }
     for name, (content, reason) in files.items():

@@ -212,7 +212,7 @@ def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Pa
     feed = Events(server)
     hub.always[FILE] = fake_hub.flip(1000)
     server.post("/models", {"model": NAME})
-    assert "is not what it says it is" in feed.wait("download_failed")["data"]["error"]
+    assert "does not match the hub's checksum" in feed.wait("download_failed")["data"]["error"]
     assert server.get("/v1/models").json["data"] == []
     assert blobs(cache) == []
     assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).status == 400

@@ -191,7 +191,7 @@ def test_the_listing_is_tried_again(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_wrong_hash_is_never_kept(hub: FakeHub, tmp_path: Path) -> None:
     hub.always[NAME] = fake_hub.flip(299_999)
-    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", NAME, "is not what it says it is", SHA)
+    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", NAME, "does not match the hub's checksum", SHA)
     assert hub.ranges(NAME) == [None, None]
     assert os.listdir(tmp_path / "models--u--r" / "blobs") == []
 
@@ -373,7 +373,7 @@ def test_the_token_shows_nowhere(hub: FakeHub, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("location", "words"),
     [
-        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which is no address of a server"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which is not the address of a server"),
         ("http://10.0.0.1/x", "10.0.0.1, which is a private network"),
         ("http://[fd00::1]/x", "fd00::1, which is a private network"),
         ("http://[::ffff:169.254.169.254]/x", "not the address of a server"),

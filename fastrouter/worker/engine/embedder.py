@@ -1,7 +1,8 @@
-"""Texts -> vectors and scores: calls wait in a queue, and one `step()` packs sequences of all of them into one llama_decode.
+"""Texts -> embeddings and scores: calls wait in a queue, and each `step()` packs sequences of all of them into one llama_decode.
 
-Owns what waits and the context's sequence ids while it works. Knows no wire, no slot and no sampling; answers leave through `reply`.
-Invariant: a sequence is computed whole in one step and nothing of it stays behind, so a vector never depends on what ran beside it.
+Owns the waiting calls, and the context's sequence ids during a step. Never imports: ipc.wire, worker.kv, worker.sampling. Answers leave
+through `reply`. Invariant: a sequence is computed as a whole in one step and leaves nothing behind, so an embedding never depends on
+what else was in the step.
 """
 
 import base64
@@ -29,14 +30,14 @@ from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
 from fastrouter.worker.text_jobs import Job as TextJob
 
-PACKED_TOKENS = 512  # more in one batch computes nothing faster, and each token looks at all that are packed with it
-MAX_ANSWER_BYTES = 32 << 20  # of vectors: a frame of the wire holds them as base64, and the router reads it in one go
+PACKED_TOKENS = 512  # more tokens in one batch are not faster, and each token looks at all others in the batch
+MAX_ANSWER_BYTES = 32 << 20  # of embeddings: a frame of the wire holds them as base64, and the router reads it as a whole
 
 Vectors = NDArray[np.float32]
 
 
 def normalize(vectors: Vectors, kind: int) -> Vectors:
-    """llama.cpp's kinds, row by row: -1 none, 0 largest value to 32760, 1 taxicab, 2 euclidean, more: p-norm. Zeros stay zeros."""
+    """The kinds of llama.cpp, row by row: -1 none, 0 largest value to 32760, 1 taxicab, 2 euclidean, more: p-norm. Zeros stay zeros."""
     if kind < 0:
         return vectors
     sizes = np.abs(vectors.astype(np.float64))
@@ -44,7 +45,7 @@ def normalize(vectors: Vectors, kind: int) -> Vectors:
     if kind == 0:
         norms = largest / 32760.0
     else:
-        relative = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)  # no power of it over- or underflows
+        relative = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)  # no power of it overflows or underflows
         norms = largest * np.power(np.power(relative, kind).sum(axis=1, keepdims=True), 1.0 / kind)
     scaled: NDArray[np.float64] = np.divide(vectors, norms, out=np.zeros_like(sizes), where=norms > 0)
     return scaled.astype(np.float32)
@@ -52,14 +53,14 @@ def normalize(vectors: Vectors, kind: int) -> Vectors:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One call: its sequences, and what is known of them."""
+    """One call: its sequences, and their results so far."""
 
     call: Call
     prompts: list[NDArray[np.int32]]
-    results: list[Vectors | None]  # one row per sequence; without pooling one per token
+    results: list[Vectors | None]  # one row for each sequence; without pooling one for each token
     num_begun: int = 0
     num_done: int = 0
-    width: int = field(default=0)  # values of a row that are wanted
+    width: int = field(default=0)  # how many values of each row are wanted
 
 
 class Embedder:
@@ -74,10 +75,10 @@ class Embedder:
         self._adapters = adapters
         self._options = options
         self._reply = reply
-        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
+        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
         self._jobs: deque[Job] = deque()  # they take turns, text by text
         self._speed = PrefillSpeed(model.n_params)
-        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
+        self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
     def __repr__(self) -> str:
@@ -90,7 +91,7 @@ class Embedder:
     # ------------------------------------------------------------ calls
 
     def submit(self, call: Call) -> None:
-        """Queue a call. A bad one is answered; nothing is raised."""
+        """Queue a call. A bad one is answered with its error; nothing is raised."""
         num_chars = count_chars(call.params, LONG_CHARS)
         if num_chars > SHORT_CHARS:
             self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call), num_chars)))
@@ -115,14 +116,14 @@ class Embedder:
                 raise InvalidRequest(f"the answer would hold more than {MAX_ANSWER_BYTES >> 20} MiB of vectors, send fewer texts at a time")
         except FastrouterError as error:
             self._fail(call, error)
-        except Exception as error:  # a bug must cost one call, not the worker
+        except Exception as error:  # a mistake must cost one call, not the worker
             traceback.print_exc(file=sys.stderr)
             self._fail(call, FastrouterError(f"{type(error).__name__}: {error}"))
         else:
             self._jobs.append(job)
 
     def forget(self, request_id: int) -> None:
-        """Nobody waits for this call any more."""
+        """The answer to this call is not needed any more."""
         for call, reading in self._reading:
             if call.request_id == request_id:
                 reading.cancel()
@@ -173,7 +174,7 @@ class Embedder:
             raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
 
     def _width(self, params: dict[str, Any]) -> int:
-        """Values of a vector that are wanted."""
+        """How many values of an embedding are wanted."""
         most = self._context.num_outputs
         wanted = params.get("dimensions") or most
         if wanted > most:
@@ -183,7 +184,7 @@ class Embedder:
     # ------------------------------------------------------------ one step
 
     def step(self) -> None:
-        """One batch, of all calls in turn."""
+        """One batch for all calls in turn."""
         if self._reading:
             self._queue_read()
         if not self._jobs:
@@ -233,7 +234,7 @@ class Embedder:
             raise LlamaError(f"llama_decode failed with code {code}")
 
     def _pack(self) -> list[tuple[Job, int]]:
-        """Sequences of the next batch: the first always, then as many as fit; a call with many texts waits its turn after each."""
+        """Sequences of the next batch: always the first one, then as many as fit; a call with many texts waits for its turn after each."""
         packed: list[tuple[Job, int]] = []
         room = min(PACKED_TOKENS, self._context.n_batch)
         while len(packed) < self._context.num_sequences:
