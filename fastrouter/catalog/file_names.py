@@ -1,4 +1,4 @@
-"""What the names of GGUF files tell: shards, quants, companion files. Opens no file. Pure."""
+"""What the names of GGUF files tell: shards, quants, companion files. Opens no file."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """The content of each GGUF header, read once. A file is recognised by path, size, time and inode, in this process and the next.
 
-Never imports: catalog.sources, catalog.spec. Invariant: a file that has not changed is not opened again; the text of a chat template is
+Never imports: catalog.spec, catalog.variants. Invariant: a file that has not changed is not opened again; the text of a chat template is
 examined and not stored, except for the few that were asked for last.
 """
 

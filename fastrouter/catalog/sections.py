@@ -1,6 +1,6 @@
 """A preset file's sections while a scan finds their models: what is wrong with each, and which are variants of another model.
 
-Never imports: catalog.sources, catalog.header_cache. Invariant: a mistake is reported for its own section, never for another one; a section
+Never imports: catalog.header_cache, catalog.gguf. Invariant: a mistake is reported for its own section, never for another one; a section
 with a mistake is a model that cannot be used, with the reason.
 """
 

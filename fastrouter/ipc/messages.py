@@ -105,8 +105,8 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank, slot_save,
-    slot_restore, slot_erase."""
+    """A question with one answer: tokenize, detokenize, apply_template, count_tokens, props, slots, lora_adapters, set_lora, embed, rerank,
+    slot_save, slot_restore, slot_erase."""
 
     request_id: int
     method: str

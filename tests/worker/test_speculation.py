@@ -1,4 +1,4 @@
-"""Speculative decoding: the same answers in fewer steps. Lookup and Pace alone, the engine on tiny models, a real router."""
+"""Speculative decoding: the same answers in fewer steps. Lookup and GuessLength alone, the engine on tiny models, a real router."""
 
 import random
 import re
@@ -91,7 +91,7 @@ def test_lookup_refuses_what_is_no_text() -> None:
         Lookup(1).guess(b"abc", 1, 1)  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------- Pace
+# ---------------------------------------------------------------- GuessLength
 
 
 def speed_of(chance: float, row_cost: float, most: int = 48, num_steps: int = 4000, seed: int = 1) -> float:

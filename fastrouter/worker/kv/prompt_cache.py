@@ -1,6 +1,6 @@
 """The prompt cache in RAM: what slots held before other prompts took their place. The least recently used entry goes first.
 
-Calls no llama.cpp. Never imports: worker.kv.slots.
+Never imports: worker.llama, worker.kv.prefixes.
 A CachedPrompt needs nothing else (tokens, adapters, bytes). Invariant: together they were within the limit when the last one came.
 """
 
