@@ -1,7 +1,7 @@
 """What leaves the engine: the text of sequences, their ends, errors of requests. Each is one record for the Outbox.
 
-Never imports: worker.kv.prefixes, worker.llama.context. Invariant: each choice of a request has exactly one FINISH, and the last one is marked; a
-request that fails has one ERROR instead of the records that are left.
+Never imports: worker.kv.prefixes, worker.llama.context. Invariant: each choice of a request has exactly one FINISH, and the last one is
+marked; a request that fails has one ERROR instead of the records that are left.
 """
 
 import sys

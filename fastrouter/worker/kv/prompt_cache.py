@@ -1,6 +1,6 @@
 """The prompt cache in RAM: what slots held before other prompts took their place. The least recently used entry goes first.
 
-Never imports: worker.llama, worker.kv.prefixes.
+Never imports: worker.kv.prefixes, worker.llama.context.
 A CachedPrompt needs nothing else (tokens, adapters, bytes). Invariant: together they were within the limit when the last one came.
 """
 
