@@ -1,7 +1,7 @@
-// What a failed load or answer means in plain words, and what helps. Knows no element of the page.
-// Invariant: the first kind that fits wins; the router's own words are for whoever shows them to keep beside these.
+// What a failed load or answer means in plain words, and what helps.
+// Invariant: the first kind that matches wins; the caller shows the router's own words too.
 
-/** `helps`: another (model), or memory (to be freed); `isFile`: it is about the model's file. */
+/** `helps`: another (model), or memory (to be freed); `isFile`: it concerns the model's file. */
 const KINDS = [
   {
     pattern: /unknown (model )?architecture|unknown pre-?tokenizer|has the unknown type|has GGUF version|is big-endian/i,

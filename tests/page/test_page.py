@@ -92,7 +92,7 @@ def test_load_pin_and_unload_in_the_drop_down(real: Router, tab: Tab) -> None:
     row.get_by_role("button", name="Load tiny0", exact=True).wait_for()
     real.await_status("tiny0", "unloaded")
     page.fill(".picker-search input", "no such model")
-    page.get_by_text("No model is called like that.").wait_for()
+    page.get_by_text("No model has this name.").wait_for()
     page.keyboard.press("Escape")
     assert not page.locator(".picker-panel").first.is_visible()
 
@@ -311,7 +311,7 @@ def test_reasoning_tool_calls_and_a_broken_stream(scripted: Router, tab: Tab) ->
     assert "the worker died" in page.locator(".failure").inner_text()
     assert page.locator(f"{ANSWER} >> .prose").inner_text() == "half"
     ask(page, "and now?")
-    page.locator(".failure", has_text="ended before it was whole").wait_for()
+    page.locator(".failure", has_text="ended too early").wait_for()
     page.unroute(CHAT)
     page.route(CHAT, lambda route: route.fulfill(status=500, json={"error": {"code": 500, "message": "no", "type": "server_error"}}))
     ask(page, "lost")
@@ -571,8 +571,8 @@ def test_screen_readers_hear_the_beginning_and_the_end_only(scripted: Router, ta
         new MutationObserver(() => window.spoken.push(region.textContent)).observe(region, { childList: true, characterData: true });
     }""")
     ask(page, {"tokens": 30, "delay_s": 0.01})
-    page.locator("#spoken", has_text="The answer is there").wait_for()
-    assert page.evaluate("window.spoken") == ["The answer begins", "The answer is there, 30 tokens"]
+    page.locator("#spoken", has_text="The answer is complete").wait_for()
+    assert page.evaluate("window.spoken") == ["The answer begins", "The answer is complete, 30 tokens"]
 
 
 def test_keys_help_theme_and_drawers(scripted: Router, tab: Tab) -> None:
