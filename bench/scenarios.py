@@ -16,14 +16,14 @@ from pathlib import Path
 
 from fastrouter.cli.bench import servers
 from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
-from fastrouter.cli.bench.servers import Server
+from fastrouter.cli.bench.servers import MeasuredServer
 from fastrouter.cli.bench.switching import SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
 
 
-def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[Server]:
+def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[MeasuredServer]:
     environ = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
     log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
     return servers.running(rival if name == servers.RIVAL else None, ["--models-dir", str(models), *flags], environ, log)

@@ -1,4 +1,4 @@
-"""All counts: plain numbers for each model, written only by the router's thread. Imports nothing of this package.
+"""All counts: plain numbers for each model, written only by the router's thread. Imports only `_core` of this package.
 
 Invariant: counting once costs a few dictionary look-ups and no lock, and the number of models with counts of their own is limited, whatever
 names come and go. api/operations/exposition.py formats the numbers for Prometheus.

@@ -16,7 +16,7 @@ import orjson
 
 from fastrouter.config.config import Config
 from fastrouter.errors import ConfigError
-from fastrouter.system.line_sink import FLUSH_S, Descriptor, File, Sink
+from fastrouter.system.line_sink import FLUSH_S, Descriptor, File, LineSink
 from fastrouter.system.words import iso_time
 
 _LEVELS = {0: logging.CRITICAL + 1, 1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO}  # by llama-server's verbosity; above: all
@@ -24,7 +24,7 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _DIM, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
 log = logging.getLogger("fastrouter")
-_sinks: list[Sink] = []  # standard output, standard error, the log file
+_sinks: list[LineSink] = []  # standard output, standard error, the log file
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def announce(config: Config, text: str, **fields: Any) -> None:
 # ---------------------------------------------------------------- where lines go
 
 
-def _open_file(path: str) -> Sink:
+def _open_file(path: str) -> LineSink:
     def complain(error: OSError) -> None:
         sys.stderr.write(f"fastrouter: the log cannot be written to {path}: {error.strerror or error}\n")
 
@@ -90,9 +90,9 @@ def _open_file(path: str) -> Sink:
     return sink
 
 
-def _open_sink(target: Descriptor | File, on_failure: Callable[[OSError], None] = lambda error: None) -> Sink:
+def _open_sink(target: Descriptor | File, on_failure: Callable[[OSError], None] = lambda error: None) -> LineSink:
     """The default does nothing: the reader has gone, and there is no other place to report it."""
-    return Sink(target, on_failure, _report_dropped)
+    return LineSink(target, on_failure, _report_dropped)
 
 
 def _report_dropped(num_lines: int) -> None:
@@ -100,7 +100,7 @@ def _report_dropped(num_lines: int) -> None:
     log.warning("%d lines of output were lost: they could not be written in time", num_lines, extra=extra)
 
 
-def _wants_colors(choice: str, stream: Sink) -> bool:
+def _wants_colors(choice: str, stream: LineSink) -> bool:
     """auto: on a terminal, unless NO_COLOR (no-color.org) is set."""
     if choice != "auto":
         return choice == "on"

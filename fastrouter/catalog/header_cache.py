@@ -40,11 +40,11 @@ class Headers:
     """Has one owner, and is used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._remembered = FactFile("headers", _VERSION, MAX_REMEMBERED)
+        self._facts = FactFile("headers", _VERSION, MAX_REMEMBERED)
         self.num_reads = 0  # files opened
 
     def __repr__(self) -> str:
-        return f"<Headers {self.num_reads} files read, {self._remembered}>"
+        return f"<Headers {self.num_reads} files read, {self._facts}>"
 
     def read(self, path: str) -> Known:
         """Raises GgufError."""
@@ -55,11 +55,11 @@ class Headers:
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("is not a regular file")  # it must not be opened: a FIFO waits for its writer
         state = [status.st_size, status.st_mtime_ns, status.st_ino]
-        known = _from_list(state, self._remembered.get(path))
+        known = _from_list(state, self._facts.get(path))
         if known is None:
             self.num_reads += 1
             known = _read_or_say(path)
-            self._remembered.put(path, [*state, _to_list(known)])
+            self._facts.put(path, [*state, _to_list(known)])
         if isinstance(known, GgufError):
             raise known
         return known
@@ -96,7 +96,7 @@ class Headers:
 
     def save(self) -> None:
         """Blocks; raises nothing."""
-        self._remembered.save()
+        self._facts.save()
 
 
 def template_of(path: str) -> str | None:

@@ -18,7 +18,7 @@ from fastrouter.cli.bars import Bars
 from fastrouter.cli.client import CallFailed, Client, NoAnswer, perform, shared_options
 from fastrouter.config.config import Config, parse
 from fastrouter.errors import FastrouterError
-from fastrouter.hub.job import Job, start_process, to_failure
+from fastrouter.hub.job import DownloadJob, start_process, to_failure
 from fastrouter.hub.remove import remove
 
 # Reports as the download process and the router's event stream make them: {url: {done, total}}. Returns the model's id.
@@ -137,17 +137,17 @@ def _config() -> Config:
     return config
 
 
-def _job_of(name: str, config: Config) -> Job:
+def _job_of(name: str, config: Config) -> DownloadJob:
     if config.offline:
         raise CallFailed("LLAMA_ARG_OFFLINE forbids downloads")
     try:
         repo, quant = parse_name(name)
     except FastrouterError as error:
         raise CallFailed(error.message) from None
-    return Job(repo, quant, None, os.path.abspath(config.cache_dirs[0]), config.hub_endpoint, config.hf_token)
+    return DownloadJob(repo, quant, None, os.path.abspath(config.cache_dirs[0]), config.hub_endpoint, config.hf_token)
 
 
-def _id_of(job: Job, path: str) -> str:
+def _id_of(job: DownloadJob, path: str) -> str:
     return next((found.id for found in scan_cache(job.cache_dir) if f"{job.repo}/{path}" in found.spellings), job.repo)
 
 

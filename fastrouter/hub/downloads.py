@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fastrouter.errors import FastrouterError, Unavailable
-from fastrouter.hub.job import MAX_REPORT_BYTES, DownloadFailed, Job, start_process, to_failure
+from fastrouter.hub.job import MAX_REPORT_BYTES, DownloadFailed, DownloadJob, start_process, to_failure
 
 log = logging.getLogger("fastrouter.hub")
 
@@ -32,7 +32,7 @@ class Cancelled(DownloadFailed):
 class Download:
     """One model that is being downloaded."""
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, job: DownloadJob) -> None:
         self.name = name
         self.job = job
         self.files: dict[str, dict[str, int]] = {}  # {done, total} by URL
@@ -85,7 +85,7 @@ class Downloads:
         """Why the last attempt failed."""
         return self._failures.get(name.casefold())
 
-    def start(self, name: str, job: Job, on_finished: OnFinished) -> Download:
+    def start(self, name: str, job: DownloadJob, on_finished: OnFinished) -> Download:
         """In the background, or as soon as another download ends. Raises Unavailable."""
         assert self.find(name) is None
         if len(self._running) >= MAX_RUNNING + MAX_WAITING:

@@ -15,7 +15,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from fastrouter import __version__
 from fastrouter.hub.cache import Repository
 from fastrouter.hub.http_client import open_session
-from fastrouter.hub.job import DownloadFailed, Job, Refused
+from fastrouter.hub.job import DownloadFailed, DownloadJob, Refused
 from fastrouter.hub.retry import CutShort, keep_trying
 from fastrouter.hub.select_files import RemoteFile, choose
 
@@ -26,7 +26,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Fetch:
-    def __init__(self, job: Job, report: Report) -> None:
+    def __init__(self, job: DownloadJob, report: Report) -> None:
         self._job = job
         self._report = report
         self._reported_at = 0.0

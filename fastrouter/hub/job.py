@@ -18,7 +18,7 @@ _TELLS_THE_TOKEN = "HF_DEBUG"  # it makes the hub's library print its requests
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DownloadJob:
     repo: str
     quant: str | None
     file: str | None  # this file, whatever its quant is
@@ -56,7 +56,7 @@ def to_failure(report: dict[str, Any]) -> DownloadFailed:
     return _BY_KIND.get(str(report.get("kind")), DownloadFailed)(str(report.get("message", "no cause given")))
 
 
-def start_process(job: Job, stderr: int | None = None) -> "subprocess.Popen[bytes]":
+def start_process(job: DownloadJob, stderr: int | None = None) -> "subprocess.Popen[bytes]":
     """The caller keeps its stdin open: the process ends at the end of stdin, or with the thread that called. Raises OSError."""
     environment = {name: value for name, value in environment_for_own(os.environ).items() if name != _TELLS_THE_TOKEN}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -67,5 +67,5 @@ def start_process(job: Job, stderr: int | None = None) -> "subprocess.Popen[byte
     return process
 
 
-def read_job(line: bytes) -> Job:
-    return Job(**json.loads(line))
+def read_job(line: bytes) -> DownloadJob:
+    return DownloadJob(**json.loads(line))

@@ -19,7 +19,7 @@ from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies, Remedy
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -112,7 +112,7 @@ class Deaths:
         else:
             self._events.failed(spec.id, exit_code, cause, stderr_tail)
 
-    def _start_again(self, model: ManagedModel, streams: list[Stream]) -> None:
+    def _start_again(self, model: ManagedModel, streams: list[WorkerStream]) -> None:
         leases = dict.fromkeys(stream.owner for stream in streams)  # keeps the order
         for stream in streams:
             lease: Lease = stream.owner
@@ -145,10 +145,10 @@ class Deaths:
         model.note_end(cause, exit_code, stderr_tail)
 
 
-def _divide(streams: list[Stream], num_retries: int) -> tuple[list[Stream], list[Stream]]:
+def _divide(streams: list[WorkerStream], num_retries: int) -> tuple[list[WorkerStream], list[WorkerStream]]:
     """(streams that can start again, because their clients have seen nothing of the answer; the other streams)"""
-    again: list[Stream] = []
-    lost: list[Stream] = []
+    again: list[WorkerStream] = []
+    lost: list[WorkerStream] = []
     for stream in streams:
         stream.num_deaths += 1
         if stream.owner.is_released:

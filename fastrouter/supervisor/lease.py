@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.ipc.messages import Generate
-from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
 
 
 class Lender(Protocol):
@@ -25,7 +25,7 @@ class Lease:
         self._instance = instance
         self._request_ids: list[int] = []  # ids inside that instance
         self._is_released = False
-        self.resubmitted: list[Stream] = []  # streams that wait for a new worker
+        self.resubmitted: list[WorkerStream] = []  # streams that wait for a new worker
 
     def __repr__(self) -> str:
         return f"<Lease {'released' if self._is_released else self._instance}>"
@@ -42,9 +42,9 @@ class Lease:
 
     def submit(self, generate: Generate, sink: Sink) -> None:
         """Records go to `sink`; this sets its request id. Raises Unavailable, WorkerDied."""
-        self._submit(Stream(generate, sink, self))
+        self._submit(WorkerStream(generate, sink, self))
 
-    def _submit(self, stream: Stream) -> None:
+    def _submit(self, stream: WorkerStream) -> None:
         self._request_ids.append(self._live_instance().submit(stream))
 
     def keep_alive(self, seconds: float) -> None:

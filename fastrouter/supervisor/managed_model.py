@@ -23,7 +23,7 @@ BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, seco
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class ModelStatus:
     """A model as users see it."""
 
     value: str = "unloaded"  # unloaded | loading | loaded | sleeping
@@ -41,7 +41,7 @@ class Status:
     expires_in_s: float | None = None  # until it is unloaded when no request comes; None: never
 
 
-UNLOADED = Status()
+UNLOADED = ModelStatus()
 
 
 @dataclass(slots=True)
@@ -139,16 +139,16 @@ class ManagedModel:
         seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s
         return None if seconds is None or seconds == math.inf or self.is_pinned else seconds
 
-    def status(self, now: float) -> Status:
+    def status(self, now: float) -> ModelStatus:
         instance, is_pinned, num_waiting = self.instance, self.is_pinned, len(self.waiters)
         if self.is_asleep and (instance is None or instance.state is State.DYING):
-            return Status("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
+            return ModelStatus("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
-            return Status(**failed, log=self.stderr_tail, is_pinned=is_pinned, num_waiting=num_waiting)
+            return ModelStatus(**failed, log=self.stderr_tail, is_pinned=is_pinned, num_waiting=num_waiting)
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
-        return Status(
+        return ModelStatus(
             value,
             progress=instance.progress,
             meta=instance.meta,

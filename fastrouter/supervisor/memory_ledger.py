@@ -1,4 +1,4 @@
-"""Memory of models: what each needs, what all may take, what loads have shown. The supervisor reads and changes memory only through this.
+"""Memory of models: what each needs, what all may take, what loads have shown. The other parts of the supervisor get all this from here.
 
 Invariant: an instance's `need` is the one that it was admitted with, until its load has shown a better one.
 """

@@ -43,7 +43,7 @@ NONE = Remedy()
 
 class Remedies:
     def __init__(self) -> None:
-        self._remembered = FactFile("cpu", 1, MAX_ENTRIES)
+        self._facts = FactFile("cpu", 1, MAX_ENTRIES)
         self._known: Remedy | None = None
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class Remedies:
     def known(self) -> Remedy:
         """For all models. The first call reads the file, and logs what it finds there."""
         if self._known is None:
-            fact: Any = self._remembered.get(cpu_build_id())
+            fact: Any = self._facts.get(cpu_build_id())
             self._known = _read(fact)
             if self._known != NONE:
                 self._warn(f"llama.cpp crashed on this CPU in an earlier run ({fact.get('cause')}): models run {self._known}")
@@ -64,7 +64,7 @@ class Remedies:
         known = self.known.joined(remedy)
         if known == self._known:
             return False
-        fact = self._remembered.get(cpu_build_id())
+        fact = self._facts.get(cpu_build_id())
         if not is_certain and not (isinstance(fact, dict) and fact.get("is_suspected") is True):
             self._put(self.known, cause, is_suspected=True)
             return True
@@ -73,7 +73,7 @@ class Remedies:
         return True
 
     def _warn(self, text: str) -> None:
-        path = self._remembered.path
+        path = self._facts.path
         log.warning("%s, which is slower%s", text, f". To try the usual way again, delete {path}" if path is not None else "")
 
     def settle(self, remedy: Remedy, cause: str) -> None:
@@ -83,11 +83,11 @@ class Remedies:
 
     def _put(self, remedy: Remedy, cause: str, *, is_suspected: bool) -> None:
         fact = {"safe_mode": remedy.safe_mode, "num_dropped": remedy.num_dropped, "cause": cause, "is_suspected": is_suspected}
-        self._remembered.put(cpu_build_id(), fact)
+        self._facts.put(cpu_build_id(), fact)
 
     def save(self) -> None:
         """Blocks until it is written to disk."""
-        self._remembered.save()
+        self._facts.save()
 
 
 def _read(fact: Any) -> Remedy:

@@ -15,7 +15,7 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, Status, Waiter, WaitPreview
+from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
@@ -26,7 +26,7 @@ from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker import WorkerMaker
 from fastrouter.supervisor.workers.worker_log import Logs
 
-__all__ = ["Event", "Status", "Supervisor"]
+__all__ = ["Event", "ModelStatus", "Supervisor"]
 
 MAX_QUEUED = 512
 
@@ -206,7 +206,7 @@ class Supervisor:
             return WaitPreview()
         return model.wait_preview(self._residency.position(model), self._memory.measures.load_s(model.spec), self._timers.now())
 
-    def status(self, model_id: str) -> Status:
+    def status(self, model_id: str) -> ModelStatus:
         model = self._models.get(model_id)
         return model.status(self._timers.now()) if model is not None else UNLOADED
 

@@ -42,7 +42,7 @@ class FactFile:
         self._has_complained = False
 
     def __repr__(self) -> str:
-        return f"<Remembered {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
+        return f"<FactFile {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
 
     @property
     def path(self) -> Path | None:

@@ -62,7 +62,7 @@ class File:
             return False
 
 
-class Sink(io.TextIOBase):
+class LineSink(io.TextIOBase):
     """A stream to print and log to. Only one thread at a time writes to it."""
 
     def __init__(self, target: Descriptor | File, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
@@ -81,7 +81,7 @@ class Sink(io.TextIOBase):
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<Sink {self._waiting.qsize()} waiting, {self._num_refused + self._num_failed} dropped>"
+        return f"<LineSink {self._waiting.qsize()} waiting, {self._num_refused + self._num_failed} dropped>"
 
     def writable(self) -> bool:
         return True

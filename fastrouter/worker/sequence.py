@@ -1,4 +1,4 @@
-"""Request, Sequence and Running: the state of one generation. A Request groups its `n` choices; a Running is a Sequence with a slot.
+"""The state of one generation: a GenerateRequest groups its `n` choices, each a Sequence; a Running is a Sequence with a slot.
 
 Does not change the KV cache or the ring. Times are monotonic nanoseconds. Invariant: `status` changes only along TRANSITIONS.
 """
@@ -38,7 +38,7 @@ TRANSITIONS: dict[Status, set[Status]] = {
 }
 
 
-class Request:
+class GenerateRequest:
     """One Generate in the engine: its prompt's tokens, its adapters and its choices."""
 
     __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
@@ -61,7 +61,7 @@ class Request:
         return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done())
 
     def __repr__(self) -> str:
-        return f"<Request {self.id} prompt {len(self.prompt)} open {self.num_open}>"
+        return f"<GenerateRequest {self.id} prompt {len(self.prompt)} open {self.num_open}>"
 
 
 class Sequence:
@@ -73,7 +73,9 @@ class Sequence:
         "request", "sampler", "started_ns", "status", "tokens",
     )  # fmt: skip
 
-    def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0) -> None:
+    def __init__(
+        self, request: GenerateRequest, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0
+    ) -> None:
         self.request = request
         self.choice = choice
         self.number = number  # counts the sequences of a model as they come

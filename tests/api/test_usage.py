@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Answer, Router, StartRouter
 
-from fastrouter.api.models.usage import PERIOD_S, Usage
+from fastrouter.api.models.usage import PERIOD_S, UsageReporter
 from fastrouter.supervisor.decide.planner import Limits
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.managed_model import UNLOADED
@@ -175,7 +175,7 @@ def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatc
     supervisor = Nobody()
 
     async def run() -> None:
-        usage = Usage(supervisor, lambda model_id: [])  # type: ignore[arg-type]
+        usage = UsageReporter(supervisor, lambda model_id: [])  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         assert supervisor.num_looks == 0
         heard: list[dict[str, Any]] = []
@@ -188,7 +188,7 @@ def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatc
         looks, num_heard = supervisor.num_looks, len(heard)
         await asyncio.sleep(0.05)
         assert (supervisor.num_looks, len(heard)) == (looks, num_heard)
-        assert repr(usage) == "<Usage 0 listeners, 0 past>"
+        assert repr(usage) == "<UsageReporter 0 listeners, 0 past>"
 
     asyncio.run(run())
 
@@ -199,7 +199,7 @@ def test_the_past_is_bounded_and_without_progress() -> None:
     supervisor.subscribe = feed.subscribe
 
     async def run() -> None:
-        usage = Usage(supervisor, lambda model_id: [])  # type: ignore[arg-type]
+        usage = UsageReporter(supervisor, lambda model_id: [])  # type: ignore[arg-type]
         for number in range(500):
             feed.loading(f"m{number}", 0.0)
             feed.loading(f"m{number}", 0.5)

@@ -295,7 +295,7 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
 
 
 def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> None:
-    """Byte for byte; what would be the same only after rewriting is not the same."""
+    """Byte for byte; a name that would be equal only after rewriting is not the same."""
     put("a.gguf")
     names = [
         "org/M:Q4_K_M-thinking",
@@ -316,7 +316,7 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
     assert ids(catalog) == sorted([*names, "a", "a.gguf"])
     assert [get(catalog, name).options.n_predict for name in [*names, "a", "a.gguf"]] == [*range(10), 20, 21]
     assert not any(spec.aliases or spec.error for spec in catalog.models())
-    assert get(catalog, "org/N:q4_k_m").id == "org/N:some-q4_k_m"  # llama-server's name for it, as nobody else has that
+    assert get(catalog, "org/N:q4_k_m").id == "org/N:some-q4_k_m"  # llama-server's name for it, because no other model has it
     assert get(catalog, "org/N:Q4_K_M").spellings == ("org/N:Q4_K_M",)
 
 
@@ -381,7 +381,7 @@ def test_what_is_wrong_for_all_models_ends_the_start(models: Path, put: Callable
 
 
 def test_aliases_of_a_wrong_section(models: Path, put: Callable[..., Path]) -> None:
-    """They tell what is wrong, unless they mean another model."""
+    """They show the mistake, unless they mean another model."""
     put("a.gguf")
     text = "[x]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = y, z\n[c]\nalias = v, y\n[d]\nbase = no\nalias = u"
     catalog = catalog_of(models, "--models-preset", preset_file(models, text))
@@ -584,7 +584,7 @@ def test_nobody_is_renamed_because_another_comes_or_goes(models: Path, put: Call
     assert ids(catalog) == ["two", "two.gguf", "two/y"]
     assert get(catalog, "two").path == str(models / "two/x.gguf")
     assert (get(catalog, "two/x").id, get(catalog, "y").id) == ("two", "two/y")
-    later = catalog_of(models)  # llama-server's own rule decides when the router starts
+    later = catalog_of(models)  # llama-server's own rule applies when the router starts
     assert ids(later) == ["two", "two/x", "two/y"]
     (models / "two/x.gguf").unlink()
     assert later.reload() == ["two/x"]
@@ -601,8 +601,8 @@ def test_a_name_of_several_models_means_none_of_them(models: Path, put: Callable
     catalog = catalog_of(models, "--models-preset", preset_file(models, "[a/m]\nalias = b/n.gguf\n[v]\nbase = z\nalias = n\n"))
     assert ids(catalog) == ["a/m", "a/n", "b/m", "b/n", "c", "d", "v", "z"]
     assert [catalog.get(name) for name in ("m", "m.gguf", "n.gguf", "a", "b")] == [None] * 5
-    assert get(catalog, "z.gguf").id == "z"  # its own path, whoever else has that file name
-    assert (get(catalog, "b/n.gguf").id, get(catalog, "n").id) == ("a/m", "v")  # what a user says wins
+    assert get(catalog, "z.gguf").id == "z"  # its own path, whatever other model has that file name
+    assert (get(catalog, "b/n.gguf").id, get(catalog, "n").id) == ("a/m", "v")  # what a user has set wins
     shown = [name for spec in catalog.models() for name in (spec.id, *spec.aliases, *spec.spellings)]
     assert len(shown) == len(set(shown))
     assert {name: get(catalog, name).id for spec in catalog.models() for name in (*spec.aliases, *spec.spellings)} == {
@@ -617,7 +617,7 @@ def test_a_name_of_several_models_means_none_of_them(models: Path, put: Callable
         ("a/*", True),
         ("deep", True),  # one of its names, in full
         ("a/b/deep.gguf", True),
-        ("dee*", False),  # a pattern is for ids and for aliases that a user gave: a file's name opens nothing
+        ("dee*", False),  # a pattern is for ids and for aliases that a user gave, not for names of files
         ("*.gguf", False),
         ("mine*", True),
         ("other", False),

@@ -1,4 +1,4 @@
-"""Variants: several presets over one loaded file. What they may say, and that switching between them loads nothing."""
+"""Variants: several presets over one loaded file. What they may set, and that switching between them loads nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def test_load_on_startup_of_a_variant_loads_its_base(router: StartRouter, tmp_pa
 
 
 def test_variants_that_are_adapters(router: StartRouter, tmp_path: Path) -> None:
-    """Each with its own LoRA over one set of weights; the base stays as it is."""
+    """Each with its own LoRA over one set of weights; the base does not change."""
     for seed in range(3):
         make_lora(tmp_path / f"lora{seed}.gguf", seed=seed)
     lora = [f"lora = {tmp_path / f'lora{seed}.gguf'}" for seed in range(3)]

@@ -1,4 +1,4 @@
-"""`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, that nothing is left of it."""
+"""`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, and that it leaves nothing behind."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def rival(tmp_path: Path) -> Path:
-    """What llama-server is to the bench: a program with its flags. This one is fastrouter under another name."""
+    """The bench sees llama-server as a program with flags. This one is fastrouter under another name."""
     path = tmp_path / "llama-server"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastrouter "$@"\n')
     path.chmod(0o755)
@@ -58,7 +58,7 @@ def test_files(run: Run, models: Path, tmp_path: Path) -> None:
 
 
 def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_path: Path) -> None:
-    """Also that its doors are open to itself, whatever the user's are; and that one model has nothing to take turns with."""
+    """Also that its client can reach it whatever the user's settings are; and that one model has none to alternate with."""
     folder = tmp_path / "one"
     folder.mkdir()
     make_llama(folder / "only.gguf")

@@ -1,4 +1,4 @@
-"""Flags, environment, presets: what wins, and what a mistake says."""
+"""Flags, environment, presets: which one wins, and the message for a mistake."""
 
 import os
 import re
@@ -202,7 +202,7 @@ def test_key_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# mine\n\none\ntwo \n")
     config = parse(["--api-key-file", str(path), "--api-key", "zero"], {})
-    assert (config.api_keys, config.api_key_file) == (("zero",), path)  # who reads it, and reads it again: test_keys.py
+    assert (config.api_keys, config.api_key_file) == (("zero",), path)  # test_api_keys.py tests how it is read
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Preset files: every rule of the INI format, and what is said of every mistake."""
+"""Preset files: every rule of the INI format, and the message for every mistake."""
 
 import itertools
 import re
@@ -44,7 +44,7 @@ def all_of(presets: Presets) -> list[str]:
     return [*presets.problems, *itertools.chain(*presets.faults.values())]
 
 
-# ---------------------------------------------------------------- what is obeyed
+# ---------------------------------------------------------------- what is followed
 
 
 def test_a_preset_file(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_values_are_read_as_they_were_written(text: str, keeps_quotes: bool) -> 
 
 
 def test_files_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the preset file, in --models-dir, in the working directory; the same for every key that names files."""
+    """In the folder of the preset file, in --models-dir, in the working directory; the same for every key that names files."""
     beside, models, here = tmp_path / "beside", tmp_path / "models", tmp_path / "here"
     for folder, names in ((beside, "a"), (models, "ab"), (here, "abc")):
         for name in names:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent.parent / "fastrouter"
-# Bottom first. Those in one set never import each other.
+# Bottom first. Packages in one set never import each other.
 FLOORS: tuple[set[str], ...] = (
     {"_core"},
     {"errors", "metrics"},
@@ -225,7 +225,7 @@ def test_no_hidden_cycles_and_no_pickle(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_no_function_takes_the_name_of_an_import_for_a_local(path: Path) -> None:
-    """The rest of the function would mean something else by it than the file does."""
+    """Otherwise the name would mean something else in that function than in the rest of the file."""
     tree = ast.parse(path.read_text())
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}

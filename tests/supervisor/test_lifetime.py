@@ -1,4 +1,6 @@
-"""When models come and go: memory, idle times, sleep, pins, priorities, time limits, storms. The real supervisor, scripted processes."""
+"""When models are loaded and leave: memory, idle times, sleep, pins, priorities, time limits, storms. The real supervisor, scripted
+processes.
+"""
 
 import asyncio
 import contextlib
@@ -84,7 +86,7 @@ def test_what_can_never_fit_is_refused_at_once(house: Run) -> None:
 
 
 def test_measured_memory_counts_from_then_on(house: Run) -> None:
-    """The worker says what it took; the next plans, and the next router, know."""
+    """The worker reports what it took; the next plans, and the next router, use that."""
 
     async def body(here: House) -> None:
         here.settle("a", size_bytes=10 * MIB)
@@ -137,7 +139,7 @@ def test_device_memory_has_its_own_limit(house: Run) -> None:
 
 
 def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is available and what our workers hold, less a reserve; others' memory comes back."""
+    """The available memory and what our workers hold, less a reserve; memory of other programs comes back."""
     free = 100 * MIB
     monkeypatch.setattr(limits_module, "available_bytes", lambda: free)
     monkeypatch.setattr(limits_module, "total_bytes", lambda: 160 * MIB)
@@ -161,7 +163,7 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shelves_give_way_to_a_load(house: Run) -> None:
-    """That of the model used longest ago first, and no more than is needed."""
+    """First the cache of the least recently used model, and no more than is needed."""
 
     async def body(here: House) -> None:
         for model, size, shelved in (("a", 10, 40), ("b", 10, 40), ("c", 10, 0), ("d", 60, 0)):
@@ -257,7 +259,7 @@ def test_sleep_and_wake(house: Run) -> None:
         with pytest.raises(InvalidRequest, match="already running"):
             await here.supervisor.load(here.spec("a"))
         assert here.supervisor.preview(here.spec("a"))["action"] == "load"
-        with await here.acquire("a", autoload=False) as lease:  # it is no new model: it wakes
+        with await here.acquire("a", autoload=False) as lease:  # it is not a new model: it wakes
             assert await submit(lease, Collector()).end() == WHOLE
             assert here.status("a") == "loaded"
         await here.until_status("a", "sleeping")
@@ -288,7 +290,7 @@ def test_pinned_stays(house: Run) -> None:
 
 
 def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
-    """1,000 requests, each for another model than the last: all are answered, and most find their model there."""
+    """1,000 requests, each for another model than the last one: all are answered, and most find their model in memory."""
 
     async def body(here: House) -> None:
         num_answers = 0
@@ -313,7 +315,7 @@ def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
-    """Asked in random states; then the request comes, and does what was said."""
+    """Asked in random states; then the request comes, and gets what was predicted."""
 
     async def body(here: House) -> None:
         random_ = random.Random(seed)
@@ -347,7 +349,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
 
 
 def test_everything_at_random(house: Run) -> None:
-    """Limits hold at every moment, and every request comes to its end."""
+    """Limits hold at every moment, and every request ends."""
 
     async def body(here: House) -> None:
         random_ = random.Random(7)

@@ -1,4 +1,4 @@
-"""Worker processes from below: spawn, greeting, death, and what is left afterwards. With real processes, see fake_worker.py."""
+"""Worker processes at the lowest level: start, handshake, end, and what is left afterwards. With real processes, see fake_worker.py."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def run(body: Callable[[ForkServer], Coroutine[Any, Any, None]], *spare: Any) ->
     async def whole() -> None:
         adopt_orphans()
         await asyncio.sleep(0)
-        gc.collect()  # what other tests have left to the collector is not ours to lose
+        gc.collect()  # objects that other tests have left for the collector
         before = descriptors(), children()
         fork_server = ForkServer([*FAKE, "--spare", json.dumps(spare[0])] if spare else FAKE)
         try:
@@ -57,7 +57,7 @@ def run(body: Callable[[ForkServer], Coroutine[Any, Any, None]], *spare: Any) ->
 
 
 class Worker:
-    """A process with what it said."""
+    """A process with its output and its messages."""
 
     def __init__(self, fork_server: ForkServer) -> None:
         self.process = fork_server.spawn()
@@ -224,7 +224,7 @@ def test_fork_server_killed(tmp_path: Path) -> None:
 
 
 def test_fork_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is replaced; what it was asked for ends."""
+    """It is replaced; the worker that it was asked for ends."""
     monkeypatch.setattr(fork_server, "SPAWN_TIMEOUT_S", 0.2)
 
     async def body(fork_server: ForkServer) -> None:
@@ -295,7 +295,7 @@ def test_garbage_instead_of_a_greeting(raw: str) -> None:
 
 @pytest.mark.parametrize("raw", ["00", "0200000041"])
 def test_a_frame_that_never_ends(raw: str) -> None:
-    """No error: the worker may only be slow."""
+    """Not an error: the worker may only be slow."""
 
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)
@@ -311,7 +311,7 @@ def test_a_frame_that_never_ends(raw: str) -> None:
 
 @pytest.mark.parametrize("head", [1, 7, 1 << 20, (1 << 20) + 8, 1 << 40, (1 << 64) - 8, 24, 4096])
 def test_impossible_ring(tmp_path: Path, head: int) -> None:
-    """Indices that cannot be, and indices that can but with nothing behind them."""
+    """Indices that are impossible, and possible indices without content behind them."""
 
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)

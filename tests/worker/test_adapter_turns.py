@@ -1,4 +1,4 @@
-"""Turns of groups that cannot share a batch: nobody is passed over, whoever comes and goes. Pure: no clock."""
+"""Turns of groups that cannot share a batch: each gets its turn, whatever groups come and go. Pure: no clock."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -21,7 +21,7 @@ def made(name: str, request_id: int, exchange: int = 0, caller: int = 0) -> Any:
 
 
 class Slots:
-    """A few of them, which a queue fills; `free` ends what was there longest."""
+    """A few of them, which a queue fills; `free` ends the oldest one."""
 
     def __init__(self, num_slots: int) -> None:
         self.queue = FairQueue()

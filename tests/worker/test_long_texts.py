@@ -1,4 +1,4 @@
-"""Long texts in pieces are the whole text's tokens; the bound is never above what there is; jobs end when nobody waits for them."""
+"""The tokens of long texts in pieces are those of the whole text; the bound is never too high; jobs end when their caller has left."""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""Slots: who gets which seq_id. Pure: no model, no clock."""
+"""Slots: which prompt gets which slot. Pure: no model, no clock."""
 
 from array import array
 
@@ -12,7 +12,7 @@ tokens = st.lists(st.integers(0, 3), max_size=12).map(lambda values: array("i", 
 
 
 def slots_of(*held: list[int]) -> Slots:
-    """Slots with these tokens, the first one used longest ago."""
+    """Slots with these tokens, the least recently used first."""
     slots = Slots(len(held))
     for slot, values in zip(slots.all, held, strict=True):
         slots.take(slot)

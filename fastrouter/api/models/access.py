@@ -12,7 +12,7 @@ from fastrouter.api.models.feed import ModelFeed
 from fastrouter.api.models.listing import Listing, describe_download
 from fastrouter.api.models.recheck import Recheck
 from fastrouter.api.models.reload import Reloads
-from fastrouter.api.models.usage import Usage
+from fastrouter.api.models.usage import UsageReporter
 from fastrouter.api.requests.bodies import MAX_MODEL_CHARACTERS, parse_json
 from fastrouter.api.requests.checks import invalid
 from fastrouter.catalog.catalog import Catalog
@@ -52,7 +52,7 @@ class Models:
         self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
-        self._usage_of_all = Usage(supervisor, self._variants_of)
+        self._usage_of_all = UsageReporter(supervisor, self._variants_of)
         supervisor.subscribe(self._on_event)
 
     # ------------------------------------------------------------ which model

@@ -19,7 +19,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.hub.job import Job
+from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -85,7 +85,9 @@ class ModelDownloads:
         config = self._config
         if not self._caches:
             raise InvalidRequest("there is no cache folder: set LLAMA_CACHE, HF_HUB_CACHE or HOME")
-        job = Job(wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector)
+        job = DownloadJob(
+            wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector
+        )
         return self._downloads.start(name, job, self._finished)
 
     async def _finished(self, download: Download) -> str:

@@ -15,7 +15,7 @@ from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.http.response import json_response
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.supervisor.managed_model import UNLOADED, Status
+from fastrouter.supervisor.managed_model import UNLOADED, ModelStatus
 from fastrouter.supervisor.supervisor import Supervisor
 
 META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
@@ -96,7 +96,7 @@ class Listing:
         return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
 
 
-def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
+def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
     """One entry of the listing, but for downloads."""
     status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
     if spec.preset:

@@ -21,7 +21,7 @@ MAX_PAST = 400  # changes of state
 Listener = Callable[[dict[str, Any]], None]
 
 
-class Usage:
+class UsageReporter:
     def __init__(self, supervisor: Supervisor, variants_of: Callable[[str], Sequence[str]]) -> None:
         self._supervisor = supervisor
         self._variants_of = variants_of
@@ -34,7 +34,7 @@ class Usage:
         supervisor.subscribe(self._remember)
 
     def __repr__(self) -> str:
-        return f"<Usage {len(self._listeners)} listeners, {len(self._past)} past>"
+        return f"<UsageReporter {len(self._listeners)} listeners, {len(self._past)} past>"
 
     @property
     def past(self) -> Sequence[dict[str, Any]]:

@@ -36,7 +36,7 @@ _HISTOGRAMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
+class ResidentFigures:
     """A model that has a place or is waited for, now."""
 
     model_id: str
@@ -52,7 +52,7 @@ class Resident:
 class Fleet:
     """What is not counted but looked at."""
 
-    residents: list[Resident] = field(default_factory=list)
+    residents: list[ResidentFigures] = field(default_factory=list)
     models_max: int = 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.file_names import group_files, is_gguf
 from fastrouter.cli.bench.load_client import BenchFailed
-from fastrouter.cli.bench.servers import OURS, RIVAL, Server, running
+from fastrouter.cli.bench.servers import OURS, RIVAL, MeasuredServer, running
 from fastrouter.cli.bench.switching import cold, hot, in_turn, ttft
 from fastrouter.cli.terminal import print_table
 from fastrouter.config.config import parse
@@ -42,7 +42,7 @@ Samples = dict[str, list[float]]  # seconds by measure
 
 
 @dataclass
-class Plan:
+class BenchPlan:
     models: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     folder: list[str] = field(default_factory=list)  # the flag that names our temporary folder
@@ -83,9 +83,9 @@ def run_bench(arguments: Sequence[str]) -> int:
 # ---------------------------------------------------------------- what to measure
 
 
-def read_plan(arguments: Sequence[str]) -> Plan:
+def read_plan(arguments: Sequence[str]) -> BenchPlan:
     """Raises ConfigError."""
-    plan = Plan()
+    plan = BenchPlan()
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
@@ -105,7 +105,7 @@ def read_plan(arguments: Sequence[str]) -> Plan:
     return plan
 
 
-def _set(plan: Plan, name: str, value: str) -> None:
+def _set(plan: BenchPlan, name: str, value: str) -> None:
     if name == "--rival":
         plan.rival = Path(value).absolute()
         if not os.access(plan.rival, os.X_OK) or not plan.rival.is_file():
@@ -122,7 +122,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in not_ours}
 
 
-def _place_files(plan: Plan, folder: Path) -> None:
+def _place_files(plan: BenchPlan, folder: Path) -> None:
     """Files become names: both servers find them in a folder of links."""
     files = [Path(model).absolute() for model in plan.models if is_gguf(model) and Path(model).is_file()]
     if not files:
@@ -142,7 +142,7 @@ def _place_files(plan: Plan, folder: Path) -> None:
     plan.folder = ["--models-dir", str(models)]
 
 
-def check_models(plan: Plan, catalog: Catalog) -> None:
+def check_models(plan: BenchPlan, catalog: Catalog) -> None:
     """Before anything is measured. Raises BenchFailed."""
     for name in plan.models:
         if catalog.get(name) is None:
@@ -154,7 +154,7 @@ def check_models(plan: Plan, catalog: Catalog) -> None:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(plan: Plan, environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """Raises BenchFailed."""
     samples: dict[str, Samples] = {name: defaultdict(list) for name in plan.names}
     for round_index in range(plan.rounds):
@@ -181,7 +181,7 @@ def measure(plan: Plan, environ: Mapping[str, str], folder: Path) -> dict[str, A
     }
 
 
-def _smallest(server: Server) -> list[str]:
+def _smallest(server: MeasuredServer) -> list[str]:
     found = [model for model in server.models() if _can_talk(model)]
     found.sort(key=lambda model: (model.get("meta") or {}).get("size", 0))
     if not found:
@@ -196,7 +196,7 @@ def _can_talk(model: dict[str, Any]) -> bool:
     return "error" not in status and "base" not in status and status["value"] != "downloading" and "completion" in model["capabilities"]
 
 
-def _with_room(server: Server, models: Sequence[str], samples: Samples) -> None:
+def _with_room(server: MeasuredServer, models: Sequence[str], samples: Samples) -> None:
     for model in models:
         if server.status(model) != "unloaded":
             server.unload(model)
@@ -214,7 +214,7 @@ def _with_room(server: Server, models: Sequence[str], samples: Samples) -> None:
         samples[f"hot, alternating with {models[1]}"] += switch
 
 
-def _without_room(server: Server, models: Sequence[str], samples: Samples) -> None:
+def _without_room(server: MeasuredServer, models: Sequence[str], samples: Samples) -> None:
     ttft(server, models[-1])
     for _ in range(NUM_COLD):
         for model in models:
@@ -224,7 +224,7 @@ def _without_room(server: Server, models: Sequence[str], samples: Samples) -> No
 # ---------------------------------------------------------------- the table
 
 
-def _print(result: dict[str, Any], plan: Plan) -> None:
+def _print(result: dict[str, Any], plan: BenchPlan) -> None:
     samples: dict[str, Samples] = result["samples_s"]
     machine = result["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {result['date']}")

@@ -28,7 +28,7 @@ class BenchFailed(RuntimeError):
 
 
 @dataclass
-class Stream:
+class TimedStream:
     """One streamed chat request. `ttft_s` and `total_s` begin just before connect."""
 
     ttft_s: float = 0.0
@@ -61,13 +61,13 @@ def head_bytes(method: str, path: str, body_size: int) -> bytes:
     return f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
-def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
+def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[TimedStream]:
     """Send all requests together, each on its own connection; wait until all have ended. Raises BenchFailed when one is not complete."""
     selector = selectors.DefaultSelector()
     streams = []
     starts: dict[socket.socket, float] = {}
     for request in requests:
-        stream = Stream()
+        stream = TimedStream()
         start = time.perf_counter()
         sock = socket.create_connection(("127.0.0.1", port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -109,7 +109,7 @@ def _error_of(answer: bytes) -> str:
     return str(json.loads(b'"' + found[1] + b'"'))
 
 
-def run_clients(port: int, scripts: list[list[bytes]]) -> list[Stream]:
+def run_clients(port: int, scripts: list[list[bytes]]) -> list[TimedStream]:
     """Each script is one client that sends its requests one after the other; all clients run at the same time."""
     with ThreadPoolExecutor(len(scripts)) as pool:
         return [

@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Server:
+class MeasuredServer:
     name: str
     port: int
     process: subprocess.Popen[bytes]
@@ -88,11 +88,11 @@ def _port_for(rival: Path | None) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextlib.contextmanager
-def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path) -> Iterator[Server]:
+def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path) -> Iterator[MeasuredServer]:
     """The rival, or fastrouter when there is none; it answers /health. It is ended with SIGTERM, by pid. Raises BenchFailed."""
     with _port_for(rival) as (port, port_flags), _started(rival, [*port_flags, *flags], environ, log) as (process, start):
         name = OURS if rival is None else RIVAL
-        yield Server(name, port, process, _wait_healthy(name, process, port, start, log))
+        yield MeasuredServer(name, port, process, _wait_healthy(name, process, port, start, log))
 
 
 @contextlib.contextmanager

@@ -7,17 +7,17 @@ import time
 from collections.abc import Sequence
 
 from fastrouter.cli.bench.load_client import request_bytes, stream_all
-from fastrouter.cli.bench.servers import Server
+from fastrouter.cli.bench.servers import MeasuredServer
 
 SHORT = "Say hello."
 PAUSE_S = 0.3  # between loads: the work of a server after a load is not part of the next one
 
 
-def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
+def ttft(server: MeasuredServer, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
     return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
 
 
-def cold(server: Server, model: str, num: int) -> list[float]:
+def cold(server: MeasuredServer, model: str, num: int) -> list[float]:
     """For a model that is not loaded, with room for it."""
     samples = []
     for _ in range(num):
@@ -27,7 +27,7 @@ def cold(server: Server, model: str, num: int) -> list[float]:
     return samples
 
 
-def in_turn(server: Server, models: Sequence[str], num: int, pause_s: float = PAUSE_S) -> list[float]:
+def in_turn(server: MeasuredServer, models: Sequence[str], num: int, pause_s: float = PAUSE_S) -> list[float]:
     """One after the other; after the last one, again from the first."""
     samples = []
     for index in range(num):
@@ -36,7 +36,7 @@ def in_turn(server: Server, models: Sequence[str], num: int, pause_s: float = PA
     return samples
 
 
-def hot(server: Server, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:
+def hot(server: MeasuredServer, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:
     """(staying on one, alternating between all) for loaded models; both are measured in turns."""
     stay, switch = [], []
     for index in range(num):

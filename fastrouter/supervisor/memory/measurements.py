@@ -26,12 +26,12 @@ _NOT_FOR_MEMORY = ("sampling", "n_predict", "chat_template", "chat_template_kwar
 
 class Measures:
     def __init__(self, remembered: FactFile | None = None) -> None:
-        self._remembered = remembered or FactFile("loads", 2, MAX_ENTRIES)
+        self._facts = remembered or FactFile("loads", 2, MAX_ENTRIES)
         self.has_device = False  # a worker has reported a GPU
         self.repacking = repacking_of(cpu_features())
 
     def __repr__(self) -> str:
-        return f"<Measures {self._remembered!r}>"
+        return f"<Measures {self._facts!r}>"
 
     def need(self, spec: ModelSpec) -> Need:
         known = self._known(spec)
@@ -59,7 +59,7 @@ class Measures:
         host, device = memory.get("host_bytes"), memory.get("device_bytes")
         if type(host) is int and type(device) is int and 0 <= host < 1 << 50 and 0 <= device < 1 << 50:
             host = max(0, host - self.unmapped_bytes(spec))  # the worker counts the whole file
-            self._remembered.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
+            self._facts.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
 
     def use(self, remedy: Remedy) -> None:
         """Set the build of llama.cpp that loads models from now on."""
@@ -71,10 +71,10 @@ class Measures:
 
     def save(self) -> None:
         """Blocks until it is written to disk."""
-        self._remembered.save()
+        self._facts.save()
 
     def _known(self, spec: ModelSpec) -> dict[str, Any] | None:
-        found = self._remembered.get(_key(spec))
+        found = self._facts.get(_key(spec))
         if not isinstance(found, dict):
             return None
         values: list[Any] = [found.get(name) for name in ("host_bytes", "device_bytes", "load_s")]

@@ -56,7 +56,7 @@ def fail_sink(sink: Sink, error: Exception) -> None:
 
 
 @dataclass(slots=True)
-class Stream:
+class WorkerStream:
     """One request in a worker. It holds all that a new worker would need, so that the stream can outlive this worker."""
 
     generate: Generate
@@ -96,7 +96,7 @@ class Instance:
         self.leave_reason = ""  # why it was told to stop
         self.started_at = self._now()
         self.ready_at = 0.0  # 0: not ready yet
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, WorkerStream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
         self._decoding_ids: set[int] = set()  # ids of calls that the model computes
@@ -167,7 +167,7 @@ class Instance:
         self.process.send(Shrink(self.prompt_cache_bytes))
         return given
 
-    def submit(self, stream: Stream) -> int:
+    def submit(self, stream: WorkerStream) -> int:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
@@ -189,7 +189,7 @@ class Instance:
             self.process.ring.cancel(request_id)
             self.process.send(Abort(request_id))
 
-    def take_streams(self) -> list[Stream]:
+    def take_streams(self) -> list[WorkerStream]:
         """Takes all requests that have not ended away from the instance; they get no more records from it."""
         running = {key: stream for key, stream in self.streams.items() if stream.sink.request_id == key}
         self.streams.clear()

@@ -21,7 +21,7 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
-from fastrouter.worker.sequence import Request, Running, Sequence, Status
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Status
 from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.text.infill import build_infill
@@ -49,7 +49,7 @@ class Admission:
         self._adapters = adapters
         self._pieces = PieceTable(model.vocab, special=options.special)
         self._grammars = Grammars(model.vocab)
-        self._compiling: list[Request] = []
+        self._compiling: list[GenerateRequest] = []
         self._waiting = FairQueue()
         self._num_sequences = 0  # until now
         self._is_crowded = False  # the KV cache has no room for the next one: admit none until a sequence ends
@@ -75,7 +75,7 @@ class Admission:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
-            request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            request = GenerateRequest(generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
             if generate.constraint is not None:
                 request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
@@ -118,11 +118,11 @@ class Admission:
     def _build_infill(self, generate: Generate) -> "array[int]":
         return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
 
-    def _check_length(self, request: Request) -> None:
+    def _check_length(self, request: GenerateRequest) -> None:
         if len(request.prompt) >= self._context.n_ctx_slot:
             raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
 
-    def _queue(self, request: Request) -> None:
+    def _queue(self, request: GenerateRequest) -> None:
         """Its prompt and its grammar are ready, or one of them has failed: then that error is raised."""
         if request.reading is not None:
             request.prompt, request.reading = request.reading.result(), None
@@ -149,14 +149,14 @@ class Admission:
             finally:
                 self._let_go(request)
 
-    def _let_go(self, request: Request) -> None:
+    def _let_go(self, request: GenerateRequest) -> None:
         """Its unfinished prompt and grammar are not needed any more."""
         if request.reading is not None:
             request.reading.cancel()
         if request.grammar is not None:
             self._grammars.leave(request.grammar)
 
-    def choice(self, request: Request, choice: int) -> Sequence:
+    def choice(self, request: GenerateRequest, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
         generate = request.generate
         options: dict[str, Any] = {"choice": choice, "has_probabilities": generate.logprobs}

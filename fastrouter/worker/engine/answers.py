@@ -16,7 +16,7 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import shown
-from fastrouter.worker.sequence import Request, Running, Sequence
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 
 
 class Answers:
@@ -59,7 +59,7 @@ class Answers:
             self.send(sequence, rest)
         self._finish(sequence, slot, stop_type, truncated=truncated)
 
-    def end_empty(self, request: Request, sequence: Sequence) -> None:
+    def end_empty(self, request: GenerateRequest, sequence: Sequence) -> None:
         """A prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
         for choice in range(request.num_open):
             sequence.choice = choice

@@ -27,8 +27,7 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import LONG_NS, PrefillSpeed
 from fastrouter.worker.text.prompts import Prompts
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
-from fastrouter.worker.text_jobs import Job as TextJob
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 PACKED_TOKENS = 512  # more tokens in one batch are not faster, and each token looks at all others in the batch
 MAX_ANSWER_BYTES = 32 << 20  # of embeddings: a frame of the wire holds them as base64, and the router reads it as a whole
@@ -52,7 +51,7 @@ def normalize(vectors: Vectors, kind: int) -> Vectors:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EmbedJob:
     """One call: its sequences, and their results so far."""
 
     call: Call
@@ -75,8 +74,8 @@ class Embedder:
         self._adapters = adapters
         self._options = options
         self._reply = reply
-        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
-        self._jobs: deque[Job] = deque()  # they take turns, text by text
+        self._reading: list[tuple[Call, Job[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
+        self._jobs: deque[EmbedJob] = deque()  # they take turns, text by text
         self._speed = PrefillSpeed(model.n_params)
         self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
@@ -110,7 +109,7 @@ class Embedder:
     def _queue(self, call: Call, read: Callable[[], list[NDArray[np.int32]]]) -> None:
         try:
             arrays = read()
-            job = Job(call, arrays, [None] * len(arrays), width=self._width(call.params))
+            job = EmbedJob(call, arrays, [None] * len(arrays), width=self._width(call.params))
             num_rows = sum(map(len, arrays)) if self._is_unpooled else len(arrays)
             if 4 * num_rows * job.width > MAX_ANSWER_BYTES:
                 raise InvalidRequest(f"the answer would hold more than {MAX_ANSWER_BYTES >> 20} MiB of vectors, send fewer texts at a time")
@@ -211,7 +210,7 @@ class Embedder:
                 self._jobs.remove(job)
                 self._finish(job)
 
-    def _compute(self, packed: list[tuple[Job, int]]) -> None:
+    def _compute(self, packed: list[tuple[EmbedJob, int]]) -> None:
         """Raises LlamaError."""
         self._adapters.use(self._adapters.resolve(None), self._context)
         batch, row, most = self._context.batch, 0, self._context.n_batch
@@ -233,9 +232,9 @@ class Embedder:
         if code:
             raise LlamaError(f"llama_decode failed with code {code}")
 
-    def _pack(self) -> list[tuple[Job, int]]:
+    def _pack(self) -> list[tuple[EmbedJob, int]]:
         """Sequences of the next batch: always the first one, then as many as fit; a call with many texts waits for its turn after each."""
-        packed: list[tuple[Job, int]] = []
+        packed: list[tuple[EmbedJob, int]] = []
         room = min(PACKED_TOKENS, self._context.n_batch)
         while len(packed) < self._context.num_sequences:
             job = next((job for job in self._jobs if job.num_begun < len(job.prompts)), None)
@@ -255,7 +254,7 @@ class Embedder:
 
     # ------------------------------------------------------------ answers
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: EmbedJob) -> None:
         params = job.call.params
         vectors = np.concatenate([result for result in job.results if result is not None])
         counts = [len(prompt) for prompt in job.prompts]

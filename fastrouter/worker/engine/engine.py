@@ -25,8 +25,8 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import LONG_NS
 from fastrouter.worker.schedule.adapter_turns import Turns
-from fastrouter.worker.schedule.scheduler import Limits, Step, schedule
-from fastrouter.worker.sequence import Request, Running, Status
+from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule
+from fastrouter.worker.sequence import GenerateRequest, Running, Status
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import Prompts
 
@@ -64,13 +64,13 @@ class Engine:
         self._recovery = Recovery(
             context, self._admission, self.speculation, self._answers, (self._decoding, self._prefilling), self._end_with
         )
-        self._broken: dict[Request, FastrouterError] = {}  # in this step
+        self._broken: dict[GenerateRequest, FastrouterError] = {}  # in this step
         self._turns: Turns[AdapterSet] = Turns()
         # A window frees the cells of earlier tokens for new ones, so all rows of a step with a guess must be computed together: otherwise
         # tokens are lost that are needed when a part of the guess is taken back. A split cache computes texts together only as far as they
         # are equally long.
         can_guess_beside_prompts = context.is_unified or not model.n_swa
-        self._limits = Limits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
+        self._limits = BatchLimits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
         self._row_bytes = 4 * context.n_vocab
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fastrouter.system.machine import available_bytes
 from fastrouter.worker.kv.slots import AdapterSet, Checkpoint, common_prefix
-from fastrouter.worker.llama.sequence_state import State
+from fastrouter.worker.llama.sequence_state import SavedState
 
 AUTO_MOST_BYTES = 8192 << 20  # the default of llama-server
 AUTO_SHARE = 4  # of the memory that would be available without it: small machines keep less
@@ -22,7 +22,7 @@ class CachedPrompt(NamedTuple):
     tokens: "array[int]"
     adapters: AdapterSet
     oldest: int
-    state: State
+    state: SavedState
     checkpoints: tuple[Checkpoint, ...] = ()
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrouter.worker.llama.sequence_state import State
+from fastrouter.worker.llama.sequence_state import SavedState
 
 SIMILARITY = 0.1  # a shared start that is a smaller part of the prompt is not worth the loss of another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
     """The part of a slot's memory that cannot be cut, as it was after this many tokens."""
 
     length: int
-    state: State
+    state: SavedState
 
 
 class Slot:

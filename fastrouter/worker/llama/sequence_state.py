@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-State = NDArray[np.uint8]
+SavedState = NDArray[np.uint8]
 
 _P, _I, _SIZE, _FLAGS = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t, ctypes.c_uint32
 _WHOLE, _PART = 0, 1  # the part: sliding windows and recurrent states, without the KV cache of full attention
@@ -45,14 +45,14 @@ class States:
         num_bytes: int = self._get_size(self._context, seq_id, _PART if is_part else _WHOLE)
         return num_bytes
 
-    def save(self, seq_id: int, *, is_part: bool = False) -> State | None:
+    def save(self, seq_id: int, *, is_part: bool = False) -> SavedState | None:
         """None when llama.cpp refuses."""
         state = _allocate(self.size(seq_id, is_part=is_part))
         flags = _PART if is_part else _WHOLE
         written = self._get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return state if written == state.nbytes else None
 
-    def restore(self, seq_id: int, state: State, *, is_part: bool = False) -> bool:
+    def restore(self, seq_id: int, state: SavedState, *, is_part: bool = False) -> bool:
         """False when there is no room, or the bytes are not of this model. A part replaces only the part."""
         flags = _PART if is_part else _WHOLE
         read = self._set(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
@@ -81,7 +81,7 @@ class States:
         self._shift(self._memory, seq_id, first_pos, end_pos, by)
 
 
-def _allocate(num_bytes: int) -> State:
+def _allocate(num_bytes: int) -> SavedState:
     """Separate pages, which go back to the system immediately: malloc keeps what a spare has prepared, with large holes. They are
     private, because the router does not count shared pages."""
     pages = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -15,7 +15,7 @@ from fastrouter.worker.sequence import Running
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """For the batches of one context."""
 
     num_rows: int  # rows that are computed together
@@ -61,7 +61,7 @@ class Step:
 
 
 def schedule(
-    decoding: Sequence[Running], prefilling: Sequence[Running], limits: Limits, speed: PrefillSpeed, turn: AdapterSet | None = None
+    decoding: Sequence[Running], prefilling: Sequence[Running], limits: BatchLimits, speed: PrefillSpeed, turn: AdapterSet | None = None
 ) -> Step:
     """`decoding`: by slot; `prefilling`: the oldest first. `turn`: only sequences with these adapters share the step; None: all do."""
     if turn is not None:
@@ -99,7 +99,7 @@ def _with(adapters: AdapterSet, group: Sequence[Running]) -> Sequence[Running]:
     return [running for running in group if running.sequence.request.adapters == adapters]
 
 
-def _piece(running: Running, take: int, limits: Limits) -> Piece:
+def _piece(running: Running, take: int, limits: BatchLimits) -> Piece:
     sequence, slot = running.sequence, running.slot
     start = len(slot.tokens)
     end = start + take
