@@ -208,7 +208,7 @@ def test_live_lines(router: StartRouter, folder: Path) -> None:
     assert server.status("quiet") == "loaded"
 
 
-def test_a_reader_that_reads_nothing_harms_nobody(router: StartRouter, folder: Path) -> None:
+def test_a_reader_that_does_not_read_affects_no_others(router: StartRouter, folder: Path) -> None:
     server = router(models_dir=folder, is_fake=True)
     server.load("quiet")
     connection, response = server.open("GET", "/models/logs?model=quiet&follow=1")

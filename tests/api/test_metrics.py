@@ -212,7 +212,7 @@ def test_one_model(start: Any) -> None:
     assert router.get("/metrics?model=nobody").status == 400
 
 
-def test_names_that_nobody_has_become_no_label(start: Any) -> None:
+def test_unknown_names_become_no_label(start: Any) -> None:
     router = start(a={})
     for number in range(20):
         assert ask(router, f"nobody{number}").status == 400

@@ -81,7 +81,7 @@ def test_choices_share_their_progress(server: Router) -> None:
     check([event["prompt_progress"] for event in found], events[-1]["tokens_evaluated"])
 
 
-def test_nobody_asked(server: Router) -> None:
+def test_without_being_asked(server: Router) -> None:
     assert not [event for event in ask(server, "/completion", prompt=PROMPT, return_progress=False) if "prompt_progress" in event]
     body = server.post("/completion", {"model": "tiny0", "prompt": PROMPT, "n_predict": 2, "return_progress": True}).json
     assert "prompt_progress" not in body

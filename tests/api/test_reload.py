@@ -372,7 +372,7 @@ def test_folders_are_polled_if_need_be(folder: Path, monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_a_file_that_never_rests_keeps_nobody_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_always_changes_delays_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes come faster than QUIET_S, without end."""
 
     async def awatch(*paths: Path, **options: Any) -> AsyncIterator[set[Any]]:

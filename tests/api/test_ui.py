@@ -55,7 +55,7 @@ def test_the_page_is_at_the_root(served: Router) -> None:
     assert answer.body == (WEB / "index.html").read_bytes() == served.get("/index.html").body
 
 
-def test_nothing_foreign_nothing_inline_nobody_around_it(served: Router) -> None:
+def test_nothing_foreign_nothing_inline_no_frame_around_it(served: Router) -> None:
     headers = served.get("/").headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy.pop("img-src") == "'self' data: blob:"
@@ -243,7 +243,7 @@ def test_the_script_pins_what_is_there() -> None:
     assert pinned == [(entry["name"], entry["version"], entry["licence"], entry["integrity"]) for entry in record]
 
 
-def test_small_and_asks_nobody_else() -> None:
+def test_small_and_asks_no_other_server() -> None:
     files = {path: path.read_bytes() for path in WEB.rglob("*") if path.is_file()}
     assert sum(len(gzip.compress(content, 9)) for content in files.values()) < 300_000
     for path, content in files.items():

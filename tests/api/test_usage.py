@@ -170,7 +170,7 @@ class Nobody:
         return Limits(4, None, None, 1.0)
 
 
-def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_is_read_without_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastrouter.api.models.usage.PERIOD_S", 0.01)
     supervisor = Nobody()
 

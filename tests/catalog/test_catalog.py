@@ -574,7 +574,7 @@ def test_an_id_is_made_of_the_file_s_own_path(models: Path, put: Callable[..., P
     assert ids(catalog_of(models)) == sorted([model_id, "other"])
 
 
-def test_nobody_is_renamed_because_another_comes_or_goes(models: Path, put: Callable[..., Path]) -> None:
+def test_ids_stay_when_other_models_come_or_go(models: Path, put: Callable[..., Path]) -> None:
     put("two/x.gguf")
     catalog = catalog_of(models)
     assert ids(catalog) == ["two"]

@@ -147,7 +147,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
         lambda entry: {"a": 1},
     ],
 )
-def test_what_somebody_else_wrote_is_not_believed(model: Path, cache: Path, spoil: Callable[[Any], Any]) -> None:
+def test_entries_of_another_program_are_ignored(model: Path, cache: Path, spoil: Callable[[Any], Any]) -> None:
     first = Headers()
     known = first.read(str(model))
     first.save()

@@ -227,7 +227,7 @@ def test_closing_twice_is_fine_and_closed_rings_are_quiet() -> None:
         producer.try_push(4097, TEXT, 0, 0, 0, b"")
 
 
-def test_a_ring_that_nobody_keeps_gives_its_descriptors_back() -> None:
+def test_a_forgotten_ring_closes_its_descriptors() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         pair(PAGE)

@@ -600,7 +600,7 @@ def test_sockets_of_systemd(tmp_path: Path, models: Path) -> None:
         assert path.exists()  # it is systemd's
 
 
-def test_sockets_of_systemd_for_somebody_else(tmp_path: Path) -> None:
+def test_sockets_of_systemd_for_another_process(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0", before=("env", "LISTEN_PID=1", "LISTEN_FDS=1")) as running:
         assert get(running.addresses[0]) == 200
 

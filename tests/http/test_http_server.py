@@ -293,7 +293,7 @@ def test_a_body_must_keep_coming() -> None:
     run(scenario())
 
 
-def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+def test_answers_that_are_not_read_do_not_pile_up() -> None:
     async def scenario() -> None:
         async with serving() as site:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)

@@ -226,7 +226,7 @@ def test_without_a_cache_a_temporary_folder_that_goes(executable: Executable, en
     eventually(lambda: not folder.exists(), "the folder is removed")
 
 
-def test_a_cache_of_somebody_else_is_not_trusted(executable: Executable) -> None:
+def test_a_cache_of_another_user_is_not_trusted(executable: Executable) -> None:
     executable.run("exit", "0")
     executable.cache.chmod(0o777)
     result = executable.run("exit", "6")

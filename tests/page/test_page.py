@@ -514,7 +514,7 @@ def test_a_router_that_comes_back_is_found_again(router: StartRouter, models: Pa
     page.wait_for_selector(".answer[aria-busy=false] .prose:not(:empty)")
 
 
-def test_a_tab_that_nobody_looks_at_gives_its_feed_back(scripted: Router, tab: Tab) -> None:
+def test_a_hidden_tab_closes_its_event_stream(scripted: Router, tab: Tab) -> None:
     show = """(isHidden) => {
         Object.defineProperty(document, 'hidden', { value: isHidden, configurable: true });
         document.dispatchEvent(new Event('visibilitychange'));

@@ -90,7 +90,7 @@ def flood(port: int, num_requests: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stderr", "both", "fifo", "full disk"])
-def test_a_log_that_nobody_reads(tmp_path: Path, kind: str) -> None:
+def test_a_log_without_a_reader(tmp_path: Path, kind: str) -> None:
     """Every request is answered and signals work; lost lines are counted, and reported when a reader is back."""
     reader, writer = os.pipe()
     out, fifo = tmp_path / "out", tmp_path / "fifo"

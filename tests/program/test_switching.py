@@ -359,7 +359,7 @@ def test_client_that_vanishes_frees_its_slot(router: StartRouter, tmp_path: Path
     assert server.post("/completion", ask("long", "the cat")).status == 200
 
 
-def test_client_that_leaves_the_queue_costs_nobody_a_slot(router: StartRouter, tmp_path: Path) -> None:
+def test_client_that_leaves_the_queue_takes_no_slot_from_others(router: StartRouter, tmp_path: Path) -> None:
     for name in ("busy", "wanted"):
         make_llama(tmp_path / f"{name}.gguf", n_ctx=131072)
     server = router("-c", "131072", "--models-max", "1", models_dir=tmp_path)

@@ -162,7 +162,7 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     house(body)
 
 
-def test_shelves_give_way_to_a_load(house: Run) -> None:
+def test_prompt_caches_give_way_to_a_load(house: Run) -> None:
     """First the cache of the least recently used model, and no more than is needed."""
 
     async def body(here: House) -> None:
@@ -314,7 +314,7 @@ def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
+def test_the_preview_agrees_with_what_happens(house: Run, seed: int) -> None:
     """Asked in random states; then the request comes, and gets what was predicted."""
 
     async def body(here: House) -> None:

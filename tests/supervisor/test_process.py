@@ -126,7 +126,7 @@ def test_spawn_and_kill() -> None:
     run(body)
 
 
-def test_everything_said_comes_before_the_exit(tmp_path: Path) -> None:
+def test_all_messages_come_before_the_exit(tmp_path: Path) -> None:
     async def body(fork_server: ForkServer) -> None:
         worker, sink = Worker(fork_server), Collector()
         await worker.loaded(tmp_path / "m")
@@ -257,7 +257,7 @@ def test_fork_server_that_cannot_start() -> None:
 
 
 @pytest.mark.parametrize("pid", [1, -1, 0, 2**31, 2**63])
-def test_a_lying_hello(pid: int) -> None:
+def test_a_false_hello(pid: int) -> None:
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)
         assert await worker.end() == -9
@@ -266,7 +266,7 @@ def test_a_lying_hello(pid: int) -> None:
     run(body, {"hello_pid": pid})
 
 
-def test_a_lying_hello_kills_nobody_but_itself() -> None:
+def test_a_false_hello_kills_only_its_own_process() -> None:
     """It claims to be another child of ours."""
 
     async def body(fork_server: ForkServer) -> None:

@@ -157,7 +157,7 @@ def test_what_has_left_is_forgotten(house: Run) -> None:
     house(body, 1)
 
 
-def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
+def test_a_waiter_that_leaves_does_not_affect_others(house: Run) -> None:
     async def body(here: House) -> None:
         held = await here.acquire("a")
         gone, stays = here.wait("b"), here.wait("c")
@@ -637,7 +637,7 @@ def test_a_client_that_leaves_before_the_retry(house: Run) -> None:
     house(body)
 
 
-def test_a_call_that_nobody_waits_for(house: Run) -> None:
+def test_a_call_whose_caller_has_left(house: Run) -> None:
     async def body(here: House) -> None:
         with await here.acquire("a") as lease:
             hung = asyncio.create_task(lease.call("hang", {}))

@@ -137,7 +137,7 @@ def test_a_dot_is_any_character(vocab: Vocab, grammar: str) -> None:
 
 
 @pytest.mark.parametrize("grammar", ['root ::= root "a" | ""', 'root ::= a root b | ""\na ::= [a-z]*\nb ::= [a-z] "!"'])
-def test_what_begins_with_itself_harms_nobody(vocab: Vocab, grammar: str) -> None:
+def test_rules_that_begin_with_themselves_do_no_harm(vocab: Vocab, grammar: str) -> None:
     """llama.cpp refuses the first, and the second never ends there."""
     text = "aaa" if "!" not in grammar else "xy!z!"
     assert follows(vocab, grammar, text)

@@ -71,7 +71,7 @@ def test_keep_of_the_load_options(bench: MakeBench) -> None:
     assert one.ask(PROMPT, 500, return_tokens=True).finish["tokens"] == case["tokens"]
 
 
-def test_what_was_moved_is_nobodys_start(bench: MakeBench) -> None:
+def test_moved_tokens_are_not_the_start_of_a_prompt(bench: MakeBench) -> None:
     """Neither while the sequence runs nor afterwards; the start that was kept is."""
     one = bench(parallel=2, ctx_size=512, kv_unified=True)
     running = one.submit(PROMPT, 600, n_keep=40)

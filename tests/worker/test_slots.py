@@ -58,7 +58,7 @@ def test_least_recently_used_when_nothing_is_shared() -> None:
     assert chosen(slots, [9, 9]) == 1
 
 
-def test_a_short_shared_start_costs_nobody_a_cache() -> None:
+def test_a_short_shared_start_takes_no_cache_from_others() -> None:
     begin = list(range(100, 105))
     slots = slots_of([7] * 60, begin + [8] * 60)
     assert chosen(slots, begin + [9] * 200) == 0  # 5 of 205

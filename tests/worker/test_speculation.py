@@ -391,7 +391,7 @@ def test_a_full_context_ends_as_without(bench: Make, paths: list[Path], monkeypa
 
 
 @pytest.mark.parametrize("kind", ["lookup", "draft"])
-def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[Path], kind: str) -> None:
+def test_a_full_cache_truncates_no_answer_for_a_guess(bench: Make, paths: list[Path], kind: str) -> None:
     """In a unified cache the guesses of one sequence must not use the room of another."""
     one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, ctx_size=256, kv_unified=True)
     one.bias = FEW if kind == "lookup" else []
