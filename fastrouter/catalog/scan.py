@@ -159,22 +159,22 @@ class Scan:
     def wrong_sections(self) -> list[str]:
         return self._sections.all_that_is_wrong(self.models)
 
-    def _resolve(self, layer: Layer, said: str) -> Found:
+    def _resolve(self, layer: Layer, place: str) -> Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
             return find_file(os.path.abspath(layer["model"].value))
-        return self._resolve_repo(layer, said)
+        return self._resolve_repo(layer, place)
 
-    def _resolve_repo(self, layer: Layer, said: str) -> Found:
+    def _resolve_repo(self, layer: Layer, place: str) -> Found:
         """From the cache; otherwise a model that must be downloaded, unless --offline is set."""
         repo_and_quant = str(layer["hf_repo"].value)
         file = str(layer["hf_file"].value) if "hf_file" in layer else None
         try:
             repo, quant = parse_name(repo_and_quant)
         except InvalidRequest as error:
-            raise ConfigError(f"{said}: {error.message}") from None
+            raise ConfigError(f"{place}: {error.message}") from None
         if file and "\0" in file:
-            raise ConfigError(f"{said}: {file!r} is not a file name")
+            raise ConfigError(f"{place}: {file!r} is not a file name")
         wanted = f"{repo}/{file}" if file else f"{repo}:{quant.upper()}" if quant else repo
         of_repo = [model for model in self._cached if model.id.rpartition(":")[0] == repo]
         for model in of_repo:
@@ -186,7 +186,7 @@ class Scan:
                     return model
         if self._config.offline or not self._config.cache_dirs:
             raise ConfigError(
-                f"{said}: {wanted} is not in the cache" + (", and --offline forbids the download" if self._config.offline else "")
+                f"{place}: {wanted} is not in the cache" + (", and --offline forbids the download" if self._config.offline else "")
             )
         return _not_here(wanted, Wanted(repo, quant, file), os.path.abspath(self._config.cache_dirs[0]))
 

@@ -22,7 +22,7 @@ Find = Callable[[str], str | None]  # name -> the id of its model
 class Sections:
     def __init__(self, presets: Presets) -> None:
         self._presets = presets
-        self.faults = {name: list(said) for name, said in presets.faults.items()}
+        self.faults = {name: list(found) for name, found in presets.faults.items()}
         self.variants = {name: layer for name, layer in presets.sections.items() if "base" in layer}
         self.models = {name: layer for name, layer in presets.sections.items() if "base" not in layer}
         self._chains: dict[str, list[str]] = {}  # of each variant: itself, its base, the base's base, ... and the model at the end
@@ -120,11 +120,11 @@ class Sections:
         for name in (*(name for name in models if name not in sections), *(name for name in sections if name in models)):
             for alias in models[name].aliases:
                 known = self._means.setdefault(alias, name)
-                said = f"the alias {alias} of {name} already means {known}; choose another one"
+                problem = f"the alias {alias} of {name} already means {known}; choose another one"
                 if known != name and name in sections:
-                    self.note(name, ConfigError(f"{self.where(name, 'aliases')}: {said}"))
+                    self.note(name, ConfigError(f"{self.where(name, 'aliases')}: {problem}"))
                 elif known != name:
-                    problems.append(said)
+                    problems.append(problem)
         return problems
 
     def note_broken_bases(self) -> None:

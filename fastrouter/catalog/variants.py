@@ -77,11 +77,11 @@ def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adap
     )
 
 
-def chain_of(name: str, bases: Mapping[str, str], said: str) -> list[str]:
+def chain_of(name: str, bases: Mapping[str, str], place: str) -> list[str]:
     """The variant, its base, the base's base, ... down to a model; `bases`: variant -> base. Raises ConfigError for a circle."""
     chain = [name]
     while (base := bases.get(chain[-1])) is not None:
         if base in chain:
-            raise ConfigError(f"{said} base: {' -> '.join([*chain, base])} is a circle")
+            raise ConfigError(f"{place} base: {' -> '.join([*chain, base])} is a circle")
         chain.append(base)
     return chain

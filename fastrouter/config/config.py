@@ -178,9 +178,9 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         text = environ.get(name)
         if not text:
             continue
-        said = name if flag.target in _SECRETS else f"{name}={text}"
-        said = f"{flag.names[-1]} ({said})" if flag.scope is Scope.NOT_YET else said
-        add_setting(layer, flag, convert(flag, text, said, is_on=is_on))
+        place = name if flag.target in _SECRETS else f"{name}={text}"
+        place = f"{flag.names[-1]} ({place})" if flag.scope is Scope.NOT_YET else place
+        add_setting(layer, flag, convert(flag, text, place, is_on=is_on))
     return layer
 
 
@@ -219,8 +219,8 @@ def _check_prefix(prefix: str) -> str:
 
 
 def _read_settings(path: str) -> dict[str, Any]:
-    said = f"--ui-config-file {path}"
-    return cast(dict[str, Any], convert(find_argument("--ui-config")[0], read_text(Path(path), said), said))
+    place = f"--ui-config-file {path}"
+    return cast(dict[str, Any], convert(find_argument("--ui-config")[0], read_text(Path(path), place), place))
 
 
 def _check(config: Config) -> None:
@@ -310,30 +310,30 @@ def load_options(layer: Layer) -> LoadOptions:
     return LoadOptions(**fields, sampling=sampling, speculation=speculation)
 
 
-def _check_file(path: str, said: str) -> None:
+def _check_file(path: str, place: str) -> None:
     if not Path(path).is_file():
-        raise ConfigError(f"{said}: {why_no_file(Path(path))}")
+        raise ConfigError(f"{place}: {why_no_file(Path(path))}")
     if path.encode("utf-8", "replace") != os.fsencode(path):
-        raise ConfigError(f"{said}: the path is not UTF-8: rename it")
+        raise ConfigError(f"{place}: the path is not UTF-8: rename it")
 
 
 def constraint_of(setting: Setting) -> dict[str, str]:
     """The form that answers must have, like Generate.constraint. Raises ConfigError."""
     flag, value = setting
-    said = flag.names[-1]
+    place = flag.names[-1]
     try:
         if flag.kind is Kind.PATH:
-            said = f"{said} {value}"
-            value = read_text(Path(value), said)
+            place = f"{place} {value}"
+            value = read_text(Path(value), place)
         if "schema" not in flag.name:
             check_grammar(value)
-            return {"kind": "gbnf", "field": said, "text": value}
+            return {"kind": "gbnf", "field": place, "text": value}
         schema = json.loads(value) if isinstance(value, str) else value
         if not isinstance(schema, dict):
-            raise ConfigError(f"{said}: must be a JSON object")
-        return {"kind": "json_schema", "field": said, "text": schema_text(schema)}
+            raise ConfigError(f"{place}: must be a JSON object")
+        return {"kind": "json_schema", "field": place, "text": schema_text(schema)}
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{said}: {problem}") from None
+        raise ConfigError(f"{place}: {problem}") from None
 
 
 def _texts_of(setting: Setting) -> list[str]:

@@ -55,7 +55,7 @@ def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = Non
             reader.faults.setdefault(reader.name, []).append(problem.message)
     shared = reader.sections.pop(EVERY_MODEL, {})
     problems = [*reader.faults.pop("", []), *reader.faults.pop(EVERY_MODEL, [])]
-    faults = {name: tuple(said) for name, said in reader.faults.items()}
+    faults = {name: tuple(found) for name, found in reader.faults.items()}
     missing = {name: tuple(places) for name, places in reader.missing.items()}
     return Presets(
         str(path),
@@ -132,21 +132,21 @@ class _Reader:
         if flag.target:
             self.key_lines[self.name, flag.target] = number
         value = read_value(text, keeps_quotes=flag.keeps_quotes)
-        said = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
-        self._add(flag, said, self._convert(flag, value, said, is_on=is_on))
+        place = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
+        self._add(flag, place, self._convert(flag, value, place, is_on=is_on))
         if value.cut:
             self.warnings.append(f"{where} {key} = {value.text}: {_cut(value)}")
 
-    def _convert(self, flag: Flag, value: Value, said: str, *, is_on: bool) -> Any:
+    def _convert(self, flag: Flag, value: Value, place: str, *, is_on: bool) -> Any:
         text = value.text
         if flag.kind is Kind.FOLDER and text and "\0" not in text:
             text = self._find(os.path.expanduser(text)) or text
         try:
-            return convert(flag, text, said, is_on=is_on)
+            return convert(flag, text, place, is_on=is_on)
         except ConfigError as problem:
             raise ConfigError(f"{problem.message}; {_cut(value)}" if value.cut else problem.message) from None
 
-    def _add(self, flag: Flag, said: str, value: Any) -> None:
+    def _add(self, flag: Flag, place: str, value: Any) -> None:
         value, missing = self._to_absolute(flag, value)
         if flag.name in self._written and not flag.is_repeated:
             self._layer.pop(flag.target, None)  # the last value of a key counts; two keys of one list, as lora and lora-scaled, add up
@@ -154,8 +154,8 @@ class _Reader:
         if value is not None:
             add_setting(self._layer, flag, value)
         if missing:
-            self.missing.setdefault(self.name, []).extend(place for path in missing for place in self._places(path))
-            raise ConfigError(f"{said}: {'; '.join(map(self._not_there, missing))}")
+            self.missing.setdefault(self.name, []).extend(candidate for path in missing for candidate in self._places(path))
+            raise ConfigError(f"{place}: {'; '.join(map(self._not_there, missing))}")
 
     # ------------------------------------------------------------ files
 

@@ -54,33 +54,33 @@ def suggest(word: str) -> str:
     import difflib  # slow to import, and needed only for an error
 
     known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
-    known = {name: said for name, said in known.items() if len(name) > 2}  # short forms resemble every word
+    known = {name: meant for name, meant in known.items() if len(name) > 2}  # short forms resemble every word
     for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
         return f", did you mean {known[match] if word.startswith('-') else match}?"
     return ""
 
 
-def refuse_not_yet(flag: Flag, said: str, value: Any = None) -> None:
+def refuse_not_yet(flag: Flag, place: str, value: Any = None) -> None:
     """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
     if flag.scope is Scope.NOT_YET and value not in flag.only:
-        raise ConfigError(f"fastrouter does not have {said} yet")
+        raise ConfigError(f"fastrouter does not have {place} yet")
 
 
-def convert(flag: Flag, text: str, said: str, *, is_on: bool = True) -> Any:
-    """The value that `text` means, negated for an off name. `said`: what the user wrote and where; the ConfigError begins with it."""
+def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
+    """The value that `text` means, negated for an off name. `place`: what the user wrote and where; the ConfigError begins with it."""
     if flag.scope is Scope.NOT_YET and not flag.only:
-        refuse_not_yet(flag, said)
+        refuse_not_yet(flag, place)
     try:
         value = _CONVERTERS[flag.kind](text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{said}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
+        raise ConfigError(f"{place}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
     if flag.choices and value not in flag.choices:
-        raise ConfigError(f"{said}: must be one of {', '.join(flag.choices)}")
+        raise ConfigError(f"{place}: must be one of {', '.join(flag.choices)}")
     if isinstance(value, int | float) and not flag.low <= value <= flag.high:
         has_high = flag.high < FLOAT_MAX or value > flag.high
-        raise ConfigError(f"{said}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
+        raise ConfigError(f"{place}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
     value = value if is_on else not value
-    refuse_not_yet(flag, said, value)
+    refuse_not_yet(flag, place, value)
     return value
 
 

@@ -45,7 +45,7 @@ def _is_unresolved(error: BaseException | None) -> bool:
 
 
 def keep_trying(
-    action: Callable[[], T], has_progressed: Callable[[], bool], said: str, pause_s: float, on_wait: Callable[[str, float], None]
+    action: Callable[[], T], has_progressed: Callable[[], bool], name: str, pause_s: float, on_wait: Callable[[str, float], None]
 ) -> T:
     """Returns the result of `action`. Pauses begin with `pause_s` and double; `on_wait` gets the reason and the seconds of each. Raises
     Refused, HubUnavailable, or any error that is not a failure of the hub."""
@@ -56,9 +56,9 @@ def keep_trying(
         except (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, CutShort, HFValidationError) as error:
             num_attempts = 1 if has_progressed() else num_attempts + 1
             if not _is_passing(error):
-                raise _explain(error, said) from None
+                raise _explain(error, name) from None
             if num_attempts >= (MAX_UNRESOLVED if _is_unresolved(error) else MAX_ATTEMPTS):
-                raise HubUnavailable(f"{said}: {_words(error)}; given up after {num_attempts} attempts") from None
+                raise HubUnavailable(f"{name}: {_words(error)}; given up after {num_attempts} attempts") from None
             pause = max(min(pause_s * 2 ** (num_attempts - 1), LONGEST_PAUSE_S), _wish_of(error))
             on_wait(_words(error), pause)
             time.sleep(pause)
@@ -77,13 +77,13 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _explain(error: Exception, said: str) -> DownloadFailed:
+def _explain(error: Exception, name: str) -> DownloadFailed:
     """In a user's words, without the library's advice and addresses."""
     if isinstance(error, GatedRepoError):
-        return Refused(f"{said}: access to this repository is restricted: ask for it on the hub's page, then give a token (HF_TOKEN)")
+        return Refused(f"{name}: access to this repository is restricted: ask for it on the hub's page, then give a token (HF_TOKEN)")
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
-        return Refused(f"{said}: there is no such repository, or it needs a token (HF_TOKEN) that may see it")
+        return Refused(f"{name}: there is no such repository, or it needs a token (HF_TOKEN) that may see it")
     if status == 404:
-        return Refused(f"{said}: the hub does not have it")
-    return Refused(f"{said}: {_words(error)}")
+        return Refused(f"{name}: the hub does not have it")
+    return Refused(f"{name}: {_words(error)}")

@@ -23,6 +23,6 @@ def guessers_of(names: Iterable[str]) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in found:
         if name not in ("none", DRAFT, *LOOKUPS):
-            why = f"{name} is not supported yet" if name in _NOT_YET else f"{name!r} is none"
+            why = f"{name} is not supported yet" if name in _NOT_YET else f"{name!r} is not one of them"
             raise ValueError(f"one of none, {DRAFT}, {', '.join(LOOKUPS)}, but {why}")
     return tuple(name for name in found if name != "none")

@@ -35,9 +35,9 @@ def letters_of(names: Iterable[str]) -> str:
     return "".join(letters[name] for name in names)
 
 
-def _known(name: str | None, said: str) -> str:
+def _known(name: str | None, text: str) -> str:
     if name is None or name in _NOT_YET:
-        why = f"{said!r} is none" if name is None else f"{name} is not supported yet"
+        why = f"{text!r} is not one of them" if name is None else f"{name} is not supported yet"
         raise ValueError(f"one of {', '.join(SAMPLERS)} ({''.join(LETTERS)}), but {why}")
     return name
 
@@ -54,12 +54,12 @@ def defaults_of(value_of: Callable[[str], Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _in_file(field: SamplingField, said: Any) -> Any:
+def _in_file(field: SamplingField, stored: Any) -> Any:
     """None: the file does not have it, or it is invalid."""
     try:
         if field.shape is Shape.SAMPLERS:
-            return names_of(name for name in said.split(";") if name.strip()) or None if isinstance(said, str) else None
-        value = round((int if field.shape is Shape.WHOLE else float)(said), 6)  # as many digits as llama.cpp shows of a float
+            return names_of(name for name in stored.split(";") if name.strip()) or None if isinstance(stored, str) else None
+        value = round((int if field.shape is Shape.WHOLE else float)(stored), 6)  # as many digits as llama.cpp shows of a float
     except (ValueError, TypeError, OverflowError):
         return None
     return value if field.low <= value <= field.high else None

@@ -54,8 +54,8 @@ class Events:
         self._emit(model_id, {"status": "sleeping"})
 
     def failed(self, model_id: str, exit_code: int | None, error: str, stderr_tail: Sequence[str]) -> None:
-        said = {"error": error, "log": list(stderr_tail)}
-        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
+        details = {"error": error, "log": list(stderr_tail)}
+        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **details})
 
     def reloaded(self) -> None:
         self.tell("*", "models_reload", {})

@@ -283,8 +283,8 @@ def test_sampling(argv: list[str], sampling: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--samplers", "top_k;top_q"], "--samplers top_k;top_q: must be one of penalties, dry, .* but 'top_q' is none"),
-        (["--sampler-seq", "kz"], "--sampler-seq kz: must be one of .* but 'z' is none"),
+        (["--samplers", "top_k;top_q"], "--samplers top_k;top_q: must be one of penalties, dry, .* but 'top_q' is not one of them"),
+        (["--sampler-seq", "kz"], "--sampler-seq kz: must be one of .* but 'z' is not one of them"),
         (["--samplers", "infill"], "--samplers infill: .*infill is not supported yet"),
         (["--mirostat", "3"], "--mirostat 3: must be between 0 and 2"),
         (["-l", "x+1"], "-l x\\+1: must be a token id and a signed bias"),

@@ -655,7 +655,7 @@ def test_flags(paths: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--spec-type", "ngram"], "--spec-type ngram: must be one of none, draft-simple, .*, but 'ngram' is none"),
+        (["--spec-type", "ngram"], "--spec-type ngram: must be one of none, draft-simple, .*, but 'ngram' is not one of them"),
         (["--spec-type", "draft-mtp"], "but draft-mtp is not supported yet"),
         (["-md", "/absent.gguf"], "--model-draft /absent.gguf: there is no such file"),
         (["--draft-p-min", "2"], "--draft-p-min 2: must be between 0 and 1"),

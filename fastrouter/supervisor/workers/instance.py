@@ -120,9 +120,9 @@ class Instance:
     @property
     def load_s(self) -> float:
         """How long its load took, without the start of a process, because other loads will find a process that has started."""
-        said = (self.meta or {}).get("load_ms")
+        reported = (self.meta or {}).get("load_ms")
         took = self.ready_at - self.started_at
-        return min(took, said / 1e3) if isinstance(said, int | float) and said >= 0 else took
+        return min(took, reported / 1e3) if isinstance(reported, int | float) and reported >= 0 else took
 
     def give_up_load(self, cause: str) -> None:
         """The load takes too long; `cause` becomes the reason of its end."""

@@ -151,9 +151,9 @@ class SlotFiles:
         with part.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             names = [[os.path.basename(self._adapters.all[number].path), scale] for number, scale in adapters]
-            said = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
+            content = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
             file.seek(size)
-            file.write(said + _FOOT.pack(len(said), _OURS))
+            file.write(content + _FOOT.pack(len(content), _OURS))
 
     def _check(self, file: BinaryIO) -> AdapterSet:
         """The adapters that its KV was computed with. Raises InvalidRequest when the file is not complete or not of this model."""
@@ -164,16 +164,16 @@ class SlotFiles:
         if magic != _OURS:  # llama-server's: it does not name adapters
             return self._adapters.resolve(None)
         file.seek(max(0, size - _FOOT.size - length))
-        said = _read_object(file.read(length))
-        if said.get("bytes") != size - _FOOT.size - length or said.get("crc32") != _crc32(file, said["bytes"]):
+        signed = _read_object(file.read(length))
+        if signed.get("bytes") != size - _FOOT.size - length or signed.get("crc32") != _crc32(file, signed["bytes"]):
             raise InvalidRequest("it is damaged")
-        if said.get("model") != self._fingerprint:
+        if signed.get("model") != self._fingerprint:
             raise InvalidRequest("it was saved with another model")
         known = {os.path.basename(adapter.path): number for number, adapter in enumerate(self._adapters.all)}
-        missing = [name for name, _ in said["adapters"] if name not in known]
+        missing = [name for name, _ in signed["adapters"] if name not in known]
         if missing:
             raise InvalidRequest(f"it was saved with the LoRA adapter {missing[0]}, which is not loaded")
-        return self._adapters.resolve([[known[name], scale] for name, scale in said["adapters"]])
+        return self._adapters.resolve([[known[name], scale] for name, scale in signed["adapters"]])
 
 
 def _count_tokens(file: BinaryIO) -> int:

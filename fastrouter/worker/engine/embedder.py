@@ -146,7 +146,7 @@ class Embedder:
         if not inputs:
             raise InvalidRequest(f"{name}: must not be empty")
         named = [f"{name}[{index}]" for index in range(len(inputs))] if len(inputs) > 1 else [name]
-        return [self._tokenize(said, text) for said, text in zip(named, inputs, strict=True)]
+        return [self._tokenize(name, text) for name, text in zip(named, inputs, strict=True)]
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:
@@ -155,21 +155,21 @@ class Embedder:
         pairs = self._prompts.build_pairs(query, documents)
         return [self._checked(f"documents[{index}] with the query", pair) for index, pair in enumerate(pairs)]
 
-    def _tokenize(self, said: str, text: Any) -> list[int]:
-        self._refuse_too_long(said, self._prompts.least_tokens(text, self.max_tokens), "at least ")
-        return self._checked(said, self._prompts.tokenize(text, add_special=True, parse_special=True))
+    def _tokenize(self, name: str, text: Any) -> list[int]:
+        self._refuse_too_long(name, self._prompts.least_tokens(text, self.max_tokens), "at least ")
+        return self._checked(name, self._prompts.tokenize(text, add_special=True, parse_special=True))
 
-    def _checked(self, said: str, tokens: list[int]) -> list[int]:
+    def _checked(self, name: str, tokens: list[int]) -> list[int]:
         if not tokens:
-            raise InvalidRequest(f"{said}: the content cannot be empty")
-        self._refuse_too_long(said, len(tokens))
+            raise InvalidRequest(f"{name}: the content cannot be empty")
+        self._refuse_too_long(name, len(tokens))
         return tokens
 
-    def _refuse_too_long(self, said: str, num_tokens: int, least: str = "") -> None:
+    def _refuse_too_long(self, name: str, num_tokens: int, least: str = "") -> None:
         if num_tokens > self.max_tokens:
             flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
             more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
-            message = f"{said} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
+            message = f"{name} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
             raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
 
     def _width(self, params: dict[str, Any]) -> int:

@@ -40,10 +40,10 @@ class Scarcity(LlamaError):
 
 def refusal(cause: str, path: str = "") -> LlamaError:
     """The error of a load, with the cause that llama.cpp logged. `path`: the file that it could not open."""
-    said = f"{path}: " if path else ""
+    prefix = f"{path}: " if path else ""
     if re.search(r"alloc|\bmemory\b|too many open files", cause, re.IGNORECASE):
-        return Scarcity(f"{said}{cause}")
-    return LlamaError(f"{said}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
+        return Scarcity(f"{prefix}{cause}")
+    return LlamaError(f"{prefix}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
 
 
 log = LlamaLog()

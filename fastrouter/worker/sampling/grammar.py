@@ -165,8 +165,8 @@ class Grammars:
 
 def _unusable(field: str, problem: str) -> InvalidRequest:
     """`field`: that of a request, or a flag."""
-    said = field if field.startswith("-") else f"field '{field}'"
-    return InvalidRequest(f"{said} cannot be followed: {_in_one_line(problem)}")
+    name = field if field.startswith("-") else f"field '{field}'"
+    return InvalidRequest(f"{name} cannot be followed: {_in_one_line(problem)}")
 
 
 def shown(constraint: dict[str, str] | None) -> dict[str, Any]:
