@@ -1,6 +1,4 @@
-"""`fastrouter completion bash
-zsh
-fish`: a script for the shell, made from the existing flags and verbs. `completion models` lists names.
+"""`fastrouter completion bash|zsh|fish`: a script for the shell, made from the existing flags and verbs. `completion models` lists names.
 
 Invariant: what it offers is accepted by the program.
 """

@@ -42,9 +42,8 @@ class Prime:
 class Generate:
     """One generation request, validated. Exactly one of `prompt` and `messages` is set.
 
-    `sampling` holds only what the request has set, with the names of options/sampling.py. `logit_bias` is [[token_id
-     text, bias
-     None], ...]; None bans the token.
+    `sampling` holds only what the request has set, with the names of options/sampling.py. `logit_bias` is
+    [[token_id | text, bias | None], ...]; None bans the token.
     """
 
     request_id: int

@@ -1,10 +1,7 @@
-"""Length-prefixed JSON over a socketpair: `u32 little-endian length
- {"type": ..., fields}`. Both ends are in this file.
+"""Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends are in this file.
 
-A large answer that the router only passes on has another frame: `length
- "="
- u64 request id
- the result as JSON`. The router does not parse it.
+A large answer that the router only passes on has another frame: `length | "=" | u64 request id | the result as JSON`. The
+router does not parse it.
 
 The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other: a frame above
 MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.

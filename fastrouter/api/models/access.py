@@ -1,6 +1,6 @@
-"""Models as clients see them: which one a request means, the listing, the feed of their events. Knows no generation.
+"""Models as clients see them: which model a request means, the listing, the stream of events. Never imports: api.serving, api.flavours.
 
-Invariant: to a key, a model outside its scope is not there.
+Invariant: for a key, a model outside its scope does not exist.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence

@@ -1,4 +1,4 @@
-"""POST and DELETE /models, and the models that flags and presets want from the hub. Knows no HTTP client and no process.
+"""POST and DELETE /models, and the models that flags and presets want from the hub. Never imports: hub.http_client, hub.fetch.
 
 Invariant: a name from outside is looked up in the catalog or checked as the hub's; it never becomes a path.
 """
@@ -25,9 +25,9 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")
 
-KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; then the download is one that has begun
+KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; after that the download counts as started
 POLL_S = 0.02
-END_TIMEOUT_S = 5.0  # beyond the model's own stop timeout
+END_TIMEOUT_S = 5.0  # in addition to the model's stop timeout
 _SUCCESS = encode_json({"success": True})
 
 

@@ -1,7 +1,8 @@
-"""The counts in Prometheus' text formats, by prometheus_client. Slow to import, so only a scrape does. Knows no route, no supervisor.
+"""The counts in Prometheus' text formats, by prometheus_client. It is slow to import, so only a scrape imports it. Never imports:
+supervisor, http.
 
-Invariant: the samples of a model are rendered again only after it has changed, so that a scrape of a large fleet costs what its
-busy models cost.
+Invariant: the samples of a model are rendered again only after it has changed, so a scrape of many models costs only what its busy
+models cost.
 """
 
 import re
@@ -21,7 +22,7 @@ from fastrouter._core import ItlHistogram
 from fastrouter.metrics import Histogram, ModelCounts
 from fastrouter.system.build import LLAMA_BUILD
 
-Encode = Callable[[Any], bytes]  # of anything with a collect()
+Encode = Callable[[Any], bytes]  # of any object with collect()
 Row = tuple[Sequence[str], float]  # values of the labels after `model`, and the sample
 
 _SWITCH = "Seconds from a request to its first text when its model had to be loaded; evicted: another model was evicted for it."
@@ -37,20 +38,20 @@ _HISTOGRAMS = (
 
 @dataclass(frozen=True, slots=True)
 class ResidentFigures:
-    """A model that has a place or is waited for, now."""
+    """A model that has a place, or that requests wait for, now."""
 
     model_id: str
     state: str  # "" without a place
     num_running: int
     num_waiting: int
     resident_bytes: int = 0
-    host_bytes: int = 0  # what it is budgeted with
+    host_bytes: int = 0  # the memory that the router counts for it
     device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is not counted but looked at."""
+    """Values that are read, not counted."""
 
     residents: list[ResidentFigures] = field(default_factory=list)
     models_max: int = 0
@@ -60,20 +61,20 @@ def content_type_for(accept: str) -> str:
     """One of FORMATS, by an Accept header."""
     try:
         is_open = choose_encoder(accept)[1].startswith("application/openmetrics-text")
-    except (ValueError, TypeError):  # a version that is none
+    except (ValueError, TypeError):  # an invalid version
         is_open = False
     return openmetrics.CONTENT_TYPE_LATEST if is_open else CONTENT_TYPE_PLAIN_0_0_4
 
 
 FORMATS: dict[str, Encode] = {
     CONTENT_TYPE_PLAIN_0_0_4: generate_latest,
-    # No name here needs an escape, but its default one takes the colon of `llamacpp:` from samples.
+    # No name here needs an escape, but the default one would replace the colon of `llamacpp:` in samples.
     openmetrics.CONTENT_TYPE_LATEST: partial(openmetrics.generate_latest, escaping=openmetrics.ALLOWUTF8),
 }
 
 
 class _Families:
-    """What encoders take for a registry."""
+    """Encoders take it for a registry."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -83,18 +84,18 @@ class _Families:
 
 
 class Exposition:
-    """One format's text."""
+    """The text in one format."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._end = encode(_Families(()))  # what stands after all families
+        self._end = encode(_Families(()))  # the text after all families
         self._models: dict[str, tuple[tuple[int, int], dict[bytes, bytes]]] = {}  # version, samples by family
 
     def __repr__(self) -> str:
         return f"<Exposition {len(self._models)} models>"
 
     def refresh(self, model_id: str, counts: ModelCounts) -> bool:
-        """True when something had to be rendered."""
+        """True when something was rendered."""
         version = counts.version
         known = self._models.get(model_id)
         if known is not None and known[0] == version:
@@ -103,7 +104,7 @@ class Exposition:
         return True
 
     def text(self, fleet: Fleet, only: str | None, *, has_one_model: bool = False) -> bytes:
-        """Everything, or what concerns the model `only`. `has_one_model`: llama-server's own samples name none, as there."""
+        """All samples, or those of the model `only`. `has_one_model`: llama-server's own samples name no model, as there."""
         counted = [samples for model_id, (_, samples) in self._models.items() if only in (None, model_id)]
         families: dict[bytes, list[bytes]] = {}
         for samples in (self._render(collect_fleet(fleet, is_whole=only is None)), *counted):
@@ -113,7 +114,7 @@ class Exposition:
         return _NAMED_SAMPLE.sub(rb"\1", whole) if has_one_model else whole
 
     def _render(self, families: Iterable[Metric]) -> dict[bytes, bytes]:
-        """Samples by the two lines that head a family. No label's value can hold the separator: line feeds are escaped there."""
+        """Samples by the two lines at the head of a family. No label value can contain the separator: line feeds are escaped there."""
         text = b"\n" + self._encode(_Families(families)).removesuffix(self._end)
         blocks = [block.rstrip(b"\n").split(b"\n", 2) for block in text.split(b"\n# HELP ")[1:]]
         return {b"# HELP %s\n%s\n" % (name, kind): b"".join(line + b"\n" for line in samples) for name, kind, *samples in blocks}
@@ -171,7 +172,7 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
 
 
 def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
-    """`is_whole`: with what belongs to no model."""
+    """`is_whole`: also samples that belong to no model."""
     residents = [resident for resident in fleet.residents if resident.state]
 
     def gauge(name: str, help: str, rows: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
@@ -214,7 +215,7 @@ def _gauge(name: str, help: str, labels: Sequence[str], rows: Iterable[Row]) -> 
 def _histogram(
     name: str, help: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Histogram | ItlHistogram]]
 ) -> HistogramMetricFamily:
-    """Those of the rows that have counted something."""
+    """Only rows that have counted something."""
     family = HistogramMetricFamily(name, help, labels=labels)
     for values, histogram in rows:
         total, buckets = 0, []

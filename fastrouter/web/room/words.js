@@ -7,7 +7,7 @@ export const clockOf = (time) => new Date(time * 1000).toLocaleTimeString("en-GB
 const REASONS = {
   count: "left: its place was needed",
   memory: "left: its memory was needed",
-  ttl: "left: nobody had asked for a while",
+  ttl: "left: no request came for a while",
   unload: "unloaded",
   reload: "left: its source has changed",
   crash: "its worker ended; another one takes over",

@@ -47,9 +47,7 @@ class Answers:
             self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, running.progress().to_payload())
 
     def end(self, running: Running, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
-        """The text that was held back, then the finish. `stop_type`: eos
-        limit
-        word."""
+        """The text that was held back, then the finish. `stop_type`: eos | limit | word."""
         sequence, slot = running.sequence, running.slot
         rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
         rest += sequence.detokenizer.finish()
