@@ -30,7 +30,7 @@ KEY = "secret"
 
 
 class Parrot:
-    """{"model", "say": [what each prompt is], "live": bool} -> what was said. `broken`: it has a bug."""
+    """{"model", "say": [the text of each prompt], "live": bool} -> the text that was generated. `broken`: it has a mistake."""
 
     name = "parrot"
 
@@ -75,7 +75,7 @@ class Parrot:
 
 
 class FewModels:
-    """All that the generator asks of the models."""
+    """What the generator needs from the models."""
 
     def __init__(self, here: House) -> None:
         self._here = here

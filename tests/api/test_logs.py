@@ -1,4 +1,4 @@
-"""What workers say, kept per model: text, live events, the last lines in errors. What the router says: text, JSON, files."""
+"""Lines of workers, stored for each model: text, live events, the last lines in errors. The router's log: text, JSON, files."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ from fastrouter.worker.llama.log import LlamaLog
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
-# ---------------------------------------------------------------- the kept lines, without a process
+# ---------------------------------------------------------------- stored lines, without a process
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def say(server: Router, model: str, *lines: str, **more: Any) -> Answer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """talks (says two lines when it loads) and quiet."""
+    """talks (writes two lines when it loads) and quiet."""
     found = tmp_path / "scripts"
     found.mkdir()
     script(found, "talks", lines=["\x1b[32mhello\x1b[0m", "wörld"])
@@ -492,7 +492,7 @@ def test_a_log_file_that_is_rotated(router: StartRouter, folder: Path, tmp_path:
     path.unlink()
     path.parent.rename(tmp_path / "moved")
     for _ in range(2):
-        server.load("talks")  # it cannot log, and goes on
+        server.load("talks")  # it cannot log, and continues
         server.unload("talks")
     eventually(lambda: server.log.count("the log cannot be written") == 1, "its line in the log")
     (tmp_path / "moved").rename(path.parent)

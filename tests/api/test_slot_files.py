@@ -138,7 +138,7 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
             assert reason in answer.error["message"], name
     os.mkfifo(folder / "saved" / "pipe.bin")
     assert "there is no such file" in act(server, "restore", filename="pipe.bin").error["message"]
-    (folder / "saved" / "plain.bin").write_bytes(good[:state_bytes])  # as llama-server writes it
+    (folder / "saved" / "plain.bin").write_bytes(good[:state_bytes])  # like llama-server
     assert act(server, "restore", filename="plain.bin").json["n_restored"] == 211
     assert ask(server)["timings"]["cache_n"] == 199
 

@@ -1,4 +1,4 @@
-"""`/models/sse?usage=1`: what the models in memory are doing, once a second, and what has happened to them lately."""
+"""`/models/sse?usage=1`: what the models in memory are doing, once a second, and their latest changes."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def ask(server: Router, path: str, body: Any) -> Answer:
 
 
 def watch(server: Router, key: str = "admin", query: str = "?usage=1") -> Iterator[dict[str, Any]]:
-    """Events of the feed that are for all models."""
+    """Events that concern all models."""
     connection, response = server.open("GET", f"/models/sse{query}", headers={"Authorization": f"Bearer {key}"})
     waiting = b""
     try:
@@ -138,7 +138,7 @@ def test_a_key_sees_only_its_models(server: Router) -> None:
     history, usage = next(events), next(events)
     assert {one["model"] for one in history["data"]["events"]} == {"one"}
     assert [one["model"] for one in usage["data"]["models"]] == ["one"]
-    assert usage["data"]["used"]["host_bytes"] > 5 << 20  # what others need is taken, whoever they are
+    assert usage["data"]["used"]["host_bytes"] > 5 << 20  # memory of other programs counts as used
 
 
 def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
@@ -146,7 +146,7 @@ def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
     assert server.post("/models/load", {"model": "tiny0"}).status == 200
     for event in watch(server):
         found = _model(event, "tiny0") if event["event"] == "usage" else {}
-        if found.get("state") == "sleeping":  # its worker is gone
+        if found.get("state") == "sleeping":  # its worker has ended
             break
     assert (found["status"], found["host_bytes"], found["resident_bytes"], found["num_slots"]) == ("sleeping", 0, 0, 0)
 
@@ -155,7 +155,7 @@ def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
 
 
 class Nobody:
-    """A supervisor without models that counts who looks."""
+    """A supervisor without models that counts reads."""
 
     def __init__(self) -> None:
         self.num_looks = 0
