@@ -478,7 +478,7 @@ def test_a_key_is_asked_for_and_kept(router: StartRouter, models: Path, tab: Tab
     page = tab.open(guarded)
     page.get_by_label("Key", exact=True).fill("wrong")
     page.keyboard.press("Enter")
-    page.get_by_text("does not accept the key").wait_for()
+    page.get_by_text("does not accept this key").wait_for()
     page.get_by_label("Key", exact=True).fill("right")
     page.keyboard.press("Enter")
     page.wait_for_selector('.card[data-model="tiny2"]')
