@@ -52,7 +52,7 @@ class MetricsPage:
         for model_id, counts in list(metrics.by_model().items()):
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
-        fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
+        fleet = module.Fleet(self._residents(module.ResidentFigures, only), self._config.models_max)
         text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
         return with_headers(typed_response(text, content_type), b"Process-Start-Time-Unix: %d\r\n" % STARTED_S)
 
