@@ -72,7 +72,7 @@ def test_what_can_never_fit_is_refused_at_once(house: Run) -> None:
         here.settle("a", size_bytes=60 * MIB, is_pinned=True)
         here.settle("b", size_bytes=50 * MIB)
         here.settle("c", size_bytes=101 * MIB)
-        with pytest.raises(DoesNotFit, match=r"needs 101.0 MiB of memory, and 100.0 MiB is all") as caught:
+        with pytest.raises(DoesNotFit, match=r"needs 101.0 MiB of memory, and 100.0 MiB is the limit") as caught:
             await here.acquire("c")
         assert caught.value.extra == {"model": "c", "needed_bytes": 101 * MIB, "limit_bytes": 100 * MIB}
         assert not here.events, "nothing was tried"
