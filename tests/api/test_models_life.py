@@ -52,7 +52,7 @@ def test_memory_limit(router: StartRouter, models: Path) -> None:
     assert [server.status(f"tiny{i}") for i in range(3)] == ["unloaded", "loaded", "loaded"]
     refused = router("--models-memory", "20", "-c", "512", models_dir=models).post(CHAT, chat("tiny0"))
     assert (refused.status, refused.error["type"]) == (400, "exceed_memory_error")
-    assert "and 20.0 MiB is all there is" in refused.error["message"]
+    assert "and 20.0 MiB is the limit" in refused.error["message"]
     assert refused.error["limit_bytes"] == 20 << 20 < refused.error["needed_bytes"]
 
 
