@@ -88,7 +88,8 @@ def _place_what_runs(placement: Placement) -> None:
     """The running threads; ggml places its own, and this one only when there are several."""
     if placement.cpus:
         for thread in map(int, os.listdir("/proc/self/task")):
-            os.sched_setaffinity(thread, placement.cpus)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(thread, placement.cpus)
     if placement.priority:
         policy, priority = _POLICIES[placement.priority]
         with contextlib.suppress(PermissionError):  # ggml warns about this itself
