@@ -145,7 +145,9 @@ setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was d
 
 // ---------------------------------------------------------------- what happens
 
-store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // what another tab has done to it
+store.addEventListener("foreign", ({ detail: id }) => {
+  if (id === chat.conversation.id && !chat.isAnswering) chat.open(chat.conversation); // what another tab has done to it
+});
 for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);
 models.addEventListener("change", () => {
   showBar();

@@ -163,12 +163,12 @@ def test_results_have_versions_and_survive_a_reload(page: Any) -> None:
     answer(page, delta(content="warm"), "[DONE]")
     page.get_by_label("Result of weather").fill("20")
     sent(page, lambda: page.get_by_role("button", name="Send the result").click())
-    page.get_by_role("button", name="Change the result and answer again").click()
+    page.get_by_role("button", name="Change the result").click()
     field = page.get_by_label("Result of weather")
     assert field.input_value() == "20"
     page.get_by_role("button", name="Cancel").click()
     assert page.locator(".tool-result pre").inner_text() == "20"
-    page.get_by_role("button", name="Change the result and answer again").click()
+    page.get_by_role("button", name="Change the result").click()
     answer(page, delta(content="cold"), "[DONE]")
     field.fill("-3")
     assert sent(page, lambda: field.press("Enter"))["messages"][-1]["content"] == "-3"
@@ -233,6 +233,46 @@ def test_a_call_of_a_pair_goes_on_with_its_model(page: Any) -> None:
     answer(page, delta(content="warm"), "[DONE]")
     assert sent(page, lambda: page.keyboard.press("Enter"))["model"] == "plain"
     assert page.locator(".answer").count() == 3
+
+
+def test_what_is_missing_in_a_folded_card_is_shown(page: Any) -> None:
+    answer(page, *WEATHER)
+    ask(page, "weather?")
+    page.locator(".tool-call summary").click()
+    assert not page.get_by_label("Result of weather").is_visible()
+    page.get_by_role("button", name="Send the result").click()
+    assert page.get_by_label("Result of weather").is_visible()
+    assert page.locator(".answer").count() == 1
+
+
+def test_another_tab_leaves_alone_what_is_being_written(page: Any, tab: Tab, scripted: Router) -> None:
+    answer(page, *WEATHER)
+    ask(page, "weather?")
+    page.get_by_label("Result of weather").fill("half a res")
+    other = tab.context.new_page()
+    other.goto(scripted.url)
+    other.wait_for_selector(".card")
+    pick(other, "calm")
+    ask(other, says("of the other tab"))
+    page.locator(".conversation >> nth=1").wait_for()
+    assert page.get_by_label("Result of weather").input_value() == "half a res"
+
+
+ATTACK = "</code></pre><img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
+
+
+def test_what_a_call_says_is_text(page: Any) -> None:
+    arguments = json.dumps({ATTACK: [ATTACK]})
+    answer(page, delta(reasoning_content=ATTACK), *call(0, ATTACK, arguments), *call(1, "cut", ATTACK), end(), "[DONE]")
+    ask(page, "hello")
+    page.locator(".tool-call .hljs-attr").first.wait_for()
+    page.get_by_label("Result of").fill(arguments)
+    answer(page, delta(content="ok"), "[DONE]")
+    sent(page, lambda: page.keyboard.press("Enter"))
+    page.locator(".tool-result .hljs-attr").first.wait_for()
+    assert page.locator(".answer :is(img, script)").count() == 0
+    assert page.evaluate("window.hacked") is None
+    assert page.locator(".tool-call summary code").first.inner_text() == ATTACK
 
 
 # ---------------------------------------------------------------- thoughts
@@ -372,7 +412,7 @@ def test_tools_of_a_model_that_has_no_place_for_them(page: Any) -> None:
     dialog.get_by_role("button", name="Save").click()
     assert not page.locator(".composer-note").is_visible()
     pick(page, "plain")
-    assert "plain has no place for tools" in page.locator(".composer-note").inner_text()
+    assert "plain was not made to call tools" in page.locator(".composer-note").inner_text()
     dialog = settings(page, "This browser")
     assert dialog.get_by_label("Reasoning effort").count() == 0
 
@@ -435,12 +475,14 @@ def title_answer(page: Any, content: str | None, finish: str = "stop", status: i
     [
         ("The Final Answer", "stop", "The Final Answer"),
         ('\n"**Title: The Final Answer.**"\nIt is about', "length", "The Final Answer"),
-        ("A name that is far too long for the to", "length", "A name that is far too long for the"),
+        ("The Final Answer to Everyth", "length", "The Final Answer to"),
+        ("The answer to everything is a number and no more", "stop", None),
+        ("What is the answer", "stop", None),
         ("<think>Let me see, the user", "length", None),
         ("", "stop", None),
         (None, "length", None),
     ],
-    ids=["plain", "marks", "cut", "thoughts", "empty", "nothing"],
+    ids=["plain", "marks", "cut", "sentence", "question", "thoughts", "empty", "nothing"],
 )
 def test_conversations_are_named_by_the_model(named: Any, content: str | None, finish: str, title: str | None) -> None:
     asked = title_answer(named, content, finish)

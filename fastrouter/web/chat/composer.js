@@ -186,8 +186,8 @@ export class Composer {
     const { conversation, isAnswering } = this.#chat;
     const notes = [
       noteOf(models.filter(hasNoTemplate), ["has no chat template: it was not made to chat, and may not answer the question.", "have no chat template: they were not made to chat, and may not answer the question."]),
-      toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["has no place for tools in its chat template, and may not call any.", "have no place for tools in their chat templates, and may not call any."]),
-      !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. A message goes on without it.",
+      toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
+      !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to go on without it.",
     ];
     note.textContent = notes.filter(Boolean).join(" ");
     note.hidden = !note.textContent;

@@ -9,7 +9,8 @@ const NAME = "fastrouter.naming";
 const MAX_TOKENS = 12;
 const PRIORITY = -100; // behind everything else
 const LONGEST_PART = 400; // characters of the question, and of the answer
-const ASK = "Give this conversation a title of two to five words, in its own language. Write only the title.";
+const MAX_WORDS = 8; // more is a sentence, and the first words of the question say more
+const ASK = "Write a title of two to five words for a conversation that begins like this, in its language. Write only the title.";
 
 export class Naming {
   #api;
@@ -35,7 +36,8 @@ export class Naming {
     if (!this.isOn || conversation.isNamed || question?.role !== "user" || !isFirst(conversation, answer) || !this.#canAsk(answer.model)) return null;
     conversation.isNamed = true;
     try {
-      return readTitle(await this.#api.post("v1/chat/completions", requestOf(question, answer)));
+      const title = readTitle(await this.#api.post("v1/chat/completions", requestOf(question, answer)));
+      return [question, answer].some(({ content }) => beginsWith(content, title)) ? null : title; // small models repeat what they read
     } catch (error) {
       console.info("not named:", error.message);
       return null;
@@ -56,7 +58,7 @@ function isFirst(conversation, answer) {
 
 function requestOf(question, answer) {
   const part = (text) => text.trim().slice(0, LONGEST_PART);
-  const parts = [`Question: ${part(question.content)}`, answer.content && `Answer: ${part(answer.content)}`, ASK];
+  const parts = [ASK, part(question.content), part(answer.content), "Title:"];
   const messages = [{ role: "user", content: parts.filter(Boolean).join("\n\n") }];
   return { model: answer.model, messages, max_tokens: MAX_TOKENS, temperature: 0, priority: PRIORITY, chat_template_kwargs: { enable_thinking: false } };
 }
@@ -66,10 +68,13 @@ function readTitle({ choices }) {
   return tidy(splitThinking(message.content ?? "").content, finish === "length");
 }
 
-/** The first line without the marks that models put around it; of one that was cut, only whole words. Null for nothing. */
+const beginsWith = (text, title) => Boolean(title) && text.trim().toLowerCase().startsWith(title.toLowerCase());
+
+/** The first line without the marks that models put around it; of one that was cut, only whole words. Null for what is no title. */
 export function tidy(text, isCut) {
   const [line, ...more] = text.trim().split("\n");
   const words = line.replace(/[*_`#"“”„«»]/g, "").trim().replace(/^(?:title|name)\s*:\s*/i, "").split(/\s+/);
   if (isCut && !more.length && words.length > 1) words.pop();
-  return titleOf(words.join(" ").replace(/[.:,;\s]+$/, "")) || null;
+  const title = words.join(" ").replace(/[.:,;\s]+$/, "");
+  return title && words.length <= MAX_WORDS ? titleOf(title) : null;
 }

@@ -71,7 +71,7 @@ function formOf(conversation, model, defaults, naming, close) {
       schema.row,
     ]),
     sectionOf("Tools", Boolean(sampling.tools), [tools.row, choice.row]),
-    sectionOf("This browser", false, [rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. For all conversations.")]),
+    sectionOf("This browser", false, [rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. This is for all conversations.")]),
     h("div.buttons", {},
       h("button.button", { type: "button", onclick: reset }, "Defaults"),
       h("button.button", { type: "button", onclick: () => close() }, "Cancel"),

@@ -1,7 +1,7 @@
 // The tool calls of one answer, a card each: name, arguments as they come, result. Where a result is missing, it can be written.
 // Knows no request. Invariant: a card is made once and then changed; what is being written stays until it is sent or given up.
 
-import { h, icon, iconButton } from "../lib/dom.js";
+import { h, icon } from "../lib/dom.js";
 import { indented, JsonPrinter } from "../lib/json.js";
 import { colour, copyButton } from "./code.js";
 import { isWhole } from "./conversation.js";
@@ -73,9 +73,7 @@ export class ToolCalls {
   }
 
   #editButton(given) {
-    return given
-      ? iconButton("edit", "Change the result and answer again", () => this.#edit(true), { class: "icon-button small" })
-      : h("button.button.small", { type: "button", onclick: () => this.#edit(true) }, "Give a result");
+    return h("button.quiet", { type: "button", onclick: () => this.#edit(true) }, icon("edit"), given ? "Change the result" : "Give a result");
   }
 
   #edit(isEditing) {
@@ -161,6 +159,7 @@ class Card {
 
 function inputOf(call, value) {
   const input = h("textarea.input.mono", { rows: Math.min(10, value.split("\n").length + 1), value, required: true, spellcheck: "false", placeholder: "What the tool returned: text or JSON" });
+  input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
