@@ -21,7 +21,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
-from fastrouter.ipc.records import PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
 
 # Of llama-server's `generation_settings`, what here has one value only.
@@ -91,7 +91,7 @@ def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
     return picked
 
 
-def timings_in(record: TextEvent | PromptProgress) -> dict[str, Any]:
+def timings_in(record: Delta | PromptProgress) -> dict[str, Any]:
     """What an event says of them, where each has them."""
     return {"timings": record.timings} if record.timings else {}
 
@@ -125,7 +125,7 @@ class Completion:
     def first(self, choice: int) -> bytes:
         return b""
 
-    def event(self, choice: int, event: TextEvent) -> bytes:
+    def event(self, choice: int, event: Delta) -> bytes:
         counts = {"tokens_predicted": event.completion_tokens, "tokens_evaluated": event.prompt_tokens, "id_slot": -1}
         probabilities = {"completion_probabilities": event.probabilities} if event.probabilities else {}
         return self._part(choice, event.text, event.tokens, **counts, **timings_in(event), **probabilities)
