@@ -157,6 +157,20 @@ def test_the_answer_goes_on_with_the_results(page: Any) -> None:
     assert page.locator(f"{ANSWER} >> .prose").inner_text() == "20 degrees at noon."
 
 
+def test_a_tool_loop_through_the_router(page: Any) -> None:
+    first = {"index": 0, "id": "c1", "name": "weather", "arguments": ""}
+    pieces = [{"index": 0, "arguments": text} for text in ('{"place":', ' "Rome"}')]
+    deltas = [{"reasoning": "I look it up."}, {"text": "Let me see."}, *({"calls": [piece]} for piece in (first, *pieces))]
+    ask(page, {"deltas": deltas, "delay_s": 0.02})
+    assert page.locator(".tool-call pre").inner_text() == '{\n  "place": "Rome"\n}'
+    assert not page.locator(".note").is_visible()  # it was not cut
+    assert page.locator(".reasoning summary").inner_text().startswith("Thought")
+    page.get_by_label("Result of weather").fill(json.dumps(says("It is warm.")))
+    messages = sent(page, lambda: page.keyboard.press("Enter"))["messages"]
+    assert messages[-1]["tool_call_id"] == messages[-2]["tool_calls"][0]["id"] == "c1"
+    assert page.locator(f"{ANSWER} >> .prose").inner_text() == "It is warm."
+
+
 def test_results_have_versions_and_survive_a_reload(page: Any) -> None:
     answer(page, *WEATHER)
     ask(page, "weather?")
