@@ -90,7 +90,7 @@ export function promptOf(conversation, message) {
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
 }
 
-/** A call that broke off has no arguments that anybody could read. */
+/** The arguments of a call that broke off cannot be read. */
 export function isWhole(call) {
   try {
     return typeof JSON.parse(call.arguments || "{}") === "object";

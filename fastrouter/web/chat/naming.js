@@ -70,7 +70,7 @@ function readTitle({ choices }) {
 
 const beginsWith = (text, title) => Boolean(title) && text.trim().toLowerCase().startsWith(title.toLowerCase());
 
-/** The first line without the marks that models put around it; of one that was cut, only whole words. Null for what is no title. */
+/** The first line without the marks that models put around it; of one that was cut, only whole words. Null where it is not a title. */
 export function tidy(text, isCut) {
   const [line, ...more] = text.trim().split("\n");
   const words = line.replace(/[*_`#"“”„«»]/g, "").trim().replace(/^(?:title|name)\s*:\s*/i, "").split(/\s+/);

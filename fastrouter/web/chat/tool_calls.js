@@ -13,7 +13,7 @@ const STATES = {
   given: "has its result",
   passed: "got no result",
 };
-const TIPS = { broken: "The arguments are no JSON. The call is left out of the conversation." };
+const TIPS = { broken: "The arguments are not valid JSON. The call is left out of the conversation." };
 
 export class ToolCalls {
   #message;

@@ -7,7 +7,7 @@ export class JsonPrinter {
   #depth = 0;
   #isText = false; // inside of a string
   #isEscaped = false;
-  #hasOpened = false; // a bracket, of which nobody knows yet whether it stays empty
+  #hasOpened = false; // a bracket that may stay empty
 
   /** What to append for the next piece. */
   print(piece) {
@@ -40,7 +40,7 @@ export class JsonPrinter {
   }
 }
 
-/** What is no JSON stays as it is. */
+/** Text that is not JSON stays as it is. */
 export function indented(text) {
   return isJson(text) ? new JsonPrinter().print(text) : text;
 }
