@@ -18,7 +18,7 @@ from fastrouter.worker.text.remedies import with_remedies
 from fastrouter.worker.text.tame_templates import MAX_CHARS as MAX_TAME_CHARS
 from fastrouter.worker.text.tame_templates import is_tame
 from fastrouter.worker.text.template_abilities import Abilities
-from fastrouter.worker.text.template_sandbox import Sandbox, TooMuchMemory
+from fastrouter.worker.text.template_sandbox import NotAllowed, Sandbox, TooMuchMemory
 
 MAX_SECONDS = 5.0
 _MAX_ERROR_CHARS = 2000
@@ -45,7 +45,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self.is_tame = False
         self.adaptations: dict[str, None] = {}  # what the last render has done to its messages, in words
-        self.can = Abilities(lambda messages, tools: self._run(messages, tools, False, {}), self.source)
+        self.can = Abilities(self._probe, self.source)
         if only_tame and len(self.source) > MAX_TAME_CHARS:
             return
         try:
@@ -99,6 +99,13 @@ class ChatTemplate:
                 self.adaptations.update(dict.fromkeys(names))
                 return text
         raise refusal
+
+    def _probe(self, messages: list[Message], tools: Any) -> str:
+        """A strict sandbox does not end the whole render here: what a template does with a probe, it need not do with real messages."""
+        try:
+            return self._run(messages, tools, False, {})
+        except NotAllowed:
+            raise InvalidRequest("chat template: it adds or formats lists") from None
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}

@@ -56,6 +56,10 @@ class _OutOfTime(BaseException):
     """Not an Exception: no `except Exception` in Jinja may swallow it."""
 
 
+class NotAllowed(_OutOfTime):
+    """A strict sandbox does not add or format lists."""
+
+
 def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
     """`work()`, with _OutOfTime in it after `seconds`. Main thread only: elsewhere the sandbox's own clock has to do."""
     if threading.current_thread() is not threading.main_thread():
@@ -201,7 +205,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self._is_strict and (
             isinstance(left, list | tuple) or isinstance(right, list | tuple) or (operator == "%" and isinstance(left, str))
         ):
-            raise _OutOfTime
+            raise NotAllowed
         if operator == "*":
             text, times = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(text, str | bytes | list | tuple) and isinstance(times, int):
