@@ -201,6 +201,14 @@ def test_a_call_that_was_given_out_and_is_malformed_ends_and_its_markers_are_no_
     assert message.text == "1 oops}}Hello."
 
 
+def test_a_call_in_a_thought_ends_it_even_if_it_is_malformed_after_it_was_given_out() -> None:
+    text = 'Hm.\n<tool_call>\n{"name": "get_time", "arguments": {"a": oops}}\n</tool_call>\nYes.'
+    message = parse("hermes", text, reasoning_open=True)
+    assert (message.reasoning, message.calls) == ("Hm.", (("get_time", '{"a": '),))
+    assert message.text == "oops}}\nYes."
+    assert parse("hermes", text, reasoning_open=True, holds_calls=True) == Message("", text, ())
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -250,6 +258,11 @@ def test_without_reasoning_the_thought_is_text_with_its_markers_and_holds_no_cal
     thought = "<think>\nNot [TOOL_CALLS] yet.\n</think>\n\n"
     text = thought + "Yes.[TOOL_CALLS]get_time[ARGS]{}"
     assert parse("mistral-args", text, parses_reasoning=False) == Message(thought + "Yes.", "", (("get_time", "{}"),))
+
+
+def test_without_calls_a_recipient_is_text() -> None:
+    assert parse("functionary-3.2", "all\nHello.", parses_calls=False).text == "Hello."
+    assert parse("functionary-3.2", "get_time\n{}", parses_calls=False) == Message("get_time\n{}", "", ())
 
 
 # --- schemas ------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class PlainReader:
                     return True
             else:
                 yield from self._try_call(hit)
-                if self._writer.after_call:
+                if self._writer.after_call or self._broken:
                     return True
 
     def _counts_in_thought(self, hit: Hit) -> bool:
@@ -176,17 +176,14 @@ class PlainReader:
             writer.settle()
             source.take_kept()
         except MalformedError:
-            self._give_up(self.cut and source.ended and hit is not None)
+            self._give_up(hit is not None)
 
-    def _give_up(self, is_cut: bool) -> None:
-        """What ends in the middle only ends: it is cut. All else is text."""
+    def _give_up(self, is_marked: bool) -> None:
+        """A call that a limit has cut is dropped, if it is known to be one. All else is text."""
         source, writer = self._source, self._writer
-        raw = source.take_kept()
-        if is_cut:
+        raw, self._broken = source.take_kept(), not writer.give_up()
+        if self.cut and source.ended and (is_marked or self._broken):
             source.at = len(source.text)
-        if not writer.give_up():
-            self._broken = True
-        elif is_cut:
             writer.end_space(self.kind, True)
-        else:
+        elif not self._broken:
             writer.say_exactly(self.kind, raw)
