@@ -18,6 +18,7 @@ class PlainReader:
         "_broken",
         "_calls",
         "_shows_thoughts",
+        "_silent",
         "_source",
         "_starts_open",
         "_thought",
@@ -30,8 +31,11 @@ class PlainReader:
     def __init__(self, desk: Desk, format: Format, reasoning_open: bool, parses_calls: bool, parses_reasoning: bool) -> None:
         self._source, self._writer = desk.source, desk.writer
         self._calls = CallReader(desk, format.calls) if format.calls and parses_calls else None
-        self._starts_open = reasoning_open and format.thought is not None
+        self._starts_open = format.thought.open[0] if reasoning_open and format.thought else ""
         self._shows_thoughts = not parses_reasoning  # with their markers, as a part of the answer
+        shown = (format.thought.open[0].strip(), format.thought.close[0].strip()) if format.thought else ()
+        silent = (*format.drop, *(format.calls.section_open if format.calls else ()))
+        self._silent = frozenset(text.strip() for text in silent).difference(shown)  # not shown where they close a thought
         self._answer, self._thought = self._what_matters(format)
         self.cut = False
         self.kind = Kind.TEXT
@@ -55,6 +59,8 @@ class PlainReader:
         going = True
         if self._starts_open:
             self._begin_thought(trims=True)
+            if self._shows_thoughts:
+                self._writer.wait(self._starts_open)
             going = yield from self._read_thought()
         while going:
             going = yield from self._read_answer()
@@ -154,7 +160,7 @@ class PlainReader:
     def _pass(self, hit: Hit) -> None:
         """Read a marker. It is given out only where thoughts are shown as they are."""
         text, self._source.at = self._source.text[hit.start : hit.end], hit.end
-        if self._shows_thoughts and hit.meaning in ("open", "close", "again"):
+        if self._shows_thoughts and hit.meaning in ("open", "close", "again") and text not in self._silent:
             self._writer.say_exactly(Kind.TEXT, text)
         else:
             self._writer.end_space(self.kind, hit.marker.leads or self._writer.begins)
