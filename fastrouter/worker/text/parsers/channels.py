@@ -175,9 +175,10 @@ class ChannelReader:
 class RecipientReader:
     """Reads the parts of Functionary v3.2. The prompt ends with the first marker."""
 
-    __slots__ = ("_desk", "_markers", "_source", "_syntax", "_writer", "cut", "kind", "search")
+    __slots__ = ("_desk", "_markers", "_recipients", "_source", "_syntax", "_writer", "cut", "kind", "search")
 
-    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...]) -> None:
+    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...], parses_calls: bool) -> None:
+        self._recipients = (syntax.text, *(desk.tools if parses_calls else ()))
         self._desk, self._source, self._writer = desk, desk.source, desk.writer
         self._syntax = syntax
         self._markers = Markers({"open": (syntax.open,), "end": ends})
@@ -203,12 +204,12 @@ class RecipientReader:
             end = source.text.find("\n", source.at + seen)
             if end >= 0:
                 name = source.text[source.at : end]
-                if name != self._syntax.text and name not in self._desk.tools:
+                if name not in self._recipients:
                     return ""
                 source.at = end + 1
                 return name
             line = source.text[source.at :]
-            if source.ended or not any(each.startswith(line) for each in (self._syntax.text, *self._desk.tools)):
+            if source.ended or not any(each.startswith(line) for each in self._recipients):
                 return ""
             seen = len(line)
             yield
