@@ -266,7 +266,7 @@ def test_the_log_says_once_what_was_done(router: StartRouter, models: Path, tmp_
     for _ in range(2):
         answer = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [SYSTEM, USER], "max_tokens": 1})
         assert answer.status == 200, answer.body
-    refused = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [{"role": "critic", "content": "no"}], "max_tokens": 1})
+    refused = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [USER, {"role": "critic", "content": "no"}]})
     assert refused.error["message"] == "chat template: Only user and assistant roles are supported!"
     line = f"tiny0: the chat template does not take all messages as they are: {SYSTEM_FOLDED}"
     eventually(lambda: line in server.log, "the line")
