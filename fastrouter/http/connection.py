@@ -16,7 +16,7 @@ from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import CONTINUE, refusal
+from fastrouter.http.response import CONTINUE, Response, refusal
 from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
 
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._parser = make_parser()
         self._exchange: Exchange | None = None
         self._queue: deque[Request] = deque()
-        self._refusal: bytes | None = None
+        self._refusal: Response | None = None
         self._is_pumping = False
         self._is_paused = False  # the transport asked us not to write
         self._is_lingering = False
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
             result = exchange.error_response(error)
         except Exception:  # a bug of ours: logged with its traceback, answered with a 500
             result = exchange.internal_error()
-        if type(result) is bytes:
+        if isinstance(result, Response):
             exchange.send(result)
         elif result is not None:
             exchange.run(result)
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         elif not will_keep_alive:
             self._queue.clear()
             if self._parser.is_ended:
-                self._linger(b"")  # of a body that is not read, much may be on its way
+                self._linger()  # of a body that is not read, much may be on its way
             else:
                 self.transport.close()
         else:
@@ -241,13 +241,13 @@ class Connection(asyncio.Protocol):
         else:
             self._refusal = response
 
-    def _linger(self, response: bytes) -> None:
+    def _linger(self, response: Response | None = None) -> None:
         self._refusal = None
         self._is_lingering = True
         self._phase = None
         if not self.transport.is_closing():
-            if response:
-                self.transport.write(response)
+            if response is not None:
+                self.transport.write(response.render())
             # TLS cannot end one direction, but when it closes it goes on reading until the client has closed too.
             (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 

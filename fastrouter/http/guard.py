@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fastrouter._core import Request
 from fastrouter.errors import Forbidden, UnsupportedMediaType
 from fastrouter.http.api_keys import KeyRing
+from fastrouter.http.response import Response
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _WEB_SCHEMES = ("http", "https")
@@ -124,19 +125,19 @@ class Guard:
             return f"Access-Control-Allow-Origin: {allowed}\r\nVary: Origin\r\n".encode()
         return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n".encode()
 
-    def preflight(self, request: Request) -> bytes:
+    def preflight(self, request: Request) -> Response:
         """The answer to any OPTIONS; the origin's own lines are added like on every response."""
         headers, asked = self._cors.headers, request.header("access-control-request-headers")
         if headers == "*" and asked is not None and _HEADER_NAMES.fullmatch(asked):
             headers = asked  # to a browser, "*" covers neither Authorization nor a request with credentials
         credentials = "" if self._cors.credentials else "Access-Control-Allow-Credentials: false\r\n"
-        return (
-            "HTTP/1.1 200 OK\r\n"
+        lines = (
             f"{credentials}"
             f"Access-Control-Allow-Methods: {self._cors.methods}\r\n"
             f"Access-Control-Allow-Headers: {headers}\r\n"
-            "Content-Type: text/html\r\nContent-Length: 0\r\n\r\n"
-        ).encode()
+            "Content-Type: text/html\r\n"
+        )
+        return Response(200, lines.encode())
 
 
 def _key_of(request: Request) -> bytes:
