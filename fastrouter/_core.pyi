@@ -10,7 +10,7 @@ from fastrouter.errors import FastrouterError
 # Record kinds on the ring (u16). TEXT and REASONING are UTF-8, whole characters only; the rest is JSON, see ipc/records.py.
 TEXT: Final[int]
 REASONING: Final[int]
-EVENT: Final[int]  # TextEvent: text that comes with more than text
+EVENT: Final[int]  # Delta: a part of an answer that is more than plain text
 PROGRESS: Final[int]  # PromptProgress
 FINISH: Final[int]  # Finish: one per choice
 ERROR: Final[int]  # Failure; always LAST

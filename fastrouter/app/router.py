@@ -28,12 +28,13 @@ from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.access_log import Dispatch, logged
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Cors, Guard, is_loopback
+from fastrouter.http.guard import Guard, is_loopback
 from fastrouter.http.response import Response
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
+from fastrouter.options.cors import Cors
 from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 

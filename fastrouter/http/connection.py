@@ -16,8 +16,7 @@ from typing import Any, Protocol, cast
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
 from fastrouter.http.connection_state import State, Wait, check
-from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Guard
+from fastrouter.http.exchange import Door, Exchange
 from fastrouter.http.response import CONTINUE, Response, refusal
 from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
@@ -35,11 +34,9 @@ MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; up to here reading goes o
 _OPEN, _REFUSING = State.OPEN, State.REFUSING  # on the hot path
 
 
-class Endpoint(Protocol):
+class Endpoint(Door, Protocol):
     """What a connection needs of its server."""
 
-    guard: Guard
-    is_stopping: bool
     stall_sweeps: int  # a client may leave an answer unread for so long
     keep_alive_sweeps: int
     connections: "set[Connection]"

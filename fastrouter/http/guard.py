@@ -5,12 +5,12 @@ Invariant: with a loopback bind, a page on another site can neither read an answ
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fastrouter._core import Request
 from fastrouter.errors import Forbidden, UnsupportedMediaType
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.response import Response
+from fastrouter.options.cors import Cors
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _WEB_SCHEMES = ("http", "https")
@@ -18,16 +18,6 @@ _MAX_REMEMBERED = 64
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^][@/?#\\\s:]+)(?::[0-9]{1,5})?")
 _OCTET = re.compile(r"[0-9]{1,3}")
 _HEADER_NAMES = re.compile(r"[\w\-, \t]{1,1024}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Cors:
-    """llama-server's --cors-* flags. `origins`: "localhost" (local origins are reflected), "*", or a comma-separated list."""
-
-    origins: str = "localhost"
-    methods: str = "GET, POST, DELETE, OPTIONS"
-    headers: str = "*"
-    credentials: bool = True
 
 
 def host_of(authority: str) -> str:

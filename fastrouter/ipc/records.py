@@ -12,6 +12,7 @@ import orjson
 from fastrouter.errors import FastrouterError, ProtocolError, from_wire
 
 MAX_COUNT = 1 << 40
+MAX_CALLS = 4096  # tool calls of one choice
 MAX_MESSAGE = 4096  # characters of an error; a template may put a whole conversation into it
 # llama-server's `timings`.
 TIMINGS = (
@@ -30,10 +31,22 @@ Entry = dict[str, Any]  # a token with its probability and its rivals, as llama-
 
 
 @dataclass(frozen=True, slots=True)
-class TextEvent:
-    """EVENT: text that comes with more than text."""
+class CallDelta:
+    """A piece of a tool call. The first piece of a call has its id and its name."""
+
+    index: int  # of the call, among those of its choice
+    arguments: str = ""  # the pieces of a call together are a JSON text
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """EVENT: a part of an answer that is more than plain text. Its reasoning comes before its text, and its text before its calls."""
 
     text: str = ""
+    reasoning: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
     probabilities: list[Entry] = field(default_factory=list)
     timings: Timings = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)  # of the text
@@ -44,10 +57,12 @@ class TextEvent:
         return orjson.dumps(self)
 
     @classmethod
-    def from_payload(cls, payload: bytes) -> "TextEvent":
+    def from_payload(cls, payload: bytes) -> "Delta":
         values = _object(payload)
         return cls(
             _text(values, "text"),
+            _text(values, "reasoning"),
+            _calls(values),
             _entries(values),
             _timings(values),
             _list(values, "tokens"),
@@ -85,6 +100,8 @@ class Finish:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of these
     completion_tokens: int = 0
+    reasoning_tokens: int = 0  # of these
+    num_calls: int = 0  # tool calls in the answer
     held_tokens: int = 0  # in its slot at the end
     truncated: bool = False
     id_slot: int = -1
@@ -116,6 +133,8 @@ class Finish:
             prompt_tokens=count_of(values, "prompt_tokens"),
             cached_tokens=count_of(values, "cached_tokens"),
             completion_tokens=count_of(values, "completion_tokens"),
+            reasoning_tokens=count_of(values, "reasoning_tokens"),
+            num_calls=count_of(values, "num_calls"),
             held_tokens=count_of(values, "held_tokens"),
             truncated=values.get("truncated") is True,
             id_slot=id_slot if type(id_slot) is int else -1,
@@ -178,6 +197,12 @@ def _timings(values: dict[str, Any]) -> Timings:
     if type(given) is not dict:
         return {}
     return {name: value for name, value in given.items() if name in _TIMINGS and type(value) in _NUMBERS and 0 <= value <= MAX_COUNT}
+
+
+def _calls(values: dict[str, Any]) -> list[CallDelta]:
+    found = [value for value in _list(values, "calls") if type(value) is dict]
+    found = [value for value in found if type(value.get("index")) is int and 0 <= value["index"] < MAX_CALLS]
+    return [CallDelta(value["index"], *(_text(value, name) for name in ("arguments", "id", "name"))) for value in found]
 
 
 def _entries(values: dict[str, Any]) -> list[Entry]:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from fastrouter.ipc.messages import Generate
-from fastrouter.ipc.records import PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
@@ -120,14 +120,21 @@ class Sequence:
         has_tokens = self.request.generate.tokens_per_event and self.tokens
         return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
 
-    def events(self, text: bytes) -> Iterator[TextEvent]:
+    def events(self, text: bytes) -> Iterator[Delta]:
         """The records for a text; only the first one holds it, and its tokens."""
         timings = self.timings() if self.request.generate.timings_per_token else {}
         tokens: list[int] = []
         if self.request.generate.tokens_per_event and self.tokens:
             tokens, self.tokens = self.tokens, []
         for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
-            yield TextEvent(text.decode(), entries, timings, tokens, len(self.prompt), self.num_generated)
+            yield Delta(
+                text.decode(),
+                probabilities=entries,
+                timings=timings,
+                tokens=tokens,
+                prompt_tokens=len(self.prompt),
+                completion_tokens=self.num_generated,
+            )
             text, tokens = b"", []
 
     def task(self) -> dict[str, Any]:

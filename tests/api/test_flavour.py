@@ -24,7 +24,7 @@ from fastrouter.http.server import Server
 from fastrouter.http.sockets import bind
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
-from fastrouter.ipc.records import PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, PromptProgress
 
 KEY = "secret"
 
@@ -55,7 +55,7 @@ class Parrot:
     def first(self, choice: int) -> bytes:
         return json_event({"of": choice, "by": self._model_id}, b"begin")
 
-    def event(self, choice: int, event: TextEvent) -> bytes:
+    def event(self, choice: int, event: Delta) -> bytes:
         raise AssertionError
 
     def progress(self, choice: int, progress: PromptProgress) -> bytes:

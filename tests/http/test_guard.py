@@ -4,7 +4,8 @@ import pytest
 
 from fastrouter._core import Request, RequestParser
 from fastrouter.errors import Forbidden, UnsupportedMediaType
-from fastrouter.http.guard import Cors, Guard, host_of, is_loopback
+from fastrouter.http.guard import Guard, host_of, is_loopback
+from fastrouter.options.cors import Cors
 
 BINDS: dict[str, tuple[str, ...]] = {
     "loopback": ("127.0.0.1", "::1"),

@@ -14,10 +14,11 @@ from raw_http import only_connection, read_answer, request, run, serving, sweep,
 from fastrouter._core import Request
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.connection import HEAD_SWEEPS, LINGER_SWEEPS, Connection
-from fastrouter.http.guard import Cors, host_of, is_loopback
+from fastrouter.http.guard import host_of, is_loopback
 from fastrouter.http.response import encode_json
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY
 from fastrouter.http.sockets import SocketFile, address_of, bind
+from fastrouter.options.cors import Cors
 
 
 def test_keep_alive_and_pipelining_keep_the_order() -> None:

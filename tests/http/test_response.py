@@ -8,8 +8,8 @@ import pytest
 from raw_http import read_answer, request, run, serving
 
 from fastrouter.errors import InvalidApiKey, MethodNotAllowed, RateLimited
-from fastrouter.http.guard import Cors
 from fastrouter.http.response import Rendered, Response, encode_json, error_response, redirect, refusal, render_head, text_response
+from fastrouter.options.cors import Cors
 
 JSON_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 9\r\n\r\n"
 

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ProtocolError
-from fastrouter.ipc.records import MAX_COUNT, TIMINGS, Failure, Finish, PromptProgress, TextEvent, count_of
+from fastrouter.ipc.records import MAX_CALLS, MAX_COUNT, TIMINGS, CallDelta, Delta, Failure, Finish, PromptProgress, count_of
 
-RECORDS = (TextEvent, PromptProgress, Finish)
+RECORDS = (Delta, PromptProgress, Finish)
 NAMES = sorted({field.name for cls in RECORDS for field in fields(cls)} | {"class", "message", "extra", *TIMINGS})
 FULL = Finish(
-    *("word", "stop!", 7, 3, 9, 16, True, 2, 12, 24),
+    *("word", "stop!", 7, 3, 9, 4, 2, 16, True, 2, 12, 24),
     timings={"prompt_n": 7, "predicted_ms": 1.5},
     tokens=[1, 2],
     prompt="the cat" * 50,
@@ -27,8 +27,9 @@ ENTRY = {"id": 4, "token": "cat", "bytes": [99, 97, 116], "logprob": -0.5, "top_
 def test_both_ends_agree() -> None:
     assert Finish.from_payload(FULL.to_payload(1 << 20)) == FULL
     assert Finish.from_payload(b"{}") == Finish()
-    event = TextEvent("täxt", [ENTRY], {"predicted_n": 3}, [4], 7, 3)
-    assert TextEvent.from_payload(event.to_payload()) == event
+    calls = [CallDelta(0, "{", "call_1", "cat"), CallDelta(1, "}")]
+    event = Delta("täxt", "thöught", calls, [ENTRY], {"predicted_n": 3}, [4], 7, 3)
+    assert Delta.from_payload(event.to_payload()) == event
     progress = PromptProgress(100, 10, 42, 5, {"prompt_ms": 4.5})
     assert PromptProgress.from_payload(progress.to_payload()) == progress
     failure = Failure.from_payload(Failure(ContextExceeded("too long", n_ctx=8)).to_payload())
@@ -55,14 +56,20 @@ def test_there_is_one_meaning_of_a_count(value: Any) -> None:
     assert count_of({"n": value}, "n") == 0
     told = json.dumps({"completion_tokens": value, "prompt_tokens": value, "total": value}).encode()
     assert Finish.from_payload(told) == Finish()
-    assert TextEvent.from_payload(told) == TextEvent()
+    assert Delta.from_payload(told) == Delta()
     assert PromptProgress.from_payload(told) == PromptProgress()
 
 
 def test_probabilities_without_their_token_are_left_out() -> None:
     broken: list[Any] = [1, {}, {"token": 1}, {**ENTRY, "top_logprobs": [{}]}, {**ENTRY, "top_logprobs": [None]}]
     told = json.dumps({"probabilities": [*broken, ENTRY]}).encode()
-    assert TextEvent.from_payload(told).probabilities == [ENTRY]
+    assert Delta.from_payload(told).probabilities == [ENTRY]
+
+
+def test_calls_without_their_number_are_left_out() -> None:
+    broken: list[Any] = [1, {}, {"index": "0"}, {"index": -1}, {"index": MAX_CALLS}, {"index": True}]
+    told = json.dumps({"calls": [*broken, {"index": 3, "arguments": 7, "name": "cat"}]}).encode()
+    assert Delta.from_payload(told).calls == [CallDelta(3, name="cat")]
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff"])
@@ -90,7 +97,7 @@ def test_any_values_from_a_worker_are_made_safe(told: dict[str, Any]) -> None:
             assert type(value) is type(getattr(cls(), field.name)), field.name
             if type(value) is int and field.name != "id_slot":
                 assert 0 <= value <= MAX_COUNT
-        if isinstance(record, TextEvent | PromptProgress | Finish):
+        if isinstance(record, Delta | PromptProgress | Finish):
             assert all(name in TIMINGS and 0 <= figure <= MAX_COUNT and math.isfinite(figure) for name, figure in record.timings.items())
     error = Failure.from_payload(payload).error
     assert isinstance(error, FastrouterError)

@@ -13,12 +13,13 @@ from fastrouter.errors import InvalidRequest
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.connection import Connection
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Cors, Guard
+from fastrouter.http.guard import Guard
 from fastrouter.http.response import SSE_HEADERS, Response, encode_json
 from fastrouter.http.routes import MAX_BODY, Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import bind
 from fastrouter.http.tls import Certificate
+from fastrouter.options.cors import Cors
 
 Answer = tuple[int, dict[str, str], bytes]
 

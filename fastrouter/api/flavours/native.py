@@ -22,7 +22,7 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Response
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
-from fastrouter.ipc.records import PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
 
 # Of llama-server's `generation_settings`, what here has one value only.
@@ -92,7 +92,7 @@ def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
     return picked
 
 
-def timings_in(record: TextEvent | PromptProgress) -> dict[str, Any]:
+def timings_in(record: Delta | PromptProgress) -> dict[str, Any]:
     """What an event says of them, where each has them."""
     return {"timings": record.timings} if record.timings else {}
 
@@ -109,7 +109,7 @@ class Completion:
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_completion({**body, "verbose": True})
+        return read_completion(body, is_verbose=True)
 
     @staticmethod
     def error_body(error: FastrouterError) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Completion:
     def first(self, choice: int) -> bytes:
         return b""
 
-    def event(self, choice: int, event: TextEvent) -> bytes:
+    def event(self, choice: int, event: Delta) -> bytes:
         counts = {"tokens_predicted": event.completion_tokens, "tokens_evaluated": event.prompt_tokens, "id_slot": -1}
         probabilities = {"completion_probabilities": event.probabilities} if event.probabilities else {}
         return self._part(choice, event.text, event.tokens, **counts, **timings_in(event), **probabilities)
@@ -162,7 +162,7 @@ class Infill(Completion):
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_infill({**body, "verbose": True})
+        return read_infill(body, is_verbose=True)
 
 
 # The fields of a chat that make its prompt.

@@ -17,13 +17,28 @@ from fastrouter.api.requests.fields import Ask, read_chat, read_completion
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError
 from fastrouter.http.sse import event_parts, json_event, raw_event
-from fastrouter.ipc.records import Entry, Finish, PromptProgress, TextEvent
+from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 
 DONE = raw_event(b"[DONE]")
 
 
 def finish_reason(finish: Finish) -> str:
-    return "length" if finish.stop_type == "limit" else "stop"
+    if finish.stop_type == "limit":
+        return "length"
+    return "tool_calls" if finish.num_calls else "stop"
+
+
+def _call_delta(piece: CallDelta) -> dict[str, Any]:
+    if not piece.name:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
+def _message_delta(event: Delta) -> dict[str, Any]:
+    reasoning = {"reasoning_content": event.reasoning} if event.reasoning else {}
+    calls = {"tool_calls": [_call_delta(piece) for piece in event.calls]} if event.calls else {}
+    return {**({"content": event.text} if event.text or not (reasoning or calls) else {}), **reasoning, **calls}
 
 
 class _Completion(ABC):
@@ -106,9 +121,9 @@ class Chat(_Completion):
         before, after = self.chunk_bytes(choice, b'"delta":{"role":"assistant","content":null', b"}")
         return before + after
 
-    def event(self, choice: int, event: TextEvent) -> bytes:
+    def event(self, choice: int, event: Delta) -> bytes:
         logprobs = {"logprobs": {"content": event.probabilities}} if event.probabilities else {}
-        return self.chunk(choice, {"delta": {"content": event.text}, **logprobs}, None, **timings_in(event))
+        return self.chunk(choice, {"delta": _message_delta(event), **logprobs}, None, **timings_in(event))
 
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
         delta = {"delta": {"role": "assistant", "content": None}}
@@ -126,9 +141,13 @@ class Chat(_Completion):
         return self.error_chunk({"delta": {}}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": choice.text}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if choice.calls else "")}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
+        if choice.calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in choice.calls
+            ]
         logprobs = {"logprobs": {"content": choice.probabilities}} if choice.probabilities else {}
         return {"message": message, **logprobs}
 
@@ -151,7 +170,7 @@ class Text(_Completion):
     def first(self, choice: int) -> bytes:
         return b""
 
-    def event(self, choice: int, event: TextEvent) -> bytes:
+    def event(self, choice: int, event: Delta) -> bytes:
         content = {"text": event.text, "logprobs": self._logprobs(choice, event.probabilities)}
         return self.chunk(choice, content, None, **timings_in(event))
 

@@ -148,8 +148,11 @@ def read_chat(body: dict[str, Any]) -> Ask:
     return _ask(into, [{}])
 
 
-def read_completion(body: dict[str, Any]) -> Ask:
+def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
+    """`is_verbose`: as if the body asked for `verbose`."""
     into = _read_fields(body)
+    if is_verbose:
+        into["ask"]["is_verbose"] = True
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
 
 

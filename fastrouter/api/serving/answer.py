@@ -14,7 +14,7 @@ from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import error_response
-from fastrouter.ipc.records import Failure, Finish, PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, Failure, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
 
@@ -40,7 +40,7 @@ class Answer(ABC):
     @abstractmethod
     def _submit(self, lease: Lease) -> None: ...
     @abstractmethod
-    def _on_event(self, prompt: int, choice: int, event: TextEvent) -> None: ...
+    def _on_event(self, prompt: int, choice: int, event: Delta) -> None: ...
     @abstractmethod
     def _on_progress(self, prompt: int, choice: int, progress: PromptProgress) -> None: ...
     @abstractmethod
@@ -71,7 +71,7 @@ class Answer(ABC):
                 self._count(prompt, finish)
                 self._on_finish(prompt, choice, finish, is_last=bool(flags & LAST))
             elif kind == EVENT:
-                self._on_event(prompt, choice, TextEvent.from_payload(payload))
+                self._on_event(prompt, choice, Delta.from_payload(payload))
             elif kind == PROGRESS:
                 self._on_progress(prompt, choice, PromptProgress.from_payload(payload))
             elif kind == ERROR:

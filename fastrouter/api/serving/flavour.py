@@ -5,7 +5,16 @@ from typing import Any, Protocol
 
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
-from fastrouter.ipc.records import Entry, Finish, PromptProgress, TextEvent, Timings
+from fastrouter.ipc.records import Delta, Entry, Finish, PromptProgress, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One finished call of a tool, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str  # JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,7 @@ class Choice:
     timings: Timings  # the worker's, with the router's `queue_ms` and `load_ms`
     text: str = ""
     reasoning: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
     probabilities: list[Entry] = field(default_factory=list)  # of its tokens, where they were asked for
 
 
@@ -27,19 +37,24 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0  # of these
 
     def add(self, finish: Finish, *, is_new_prompt: bool) -> None:
         self.completion_tokens += finish.completion_tokens
+        self.reasoning_tokens += finish.reasoning_tokens
         if is_new_prompt:
             self.prompt_tokens += finish.prompt_tokens
             self.cached_tokens += finish.cached_tokens
 
     def to_json(self) -> dict[str, Any]:
+        """OpenAI's. The details of the completion are there where there was a thought."""
+        thought = {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}} if self.reasoning_tokens else {}
         return {
             "completion_tokens": self.completion_tokens,
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.completion_tokens + self.prompt_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            **thought,
         }
 
 
@@ -67,7 +82,7 @@ class Flavour(Protocol):
     def first(self, choice: int) -> bytes:
         """The event before a choice's first text."""
 
-    def event(self, choice: int, event: TextEvent) -> bytes: ...
+    def event(self, choice: int, event: Delta) -> bytes: ...
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
         """How much of the prompt is computed; it comes before the first event."""
 

@@ -38,7 +38,7 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
-        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
+        self._is_verbose = is_verbose
         self._numbers = count(1)  # of requests
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
@@ -48,13 +48,15 @@ class Generator:
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
         """Without a task when the model is there; else a coroutine that waits for it."""
         body = parse_object(request)
-        ask = flavour_type.read({**body, **self._more})
+        ask = flavour_type.read(body)
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
-        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
+        ask.is_verbose = ask.is_verbose or self._is_verbose
+        more: dict[str, Any] = {"caller": caller, "exchange": number, **({"verbose": True} if self._is_verbose else {})}
+        ask.generates = [replace(generate, **more) for generate in ask.generates]
         flavour = flavour_type(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)

@@ -12,7 +12,7 @@ from fastrouter.api.serving.timeline import Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import SSE_HEADERS
-from fastrouter.ipc.records import Finish, PromptProgress, TextEvent
+from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
 LEAST_PING_INTERVAL_S = 0.1
@@ -88,7 +88,7 @@ class Stream(Answer, SseWriter):
         if first:
             self.write_event(first)
 
-    def _on_event(self, prompt: int, choice: int, event: TextEvent) -> None:
+    def _on_event(self, prompt: int, choice: int, event: Delta) -> None:
         self._open(choice)
         self.write_event(self._flavour.event(self._index(prompt, choice), event))
 

@@ -2,18 +2,18 @@
 
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
 from fastrouter._core import TextCollector
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.answer import Answer
-from fastrouter.api.serving.flavour import Choice, Flavour
+from fastrouter.api.serving.flavour import Choice, Flavour, ToolCall
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import json_response
-from fastrouter.ipc.records import Entry, Finish, PromptProgress, TextEvent
+from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
 
@@ -24,7 +24,7 @@ class Collector(TextCollector):
         super().__init__()
         self._whole = weakref.ref(whole)
         self._prompt = prompt
-        self._events: dict[int, list[TextEvent]] = {}  # per choice
+        self._events: dict[int, list[Delta]] = {}  # per choice
 
     def restart(self) -> bool:
         whole = self._whole()
@@ -33,12 +33,18 @@ class Collector(TextCollector):
         self._events.clear()
         return super().restart()
 
-    def add(self, choice: int, event: TextEvent) -> None:
+    def add(self, choice: int, event: Delta) -> None:
         self._events.setdefault(choice, []).append(event)
 
     def whole_text(self, choice: int) -> str:
-        """A choice sends all of its text as such, or all of it in events."""
+        """A choice sends all of its text as such, or all of it in events. Only tool calls are always in events."""
         return self.text(choice).decode("utf-8", "replace") + "".join(event.text for event in self._events.get(choice, ()))
+
+    def whole_reasoning(self, choice: int) -> str:
+        return self.reasoning(choice).decode("utf-8", "replace") + "".join(event.reasoning for event in self._events.get(choice, ()))
+
+    def calls(self, choice: int) -> list[ToolCall]:
+        return joined_calls(piece for event in self._events.get(choice, ()) for piece in event.calls)
 
     def probabilities(self, choice: int) -> list[Entry]:
         return [entry for event in self._events.get(choice, ()) for entry in event.probabilities]
@@ -52,6 +58,16 @@ class Collector(TextCollector):
         whole = self._whole()
         if whole is not None:
             whole.fail(error)
+
+
+def joined_calls(pieces: Iterable[CallDelta]) -> list[ToolCall]:
+    """The calls that these pieces make, in the order in which they began."""
+    names: dict[int, tuple[str, str]] = {}
+    arguments: dict[int, list[str]] = {}
+    for piece in pieces:
+        names.setdefault(piece.index, (piece.id, piece.name))
+        arguments.setdefault(piece.index, []).append(piece.arguments)
+    return [ToolCall(*named, "".join(arguments[index])) for index, named in names.items()]
 
 
 class Whole(Answer):
@@ -83,7 +99,7 @@ class Whole(Answer):
             if not self._is_over:
                 lease.submit(generate, collector)
 
-    def _on_event(self, prompt: int, choice: int, event: TextEvent) -> None:
+    def _on_event(self, prompt: int, choice: int, event: Delta) -> None:
         self._collectors[prompt].add(choice, event)
 
     def _on_progress(self, prompt: int, choice: int, progress: PromptProgress) -> None:
@@ -91,9 +107,9 @@ class Whole(Answer):
 
     def _on_finish(self, prompt: int, choice: int, finish: Finish, *, is_last: bool) -> None:
         collector, timings = self._collectors[prompt], self._timeline.timings_of(finish)
-        reasoning = collector.reasoning(choice).decode("utf-8", "replace")
-        text, probabilities = collector.whole_text(choice), collector.probabilities(choice)
-        self._choices.append(Choice(self._index(prompt, choice), finish, timings, text, reasoning, probabilities))
+        text, reasoning = collector.whole_text(choice), collector.whole_reasoning(choice)
+        calls, probabilities = collector.calls(choice), collector.probabilities(choice)
+        self._choices.append(Choice(self._index(prompt, choice), finish, timings, text, reasoning, calls, probabilities))
         self._num_running -= is_last
         if not self._num_running:
             self._send()
