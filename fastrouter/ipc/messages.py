@@ -38,15 +38,14 @@ class Prime:
     num_dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """One generation request, validated. Exactly one of `prompt` and `messages` is set.
+    """One generation request, validated; it travels in a Submit. Exactly one of `prompt` and `messages` is set.
 
     `sampling` holds only what the request set, by the names in options/sampling.py. `logit_bias` is [[token_id | text, bias | None], ...];
     None bans.
     """
 
-    request_id: int
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between
@@ -81,6 +80,14 @@ class Generate:
     json_whitespace: str | None = None  # None: as the model's options say
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
     speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Begin a request. Its records carry the id, which is one of the ring's."""
+
+    request_id: int
+    generate: Generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,7 @@ class Notice:
 Message = (
     Load
     | Prime
-    | Generate
+    | Submit
     | Share
     | Shrink
     | Abort

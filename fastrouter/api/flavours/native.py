@@ -216,7 +216,7 @@ class Native:
 
     def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         spec, _ = self._models.choose(request, body)
-        asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
+        asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
         return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:

@@ -200,7 +200,7 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
         fields["tokens_per_event"] = fields.pop("return_tokens", False)
     else:
         fields["timings_per_token"] = fields["return_progress"] = False
-    return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
+    return Ask([Generate(**fields, **prompt) for prompt in prompts], **ask)
 
 
 def chat_input(body: dict[str, Any]) -> dict[str, Any]:
