@@ -49,14 +49,15 @@ class Generator:
         """Without a task when the model is there; else a coroutine that waits for it."""
         body = parse_object(request)
         ask = flavour_type.read(body)
+        if self._is_verbose:
+            ask.is_verbose = True
+            ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
-        ask.is_verbose = ask.is_verbose or self._is_verbose
-        more: dict[str, Any] = {"caller": caller, "exchange": number, **({"verbose": True} if self._is_verbose else {})}
-        ask.generates = [replace(generate, **more) for generate in ask.generates]
+        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
         flavour = flavour_type(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
