@@ -1,4 +1,4 @@
-// Puts the page together: who knows whom, and nothing else.
+// Puts the page together: it connects the parts, and does nothing else.
 
 import { api } from "./lib/api.js";
 import { Chat, canChat } from "./chat/chat.js";
@@ -19,7 +19,7 @@ import { showTips } from "./tips.js";
 import { stateInWords } from "./lib/words.js";
 
 const HIDDEN_MS = 60_000;
-const HAS_KEYBOARD = matchMedia("(hover: hover)"); // elsewhere a focused field brings one up over half of the page
+const HAS_KEYBOARD = matchMedia("(hover: hover)"); // on other devices a focused field brings up a keyboard over half of the page
 
 const at = (id) => document.getElementById(id);
 
@@ -39,7 +39,7 @@ const buttons = {
   compare: namedButton("columns", "Side by side", "Two models side by side", () => chat.setComparing(!chat.second)),
   settings: namedButton("sliders", "Settings", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
   theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
-  themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // where the bar has no room
+  themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // when the bar has no room
   help: iconButton("help", "Keyboard (?)", showHelp),
   room: namedButton("gauge", "Models and memory", "Models and memory", null, { "data-tip": "What is loaded, memory, downloads (])" }),
   roomBelow: h("button.quiet.only-narrow", { type: "button", onclick: () => openRoomFromDrawer() }, icon("gauge"), "Models and memory"), // as above
@@ -104,7 +104,7 @@ function pickInDialog(title) {
 }
 
 const panels = {};
-let room = null; // is imported when it is first opened
+let room = null; // imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
 const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
 const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
@@ -130,11 +130,11 @@ function openRoom() {
     });
 }
 
-setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was done before
+setTimeout(openRoom, 1500); // so that it opens immediately, and has seen what happened before
 
-// ---------------------------------------------------------------- what happens
+// ---------------------------------------------------------------- events
 
-store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // what another tab has done to it
+store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // another tab has changed it
 for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);
 models.addEventListener("change", () => {
   showBar();
@@ -147,7 +147,7 @@ models.addEventListener("connection", ({ detail }) => {
 chat.addEventListener("running", () => chat.isAnswering && announce("The answer begins"));
 chat.addEventListener("ended", ({ detail: message }) => {
   if (message.error) announce(`Error: ${message.error.message}`);
-  else announce(message.isStopped ? "Stopped" : `The answer is there, ${message.figures?.num_tokens ?? 0} tokens`);
+  else announce(message.isStopped ? "Stopped" : `The answer is complete, ${message.figures?.num_tokens ?? 0} tokens`);
 });
 addEventListener("themechange", showTheme);
 
@@ -162,7 +162,7 @@ listenToKeys({
 
 // ---------------------------------------------------------------- the start
 
-let watch = null; // of the models' feed
+let watch = null; // of the models' events
 let hiding = 0;
 
 function watchModels() {
@@ -175,7 +175,7 @@ function watchModels() {
   });
 }
 
-/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+/** A browser has six connections to a server for all tabs: a tab that is not visible closes its event stream after a while. */
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return watchModels();
   hiding = setTimeout(() => {
@@ -193,13 +193,13 @@ async function readSettings() {
 }
 
 function askAgain() {
-  composer.focus(); // where the dialog brings it back to: its button is gone by then
+  composer.focus(); // the dialog would give the focus back to its button, which is gone
   begin();
 }
 
 function begin() {
   watchModels();
-  readSettings().catch(() => {}); // they are only defaults
+  readSettings().catch(() => {}); // these are only defaults
 }
 
 showTips();

@@ -1,5 +1,5 @@
-// The drop-down of models: a searchable combobox over a grid of rows, each with its state and its buttons. Knows no conversation.
-// Invariant: what is shown follows `models`; the row that the keyboard is on stays the same model while rows come and go.
+// The drop-down list of models: a searchable combobox over a grid of rows, each with its state and its buttons.
+// Invariant: it shows what `models` has; the active row stays the same model while rows come and go.
 
 import { h, icon, iconButton } from "./lib/dom.js";
 import { notify } from "./lib/dialogs.js";
@@ -22,12 +22,12 @@ export class Picker {
   #isFit;
   #onClose;
   #current = null;
-  #active = null; // id of the row that the keyboard is on
+  #active = null; // id of the active row
   #id = `picker${(num_pickers += 1)}`;
   #parts = {};
   #frame = 0;
 
-  /** `onPick(id)`; `isFit(model)`: may be picked; `label`: what it is for; `onClose()` however it was closed. */
+  /** `onPick(id)`; `isFit(model)`: may be chosen; `label`: what it is for; `onClose()` however it was closed. */
   constructor(models, { label, onPick, isFit = () => true, onClose = () => {} }) {
     this.#onClose = onClose;
     this.#models = models;
@@ -120,7 +120,7 @@ export class Picker {
       h("div.picker-group", { role: "rowgroup", "aria-label": name }, h("div.picker-group-name", { "aria-hidden": "true" }, name), models.map((model) => this.#row(model)))));
     none.hidden = found.length > 0;
     list.hidden = !found.length;
-    none.textContent = this.#models.list().length ? "No model is called like that." : this.#models.isKnown ? "There are no models yet. “Models and memory” can download one." : "Looking for models …";
+    none.textContent = this.#models.list().length ? "No model has this name." : this.#models.isKnown ? "There are no models yet. “Models and memory” can download one." : "Looking for models …";
     const row = list.querySelector('[aria-selected="true"]');
     if (row) search.setAttribute("aria-activedescendant", row.id);
     else search.removeAttribute("aria-activedescendant");
@@ -189,7 +189,7 @@ export class Picker {
   }
 }
 
-/** What it is not made for. */
+/** What it was not made for. */
 function noteOf(model, isFit) {
   if (!isFit) return h("div.picker-row-detail", {}, `cannot chat: it is for ${model.capabilities.join(", ")}`);
   return hasNoTemplate(model) ? h("div.picker-row-detail", {}, "no chat template") : null;

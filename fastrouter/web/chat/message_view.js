@@ -206,7 +206,7 @@ function failureOf(message, acts) {
     h("strong", {}, headlineOf(message)),
     h("p", {}, kind?.text ?? error.message),
     file && h("p.failure-file", {}, "File: ", h("code", {}, file)),
-    raw.length ? h("details", {}, h("summary", {}, "What the loader said"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
+    raw.length ? h("details", {}, h("summary", {}, "Output of the loader"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
     h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
 }
 

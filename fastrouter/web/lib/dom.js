@@ -1,6 +1,6 @@
-// Makes elements. Knows no page. Invariant: text is text; nothing here parses HTML.
+// Makes elements. Invariant: text stays text; nothing here parses HTML.
 
-/** `h("button.quiet", {type: "button", onclick}, "Save")`: functions become listeners, `true` an empty attribute, null and false nothing. */
+/** `h("button.quiet", {type: "button", onclick}, "Save")`: functions become listeners, `true` an empty attribute; null and false are ignored. */
 export function h(name, attributes = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
@@ -36,7 +36,7 @@ export function iconButton(name, label, onclick, more = {}) {
   return h("button.icon-button", { type: "button", "aria-label": label, "data-tip": "", onclick, ...more }, icon(name));
 }
 
-/** With `words` beside the icon where there is room; they are a part of `label`. */
+/** With `words` beside the icon if there is room; they are a part of `label`. */
 export function namedButton(name, words, label, onclick, more = {}) {
   const button = iconButton(name, label, onclick, { class: "icon-button named", ...more });
   button.append(h("span.named-words", {}, words));

@@ -1,5 +1,5 @@
-// The models in memory, a card each: state, slots, queue, speed, memory, when it will leave; and what can be done with it.
-// Knows no request. Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
+// The models in memory, one card each: state, slots, queue, speed, memory, the time until it leaves; and the buttons for it.
+// Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
 
 import { notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
@@ -16,7 +16,7 @@ export class Cards {
   #context;
   #cards = new Map();
   #list = h("ul.room-cards");
-  #none = h("p.room-none", {}, "No model is in memory. The first request for one brings it there.");
+  #none = h("p.room-none", {}, "No model is in memory. The first request for a model loads it.");
 
   constructor(context) {
     this.#context = context;
@@ -120,7 +120,7 @@ class Card {
     if (state === "sleeping") return "Its memory is free; the next request wakes it.";
     if (!figures || state !== "loaded") return "";
     if (figures.pinned) return "Pinned: it is never evicted.";
-    if (figures.expires_in_s !== null) return `Leaves in ${durationInWords(Math.max(1, figures.expires_in_s))}, unless somebody asks.`;
+    if (figures.expires_in_s !== null) return `Leaves in ${durationInWords(Math.max(1, figures.expires_in_s))}, unless a request comes.`;
     return figures.idle_s !== null && figures.idle_s >= 5 ? `Idle for ${durationInWords(figures.idle_s)}.` : "";
   }
 
