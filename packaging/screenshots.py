@@ -25,7 +25,7 @@ IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
 PRESETS = """
 [smollm2]
 model = {model}
-tags = chat
+tags = small
 temp = 0.3
 seed = 7
 [storyteller]

@@ -1,6 +1,7 @@
 // The drop-down list of models: a searchable combobox over a grid of rows, each with its state and its buttons.
 // Invariant: it shows what `models` has; the active row stays the same model while rows come and go.
 
+import { badges } from "./lib/badges.js";
 import { h, icon, iconButton } from "./lib/dom.js";
 import { notify } from "./lib/dialogs.js";
 import { causeInWords } from "./failures.js";
@@ -132,7 +133,7 @@ export class Picker {
     const state = stateOf(model);
     const isActive = model.id === this.#active;
     const isFit = this.#isFit(model);
-    const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)));
+    const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)), badges(model));
     const detail = h("div.picker-row-detail", {}, [...traitsOf(model), model.status.base && `variant of ${model.status.base}`, SAID_BY_GROUP.has(state) ? null : stateInWords(state, percentOf(model))].filter(Boolean).join(" · "));
     const cause = state === "failed" && model.status.error ? h("div.picker-row-cause", { "data-tip": model.status.error }, causeInWords(model.status.error)) : null;
     const cell = h("div.picker-cell", { role: "gridcell", onclick: () => isFit && this.#pick(model.id) }, name, detail, cause, noteOf(model, isFit));

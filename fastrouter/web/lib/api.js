@@ -38,9 +38,10 @@ class Api {
     return this.#json("DELETE", path);
   }
 
-  /** POST that answers with server-sent events: `onEvent(json)`, `onComment(text)`; resolves with {headers} after the last one. */
-  async stream(path, body, { signal, onEvent = () => {}, onComment = () => {} } = {}) {
+  /** POST that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`; resolves after the last one. */
+  async stream(path, body, { signal, onOpen = () => {}, onEvent = () => {}, onComment = () => {} } = {}) {
     const response = await this.#fetch("POST", path, body, signal);
+    onOpen(response.headers);
     let isDone = false;
     const onData = (data) => {
       if (data === "[DONE]") isDone = true;
@@ -48,7 +49,6 @@ class Api {
     };
     await reaching(() => readEvents(response.body, { onData, onComment }), INCOMPLETE);
     if (!isDone) throw new ApiError(0, INCOMPLETE);
-    return { headers: response.headers };
   }
 
   /** A stream of server-sent events, for as long as `signal` allows; it connects again by itself and calls `onOpen` and `onLost`. */

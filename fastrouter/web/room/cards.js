@@ -1,6 +1,7 @@
 // The models in memory, one card each: state, slots, queue, speed, memory, the time until it leaves; and the buttons for it.
 // Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
 
+import { showBadges } from "../lib/badges.js";
 import { notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
 import { percentOf, stateOf } from "../models.js";
@@ -62,6 +63,7 @@ class Card {
     const parts = this.#parts;
     parts.chip = h("span.chip");
     parts.traits = h("p.room-traits");
+    parts.badges = h("p");
     parts.progress = h("div.progress", { role: "progressbar", "aria-label": `Loading ${id}`, "aria-valuemin": "0", "aria-valuemax": "100" }, h("i"));
     parts.slots = h("span.room-slots", { "aria-hidden": "true" });
     parts.work = h("span");
@@ -72,7 +74,7 @@ class Card {
     this.#detail = new Detail(id, context);
     this.element = h("li.room-card", { "data-model": id, "data-colour": String(context.palette.of(id)) },
       h("div.room-card-head", {}, h("h4", {}, id), parts.chip, h("span.push"), parts.pin, parts.unload, this.#detail.button),
-      parts.traits, parts.progress, h("div.room-work", {}, parts.slots, parts.work, parts.rate), parts.until, this.#detail.element);
+      parts.traits, parts.badges, parts.progress, h("div.room-work", {}, parts.slots, parts.work, parts.rate), parts.until, this.#detail.element);
   }
 
   close() {
@@ -90,6 +92,7 @@ class Card {
     parts.unload.hidden = !IN_MEMORY.has(model.status.value);
     const memory = figures?.host_bytes ? `${bytesInWords(figures.host_bytes + figures.device_bytes)} of memory` : "";
     parts.traits.textContent = [memory, ...traitsOf(model).filter((trait) => trait !== bytesInWords(model.meta?.size))].filter(Boolean).join(" · ");
+    showBadges(parts.badges, model);
     parts.progress.hidden = state !== "loading";
     parts.progress.firstChild.style.transform = `scaleX(${(percent ?? 0) / 100})`;
     parts.progress.setAttribute("aria-valuenow", String(percent ?? 0));

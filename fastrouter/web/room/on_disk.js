@@ -1,6 +1,7 @@
 // The models that are not in memory, and what a switch to each would cost: seconds, bytes, which models would have to leave.
 // Invariant: the cost of a switch is asked only for visible rows, one after the other, and only after a change.
 
+import { showBadges } from "../lib/badges.js";
 import { confirmAction, notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
@@ -102,13 +103,14 @@ class Row {
     const parts = this.#parts;
     parts.dot = h("span.dot");
     parts.cost = h("p.room-traits");
+    parts.badges = h("p");
     parts.cause = h("p.room-error", { hidden: true });
     parts.words = h("details.room-words", { hidden: true }, h("summary", {}, "Output of the loader"), h("p"));
     parts.load = iconButton("play", "", () => models.load(id).catch((error) => notify(error.message)), { class: "icon-button small" });
     parts.remove = iconButton("trash", `Delete ${id}`, () => this.#remove(), { class: "icon-button small" });
     this.#detail = new Detail(id, context);
     this.element = h("li.room-row", { "data-model": id },
-      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.cause, parts.words, this.#detail.element);
+      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.badges, parts.cause, parts.words, this.#detail.element);
   }
 
   close() {
@@ -122,6 +124,7 @@ class Row {
     parts.dot.dataset.state = state;
     parts.cost.textContent = state === "failed" ? "" : costInWords(model, plan);
     parts.cost.hidden = !parts.cost.textContent;
+    showBadges(parts.badges, model);
     this.#drawCause(model.status.error);
     const label = state === "failed" ? `Try to load ${this.#id} again` : `Load ${this.#id}`;
     parts.load.setAttribute("aria-label", label);
