@@ -40,7 +40,7 @@ class Parrot:
             raise InvalidRequest("say something")
         if body["say"] == "broken":
             raise ZeroDivisionError
-        return Ask([Generate(0, prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
+        return Ask([Generate(prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
 
     @staticmethod
     def error_body(error: FastrouterError) -> Any:

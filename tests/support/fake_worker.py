@@ -47,6 +47,7 @@ from fastrouter.ipc.messages import (
     Ready,
     Reply,
     Shrink,
+    Submit,
 )
 from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
@@ -189,10 +190,11 @@ class Worker:
     # ------------------------------------------------------------ requests
 
     def handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            script = script_of(message)
+        if isinstance(message, Submit):
+            generate = message.generate
+            script = script_of(generate)
             self.say_lines(script)
-            usual = len(script["deltas"]) if "deltas" in script else message.max_tokens if message.max_tokens >= 0 else 5
+            usual = len(script["deltas"]) if "deltas" in script else generate.max_tokens if generate.max_tokens >= 0 else 5
             num_tokens = script.get("tokens", usual)
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)

@@ -276,8 +276,12 @@ def test_without_reasoning_a_thought_that_the_prompt_has_opened_is_shown_with_it
     assert message == Message("<think>\nHm.\n</think>\n\nYes.", "", ())
 
 
-def test_without_reasoning_markers_around_the_answer_are_still_no_text() -> None:
+def test_without_reasoning_the_thoughts_markers_are_text_and_those_of_the_answer_are_not() -> None:
     text = "<|open|>response<|sep|>Hello.<|close|>response<|sep|><|close|>message<|sep|>"
+    gpt = "<|channel|>analysis<|message|>Hm.<|end|>"
+    assert parse("gpt-oss", gpt + "<|start|>assistant<|channel|>final<|message|>Hi.", parses_reasoning=False) == Message(
+        gpt + "Hi.", "", ()
+    )
     gemma = "<|channel>thought\nHm.\n<channel|>Hello."
     assert parse("gemma4", gemma, parses_reasoning=False) == Message(gemma, "", ())
     message = parse("kimi-k3", text, reasoning_open=True, parses_reasoning=False)

@@ -17,7 +17,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
@@ -43,7 +43,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ downloads
 
-    async def post(self, request: Request, exchange: Exchange) -> bytes:
+    async def post(self, request: Request, exchange: Exchange) -> Response:
         """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
         name = self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
@@ -124,7 +124,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ removal
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         """DELETE /models?model=: from the cache on disk, for good."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
