@@ -113,6 +113,10 @@ class Chat(_Completion):
     def read(body: dict[str, Any]) -> Ask:
         return read_chat(body)
 
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        ask.id = self.id
+
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
         name = {TEXT: b"content", REASONING: b"reasoning_content"}.get(kind)
         return self.chunk_bytes(choice, b'"delta":{"%s":"' % name, b'"}') if name is not None else None

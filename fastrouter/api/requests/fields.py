@@ -52,6 +52,7 @@ class Ask:
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
     has_thoughts_in_content: bool = False  # too, between <think> and </think>
+    id: str = ""  # of the answer, where its client may ask for something while it comes
     ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
 
 
