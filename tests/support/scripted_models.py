@@ -22,8 +22,12 @@ _SURE = 60.0  # logits that the next token is ahead of all others
 class Scripts:
     """The vocabulary of a model that knows these scripts, and its weights."""
 
-    def __init__(self, scripts: dict[str, str], special: dict[str, int] | None = None, piece_chars: int = 5) -> None:
-        """`scripts`: by the word that begins each. `special`: texts that are one token of a kind. `piece_chars`: of the other tokens."""
+    def __init__(
+        self, scripts: dict[str, str], special: dict[str, int] | None = None, piece_chars: int = 5, endless: tuple[str, ...] = ()
+    ) -> None:
+        """`scripts`: by the word that begins each. `special`: texts that are one token of a kind. `piece_chars`: of the other tokens.
+        `endless`: the words of scripts that begin again and again."""
+        self._endless = endless
         self._special = special or {}
         self._piece_chars = piece_chars
         pieces, scores, kinds = make_vocabulary()
@@ -51,7 +55,7 @@ class Scripts:
                 tokens.append(self._ids[part.encode()])
             else:
                 tokens += [self._add(piece, NORMAL) for piece in self._cut(part, ())]
-        return [*tokens, END]
+        return [*tokens, tokens[1] if word in self._endless else END]
 
     def _cut(self, text: str, before: tuple[str, ...]) -> tuple[str, ...]:
         """Into new pieces, about equally long."""
@@ -80,8 +84,14 @@ class Scripts:
 
 
 def make_scripted(
-    path: Path | str, scripts: dict[str, str], *, special: dict[str, int] | None = None, piece_chars: int = 5, **options: Any
+    path: Path | str,
+    scripts: dict[str, str],
+    *,
+    special: dict[str, int] | None = None,
+    piece_chars: int = 5,
+    endless: tuple[str, ...] = (),
+    **options: Any,
 ) -> Path:
-    """`options`: those of make_llama, such as `chat_template`. The template must end with the word that begins a script."""
-    made = Scripts(scripts, special, piece_chars)
+    """As Scripts. `options`: those of make_llama, such as `chat_template`. The template must end with the word that begins a script."""
+    made = Scripts(scripts, special, piece_chars, endless)
     return make_llama(path, vocabulary=made.vocabulary, tensors=made.tensors(), **options)
