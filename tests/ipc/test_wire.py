@@ -250,3 +250,11 @@ def test_closed_before_the_connection() -> None:
         await ends.close()
 
     run(body())
+
+
+def test_an_error_of_a_subclass_arrives_as_the_class_that_both_know() -> None:
+    class OfTheWorker(InvalidRequest):
+        pass
+
+    error = from_wire(OfTheWorker("too slow").to_wire())
+    assert (type(error), error.message, error.status) == (InvalidRequest, "too slow", 400)

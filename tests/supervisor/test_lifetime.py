@@ -15,6 +15,7 @@ from waiting import until
 
 from fastrouter.errors import DoesNotFit, InvalidRequest, Unavailable
 from fastrouter.supervisor.decide.idle import Idle, due
+from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.managed_model import Waiter
 from fastrouter.supervisor.memory import limits as limits_module
 from fastrouter.system.machine import anonymous_bytes, available_bytes, total_bytes
@@ -315,6 +316,10 @@ def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
 def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
     """Asked in random states; then the request comes, and does what was said."""
 
+    def is_at_rest(here: House) -> bool:
+        """No model is about to leave: its event would come after the next preview."""
+        return all(i.state is State.LOADED and i.process.pid and not i.process.is_closed for i in here.supervisor.instances())
+
     async def body(here: House) -> None:
         random_ = random.Random(seed)
         for model in "abcdef":
@@ -327,7 +332,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
             if preview["action"] == "wait":
                 while held:
                     held.pop().release()
-                await asyncio.sleep(0.01)
+                await until(lambda: is_at_rest(here), "at rest")
                 continue
             lease = await here.acquire(model)
             said = [(victim["model"], "unloaded") for victim in preview["evict"]]
@@ -339,7 +344,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
                 held.append(lease)
             else:
                 lease.release()
-            await until(lambda: all(i.process.pid and not i.process.is_closed for i in here.supervisor.instances()), "at rest")
+            await until(lambda: is_at_rest(here), "at rest")
         for lease in held:
             lease.release()
 
