@@ -135,7 +135,7 @@ def _read_member(desk: Desk, syntax: JsonObject, call: _Call, key: str, bare: bo
     if syntax.name_is_key and not call.begun:
         _named(desk, call, key, bare)
         yield from _read_arguments(desk, call)
-    elif key == syntax.function_key and following == "{":
+    elif key in (syntax.function_key, "function") and following == "{":
         yield from _read_members(desk, syntax, call, bare)
     elif key in syntax.name_keys and following == '"' and not call.begun:
         _named(desk, call, (yield from _read_text(source)), bare)

@@ -4,7 +4,7 @@ import re
 
 from fastrouter.worker.text.parsers.calls import Desk, read_arguments
 from fastrouter.worker.text.parsers.format import Channels, Recipients
-from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers
+from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, Search
 from fastrouter.worker.text.parsers.pieces import Kind
 from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
@@ -20,9 +20,7 @@ class ChannelReader:
         "_body",
         "_desk",
         "_followers",
-        "_free",
         "_header",
-        "_kind",
         "_parses_calls",
         "_parses_reasoning",
         "_recipient",
@@ -30,6 +28,8 @@ class ChannelReader:
         "_syntax",
         "_writer",
         "cut",
+        "kind",
+        "search",
     )
 
     def __init__(self, desk: Desk, syntax: Channels, parses_calls: bool, parses_reasoning: bool) -> None:
@@ -40,14 +40,9 @@ class ChannelReader:
         self._body = Markers({"end": syntax.ends, "start": (syntax.start + _ROLE,)})
         self._followers = (Marker.of(syntax.start), Marker.of(syntax.channel))
         self._recipient = re.compile(re.escape(syntax.recipient) + r"([^\s<]+)")
-        self._kind = Kind.TEXT
-        self._free: Markers | None = None
+        self.kind = Kind.TEXT
+        self.search: Search | None = None
         self.cut = False
-
-    def in_plain(self, text: str) -> Kind | None:
-        """What this text belongs to if nothing in it needs a closer look."""
-        free, source = self._free, self._source
-        return self._kind if free and text and source.at == len(source.text) and free.cannot_begin(text) else None
 
     def read(self) -> Reading[None]:
         """Read it all."""
@@ -122,14 +117,15 @@ class ChannelReader:
             if hit and after == NO:
                 skip = 1
             elif hit and after != MORE:
-                source.at, self._free = after, None
+                source.at = after
                 return
             elif source.ended:
                 return
             else:
-                self._kind, self._free = kind or Kind.TEXT, self._body if kind else None
+                if kind and free == len(text):
+                    self.kind, self.search = kind, self._body.begin
                 yield
-                self._free = None
+                self.search = None
 
     def _after(self, hit: Hit) -> int:
         """Where the next header begins. An end that no header follows is text."""
@@ -179,19 +175,15 @@ class ChannelReader:
 class RecipientReader:
     """Reads the parts of Functionary v3.2. The prompt ends with the first marker."""
 
-    __slots__ = ("_desk", "_free", "_markers", "_source", "_syntax", "_writer", "cut")
+    __slots__ = ("_desk", "_markers", "_source", "_syntax", "_writer", "cut", "kind", "search")
 
     def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...]) -> None:
         self._desk, self._source, self._writer = desk, desk.source, desk.writer
         self._syntax = syntax
         self._markers = Markers({"open": (syntax.open,), "end": ends})
-        self._free: Markers | None = None
+        self.kind = Kind.TEXT
+        self.search: Search | None = None
         self.cut = False
-
-    def in_plain(self, text: str) -> Kind | None:
-        """What this text belongs to if nothing in it needs a closer look."""
-        free, source = self._free, self._source
-        return Kind.TEXT if free and text and source.at == len(source.text) and free.cannot_begin(text) else None
 
     def read(self) -> Reading[None]:
         """Read it all."""
@@ -210,7 +202,7 @@ class RecipientReader:
         while True:
             end = source.text.find("\n", source.at + seen)
             if end >= 0:
-                name = source.text[source.at : end].strip()
+                name = source.text[source.at : end]
                 if name != self._syntax.text and name not in self._desk.tools:
                     return ""
                 source.at = end + 1
@@ -227,14 +219,16 @@ class RecipientReader:
         while True:
             free, hit = self._markers.find(source.text, source.at, source.ended)
             self._writer.say_exactly(Kind.TEXT, source.text[source.at : free])
-            source.at, self._free = free, None
+            source.at = free
             if hit:
                 source.at = hit.end
                 return hit.meaning == "open"
             if source.ended:
                 return False
-            self._free = self._markers
+            if free == len(source.text):
+                self.search = self._markers.begin
             yield
+            self.search = None
 
     def _read_call(self, name: str) -> Reading[None]:
         source, writer = self._source, self._writer

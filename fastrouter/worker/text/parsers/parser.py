@@ -12,7 +12,7 @@ from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.pieces import Piece
 from fastrouter.worker.text.parsers.plain import PlainReader
 from fastrouter.worker.text.parsers.schema import parameters_of
-from fastrouter.worker.text.parsers.source import Source
+from fastrouter.worker.text.parsers.source import SPACE, Source
 from fastrouter.worker.text.parsers.writer import Writer
 
 
@@ -51,9 +51,9 @@ class MessageParser:
 
     def push(self, text: str) -> list[Piece]:
         """What is certain after this text."""
-        kind = self._reader.in_plain(text)
-        if kind is not None:
-            return [Piece(kind, text)]
+        reader = self._reader
+        if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None:
+            return [Piece(reader.kind, text)]  # nothing in it needs a closer look
         if not self._ended and text:
             self._source.add(text)
             self._step()
