@@ -17,7 +17,7 @@ from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import shown
 from fastrouter.worker.sequence import Request, Running, Sequence
-from fastrouter.worker.text.message import call_delta, deltas_of
+from fastrouter.worker.text.message import Message, call_delta, deltas_of
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
 _KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
@@ -37,6 +37,17 @@ class Answers:
         """Text that is final: whole UTF-8, and no start of a stop string."""
         message = sequence.message
         if message is not None:
+            self._parse(sequence, message, text)
+        elif sequence.has_events:
+            sequence.hold_entries(len(text))
+            self._send_events(sequence, [Delta(text.decode())])
+        else:
+            self._send_plain(sequence, TEXT, text)
+
+    def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
+        if not sequence.has_events and (kind := message.plain_kind(text, sequence.num_generated)) is not None:
+            self._send_plain(sequence, _KINDS[kind], text)
+        else:
             pieces = message.take(text, sequence.num_generated)
             if sequence.probabilities is not None:
                 sequence.hold_entries(len(text))
@@ -44,13 +55,10 @@ class Answers:
                 self._send_pieces(sequence, pieces)
             if message.is_over:
                 sequence.detokenizer.end()
-            return
-        if sequence.has_events:
-            sequence.hold_entries(len(text))
-            self._send_events(sequence, [Delta(text.decode())])
-            return
+
+    def _send_plain(self, sequence: Sequence, kind: int, text: bytes) -> None:
         num_tokens, sequence.num_unsent = sequence.num_unsent, 0
-        self._outbox.push(sequence.request.id, TEXT, sequence.choice, 0, num_tokens, text)
+        self._outbox.push(sequence.request.id, kind, sequence.choice, 0, num_tokens, text)
 
     def _send_pieces(self, sequence: Sequence, pieces: list[Piece]) -> None:
         """Plain text and plain thoughts have records of their own, which the router passes on as they are."""
