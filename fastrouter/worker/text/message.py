@@ -55,18 +55,20 @@ class Message:
     def take(self, text: bytes, num_tokens: int) -> list[Piece]:
         """`text` is whole UTF-8. `num_tokens`: so many have come."""
         pieces = self._parser.push(text.decode())
-        self.is_over = self._parser.is_over
+        self.is_over = self.is_over or self._parser.is_over
         return self._note(pieces, num_tokens) if pieces else pieces
 
     def finish(self, num_tokens: int, *, is_cut: bool) -> list[Piece]:
         """What was held back. `is_cut`: a limit has ended the text."""
-        pieces = [] if self._is_full else self._note(self._parser.finish(is_cut), num_tokens)
+        pieces = self._note(self._parser.finish(is_cut), num_tokens)
         if self._is_thinking:
             self.num_reasoning_tokens += num_tokens - self._num_counted
         return pieces
 
     def _note(self, pieces: list[Piece], num_tokens: int) -> list[Piece]:
         """Count; and drop what is too much."""
+        if self._is_full:
+            return []
         for number, piece in enumerate(pieces):
             is_thought = piece.kind is Kind.REASONING
             if self._is_thinking or is_thought:
