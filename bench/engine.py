@@ -1,9 +1,9 @@
-"""`python -m bench.engine`: what a token costs in the worker beside llama_decode, in one process, without a router.
+"""`python -m bench.engine`: what a token costs in the worker in addition to llama_decode, in one process, without a router.
 
-Three tables: the step around llama_decode, by the number of streams; sampling, by the size of the vocabulary, beside llama.cpp's own
-`llama_sampler_sample` on the same logits of the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with and
-without it. Writes results/engine.json. Figures are the best of many short runs: they say
-what the code costs, not what else the machine was doing.
+Three tables: the step without llama_decode, by the number of streams; sampling, by the size of the vocabulary, compared with llama.cpp's
+own `llama_sampler_sample` on the same logits in the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with and
+without it. Writes results/engine.json. Each number is the best of many short runs: it shows the cost of the code, not the other load of the
+machine.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ def step_costs(model_path: Path) -> dict[str, float]:
 
 
 def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) -> float:
-    """Nanoseconds of a step beside llama_decode."""
+    """Nanoseconds of a step without its llama_decode."""
     decode, decode_ns = context.decode, 0
 
     def timed(num_rows: int) -> int:
@@ -68,7 +68,7 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
 
     ids = [ring.attach(TextCollector()) for _ in range(num_streams)]
     for request_id in ids:
-        engine.submit(Generate(request_id, prompt=f"the cat {request_id}", max_tokens=1000, sampling={"temperature": 0}))
+        engine.submit(request_id, Generate(prompt=f"the cat {request_id}", max_tokens=1000, sampling={"temperature": 0}))
     while len([running for running in engine.running if running.sequence.num_generated]) < num_streams:
         engine.step()
     context.decode = timed
@@ -106,8 +106,8 @@ def _chat_speed(path: Path, *, is_parsed: bool) -> float:
     tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
     for number in range(num_streams):
         messages = [{"role": "user", "content": f"the cat {number}"}]
-        generate = Generate(ring.attach(TextCollector()), messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
-        engine.submit(generate)
+        generate = Generate(messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
+        engine.submit(ring.attach(TextCollector()), generate)
     while len([running for running in engine.running if running.sequence.num_generated]) < num_streams:
         engine.step()
     speed = 0.0
@@ -123,7 +123,7 @@ def _chat_speed(path: Path, *, is_parsed: bool) -> float:
 
 
 def sampling_costs(folder: Path) -> list[dict[str, Any]]:
-    """Rows of microseconds a token."""
+    """Rows with microseconds for each token."""
     rows = []
     for num_tokens in VOCABULARIES:
         options = LoadOptions(threads=1, ctx_size=64, parallel=1)
@@ -148,7 +148,7 @@ def sampling_costs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _llama_chain(num_tokens: int, settings: dict[str, Any]) -> Any:
-    """What llama-server builds for these settings, as far as it does anything."""
+    """What llama-server builds for these settings, without the steps that do nothing."""
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     if settings.get("temperature") == 0.0:
         samplers = [llama_cpp.llama_sampler_init_greedy()]

@@ -1,4 +1,8 @@
-"""Which function answers which path."""
+"""Which function answers which path.
+
+Invariant: a path of llama-server that is missing here gets an answer that says so, to tell it from a typing error: a 404, because clients
+repeat a request that got a 5xx.
+"""
 
 import contextlib
 from collections.abc import Iterable
@@ -25,7 +29,7 @@ from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.http.routes import MAX_BODY, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -51,7 +55,7 @@ def is_change(method: str, path: str) -> bool:
     return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
 
-def not_yet(request: Request, exchange: Exchange) -> bytes:
+def not_yet(request: Request, exchange: Exchange) -> Response:
     raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
 
 
@@ -74,7 +78,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
-    async def props(request: Request, exchange: Exchange) -> bytes:
+    async def props(request: Request, exchange: Exchange) -> Response:
         """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
         spec = models.named(request)
         if spec is not None and models.query(request).get("model"):

@@ -90,7 +90,7 @@ class Bench:
         client = Client()
         request_id = self.ring.attach(client)
         sampling = {"temperature": 0, **more.pop("sampling", {})}
-        self.engine.submit(Generate(request_id, prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
+        self.engine.submit(request_id, Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
         return client
 
     def step(self) -> None:
@@ -114,7 +114,7 @@ class Bench:
         return client
 
     def check_idle(self) -> None:
-        """Nothing runs, nothing is held back, and the mirror of the KV cache is true."""
+        """Nothing runs, nothing is held back, and the mirror of the KV cache is correct."""
         self.ring.drain()
         assert not self.engine.has_work
         assert not self.ring.sinks()

@@ -11,9 +11,9 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
-request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
-         after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
-         before the first of them.
+request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, `delay_s` between
+         two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N,
+         `error` message, `lines` to say on stderr before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastrouter._core import FINISH, LAST, TEXT, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import (
     Abort,
@@ -47,6 +47,7 @@ from fastrouter.ipc.messages import (
     Ready,
     Reply,
     Shrink,
+    Submit,
 )
 from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
@@ -189,10 +190,12 @@ class Worker:
     # ------------------------------------------------------------ requests
 
     def handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            script = script_of(message)
+        if isinstance(message, Submit):
+            generate = message.generate
+            script = script_of(generate)
             self.say_lines(script)
-            num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
+            usual = len(script["deltas"]) if "deltas" in script else generate.max_tokens if generate.max_tokens >= 0 else 5
+            num_tokens = script.get("tokens", usual)
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
@@ -265,7 +268,10 @@ class Worker:
         if stream.num_sent >= stream.num_tokens:
             self.finish(stream)
             return
-        self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
+        if "deltas" in script:
+            self.outbox.push(stream.request_id, EVENT, 0, 0, 1, json.dumps(script["deltas"][stream.num_sent]).encode())
+        else:
+            self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
         stream.num_sent += 1
         stream.due = now + script.get("delay_s", 0.0)
 
@@ -301,8 +307,10 @@ class Worker:
 
 
 def finish_of(stream: Stream) -> Finish:
+    deltas = stream.script.get("deltas", [])
     return Finish(
-        stop_type="limit" if stream.num_sent >= stream.num_tokens else "eos",
+        stop_type="limit" if stream.num_sent >= stream.num_tokens and not deltas else "eos",
+        num_calls=len({call["index"] for delta in deltas for call in delta.get("calls", [])}),
         prompt_tokens=1,
         completion_tokens=stream.num_sent,
         num_decodes=stream.num_sent,

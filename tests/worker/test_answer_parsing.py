@@ -183,7 +183,7 @@ def test_only_the_allowed_tools_are_shown(bench: Bench) -> None:
 
 
 def submit_only(choice: Any) -> Generate:
-    return Generate(0, messages=HELLO, tools=TOOLS, tool_choice=choice, chat_template_kwargs={"word": ""})
+    return Generate(messages=HELLO, tools=TOOLS, tool_choice=choice, chat_template_kwargs={"word": ""})
 
 
 def certain(text: str) -> str:

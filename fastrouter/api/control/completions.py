@@ -5,7 +5,7 @@ from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import invalid, string
 from fastrouter.api.serving.start import Generator
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 
 _END_THOUGHT = "reasoning_end"
 
@@ -14,7 +14,7 @@ class ChatControl:
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
-    async def act(self, request: Request, exchange: Exchange) -> bytes:
+    async def act(self, request: Request, exchange: Exchange) -> Response:
         """Nothing is wrong with a chat that is over: its client could not know."""
         body = parse_object(request)
         if not string("id", body.get("id", "")):

@@ -19,6 +19,7 @@ from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
@@ -108,7 +109,7 @@ class Completion:
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_completion({**body, "verbose": True})
+        return read_completion(body, is_verbose=True)
 
     @staticmethod
     def error_body(error: FastrouterError) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class Infill(Completion):
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_infill({**body, "verbose": True})
+        return read_infill(body, is_verbose=True)
 
 
 # The fields of a chat that make its prompt.
@@ -179,7 +180,7 @@ class Native:
         self._supervisor = supervisor
         self._caller = Caller(models, supervisor)
 
-    async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
+    async def tokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         content = body.get("content")
         if not isinstance(content, str | list | Ids | None):
@@ -194,17 +195,17 @@ class Native:
         }
         return await self._caller.answer(request, body, "tokenize", params)
 
-    async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
+    async def detokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         tokens = body.get("tokens")
         params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
         return await self._caller.answer(request, body, "detokenize", params)
 
-    async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
+    async def apply_template(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         return await self._caller.answer(request, body, "apply_template", self._chat_params(request, body))
 
-    async def count_chat_tokens(self, request: Request, exchange: Exchange) -> bytes:
+    async def count_chat_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         params = self._chat_params(request, body)
 
@@ -215,7 +216,7 @@ class Native:
 
     def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         spec, _ = self._models.choose(request, body)
-        asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
+        asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
         return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -39,7 +40,7 @@ class Embeddings:
         self._models = models
         self._caller = Caller(models, supervisor)
 
-    async def openai(self, request: Request, exchange: Exchange) -> bytes:
+    async def openai(self, request: Request, exchange: Exchange) -> Response:
         """As in llama-server, `content` instead of `input` asks for its own shape."""
         body = parse_object(request)
         if body.get("input") is None and body.get("content") is not None:
@@ -54,7 +55,7 @@ class Embeddings:
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def native(self, request: Request, exchange: Exchange) -> bytes:
+    async def native(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         self._check(request, body, "embedding", "`--embeddings --pooling mean`")
         params = _embedding_params(body)
@@ -65,7 +66,7 @@ class Embeddings:
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def rerank(self, request: Request, exchange: Exchange) -> bytes:
+    async def rerank(self, request: Request, exchange: Exchange) -> Response:
         """TEI's shape when there are `texts`, else Jina's."""
         body = parse_object(request)
         self._check(request, body, "rerank", "`--reranking`")
@@ -150,7 +151,7 @@ class _Vectors:
             raise ProtocolError(f"a worker sent a broken embedding: {error}") from None
         is_right = len(num_rows) == num_inputs and min(num_rows) >= 1 and (not is_pooled or max(num_rows) == 1)
         if not is_right or self.width < 1 or 4 * self.width * sum(num_rows) != len(values):
-            raise ProtocolError("a worker sent a broken embedding: its vectors are not those that were asked for")
+            raise ProtocolError("a worker sent a broken embedding: their number or size is wrong")
         ends = [4 * self.width * rows for rows in accumulate(num_rows)]
         self.of_inputs = [values[start:end] for start, end in pairwise([0, *ends])]  # rows of float32
 
@@ -243,7 +244,7 @@ def _read_scores(result: Any, num_documents: int) -> tuple[list[float | None], i
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"a worker sent a broken ranking: {error}") from None
     if len(scores) != num_documents:
-        raise ProtocolError("a worker sent a broken ranking: it is not that of the documents")
+        raise ProtocolError("a worker sent a broken ranking: its scores do not match the documents")
     return scores, num_tokens
 
 

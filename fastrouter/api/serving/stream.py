@@ -11,7 +11,7 @@ from fastrouter.api.serving.flavour import Choice, Flavour
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import SSE_HEAD
+from fastrouter.http.response import SSE_HEADERS
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -22,7 +22,7 @@ class Stream(Answer, SseWriter):
     """Text straight into events. Several prompts run one after the other, so that one writer can frame them all."""
 
     def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
-        SseWriter.__init__(self, exchange.transport, SSE_HEAD, chunked=exchange.is_chunked)
+        SseWriter.__init__(self, exchange.transport, SSE_HEADERS, chunked=exchange.is_chunked)
         Answer.__init__(self, exchange, ask, flavour, timeline)
         self._prompt = 0  # index of the prompt that runs
         self._ping_interval_s = max(ping_interval_s, LEAST_PING_INTERVAL_S) if ping_interval_s > 0 else 0.0
