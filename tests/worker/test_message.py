@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fastrouter.ipc.records import CallDelta
 from fastrouter.worker.sampling.thought import Place, ThoughtWatch
-from fastrouter.worker.text.answer_format import format_of_source, is_always_parsed, texts_of
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
+from fastrouter.worker.text.marker_pieces import is_always_parsed, texts_of
 from fastrouter.worker.text.message import Message, deltas_of
 from fastrouter.worker.text.parsers.format import Channels
 from fastrouter.worker.text.parsers.parser import MessageParser
@@ -145,9 +145,7 @@ def test_what_stands_behind_the_end_in_one_token() -> None:
 # ---------------------------------------------------------------- formats and what is shown of tokens
 
 
-def test_thoughts_are_looked_for_where_the_template_knows_them() -> None:
-    assert format_of_source("{{ messages }}") == GENERIC.__class__(GENERIC.name, None, GENERIC.calls)
-    assert format_of_source("{{ messages }}<think>").thought == GENERIC.thought
+def test_some_formats_have_markers_around_every_answer() -> None:
     assert not is_always_parsed(GENERIC)
     assert is_always_parsed(known_format("gpt-oss"))
 

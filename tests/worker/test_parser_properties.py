@@ -26,6 +26,7 @@ FRAGMENTS = (
     *("{", "}", "[", "]", "(", ")", '"', "'", "\\", ",", ":", "=", "<", ">", "</", "<|", " ", "\n", "\n\n", "0", "-1.5e3", "é", "日"),
     *("f", "g", "a", "n", "true", "True", "None", "null", "hello", "all\n", "f\n", "f:0", "functions.f", "to=functions.f", "assistant"),
     *('{"name": "f", "arguments": {"a": "x"}}', '{"name":"g","parameters":{}}', '{"a": [1, {"b": "\\u00e9\\n"}]}', "\\u00", '\\"'),
+    *("x" * 300, "x" * 2100, " " * 70, "9" * 1100, "[" * 300),  # longer than a name, a key, a gap, a number and a depth may be
     *('f(a=1, a="x")', "f(n=2)", "call:f{a:1}", "{'x': 1}", "{}", "analysis", "json"),
 )
 

@@ -201,6 +201,14 @@ def test_a_call_that_was_given_out_and_is_malformed_ends_and_its_markers_are_no_
     assert message.text == "1 oops}}Hello."
 
 
+def test_a_call_in_a_thought_ends_it_even_if_it_is_malformed_after_it_was_given_out() -> None:
+    text = 'Hm.\n<tool_call>\n{"name": "get_time", "arguments": {"a": oops}}\n</tool_call>\nYes.'
+    message = parse("hermes", text, reasoning_open=True)
+    assert (message.reasoning, message.calls) == ("Hm.", (("get_time", '{"a": '),))
+    assert message.text == "oops}}\nYes."
+    assert parse("hermes", text, reasoning_open=True, holds_calls=True) == Message("", text, ())
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -213,6 +221,17 @@ def test_a_call_that_was_given_out_and_is_malformed_ends_and_its_markers_are_no_
 def test_arguments_that_are_not_quite_json_are_repaired(written: str, meant: object) -> None:
     message = parse("hermes", f'<tool_call>{{"name": "get_time", "arguments": {written}}}</tool_call>')
     assert [json.loads(arguments) for _, arguments in message.calls] == [meant]
+
+
+@pytest.mark.parametrize("stray", ["<channel|>", "<|channel>thought\n<channel|>", "<|channel>thought\n<channel|><channel|>"])
+def test_stray_markers_of_thoughts_of_gemma_are_dropped(stray: str) -> None:
+    assert parse("gemma4", "<|channel>thought\n<channel|>Hello." + stray) == Message("Hello.", "", ())
+    assert parse("gemma4", f"<|channel>{stray}<|channel>thought\nHm.\n<channel|>Hello.") == Message("Hello.", "Hm.", ())
+
+
+def test_a_call_of_kimi_ends_the_thought() -> None:
+    call = "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_time:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    assert parse("kimi-k2", "Hm." + call, reasoning_open=True) == Message("", "Hm.", (("get_time", "{}"),))
 
 
 @pytest.mark.parametrize("name", ["qwen3-coder", "glm-4.5", "generic"])
@@ -250,6 +269,28 @@ def test_without_reasoning_the_thought_is_text_with_its_markers_and_holds_no_cal
     thought = "<think>\nNot [TOOL_CALLS] yet.\n</think>\n\n"
     text = thought + "Yes.[TOOL_CALLS]get_time[ARGS]{}"
     assert parse("mistral-args", text, parses_reasoning=False) == Message(thought + "Yes.", "", (("get_time", "{}"),))
+
+
+def test_without_reasoning_a_thought_that_the_prompt_has_opened_is_shown_with_its_opening() -> None:
+    message = parse("hermes", "Hm.\n</think>\n\nYes.", reasoning_open=True, parses_reasoning=False)
+    assert message == Message("<think>\nHm.\n</think>\n\nYes.", "", ())
+
+
+def test_without_reasoning_the_thoughts_markers_are_text_and_those_of_the_answer_are_not() -> None:
+    text = "<|open|>response<|sep|>Hello.<|close|>response<|sep|><|close|>message<|sep|>"
+    gpt = "<|channel|>analysis<|message|>Hm.<|end|>"
+    assert parse("gpt-oss", gpt + "<|start|>assistant<|channel|>final<|message|>Hi.", parses_reasoning=False) == Message(
+        gpt + "Hi.", "", ()
+    )
+    gemma = "<|channel>thought\nHm.\n<channel|>Hello."
+    assert parse("gemma4", gemma, parses_reasoning=False) == Message(gemma, "", ())
+    message = parse("kimi-k3", text, reasoning_open=True, parses_reasoning=False)
+    assert message == Message("Hello.", "", ())
+
+
+def test_without_calls_a_recipient_is_text() -> None:
+    assert parse("functionary-3.2", "all\nHello.", parses_calls=False).text == "Hello."
+    assert parse("functionary-3.2", "get_time\n{}", parses_calls=False) == Message("get_time\n{}", "", ())
 
 
 # --- schemas ------------------------------------------------------------------------------------

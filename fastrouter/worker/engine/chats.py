@@ -10,8 +10,8 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
-from fastrouter.worker.text.answer_format import AnswerFormats, is_always_parsed
 from fastrouter.worker.text.detokenizer import PieceTable
+from fastrouter.worker.text.marker_pieces import MarkerPieces, is_always_parsed
 from fastrouter.worker.text.message import Message
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.parser import MessageParser
@@ -56,20 +56,20 @@ class Chats:
     def __init__(self, vocab: Vocab, prompts: Prompts, options: LoadOptions) -> None:
         self._prompts = prompts
         self._options = options
-        self._formats = AnswerFormats(vocab)
+        self._pieces = MarkerPieces(vocab)
 
     def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
-        """`prompt_end`: of the rendered prompt. `has_form`: the answer follows a grammar. None: its text goes out as it is."""
+        """The prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: its text goes out as it is."""
         options = self._options
         if generate.messages is None or options.skip_chat_parsing:
             return None
-        format = self._formats.of(generate.chat_template or self._prompts.template_source)
+        format = self._prompts.format_of(generate).format
         thought = format.thought
         is_thinking = thought is not None and thought.is_open(_before_answer(generate, prompt_end))
         tools = shown_tools(generate.tools, generate.tool_choice) if generate.parses_calls and format.calls is not None else None
         return ChatReading(
             format,
-            self._formats.pieces(format, options.special),
+            self._pieces.of(format, options.special),
             tools or [],
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",

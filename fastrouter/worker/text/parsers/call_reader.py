@@ -45,14 +45,13 @@ class CallReader:
         noise = ""
         while True:
             free, hit = markers.find(source.text, source.at, source.ended)
-            noise += source.text[source.at : free]
-            source.at = free
-            if len(noise.strip()) > LONGEST_NOISE or (hit and hit.meaning == "close" and noise.strip()):
+            noise = (noise + source.text[source.at : free]).lstrip()
+            source.at = free - max(0, len(noise) - LONGEST_NOISE)
+            if source.at < free or (hit and hit.meaning == "close" and noise):
                 raise MalformedError
             if hit:
                 source.at = hit.start if hit.meaning == "name" else hit.end
                 return hit.meaning != "close"
-            noise = noise.lstrip()
             yield from source.more()
 
 

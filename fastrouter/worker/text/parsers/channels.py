@@ -99,12 +99,21 @@ class ChannelReader:
         elif name and name not in _PEERS:
             yield from self._read_body(None)  # for a tool that was not offered
         elif channel and channel[0].partition("<")[0] == syntax.thought:
-            yield from self._read_body(Kind.REASONING if self._parses_reasoning else Kind.TEXT)
+            yield from self._read_thought()
         else:
             yield from self._read_body(Kind.TEXT)
 
-    def _read_body(self, kind: Kind | None) -> Reading[None]:
-        """Give out a message up to its end. None: it is for somebody else."""
+    def _read_thought(self) -> Reading[None]:
+        if self._parses_reasoning:
+            yield from self._read_body(Kind.REASONING)
+            return
+        syntax = self._syntax
+        self._writer.say_exactly(Kind.TEXT, syntax.channel + syntax.thought + syntax.message)
+        if (yield from self._read_body(Kind.TEXT)):
+            self._writer.say_exactly(Kind.TEXT, syntax.ends[0])
+
+    def _read_body(self, kind: Kind | None) -> Reading[bool]:
+        """Give out a message up to its end. False when the text ends before it. None: it is for a tool that was not offered."""
         source, skip = self._source, 0
         while True:
             text = source.text
@@ -118,9 +127,9 @@ class ChannelReader:
                 skip = 1
             elif hit and after != MORE:
                 source.at = after
-                return
+                return True
             elif source.ended:
-                return
+                return False
             else:
                 if kind and free == len(text):
                     self.kind, self.search = kind, self._body.begin
@@ -175,9 +184,10 @@ class ChannelReader:
 class RecipientReader:
     """Reads the parts of Functionary v3.2. The prompt ends with the first marker."""
 
-    __slots__ = ("_desk", "_markers", "_source", "_syntax", "_writer", "cut", "kind", "search")
+    __slots__ = ("_desk", "_markers", "_recipients", "_source", "_syntax", "_writer", "cut", "kind", "search")
 
-    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...]) -> None:
+    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...], parses_calls: bool) -> None:
+        self._recipients = (syntax.text, *(desk.tools if parses_calls else ()))
         self._desk, self._source, self._writer = desk, desk.source, desk.writer
         self._syntax = syntax
         self._markers = Markers({"open": (syntax.open,), "end": ends})
@@ -203,12 +213,12 @@ class RecipientReader:
             end = source.text.find("\n", source.at + seen)
             if end >= 0:
                 name = source.text[source.at : end]
-                if name != self._syntax.text and name not in self._desk.tools:
+                if name not in self._recipients:
                     return ""
                 source.at = end + 1
                 return name
             line = source.text[source.at :]
-            if source.ended or not any(each.startswith(line) for each in (self._syntax.text, *self._desk.tools)):
+            if source.ended or not any(each.startswith(line) for each in self._recipients):
                 return ""
             seen = len(line)
             yield

@@ -40,8 +40,8 @@ class MessageParser:
         reader: ChannelReader | RecipientReader | PlainReader
         if isinstance(syntax, Channels):
             reader = ChannelReader(desk, syntax, parses_calls, parses_reasoning)
-        elif isinstance(syntax, Recipients) and parses_calls:
-            reader = RecipientReader(desk, syntax, format.ends)
+        elif isinstance(syntax, Recipients):
+            reader = RecipientReader(desk, syntax, format.ends, parses_calls)
         else:
             reader = PlainReader(desk, format, reasoning_open, parses_calls, parses_reasoning)
         self._reader = reader

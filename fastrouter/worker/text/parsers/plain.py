@@ -18,6 +18,7 @@ class PlainReader:
         "_broken",
         "_calls",
         "_shows_thoughts",
+        "_silent",
         "_source",
         "_starts_open",
         "_thought",
@@ -30,8 +31,11 @@ class PlainReader:
     def __init__(self, desk: Desk, format: Format, reasoning_open: bool, parses_calls: bool, parses_reasoning: bool) -> None:
         self._source, self._writer = desk.source, desk.writer
         self._calls = CallReader(desk, format.calls) if format.calls and parses_calls else None
-        self._starts_open = reasoning_open and format.thought is not None
+        self._starts_open = format.thought.open[0] if reasoning_open and format.thought else ""
         self._shows_thoughts = not parses_reasoning  # with their markers, as a part of the answer
+        shown = (format.thought.open[0].strip(), format.thought.close[0].strip()) if format.thought else ()
+        silent = (*format.drop, *(format.calls.section_open if format.calls else ()))
+        self._silent = frozenset(text.strip() for text in silent).difference(shown)  # not shown where they close a thought
         self._answer, self._thought = self._what_matters(format)
         self.cut = False
         self.kind = Kind.TEXT
@@ -55,6 +59,8 @@ class PlainReader:
         going = True
         if self._starts_open:
             self._begin_thought(trims=True)
+            if self._shows_thoughts:
+                self._writer.wait(self._starts_open)
             going = yield from self._read_thought()
         while going:
             going = yield from self._read_answer()
@@ -124,7 +130,7 @@ class PlainReader:
                     return True
             else:
                 yield from self._try_call(hit)
-                if self._writer.after_call:
+                if self._writer.after_call or self._broken:
                     return True
 
     def _counts_in_thought(self, hit: Hit) -> bool:
@@ -154,7 +160,7 @@ class PlainReader:
     def _pass(self, hit: Hit) -> None:
         """Read a marker. It is given out only where thoughts are shown as they are."""
         text, self._source.at = self._source.text[hit.start : hit.end], hit.end
-        if self._shows_thoughts and hit.meaning in ("open", "close", "again"):
+        if self._shows_thoughts and hit.meaning in ("open", "close", "again") and text not in self._silent:
             self._writer.say_exactly(Kind.TEXT, text)
         else:
             self._writer.end_space(self.kind, hit.marker.leads or self._writer.begins)
@@ -176,17 +182,14 @@ class PlainReader:
             writer.settle()
             source.take_kept()
         except MalformedError:
-            self._give_up(self.cut and source.ended and hit is not None)
+            self._give_up(hit is not None)
 
-    def _give_up(self, is_cut: bool) -> None:
-        """What ends in the middle only ends: it is cut. All else is text."""
+    def _give_up(self, is_marked: bool) -> None:
+        """A call that a limit has cut is dropped, if it is known to be one. All else is text."""
         source, writer = self._source, self._writer
-        raw = source.take_kept()
-        if is_cut:
+        raw, self._broken = source.take_kept(), not writer.give_up()
+        if self.cut and source.ended and (is_marked or self._broken):
             source.at = len(source.text)
-        if not writer.give_up():
-            self._broken = True
-        elif is_cut:
             writer.end_space(self.kind, True)
-        else:
+        elif not self._broken:
             writer.say_exactly(self.kind, raw)

@@ -106,7 +106,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         Format(
             "kimi-k2",
-            COMPACT_THINK,
+            Thought(("<think>",), ("</think>",), calls_close=True),
             Calls(
                 NameThenJson("functions.", "<|tool_call_argument_begin|>", numbered=True),
                 open=("<|tool_call_begin|>",),
@@ -131,6 +131,7 @@ ROWS: tuple[Row, ...] = (
             "gemma4",
             Thought(("<|channel>thought\n",), ("\n<channel|>",)),
             Calls(Braces(), open=("<|tool_call>",), close="<tool_call|>"),
+            drop=("<|channel>thought\n<channel|>", "<|channel>", "<channel|>"),
             ends=("<turn|>", "<|tool_response>"),
         ),
         ("<|tool_call>call:",),
