@@ -9,6 +9,7 @@ from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.openai import Chat, Text
 from fastrouter.api.flavours.vectors import Embeddings
@@ -33,7 +34,7 @@ _NOT_YET = {
     "DELETE": ("/v1/stream",),
     "POST": (
         *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
-        *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
+        *("/responses/input_tokens", "/v1/responses/input_tokens"),
         "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
@@ -70,6 +71,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
+    anthropic = Anthropic(models, supervisor)
     peek = Props(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
@@ -87,6 +89,13 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
                 default = await peek.props_of(request, spec)
         return encode_json({**admin.router_props(), **default})
 
+    def who_lists(request: Request, exchange: Exchange) -> Models | Anthropic:
+        """OpenAI's clients and Anthropic's ask for the same paths."""
+        if not is_asked(request):
+            return models
+        exchange.errors = ERRORS
+        return anthropic
+
     def serve(paths: str | Iterable[str], flavour: type[Flavour]) -> None:
         routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, errors=flavour.errors)
 
@@ -94,6 +103,8 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)
+    serve("/v1/messages", Messages)
+    routes.add("POST", "/v1/messages/count_tokens", anthropic.count_tokens, max_body=MAX_BODY, errors=ERRORS)
     routes.add("POST", "/tokenize", native.tokenize, max_body=MAX_BODY)
     routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
     routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)
@@ -108,12 +119,14 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("GET", "/lora-adapters", lora.list)
     routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)
-    routes.add("GET", ("/models", "/v1/models"), models.list)
+    routes.add("GET", "/models", models.list)
+    routes.add("GET", "/v1/models", lambda request, exchange: who_lists(request, exchange).list(request, exchange))
     routes.add("POST", "/models", downloads.post)
     routes.add("DELETE", "/models", downloads.delete)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
-    routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
+    routes.add("GET", "/models/*", models.show)
+    routes.add("GET", "/v1/models/*", lambda request, exchange: who_lists(request, exchange).show(request, exchange))
     routes.add("POST", "/models/load", admin.load)
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)

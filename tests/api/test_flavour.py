@@ -1,33 +1,22 @@
 """A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from house import House, run_house
+from flavour_site import KEY, Served, run_site
 from raw_http import Answer, Site, request
 
-from fastrouter._core import REASONING, TEXT, Request
+from fastrouter._core import REASONING, TEXT
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Choice, Usage
-from fastrouter.api.serving.start import Generator
-from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
-from fastrouter.http.api_keys import KeyRing
-from fastrouter.http.guard import Guard
 from fastrouter.http.response import NDJSON_HEAD, SSE_HEAD, ErrorShape
-from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server
-from fastrouter.http.sockets import bind
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
-
-KEY = "secret"
 
 
 def squawk(error: FastrouterError) -> dict[str, Any]:
@@ -112,48 +101,10 @@ class Heron(Parrot):
         return b""
 
 
-class FewModels:
-    """All that the generator asks of the models."""
-
-    def __init__(self, here: House) -> None:
-        self._here = here
-
-    def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
-        if body.get("model") != "a":
-            raise ModelNotFound(str(body.get("model")))
-        return self._here.spec("a"), True
-
-
-@asynccontextmanager
-async def serving(here: House) -> AsyncIterator[Site]:
-    guard = Guard(KeyRing((KEY,)), ("127.0.0.1",), None)
-    routes = Routes(guard)
-    generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0)
-    routes.add("POST", "/parrot", generator.handler(Parrot), errors=Parrot.errors)
-    patient = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0.2)
-    routes.add("POST", "/heron", patient.handler(Heron), errors=Heron.errors)
-    server = Server(routes.dispatch, guard, admit=routes.admit)
-    sockets = bind(["127.0.0.1"], 0)
-    await server.start(sockets, None)
-    try:
-        yield Site(server, sockets[0].getsockname()[1])
-    finally:
-        await server.drain(0)
-        server.close()
-        while server.connections:
-            await asyncio.sleep(0.005)
-
-
 @pytest.fixture
 def parrot(tmp_path: Path) -> Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]:
-    def run(test: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
-        async def body(here: House) -> None:
-            async with serving(here) as site:
-                await test(site)
-
-        run_house(tmp_path, body)
-
-    return run
+    served: Served = {"/parrot": (Parrot, 0), "/heron": (Heron, 0.2)}
+    return lambda test: run_site(tmp_path, served, test)
 
 
 Parrots = Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]
