@@ -115,20 +115,48 @@ def test_errors(client: anthropic.Anthropic, server: Router) -> None:
         assert bearer.messages.create(model="smollm2", messages=MESSAGES, max_tokens=1).usage.output_tokens == 1
 
 
-def test_what_a_coding_agent_sends_is_accepted(client: anthropic.Anthropic) -> None:
-    call = {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1}}
-    message = client.beta.messages.create(
-        model="smollm2",
-        max_tokens=4,
-        betas=["interleaved-thinking-2025-05-14", "context-management-2025-06-27"],
-        metadata={"user_id": "u"},
-        thinking={"type": "enabled", "budget_tokens": 1024},
-        context_management={"edits": []},
-        tools=[ADD, {"type": "web_search_20250305", "name": "web_search"}],
-        messages=[
-            {"role": "user", "content": "add one"},
-            {"role": "assistant", "content": [call]},  # type: ignore[list-item]
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "2", "is_error": False}]},
+def claude_code(number: int, *turns: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a request of Claude Code 2.1, with other words."""
+    ephemeral = {"cache_control": {"type": "ephemeral"}}
+    system = [
+        {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1.197; cc_entrypoint=sdk-cli; cch={number:05x};"},
+        {"type": "text", "text": "You are an agent.", **ephemeral},
+        {"type": "text", "text": "\nYou help with code. " * 300, **ephemeral},
+    ]
+    reminder, question = ({"type": "text", "text": text} for text in ("<system-reminder>\nit is Monday\n</system-reminder>", "run echo"))
+    return {
+        "model": "smollm2",
+        "max_tokens": 8,
+        "temperature": 0,
+        "metadata": {"user_id": '{"device_id":"0"}'},
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "high"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "system": system,
+        "tools": [
+            ADD,
+            {"name": "Bash", "input_schema": {"type": "object", "properties": {"command": {"type": "string", "maxLength": 100000}}}},
         ],
-    )
-    assert message.stop_reason in ("max_tokens", "end_turn")
+        "messages": [
+            {"role": "user", "content": [reminder, question if turns else {**question, **ephemeral}]},
+            {"role": "system", "content": "Agents: one."},
+            *turns,
+        ],
+    }
+
+
+def test_the_second_turn_of_a_coding_agent_reads_little(server: Router) -> None:
+    key = {"X-Api-Key": "secret", "anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219,effort-2025-11-24"}
+    first = server.post("/v1/messages?beta=true", claude_code(1), key).json
+    call = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "echo hello"}}
+    thought = {"type": "thinking", "thinking": "", "signature": "any"}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "toolu_1",
+        "content": "hello",
+        "is_error": False,
+        "cache_control": {"type": "ephemeral"},
+    }
+    turns = [{"role": "assistant", "content": [thought, *first["content"], call]}, {"role": "user", "content": [result]}]
+    usage = server.post("/v1/messages?beta=true", claude_code(2, *turns), key).json["usage"]
+    assert usage["input_tokens"] < 0.05 * usage["cache_read_input_tokens"]
