@@ -7,10 +7,13 @@ from typing import Any
 from fastrouter._core import Request
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
+from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
+from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
+from fastrouter.api.flavours.ollama_vectors import OllamaEmbeddings
 from fastrouter.api.flavours.openai import Chat, Text
 from fastrouter.api.flavours.vectors import Embeddings
 from fastrouter.api.models.access import Models
@@ -25,8 +28,8 @@ from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
-from fastrouter.http.routes import MAX_BODY, Routes
+from fastrouter.http.response import encode_json, text_response
+from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
@@ -40,7 +43,7 @@ _NOT_YET = {
     ),
 }
 # Paths below which a POST changes what others have, too.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots")
+_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
 _CHANGES_NOTHING = frozenset(("/models/plan",))
 
 
@@ -65,7 +68,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
-    routes.files = files_of(config)
+    routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
@@ -131,5 +134,38 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
+    _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)
+
+
+def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:
+    def add(method: str, path: str, handler: Handler, max_body: int = SMALL_BODY) -> None:
+        routes.add(method, path, handler, max_body=max_body, errors=OLLAMA_ERRORS)
+
+    add("GET", "/api/version", ollama.version)
+    add("GET", "/api/tags", ollama.tags)
+    add("GET", "/api/ps", ollama.ps)
+    add("POST", "/api/show", ollama.show)
+    add("POST", "/api/chat", ollama.chat, MAX_BODY)
+    add("POST", "/api/generate", ollama.generate, MAX_BODY)
+    add("POST", "/api/embed", ollama.named(embeddings.embed), MAX_BODY)
+    add("POST", "/api/embeddings", ollama.named(embeddings.embeddings), MAX_BODY)
+    add("POST", "/api/pull", ollama.pull)
+    add("DELETE", "/api/delete", ollama.delete)
+    add("POST", "/api/create", ollama.refuse_create)
+    add("POST", "/api/copy", ollama.refuse_copy)
+    add("POST", "/api/push", ollama.refuse_push)
+    for method in ("GET", "POST"):
+        add(method, "/api/blobs/*", ollama.no_blob, 0)
+
+
+def _with_probe(files: Files, *, is_theirs: bool) -> Files:
+    """Ollama's clients look at / to see whether it runs. `is_theirs`: the files are a user's own, so / is one of them."""
+
+    async def get(request: Request, path: str) -> bytes | None:
+        if path == "/" and not is_theirs and is_probe(request):
+            return text_response(RUNNING)
+        return await files(request, path)
+
+    return get

@@ -19,7 +19,7 @@ from fastrouter.api.requests.checks import invalid
 from fastrouter.api.requests.fields import Ask, read_chat
 from fastrouter.api.requests.renamed import renamed
 from fastrouter.api.serving.call import Caller
-from fastrouter.api.serving.flavour import Choice, ToolCall, Usage
+from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ContextExceeded, FastrouterError, ModelNotFound, NotFound
 from fastrouter.http.exchange import Exchange
@@ -93,15 +93,6 @@ def _usage_of(usage: Usage) -> dict[str, Any]:
 
 def _event(kind: bytes, **fields: Any) -> bytes:
     return json_event({"type": kind.decode(), **fields}, kind)
-
-
-def _input_of(call: ToolCall) -> dict[str, Any]:
-    """Empty where an answer was cut inside its arguments."""
-    try:
-        arguments = orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        return {}
-    return arguments if isinstance(arguments, dict) else {}
 
 
 class Messages:
@@ -214,7 +205,7 @@ class Messages:
             content.append({"type": "thinking", "thinking": choice.reasoning, "signature": self._signature})
         if choice.text:
             content.append({"type": "text", "text": choice.text})
-        content += [{"type": "tool_use", "id": call.id, "name": call.name, "input": _input_of(call)} for call in choice.calls]
+        content += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments_object()} for call in choice.calls]
         return self._envelope(content, _stop(choice.finish, self._generate), _usage_of(usage))
 
     def _envelope(self, content: list[Any], stop: dict[str, str | None], usage: dict[str, Any]) -> dict[str, Any]:

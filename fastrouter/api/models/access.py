@@ -171,6 +171,14 @@ class Models:
         """All that a listing shows, but for downloads."""
         return [spec for spec in self._catalog.models() if spec.is_listed and may_see(caller, spec)]
 
+    def knows(self, name: str) -> bool:
+        return self._catalog.get(name) is not None
+
+    def is_here(self, name: str, caller: Caller | None) -> bool:
+        """It can be used, and need not be downloaded."""
+        spec = self._catalog.get(name)
+        return spec is not None and spec.error is None and may_see(caller, spec)
+
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
         return self._listing.describe(spec)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
 from fastrouter.http.response import ErrorShape
@@ -16,6 +18,14 @@ class ToolCall:
     id: str
     name: str
     arguments: str  # JSON
+
+    def arguments_object(self) -> dict[str, Any]:
+        """Empty where an answer was cut inside its arguments."""
+        try:
+            arguments = orjson.loads(self.arguments or "{}")
+        except orjson.JSONDecodeError:
+            return {}
+        return arguments if isinstance(arguments, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
