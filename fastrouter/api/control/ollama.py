@@ -15,7 +15,7 @@ from fastrouter.api.flavours.ollama import Chat, Generate, iso_now
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.models.lines import LineStream
-from fastrouter.api.models.ollama_shapes import NEVER, details, digest, entry, iso_time, shown
+from fastrouter.api.models.ollama_shapes import NEVER, details, digest, entry, shown
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import boolean, invalid, string
 from fastrouter.api.requests.fields import read_terms
@@ -28,6 +28,7 @@ from fastrouter.http.response import encode_json
 from fastrouter.http.routes import Handler, Result
 from fastrouter.hub.downloads import Download
 from fastrouter.supervisor.supervisor import Supervisor
+from fastrouter.system.words import utc_time
 
 API_VERSION = "0.13.0"  # of the Ollama whose API this is; clients compare it
 RUNNING = "Ollama is running"
@@ -124,7 +125,7 @@ class Ollama:
             "size_vram": state.need.device_bytes,
             "digest": digest(spec),
             "details": details(spec, meta),
-            "expires_at": NEVER if state.expires_in_s is None else iso_time(time.time() + state.expires_in_s),
+            "expires_at": NEVER if state.expires_in_s is None else utc_time(time.time() + state.expires_in_s),
             "context_length": meta.get("n_ctx", 0),
         }
 

@@ -4,7 +4,6 @@ Invariant: blocks of a stream are numbered from 0, one is open at a time, and ea
 straight from the ring into its events.
 """
 
-import time
 from typing import Any
 
 import orjson
@@ -28,6 +27,7 @@ from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import CallDelta, Delta, Finish, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
+from fastrouter.system.words import utc_time
 
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -274,7 +274,7 @@ def _model(described: dict[str, Any]) -> dict[str, Any]:
         "type": "model",
         "id": described["id"],
         "display_name": described["id"],
-        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(described["created"])),
+        "created_at": utc_time(described["created"]),
         "max_input_tokens": most,
         "max_tokens": most,
         "lifecycle": "active",

@@ -1,10 +1,10 @@
-"""Models in the words of Ollama's API. Pure."""
+"""Models in the words of Ollama's API. Knows no request and no worker."""
 
 import hashlib
-import time
 from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
+from fastrouter.system.words import utc_time
 
 _CAPABILITIES = {
     "completion": "completion",
@@ -19,16 +19,12 @@ _SIZES = {" - Small": "_S", " - Medium": "_M", " - Large": "_L"}
 NEVER = "2318-01-01T00:00:00Z"  # a model without an end is given one that is far away, as Ollama does
 
 
-def iso_time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 def entry(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
     """One model of /api/tags. `meta`: as our own listing has it."""
     return {
         "name": spec.id,
         "model": spec.id,
-        "modified_at": iso_time(spec.created),
+        "modified_at": utc_time(spec.created),
         "size": spec.size_bytes,
         "digest": digest(spec),
         "details": details(spec, meta),
@@ -75,7 +71,7 @@ def shown(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
         "details": details(spec, meta),
         "model_info": _info(spec),
         "capabilities": [_CAPABILITIES[name] for name in spec.capabilities if name in _CAPABILITIES],
-        "modified_at": iso_time(spec.created),
+        "modified_at": utc_time(spec.created),
     }
 
 
