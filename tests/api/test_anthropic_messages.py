@@ -190,7 +190,10 @@ def test_the_rest() -> None:
         ({"system": 5}, "field 'system' must be a string or a list of blocks"),
         ({"tools": {}}, "field 'tools' must be a list"),
         ({"tools": [{"name": "a"}]}, "field 'tools[0].input_schema' must be an object"),
-        ({"tools": [ADD], "tool_choice": {"type": "tool", "name": "x"}}, "field 'tool_choice.name' names no tool of this request: 'x'"),
+        (
+            {"tools": [ADD], "tool_choice": {"type": "tool", "name": "x"}},
+            "field 'tool_choice.name' must be the name of a tool in 'tools', but is 'x'",
+        ),
         ({"tools": [ADD], "tool_choice": {"type": "force"}}, "field 'tool_choice.type' must be"),
         ({"thinking": {"type": "deep"}}, "field 'thinking.type' must be"),
         ({"thinking": {"type": "enabled", "budget_tokens": "x"}}, "field 'thinking.budget_tokens' must be a whole number"),

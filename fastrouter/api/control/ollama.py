@@ -37,7 +37,7 @@ _HOSTS = ("https://", "http://", "hf.co/", "huggingface.co/")  # before the name
 
 
 def is_probe(request: Request) -> bool:
-    """Of GET or HEAD /: the client is no browser. One that does not say what it takes gets the page."""
+    """Of GET or HEAD /: the client is not a browser. A client without an Accept header gets the page."""
     accept = request.header("accept")
     return accept is not None and "text/html" not in accept.lower()
 
@@ -135,7 +135,7 @@ class Ollama:
     # ------------------------------------------------------------ what changes the catalog
 
     async def pull(self, request: Request, exchange: Exchange) -> bytes | None:
-        """A model of the hub, as user/repo:quant. One that is there is there."""
+        """A model of the hub, as user/repo:quant. For a model that is already here, it only says so."""
         body = self._body(request)
         name = string("model", body.get("model"))
         for host in _HOSTS:
@@ -154,7 +154,7 @@ class Ollama:
     async def _begin(self, name: str, request: Request) -> Download:
         if "/" not in name:
             raise invalid(
-                "model", f"names no model of the hub: {name!r}. Ollama's own library cannot be used; write it as hf.co/USER/REPO:QUANT"
+                "model", f"must be a model of Hugging Face, as hf.co/USER/REPO:QUANT, but is {name!r}. Ollama's own library cannot be used"
             )
         running = self._downloads.find(name) if self._models.may_see_id(request.caller, name) else None
         return running or await self._downloads.begin(name, request.caller)

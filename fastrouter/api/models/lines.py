@@ -1,6 +1,6 @@
 """A stream of JSON lines to one client while something goes on. Knows no line's meaning.
 
-Invariant: a client that leaves ends the stream, and not what it tells of.
+Invariant: when the client leaves, the stream ends; what the lines report goes on.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
 
-# What a body of OpenAI or llama-server means by these names is not asked for here.
+# These names are translated, or mean something else in the bodies of OpenAI and llama-server.
 _NOT_PASSED = frozenset(
     (
         *("messages", "system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config", "output_format", "stop"),
@@ -20,7 +20,7 @@ _NOT_PASSED = frozenset(
         *("add_generation_prompt", "continue_final_message", "reasoning_effort", "parallel_tool_calls", "return_tokens"),
     )
 )
-# Our names -> the client's, for what is checked behind this file.
+# Our names -> the client's, for what is checked after the translation.
 NAMES = {
     "stop": "stop_sequences",
     "response_format": "output_config.format",
@@ -221,7 +221,7 @@ def _tool_choice(choice: dict[str, Any], names: list[str]) -> dict[str, Any]:
         case "tool":
             wanted = string("tool_choice.name", choice.get("name"))
             if wanted not in names:
-                raise invalid("tool_choice.name", f"names no tool of this request: {wanted!r}")
+                raise invalid("tool_choice.name", f"must be the name of a tool in 'tools', but is {wanted!r}")
             return {**found, "tool_choice": {"type": "function", "function": {"name": wanted}}}
     raise invalid("tool_choice.type", 'must be "auto", "any", "tool" or "none"')
 

@@ -1,7 +1,7 @@
 """The bodies of Ollama's chat and generate -> the bodies of our other APIs, which one reader checks for all. Knows no route, no answer.
 
 Invariant: what is translated has been checked here, so that an error names the field that the client has sent. Options that belong to the
-load of a model (num_ctx, num_gpu, ...) have no effect: how a model is loaded is the server's business.
+load of a model (num_ctx, num_gpu, ...) have no effect: flags and presets say how a model is loaded.
 """
 
 import zlib
@@ -18,7 +18,7 @@ Message = dict[str, Any]
 
 _RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep"}
 _OPTIONS = {**{field.name: field.name for field in SAMPLING if field.name != "n_probs"}, **_RENAMED, "stop": "stop"}
-# Our names -> the client's, for what is checked behind this file.
+# Our names -> the client's, for what is checked after the translation.
 NAMES = {
     **{ours: f"options.{theirs}" for theirs, ours in _OPTIONS.items()},
     "response_format": "format",
@@ -44,7 +44,7 @@ def read_ollama_chat(body: dict[str, Any]) -> Ask:
 
 
 def is_load(body: dict[str, Any]) -> bool:
-    """There is nothing to answer: the model is to be loaded or, with `keep_alive` 0, unloaded."""
+    """The request asks for no text: the model is loaded or, with `keep_alive` 0, unloaded."""
     return not (body.get("messages") or body.get("prompt") or body.get("suffix"))
 
 

@@ -6,7 +6,7 @@ _BEFORE = "field '"
 
 
 def renamed(message: str, names: Mapping[str, str]) -> str:
-    """`names`: our name -> the client's. What stands behind a name ("[0]", ".type") stays."""
+    """`names`: our name -> the client's. What follows a name ("[0]", ".type") stays."""
     rest = message.removeprefix(_BEFORE)
     if rest == message:
         return message
