@@ -32,7 +32,7 @@ from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json, text_response
+from fastrouter.http.response import Response, encode_json, text_response
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -59,7 +59,7 @@ def is_change(method: str, path: str) -> bool:
     return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
 
-def not_yet(request: Request, exchange: Exchange) -> bytes:
+def not_yet(request: Request, exchange: Exchange) -> Response:
     raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
 
 
@@ -83,7 +83,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
-    async def props(request: Request, exchange: Exchange) -> bytes:
+    async def props(request: Request, exchange: Exchange) -> Response:
         """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
         spec = models.named(request)
         if spec is not None and models.query(request).get("model"):
@@ -167,7 +167,7 @@ def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) ->
 def _with_probe(files: Files, *, is_theirs: bool) -> Files:
     """Ollama's clients look at / to see whether it runs. `is_theirs`: the files are a user's own, so / is one of them."""
 
-    async def get(request: Request, path: str) -> bytes | None:
+    async def get(request: Request, path: str) -> Response | None:
         if path == "/" and not is_theirs and is_probe(request):
             return text_response(RUNNING)
         return await files(request, path)

@@ -22,7 +22,6 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
-    Generate,
     Hello,
     Message,
     PromptCacheSize,
@@ -30,6 +29,7 @@ from fastrouter.ipc.messages import (
     Share,
     Shrink,
     Snapshot,
+    Submit,
 )
 from fastrouter.ipc.wire import BlockingWire
 from fastrouter.worker.calls.text_calls import TEXT_CALLS
@@ -130,8 +130,8 @@ class Loop:
     # ------------------------------------------------------------ messages
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            self._engine.submit(message)
+        if isinstance(message, Submit):
+            self._engine.submit(message.request_id, message.generate)
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):

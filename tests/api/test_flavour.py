@@ -13,7 +13,7 @@ from fastrouter._core import REASONING, TEXT
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
-from fastrouter.http.response import NDJSON_HEAD, SSE_HEAD, ErrorShape
+from fastrouter.http.response import NDJSON_HEADERS, SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
@@ -27,7 +27,7 @@ class Parrot:
     """{"model", "say": [the text of each prompt], "live": bool} -> the text that was generated. `broken`: it has a mistake."""
 
     name = "parrot"
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = ErrorShape(squawk, lambda error: 404 if isinstance(error, ModelNotFound) else error.status)
     has_blocks = False
 
@@ -37,7 +37,7 @@ class Parrot:
             raise InvalidRequest("say something")
         if body["say"] == "broken":
             raise ZeroDivisionError
-        return Ask([Generate(0, prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
+        return Ask([Generate(prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -71,7 +71,7 @@ class Heron(Parrot):
     """Its text stands in blocks: each begins and ends, and there is a new one whenever speech and thought take turns. Answers in lines."""
 
     name = "heron"
-    stream_head = NDJSON_HEAD
+    stream_head = NDJSON_HEADERS
     has_blocks = True
 
     def __init__(self, model_id: str, ask: Ask) -> None:

@@ -48,6 +48,7 @@ from fastrouter.ipc.messages import (
     Ready,
     Reply,
     Shrink,
+    Submit,
 )
 from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
@@ -195,10 +196,11 @@ class Worker:
     # ------------------------------------------------------------ requests
 
     def handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            script = script_of(message)
+        if isinstance(message, Submit):
+            generate = message.generate
+            script = script_of(generate)
             self.say_lines(script)
-            records, usual = records_of(script), message.max_tokens if message.max_tokens >= 0 else 5
+            records, usual = records_of(script), generate.max_tokens if generate.max_tokens >= 0 else 5
             num_tokens = script.get("tokens", usual if records is None else len(records))
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)

@@ -24,7 +24,7 @@ from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import Forbidden, InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.http.routes import Handler, Result
 from fastrouter.hub.downloads import Download
 from fastrouter.supervisor.supervisor import Supervisor
@@ -80,7 +80,7 @@ class Ollama:
             body["model"] = name if self._models.knows(name) else name.removesuffix(":latest")
         return body
 
-    async def _load(self, request: Request, body: dict[str, Any], content: dict[str, Any]) -> bytes:
+    async def _load(self, request: Request, body: dict[str, Any], content: dict[str, Any]) -> Response:
         """Load the model or, where it is not to stay, unload it."""
         spec, is_autoload = self._models.for_use(request, body)
         priority, keep_alive_s = read_terms(body)
@@ -102,17 +102,17 @@ class Ollama:
 
     # ------------------------------------------------------------ what there is
 
-    def version(self, request: Request, exchange: Exchange) -> bytes:
+    def version(self, request: Request, exchange: Exchange) -> Response:
         return encode_json({"version": API_VERSION, "fastrouter": __version__})
 
-    def tags(self, request: Request, exchange: Exchange) -> bytes:
+    def tags(self, request: Request, exchange: Exchange) -> Response:
         return encode_json({"models": [entry(spec, self._meta(spec)) for spec in self._models.listed(request.caller)]})
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
+    def show(self, request: Request, exchange: Exchange) -> Response:
         spec, _ = self._models.choose(request, self._body(request))
         return encode_json(shown(spec, self._meta(spec)))
 
-    def ps(self, request: Request, exchange: Exchange) -> bytes:
+    def ps(self, request: Request, exchange: Exchange) -> Response:
         loaded = [spec for spec in self._models.listed(request.caller) if self._supervisor.status(spec.runner.id).value == "loaded"]
         return encode_json({"models": [self._running(spec) for spec in loaded]})
 
@@ -134,7 +134,7 @@ class Ollama:
 
     # ------------------------------------------------------------ what changes the catalog
 
-    async def pull(self, request: Request, exchange: Exchange) -> bytes | None:
+    async def pull(self, request: Request, exchange: Exchange) -> Response | None:
         """A model of the hub, as user/repo:quant. For a model that is already here, it only says so."""
         body = self._body(request)
         name = string("model", body.get("model"))
@@ -159,22 +159,22 @@ class Ollama:
         running = self._downloads.find(name) if self._models.may_see_id(request.caller, name) else None
         return running or await self._downloads.begin(name, request.caller)
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         self._body(request)
         return await self._downloads.delete(request, exchange)
 
-    def refuse_create(self, request: Request, exchange: Exchange) -> bytes:
+    def refuse_create(self, request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest(
             "models are not made over HTTP: write a section in the file of --models-preset, with `model`, parameters and `system-prompt`"
         )
 
-    def refuse_copy(self, request: Request, exchange: Exchange) -> bytes:
+    def refuse_copy(self, request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest("models are not copied over HTTP: give the model another name with `alias` in the file of --models-preset")
 
-    def refuse_push(self, request: Request, exchange: Exchange) -> bytes:
+    def refuse_push(self, request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest("models are not uploaded from here")
 
-    def no_blob(self, request: Request, exchange: Exchange) -> bytes:
+    def no_blob(self, request: Request, exchange: Exchange) -> Response:
         raise NotFound("there are no blobs here: put .gguf files into the folder of --models-dir, or pull a model")
 
 

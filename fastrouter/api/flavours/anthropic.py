@@ -22,7 +22,7 @@ from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ContextExceeded, FastrouterError, ModelNotFound, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import SSE_HEAD, ErrorShape, encode_json
+from fastrouter.http.response import SSE_HEADERS, ErrorShape, Response, encode_json
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import CallDelta, Delta, Finish, PromptProgress
@@ -99,7 +99,7 @@ class Messages:
     """The flavour of POST /v1/messages."""
 
     name = "messages"
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = ERRORS
     has_blocks = True
 
@@ -228,7 +228,7 @@ class Anthropic:
         self._models = models
         self._caller = Caller(models, supervisor, ERRORS)
 
-    async def count_tokens(self, request: Request, exchange: Exchange) -> bytes:
+    async def count_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         params = chat_params(self._models, request, chat_of(body))
 
@@ -237,7 +237,7 @@ class Anthropic:
 
         return await self._caller.answer(request, body, "count_tokens", params, write)
 
-    def list(self, request: Request, exchange: Exchange) -> bytes:
+    def list(self, request: Request, exchange: Exchange) -> Response:
         """One page, in the order of our own listing."""
         query = self._models.query(request)
         specs = self._models.listed(request.caller)
@@ -252,7 +252,7 @@ class Anthropic:
         ends = {"first_id": page[0].id, "last_id": page[-1].id} if page else {"first_id": None, "last_id": None}
         return encode_json({"data": data, "has_more": has_more, **ends})
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
+    def show(self, request: Request, exchange: Exchange) -> Response:
         spec = self._models.find_in_path(request)
         if spec is None:
             name = request.path.partition("/models/")[2]

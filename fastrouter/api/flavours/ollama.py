@@ -16,7 +16,7 @@ from fastrouter.api.requests.renamed import renamed
 from fastrouter.api.serving.flavour import Choice, ToolCall, Usage
 from fastrouter.api.serving.whole import joined_calls
 from fastrouter.errors import FastrouterError, ModelNotFound
-from fastrouter.http.response import NDJSON_HEAD, ErrorShape
+from fastrouter.http.response import NDJSON_HEADERS, ErrorShape
 from fastrouter.ipc.records import CallDelta, Delta, PromptProgress, Timings
 
 NS_PER_MS = 1_000_000
@@ -46,7 +46,7 @@ class _Answer(ABC):
     """What chat and generate share."""
 
     name = ""
-    stream_head = NDJSON_HEAD
+    stream_head = NDJSON_HEADERS
     errors = OLLAMA_ERRORS
     has_blocks = False
 

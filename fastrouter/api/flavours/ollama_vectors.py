@@ -14,6 +14,7 @@ from fastrouter.api.requests.checks import integer, string
 from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response
 from fastrouter.supervisor.supervisor import Supervisor
 
 _dimensions = integer(1)
@@ -26,7 +27,7 @@ class OllamaEmbeddings:
         self._models = models
         self._caller = Caller(models, supervisor, OLLAMA_ERRORS)
 
-    async def embed(self, request: Request, exchange: Exchange) -> bytes:
+    async def embed(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         dimensions = body.get("dimensions")
         inputs = read_inputs("input", body.get("input"))
@@ -45,7 +46,7 @@ class OllamaEmbeddings:
 
         return await self._answer(request, exchange, body, params, write)
 
-    async def embeddings(self, request: Request, exchange: Exchange) -> bytes:
+    async def embeddings(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         params = _params("prompt", [string("prompt", body.get("prompt"))], None)
 
@@ -54,7 +55,7 @@ class OllamaEmbeddings:
 
         return await self._answer(request, exchange, body, params, write)
 
-    async def _answer(self, request: Request, exchange: Exchange, body: dict[str, Any], params: dict[str, Any], write: Any) -> bytes:
+    async def _answer(self, request: Request, exchange: Exchange, body: dict[str, Any], params: dict[str, Any], write: Any) -> Response:
         check_embeds(self._models, request, body)
         exchange.count_generation()
         return await self._caller.answer(request, body, "embed", params, write)

@@ -16,7 +16,7 @@ from fastrouter.api.identity import BUILD_INFO, new_completion_id
 from fastrouter.api.requests.fields import Ask, read_chat, read_completion
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError
-from fastrouter.http.response import OPENAI_ERRORS, SSE_HEAD
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS
 from fastrouter.http.sse import comment, event_parts, json_event, raw_event
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 
@@ -48,7 +48,7 @@ class _Completion(ABC):
     name = ""
     kind = ""
     chunk_kind = ""
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = OPENAI_ERRORS
     has_blocks = False
 

@@ -21,6 +21,7 @@ from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -39,7 +40,7 @@ class Embeddings:
         self._models = models
         self._caller = Caller(models, supervisor)
 
-    async def openai(self, request: Request, exchange: Exchange) -> bytes:
+    async def openai(self, request: Request, exchange: Exchange) -> Response:
         """As in llama-server, `content` instead of `input` asks for its own shape."""
         body = parse_object(request)
         if body.get("input") is None and body.get("content") is not None:
@@ -54,7 +55,7 @@ class Embeddings:
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def native(self, request: Request, exchange: Exchange) -> bytes:
+    async def native(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         check_embeds(self._models, request, body)
         params = _embedding_params(body)
@@ -65,7 +66,7 @@ class Embeddings:
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def rerank(self, request: Request, exchange: Exchange) -> bytes:
+    async def rerank(self, request: Request, exchange: Exchange) -> Response:
         """TEI's shape when there are `texts`, else Jina's."""
         body = parse_object(request)
         _check(self._models, request, body, "rerank", "`--reranking`")

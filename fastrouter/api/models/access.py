@@ -22,7 +22,7 @@ from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, Forbidden, InvalidRequest, ModelNotFound, ModelUnusable, NotFound, Unavailable
 from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.system.near_names import did_you_mean
@@ -150,20 +150,20 @@ class Models:
 
     # ------------------------------------------------------------ the listing
 
-    def list(self, request: Request, exchange: Exchange) -> bytes | Coroutine[Any, Any, bytes]:
+    def list(self, request: Request, exchange: Exchange) -> Response | Coroutine[Any, Any, Response]:
         if request.query and self.query(request).get("reload") in ("1", "true"):
             if request.caller is not None and request.caller.is_read_only:
                 raise Forbidden("this key is read-only: a reload needs a key without `read-only`")
             return self._list_anew(request)
         return self._list_for(request.caller)
 
-    async def _list_anew(self, request: Request) -> bytes:
+    async def _list_anew(self, request: Request) -> Response:
         self._before_reload()
         await self.reload()
         listing = self._list_for(request.caller)
-        return listing if isinstance(listing, bytes) else await listing
+        return listing if isinstance(listing, Response) else await listing
 
-    def _list_for(self, caller: Caller | None) -> bytes | Coroutine[Any, Any, bytes]:
+    def _list_for(self, caller: Caller | None) -> Response | Coroutine[Any, Any, Response]:
         patterns = None if caller is None else caller.models
         return self._listing.get(patterns, lambda model_id: self.may_see_id(caller, model_id))
 
@@ -188,7 +188,7 @@ class Models:
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
         return spec if spec is not None and may_see(request.caller, spec) else None
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
+    def show(self, request: Request, exchange: Exchange) -> Response:
         """GET /v1/models/{id}."""
         spec = self.find_in_path(request)
         if spec is not None:

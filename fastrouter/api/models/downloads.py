@@ -18,7 +18,7 @@ from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
 from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
@@ -44,7 +44,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ downloads
 
-    async def post(self, request: Request, exchange: Exchange) -> bytes:
+    async def post(self, request: Request, exchange: Exchange) -> Response:
         """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
         await self.begin(self._name_in(request), request.caller)
         return _SUCCESS
@@ -134,7 +134,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ removal
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         """DELETE /models?model=: from the cache on disk, for good."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):

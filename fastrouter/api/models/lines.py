@@ -12,14 +12,14 @@ import orjson
 from fastrouter._core import SseWriter
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import NDJSON_HEAD
+from fastrouter.http.response import NDJSON_HEADERS
 
 
 class LineStream(SseWriter):
     """Answers its exchange with what an iterator yields."""
 
     def __init__(self, exchange: Exchange, lines: AsyncIterator[dict[str, Any]]) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(NDJSON_HEAD), chunked=exchange.is_chunked)
+        super().__init__(exchange.transport, exchange.stream_head(NDJSON_HEADERS), chunked=exchange.is_chunked)
         self._exchange = exchange
         exchange.responder = self
         self._task = asyncio.get_running_loop().create_task(self._run(lines))

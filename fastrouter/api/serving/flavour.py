@@ -76,7 +76,7 @@ class Flavour(Protocol):
     """
 
     name: str  # in the metrics: one of a fixed few
-    stream_head: bytes  # SSE_HEAD or NDJSON_HEAD
+    stream_head: bytes  # SSE_HEADERS or NDJSON_HEADERS
     errors: ErrorShape  # of its responses; also used before there is an object
     has_blocks: bool  # its templates change with its events, because text is in blocks that begin and end
 

@@ -38,7 +38,7 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
-        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
+        self._is_verbose = is_verbose
         self._numbers = count(1)  # of requests
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
@@ -48,7 +48,10 @@ class Generator:
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
         """Without a task when the model is there; else a coroutine that waits for it."""
         body = parse_object(request)
-        ask = flavour_type.read({**body, **self._more})
+        ask = flavour_type.read(body)
+        if self._is_verbose:
+            ask.is_verbose = True
+            ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
