@@ -24,6 +24,7 @@ from fastrouter.ipc.messages import (
     Forget,
     Hello,
     Message,
+    Notice,
     PromptCacheSize,
     Reply,
     Share,
@@ -108,6 +109,8 @@ class Loop:
             embedder.step()
             if slot_files.has_work:
                 slot_files.step()
+            for notice in engine.prompts.take_notices():
+                self._wire.send(Notice("warning", notice))
             if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
                 time.sleep(_SHORT_WAIT_S)
             if engine.has_work or embedder.has_work:

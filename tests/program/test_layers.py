@@ -111,6 +111,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "shells",
         "serve",
         "arguments",
+        "template",
         "pull",
         "terminal",
         "bench",
