@@ -42,7 +42,7 @@ def percentile_99(samples: list[float]) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown. p50 of each server, p99 where there are 20 samples, the ratio and the goal."""
+    """Markdown. p50 of each server, p99 if there are 20 samples, the ratio and the goal."""
     ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
     lines = ["| measure | n | llama-server p50 | fastrouter p50 (p99) | ratio | goal |", "|---|---|---|---|---|---|"]
     for measure, (label, unit, factor, goal, less) in MEASURES.items():
@@ -105,7 +105,7 @@ ENGINE_SECTION = """
 | vocabulary | sampling | llama_sampler_sample | fastrouter | ratio |
 |---|---|---|---|---|
 {rows}
-"""
+{parsing}"""
 
 
 def engine_section(result: dict[str, Any]) -> str:
@@ -114,7 +114,15 @@ def engine_section(result: dict[str, Any]) -> str:
     for row in result["sampling"]:
         llama_us, our_us = row["llama_us"], row["us"]
         rows.append(f"| {row['vocabulary']:,} | {row['settings']} | {llama_us:.1f} us | {our_us:.1f} us | {our_us / llama_us:.2f}x |")
-    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows))
+    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows), parsing=_parsing(result.get("parsing")))
+
+
+def _parsing(found: dict[str, float] | None) -> str:
+    """Absent in older results."""
+    if found is None:
+        return ""
+    plain, parsed, ratio = found["plain_tokens_per_s"], found["parsed_tokens_per_s"], found["ratio"]
+    return f"\n16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed: {ratio:.3f}x (goal: 0.98x).\n"
 
 
 def render(result: dict[str, Any]) -> str:
@@ -137,7 +145,7 @@ BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
 
 
 def short_table(result: dict[str, Any]) -> str:
-    """For the top of the README: a few measures, and where they come from."""
+    """For the top of the README: a few measures, and their origin."""
     ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
     machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
     lines = [f"| {machine}, medians of one run ([more](bench/README.md)) | llama-server | fastrouter | ratio |", "|---|---|---|---|"]

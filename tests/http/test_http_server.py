@@ -14,9 +14,11 @@ from raw_http import only_connection, read_answer, request, run, serving, sweep,
 from fastrouter._core import Request
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.connection import HEAD_SWEEPS, LINGER_SWEEPS, Connection
-from fastrouter.http.guard import Cors, host_of, is_loopback
+from fastrouter.http.guard import host_of, is_loopback
+from fastrouter.http.response import encode_json
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY
 from fastrouter.http.sockets import SocketFile, address_of, bind
+from fastrouter.options.cors import Cors
 
 
 def test_keep_alive_and_pipelining_keep_the_order() -> None:
@@ -172,7 +174,7 @@ def test_a_client_that_leaves_is_noticed() -> None:
             await until(lambda: site.streams)
             writer.transport.abort()
             await until(lambda: site.streams[0].events == ["disconnect"])
-            site.streams[0].exchange.send(b"nobody is there")
+            site.streams[0].exchange.send(encode_json("nobody is there"))
             _, writer = await site.connect()
             writer.write(request("/never"))
             await until(lambda: any(c.exchange is not None for c in site.server.connections))
@@ -293,7 +295,7 @@ def test_a_body_must_keep_coming() -> None:
     run(scenario())
 
 
-def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+def test_answers_that_are_not_read_do_not_pile_up() -> None:
     async def scenario() -> None:
         async with serving() as site:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)
@@ -496,7 +498,7 @@ def test_no_other_file_is_ever_taken_for_a_socket(tmp_path: Path) -> None:
     (tmp_path / "folder.sock").mkdir()
     os.mkfifo(tmp_path / "pipe.sock")
     for name in ("text", "link", "folder", "pipe"):
-        with pytest.raises(ConfigError, match=f"{name}.sock: there is a file of that name that is no socket"):
+        with pytest.raises(ConfigError, match=f"{name}.sock: a file with this name exists, and it is not a socket"):
             bind([str(tmp_path / f"{name}.sock")], 0)
     assert text.read_text() == "mine"
     assert link.is_symlink()

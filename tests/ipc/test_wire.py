@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
-from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply
+from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Submit
 from fastrouter.ipc.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
 from fastrouter.options.load import LoadOptions
 
 MESSAGES: list[Message] = [
     Hello(123),
     Load("m", "m.gguf", LoadOptions(ctx_size=512, sampling={"temperature": 0.5}), safe_mode=True),
-    Generate(7, prompt=["text", 1, 2], stop=["\n"], sampling={"seed": 2**64 - 1}),
-    Generate(8, messages=[{"role": "user", "content": "ü\u2028\x00😀"}]),
+    Submit(7, Generate(prompt=["text", 1, 2], stop=["\n"], sampling={"seed": 2**64 - 1})),
+    Submit(8, Generate(messages=[{"role": "user", "content": "ü\u2028\x00😀"}])),
     Abort(7),
     Call(1, "tokenize", {"content": "x"}),
     Progress(1),
@@ -80,6 +80,11 @@ def test_pieces(size: int) -> None:
         b'{"type":"Load","model_id":"m","path":"p","options":7}',
         b'{"type":"Load","model_id":"m","path":"p","options":{"nothing":7}}',
         b'{"type":"Load","model_id":"m","path":"p"}',
+        b'{"type":"Generate","prompt":"not in an envelope"}',
+        b'{"type":"Submit","request_id":1}',
+        b'{"type":"Submit","request_id":1,"generate":7}',
+        b'{"type":"Submit","request_id":1,"generate":{"n":"x"}}',
+        b'{"type":"Submit","request_id":1,"generate":{"nothing":7}}',
         b"[" * 100_000,
         b'{"type":"Hello","pid":\xff}',
     ],
@@ -143,7 +148,7 @@ def test_any_error_can_travel(message: str) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(MESSAGES), st.data())
 def test_mutations(message: Message, data: st.DataObject) -> None:
-    """Anything is a message or a ProtocolError."""
+    """Every mutation is a message or a ProtocolError."""
     frame_bytes = bytearray(encode(message))
     for _ in range(data.draw(st.integers(1, 4))):
         frame_bytes[data.draw(st.integers(0, len(frame_bytes) - 1))] = data.draw(st.integers(0, 255))
@@ -163,7 +168,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 class Ends:
-    """A router's end that writes down what it hears, and a worker's."""
+    """A router's end that records its messages, and a worker's end."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -178,7 +183,7 @@ class Ends:
 
     async def close(self) -> None:
         self.wire.close()
-        await asyncio.sleep(0.01)  # the transport lets go of its socket in the next rounds of the loop
+        await asyncio.sleep(0.01)  # the transport closes its socket in the next rounds of the loop
         self.ours.close()
         self.worker.close()
 

@@ -1,8 +1,8 @@
-"""Writes small, valid llama-architecture GGUF files that llama.cpp loads, and LoRA adapters for them. Knows nothing of fastrouter.
+"""Writes small, valid llama-architecture GGUF files that llama.cpp loads, and LoRA adapters for them. Uses nothing of fastrouter.
 
-Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it.
-Channel 0 of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative
-output weight on it keeps byte and control tokens from being chosen.
+Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it. Channel 0
+of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative output weight
+on it prevents byte and control tokens from being chosen.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def make_tensors(num_tokens: int, seed: int, num_silent: int = NUM_SILENT) -> di
     return tensors
 
 
-ADAPTED = ("attn_q", "attn_v", "ffn_up")  # none of them writes to the residual stream, so channel 0 stays what it is
+ADAPTED = ("attn_q", "attn_v", "ffn_up")  # none of them writes to the residual stream, so channel 0 does not change
 LORA_RANK = 4
 LORA_ALPHA = 8.0
 
@@ -89,7 +89,7 @@ def make_lora(
     task_name: str | None = None,
     invocation_tokens: list[int] | None = None,
 ) -> Path:
-    """A LoRA adapter for make_llama's models of any seed; another `width` fits none of them."""
+    """A LoRA adapter for make_llama's models of any seed; with another `width` it fits none of them."""
     path = Path(path)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -111,7 +111,7 @@ def make_lora(
 
 
 def merged(tensors: dict[str, Matrix], adapters: list[tuple[int, float]]) -> dict[str, Matrix]:
-    """The weights with these adapters (seed, scale) worked in: what llama.cpp must compute with the adapters beside them."""
+    """The weights with these adapters (seed, scale) merged in: what llama.cpp must compute when it applies the adapters."""
     tensors = dict(tensors)
     for seed, scale in adapters:
         for name, (a, b) in make_lora_tensors(seed).items():
@@ -135,13 +135,14 @@ def make_llama(
     fim: tuple[str, ...] = (),
     vocabulary: Vocabulary | None = None,
     architecture: str = "llama",
+    tensors: dict[str, Matrix] | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
     tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least. `fim`: control tokens to fill gaps with
     (of "pre suf mid pad rep sep"), behind all others; they are never chosen either. `architecture`: llama, or qwen2vl, whose positions
-    have several parts and cannot be shifted.
+    have several parts and cannot be shifted. `tensors`: instead of random ones.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
@@ -176,7 +177,7 @@ def make_llama(
     for key, value in (sampling or {}).items():
         add = {int: writer.add_int32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"general.sampling.{key}", value)
-    for tensor_name, tensor in merged(make_tensors(len(pieces), seed, num_silent), adapters or []).items():
+    for tensor_name, tensor in merged(tensors or make_tensors(len(pieces), seed, num_silent), adapters or []).items():
         if fim and tensor_name == "output.weight":
             tensor[-len(fim) :] = tensor[0]
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)

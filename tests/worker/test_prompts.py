@@ -22,7 +22,7 @@ from fastrouter.worker.calls.text_calls import TextCalls
 from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.text import rendering
-from fastrouter.worker.text.prompts import Prompts
+from fastrouter.worker.text.prompts import Prompts, ReadPrompt
 
 OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OTHER = "{% for m in messages %}<{{ m.role }}: {{ m.content }}>{% endfor %}{{ bos_token }}{{ word }}"
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 
 def text_of(model_prompts: Prompts, **fields: Any) -> str:
-    return model_prompts.build(Generate(0, **{"messages": HELLO, **fields}))[1]
+    return model_prompts.build(Generate(**{"messages": HELLO, **fields}))[1]
 
 
 def test_a_template_instead_of_the_models(model: Model) -> None:
@@ -47,7 +47,7 @@ def test_a_template_instead_of_the_models(model: Model) -> None:
     assert text_of(here, chat_template=OTHER) == "<user: the cat><s>now"
     assert text_of(here) == "[user] the cat\n"
     assert text_of(here, chat_template="chatml") == "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
-    tokens, text = here.build(Generate(0, messages=HELLO, chat_template=OTHER))
+    tokens, text = here.build(Generate(messages=HELLO, chat_template=OTHER))
     assert tokens == array("i", here.tokenize(text, add_special=True, parse_special=True))
 
 
@@ -143,7 +143,7 @@ def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: s
 LONG = "the cat " * (1 << 19)  # 4 MiB
 
 
-def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
+def test_long_texts_delay_no_other_request(tmp_path: Path) -> None:
     path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
 
     async def scenario(fork_server: ForkServer) -> None:
@@ -264,3 +264,30 @@ def test_a_template_that_is_not_tame_has_a_process_of_its_own(tmp_path: Path) ->
     run(scenario)
     assert len(children) == 1
     eventually(lambda: not is_alive(children[0]), "its end")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "expected"),
+    [
+        ({}, {}, {"enable_thinking": True, "preserve_reasoning": True}),
+        ({"reasoning": "off"}, {}, {"enable_thinking": False, "thinking": False, "preserve_reasoning": True}),
+        ({"reasoning": "on", "reasoning_preserve": False}, {}, {"enable_thinking": True, "thinking": True, "preserve_reasoning": False}),
+        ({"reasoning": "off"}, {"enable_thinking": True}, {"enable_thinking": True, "thinking": True, "preserve_reasoning": True}),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"thinking": 1}},
+            {"enable_thinking": False},
+            {"reasoning_effort": "low", "thinking": 1, "enable_thinking": False, "preserve_reasoning": True},
+        ),
+    ],
+    ids=str,
+)
+def test_templates_are_told_whether_to_think(model: Model, options: Any, asked: Any, expected: Any) -> None:
+    assert Prompts(model, LoadOptions(**options)).kwargs_of(asked) == expected
+
+
+def test_the_end_of_the_prompt_is_known(model: Model) -> None:
+    template = "{{ messages[0].content }}" + "x" * 500 + "<think>\n\n"
+    read = Prompts(model, LoadOptions()).read(Generate(messages=HELLO, chat_template=template), 1 << 20)
+    assert isinstance(read, ReadPrompt)
+    assert read.end.endswith("x<think>\n")
+    assert len(read.end) < 500

@@ -1,4 +1,4 @@
-"""A real worker through its wire and ring: both ways to start one, the likely model opened ahead, the safe mode, a broken file."""
+"""A real worker through its wire and ring: both ways to start one, the likely model opened early, the safe mode, a broken file."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ import pytest
 from worker_talk import OPTIONS, Answer, Talk, end, run
 
 from fastrouter.errors import from_wire
-from fastrouter.ipc.messages import Call, Failed, Generate, Load, Prime, Ready, Reply, Share
+from fastrouter.ipc.messages import Call, Failed, Generate, Load, Prime, Ready, Reply, Share, Submit
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.binding import backend_folder
@@ -47,11 +47,11 @@ def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
             talk = Talk(fork_server.spawn())
             if guess is not None:
                 talk.process.send(Prime(1 << 20, str(models / guess), OPTIONS))
-                await asyncio.sleep(0.3)  # it opens the guess when a core is free; whether it has is nothing the answer shows
+                await asyncio.sleep(0.3)  # it opens the guess when a core is free; the answer does not show whether it has
             talk.process.send(Load("tiny1", str(models / "tiny1.gguf"), OPTIONS))
             await talk.hear(Ready)
             texts.append((await talk.generate(prompt="one two"))[0])
-            await asyncio.sleep(2.2 if guess == "tiny0.gguf" else 0)  # long enough to let the wrong guess go
+            await asyncio.sleep(2.2 if guess == "tiny0.gguf" else 0)  # long enough to close the wrong guess
             texts.append((await talk.generate(prompt="one two"))[0])
             await end(talk)
         assert len(set(texts)) == 1
@@ -108,7 +108,7 @@ def test_messages_that_follow_the_load_are_not_lost(models: Path) -> None:
         talk = Talk(fork_server.spawn())
         answer = Answer()
         talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
-        talk.process.send(Generate(talk.process.ring.attach(answer), prompt="the", max_tokens=3))
+        talk.process.send(Submit(talk.process.ring.attach(answer), Generate(prompt="the", max_tokens=3)))
         assert (await answer.end)["completion_tokens"] == 3
         await end(talk)
 

@@ -1,6 +1,6 @@
-"""GET /props and /slots of a model: looking without touching. Knows no lease and no generation.
+"""GET /props and /slots of a model: reading without any effect. Never imports: supervisor.lease, supervisor.residency.
 
-Invariant: unless `?autoload=true` is said, nothing here loads, wakes, waits for a load, or changes which model is evicted next.
+Invariant: without `?autoload=true`, nothing here loads, wakes, waits for a load, or changes which model is evicted next.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -97,7 +97,7 @@ class Props:
 
     # ------------------------------------------------------------ /slots
 
-    async def slots(self, request: Request, exchange: Exchange) -> bytes:
+    async def slots(self, request: Request, exchange: Exchange) -> Response:
         if not self._has_slots:
             raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
         spec = self._models.named(request)

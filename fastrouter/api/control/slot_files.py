@@ -1,6 +1,6 @@
-"""POST /slots/{id}?action=save|restore|erase of a model that has --slot-save-path. Knows no file's contents.
+"""POST /slots/{id}?action=save|restore|erase of a model that has --slot-save-path.
 
-Invariant: a name that reaches a worker is one file's in that folder, whatever the file system makes of it: llama-server's rules.
+Invariant: a name that reaches a worker belongs to one file in that folder, on any file system: llama-server's rules.
 """
 
 import re
@@ -13,13 +13,13 @@ from fastrouter.api.requests.bodies import parse_optional
 from fastrouter.api.requests.checks import invalid
 from fastrouter.errors import InvalidRequest, NotSupported
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.http.routes import Routes
 
 PATH = "/slots/"
 MAX_NAME_BYTES = 255
 _MAX_SLOT_ID = 1 << 20
-# Control characters; what Windows refuses; what looks like a dot or a slash, or is no character at all.
+# Control characters; characters that Windows refuses; characters that look like a dot or a slash, or are invalid.
 _FORBIDDEN = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff\ud800-\udfff]')
 
 
@@ -37,7 +37,7 @@ class SlotActions:
         self._models = models
         self._routes = routes
 
-    async def act(self, request: Request, exchange: Exchange) -> bytes:
+    async def act(self, request: Request, exchange: Exchange) -> Response:
         body = parse_optional(request)
         spec, _ = self._models.choose(request, body)
         if spec.runner.options.slot_save_path is None:

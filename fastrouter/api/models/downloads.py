@@ -1,4 +1,4 @@
-"""POST and DELETE /models, and the models that flags and presets want from the hub. Knows no HTTP client and no process.
+"""POST and DELETE /models, and the models that flags and presets want from the hub. Never imports: hub.http_client, hub.fetch.
 
 Invariant: a name from outside is looked up in the catalog or checked as the hub's; it never becomes a path.
 """
@@ -16,18 +16,19 @@ from fastrouter.catalog.sources import Wanted, parse_name
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
+from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.hub.job import Job
+from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
 from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")
 
-KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; then the download is one that has begun
+KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; after that the download counts as started
 POLL_S = 0.02
-END_TIMEOUT_S = 5.0  # beyond the model's own stop timeout
+END_TIMEOUT_S = 5.0  # in addition to the model's stop timeout
 _SUCCESS = encode_json({"success": True})
 
 
@@ -43,16 +44,25 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ downloads
 
-    async def post(self, request: Request, exchange: Exchange) -> bytes:
+    async def post(self, request: Request, exchange: Exchange) -> Response:
         """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
-        name = self._name_in(request)
-        if not self._models.may_see_id(request.caller, name):
-            raise self._models.unknown(name, request.caller)
+        await self.begin(self._name_in(request), request.caller)
+        return _SUCCESS
+
+    def find(self, name: str) -> Download | None:
+        """That goes on."""
+        spec = self._catalog.get(name)
+        return self._downloads.find(spec.runner.id if spec else name)
+
+    async def begin(self, name: str, caller: Caller | None) -> Download:
+        """Returns when the hub is known to have it, or after a while. Raises FastrouterError."""
+        if not self._models.may_see_id(caller, name):
+            raise self._models.unknown(name, caller)
         spec = self._catalog.get(name)
         if spec is None and self._config.has_one_model:
             raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
-        if self._downloads.find(spec.runner.id if spec else name) is not None:
-            raise InvalidRequest(f"model '{name}' is downloading already")
+        if self.find(name) is not None:
+            raise InvalidRequest(f"model '{name}' is already downloading")
         if spec is not None and spec.error is None:
             raise InvalidRequest(f"model '{name}' already exists")
         if self._config.offline:
@@ -64,10 +74,10 @@ class ModelDownloads:
         try:
             await asyncio.wait_for(download.is_known.wait(), KNOWN_TIMEOUT_S)
         except TimeoutError:
-            return _SUCCESS  # it waits for another download, or for a slow hub
+            return download  # it waits for another download, or for a slow hub
         if download.error is not None:
             raise download.error
-        return _SUCCESS
+        return download
 
     def fetch_wanted(self) -> None:
         """What -hf and presets name and no cache has."""
@@ -85,7 +95,9 @@ class ModelDownloads:
         config = self._config
         if not self._caches:
             raise InvalidRequest("there is no cache folder: set LLAMA_CACHE, HF_HUB_CACHE or HOME")
-        job = Job(wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector)
+        job = DownloadJob(
+            wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector
+        )
         return self._downloads.start(name, job, self._finished)
 
     async def _finished(self, download: Download) -> str:
@@ -122,7 +134,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ removal
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         """DELETE /models?model=: from the cache on disk, for good."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
@@ -150,7 +162,7 @@ class ModelDownloads:
         except OSError as error:
             raise FastrouterError(f"model '{spec.id}' cannot be removed: {error.filename}: {error.strerror}") from None
         if not is_removed:
-            raise InvalidRequest(f"model '{spec.id}' is in no cache any more")
+            raise InvalidRequest(f"model '{spec.id}' is no longer in a cache")
 
     async def _end(self, spec: ModelSpec) -> None:
         """Until nothing of it runs, or it takes too long."""

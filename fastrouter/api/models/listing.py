@@ -1,7 +1,7 @@
-"""What the listing says of each model, and its bytes. Knows no request and no generation.
+"""The listing's entry of each model, and its bytes. Never imports: api.serving, api.flavours.
 
-Invariant: bytes are made again only after the catalog or a model's state has changed, and then only those of the models that have a state;
-ten thousand others cost the loop one join.
+Invariant: bytes are made again only after the catalog or a model's state has changed, and then only for models with a state; ten
+thousand others cost the loop one join.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ import orjson
 from fastrouter.catalog.capabilities import facts
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.http.response import json_response
+from fastrouter.http.response import Rendered, json_response
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.supervisor.managed_model import UNLOADED, Status
+from fastrouter.supervisor.managed_model import UNLOADED, ModelStatus
 from fastrouter.supervisor.supervisor import Supervisor
 
 META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
 MAX_ENCODED_AT_ONCE = 100  # models, some 10 us each; more are encoded in a thread
 
-Patterns = tuple[str, ...] | None  # of the keys that see a listing; None: everything
+Patterns = tuple[str, ...] | None  # of the keys that may see a listing; None: all models
 CanSee = Callable[[str], bool]  # by id
 
 
@@ -30,16 +30,16 @@ class Listing:
         self._catalog = catalog
         self._supervisor = supervisor
         self._downloads = downloads
-        self._whole: dict[Patterns, bytes] = {}
+        self._whole: dict[Patterns, Rendered] = {}
         self._version = -1
-        self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # what is said of a model without a state
+        self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # entries of models without a state
 
     def forget(self) -> None:
         """A model's state has changed."""
         self._whole.clear()
 
-    def get(self, patterns: Patterns, can_see: CanSee) -> bytes | Coroutine[Any, Any, bytes]:
-        """The answer's bytes, at once where that is quick."""
+    def get(self, patterns: Patterns, can_see: CanSee) -> Rendered | Coroutine[Any, Any, Rendered]:
+        """The answer, at once where that is quick."""
         if self._version != self._catalog.version:
             self._whole.clear()
         whole = self._whole.get(patterns)
@@ -64,7 +64,7 @@ class Listing:
             status.update(failed=True, exit_code=None, error=failure.message)
         return entry
 
-    async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> bytes:
+    async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> Rendered:
         while missing := self._not_encoded():  # again, should a reload have come between
             self._plain.update(await asyncio.get_running_loop().run_in_executor(None, _encode_all, missing))
         return self._join(patterns, can_see)
@@ -73,7 +73,7 @@ class Listing:
         known = self._plain
         return [spec for spec in self._catalog.models() if spec.id not in known or known[spec.id][0] is not spec]
 
-    def _join(self, patterns: Patterns, can_see: CanSee) -> bytes:
+    def _join(self, patterns: Patterns, can_see: CanSee) -> Rendered:
         models = self._catalog.models()
         downloads = {download.name: download for download in self._downloads.all()}
         parts = {spec.id: self._encode(spec, downloads) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))}
@@ -87,7 +87,8 @@ class Listing:
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
         head = b"" if self._catalog.only is None else b'"models":' + orjson.dumps([_ollama_entry(name) for name in parts]) + b","
-        whole = self._whole[patterns] = json_response(b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}")
+        body = b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}"
+        whole = self._whole[patterns] = Rendered.of(json_response(body))
         return whole
 
     def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:
@@ -96,7 +97,7 @@ class Listing:
         return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
 
 
-def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
+def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
     """One entry of the listing, but for downloads."""
     status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
     if spec.preset:

@@ -1,6 +1,6 @@
-"""A stream of events to one client that ends when the client, or the server, does. Knows no event's meaning.
+"""A stream of events to one client that ends when the client, or the server, does.
 
-Invariant: while nothing happens a ping shows both sides that the other is there; a client that reads too slowly is cut off.
+Invariant: while nothing happens, a ping shows both sides that the other is there; a client that reads too slowly is disconnected.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrouter._core import SseWriter
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import SSE_HEAD
+from fastrouter.http.response import SSE_HEADERS
 from fastrouter.http.sse import json_event
 
 PING_S = 15.0
@@ -19,7 +19,7 @@ class LiveStream(SseWriter):
     """Answers its exchange from the moment it is made. `send` what there is, then `start`."""
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked)
+        super().__init__(exchange.transport, exchange.stream_head(SSE_HEADERS), chunked=exchange.is_chunked)
         self._exchange = exchange
         self._leave: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None

@@ -52,6 +52,7 @@ class Ask:
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
     has_thoughts_in_content: bool = False  # too, between <think> and </think>
+    id: str = ""  # of the answer, where its client may ask for something while it comes
     ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
 
 
@@ -171,8 +172,11 @@ def _settle_thoughts(into: dict[str, dict[str, Any]]) -> None:
         into["generate"]["reasoning_format"] = "none" if into["ask"].get("is_stream") else "deepseek"
 
 
-def read_completion(body: dict[str, Any]) -> Ask:
+def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
+    """`is_verbose`: as if the body asked for `verbose`."""
     into = _read_fields(body)
+    if is_verbose:
+        into["ask"]["is_verbose"] = True
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
 
 
@@ -220,7 +224,8 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
         fields["tokens_per_event"] = fields.pop("return_tokens", False)
     else:
         fields["timings_per_token"] = fields["return_progress"] = False
-    return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
+        fields["holds_calls"] = True
+    return Ask([Generate(**fields, **prompt) for prompt in prompts], **ask)
 
 
 def chat_input(body: dict[str, Any]) -> dict[str, Any]:

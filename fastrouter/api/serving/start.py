@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
@@ -38,8 +39,14 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
-        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
+        self._is_verbose = is_verbose
         self._numbers = count(1)  # of requests
+        self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
+
+    def answer(self, answer_id: str) -> Answer | None:
+        """One that is not over."""
+        found = self._answers.get(answer_id)
+        return None if found is None or found.is_over else found
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
         """For the routes of an API."""
@@ -48,7 +55,10 @@ class Generator:
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
         """Without a task when the model is there; else a coroutine that waits for it."""
         body = parse_object(request)
-        ask = flavour_type.read({**body, **self._more})
+        ask = flavour_type.read(body)
+        if self._is_verbose:
+            ask.is_verbose = True
+            ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
         spec, is_autoload = self._models.for_use(request, body)
         exchange.count_generation()
         if spec.defaults.is_some:
@@ -58,6 +68,8 @@ class Generator:
         flavour = flavour_type(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
+        if ask.id:
+            self._answers[ask.id] = answer
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
             return self._queue(spec, is_autoload, exchange, answer)
@@ -92,5 +104,5 @@ def _begin(answer: Answer, lease: Lease) -> None:
         answer.begin(lease)
     except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
         if not isinstance(error, FastrouterError):
-            log.exception("an answer could not be begun")
+            log.exception("an answer could not be started")
         answer.fail(error)

@@ -11,8 +11,8 @@ from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
 from fastrouter.worker.sampling.tool_grammar import Wish, triggers
-from fastrouter.worker.text.answer_format import AnswerFormats, is_always_parsed
 from fastrouter.worker.text.detokenizer import PieceTable
+from fastrouter.worker.text.marker_pieces import MarkerPieces, is_always_parsed
 from fastrouter.worker.text.message import Message
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.parser import MessageParser
@@ -31,6 +31,7 @@ class ChatReading:
     is_thinking: bool  # the prompt has opened the thought
     parses_thoughts: bool
     is_parallel: bool
+    holds_calls: bool  # they are given out when they are complete
     guidance: Guidance | None  # None: nothing is forced, and a form begins with the first token
 
     @property
@@ -47,6 +48,7 @@ class ChatReading:
             reasoning_open=self.is_thinking,
             parses_calls=bool(self.tools),
             parses_reasoning=self.parses_thoughts,
+            holds_calls=self.holds_calls,
         )
         return Message(parser, is_thinking=self.is_thinking and self.parses_thoughts, is_parallel=self.is_parallel)
 
@@ -57,27 +59,24 @@ class Chats:
     def __init__(self, vocab: Vocab, prompts: Prompts, options: LoadOptions) -> None:
         self._prompts = prompts
         self._options = options
-        self._formats = AnswerFormats(vocab)
+        self._pieces = MarkerPieces(vocab)
 
     def _format(self, generate: Generate) -> Format | None:
-        """None: the answer is not read."""
+        """The prompt has been read. None: the answer is not read."""
         if generate.messages is None or self._options.skip_chat_parsing:
             return None
-        return self._formats.of(generate.chat_template or self._prompts.template_source)
+        return self._prompts.format_of(generate).format
 
     def wish(self, generate: Generate) -> tuple[Format, Wish] | None:
-        """Which calls the answer may have, or must. None: it has none."""
+        """The prompt has been read. Which calls the answer may have, or must have. None: it has none."""
         format = self._format(generate)
         tools = _callable_tools(generate, format) if format is not None else []
         if format is None or not tools:
             return None
-        choice = generate.tool_choice
-        is_required = choice == "required" or (isinstance(choice, dict) and choice["required"])
-        return format, Wish(tools, is_required, generate.parallel_tool_calls)
+        return format, Wish(tools, must_call(generate), generate.parallel_tool_calls)
 
-    def reading(self, generate: Generate, prompt_end: str, *, has_form: bool, must_call: bool = False) -> ChatReading | None:
-        """`prompt_end`: of the rendered prompt. `has_form`: the answer follows a grammar; `must_call`: that of a tool call. None: its text
-        goes out as it is."""
+    def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
+        """The prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: its text is not read."""
         options = self._options
         format = self._format(generate)
         if format is None:
@@ -87,27 +86,26 @@ class Chats:
         tools = _callable_tools(generate, format)
         return ChatReading(
             format,
-            self._formats.pieces(format, options.special),
+            self._pieces.of(format, options.special),
             tools,
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",
             generate.parallel_tool_calls,
-            self._guidance(
-                generate, format, is_thinking=is_thinking, has_form=has_form, may_call=bool(tools) and not must_call, must_call=must_call
-            ),
+            generate.holds_calls,
+            self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools)),
         )
 
-    def _guidance(
-        self, generate: Generate, format: Format, *, is_thinking: bool, has_form: bool, may_call: bool, must_call: bool
-    ) -> Guidance | None:
+    def _guidance(self, generate: Generate, format: Format, *, is_thinking: bool, has_form: bool, has_tools: bool) -> Guidance | None:
+        is_forced = has_tools and must_call(generate)
+        may_call = has_tools and not is_forced
         budget = generate.reasoning_budget if generate.reasoning_budget >= 0 else self._options.reasoning_budget
         begun = triggers(format) if may_call else ()
         if not (has_form or budget >= 0 or generate.reasoning_control or begun):
             return None
-        if must_call and format.calls is not None and isinstance(format.calls.syntax, Channels):
+        if is_forced and format.calls is not None and isinstance(format.calls.syntax, Channels):
             return None  # the grammar of the call has the thought in it
         thought, calls = format.thought, _openings(format) if may_call else ()
-        before = "" if must_call else _before(format)
+        before = "" if is_forced else _before(format)
         is_off = self._prompts.kwargs_of(generate.chat_template_kwargs)["enable_thinking"] is False
         if thought is None or (is_off and not is_thinking):
             is_needed = begun or (has_form and (before or calls))
@@ -118,13 +116,20 @@ class Chats:
             thought.close,
             is_open=is_thinking,
             before=before,
-            after=_after(format, has_tools=may_call or must_call),
+            after=_after(format, has_tools=has_tools),
             budget=budget,
             message=self._options.reasoning_budget_message if message is None else message,
             calls=calls,
             triggers=begun,
             calls_in_thought=thought.calls_close,
         )
+
+
+def must_call(generate: Generate) -> bool:
+    """The answer has to be a tool call."""
+    choice = generate.tool_choice
+    is_required = choice == "required" or (isinstance(choice, dict) and choice["required"])
+    return bool(is_required and generate.tools and generate.parses_calls)
 
 
 def _callable_tools(generate: Generate, format: Format) -> Tools:

@@ -8,13 +8,14 @@ from fastrouter.worker.text.parsers.markers import Markers
 from fastrouter.worker.text.parsers.source import MalformedError, Reading
 from fastrouter.worker.text.parsers.tagged import TaggedReader
 
+_JSON = JsonObject()
 LONGEST_NOISE = 256  # characters in a section of calls that are no call
 
 
 class CallReader:
     """The calls of one format."""
 
-    __slots__ = ("_desk", "_read_one", "_section", "after", "bare", "starts")
+    __slots__ = ("_desk", "_may_be_json", "_read_one", "_section", "after", "bare", "starts")
 
     def __init__(self, desk: Desk, calls: Calls) -> None:
         self._desk = desk
@@ -25,12 +26,18 @@ class CallReader:
         inner = {"call": calls.open, "name": names, "close": (calls.section_close,) if calls.section_close else ()}
         self._section = Markers(inner) if calls.open or names else None
         self._read_one = _reader(desk, calls)
+        self._may_be_json = isinstance(calls.syntax, NameThenJson | Tagged)
 
     def read(self, start: str) -> Reading[None]:
         """Read what follows one of the starts."""
         if start == "section" and self._section and not (yield from self._read_to_call(self._section)):
             return
+        if self._may_be_json and (yield from self._desk.source.skip_space()) in ("{", "["):
+            yield from read_json_calls(self._desk, _JSON, False)  # models mix the syntaxes up
+            return
         yield from self._read_one(start == "bare")
+        while start == "section" and not self._section and (yield from self._desk.source.skip_space()) == "{":
+            yield from self._read_one(False)  # one object after the other, with nothing between them
 
     def _read_to_call(self, markers: Markers) -> Reading[bool]:
         """In a section of calls: pass over what is before the first. False when the section is empty."""
@@ -38,14 +45,13 @@ class CallReader:
         noise = ""
         while True:
             free, hit = markers.find(source.text, source.at, source.ended)
-            noise += source.text[source.at : free]
-            source.at = free
-            if len(noise.strip()) > LONGEST_NOISE or (hit and hit.meaning == "close" and noise.strip()):
+            noise = (noise + source.text[source.at : free]).lstrip()
+            source.at = free - max(0, len(noise) - LONGEST_NOISE)
+            if source.at < free or (hit and hit.meaning == "close" and noise):
                 raise MalformedError
             if hit:
                 source.at = hit.start if hit.meaning == "name" else hit.end
                 return hit.meaning != "close"
-            noise = noise.lstrip()
             yield from source.more()
 
 

@@ -14,6 +14,7 @@ from fastrouter.worker.text.parsers.values import JSON, PYTHON, Dialect, Write, 
 from fastrouter.worker.text.parsers.writer import Writer
 
 LONGEST_NAME = 256
+LONGEST_TEXT = 2048  # a name or a key as it is written, escapes included; a longer one is none that we know
 NAME_CHARACTERS = r"\w.:/@$ \t\r\n-"
 _NAME = re.compile(r"[\w.:/@$-]+")
 _NUMBERED = re.compile(r":\d+\Z")
@@ -135,7 +136,7 @@ def _read_member(desk: Desk, syntax: JsonObject, call: _Call, key: str, bare: bo
     if syntax.name_is_key and not call.begun:
         _named(desk, call, key, bare)
         yield from _read_arguments(desk, call)
-    elif key == syntax.function_key and following == "{":
+    elif key in (syntax.function_key, "function") and following == "{":
         yield from _read_members(desk, syntax, call, bare)
     elif key in syntax.name_keys and following == '"' and not call.begun:
         _named(desk, call, (yield from _read_text(source)), bare)
@@ -190,18 +191,17 @@ def _read_text(source: Source) -> Reading[str]:
     """Read a short string."""
     yield from source.expect('"')
     parts: list[str] = []
-    room = 8 * LONGEST_NAME
+    length = 0
 
     def write(text: str) -> None:
-        nonlocal room
-        room -= len(text)
-        if room < 0:
-            raise MalformedError
-        parts.append(text)
+        nonlocal length
+        length += len(text)
+        if length <= LONGEST_TEXT:
+            parts.append(text)
 
     yield from read_string(source, write, '"', JSON)
     try:
-        return str(json.loads('"' + "".join(parts) + '"'))
+        return str(json.loads('"' + "".join(parts) + '"')) if length <= LONGEST_TEXT else ""
     except ValueError:
         raise MalformedError from None
 

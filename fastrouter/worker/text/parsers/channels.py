@@ -4,7 +4,7 @@ import re
 
 from fastrouter.worker.text.parsers.calls import Desk, read_arguments
 from fastrouter.worker.text.parsers.format import Channels, Recipients
-from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers
+from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, Search
 from fastrouter.worker.text.parsers.pieces import Kind
 from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
@@ -20,9 +20,7 @@ class ChannelReader:
         "_body",
         "_desk",
         "_followers",
-        "_free",
         "_header",
-        "_kind",
         "_parses_calls",
         "_parses_reasoning",
         "_recipient",
@@ -30,6 +28,8 @@ class ChannelReader:
         "_syntax",
         "_writer",
         "cut",
+        "kind",
+        "search",
     )
 
     def __init__(self, desk: Desk, syntax: Channels, parses_calls: bool, parses_reasoning: bool) -> None:
@@ -40,14 +40,9 @@ class ChannelReader:
         self._body = Markers({"end": syntax.ends, "start": (syntax.start + _ROLE,)})
         self._followers = (Marker.of(syntax.start), Marker.of(syntax.channel))
         self._recipient = re.compile(re.escape(syntax.recipient) + r"([^\s<]+)")
-        self._kind = Kind.TEXT
-        self._free: Markers | None = None
+        self.kind = Kind.TEXT
+        self.search: Search | None = None
         self.cut = False
-
-    def in_plain(self, text: str) -> Kind | None:
-        """What this text belongs to if nothing in it needs a closer look."""
-        free, source = self._free, self._source
-        return self._kind if free and text and source.at == len(source.text) and free.cannot_begin(text) else None
 
     def read(self) -> Reading[None]:
         """Read it all."""
@@ -104,12 +99,21 @@ class ChannelReader:
         elif name and name not in _PEERS:
             yield from self._read_body(None)  # for a tool that was not offered
         elif channel and channel[0].partition("<")[0] == syntax.thought:
-            yield from self._read_body(Kind.REASONING if self._parses_reasoning else Kind.TEXT)
+            yield from self._read_thought()
         else:
             yield from self._read_body(Kind.TEXT)
 
-    def _read_body(self, kind: Kind | None) -> Reading[None]:
-        """Give out a message up to its end. None: it is for somebody else."""
+    def _read_thought(self) -> Reading[None]:
+        if self._parses_reasoning:
+            yield from self._read_body(Kind.REASONING)
+            return
+        syntax = self._syntax
+        self._writer.say_exactly(Kind.TEXT, syntax.channel + syntax.thought + syntax.message)
+        if (yield from self._read_body(Kind.TEXT)):
+            self._writer.say_exactly(Kind.TEXT, syntax.ends[0])
+
+    def _read_body(self, kind: Kind | None) -> Reading[bool]:
+        """Give out a message up to its end. False when the text ends before it. None: it is for a tool that was not offered."""
         source, skip = self._source, 0
         while True:
             text = source.text
@@ -122,14 +126,15 @@ class ChannelReader:
             if hit and after == NO:
                 skip = 1
             elif hit and after != MORE:
-                source.at, self._free = after, None
-                return
+                source.at = after
+                return True
             elif source.ended:
-                return
+                return False
             else:
-                self._kind, self._free = kind or Kind.TEXT, self._body if kind else None
+                if kind and free == len(text):
+                    self.kind, self.search = kind, self._body.begin
                 yield
-                self._free = None
+                self.search = None
 
     def _after(self, hit: Hit) -> int:
         """Where the next header begins. An end that no header follows is text."""
@@ -179,19 +184,16 @@ class ChannelReader:
 class RecipientReader:
     """Reads the parts of Functionary v3.2. The prompt ends with the first marker."""
 
-    __slots__ = ("_desk", "_free", "_markers", "_source", "_syntax", "_writer", "cut")
+    __slots__ = ("_desk", "_markers", "_recipients", "_source", "_syntax", "_writer", "cut", "kind", "search")
 
-    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...]) -> None:
+    def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...], parses_calls: bool) -> None:
+        self._recipients = (syntax.text, *(desk.tools if parses_calls else ()))
         self._desk, self._source, self._writer = desk, desk.source, desk.writer
         self._syntax = syntax
         self._markers = Markers({"open": (syntax.open,), "end": ends})
-        self._free: Markers | None = None
+        self.kind = Kind.TEXT
+        self.search: Search | None = None
         self.cut = False
-
-    def in_plain(self, text: str) -> Kind | None:
-        """What this text belongs to if nothing in it needs a closer look."""
-        free, source = self._free, self._source
-        return Kind.TEXT if free and text and source.at == len(source.text) and free.cannot_begin(text) else None
 
     def read(self) -> Reading[None]:
         """Read it all."""
@@ -210,13 +212,13 @@ class RecipientReader:
         while True:
             end = source.text.find("\n", source.at + seen)
             if end >= 0:
-                name = source.text[source.at : end].strip()
-                if name != self._syntax.text and name not in self._desk.tools:
+                name = source.text[source.at : end]
+                if name not in self._recipients:
                     return ""
                 source.at = end + 1
                 return name
             line = source.text[source.at :]
-            if source.ended or not any(each.startswith(line) for each in (self._syntax.text, *self._desk.tools)):
+            if source.ended or not any(each.startswith(line) for each in self._recipients):
                 return ""
             seen = len(line)
             yield
@@ -227,14 +229,16 @@ class RecipientReader:
         while True:
             free, hit = self._markers.find(source.text, source.at, source.ended)
             self._writer.say_exactly(Kind.TEXT, source.text[source.at : free])
-            source.at, self._free = free, None
+            source.at = free
             if hit:
                 source.at = hit.end
                 return hit.meaning == "open"
             if source.ended:
                 return False
-            self._free = self._markers
+            if free == len(source.text):
+                self.search = self._markers.begin
             yield
+            self.search = None
 
     def _read_call(self, name: str) -> Reading[None]:
         source, writer = self._source, self._writer

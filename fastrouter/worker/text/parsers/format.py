@@ -58,6 +58,7 @@ class Tagged:
     after_number: str = ""  # not empty: between after_name and this the model writes the call's number
     empty: str = ""  # stands for after_name and end in a call without parameters: '"/>'
     entities: bool = False  # names and keys are written with &amp; and &quot;
+    quotes: tuple[str, str] = ("", "")  # may stand around a value: "<![CDATA[" and "]]>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
 """Finding markers in a text that comes in pieces."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastrouter.worker.text.parsers.source import SPACE, WIDEST_GAP
+
+Search = Callable[..., re.Match[str] | None]
 
 NO = -1
 MORE = -2  # the text so far may become this marker
@@ -62,7 +65,7 @@ class Hit:
 class Markers:
     """Several markers that are looked for together."""
 
-    __slots__ = ("_begins", "_firsts", "_found", "_longest", "_markers", "leads")
+    __slots__ = ("_firsts", "_found", "_longest", "_markers", "begin", "leads")
 
     def __init__(self, meanings: dict[str, tuple[str, ...]]) -> None:
         """Takes the spellings of each meaning. Spellings of an earlier meaning win."""
@@ -70,15 +73,10 @@ class Markers:
         self._markers = [(marker, meaning) for marker, meaning in pairs if marker.parts]
         self._firsts = tuple(dict.fromkeys(marker.parts[0] for marker, _ in self._markers))
         self._found = re.compile("|".join(map(re.escape, sorted(self._firsts, key=len, reverse=True))) or r"(?!)")
-        self._begins = re.compile(
-            "[" + "".join(map(re.escape, sorted({first[0] for first in self._firsts}))) + "]" if self._firsts else r"(?!)"
-        )
+        begins = re.compile("[" + "".join(map(re.escape, sorted({first[0] for first in self._firsts}))) + "]" if self._firsts else r"(?!)")
+        self.begin: Search = begins.search  # where in a text a marker may begin
         self._longest = max(map(len, self._firsts), default=1)
         self.leads = any(marker.leads for marker, _ in self._markers)
-
-    def cannot_begin(self, text: str) -> bool:
-        """Whether no marker begins in this text."""
-        return self._begins.search(text) is None
 
     def find(self, text: str, at: int, ended: bool) -> tuple[int, Hit | None]:
         """(how far the text is free of markers, the marker that stands there if that is known)."""
@@ -106,7 +104,7 @@ class Markers:
     def _free(self, text: str, at: int) -> int:
         """Where a marker may begin that is not complete yet."""
         at = max(at, len(text) - self._longest + 1)
-        while found := self._begins.search(text, at):
+        while found := self.begin(text, at):
             rest = text[found.start() :]
             if any(first.startswith(rest) for first in self._firsts):
                 return found.start()

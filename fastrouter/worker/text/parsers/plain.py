@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastrouter.worker.text.parsers.call_reader import CallReader
 from fastrouter.worker.text.parsers.calls import Desk
 from fastrouter.worker.text.parsers.format import Format
-from fastrouter.worker.text.parsers.markers import Hit, Markers
+from fastrouter.worker.text.parsers.markers import Hit, Markers, Search
 from fastrouter.worker.text.parsers.pieces import Kind
 from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
@@ -17,26 +17,30 @@ class PlainReader:
         "_answer",
         "_broken",
         "_calls",
-        "_free",
-        "_kind",
         "_shows_thoughts",
+        "_silent",
         "_source",
         "_starts_open",
         "_thought",
         "_writer",
         "cut",
+        "kind",
+        "search",
     )
 
     def __init__(self, desk: Desk, format: Format, reasoning_open: bool, parses_calls: bool, parses_reasoning: bool) -> None:
         self._source, self._writer = desk.source, desk.writer
         self._calls = CallReader(desk, format.calls) if format.calls and parses_calls else None
-        self._starts_open = reasoning_open and format.thought is not None
+        self._starts_open = format.thought.open[0] if reasoning_open and format.thought else ""
         self._shows_thoughts = not parses_reasoning  # with their markers, as a part of the answer
+        shown = (format.thought.open[0].strip(), format.thought.close[0].strip()) if format.thought else ()
+        silent = (*format.drop, *(format.calls.section_open if format.calls else ()))
+        self._silent = frozenset(text.strip() for text in silent).difference(shown)  # not shown where they close a thought
         self._answer, self._thought = self._what_matters(format)
         self.cut = False
-        self._kind = Kind.TEXT
+        self.kind = Kind.TEXT
+        self.search: Search | None = None
         self._broken = False  # a call was malformed after it had been sent; its end is still to come
-        self._free: Markers | None = None  # only these are looked for
 
     def _what_matters(self, format: Format) -> tuple[Markers, Markers]:
         """The markers that count in an answer and in a thought."""
@@ -49,29 +53,22 @@ class PlainReader:
             {"close": closes, "again": opens, **in_thought, "end": format.ends}
         )
 
-    # --- the hot path ---------------------------------------------------------------------------
-    def in_plain(self, text: str) -> Kind | None:
-        """What this text belongs to if nothing in it needs a closer look."""
-        free, source = self._free, self._source
-        if free is None or source.at < len(source.text) or not text or text[-1] in SPACE or not free.cannot_begin(text):
-            return None
-        return self._kind if self._writer.is_clear() else None
-
     # --- the message ----------------------------------------------------------------------------
     def read(self) -> Reading[None]:
         """Read it all."""
         going = True
         if self._starts_open:
             self._begin_thought(trims=True)
+            if self._shows_thoughts:
+                self._writer.wait(self._starts_open)
             going = yield from self._read_thought()
         while going:
             going = yield from self._read_answer()
-        self._free = None
-        self._writer.end_space(self._kind, self._writer.after_call)
+        self._writer.end_space(self.kind, self._writer.after_call)
 
     def _read_answer(self) -> Reading[bool]:
         """Read text up to the next thought or call, and that too. False at the end of the message."""
-        self._kind = Kind.TEXT
+        self.kind = Kind.TEXT
         if self._writer.begins and self._calls and self._calls.bare and (yield from self._stands_bare(self._calls.bare)):
             yield from self._try_call(None)
         hit = yield from self._read_to(self._answer, self._counts_in_answer)
@@ -116,7 +113,7 @@ class PlainReader:
     # --- thoughts -------------------------------------------------------------------------------
     def _begin_thought(self, trims: bool) -> None:
         if not self._shows_thoughts:
-            self._kind = Kind.REASONING
+            self.kind = Kind.REASONING
             self._writer.new_part(trims)
 
     def _read_thought(self) -> Reading[bool]:
@@ -133,7 +130,7 @@ class PlainReader:
                     return True
             else:
                 yield from self._try_call(hit)
-                if self._writer.after_call:
+                if self._writer.after_call or self._broken:
                     return True
 
     def _counts_in_thought(self, hit: Hit) -> bool:
@@ -146,26 +143,27 @@ class PlainReader:
         while True:
             text = source.text
             free, hit = markers.find(text, source.at + skip, source.ended)
-            self._writer.say(self._kind, text[source.at : free], markers.leads)
+            self._writer.say(self.kind, text[source.at : free], markers.leads)
             source.at = free
             if hit and counts(hit):
-                self._free = None
                 return hit
             skip = 1 if hit else 0
             if hit:
                 continue
             if source.ended:
                 return None
-            self._free = markers
+            if free == len(text) and self._writer.is_clear():
+                self.search = markers.begin
             yield
+            self.search = None
 
     def _pass(self, hit: Hit) -> None:
         """Read a marker. It is given out only where thoughts are shown as they are."""
         text, self._source.at = self._source.text[hit.start : hit.end], hit.end
-        if self._shows_thoughts and hit.meaning in ("open", "close", "again"):
+        if self._shows_thoughts and hit.meaning in ("open", "close", "again") and text not in self._silent:
             self._writer.say_exactly(Kind.TEXT, text)
         else:
-            self._writer.end_space(self._kind, hit.marker.leads or self._writer.begins)
+            self._writer.end_space(self.kind, hit.marker.leads or self._writer.begins)
 
     # --- calls ----------------------------------------------------------------------------------
     def _try_call(self, hit: Hit | None) -> Reading[None]:
@@ -174,7 +172,7 @@ class PlainReader:
         if calls is None:
             return
         if hit and not (hit.marker.leads or writer.begins):
-            writer.end_space(self._kind, False)
+            writer.end_space(self.kind, False)
         source.keep()
         writer.try_call(whole=hit is None)
         if hit and hit.meaning != "name":
@@ -184,17 +182,14 @@ class PlainReader:
             writer.settle()
             source.take_kept()
         except MalformedError:
-            self._give_up(self.cut and source.ended and hit is not None)
+            self._give_up(hit is not None)
 
-    def _give_up(self, is_cut: bool) -> None:
-        """What ends in the middle only ends: it is cut. All else is text."""
+    def _give_up(self, is_marked: bool) -> None:
+        """A call that a limit has cut is dropped, if it is known to be one. All else is text."""
         source, writer = self._source, self._writer
-        raw = source.take_kept()
-        if is_cut:
+        raw, self._broken = source.take_kept(), not writer.give_up()
+        if self.cut and source.ended and (is_marked or self._broken):
             source.at = len(source.text)
-        if not writer.give_up():
-            self._broken = True
-        elif is_cut:
-            writer.end_space(self._kind, True)
-        else:
-            writer.say_exactly(self._kind, raw)
+            writer.end_space(self.kind, True)
+        elif not self._broken:
+            writer.say_exactly(self.kind, raw)

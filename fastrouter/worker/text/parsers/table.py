@@ -91,6 +91,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         Format("functionary-3.1", None, Calls(NameThenJson("", ">", after_arguments="</function>"), open=("<function=",))),
         ("<function=", "<|start_header_id|>"),
+        lacks=("<parameter=",),
     ),
     Row(
         Format(
@@ -105,7 +106,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         Format(
             "kimi-k2",
-            COMPACT_THINK,
+            Thought(("<think>",), ("</think>",), calls_close=True),
             Calls(
                 NameThenJson("functions.", "<|tool_call_argument_begin|>", numbered=True),
                 open=("<|tool_call_begin|>",),
@@ -130,9 +131,106 @@ ROWS: tuple[Row, ...] = (
             "gemma4",
             Thought(("<|channel>thought\n",), ("\n<channel|>",)),
             Calls(Braces(), open=("<|tool_call>",), close="<tool_call|>"),
+            drop=("<|channel>thought\n<channel|>", "<|channel>", "<channel|>"),
             ends=("<turn|>", "<|tool_response>"),
         ),
         ("<|tool_call>call:",),
+    ),
+    Row(
+        Format(
+            "minimax-m2",
+            OPEN_TO_CALLS,
+            Calls(
+                Tagged('<invoke name="', '">\n', '<parameter name="', '">', "</parameter>\n", "</invoke>\n"),
+                section_open=("\n<minimax:tool_call>\n",),
+                section_close="</minimax:tool_call>",
+            ),
+        ),
+        ("<minimax:tool_call>",),
+    ),
+    Row(
+        Format("minimax-m1", THINK, Calls(JsonObject(), section_open=("\n<tool_calls>\n",), section_close="\n</tool_calls>", between="\n")),
+        ("<tool_calls>", "<end_of_sentence>"),
+    ),
+    Row(
+        Format(
+            "seed-oss",
+            Thought(("<seed:think>",), ("</seed:think>\n",)),
+            Calls(
+                Tagged("<function=", ">\n", "<parameter=", ">", "</parameter>\n", "</function>\n"),
+                open=("\n<seed:tool_call>\n",),
+                close="</seed:tool_call>",
+                between="\n",
+            ),
+        ),
+        ("<seed:tool_call>",),
+    ),
+    Row(
+        Format(
+            "command-r7b",
+            Thought(("<|START_THINKING|>",), ("<|END_THINKING|>",)),
+            Calls(
+                JsonObject(("tool_name",), ("parameters",), id_key="tool_call_id", array=True),
+                section_open=("<|START_ACTION|>",),
+                section_close="<|END_ACTION|>",
+            ),
+            drop=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+        ),
+        ("<|START_THINKING|>",),
+    ),
+    Row(
+        Format(
+            "command-r",
+            None,
+            Calls(JsonObject(("tool_name",), ("parameters",), array=True), section_open=("\nAction:\n```json\n",), section_close="```"),
+        ),
+        ("Action:", "```json", "tool_name"),
+    ),
+    Row(
+        Format("nemotron", THINK, Calls(JsonObject(array=True), section_open=("\n<TOOLCALL>",), section_close="</TOOLCALL>")),
+        ("<TOOLCALL>",),
+    ),
+    Row(
+        Format(
+            "apertus",
+            Thought(("<|inner_prefix|>",), ("<|inner_suffix|>",)),
+            Calls(JsonObject(name_is_key=True, array=True), section_open=("<|tools_prefix|>",), section_close="<|tools_suffix|>"),
+        ),
+        ("<|tools_prefix|>",),
+    ),
+    Row(
+        Format(
+            "apriel",
+            Thought(("Here are my reasoning steps:\n",), ("\n[BEGIN FINAL RESPONSE]\n",)),
+            Calls(JsonObject(array=True), section_open=("\n<tool_calls>",), section_close="</tool_calls>"),
+            drop=("[END FINAL RESPONSE]",),
+        ),
+        ("<tool_calls>[",),
+    ),
+    Row(
+        Format("granite-3", THINK, Calls(JsonObject(array=True), section_open=("<|tool_call|>",)), drop=("<response>", "</response>")),
+        ("<|tool_call|>", "<|end_of_role|>"),
+    ),
+    Row(
+        Format("lfm2", THINK, Calls(Pythonic(), open=("<|tool_call_start|>",), close="<|tool_call_end|>")),
+        ("List of tools: ", "<|im_start|>"),
+    ),
+    Row(Format("gigachat-3.1", None, Calls(JsonObject(), open=("<|function_call|>",))), ("<|function_call|>", "<|role_sep|>")),
+    Row(
+        Format("gigachat-3", None, Calls(JsonObject(), open=("<|message_sep|>\n\nfunction call<|role_sep|>\n",))),
+        ("function call", "<|role_sep|>"),
+    ),
+    Row(Format("firefunction", None, Calls(JsonObject(array=True), section_open=(" functools",))), ("functools[",)),
+    Row(
+        Format(
+            "minicpm",
+            OPEN_TO_CALLS,
+            Calls(
+                Tagged('\n<function name="', '">', '<param name="', '">', "</param>", "</function>", quotes=("<![CDATA[", "]]>")),
+                between="\n",
+            ),
+        ),
+        ('<function name="', '<param name="'),
     ),
     Row(
         Format(
@@ -145,23 +243,23 @@ ROWS: tuple[Row, ...] = (
             "mistral-think",
             Thought(("[THINK]",), ("[/THINK]",)),
             Calls(NameThenJson("", "[ARGS]", "[CALL_ID]"), open=("[TOOL_CALLS]",)),
-            ends=("</s>",),
         ),
         ("[THINK]", "[ARGS]"),
     ),
     Row(
-        Format("mistral-args", COMPACT_THINK, Calls(NameThenJson("", "[ARGS]", "[CALL_ID]"), open=("[TOOL_CALLS]",)), ends=("</s>",)),
+        Format("mistral-args", COMPACT_THINK, Calls(NameThenJson("", "[ARGS]", "[CALL_ID]"), open=("[TOOL_CALLS]",))),
         ("[ARGS]",),
     ),
     Row(
-        Format("mistral-array", COMPACT_THINK, Calls(JsonObject(array=True), section_open=("[TOOL_CALLS] ",)), ends=("</s>",)),
+        Format("mistral-array", COMPACT_THINK, Calls(JsonObject(array=True), section_open=("[TOOL_CALLS] ",))),
         ("[TOOL_CALLS]",),
     ),
     Row(
         Format("qwen3-coder", OPEN_TO_CALLS, Calls(QWEN_TAGS, open=("\n<tool_call>\n",), close="</tool_call>", between="\n")),
         ("<function=", "<parameter="),
     ),
-    Row(Format("hermes", OPEN_TO_CALLS, HERMES), ("<tool_call>",)),
+    Row(Format("hermes", OPEN_TO_CALLS, HERMES), ("<tool_call>",), lacks=("]<]minimax[>[",)),
+    Row(Format("hermes-tools", OPEN_TO_CALLS, HERMES), ("xml_tools",)),
     Row(
         Format(
             "llama-3",

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastrouter.worker.text.parsers.calls import Desk, accept, read_name
 from fastrouter.worker.text.parsers.format import Tagged
-from fastrouter.worker.text.parsers.markers import MORE, NO, Marker, Markers, skip_gap
+from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, skip_gap
 from fastrouter.worker.text.parsers.schema import to_json, types_of
 from fastrouter.worker.text.parsers.source import MalformedError, Reading, Source
 from fastrouter.worker.text.parsers.values import Write, escaped
@@ -28,6 +28,7 @@ class TaggedReader:
         "_name_ends",
         "_number_end",
         "_parameter",
+        "_quoted",
         "_stops",
         "_syntax",
         "_type_end",
@@ -52,6 +53,7 @@ class TaggedReader:
         self._parameter = (self._before_key, *self._ends, *self._closes)
         self._followers = {"value": self._parameter, "end": self._closes, "close": tuple(map(Marker.of, opens))}
         self._stops = Markers(self._what_ends_a_value(syntax, close))
+        self._quoted = Markers({"value": (syntax.quotes[1] + syntax.after_value,)})
 
     def _what_ends_a_value(self, syntax: Tagged, close: str) -> dict[str, tuple[str, ...]]:
         """Its closing tag; where that was forgotten, what comes after the value."""
@@ -139,12 +141,13 @@ class TaggedReader:
 
     def _read_text(self, source: Source, write: Write) -> Reading[None]:
         """Read a value and its end."""
-        skip = 0
+        quote, skip = self._syntax.quotes[0], 0
+        stops = self._quoted if quote and (yield from source.accept(quote)) else self._stops
         while True:
             text = source.text
-            free, hit = self._stops.find(text, source.at + skip, source.ended)
+            free, hit = stops.find(text, source.at + skip, source.ended)
             if hit:
-                after = self._after(text, hit.start, hit.meaning, source.ended)
+                after = self._after(text, hit, source.ended)
                 if after == NO:
                     skip = hit.start + 1 - source.at
                     continue
@@ -158,20 +161,17 @@ class TaggedReader:
             skip, source.at = free - kept, kept
             yield from source.more()
 
-    def _after(self, text: str, start: int, meaning: str, ended: bool) -> int:
-        """Where reading goes on if a value ends at this place. What looks like an end and is not followed by what must follow is text."""
-        if meaning == "key":
-            return start if text.endswith(self._value.before, 0, start) else NO
-        marker = {"value": self._value, "end": (self._ends or (self._value,))[0], "close": (self._closes or (self._value,))[0]}[meaning]
-        end = marker.match(text, start, ended)
-        if end in (NO, MORE):
-            return end
-        following = skip_gap(text, end)
+    def _after(self, text: str, hit: Hit, ended: bool) -> int:
+        """Where reading goes on if a value ends here. What looks like an end and is not followed by what must follow is text."""
+        if hit.meaning == "key":
+            return hit.start if text.endswith(self._value.before, 0, hit.start) else NO
+        resume = hit.end if hit.meaning == "value" else hit.start
+        following = skip_gap(text, hit.end)
         if following == len(text):
-            return MORE if not ended else (end if meaning == "value" else start)
-        found = [follower.match(text, following, ended) for follower in self._followers[meaning]]
+            return resume if ended else MORE
+        found = [follower.match(text, following, ended) for follower in self._followers[hit.meaning]]
         if any(place >= 0 for place in found):
-            return end if meaning == "value" else start
+            return resume
         return MORE if MORE in found else NO
 
     def _without_before(self, text: str, begin: int, end: int) -> int:

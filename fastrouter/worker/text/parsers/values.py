@@ -167,8 +167,12 @@ def _scalar(source: Source, write: Write, dialect: Dialect) -> Reading[None]:
         yield from read_string(source, write, quote, dialect)
         write('"')
         return
-    word = (yield from _word(source, dialect.ends)).strip()
-    write(_atom(word, dialect))
+    word = yield from _word(source, dialect.ends)
+    try:
+        write(_atom(word.strip(), dialect))
+    except MalformedError:
+        source.at -= len(word)
+        raise
 
 
 def _atom(word: str, dialect: Dialect) -> str:

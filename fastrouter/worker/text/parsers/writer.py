@@ -44,6 +44,10 @@ class Writer:
             self._pieces.append(Piece(kind, text))
             self.trims = self.begins = self.after_call = False
 
+    def wait(self, text: str) -> None:
+        """Given out with the next text, as white space that waits is."""
+        self._space.append(text)
+
     def end_space(self, kind: Kind, belongs_to_marker: bool) -> None:
         """The white space that waits is text, or belongs to the marker after it."""
         if self._space and not belongs_to_marker and not self.trims:

@@ -1,31 +1,29 @@
-"""Which format a chat's answer has, and how the tokens of its markers are shown. One object per model.
+"""How the tokens of a format's markers are shown. One object per model.
 
-Knows templates by their source and the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, also where
-it is a control token; all other control tokens stay hidden.
+Knows the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, also where it is a control token; all
+other control tokens stay hidden.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.text.detokenizer import PieceTable
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
-from fastrouter.worker.text.parsers.table import GENERIC, find_format
 
-_NUM_KEPT = 16  # formats, and tables of pieces
+_NUM_KEPT = 16
 
 
-class AnswerFormats:
+class MarkerPieces:
     """Of one model."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
-        self.of = lru_cache(_NUM_KEPT)(format_of_source)
-        self.pieces = lru_cache(_NUM_KEPT)(self._pieces)
+        self.of = lru_cache(_NUM_KEPT)(self._of)
 
-    def _pieces(self, format: Format, is_special: bool) -> PieceTable:
+    def _of(self, format: Format, is_special: bool) -> PieceTable:
         """`is_special`: all control tokens are shown."""
         return PieceTable(self._vocab, special=is_special, shown=self._tokens_of(format))
 
@@ -35,15 +33,6 @@ class AnswerFormats:
         for text in texts_of(format):
             found.update(self._vocab.tokenize(text, add_special=False, parse_special=True))
         return frozenset(token for token in found if not self._vocab.token_to_piece(token, special=False))
-
-
-def format_of_source(source: str) -> Format:
-    """Thoughts are looked for only where the template knows their markers."""
-    format = find_format(source) or GENERIC
-    thought = format.thought
-    if format is GENERIC and thought is not None and not any(text.strip() in source for text in (*thought.open, *thought.close)):
-        return replace(format, thought=None)
-    return format
 
 
 def is_always_parsed(format: Format) -> bool:
