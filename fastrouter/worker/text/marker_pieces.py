@@ -1,7 +1,7 @@
 """How the tokens of a format's markers are shown. One object per model.
 
-Knows the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, also where it is a control token; all other
-control tokens stay hidden.
+Knows the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, also where it is a control token; all
+other control tokens stay hidden.
 """
 
 from collections.abc import Iterator
