@@ -129,13 +129,15 @@ class SseWriter(Sink):
     `set_template(kind, choice, prefix, suffix)`: an event is prefix + escaped text + suffix, both encoded once per request
     (`data: {...,"content":"` and `"}...}\\n\\n`). A (kind, choice) without a template is delivered through on_record instead.
     The first bytes out are `head` (status line and headers); until then an error may still become a true status.
-    A comment sends the head too, but it is nothing of the answer: a writer that has sent only comments can restart.
+    A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
 
     def __init__(
         self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
     ) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
+    def drop_template(self, kind: int, choice: int) -> None:
+        """From now on its records go to on_record."""
     def set_first(self, choice: int, event: bytes) -> None:
         """An event that is sent once, before the choice's first text (OpenAI's role delta)."""
     def take_first(self, choice: int) -> bytes:
@@ -155,8 +157,8 @@ class SseWriter(Sink):
     def write_event(self, event: bytes, *, is_answer: bool = True) -> None:
         """Append ready-made bytes (whole SSE events), framed like all others; flushed with the drain, or by flush(). When the bytes are
         not part of an answer, another worker may still start again."""
-    def write_comment(self, text: bytes) -> None:
-        """Send `: text` now, with the head if needed; does nothing when the client has unread events or the body has ended."""
+    def write_ping(self, event: bytes) -> None:
+        """Send this whole event now, with the head if needed; does nothing when the client has unread events or the body has ended."""
     def flush(self) -> None:
         """Write what is buffered, unless paused."""
     def finish(self) -> None:

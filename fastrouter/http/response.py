@@ -3,9 +3,11 @@
 Invariant: a response is rendered once, with all of its header lines; nobody looks into the bytes afterwards.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -14,8 +16,20 @@ from fastrouter.errors import FastrouterError, MethodNotAllowed
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _JSON = b"Content-Type: application/json; charset=utf-8\r\n"
 _TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
-SSE_HEADERS = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+_UNBUFFERED = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+SSE_HEADERS = b"Content-Type: text/event-stream\r\n" + _UNBUFFERED
+NDJSON_HEADERS = b"Content-Type: application/x-ndjson\r\n" + _UNBUFFERED
 CONTINUE = _STATUS_LINES[100] + b"\r\n"
+
+
+class ErrorShape(NamedTuple):
+    """How an API shows an error: the body, and the status where it is not the error's own."""
+
+    body: Callable[[FastrouterError], Any]
+    status: Callable[[FastrouterError], int] = attrgetter("status")
+
+
+OPENAI_ERRORS = ErrorShape(FastrouterError.to_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +85,14 @@ def redirect(location: str) -> Response:
     return Response(308, f"Location: {location}\r\n".encode())
 
 
-def error_response(error: FastrouterError, body: Any = None, headers: bytes = b"") -> Response:
-    """`body`: the error in the shape of an API that has its own."""
+def error_response(error: FastrouterError, shape: ErrorShape = OPENAI_ERRORS, headers: bytes = b"") -> Response:
     if error.retry_after_s is not None:
         headers += b"Retry-After: %d\r\n" % error.retry_after_s
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers += b"WWW-Authenticate: Bearer\r\n"
     if isinstance(error, MethodNotAllowed):
         headers += b"Allow: %b\r\n" % error.allow.encode()
-    return json_response(orjson.dumps(error.to_json() if body is None else body), error.status, headers)
+    return json_response(orjson.dumps(shape.body(error)), shape.status(error), headers)
 
 
 def refusal(status: int, message: str) -> Response:

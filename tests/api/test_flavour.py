@@ -1,38 +1,35 @@
 """A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from house import House, run_house
+from flavour_site import KEY, Served, run_site
 from raw_http import Answer, Site, request
 
-from fastrouter._core import Request
+from fastrouter._core import REASONING, TEXT
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Choice, Usage
-from fastrouter.api.serving.start import Generator
-from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
-from fastrouter.http.api_keys import KeyRing
-from fastrouter.http.guard import Guard
-from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server
-from fastrouter.http.sockets import bind
+from fastrouter.http.response import NDJSON_HEADERS, SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
 
-KEY = "secret"
+
+def squawk(error: FastrouterError) -> dict[str, Any]:
+    return {"squawk": error.message, "status": error.status}
 
 
 class Parrot:
     """{"model", "say": [the text of each prompt], "live": bool} -> the text that was generated. `broken`: it has a mistake."""
 
     name = "parrot"
+    stream_head = SSE_HEADERS
+    errors = ErrorShape(squawk, lambda error: 404 if isinstance(error, ModelNotFound) else error.status)
+    has_blocks = False
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
@@ -41,10 +38,6 @@ class Parrot:
         if body["say"] == "broken":
             raise ZeroDivisionError
         return Ask([Generate(prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
-
-    @staticmethod
-    def error_body(error: FastrouterError) -> Any:
-        return {"squawk": error.message, "status": error.status}
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -68,52 +61,50 @@ class Parrot:
         return b"event: bye\ndata: {}\n\n"
 
     def error_event(self, error: FastrouterError) -> bytes:
-        return json_event(self.error_body(error), b"squawk")
+        return json_event(squawk(error), b"squawk")
 
     def whole(self, choices: list[Choice], usage: Usage) -> Any:
         return {"by": self._model_id, "said": [choice.text for choice in choices], "tokens": usage.completion_tokens}
 
 
-class FewModels:
-    """What the generator needs from the models."""
+class Heron(Parrot):
+    """Its text stands in blocks: each begins and ends, and there is a new one whenever speech and thought take turns. Answers in lines."""
 
-    def __init__(self, here: House) -> None:
-        self._here = here
+    name = "heron"
+    stream_head = NDJSON_HEADERS
+    has_blocks = True
 
-    def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
-        if body.get("model") != "a":
-            raise ModelNotFound(str(body.get("model")))
-        return self._here.spec("a"), True
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        self._open: int | None = None
+        self.num_events = 0
 
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return (b'["', b'"]\n') if kind == self._open else None
 
-@asynccontextmanager
-async def serving(here: House) -> AsyncIterator[Site]:
-    guard = Guard(KeyRing((KEY,)), ("127.0.0.1",), None)
-    routes = Routes(guard)
-    generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0)
-    routes.add("POST", "/parrot", generator.handler(Parrot), error_body=Parrot.error_body)
-    server = Server(routes.dispatch, guard, admit=routes.admit)
-    sockets = bind(["127.0.0.1"], 0)
-    await server.start(sockets, None)
-    try:
-        yield Site(server, sockets[0].getsockname()[1])
-    finally:
-        await server.drain(0)
-        server.close()
-        while server.connections:
-            await asyncio.sleep(0.005)
+    def first(self, choice: int) -> bytes:
+        return b"{}\n"
+
+    def event(self, choice: int, event: Delta) -> bytes:
+        self.num_events += 1
+        end = b"end\n" if self._open is not None else b""
+        self._open = REASONING if event.reasoning else TEXT if event.text else None
+        return end + f"begin {event.reasoning or event.text or event.calls[0].name}\n".encode()
+
+    def ping(self, text: bytes) -> bytes:
+        return b"still here\n"
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        return b"%d events\n" % self.num_events
+
+    def done(self) -> bytes:
+        return b""
 
 
 @pytest.fixture
 def parrot(tmp_path: Path) -> Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]:
-    def run(test: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
-        async def body(here: House) -> None:
-            async with serving(here) as site:
-                await test(site)
-
-        run_house(tmp_path, body)
-
-    return run
+    served: Served = {"/parrot": (Parrot, 0), "/heron": (Heron, 0.2)}
+    return lambda test: run_site(tmp_path, served, test)
 
 
 Parrots = Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]
@@ -143,6 +134,32 @@ def test_a_stream(parrot: Parrots) -> None:
     parrot(test)
 
 
+def test_blocks_begin_and_end_and_their_text_needs_no_event(parrot: Parrots) -> None:
+    say = [
+        *({"thought": "a"}, {"thought": "b"}, {"text": "c"}, {"text": '"'}, {"text": "d"}, {"thought": "e"}, {"thought": "f"}),
+        *({"event": {"calls": [{"index": 0, "name": "g"}]}}, {"text": "h"}),
+    ]
+
+    async def test(site: Site) -> None:
+        status, headers, body = await ask(site, {"say": say}, live=True, path="/heron")
+        assert (status, headers["content-type"]) == (200, "application/x-ndjson")
+        assert body.replace(b"still here\n", b"").decode().split("\n") == [
+            *("{}", "begin a", '["b"]', "end", "begin c", '["\\""]', '["d"]', "end", "begin e", '["f"]', "end", "begin g", "begin h"),
+            *("5 events", ""),
+        ]
+
+    parrot(test)
+
+
+def test_a_silent_stream_has_the_pings_of_its_api(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        _, _, body = await ask(site, {"wait_s": 0.5, "say": [{"text": "late"}]}, live=True, path="/heron")
+        assert body.startswith(b"still here\n")
+        assert body.removesuffix(b"1 events\n").replace(b"still here\n", b"") == b"{}\nbegin late\n"
+
+    parrot(test)
+
+
 def test_a_whole_answer(parrot: Parrots) -> None:
     async def test(site: Site) -> None:
         status, headers, body = await ask(site, {"tokens": 2}, {"tokens": 3, "text": "x"})
@@ -159,7 +176,7 @@ def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
         refused = {"error": "not today"}
         expected: list[tuple[Answer, int, str]] = [
             (await ask(site), 400, "say something"),
-            (await ask(site, "hello", model="b"), 400, "model 'b' not found"),
+            (await ask(site, "hello", model="b"), 404, "model 'b' not found"),
             (await ask(site, refused), 400, "not today"),
             (await ask(site, refused, live=True), 400, "not today"),
             (await ask(site, say="broken"), 500, "internal error; the router's log has the cause"),
@@ -168,7 +185,8 @@ def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
             (await site.ask(request("/parrot", "POST", b"[]", Authorization=f"Bearer {KEY}")), 400, "the body must be a JSON object"),
         ]
         for (status, _, body), wanted, message in expected:
-            assert (status, json.loads(body)) == (wanted, {"squawk": message, "status": wanted})
+            own = 400 if wanted == 404 else wanted
+            assert (status, json.loads(body)) == (wanted, {"squawk": message, "status": own})
         status, _, body = await ask(site, "hello", path="/elsewhere")
         assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
 

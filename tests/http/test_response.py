@@ -8,7 +8,17 @@ import pytest
 from raw_http import read_answer, request, run, serving
 
 from fastrouter.errors import InvalidApiKey, MethodNotAllowed, RateLimited
-from fastrouter.http.response import Rendered, Response, encode_json, error_response, redirect, refusal, render_head, text_response
+from fastrouter.http.response import (
+    ErrorShape,
+    Rendered,
+    Response,
+    encode_json,
+    error_response,
+    redirect,
+    refusal,
+    render_head,
+    text_response,
+)
 from fastrouter.options.cors import Cors
 
 JSON_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 9\r\n\r\n"
@@ -52,7 +62,7 @@ def test_every_status_has_a_line() -> None:
 
 
 def test_errors_bring_their_headers() -> None:
-    limited = error_response(RateLimited("enough"), {"own": "shape"}, b"X-Model: m\r\n")
+    limited = error_response(RateLimited("enough"), ErrorShape(lambda error: {"own": "shape"}), b"X-Model: m\r\n")
     assert (limited.status, limited.body) == (429, b'{"own":"shape"}')
     assert limited.headers.startswith(b"X-Model: m\r\nRetry-After: ")
     assert b"WWW-Authenticate: Bearer\r\n" in error_response(InvalidApiKey()).headers

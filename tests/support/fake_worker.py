@@ -11,9 +11,10 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
-request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, `delay_s` between
-         two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N,
-         `error` message, `lines` to say on stderr before the first of them.
+request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, or `say`: a list of
+         {"text"}, {"thought"}, {"event": a Delta}, {"progress": a PromptProgress}; `finish` {}: fields of the last record;
+         `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire,
+         `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -27,11 +28,11 @@ import signal
 import struct
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastrouter._core import EVENT, FINISH, LAST, TEXT, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import (
     Abort,
@@ -68,6 +69,7 @@ META = {
     "total_slots": 512,
 }
 Script = dict[str, Any]
+_KINDS = {"text": TEXT, "thought": REASONING, "event": EVENT, "progress": PROGRESS}
 
 
 # ---------------------------------------------------------------- fork server
@@ -102,9 +104,13 @@ class Stream:
     num_sent: int = 0
     due: float = field(default_factory=time.monotonic)
 
-    def token(self) -> bytes:
-        text: str = self.script.get("text") or f"t{self.num_sent} "
-        return text.encode()
+    def record(self) -> tuple[int, int, int, int, bytes]:
+        """(kind, choice, flags, tokens, payload) of the next step."""
+        records = records_of(self.script)
+        record = {"text": self.script.get("text") or f"t{self.num_sent} "} if records is None else records[self.num_sent]
+        [(kind, content)] = record.items()
+        payload = content if isinstance(content, str) else json.dumps(content)
+        return _KINDS[kind], 0, 0, int(kind != "progress"), payload.encode()
 
 
 class Worker:
@@ -194,8 +200,8 @@ class Worker:
             generate = message.generate
             script = script_of(generate)
             self.say_lines(script)
-            usual = len(script["deltas"]) if "deltas" in script else generate.max_tokens if generate.max_tokens >= 0 else 5
-            num_tokens = script.get("tokens", usual)
+            records, usual = records_of(script), generate.max_tokens if generate.max_tokens >= 0 else 5
+            num_tokens = script.get("tokens", usual if records is None else len(records))
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
@@ -268,10 +274,7 @@ class Worker:
         if stream.num_sent >= stream.num_tokens:
             self.finish(stream)
             return
-        if "deltas" in script:
-            self.outbox.push(stream.request_id, EVENT, 0, 0, 1, json.dumps(script["deltas"][stream.num_sent]).encode())
-        else:
-            self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
+        self.outbox.push(stream.request_id, *stream.record())
         stream.num_sent += 1
         stream.due = now + script.get("delay_s", 0.0)
 
@@ -307,9 +310,9 @@ class Worker:
 
 
 def finish_of(stream: Stream) -> Finish:
-    deltas = stream.script.get("deltas", [])
-    return Finish(
-        stop_type="limit" if stream.num_sent >= stream.num_tokens and not deltas else "eos",
+    deltas = [record["event"] for record in records_of(stream.script) or [] if "event" in record]
+    finish = Finish(
+        stop_type="limit" if stream.num_sent >= stream.num_tokens and "deltas" not in stream.script else "eos",
         num_calls=len({call["index"] for delta in deltas for call in delta.get("calls", [])}),
         prompt_tokens=1,
         completion_tokens=stream.num_sent,
@@ -318,10 +321,19 @@ def finish_of(stream: Stream) -> Finish:
         id_slot=0,
         timings={"prompt_n": 1, "predicted_n": stream.num_sent},
     )
+    return replace(finish, **stream.script.get("finish", {}))
 
 
 def named_script(name: str) -> Script:
     return {"flood": name.startswith(("flood", "lockstep")), "lockstep": name.startswith("lockstep")}
+
+
+def records_of(script: Script) -> list[dict[str, Any]] | None:
+    """None: plain tokens."""
+    if "deltas" in script:
+        return [{"event": delta} for delta in script["deltas"]]
+    records: list[dict[str, Any]] | None = script.get("say")
+    return records
 
 
 def script_of(generate: Generate) -> Script:

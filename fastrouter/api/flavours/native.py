@@ -19,8 +19,8 @@ from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import Response
-from fastrouter.http.sse import event_parts, json_event
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS, Response
+from fastrouter.http.sse import comment, event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
@@ -106,14 +106,13 @@ class Completion:
     """The flavour of POST /completion."""
 
     name = "completion"
+    stream_head = SSE_HEADERS
+    errors = OPENAI_ERRORS
+    has_blocks = False
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
         return read_completion(body, is_verbose=True)
-
-    @staticmethod
-    def error_body(error: FastrouterError) -> dict[str, Any]:
-        return error.to_json()
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -136,6 +135,9 @@ class Completion:
 
     def _part(self, choice: int, text: str, tokens: list[int], **more: Any) -> bytes:
         return json_event({"index": choice, "content": text, "tokens": tokens, "stop": False, **more})
+
+    def ping(self, text: bytes) -> bytes:
+        return comment(text)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         return json_event(self._answer(choice))
@@ -203,21 +205,16 @@ class Native:
 
     async def apply_template(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        return await self._caller.answer(request, body, "apply_template", self._chat_params(request, body))
+        return await self._caller.answer(request, body, "apply_template", chat_params(self._models, request, body))
 
     async def count_chat_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = self._chat_params(request, body)
+        params = chat_params(self._models, request, body)
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})
 
         return await self._caller.answer(request, body, "count_tokens", params, write)
-
-    def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        spec, _ = self._models.choose(request, body)
-        asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
-        return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""
@@ -225,6 +222,13 @@ class Native:
         lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
         with lease:
             return await lease.call(method, params)
+
+
+def chat_params(models: Models, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    """Of a call that applies the template; `body` is that of an OpenAI chat."""
+    spec, _ = models.choose(request, body)
+    asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
+    return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
 
 def _flag(body: dict[str, Any], name: str, default: bool) -> bool:

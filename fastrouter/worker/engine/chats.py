@@ -59,7 +59,7 @@ class Chats:
         self._pieces = MarkerPieces(vocab)
 
     def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
-        """The prompt has been read; `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: it is text as it is."""
+        """The prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: its text is not read."""
         options = self._options
         if generate.messages is None or options.skip_chat_parsing:
             return None
