@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.control.completions import ChatControl
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
@@ -42,7 +43,6 @@ _NOT_YET = {
     "POST": (
         *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
         *("/responses/input_tokens", "/v1/responses/input_tokens"),
-        "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
@@ -107,6 +107,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
         routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, errors=flavour.errors)
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
+    routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)

@@ -78,6 +78,15 @@ def number(low: float = -FLOAT_MAX, high: float = FLOAT_MAX, *, is_clamped: bool
     return check
 
 
+def one_of(*words: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise invalid(name, f"must be one of {', '.join(filter(None, words))}")
+
+    return check
+
+
 def absent_below(low: float, check: Check) -> Check:
     """What is less asks for nothing: None, as if it were not there."""
 
