@@ -81,6 +81,7 @@ class Bench:
         self.engine = Engine(self.model, self.context, self.outbox, self.options, adapters=adapters)
 
     def close(self) -> None:
+        self.engine.close()
         self._writer.close()
         self.ring.close()
         self.context.close()

@@ -63,6 +63,9 @@ class Admission:
     def __repr__(self) -> str:
         return f"<Admission {len(self._waiting)} waiting {len(self._compiling)} compiling>"
 
+    def close(self) -> None:
+        self._grammars.close()
+
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._compiling)

@@ -81,6 +81,10 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
 
+    def close(self) -> None:
+        """Before its context and its model are closed."""
+        self._admission.close()
+
     # ------------------------------------------------------------ requests
 
     @property

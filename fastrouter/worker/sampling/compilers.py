@@ -6,7 +6,7 @@ started in place of the one that it blocks.
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -22,6 +22,7 @@ class Compilers(Generic[Result]):
     def __init__(self) -> None:
         self._queues: dict[str, SimpleQueue[tuple[Future[Result], Callable[[], Result]]]] = {kind: SimpleQueue() for kind in NUM_THREADS}
         self._num_started = 0
+        self._open: set[Future[Result]] = set()  # jobs that are not done
 
     def __repr__(self) -> str:
         return f"<Compilers {self._num_started} threads {[queue.qsize() for queue in self._queues.values()]} waiting>"
@@ -33,8 +34,14 @@ class Compilers(Generic[Result]):
                 for _ in range(count):
                     self._start(kind)
         future: Future[Result] = Future()
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
         self._queues[_kind_of(num_characters)].put((future, job))
         return future
+
+    def close(self) -> None:
+        """Waits for the jobs that run, and cancels the others."""
+        wait([future for future in list(self._open) if not future.cancel()])
 
     def replace(self, num_characters: int) -> None:
         """A job of this size does not end."""

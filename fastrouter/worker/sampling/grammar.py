@@ -155,6 +155,10 @@ class Grammars:
             del self._num_waiting[future]
             future.cancel()
 
+    def close(self) -> None:
+        """Nothing is compiled any more, so the vocabulary may go."""
+        self._compilers.close()
+
     def give_up(self, field: str, num_chars: int, future: "Future[Matcher]") -> FastrouterError:
         """It takes too long. `field`: the one with the grammar, of so many characters. Returns the error."""
         if not future.running():
