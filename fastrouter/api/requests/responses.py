@@ -1,0 +1,185 @@
+"""The body of a POST /v1/responses -> Ask: what it shares with a chat is read as a chat. Knows no route, no store, no answer.
+
+Invariant: an error names a field of this API, also where the reader of chats has found it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string, string_list
+from fastrouter.api.requests.fields import Ask, read_chat
+from fastrouter.api.requests.response_items import Conversation, Placed, each_item, read_input
+from fastrouter.api.requests.response_tools import Toolbox, read_tool_choice, read_tools
+from fastrouter.errors import InvalidRequest
+from fastrouter.options.sampling import MAX_PROBS
+
+# Fields of this API that mean something else in a chat, or nothing; what is not here is read as a chat has it.
+_OWN = frozenset(
+    (
+        *(
+            "input",
+            "instructions",
+            "tools",
+            "tool_choice",
+            "text",
+            "reasoning",
+            "include",
+            "max_output_tokens",
+            "top_logprobs",
+            "truncation",
+        ),
+        *("messages", "response_format", "reasoning_effort", "logprobs", "n", "n_cmpl", "stream_options", "add_generation_prompt"),
+        *("continue_final_message", "prompt", "functions", "function_call"),
+    )
+)
+_MAX_OUTPUT = integer(-1)
+_TOP_LOGPROBS = integer(0, MAX_PROBS)
+# What the reader of chats calls a field -> what it is called here.
+_WORDS = (
+    (re.compile(r"\bresponse_format(\.json_schema)?\b"), "text.format"),
+    (re.compile(r"\breasoning_effort\b"), "reasoning.effort"),
+    (re.compile(r"\bmax_completion_tokens\b"), "max_output_tokens"),
+    (re.compile(r"\btype=image_url\b"), "type=input_image"),
+    (re.compile(r"\btype=file\b"), "type=input_file"),
+)
+_MESSAGE = re.compile(r"\bmessages\[(\d+)\]")
+
+
+@dataclass(slots=True)
+class ResponseAsk(Ask):
+    """One request for a response."""
+
+    echo: dict[str, Any] = field(default_factory=dict)  # fields of the response that repeat the request
+    items: list[dict[str, Any]] = field(default_factory=list)  # its own input
+    toolbox: Toolbox = field(default_factory=Toolbox)
+    has_summary: bool = False  # thoughts are shown as summaries
+    has_sealed: bool = False  # and also go into `encrypted_content`
+    has_logprobs: bool = False
+    is_stored: bool = True
+
+
+def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> ResponseAsk:
+    """`earlier`: the items of the conversation that `previous_response_id` names. Raises InvalidRequest."""
+    _refuse(body)
+    items = list(each_item(body.get("input")))
+    before: list[Placed] = [("previous_response_id", item) for item in earlier]
+    talk = read_input(body.get("instructions"), [*before, *items])
+    choice, toolbox = read_tool_choice(body.get("tool_choice"), read_tools(body.get("tools")))
+    include = string_list("include", body["include"]) if body.get("include") is not None else []
+    reasoning = _object(body, "reasoning")
+    has_logprobs = "message.output_text.logprobs" in include or bool(body.get("top_logprobs"))
+    chat = {
+        **{name: value for name, value in body.items() if name not in _OWN},
+        **_limits(body, has_logprobs),
+        "messages": talk.messages,
+        "tools": toolbox.functions or None,
+        "tool_choice": choice,
+        "response_format": _format(_object(body, "text").get("format")),
+        "reasoning_effort": reasoning.get("effort"),
+        "continue_final_message": False,
+    }
+    ask = _read_chat(chat, talk)
+    return ResponseAsk(
+        **{name: getattr(ask, name) for name in Ask.__slots__},
+        echo=_echo(body, reasoning),
+        items=[item for _, item in items],
+        toolbox=toolbox,
+        has_summary=reasoning.get("summary", reasoning.get("generate_summary")) not in (None, "none"),
+        has_sealed="reasoning.encrypted_content" in include,
+        has_logprobs=has_logprobs,
+        is_stored=_stored(body),
+    )
+
+
+def _refuse(body: dict[str, Any]) -> None:
+    """What would silently mean something else."""
+    if body.get("background"):
+        raise invalid("background", "is not supported: leave it out, and read the answer as a stream")
+    if body.get("conversation") is not None:
+        raise invalid("conversation", "is not supported: send `previous_response_id`, or the whole conversation as `input`")
+    if body.get("prompt") is not None:
+        raise invalid("prompt", "is not supported: there are no stored prompts. Send `instructions` and `input`")
+    if body.get("truncation") not in (None, "auto", "disabled"):
+        raise invalid("truncation", 'must be "auto" or "disabled"')
+
+
+def _stored(body: dict[str, Any]) -> bool:
+    return body.get("store") is None or boolean("store", body["store"])
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    return json_object(name, body[name]) if body.get(name) is not None else {}
+
+
+def _limits(body: dict[str, Any], has_logprobs: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if body.get("max_output_tokens") is not None:
+        found["max_completion_tokens"] = _MAX_OUTPUT("max_output_tokens", body["max_output_tokens"])
+    if has_logprobs:
+        count = body.get("top_logprobs")
+        found.update(logprobs=True, top_logprobs=0 if count is None else _TOP_LOGPROBS("top_logprobs", count))
+    return found
+
+
+def _format(value: Any) -> dict[str, Any] | None:
+    """`text.format` as a chat's `response_format`: there a schema has a wrapper."""
+    if value is None:
+        return None
+    given = json_object("text.format", value)
+    if given.get("type") != "json_schema" or "json_schema" in given:
+        return given
+    return {"type": "json_schema", "json_schema": {name: part for name, part in given.items() if name != "type"}}
+
+
+def _read_chat(chat: dict[str, Any], talk: Conversation) -> Ask:
+    try:
+        ask = read_chat(chat)
+    except InvalidRequest as error:
+        raise type(error)(in_words(error.message, talk.places), **error.extra) from None
+    ask.generates = [
+        replace(generate, constraint={**generate.constraint, "field": in_words(generate.constraint["field"], talk.places)})
+        if generate.constraint is not None
+        else generate
+        for generate in ask.generates
+    ]
+    return ask
+
+
+def in_words(text: str, places: Sequence[str]) -> str:
+    """With the names of this API's fields."""
+    for pattern, word in _WORDS:
+        text = pattern.sub(word, text)
+
+    def place(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return places[index] if index < len(places) else match[0]
+
+    return _MESSAGE.sub(place, text)
+
+
+def _echo(body: dict[str, Any], reasoning: dict[str, Any]) -> dict[str, Any]:
+    """What a response repeats of its request."""
+    metadata = _object(body, "metadata")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise invalid("metadata", "must be an object of strings")
+    choice, tools, text = body.get("tool_choice"), body.get("tools"), _object(body, "text")
+    names = ("instructions", "max_output_tokens", "max_tool_calls", "previous_response_id", "prompt_cache_key", "safety_identifier", "user")
+    previous = body.get("previous_response_id")
+    if previous is not None:
+        string("previous_response_id", previous)
+    return {
+        **{name: body.get(name) for name in names},
+        "metadata": metadata,
+        "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "store": _stored(body),
+        "text": {**text, "format": text.get("format") or {"type": "text"}},
+        "tool_choice": "auto" if choice is None else choice,
+        "tools": [] if tools is None else tools,
+        "top_logprobs": body.get("top_logprobs") or 0,
+        "truncation": body.get("truncation") or "disabled",
+        "background": False,
+        "service_tier": "default",
+    }
