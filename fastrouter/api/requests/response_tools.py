@@ -103,7 +103,8 @@ def _read_tool(box: Toolbox, name: str, tool: dict[str, Any]) -> None:
 def _read_named(box: Toolbox, name: str, tool: dict[str, Any], namespace: str | None) -> None:
     """Other kinds have no place in a chat."""
     if tool.get("type") == "function":
-        known = tool.get("function") if isinstance(tool.get("function"), dict) else tool  # as in a chat, which many clients send
+        inner = tool.get("function")
+        known = inner if isinstance(inner, dict) else tool  # a chat's shape, which many clients send
         function = {key: known[key] for key in ("description", "parameters", "strict") if known.get(key) is not None}
         box.add(Tool("function", string(f"{name}.name", known.get("name")), namespace), function)
     elif tool.get("type") == "custom":

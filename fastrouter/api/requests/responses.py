@@ -18,20 +18,9 @@ from fastrouter.options.sampling import MAX_PROBS
 # Fields of this API that mean something else in a chat, or nothing; what is not here is read as a chat has it.
 _OWN = frozenset(
     (
-        *(
-            "input",
-            "instructions",
-            "tools",
-            "tool_choice",
-            "text",
-            "reasoning",
-            "include",
-            "max_output_tokens",
-            "top_logprobs",
-            "truncation",
-        ),
-        *("messages", "response_format", "reasoning_effort", "logprobs", "n", "n_cmpl", "stream_options", "add_generation_prompt"),
-        *("continue_final_message", "prompt", "functions", "function_call"),
+        *("input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "max_output_tokens"),
+        *("top_logprobs", "truncation", "messages", "response_format", "reasoning_effort", "logprobs", "n", "n_cmpl"),
+        *("stream_options", "add_generation_prompt", "continue_final_message", "prompt", "functions", "function_call"),
     )
 )
 _MAX_OUTPUT = integer(-1)
