@@ -128,13 +128,15 @@ class SseWriter(Sink):
     `set_template(kind, choice, prefix, suffix)`: an event is prefix + escaped text + suffix, both encoded once per request
     (`data: {...,"content":"` and `"}...}\\n\\n`). A (kind, choice) without a template is delivered through on_record instead.
     The first bytes out are `head` (status line and headers); until then an error may still become a true status.
-    A comment sends the head too, but it is nothing of the answer: a writer that has sent only comments can restart.
+    A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
 
     def __init__(
         self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
     ) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
+    def drop_template(self, kind: int, choice: int) -> None:
+        """From now on its records go to on_record."""
     def set_first(self, choice: int, event: bytes) -> None:
         """An event sent once, before the choice's first text (OpenAI's role delta)."""
     def take_first(self, choice: int) -> bytes:
@@ -154,8 +156,8 @@ class SseWriter(Sink):
     def write_event(self, event: bytes, *, is_answer: bool = True) -> None:
         """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush().
         After one that is no answer, another worker may still begin anew."""
-    def write_comment(self, text: bytes) -> None:
-        """Send `: text` now, with the head if need be; nothing where the client has unread events or the body has ended."""
+    def write_ping(self, event: bytes) -> None:
+        """Send this whole event now, with the head if need be; nothing where the client has unread events or the body has ended."""
     def flush(self) -> None:
         """Write what is buffered, unless paused."""
     def finish(self) -> None:

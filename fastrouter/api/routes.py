@@ -88,7 +88,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
         return encode_json({**admin.router_props(), **default})
 
     def serve(paths: str | Iterable[str], flavour: type[Flavour]) -> None:
-        routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, error_body=flavour.error_body)
+        routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, errors=flavour.errors)
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
     serve("/v1/completions", Text)

@@ -235,6 +235,11 @@ cdef class SseWriter(Sink):
             self._templates.append(None)
         self._templates[index] = (prefix, suffix)
 
+    def drop_template(self, int kind, int choice):
+        cdef Py_ssize_t index = choice * 2 + kind - TEXT
+        if kind in (TEXT, REASONING) and 0 <= index < len(self._templates):
+            self._templates[index] = None
+
     def set_first(self, int choice, bytes event not None):
         if choice < 0:
             raise ValueError("choices count from 0")
@@ -302,11 +307,10 @@ cdef class SseWriter(Sink):
             self._has_events = self._has_events or is_answer
             self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
 
-    def write_comment(self, bytes text not None):
+    def write_ping(self, bytes event not None):
         if self.is_finished or self._is_paused or self._events.size:
             return
-        comment = b": " + text + b"\n\n"
-        self._events.append(PyBytes_AS_STRING(comment), PyBytes_GET_SIZE(comment))
+        self._events.append(PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
         self._send(False)
 
     def flush(self):

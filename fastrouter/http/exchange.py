@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastrouter._core import Request
 from fastrouter.errors import FastrouterError
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import error_response, with_headers, without_body
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, error_response, with_headers, without_body
 
 log = logging.getLogger("fastrouter.http")
 
@@ -50,7 +50,7 @@ class Carrier(Protocol):
 class Exchange:
     """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
 
-    __slots__ = ("_connection", "_is_counted", "_task", "error_body", "is_background", "is_over", "on_over", "request", "responder")
+    __slots__ = ("_connection", "_is_counted", "_task", "errors", "is_background", "is_over", "on_over", "request", "responder")
 
     def __init__(self, connection: Carrier, request: Request) -> None:
         self._connection = connection
@@ -58,7 +58,7 @@ class Exchange:
         self._is_counted = False
         self.request = request
         self.responder: Responder | None = None
-        self.error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json  # in the shape of the API that was asked
+        self.errors: ErrorShape = OPENAI_ERRORS  # of the API that was asked
         self.is_over = False
         self.is_background = False  # a drain does not wait for it
         self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
@@ -110,7 +110,7 @@ class Exchange:
         self.send(self.error_response(error))
 
     def error_response(self, error: FastrouterError) -> bytes:
-        return error_response(error, body=self.error_body(error))
+        return error_response(error, self.errors)
 
     def internal_error(self) -> bytes:
         """For an exception that is our own bug; call it in its `except`."""

@@ -3,7 +3,9 @@
 Invariant: every function returns a complete HTTP/1.1 head; what depends on the request (Connection, CORS) is added by `with_headers`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,8 +37,20 @@ _REASONS = {
 _LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in _REASONS.items()}
 _JSON = b"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
 _TEXT = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n"
-SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+_UNBUFFERED = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + _UNBUFFERED
+NDJSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n" + _UNBUFFERED
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ErrorShape(NamedTuple):
+    """How an API says an error: the body, and the status where that is not the error's own."""
+
+    body: Callable[[FastrouterError], Any]
+    status: Callable[[FastrouterError], int] = attrgetter("status")
+
+
+OPENAI_ERRORS = ErrorShape(FastrouterError.to_json)
 
 
 def json_response(body: bytes, status: int = 200, headers: bytes = b"") -> bytes:
@@ -70,8 +84,7 @@ def redirect(location: str) -> bytes:
     return _LINES[308] + f"Location: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-def error_response(error: FastrouterError, body: Any = None) -> bytes:
-    """`body`: the error in the shape of an API that has its own."""
+def error_response(error: FastrouterError, shape: ErrorShape = OPENAI_ERRORS) -> bytes:
     headers = b""
     if error.retry_after_s is not None:
         headers = b"Retry-After: %d\r\n" % error.retry_after_s
@@ -79,7 +92,7 @@ def error_response(error: FastrouterError, body: Any = None) -> bytes:
         headers += b"WWW-Authenticate: Bearer\r\n"
     if isinstance(error, MethodNotAllowed):
         headers += b"Allow: %b\r\n" % error.allow.encode()
-    return json_response(orjson.dumps(error.to_json() if body is None else body), error.status, headers)
+    return json_response(orjson.dumps(shape.body(error)), shape.status(error), headers)
 
 
 def refusal(status: int, message: str) -> bytes:

@@ -13,6 +13,7 @@ from fastrouter._core import Request
 from fastrouter.errors import BodyTooLarge, FastrouterError, Forbidden, MethodNotAllowed, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape
 
 SMALL_BODY = 64 << 10
 MAX_BODY = 8 << 20  # a million tokens of text; more would keep the event loop from the others for more than 20 ms at a time
@@ -27,7 +28,7 @@ class Route(NamedTuple):
     handler: Handler
     max_body: int
     is_public: bool
-    error_body: Callable[[FastrouterError], Any]  # the JSON of its errors
+    errors: ErrorShape
 
 
 class Routes:
@@ -51,10 +52,10 @@ class Routes:
         *,
         public: bool = False,
         max_body: int = SMALL_BODY,
-        error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json,
+        errors: ErrorShape = OPENAI_ERRORS,
     ) -> None:
-        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped. `error_body`: of all errors here."""
-        route = Route(handler, max_body, public, error_body)
+        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped. `errors`: the shape of all errors here."""
+        route = Route(handler, max_body, public, errors)
         for path in [paths] if isinstance(paths, str) else paths:
             path = self._prefix + path
             if path.endswith("/*"):
@@ -105,7 +106,7 @@ class Routes:
         """Raises FastrouterError."""
         route = self._find(request)
         if route is not None:
-            exchange.error_body = route.error_body
+            exchange.errors = route.errors
         if request.denied is not None and not isinstance(request.denied, _Dropped):
             raise _take_denial(request)
         if route is not None and route.is_public:

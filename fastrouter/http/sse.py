@@ -18,6 +18,11 @@ def raw_event(data: bytes, name: bytes = b"") -> bytes:
     return before + after
 
 
+def comment(text: bytes) -> bytes:
+    """What clients skip. It keeps the connection alive."""
+    return b": " + text + b"\n\n"
+
+
 def event_parts(before: bytes, after: bytes, name: bytes = b"") -> tuple[bytes, bytes]:
     """An event in two parts, between which its text is written later."""
     head = b"event: " + name + b"\n" if name else b""

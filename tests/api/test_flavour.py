@@ -11,7 +11,7 @@ import pytest
 from house import House, run_house
 from raw_http import Answer, Site, request
 
-from fastrouter._core import Request
+from fastrouter._core import REASONING, TEXT, Request
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.api.serving.start import Generator
@@ -19,6 +19,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.guard import Guard
+from fastrouter.http.response import NDJSON_HEAD, SSE_HEAD, ErrorShape
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import bind
@@ -29,10 +30,17 @@ from fastrouter.ipc.records import Delta, PromptProgress
 KEY = "secret"
 
 
+def squawk(error: FastrouterError) -> dict[str, Any]:
+    return {"squawk": error.message, "status": error.status}
+
+
 class Parrot:
     """{"model", "say": [what each prompt is], "live": bool} -> what was said. `broken`: it has a bug."""
 
     name = "parrot"
+    stream_head = SSE_HEAD
+    errors = ErrorShape(squawk, lambda error: 404 if isinstance(error, ModelNotFound) else error.status)
+    has_blocks = False
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
@@ -41,10 +49,6 @@ class Parrot:
         if body["say"] == "broken":
             raise ZeroDivisionError
         return Ask([Generate(0, prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
-
-    @staticmethod
-    def error_body(error: FastrouterError) -> Any:
-        return {"squawk": error.message, "status": error.status}
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -68,10 +72,44 @@ class Parrot:
         return b"event: bye\ndata: {}\n\n"
 
     def error_event(self, error: FastrouterError) -> bytes:
-        return json_event(self.error_body(error), b"squawk")
+        return json_event(squawk(error), b"squawk")
 
     def whole(self, choices: list[Choice], usage: Usage) -> Any:
         return {"by": self._model_id, "said": [choice.text for choice in choices], "tokens": usage.completion_tokens}
+
+
+class Heron(Parrot):
+    """Its text stands in blocks: each begins and ends, and there is a new one whenever speech and thought take turns. Answers in lines."""
+
+    name = "heron"
+    stream_head = NDJSON_HEAD
+    has_blocks = True
+
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        self._open: int | None = None
+        self.num_events = 0
+
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
+        return (b'["', b'"]\n') if kind == self._open else None
+
+    def first(self, choice: int) -> bytes:
+        return b"{}\n"
+
+    def event(self, choice: int, event: Delta) -> bytes:
+        self.num_events += 1
+        end = b"end\n" if self._open is not None else b""
+        self._open = REASONING if event.reasoning else TEXT if event.text else None
+        return end + f"begin {event.reasoning or event.text or event.calls[0].name}\n".encode()
+
+    def ping(self, text: bytes) -> bytes:
+        return b"still here\n"
+
+    def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
+        return b"%d events\n" % self.num_events
+
+    def done(self) -> bytes:
+        return b""
 
 
 class FewModels:
@@ -91,7 +129,9 @@ async def serving(here: House) -> AsyncIterator[Site]:
     guard = Guard(KeyRing((KEY,)), ("127.0.0.1",), None)
     routes = Routes(guard)
     generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0)
-    routes.add("POST", "/parrot", generator.handler(Parrot), error_body=Parrot.error_body)
+    routes.add("POST", "/parrot", generator.handler(Parrot), errors=Parrot.errors)
+    patient = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0.2)
+    routes.add("POST", "/heron", patient.handler(Heron), errors=Heron.errors)
     server = Server(routes.dispatch, guard, admit=routes.admit)
     sockets = bind(["127.0.0.1"], 0)
     await server.start(sockets, None)
@@ -143,6 +183,32 @@ def test_a_stream(parrot: Parrots) -> None:
     parrot(test)
 
 
+def test_blocks_begin_and_end_and_their_text_needs_no_event(parrot: Parrots) -> None:
+    say = [
+        *({"thought": "a"}, {"thought": "b"}, {"text": "c"}, {"text": '"'}, {"text": "d"}, {"thought": "e"}, {"thought": "f"}),
+        *({"event": {"calls": [{"index": 0, "name": "g"}]}}, {"text": "h"}),
+    ]
+
+    async def test(site: Site) -> None:
+        status, headers, body = await ask(site, {"say": say}, live=True, path="/heron")
+        assert (status, headers["content-type"]) == (200, "application/x-ndjson")
+        assert body.replace(b"still here\n", b"").decode().split("\n") == [
+            *("{}", "begin a", '["b"]', "end", "begin c", '["\\""]', '["d"]', "end", "begin e", '["f"]', "end", "begin g", "begin h"),
+            *("5 events", ""),
+        ]
+
+    parrot(test)
+
+
+def test_a_silent_stream_has_the_pings_of_its_api(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        _, _, body = await ask(site, {"wait_s": 0.5, "say": [{"text": "late"}]}, live=True, path="/heron")
+        assert body.startswith(b"still here\n")
+        assert body.removesuffix(b"1 events\n").replace(b"still here\n", b"") == b"{}\nbegin late\n"
+
+    parrot(test)
+
+
 def test_a_whole_answer(parrot: Parrots) -> None:
     async def test(site: Site) -> None:
         status, headers, body = await ask(site, {"tokens": 2}, {"tokens": 3, "text": "x"})
@@ -159,7 +225,7 @@ def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
         refused = {"error": "not today"}
         expected: list[tuple[Answer, int, str]] = [
             (await ask(site), 400, "say something"),
-            (await ask(site, "hello", model="b"), 400, "model 'b' not found"),
+            (await ask(site, "hello", model="b"), 404, "model 'b' not found"),
             (await ask(site, refused), 400, "not today"),
             (await ask(site, refused, live=True), 400, "not today"),
             (await ask(site, say="broken"), 500, "internal error; the router's log has the cause"),
@@ -168,7 +234,8 @@ def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
             (await site.ask(request("/parrot", "POST", b"[]", Authorization=f"Bearer {KEY}")), 400, "the body must be a JSON object"),
         ]
         for (status, _, body), wanted, message in expected:
-            assert (status, json.loads(body)) == (wanted, {"squawk": message, "status": wanted})
+            own = 400 if wanted == 404 else wanted
+            assert (status, json.loads(body)) == (wanted, {"squawk": message, "status": own})
         status, _, body = await ask(site, "hello", path="/elsewhere")
         assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
 

@@ -213,12 +213,25 @@ def test_templates_are_for_text_only() -> None:
         Stage().writer.set_template(FINISH, 0, b"", b"")
 
 
-# ---------------------------------------------------------------- comments, the head's last moment, gaps
-
-
-def test_a_comment_brings_the_head_and_counts_as_nothing_of_the_answer() -> None:
+def test_text_goes_to_on_record_once_its_template_is_dropped() -> None:
     stage = Stage()
-    stage.writer.write_comment(b"queued 2")
+    stage.text(b"a")
+    stage.writer.drop_template(TEXT, 7)
+    stage.writer.drop_template(TEXT, 0)
+    stage.text(b"b")
+    assert [record[-1] for record in stage.writer.records] == [b"b"]
+    stage.writer.set_template(TEXT, 0, b"[", b"]")
+    stage.text(b"c")
+    stage.writer.finish()
+    assert body_of(stage.transport.sent) == (b'data: {"content":"a"}\n\n<%d>[c]' % TEXT, True)
+
+
+# ---------------------------------------------------------------- pings, the head's last moment, gaps
+
+
+def test_a_ping_brings_the_head_and_counts_as_nothing_of_the_answer() -> None:
+    stage = Stage()
+    stage.writer.write_ping(b": queued 2\n\n")
     assert body_of(stage.transport.sent) == (b": queued 2\n\n", False)
     assert stage.writer.is_started
     assert stage.writer.restart()
@@ -228,16 +241,16 @@ def test_a_comment_brings_the_head_and_counts_as_nothing_of_the_answer() -> None
     assert body_of(stage.transport.sent) == (b': queued 2\n\ndata: {"content":"x"}\n\n', True)
 
 
-def test_no_comment_for_a_client_that_has_something_to_read_or_has_read_all() -> None:
+def test_no_ping_for_a_client_that_has_something_to_read_or_has_read_all() -> None:
     stage = Stage()
     stage.writer.write_event(b"one")
-    stage.writer.write_comment(b"no")
+    stage.writer.write_ping(b"no")
     stage.writer.flush()
     stage.writer.pause()
-    stage.writer.write_comment(b"no")
+    stage.writer.write_ping(b"no")
     stage.writer.resume()
     stage.writer.finish()
-    stage.writer.write_comment(b"no")
+    stage.writer.write_ping(b"no")
     assert body_of(stage.transport.sent) == (b"one", True)
 
 

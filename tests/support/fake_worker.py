@@ -27,11 +27,11 @@ import signal
 import struct
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastrouter._core import FINISH, LAST, TEXT, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import (
     Abort,
@@ -67,6 +67,7 @@ META = {
     "total_slots": 512,
 }
 Script = dict[str, Any]
+_KINDS = {"text": TEXT, "thought": REASONING, "event": EVENT, "progress": PROGRESS}
 
 
 # ---------------------------------------------------------------- fork server
@@ -101,9 +102,12 @@ class Stream:
     num_sent: int = 0
     due: float = field(default_factory=time.monotonic)
 
-    def token(self) -> bytes:
-        text: str = self.script.get("text") or f"t{self.num_sent} "
-        return text.encode()
+    def record(self) -> tuple[int, int, int, int, bytes]:
+        """`say` of the script: {"text"}, {"thought"}, {"event": a Delta} or {"progress": a PromptProgress}, one a step."""
+        said = self.script["say"][self.num_sent] if "say" in self.script else {"text": self.script.get("text") or f"t{self.num_sent} "}
+        [(kind, content)] = said.items()
+        payload = content if isinstance(content, str) else json.dumps(content)
+        return _KINDS[kind], 0, 0, int(kind != "progress"), payload.encode()
 
 
 class Worker:
@@ -192,7 +196,8 @@ class Worker:
         if isinstance(message, Generate):
             script = script_of(message)
             self.say_lines(script)
-            num_tokens = script.get("tokens", message.max_tokens if message.max_tokens >= 0 else 5)
+            default = message.max_tokens if message.max_tokens >= 0 else 5
+            num_tokens = len(script["say"]) if "say" in script else script.get("tokens", default)
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
@@ -265,7 +270,7 @@ class Worker:
         if stream.num_sent >= stream.num_tokens:
             self.finish(stream)
             return
-        self.outbox.push(stream.request_id, TEXT, 0, 0, 1, stream.token())
+        self.outbox.push(stream.request_id, *stream.record())
         stream.num_sent += 1
         stream.due = now + script.get("delay_s", 0.0)
 
@@ -301,7 +306,7 @@ class Worker:
 
 
 def finish_of(stream: Stream) -> Finish:
-    return Finish(
+    finish = Finish(
         stop_type="limit" if stream.num_sent >= stream.num_tokens else "eos",
         prompt_tokens=1,
         completion_tokens=stream.num_sent,
@@ -310,6 +315,7 @@ def finish_of(stream: Stream) -> Finish:
         id_slot=0,
         timings={"prompt_n": 1, "predicted_n": stream.num_sent},
     )
+    return replace(finish, **stream.script.get("finish", {}))
 
 
 def named_script(name: str) -> Script:

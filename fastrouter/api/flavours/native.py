@@ -19,7 +19,8 @@ from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.sse import event_parts, json_event
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEAD
+from fastrouter.http.sse import comment, event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
@@ -105,14 +106,13 @@ class Completion:
     """The flavour of POST /completion."""
 
     name = "completion"
+    stream_head = SSE_HEAD
+    errors = OPENAI_ERRORS
+    has_blocks = False
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
         return read_completion({**body, "verbose": True})
-
-    @staticmethod
-    def error_body(error: FastrouterError) -> dict[str, Any]:
-        return error.to_json()
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -135,6 +135,9 @@ class Completion:
 
     def _part(self, choice: int, text: str, tokens: list[int], **more: Any) -> bytes:
         return json_event({"index": choice, "content": text, "tokens": tokens, "stop": False, **more})
+
+    def ping(self, text: bytes) -> bytes:
+        return comment(text)
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
         return json_event(self._answer(choice))

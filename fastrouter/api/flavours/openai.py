@@ -16,7 +16,8 @@ from fastrouter.api.identity import BUILD_INFO, new_completion_id
 from fastrouter.api.requests.fields import Ask, read_chat, read_completion
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError
-from fastrouter.http.sse import event_parts, json_event, raw_event
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEAD
+from fastrouter.http.sse import comment, event_parts, json_event, raw_event
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 
 DONE = raw_event(b"[DONE]")
@@ -47,6 +48,9 @@ class _Completion(ABC):
     name = ""
     kind = ""
     chunk_kind = ""
+    stream_head = SSE_HEAD
+    errors = OPENAI_ERRORS
+    has_blocks = False
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self.model_id = model_id
@@ -60,10 +64,6 @@ class _Completion(ABC):
             BUILD_INFO.encode(),
             self.chunk_kind.encode(),
         )
-
-    @staticmethod
-    def error_body(error: FastrouterError) -> dict[str, Any]:
-        return error.to_json()
 
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -81,6 +81,9 @@ class _Completion(ABC):
     def chunk_bytes(self, choice: int, before: bytes, after: bytes) -> tuple[bytes, bytes]:
         """Prefix and suffix of a chunk around its escaped text."""
         return event_parts(b'{"choices":[{"finish_reason":null,"index":%d,%s' % (choice, before), after + self._tail + b"}")
+
+    def ping(self, text: bytes) -> bytes:
+        return comment(text)
 
     def done(self) -> bytes:
         return DONE

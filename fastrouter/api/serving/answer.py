@@ -7,7 +7,7 @@ still runs. Each finish is counted once.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from fastrouter._core import ERROR, EVENT, FINISH, LAST, PROGRESS, Sink
+from fastrouter._core import ERROR, EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, Sink
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Flavour, Usage
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
@@ -62,7 +62,7 @@ class Answer(ABC):
         self._timeline.submit()
 
     def take_record(self, prompt: int, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        """A record that is more than text."""
+        """A record that is more than text, or whose text has no template."""
         if self._is_over:
             return
         try:
@@ -72,6 +72,10 @@ class Answer(ABC):
                 self._on_finish(prompt, choice, finish, is_last=bool(flags & LAST))
             elif kind == EVENT:
                 self._on_event(prompt, choice, Delta.from_payload(payload))
+            elif kind == TEXT:
+                self._on_event(prompt, choice, Delta(text=payload.decode("utf-8", "replace")))
+            elif kind == REASONING:
+                self._on_event(prompt, choice, Delta(reasoning=payload.decode("utf-8", "replace")))
             elif kind == PROGRESS:
                 self._on_progress(prompt, choice, PromptProgress.from_payload(payload))
             elif kind == ERROR:
@@ -116,7 +120,7 @@ class Answer(ABC):
 
     def _send_error(self, error: FastrouterError) -> None:
         """As a response with the error's status. Nothing has been sent yet."""
-        response = error_response(error, body=self._flavour.error_body(error))
+        response = error_response(error, self._flavour.errors)
         self._exchange.send(with_headers(response, self._timeline.header(self._first_text)))
 
     def _lose(self) -> None:

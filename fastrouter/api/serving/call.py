@@ -14,7 +14,7 @@ from fastrouter.api.requests.fields import read_terms
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, WorkerDied
-from fastrouter.http.response import error_response, json_response, with_headers
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, error_response, json_response, with_headers
 from fastrouter.ipc.messages import DECODING_CALLS
 from fastrouter.ipc.records import Finish, count_of
 from fastrouter.supervisor.supervisor import Supervisor
@@ -35,12 +35,10 @@ class _Terms(NamedTuple):
 
 
 class Caller:
-    def __init__(
-        self, models: Models, supervisor: Supervisor, error_body: Callable[[FastrouterError], Any] = FastrouterError.to_json
-    ) -> None:
-        """`error_body`: as a Flavour has it."""
+    def __init__(self, models: Models, supervisor: Supervisor, errors: ErrorShape = OPENAI_ERRORS) -> None:
+        """`errors`: as a Flavour has it."""
         self._models = models
-        self._error_body = error_body
+        self._errors = errors
         self._supervisor = supervisor
 
     async def answer(
@@ -61,7 +59,7 @@ class Caller:
                 timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
-            return with_headers(error_response(error, body=self._error_body(error)), timeline.header())
+            return with_headers(error_response(error, self._errors), timeline.header())
         except BaseException:  # the client is gone, or a bug of ours
             timeline.end(CANCELLED)
             raise

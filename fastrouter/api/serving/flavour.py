@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
+from fastrouter.http.response import ErrorShape
 from fastrouter.ipc.records import Delta, Entry, Finish, PromptProgress, Timings
 
 
@@ -61,10 +62,13 @@ class Usage:
 class Flavour(Protocol):
     """One API: how its requests are read, and the JSON of its answers and errors. One object serves one request.
 
-    Events are whole server-sent events, made by `http/sse.py`. They may be empty where the API has no event.
+    Events are whole events of its stream: server-sent ones, made by `http/sse.py`, or lines. They may be empty where the API has no event.
     """
 
     name: str  # in the metrics: one of a fixed few
+    stream_head: bytes  # SSE_HEAD or NDJSON_HEAD
+    errors: ErrorShape  # of its responses; also used before there is an object
+    has_blocks: bool  # its templates change with its events, because text is in blocks that begin and end
 
     def __init__(self, model_id: str, ask: Ask) -> None: ...
 
@@ -72,17 +76,22 @@ class Flavour(Protocol):
     def read(body: dict[str, Any]) -> Ask:
         """Raises InvalidRequest."""
 
-    @staticmethod
-    def error_body(error: FastrouterError) -> Any:
-        """The body of a response with the error's status. Also used before there is an object."""
-
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        """The bytes before and after the escaped text in an event."""
+        """The bytes before and after the escaped text in an event. None: such text goes through `event`, each piece as a Delta.
+
+        Asked at the start and, of a flavour with blocks, after each `event`. So a block begins with an `event`, in which the last one
+        ends; then it has a template, and the rest of its text costs no Python.
+        """
 
     def first(self, choice: int) -> bytes:
         """The event before a choice's first text."""
 
-    def event(self, choice: int, event: Delta) -> bytes: ...
+    def event(self, choice: int, event: Delta) -> bytes:
+        """What is more than text, and text without a template."""
+
+    def ping(self, text: bytes) -> bytes:
+        """What keeps a silent stream alive, also before its first event; `text` is for people. Empty: nothing does."""
+
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
         """How much of the prompt is computed; it comes before the first event."""
 

@@ -11,7 +11,6 @@ from fastrouter.api.serving.flavour import Choice, Flavour
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import SSE_HEAD
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -22,7 +21,7 @@ class Stream(Answer, SseWriter):
     """Text straight into events. Several prompts run one after the other, so that one writer can frame them all."""
 
     def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
-        SseWriter.__init__(self, exchange.transport, SSE_HEAD, chunked=exchange.is_chunked)
+        SseWriter.__init__(self, exchange.transport, flavour.stream_head, chunked=exchange.is_chunked)
         Answer.__init__(self, exchange, ask, flavour, timeline)
         self._prompt = 0  # index of the prompt that runs
         self._ping_interval_s = max(ping_interval_s, LEAST_PING_INTERVAL_S) if ping_interval_s > 0 else 0.0
@@ -52,13 +51,19 @@ class Stream(Answer, SseWriter):
         for choice in range(generate.n):
             index = self._index(self._prompt, choice)
             self.set_first(choice, self._flavour.first(index))
-            for kind in (TEXT, REASONING):
-                template = self._flavour.template(kind, index)
-                if template is not None:
-                    self.set_template(kind, choice, *template)
+            self._set_templates(choice)
         lease.submit(generate, self)
 
-    # ------------------------------------------------------------ comments
+    def _set_templates(self, choice: int) -> None:
+        """Text without a template comes as a record, and goes through the flavour's `event`."""
+        for kind in (TEXT, REASONING):
+            template = self._flavour.template(kind, self._index(self._prompt, choice))
+            if template is None:
+                self.drop_template(kind, choice)
+            else:
+                self.set_template(kind, choice, *template)
+
+    # ------------------------------------------------------------ pings
 
     def _ping_in(self, delay_s: float) -> None:
         if delay_s > 0:
@@ -68,7 +73,7 @@ class Stream(Answer, SseWriter):
         """Nothing is noted per token: the timer looks at the time of the last byte and comes again when that makes a whole interval."""
         due_s = (self.last_sent_ns / 1e9 or self._timeline.arrived) + self._ping_interval_s - time.monotonic()
         if due_s <= 0.001:  # the event loop's clock is that coarse
-            self.write_comment(self._comment())
+            self.write_ping(self._flavour.ping(self._comment()))
             due_s = self._ping_interval_s
         self._ping_in(due_s)
 
@@ -91,6 +96,8 @@ class Stream(Answer, SseWriter):
     def _on_event(self, prompt: int, choice: int, event: Delta) -> None:
         self._open(choice)
         self.write_event(self._flavour.event(self._index(prompt, choice), event))
+        if self._flavour.has_blocks:
+            self._set_templates(choice)
 
     def _on_progress(self, prompt: int, choice: int, progress: PromptProgress) -> None:
         self.write_event(self._flavour.progress(self._index(prompt, choice), progress), is_answer=False)
