@@ -129,13 +129,18 @@ class Stream(Answer, SseWriter):
         self._exchange.end_stream()
 
     def _send_error(self, error: FastrouterError) -> None:
-        """Before the first byte: as a status. After it: as one last event, and the body stays visibly incomplete."""
-        if not self.is_started:
+        """Before the first byte: as a status. After it: as one last event, and in most APIs the body stays visibly incomplete."""
+        shape = self._flavour.errors
+        if not self.is_started and not isinstance(error, shape.events):
             super()._send_error(error)
             return
         self.write_event(self._flavour.error_event(error))
-        self.cut()
-        self._exchange.end(is_whole=False)
+        if shape.ends_stream:
+            self.finish()
+            self._exchange.end_stream()
+        else:
+            self.cut()
+            self._exchange.end(is_whole=False)
 
     def on_overflow(self) -> None:
         if not self._is_over:
