@@ -88,15 +88,19 @@ class ResponseStore:
         self._num_pending -= 1
 
     async def get(self, owner: str, response_id: str) -> Stored | None:
-        found = await self._ask(lambda: self._chain(owner, response_id, 0), [])
+        found = await self._up_to(owner, response_id, 0)
         return found[-1] if found else None
 
     async def conversation(self, owner: str, response_id: str) -> list[Item] | None:
         """All items up to this response and with it; None: it is not there, or an earlier one is not there any more."""
-        found = await self._ask(lambda: self._chain(owner, response_id, MAX_CHAIN), [])
+        found = await self._up_to(owner, response_id, MAX_CHAIN)
         if not found or found[0].response.get("previous_response_id") is not None:
             return None
         return [item for stored in found for item in (*stored.input, *stored.response["output"])]
+
+    async def _up_to(self, owner: str, response_id: str, most: int) -> list[Stored]:
+        nothing: list[Stored] = []
+        return await self._ask(lambda: self._chain(owner, response_id, most), nothing)
 
     async def items(self, owner: str, item_ids: Sequence[str]) -> dict[str, Item]:
         """Of these, those that are there."""

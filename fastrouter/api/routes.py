@@ -11,6 +11,8 @@ from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.openai import Chat, Text
+from fastrouter.api.flavours.response_routes import ResponseRoutes
+from fastrouter.api.flavours.responses import ERRORS
 from fastrouter.api.flavours.vectors import Embeddings
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
@@ -18,6 +20,7 @@ from fastrouter.api.models.worker_logs import WorkerLogs
 from fastrouter.api.operations.metrics_page import MetricsPage
 from fastrouter.api.operations.page_files import files_of
 from fastrouter.api.requests.bodies import parse_large
+from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
@@ -32,8 +35,8 @@ _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/v1/stream",),
     "POST": (
-        *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
-        *("/v1/messages", "/v1/messages/count_tokens", "/responses/input_tokens", "/v1/responses/input_tokens"),
+        *("/tools", "/cors-proxy"),
+        *("/v1/messages", "/v1/messages/count_tokens"),
         "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
@@ -59,7 +62,9 @@ def is_not_yet(request: Request, prefix: str) -> bool:
     return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
 
 
-def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
+def add_routes(
+    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+) -> None:
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
     routes.prepare = parse_large
@@ -98,6 +103,12 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
     routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)
     routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens, max_body=MAX_BODY)
+    responses = ResponseRoutes(models, supervisor, generator, store)
+    for path in ("/responses", "/v1/responses"):
+        routes.add("POST", path, responses.create, max_body=MAX_BODY, errors=ERRORS)
+        routes.add("POST", f"{path}/input_tokens", responses.count, max_body=MAX_BODY, errors=ERRORS)
+        routes.add("GET", f"{path}/*", responses.show, errors=ERRORS)
+        routes.add("DELETE", f"{path}/*", responses.delete, errors=ERRORS)
     routes.add("POST", "/v1/embeddings", embeddings.openai, max_body=MAX_BODY)
     routes.add("POST", ("/embedding", "/embeddings"), embeddings.native, max_body=MAX_BODY)
     routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank, max_body=MAX_BODY)

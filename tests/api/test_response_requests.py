@@ -220,7 +220,7 @@ def test_fields() -> None:
     assert (ask.is_stream, generate.max_tokens, generate.n) == (True, 9, 1)
     assert generate.sampling == {"temperature": 0.5, "top_k": 3, "n_probs": 2}
     assert generate.chat_template_kwargs == {"reasoning_effort": "low"}
-    assert (ask.has_summary, ask.has_sealed, ask.has_logprobs, ask.is_stored, generate.logprobs) == (True, True, True, False, True)
+    assert (ask.has_summary, ask.has_sealed, ask.is_stored, generate.logprobs) == (True, True, False, True)
     assert (ask.echo["user"], ask.echo["text"], ask.echo["store"]) == ("somebody", {"verbosity": "low", "format": {"type": "text"}}, False)
 
 

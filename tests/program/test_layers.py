@@ -85,7 +85,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "supervisor",
     ),
     "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
-    "api": ("identity", "requests", "models", "serving", "operations", "flavours", "control", "wrong_paths", "routes"),
+    "api": ("identity", "response_store", "requests", "models", "serving", "operations", "flavours", "control", "wrong_paths", "routes"),
     "app": ("systemd", "logs", "service", "router"),
     "cli": (
         "sse",

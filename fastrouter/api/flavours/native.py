@@ -205,21 +205,16 @@ class Native:
 
     async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request)
-        return await self._caller.answer(request, body, "apply_template", self._chat_params(request, body))
+        return await self._caller.answer(request, body, "apply_template", chat_params(self._models, request, body))
 
     async def count_chat_tokens(self, request: Request, exchange: Exchange) -> bytes:
         body = parse_object(request)
-        params = self._chat_params(request, body)
+        params = chat_params(self._models, request, body)
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})
 
         return await self._caller.answer(request, body, "count_tokens", params, write)
-
-    def _chat_params(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        spec, _ = self._models.choose(request, body)
-        asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
-        return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Ask the worker of the model that the request means."""
@@ -227,6 +222,13 @@ class Native:
         lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
         with lease:
             return await lease.call(method, params)
+
+
+def chat_params(models: Models, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    """Of a call that applies the template; `body` is that of an OpenAI chat."""
+    spec, _ = models.choose(request, body)
+    asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
+    return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
 
 def _flag(body: dict[str, Any], name: str, default: bool) -> bool:

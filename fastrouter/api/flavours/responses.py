@@ -4,7 +4,7 @@ Invariant: the events of a stream are numbered without gaps; the last one is com
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrouter._core import REASONING, TEXT
@@ -25,7 +25,7 @@ from fastrouter.api.flavours.response_items import (
     reasoning_item,
 )
 from fastrouter.api.requests.response_tools import call_item
-from fastrouter.api.requests.responses import ResponseAsk
+from fastrouter.api.requests.responses import ResponseAsk, read_response
 from fastrouter.api.serving.flavour import Choice, Template, Usage
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelNotFound, RateLimited
 from fastrouter.http.response import SSE_HEAD, ErrorShape
@@ -102,6 +102,10 @@ class Responses:
             **ask.echo,
             **{name: sampling[name] for name in _SHOWN},
         }
+
+    @staticmethod
+    def read(body: dict[str, Any], earlier: Sequence[Item] = ()) -> ResponseAsk:
+        return read_response(body, earlier)
 
     # ------------------------------------------------------------ the response
 

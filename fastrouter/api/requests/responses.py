@@ -4,13 +4,14 @@ Invariant: an error names a field of this API, also where the reader of chats ha
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string, string_list
 from fastrouter.api.requests.fields import Ask, read_chat
-from fastrouter.api.requests.response_items import Conversation, Placed, each_item, read_input
+from fastrouter.api.requests.response_items import Placed, each_item, read_input
 from fastrouter.api.requests.response_tools import Toolbox, read_tool_choice, read_tools
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.sampling import MAX_PROBS
@@ -45,39 +46,47 @@ class ResponseAsk(Ask):
     toolbox: Toolbox = field(default_factory=Toolbox)
     has_summary: bool = False  # thoughts are shown as summaries
     has_sealed: bool = False  # and also go into `encrypted_content`
-    has_logprobs: bool = False
     is_stored: bool = True
 
 
-def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> ResponseAsk:
+class Chat(NamedTuple):
+    """A request as a chat."""
+
+    body: dict[str, Any]
+    places: list[str]  # what each of its messages is called here
+    toolbox: Toolbox
+
+
+def chat_of(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> Chat:
     """`earlier`: the items of the conversation that `previous_response_id` names. Raises InvalidRequest."""
-    _refuse(body)
-    items = list(each_item(body.get("input")))
     before: list[Placed] = [("previous_response_id", item) for item in earlier]
-    talk = read_input(body.get("instructions"), [*before, *items])
+    talk = read_input(body.get("instructions"), [*before, *each_item(body.get("input"))])
     choice, toolbox = read_tool_choice(body.get("tool_choice"), read_tools(body.get("tools")))
-    include = string_list("include", body["include"]) if body.get("include") is not None else []
-    reasoning = _object(body, "reasoning")
-    has_logprobs = "message.output_text.logprobs" in include or bool(body.get("top_logprobs"))
     chat = {
         **{name: value for name, value in body.items() if name not in _OWN},
-        **_limits(body, has_logprobs),
+        **_limits(body),
         "messages": talk.messages,
         "tools": toolbox.functions or None,
         "tool_choice": choice,
         "response_format": _format(_object(body, "text").get("format")),
-        "reasoning_effort": reasoning.get("effort"),
+        "reasoning_effort": _object(body, "reasoning").get("effort"),
         "continue_final_message": False,
     }
-    ask = _read_chat(chat, talk)
+    return Chat(chat, talk.places, toolbox)
+
+
+def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> ResponseAsk:
+    """`earlier` as above. Raises InvalidRequest."""
+    _refuse(body)
+    chat, reasoning = chat_of(body, earlier), _object(body, "reasoning")
+    ask = _read_chat(chat)
     return ResponseAsk(
         **{name: getattr(ask, name) for name in Ask.__slots__},
         echo=_echo(body, reasoning),
-        items=[item for _, item in items],
-        toolbox=toolbox,
+        items=[item for _, item in each_item(body.get("input"))],
+        toolbox=chat.toolbox,
         has_summary=reasoning.get("summary", reasoning.get("generate_summary")) not in (None, "none"),
-        has_sealed="reasoning.encrypted_content" in include,
-        has_logprobs=has_logprobs,
+        has_sealed="reasoning.encrypted_content" in _include(body),
         is_stored=_stored(body),
     )
 
@@ -102,12 +111,16 @@ def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
     return json_object(name, body[name]) if body.get(name) is not None else {}
 
 
-def _limits(body: dict[str, Any], has_logprobs: bool) -> dict[str, Any]:
+def _include(body: dict[str, Any]) -> list[str]:
+    return string_list("include", body["include"]) if body.get("include") is not None else []
+
+
+def _limits(body: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if body.get("max_output_tokens") is not None:
         found["max_completion_tokens"] = _MAX_OUTPUT("max_output_tokens", body["max_output_tokens"])
-    if has_logprobs:
-        count = body.get("top_logprobs")
+    count = body.get("top_logprobs")
+    if count or "message.output_text.logprobs" in _include(body):
         found.update(logprobs=True, top_logprobs=0 if count is None else _TOP_LOGPROBS("top_logprobs", count))
     return found
 
@@ -122,17 +135,22 @@ def _format(value: Any) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {name: part for name, part in given.items() if name != "type"}}
 
 
-def _read_chat(chat: dict[str, Any], talk: Conversation) -> Ask:
+@contextmanager
+def named_as_here(places: Sequence[str]) -> Iterator[None]:
+    """Errors of the reader of chats name fields of this API."""
     try:
-        ask = read_chat(chat)
+        yield
     except InvalidRequest as error:
-        raise type(error)(in_words(error.message, talk.places), **error.extra) from None
-    ask.generates = [
-        replace(generate, constraint={**generate.constraint, "field": in_words(generate.constraint["field"], talk.places)})
-        if generate.constraint is not None
-        else generate
-        for generate in ask.generates
-    ]
+        raise type(error)(in_words(error.message, places), **error.extra) from None
+
+
+def _read_chat(chat: Chat) -> Ask:
+    with named_as_here(chat.places):
+        ask = read_chat(chat.body)
+    [generate] = ask.generates
+    if generate.constraint is not None:
+        named = {**generate.constraint, "field": in_words(generate.constraint["field"], chat.places)}
+        ask.generates = [replace(generate, constraint=named)]
     return ask
 
 
