@@ -17,7 +17,7 @@ from raw_http import Answer, Site, request
 
 from fastrouter._core import Request
 from fastrouter.api.flavours.response_routes import ResponseRoutes
-from fastrouter.api.flavours.responses import ERRORS
+from fastrouter.api.flavours.responses import RESPONSE_ERRORS
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
@@ -58,9 +58,9 @@ async def serving(here: House, folder: Path, ping_interval_s: float = 0) -> Asyn
     routes, models, store = Routes(guard), cast(Any, FewModels(here)), ResponseStore(folder / "responses", 1 << 20)
     routes.is_change = lambda method, path: False
     paths = ResponseRoutes(models, here.supervisor, Generator(models, here.supervisor, ping_interval_s=ping_interval_s), store)
-    routes.add("POST", "/v1/responses", paths.create, max_body=MAX_BODY, errors=ERRORS)
-    routes.add("GET", "/v1/responses/*", paths.show, errors=ERRORS)
-    routes.add("DELETE", "/v1/responses/*", paths.delete, errors=ERRORS)
+    routes.add("POST", "/v1/responses", paths.create, max_body=MAX_BODY, errors=RESPONSE_ERRORS)
+    routes.add("GET", "/v1/responses/*", paths.show, errors=RESPONSE_ERRORS)
+    routes.add("DELETE", "/v1/responses/*", paths.delete, errors=RESPONSE_ERRORS)
     server = Server(routes.dispatch, guard, admit=routes.admit)
     sockets = bind(["127.0.0.1"], 0)
     await server.start(sockets, None)

@@ -11,7 +11,7 @@ import orjson
 from fastrouter._core import Request
 from fastrouter.api.flavours.native import chat_params
 from fastrouter.api.flavours.response_items import COMPLETED, Item, new_id
-from fastrouter.api.flavours.responses import ERRORS, Responses
+from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
@@ -44,7 +44,7 @@ class ResponseRoutes:
         self._models = models
         self._generator = generator
         self._store = store
-        self._caller = Caller(models, supervisor, ERRORS)
+        self._caller = Caller(models, supervisor, RESPONSE_ERRORS)
 
     # ------------------------------------------------------------ making one
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrouter._core import REASONING, TEXT
+from fastrouter.api.flavours.openai import param_of, v1_status
 from fastrouter.api.flavours.response_items import (
     COMPLETED,
     IN_PROGRESS,
@@ -52,15 +53,11 @@ def code_of(error: FastrouterError) -> str:
 
 
 def _error_body(error: FastrouterError) -> dict[str, Any]:
-    return {"error": {"message": error.message, "type": error.type, "param": None, "code": code_of(error), **error.extra}}
-
-
-def _status(error: FastrouterError) -> int:
-    return 404 if isinstance(error, ModelNotFound) else error.status
+    return {"error": {"message": error.message, "type": error.type, "param": param_of(error), "code": code_of(error), **error.extra}}
 
 
 # Codex shortens its conversation only for a failed response, and only reads that one where the stream ends properly.
-ERRORS = ErrorShape(_error_body, _status, events=(ContextExceeded,), ends_stream=True)
+RESPONSE_ERRORS = ErrorShape(_error_body, v1_status, events=(ContextExceeded,), ends_stream=True)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -82,7 +79,7 @@ class Responses:
 
     name = "responses"
     stream_head = SSE_HEAD
-    errors = ERRORS
+    errors = RESPONSE_ERRORS
     has_blocks = True
 
     def __init__(self, model_id: str, ask: ResponseAsk, keep: Keep) -> None:
