@@ -122,5 +122,20 @@ def test_errors(client: openai.OpenAI) -> None:
     assert [event.type for event in events] == ["response.created", "response.in_progress", "response.failed"]
 
 
+def test_a_conversation_that_is_too_long_loses_its_beginning(client: openai.OpenAI) -> None:
+    turns: Any = [{"role": "user", "content": f"turn {number} " + "the cat " * 100} for number in range(10)]
+    turns = [turn for user in turns for turn in (user, {"role": "assistant", "content": "yes"})][:-1]
+    fixed: Any = {"model": "tiny0", "instructions": "be brief", "max_output_tokens": 4}
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.responses.create(input=turns, **fixed)
+    answer = client.responses.create(input=turns, truncation="auto", **fixed)
+    assert answer.usage is not None
+    assert 1000 < answer.usage.input_tokens < 2048
+    events = list(client.responses.create(input=turns, truncation="auto", stream=True, **fixed))
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.responses.create(input="the cat " * 4000, truncation="auto", **fixed)
+
+
 def test_a_probe(client: openai.OpenAI) -> None:
     assert client.responses.create(model="tiny0", input=[], max_output_tokens=1, store=False).status in ("completed", "incomplete")

@@ -6,7 +6,7 @@ import pytest
 
 from fastrouter.api.requests.response_items import seal, unseal
 from fastrouter.api.requests.response_tools import Tool, call_item, custom_arguments, custom_input
-from fastrouter.api.requests.responses import read_response
+from fastrouter.api.requests.responses import read_response, without_beginning
 from fastrouter.errors import InvalidRequest
 
 LARK = 'start: "begin" /.+/ "end"'
@@ -261,6 +261,18 @@ def test_a_schema() -> None:
 )
 def test_errors_name_the_field(fields: dict[str, Any], expected: str) -> None:
     assert expected in refused(**fields)
+
+
+def test_the_oldest_turns_go_first() -> None:
+    def of(*roles: str) -> list[dict[str, Any]]:
+        return [{"role": role, "content": "x" * 100} for role in roles]
+
+    talk = of("system", "user", "assistant", "tool", "user", "assistant", "user")
+    assert without_beginning(talk, 0.01) == without_beginning(talk, 0.4) == of("system", "user", "assistant", "user")
+    assert without_beginning(talk, 0.5) == without_beginning(talk, 1.0) == of("system", "user")
+    assert without_beginning(of("user", "assistant", "user"), 0.1) == of("user")
+    assert without_beginning(of("system", "user"), 0.5) is None
+    assert without_beginning(of("system", "system"), 0.5) is None
 
 
 def test_what_a_chat_refuses_is_named_as_here() -> None:

@@ -132,6 +132,16 @@ def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Chec
     return check
 
 
+def replaced_by(other: str) -> Check:
+    """A field of old, which may only ask for nothing."""
+
+    def check(name: str, value: Any) -> None:
+        if value not in ([], "auto", "none"):
+            raise invalid(name, f"is no longer part of OpenAI's API and not supported: send '{other}' instead")
+
+    return check
+
+
 def stop_strings(name: str, value: Any) -> list[str]:
     """A string or a list of them; empty ones stop nothing."""
     words = [value] if isinstance(value, str) else value

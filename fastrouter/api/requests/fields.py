@@ -23,10 +23,12 @@ from fastrouter.api.requests.checks import (
     neutral,
     not_supported,
     number,
+    replaced_by,
     short_strings,
     stop_strings,
     string,
 )
+from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import MAX_GUESSED
 from fastrouter.options.limits import FLOAT_MAX
@@ -48,6 +50,10 @@ class Ask:
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
     ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
+
+    def shorten(self, error: FastrouterError) -> bool:
+        """After this error: whether there is now less to generate from, so that it may be tried again."""
+        return False
 
 
 class Field(NamedTuple):
@@ -130,6 +136,8 @@ FIELDS: dict[str, Field] = {
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),
+            _off("functions", replaced_by("tools")),
+            _off("function_call", replaced_by("tool_choice")),
             _off("reasoning_format", neutral("", "none", "auto")),
             _off("reasoning_budget_tokens", neutral(-1)),
             _off("thinking_budget_tokens", neutral(-1)),

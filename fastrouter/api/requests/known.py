@@ -54,7 +54,8 @@ _GENERATION: Fields = {
     **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
     **_each(_OBJECT, "stream_options response_format json_schema"),
     **_each(_TEXTS, "response_fields"),
-    **_each(_LIST, "lora"),
+    **_each(_LIST, "lora functions"),
+    **_each({"type": ["string", "object", "null"]}, "function_call"),
     **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
 }
 # What OpenAI's clients send and a local server has no use for.

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import orjson
+
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string, string_list
 from fastrouter.api.requests.fields import Ask, read_chat
 from fastrouter.api.requests.response_items import Placed, each_item, read_input
 from fastrouter.api.requests.response_tools import Toolbox, read_tool_choice, read_tools
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest
 from fastrouter.options.sampling import MAX_PROBS
 
 # Fields of this API that mean something else in a chat, or nothing; what is not here is read as a chat has it.
@@ -24,6 +26,8 @@ _OWN = frozenset(
         *("stream_options", "add_generation_prompt", "continue_final_message", "prompt", "functions", "function_call"),
     )
 )
+MAX_TRIES = 8  # to shorten a conversation
+_FILLED = 0.85  # of the context, by a prompt that was shortened
 _MAX_OUTPUT = integer(-1)
 _TOP_LOGPROBS = integer(0, MAX_PROBS)
 # What the reader of chats calls a field -> what it is called here.
@@ -47,6 +51,39 @@ class ResponseAsk(Ask):
     has_summary: bool = False  # thoughts are shown as summaries
     has_sealed: bool = False  # and also go into `encrypted_content`
     is_stored: bool = True
+    is_truncated: bool = False  # a conversation that is too long loses its beginning
+    num_tries: int = 0  # to make it short enough
+
+    def shorten(self, error: FastrouterError) -> bool:
+        if not (self.is_truncated and isinstance(error, ContextExceeded) and self.num_tries < MAX_TRIES):
+            return False
+        [generate] = self.generates
+        messages = without_beginning(generate.messages or [], _excess(error))
+        if messages is None:
+            return False
+        self.num_tries += 1
+        self.generates = [replace(generate, messages=messages)]
+        return True
+
+
+def _excess(error: FastrouterError) -> float:
+    """Which part of a prompt is too much, with room for an answer."""
+    num_tokens, n_ctx = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
+    if not (isinstance(num_tokens, int) and isinstance(n_ctx, int) and num_tokens > 0):
+        return 0.5
+    return min(1.0, max(0.05, 1 - _FILLED * n_ctx / num_tokens))
+
+
+def without_beginning(messages: list[dict[str, Any]], part: float) -> list[dict[str, Any]] | None:
+    """Without the oldest `part` of the text: whole turns, each from a user's message on. The system's message and the last turn stay.
+    None: there is nothing that may go."""
+    starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    first = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
+    sizes = [len(orjson.dumps(message)) for message in messages]
+    for start in starts:
+        if start > first and (sum(sizes[first:start]) >= part * sum(sizes) or start == starts[-1]):
+            return [*messages[:first], *messages[start:]]
+    return None
 
 
 class Chat(NamedTuple):
@@ -88,6 +125,7 @@ def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) 
         has_summary=reasoning.get("summary", reasoning.get("generate_summary")) not in (None, "none"),
         has_sealed="reasoning.encrypted_content" in _include(body),
         is_stored=_stored(body),
+        is_truncated=body.get("truncation") == "auto",
     )
 
 

@@ -111,14 +111,7 @@ class Stream(Answer, SseWriter):
             self._end()
         elif is_last:
             self._prompt += 1
-            asyncio.get_running_loop().call_soon(self._next_prompt)  # the ring still holds this sink for the prompt that ends
-
-    def _next_prompt(self) -> None:
-        if not self._is_over and self._lease is not None:
-            try:
-                self._submit(self._lease)
-            except FastrouterError as error:
-                self.fail(error)
+            asyncio.get_running_loop().call_soon(self._submit_again)  # the ring still holds this sink for the prompt that ends
 
     # ------------------------------------------------------------ the end
 
