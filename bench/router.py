@@ -1,9 +1,9 @@
-"""`python -m bench.router [--streams 512] [--seconds 5]`: what the router itself can carry, from ring to sockets, without a model.
+"""`python -m bench.router [--streams 512] [--seconds 5]`: what the router alone can handle, from ring to sockets, without a model.
 
-The real router runs in a process of its own over a scripted worker (tests/support/fake_worker.py, flood mode) that pushes tokens as fast as
-the ring takes them. Client processes open all streams at once and count text events. Writes results/router.json.
-In `lockstep` the worker waits until each step's tokens have been taken, as a model does: every token is an event, a write and a system
-call of its own, which is the most that a token can cost.
+The real router runs in a separate process with a scripted worker (tests/support/fake_worker.py, flood mode) that writes tokens as fast
+as the ring takes them. Client processes open all streams together and count text events. Writes results/router.json. In `lockstep` the
+worker waits until the tokens of each step have been taken, like a model: then every token is an event, a write and a system call, which
+is the highest possible cost of a token.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tiny_models import make_llama
 WORKER = Path(__file__).parent.parent / "tests" / "support" / "fake_worker.py"
 EVENT = b'"delta":{"content":"'
 END = b"data: [DONE]"
-CALIBRATION_TOKENS = 200  # per stream, in the run that tells how many the measured one needs
+CALIBRATION_TOKENS = 200  # for each stream, in the run that shows how many the measured run needs
 ROUTER = """
 import sys
 from fastrouter.app.router import run
@@ -59,7 +59,7 @@ def cpu_s(pid: int) -> float:
 
 
 def read_all(port: int, model: str, num_streams: int, num_tokens: int, pipe: Connection) -> None:
-    """One client process: connect, wait for the word, read to the end. Sends (tokens, whole streams)."""
+    """One client process: connect, wait for the start, read to the end. Sends (tokens, whole streams)."""
     selector = selectors.DefaultSelector()
     tails: dict[socket.socket, bytes] = {}
     for _ in range(num_streams):
@@ -91,7 +91,7 @@ def read_all(port: int, model: str, num_streams: int, num_tokens: int, pipe: Con
 
 
 def flood(port: int, router: int, model: str, num_streams: int, num_tokens: int, num_clients: int) -> tuple[float, float]:
-    """(seconds, CPU seconds of the router) for `num_tokens` on each stream. Raises RuntimeError when one is missing."""
+    """(seconds, CPU seconds of the router) for `num_tokens` on each stream. Raises RuntimeError when a token is missing."""
     context = multiprocessing.get_context("fork")
     pipes, clients = [], []
     for index in range(num_clients):

@@ -1,6 +1,6 @@
 """What is measured. Each scenario is a function of (server name, rival path, model folder) -> {measure: [samples]}.
 
-Samples are seconds, bytes or rates as the measure's name says; statistics are made by report.py.
+Samples are seconds, bytes or rates, as the measure's name says; report.py makes the statistics.
 """
 
 import itertools
@@ -16,14 +16,14 @@ from pathlib import Path
 
 from fastrouter.cli.bench import servers
 from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
-from fastrouter.cli.bench.servers import Server
+from fastrouter.cli.bench.servers import MeasuredServer
 from fastrouter.cli.bench.switching import SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
 
 
-def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[Server]:
+def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[MeasuredServer]:
     environ = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
     log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
     return servers.running(rival if name == servers.RIVAL else None, ["--models-dir", str(models), *flags], environ, log)
@@ -108,7 +108,8 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
 
 
 def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
-    """How long streams wait for their next token while somebody's long prompt is computed, and how long that one waits for its first."""
+    """How long streams wait for their next token while another client's long prompt is computed, and how long that client waits for its
+    first."""
     samples: Samples = defaultdict(list)
     prompt = "the quick brown fox jumps over a lazy dog " * 120
     with running(name, rival, models, *FLAGS) as server, ThreadPoolExecutor(1) as pool:
@@ -134,7 +135,7 @@ NUM_CLIENTS, NUM_TURNS = 24, 10
 
 
 def storm(name: str, rival: Path | None, models: Path) -> Samples:
-    """Agents that take turns: many clients, each asks another of three models with every request, and there is room for one."""
+    """Agents that take turns: many clients; with every request each asks another of three models, and there is room for one."""
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
         time.sleep(1)

@@ -31,13 +31,13 @@ from fake_time import FakeLoop
 from fake_workers import FakeMaker
 from specs import spec_of
 
-MAX_S = 7 * 86400.0  # a request that has not ended so long after the last one came never will
+MAX_S = 7 * 86400.0  # when a request has not ended this long after the last one came, it never will
 
 
 @dataclass
 class Outcome:
     loads: Counter[str] = field(default_factory=Counter)  # by model
-    evictions: Counter[tuple[str, str]] = field(default_factory=Counter)  # by model and what was scarce, or ttl
+    evictions: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (model, what was scarce or ttl)
     waits: dict[str, list[float]] = field(default_factory=dict)  # by model, of the requests that got it
     refusals: list[str] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class Simulation:
         stopping = self._loop.create_task(self._supervisor.stop(0.0))
         while not stopping.done():
             self._loop.advance(1.0)
-        for task in tasks:  # those that still wait have been refused
+        for task in tasks:  # requests that still wait have been refused
             task.result()
         return self.outcome
 
@@ -121,9 +121,9 @@ def main(argv: list[str]) -> int:
         return 2
     trace = json.loads(Path(argv[0]).read_text())
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # what real loads have shown counts for nothing here, and the other way round
+        os.environ["XDG_CACHE_HOME"] = folder  # what real loads have shown is not used here, nor the other way round
         config = parse(argv[1:], {})
-        if config.models_memory_mib == AUTO:  # that is what this machine has free
+        if config.models_memory_mib == AUTO:  # this would be the free memory of this machine
             config = replace(config, models_memory_mib=0)
         simulation = Simulation(trace["models"], config, log=sys.stdout)
         print(table(simulation.run(trace["requests"])))

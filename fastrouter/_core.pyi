@@ -1,4 +1,4 @@
-"""Types and meaning of the Cython core. One file of source each, see _core.pyx."""
+"""Types and meaning of the Cython core. Each part has its own source file, see _core.pyx."""
 
 import asyncio
 from array import array
@@ -15,42 +15,43 @@ PROGRESS: Final[int]  # PromptProgress
 FINISH: Final[int]  # Finish: one per choice
 ERROR: Final[int]  # Failure; always LAST
 # Record flags (u32, bit set)
-LAST: Final[int]  # nothing more comes for this request id: the ring detaches the sink after delivering it
+LAST: Final[int]  # no more records for this request id: the ring detaches the sink after delivering it
 
 class HttpError(Exception):
-    """A request the server must refuse: answer `status` and close."""
+    """A request that the server must refuse: answer `status` and close."""
 
     status: int
     def __init__(self, status: int, message: str) -> None: ...
 
 class Request:
-    """One parsed HTTP request. Immutable once handed out, but for what is marked."""
+    """One parsed HTTP request. It does not change after it is delivered, except for the marked fields."""
 
     method: str
     target: str  # as sent
-    path: str  # percent-decoded, without query; the routing takes doubled and trailing slashes out
+    path: str  # percent-decoded, without query; http/routes.py removes doubled and trailing slashes
     query: str  # raw, without "?"
-    body: bytes  # b"" once it was taken
+    body: bytes  # b"" after it was taken
     keep_alive: bool
     http_minor: int
-    caller: Any  # http.keys.Caller, set by the guard; None: may do everything
-    is_checked: bool  # set by the routing: the guard has let it in
-    denied: FastrouterError | None  # set by the gate: what it will be answered with; its body is not kept
-    json: Any  # set by who parses the body: what is in it
-    model: str | None  # set by who parses the body: the model it names
+    caller: Any  # http.api_keys.Caller, set by the guard; None: may do everything
+    is_checked: bool  # set by http/routes.py: the guard has accepted it
+    denied: FastrouterError | None  # set by the gate: the error that answers it; its body is not kept
+    json: Any  # set by the code that parses the body: its content
+    model: str | None  # set by the code that parses the body: the model it names
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...
     def take_body(self) -> bytes:
-        """The body, which this request then no longer holds."""
+        """The body; the request does not hold it any more."""
 
 class RequestParser:
     """httptools callbacks -> Request, with the limits of the server. The same bytes give the same result however they are split.
 
     Usage: `for request in parser.feed(data, gate)`. Raises HttpError (400, 413, 414, 417, 431, 501, 503, 505); when good requests came
     before the bad one in the same data, they are returned and the error is in `error`. After an error every feed raises it.
-    `gate(request, num_bytes)` is called at the end of a head that announces a body (-1: in chunks), before a byte of it is kept. It returns
-    how large the body may be, or sets `denied`: then the body is dropped, and where it is large the request is the connection's last one.
+    `gate(request, num_bytes)` is called at the end of a head that announces a body (-1: in chunks), before a byte of it is kept. It
+    returns how large the body may be, or sets `denied`: then the body is dropped, and if it is large, the request is the connection's
+    last one.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class RequestParser:
         max_body: int = 64 << 20,
     ) -> None: ...
     error: HttpError | None
-    owes_continue: bool  # the client waits for `100 Continue`; whoever says it clears this
+    owes_continue: bool  # the client waits for `100 Continue`; the code that sends it clears this
     def feed(self, data: bytes, gate: Callable[[Request, int], int] | None = None) -> list[Request]: ...
     def close(self) -> None:
         """The client has left: keep nothing of what came, and read no more."""
     @property
     def is_idle(self) -> bool:
-        """True between requests: no byte of a next one was seen."""
+        """True between requests: no byte of a next one has come."""
     @property
     def in_body(self) -> bool: ...
     @property
@@ -80,16 +81,16 @@ class RequestParser:
     def num_body_bytes(self) -> int: ...
 
 def scan_json(body: bytes, id_fields: bytes, *, max_values: int, max_depth: int) -> list[tuple[int, int]]:
-    """Raises InvalidRequest for a body of more values or levels. Where lists of 32 or more token ids lie (start, end), as the value of a
-    member of the outer object that `id_fields` names, or directly in such a list. `id_fields`: names, each ended by a NUL, the last by two.
-    Does not say whether the body is JSON. The GIL is not held meanwhile."""
+    """Raises InvalidRequest for a body with more values or levels. Returns (start, end) of lists of 32 or more token ids: the value of a
+    member of the outer object that `id_fields` names, or a list directly in such a value. `id_fields`: names, each ended by a NUL, the
+    last by two. Does not check whether the body is JSON. The GIL is not held meanwhile."""
 
 class ItlHistogram:
-    """Gaps between text records (inter-token latency), counted by the sinks that were given it without a Python object per token."""
+    """Gaps between text records (inter-token latency), counted by the sinks that have this object, without a Python object per token."""
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """Upper bounds in seconds, inclusive; one bucket more has none."""
+        """Upper bounds in seconds, inclusive; the last bucket has none."""
     @property
     def counts(self) -> list[int]:
         """Per bucket, not cumulative."""
@@ -98,23 +99,23 @@ class ItlHistogram:
         """Seconds of all gaps together."""
 
 def skip_strings(content: bytes, at: int, count: int, end: int) -> tuple[int, int]:
-    """Over up to `count` strings (a u64 length, then so many bytes) of a GGUF file, from byte `at` of a piece of it: (where the next one
-    begins, how many are left). Stops where `content` ends; the position may lie behind it, in the rest of the file, which ends at byte
-    `end` counted from the same place. A string that would end behind that gives end + 1."""
+    """Skips up to `count` strings (a u64 length, then that many bytes) of a GGUF file, from byte `at` of a piece of it: (where the next
+    one starts, how many are left). Stops where `content` ends; the position may be after it, in the rest of the file, which ends at byte
+    `end`, counted from the same place. A string that would end after that gives end + 1."""
 
 class Sink:
-    """Where one request's records go. The ring calls it in the router's thread. Subclass in Python for slow paths."""
+    """The target of one request's records. The ring calls it in the router's thread. Subclass in Python for slow paths."""
 
     request_id: int  # set by TokenRing.attach, 0 when detached
-    num_tokens: int  # tokens seen so far
+    num_tokens: int  # tokens up to now
     first_text_ns: int  # monotonic ns of the first text record (TEXT, REASONING, EVENT), 0 before
     itl: ItlHistogram | None  # counts the gaps between the text records of choice 0
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        """Anything but text, in order, after the text before it has been handed over. Override."""
+        """All records except text, in order, after the text before them. Override."""
     def fail(self, error: Exception) -> None:
-        """The worker is gone: no record will come any more. Override."""
+        """The worker has ended: no more records will come. Override."""
     def restart(self) -> bool:
-        """The worker is gone: forget what came. False when that is not possible, because some of it has reached the client."""
+        """The worker has ended: forget what came. False when that is not possible, because some of it has reached the client."""
 
 class TextCollector(Sink):
     """Collects the text of a non-streaming request, per choice, without a Python object per token."""
@@ -148,32 +149,32 @@ class SseWriter(Sink):
     def drop_template(self, kind: int, choice: int) -> None:
         """From now on its records go to on_record."""
     def set_first(self, choice: int, event: bytes) -> None:
-        """An event sent once, before the choice's first text (OpenAI's role delta)."""
+        """An event that is sent once, before the choice's first text (OpenAI's role delta)."""
     def take_first(self, choice: int) -> bytes:
-        """That event if nothing has sent it yet, else b""; it counts as sent from now on."""
+        """That event if it has not been sent, else b""; it counts as sent from now on."""
     @property
     def is_finished(self) -> bool: ...
     @property
     def is_started(self) -> bool:
-        """True once the head has gone out (or is buffered to go)."""
+        """True once the head has been sent (or is buffered)."""
     def make_head(self, head: bytes) -> bytes:
-        """Called once, when the head goes out. Override to add what is known only then."""
+        """Called once, when the head is sent. Override to add what is known only then."""
     @property
     def last_sent_ns(self) -> int:
         """Monotonic ns of the last write, 0 before."""
     @property
     def text_bytes(self) -> int: ...
     def write_event(self, event: bytes, *, is_answer: bool = True) -> None:
-        """Append ready-made bytes (whole SSE events), framed like the rest; flushed with the drain, or by flush().
-        After one that is no answer, another worker may still begin anew."""
+        """Append ready-made bytes (whole events), framed like all others; flushed with the drain, or by flush(). When the bytes are
+        not part of an answer, another worker may still start again."""
     def write_ping(self, event: bytes) -> None:
-        """Send this whole event now, with the head if need be; nothing where the client has unread events or the body has ended."""
+        """Send this whole event now, with the head if needed; does nothing when the client has unread events or the body has ended."""
     def flush(self) -> None:
         """Write what is buffered, unless paused."""
     def finish(self) -> None:
-        """Write everything out, paused or not, and end the body (the terminating chunk). Idempotent."""
+        """Write everything, even when paused, and end the body (the terminating chunk). Idempotent."""
     def cut(self) -> None:
-        """Write everything out, but leave the body visibly incomplete. Idempotent."""
+        """Write everything, but leave the body visibly incomplete. Idempotent."""
     def pause(self) -> None:
         """The transport's buffer is full: hold text here (up to max_buffered, then on_overflow)."""
     def resume(self) -> None: ...
@@ -206,21 +207,22 @@ class TokenRing:
     def watch(self) -> CancelWatch: ...
     # consumer
     def cancel(self, request_id: int) -> None:
-        """Tell the producer at once, even while it computes. Only the last one is told; each has its message, too."""
+        """Tell the producer immediately, even while it computes. Only the last cancelled request is visible; each also has its message."""
     def attach(self, sink: Sink) -> int:
-        """Give `sink` a fresh request id (never 0, not reused soon)."""
+        """Give `sink` a new request id (never 0, not reused soon)."""
     def detach(self, request_id: int) -> None:
         """Records of this id are dropped from now on. Idempotent."""
     def sinks(self) -> list[Sink]: ...
     def drain(self, max_bytes: int = 0) -> int:
         """Deliver all records, flush every sink that got some, arm the doorbell. Returns the number of records.
 
-        A sink that raises is detached and its error logged by `on_sink_error`; the others go on."""
+        A sink that raises is detached, and `on_sink_error` logs its error; all others continue.
+        """
     on_sink_error: Callable[[Sink, BaseException], None] | None
 
 class CancelWatch:
-    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled. It must outlive its
-    users, and they the ring's mapping."""
+    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled. It must live longer
+    than its users, and the ring's mapping longer than these."""
 
     function: int
     argument: int
@@ -229,21 +231,22 @@ class CancelWatch:
     def stop(self) -> None: ...
 
 SAMPLERS: tuple[str, ...]  # llama.cpp's default order
-SAMPLER_SETTINGS: tuple[str, ...]  # what LogitSampler takes of its settings, beside "samplers"
+SAMPLER_SETTINGS: tuple[str, ...]  # the settings that LogitSampler needs, in addition to "samplers"
 
 class Breakers:
-    """What ends a repetition for DRY: token ids, and (first token, the tokens after it) of longer ones. Immutable, to be shared."""
+    """The ends of a repetition for DRY: token ids, and (first token, the tokens after it) of longer ones. Immutable, so it can be
+    shared."""
 
     def __init__(self, n_vocab: int, singles: list[int], longer: list[tuple[int, list[int]]]) -> None: ...
 
 class LogitSampler:
     """Next token from a row of logits: bias and mask, then `samplers` in their order, then a draw; temperature <= 0 is greedy.
 
-    `settings` holds all of SAMPLER_SETTINGS and "samplers"; other keys are ignored. Meaning of each as in llama.cpp
-    (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`,
-    `dry_penalty_last_n`: tokens that are looked back at, -1 all, 0 none. `mirostat` 1 and 2 take the place of all samplers but
-    temperature. `seed` is 64 bits; the same seed and logits give the same tokens. `num_probs`: how many probabilities of the best
-    tokens are kept for each sample (-1: none, not even its own), as the model says or, `is_after`, after the chain.
+    `settings` holds all of SAMPLER_SETTINGS and "samplers"; other keys are ignored. Each means the same as in llama.cpp
+    (`llama_sampler_init_*`). `bias`: [(token id, value), ...]; -inf bans. `repeat_last_n`, `dry_penalty_last_n`: how many tokens they
+    look at, -1 all, 0 none. `mirostat` 1 and 2 replace all samplers but temperature. `seed` is 64 bits; the same seed and logits give
+    the same tokens. `num_probs`: how many probabilities of the best tokens are kept for each sample (-1: none, not even its own): those
+    of the model or, with `is_after`, those after the chain.
     """
 
     probabilities: tuple[float, list[tuple[int, float]]] | None  # of the last sample: its own, then the best [(token, probability), ...]
@@ -260,24 +263,25 @@ class LogitSampler:
         is_after: bool = False,
     ) -> None: ...
     def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
-        """Token id from the `n_vocab` float32 at `address`, which are left as they were. `mask`: address of ceil(n_vocab / 32) uint32
-        with a bit for each token that is allowed, lowest bit first; 0: all are."""
+        """Token id from the `n_vocab` float32 at `address`, which stay unchanged. `mask`: address of ceil(n_vocab / 32) uint32 with a
+        bit for each token that is allowed, lowest bit first; 0: all are."""
     def accept(self, token: int) -> None:
         """A token of the text so far, for the penalties."""
     def prime(self, tokens: Sequence[int]) -> None:
         """The prompt, for the penalties."""
 
 def find_tokens(predicate: int, vocab: int, n_vocab: int) -> list[int]:
-    """Token ids that the C function at `predicate`, a `bool (*)(const llama_vocab *, int32_t)`, says yes to. Both are addresses."""
+    """Token ids for which the C function at `predicate`, a `bool (*)(const llama_vocab *, int32_t)`, returns true. Both are addresses."""
 
 def all_pieces(to_piece: int, vocab: int, n_vocab: int) -> list[bytes]:
     """Every token's bytes, control tokens as their text. `to_piece`: address of llama_token_to_piece."""
 
 class Lookup:
-    """What followed the last `n` tokens of a text when they stood there before, `min_hits` times or more. len(): tokens it knows."""
+    """What followed the last `n` tokens of a text at their earlier occurrences, if there were at least `min_hits`. len(): tokens it
+    knows."""
 
     def __init__(self, n: int, min_hits: int = 1) -> None: ...
     def __len__(self) -> int: ...
     def guess(self, held: array[int], next_token: int, most: int) -> list[int]:
-        """At most `most` tokens that may follow `held` (int32) and `next_token`; empty without a match. Each call may bring a longer text;
-        it costs a constant for each new token. Another text than that of the last call is taken in from its start."""
+        """At most `most` tokens that may follow `held` (int32) and `next_token`; empty without a match. Each call may bring a longer
+        text; it costs a constant time for each new token. A text that does not continue that of the last call is read from its start."""

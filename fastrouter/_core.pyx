@@ -1,17 +1,17 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Contents page of the Cython core: one extension, small files. Types and meaning are in _core.pyi.
+"""The parts of the Cython core, in core/: one extension, small files. Types and meaning are in _core.pyi.
 
-_ring.pxi    TokenRing, the shared-memory ring between a worker and the router; CancelWatch
-_sse.pxi     Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
-_request.pxi Request, HttpError, BodyBuffer
-_http.pxi    RequestParser
-_scan.pxi    scan_json, a look at a request's JSON before it is parsed
-_pick.pxi    the few candidates of a row of logits, and the usual draw
-_chain.pxi   the other steps of a sampling chain; Breakers
-_sample.pxi  LogitSampler: the next token from a row of logits
-_vocab.pxi   find_tokens, all_pieces
-_lookup.pxi  Lookup: what followed the last tokens of a text before
-_gguf.pxi    skip_strings, over a vocabulary in a file's header
+ring.pxi     TokenRing, the shared-memory ring between a worker and the router; CancelWatch
+sse.pxi      Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
+request.pxi  Request, HttpError, BodyBuffer
+http.pxi     RequestParser
+scan.pxi     scan_json, which looks at a request's JSON before it is parsed
+pick.pxi     the few candidates of a row of logits, and the usual draw
+chain.pxi    the other steps of a sampling chain; Breakers
+sample.pxi   LogitSampler: the next token from a row of logits
+vocab.pxi    find_tokens, all_pieces
+lookup.pxi   Lookup: what followed the last tokens of a text before
+gguf.pxi     skip_strings, over a vocabulary in a file's header
 
 Bounds checks are off in this extension: all indexing is of C memory, and each place says why it stays inside. The GIL is held
 throughout, except where scan_json reads bytes that never change; nothing here is shared between threads.
@@ -33,7 +33,7 @@ import httptools
 
 from fastrouter.errors import InvalidRequest, ProtocolError, Unavailable
 
-cpdef enum:  # kinds of the ring's records: those that bring text come first, and among these those that are text as such
+cpdef enum:  # kinds of the ring's records: first those with text, and the first two of these are only text
     TEXT = 1
     REASONING = 2
     EVENT = 3

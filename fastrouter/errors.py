@@ -1,6 +1,6 @@
-"""The one error tree. Each class carries the HTTP status, type and code a client sees.
+"""The one tree of errors. Each class has the HTTP status, type and code that a client sees.
 
-Knows nothing of HTTP framing or of who raises. Foreign errors (ctypes, OS, JSON) are mapped to these at the seam where they enter.
+Other errors (ctypes, OS, JSON) are turned into these where they first appear. Imports nothing of this package.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,15 +8,15 @@ from typing import Any
 
 
 class FastrouterError(Exception):
-    """Base of all errors a user may see. `extra` fields go into the JSON beside `message`."""
+    """Base of all errors that a user may see. `extra` fields go into the JSON next to `message`."""
 
     status = 500
     type = "server_error"
-    code: int | str | None = None  # None: the status is the code, as llama-server does
+    code: int | str | None = None  # None: the status is the code, as in llama-server
     retry_after_s: int | None = None
 
     def __init__(self, message: str, /, **extra: Any) -> None:
-        message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # file names and templates hold anything
+        message = message if message.isascii() else message.encode("utf-8", "replace").decode()  # names of files may hold any bytes
         super().__init__(message)
         self.message = message
         self.extra = extra
@@ -52,7 +52,7 @@ class ModelNotLoaded(InvalidRequest):
 
 
 class DoesNotFit(InvalidRequest):
-    """A model that needs more memory than there is; trying again will not help."""
+    """The model needs more memory than there is; trying again does not help."""
 
     type = "exceed_memory_error"
 
@@ -61,7 +61,8 @@ class DoesNotFit(InvalidRequest):
 
 
 class ModelCannot(InvalidRequest):
-    """What this model cannot do, or not as it is loaded. Trying again does not help, so it is no 5xx: clients repeat those."""
+    """This model cannot do it, or not with its present options. Trying again does not help, so it has no 5xx status: clients repeat those
+    requests."""
 
     type = "not_supported_error"
 
@@ -90,7 +91,7 @@ class MethodNotAllowed(FastrouterError):
 
     def __init__(self, methods: Iterable[str]) -> None:
         methods = set(methods)
-        super().__init__(f"this path answers {', '.join(sorted(methods))}")
+        super().__init__(f"this path accepts {', '.join(sorted(methods))}")
         self.allow = ", ".join(sorted({"OPTIONS", *methods, *(("HEAD",) if "GET" in methods else ())}))
 
 
@@ -99,7 +100,7 @@ class BodyTooLarge(FastrouterError):
     type = "invalid_request_error"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the body is larger than {limit} bytes, the most that this path takes")
+        super().__init__(f"the body is larger than {limit} bytes, the limit of this path")
 
 
 class UnsupportedMediaType(FastrouterError):
@@ -116,7 +117,7 @@ class RateLimited(FastrouterError):
 
 
 class NotSupported(FastrouterError):
-    """An endpoint that a flag turns on, in llama-server's words and with its status."""
+    """An endpoint that a flag turns on, with llama-server's words and status."""
 
     status = 501
     type = "not_supported_error"
@@ -131,7 +132,7 @@ class Unavailable(FastrouterError):
 
 
 class LoadFailed(FastrouterError):
-    """A model's worker died or refused while loading; the message ends with the cause, `log` are the last lines the worker said."""
+    """A model's worker died or refused while it was loading; the message ends with the cause, `log` holds the last lines of the worker."""
 
     def __init__(self, model_id: str, cause: str, exit_code: int | None = None, log: Sequence[str] = ()) -> None:
         super().__init__(f"model name={model_id} failed to load: {cause}", log=list(log))
@@ -140,14 +141,15 @@ class LoadFailed(FastrouterError):
 
 
 class ModelUnusable(LoadFailed):
-    """However often it is tried: the model's file or options must change first. A client that repeats the request gains nothing."""
+    """It fails however often it is tried: first the model's file or options must change. A client that repeats the request gains
+    nothing."""
 
     status = 400
     type = "invalid_model_error"
 
 
 class LoadPostponed(LoadFailed):
-    """There was no memory or no process for it now."""
+    """There was not enough memory, or no process, for it now."""
 
     status = 503
     type = "unavailable_error"
@@ -155,7 +157,7 @@ class LoadPostponed(LoadFailed):
 
 
 class WorkerDied(FastrouterError):
-    """A worker died with a request in it; `log` are the last lines it said."""
+    """A worker died while it had a request; `log` holds its last lines."""
 
     status = 503
     code = "worker_died"
@@ -166,21 +168,22 @@ class WorkerDied(FastrouterError):
 
 
 class ConfigError(FastrouterError):
-    """A flag, environment variable or preset is wrong; ends the start with exit code 1, and is what a refused reload answers."""
+    """A flag, environment variable or preset is wrong. At the start the program ends with exit code 1; a reload is refused with this
+    error."""
 
     status = 400
     type = "invalid_config_error"
 
 
 class ProtocolError(FastrouterError):
-    """The other process broke the wire or ring format. Its process is killed, ours goes on."""
+    """The other process broke the format of the wire or the ring. Its process is killed, ours continues."""
 
 
 _FROM_WIRE = {cls.__name__: cls for cls in (FastrouterError, InvalidRequest, ContextExceeded, ModelCannot, NotSupported, Unavailable)}
 
 
 def from_wire(error: dict[str, Any]) -> FastrouterError:
-    """The error a worker reported with `to_wire`. An unknown class becomes a plain server error."""
+    """The error that a worker sent with `to_wire`. An unknown class becomes a plain server error."""
     cls = _FROM_WIRE.get(str(error.get("class")), FastrouterError)
     extra = error.get("extra")
     return cls(str(error.get("message", "worker error")), **(extra if isinstance(extra, dict) else {}))

@@ -1,7 +1,7 @@
-"""What is counted: plain numbers per model, written by the router's thread only. Must never know a format, a request or a process.
+"""All counts: plain numbers for each model, written only by the router's thread. Imports only `_core` of this package.
 
-Invariant: counting one thing costs a few dictionary look-ups and no lock, and the number of models that are told apart is bounded,
-whatever names come and go. How the numbers look to Prometheus is in api/metrics.py.
+Invariant: counting once costs a few dictionary look-ups and no lock, and the number of models with counts of their own is limited, whatever
+names come and go. api/operations/exposition.py formats the numbers for Prometheus.
 """
 
 from bisect import bisect_left
@@ -11,11 +11,11 @@ from fastrouter._core import ItlHistogram
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MAX_MODELS = 1000
-OTHERS = "(others)"  # the models beyond MAX_MODELS, together
+OTHERS = "(others)"  # all models beyond MAX_MODELS together
 
 
 class Histogram:
-    """Seconds, by upper bound; one bucket more has none."""
+    """Seconds, by upper bound; the last bucket has none."""
 
     __slots__ = ("counts", "sum")
     bounds = SECONDS
@@ -33,26 +33,26 @@ class Histogram:
 
 
 class ModelCounts:
-    """All that is counted of one model."""
+    """All counts of one model."""
 
     def __init__(self) -> None:
-        self.num_changes = 0  # grows with every change but those of `itl`
-        self.requests: Counter[tuple[str, str]] = Counter()  # (flavour, outcome)
+        self.num_changes = 0  # grows with every change except those of `itl`
+        self.requests: Counter[tuple[str, str]] = Counter()  # by (flavour, outcome)
         self.queue = Histogram()
         self.load = Histogram()
         self.ttft = Histogram()
         self.prefill = Histogram()
-        self.switch = {False: Histogram(), True: Histogram()}  # did another model have to leave?
+        self.switch = {False: Histogram(), True: Histogram()}  # by whether another model was evicted for it
         self.itl = ItlHistogram()
-        self.prompt_tokens = 0  # with those from the cache
+        self.prompt_tokens = 0  # including those from the cache
         self.cached_tokens = 0
         self.generated_tokens = 0
         self.draft_tokens = 0  # guessed by speculative decoding
         self.draft_tokens_accepted = 0
-        self.prompt_s = 0.0  # as the worker counts it
+        self.prompt_s = 0.0  # as measured by the worker
         self.generated_s = 0.0
-        self.num_decodes = 0  # of llama.cpp
-        self.num_busy_decodes = 0  # the same, once for each sequence that had a slot meanwhile
+        self.num_decodes = 0  # calls of llama_decode
+        self.num_busy_decodes = 0  # the same, counted once for each sequence that had a slot
         self.most_tokens = 0  # of one request, prompt and answer
         self.evictions: Counter[str] = Counter()  # by reason
         self.num_failed_loads = 0
@@ -60,7 +60,7 @@ class ModelCounts:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Differs when anything has changed."""
+        """Differs after any change."""
         return self.num_changes, sum(self.itl.counts)
 
 
@@ -68,7 +68,7 @@ _models: dict[str, ModelCounts] = {}
 
 
 def of(model_id: str) -> ModelCounts:
-    """The counts of a model that the catalog knows, to be written to; every use counts as a change."""
+    """The counts of a model in the catalog, for writing; each call counts as a change."""
     counts = _models.get(model_id)
     if counts is None:
         counts = _models.setdefault(model_id if len(_models) < MAX_MODELS else OTHERS, ModelCounts())
@@ -77,11 +77,11 @@ def of(model_id: str) -> ModelCounts:
 
 
 def by_model() -> dict[str, ModelCounts]:
-    """To be read only."""
+    """For reading only."""
     return _models
 
 
-# ---------------------------------------------------------------- what the supervisor tells
+# ---------------------------------------------------------------- calls of the supervisor
 
 
 def loaded(model_id: str, seconds: float) -> None:
@@ -93,7 +93,7 @@ def load_failed(model_id: str) -> None:
 
 
 def evicted(model_id: str, reason: str) -> None:
-    """It leaves the memory. `reason` is one of a fixed few: count, memory, ttl, unload, reload, crash ..."""
+    """It leaves memory. `reason` is one of a few fixed words: count, memory, ttl, unload, reload, crash ..."""
     of(model_id).evictions[reason] += 1
 
 

@@ -1,6 +1,6 @@
-"""`python packaging/build_record.py [LLAMA_BUILD]`: prints the build.json that tells a package or an executable where it comes from.
+"""`python packaging/build_record.py [LLAMA_BUILD]`: prints the build.json that tells a package or an executable its origin.
 
-Only what the repository says: the last commit and its date. The same commit gives the same bytes.
+It uses only the repository: the last commit and its date. The same commit gives the same bytes.
 """
 
 import json
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def git(*arguments: str) -> str:
-    """What it says; nothing outside of a repository."""
+    """Its output; nothing outside of a repository."""
     if not (REPOSITORY / ".git").exists():
         return ""
     command = ["git", "-C", str(REPOSITORY), *arguments]
@@ -23,12 +23,12 @@ def git(*arguments: str) -> str:
 
 
 def source_date_epoch() -> int:
-    """Seconds: when the last commit was made. 1980, where zip files begin, outside of a repository."""
+    """The time of the last commit in seconds; outside of a repository 1980, the earliest time of zip files."""
     return int(git("log", "-1", "--format=%ct") or 315532800)
 
 
 def build_record(llama_build: str = "") -> dict[str, str]:
-    """`llama_build`: the key of the build of llama.cpp that is inside, as in the name of its wheelhouse; empty: none is."""
+    """`llama_build`: the key of the included build of llama.cpp, as in the name of its wheelhouse; empty: there is none."""
     commit = git("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty")
     record = {"commit": commit, "date": git("log", "-1", "--format=%cs"), "llama_build": llama_build}
     return {name: value for name, value in record.items() if value}

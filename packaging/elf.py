@@ -1,4 +1,4 @@
-"""What the ELF files of a folder ask of the machine they run on: the newest glibc symbol of each. Needs objdump."""
+"""What the ELF files of a folder need from the machine: the newest glibc symbol of each. Needs objdump."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ def elf_files(folder: Path) -> list[Path]:
 
 
 def glibc_floor(path: Path) -> tuple[int, int]:
-    """(0, 0): it asks for none."""
+    """(0, 0): it needs none."""
     output = subprocess.run(["objdump", "-T", path], capture_output=True, text=True).stdout
     symbols = [line for line in output.splitlines() if "*UND*" in line]
     return max(((int(major), int(minor)) for line in symbols for major, minor in _SYMBOL.findall(line)), default=(0, 0))

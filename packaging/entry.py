@@ -1,6 +1,6 @@
-"""What the standalone executable runs: the command line, or one of its own modules as a process of its own (see system/reexec.py).
+"""What the standalone executable runs: the command line, or one of its modules as a separate process (see system/reexec.py).
 
-Knows no flag but those that name a model: the executable that brings one serves it when the user names none.
+An executable that contains a model serves it when the user names none.
 """
 
 import os
@@ -14,7 +14,7 @@ MODEL_VARIABLES = ("LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO")
 
 
 def with_own_model(arguments: list[str], environment: dict[str, str]) -> list[str]:
-    """The arguments to serve with; verbs and questions (--help) keep theirs."""
+    """The arguments to serve with; verbs and questions (--help) stay as they are."""
     model = environment.get("FASTROUTER_MODEL_FILE")
     serves = not arguments or arguments[0].startswith("-")
     is_named = any(word.split("=")[0] in NAMES_A_MODEL for word in arguments) or any(environment.get(name) for name in MODEL_VARIABLES)

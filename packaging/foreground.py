@@ -1,6 +1,6 @@
-"""foreground.py COMMAND...: the command in a process group of its own that has the terminal, as a shell would run it. For `make run`.
+"""foreground.py COMMAND...: runs the command in a separate process group that has the terminal, like a shell. For `make run`.
 
-Ctrl-C then reaches the command alone, and not make, which would end with an error of its own although the command has ended well.
+Ctrl-C then reaches only the command, and not make, which would end with an error although the command has ended well.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ def hand_over(giver: int, taker: int) -> None:
 
 
 def run(command: list[str]) -> int:
-    """The exit code; 128 and the signal's number for a command that a signal ended."""
+    """Returns the exit code; 128 plus the signal's number for a command that a signal ended."""
     child = subprocess.Popen(command, process_group=0)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else taking the terminal back would stop us
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # otherwise taking the terminal back would stop us
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: child.send_signal(number))
     group = os.getpgrp()
@@ -33,7 +33,7 @@ def run(command: list[str]) -> int:
         if not os.WIFSTOPPED(status):
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
-        os.killpg(group, signal.SIGSTOP)  # Ctrl-Z: make stops too, and we go on here when the shell continues both
+        os.killpg(group, signal.SIGSTOP)  # Ctrl-Z: make stops too, and we continue here when the shell continues both
         os.killpg(child.pid, signal.SIGCONT)
 
 

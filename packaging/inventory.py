@@ -1,6 +1,6 @@
 """What is inside an executable, with licences: Python, its distributions, llama.cpp, vendored JavaScript, packages of Debian.
 
-Everything is read from what is installed here. Invariant: a part whose licence nobody states, or whose text is missing, is an error.
+All of it is read from what is installed here. Invariant: a part without a stated licence, or without its text, is an error.
 """
 
 import ast
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 VENDORED = HERE.parent / "fastrouter" / "web" / "vendor"
 OWN = "fastrouter"
 BINDING = "llama-cpp-python"
-SPDX = {  # what metadata says -> what it means
+SPDX = {  # words of the metadata -> their meaning
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
@@ -40,13 +40,13 @@ class Part:
     licence: str  # an SPDX expression, or in words
     texts: tuple[str, ...]  # of the licences
     purl: str  # pkg:type/namespace/name@version
-    source: str = ""  # where it was fetched
+    source: str = ""  # where it was downloaded
     hashes: dict[str, str] = field(default_factory=dict)  # hexadecimal, by algorithm
     needs: tuple[str, ...] = ()  # names of other parts
 
 
 class Unlicensed(Exception):
-    """A part may not be given away as it is."""
+    """A part may not be distributed in this state."""
 
 
 def collect(distributions: Iterable[str], packages: Iterable[str] = (), root: Path = Path("/")) -> list[Part]:
@@ -61,7 +61,7 @@ def collect(distributions: Iterable[str], packages: Iterable[str] = (), root: Pa
 
 
 def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
-    """The distributions and all they need, without extras, as far as it is installed here: the rest can't be inside. Raises Unlicensed."""
+    """The distributions and all they need, without extras, if it is installed here: nothing else can be inside. Raises Unlicensed."""
     found: set[str] = set()
     names = [str(canonicalize_name(name)) for name in names]
     left_out = {str(canonicalize_name(name)) for name in without}
@@ -82,7 +82,7 @@ def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
 
 
 def packed(work: Path) -> set[str]:
-    """The distributions of which PyInstaller has packed a file or more, by what it noted in the folder where it worked."""
+    """The distributions of which PyInstaller has packed at least one file, according to its notes in its work folder."""
     sources: set[Path] = set()
     for noted in [path for kind in ("PYZ", "PKG", "COLLECT") for path in work.glob(f"{kind}-*.toc")]:
         sources |= {Path(entry[1]) for entry in _entries(ast.literal_eval(noted.read_text()))}
@@ -98,7 +98,7 @@ def packed(work: Path) -> set[str]:
 
 
 def _entries(noted: object) -> Iterator[tuple[str, str, str]]:
-    """(name, path, kind), wherever they are in it."""
+    """(name, path, kind), wherever they are in the folder."""
     if isinstance(noted, tuple) and len(noted) == 3 and all(isinstance(word, str) for word in noted):
         yield noted
     elif isinstance(noted, tuple | list):
@@ -115,7 +115,7 @@ def _needs_of(distribution: metadata.Distribution) -> list[str]:
 
 
 def python_part(root: Path) -> Part:
-    """The one that runs this."""
+    """The Python that runs this."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     texts = [Path(sysconfig.get_path("stdlib"), "LICENSE.txt"), *sorted((root / "usr/share/doc").glob(f"{name}*/copyright"))]
     version = platform.python_version()
@@ -157,7 +157,7 @@ def _read(files: Iterable[Path], name: str) -> tuple[str, ...]:
     return texts
 
 
-# ---------------------------------------------------------------- what is inside of others
+# ---------------------------------------------------------------- parts of other origin
 
 
 def llama_part() -> Part:
@@ -172,7 +172,7 @@ def llama_part() -> Part:
 
 
 def vendored_parts() -> list[Part]:
-    """JavaScript of the web page, where there is one."""
+    """JavaScript of the web page, if there is any."""
     listed = VENDORED / "vendor.json"
     return [_vendored_part(entry) for entry in json.loads(listed.read_text())] if listed.is_file() else []
 

@@ -1,7 +1,7 @@
-"""Prints the path of the one portable llama-cpp-python wheel, building it first if this user has none yet.
+"""Prints the path of the one portable llama-cpp-python wheel, and builds it first if this user has none.
 
-The build is keyed by version and flags in the user's cache folder, so a second clone takes seconds. pip's own wheel cache is not
-used: it is keyed by the source package alone and would hand out a build with other flags.
+The build is identified by version and flags, and stored in the user's cache folder, so a second clone takes seconds. pip's wheel cache
+is not used: it knows only the source package and would return a build with other flags.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from pathlib import Path
 import tile_config
 
 VERSION = "0.3.36"
-# GCC before 13 takes the stores into AMX's tile configuration for dead and drops them: the first decode of a quantised model would die on a
-# CPU with AMX. Without these two optimisations AMX works. (-mno-amx-* would not help: each CPU variant adds its own -mamx-* behind it.)
+# GCC before 13 removes the stores into AMX's tile configuration as unused: the first decode of a quantised model would crash on a
+# CPU with AMX. Without these two optimisations AMX works. (-mno-amx-* would not help: each CPU variant adds its own -mamx-* after it.)
 COMPILER_FLAGS = "-fno-tree-dse -fno-dse" if platform.machine() == "x86_64" else ""
 # Every CPU variant in one build; the best one is picked at run time.
 CMAKE_ARGS = (
@@ -29,7 +29,7 @@ CMAKE_ARGS = (
 
 
 def wheelhouse(cmake_args: str = CMAKE_ARGS, toolchain: str = "") -> Path:
-    """`toolchain`: the key of the one it is built with; empty: this machine's own compiler."""
+    """`toolchain`: the key of the toolchain for the build; empty: this machine's compiler."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(f"{VERSION} {cmake_args} {platform.machine()}{toolchain}".encode()).hexdigest()[:12]
     return cache / "fastrouter" / "wheels" / f"llama-cpp-python-{VERSION}-{key}"

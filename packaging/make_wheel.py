@@ -1,7 +1,8 @@
-"""`python packaging/make_wheel.py [FOLDER]`: source package and wheel of the files git knows, the same bytes every time, into dist/.
+"""`python packaging/make_wheel.py [FOLDER]`: source package and wheel of the files that git tracks, the same bytes every time, into
+dist/.
 
-The wheel is built from the source package, so that one holds what the other needs. Times are those of the last commit, tools those of
-build-constraints.txt. Needs the packages of the `release` extra.
+The wheel is built from the source package, so that the source package is known to be complete. Times are those of the last commit, tools
+those of build-constraints.txt. Needs the packages of the `release` extra.
 """
 
 import gzip
@@ -25,7 +26,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info"
 
 
 def copy_sources(into: Path) -> None:
-    """What git tracks, as it is now; all there is where the repository is an unpacked source package."""
+    """The files that git tracks, in their present state; all files if the repository is an unpacked source package."""
     names = git("ls-files", "-z").split("\0")
     if names == [""]:
         shutil.copytree(REPOSITORY, into, ignore=LEFT_OUT)
@@ -39,7 +40,7 @@ def copy_sources(into: Path) -> None:
 
 
 def build(kind: str, source: Path, into: Path, epoch: int) -> Path:
-    """`kind`: sdist or wheel. The one file it has made."""
+    """`kind`: sdist or wheel. Returns the file."""
     flags = f"-g0 -ffile-prefix-map={source}=."
     environ = {
         **os.environ,
@@ -58,7 +59,7 @@ def build(kind: str, source: Path, into: Path, epoch: int) -> Path:
 
 
 def normalise(path: Path, epoch: int) -> None:
-    """The same archive whoever packs it, and when: sorted, without owners, times or the name of the packed file."""
+    """The same archive on any machine and at any time: sorted, without owners, times or the name of the packed file."""
     with tarfile.open(path) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name)
         contents = {member.name: file.read() for member in members if (file := archive.extractfile(member))}
@@ -81,7 +82,7 @@ def unpacked(path: Path, into: Path) -> Iterator[Path]:
 
 
 def with_portable_tag(wheel: Path, epoch: int) -> Path:
-    """The wheel, named after the oldest glibc its symbols ask for (an index refuses a bare linux tag); as it was on another libc."""
+    """The wheel, named after the oldest glibc that its symbols need (an index refuses a plain linux tag); unchanged with another libc."""
     said = subprocess.run([sys.executable, "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True)
     found = re.search(r"platform tag:\s+\"(manylinux_\w+)\"", said.stdout)
     if found is None:

@@ -1,8 +1,9 @@
-"""`measure.py EXECUTABLE MODEL.gguf [ROUNDS]`: the executable beside `python -m fastrouter` of this environment, taking turns in one run.
+"""`measure.py EXECUTABLE MODEL.gguf [ROUNDS]`: compares the executable with `python -m fastrouter` of this environment, in turns in one
+run.
 
-Prints medians: seconds from the start of the process to the first /health (first start: nothing is unpacked yet); memory of the idle router
-with its fork server and spare (their own: pages of files are shared with whoever uses the same files); time to the first token after a
-switch with --models-max 1. Its caches lie in a temporary folder.
+Prints medians: seconds from the start of the process to the first /health (first start: nothing is unpacked yet); memory of the idle
+router with its fork server and spare (private memory: pages of files are shared with other users of the same files); time to the first
+token after a switch with --models-max 1. Its caches are in a temporary folder.
 """
 
 import json
@@ -68,7 +69,7 @@ def measure(command: list[str], models: Path, cache: Path, found: dict[str, list
     router = Router(command, models, cache)
     found.setdefault("first start, s to /health" if is_first else "start, s to /health", []).append(router.health_s)
     if not is_first:
-        time.sleep(3)  # the spare is there, and idle
+        time.sleep(3)  # the spare has started, and is idle
         found.setdefault("idle, MiB", []).append(router.memory_mib())
         router.switch_s("a")
         for model in "baba":

@@ -1,6 +1,6 @@
 """Puts folders behind the launcher: `pack.py LAUNCHER OUTPUT NAME=FOLDER ...`. The format is described in launcher/payload.h.
 
-Knows neither PyInstaller nor llama.cpp. Invariant: the same files give the same bytes, whatever their times, owners and order on disk.
+Invariant: the same files give the same bytes, whatever their times, owners and order on disk are.
 """
 
 import argparse
@@ -23,7 +23,7 @@ class Entry:
 
 
 def entries_of(folder: Path) -> list[Entry]:
-    """Every file and link below the folder; what is executable stays so, other permissions are made alike."""
+    """Every file and link below the folder; executable files stay executable, all other permissions become equal."""
     found = []
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
@@ -44,7 +44,7 @@ def key_of(entries: list[Entry]) -> str:
 
 
 def compress(content: bytes, level: int) -> bytes:
-    from backports import zstd  # on first use: tests pack without it
+    from backports import zstd  # when it is first used: tests pack without it
 
     options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
     options[zstd.CompressionParameter.window_log] = 27
@@ -53,7 +53,7 @@ def compress(content: bytes, level: int) -> bytes:
 
 
 def write(launcher: Path, sections: dict[str, Path], output: Path, *, level: int = LEVEL) -> None:
-    """`sections`: a folder under each name; the first one's program `fastrouter` is what the launcher becomes. Level 0: as they are."""
+    """`sections`: a folder for each name; the launcher becomes the program `fastrouter` of the first one. Level 0: not compressed."""
     body, index = bytearray(launcher.read_bytes()), bytearray(struct.pack("<I", len(sections)))
     for name, folder in sections.items():
         entries = entries_of(folder)

@@ -1,6 +1,6 @@
-"""Python, from Debian's source package (with its security patches), built by the toolchain. `ensure(toolchain)` gives its folder.
+"""Python, from Debian's source package (with its security patches), built by the toolchain. `ensure(toolchain)` returns its folder.
 
-What it links to beyond the C library lies in its lib/ folder; nothing of it is taken from the build machine.
+All libraries that it links to, except the C library, are in its lib/ folder; none is from the build machine.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from toolchain import Toolchain, build_cache
 SOURCE = "python3.11"
 CARRIED = ("libz.so.1", "libbz2.so.1.0", "libsqlite3.so.0", "libgcc_s.so.1", "libgomp.so.1", "libstdc++.so.6")
 CONFIGURE = ("--enable-shared", "--disable-test-modules", "--without-ensurepip")
-# The build machine's folders are not the sysroot's; and pyexpat needs a word that Debian's own build gives it elsewhere.
+# The build machine's folders are not those of the sysroot; and pyexpat needs a macro that Debian's build sets elsewhere.
 EDITS = (
     ("setup.py", "    def add_multiarch_paths(self):\n", "    def add_multiarch_paths(self):\n        return\n"),
     ("Modules/pyexpat.c", "#include", "#define Py_BUILD_CORE_MODULE 1\n#include"),

@@ -1,8 +1,8 @@
-"""`python packaging/sbom.py --into FOLDER [--name NAME] [--debian PACKAGE]... [DISTRIBUTION ...]`: what an executable consists of.
+"""`python packaging/sbom.py --into FOLDER [--name NAME] [--debian PACKAGE]... [DISTRIBUTION ...]`: lists the content of an executable.
 
-Writes NAME.cdx.json (CycloneDX 1.6), THIRD-PARTY-NOTICES and, last of all, SHA256SUMS of all files in the folder. Distributions: those of
-the Python that runs this, and what they need; fastrouter's own where none is named. With --packed: those that PyInstaller has packed, and
-those that are named. The same parts give the same bytes. Needs cyclonedx-python-lib and packaging.
+Writes NAME.cdx.json (CycloneDX 1.6), THIRD-PARTY-NOTICES and, at the end, SHA256SUMS of all files in the folder. Distributions: those of
+the Python that runs this, and what they need; only fastrouter's if none is named. With --packed: those that PyInstaller has packed, and
+the named ones. The same parts give the same bytes. Needs cyclonedx-python-lib and packaging.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def to_component(part: Part) -> Component:
 
 
 def to_bom(name: str, parts: Iterable[Part]) -> str:
-    """JSON."""
+    """As JSON."""
     parts = [part for part in parts if part.name != OWN]
     made = datetime.datetime.fromtimestamp(source_date_epoch(), datetime.UTC)
     application = Component(
@@ -80,7 +80,7 @@ def to_notices(name: str, parts: Iterable[Part]) -> str:
 
 
 def write_sums(folder: Path) -> None:
-    """As `sha256sum -c` reads them."""
+    """In the format of `sha256sum -c`."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
     (folder / SUMS).write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files))
 

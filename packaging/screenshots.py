@@ -1,6 +1,6 @@
 """Pictures of the page for the documentation, with real answers: `python packaging/screenshots.py` writes docs/screenshots/*.png.
 
-It starts a router of its own over SmolLM2 under three names, and drives Debian's Chromium. Invariant: it leaves no process behind.
+It starts a router with SmolLM2 under three names, and drives Debian's Chromium. Invariant: it leaves no process behind.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ IDLE = "body:not(:has([aria-busy=true])):has(.answer)"
 PRESETS = """
 [smollm2]
 model = {model}
-tags = chat
+tags = small
 temp = 0.3
 seed = 7
 [storyteller]
@@ -41,7 +41,7 @@ temp = 0
 
 @contextlib.contextmanager
 def router(folder: Path) -> Iterator[str]:
-    """Its address."""
+    """Returns its address."""
     model = subprocess.run(
         [sys.executable, ROOT / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -77,7 +77,7 @@ class Camera:
 
     def await_end(self) -> None:
         self.page.wait_for_selector(IDLE, timeout=120_000)
-        self.page.wait_for_timeout(400)  # colours
+        self.page.wait_for_timeout(400)  # until the colours have changed
 
     def ask(self, text: str) -> None:
         self.begin(text)
@@ -113,7 +113,7 @@ def take(browser: Any, url: str) -> None:
     camera.ask("Tell a story about a train in three sentences.")
     camera.begin("And now one about a station master.")
     camera.page.wait_for_selector(".room-rate strong")
-    camera.page.wait_for_timeout(1500)  # a curve
+    camera.page.wait_for_timeout(1500)  # until the curve is drawn
     camera.shoot("room")
     camera.page.emulate_media(color_scheme="light")
     camera.page.wait_for_timeout(400)

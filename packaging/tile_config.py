@@ -1,7 +1,7 @@
-"""Does a library configure AMX's tiles before it uses them? Reads its instructions with objdump, so it needs no CPU that has AMX.
+"""Checks whether a library configures AMX's tiles before it uses them. It reads instructions with objdump, so it needs no CPU with AMX.
 
-`ldtilecfg` loads 64 bytes: byte 0 is the palette, bytes 16 to 47 are the width of each tile (two bytes a tile), bytes 48 to 63 its rows.
-A compiler that takes the stores of widths and rows for dead leaves zeros there, and the first use of a tile is an illegal instruction.
+`ldtilecfg` loads 64 bytes: byte 0 is the palette, bytes 16 to 47 are the width of each tile (two bytes for each), bytes 48 to 63 its
+rows. A compiler that removes the stores of widths and rows leaves zeros there, and the first use of a tile is an illegal instruction.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-WINDOW = 64  # instructions before ldtilecfg in which its 64 bytes are filled
-NEEDED = (("widths", 16), ("rows", 48))  # what must not stay zero, and the byte where it begins
+WINDOW = 64  # instructions before ldtilecfg that fill its 64 bytes
+NEEDED = (("widths", 16), ("rows", 48))  # fields that must not stay zero, and their first byte
 _ADDRESS = r"(-?(?:0x[0-9a-f]+)?)\((%\w+)\)"
 _LOAD = re.compile(rf"\bldtilecfg\s+{_ADDRESS}")
 _STORE = re.compile(rf"\s(v?mov\w*)\s+(\$-?0x[0-9a-f]+|%\w+),{_ADDRESS}\s*$")
@@ -46,7 +46,7 @@ def unconfigured(lines: Iterable[str]) -> list[str]:
 
 
 def _filled(lines: Iterable[str], base: str, begin: int) -> list[tuple[int, int]]:
-    """The bytes (from, to) of the 64 that get something else than a register full of zeros."""
+    """The bytes (from, to) of the 64 that get a value other than a register full of zeros."""
     zeros: set[str] = set()
     filled = []
     for line in lines:

@@ -1,6 +1,6 @@
-"""Writes a valid model whose matrices are of all the types that a CPU variant of llama.cpp computes in its own way.
+"""Writes a valid model with matrices of all types that CPU variants of llama.cpp compute with different code.
 
-Needs nothing but Python: a quantised block is random bits with a small scale. Its text means nothing; its numbers stay finite.
+Needs only Python: a quantised block is random bits with a small scale. Its text means nothing; its numbers stay finite.
 """
 
 import random

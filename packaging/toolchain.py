@@ -1,8 +1,8 @@
 """A C and C++ compiler whose output runs with glibc 2.31 and newer: this machine's GCC with Debian bullseye's headers and libraries.
 
-`Toolchain.ensure()` makes it once per user, in the cache folder. The packages come from Debian's own archive through apt, which checks
-their signatures; nothing is installed, no root is needed. Needs gcc, g++, binutils, apt and the Debian archive's keys.
-Invariant: nothing of the build machine's own C library is seen by the compiler, except through GCC's own folder.
+`Toolchain.ensure()` makes it once for each user, in the cache folder. The packages come from Debian's archive through apt, which checks
+their signatures; nothing is installed, no root is needed. Needs gcc, g++, binutils, apt and the Debian archive's keys. Invariant: the
+compiler sees nothing of the build machine's C library, except through GCC's own folder.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ PACKAGES = (
     *("libssl-dev", "libffi-dev", "zlib1g", "zlib1g-dev", "libbz2-1.0", "libbz2-dev", "liblzma-dev"),
     *("libsqlite3-0", "libsqlite3-dev"),
 )
-# Whose code is in what is built; and what has the licences of some of it: nothing is built from that, so it is no part of the key.
+# INSIDE: their code is in the output. LICENCES: the licences of some of it; nothing is built from these, so they are not in the key.
 INSIDE = (
     *("libc6-dev", "libgcc-s1", "libgomp1", "libstdc++6", "libzstd-dev"),
     *("libssl-dev", "libffi-dev", "zlib1g", "libbz2-1.0", "liblzma-dev", "libsqlite3-0"),
@@ -44,13 +44,13 @@ __attribute__((visibility("hidden"))) uint32_t arc4random(void) {
     return value;
 }
 """
-# And GCC 12's unwinder one, in programs that are linked statically; those (the launcher) are C and unwind nothing.
+# GCC 12's unwinder calls one more, in programs that are linked statically; those (the launcher) are C and never unwind.
 STATIC_SHIM = "int _dl_find_object(void *address, void *result) { (void)address; (void)result; return -1; }\n"
 WRAPPER = """\
 #!/bin/sh
 exec {compiler} --sysroot={root} -B{libraries} -L{libraries} -L{system} {extra}"$@"
 """
-RECIPE = 1  # count up when what `_make` does changes
+RECIPE = 1  # count up when `_make` changes
 
 
 def build_cache() -> Path:
@@ -86,11 +86,11 @@ class Toolchain:
         return {"CC": str(self.folder / "bin/cc"), "CXX": str(self.folder / "bin/c++")}
 
     def shared(self, name: str) -> Path:
-        """A shared library of the old system, to be carried along."""
+        """A shared library of the old system, to be included in the executable."""
         return next(path for folder in (self.libraries, self.system) if (path := folder / name).exists()).resolve()
 
     def apt(self, *arguments: str, folder: Path) -> None:
-        """An apt of its own: its lists, its archive, nobody else's."""
+        """A separate apt with its own lists and archive."""
         subprocess.run(
             ["apt-get", *arguments], cwd=folder, env={**os.environ, "APT_CONFIG": str(self.folder / "apt.conf")}, check=True, stdout=2
         )
@@ -145,12 +145,12 @@ class Toolchain:
             "Dir::State::status": "/dev/null",
             "Dir::Cache": home / "cache",
             "APT::Sandbox::User": "root",
-            "Acquire::Check-Valid-Until": "false",  # an old release's lists are not renewed any more
+            "Acquire::Check-Valid-Until": "false",  # the lists of an old release are not renewed any more
         }
         (self.folder / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
 
     def _choose_libraries(self) -> None:
-        """Static ones where they can be part of a shared library; the rest is carried along."""
+        """Static libraries if they can be part of a shared library; all others are included in the executable."""
         for name in ("ssl", "crypto", "ffi", "lzma", "zstd"):
             (self.libraries / f"lib{name}.so").unlink(missing_ok=True)
         (self.libraries / "libcrypto.so").write_text("GROUP ( libcrypto.a -ldl -lpthread )\n")

@@ -1,7 +1,7 @@
-"""`make install` ends with this: each CPU variant of llama.cpp that this CPU can run decodes a quantised model. One that crashes is not
-used from then on (fastrouter/supervisor/remedies.py).
+"""The last step of `make install`: each CPU variant of llama.cpp that this CPU can run decodes a quantised model. A variant that crashes
+is not used any more (fastrouter/supervisor/remedies.py).
 
-Each try is a process of its own, so a crash is only a report. `--try N MODEL [--safe]` is such a process.
+Each attempt is a separate process, so a crash is only a report. `--try N MODEL [--safe]` is such a process.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ from fastrouter.supervisor.workers.process import describe_exit
 
 TRY = [sys.executable, os.fspath(Path(__file__).resolve())]
 TIMEOUT_S = 120
-NONSENSE = 3  # the exit code of a process that has computed it
-PROMPT, NUM_STEPS = 40, 4  # tokens read at once, and one after the other: these are computed by different code
+NONSENSE = 3  # the exit code of a process whose result was wrong
+PROMPT, NUM_STEPS = 40, 4  # tokens read together, and one after the other: different code computes them
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Result:
 
     @property
     def is_bad(self) -> bool:
-        """The variant's own doing; another exit code is that of a Python that could not even try."""
+        """The variant is the cause; any other exit code means that Python could not try it."""
         return self.exit_code is None or self.exit_code < 0 or self.exit_code == NONSENSE
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Result:
 
 
 def decode(num_dropped: int, path: str, *, safe_mode: bool) -> int:
-    """In this process, as a worker does it."""
+    """In this process, as a worker does."""
     import numpy as np
 
     from fastrouter.options.load import LoadOptions
@@ -73,7 +73,7 @@ def try_one(variants: list[str], num_dropped: int, model: Path, *, safe_mode: bo
 
 
 def choose(results: list[Result], safe: list[Result]) -> Remedy | None:
-    """The best variant that works, then the best that works without repacked weights; None: none does."""
+    """The best variant that works, then the best one that works without repacked weights; None: there is none."""
     for is_safe, tried in ((False, results), (True, safe)):
         for num_dropped, result in enumerate(tried):
             if not result.is_bad:

@@ -1,8 +1,8 @@
-"""Bring the page's libraries from the npm registry into fastrouter/web/vendor, each file as one ES module.
+"""Gets the page's libraries from the npm registry into fastrouter/web/vendor, each file as one ES module.
 
-`python packaging/vendor_web.py` writes the files, their licences and vendor.json (what they are, and the hashes of what was fetched and
-of what was written). `--axe FILE` brings the accessibility checker that the tests use, and nothing else.
-Invariant: an archive whose hash is not the one below is refused; the same versions give the same bytes.
+`python packaging/vendor_web.py` writes the files, their licences and vendor.json (their names, and the hashes of the downloaded and the
+written files). `--axe FILE` gets only the accessibility checker that the tests use. Invariant: an archive with a hash other than the one
+below is refused; the same versions give the same bytes.
 """
 
 import argparse
@@ -36,12 +36,12 @@ def as_it_is(source: str) -> Callable[[Files], str]:
 
 
 def exporting(source: str, name: str) -> Callable[[Files], str]:
-    """A script that makes the variable `name`."""
+    """For a script that makes the variable `name`."""
     return lambda files: f"{files[source].rstrip()}\nexport default {name};\n"
 
 
 def from_umd(source: str) -> Callable[[Files], str]:
-    """A script that fills `module.exports`."""
+    """For a script that fills `module.exports`."""
     return lambda files: f"const module = {{ exports: {{}} }}, exports = module.exports;\n{files[source]}\nexport default module.exports;\n"
 
 
@@ -60,7 +60,7 @@ def highlighter(files: Files) -> str:
 
 
 def without_fonts(source: str) -> Callable[[Files], str]:
-    """A style sheet that asks for no file: the fonts that a system has are good enough."""
+    """A style sheet that needs no files: the fonts of the system are good enough."""
     return lambda files: re.sub(r"@font-face\s*\{[^}]*\}\s*", "", files[source])
 
 
@@ -69,7 +69,7 @@ class Library:
     name: str
     version: str
     licence: str
-    integrity: str  # of the archive, as the registry's own record has it
+    integrity: str  # of the archive, as in the registry's record
     files: dict[str, Callable[[Files], str]] = field(default_factory=dict)  # how each is made, by name in vendor/
     licence_file: str = "LICENSE"
 
@@ -126,7 +126,7 @@ AXE = Library(
 
 
 def sha512(content: bytes) -> str:
-    """As `integrity` of HTML and of the registry writes it."""
+    """In the format of HTML's `integrity` and of the registry."""
     return "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
 
 
@@ -149,7 +149,7 @@ def fetch(library: Library) -> Files:
 
 
 def build(library: Library, files: Files) -> dict[str, bytes]:
-    """The files in vendor/; none names a file that is not there."""
+    """The files in vendor/; each file that one of them names exists."""
     made = {name: re.sub(r"\n?//# sourceMappingURL=\S*", "", make(files)) for name, make in library.files.items()}
     about = f"/*! {library.name} {library.version}, {library.licence}: LICENSE-{licence_name(library)}.txt */\n"
     return {name: (about + text).encode() for name, text in made.items()}

@@ -1,4 +1,4 @@
-"""A router as its users have it: a real process on a loopback port, tiny models, a plain HTTP client. Knows nothing of its inside.
+"""A router as its users have it: a real process on a loopback port, tiny models, a plain HTTP client. Uses no internals.
 
 Invariant: every router started here ends with SIGTERM, exit code 0, no process left behind and no traceback in its log.
 """
@@ -22,19 +22,19 @@ import pytest
 from tiny_models import make_llama
 
 REPOSITORY = Path(__file__).parent.parent
-for number in (signal.SIGINT, signal.SIGHUP):  # ignored in what a shell starts in the background, and by all that it starts
+for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs ignore these, and so do all their child processes
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it: engines inside a test share the cores with routers of others
-# What is tried: this environment's package, or the executable (its unpacked folder's program, which starts without unpacking).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in workers: engines inside a test share the cores with routers of others
+# What is tested: the package of this environment, or the executable (its unpacked folder's program, which starts without unpacking).
 FASTROUTER = [os.environ["FASTROUTER_PROGRAM"]] if "FASTROUTER_PROGRAM" in os.environ else [sys.executable, "-m", "fastrouter"]
 hypothesis.settings.register_profile("patient", deadline=None)  # a timing never fails a test
 hypothesis.settings.load_profile("patient")
-DEADLINE_S = 60.0  # for what takes milliseconds on a quiet machine
+DEADLINE_S = 60.0  # for actions that take milliseconds on a quiet machine
 
 
 def eventually(is_so: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
-    """Poll until true; the value."""
+    """Poll until it is true; returns the value."""
     end = time.monotonic() + deadline_s
     while True:
         value = is_so()
@@ -61,7 +61,7 @@ def parents() -> dict[int, int]:
 def descendants(pid: int) -> list[int]:
     by_pid = parents()
     found = [pid]
-    for parent in found:  # grows on the way
+    for parent in found:  # grows meanwhile
         found += [child for child, of in by_pid.items() if of == parent]
     return found[1:]
 
@@ -149,7 +149,7 @@ class EventStream:
                 assert not line or line.startswith((b":", b"event:")), line
 
     def close(self) -> None:
-        """What a client does that has seen enough: the connection goes at once."""
+        """Like a client that has seen enough: the connection is closed immediately."""
         self._response.close()
         self._connection.close()
 
@@ -173,7 +173,7 @@ class Router:
         self.models = models
         self.url = f"http://127.0.0.1:{port}"
         self.exits_with = 0  # what the fixture expects at the end
-        self.is_over = False  # a test has ended it and looked at its end
+        self.is_over = False  # a test has ended it and checked its end
 
     def __repr__(self) -> str:
         return f"<Router {self.process.pid} on {self.port}>"
@@ -221,7 +221,7 @@ class Router:
         finally:
             events.close()
 
-    # ------------------------------------------------------------ what it says of itself
+    # ------------------------------------------------------------ its own reports
 
     def status(self, model: str) -> str:
         value: str = self.get(f"/v1/models/{model}").json["status"]["value"]
@@ -259,7 +259,7 @@ class Router:
         return self.await_end()
 
     def await_end(self) -> int:
-        """After a signal: wait, look at what is left. The exit code."""
+        """After a signal: wait, check what is left. Returns the exit code."""
         children = descendants(self.process.pid)
         code = self.process.wait(DEADLINE_S)
         self.is_over = True
@@ -280,13 +280,13 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[StartRouter]:
-    """A function that starts routers; at the end they are stopped and looked at."""
+    """A function that starts routers; at the end they are stopped and checked."""
     started: list[Router] = []
 
     def start(
         *flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None, is_fake: bool = False, can_wait: bool = True
     ) -> Router:
-        """`can_wait`: until the only model, if there is just one, has been loaded."""
+        """`can_wait`: until the model has been loaded, when there is only one."""
         here = folder / f"router{len(started)}"
         here.mkdir()
         program = [sys.executable, str(REPOSITORY / "tests" / "support" / "fake_router.py")] if is_fake else FASTROUTER
@@ -339,7 +339,7 @@ def running(folder: Path) -> Iterator[StartRouter]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the code under test remembers in this process does not land in the user's cache folder."""
+    """Facts that the tested code stores in this process must not go to the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -347,7 +347,7 @@ def _nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny0, tiny1 and tiny2; nobody writes to it."""
+    """A folder of tiny0, tiny1 and tiny2, which no test changes."""
     folder = tmp_path_factory.mktemp("models")
     for seed in range(3):
         make_llama(folder / f"tiny{seed}.gguf", seed=seed)
@@ -375,9 +375,9 @@ def module_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRou
         yield start
 
 
-@pytest.fixture(scope="module")  # no longer: while it lives, Playwright's event loop is this thread's, and asyncio.run would fail
+@pytest.fixture(scope="module")  # not longer: while it lives, Playwright's event loop is this thread's, and asyncio.run would fail
 def chromium() -> Iterator[Any]:
-    """A real browser for a file of tests of the page; they are skipped where there is none."""
+    """A real browser for a file of tests of the page; they are skipped when there is none."""
     from browser import launched
 
     with launched() as browser:
@@ -386,7 +386,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def tab(chromium: Any) -> Iterator[Any]:
-    """An empty tab (browser.Tab). At the end it must have asked nobody but its router and thrown no error."""
+    """An empty tab (browser.Tab). At the end it must have sent requests only to its router, and have thrown no error."""
     from browser import Tab
 
     opened = Tab(chromium)

@@ -1,4 +1,4 @@
-"""What answers call themselves: the build, and the ids of completions. Knows no request."""
+"""What answers contain about the server: the build, and the ids of completions."""
 
 import os
 

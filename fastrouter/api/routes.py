@@ -1,4 +1,8 @@
-"""Which function answers which path."""
+"""Which function answers which path.
+
+Invariant: a path of llama-server that is missing here gets an answer that says so, to tell it from a typing error: a 404, because clients
+repeat a request that got a 5xx.
+"""
 
 import contextlib
 from collections.abc import Iterable

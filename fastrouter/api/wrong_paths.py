@@ -1,9 +1,9 @@
-"""What was probably meant by a path that is not here: a base URL that holds too much or too little, Ollama's API, a typing error. Pure."""
+"""What was probably meant by an unknown path: a base URL that is too long or too short, Ollama's API, a typing error. Pure."""
 
 import difflib
 from collections.abc import Iterable
 
-# Ollama's path -> what does the same here.
+# Ollama's path -> our path for the same purpose.
 _OF_OLLAMA = {
     "/api/chat": "POST /v1/chat/completions",
     "/api/generate": "POST /v1/completions",
@@ -20,7 +20,7 @@ _MAX_LENGTH = 256  # of a path that is compared with others
 
 
 def hint(path: str, known: Iterable[str]) -> str:
-    """`path` has neither doubled nor trailing slashes. Empty where nothing comes near."""
+    """`path` has no doubled or trailing slashes. Empty when no path is similar."""
     paths = [each for each in dict.fromkeys(known) if each != "/"]
     if path == "/v1":
         return "this is the base URL for clients; ask for /v1/models or /v1/chat/completions below it"

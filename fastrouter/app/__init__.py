@@ -1,1 +1,1 @@
-"""What is started, wired together and reported to systemd."""
+"""What is started, connected and reported to systemd."""

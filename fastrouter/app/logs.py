@@ -1,7 +1,7 @@
-"""The router's own log: lines for people, or JSON for programs. Knows no model, no process and no request; the text comes from others.
+"""The router's own log: lines for people, or JSON for programs. Never imports: supervisor, worker, http, api.
 
-A call may say `extra={"event": ..., "model": ..., ...}`; JSON shows those fields, text leaves them out. Invariant: a record without a
-traceback is one line whatever its message holds, and a log that cannot be written, or that nobody reads, never holds up the router.
+A call may pass `extra={"event": ..., "model": ..., ...}`; JSON shows those fields, text leaves them out. Invariant: a record without a
+traceback is one line, whatever its message contains. A log that cannot be written, or has no reader, never delays the router.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import orjson
 
 from fastrouter.config.config import Config
 from fastrouter.errors import ConfigError
-from fastrouter.system.line_sink import FLUSH_S, Descriptor, File, Sink
+from fastrouter.system.line_sink import FLUSH_S, Descriptor, File, LineSink
 from fastrouter.system.words import iso_time
 
 _LEVELS = {0: logging.CRITICAL + 1, 1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO}  # by llama-server's verbosity; above: all
@@ -24,12 +24,12 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _DIM, _YELLOW, _RED, _PLAIN = "\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
 log = logging.getLogger("fastrouter")
-_sinks: list[Sink] = []  # standard output, standard error, the log file
+_sinks: list[LineSink] = []  # standard output, standard error, the log file
 
 
 @contextlib.contextmanager
 def speaking(config: Config) -> Iterator[None]:
-    """Within it, what is printed and logged waits for nobody: see sink.py. Raises ConfigError."""
+    """Inside it, printing and logging never wait: see line_sink.py. Raises ConfigError."""
     saved = sys.stdout, sys.stderr
     _sinks[:] = [_open_sink(Descriptor(1)), _open_sink(Descriptor(2))]
     sys.stdout, sys.stderr = cast(list[TextIO], _sinks)
@@ -46,7 +46,7 @@ def speaking(config: Config) -> Iterator[None]:
 
 
 def finish(timeout_s: float = FLUSH_S) -> None:
-    """The last lines go out, unless nobody takes them. Idempotent."""
+    """The last lines are written if their reader takes them. Idempotent."""
     deadline = time.monotonic() + timeout_s
     for sink in _sinks:
         sink.finish(max(0.0, deadline - time.monotonic()))
@@ -78,7 +78,7 @@ def announce(config: Config, text: str, **fields: Any) -> None:
 # ---------------------------------------------------------------- where lines go
 
 
-def _open_file(path: str) -> Sink:
+def _open_file(path: str) -> LineSink:
     def complain(error: OSError) -> None:
         sys.stderr.write(f"fastrouter: the log cannot be written to {path}: {error.strerror or error}\n")
 
@@ -90,9 +90,9 @@ def _open_file(path: str) -> Sink:
     return sink
 
 
-def _open_sink(target: Descriptor | File, on_failure: Callable[[OSError], None] = lambda error: None) -> Sink:
-    """By default: whoever read it has gone, and there is no other place to say so."""
-    return Sink(target, on_failure, _report_dropped)
+def _open_sink(target: Descriptor | File, on_failure: Callable[[OSError], None] = lambda error: None) -> LineSink:
+    """The default does nothing: the reader has gone, and there is no other place to report it."""
+    return LineSink(target, on_failure, _report_dropped)
 
 
 def _report_dropped(num_lines: int) -> None:
@@ -100,7 +100,7 @@ def _report_dropped(num_lines: int) -> None:
     log.warning("%d lines of output were lost: they could not be written in time", num_lines, extra=extra)
 
 
-def _wants_colors(choice: str, stream: Sink) -> bool:
+def _wants_colors(choice: str, stream: LineSink) -> bool:
     """auto: on a terminal, unless NO_COLOR (no-color.org) is set."""
     if choice != "auto":
         return choice == "on"
@@ -111,14 +111,14 @@ def _wants_colors(choice: str, stream: Sink) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """With what a terminal would obey, or take for a new line, written out."""
+    """Characters that a terminal would obey, or show as a new line, are written as escapes."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class TextFormatter(logging.Formatter):
-    """`20:14:03 coder: loaded in 212 ms (5.1 GB)`; the level is shown where somebody should look."""
+    """`20:14:03 coder: loaded in 212 ms (5.1 GB)`; the level is shown only when it matters."""
 
     def __init__(self, *, has_time: bool = True, has_level: bool = True, colors: bool = False) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time, level, message, what the call said besides, and the traceback where there is one."""
+    """One object per line: time, level, message, the other fields of the call, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"time": iso_time(record.created), "level": record.levelname.lower()}

@@ -1,7 +1,7 @@
-"""The program: listen at once, read which models there are, open the service behind the socket, heed signals, drain. Composition ends in
-service.py.
+"""The program: listen immediately, read which models there are, start the service behind the socket, handle signals, drain. service.py
+connects the other parts.
 
-Invariant: /health is 200, and the address is printed, when the preset file and the folders have been read, and before the service is even
+Invariant: /health is 200, and the address is printed, when the preset file and the folders have been read, before the service is
 imported; nothing outlives `run`.
 """
 
@@ -38,8 +38,8 @@ from fastrouter.system.standard_streams import Terminal
 
 log = logging.getLogger("fastrouter")
 
-LAST_WORDS_S = 0.2  # for a log that nobody reads, when everything is to end at once
-ONE_SIGNAL_S = 0.1  # so soon after the first, another one is the same: timeout(1) tells the process and its group
+LAST_WORDS_S = 0.2  # for a log without a reader, when everything has to end now
+ONE_SIGNAL_S = 0.1  # a signal that comes so soon after the first is the same one: timeout(1) sends it to the process and to its group
 
 
 class Backend(Protocol):
@@ -69,7 +69,7 @@ def _open_service(config: Config, catalog: Any) -> Backend:
 
 
 def run(config: Config, *, fork_server_command: list[str] | None = None) -> int:
-    """Serve until a signal; the exit code. Raises ConfigError. Tests bring a fork server of their own."""
+    """Serve until a signal; returns the exit code. Raises ConfigError. Tests pass in their own fork server."""
     keep_large_blocks_apart()
     with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(App(config, fork_server_command).run())
@@ -100,14 +100,14 @@ class App:
         cors = Cors(config.cors_origins, config.cors_methods, config.cors_headers, config.cors_credentials)
         guard = Guard(self._keys, hosts, cors, config.allowed_hosts)
         self._routes = Routes(guard, config.api_prefix)
-        self._routes.is_complete = False  # until the service has added its own
+        self._routes.is_complete = False  # until the service has added its routes
         self._health = Health()
         self._routes.add("GET", HEALTH_PATHS, self._health.show, public=True)
         self._server = Server(self._logged(self._dispatch_early), guard, admit=self._routes.admit, timeout_s=config.timeout_s)
         self._ready: asyncio.Event = asyncio.Event()
         self._stop: asyncio.Event = asyncio.Event()
-        self._stopped_at = 0.0  # by a signal
-        self._is_over = False  # nothing will be ready any more
+        self._stopped_at = 0.0  # when a signal came
+        self._is_over = False  # nothing will become ready any more
         self._service: Backend | None = None
         self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
@@ -124,7 +124,7 @@ class App:
         try:
             await asyncio.wait({boot, stop}, return_when=asyncio.FIRST_COMPLETED)
             if boot.done():
-                await boot  # raises what ended it
+                await boot  # raises the error that ended it
                 await stop
         finally:
             for task in (boot, stop):
@@ -140,11 +140,11 @@ class App:
         return sockets
 
     async def _boot(self, addresses: list[str]) -> None:
-        # In a thread: neither imports nor a folder of ten thousand files may keep the loop waiting.
+        # In a thread: imports, or a folder of ten thousand files, must not block the loop.
         in_thread = partial(asyncio.get_running_loop().run_in_executor, None)
         catalog = await in_thread(_read_catalog, self._config)
         if self._config.has_one_model:
-            self._health.be_unready()  # until it has been loaded
+            self._health.be_unready()  # until the model has been loaded
         else:
             self._health.be_ready()
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
@@ -157,7 +157,7 @@ class App:
         service.announce(addresses[0])
         await service.load_wanted()
 
-    # ------------------------------------------------------------ requests before and after the time
+    # ------------------------------------------------------------ requests before the start and after the end
 
     def _logged(self, dispatch: Dispatch) -> Dispatch:
         if self._config.log_requests or self._config.verbose:
@@ -193,12 +193,12 @@ class App:
         if self._stop.is_set():
             log.warning("second signal: ending everything now")
             finish(LAST_WORDS_S)
-            os._exit(130)  # the workers see the end of their lifeline
+            os._exit(130)  # the workers notice the end of their lifeline
         self._stopped_at = time.monotonic()
         self._stop.set()
 
     def _on_hangup_signal(self) -> None:
-        """From the terminal that has been closed, or from somebody who wants a reload."""
+        """From a terminal that was closed, or from a user who wants a reload."""
         if not self._terminal.is_gone:
             self._reload()
         elif not self._stop.is_set():
@@ -213,7 +213,7 @@ class App:
         if self._service is not None and self._ready.is_set():
             self._notifier.reloading()
             task = asyncio.get_running_loop().create_task(self._service.reload())
-            self._reloads.add(task)  # the loop itself keeps none alive
+            self._reloads.add(task)  # the loop does not keep tasks alive
             task.add_done_callback(self._on_reloaded)
 
     def _on_reloaded(self, task: "asyncio.Task[None]") -> None:
@@ -222,7 +222,7 @@ class App:
             self._notifier.ready(self._status)
 
     def _reload_doors(self) -> None:
-        """Keys and certificate. Raises ConfigError."""
+        """Reads keys and certificate again. Raises ConfigError."""
         self._keys.reload()
         if self._certificate is not None:
             self._certificate.reload()
@@ -231,7 +231,7 @@ class App:
         self._notifier.stopping()
         self._server.dispatch = self._logged(self._dispatch_late)
         self._is_over = not self._ready.is_set()
-        self._ready.set()  # those that wait for the start learn of the end
+        self._ready.set()  # tasks that wait for the start notice the end
         if self._service is not None:
             self._service.refuse_waiting()
         await self._server.drain(self._config.shutdown_timeout_s)

@@ -1,6 +1,6 @@
-"""What is behind the socket: catalog -> supervisor -> routes. Imported and opened after the server listens, see app.py.
+"""What is behind the socket: catalog -> supervisor -> routes. It is imported and started after the server listens, see router.py.
 
-Knows no signal and no socket. Invariant: after `stop` no process of ours is left.
+Never imports: http.sockets, app.router. Invariant: after `stop` no process of ours is left.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Service:
         self._health: Health | None = None
 
     async def start(self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
-        """From here on requests can be answered. `before_reload`: what else a client's reload means; it may refuse. `health` is told how
+        """From here on requests can be answered. `before_reload`: what else a client's reload does; it may refuse. `health` learns how
         the load of the only model goes."""
         maker = ForkServer(fork_server_command, self._config.poll)
         supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
@@ -60,14 +60,14 @@ class Service:
             self._watch = Watch(self._config, self.reload)
 
     async def load_wanted(self) -> None:
-        """The default model, and those that presets want at once; what has to be downloaded first begins to."""
+        """The default model, and those that presets load at the start; models that must be downloaded first begin to."""
         assert self._supervisor is not None
         assert self._model_downloads is not None
         self._model_downloads.fetch_wanted()
         specs = [spec for spec in self._catalog.models() if spec.fault is None]
         wanted = [spec.runner for spec in specs if spec.load_on_startup or spec == self._catalog.default]
         for spec in {spec.id: spec for spec in wanted if spec.wanted is None}.values():
-            if self._supervisor.status(spec.id).value == "unloaded":  # else a request has come first
+            if self._supervisor.status(spec.id).value == "unloaded":  # otherwise a request came first
                 try:
                     await self._supervisor.load(spec)
                 except FastrouterError as error:
@@ -76,7 +76,7 @@ class Service:
                         self._health.be_unready(error.message)
 
     def _on_event(self, event: Event) -> None:
-        """The only model's first load is what /health waits for."""
+        """/health waits only for the first load of the only model."""
         only = self._catalog.only
         if only is None or event.model != only.id or self._health is None:
             return
@@ -88,7 +88,7 @@ class Service:
             self._health.be_unready()
 
     async def reload(self) -> None:
-        """Scan again; what is wrong is logged, and then nothing has changed."""
+        """Scan again; an error is logged, and then nothing has changed."""
         if self._models is None or self._model_downloads is None:
             return
         try:
@@ -99,7 +99,7 @@ class Service:
         self._model_downloads.fetch_wanted()
 
     def refuse_waiting(self) -> None:
-        """The end has come: requests that wait for a model get none."""
+        """The end has come: requests that wait for a model are refused."""
         if self._supervisor is not None:
             self._supervisor.refuse_waiting()
 
@@ -114,7 +114,7 @@ class Service:
             self._store.close()
 
     def announce(self, address: str) -> None:
-        """What the user reads: the models, and a line to try."""
+        """What the user reads: the models, and a command to try."""
         models, default = [spec for spec in self._catalog.models() if spec.is_listed], self._catalog.default
         found = f"{len(models)} model{'' if len(models) == 1 else 's'} found"
         for warning in self._catalog.warnings():
@@ -152,26 +152,26 @@ class Service:
         if has_chosen:
             return ""
         if models:
-            return "None of them can be loaded; the reason stands behind each name"
+            return "None of them can be loaded; the reason follows each name"
         return "Name a folder of GGUF files with --models-dir or one file with --model, or download one: fastrouter pull USER/REPO"
 
 
 def _lacks(spec: ModelSpec) -> str:
-    """What keeps a model that can be loaded from chatting."""
+    """What a model that can be loaded lacks for chats."""
     if spec.template is not None:
         return spec.template.problem or ""
     return NO_TEMPLATE if "completion" in spec.capabilities else ""
 
 
 def choose_to_try(models: Sequence[ModelSpec], default: ModelSpec | None) -> ModelSpec | None:
-    """The model of the first line that a user tries: one that can chat, the default one first; else the default one; else one
-    that continues texts; else any that can be loaded."""
+    """The model of the first command that a user tries: one that can chat, the default one first; otherwise the default one; otherwise
+    one that continues texts; otherwise any that can be loaded."""
     ready = [spec for spec in models if spec.error is None]
     if default is not None and default.error is None:
         ready = [default, *ready]
     chatting = next((spec for spec in ready if "chat" in spec.capabilities), None)
     if chatting is None and default is not None and default.wanted is not None:
-        return default  # it is being downloaded, and nobody knows yet what it can do
+        return default  # it is being downloaded, so its abilities are unknown
     if chatting is None and (default is None or default.error is not None):
         ready.sort(key=lambda spec: "completion" not in spec.capabilities)
     return chatting or next(iter(ready), None)
@@ -206,7 +206,7 @@ def _log_event(event: Event) -> None:
         return
     loaded = event.data.get("info") or {}
     if event.data.get("failed"):
-        return  # the supervisor has logged the cause, as an error
+        return  # the supervisor has logged the cause as an error
     taken = f" in {loaded['load_ms']:.0f} ms" if "load_ms" in loaded else ""
     reason = event.data.get("reason")
     note = size_text(loaded["size"]) if loaded.get("size") else reason

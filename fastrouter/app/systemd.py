@@ -1,7 +1,7 @@
-"""What systemd wants to hear of a service: ready, reloading, stopping, still alive. Knows nothing of what the service does.
+"""Messages to systemd about the service: ready, reloading, stopping, still alive. Never imports: supervisor, catalog, http, api.
 
-Invariant: the loop never waits for systemd; where nobody listens, everything here does nothing. The sockets systemd hands over are
-taken in http/sockets.py.
+Invariant: the loop never waits for systemd; without a listener, nothing happens here. http/sockets.py takes the sockets that systemd
+passes on.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ import time
 from collections import deque
 from collections.abc import MutableMapping
 
-RETRY_S = 0.1  # systemd reads at once; its queue is full only while it is busy itself
+RETRY_S = 0.1  # systemd reads immediately; its queue is full only while it is busy
 
 
 class Notifier:
-    """Takes its variables out of `environ`: workers must not speak for the router."""
+    """Removes its variables from `environ`: workers must not speak for the router."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         path = environ.pop("NOTIFY_SOCKET", "")
         interval_us, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if path.startswith(("/", "@")) else None
-        is_meant = pid in ("", str(os.getpid()), str(os.getppid()))  # the parent's: a launcher that runs us as its child
+        is_meant = pid in ("", str(os.getpid()), str(os.getppid()))  # the parent's pid: a launcher that runs us as its child
         self._beat_s = int(interval_us) / 2e6 if self._socket is not None and is_meant and interval_us.isdigit() else 0.0
         self._beat_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
@@ -32,7 +32,7 @@ class Notifier:
         return f"<Notifier {self._address!r}{f' every {self._beat_s:g} s' if self._beat_s else ''}>"
 
     def start_watchdog(self) -> None:
-        """Call in the loop whose turning is the sign of life; it goes on until `close`."""
+        """Call it in the loop that has to be alive; it continues until `close`."""
         if self._beat_s:
             if not self._unsent:
                 self._tell("WATCHDOG=1")
@@ -42,7 +42,7 @@ class Notifier:
         self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """Until `ready`."""
+        """It lasts until `ready`."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
@@ -72,5 +72,5 @@ class Notifier:
                 self._retry_timer = asyncio.get_running_loop().call_later(RETRY_S, self._send)
                 return
             except OSError:
-                pass  # nobody is there
+                pass  # there is no listener
             self._unsent.popleft()

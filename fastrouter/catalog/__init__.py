@@ -1,1 +1,1 @@
-"""Which models there are."""
+"""Which models there are. Never imports: supervisor, worker, http."""

@@ -1,6 +1,6 @@
-"""What a model that is not loaded can do, told from its header and its chat template's features. Must never know ids or a running worker.
+"""What a model that is not loaded can do, according to its header and the features of its chat template. Pure.
 
-Pure. Invariant: what is named as llama-server names it means the same here.
+Invariant: a name that llama-server uses has the same meaning here.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from fastrouter.catalog.gguf import Header
 from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 
-# llama.cpp's names (llama_ftype_name), so that a model reads the same before it is loaded and after.
+# The names of llama.cpp (llama_ftype_name), so that a model looks the same before and after it is loaded.
 _FILE_TYPES = {
     0: "all F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K - Medium", 11: "Q3_K - Small",
     12: "Q3_K - Medium", 13: "Q3_K - Large", 14: "Q4_K - Small", 15: "Q4_K - Medium", 16: "Q5_K - Small", 17: "Q5_K - Medium",
@@ -20,24 +20,24 @@ _FILE_TYPES = {
     36: "TQ1_0 - 1.69 bpw ternary", 37: "TQ2_0 - 2.06 bpw ternary", 38: "MXFP4 MoE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
-_CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to these
-SERVED_MODALITIES = ("text",)  # requests with images or audio are refused, whatever the model understands
-_DEFAULT_CONTEXT = 8192  # tokens, of a decoder that makes vectors: its cache for all that it was trained for may be gigabytes
+_CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to a multiple of this
+SERVED_MODALITIES = ("text",)  # requests with images or audio are refused, even when the model understands them
+_DEFAULT_CONTEXT = 8192  # tokens, for a decoder that makes embeddings: a cache for its whole training context may take gigabytes
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateFeatures:
-    """What a chat template has a place for."""
+    """What a chat template supports."""
 
     tools: bool = False
     thinking: bool = False
     system: bool = True
-    kwargs: tuple[str, ...] = ()  # the variables it reads beyond those that every request fills
-    is_understood: bool = True  # False: too long, or no Jinja
-    problem: str | None = None  # why no chat can use it, where its syntax tells
+    kwargs: tuple[str, ...] = ()  # variables that it reads in addition to those that every request sets
+    is_understood: bool = True  # False: too long, or not Jinja
+    problem: str | None = None  # why no chat can use it, as far as its syntax shows
 
     def to_json(self) -> dict[str, Any]:
-        """In the words of llama-server's `chat_template_caps`, and what a client may set with `chat_template_kwargs`."""
+        """With the names of llama-server's `chat_template_caps`, and the variables that a client may set with `chat_template_kwargs`."""
         return {
             "supports_tools": self.tools,
             "supports_system_role": self.system,
@@ -66,9 +66,10 @@ def is_embedder(header: Header, options: LoadOptions) -> bool:
 
 
 def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
-    """How a model that makes vectors is loaded; others keep their options. An encoder computes each text whole in one micro-batch, so that
-    is made large, and its context is no larger, because nothing stays in it. For other models llama.cpp computes the logits of every token
-    too, so the micro-batch stays as it is; those that look at the last token take longer texts in pieces, through the context."""
+    """How a model that makes embeddings is loaded; all other models keep their options. An encoder computes each text in one micro-batch,
+    so the micro-batch is large, and the context is no larger, because it stores nothing. For other models llama.cpp also computes the
+    logits of every token, so the micro-batch stays as it is; models that look at the last token take longer texts in pieces, through the
+    context."""
     is_ranked = is_reranker(header, options)
     if not is_ranked and not is_embedder(header, options):
         return options
@@ -89,8 +90,8 @@ def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
 
 
 def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
-    """What the model understands and requests may hold. `projector`: the header of its mmproj file; `has_projector` without one: it cannot
-    be read, and most are for images."""
+    """What the model understands and requests may contain. `projector`: the header of its mmproj file. `has_projector` without a header:
+    the file cannot be read; most such files are for images."""
     understood = ["text"]
     if projector is None:
         understood += ["image"] * has_projector
@@ -120,7 +121,7 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
 
 
 def context_of(header: Header, options: LoadOptions) -> int | None:
-    """How many tokens one sequence will have, as a loaded model's `n_ctx` says it; None: the header does not tell."""
+    """How many tokens one sequence will have, like `n_ctx` of a loaded model; None: the header does not say it."""
     trained = header.context_length
     num_tokens = options.ctx_size if options.ctx_size > 0 else trained
     if not num_tokens:
@@ -131,7 +132,7 @@ def context_of(header: Header, options: LoadOptions) -> int | None:
 
 
 def facts(header: Header, options: LoadOptions) -> dict[str, Any]:
-    """`meta` of the listing, as far as a header and the flags tell it."""
+    """`meta` of the listing, as far as the header and the flags show it."""
     found = {
         "n_vocab": header.vocab_size,
         "n_ctx": context_of(header, options),

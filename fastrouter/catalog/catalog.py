@@ -1,8 +1,8 @@
-"""Which models there are: folders, caches, presets and --model -> ModelSpec by id, alias or spelling. Must never know what is loaded.
+"""Which models there are: folders, caches, presets and --model -> ModelSpec by id, alias or other spelling.
 
-Invariant: names resolve through a table made by the scan, never through the file system, so no request can reach a file by its path.
-A reload is all or nothing; a model that cannot be loaded, or whose preset section is wrong, stays listed with its error. `scan` may block
-for as long as disks do and runs in any thread, one at a time; `adopt` only exchanges tables.
+Invariant: names are looked up in a table made by the scan, never in the file system, so no request can reach a file by its path. A reload
+changes everything or nothing; a model that cannot be loaded, or whose preset section is wrong, stays in the listing with its error. `scan`
+may block on slow disks and runs in any thread, one at a time; `adopt` only exchanges tables.
 """
 
 import gc
@@ -27,9 +27,9 @@ class Catalog:
         self._models: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
         self._default_id: str | None = None
-        self._folder_ids: Mapping[str, str] = {}  # of the models in --models-dir, by first file: they keep them
+        self._folder_ids: Mapping[str, str] = {}  # of the models in --models-dir, by first file: they keep these ids
         self._presets: Presets | None = None
-        self.version = 0  # counts what is news
+        self.version = 0  # counts the changes
         self._has_frozen = False
         self.reload()
 
@@ -37,13 +37,13 @@ class Catalog:
         return f"<Catalog {len(self._models)} models, version {self.version}>"
 
     def get(self, name: str) -> ModelSpec | None:
-        """By id, alias or spelling; the quant of `user/repo:quant` in any case."""
+        """By id, alias or spelling; in `user/repo:quant` the case of the quant does not matter."""
         model_id = _look_up(self._names, name)
         return self._models[model_id] if model_id is not None else None
 
     @property
     def only(self) -> ModelSpec | None:
-        """The model that every name means: there is no other, see Config.has_one_model."""
+        """The model that every name means, when there is only one; see Config.has_one_model."""
         return self.default if self._config.has_one_model else None
 
     def models(self) -> list[ModelSpec]:
@@ -54,7 +54,7 @@ class Catalog:
         return [spec.fault for spec in self._models.values() if spec.fault is not None]
 
     def warnings(self) -> list[str]:
-        """What the preset file says and is obeyed, but hardly meant."""
+        """Lines of the preset file that are followed, but probably not meant."""
         return list(self._presets.warnings) if self._presets is not None else []
 
     @property
@@ -62,14 +62,14 @@ class Catalog:
         return self._models.get(self._default_id) if self._default_id is not None else None
 
     def scan(self, *, with_presets: bool = True) -> "Scan":
-        """All sources, looked at again; the preset file is read again unless told otherwise. Raises ConfigError."""
-        gc.disable()  # collections would walk through half of ten thousand models again and again, and the loop would wait for them
+        """Reads all sources again, and also the preset file unless told otherwise. Raises ConfigError."""
+        gc.disable()  # the collector would walk through half of ten thousand models many times, and the loop would wait for it
         try:
             presets = None if with_presets else self._presets
             scan = Scan(self._config, self._headers, self._models, self._names, self._folder_ids, presets)
             if not self._has_frozen:
                 self._has_frozen = True
-                gc.freeze()  # nor shall later ones. Only once: what a frozen cycle holds is never freed, bodies of requests too
+                gc.freeze()  # later collections skip these too. Only once: a frozen cycle is never freed, and it could hold request bodies
         finally:
             gc.enable()
         if scan.problems:
@@ -79,12 +79,13 @@ class Catalog:
         return scan
 
     def adopt(self, scan: "Scan") -> Difference:
-        """From now on there is what `scan` found: the last one that was made."""
+        """From now on the catalog holds what the last `scan` found."""
         self.version += scan.is_news
         self._models, self._names, self._default_id = scan.models, scan.names, scan.default_id
         self._folder_ids, self._presets = scan.folder_ids, scan.presets
         return scan.difference
 
     def reload(self) -> list[str]:
-        """Both at once, which blocks; the ids whose source changed or vanished. On ConfigError everything stays as it was."""
+        """Scans and adopts, which blocks. Returns the ids whose source changed or vanished. After a ConfigError everything stays as it
+        was."""
         return list(self.adopt(self.scan()).stale)

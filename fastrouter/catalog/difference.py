@@ -1,6 +1,6 @@
-"""What a reload brought: which models are new, changed, gone, or only updated.
+"""The result of a reload: which models are new, changed, gone, or only updated. Pure.
 
-Pure. Invariant: each id is in one group at most.
+Invariant: each id is in at most one group.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from fastrouter.catalog.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a reload brought, by id."""
+    """The result of a reload, by id."""
 
     added: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()  # in what a running process was started with
+    changed: tuple[str, ...] = ()  # in something that a running process was started with
     removed: tuple[str, ...] = ()
-    updated: tuple[str, ...] = ()  # in names, times and the like: what runs goes on
+    updated: tuple[str, ...] = ()  # in names, times and the like: running processes continue
 
     def __str__(self) -> str:
         parts = [(word, ids) for word in ("added", "changed", "removed", "updated") if (ids := getattr(self, word))]
@@ -24,12 +24,12 @@ class Difference:
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """What runs of these is no longer what its source says."""
+        """Their running processes no longer match their sources."""
         return self.changed + self.removed
 
 
 def compare(old: Mapping[str, ModelSpec], new: Mapping[str, ModelSpec]) -> Difference:
-    """What has not changed at all is the same object in both."""
+    """A model that has not changed is the same object in both."""
     both = [(model_id, old[model_id], spec) for model_id, spec in new.items() if model_id in old]
     return Difference(
         added=tuple(model_id for model_id in new if model_id not in old),

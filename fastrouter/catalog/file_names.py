@@ -1,4 +1,4 @@
-"""What the names of GGUF files say: shards, quants, companions. Opens no file."""
+"""What the names of GGUF files tell: shards, quants, companion files. Opens no file."""
 
 import os
 import re
@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(?i:gguf)")  # name of the model, number, how many
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(?i:gguf)")  # name of the model, number, count
 _QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")
-DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")  # of a repository named without a quant, in this order; then the first model there is
+DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")  # of a repository named without a quant, in this order; then its first model
 MAX_NAMED_SHARDS = 8
-COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, of no use alone
+COMPANIONS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # draft heads, which are useless alone
 
 
 @dataclass(frozen=True, slots=True)
 class FileGroup:
-    """A file, or the shards of one in order."""
+    """One file, or the shards of one model in order."""
 
     stem: str
     names: tuple[str, ...]
-    missing: tuple[str, ...] = ()  # names of the shards that are not there, the first of them
+    missing: tuple[str, ...] = ()  # names of the missing shards, only the first few
 
     def error_in(self, folder: str) -> str | None:
         """Why it cannot be loaded, when shards are missing."""
@@ -46,12 +46,12 @@ def quant_of(stem: str) -> str | None:
 
 
 def stem_of(name: str) -> str:
-    """Without `.gguf`, whatever the letters; a name without it stays whole."""
+    """Without `.gguf` in upper or lower case; a name without it stays as it is."""
     return name[:-5] if is_gguf(name) else name
 
 
 def _as_listed(name: str) -> tuple[str, bool, str]:
-    """How files are ordered: `x.gguf` is `x`, and `x.GGUF` beside it another model."""
+    """How files are ordered: `x.gguf` is `x`; `x.GGUF` in the same folder is another model."""
     return stem_of(name), not name.endswith(".gguf"), name
 
 

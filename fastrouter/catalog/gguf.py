@@ -1,8 +1,8 @@
-"""GGUF files before anything is loaded: what a header says, which names belong together. Must never know ids, options or llama.cpp.
+"""The header of a GGUF file, read before anything is loaded. Imports nothing of llama.cpp.
 
-Invariant: any file ends in a Header or a GgufError within bounded time and memory; nothing but regular files is ever opened.
-Arrays are skipped, not built. Nothing is kept: headers.py remembers. All tensors lie inside the file, so one that was cut short is found
-here and not when it is mapped.
+Invariant: any file ends in a Header or a GgufError within limited time and memory; only regular files are read. Arrays are skipped, not
+built. Nothing is stored: header_cache.py does that. All tensors must lie inside the file, so a file that was cut short is found here, not
+when it is mapped.
 """
 
 import math
@@ -18,13 +18,13 @@ from fastrouter.errors import FastrouterError
 from fastrouter.options.samplers import OF_FILES, defaults_of
 
 FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 16, 1 << 20
-MAX_HEADER_BYTES = 128 << 20  # the largest vocabularies take some 20 MiB
+MAX_HEADER_BYTES = 128 << 20  # the largest vocabularies take about 20 MiB
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_ARRAY_ITEMS = 1 << 22
 MAX_KEY_BYTES = 1 << 16
-MAX_KEPT_BYTES = 1 << 20  # of a string; longer ones are skipped
-MAX_KEPT_ITEMS = 1 << 12  # of an array of numbers
+MAX_KEPT_BYTES = 1 << 20  # of one string; longer ones are skipped
+MAX_KEPT_ITEMS = 1 << 12  # of one array of numbers
 MAX_DIMENSIONS = 4
 
 STRING, ARRAY = 8, 9
@@ -41,36 +41,36 @@ _BLOCKS = {
 }  # fmt: skip
 
 
-# Keys of Header.matrices: one of these words and, but for the last, the number of a type.
+# Keys of Header.matrices: one of these words and, except for the last one, the number of a type.
 MATRIX, EXPERTS, EMBEDDING, OUTPUT = "matrix", "experts", "embedding", "output"
 
 
 class GgufError(FastrouterError):
-    """The file is no GGUF that can be loaded; the message says what is wrong and at which byte."""
+    """The file is not a GGUF file that can be loaded; the message says what is wrong and at which byte."""
 
     way_out = "get another copy of the file, or remove it"
 
 
 class Unreadable(GgufError):
-    """The file could not be read at all: nothing is known of what is in it."""
+    """The file could not be read, so its content is unknown."""
 
-    way_out = "check that it is there and may be read"
+    way_out = "check that it exists and can be read"
 
 
 class Unusual(GgufError):
-    """The file is beyond what this reader knows; llama.cpp may know more, so it may be tried."""
+    """This reader does not understand the file; llama.cpp may know more, so a load may be tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """None: the file does not say."""
+    """None: the file does not say it."""
 
-    architecture: str  # empty in a shard that is not the first
+    architecture: str  # empty in all shards but the first
     name: str | None
-    context_length: int | None  # tokens the model was trained for
+    context_length: int | None  # the training context in tokens
     embedding_length: int | None
     block_count: int | None
-    head_count: int | None  # the largest, where layers differ
+    head_count: int | None  # the largest, when layers differ
     head_count_kv: int | None
     vocab_size: int | None
     file_type: int | None
@@ -83,13 +83,13 @@ class Header:
     has_vision_encoder: bool  # of a projector
     has_audio_encoder: bool
     has_chat_template: bool
-    chat_template: str | None  # None also when it is too long to keep
-    sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # defaults of requests, by the names of their fields
-    matrices: dict[str, int] = field(default_factory=dict, hash=False)  # bytes, of those that llama.cpp may repack, by kind and type
+    chat_template: str | None  # also None when it is too long to keep
+    sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # default values of requests, by the names of their fields
+    matrices: dict[str, int] = field(default_factory=dict, hash=False)  # bytes of the matrices that llama.cpp may repack, by kind and type
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Raises GgufError. Blocks for as long as the disk does."""
+    """Raises GgufError. Blocks until the disk has answered."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
@@ -110,8 +110,8 @@ class _Reader:
         self._descriptor = descriptor
         self._size = size
         self._bytes = b""
-        self._start = 0  # of _bytes in the file
-        self._at = 0  # in _bytes
+        self._start = 0  # where _bytes begins in the file
+        self._at = 0  # the position in _bytes
         self._block_bytes = FIRST_BLOCK_BYTES
 
     @property
@@ -123,7 +123,7 @@ class _Reader:
         return self._size
 
     def need(self, num_bytes: int, what: str) -> None:
-        """Have the next bytes in memory."""
+        """Read the next bytes into memory."""
         if self._at + num_bytes <= len(self._bytes):
             return
         position = self.position
@@ -183,7 +183,7 @@ def _parse(reader: _Reader) -> Header:
     values = _read_keys(reader, num_keys)
     alignment = values.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise GgufError(f"general.alignment is {alignment}, no power of two")
+        raise GgufError(f"general.alignment is {alignment}, which is not a power of two")
     matrices: dict[str, int] = {}
     num_params, size_bytes = _read_tensors(reader, num_tensors, alignment, matrices)
     return replace(_to_header(values, num_tensors, num_params, size_bytes), matrices=matrices)
@@ -239,7 +239,7 @@ def _read_value(reader: _Reader, kind: int, key: str, is_kept: bool) -> Any:
 
 
 def _read_array(reader: _Reader, key: str, is_kept: bool) -> int:
-    """Its length; of a kept one (a number for each layer) the largest number."""
+    """Returns its length; of an array that is kept (one number for each layer) the largest number."""
     kind = reader.number(_U32, f"the item type of {key}")
     count: int = reader.number(_U64, f"the length of {key}")
     if count > MAX_ARRAY_ITEMS:
@@ -301,7 +301,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int, matrices: dict[st
 def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_bytes: int) -> Header:
     architecture = values.get("general.architecture")
     if architecture is None and values.get("split.no"):
-        architecture = ""  # only the first shard says
+        architecture = ""  # only the first shard has one
     elif not isinstance(architecture, str) or not architecture:
         raise GgufError("general.architecture is missing")
 

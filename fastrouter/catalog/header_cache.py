@@ -1,7 +1,7 @@
-"""What each GGUF file says, read once: known again by path, size, time and inode, in this process and in the next. Knows no ids.
+"""The content of each GGUF header, read once. A file is recognised by path, size, time and inode, in this process and the next.
 
-Invariant: a file that has not changed is not opened again; a chat template's text is looked at and not kept, but for
-the few that were asked for last.
+Never imports: catalog.spec, catalog.variants. Invariant: a file that has not changed is not opened again; the text of a chat template is
+examined and not stored, except for the few that were asked for last.
 """
 
 import os
@@ -18,33 +18,33 @@ from fastrouter.catalog.gguf import GgufError, Header, Unreadable, Unusual, read
 from fastrouter.catalog.sources import printable
 from fastrouter.system.fact_file import FactFile
 
-MAX_REMEMBERED = 1 << 16  # some 300 bytes each
-_UNUSUAL = "? "  # what the remembered message of a file begins with that llama.cpp may know better
+MAX_REMEMBERED = 1 << 16  # about 300 bytes each
+_UNUSUAL = "? "  # the stored message of a file begins with this when llama.cpp may still be able to load it
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A header without its template's text, and what that text has a place for."""
+    """A header without the text of its template, and what that text supports."""
 
     header: Header
     template: TemplateFeatures | None
 
 
-# Another field, or another meaning of one (then count up), makes what older versions wrote unreadable, not wrong.
+# A new field, or a new meaning of one (then count up), makes entries of older versions unreadable, but not wrong.
 _MEANING = 2
 _FIELDS = [f"{kind.__name__}.{field.name}: {field.type}" for kind in (Header, TemplateFeatures) for field in fields(kind)]
 _VERSION = zlib.crc32(repr((_MEANING, _FIELDS)).encode())
 
 
 class Headers:
-    """One owner, one thread at a time."""
+    """Has one owner, and is used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._remembered = FactFile("headers", _VERSION, MAX_REMEMBERED)
+        self._facts = FactFile("headers", _VERSION, MAX_REMEMBERED)
         self.num_reads = 0  # files opened
 
     def __repr__(self) -> str:
-        return f"<Headers {self.num_reads} files read, {self._remembered}>"
+        return f"<Headers {self.num_reads} files read, {self._facts}>"
 
     def read(self, path: str) -> Known:
         """Raises GgufError."""
@@ -53,19 +53,19 @@ class Headers:
         except (OSError, ValueError) as error:
             raise Unreadable(f"{getattr(error, 'strerror', None) or error}{_target_of(path)}") from None
         if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("is not a regular file")  # nor may it be opened: a FIFO waits for its writer
+            raise Unreadable("is not a regular file")  # it must not be opened: a FIFO waits for its writer
         state = [status.st_size, status.st_mtime_ns, status.st_ino]
-        known = _from_list(state, self._remembered.get(path))
+        known = _from_list(state, self._facts.get(path))
         if known is None:
             self.num_reads += 1
             known = _read_or_say(path)
-            self._remembered.put(path, [*state, _to_list(known)])
+            self._facts.put(path, [*state, _to_list(known)])
         if isinstance(known, GgufError):
             raise known
         return known
 
     def read_model(self, paths: Sequence[str]) -> tuple[Known | None, GgufError | None]:
-        """(what the first of its files says, with the sums of all; why the model cannot be loaded, with the file and the way out)."""
+        """(the header of its first file, with the sums of all files; why the model cannot be loaded, with the file and the way out)."""
         read: list[Known] = []
         error = None
         for path in paths:
@@ -88,7 +88,7 @@ class Headers:
         return replace(read[0], header=whole), error
 
     def read_if_good(self, path: str | None) -> Header | None:
-        """Of a file beside a model (a projector, a draft model), where there is one that can be read."""
+        """The header of a file that belongs to a model (a projector, a draft model), if there is one that can be read."""
         try:
             return self.read(path).header if path is not None else None
         except GgufError:
@@ -96,11 +96,11 @@ class Headers:
 
     def save(self) -> None:
         """Blocks; raises nothing."""
-        self._remembered.save()
+        self._facts.save()
 
 
 def template_of(path: str) -> str | None:
-    """The chat template's text, read again from the file; None: it has none, or one that is too long. Blocks. Raises GgufError."""
+    """The chat template's text, read from the file again; None: there is none, or it is too long. Blocks. Raises GgufError."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -108,7 +108,7 @@ def template_of(path: str) -> str | None:
     return _template_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-@lru_cache(maxsize=16)  # texts of at most 1 MiB; a page that looks at a model asks again and again
+@lru_cache(maxsize=16)  # texts of at most 1 MiB; a page that shows a model asks many times
 def _template_of(path: str, *state: int) -> str | None:
     return read_header(path).chat_template
 
@@ -124,7 +124,7 @@ def _read_or_say(path: str) -> Known | GgufError:
     try:
         header = read_header(path)
     except Unreadable:
-        raise  # it may be readable in a moment, with nothing about the file changed
+        raise  # it may be readable a moment later, although nothing about the file changes
     except GgufError as error:
         return error
     return Known(replace(header, chat_template=None), _look_at_template(header))
@@ -137,7 +137,7 @@ def _look_at_template(header: Header) -> TemplateFeatures | None:
 
 
 def features_of(template: str) -> TemplateFeatures:
-    """Of a Jinja text, or of one of llama.cpp's templates that have a name: these take roles and texts only."""
+    """Of a Jinja text, or of one of llama.cpp's templates that have a name: these support only roles and texts."""
     if template.isascii() and template.replace("-", "").isalnum() and len(template) < 64:
         return TemplateFeatures()
     from fastrouter.catalog.template_features import template_features  # imports Jinja
@@ -152,7 +152,7 @@ def _to_list(known: Known | GgufError) -> list[Any] | str:
 
 
 def _from_list(state: list[int], values: Any) -> Known | GgufError | None:
-    """None: nothing is known of a file in this state."""
+    """None: nothing is known about a file in this state."""
     try:
         if values is None or values[:3] != state:
             return None
@@ -163,5 +163,5 @@ def _from_list(state: list[int], values: Any) -> Known | GgufError | None:
             return Known(Header(*header), None)
         tools, thinking, system, kwargs, is_understood, problem = template
         return Known(Header(*header), TemplateFeatures(tools, thinking, system, tuple(kwargs), is_understood, problem))
-    except (TypeError, ValueError, IndexError, KeyError):  # somebody else wrote it
+    except (TypeError, ValueError, IndexError, KeyError):  # another program wrote it
         return None

@@ -1,4 +1,4 @@
-"""One look at all sources of models: files, caches, presets and variants become ModelSpecs."""
+"""Reads all sources of models once: files, caches, presets and variants become ModelSpecs."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ def _look_up(names: dict[str, str], name: str) -> str | None:
 
 
 class Scan:
-    """One pass over all sources; what it holds becomes the catalog only as a whole."""
+    """One pass over all sources; its result becomes the catalog as a whole, or not at all."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Scan:
         folder_ids: Mapping[str, str] | None = None,
         presets: Presets | None = None,
     ) -> None:
-        """`known`: what there was before; a spec equal to one of these is that one. `presets`: their text is taken."""
+        """`known`: the former specs; a spec that is equal to one of them is replaced by it. `presets`: their text is reused."""
         self._config = config
         self._headers = headers
         self._cached: list[Found] = []
@@ -58,7 +58,7 @@ class Scan:
         text = presets.text if presets is not None else None
         self.presets = read_presets(config.models_preset, folders, text) if config.models_preset else Presets()
         self.folder_ids = folder_ids or {}
-        self.problems = list(self.presets.problems)  # they end a start, or a reload
+        self.problems = list(self.presets.problems)  # these end a start, or a reload
         self._sections = Sections(self.presets)
         self._found: dict[str, Found] = {}
         self.default_id: str | None = None
@@ -83,7 +83,7 @@ class Scan:
         self.is_news = not known or self.difference != Difference() or self.names != known_names
 
     def _hidden(self, models: Mapping[str, ModelSpec]) -> list[str]:
-        """Models of a cache that a preset's section with `dedup-cache-models` stands for; they can be used all the same."""
+        """Models of a cache that a preset's section with `dedup-cache-models` replaces in the listing; they can still be used."""
         deduping = [model_id for model_id, section in self._sections.models.items() if _is_on(self._layer_of(section), "hides_cached")]
         paths = {models[model_id].path for model_id in deduping}
         return [spec.id for spec in models.values() if spec.source == "cache" and spec.path in paths and spec.base is None]
@@ -102,16 +102,17 @@ class Scan:
         return by_spelling(self._found.values())
 
     def _spellings(self) -> dict[str, str]:
-        """Id by spelling, without those that are an alias or a variant of another model."""
+        """Id by spelling, without spellings that are an alias or a variant of another model."""
         sections = self.presets.sections
         aliases = {alias for layer in sections.values() if "aliases" in layer for alias in layer["aliases"].value}
         taken = {*aliases, *self._config.aliases, *sections}
         return {name: model_id for name, model_id in self._by_spelling().items() if name not in taken}
 
     def _match_sections(self) -> None:
-        """Give each preset section its model: the one it is named after, or the one it names. The section's name is the model's id."""
+        """Give each preset section its model: the one with the section's name, or the one that the section names. The model's id is the
+        section's name."""
         names = self._by_spelling()
-        laid_over: dict[str, list[Found]] = {}  # models under their sections' names, by the id they had
+        laid_over: dict[str, list[Found]] = {}  # models under the names of their sections, by the id that they had before
         own: dict[str, Found] = {}
         for name, layer in self._sections.models.items():
             with self._sections.noting_faults(name):
@@ -119,7 +120,7 @@ class Scan:
                 self._sections.check_source(name, names, is_known=known is not None)
                 if known is None:
                     model = replace(self._resolve(layer, self.presets.where(name)), id=name, source="preset", spellings=[])
-                    own[name] = replace(model, short_spellings=[canonical_id(name)])  # what llama-server calls it
+                    own[name] = replace(model, short_spellings=[canonical_id(name)])  # llama-server's name for it
                 else:
                     before = self._found[known]
                     model = replace(before, id=name, source="preset", spellings=[known, *before.spellings])
@@ -130,7 +131,7 @@ class Scan:
         self._found = {model.id: model for model in found} | own
 
     def _read_files(self, layer: Layer, section: str | None = None) -> tuple[LoadOptions, RequestDefaults]:
-        """What a layer says, with the files that it names."""
+        """The settings of a layer, with the files that it names."""
         try:
             return load_options(layer), RequestDefaults(system=system_of(layer))
         except ConfigError as problem:
@@ -141,7 +142,8 @@ class Scan:
         return LoadOptions(), NO_DEFAULTS
 
     def _make_variants(self, models: dict[str, ModelSpec]) -> dict[str, ModelSpec]:
-        """The sections with a `base`: that model under another name, with other defaults for its requests. Bases load their adapters."""
+        """The sections with a `base`: that model under another name, with other defaults for its requests. The base loads their
+        adapters."""
         names = {alias: spec.id for spec in models.values() for alias in spec.aliases} | self._by_spelling()
         adapters = self._sections.choose_bases(lambda name: _look_up(names, name), names, models)
         for base, paths in adapters.items():
@@ -149,30 +151,30 @@ class Scan:
         return self._sections.make_variants(models, self._config.command_line)
 
     def _to_broken(self, name: str, made: ModelSpec | None, was: ModelSpec | None) -> ModelSpec:
-        """A section with mistakes, of which nothing but its name may be known."""
+        """A section with mistakes, of which perhaps only the name is known."""
         if made is not None and made.base is None and made.error is not None and os.path.lexists(made.path):
-            self._sections.note(name, ConfigError(made.error))  # of the file, which is there
+            self._sections.note(name, ConfigError(made.error))  # an error of the file, which exists
         return self._sections.to_broken(made or self._to_spec(Found(name, [""], "preset")), was)
 
     def wrong_sections(self) -> list[str]:
         return self._sections.all_that_is_wrong(self.models)
 
-    def _resolve(self, layer: Layer, said: str) -> Found:
+    def _resolve(self, layer: Layer, place: str) -> Found:
         """The files that `model` or `hf-repo` means."""
         if "model" in layer:
             return find_file(os.path.abspath(layer["model"].value))
-        return self._resolve_repo(layer, said)
+        return self._resolve_repo(layer, place)
 
-    def _resolve_repo(self, layer: Layer, said: str) -> Found:
-        """From the cache; else something that has to be downloaded, unless --offline."""
+    def _resolve_repo(self, layer: Layer, place: str) -> Found:
+        """From the cache; otherwise a model that must be downloaded, unless --offline is set."""
         repo_and_quant = str(layer["hf_repo"].value)
         file = str(layer["hf_file"].value) if "hf_file" in layer else None
         try:
             repo, quant = parse_name(repo_and_quant)
         except InvalidRequest as error:
-            raise ConfigError(f"{said}: {error.message}") from None
+            raise ConfigError(f"{place}: {error.message}") from None
         if file and "\0" in file:
-            raise ConfigError(f"{said}: {file!r} is no file")
+            raise ConfigError(f"{place}: {file!r} is not a file name")
         wanted = f"{repo}/{file}" if file else f"{repo}:{quant.upper()}" if quant else repo
         of_repo = [model for model in self._cached if model.id.rpartition(":")[0] == repo]
         for model in of_repo:
@@ -184,7 +186,7 @@ class Scan:
                     return model
         if self._config.offline or not self._config.cache_dirs:
             raise ConfigError(
-                f"{said}: {wanted} is not in the cache" + (", and --offline forbids to download it" if self._config.offline else "")
+                f"{place}: {wanted} is not in the cache" + (", and --offline forbids the download" if self._config.offline else "")
             )
         return _not_here(wanted, Wanted(repo, quant, file), os.path.abspath(self._config.cache_dirs[0]))
 
@@ -205,7 +207,7 @@ class Scan:
         self.default_id = model.id
 
     def _make_room(self, model: Found) -> None:
-        """The model that --model names has its name; another file that was called the same is listed under a longer one."""
+        """The model of --model keeps its name; another file with the same name is listed under a longer one."""
         other = self._found.pop(model.id, None)
         if other is not None and os.path.realpath(other.files[0]) != os.path.realpath(model.files[0]):
             other.id = next((name for name in other.spellings if name != model.id and name not in self._found), other.files[0])
@@ -226,7 +228,7 @@ class Scan:
         draft = options.speculation.get("draft_model")
         beside = [path for path, _ in options.lora] + ([draft] if draft else [])
         files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
-        states = tuple(map(stat_of, files))  # before they are read: a change in between is seen later
+        states = tuple(map(stat_of, files))  # before they are read: then a change in between is noticed later
         known, problem = self._headers.read_model(found.files)
         header, template = (known.header, known.template) if known is not None else (None, None)
         if options.chat_template is not None:
@@ -278,7 +280,7 @@ class Scan:
         return (name for name in names if name != found.id and self._spelled.get(name) == found.id)
 
     def _name_all(self) -> dict[str, str]:
-        """Every name of every model; ids win over aliases, aliases over spellings."""
+        """Every name of every model; ids come before aliases, aliases before spellings."""
         names = {model_id: model_id for model_id in self.models}
         for spec in self.models.values():
             for alias in spec.aliases:
@@ -287,7 +289,7 @@ class Scan:
 
 
 def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:
-    """It loads these adapters too, for variants that use them; by itself it does not."""
+    """The model with these adapters too, for the variants that use them; its own requests do not use them."""
     more = [path for path in paths if path not in [known for known, _ in base.options.lora]]
     if not more:
         return base
@@ -308,12 +310,12 @@ def _is_on(layer: Layer, name: str) -> bool:
 
 
 def _for_every_model(layer: Layer) -> Layer:
-    """Without what names or describes the default model."""
+    """Without the settings that name or describe the default model."""
     return {name: setting for name, setting in layer.items() if setting.flag.scope is not Scope.SOURCE or name == "mmproj_auto"}
 
 
 def _lifetime(layer: Layer) -> dict[str, Any]:
-    """The time fields of a ModelSpec; -1 is never."""
+    """The time fields of a ModelSpec; -1 means never."""
     values = {
         name: layer[name].value for name in ("is_pinned", "min_resident_s", "load_timeout_s", "ttl_s", "sleep_idle_s") if name in layer
     }

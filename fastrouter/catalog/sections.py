@@ -1,7 +1,7 @@
-"""A preset file's sections while a scan gives them their models: what is wrong with each, and which are variants of another model.
+"""A preset file's sections while a scan finds their models: what is wrong with each, and which are variants of another model.
 
-Must never know where files are. Invariant: a mistake is charged to its section, never to another one; a section with a mistake is a model
-that cannot be used, and that says why.
+Never imports: catalog.header_cache, catalog.gguf. Invariant: a mistake is reported for its own section, never for another one; a section
+with a mistake is a model that cannot be used, with the reason.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ Find = Callable[[str], str | None]  # name -> the id of its model
 class Sections:
     def __init__(self, presets: Presets) -> None:
         self._presets = presets
-        self.faults = {name: list(said) for name, said in presets.faults.items()}
+        self.faults = {name: list(found) for name, found in presets.faults.items()}
         self.variants = {name: layer for name, layer in presets.sections.items() if "base" in layer}
         self.models = {name: layer for name, layer in presets.sections.items() if "base" not in layer}
-        self._chains: dict[str, list[str]] = {}  # of each variant: it, its base, the base's base, ... a model
-        self._means: dict[str, str] = {}  # models by the names that nobody else may have
+        self._chains: dict[str, list[str]] = {}  # of each variant: itself, its base, the base's base, ... and the model at the end
+        self._means: dict[str, str] = {}  # models by the names that no other model may have
         self.where = presets.where
 
     @contextlib.contextmanager
     def noting_faults(self, name: str) -> Iterator[None]:
-        """One wrong section must not hide the next one's mistakes."""
+        """A mistake in one section must not hide the mistakes of the next one."""
         try:
             yield
         except ConfigError as problem:
             self.note(name, problem)
 
     def note(self, name: str, problem: ConfigError) -> None:
-        """`problem` says where, or the section is what it is about."""
+        """`problem` contains the place, or it is about the whole section."""
         is_located = problem.message.startswith(f"{self._presets.path}:")
         self.faults.setdefault(name, []).append(problem.message if is_located else f"{self.where(name)}: {problem.message}")
 
     def check_source(self, name: str, names: Iterable[str], *, is_known: bool) -> None:
-        """Raises ConfigError unless it is clear which file a section means. `is_known`: it has the name of a model that is there."""
+        """Raises ConfigError unless the section's file is clear. `is_known`: the section has the name of an existing model."""
         where, layer = self.where(name), self.models[name]
         if "hf_file" in layer and "hf_repo" not in layer:
             raise ConfigError(f"{self.where(name, 'hf_file')} hf-file: hf-repo is missing")
@@ -56,19 +56,19 @@ class Sections:
     # ------------------------------------------------------------ variants
 
     def choose_bases(self, find: Find, names: Iterable[str], taken: Mapping[str, object]) -> dict[str, list[str]]:
-        """The adapters that each model loads for its variants. `taken`: the ids of models that are there; `find` takes all of `names`."""
+        """The adapters that each model loads for its variants. `taken`: the ids of existing models; `find` knows all of `names`."""
         bases: dict[str, str] = {}
         for name, layer in self.variants.items():
             with self.noting_faults(name):
                 check_variant(layer, lambda target, name=name: self.where(name, target))  # type: ignore[misc]
                 bases[name] = self._base_of(name, str(layer["base"].value), find, names)
                 if name in taken:
-                    raise ConfigError(f"{self.where(name, 'base')} base: {name} is a model of its own already")
+                    raise ConfigError(f"{self.where(name, 'base')} base: {name} is already the name of another model")
         adapters: dict[str, list[str]] = {}
         for name in bases:
             with self.noting_faults(name):
                 chain = self._chains[name] = chain_of(name, bases, self.where(name, "base"))
-                if chain[-1] in taken:  # else its section has a fault already
+                if chain[-1] in taken:  # otherwise its section has a fault already
                     adapters.setdefault(chain[-1], []).extend(adapters_of(self._layer_of(name)))
         return adapters
 
@@ -80,7 +80,7 @@ class Sections:
         return found
 
     def _layer_of(self, variant: str) -> Layer:
-        """What it and its bases say."""
+        """The settings of a section and of its bases."""
         return merge(*(self.variants[link] for link in self._chains[variant][-2::-1]))
 
     def make_variants(self, models: Mapping[str, ModelSpec], command_line: Layer) -> dict[str, ModelSpec]:
@@ -112,19 +112,19 @@ class Sections:
     # ------------------------------------------------------------ what is wrong
 
     def note_clashes(self, models: Mapping[str, ModelSpec]) -> list[str]:
-        """An alias that means another model already is the fault of the section that is further down. Returns what no section is to blame
-        for."""
+        """When an alias already means another model, the section that is further down in the file has the fault. Returns the problems that
+        belong to no section."""
         sections = self._presets.sections
         self._means = {name: name for name in (*models, *sections)}
         problems: list[str] = []
         for name in (*(name for name in models if name not in sections), *(name for name in sections if name in models)):
             for alias in models[name].aliases:
                 known = self._means.setdefault(alias, name)
-                said = f"the alias {alias} of {name} already means {known}; choose another one"
+                problem = f"the alias {alias} of {name} already means {known}; choose another one"
                 if known != name and name in sections:
-                    self.note(name, ConfigError(f"{self.where(name, 'aliases')}: {said}"))
+                    self.note(name, ConfigError(f"{self.where(name, 'aliases')}: {problem}"))
                 elif known != name:
-                    problems.append(said)
+                    problems.append(problem)
         return problems
 
     def note_broken_bases(self) -> None:
@@ -134,7 +134,7 @@ class Sections:
                 self.note(name, ConfigError(f"{self.where(name, 'base')} base: {broken} cannot be used ({self.faults[broken][0]})"))
 
     def all_that_is_wrong(self, models: Mapping[str, ModelSpec]) -> list[str]:
-        """What keeps sections' models from being loaded, in the order of the file."""
+        """All that keeps the sections' models from being loaded, in the order of the file."""
         wrong = []
         for name in self._presets.sections:
             spec = models[name]
@@ -143,8 +143,8 @@ class Sections:
         return wrong
 
     def to_broken(self, made: ModelSpec, was: ModelSpec | None) -> ModelSpec:
-        """What is listed for a section with mistakes; `made`: all that could be made of it. A process that runs goes on with what it was
-        started with, as long as its file is the same."""
+        """The listing's entry of a section with mistakes; `made`: all that could be made of it. A running process continues with what it
+        was started with, as long as its file is the same."""
         why, section = "; ".join(self.faults[made.id]), self._presets.sections[made.id]
         aliases = (*made.aliases, *(section["aliases"].value if "aliases" in section else ()))
         broken = replace(
@@ -167,5 +167,5 @@ class Sections:
 
 
 def _is_same_file(one: ModelSpec, other: ModelSpec) -> bool:
-    """Both have the same path and, with all shards, size and time."""
+    """Both have the same path and, with all shards, the same size and time."""
     return (one.path, one.size_bytes, one.created, one.mmproj) == (other.path, other.size_bytes, other.created, other.mmproj)

@@ -1,6 +1,7 @@
-"""Where model files are: a folder of GGUF files, the Hugging Face cache, llama.cpp's flat one -> Found. Must never know presets or options.
+"""Where model files are: a folder of GGUF files, the Hugging Face cache, the flat cache of llama.cpp -> Found.
 
-Invariant: each folder is visited once, whatever the links say; what cannot be read is left out or listed with its error.
+Never imports: config, options. Invariant: each folder is visited once, even when links form a circle; what cannot be read is left out, or
+listed with its error.
 """
 
 import itertools
@@ -20,13 +21,13 @@ MAX_DEPTH = 32
 MAX_ENTRIES = 1 << 20
 _REPO = re.compile(r"[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+(?:[.-]+[A-Za-z0-9_]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-MAX_REPO_CHARACTERS = 96  # the hub's own limit
+MAX_REPO_CHARACTERS = 96  # the hub's limit
 _UNFINISHED = (".incomplete", ".downloadInProgress", ".part")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the hub has to be asked for."""
+    """What to ask the hub for."""
 
     repo: str
     quant: str | None
@@ -36,24 +37,24 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """A model's files, before presets."""
+    """A model's files, before presets are applied."""
 
     id: str
     files: list[str]  # shards in order
     source: str
     mmproj: str | None = None
     error: str | None = None
-    spellings: list[str] = field(default_factory=list)  # its own names beside the id, whatever else is there
-    short_spellings: list[str] = field(default_factory=list)  # they mean it while no other model has the same
-    missing: list[str] = field(default_factory=list)  # shards that are not there
-    wanted: Wanted | None = None  # it is not here yet; `files` names what there will never be
+    spellings: list[str] = field(default_factory=list)  # its other names, valid whatever other models there are
+    short_spellings: list[str] = field(default_factory=list)  # names that are valid only while no other model has the same one
+    missing: list[str] = field(default_factory=list)  # missing shards
+    wanted: Wanted | None = None  # it is not here yet; `files` names a file that will never exist
 
 
 # ---------------------------------------------------------------- names
 
 
 def give_ids(models: Iterable[tuple[Found, Sequence[str]]], kept_ids: Mapping[str, str]) -> None:
-    """An id for each: what it had before, else the first free one of its own, so nobody is renamed because another comes or goes."""
+    """An id for each: its former id, otherwise its first name that is free. So no model gets another id because a model comes or goes."""
     models = list(models)
     taken: set[str] = set()
     for found, _ in models:
@@ -68,8 +69,8 @@ def give_ids(models: Iterable[tuple[Found, Sequence[str]]], kept_ids: Mapping[st
 
 
 def by_spelling(models: Iterable[Found]) -> dict[str, str]:
-    """Id by every name of each model. Ids win over a model's own spellings, and these over short ones; a short one that two models have
-    means neither."""
+    """Id by every name of each model. Ids come before other spellings, and these before short ones; a short spelling of two models means
+    neither."""
     models = list(models)
     short: dict[str, str | None] = {}
     for found in models:
@@ -85,11 +86,11 @@ def by_spelling(models: Iterable[Found]) -> dict[str, str]:
 
 
 def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its GGUF files), below `root`; each folder once, whatever the links say. Unreadable folders are left out."""
+    """(folder, names of its GGUF files) below `root`; each folder once, even when links form a circle. Unreadable folders are left out."""
     seen: set[tuple[int, int]] = set()
     num_entries = 0
     pending = [(root, 0)]
-    for folder, depth in pending:  # grows on the way
+    for folder, depth in pending:  # grows meanwhile
         try:
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
@@ -102,7 +103,7 @@ def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
         folders = {entry.path for entry in ordered if _is_folder(entry)}
         if depth < MAX_DEPTH:
             pending += [(entry.path, depth + 1) for entry in ordered if entry.path in folders]
-        # A folder that has a model's name is listed as one that cannot be loaded, unless it is a folder of models.
+        # A folder with the name of a model file is listed as a model that cannot be loaded, unless it is a folder of models.
         files = [entry.name for entry in ordered if is_gguf(entry.name) and not (entry.path in folders and _has_gguf(entry.path))]
         if files:
             yield folder, files
@@ -127,17 +128,17 @@ def _has_gguf(folder: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file name as JSON can hold it; bytes that are no UTF-8 become U+FFFD."""
+    """A file name that JSON can hold; bytes that are not UTF-8 become U+FFFD."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
 
 
 def canonical_id(name: str) -> str:
-    """`user/repo:q4_k_m` -> `user/repo:Q4_K_M`, as llama-server names it."""
+    """`user/repo:q4_k_m` -> `user/repo:Q4_K_M`, as in llama-server."""
     repo, colon, quant = name.rpartition(":")
     return f"{repo}:{quant_of(quant) or quant.upper()}" if colon else name
 
 
-GONE = (0, 0, 0)  # the state of a file that is not there
+GONE = (0, 0, 0)  # the state of a file that does not exist
 
 
 def stat_of(path: str) -> tuple[int, int, int]:
@@ -150,7 +151,7 @@ def stat_of(path: str) -> tuple[int, int, int]:
 
 
 def scan_folder(root: str, kept_ids: Mapping[str, str] | None = None) -> list[Found]:
-    """The models below --models-dir, those near the root first. `kept_ids`: by first file, of an earlier scan."""
+    """The models below --models-dir, those near the root first. `kept_ids`: ids of an earlier scan, by first file."""
     models: list[tuple[int, str, str, Found]] = []
     for folder, names in _walk(root):
         groups, mmproj = group_files(names)
@@ -179,7 +180,7 @@ def _to_found(group: FileGroup, folder: str, source: str) -> Found:
 
 
 def find_file(path: str) -> Found:
-    """The model that one file is, or the first of several shards; whether it is there or not."""
+    """The model of this file, which may be the first of several shards; the file need not exist."""
     folder, name = os.path.split(path)
     try:
         names = [entry for entry in os.listdir(folder) if is_gguf(entry)] if is_shard(name) else [name]
@@ -203,7 +204,7 @@ def parse_name(name: str) -> tuple[str, str | None]:
 
 
 def has_quant(path: str, quant: str) -> bool:
-    """Is a file of this path what `user/repo:quant` means? Q4_K_M is in x-UD-Q4_K_M.gguf and in Q4_K_M/x-00001-of-00002.gguf."""
+    """Whether `user/repo:quant` means a file of this path. Q4_K_M is in x-UD-Q4_K_M.gguf and in Q4_K_M/x-00001-of-00002.gguf."""
     return re.search(rf"(?:^|[-._/]){re.escape(quant)}[-./]", path, re.IGNORECASE) is not None
 
 

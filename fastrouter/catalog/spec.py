@@ -1,4 +1,4 @@
-"""ModelSpec: a model resolved, as the catalog makes it and all others use it. Must never know where it was found."""
+"""ModelSpec: a model with all its settings, as the catalog makes it and all other code uses it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,47 +12,47 @@ from fastrouter.options.load import LoadOptions
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model resolved. Equal specs load equally."""
+    """A model with all its settings. Equal specs are loaded in the same way."""
 
     id: str
     aliases: tuple[str, ...]
     tags: tuple[str, ...]
-    path: str  # first shard
+    path: str  # the first shard
     mmproj: str | None
     options: LoadOptions = field(hash=False)
     source: str  # models_dir | cache | preset | file: the one that --model names
     args: tuple[str, ...]
-    preset: str | None  # its section's text
+    preset: str | None  # the text of its section
     created: int  # seconds since 1970
     can_remove: bool
     load_on_startup: bool
     stop_timeout_s: float
-    size_bytes: int  # of all shards' files
+    size_bytes: int  # of the files of all shards
     header: Header | None
     error: str | None  # why it cannot be loaded
-    fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model is no longer what its source says
-    files: tuple[str, ...] = ()  # all that its process reads, and shards that are not there
-    states: tuple[tuple[int, int, int], ...] = ()  # of these files, as stat_of says
-    spellings: tuple[str, ...] = ()  # names that mean it beside its id and its aliases
+    fingerprint: tuple[Any, ...] = field(hash=False)  # changes when a running model no longer matches its source
+    files: tuple[str, ...] = ()  # all that its process reads, and missing shards
+    states: tuple[tuple[int, int, int], ...] = ()  # the state of these files, see stat_of
+    spellings: tuple[str, ...] = ()  # its names beside the id and the aliases
     draft: Header | None = None  # of the smaller model that guesses for it
-    fault: str | None = None  # what is wrong with its preset's section; then that is its `error`, too
+    fault: str | None = None  # what is wrong with its section of the preset file; then it is its `error` too
     is_pinned: bool = False  # never evicted
-    ttl_s: float | None = None  # idle until it is unloaded; None: never
-    sleep_idle_s: float | None = None  # idle until it sleeps; None: never
-    min_resident_s: float = 0.0  # after a load it is not made to leave for so long
-    load_timeout_s: float = 600.0  # 0: none
-    defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests get where they say nothing
-    wanted: Wanted | None = None  # it has to be downloaded first
-    is_listed: bool = True  # False: only a preset's name is shown for it
-    base: "ModelSpec | None" = None  # a variant: the model whose process it shares
+    ttl_s: float | None = None  # idle seconds until it is unloaded; None: never
+    sleep_idle_s: float | None = None  # idle seconds until it sleeps; None: never
+    min_resident_s: float = 0.0  # it is not evicted for this long after a load
+    load_timeout_s: float = 600.0  # 0: no limit
+    defaults: RequestDefaults = field(default=NO_DEFAULTS, hash=False)  # what its requests use when they set nothing
+    wanted: Wanted | None = None  # it must be downloaded first
+    is_listed: bool = True  # False: only its section is listed
+    base: "ModelSpec | None" = None  # of a variant: the model whose process it uses
     template: TemplateFeatures | None = None
     capabilities: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ("text",)  # that its requests may hold
-    is_unusual: bool = False  # `error` is what our reader does not know; llama.cpp has the last word
+    modalities: tuple[str, ...] = ("text",)  # what its requests may contain
+    is_unusual: bool = False  # `error` says what our reader does not understand; llama.cpp may still load it
 
     @property
     def can_be_tried(self) -> bool:
-        """False: no worker needs to open it to know that it cannot be loaded."""
+        """False: it is known, without a worker, that it cannot be loaded."""
         return self.fault is None and (self.error is None or self.is_unusual)
 
     @property

@@ -1,6 +1,7 @@
-"""A chat template's features and faults, told from its syntax. Imports Jinja: only for templates that are new. Knows no models or messages.
+"""The features and faults of a chat template, found in its syntax. Imports Jinja, so it is imported only for templates that are new. Pure.
 
-Pure. Invariant: a template is only parsed and translated, never run and never folded, so a hostile one costs no more than its length.
+Never imports: catalog.spec. Invariant: a template is only parsed and translated, never run and never folded, so a hostile one costs only
+time for its length.
 """
 
 from functools import lru_cache
@@ -14,14 +15,14 @@ from fastrouter.catalog.capabilities import TemplateFeatures
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import MAX_SOURCE_CHARS, source_of
 
-MAX_TEMPLATE_CHARS = 1 << 17  # that is looked at for features; the longest in use have some 30,000
+MAX_TEMPLATE_CHARS = 1 << 17  # limit for texts that are examined for features; the longest in use have about 30,000
 MAX_KWARGS, MAX_NAME_CHARS = 64, 64
 _TOOLS = ("tools", "functions", "available_tools", "custom_tools")
 _THINKING = ("enable_thinking", "thinking", "thinking_budget", "reasoning_effort", "reasoning_strategy")
-# What every renderer of chat templates provides; the rest is for `chat_template_kwargs`.
+# What every renderer of chat templates provides; all other names can be set with `chat_template_kwargs`.
 _GIVEN = {"messages", "tools", "functions", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"}
 _GIVEN |= {"raise_exception", "strftime_now", "date_string"}
-_GIVEN |= {"range", "dict", "lipsum", "cycler", "joiner", "namespace", "loop", "self", "caller", "varargs", "kwargs"}  # of Jinja
+_GIVEN |= {"range", "dict", "lipsum", "cycler", "joiner", "namespace", "loop", "self", "caller", "varargs", "kwargs"}  # names of Jinja
 
 
 class _Generation(Extension):
@@ -32,7 +33,7 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
 
-@lru_cache(maxsize=32)  # the quants of one model have one template
+@lru_cache(maxsize=32)  # the quants of one model have the same template
 def template_features(text: str) -> TemplateFeatures:
     problem = problem_of(text)
     if problem is not None or len(text) > MAX_TEMPLATE_CHARS:
@@ -44,7 +45,7 @@ def template_features(text: str) -> TemplateFeatures:
 
 
 def _environment() -> Environment:
-    """Jinja folds nothing when each value that is shown needs the context."""
+    """Jinja folds nothing when each shown value needs the context."""
     extensions: list[str | type[Extension]] = ["jinja2.ext.loopcontrols", _Generation]
     return Environment(
         trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=extensions, finalize=pass_context(lambda _, value: value)
@@ -53,7 +54,7 @@ def _environment() -> Environment:
 
 @lru_cache(maxsize=32)
 def problem_of(text: str) -> str | None:
-    """Why this template, or built-in name, cannot be used: one sentence with the line. None: it can, as far as its syntax tells."""
+    """Why this template, or built-in name, cannot be used: one sentence with the line. None: its syntax has no fault."""
     try:
         if len(text) > MAX_SOURCE_CHARS:
             raise InvalidRequest(f"chat template: longer than {MAX_SOURCE_CHARS} characters")
@@ -64,7 +65,7 @@ def problem_of(text: str) -> str | None:
         return f"chat template: line {error.lineno}: {error.message}"
     except RecursionError:
         return "chat template: nested too deeply"
-    except Exception as error:  # untrusted text: Jinja's translator may raise anything
+    except Exception as error:  # the text is untrusted: Jinja's translator may raise anything
         return f"chat template: {type(error).__name__}: {error}"
     return None
 
@@ -84,9 +85,9 @@ def _look_at(tree: Any) -> TemplateFeatures:
 
 
 def _collect_reads(node: Any, bound: set[str], read: set[str]) -> None:
-    """Names that reach the template from outside, in the order of the text: what is set before it is read does not count.
+    """Names that the template reads from outside, in the order of the text; a name that is set before it is read does not count.
 
-    Not jinja2.meta: that folds constants on the way, and `{{ 9**9**9 }}` is one.
+    Not jinja2.meta: it folds constants, and `{{ 9**9**9 }}` is one.
     """
 
     def bind(targets: Any) -> None:
@@ -111,7 +112,7 @@ def _collect_reads(node: Any, bound: set[str], read: set[str]) -> None:
     for child in first:
         _collect_reads(child, bound, read)
     if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock | nodes.With):
-        bound = set(bound)  # what is set inside stays inside
+        bound = set(bound)  # names that are set inside stay inside
     if isinstance(node, nodes.Assign | nodes.AssignBlock | nodes.For):
         bind([node.target])
     elif isinstance(node, nodes.Macro | nodes.CallBlock):
@@ -123,7 +124,7 @@ def _collect_reads(node: Any, bound: set[str], read: set[str]) -> None:
 
 
 def _refuses_system(tree: Any) -> bool:
-    """Templates that have no place for a system message say so with raise_exception("System role not supported")."""
+    """Templates without a place for a system message say so with raise_exception("System role not supported")."""
     return any(
         isinstance(call.node, nodes.Name)
         and call.node.name == "raise_exception"

@@ -1,6 +1,6 @@
-"""What a model's preset adds to each of its requests, and variants: models that are another one with other such defaults. Pure.
+"""What a model's preset adds to each of its requests; and variants: a model under another name, with other such defaults.
 
-Invariant: a variant differs from its base only in what a request could say itself, so both share one process and one KV cache.
+Invariant: a variant differs from its base only in what a request could set itself, so both share one process and one KV cache.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,22 +13,22 @@ from fastrouter.config.flag import Kind, Scope
 from fastrouter.errors import ConfigError
 from fastrouter.system.text_file import read_text
 
-_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # of the load options
+_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # names of load options
 _OF_NAMES = ("aliases", "tags")
 _OF_VARIANTS = ("base", "system", "load_on_startup", "")  # "": accepted and dropped
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDefaults:
-    """What requests get where they say nothing, beside what their worker was loaded with."""
+    """What requests use when they set nothing, in addition to the options of their worker."""
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = -1
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    system: str | None = None  # message of chats that bring none
-    constraint: dict[str, str] | None = None  # as Generate's
-    lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: the model's own
+    system: str | None = None  # the system message of chats without one
+    constraint: dict[str, str] | None = None  # like Generate.constraint
+    lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: those of the model
 
     @property
     def is_some(self) -> bool:
@@ -39,7 +39,7 @@ NO_DEFAULTS = RequestDefaults()
 
 
 def text_of(layer: Layer, name: str) -> str | None:
-    """A text, or the content of the file that stands for it. Raises ConfigError."""
+    """A text, or the content of the file that is given instead. Raises ConfigError."""
     if name not in layer:
         return None
     flag, value = layer[name]
@@ -51,11 +51,11 @@ def system_of(layer: Layer) -> str | None:
 
 
 def check_variant(section: Layer, where: Callable[[str], str]) -> None:
-    """Raises ConfigError for what concerns the process that a variant shares. `where` says the line of a target."""
+    """Raises ConfigError for a setting of the process that a variant shares. `where` returns the line of a target."""
     for name, (flag, _) in section.items():
         is_of_requests = flag.scope is Scope.SAMPLING or name in (*_OF_REQUESTS, *_OF_NAMES, *_OF_VARIANTS)
         if not is_of_requests:
-            raise ConfigError(f"{where(name)} {flag.name}: a variant shares its base's process, so this must be set there")
+            raise ConfigError(f"{where(name)} {flag.name}: a variant shares its base's process, so set this in the base")
 
 
 def adapters_of(section: Layer) -> list[str]:
@@ -64,7 +64,7 @@ def adapters_of(section: Layer) -> list[str]:
 
 
 def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adapters: Sequence[str]) -> RequestDefaults:
-    """Of a variant: what its own section says, where the command line does not say otherwise. `adapters`: the base's, in their order."""
+    """Of a variant: the settings of its section that the command line does not set. `adapters`: those of the base, in order."""
     own = {name: setting for name, setting in section.items() if name not in command_line}
     return RequestDefaults(
         sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING and name != "constraint"},
@@ -77,11 +77,11 @@ def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adap
     )
 
 
-def chain_of(name: str, bases: Mapping[str, str], said: str) -> list[str]:
+def chain_of(name: str, bases: Mapping[str, str], place: str) -> list[str]:
     """The variant, its base, the base's base, ... down to a model; `bases`: variant -> base. Raises ConfigError for a circle."""
     chain = [name]
     while (base := bases.get(chain[-1])) is not None:
         if base in chain:
-            raise ConfigError(f"{said} base: {' -> '.join([*chain, base])} is a circle")
+            raise ConfigError(f"{place} base: {' -> '.join([*chain, base])} is a circle")
         chain.append(base)
     return chain

@@ -1,6 +1,7 @@
-"""--watch: says when the preset file, the models folder or a cache has changed and come to rest. Must never know what is in them.
+"""--watch: reports that the preset file, the models folder or a cache has changed and is quiet again.
 
-Invariant: it ends with `stop` only; a folder that vanishes, or cannot be watched, costs at most its own news. One reload at a time.
+Never imports: catalog.scan, catalog.gguf. Invariant: it ends only with `stop`; when a folder vanishes or cannot be watched, only its own
+changes are missed. One reload at a time.
 """
 
 import asyncio
@@ -15,14 +16,14 @@ from fastrouter.config.config import Config
 
 log = logging.getLogger("fastrouter")
 
-QUIET_S = 0.5  # without a change, before it is worth a look
-MAX_WAIT_S = 5.0  # a file that grows for an hour must not keep the others waiting
-LOOK_AGAIN_S = 1.0  # whether folders have come or gone
+QUIET_S = 0.5  # seconds without a change, before a reload
+MAX_WAIT_S = 5.0  # a file that grows for an hour must not delay others
+LOOK_AGAIN_S = 1.0  # to check whether folders have come or gone
 _PASSING = (".incomplete", ".downloadInProgress", ".part", ".partial", ".crdownload", ".lock", ".tmp", ".swp", "~")  # never models
 
 
 class Watch:
-    """Calls `on_change` a while after the last change."""
+    """Calls `on_change` a short time after the last change."""
 
     def __init__(self, config: Config, on_change: Callable[[], Awaitable[None]]) -> None:
         folders = [*([config.models_dir] if config.models_dir is not None else []), *config.cache_dirs]
@@ -32,7 +33,7 @@ class Watch:
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._reload_after_changes()), loop.create_task(self._watch(self._folders, recursive=True))]
-        if self._preset is not None:  # its folder: editors put a new file in its place; and only it: that may be somebody's home
+        if self._preset is not None:  # its folder, because editors replace the file; not what is below, which may be a whole home
             self._tasks.append(loop.create_task(self._watch([self._preset.parent], recursive=False)))
 
     def __repr__(self) -> str:
@@ -57,7 +58,7 @@ class Watch:
             await self._on_change()
 
     async def _watch(self, folders: Iterable[Path], *, recursive: bool) -> None:
-        """Until it is cancelled. Watching begins anew when one of the folders has come, gone or been replaced."""
+        """Until it is cancelled. Watching starts again when one of the folders has come, gone or been replaced."""
         awatch = await asyncio.get_running_loop().run_in_executor(None, _import_awatch)
         is_polling = False
         present = await asyncio.to_thread(_identities, folders)
@@ -68,19 +69,19 @@ class Watch:
                 try:
                     await self._watch_present(awatch, present, recursive=recursive, force_polling=is_polling or None)
                 except FileNotFoundError:
-                    pass  # it went a moment ago
-                except (OSError, RuntimeError) as error:  # too many folders for inotify, a file system without it
+                    pass  # it was removed a moment ago
+                except (OSError, RuntimeError) as error:  # too many folders for inotify, or a file system without it
                     if not is_polling:
-                        log.warning("--watch: the system cannot tell of changes (%s), so folders are polled", error)
+                        log.warning("--watch: the system cannot report changes (%s), so folders are polled", error)
                     is_polling = True
                     await asyncio.sleep(LOOK_AGAIN_S)
             now = await asyncio.to_thread(_identities, folders)
             if present and not now:
-                self._changed.set()  # nothing is left that could tell
+                self._changed.set()  # no source of changes is left
             present = now
 
     async def _watch_present(self, awatch: Any, present: dict[Path, Any], **options: bool | None) -> None:
-        """Until other folders are there."""
+        """Until the set of folders changes."""
         changes = awatch(
             *present,
             watch_filter=self.is_news,
@@ -95,7 +96,7 @@ class Watch:
         is_new = True
         async with contextlib.aclosing(changes):
             async for found in changes:
-                if found or is_new:  # what happened before it began to watch has told nobody
+                if found or is_new:  # changes before the first round of watching were not reported
                     self._changed.set()
                 if is_new:
                     log.info("watching %s", ", ".join(map(str, present)))
@@ -118,7 +119,7 @@ def _import_awatch() -> Any:
 
 
 def _identities(folders: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """The folders that are there; another one of the same name is another one."""
+    """The folders that exist; a new folder of the same name has another identity."""
     found = {}
     for folder in folders:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The `fastrouter` command: flags serve, verbs talk to a running router. Knows no flag; imports only what the chosen one needs."""
+"""The `fastrouter` command: flags serve, verbs talk to a running router. It imports only what the chosen one needs."""
 
 import gc
 import os
@@ -38,9 +38,9 @@ def main() -> int:
         from fastrouter.cli.completion import run_completion
 
         return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
-    gc.disable()  # until the catalog has been read: imports make no garbage, and collections are a tenth of the start
+    gc.disable()  # until the catalog has been read: imports make no garbage, and collections take a tenth of the start
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while it imports ends it without a traceback; the router has its own handler
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends it without a traceback; the router has its own handler
     from fastrouter.cli.serve import serve
 
     return serve(arguments)

@@ -1,4 +1,4 @@
-"""argparse, with the nearest option for one that is mistyped. Knows no option by name."""
+"""argparse, with the nearest option for one that is misspelt."""
 
 import argparse
 from typing import NoReturn
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def _all_options(self) -> list[str]:
-        """Its own and those of its verbs, which argparse keeps to itself."""
+        """Its options and those of its verbs; argparse has no public list of them."""
         parsers: list[argparse.ArgumentParser] = [self]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):

@@ -1,6 +1,6 @@
-"""Progress of several files at once: bars on a terminal, a line now and then elsewhere. Knows no network and no model.
+"""Progress of several files together: bars on a terminal, now and then a line elsewhere. Never imports: hub, cli.client.
 
-Invariant: what it shows goes to stderr, so that the output of a command stays what it says at the end.
+Invariant: progress goes to stderr, so that the output of a command is only its result.
 """
 
 import sys
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastrouter.system.words import size_text
 
-STEP_PERCENT = 10  # between lines
+STEP_PERCENT = 10  # between two lines
 
 
 class Bars:
@@ -34,7 +34,7 @@ class Bars:
                 self._print(url, file["done"], file["total"])
 
     def _draw(self, url: str, done: int, total: int) -> None:
-        from tqdm import tqdm  # 40 ms that the other verbs need not wait for
+        from tqdm import tqdm  # takes 40 ms that other verbs need not spend
 
         bar = self._bars.get(url)
         if bar is None:

@@ -1,6 +1,7 @@
-"""`fastrouter chat MODEL [QUESTION]`: one answer, or a conversation on a terminal with its commands. Knows no model's inside.
+"""`fastrouter chat MODEL [QUESTION]`: one answer, or a conversation on a terminal with its commands.
 
-Invariant: both sides of a turn join the history only when something was answered; Ctrl-C ends the answer, never the conversation.
+Invariant: both sides of a turn are added to the history only when something was answered; Ctrl-C ends the answer, never the
+conversation.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from fastrouter.cli.listing import print_models
 from fastrouter.cli.terminal import Look, look_of, plain
 
 QUOTES = '"""'
-COMMENT_EVERY_S = 0.25  # of a wait that somebody looks at
+COMMENT_EVERY_S = 0.25  # while a user watches the wait
 HELP = """\
 /help          this list
 /models        all models, with their states
@@ -29,7 +30,7 @@ HELP = """\
 A question of several lines begins and ends with \"\"\", or each line but the last ends with a backslash.
 Ctrl-C stops an answer."""
 _COMMAND = re.compile(r"/([a-z?]+)(?:\s+(.*))?$", re.S)
-_NOT_PRINTED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))  # control characters but tab and newline
+_NOT_PRINTED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))  # control characters except tab and newline
 
 
 def chat(client: Client, options: argparse.Namespace) -> None:
@@ -75,7 +76,7 @@ def _read_questions() -> Iterator[str]:
 
 
 def _read_question() -> str:
-    """Of one line, or of several: see HELP."""
+    """One line, or several: see HELP."""
     text = input("> ")
     if text.lstrip().startswith(QUOTES):
         text = text.lstrip().removeprefix(QUOTES)
@@ -95,13 +96,13 @@ class _Talk:
     options: argparse.Namespace
     is_conversation: bool = False
     history: list[dict[str, str]] = field(default_factory=list)
-    entry: dict[str, Any] = field(default_factory=dict)  # of the listing
+    entry: dict[str, Any] = field(default_factory=dict)  # its entry in the listing
     is_over: bool = False
 
     # ------------------------------------------------------------ commands
 
     def obey(self, text: str) -> bool:
-        """Whether it was a command."""
+        """True: it was a command."""
         found = _COMMAND.match(text)
         if found is None:
             return False
@@ -142,7 +143,7 @@ class _Talk:
     # ------------------------------------------------------------ the model
 
     def look_at(self, name: str) -> None:
-        """Raises CallFailed for a model that is not there. A router with one model takes every name for it."""
+        """Raises CallFailed when the model does not exist. A router with one model accepts every name."""
         try:
             self.entry = self.client.call("GET", f"/v1/models/{quote(name)}")
         except CallFailed:
@@ -152,10 +153,10 @@ class _Talk:
             [self.entry] = listing["data"]
 
     def warn(self) -> None:
-        """Of a model that was not made to chat."""
+        """When the model was not made for chats."""
         found = self.entry.get("capabilities") or ["chat"]
         if "embedding" in found or "rerank" in found:
-            print(f"Note: {self.options.model} makes no text ({', '.join(found)}); /models lists the others, /model NAME switches.")
+            print(f"Note: {self.options.model} does not write text ({', '.join(found)}); /models lists the others, /model NAME switches.")
         elif "chat" not in found:
             print(f"Note: {self.options.model} has no chat template. It is asked in the ChatML format and may not answer the question.")
 
@@ -171,7 +172,7 @@ class _Talk:
         return [{"role": "system", "content": self.options.system}] if self.options.system else []
 
     def _answer(self, messages: list[dict[str, str]]) -> list[str]:
-        """The pieces, printed as they come; what had come when the user stopped it."""
+        """The pieces, printed as they come; returns what had come when the user stopped it."""
         body: dict[str, Any] = {"model": self.options.model, "messages": messages, "stream": True}
         given = {name: getattr(self.options, name) for name in ("max_tokens", "temperature", "seed")}
         body |= {name: value for name, value in given.items() if value is not None}
@@ -202,7 +203,7 @@ class _Talk:
 
 
 class _Wait:
-    """What an answer waits for (a place in the queue, a load), on a line that its text takes over."""
+    """What an answer waits for (a place in the queue, a load), on a line that its text replaces."""
 
     def __init__(self, look: Look) -> None:
         self._look = look

@@ -1,6 +1,6 @@
-"""A running router, asked over HTTP, HTTPS or a Unix socket, and how a verb ends. Knows no verb and nothing of the router's inside.
+"""A running router over HTTP, HTTPS or a Unix socket, and how a verb ends. Never imports: http, supervisor, api.
 
-Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
+Invariant: a failed call ends with the server's message on stderr and exit code 1, never with a traceback.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Client:
     def __init__(self, url: str, api_key: str | None, *, cacert: str | None = None, insecure: bool = False) -> None:
-        """`cacert`: a PEM file of who may have issued the router's certificate; `insecure`: anybody may."""
+        """`cacert`: a PEM file with the issuer of the router's certificate; `insecure`: any issuer is accepted."""
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
@@ -73,7 +73,7 @@ class Client:
             response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             connection.close()
-            raise CallFailed(f"{self._url}: {error.verify_message}; name who issued it with --cacert FILE") from None
+            raise CallFailed(f"{self._url}: {error.verify_message}; give the issuer's certificate with --cacert FILE") from None
         except ssl.SSLError as error:
             connection.close()
             raise CallFailed(f"{self._url}: no HTTPS ({error.reason or error}); does the router speak http:// there?") from None
@@ -93,12 +93,12 @@ class Client:
         try:
             return json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise CallFailed(f"the answer broke off: {error}") from None
+            raise CallFailed(f"the answer ended too early: {error}") from None
         finally:
             connection.close()
 
     def events(self, path: str) -> Iterator[dict[str, Any]]:
-        """The events of a feed, which is open when this returns; they end when the server does."""
+        """The events of a stream, which is open when this returns; they end when the server ends."""
         connection, response = self._open("GET", path, None)
 
         def read() -> Iterator[dict[str, Any]]:
@@ -106,7 +106,7 @@ class Client:
                 try:
                     yield from filter(None, read_events(response))
                 except (OSError, ValueError, http.client.HTTPException) as error:
-                    raise CallFailed(f"the feed broke off: {error}") from None
+                    raise CallFailed(f"the event stream ended too early: {error}") from None
 
         return read()
 
@@ -117,7 +117,7 @@ class Client:
             for line in response:
                 yield line.decode("utf-8", "replace").rstrip("\n")
         except (OSError, http.client.HTTPException) as error:
-            raise CallFailed(f"the answer broke off: {error}") from None
+            raise CallFailed(f"the answer ended too early: {error}") from None
         finally:
             connection.close()
 
@@ -131,9 +131,9 @@ class Client:
                 if "error" in event:
                     raise CallFailed(event["error"].get("message", "the stream failed"))
                 yield event
-            raise CallFailed("the stream broke off")
+            raise CallFailed("the stream ended too early")
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise CallFailed(f"the stream broke off: {error}") from None
+            raise CallFailed(f"the stream ended too early: {error}") from None
         finally:
             connection.close()
 
@@ -147,10 +147,10 @@ def _split_socket(path: str) -> tuple[str, str]:
 def _trust(cacert: str | None, insecure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=cacert)
-    except OSError as error:  # an SSLError is one
+    except OSError as error:  # this includes SSLError
         raise CallFailed(f"--cacert {cacert}: {error.strerror or error}") from None
     if cacert:
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the router's own certificate will do, as with curl
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the router's own certificate is enough, as with curl
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -180,7 +180,7 @@ def shared_options() -> argparse.ArgumentParser:
 
 
 def perform(options: argparse.Namespace) -> int:
-    """The verb's exit code."""
+    """Returns the verb's exit code."""
     try:
         client = Client(options.url, options.api_key, cacert=options.cacert, insecure=options.insecure)
         options.action(client, options)
@@ -188,7 +188,7 @@ def perform(options: argparse.Namespace) -> int:
         print(f"fastrouter: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        sys.stderr.close()  # the reader of our output has gone, so no message is possible
         return 1
     except KeyboardInterrupt:
         return 130

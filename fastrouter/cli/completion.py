@@ -1,6 +1,6 @@
-"""`fastrouter completion bash|zsh|fish`: a script for the shell, made from the flags and verbs there are. `completion models` lists names.
+"""`fastrouter completion bash|zsh|fish`: a script for the shell, made from the existing flags and verbs. `completion models` lists names.
 
-Must never know a flag by name but those that make a router listen elsewhere. Invariant: what it offers is accepted by the program.
+Invariant: what it offers is accepted by the program.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.table import TABLE
 
 USAGE = "usage: fastrouter completion bash|zsh|fish"
-MODELS_TIMEOUT_S = 2  # a shell waits for this while the user looks at it
+MODELS_TIMEOUT_S = 2  # a shell waits for this while the user watches
 
 
 def run_completion(arguments: Sequence[str]) -> int:
@@ -57,11 +57,11 @@ def _list_names(router: Client, options: argparse.Namespace) -> None:
         print(*[name for name in names if name.isprintable() and " " not in name], sep="\n")
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- what can be completed
 
 
 def all_verbs() -> list[Verb]:
-    """The first one is no verb: the router's own flags."""
+    """The first one is not a verb: the router's flags."""
     flags = tuple(_of_flag(flag) for flag in TABLE if flag.scope not in (Scope.NOT_YET, Scope.PRESET))
     own = (
         Option(("--rival",), (FILES,), "a llama-server to measure too"),
@@ -93,7 +93,7 @@ def _of_flag(flag: Flag) -> Option:
 
 
 def _of_parser(parser: argparse.ArgumentParser) -> list[Verb]:
-    """Of argparse's verbs, whose lists it keeps to itself."""
+    """Verbs of argparse, which has no public list of them."""
     [verbs] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     helps = {choice.dest: choice.help or "" for choice in verbs._choices_actions}
     made = []

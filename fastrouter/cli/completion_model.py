@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-FILES, FOLDERS, MODELS = "<files>", "<folders>", "<models>"  # what may follow, beside words
+FILES, FOLDERS, MODELS = "<files>", "<folders>", "<models>"  # what may follow, in addition to words
 
 
 @dataclass(frozen=True)
 class Option:
     names: tuple[str, ...]
-    takes: tuple[str, ...] | None  # None: no value; else words, or one of the three above; (): anything
+    takes: tuple[str, ...] | None  # None: no value; otherwise words, or one of the three above; (): anything
     help: str
 
 
@@ -17,7 +17,7 @@ class Verb:
     name: str  # "": no verb, serve
     help: str
     options: tuple[Option, ...]
-    follow: tuple[str, ...] = ()  # what may follow that is no option
+    follow: tuple[str, ...] = ()  # what may follow, other than options
 
     @property
     def option_names(self) -> tuple[str, ...]:

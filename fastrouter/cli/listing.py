@@ -1,4 +1,4 @@
-"""`fastrouter list` and `ps`: the models as a table, with their states, aliases and what is wrong. Knows only the shape of the listing."""
+"""`fastrouter list` and `ps`: the models as a table, with their states, aliases and problems. Never imports: catalog, supervisor."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from fastrouter.cli.client import Client
 from fastrouter.cli.terminal import Look, look_of, pad, plain
 from fastrouter.system.words import size_text
 
-_MARKS = {  # of a state: as it is, in ASCII, its colour
+_MARKS = {  # of a state: the mark, in ASCII, its colour
     "loaded": ("●", "*", "good"),
     "loading": ("◐", "~", "busy"),
     "downloading": ("↓", "~", "busy"),
@@ -23,7 +23,7 @@ _MARKS = {  # of a state: as it is, in ASCII, its colour
 }
 _GAP = "  "
 _STATUS = 1  # its column
-_MAX_LINES = 2  # of what is wrong with a model
+_MAX_LINES = 2  # of a model's problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def print_models(models: Sequence[dict[str, Any]], *, is_verbose: bool = False) 
 
 
 def list_running(client: Client, options: argparse.Namespace) -> None:
-    """What is in memory, or on its way, and how it is used; variants are shown with the model whose process they share."""
+    """What is in memory or loading, and how it is used; a variant is shown with the model whose process it shares."""
     listed = client.call("GET", "/v1/models")["data"]
     running = [model for model in listed if model["status"]["value"] != "unloaded" and "base" not in model["status"]]
     models = [client.call("GET", f"/v1/models/{quote(model['id'])}") for model in running]
@@ -68,7 +68,7 @@ def _use_of(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _until(usage: dict[str, Any]) -> str:
-    """When it is unloaded, if nobody asks."""
+    """When it is unloaded if no request comes."""
     if usage["pinned"]:
         return "pinned"
     return f"{usage['expires_in_s']:.0f} s" if usage["expires_in_s"] is not None else ""
@@ -78,7 +78,7 @@ def _until(usage: dict[str, Any]) -> str:
 
 
 def state_of(model: dict[str, Any]) -> str:
-    """One word: llama-server says `unloaded` of a model that failed, or that cannot be loaded."""
+    """One word: llama-server calls a model `unloaded` also when it failed or cannot be loaded."""
     status: dict[str, Any] = model["status"]
     value: str = status["value"]
     return "failed" if value == "unloaded" and (status.get("failed") or status.get("error")) else value
@@ -111,7 +111,7 @@ def _marked(model: dict[str, Any], state: str, look: Look) -> str:
 
 
 def _aliases(model: dict[str, Any], *, is_verbose: bool) -> str:
-    """Those that somebody gave it; `is_verbose`: also its file's spellings, which every model has."""
+    """Aliases that a user gave it; `is_verbose`: also the spellings of its file, which every model has."""
     hidden = () if is_verbose else model.get("spellings") or ()
     return ", ".join(plain(alias) for alias in model.get("aliases") or () if alias not in hidden)
 
@@ -136,7 +136,7 @@ def _size(num_bytes: int | None) -> str:
 def _print(
     heads: tuple[str, ...], rows: Sequence[Row], right: frozenset[int], models: Sequence[dict[str, Any]], look: Look, *, is_verbose: bool
 ) -> None:
-    """What is wrong with a model stands below it on a terminal, and in a last column elsewhere, so that a line is a model."""
+    """The problem of a model is shown below it on a terminal, and in a last column elsewhere, so that one line is one model."""
     table = [heads, *(row.cells for row in rows)]
     aliases = [_aliases(model, is_verbose=is_verbose) for model in models]
     if any(aliases):
@@ -152,7 +152,7 @@ def _print(
 
 
 def _print_problem(row: Row, look: Look, *, is_verbose: bool) -> None:
-    """On a few lines, without the file's folder unless all is asked for."""
+    """On a few lines, without the folder of the file unless everything is asked for."""
     text = row.problem if is_verbose or not row.folder else row.problem.replace(row.folder, "")
     lines = textwrap.wrap(text, max(look.width - len(_GAP), 20))
     if len(lines) > _MAX_LINES and not is_verbose:

@@ -1,4 +1,4 @@
-"""`fastrouter logs [MODEL] [-f] [-n N]`: what a model's workers have said. Knows only the endpoint and the shape of its events."""
+"""`fastrouter logs [MODEL] [-f] [-n N]`: what a model's workers have written. Never imports: supervisor, api."""
 
 import argparse
 from datetime import datetime

@@ -1,6 +1,6 @@
-"""`fastrouter preset check FILE`: what each section of a preset file means here, and everything that is wrong with it. Starts nothing.
+"""`fastrouter preset check FILE`: what each section of a preset file means here, and all its mistakes. Starts nothing.
 
-Invariant: exit code 0 only when a router would start with the file and every section's model could be loaded.
+Invariant: exit code 0 only when a router would start with the file, and the model of every section could be loaded.
 """
 
 import os
@@ -48,7 +48,7 @@ def check(config: Config) -> int:
 
 
 def _wrong_templates(scan: Scan, specs: Sequence[ModelSpec]) -> list[str]:
-    """Of sections that are good otherwise."""
+    """Of sections that have no other mistake."""
     wrong = []
     for spec in specs:
         source = spec.defaults.chat_template or spec.options.chat_template
@@ -58,7 +58,7 @@ def _wrong_templates(scan: Scan, specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def describe(spec: ModelSpec) -> str:
-    """A section as a router reads it: its file, and its options as the flags that say the same."""
+    """A section as a router reads it: its file, and its options as flags with the same meaning."""
     if spec.fault is not None:
         return f"[{spec.id}]\n    cannot be used: see below"
     lines = [f"[{spec.id}]", f"    model: {spec.path}"]

@@ -1,6 +1,6 @@
 """The verbs pull and rm: models from the hub into the cache, and out of it. A running router does it; without one, this process does.
 
-Invariant: both ways use the same download process and the same cache, so that one goes on where the other was stopped.
+Invariant: both ways use the same download process and the same cache, so that one continues where the other was stopped.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from fastrouter.cli.bars import Bars
 from fastrouter.cli.client import CallFailed, Client, NoAnswer, perform, shared_options
 from fastrouter.config.config import Config, parse
 from fastrouter.errors import FastrouterError
-from fastrouter.hub.job import Job, start_process, to_failure
+from fastrouter.hub.job import DownloadJob, start_process, to_failure
 from fastrouter.hub.remove import remove
 
-# Reports as the download process and the router's feed make them: {url: {done, total}}. Returns the model's id.
+# Reports as the download process and the router's event stream make them: {url: {done, total}}. Returns the model's id.
 Steps = Generator[dict[str, dict[str, int]], None, str]
 
 
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 def pull(client: Client, options: argparse.Namespace) -> None:
     name: str = options.model
     try:
-        events = client.events("/models/sse")  # before the download begins, so that nothing is missed
+        events = client.events("/models/sse")  # before the download begins, so that no event is missed
     except NoAnswer:
         steps = _download_here(name)
     else:
@@ -65,7 +65,7 @@ def pull(client: Client, options: argparse.Namespace) -> None:
 
 
 def _download_there(client: Client, name: str, events: Iterator[dict[str, Any]]) -> Steps:
-    """By the router. Raises CallFailed."""
+    """The router downloads it. Raises CallFailed."""
     found = _listed(client, name)
     if found is not None and found["status"]["value"] != "downloading" and "error" not in found["status"]:
         return str(found["id"])
@@ -97,7 +97,7 @@ def _listed(client: Client, name: str) -> Any:
 
 
 def _download_here(name: str) -> Steps:
-    """By a process of our own. Raises CallFailed."""
+    """Our own process downloads it. Raises CallFailed."""
     job = _job_of(name, _config())
     _say(f"asking {job.endpoint} for {name}")
     try:
@@ -123,7 +123,7 @@ def _download_here(name: str) -> Steps:
 
 
 def _say(text: str) -> None:
-    """What is going on; the result alone goes to standard output."""
+    """Progress goes to standard error, only the result to standard output."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -137,17 +137,17 @@ def _config() -> Config:
     return config
 
 
-def _job_of(name: str, config: Config) -> Job:
+def _job_of(name: str, config: Config) -> DownloadJob:
     if config.offline:
         raise CallFailed("LLAMA_ARG_OFFLINE forbids downloads")
     try:
         repo, quant = parse_name(name)
     except FastrouterError as error:
         raise CallFailed(error.message) from None
-    return Job(repo, quant, None, os.path.abspath(config.cache_dirs[0]), config.hub_endpoint, config.hf_token)
+    return DownloadJob(repo, quant, None, os.path.abspath(config.cache_dirs[0]), config.hub_endpoint, config.hf_token)
 
 
-def _id_of(job: Job, path: str) -> str:
+def _id_of(job: DownloadJob, path: str) -> str:
     return next((found.id for found in scan_cache(job.cache_dir) if f"{job.repo}/{path}" in found.spellings), job.repo)
 
 
@@ -168,7 +168,7 @@ def _remove_here(name: str) -> None:
     found = next((found for found in models if _is_named(found, name)), None)
     try:
         if found is None or not remove(caches, found.files[0]):
-            raise CallFailed(f"model '{name}' is in no cache")
+            raise CallFailed(f"model '{name}' is not in a cache")
     except OSError as error:
         raise CallFailed(f"{error.filename}: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""No verb: run the router in this process. Knows no flag by name."""
+"""Without a verb: run the router in this process."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ def serve(arguments: list[str]) -> int:
     try:
         try:
             config = parse(arguments, os.environ)
-        except BrokenPipeError:  # whoever reads --help has seen enough
+        except BrokenPipeError:  # the reader of --help has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         check_adapters(config)

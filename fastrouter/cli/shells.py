@@ -1,6 +1,6 @@
-"""Completion scripts in the languages of shells. Knows only the shape of what is to be completed, see completion.py.
+"""Completion scripts in the languages of shells. Only the shape of what is completed is known here, see completion.py.
 
-Invariant: nothing that comes from a router is ever evaluated by the shell; it is compared with what was typed, and inserted.
+Invariant: the shell never evaluates a text that comes from a router; it compares the text with the typed word, and inserts it.
 """
 
 from collections import defaultdict
@@ -96,7 +96,7 @@ complete -F _fastrouter fastrouter
 
 
 def _lines(words: Sequence[str]) -> str:
-    """A bash word that holds one of them a line."""
+    """A bash word with one of them on each line."""
     return "$'" + "\\n".join(words) + "'"
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events, read line by line as they come. Knows no connection and no verb."""
+"""Server-sent events, read line by line as they come."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_events(lines: Iterable[bytes], on_comment: Callable[[str], None] = lambda _: None) -> Iterator[dict[str, Any] | None]:
-    """What each `data:` line holds; None for [DONE], the end of a stream of text. Raises ValueError for what is not JSON."""
+    """The content of each `data:` line; None for [DONE], the end of a stream of text. Raises ValueError for content that is not JSON."""
     for line in lines:
         if line.startswith(b": "):
             on_comment(line[2:].decode("utf-8", "replace").strip())

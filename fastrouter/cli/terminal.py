@@ -1,6 +1,7 @@
-"""What a terminal can show (colours, marks, its width), and tables. Knows no verb.
+"""What a terminal can show (colours, marks, its width), and tables.
 
-Invariant: a pipe or a file gets whole plain text: no colour, no mark, nothing shortened, no control character of another's text.
+Invariant: a pipe or a file gets complete plain text: no colour, no mark, nothing shortened, no control character from other programs'
+text.
 """
 
 import os
@@ -15,10 +16,10 @@ _LEAST_WIDTH = 20  # columns
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Of one output stream."""
+    """Abilities of one output stream."""
 
     is_terminal: bool = False
-    can_erase: bool = False  # what a line shows
+    can_erase: bool = False  # a line that is shown
     has_colour: bool = False
     has_unicode: bool = False
     width: int = 0  # columns; 0: nothing is shortened
@@ -27,7 +28,7 @@ class Look:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self.has_colour and colour and text else text
 
     def shorten(self, text: str, width: int) -> str:
-        """To `width` columns where this is a terminal."""
+        """To `width` columns on a terminal."""
         if not self.width or len(text) <= width:
             return text
         end = "…" if self.has_unicode else "..."
@@ -51,12 +52,12 @@ def _can_show(text: str, stream: TextIO) -> bool:
 
 
 def plain(text: str) -> str:
-    """Of what somebody else has written: on one line, and without what would command the terminal."""
+    """Text from another program: on one line, without characters that would control the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def pad(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[list[str]]:
-    """The cells as wide as their columns; those of `right` are numbers."""
+    """The cells, as wide as their columns; `right` names the columns with numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         [cell.rjust(width) if at in right else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]

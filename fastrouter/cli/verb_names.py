@@ -1,8 +1,8 @@
-"""The verbs of the command line, by what they talk to."""
+"""The verbs of the command line, grouped by what they talk to."""
 
 DOWNLOAD_VERBS = ("pull", "rm")
 VERBS = ("list", "ps", "load", "unload", "chat", "logs")
-# What other programs call them.
+# Their names in other programs.
 MEANT = {
     "run": "chat",
     "start": "serve",

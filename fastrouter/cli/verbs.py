@@ -1,6 +1,6 @@
-"""The verbs that ask a running router: their arguments, and those that are short (load, unload). Knows nothing of the router's inside.
+"""The verbs for a running router: their arguments, and the code of the short ones (load, unload). Never imports: http, supervisor, api.
 
-Invariant: a failed call ends with the server's own words on stderr and exit code 1, never with a traceback.
+Invariant: a failed call ends with the server's message on stderr and exit code 1, never with a traceback.
 """
 
 import argparse

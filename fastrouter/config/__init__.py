@@ -1,1 +1,1 @@
-"""Flags, environment variables and preset files."""
+"""Flags, environment variables and preset files. Never imports: catalog, http, worker."""

@@ -1,7 +1,7 @@
-"""Command line and environment -> one frozen Config; layers of settings -> LoadOptions. Must never know which models exist.
+"""Command line and environment -> one frozen Config; layers of settings -> LoadOptions.
 
-Invariant: precedence is decided here only: command line, then a preset's section, then its [*], then the environment, then the default.
-A value that makes no sense ends in a ConfigError that names where it was said.
+Invariant: precedence is decided only here: command line, then a preset's section, then its [*], then the environment, then the default. An
+invalid value ends in a ConfigError that names its place.
 """
 
 import json
@@ -29,7 +29,7 @@ EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
-_SECRETS = ("api_keys", "hf_token")  # targets whose values are never repeated
+_SECRETS = ("api_keys", "hf_token")  # targets whose values are never shown
 
 
 class Setting(NamedTuple):
@@ -48,12 +48,12 @@ class Config:
     port: int = 8080
     api_prefix: str = ""
     api_keys: tuple[str, ...] = ()
-    api_key_file: Path | None = None  # http/keys.py reads it, now and whenever it changes
+    api_key_file: Path | None = None  # http/api_keys.py reads it, now and after each change
     ssl_key_file: Path | None = None
     ssl_cert_file: Path | None = None
     reuse_port: bool = False
     insecure: bool = False
-    timeout_s: float | None = None  # of clients that read nothing or are idle; None: the server knows
+    timeout_s: float | None = None  # of clients that stop reading or are idle; None: the server's default
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: str = "localhost"
     cors_methods: str = "GET, POST, DELETE, OPTIONS"
@@ -67,7 +67,7 @@ class Config:
     responses_mib: int = 256  # 0: none is stored
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
-    sse_ping_interval_s: float = 3.0  # below the read timeouts that clients have; 0 or less: no comments
+    sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
     log_file: str | None = None
     log_format: str = "text"  # text | json
     log_colors: str = "auto"  # on | off | auto
@@ -75,7 +75,7 @@ class Config:
     log_prefix: bool = True
     log_disable: bool = False
     log_requests: bool = False
-    verbosity: int = QUIET  # llama-server's: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 more, 5 everything
+    verbosity: int = QUIET  # llama-server's levels: 0 nothing, 1 errors, 2 warnings, 3 events, 4 more, 5 everything
     verbose: bool = False
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -85,26 +85,26 @@ class Config:
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
     poll: int = DEFAULT_POLL
-    queue_timeout_s: float = 0.0  # 0: none
+    queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
-    strict: bool = False  # a preset's section that is wrong ends the start
+    strict: bool = False  # a wrong section of the preset file ends the start
     watch: bool = False
     offline: bool = False
     hub_endpoint: str = DEFAULT_HUB
     hf_token: str | None = field(default=None, repr=False)
-    cache_dirs: tuple[Path, ...] = ()  # each in the Hugging Face layout or flat
+    cache_dirs: tuple[Path, ...] = ()  # each one flat, or with the layout of Hugging Face
     model: str | None = None
     hf_repo: str | None = None
     hf_file: str | None = None
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    command_line: Layer = field(default_factory=dict)  # what concerns models, not the router
+    command_line: Layer = field(default_factory=dict)  # settings of models, not of the router
     environment: Layer = field(default_factory=dict)
 
     @property
     def has_one_model(self) -> bool:
-        """--model or --hf-repo, and no folder and no preset: it is the only model, whatever name a request says."""
+        """--model or --hf-repo, without a folder and a preset: every name in a request means this model."""
         return (self.model or self.hf_repo) is not None and self.models_dir is None and self.models_preset is None
 
 
@@ -152,7 +152,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
             print(help_text(), flush=True)
             raise SystemExit(0)
         if word == "--version":
-            from fastrouter.system.build import version_text  # 15 ms that a start need not wait for
+            from fastrouter.system.build import version_text  # takes 15 ms that a normal start need not spend
 
             print(version_text())
             raise SystemExit(0)
@@ -182,14 +182,14 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         text = environ.get(name)
         if not text:
             continue
-        said = name if flag.target in _SECRETS else f"{name}={text}"
-        said = f"{flag.names[-1]} ({said})" if flag.scope is Scope.NOT_YET else said
-        add_setting(layer, flag, convert(flag, text, said, is_on=is_on))
+        place = name if flag.target in _SECRETS else f"{name}={text}"
+        place = f"{flag.names[-1]} ({place})" if flag.scope is Scope.NOT_YET else place
+        add_setting(layer, flag, convert(flag, text, place, is_on=is_on))
     return layer
 
 
 def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
-    """Later words win; lists given again grow."""
+    """Later words replace earlier ones; lists that are given again grow."""
     if not flag.target:
         return
     if flag.target == "load_mode":
@@ -199,7 +199,7 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
     if flag.target == "spec_default":
         flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
     if flag.kind is Kind.FILES:
-        flag = find_argument("--lora-scaled")[0]  # both make one list, in the order they are given
+        flag = find_argument("--lora-scaled")[0]  # both flags make one list, in the order in which they are given
     is_list = flag.kind in (Kind.LIST, Kind.SCALED_FILES, Kind.GUESSERS) or (flag.is_repeated and value)
     if is_list and flag.target in layer:
         value = layer[flag.target].value + value
@@ -207,7 +207,7 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
 
 
 def merge(*layers: Layer) -> dict[str, Setting]:
-    """Later layers win."""
+    """Later layers replace earlier ones."""
     return {target: setting for layer in layers for target, setting in layer.items()}
 
 
@@ -223,8 +223,8 @@ def _check_prefix(prefix: str) -> str:
 
 
 def _read_settings(path: str) -> dict[str, Any]:
-    said = f"--ui-config-file {path}"
-    return cast(dict[str, Any], convert(find_argument("--ui-config")[0], read_text(Path(path), said), said))
+    place = f"--ui-config-file {path}"
+    return cast(dict[str, Any], convert(find_argument("--ui-config")[0], read_text(Path(path), place), place))
 
 
 def _check(config: Config) -> None:
@@ -252,7 +252,7 @@ def _check(config: Config) -> None:
 
 
 def check_adapters(config: Config) -> None:
-    """Before the start: those that the command line names are for every model. Raises ConfigError."""
+    """Before the start: the adapters of the command line are for every model. Raises ConfigError."""
     models = merge(config.environment, config.command_line)
     for path, _ in models["lora"].value if "lora" in models else ():
         _check_file(path, f"--lora {path}")
@@ -270,7 +270,7 @@ def _hub_endpoint(environ: Mapping[str, str]) -> str:
 
 
 def _cache_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """LLAMA_CACHE alone; else the Hugging Face hub folder, then llama.cpp's older flat one."""
+    """LLAMA_CACHE alone; otherwise the Hugging Face hub folder, then llama.cpp's older flat folder."""
     if environ.get("LLAMA_CACHE"):
         return (Path(environ["LLAMA_CACHE"]),)
     cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else None
@@ -286,7 +286,7 @@ def _cache_dirs(environ: Mapping[str, str]) -> tuple[Path, ...]:
     return (*found, cache / "llama.cpp") if cache else tuple(found)
 
 
-# ---------------------------------------------------------------- settings -> what others need
+# ---------------------------------------------------------------- from settings to other forms
 
 
 def load_options(layer: Layer) -> LoadOptions:
@@ -301,7 +301,7 @@ def load_options(layer: Layer) -> LoadOptions:
         elif flag.scope is Scope.SPECULATION:
             if flag.kind is Kind.PATH:
                 _check_file(value, f"{flag.names[-1]} {value}")
-            if value != ():  # none
+            if value != ():  # an empty list
                 speculation[target] = list(value) if isinstance(value, tuple) else value
         elif flag.scope is Scope.MODEL:
             if flag.kind is Kind.PATH:
@@ -314,34 +314,34 @@ def load_options(layer: Layer) -> LoadOptions:
     return LoadOptions(**fields, sampling=sampling, speculation=speculation)
 
 
-def _check_file(path: str, said: str) -> None:
+def _check_file(path: str, place: str) -> None:
     if not Path(path).is_file():
-        raise ConfigError(f"{said}: {why_no_file(Path(path))}")
+        raise ConfigError(f"{place}: {why_no_file(Path(path))}")
     if path.encode("utf-8", "replace") != os.fsencode(path):
-        raise ConfigError(f"{said}: the path is not UTF-8: rename it")
+        raise ConfigError(f"{place}: the path is not UTF-8: rename it")
 
 
 def constraint_of(setting: Setting) -> dict[str, str]:
-    """What answers must look like, as Generate.constraint. Raises ConfigError."""
+    """The form that answers must have, like Generate.constraint. Raises ConfigError."""
     flag, value = setting
-    said = flag.names[-1]
+    place = flag.names[-1]
     try:
         if flag.kind is Kind.PATH:
-            said = f"{said} {value}"
-            value = read_text(Path(value), said)
+            place = f"{place} {value}"
+            value = read_text(Path(value), place)
         if "schema" not in flag.name:
             check_grammar(value)
-            return {"kind": "gbnf", "field": said, "text": value}
+            return {"kind": "gbnf", "field": place, "text": value}
         schema = json.loads(value) if isinstance(value, str) else value
         if not isinstance(schema, dict):
-            raise ConfigError(f"{said}: must be a JSON object")
-        return {"kind": "json_schema", "field": said, "text": schema_text(schema)}
+            raise ConfigError(f"{place}: must be a JSON object")
+        return {"kind": "json_schema", "field": place, "text": schema_text(schema)}
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{said}: {problem}") from None
+        raise ConfigError(f"{place}: {problem}") from None
 
 
 def _texts_of(setting: Setting) -> list[str]:
-    """More than one where the flag is said once for each value."""
+    """More than one when the flag is given once for each value."""
     if setting.flag.kind is Kind.TEXTS:
         return [text.translate(_ESCAPED) for text in setting.value] or ["none"]
     if setting.flag.kind is Kind.BIAS:
@@ -363,7 +363,7 @@ def _text_of(setting: Setting) -> str:
 
 
 def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
-    """The command line that says the same."""
+    """The command line with the same meaning."""
     words: list[str] = []
     for setting in settings:
         flag = setting.flag
@@ -377,7 +377,7 @@ def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:
 
 
 def to_section(name: str, layer: Layer) -> str:
-    """The preset file's section that says the same."""
+    """The section of a preset file with the same meaning."""
     lines = [
         f"{setting.flag.name} = {write_value(text, keeps_quotes=setting.flag.keeps_quotes)}\n"
         for setting in layer.values()

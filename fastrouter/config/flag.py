@@ -1,6 +1,6 @@
-"""What a flag is: names, environment name, kind, range, and where its value goes. Must never know one flag by name.
+"""What a flag is: names, environment name, kind, range, and where its value goes.
 
-Invariant: `flag()` is the only way that one is made, so that all tables read alike.
+Never imports: config.table. Invariant: the tables make flags only with `flag()`, so that all of them look alike.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Scope(Enum):
-    """Where a value goes; the text heads a group of the help."""
+    """Where a value goes; the text is the title of a group in the help."""
 
     ROUTER = "The router"  # a field of Config
     SOURCE = "The default model (in a preset: this model)"
@@ -47,7 +47,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    names: tuple[str, ...]  # with dashes; the last is the one it is listed under
+    names: tuple[str, ...]  # with dashes; the last one is shown in lists
     off_names: tuple[str, ...]  # --no-x of a switch
     env: str | None
     kind: Kind
@@ -56,7 +56,7 @@ class Flag:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    only: tuple[Any, ...] = ()  # what fastrouter does anyway; every other value is not there yet
+    only: tuple[Any, ...] = ()  # what fastrouter does anyway; all other values are not supported yet
     help: str = ""
 
     @property
@@ -65,12 +65,12 @@ class Flag:
 
     @property
     def is_repeated(self) -> bool:
-        """Said once for each value."""
+        """Given once for each value."""
         return self.kind in (Kind.TEXTS, Kind.BIAS)
 
     @property
     def keeps_quotes(self) -> bool:
-        """Its value has quotes of its own, around names with a comma."""
+        """Its value has quotes of its own, for names with a comma."""
         return self.kind in (Kind.FILES, Kind.SCALED_FILES)
 
 

@@ -22,7 +22,7 @@ _PLACEHOLDERS = {
 
 
 def _placeholder(flag: Flag) -> str:
-    """What stands for the value in the help."""
+    """What is shown for the value in the help."""
     if flag.kind is Kind.SWITCH:
         return ""
     return " " + ("|".join(flag.choices) or _PLACEHOLDERS.get(flag.kind, flag.kind.name))

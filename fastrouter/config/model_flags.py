@@ -1,4 +1,4 @@
-"""The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. A table; knows no values."""
+"""The flags of a model: how it is loaded, what its caches keep, how it samples and guesses. Only a table."""
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.guess_types import MAX_GUESSED
@@ -89,18 +89,18 @@ def model_flags() -> list[Flag]:
 def _core_flags() -> list[Flag]:
     scope = Scope.MODEL
     found = []
-    for end, short, of, said in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (default: same as without -batch)")):
+    for end, short, of, suffix in (("", "", "", ""), ("-batch", "b", "_batch", ", for prompts (default: same as without -batch)")):
         found += [
-            flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, e.g. f0{said}"),
-            flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, e.g. 0-3{said}"),
-            flag(scope, f"--cpu-strict{end}", "", Kind.INT, f"cpu_strict{of}", f"1: each thread stays on one CPU{said}", low=0, high=1),
-            flag(scope, f"--prio{end}", "", Kind.INT, f"prio{of}", f"-1 low, 1 medium, 2 high, 3 real time{said}", low=-1, high=3),
+            flag(scope, f"-C{short} --cpu-mask{end}", "", Kind.CPU_MASK, f"cpu_mask{of}", f"CPUs to run on, e.g. f0{suffix}"),
+            flag(scope, f"-Cr{short} --cpu-range{end}", "", Kind.CPU_RANGE, f"cpu_range{of}", f"the same as a range, e.g. 0-3{suffix}"),
+            flag(scope, f"--cpu-strict{end}", "", Kind.INT, f"cpu_strict{of}", f"1: each thread stays on one CPU{suffix}", low=0, high=1),
+            flag(scope, f"--prio{end}", "", Kind.INT, f"prio{of}", f"-1 low, 1 medium, 2 high, 3 real time{suffix}", low=-1, high=3),
         ]
     return found
 
 
 def cache_flags() -> list[Flag]:
-    """Of prompts, beside the KV cache's own flags."""
+    """For prompts; the KV cache itself has other flags."""
     scope = Scope.MODEL
     return [
         flag(scope, "--cache-prompt --no-cache-prompt", "CACHE_PROMPT", Kind.SWITCH, "cache_prompt", "reuse starts of prompts (on)"),

@@ -1,13 +1,13 @@
-"""The value of a line of a preset file: where it ends, and what quotes around it mean. Must never know a key.
+"""The value of a line of a preset file: where it ends, and what its quotes mean. Never imports: config.flag.
 
-Invariant: what `write_value` writes is read by `read_value` as it was (but for a text that holds both kinds of quotes behind backslashes).
+Invariant: `read_value` reads exactly what `write_value` was given (except for a text with both kinds of quotes behind backslashes).
 """
 
 import json
 import re
 from typing import NamedTuple
 
-_COMMENT = re.compile(r"(?:^|\s+)[;#].*", re.DOTALL)  # after white space only: `samplers = top_k;min_p` is one value
+_COMMENT = re.compile(r"(?:^|\s+)[;#].*", re.DOTALL)  # only after white space: `samplers = top_k;min_p` is one value
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
 _QUOTES = ('"', "'")
 _BRACKETS = (("{", "}"), ("[", "]"))
@@ -16,12 +16,12 @@ _DECODER = json.JSONDecoder()
 
 class Value(NamedTuple):
     text: str
-    cut: str = ""  # the comment that was cut off, where what is left looks unfinished
+    cut: str = ""  # the comment that was cut off, when the rest looks unfinished
 
 
 def read_value(text: str, *, keeps_quotes: bool = False) -> Value:
-    """A JSON value or a quoted one is read whole; any other ends where a comment begins. `keeps_quotes`: "..." is for whoever reads it
-    next, as in a list of files."""
+    """A JSON value or a quoted one is read whole; any other value ends where a comment begins. `keeps_quotes`: quotes stay in the value for
+    its next reader, as in a list of files."""
     text = text.strip()
     end = _end_of_whole(text)
     if end and (end == len(text) or _COMMENT.fullmatch(text, end)):
@@ -33,13 +33,13 @@ def read_value(text: str, *, keeps_quotes: bool = False) -> Value:
 
 
 def write_value(text: str, *, keeps_quotes: bool = False) -> str:
-    """The text of a line that is read as this value; in quotes only where it has to be."""
+    """The text of a line that is read as this value; with quotes only when they are needed."""
     quoted = [quote + text.replace(quote, f"\\{quote}") + quote for quote in _QUOTES]
     return next((written for written in (text, *quoted) if read_value(written, keeps_quotes=keeps_quotes).text == text), text)
 
 
 def _end_of_whole(text: str) -> int:
-    """Where the JSON value or the quoted text ends that `text` begins with; 0: it begins with neither."""
+    """The end of the JSON value or quoted text at the start of `text`; 0: there is none."""
     if text[:1] in _QUOTES:
         match = _QUOTED.match(text)
         return match.end() if match else 0
@@ -52,7 +52,7 @@ def _end_of_whole(text: str) -> int:
 
 
 def _without_quotes(text: str) -> str:
-    """A backslash before the same quote is left out, any other one stays."""
+    """A backslash before the same quote is removed, any other backslash stays."""
     return text[1:-1].replace(f"\\{text[0]}", text[0])
 
 

@@ -1,7 +1,7 @@
-"""Preset files: INI text -> a layer of settings per section, with the line of everything that is wrong. Must never know which models exist.
+"""Preset files: INI text -> a layer of settings for each section, and the line of every mistake.
 
-Invariant: a key is obeyed or refused by name, never ignored, and a mistake is charged to its section: only what is wrong with the file
-itself, or with [*], concerns all. What a value may be is the flag table's affair.
+Invariant: a key is used, or refused by its name; it is never ignored. A mistake belongs to its section; only mistakes of the file itself,
+or in [*], concern all sections. The table of flags says which values are valid.
 """
 
 import os
@@ -21,7 +21,7 @@ from fastrouter.system.text_file import read_text
 EVERY_MODEL = "*"
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 _SECTION = re.compile(r"\[\s*([^\]]+?)\s*\]\s*(?:[;#].*)?")
-_OF_ONE_MODEL = ("model", "hf_repo", "hf_file", "aliases", "base")  # targets that make no sense for all
+_OF_ONE_MODEL = ("model", "hf_repo", "hf_file", "aliases", "base")  # targets that cannot be the same for all models
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,21 @@ class Presets:
     sections: Mapping[str, Layer] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)  # where each section begins
     key_lines: Mapping[tuple[str, str], int] = field(default_factory=dict)  # by section and target
-    problems: tuple[str, ...] = ()  # of the file, or of [*]; each opens with the file and the line
-    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same by section; the other sections are good
-    warnings: tuple[str, ...] = ()  # about what is obeyed but hardly meant
-    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by section: where a file may appear
+    problems: tuple[str, ...] = ()  # of the file, or of [*]; each begins with the file and the line
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the same by section; all other sections are good
+    warnings: tuple[str, ...] = ()  # about lines that are followed, but probably not meant
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by section: paths where a missing file may appear
     text: str = ""  # of the whole file
 
     def where(self, name: str, target: str = "") -> str:
-        """The line of a section's key, else that of the section."""
+        """The line of a section's key, otherwise that of the section."""
         return f"{self.path}:{self.key_lines.get((name, target), self.lines[name])} [{name}]"
 
 
 def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None) -> Presets:
-    """All that can be read; what cannot is in `problems` and `faults`. Relative paths are looked for beside the preset file, then in
-    `folders`, then in the working directory. `text`: of the file, when only the files that it names are to be looked for again. Raises
-    ConfigError when the file is no text at all."""
+    """Reads all that can be read; all other lines are in `problems` and `faults`. A relative path is looked up next to the preset file,
+    then in `folders`, then in the working directory. `text`: that of the file, when only the files that it names are looked up again.
+    Raises ConfigError when the file is not text."""
     reader = _Reader(str(path), [os.path.dirname(path), *folders, ""])
     text = read_text(path, f"--models-preset {path}") if text is None else text
     for number, line in enumerate(_NEWLINE.split(text), 1):
@@ -55,7 +55,7 @@ def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = Non
             reader.faults.setdefault(reader.name, []).append(problem.message)
     shared = reader.sections.pop(EVERY_MODEL, {})
     problems = [*reader.faults.pop("", []), *reader.faults.pop(EVERY_MODEL, [])]
-    faults = {name: tuple(said) for name, said in reader.faults.items()}
+    faults = {name: tuple(found) for name, found in reader.faults.items()}
     missing = {name: tuple(places) for name, places in reader.missing.items()}
     return Presets(
         str(path),
@@ -82,8 +82,8 @@ class _Reader:
         self._path = path
         self._folders = list(dict.fromkeys(map(os.path.abspath, folders)))
         self._layer: dict[str, Setting] = {}
-        self._written: set[str] = set()  # flags of the section so far
-        self.name = ""  # of the section it is in; "": before the first one
+        self._written: set[str] = set()  # the flags seen in this section
+        self.name = ""  # of the current section; "": before the first one
         self.sections: dict[str, dict[str, Setting]] = {}
         self.lines: dict[str, int] = {}
         self.key_lines: dict[tuple[str, str], int] = {}
@@ -104,11 +104,11 @@ class _Reader:
         if not equals or not key:
             raise ConfigError(f"{where}: expected `key = value`{_example(line)}, found {line[:80]!r}")
         if not self.name and key != "version":
-            raise ConfigError(f"{where}: {key} stands before the first [section]; what is for all models belongs below [*]")
+            raise ConfigError(f"{where}: {key} is before the first [section]; put keys for all models below [*]")
         self._read_key(number, where, key, text)
 
     def _open(self, where: str, number: int, line: str) -> None:
-        self._layer, self._written = {}, set()  # the keys below a bad heading are looked at too
+        self._layer, self._written = {}, set()  # the keys below a bad heading are checked too
         match = _SECTION.fullmatch(line)
         self.name = match[1] if match else line[:80]
         is_new = self.name not in self.sections
@@ -118,7 +118,7 @@ class _Reader:
         if match is None:
             raise ConfigError(f"{where}: not a section: {line[:80]!r}; it must look like [name]")
         if not is_new:
-            raise ConfigError(f"{where}: section [{self.name}] is there twice, first in line {self.lines[self.name]}; rename one of them")
+            raise ConfigError(f"{where}: section [{self.name}] appears twice, first in line {self.lines[self.name]}; rename one of them")
 
     def _read_key(self, number: int, where: str, key: str, text: str) -> None:
         found = find_key(key)
@@ -132,35 +132,35 @@ class _Reader:
         if flag.target:
             self.key_lines[self.name, flag.target] = number
         value = read_value(text, keeps_quotes=flag.keeps_quotes)
-        said = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
-        self._add(flag, said, self._convert(flag, value, said, is_on=is_on))
+        place = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
+        self._add(flag, place, self._convert(flag, value, place, is_on=is_on))
         if value.cut:
             self.warnings.append(f"{where} {key} = {value.text}: {_cut(value)}")
 
-    def _convert(self, flag: Flag, value: Value, said: str, *, is_on: bool) -> Any:
+    def _convert(self, flag: Flag, value: Value, place: str, *, is_on: bool) -> Any:
         text = value.text
         if flag.kind is Kind.FOLDER and text and "\0" not in text:
             text = self._find(os.path.expanduser(text)) or text
         try:
-            return convert(flag, text, said, is_on=is_on)
+            return convert(flag, text, place, is_on=is_on)
         except ConfigError as problem:
             raise ConfigError(f"{problem.message}; {_cut(value)}" if value.cut else problem.message) from None
 
-    def _add(self, flag: Flag, said: str, value: Any) -> None:
+    def _add(self, flag: Flag, place: str, value: Any) -> None:
         value, missing = self._to_absolute(flag, value)
         if flag.name in self._written and not flag.is_repeated:
-            self._layer.pop(flag.target, None)  # of one key the last one counts; two keys of one list, as lora and lora-scaled, add up
+            self._layer.pop(flag.target, None)  # the last value of a key counts; two keys of one list, as lora and lora-scaled, add up
         self._written.add(flag.name)
         if value is not None:
             add_setting(self._layer, flag, value)
         if missing:
-            self.missing.setdefault(self.name, []).extend(place for path in missing for place in self._places(path))
-            raise ConfigError(f"{said}: {'; '.join(map(self._not_there, missing))}")
+            self.missing.setdefault(self.name, []).extend(candidate for path in missing for candidate in self._places(path))
+            raise ConfigError(f"{place}: {'; '.join(map(self._not_there, missing))}")
 
     # ------------------------------------------------------------ files
 
     def _to_absolute(self, flag: Flag, value: Any) -> tuple[Any, list[str]]:
-        """(the value with absolute paths, the paths that lead to nothing). Only a missing model stays: it has a place in the listing."""
+        """(the value with absolute paths, the paths that do not exist). Only a missing model stays: it is shown in the listing."""
         if flag.kind is Kind.PATH:
             place = self._find(value)
             return place or (self._places(value)[0] if flag.target == "model" else None), [] if place else [value]
@@ -174,7 +174,7 @@ class _Reader:
         return list(dict.fromkeys(os.path.abspath(os.path.join(folder, path)) for folder in self._folders))
 
     def _find(self, path: str) -> str | None:
-        """Where it is; a link that leads nowhere is there."""
+        """Its place; a broken link counts as existing."""
         return next((place for place in self._places(path) if os.path.lexists(place)), None)
 
     def _not_there(self, path: str) -> str:
@@ -183,10 +183,10 @@ class _Reader:
 
 
 def _example(line: str) -> str:
-    """How a key without a value would have to be written."""
+    """How to write a key that has no value."""
     found = find_key(line.strip())
     return f", as in `{line.strip()} = true`" if found is not None and found[0].kind is Kind.SWITCH else ""
 
 
 def _cut(value: Value) -> str:
-    return f"the comment `{value.cut[:80]}` ends the value here; a value that holds ` #` or ` ;` is put in quotes, or is valid JSON"
+    return f"the comment `{value.cut[:80]}` ends the value here; put a value with ` #` or ` ;` in quotes, or write it as JSON"

@@ -1,4 +1,4 @@
-"""The flags of the router, of its default model, of the times of models, and what only preset files say. A table; knows no values."""
+"""The flags of the router, of its default model, of models' times, and the keys that only preset files have. Only a table."""
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL

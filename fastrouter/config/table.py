@@ -1,7 +1,7 @@
-"""The one table of flags, made of what is there (router_flags.py, model_flags.py) and of what is not, yet.
+"""The one table of flags: those that work (router_flags.py, model_flags.py) and those that are not supported yet.
 
-Must never know files, layers or precedence. Invariant: every name llama-server has is here, so that a flag is either obeyed or refused by
-name; none is silently ignored.
+Never imports: config.config, config.presets. Invariant: it holds every flag name of llama-server, so that a flag is either used or refused
+by its name; none is silently ignored.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from fastrouter.config.flag import Kind, Scope, flag
 from fastrouter.config.model_flags import cache_flags, model_flags, sampling_flags, speculation_flags
 from fastrouter.config.router_flags import lifetime_flags, preset_flags, router_flags, source_flags
 
-# What fastrouter does anyway is accepted, so that command lines can be kept: (names, environment, kind, accepted values).
+# These values ask for what fastrouter does anyway, so existing command lines work: (names, environment, kind, accepted values).
 _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("--perf --no-perf", "PERF", Kind.SWITCH, (False,)),
     ("--repack --no-repack -nr", "REPACK", Kind.SWITCH, (True,)),

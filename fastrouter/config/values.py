@@ -1,6 +1,7 @@
-"""Finding a flag by what a user wrote, and reading its value. Must never know files, layers or precedence; the flags are in flag_table.py.
+"""Finds a flag by the word that a user wrote, and reads its value. The flags are in table.py.
 
-Invariant: a value that makes no sense ends in a ConfigError that says what was written and what it must be.
+Never imports: config.config, config.presets. Invariant: an invalid value ends in a ConfigError that says what was written and what it must
+be.
 """
 
 import csv
@@ -34,7 +35,7 @@ for _entry in TABLE:
 
 
 def find_argument(name: str) -> tuple[Flag, bool]:
-    """The flag of a word on the command line, and whether it is said positively."""
+    """The flag of a word on the command line; False: the word is an off name."""
     found = BY_NAME.get(f"--{name[2:].replace('_', '-')}" if name.startswith("--") else name)
     if found is None or found[0].scope is Scope.PRESET:
         raise ConfigError(f"unknown flag {name}{suggest(name) or '; `fastrouter help` lists all'}")
@@ -50,36 +51,36 @@ def find_key(key: str) -> tuple[Flag, bool] | None:
 
 
 def suggest(word: str) -> str:
-    import difflib  # slow to import, and only needed on the way out
+    import difflib  # slow to import, and needed only for an error
 
     known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
-    known = {name: said for name, said in known.items() if len(name) > 2}  # short forms are like anything
+    known = {name: meant for name, meant in known.items() if len(name) > 2}  # short forms resemble every word
     for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
         return f", did you mean {known[match] if word.startswith('-') else match}?"
     return ""
 
 
-def refuse_not_yet(flag: Flag, said: str, value: Any = None) -> None:
+def refuse_not_yet(flag: Flag, place: str, value: Any = None) -> None:
     """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
     if flag.scope is Scope.NOT_YET and value not in flag.only:
-        raise ConfigError(f"fastrouter does not have {said} yet")
+        raise ConfigError(f"fastrouter does not have {place} yet")
 
 
-def convert(flag: Flag, text: str, said: str, *, is_on: bool = True) -> Any:
-    """The value `text` stands for, negated for an off name. `said` is what the user wrote and where; it opens the ConfigError."""
+def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
+    """The value that `text` means, negated for an off name. `place`: what the user wrote and where; the ConfigError begins with it."""
     if flag.scope is Scope.NOT_YET and not flag.only:
-        refuse_not_yet(flag, said)
+        refuse_not_yet(flag, place)
     try:
         value = _CONVERTERS[flag.kind](text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{said}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
+        raise ConfigError(f"{place}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
     if flag.choices and value not in flag.choices:
-        raise ConfigError(f"{said}: must be one of {', '.join(flag.choices)}")
+        raise ConfigError(f"{place}: must be one of {', '.join(flag.choices)}")
     if isinstance(value, int | float) and not flag.low <= value <= flag.high:
         has_high = flag.high < FLOAT_MAX or value > flag.high
-        raise ConfigError(f"{said}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
+        raise ConfigError(f"{place}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
     value = value if is_on else not value
-    refuse_not_yet(flag, said, value)
+    refuse_not_yet(flag, place, value)
     return value
 
 
@@ -109,7 +110,7 @@ def _to_list(text: str) -> tuple[str, ...]:
 
 def _to_files(text: str) -> tuple[tuple[str, float], ...]:
     """(path, scale) of each; a name with a comma is put in quotes, as in llama-server."""
-    text.encode()  # raises for a name that is no UTF-8: it could not travel to the worker
+    text.encode()  # raises for a name that is not UTF-8, which could not be sent to the worker
     try:
         [names] = csv.reader([text], strict=True)
     except csv.Error as error:
@@ -143,7 +144,7 @@ def _to_letters(text: str) -> tuple[str, ...]:
 
 
 def _to_texts(text: str) -> tuple[str, ...]:
-    """With llama-server's escapes, so that a line can say a newline; "none" is no text at all."""
+    """With llama-server's escapes, so that a line can contain a newline; "none" means no text."""
     plain = re.sub(r"\\([nrt'\"\\])", lambda match: _ESCAPES.get(match[1], match[1]), text)
     return () if text in ("none", "") else (plain,)
 
@@ -194,10 +195,10 @@ def _to_path(text: str) -> str:
 
 
 def _to_folder(text: str) -> str:
-    """Absolute: what is relative here may not be so to a worker."""
+    """Absolute: a worker may have another working directory."""
     path = os.path.abspath(_to_path(text))
     if not os.path.isdir(path):
-        raise ValueError("a folder that is there")
+        raise ValueError("an existing folder")
     return path
 
 

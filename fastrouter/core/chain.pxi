@@ -1,5 +1,5 @@
-# Every other step of a sampling chain in C, each on a list of candidates: llama.cpp's meaning, without its array of the whole
-# vocabulary where the first step already picks a few. Knows no request and no text. Invariant: no step leaves less than one candidate.
+# All other steps of a sampling chain in C, each on a list of candidates. They mean the same as in llama.cpp, without its array of the
+# whole vocabulary when the first step already picks a few. Invariant: each step leaves at least one candidate.
 
 cdef extern from *:
     """
@@ -213,7 +213,7 @@ cdef extern from *:
     void fr_masked(const float *logits, int n, const uint32_t *mask, float *out) noexcept
 
 
-# Which tokens end what DRY takes for a repetition. Immutable, so that all samplers of one vocabulary share it.
+# The tokens that end a repetition for DRY. Immutable, so that all samplers of one vocabulary share it.
 cdef class Breakers:
     cdef:
         fr_breakers _all

@@ -1,7 +1,7 @@
 # RequestParser: bytes of a connection -> Requests. httptools reads the head; lines, limits and bodies are ours, because httptools
-# has no limit at all and lets through what two servers in a row would read differently.
-# Invariant: the result depends on the bytes alone, not on how they were split. What is refused is refused for good. No byte of a body is
-# kept that the gate has not let in, and nothing here refers to the connection, so that both are freed as soon as the client has left.
+# has no limits, and accepts requests that two servers in a row would read differently.
+# Invariant: the result depends only on the bytes, not on how they were split. After a refusal every later byte is refused. No byte of a
+# body is kept before the gate allows it, and nothing here refers to the connection, so both are freed as soon as the client has left.
 
 from urllib.parse import unquote as _unquote
 
@@ -13,17 +13,17 @@ cdef enum:  # what the next byte belongs to
     IN_CHUNK
     IN_CHUNK_END
     IN_TRAILERS
-    IS_ENDED  # the last request of the connection is whole, what still comes is not read
+    IS_ENDED  # the last request of the connection is complete, and later bytes are not read
     IS_BROKEN
 
 _TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_MAX_DROPPED = 64 << 10  # bytes of a body that nobody wants and that are read, so that the connection can go on
+_MAX_DROPPED = 64 << 10  # bytes of an unneeded body that are read so that the connection can continue
 _CONTROLS = bytes((*range(32), 127))
 _SUPPORTED_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))
 
 
 cdef class _Head:
-    """What httptools finds in a head. Apart from the parser, which would else be in a circle with httptools'."""
+    """What httptools finds in a head. A separate object, because the parser would otherwise be in a reference cycle with httptools'."""
 
     cdef:
         bytes url
@@ -46,18 +46,18 @@ cdef class RequestParser:
         Py_ssize_t _max_chunk_extension
         Py_ssize_t _max_body
         _Head _head
-        object _parser  # httptools'; made anew after a request with a body, which it has not seen
+        object _parser  # httptools'; a new one after a request with a body, because it has not seen the body
         object _gate  # while data is fed
         int _state
         bytearray _pending  # bytes of an incomplete head or line
-        Py_ssize_t _scanned  # bytes of _pending known to hold no line end
-        Py_ssize_t _line_start  # of the line being read, in the head
+        Py_ssize_t _scanned  # bytes of _pending that hold no end of a line
+        Py_ssize_t _line_start  # where the current line of the head starts
         Py_ssize_t _num_lines  # of this head
-        bint _has_skipped  # the one empty line that may stand before a request line (RFC 9112 2.2)
+        bint _has_skipped  # the one empty line that is allowed before a request line (RFC 9112 2.2)
         Py_ssize_t _num_trailers
         Py_ssize_t _num_trailer_bytes
         BodyBuffer _body
-        Py_ssize_t _remaining  # bytes of the body, or of this chunk, still to come
+        Py_ssize_t _remaining  # bytes of the body, or of this chunk, that are still to come
         Request _request
         public bint owes_continue
         readonly object error
@@ -114,7 +114,7 @@ cdef class RequestParser:
         except HttpError as error:
             self._state = IS_BROKEN
             self._body.clear()
-            self.error = error.with_traceback(None)  # whose frames would keep the data alive
+            self.error = error.with_traceback(None)  # its frames would keep the data alive
             if not requests:
                 raise
         finally:
@@ -125,7 +125,7 @@ cdef class RequestParser:
         try:
             return self._feed(data, requests)
         except MemoryError:
-            raise HttpError(503, "there is no memory for this body just now") from None
+            raise HttpError(503, "there is not enough memory for this body now; try again later") from None
 
     cdef int _feed(self, bytes data, list requests) except -1:
         """Consume all of `data`. Bytes of an incomplete head or line wait in _pending."""
@@ -153,7 +153,7 @@ cdef class RequestParser:
     # ---------------------------------------------------------------- head
 
     cdef Py_ssize_t _feed_head(self, bytes data, Py_ssize_t start, list requests) except -1:
-        """Lines up to the empty one, each checked when it ends. Returns where `data` goes on."""
+        """Lines up to the empty one; each is checked at its end. Returns where `data` continues."""
         cdef Py_ssize_t before = len(self._pending)
         cdef bytes head
         cdef const char *at
@@ -198,7 +198,7 @@ cdef class RequestParser:
             self._line_start = position
 
     cdef int _check_first_byte(self, const char *at, Py_ssize_t size) except -1:
-        """Refuse TLS and binary bytes at once instead of waiting for a line."""
+        """Refuse TLS and binary bytes immediately instead of waiting for a line."""
         if size and at[0] == 13 and not self._has_skipped and (size == 1 or at[1] == 10):
             return 0
         if size and not (65 <= at[0] <= 90 or 97 <= at[0] <= 122):
@@ -244,7 +244,7 @@ cdef class RequestParser:
         return 0
 
     cdef int _check_request_line(self, bytes line) except -1:
-        """`METHOD target HTTP/1.1` with one blank between, and nothing else that a reader could take for one."""
+        """Check `METHOD target HTTP/1.1`: one blank between them, and no other character that a reader could take for a blank."""
         words = line.split(b" ")
         version = words[len(words) - 1]
         if len(words) != 3 or not words[1] or not version.startswith(b"HTTP/") or len(line.translate(None, _CONTROLS)) != len(line):
@@ -279,7 +279,7 @@ cdef class RequestParser:
         return 0
 
     cdef object _check_headers(self, Request request):
-        """The body's length, -1 for chunks. Refuses what could be read in two ways."""
+        """The body's length, -1 for chunks. Refuses requests that can be read in two ways."""
         hosts = 0
         length = None
         is_chunked = False
@@ -328,7 +328,7 @@ cdef class RequestParser:
         return 0
 
     cdef int _finish(self, list requests) except -1:
-        """A request with a body is whole. httptools still waits for that body, so the next head gets a fresh parser."""
+        """A request with a body is complete. httptools still waits for that body, so the next head gets a new parser."""
         self._parser = None
         return self._complete(self._body.take(), requests)
 
@@ -343,7 +343,7 @@ cdef class RequestParser:
     # ---------------------------------------------------------------- lines of a chunked body
 
     cdef Py_ssize_t _feed_line(self, bytes data, Py_ssize_t start, list requests) except -1:
-        """One line of the chunk framing. Returns where `data` goes on."""
+        """One line of the chunk framing. Returns where `data` continues."""
         cdef Py_ssize_t end = data.find(b"\n", start)
         cdef Py_ssize_t limit = self._max_field
         cdef Py_ssize_t stop = PyBytes_GET_SIZE(data) if end < 0 else end + 1
@@ -351,7 +351,7 @@ cdef class RequestParser:
             limit = self._max_chunk_extension + 18
         elif self._state == IN_CHUNK_END:
             limit = 2
-        # Cut to one byte over the limit: a line that is too long is refused at the same byte however it came.
+        # Cut to one byte over the limit, so that a line that is too long is refused at the same byte, however it was split.
         if len(self._pending) + stop - start > limit:
             raise HttpError(431 if self._state == IN_TRAILERS else 400, "a line of the chunked body is too long")
         self._pending += data[start:stop]

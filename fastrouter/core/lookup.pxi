@@ -1,8 +1,8 @@
-# Lookup: where the last few tokens of a text stood before, and what followed them there. Knows no model and no sequence.
+# Lookup: where the last few tokens of a text stood before, and what followed them there.
 #
-# A table by the hash of n tokens in a row holds where their latest occurrence ends; a rolling hash makes each token a constant cost.
-# N-grams that want the same entry take the next ones, up to a few, and then push each other out: a place may be missed, but what is found
-# is right, as the tokens themselves are compared.
+# A table, by the hash of n tokens in a row, holds where their latest occurrence ends; a rolling hash makes the cost of each token constant.
+# N-grams with the same entry take the next few entries, and then replace each other: an occurrence may be missed, but a found one
+# is right, because the tokens themselves are compared.
 
 cdef enum:
     _SPREAD_BITS = 32
@@ -14,15 +14,15 @@ cdef uint64_t _BASE = 0x9E3779B97F4A7C15
 cdef class Lookup:
     cdef:
         Py_ssize_t _n  # tokens that must be the same
-        int32_t _min_hits  # how often they must have been there before
+        int32_t _min_hits  # how often they must have occurred before
         int32_t *_tokens
         Py_ssize_t _num
         Py_ssize_t _capacity  # of _tokens, a power of two; both tables have twice as many entries
         int32_t *_ends  # by hash: one past the latest n-gram; 0: there was none
-        int32_t *_hits  # by hash: how often it was there
+        int32_t *_hits  # by hash: how often it occurred
         uint64_t _hash  # of the last n tokens
-        uint64_t _oldest  # _BASE ** n, what a token that leaves has grown to
-        Py_ssize_t _match  # one past the earlier occurrence of the last n tokens; 0: there is none
+        uint64_t _oldest  # _BASE ** n, the factor of a token that leaves
+        Py_ssize_t _match  # one past the earlier occurrence of the last n tokens; 0: none
 
     def __init__(self, Py_ssize_t n, int32_t min_hits=1):
         if n < 1:
@@ -42,7 +42,7 @@ cdef class Lookup:
         return self._num
 
     def guess(self, held, int32_t next_token, Py_ssize_t most):
-        """At most so many tokens that may follow `held`, an array of int32, and `next_token`; empty without a match."""
+        """At most `most` tokens that may follow `held`, an array of int32, and `next_token`; empty without a match."""
         cdef Py_buffer view
         cdef Py_ssize_t count, index, source
         cdef const int32_t *tokens
@@ -64,13 +64,13 @@ cdef class Lookup:
         if not self._match:
             return []
         found = []
-        for index in range(most):  # past the end of the text it goes on with what was found: a period repeats
+        for index in range(most):  # past the end of the text it continues with the tokens it found: a period repeats
             source = self._match + index
             found.append(self._tokens[source] if source < self._num else found[source - self._num])
         return found
 
     cdef bint _is_start_of(self, const int32_t *tokens, Py_ssize_t count, int32_t next_token) noexcept:
-        # C only. What is known is a start of the text, as far as its end tells; a text that was shifted is another one.
+        # C only. Whether the known tokens are a start of the text, judged by their end; a text that was shifted is another one.
         if not self._num:
             return True
         if self._num > count + 1:
@@ -84,7 +84,7 @@ cdef class Lookup:
             memset(self._hits, 0, 2 * self._capacity * sizeof(int32_t))
 
     cdef int _reserve(self, Py_ssize_t wanted) except -1:
-        """Room for so many tokens; the tables are filled anew when they grow."""
+        """Room for more tokens; the tables are filled again when they grow."""
         cdef Py_ssize_t capacity = max(<Py_ssize_t>256, self._capacity)
         cdef Py_ssize_t index, count = self._num
         if wanted <= self._capacity:

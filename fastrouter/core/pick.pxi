@@ -1,5 +1,5 @@
 # The usual chain (top_k, top_p, min_p, temperature, draw) in C: picks the few candidates straight from the logits instead of
-# building and sorting all of them. Knows no request and no text. Invariant: the logits are only read.
+# building and sorting all of them. Invariant: the logits are only read.
 
 cdef extern from *:
     """

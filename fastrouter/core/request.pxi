@@ -1,4 +1,4 @@
-# Request, what a handler sees of a head and its body; HttpError, what a connection ends with; BodyBuffer, where a body grows.
+# Request: what a handler sees of a head and its body. HttpError: what ends a connection. BodyBuffer: where a body grows.
 
 _LEAST_ROOM = 4096
 
@@ -47,14 +47,14 @@ cdef class Request:
 
 
 cdef class BodyBuffer:
-    """The bytes of a body as they come. The room grows with them, whatever length was announced, and is handed on without a copy."""
+    """The bytes of a body as they come. The room grows with them, whatever length was announced, and is passed on without a copy."""
 
     cdef:
-        PyObject *_bytes  # a bytes object of _room bytes, which nobody else has: it is filled, then cut to size; NULL: none yet
+        PyObject *_bytes  # a bytes object of _room bytes that has no other owner: it is filled, then cut to size; NULL: none yet
         Py_ssize_t _room
         readonly Py_ssize_t num_bytes  # that have come
         public Py_ssize_t limit
-        public bint is_dropped  # nobody wants this body: its bytes are only counted
+        public bint is_dropped  # the body is not needed: its bytes are only counted
 
     def __dealloc__(self):
         Py_XDECREF(self._bytes)

@@ -10,12 +10,12 @@
 #
 #   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
 #
-# head and tail count bytes for ever; head - tail is what waits. One release store publishes a record. The consumer sets `asleep`
-# before it stops looking, then looks once more; the producer looks at `asleep` after it has published: with a full fence on both
+# head and tail count all bytes and never go back; head - tail is what waits. One release store publishes a record. The consumer sets
+# `asleep` before it stops looking, then looks once more; the producer reads `asleep` after it has published. With a full fence on both
 # sides at least one of them sees the other, so no wake-up is lost, and an awake consumer costs the producer no system call.
 #
-# The router believes nothing it reads here: its own tail is private, a header is copied before it is checked, every length is
-# compared with what is really there, and the seals keep the other side from truncating the file (which would be a SIGBUS).
+# The router trusts nothing that it reads here: its tail is private, a header is copied before it is checked, every length is
+# compared with what is really there, and the seals prevent the other side from truncating the file (which would be a SIGBUS).
 
 cdef extern from *:
     """
@@ -118,14 +118,14 @@ cdef class TokenRing:
         char *_control  # NULL when closed
         char *_data
         uint64_t _mask
-        uint64_t _tail  # consumer: ours, never read back. Producer: the last one seen
+        uint64_t _tail  # consumer: ours, never read back. Producer: the last one it has seen
         uint64_t _head  # producer: ours
         readonly uint64_t capacity
         readonly uint64_t page_bytes  # of the control page
         readonly int memory_fd
         readonly int doorbell_fd
         list _sinks  # Sink | None
-        uint32_t _index  # the last one given out
+        uint32_t _index  # the last one that was used
         uint32_t _generation
         bint _is_draining
         public object on_sink_error
@@ -242,13 +242,13 @@ cdef class TokenRing:
         for tried in range(NUM_SINKS - 1):
             index = index + 1
             if index >= NUM_SINKS:
-                index = 1  # 0 stays free, so that no id is 0
+                index = 1  # 0 is not used, so that no id is 0
                 self._generation = (self._generation + 1) & MAX_GENERATION
             if self._sinks[index] is None:
                 self._index = index
                 self._sinks[index] = sink
                 sink.request_id = self._generation << INDEX_BITS | index
-                sink._last_text_ns = 0  # what it waits for until the next text is a prefill
+                sink._last_text_ns = 0  # the time until its next text is a prefill
                 return sink.request_id
         raise Unavailable("the model has too many requests")
 
@@ -269,7 +269,7 @@ cdef class TokenRing:
         if self._control == NULL or self._is_draining:
             return 0
         self._is_draining = True
-        max_bytes = max_bytes or self.capacity  # a producer at full speed must not keep the event loop here for ever
+        max_bytes = max_bytes or self.capacity  # a producer at full speed must not keep the event loop here
         try:
             self._check_doorbell(fr_clear(self.doorbell_fd))
             fr_set_asleep(self._control, 0)
@@ -283,10 +283,10 @@ cdef class TokenRing:
                     if fr_load(self._control, HEAD) == self._tail:
                         break
                     fr_set_asleep(self._control, 0)
-                    num_bytes += HEADER_BYTES  # a producer that moves head to and fro must not keep us here either
+                    num_bytes += HEADER_BYTES  # nor must a producer that moves head forward and back
                     continue
                 if num_bytes >= max_bytes:
-                    self._check_doorbell(fr_signal(self.doorbell_fd))  # come back after the other events of the loop
+                    self._check_doorbell(fr_signal(self.doorbell_fd))  # continue after the other events of the loop
                     break
                 num_bytes += waiting
                 num_records += self._deliver(waiting, dirty)
@@ -301,7 +301,7 @@ cdef class TokenRing:
         return num_records
 
     cdef Py_ssize_t _deliver(self, uint64_t waiting, list dirty) except -1:
-        """Hand out the records in the `waiting` bytes after tail, then free their room. Returns how many."""
+        """Deliver the records in the `waiting` bytes after tail, then free their room. Returns their number."""
         global fr_drain_ns
         cdef fr_record record
         cdef const char *at
@@ -338,7 +338,7 @@ cdef class TokenRing:
         return num_records
 
     cdef int _sink_failed(self, Sink sink, error) except -1:
-        """Our own bug in one sink: it gets nothing more, the others go on."""
+        """A mistake of ours in one sink: it gets no more records, all others continue."""
         if sink.request_id:
             self.detach(sink.request_id)
         if self.on_sink_error is not None:

@@ -1,18 +1,18 @@
 # LogitSampler: the next token from one row of logits, through the same chain as llama.cpp's: bias and mask, then the samplers in the
-# order asked for, then a draw. What comes first of penalties is done on the logits in place; the usual rest never sees more than a few
-# candidates. Knows no vocabulary but its size. Invariant: the row of logits is left as it was found (choices of one prompt share it).
+# order asked for, then a draw. Penalties at the start change the logits in place; the usual other steps see only a few
+# candidates. Invariant: the row of logits is unchanged afterwards (choices of one prompt share it).
 
 cdef enum:
     _PENALTIES, _DRY, _TOP_N_SIGMA, _TOP_K, _TYPICAL, _TOP_P, _MIN_P, _XTC, _TEMPERATURE, _MIROSTAT, _MIROSTAT_2
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
-# Filled from a dict by name, see options/sampling.py; a field that is missing there is a ValueError that names it.
+# Filled from a dict by name, see options/sampling.py; a missing field is a ValueError that names it.
 cdef struct fr_settings:
     float temperature, dynatemp_range, dynatemp_exponent
     int top_k
     float top_p, min_p, top_n_sigma, xtc_probability, xtc_threshold, typical_p
-    int repeat_last_n  # tokens that penalties look back at; -1: all
+    int repeat_last_n  # tokens that penalties look at; -1: all
     float repeat_penalty, presence_penalty, frequency_penalty
     float dry_multiplier, dry_base
     int dry_allowed_length, dry_penalty_last_n
@@ -39,9 +39,9 @@ cdef class LogitSampler:
         uint64_t _state  # of the random numbers
         float _mu  # mirostat's, from token to token
         list _head  # steps that change the logits in place: penalties and dry before all others
-        list _steps  # the rest, without those that do nothing
+        list _steps  # all others, without those that do nothing
         bint _is_greedy
-        bint _is_usual  # the rest is fr_draw's
+        bint _is_usual  # fr_draw does all the others
         bint _has_penalties
         bint _has_dry
         int32_t *_history  # all tokens since the windows of the prompt
@@ -55,7 +55,7 @@ cdef class LogitSampler:
         Py_ssize_t _num_bias
         int32_t *_bias_tokens
         float *_bias
-        Py_ssize_t _num_saved  # logits that were changed for this sample, to be put back
+        Py_ssize_t _num_saved  # logits that were changed for this sample, to be restored
         Py_ssize_t _saved_capacity
         int32_t *_saved_tokens
         float *_saved
@@ -96,7 +96,7 @@ cdef class LogitSampler:
                 raise ValueError("breakers of another vocabulary")
 
     def _plan(self, list steps):
-        """What of the chain does something, and how it is done."""
+        """Which steps of the chain have an effect, and how they are done."""
         if self._s.mirostat:
             steps = [_TEMPERATURE, _MIROSTAT if self._s.mirostat == 1 else _MIROSTAT_2]
         steps = [step for step in steps if self._is_active(step)]
@@ -109,7 +109,7 @@ cdef class LogitSampler:
         self._head, self._steps = head, steps
         self._is_usual = steps == [step for step in usual if step in steps] and self._s.dynatemp_range <= 0
         self._is_greedy = self._is_usual and _TEMPERATURE in steps and self._s.temperature <= 0
-        if self._is_usual:  # what is not in the chain is off in fr_draw
+        if self._is_usual:  # steps that are not in the chain are off in fr_draw
             self._s.top_k = self._s.top_k if _TOP_K in steps else 0
             self._s.top_p = self._s.top_p if _TOP_P in steps else 1
             self._s.min_p = self._s.min_p if _MIN_P in steps else 0
@@ -159,7 +159,7 @@ cdef class LogitSampler:
     # ------------------------------------------------------------ the text so far
 
     def prime(self, tokens):
-        """The prompt: as much of its end as anything looks back at."""
+        """The prompt: its end, as far as any step looks back."""
         cdef Py_ssize_t window = 0
         if self._has_penalties:
             window = len(tokens) if self._s.repeat_last_n < 0 else self._s.repeat_last_n
@@ -263,7 +263,7 @@ cdef class LogitSampler:
     # ------------------------------------------------------------ in place, and back
 
     cdef int _change(self, float *logits) except -1:
-        """Bias, then the penalties that come first; what was there is kept for `_restore`."""
+        """Bias, then the penalties at the start; the old values are kept for `_restore`."""
         cdef Py_ssize_t index
         cdef Py_ssize_t wanted = self._num_bias + len(self._head) * self._num_history
         cdef Py_ssize_t capacity = self._saved_capacity
@@ -297,7 +297,7 @@ cdef class LogitSampler:
                 self._counts[token] = -self._counts[token]
 
     cdef Py_ssize_t _find_repetitions(self) except -1:
-        """Fills `_longest`; returns where its window begins in the history."""
+        """Fills `_longest`; returns where its window starts in the history."""
         cdef Py_ssize_t window = self._s.dry_penalty_last_n
         cdef Py_ssize_t first = 0 if window < 0 else max(<Py_ssize_t>0, self._num_history - window)
         cdef Py_ssize_t size = self._num_history - first
@@ -329,7 +329,7 @@ cdef class LogitSampler:
         return 0
 
     cdef void _save(self, float *logits, int32_t token) noexcept:
-        # C only. At most once per bias, and per step and token of the history: inside what _change has room for.
+        # C only. At most once per bias, and per step and token of the history, so _change has room for all of them.
         self._saved_tokens[self._num_saved] = token
         self._saved[self._num_saved] = logits[token]
         self._num_saved += 1
@@ -349,7 +349,7 @@ cdef class LogitSampler:
         return 1  # it was the only one
 
     cdef tuple _after(self, int token):
-        """Of the candidates that the chain left."""
+        """Of the candidates that are left after the chain."""
         cdef int index
         cdef float own = self._chance(token)
         if self._is_greedy or not self._num_kept:

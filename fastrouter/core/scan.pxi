@@ -1,5 +1,5 @@
-# scan_json: a look at a body before it is parsed: how many values it holds, how deep they lie, where lists of token ids are.
-# It bounds what the parse can cost; whether the text is JSON is orjson's to say.
+# scan_json: looks at a body before it is parsed: how many values it holds, how deep they are, where lists of token ids are.
+# It limits what the parse can cost; orjson decides whether the text is JSON.
 
 cdef extern from *:
     """

@@ -1,6 +1,6 @@
 # Sink: where one request's records go. SseWriter frames them as server-sent events, TextCollector keeps them for a whole answer.
-# Knows no model and no API flavour: what surrounds the text is encoded once per request by the caller.
-# Invariant: text costs no Python object, also where it is counted; all text of one drain leaves in one transport.write.
+# The caller encodes what surrounds the text once per request.
+# Invariant: text costs no Python object, even when it is counted; all text of one drain leaves in one transport.write.
 
 cdef extern from *:
     """
@@ -84,7 +84,7 @@ cdef class _Buffer:
         PyMem_Free(self.bytes)
 
     cdef int reserve(self, Py_ssize_t extra) except -1:
-        """Room for `extra` more bytes behind `size`."""
+        """Room for `extra` more bytes after `size`."""
         cdef Py_ssize_t wanted = self.size + extra
         cdef char *grown
         if wanted <= self.capacity:
@@ -158,7 +158,7 @@ cdef class ItlHistogram:
         return self._sum_ns / 1e9
 
 
-cdef long long fr_drain_ns = 0  # when the ring took the records that it is giving out
+cdef long long fr_drain_ns = 0  # when the ring took the records that it is delivering
 
 
 cdef class Sink:
@@ -171,18 +171,18 @@ cdef class Sink:
         bint is_dirty  # on the ring's list of sinks to flush after this drain
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
-        """One record. `payload` is dead after the call."""
+        """One record. `payload` is invalid after the call."""
         self.on_record(kind, choice, flags, PyBytes_FromStringAndSize(payload, size))
         return 0
 
     cdef int end_drain(self) except -1:
-        """All records of this drain have been given."""
+        """All records of this drain have been delivered."""
         return 0
 
     cdef void note_text(self, int choice) noexcept:  # C only: nothing in it can raise
         if not self.first_text_ns:
             self.first_text_ns = fr_drain_ns
-        if choice == 0:  # the choices of a request take turns: between two of them there is no wait
+        if choice == 0:  # the choices of a request take turns: there is no wait between two of them
             if self._last_text_ns and self.itl is not None:
                 self.itl.add(fr_drain_ns - self._last_text_ns)
             self._last_text_ns = fr_drain_ns
@@ -195,7 +195,7 @@ cdef class Sink:
     def restart(self):
         return False
 
-    # A sink is what its subclass does with these two; forgetting one is a bug that the ring reports through on_sink_error.
+    # A subclass implements these two; a missing one is a mistake that the ring reports through on_sink_error.
 
     def on_record(self, int kind, int choice, int flags, bytes payload):
         raise NotImplementedError
@@ -220,7 +220,7 @@ cdef class TextCollector(Sink):
         if kind > REASONING:
             return Sink.take(self, kind, choice, flags, payload, size)
         buffers = self._text if kind == TEXT else self._reasoning
-        while len(buffers) <= choice:  # the ring bounds choice
+        while len(buffers) <= choice:  # the ring limits choice
             buffers.append(_Buffer())
         (<_Buffer>buffers[choice]).append(payload, size)
         return 0
@@ -241,9 +241,9 @@ cdef class TextCollector(Sink):
 cdef class SseWriter(Sink):
     cdef:
         object _write  # transport.write
-        bytes _head  # goes out with the first event; None afterwards
+        bytes _head  # it is sent with the first event; None afterwards
         bint _is_chunked
-        bint _has_events  # more than comments: the client has seen something of the answer
+        bint _has_events  # more than comments: the client has seen a part of the answer
         bint _is_paused
         bint _is_overflowing
         readonly bint is_finished
@@ -284,7 +284,7 @@ cdef class SseWriter(Sink):
         self._first[choice] = event or None
 
     def take_first(self, int choice):
-        """The choice's first event if nothing has sent it yet, else b""; from now on it counts as sent."""
+        """The choice's first event if it has not been sent, else b""; from now on it counts as sent."""
         if not 0 <= choice < len(self._first) or self._first[choice] is None:
             return b""
         event = self._first[choice]
@@ -295,7 +295,7 @@ cdef class SseWriter(Sink):
     def is_started(self):
         return self._head is None or self._events.size > 0
 
-    def make_head(self, bytes head not None):  # a subclass may know more at the moment when it goes out
+    def make_head(self, bytes head not None):  # a subclass may know more when it is sent
         return head
 
     def restart(self):
@@ -377,7 +377,7 @@ cdef class SseWriter(Sink):
             self.is_finished = True
 
     cdef int _send(self, bint is_end) except -1:
-        """Head, if it has not gone out, and all buffered events as one chunk, in one write."""
+        """The head, if it has not been sent, and all buffered events as one chunk, in one write."""
         cdef Py_ssize_t num_events = self._events.size
         cdef bytes head = b""
         cdef Py_ssize_t num_head

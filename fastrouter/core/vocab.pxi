@@ -1,4 +1,4 @@
-# Walks over a whole vocabulary of llama.cpp's, by the addresses of its own functions. Knows no model but its vocabulary's pointer.
+# Walks over a whole vocabulary of llama.cpp, by the addresses of its functions.
 
 ctypedef uint8_t (*_Predicate)(void *, int32_t) noexcept
 

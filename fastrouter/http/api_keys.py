@@ -92,10 +92,10 @@ def read_keys(text: str, said: str) -> dict[str, KeyScope | None]:
             continue
         key, *options = words
         if key in found:
-            raise ConfigError(f"{said}:{number}: this key is there twice")
+            raise ConfigError(f"{said}:{number}: this key appears twice")
         found[key] = _read_scope(options, f"{said}:{number}") if options else None
     if not found:
-        raise ConfigError(f"{said}: holds no key")
+        raise ConfigError(f"{said}: holds no keys")
     return found
 
 
@@ -105,15 +105,15 @@ def _read_scope(words: Sequence[str], where: str) -> KeyScope:
     for index, word in enumerate(words, 2):
         name, equals, value = word.partition("=")
         if name not in (("name", "models", "concurrency") if equals else ("read-only",)):
-            raise ConfigError(f"{where}: word {index} is none of {_SCOPE_WORDS}")
+            raise ConfigError(f"{where}: word {index} must be one of {_SCOPE_WORDS}")
         if name in fields:
-            raise ConfigError(f"{where}: {name} is there twice")
+            raise ConfigError(f"{where}: {name} appears twice")
         fields[name] = value
     models = tuple(pattern for pattern in fields.get("models", "").split(",") if pattern)
     if "models" in fields and not models:
-        raise ConfigError(f"{where}: models= names no model")
+        raise ConfigError(f"{where}: models= needs a model")
     if "name" in fields and not (fields["name"] and fields["name"].isprintable()):
-        raise ConfigError(f"{where}: name= is no name")
+        raise ConfigError(f"{where}: name= needs a printable name")
     limit = fields.get("concurrency")
     if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) < 8 and 1 <= int(limit) <= _MAX_CONCURRENCY):
         raise ConfigError(f"{where}: concurrency= must be a whole number from 1 to {_MAX_CONCURRENCY}")
@@ -165,7 +165,7 @@ class KeyRing:
         for key, scope in read_keys(read_text(self._path, said), said).items():
             digest = _digest(key.encode())
             if digest in callers:
-                raise ConfigError(f"{said}: a key of it is given by --api-key too")
+                raise ConfigError(f"{said}: --api-key gives one of its keys too")
             callers[digest] = None if scope is None else Caller(scope, _digest(digest).hex())
         for known in callers.keys() & self._callers.keys():
             caller, fresh = self._callers[known], callers[known]
@@ -186,7 +186,7 @@ class KeyRing:
         try:
             self.reload()
         except ConfigError as error:
-            log.error("%s; the keys are as before", error.message)
+            log.error("%s; the old keys stay in use", error.message)
         else:
             log.info("--api-key-file %s: read again after a change", self._path)
 

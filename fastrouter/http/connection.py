@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
             self.refuse(self._parser.error.status, str(self._parser.error))
         elif self._parser.num_body_bytes > LEAST_HELD_BYTES and self.server.held_bytes > self.server.max_held_bytes:
             self._parser.close()
-            self.refuse(503, "too many large requests are under way: try again later")
+            self.refuse(503, "too many large requests at the moment: try again later")
         elif self._parser.owes_continue:
             self._say_continue()
 

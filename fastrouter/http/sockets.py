@@ -66,7 +66,7 @@ def _is_stale(path: str) -> bool:
     """A socket whose owner is dead. To `connect` any other kind of file looks the same."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is a file of that name that is no socket")
+            raise FileExistsError(errno.EEXIST, "a file with this name exists, and it is not a socket")
     except FileNotFoundError:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -89,7 +89,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
         except OSError as error:
             raise ConfigError(f"descriptor {descriptor} of LISTEN_FDS: {error.strerror}") from None
         if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM or not is_listening:
-            raise ConfigError(f"descriptor {descriptor} of LISTEN_FDS is no listening stream socket")
+            raise ConfigError(f"descriptor {descriptor} of LISTEN_FDS is not a listening stream socket")
         sockets.append(sock)
     return sockets
 

@@ -1,1 +1,1 @@
-"""Files from a model hub: download, resume, remove."""
+"""Files from a model hub: download, resume, remove. Never imports: catalog.catalog, supervisor, http."""

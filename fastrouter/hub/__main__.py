@@ -1,6 +1,6 @@
-"""A download process: one job from stdin, reports to stdout. Ends with its parent: by a signal, or at the end of stdin.
+"""A download process: one job from stdin, reports to stdout. It ends with its parent: by a signal, or at the end of stdin.
 
-Invariant: it says `finished` or `failed` last, whatever happens, unless it is killed.
+Invariant: its last report is `finished` or `failed`, unless it is killed.
 """
 
 import ctypes
@@ -22,14 +22,14 @@ _NICENESS = 10
 def main() -> int:
     open_missing()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, and that one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, and the parent decides
     line = sys.stdin.buffer.readline()
     if not line:
         return 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICENESS)
     try:
-        from fastrouter.hub.fetch import Fetch  # the hub's library, at its first use
+        from fastrouter.hub.fetch import Fetch  # the hub's library, imported when it is first needed
 
         Fetch(read_job(line), _report).run()
     except DownloadFailed as error:
@@ -39,8 +39,8 @@ def main() -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(DownloadFailed.__name__, f"{where}{error.strerror or error}")
-    except Exception as error:  # the hub's answer can be anything, and its library is not ours
-        return _fail(DownloadFailed.__name__, f"the hub's answer makes no sense ({type(error).__name__}: {str(error)[:200]})")
+    except Exception as error:  # the hub's answer can be anything, and the library is not ours
+        return _fail(DownloadFailed.__name__, f"the hub's answer cannot be read ({type(error).__name__}: {str(error)[:200]})")
     return 0
 
 
@@ -55,7 +55,7 @@ def _fail(kind: str, message: str) -> int:
 
 
 def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would be in the way at our own end
+    while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would block our own end
         pass
     os._exit(1)
 

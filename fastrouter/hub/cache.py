@@ -1,6 +1,6 @@
-"""The Hugging Face cache on disk: blobs, the snapshots that link to them, what is unfinished. Knows no network.
+"""The Hugging Face cache on disk: blobs, the snapshots that link to them, unfinished files. Never imports: hub.http_client, hub.retry.
 
-Invariant: a snapshot holds links to whole, verified blobs only, and all files of a model appear in it together; no path is followed
+Invariant: a snapshot links only to complete blobs with verified checksums, and all files of a model appear in it together; no path leads
 out of the repository's folder.
 """
 
@@ -23,7 +23,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class Repository:
-    """One repository's folder in the cache."""
+    """The folder of one repository in the cache."""
 
     def __init__(self, cache_dir: str, repo: str) -> None:
         self._cache_dir = cache_dir
@@ -33,14 +33,14 @@ class Repository:
         return os.path.join(self.folder, "blobs", remote.checksum)
 
     def part(self, remote: RemoteFile) -> str:
-        """Where a file grows; the name that the hub's library gives it too."""
+        """Where a file grows; the hub's library uses the same name."""
         return f"{self.blob(remote)}.incomplete"
 
     def has(self, remote: RemoteFile) -> bool:
         return _size_of(self.blob(remote)) == remote.size_bytes
 
     def done_bytes(self, remote: RemoteFile) -> int:
-        """What is here already, finished or not."""
+        """Bytes that are here already, in finished and unfinished files."""
         return remote.size_bytes if self.has(remote) else min(max(_size_of(self.part(remote)), 0), remote.size_bytes)
 
     def check_space(self, files: list[RemoteFile]) -> None:
@@ -53,7 +53,7 @@ class Repository:
 
     @contextlib.contextmanager
     def open_part(self, remote: RemoteFile) -> Iterator[BinaryIO | None]:
-        """The unfinished file, ours alone, at its end. None: another process had it and has finished or dropped it. Raises OSError."""
+        """The unfinished file, locked for us, at its end. None: another process had it, and has finished or dropped it. Raises OSError."""
         path = self.part(remote)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b", buffering=0) as part:
@@ -66,7 +66,7 @@ class Repository:
             yield part if is_ours else None
 
     def keep(self, remote: RemoteFile, part: BinaryIO) -> bool:
-        """Make the whole part a blob, if it is what the hub says it is; else throw it away."""
+        """Make the complete part a blob if it has the hub's checksum; otherwise delete it."""
         if not _is_right(remote, part):
             os.unlink(self.part(remote))
             return False
@@ -75,9 +75,9 @@ class Repository:
         return True
 
     def publish(self, commit: str, files: list[RemoteFile]) -> list[str]:
-        """Let the snapshot have these files; all of them are blobs. Their paths."""
+        """Link these files into the snapshot; all of them are blobs. Returns their paths."""
         if not _COMMIT.fullmatch(commit):
-            raise DownloadFailed(f"the hub names an impossible revision: {commit[:80]!r}")
+            raise DownloadFailed(f"the hub sent an invalid revision: {commit[:80]!r}")
         snapshot = os.path.join(self.folder, "snapshots", commit)
         paths = []
         for remote in files:
@@ -94,7 +94,7 @@ class Repository:
 
 
 def _size_of(path: str) -> int:
-    """-1: there is none."""
+    """-1: it does not exist."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -102,12 +102,12 @@ def _size_of(path: str) -> int:
 
 
 def _replace(path: str, make: Callable[[str], object]) -> None:
-    """At once: whoever looks sees the old or the new."""
+    """In one step: a reader sees the old file or the new one."""
     temporary = f"{path}.{os.getpid()}.new"
     try:
         make(temporary)
         os.replace(temporary, path)
-    except BaseException:  # whatever ends it: no half file stays
+    except BaseException:  # whatever the exception is, no half file stays
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
@@ -119,7 +119,7 @@ def _write(text: str, path: str) -> None:
 
 
 def _is_right(remote: RemoteFile, part: BinaryIO) -> bool:
-    """Does the content have the checksum? 40 digits are git's, of a file that is not in large file storage."""
+    """Whether the content has the checksum. 40 digits are git's, of a file that is not in large file storage."""
     is_git = len(remote.checksum) == 40
     digest = hashlib.sha1(b"blob %d\0" % remote.size_bytes, usedforsecurity=False) if is_git else hashlib.sha256()
     part.seek(0)

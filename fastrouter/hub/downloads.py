@@ -1,6 +1,6 @@
-"""The router's side of downloads: one process per model, some at once, what they report. Knows no HTTP, no catalog and no supervisor.
+"""The router's side of downloads: one process for each model, several at the same time, and their reports. Never imports: catalog.
 
-Invariant: a model is downloaded by at most one process; when a download is over, its process is gone.
+Invariant: a model is downloaded by at most one process; when a download is over, its process has ended.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fastrouter.errors import FastrouterError, Unavailable
-from fastrouter.hub.job import MAX_REPORT_BYTES, DownloadFailed, Job, start_process, to_failure
+from fastrouter.hub.job import MAX_REPORT_BYTES, DownloadFailed, DownloadJob, start_process, to_failure
 
 log = logging.getLogger("fastrouter.hub")
 
@@ -22,24 +22,24 @@ MAX_WAITING = 64
 MAX_REMEMBERED = 64  # failures
 
 OnEvent = Callable[[str, str, dict[str, Any]], None]  # model, event, data
-OnFinished = Callable[["Download"], Awaitable[str]]  # the id that the model has from now on
+OnFinished = Callable[["Download"], Awaitable[str]]  # returns the id that the model has from now on
 
 
 class Cancelled(DownloadFailed):
-    """By a user, or by the end of the router."""
+    """By a user, or because the router ends."""
 
 
 class Download:
-    """One model on its way."""
+    """One model that is being downloaded."""
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, job: DownloadJob) -> None:
         self.name = name
         self.job = job
         self.files: dict[str, dict[str, int]] = {}  # {done, total} by URL
         self.parts: list[str] = []  # unfinished files
-        self.path = ""  # of its first file inside the repository, at the end
+        self.path = ""  # at the end: that of its first file inside the repository
         self.error: FastrouterError | None = None
-        self.is_known = asyncio.Event()  # the hub has it and it has begun, or it is over
+        self.is_known = asyncio.Event()  # the hub has it and the download has begun, or it is over
 
     def __repr__(self) -> str:
         return f"<Download {self.name} {self.percent}%>"
@@ -50,7 +50,7 @@ class Download:
         return 100 * sum(file["done"] for file in self.files.values()) // total if total else 0
 
     def read(self, report: dict[str, Any]) -> None:
-        """What its process says."""
+        """Take a report of its process."""
         kind = report.get("event")
         if kind in ("planned", "progress"):
             self.files = report["files"]
@@ -82,11 +82,11 @@ class Downloads:
         return found[0] if found else None
 
     def failure_of(self, name: str) -> FastrouterError | None:
-        """Why the last attempt came to nothing."""
+        """Why the last attempt failed."""
         return self._failures.get(name.casefold())
 
-    def start(self, name: str, job: Job, on_finished: OnFinished) -> Download:
-        """In the background, or when there is room. Raises Unavailable."""
+    def start(self, name: str, job: DownloadJob, on_finished: OnFinished) -> Download:
+        """In the background, or as soon as another download ends. Raises Unavailable."""
         assert self.find(name) is None
         if len(self._running) >= MAX_RUNNING + MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} downloads are waiting already")
@@ -98,7 +98,7 @@ class Downloads:
         return download
 
     async def cancel(self, name: str) -> Download | None:
-        """What has come stays for the next attempt. None: nothing was running. Returns when its process is gone."""
+        """What has been downloaded stays for the next attempt. None: nothing was running. Returns when the process has ended."""
         found = self._running.get(name.casefold())
         if found is None:
             return None
@@ -124,7 +124,7 @@ class Downloads:
             download.error = Cancelled("it was cancelled")
         except FastrouterError as error:
             download.error = error
-        except Exception as error:  # a bug of ours ends one download, with its cause
+        except Exception as error:  # a mistake of ours ends one download, with its cause
             log.exception("%s: the download", download.name)
             download.error = DownloadFailed(f"{type(error).__name__}: {error}")
         del self._running[key]
@@ -144,9 +144,9 @@ class Downloads:
         self._on_event(download.name, "download_failed", {"error": download.error.message})
 
     async def _follow(self, download: Download) -> None:
-        """Until its process is gone. Raises FastrouterError."""
+        """Until its process has ended. Raises FastrouterError."""
         try:
-            process = start_process(download.job, stderr=subprocess.DEVNULL)  # it reports on stdout; ours may be a pipe that nobody reads
+            process = start_process(download.job, stderr=subprocess.DEVNULL)  # it reports on stdout; ours may be a pipe without a reader
         except OSError as error:
             raise DownloadFailed(f"cannot start a download process: {error}") from None
         assert process.stdout is not None
@@ -159,7 +159,7 @@ class Downloads:
                 if download.files:
                     self._on_event(download.name, "download_progress", download.files)
         except (ValueError, KeyError, TypeError) as error:
-            raise DownloadFailed(f"the download process made no sense: {error}") from None
+            raise DownloadFailed(f"the download process sent something unreadable: {error}") from None
         finally:
             process.kill()
             transport.close()
@@ -169,7 +169,7 @@ class Downloads:
 
 
 def _collect(process: "subprocess.Popen[bytes]") -> None:
-    """It may take its time where the disk does."""
+    """It may take as long as the disk needs."""
     with contextlib.suppress(OSError):
         assert process.stdin is not None
         process.stdin.close()

@@ -1,7 +1,7 @@
-"""One download: the hub's listing -> the files of a model -> the cache. Runs in a process of its own and says how it goes.
+"""One download: the hub's listing -> the files of a model -> the cache. Runs in a separate process and reports its progress.
 
-The hub's library lists, signs and maps errors; the transfer is ours, because the library's begins anew in each process and looks at
-sizes only. Invariant: what `finished` names is whole and has the hub's checksums.
+The hub's library lists, signs and maps errors. The transfer is ours, because the library's starts again in each process and checks only
+sizes. Invariant: all that `finished` names is complete and has the hub's checksums.
 """
 
 import time
@@ -15,7 +15,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from fastrouter import __version__
 from fastrouter.hub.cache import Repository
 from fastrouter.hub.http_client import open_session
-from fastrouter.hub.job import DownloadFailed, Job, Refused
+from fastrouter.hub.job import DownloadFailed, DownloadJob, Refused
 from fastrouter.hub.retry import CutShort, keep_trying
 from fastrouter.hub.select_files import RemoteFile, choose
 
@@ -26,7 +26,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Fetch:
-    def __init__(self, job: Job, report: Report) -> None:
+    def __init__(self, job: DownloadJob, report: Report) -> None:
         self._job = job
         self._report = report
         self._reported_at = 0.0
@@ -67,7 +67,7 @@ class Fetch:
         return str(found.sha), files
 
     def _fetch(self, remote: RemoteFile, url: str) -> None:
-        """Until its blob is there, by us or by another process."""
+        """Until its blob is complete, by us or by another process."""
         num_wrong = 0
         while num_wrong < MAX_DOWNLOADS:
             if self._repository.has(remote):
@@ -76,10 +76,10 @@ class Fetch:
                 if part is not None:
                     self._transfer(remote, url, part)
                     num_wrong += not self._repository.keep(remote, part)
-        raise DownloadFailed(f"{remote.path}: what the hub sends is not what it says it is (its checksum is {remote.checksum})")
+        raise DownloadFailed(f"{remote.path}: the downloaded data does not match the hub's checksum ({remote.checksum})")
 
     def _transfer(self, remote: RemoteFile, url: str, part: BinaryIO) -> None:
-        """Until the part has its size. An attempt goes on where the one before was cut."""
+        """Until the part has its full size. An attempt continues where the last one was cut."""
         furthest = part.tell()
 
         def has_progressed() -> bool:
@@ -105,7 +105,7 @@ class Fetch:
                 self._progress[url]["done"] = part.tell()
                 self._say_progress()
                 if part.tell() == remote.size_bytes:
-                    return  # what may follow is no part of it; the checksum has the last word
+                    return  # more data may follow, but it does not belong to the file; the checksum decides
         raise CutShort(f"the transfer ended at byte {part.tell()} of {remote.size_bytes}")
 
     def _say_waiting(self, why: str, pause_s: float) -> None:
@@ -124,7 +124,7 @@ def _empty(part: BinaryIO) -> None:
 
 
 def _write(part: BinaryIO, block: bytes) -> None:
-    """A raw file may take less than all of it. Raises OSError."""
+    """A raw file may write less than all of it. Raises OSError."""
     view = memoryview(block)
     while view:
         view = view[part.write(view) :]

@@ -1,7 +1,7 @@
-"""The HTTP client of downloads: who gets the token, where redirects may lead, how long a silence may last. Knows no model and no file.
+"""The HTTP client of downloads: who gets the token, where redirects may lead, how long the hub may be silent.
 
-Invariant: the token goes to the hub's own scheme, host and port only; no answer of the hub can make this machine ask another one of its
-network, unless the hub itself is there.
+Never imports: hub.cache, hub.fetch. Invariant: the token goes only to the hub's own scheme, host and port; no answer of the hub can make
+this machine ask another one in its network, unless the hub itself is there.
 """
 
 import ipaddress
@@ -23,11 +23,11 @@ class Place(Enum):
     WORLD = "the internet"
     NETWORK = "a private network"
     HERE = "this machine"
-    NOWHERE = "no address of a server"
+    NOWHERE = "not the address of a server"
 
 
 def place_of(host: str) -> Place:
-    """Where a host's addresses are; with several, the place that deserves the least trust. Raises OSError."""
+    """Where a host's addresses are; if there are several, the least trusted place. Raises OSError."""
     addresses = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     places = [_place_of_address(ipaddress.ip_address(address)) for address in addresses]
     return max(places, key=list(Place).index)
@@ -49,7 +49,7 @@ def _origin(scheme: str, host: str, port: int | None) -> tuple[str, str, int]:
 
 
 class Gate:
-    """Looks at each request before it is sent, the ones that redirects lead to included."""
+    """Checks each request before it is sent, also those that follow a redirect."""
 
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)
@@ -76,14 +76,14 @@ class Gate:
         try:
             return place_of(host)
         except (OSError, ValueError) as error:
-            if getproxies():  # which knows names that this machine does not
+            if getproxies():  # the proxy knows names that this machine does not know
                 return Place.WORLD
             raise httpx2.ConnectError(f"{host}: {error}") from None
 
 
 def open_session(endpoint: str) -> None:
     """From here on the hub's library uses it."""
-    timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)  # of a silence, not of the whole
+    timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)  # of a silence, not of the whole transfer
 
     def make() -> httpx2.Client:
         hooks: Any = {"request": [Gate(endpoint)]}

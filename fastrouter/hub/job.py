@@ -1,6 +1,6 @@
-"""What a download process is told and what it says: one job as a JSON line in, reports as JSON lines out; and how it is started.
+"""The messages of a download process: one job as a JSON line in, reports as JSON lines out; and how it is started.
 
-Invariant: the token is in the job and nowhere else: in no argument, environment, report or repr.
+Invariant: the token is in the job and nowhere else: in no argument, environment variable, report or repr.
 """
 
 import json
@@ -18,30 +18,30 @@ _TELLS_THE_TOKEN = "HF_DEBUG"  # it makes the hub's library print its requests
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DownloadJob:
     repo: str
     quant: str | None
-    file: str | None  # this one, whatever its quant
-    cache_dir: str  # in the Hugging Face layout
+    file: str | None  # this file, whatever its quant is
+    cache_dir: str  # in the layout of Hugging Face
     endpoint: str  # without a slash at its end
     token: str | None = field(default=None, repr=False)
     with_projector: bool = True
-    pause_s: float = 0.5  # after the first failed attempt; it doubles
+    pause_s: float = 0.5  # after the first failed attempt; then it doubles
 
 
 class DownloadFailed(FastrouterError):
-    """The hub or this machine did not let it happen; the message ends with the cause. What came so far is kept for the next attempt."""
+    """The hub or this machine prevented it; the message ends with the cause. What has been downloaded stays for the next attempt."""
 
 
 class Refused(DownloadFailed):
-    """Asking again will not help: no such repository, no right to it."""
+    """A repeated request will not help: no such repository, or no right to read it."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class HubUnavailable(DownloadFailed):
-    """Asking again later may help."""
+    """A later request may help."""
 
     status = 503
     type = "unavailable_error"
@@ -56,16 +56,16 @@ def to_failure(report: dict[str, Any]) -> DownloadFailed:
     return _BY_KIND.get(str(report.get("kind")), DownloadFailed)(str(report.get("message", "no cause given")))
 
 
-def start_process(job: Job, stderr: int | None = None) -> "subprocess.Popen[bytes]":
-    """The caller keeps its stdin open: the end of it, or of the thread that called, is the end of the process. Raises OSError."""
+def start_process(job: DownloadJob, stderr: int | None = None) -> "subprocess.Popen[bytes]":
+    """The caller keeps its stdin open: the process ends at the end of stdin, or with the thread that called. Raises OSError."""
     environment = {name: value for name, value in environment_for_own(os.environ).items() if name != _TELLS_THE_TOKEN}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     process = start(COMMAND, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")  # far less than a pipe holds
+    process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")  # far less than the capacity of a pipe
     process.stdin.flush()
     return process
 
 
-def read_job(line: bytes) -> Job:
-    return Job(**json.loads(line))
+def read_job(line: bytes) -> DownloadJob:
+    return DownloadJob(**json.loads(line))

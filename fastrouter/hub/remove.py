@@ -1,6 +1,7 @@
-"""Taking a model out of a cache: its links in all snapshots, blobs that nothing else needs, then what is empty. Knows no network.
+"""Removes a model from a cache: its links in all snapshots, blobs that nothing else needs, then empty folders. Never imports:
+hub.http_client, hub.retry.
 
-Invariant: what is removed was found by a scan of the cache and lies inside its folder; links are removed, never followed out of it.
+Invariant: all that is removed was found by a scan of the cache and lies inside its folder; links are removed, and never followed out of it.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ _ORIGINS = {
 
 
 def why_it_stays(spec: ModelSpec) -> str:
-    """A model that is in no cache, and what its user can do."""
+    """A model that is not in a cache, and what its user can do."""
     if spec.base is not None:
         return f"it is a preset section over the model {spec.base.id}; remove the section"
     rest = "and only models in a download cache can be removed"
@@ -28,7 +29,7 @@ def why_it_stays(spec: ModelSpec) -> str:
 
 
 def find_cached(cache_dirs: Iterable[str], path: str) -> tuple[str, Found, list[Found]] | None:
-    """(cache, the model whose first file this is, the others of its folder)."""
+    """(cache, the model whose first file this is, the other models of its folder)."""
     for cache in cache_dirs:
         models = scan_cache(cache)
         for found in models:
@@ -71,30 +72,30 @@ def _remove_from_repository(folder: str, doomed: list[str]) -> None:
     if not os.path.isdir(snapshots):
         for name in ("refs", ".no_exist"):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
-        _remove_empty(folder)  # something is left where another model of the repository is on its way
+        _remove_empty(folder)  # some files stay while another model of the repository is being downloaded
 
 
 def _remove_empty(folder: str) -> None:
-    """Folders that hold nothing but such folders."""
+    """Remove folders that contain only empty folders."""
     for at, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):  # not empty
             os.rmdir(at)
 
 
 def _blob_of(link: str) -> str | None:
-    """What the link names; not what that may link to in turn."""
+    """The direct target of the link; that target may be a link too."""
     return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))) if os.path.islink(link) else None
 
 
 def _remove_flat(doomed: list[str]) -> None:
-    """llama.cpp's older cache: files side by side, each with what was said of it."""
+    """llama.cpp's older cache: flat files, each with a description."""
     for file in doomed:
         for companion in (file, *glob(f"{escape(file)}.json"), *glob(f"{escape(file)}.etag")):
             os.unlink(companion)
 
 
 def forget_parts(parts: Iterable[str]) -> None:
-    """Unfinished files of a download that nobody wants any more. Raises OSError."""
+    """Remove unfinished files of a download that was given up. Raises OSError."""
     for part in parts:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)

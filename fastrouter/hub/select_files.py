@@ -1,6 +1,6 @@
-"""Which files of a repository make the model that a user names. Pure: names and a listing in, files or an error out. Knows no network.
+"""Which files of a repository form the model that a user names. Pure: names and a listing in, files or an error out.
 
-Invariant: nothing that is chosen has a path that could lead out of a folder, or a checksum that is none.
+Never imports: hub.http_client. Invariant: no chosen file has a path that leads out of its folder, or an invalid checksum.
 """
 
 import re
@@ -18,7 +18,7 @@ _NO_MODEL = ("mmproj", "imatrix", *COMPANIONS)
 
 
 class NotThere(InvalidRequest):
-    """The repository has no such model; the message says what it has."""
+    """The repository has no such model; the message lists what it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RemoteFile:
 
 
 def choose(files: Iterable[RemoteFile], quant: str | None, file: str | None, *, with_projector: bool) -> list[RemoteFile]:
-    """All shards of the model, and the projector that fits it best. Raises NotThere."""
+    """All shards of the model, and the projector that fits best. Raises NotThere."""
     found = sorted((remote for remote in files if is_gguf(remote.path) and remote.is_safe), key=lambda remote: remote.path)
     first = _find_model(found, quant) if file is None else next((remote for remote in found if remote.path == file), None)
     if first is None:
@@ -78,14 +78,14 @@ def _shards_of(first: RemoteFile, files: Sequence[RemoteFile]) -> list[RemoteFil
 
 
 def _bits(path: str) -> int:
-    """4 of x-Q4_K_M.gguf, 16 of x-BF16.gguf; 0 where the name does not say."""
+    """4 of x-Q4_K_M.gguf, 16 of x-BF16.gguf; 0 when the name does not say it."""
     shard = SHARD.fullmatch(path)
     match = _BITS.search(shard[1] if shard else path[: -len(".gguf")])
     return int(match[1]) if match else 0
 
 
 def _find_projector(files: Sequence[RemoteFile], model: RemoteFile) -> RemoteFile | None:
-    """In the model's folder or above it: the nearest, then the one with the nearest number of bits."""
+    """In the model's folder or above it: the nearest one, then the one with the nearest number of bits."""
     folders = model.path.split("/")[:-1]
 
     def is_near(remote: RemoteFile) -> bool:

@@ -1,1 +1,1 @@
-"""What the router and its workers say to each other."""
+"""The messages and records between the router and its workers. Never imports: system, options.limits."""

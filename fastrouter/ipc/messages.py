@@ -1,6 +1,6 @@
-"""What crosses between router and worker over the wire: frozen dataclasses, JSON fields only, no pickle.
+"""The messages between router and worker on the wire: frozen dataclasses, JSON fields only, no pickle.
 
-Tokens do not travel here: they ride the ring (`_core.TokenRing`) as records.
+Tokens are not sent here: they go through the ring (`_core.TokenRing`) as records.
 """
 
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from fastrouter.options.load import QUIET, LoadOptions
 
-DECODING_CALLS = ("embed", "rerank")  # they are computed by the model, and take as long as that takes
-SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # they wait until the slot is idle
+DECODING_CALLS = ("embed", "rerank")  # the model computes these, so they take time
+SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # these wait until the slot is idle
 
 
 # ---------------------------------------------------------------- router -> worker
@@ -17,24 +17,24 @@ SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # they wait until the 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """First message to a spare: become this model's worker."""
+    """To a spare, the first message: become the worker of this model."""
 
     model_id: str
-    path: str  # first shard
+    path: str  # the first shard
     options: LoadOptions
-    safe_mode: bool = False  # no extra buffer types: the retry after a crash in the first decode
-    verbosity: int = QUIET  # llama-server's; above QUIET, llama.cpp's own lines come too
-    num_dropped: int = 0  # of the CPU's variants of llama.cpp, best first: those crash even in the safe mode
+    safe_mode: bool = False  # no extra buffer types: the second attempt after a crash in the first decode
+    verbosity: int = QUIET  # llama-server's levels; above QUIET, llama.cpp's lines are shown too
+    num_dropped: int = 0  # CPU variants of llama.cpp to leave out, the best first, because they crash even in the safe mode
 
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """To a spare, to be done while a core is free: touch so much memory, open this model. Not answered; Load may differ."""
+    """To a spare, for a time when a core is free: touch this much memory, open this model. No reply; Load may name something else."""
 
-    heap_bytes: int  # what the next load is likely to allocate
-    path: str | None  # the model that is likely to come next
+    heap_bytes: int  # what the next load will probably allocate
+    path: str | None  # the model that will probably come next
     options: LoadOptions
-    safe_mode: bool = False  # as in Load
+    safe_mode: bool = False  # see Load
     num_dropped: int = 0
 
 
@@ -42,57 +42,57 @@ class Prime:
 class Generate:
     """One generation request, validated. Exactly one of `prompt` and `messages` is set.
 
-    `sampling` holds only what the request set, by the names in options/sampling.py. `logit_bias` is [[token_id | text, bias | None], ...];
-    None bans.
+    `sampling` holds only what the request has set, with the names of options/sampling.py. `logit_bias` is
+    [[token_id | text, bias | None], ...]; None bans the token.
     """
 
     request_id: int
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
-    infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between
+    infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    chat_template: str | None = None  # a template's text instead of the model's
-    system: str | None = None  # a system message for chats that bring none
+    chat_template: str | None = None  # the text of a template that replaces the model's
+    system: str | None = None  # a system message for chats without one
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)
-    n_keep: int | None = None  # None: as the model was loaded
-    n_discard: int = 0  # tokens that a context shift forgets; 0: half of what it may
-    n_indent: int = 0  # blanks that every line but the first begins with; one that has fewer ends the answer
-    t_max_predict_ms: int = -1  # when that is over, the next line end ends the answer; -1: never
+    n_keep: int | None = None  # None: the model's option
+    n_discard: int = 0  # tokens that a context shift removes; 0: half of those that it may remove
+    n_indent: int = 0  # blanks at the start of every line but the first; a line with fewer ends the answer
+    t_max_predict_ms: int = -1  # after this time, the next end of a line ends the answer; -1: never
     n: int = 1
-    caller: int = 0  # whose key it is, 0: one that may do everything, or none; callers share the slots
-    exchange: int = 0  # the HTTP request that it came with, 0: one of its own
-    cache_prompt: bool | None = None  # None: as the model's options say
+    caller: int = 0  # the number of its API key, 0: a key without limits, or none; callers share the slots
+    exchange: int = 0  # the number of its HTTP request, 0: a separate one
+    cache_prompt: bool | None = None  # None: the model's option
     n_cache_reuse: int | None = None
     id_slot: int = -1
     return_tokens: bool = False  # FINISH carries "tokens"
     tokens_per_event: bool = False  # EVENT records carry the "tokens" of their text
     return_progress: bool = False  # PROGRESS records while the prompt is computed
     timings_per_token: bool = False
-    logprobs: bool = False  # EVENT records carry "probabilities", with sampling's n_probs rivals of each token
+    logprobs: bool = False  # EVENT records carry "probabilities", with the n_probs (see `sampling`) most likely tokens at each place
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
-    # What the answer must be: {"kind": json_schema | gbnf | regex, "text", "field": who asked, a field or a flag}
+    # The form of the answer: {"kind": json_schema | gbnf | regex, "text", "field": the field or flag that set it}
     constraint: dict[str, str] | None = None
-    json_whitespace: str | None = None  # None: as the model's options say
-    lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], what is not there has scale 0; None: the scales of the server
-    speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, ngram_size_n ...: what the request set
+    json_whitespace: str | None = None  # None: the model's option
+    lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], all other adapters have scale 0; None: the scales of the server
+    speculation: dict[str, Any] = field(default_factory=dict)  # what the request has set: types, n_max, ngram_size_n ...
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many models have requests at this moment, this one included: they share the cores."""
+    """How many models have requests now, including this one: they share the cores."""
 
     num_busy: int
 
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """Another model needs memory: no more than so many bytes may stay in the prompt cache."""
+    """Another model needs memory: at most this many bytes may stay in the prompt cache."""
 
     num_bytes: int
 
@@ -104,8 +104,8 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question with one answer: tokenize, detokenize, apply_template, props, slots, lora_adapters, set_lora, embed, rerank, slot_save,
-    slot_restore, slot_erase."""
+    """A question with one answer: tokenize, detokenize, apply_template, count_tokens, props, slots, lora_adapters, set_lora, embed, rerank,
+    slot_save, slot_restore, slot_erase."""
 
     request_id: int
     method: str
@@ -114,7 +114,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Nobody waits for the answer to this Call any more."""
+    """The answer to this Call is not needed any more."""
 
     request_id: int
 
@@ -124,37 +124,37 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A spare is up: everything imported, backends loaded."""
+    """A spare is ready: everything is imported, backends are loaded."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Load progress, 0.0 to 1.0."""
+    """Progress of a load, 0.0 to 1.0."""
 
     value: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Loaded. `meta`: vocab_type, n_vocab, n_ctx, n_ctx_train, n_embd, n_params, size, ftype, total_slots, chat_template, bos_token,
-    eos_token, and `load_ms`."""
+    """The model is loaded. `meta`: vocab_type, n_vocab, n_ctx, n_ctx_train, n_embd, n_params, size, ftype, total_slots, chat_template,
+    bos_token, eos_token, and `load_ms`."""
 
     meta: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The load failed for a reason the worker could name; it exits after this."""
+    """The load failed for a reason that the worker knows; it exits after this."""
 
     error: str
-    may_work_later: bool = False  # there was no memory for it now; else it is the same every time
+    may_work_later: bool = False  # True: there was not enough memory; False: it fails every time
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer to a Call: `error` is FastrouterError.to_wire()."""
+    """The answer to a Call; `error` is FastrouterError.to_wire()."""
 
     request_id: int
     result: Any = None
@@ -163,14 +163,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class PromptCacheSize:
-    """So many bytes are in the prompt cache, about: memory beyond what the model needs, which it gives back when told to Shrink."""
+    """About this many bytes are in the prompt cache: memory beyond what the model needs, which Shrink makes it give back."""
 
     num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a Call of this method would be answered now, unasked: the worker is about to compute for long, or it has just changed."""
+    """What a Call of this method would be answered now. The worker sends it without being asked, before a long computation or after a
+    change."""
 
     method: str  # props | slots | lora_adapters
     result: Any
@@ -178,7 +179,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A line the user should see (for example: safe mode is on)."""
+    """A line that the user should see (for example: safe mode is on)."""
 
     level: str
     text: str

@@ -1,7 +1,7 @@
-"""What the JSON records of the ring hold, for both ends: the worker writes them, the router reads and checks them.
+"""The content of the JSON records in the ring, for both ends: the worker writes them, the router reads and checks them.
 
-Text records are not JSON and do not pass through here. The kinds of records are in `_core`. Invariant: each value that is read has the type
-of its field, and counts are not negative and not huge. A value that is missing or wrong becomes the field's default.
+Text records are not JSON and are not handled here. The kinds of records are in `_core`. Invariant: each value that is read has the type
+of its field, and counts are neither negative nor huge. A missing or wrong value becomes the field's default.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from fastrouter.errors import FastrouterError, ProtocolError, from_wire
 MAX_COUNT = 1 << 40
 MAX_CALLS = 4096  # tool calls of one choice
 MAX_MESSAGE = 4096  # characters of an error; a template may put a whole conversation into it
-# llama-server's `timings`.
+# `timings` of llama-server.
 TIMINGS = (
     *("cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second"),
     *("predicted_n", "predicted_ms", "predicted_per_token_ms", "predicted_per_second"),
@@ -23,11 +23,11 @@ TIMINGS = (
 
 _TIMINGS = frozenset(TIMINGS)
 _NUMBERS = (float, int)
-# Optional fields of a finish, in the order in which they are left out, and their empty values.
+# Optional fields of a finish, in the order in which they are dropped, with their empty values.
 _DROPPABLE: tuple[tuple[str, Any], ...] = (("prompt", ""), ("generation_settings", {}), ("tokens", []), ("stopping_word", ""))
 
 Timings = dict[str, float]  # by the names of TIMINGS, as far as they are known
-Entry = dict[str, Any]  # a token with its probability and its rivals, as llama-server shows them
+Entry = dict[str, Any]  # a token with its probability and the most likely tokens at its place, as llama-server shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Delta:
     calls: list[CallDelta] = field(default_factory=list)
     probabilities: list[Entry] = field(default_factory=list)
     timings: Timings = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)  # of the text
+    tokens: list[int] = field(default_factory=list)  # tokens of the text
     prompt_tokens: int = 0
-    completion_tokens: int = 0  # so far
+    completion_tokens: int = 0  # up to here
 
     def to_payload(self) -> bytes:
         return orjson.dumps(self)
@@ -73,13 +73,13 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """PROGRESS: how much of a prompt is computed."""
+    """PROGRESS: how much of a prompt has been computed."""
 
-    total: int = 0  # tokens, as the next two
+    total: int = 0  # tokens, like the next two
     cache: int = 0
     processed: int = 0
     time_ms: int = 0
-    timings: Timings = field(default_factory=dict)  # where each token has them
+    timings: Timings = field(default_factory=dict)  # when each token has them
 
     def to_payload(self) -> bytes:
         return orjson.dumps(self)
@@ -98,22 +98,22 @@ class Finish:
     stop_type: str = "none"  # eos | limit | word
     stopping_word: str = ""
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of these
+    cached_tokens: int = 0  # of the prompt's tokens
     completion_tokens: int = 0
-    reasoning_tokens: int = 0  # of these
+    reasoning_tokens: int = 0  # of the completion's tokens
     num_calls: int = 0  # tool calls in the answer
     held_tokens: int = 0  # in its slot at the end
     truncated: bool = False
     id_slot: int = -1
     num_decodes: int = 0  # of the engine, since the last finish of any request
-    num_busy_decodes: int = 0  # while this one had a slot
+    num_busy_decodes: int = 0  # those while this request had a slot
     timings: Timings = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)  # where they were asked for
-    prompt: str = ""  # where the request is verbose
-    generation_settings: dict[str, Any] = field(default_factory=dict)  # likewise
+    tokens: list[int] = field(default_factory=list)  # when they were asked for
+    prompt: str = ""  # when the request is verbose
+    generation_settings: dict[str, Any] = field(default_factory=dict)  # when the request is verbose
 
     def to_payload(self, max_bytes: int) -> bytes:
-        """Optional fields are left out, one after the other, while it is larger than that."""
+        """While the record is larger than `max_bytes`, optional fields are dropped, one after the other."""
         finish, payload = self, orjson.dumps(self)
         for name, empty in _DROPPABLE:
             if len(payload) <= max_bytes:
@@ -149,7 +149,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """ERROR: the request has failed. It is the last record of its request."""
+    """ERROR: the request has failed. This is the last record of its request."""
 
     error: FastrouterError
 
@@ -167,7 +167,7 @@ class Failure:
 
 
 def count_of(values: dict[str, Any], name: str) -> int:
-    """A count in a record, or in a reply to a call; 0 where it is wrong."""
+    """A count in a record, or in the reply to a call; 0 when it is wrong."""
     value = values.get(name)
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
 
@@ -206,7 +206,7 @@ def _calls(values: dict[str, Any]) -> list[CallDelta]:
 
 
 def _entries(values: dict[str, Any]) -> list[Entry]:
-    """Entries that name their token and their rivals' tokens."""
+    """Entries that name their token and the other likely tokens."""
     entries = values.get("probabilities")
     if type(entries) is not list:
         return []

@@ -1,9 +1,10 @@
-"""Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends in one file.
+"""Length-prefixed JSON over a socketpair: `u32 little-endian length | {"type": ..., fields}`. Both ends are in this file.
 
-A large answer that the router only passes on has a frame of its own: `length | "=" | u64 request id | the result as JSON`. Nobody reads it.
+A large answer that the router only passes on has another frame: `length | "=" | u64 request id | the result as JSON`. The
+router does not parse it.
 
-The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other:
-a frame over MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.
+The router's end is asynchronous (`AsyncWire`), the worker's is blocking (`BlockingWire`). Neither trusts the other: a frame above
+MAX_FRAME_BYTES, bad JSON, an unknown type, a wrong field or a value of a wrong type raises ProtocolError.
 """
 
 import asyncio
@@ -21,16 +22,16 @@ from fastrouter.errors import InvalidRequest, ProtocolError
 from fastrouter.ipc.messages import MESSAGE_TYPES, Message, Reply
 from fastrouter.options.load import LoadOptions
 
-MAX_FRAME_BYTES = 96 << 20  # a 64 MiB body, escaped, still fits
-MAX_ANSWER_BYTES = 48 << 20  # of a Reply: the router reads it in one go
+MAX_FRAME_BYTES = 96 << 20  # a body of 64 MiB, escaped, fits
+MAX_ANSWER_BYTES = 48 << 20  # of a Reply: the router reads it as a whole
 _LENGTH = struct.Struct("<I")
 _PASSED_ON = struct.Struct("<cQ")
 _PASSED_ON_MARK = b"="
-_PASSED_ON_BYTES = 64 << 10  # smaller answers are soon read
+_PASSED_ON_BYTES = 64 << 10  # smaller answers are parsed quickly
 
 
 def _types_of(annotation: Any) -> frozenset[Any]:
-    """The types a field's value may have in JSON; empty: any."""
+    """The types that a field's value may have in JSON; empty: any."""
     if annotation is Any:
         return frozenset()
     if get_origin(annotation) is types.UnionType:
@@ -42,7 +43,7 @@ _FIELDS = {name: {f.name: _types_of(f.type) for f in fields(cls)} for name, cls 
 
 
 def encode(message: Message) -> bytes:
-    """One frame, length included."""
+    """One frame with its length."""
     payload = orjson.dumps({"type": type(message).__name__, **{f: getattr(message, f) for f in _FIELDS[type(message).__name__]}})
     if len(payload) > MAX_FRAME_BYTES:
         raise ProtocolError(f"message of {len(payload)} bytes is over the wire's limit")
@@ -50,7 +51,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes) -> Message:
-    """The message in one frame's payload. Raises ProtocolError."""
+    """The message in the payload of one frame. Raises ProtocolError."""
     if payload.startswith(_PASSED_ON_MARK) and len(payload) > _PASSED_ON.size:
         return Reply(_PASSED_ON.unpack_from(payload)[1], result=orjson.Fragment(payload[_PASSED_ON.size :]))
     try:
@@ -70,8 +71,8 @@ def decode(payload: bytes) -> Message:
 
 
 def encode_reply(reply: Reply, limit: int = MAX_ANSWER_BYTES, *, is_passed_on: bool = False) -> bytes:
-    """One frame. An answer that cannot be encoded, or is too large, becomes that call's error. `is_passed_on`: the router does not look
-    into the result, which it gets as an orjson.Fragment when it is large."""
+    """One frame. An answer that cannot be encoded, or is too large, becomes the error of that call. `is_passed_on`: the router does not
+    look into the result; a large one becomes an orjson.Fragment there."""
     try:
         frame = _encode_passed_on(reply) if is_passed_on else encode(reply)
         if len(frame) <= limit:
@@ -92,7 +93,7 @@ def _encode_passed_on(reply: Reply) -> bytes:
 
 
 class FrameReader:
-    """Bytes in, messages out. Shared by both ends."""
+    """Bytes in, messages out. Both ends use it."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -131,13 +132,13 @@ class AsyncWire(asyncio.Protocol):
         self._sock: socket.socket | None = None
 
     async def connect(self, sock: socket.socket) -> "AsyncWire":
-        """Take ownership of `sock`. Not to be cancelled: the transport would lose its socket."""
+        """Take ownership of `sock`. Must not be cancelled: the transport would lose its socket."""
         self._sock = sock
         await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
         return self
 
     def send(self, message: Message) -> None:
-        """After the close it does nothing: the process is on its way out, and its end is reported elsewhere."""
+        """After the close it does nothing: the process is ending, and its end is reported elsewhere."""
         if self._is_closed:
             return
         if self._transport is None:
@@ -152,7 +153,7 @@ class AsyncWire(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not a subclass
         if self._is_closed:
             asyncio.get_running_loop().call_soon(self._transport.abort)  # uvloop is still attaching the socket
             return
@@ -172,12 +173,12 @@ class AsyncWire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._sock is not None:
-            self._sock.detach()  # uvloop closes the descriptor; it says so to the socket only when `connect` has returned by now
+            self._sock.detach()  # uvloop closes the descriptor; it marks the socket as closed only when `connect` has returned before
         self._on_close(exc)
 
 
 class BlockingWire:
-    """The worker's end: `poll` never blocks longer than asked. EOFError when the router is gone."""
+    """The worker's end: `poll` never blocks longer than asked. EOFError when the router has ended."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -192,12 +193,12 @@ class BlockingWire:
         self.send_frame(encode_reply(message) if isinstance(message, Reply) else encode(message))
 
     def send_frame(self, frame: bytes) -> None:
-        """One that is encoded already."""
+        """A frame that is encoded already."""
         self._sock.setblocking(True)
         self._sock.sendall(frame)
 
     def poll(self, timeout_s: float | None) -> list[Message]:
-        """Messages that have arrived; waits up to `timeout_s` for the first bytes (None: for ever, 0: not at all)."""
+        """Messages that have arrived; waits up to `timeout_s` for the first bytes (None: without a limit, 0: not at all)."""
         if timeout_s != 0 and not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
             return []
         try:

@@ -1,7 +1,4 @@
-"""Chat templates that have a name, for `--chat-template NAME`: llama-server's names, written in Jinja.
-
-Pure. Must never import Jinja.
-"""
+"""Chat templates with names, for `--chat-template NAME`: the names of llama-server, written in Jinja. Does not import Jinja. Pure."""
 
 import re
 
@@ -100,7 +97,7 @@ FALLBACK = "chatml"  # for models without a template
 
 
 def source_of(text: str) -> str:
-    """The Jinja source that `text` means: empty is ChatML, a plain word a built-in name, anything else is Jinja."""
+    """The Jinja source that `text` means: empty means ChatML, a plain word is a built-in name, anything else is Jinja."""
     name = text.strip() or FALLBACK
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         return text

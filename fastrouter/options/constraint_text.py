@@ -1,6 +1,7 @@
-"""Texts that say what an answer must look like: JSON schemas, GBNF, regular expressions -> what a worker compiles, or a ValueError. Pure.
+"""Texts that say which form an answer must have: JSON schemas, GBNF, regular expressions -> what a worker compiles, or a ValueError.
+Pure.
 
-Must never know who said it. Invariant: what passes is small and flat enough for every recursive reader behind it.
+Invariant: a text that passes is small and flat enough for every recursive reader after it.
 """
 
 import re
@@ -17,12 +18,12 @@ MAX_GRAMMAR_RULES = 2_000
 MAX_REGEX_BYTES = 16 << 10
 MAX_NESTING = 64  # of parentheses, in grammars and regular expressions
 
-# A format that is none of these is a note to the reader, as JSON Schema has it.
+# Any other format is only a note to the reader, as in JSON Schema.
 _CHECKED_FORMATS = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
-_VALUES = {"const", "enum", "default", "examples"}  # keywords that hold plain values, not schemas
-_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # that hold schemas under free names
-_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties"}  # what says which other properties there may be
-_JOINING = {"$ref", "anyOf", "oneOf", "if", "not"}  # beside `properties`: they describe the same object
+_VALUES = {"const", "enum", "default", "examples"}  # keywords with plain values, not schemas
+_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # keywords with schemas under free names
+_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties"}  # keywords that say which other properties are allowed
+_JOINING = {"$ref", "anyOf", "oneOf", "if", "not"}  # next to `properties`: they describe the same object
 _GBNF_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*')
 _REGEX_TEXT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 
@@ -37,7 +38,7 @@ def schema_text(schema: dict[str, Any]) -> str:
 
 
 def check_grammar(text: str) -> None:
-    """GBNF."""
+    """Checks GBNF."""
     _check_bytes(text, MAX_GRAMMAR_BYTES)
     bare = _GBNF_TEXT.sub("", text)
     if bare.count("::=") > MAX_GRAMMAR_RULES:
@@ -51,7 +52,7 @@ def check_regex(text: str) -> None:
 
 
 def _check_size(schema: dict[str, Any]) -> None:
-    """Level by level, so that the depth of the input is not the depth of our stack."""
+    """Level by level, so that a deep input does not need a deep stack."""
     level: list[Any] = [schema]
     num_nodes = 0
     for _ in range(MAX_SCHEMA_DEPTH):
@@ -65,7 +66,7 @@ def _check_size(schema: dict[str, Any]) -> None:
 
 
 def _without_notes(schema: Any) -> Any:
-    """A schema, or a list of them, without the formats that nobody checks."""
+    """A schema, or a list of them, without formats that are not checked."""
     if isinstance(schema, list):
         return [_without_notes(item) for item in schema]
     if not isinstance(schema, dict):
@@ -82,8 +83,8 @@ def _without_notes(schema: Any) -> Any:
 
 
 def _closed(schema: Any) -> Any:
-    """A schema whose objects hold the properties that it lists and no more, where it says nothing of others: as llama-server has it.
-    Small models would not come to an end else. Where several schemas describe one object together, all stays open."""
+    """A schema whose objects hold only the properties that it lists, unless it mentions others: as in llama-server. Otherwise small
+    models would not stop. When several schemas describe one object together, all stay open."""
     return _close(schema) if not any(map(_is_joint, _nodes(schema))) else schema
 
 

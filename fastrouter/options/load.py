@@ -1,28 +1,28 @@
-"""How a model is loaded: the options that a worker gets. Plain data."""
+"""How a model is loaded: the options of a worker. Plain data."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-QUIET = 3  # verbosity: what happens, and no more
-AUTO_SLOTS = 4  # of a model whose `parallel` is auto
+QUIET = 3  # verbosity: events, and no more
+AUTO_SLOTS = 4  # of a model with `parallel` auto
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a model is loaded. Sizes in tokens; 0 or None means "llama.cpp's default"; names follow llama-server's flags."""
+    """How a model is loaded. Sizes are in tokens; 0 or None means llama.cpp's default; the names are those of llama-server's flags."""
 
     ctx_size: int = 0  # 0: the model's training context
     parallel: int = -1  # slots; -1: auto = 4 with a unified KV cache
     kv_unified: bool | None = None  # None: unified when parallel is auto
     batch_size: int = 2048
     ubatch_size: int = 512
-    threads: int = -1  # decode; -1: all cores
-    threads_batch: int = -1  # prefill; -1: as `threads`
-    cpu_mask: str | None = None  # hexadecimal; the CPUs of mask and range together; neither: all
-    cpu_range: str | None = None  # "0-3", either end may be left out
+    threads: int = -1  # for decoding; -1: all cores
+    threads_batch: int = -1  # for prompts; -1: like `threads`
+    cpu_mask: str | None = None  # hexadecimal; the CPUs of mask and range together; without both: all
+    cpu_range: str | None = None  # "0-3"; either end may be left out
     cpu_strict: int = 0  # 1: each thread stays on one of them
     prio: int = 0  # of the threads: -1 low, 0 normal, 1 medium, 2 high, 3 real time
-    cpu_mask_batch: str | None = None  # prefill; None, here and below: as decode
+    cpu_mask_batch: str | None = None  # for prompts; None, here and below: as for decoding
     cpu_range_batch: str | None = None
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
@@ -32,35 +32,35 @@ class LoadOptions:
     cache_type_v: str = "f16"
     mmap: bool = True
     mlock: bool = False
-    embedding: bool = False  # the context makes vectors, and no text
+    embedding: bool = False  # the context computes embeddings, and no text
     reranking: bool = False
     pooling: str | None = None  # none | mean | cls | last | rank
     embd_normalize: int = 2  # -1 none, 0 largest value to int16, 1 taxicab, 2 euclidean, more: p-norm
-    chat_template: str | None = None  # text of a template, or a built-in name
+    chat_template: str | None = None  # the text of a template, or a built-in name
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     jinja: bool = True
     cont_batching: bool = True
-    warmup: bool = False  # llama-server decodes once after load; fastrouter does not make the first user wait for it
-    sampling: dict[str, Any] = field(default_factory=dict)  # preset/flag defaults, keys as in Generate.sampling
-    constraint: dict[str, str] | None = None  # what answers must look like, as in Generate
-    json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, where a request does not say: compact | free
-    stop: list[str] = field(default_factory=list)  # of requests that name none
+    warmup: bool = False  # llama-server decodes once after a load; fastrouter does not, so that the first user need not wait for it
+    sampling: dict[str, Any] = field(default_factory=dict)  # defaults of presets and flags, keys like those of Generate.sampling
+    constraint: dict[str, str] | None = None  # the form of answers, like Generate.constraint
+    json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, unless a request sets it: compact | free
+    stop: list[str] = field(default_factory=list)  # of requests without any
     special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
-    cache_prompt: bool = True  # where a request does not say
-    cache_reuse: int = 0  # least number of tokens in a run that is moved to where a prompt has it; 0: none is
-    cache_ram_mib: int | None = None  # for what slots held; None: what the machine can spare, -1: no limit, 0: nothing is kept
-    cache_idle_slots: bool = False  # what idle slots hold goes there when a request begins
+    cache_prompt: bool = True  # unless a request sets it
+    cache_reuse: int = 0  # least number of tokens in a run that is moved to its place in another prompt; 0: off
+    cache_ram_mib: int | None = None  # for prompts without a slot; None: what the machine can spare, -1: no limit, 0: off
+    cache_idle_slots: bool = False  # prompts of idle slots go there when a request begins
     slot_prompt_similarity: float = 0.1
     swa_full: bool = False
-    ctx_checkpoints: int = 8  # states kept of a slot, where a memory cannot go back to a start by itself
+    ctx_checkpoints: int = 8  # stored states of a slot, for memories that cannot go back to an earlier token; 0: none
     checkpoint_min_step: int = 256  # tokens between them
-    slot_save_path: str | None = None  # folder of files with what slots held; None: there are none
-    spm_infill: bool = False  # /infill: what is behind the gap comes first
+    slot_save_path: str | None = None  # folder for files of slots; None: there are no such files
+    spm_infill: bool = False  # /infill: the text after the gap comes first
     n_keep: int = 0  # tokens of a prompt that stay when the context shifts; -1: all
-    context_shift: bool = False  # a sequence that fills its context forgets a part of it and goes on
-    lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters, loaded with the model; an id is an index here
-    lora_init_without_apply: bool = False  # all scales are 0 at first
+    context_shift: bool = False  # a sequence that fills its context drops a part of it and continues
+    lora: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: adapters loaded with the model; an id is an index here
+    lora_init_without_apply: bool = False  # all scales are 0 at the start
     speculation: dict[str, Any] = field(default_factory=dict)  # types, n_max, n_min, p_min, draft_model, draft_*, ngram_*_size_n ...
 
     @property
@@ -68,13 +68,13 @@ class LoadOptions:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
 
     def num_cells(self, n_ctx_train: int) -> int:
-        """Tokens of the KV cache: as asked for, but no more than the slots can use. `n_ctx_train` 0: unknown."""
+        """Tokens of the KV cache: as asked for, but not more than the slots can use. `n_ctx_train` 0: unknown."""
         if self.ctx_size <= 0:
             return n_ctx_train
         return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
 
     def num_cells_of_slot(self, n_ctx_train: int) -> int:
-        """What one request may fill: never more than the model was trained for, as in llama-server."""
+        """What one request may fill: at most the training context of the model, as in llama-server."""
         num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
         return min(num_cells, n_ctx_train or num_cells)
 

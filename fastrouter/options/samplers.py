@@ -1,6 +1,6 @@
-"""Names of the steps of a sampling chain, in all their spellings, and what a GGUF file says of them. Must never know what a step does.
+"""Names of the steps of a sampling chain, in all their spellings, and the sampling values of a GGUF file. Pure.
 
-Invariant: what passes are the names that the core knows; an unknown one is a ValueError that repeats it.
+Invariant: names that pass are known to the core; an unknown one is a ValueError that repeats it.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import Any
 from fastrouter._core import SAMPLERS
 from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
-LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # llama-server's
+LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # those of llama-server
 _NOT_YET = {"infill": "i", "adaptive_p": "a"}
 _ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p", "typical_p": "typ_p"}
 
@@ -35,31 +35,31 @@ def letters_of(names: Iterable[str]) -> str:
     return "".join(letters[name] for name in names)
 
 
-def _known(name: str | None, said: str) -> str:
+def _known(name: str | None, text: str) -> str:
     if name is None or name in _NOT_YET:
-        why = f"{said!r} is none" if name is None else f"{name} is not supported yet"
+        why = f"{text!r} is not one of them" if name is None else f"{name} is not supported yet"
         raise ValueError(f"one of {', '.join(SAMPLERS)} ({''.join(LETTERS)}), but {why}")
     return name
 
 
-# ---------------------------------------------------------------- what a file says
+# ---------------------------------------------------------------- values in a file
 
 OF_FILES = "general.sampling."
 
 
 def defaults_of(value_of: Callable[[str], Any]) -> dict[str, Any]:
-    """Fields, by what `value_of` returns for each key; empty or None is nothing. Invalid values are ignored; a file stays as it is."""
+    """Fields, from what `value_of` returns for each key; empty or None means no value. Invalid values are ignored."""
     keys = {field: OF_FILES + field.file_key for field in SAMPLING if field.file_key}
     found = {field.name: _in_file(field, value_of(key)) for field, key in keys.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _in_file(field: SamplingField, said: Any) -> Any:
-    """None: the file does not say it, or it is invalid."""
+def _in_file(field: SamplingField, stored: Any) -> Any:
+    """None: the file does not have it, or it is invalid."""
     try:
         if field.shape is Shape.SAMPLERS:
-            return names_of(name for name in said.split(";") if name.strip()) or None if isinstance(said, str) else None
-        value = round((int if field.shape is Shape.WHOLE else float)(said), 6)  # as many digits as llama.cpp gives of a float
+            return names_of(name for name in stored.split(";") if name.strip()) or None if isinstance(stored, str) else None
+        value = round((int if field.shape is Shape.WHOLE else float)(stored), 6)  # as many digits as llama.cpp shows of a float
     except (ValueError, TypeError, OverflowError):
         return None
     return value if field.low <= value <= field.high else None

@@ -1,7 +1,6 @@
 """The table of sampling fields. Flags, preset keys, request fields, keys of GGUF files, defaults and `generation_settings` come from it.
 
-Plain data: it knows no flag parser, no request and no sampler. A new field is a row here, its work in core/sample.pxi, and a line in
-docs/requests.md.
+Plain data. A new field is a row here, its code in core/sample.pxi, and a line in docs/requests.md.
 """
 
 import math
@@ -12,12 +11,12 @@ from typing import Any
 from fastrouter._core import SAMPLERS
 from fastrouter.options.limits import FLOAT_MAX, INT32_MAX, UINT32_MAX
 
-MAX_PROBS = 500  # rivals of a token whose probabilities are shown
-_MANY = 1e4  # more makes no difference to a token's chance, or only overflows
+MAX_PROBS = 500  # other likely tokens whose probabilities are shown
+_MANY = 1e4  # larger values make no difference to a token's chance, or only overflow
 
 
 class Shape(Enum):
-    """What a value looks like; each reader of values has one function for each."""
+    """The type of a value; each reader of values has one function for each."""
 
     NUMBER = "number"
     WHOLE = "whole number"
@@ -29,7 +28,7 @@ class Shape(Enum):
 
 
 class Outside(Enum):
-    """What happens to a request's value outside of the range. A flag's is always refused, a file's is always ignored."""
+    """What happens to a request's value outside of the range. A value of a flag is always refused, a value of a file is always ignored."""
 
     REFUSED = "refused"
     CLAMPED = "clamped"
@@ -38,17 +37,17 @@ class Outside(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingField:
-    name: str  # llama-server's: in requests, in `generation_settings`, and in the core where the core has it
+    name: str  # llama-server's name: in requests, in `generation_settings`, and in the core if the core has it
     shape: Shape
-    default: Any  # llama-server's
+    default: Any  # as in llama-server
     low: float = -math.inf
     high: float = math.inf
     outside: Outside = Outside.REFUSED
-    flag: str = ""  # all names with dashes, the listed one last; "": there is no flag
-    flag_low: float | None = None  # where a flag may go below `low`, to the same effect
+    flag: str = ""  # all names with dashes, the one that is shown last; "": there is no flag
+    flag_low: float | None = None  # when a flag may be below `low`, with the same effect
     env: str = ""  # without LLAMA_ARG_; "": there is none
     help: str = ""  # {:g} is the default
-    file_key: str = ""  # after "general.sampling."; "": a file cannot say it
+    file_key: str = ""  # after "general.sampling."; "": a file cannot set it
 
     @property
     def flag_help(self) -> str:
@@ -141,5 +140,5 @@ SAMPLING: tuple[SamplingField, ...] = (
 
 
 def defaults() -> dict[str, Any]:
-    """Name -> default, as JSON has them."""
+    """Name -> default, as in JSON."""
     return {field.name: list(field.default) if isinstance(field.default, tuple) else field.default for field in SAMPLING}

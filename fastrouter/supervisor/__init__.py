@@ -1,1 +1,1 @@
-"""Who is resident: queue, memory, loads, evictions, workers."""
+"""Which models are in memory: queue, memory, loads, evictions, workers. Never imports: http, worker."""

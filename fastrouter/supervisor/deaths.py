@@ -1,8 +1,9 @@
-"""What it means that a worker has ended by itself: for its model, for the requests it had, for the log and for who watches.
+"""A worker has ended by itself: what follows for its model, for its requests, for the log, and for clients that watch events.
 
-A model fails by its own doing when its worker says why it cannot load it, or ends twice in a row while it loads it. A worker that ends
-before it has begun (its fork server was killed, or the worker itself as a spare) tells nothing about the model. Knows no plan.
-Invariant: every request of the worker is told, or waits in the queue for a fresh one.
+The model is the cause when its worker says why it cannot load it, or when two workers in a row end while they load it. When a worker ends
+before the load has begun (its fork server was killed, or the spare itself), the model is not the cause. Never imports:
+supervisor.decide.planner.
+Invariant: every request of the worker gets an error, or waits in the queue for a new worker.
 """
 
 import logging
@@ -18,24 +19,24 @@ from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies, Remedy
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 
 log = logging.getLogger("fastrouter.supervisor")
 
-NUM_LINES = 5  # of the worker's, in our log
-_CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE}  # not SIGABRT: llama.cpp has found something wrong itself
+NUM_LINES = 5  # lines of the worker that go into our log
+_CPU_FAULTS = {-signal.SIGILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE}  # not SIGABRT: then llama.cpp has found an error itself
 _FROM_OUTSIDE = {
     -signal.SIGKILL,
     -signal.SIGTERM,
     -signal.SIGINT,
     -signal.SIGHUP,
     -signal.SIGQUIT,
-}  # a user, or the kernel for want of memory
+}  # a user, or the kernel when memory runs out
 
 
 class Deaths:
-    """A rebalance follows each."""
+    """A rebalance follows each call."""
 
     def __init__(self, queue: Queue, events: Events, remedies: Remedies, timers: Timers) -> None:
         self._queue = queue
@@ -47,14 +48,14 @@ class Deaths:
         return f"<Deaths {self._remedies!r}>"
 
     def take(self, model: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
-        """`was`: its state before."""
+        """`was`: the state before its end."""
         if was is State.LOADING:
             self._take_load(model, instance, stderr_tail)
         else:
             self._take_server(model, instance, was, stderr_tail)
 
     def note_answer(self, model: ManagedModel, instance: Instance) -> bool:
-        """A request has ended. True: what has crashed was answered with a remedy, and that is news for all models."""
+        """A request has ended. True: it ended well after a remedy for a crash, and this remedy is new for all models."""
         code = model.crash_code
         if code is None or not instance.has_answered or instance.remedy != model.remedy or instance.has_retries:
             return False
@@ -81,12 +82,12 @@ class Deaths:
             self._queue.refuse_all(model, model.failure_kind(spec.id, cause, exit_code, stderr_tail))
             self._events.failed(spec.id, exit_code, cause, stderr_tail)
         else:
-            log.error("%s: no worker has come up for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
-            error = Unavailable(f"no worker has come up for model '{spec.id}' ({cause}); try again", model=spec.id)
+            log.error("%s: no worker could be started for it: %s", spec.id, cause, extra={"model": spec.id, "event": "no_worker"})
+            error = Unavailable(f"no worker could be started for model '{spec.id}' ({cause}); try again", model=spec.id)
             self._queue.refuse_all(model, error)
             self._events.unloaded(spec.id, "crash")
 
-    # ------------------------------------------------------------ after that
+    # ------------------------------------------------------------ after the load
 
     def _take_server(self, model: ManagedModel, instance: Instance, was: State, stderr_tail: Sequence[str]) -> None:
         spec, cause, exit_code = instance.spec, instance.cause_of_death, instance.process.exit_code
@@ -111,8 +112,8 @@ class Deaths:
         else:
             self._events.failed(spec.id, exit_code, cause, stderr_tail)
 
-    def _start_again(self, model: ManagedModel, streams: list[Stream]) -> None:
-        leases = dict.fromkeys(stream.owner for stream in streams)  # in order
+    def _start_again(self, model: ManagedModel, streams: list[WorkerStream]) -> None:
+        leases = dict.fromkeys(stream.owner for stream in streams)  # keeps the order
         for stream in streams:
             lease: Lease = stream.owner
             lease.resubmitted.append(stream)
@@ -123,19 +124,19 @@ class Deaths:
     # ------------------------------------------------------------ both
 
     def _try_remedy(self, model: ManagedModel, instance: Instance) -> Remedy | None:
-        """Let the next load do something differently. None: all has been tried."""
+        """Choose what the next load does differently. None: all remedies have been tried."""
         remedy = instance.remedy.next()
         if remedy is not None:
             model.remedy, model.crash_code = remedy, instance.process.exit_code
         return remedy
 
     def _tell_of_retry(self, model_id: str, cause: str, what: str, remedy: Remedy | None) -> None:
-        """No client has noticed it yet, and perhaps none will."""
-        how = f"it is tried once more {remedy}" if remedy is not None else what
+        """No client has noticed the crash so far."""
+        how = f"the next try is {remedy}" if remedy is not None else what
         log.warning("%s: %s; %s", model_id, cause, how, extra={"model": model_id, "event": "retry"})
 
     def _tell(self, model: ManagedModel, instance: Instance, stderr_tail: Sequence[str]) -> None:
-        """The log and the model's status."""
+        """Write it to the log and to the model's status."""
         model_id, cause, exit_code = instance.spec.id, instance.cause_of_death, instance.process.exit_code
         log.error("%s: %s", model_id, cause, extra={"model": model_id, "event": "failed", "exit_code": exit_code})
         for line in stderr_tail[-NUM_LINES:]:
@@ -144,14 +145,14 @@ class Deaths:
         model.note_end(cause, exit_code, stderr_tail)
 
 
-def _divide(streams: list[Stream], num_retries: int) -> tuple[list[Stream], list[Stream]]:
-    """(those of which the client has seen nothing: they can start again, the others)"""
-    again: list[Stream] = []
-    lost: list[Stream] = []
+def _divide(streams: list[WorkerStream], num_retries: int) -> tuple[list[WorkerStream], list[WorkerStream]]:
+    """(streams that can start again, because their clients have seen nothing of the answer; the other streams)"""
+    again: list[WorkerStream] = []
+    lost: list[WorkerStream] = []
     for stream in streams:
         stream.num_deaths += 1
         if stream.owner.is_released:
-            continue  # the end of a sibling ended it
+            continue  # the end of another stream of the same lease ended it
         can_restart = stream.num_deaths <= num_retries and stream.sink.restart()
         (again if can_restart else lost).append(stream)
     return again, lost

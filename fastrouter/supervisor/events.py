@@ -1,6 +1,6 @@
-"""What clients may watch: each change of a model's state, in llama-server's words. Knows no queue and no process.
+"""Events for clients: each change of a model's state, in llama-server's words.
 
-Invariant: a subscriber that raises harms nobody but itself.
+Invariant: a subscriber that raises does not affect the others.
 """
 
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 
 log = logging.getLogger("fastrouter.supervisor")
 
-_NAMES = ("model_status", "status_change")  # llama-server's documentation and its code disagree on the name
+_NAMES = ("model_status", "status_change")  # llama-server's documentation and its code use different names
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Events:
         return f"<Events {len(self._subscribers)} subscribers>"
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call it for each event, until the returned function is called."""
+        """Call `subscriber` for each event, until the returned function is called."""
         self._subscribers.append(subscriber)
 
         def unsubscribe() -> None:
@@ -47,21 +47,21 @@ class Events:
         self._emit(model_id, {"status": "loaded", "info": meta})
 
     def unloaded(self, model_id: str, reason: str) -> None:
-        """`reason`: count, memory, ttl, unload, reload; crash: its worker has ended, and another one takes over."""
+        """`reason`: count, memory, ttl, unload, reload; crash: its worker has ended, and another worker takes over."""
         self._emit(model_id, {"status": "unloaded", "exit_code": 0, "reason": reason})
 
     def sleeping(self, model_id: str) -> None:
         self._emit(model_id, {"status": "sleeping"})
 
     def failed(self, model_id: str, exit_code: int | None, error: str, stderr_tail: Sequence[str]) -> None:
-        said = {"error": error, "log": list(stderr_tail)}
-        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **said})
+        details = {"error": error, "log": list(stderr_tail)}
+        self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **details})
 
     def reloaded(self) -> None:
         self.tell("*", "models_reload", {})
 
     def tell(self, model_id: str, event: str, values: dict[str, Any]) -> None:
-        """An event of whatever kind; a change of state under both of its names."""
+        """Publish an event; a change of state is published under both of its names."""
         for name in _NAMES if event in _NAMES else (event,):
             self._send(Event(model_id, name, values))
 
@@ -72,5 +72,5 @@ class Events:
         for subscriber in list(self._subscribers):
             try:
                 subscriber(event)
-            except Exception:  # a bug in one listener must not keep the others, or the supervisor, from going on
+            except Exception:  # a mistake in one subscriber must not stop the others or the supervisor
                 log.exception("a subscriber of %s failed", event.event)

@@ -1,4 +1,4 @@
-"""The one timer that asks which idle models' time is over. The rule is in decide/idle.py."""
+"""The one timer that checks which models have been idle for too long. The rule is in decide/idle.py."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,7 +7,7 @@ from fastrouter.supervisor.timers import Timers
 
 
 class IdleWatch:
-    """Calls `unload` and `sleep` with the ids of models whose time is over."""
+    """Calls `unload` and `sleep` with the ids of models that have been idle for too long."""
 
     def __init__(
         self, timers: Timers, look: Callable[[], Iterable[Idle]], unload: Callable[[str], None], sleep: Callable[[str], None]
@@ -18,7 +18,7 @@ class IdleWatch:
         self._sleep = sleep
 
     def watch(self) -> None:
-        """A model has become idle, or may have."""
+        """A model is idle now, or may be."""
         self._timers.at("idle", self._timers.now(), self._end)
 
     def _end(self) -> None:

@@ -1,6 +1,6 @@
-"""A request's right to a resident instance, from the queue to its last byte. Blocks eviction while it is held.
+"""The right of a request to use a loaded instance, from the queue to the last byte. The instance is not evicted while it is held.
 
-Knows no HTTP and no plan. Invariant: `release` gives back exactly once, whatever happened in between.
+Never imports: supervisor.decide. Invariant: `release` gives the lease back exactly once, whatever has happened before.
 """
 
 from typing import Any, Protocol
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from fastrouter._core import Sink
 from fastrouter.errors import FastrouterError, WorkerDied
 from fastrouter.ipc.messages import Generate
-from fastrouter.supervisor.workers.instance import Instance, Stream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
 
 
 class Lender(Protocol):
-    """Who gives leases."""
+    """The object that gives leases."""
 
     def take_back(self, instance: Instance) -> None: ...
     def forget(self, lease: "Lease") -> None: ...
@@ -23,9 +23,9 @@ class Lease:
     def __init__(self, lender: Lender, instance: Instance) -> None:
         self._lender = lender
         self._instance = instance
-        self._request_ids: list[int] = []  # in that instance
+        self._request_ids: list[int] = []  # ids inside that instance
         self._is_released = False
-        self.resubmitted: list[Stream] = []  # streams that wait for a fresh worker
+        self.resubmitted: list[WorkerStream] = []  # streams that wait for a new worker
 
     def __repr__(self) -> str:
         return f"<Lease {'released' if self._is_released else self._instance}>"
@@ -41,22 +41,22 @@ class Lease:
         return self._is_released
 
     def submit(self, generate: Generate, sink: Sink) -> None:
-        """Records go to `sink`; its request id is set from here. Raises Unavailable, WorkerDied."""
-        self._submit(Stream(generate, sink, self))
+        """Records go to `sink`; this sets its request id. Raises Unavailable, WorkerDied."""
+        self._submit(WorkerStream(generate, sink, self))
 
-    def _submit(self, stream: Stream) -> None:
+    def _submit(self, stream: WorkerStream) -> None:
         self._request_ids.append(self._live_instance().submit(stream))
 
     def keep_alive(self, seconds: float) -> None:
-        """How long the model stays in memory when nobody uses it, from now on; inf: for ever, 0: not at all."""
+        """How long the model stays in memory when it is idle, from now on; inf: no limit, 0: it leaves immediately."""
         self._lender.keep_alive(self._instance, seconds)
 
     def abort(self, request_id: int) -> None:
-        """The client does not want it any more. Idempotent."""
+        """The client does not want this answer any more. Idempotent."""
         self._instance.abort(request_id)
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """A question to the worker. Raises what it raised, or WorkerDied."""
+        """Ask the worker. Raises what the worker raised, or WorkerDied."""
         return await self._live_instance().call(method, params)
 
     def _live_instance(self) -> Instance:
@@ -65,7 +65,7 @@ class Lease:
         return self._instance
 
     def release(self) -> None:
-        """Aborts what still runs. Idempotent."""
+        """Aborts the requests that still run. Idempotent."""
         if self._is_released:
             return
         self._is_released = True
@@ -78,7 +78,7 @@ class Lease:
             self._lender.take_back(self._instance)
 
     def move_to(self, instance: Instance) -> None:
-        """A fresh worker: what had delivered nothing starts again there."""
+        """A new worker: streams that have sent nothing start again there."""
         self._instance = instance
         self._request_ids.clear()
         streams, self.resubmitted = self.resubmitted, []

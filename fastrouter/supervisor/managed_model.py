@@ -1,6 +1,6 @@
-"""All the supervisor knows of one model: its instance, who waits for it, how its loads went; and of all of them. No model knows another.
+"""All that the supervisor knows about one model: its instance, its waiting requests, the results of its loads. And the table of all models.
 
-Invariant: `retry_at` lies in the future only after a failed load.
+Invariant: `retry_at` is in the future only after a failed load.
 """
 
 import asyncio
@@ -18,30 +18,30 @@ from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 
-NUM_SUDDEN_ENDS = 2  # workers in a row that ended while they loaded a model: then it is the model
+NUM_SUDDEN_ENDS = 2  # when this many workers in a row end while they load a model, the model is the cause
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after the first, second, ... failed load in a row
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class ModelStatus:
     """A model as users see it."""
 
     value: str = "unloaded"  # unloaded | loading | loaded | sleeping
     failed: bool = False
     exit_code: int | None = None
     error: str | None = None
-    log: tuple[str, ...] = ()  # the last lines its worker said, when it failed
+    log: tuple[str, ...] = ()  # the last lines that its worker wrote, when it failed
     progress: float | None = None
     meta: dict[str, Any] | None = None
-    need: Need = NOTHING  # memory it holds
+    need: Need = NOTHING  # the memory that it holds
     is_pinned: bool = False
     num_running: int = 0  # requests
     num_waiting: int = 0
-    idle_s: float | None = None  # since its last request; None: it is in use, or not there
-    expires_in_s: float | None = None  # until it is unloaded, if no request comes; None: never
+    idle_s: float | None = None  # since its last request; None: it is in use or not in memory
+    expires_in_s: float | None = None  # until it is unloaded when no request comes; None: never
 
 
-UNLOADED = Status()
+UNLOADED = ModelStatus()
 
 
 @dataclass(slots=True)
@@ -50,33 +50,33 @@ class LoadTimes:
 
     began: float = 0.0
     ended: float = 0.0  # 0.0: not yet
-    has_evicted: bool = False  # another model had to leave for it
+    has_evicted: bool = False  # another model was evicted for it
 
     def seconds_between(self, since: float, until: float) -> float:
-        """How much of that time it took."""
+        """How much of that time the load took."""
         return max(0.0, min(self.ended or until, until) - max(self.began, since)) if self.began else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class WaitPreview:
-    """What a request that waits for a model can be told."""
+    """What a waiting request can be told about its model."""
 
-    load: LoadTimes = field(default_factory=LoadTimes)  # its last one
+    load: LoadTimes = field(default_factory=LoadTimes)  # the last load
     position: int = 0  # see Residency.position
     is_loading: bool = False
-    progress: float | None = None  # 0.0 to 1.0
-    remaining_s: float | None = None  # None: not known
+    progress: float | None = None  # from 0.0 to 1.0
+    remaining_s: float | None = None  # None: unknown
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request. It gets a Lease, or None when `wants_lease` is False and the load has begun; or an error."""
+    """One request. It gets a Lease, or an error; when `wants_lease` is False, it gets None as soon as the load has begun."""
 
-    future: "asyncio.Future[Lease | None] | None" = None  # None: it is not awaited
-    can_start: bool = True  # may its model be loaded for it?
+    future: "asyncio.Future[Lease | None] | None" = None  # None: no caller waits for it
+    can_start: bool = True  # whether its model may be loaded for it
     wants_lease: bool = True
     priority: int = 0
-    lease: Lease | None = None  # one that has lost its worker: it moves to the next one
+    lease: Lease | None = None  # a lease that has lost its worker and moves to the next one
 
     @property
     def is_awaited(self) -> bool:
@@ -99,56 +99,56 @@ class ManagedModel:
     spec: ModelSpec
     instance: Instance | None = None
     waiters: deque[Waiter] = field(default_factory=deque)
-    since: float = 0.0  # when the first of the waiters came
-    last_used: float = 0.0  # when its last instance was
-    num_failures: int = 0  # loads that failed in a row
+    since: float = 0.0  # when the first waiter came
+    last_used: float = 0.0  # when its last instance was used last
+    num_failures: int = 0  # failed loads in a row
     retry_at: float = 0.0
     error: str | None = None
     exit_code: int | None = None
     stderr_tail: tuple[str, ...] = ()  # of the worker that failed
-    failure_kind: type[LoadFailed] = LoadFailed  # of its last failed load
-    num_sudden_ends: int = 0  # workers in a row that ended while they loaded it and did not say why
-    num_lost_workers: int = 0  # in a row that ended before they began to load it
-    remedy: Remedy = NONE  # what its loads do differently since its first decode has killed a worker
-    crash_code: int | None = None  # the exit code of that one; None: the remedy has been judged
-    is_asleep: bool = False  # idle, its process gone; it keeps its place and wakes with the next request
-    has_expired: bool = False  # it left because no request came for a while: its memory is wanted back, nothing is kept ready for it
-    keep_alive_s: float | None = None  # what a request said, until the instance ends; inf: for ever
-    pin: bool | None = None  # what a user said while the router runs; None: as configured
-    meta: dict[str, Any] | None = None  # what its last worker said of it
-    load: LoadTimes = field(default_factory=LoadTimes)  # the last one
+    failure_kind: type[LoadFailed] = LoadFailed  # of the last failed load
+    num_sudden_ends: int = 0  # workers in a row that ended while they loaded it, without a reason
+    num_lost_workers: int = 0  # workers in a row that ended before they began to load it
+    remedy: Remedy = NONE  # what its loads do differently because a worker died in its first decode
+    crash_code: int | None = None  # the exit code of that worker; None: the remedy has been judged
+    is_asleep: bool = False  # idle and without a process; it keeps its place, and the next request loads it
+    has_expired: bool = False  # it left because it was idle for too long: its memory is needed elsewhere, so nothing is prepared for it
+    keep_alive_s: float | None = None  # set by a request, until the instance ends; inf: no limit
+    pin: bool | None = None  # set by a user while the router runs; None: as configured
+    meta: dict[str, Any] | None = None  # what its last worker reported about it
+    load: LoadTimes = field(default_factory=LoadTimes)  # the last load
 
     @property
     def is_pinned(self) -> bool:
-        """Never evicted, and kept when idle."""
+        """It is never evicted, and it is kept when idle."""
         return self.spec.is_pinned if self.pin is None else self.pin
 
     @property
     def is_wanted(self) -> bool:
-        """A request waits that may start it."""
+        """A request that may start it waits for it."""
         return any(waiter.can_start for waiter in self.waiters)
 
     @property
     def load_timer(self) -> str:
-        """The name of what ends a load that takes too long: a model has one instance at a time."""
+        """The name of the timer that ends a load that takes too long: a model has one instance at a time."""
         return f"load {self.spec.id}"
 
     @property
     def ttl_s(self) -> float | None:
-        """Idle seconds until it is unloaded; None: never. What a request said wins."""
+        """Idle seconds until it is unloaded; None: never. The value of a request comes first."""
         seconds = self.keep_alive_s if self.keep_alive_s is not None else self.spec.ttl_s
         return None if seconds is None or seconds == math.inf or self.is_pinned else seconds
 
-    def status(self, now: float) -> Status:
+    def status(self, now: float) -> ModelStatus:
         instance, is_pinned, num_waiting = self.instance, self.is_pinned, len(self.waiters)
         if self.is_asleep and (instance is None or instance.state is State.DYING):
-            return Status("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
+            return ModelStatus("sleeping", meta=self.meta, is_pinned=is_pinned, num_waiting=num_waiting)
         value = PUBLIC[instance.state] if instance is not None else "unloaded"
         if instance is None or value == "unloaded":
             failed: dict[str, Any] = {"failed": self.error is not None, "exit_code": self.exit_code, "error": self.error}
-            return Status(**failed, log=self.stderr_tail, is_pinned=is_pinned, num_waiting=num_waiting)
+            return ModelStatus(**failed, log=self.stderr_tail, is_pinned=is_pinned, num_waiting=num_waiting)
         idle_s = None if instance.num_leases or instance.state is State.LOADING else now - instance.last_used
-        return Status(
+        return ModelStatus(
             value,
             progress=instance.progress,
             meta=instance.meta,
@@ -161,7 +161,7 @@ class ManagedModel:
         )
 
     def wait_preview(self, position: int, usual_load_s: float | None, now: float) -> WaitPreview:
-        """`usual_load_s`: what its last good load took."""
+        """`usual_load_s`: how long its last good load took."""
         instance = self.instance
         if instance is None or instance.state is not State.LOADING:
             return WaitPreview(self.load, position)
@@ -172,7 +172,7 @@ class ManagedModel:
         self.load = LoadTimes(now, 0.0, has_evicted)
 
     def end_load(self, now: float) -> float:
-        """It is over, however it went; how long it took. Idempotent."""
+        """The load is over, with whatever result. Returns how long it took. Idempotent."""
         self.load.ended = self.load.ended or now
         return self.load.ended - self.load.began
 
@@ -185,7 +185,7 @@ class ManagedModel:
         self.num_sudden_ends = self.num_lost_workers = 0
 
     def note_sudden_end(self, has_begun: bool) -> bool:
-        """Its worker has ended while it loaded, and has not said why. True: another one may do better."""
+        """Its worker ended while it loaded, without a reason. True: another worker may succeed."""
         if has_begun:
             self.num_sudden_ends = (self.num_sudden_ends + 1) % NUM_SUDDEN_ENDS
             return self.num_sudden_ends > 0
@@ -198,7 +198,7 @@ class ManagedModel:
         self.remedy, self.crash_code = NONE, None
 
     def note_no_cure(self, remedy: Remedy | None) -> None:
-        """The request that has crashed is given up. `remedy`: what is left to try, by the next one."""
+        """The request that crashed is given up. `remedy`: what is left to try for the next request."""
         self.crash_code = None
         self.remedy = self.remedy if remedy is not None else NONE
 
@@ -210,7 +210,7 @@ class ManagedModel:
         self.error, self.exit_code, self.stderr_tail = None, None, ()
 
     def refusal(self, now: float) -> LoadFailed | None:
-        """What a request gets that comes too soon after a failed load."""
+        """The error for a request that comes too soon after a failed load."""
         if self.instance is not None or now >= self.retry_at:
             return None
         error = self.failure_kind(self.spec.id, self.error or "", self.exit_code, self.stderr_tail)
@@ -220,7 +220,7 @@ class ManagedModel:
 
 
 class ManagedModels:
-    """Those that were ever asked for."""
+    """The models that have been asked for at least once."""
 
     def __init__(self) -> None:
         self._models: dict[str, ManagedModel] = {}
@@ -238,7 +238,7 @@ class ManagedModels:
         return self._models.get(model_id)
 
     def of(self, spec: ModelSpec) -> ManagedModel:
-        """With what the catalog says of it now. A variant's model is its runner's."""
+        """With the catalog's present data. The model of a variant is the one of its runner."""
         spec = spec.runner
         model = self._models.get(spec.id)
         if model is None:
@@ -247,7 +247,7 @@ class ManagedModels:
         return model
 
     def renew(self, find: Callable[[str], ModelSpec | None]) -> None:
-        """The catalog has changed; what it does not have any more stays as it was."""
+        """The catalog has changed; models that are no longer in it stay as they were."""
         for model in self:
             model.spec = find(model.spec.id) or model.spec
 

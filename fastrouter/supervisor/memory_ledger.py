@@ -1,6 +1,6 @@
-"""Memory of models: what each needs, what all may take, what a load has shown. The supervisor's one window on it.
+"""Memory of models: what each needs, what all may take, what loads have shown. The other parts of the supervisor get all this from here.
 
-Invariant: an instance's `need` is what it was admitted with until its load has shown better.
+Invariant: an instance's `need` is the one that it was admitted with, until its load has shown a better one.
 """
 
 from collections.abc import Callable
@@ -29,22 +29,23 @@ class Memory:
         return f"<Memory {self._limits!r} {self.measures!r}>"
 
     def limits(self) -> Limits:
-        """What all models may take at this moment. What the spare has faulted in is for the next model, so it counts as free."""
+        """What all models may take now. The memory that the spare has prepared is for the next model, so it counts as free."""
         return self._limits.read([*snapshot.held(self._models), Held(self._spare_pid(), total_bytes())])
 
     def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
-        """Of a model that does not fit: for good, or while other programs use the memory."""
+        """The error for a model that does not fit: never, or as long as other programs use the memory."""
         need = self.measures.need(spec)
         figures: dict[str, int | None] = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
         if need.device_bytes:
             figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.device_bytes}
         if limits.host_bytes is not None and limits.host_bytes < need.host_bytes <= self._limits.most_bytes:
             return Unavailable(f"model '{spec.id}' cannot be loaded now: {why}; other programs use the rest", model=spec.id, **figures)
-        hint = "; --models-memory 0 tries it all the same" if self._limits.is_automatic and not self.measures.has_device else ""
+        hint = "; --models-memory 0 tries it anyway" if self._limits.is_automatic and not self.measures.has_device else ""
         return DoesNotFit(spec.id, why + hint, **figures)
 
     def make_way(self) -> None:
-        """A load has begun. Limits count prompt caches as free, so they give back what is lacking, the least recently used model first."""
+        """A load has begun. Limits count prompt caches as free, so these give back what is lacking; the least recently used model gives
+        first."""
         limits, instances = self.limits(), self._models.instances()
         caching = [instance for instance in instances if instance.prompt_cache_bytes]
         if limits.host_bytes is None:
@@ -56,12 +57,12 @@ class Memory:
                 lack -= instance.shrink(lack)
 
     def learn(self, instance: Instance) -> None:
-        """From a load that has just ended well."""
+        """Learn from a load that has just succeeded."""
         meta = instance.meta or {}
         self.measures.note(instance.spec, meta, instance.load_s)
         instance.need = self.measures.need(instance.spec)
         free_bytes = meta.get("device_free_bytes")
-        if type(free_bytes) is int:  # it has seen a device
+        if type(free_bytes) is int:  # it has found a device
             self.measures.has_device = True
             self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in self._models.instances()))
 

@@ -1,4 +1,4 @@
-"""Which model is likely to come next, and what its load will allocate: what a spare can do ahead. Pure; a wrong answer costs nothing."""
+"""Which model is likely to come next, and how much its load will allocate: a spare can prepare this. Pure; a wrong answer costs nothing."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from fastrouter.supervisor.managed_model import ManagedModel
 from fastrouter.supervisor.memory.estimate import heap_bytes
 from fastrouter.supervisor.remedies import NONE, Remedy
 
-LEAST_HEAP_BYTES = 32 << 20  # touched in a few milliseconds, and enough for a small model
-OPEN_SHARE = 16  # a model is opened ahead if it is at most this part of the free memory
+LEAST_HEAP_BYTES = 32 << 20  # this is touched in a few milliseconds, and is enough for a small model
+OPEN_SHARE = 16  # a model is opened early if it takes at most this part of the free memory
 
 
 def next_model(models: Iterable[ManagedModel], free_bytes: int, remedy: Remedy = NONE) -> Prime:
-    """The model that left last is the one most likely to come back: agents take turns. Memory is for the largest in use so far."""
+    """The model that left last is the most likely to come back, because agents take turns. The memory is that of the largest so far."""
     used = [model for model in models if (model.last_used or model.instance is not None) and model.error is None and not model.has_expired]
     away = [model for model in used if model.instance is None]
     heap = max((heap_bytes(model.spec) for model in used), default=0)

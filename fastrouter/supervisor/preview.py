@@ -1,4 +1,4 @@
-"""What a request for a model would lead to now: the planner is asked once more, with that request in the queue. Has no effect."""
+"""What a request for a model would cause now: the planner is asked as if that request were in the queue. Changes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from fastrouter.supervisor.memory.measurements import Measures
 def look_ahead(
     spec: ModelSpec, queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits, measures: Measures, now: float
 ) -> dict[str, Any]:
-    """`action`: use (it is in memory), wait_load (it is on its way), load, evict (others leave first), wait (all are busy), refuse."""
+    """`action`: use (it is in memory), wait_load (it is loading), load, evict (others leave first), wait (all are busy), refuse."""
     need = measures.need(spec)
     own = next((waiting for waiting in queue if waiting.model_id == spec.id), None)
     ahead = [waiting for waiting in queue if waiting is not own]

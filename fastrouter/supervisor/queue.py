@@ -1,6 +1,7 @@
-"""What waits for a model: first come first served, by model. Knows no process. In which order models are served, the planner says.
+"""The requests that wait for a model: first come, first served for each model. The planner decides in which order models are served.
 
-Invariant: a model is in the queue exactly while it has waiters, and none is when the queue is closed.
+Never imports: supervisor.workers, supervisor.decide. Invariant: a model is in the queue exactly while it has waiters; a closed queue is
+empty.
 """
 
 from fastrouter.errors import FastrouterError, Unavailable
@@ -9,7 +10,7 @@ from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 
 
 class Queue:
-    """Models with waiters; the one whose first waiter came first is first."""
+    """Models with waiters, ordered by the time of their first waiter."""
 
     def __init__(self) -> None:
         self._models: dict[str, ManagedModel] = {}
@@ -26,7 +27,7 @@ class Queue:
         return sum(len(model.waiters) for model in self._models.values())
 
     def num_waiting(self) -> dict[str, int]:
-        """Requests by model."""
+        """Requests of each model."""
         return {model_id: len(model.waiters) for model_id, model in self._models.items()}
 
     def models(self) -> list[ManagedModel]:
@@ -38,13 +39,13 @@ class Queue:
             raise Unavailable("the server is stopping")
 
     def close(self) -> None:
-        """Refuse what waits, and whatever comes. Idempotent."""
+        """Refuse all waiters, and all that come later. Idempotent."""
         self.is_closed = True
         for model in self.models():
             self.refuse_all(model, Unavailable("the server is stopping"))
 
     def add(self, model: ManagedModel, waiter: Waiter, now: float) -> None:
-        """A rebalance follows."""
+        """The caller starts a rebalance afterwards."""
         assert not self.is_closed
         if not model.waiters:
             model.since = now
@@ -52,7 +53,7 @@ class Queue:
         model.waiters.append(waiter)
 
     def remove(self, model: ManagedModel, waiter: Waiter) -> bool:
-        """True when it was there."""
+        """True: it was in the queue."""
         if waiter not in model.waiters:
             return False
         model.waiters.remove(waiter)
@@ -61,7 +62,7 @@ class Queue:
         return True
 
     def take_all(self, model: ManagedModel) -> list[Waiter]:
-        """The model's waiters, oldest first; it leaves the queue."""
+        """The model's waiters, the oldest first; the model leaves the queue."""
         self._models.pop(model.spec.id, None)
         waiters = list(model.waiters)
         model.waiters.clear()
@@ -79,7 +80,7 @@ class Queue:
         return found
 
     def remove_lease(self, lease: Lease) -> None:
-        """Its holder does not want the next worker any more."""
+        """The holder of this lease does not want the next worker any more."""
         for model in self.models():
             for waiter in [waiter for waiter in model.waiters if waiter.lease is lease]:
                 self.remove(model, waiter)

@@ -1,7 +1,8 @@
-"""What is done when llama.cpp's own build crashes on this CPU: first no repacked weights (the safe mode), then a lesser CPU variant.
+"""What to do when llama.cpp's build crashes on this CPU: first no repacked weights (the safe mode), then a CPU variant that uses fewer
+features.
 
-Knows no process. What has helped one model is for all of them, and is remembered for this build of llama.cpp on this CPU, so that the crash
-happens once. Invariant: while the router runs, what is known only grows.
+A remedy that has helped one model is used for all, and is stored for this build of llama.cpp on this CPU, so that the crash happens only
+once. Invariant: while the router runs, remedies are only added.
 """
 
 import logging
@@ -13,25 +14,25 @@ from fastrouter.system.fact_file import FactFile
 
 log = logging.getLogger("fastrouter.supervisor")
 
-MAX_DROPPED = 2  # CPU variants; a request that kills them all is bad itself
+MAX_DROPPED = 2  # CPU variants; when a request crashes all of them, the request is the cause
 MAX_ENTRIES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
     safe_mode: bool = False
-    num_dropped: int = 0  # CPU variants, best first
+    num_dropped: int = 0  # CPU variants that are left out, the best first
 
     def __str__(self) -> str:
         parts = ["in the safe mode (no repacked weights)"] * self.safe_mode
-        parts += ["with llama.cpp's build for lesser CPUs"] * bool(self.num_dropped)
+        parts += ["with llama.cpp's build for simpler CPUs"] * bool(self.num_dropped)
         return " and ".join(parts) or "as usual"
 
     def joined(self, other: "Remedy") -> "Remedy":
         return Remedy(self.safe_mode or other.safe_mode, max(self.num_dropped, other.num_dropped))
 
     def next(self) -> "Remedy | None":
-        """What to try after this one has not helped; None: all has been tried."""
+        """What to try when this one has not helped; None: all has been tried."""
         if not self.safe_mode:
             return Remedy(True, self.num_dropped)
         return Remedy(True, self.num_dropped + 1) if self.num_dropped < MAX_DROPPED else None
@@ -42,7 +43,7 @@ NONE = Remedy()
 
 class Remedies:
     def __init__(self) -> None:
-        self._remembered = FactFile("cpu", 1, MAX_ENTRIES)
+        self._facts = FactFile("cpu", 1, MAX_ENTRIES)
         self._known: Remedy | None = None
 
     def __repr__(self) -> str:
@@ -50,20 +51,20 @@ class Remedies:
 
     @property
     def known(self) -> Remedy:
-        """For all models. The first call reads the file, and says so where it holds something."""
+        """For all models. The first call reads the file, and logs what it finds there."""
         if self._known is None:
-            fact: Any = self._remembered.get(cpu_build_id())
+            fact: Any = self._facts.get(cpu_build_id())
             self._known = _read(fact)
             if self._known != NONE:
                 self._warn(f"llama.cpp crashed on this CPU in an earlier run ({fact.get('cause')}): models run {self._known}")
         return self._known
 
     def learn(self, remedy: Remedy, cause: str, *, is_certain: bool) -> bool:
-        """It has helped. True: that is new. What may have been chance is believed the second time."""
+        """It has helped. True: this is new. A result that may be chance counts only the second time."""
         known = self.known.joined(remedy)
         if known == self._known:
             return False
-        fact = self._remembered.get(cpu_build_id())
+        fact = self._facts.get(cpu_build_id())
         if not is_certain and not (isinstance(fact, dict) and fact.get("is_suspected") is True):
             self._put(self.known, cause, is_suspected=True)
             return True
@@ -72,21 +73,21 @@ class Remedies:
         return True
 
     def _warn(self, text: str) -> None:
-        path = self._remembered.path
-        log.warning("%s, which is slower%s", text, f". To try it again as usual, delete {path}" if path is not None else "")
+        path = self._facts.path
+        log.warning("%s, which is slower%s", text, f". To try the usual way again, delete {path}" if path is not None else "")
 
     def settle(self, remedy: Remedy, cause: str) -> None:
-        """From now on this is what is known."""
+        """Use this from now on."""
         self._known = remedy
         self._put(remedy, cause, is_suspected=False)
 
     def _put(self, remedy: Remedy, cause: str, *, is_suspected: bool) -> None:
         fact = {"safe_mode": remedy.safe_mode, "num_dropped": remedy.num_dropped, "cause": cause, "is_suspected": is_suspected}
-        self._remembered.put(cpu_build_id(), fact)
+        self._facts.put(cpu_build_id(), fact)
 
     def save(self) -> None:
-        """Blocks for as long as the disk does."""
-        self._remembered.save()
+        """Blocks until it is written to disk."""
+        self._facts.save()
 
 
 def _read(fact: Any) -> Remedy:

@@ -1,8 +1,8 @@
-"""Who is in memory: asks `planner.plan` whenever something has changed, and performs its answer. The one place where instances start and
-end. Knows no request's life, see supervisor.py.
+"""Performs the plan: asks `planner.plan` after every change, and does what it answers. Only this file starts and ends instances. The life
+of a request is in supervisor.py.
 
-Invariant: a model has at most one instance; a lease always belongs to a live one, or its holder is told. Only this file and the objects it
-owns change an instance.
+Invariant: a model has at most one instance; a lease belongs to a live instance, or its holder gets an error. Only this file and the objects
+that it owns change an instance.
 """
 
 import logging
@@ -32,9 +32,9 @@ from fastrouter.system.machine import available_bytes
 log = logging.getLogger("fastrouter.supervisor")
 
 END_TIMEOUT_S = 5.0
-FAILED_GRACE_S = 2.0  # a worker that has said why it cannot load ends by itself
-SPARE_DELAY_S = 0.15  # the next spare starts this long after a load: the first token comes first
-SAVE_DELAY_S = 5.0  # what loads have shown is written this long after one
+FAILED_GRACE_S = 2.0  # a worker that has reported why it cannot load ends by itself
+SPARE_DELAY_S = 0.15  # the next spare starts this long after a load, because the first token is more important
+SAVE_DELAY_S = 5.0  # results of a load are written this long after it
 
 
 class Residency:
@@ -60,14 +60,14 @@ class Residency:
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
-        self._plan = Plan()  # the last one
+        self._plan = Plan()  # the latest plan
         self._is_rebalancing = False
-        self._evicted_at = -1.0  # the last time that a model had to leave for another
+        self._evicted_at = -1.0  # the last time that one model was evicted for another
 
     def __repr__(self) -> str:
         return f"<Residency {self._models} {self._queue}>"
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ start and stop
 
     def start(self) -> None:
         self._memory.measures.use(self._remedies.known)
@@ -75,17 +75,17 @@ class Residency:
         self._prime()
 
     async def stop(self) -> None:
-        """End all processes, whatever they do."""
+        """End all processes, even busy ones."""
         for instance in self._models.instances():
             instance.kill()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
         self._save()
 
-    # ------------------------------------------------------------ the one performer
+    # ------------------------------------------------------------ performing the plan
 
     def rebalance(self) -> None:
-        """The queue has changed, or what is in memory."""
+        """The queue or the set of loaded models has changed."""
         if self._is_rebalancing or self._queue.is_closed:
             return
         self._is_rebalancing = True
@@ -95,17 +95,17 @@ class Residency:
             self._is_rebalancing = False
 
     def reconsider(self) -> None:
-        """Somebody has changed what models may do: pins, times, sizes."""
+        """The rules for models have changed: pins, times, sizes."""
         self._idle.watch()
         self.rebalance()
 
     def position(self, model: ManagedModel) -> int:
-        """Among the models that wait for a place, in the order in which they will get one, from 1; 0: it has one."""
+        """The place of a model among those that wait, in the order in which they start, from 1; 0: it does not wait."""
         order = self._plan.order
         return order.index(model.spec.id) + 1 if model.spec.id in order else 0
 
     def _perform(self) -> None:
-        """Until a plan has nothing left to do: what it grants or refuses may change the next one."""
+        """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
         while self._queue:
             waiting = snapshot.waiting(self._queue, self._memory.measures)
             residents = snapshot.residents(self._models, self._memory.measures)
@@ -164,7 +164,7 @@ class Residency:
             instance.share_cores(len(busy))
 
     def take_back(self, instance: Instance) -> None:
-        """A lease's release."""
+        """For the release of a lease."""
         instance.take_back()
         model = self._models[instance.spec.id]
         if self._deaths.note_answer(model, instance):
@@ -172,26 +172,26 @@ class Residency:
             self._save_later()
         if not instance.num_leases:
             self._share_cores()
-            self._timers.soon(self._spares.make)  # nothing is slowed down by it now
+            self._timers.soon(self._spares.make)  # no request is slowed down by it now
             self._may_be_idle(model)
         if instance.state is State.STOPPING and not instance.num_leases:
             self._kill(instance)
         if self._queue:
-            self._timers.soon(self.rebalance)  # not now: the caller is in the middle of its answer
+            self._timers.soon(self.rebalance)  # not now: the caller is still busy with its answer
 
     def forget(self, lease: Lease) -> None:
-        """A lease that was released while it waited for a fresh worker."""
+        """The lease was released while it waited for a new worker."""
         self._queue.remove_lease(lease)
         self._timers.soon(self.rebalance)
 
     def keep_alive(self, instance: Instance, seconds: float) -> None:
-        """What a request says, until the instance ends."""
+        """Set by a request, until the instance ends."""
         self._models[instance.spec.id].keep_alive_s = seconds
 
     # ------------------------------------------------------------ idle models
 
     def _may_be_idle(self, model: ManagedModel) -> None:
-        """It has no request now, or sleeps."""
+        """The model has no request now, or sleeps."""
         if snapshot.has_idle_rule(model):
             self._idle.watch()
 
@@ -200,7 +200,7 @@ class Residency:
         self.end(self._models[model_id], "ttl")
 
     def _put_to_sleep(self, model_id: str) -> None:
-        """Its process ends, its memory is free; the model keeps its place."""
+        """The process ends and its memory is free; the model keeps its place."""
         model = self._models[model_id]
         instance = _instance_of(model)
         model.is_asleep, model.has_expired, model.meta = True, True, instance.meta
@@ -210,7 +210,7 @@ class Residency:
 
     def _forget_sleeper(self, model: ManagedModel, reason: str) -> None:
         model.is_asleep = False
-        self._events.unloaded(model.spec.id, reason)  # not in the memory since it sleeps, so there is nothing to count
+        self._events.unloaded(model.spec.id, reason)  # it was asleep, so this is not counted as an eviction
 
     # ------------------------------------------------------------ loads
 
@@ -218,7 +218,7 @@ class Residency:
         """Give the model to the spare."""
         try:
             process = self._spares.take()
-        except (FastrouterError, OSError) as error:  # no descriptors, no fork server: the model is not the cause
+        except (FastrouterError, OSError) as error:  # no descriptors or no fork server: the model is not the cause
             cause = f"model '{model.spec.id}' cannot be loaded now: {error}"
             self._queue.refuse_all(model, Unavailable(cause, model=model.spec.id))
             return
@@ -244,7 +244,7 @@ class Residency:
             instance.give_up_load(f"it was not ready after {instance.spec.load_timeout_s:g} s (load-timeout)")
 
     def _changed(self, instance: Instance) -> None:
-        """Progress of a load, or its end."""
+        """The load has made progress, or has ended."""
         if instance.state is not State.LOADING:
             self._loaded(instance)
         elif instance.failure is not None:
@@ -269,7 +269,7 @@ class Residency:
         self._timers.at("save", self._timers.now() + SAVE_DELAY_S, lambda: self._timers.aside(self._save))
 
     def _save(self) -> None:
-        """Blocks for as long as the disk does."""
+        """Blocks until it is written to disk."""
         self._memory.save()
         self._remedies.save()
 
@@ -282,7 +282,7 @@ class Residency:
     # ------------------------------------------------------------ ends
 
     def end(self, model: ManagedModel, reason: str) -> bool:
-        """False when there is nothing to end."""
+        """False: there was nothing to end."""
         if model.is_asleep:
             self._forget_sleeper(model, reason)
             return True
@@ -319,14 +319,14 @@ class Residency:
                 self._kill(instance)
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
-        """A worker keeps nothing worth saving once its leases are gone, so it gets no time to end by itself."""
+        """Without leases a worker holds nothing that must be saved, so it is killed."""
         instance.kill()
         reason = reason or instance.leave_reason
         self._events.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
-        """The process is reaped and everything it said has been delivered."""
+        """The process has ended, and all its messages have been delivered."""
         self._spares.reap()
         self._timers.cancel(model.load_timer)
         model.instance = None
@@ -341,7 +341,7 @@ class Residency:
             fail_sink(stream.sink, Unavailable("the model was unloaded"))
         for waiter in self._queue.take_where(model, can_start=False) if not model.is_wanted else ():
             waiter.refuse(ModelNotLoaded(model.spec.id))
-        instance.fail_calls(WorkerDied(f"the model {instance.spec.id} is gone: {instance.cause_of_death}", stderr_tail))
+        instance.fail_calls(WorkerDied(f"the worker of model {instance.spec.id} has ended: {instance.cause_of_death}", stderr_tail))
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         model.last_used = instance.last_used
         self._may_be_idle(model)

@@ -1,4 +1,4 @@
-"""What the pure decisions see of the models: residents and waiting models, memory that is held, idle models. Reads only."""
+"""The input of the pure decisions: residents, waiting models, memory in use, idle models. Only reads."""
 
 from collections.abc import Iterable
 
@@ -48,7 +48,7 @@ def residents(models: Iterable[ManagedModel], measures: Measures) -> list[Reside
 
 
 def held(models: Iterable[ManagedModel]) -> list[Held]:
-    """Memory of the workers. Mapped weights count as available (memory/limits.py); prompt caches give way (memory_ledger.py)."""
+    """Memory of the workers. Mapped weights count as available (memory/limits.py); prompt caches can be given back (memory_ledger.py)."""
     instances = [model.instance for model in models if model.instance is not None]
     return [Held(instance.process.pid, instance.heap_bytes + instance.prompt_cache_bytes) for instance in instances]
 

@@ -1,7 +1,7 @@
-"""What requests ask for: a lease on a model, a load, an unload, a look at what would happen. Knows no HTTP; who is in memory is decided and
-done in residency.py. Both use the models, the queue and the memory, which are made here.
+"""What requests ask for: a lease on a model, a load, an unload, a preview. residency.py decides and performs what is in memory. Both share
+the models, the queue and the memory, which are made here.
 
-Invariant: a caller that is cancelled, or has waited too long, leaves the queue and costs no other caller its place.
+Invariant: a caller that is cancelled, or has waited too long, leaves the queue, and no other caller loses its place.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, Status, Waiter, WaitPreview
+from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
@@ -26,13 +26,13 @@ from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker import WorkerMaker
 from fastrouter.supervisor.workers.worker_log import Logs
 
-__all__ = ["Event", "Status", "Supervisor"]
+__all__ = ["Event", "ModelStatus", "Supervisor"]
 
 MAX_QUEUED = 512
 
 
 class Supervisor:
-    """Starts with `start`, ends with `stop`; in between everything runs in the event loop's thread."""
+    """`start` starts it and `stop` ends it; in between everything runs in the thread of the event loop."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Supervisor:
         maker: WorkerMaker | None = None,
         timers: Timers | None = None,
     ) -> None:
-        """`maker` of workers, None: a fork server. `timers`, None: on the monotonic clock and the running event loop."""
+        """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop."""
         self._queue_timeout_s = config.queue_timeout_s
         self._timers = timers or Timers()
         self._models = ManagedModels()
@@ -63,7 +63,7 @@ class Supervisor:
     def __repr__(self) -> str:
         return f"<Supervisor {self._models} {self._queue}>"
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
         self._residency.start()
@@ -73,7 +73,7 @@ class Supervisor:
         self._queue.close()
 
     async def stop(self, timeout_s: float) -> None:
-        """Refuse what waits, let leases end for `timeout_s`, then end all processes."""
+        """Refuse waiting requests, give leases `timeout_s` to end, then end all processes."""
         self.refuse_waiting()
         await self._timers.until(lambda: not any(instance.num_leases for instance in self.instances()), timeout_s)
         await self._residency.stop()
@@ -81,7 +81,7 @@ class Supervisor:
     # ------------------------------------------------------------ leases
 
     def acquire_now(self, spec: ModelSpec) -> Lease | None:
-        """A lease without waiting, where the model is loaded and admits."""
+        """A lease without waiting, when the model is loaded and admits requests."""
         model = self._models.get(spec.runner.id)
         instance = model.instance if model is not None else None
         if instance is None or instance.state is not State.LOADED or model.waiters or self._queue.is_closed:  # type: ignore[union-attr]
@@ -89,8 +89,8 @@ class Supervisor:
         return self._residency.lend(instance)
 
     async def acquire(self, spec: ModelSpec, autoload: bool, priority: int = 0) -> Lease:
-        """A lease, after a load if need be. A caller that is cancelled leaves the queue. Raises LoadFailed, ModelNotLoaded, DoesNotFit,
-        Unavailable."""
+        """A lease, after a load if one is needed. A caller that is cancelled leaves the queue. Raises LoadFailed, ModelNotLoaded,
+        DoesNotFit, Unavailable."""
         lease = self.acquire_now(spec)
         if lease is not None:
             return lease
@@ -118,7 +118,7 @@ class Supervisor:
                 give_up()
 
     def _may_wait(self, model: ManagedModel) -> None:
-        """Raises what a request gets that need not wait: it would get nothing else later."""
+        """Raises the error of a request for which waiting would be useless."""
         is_ending = model.instance is not None and model.instance.state in (State.STOPPING, State.DYING)
         if not model.spec.can_be_tried and (model.instance is None or is_ending):
             raise ModelUnusable(model.spec.id, model.spec.error or "")
@@ -127,13 +127,13 @@ class Supervisor:
         if refusal is not None:
             raise refusal
         if self._queue.num_waiters >= MAX_QUEUED:
-            raise Unavailable(f"{MAX_QUEUED} requests are waiting for a model already")
+            raise Unavailable(f"{MAX_QUEUED} requests are already waiting for a model")
 
     def _limit_wait(self, model: ManagedModel, waiter: Waiter) -> Callable[[], None]:
         return self._timers.after(self._queue_timeout_s, lambda: self._end_wait(model, waiter))
 
     def _end_wait(self, model: ManagedModel, waiter: Waiter) -> None:
-        """The time to wait for a place is over; a load that has begun is awaited."""
+        """The time to wait for a place is over; but a load that has begun is awaited."""
         is_loading = model.instance is not None and model.instance.state is State.LOADING
         if not is_loading and self._queue.remove(model, waiter):
             waited = f"the request has waited {self._queue_timeout_s:g} s for its model"
@@ -141,7 +141,7 @@ class Supervisor:
             self._residency.rebalance()
 
     def _leave(self, model: ManagedModel, waiter: Waiter, future: "asyncio.Future[Lease | None]") -> None:
-        """The client is gone: whatever it was about to get goes to others."""
+        """The client has left: others get what it was about to get."""
         if self._queue.remove(model, waiter):
             self._residency.rebalance()
         elif future.done() and not future.cancelled() and future.exception() is None:
@@ -152,26 +152,27 @@ class Supervisor:
     # ------------------------------------------------------------ models
 
     async def load(self, spec: ModelSpec) -> None:
-        """Returns once the load has begun. Raises InvalidRequest when the model runs already, LoadFailed, Unavailable."""
+        """Returns as soon as the load has begun. Raises InvalidRequest when the model is already running, LoadFailed, Unavailable."""
         model = self._models.of(spec)
         if model.is_asleep or (model.instance is not None and model.instance.state is not State.DYING):
             raise InvalidRequest("model is already running", model=spec.id)
         await self._wait(model, Waiter(self._timers.future(), wants_lease=False))
 
     def unload(self, model_id: str) -> None:
-        """Stop admitting, finish what runs (at most the model's stop-timeout), end. Raises InvalidRequest when it does not run."""
+        """Admit no more, let running requests finish (at most the model's stop-timeout), end. Raises InvalidRequest when the model does not
+        run."""
         model = self._models.get(model_id)
         if model is None or not self._residency.end(model, "unload"):
             raise InvalidRequest("model is not running", model=model_id)
 
     def pin(self, spec: ModelSpec, is_pinned: bool) -> None:
-        """From now on it is never evicted, or may be again, whatever its preset says."""
+        """From now on it is never evicted, or may be evicted again, whatever its preset says."""
         self._models.of(spec).pin = is_pinned
         self._residency.reconsider()
 
     def reload(self, changed: Iterable[str], find: Callable[[str], ModelSpec | None] = lambda model_id: None) -> None:
-        """These models' sources have changed or vanished: what runs of them ends, and old failures are forgotten. `find` says what the
-        catalog has now: the others go on with other times, or another pin."""
+        """The sources of these models have changed or vanished: their instances end, and old failures are forgotten. `find` returns the
+        catalog's present data: all other models go on with it, for example with other times or another pin."""
         for model_id in changed:
             model = self._models.get(model_id)
             if model is not None:
@@ -181,17 +182,17 @@ class Supervisor:
         self._residency.reconsider()
         self._events.reloaded()
 
-    # ------------------------------------------------------------ looks
+    # ------------------------------------------------------------ reading
 
     def preview(self, spec: ModelSpec) -> dict[str, Any]:
-        """What a request for the model would lead to now, with no effect: see preview.py."""
+        """What a request for the model would cause now; changes nothing, see preview.py."""
         measures = self._memory.measures
         waiting, residents = snapshot.waiting(self._queue, measures), snapshot.residents(self._models, measures)
         return look_ahead(spec.runner, waiting, residents, self.limits(), measures, self._timers.now())
 
     async def peek(self, model_id: str, method: str) -> Any:
-        """What a loaded model's worker answers; None: it is not loaded. Leaves no trace: no lease, no load, no change to the order of
-        eviction. Raises Unavailable when there is no answer in time."""
+        """The answer of a loaded model's worker; None: the model is not loaded. It has no other effect: no lease, no load, no change to the
+        order of eviction. Raises Unavailable when no answer comes in time."""
         model = self._models.get(model_id)
         instance = model.instance if model is not None else None
         if instance is None or PUBLIC[instance.state] != "loaded":
@@ -205,7 +206,7 @@ class Supervisor:
             return WaitPreview()
         return model.wait_preview(self._residency.position(model), self._memory.measures.load_s(model.spec), self._timers.now())
 
-    def status(self, model_id: str) -> Status:
+    def status(self, model_id: str) -> ModelStatus:
         model = self._models.get(model_id)
         return model.status(self._timers.now()) if model is not None else UNLOADED
 

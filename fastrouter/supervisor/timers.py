@@ -1,8 +1,8 @@
-"""The supervisor's time: its clock, and timers, each either one of many, or the one of its name. Knows nothing of what they do.
+"""The supervisor's clock, and its timers: some have a name, and only one timer has each name.
 
-What decides and performs reads no other clock and sets no other timer, so tests can hand in both. Moments are of `now`.
-Invariant: after `close` none fires and none can be set. A timer keeps alive what its action holds, so one that is long and mostly not
-needed has a name and is cancelled.
+Decisions and their performer use no other clock and no other timer, so tests can pass in both. All moments are values of `now`.
+Invariant: after `close` no timer fires and none can be set. A timer keeps the objects of its action alive, so a long timer that is mostly
+not needed has a name and is cancelled.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from typing import Any
 
 Clock = Callable[[], float]  # monotonic seconds
 
-CLOCK_STEP_S = 0.002  # the event loop's clock goes in milliseconds, and may be early by as much
-LOOK_S = 0.005  # between two looks of `until`
+CLOCK_STEP_S = 0.002  # the event loop's clock counts milliseconds, and may be early by up to that much
+LOOK_S = 0.005  # between two checks of `until`
 
 
 class Timers:
     def __init__(self, clock: Clock = time.monotonic, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """`loop` needs call_soon, call_later, create_future and run_in_executor; None: the running one. Its own clock is not used: uvloop's
-        has a resolution of a millisecond."""
+        """`loop` needs call_soon, call_later, create_future and run_in_executor; None: the running one. Its clock is not used: uvloop's has
+        a resolution of a millisecond."""
         self.now = clock
         self._loop = loop or asyncio.get_running_loop()
         self._handles: set[asyncio.TimerHandle] = set()
@@ -30,7 +30,7 @@ class Timers:
         return f"<Timers {len(self._handles)} and {' '.join(self._named)}>"
 
     def soon(self, action: Callable[[], object]) -> None:
-        """Not now: the caller is in the middle of something. Cheap: each request has one."""
+        """Not now, because the caller is in the middle of something. Cheap: every request needs one."""
         self._loop.call_soon(self._run, action)
 
     def _run(self, action: Callable[[], object]) -> None:
@@ -38,7 +38,7 @@ class Timers:
             action()
 
     def after(self, delay_s: float, action: Callable[[], object]) -> Callable[[], None]:
-        """One more; the function that is returned cancels it."""
+        """One timer more; the returned function cancels it."""
 
         def run() -> None:
             self._handles.discard(handle)
@@ -56,7 +56,7 @@ class Timers:
         return cancel
 
     def at(self, name: str, moment: float | None, action: Callable[[], object]) -> None:
-        """In place of the earlier one of that name; None: it is not needed any more."""
+        """Replaces the earlier timer of that name; None: it is not needed any more."""
         self.cancel(name)
         if moment is not None and not self._is_over:
             delay_s = max(0.0, moment - self.now()) + CLOCK_STEP_S
@@ -73,14 +73,14 @@ class Timers:
         action()
 
     def aside(self, action: Callable[[], None]) -> None:
-        """In a thread: it may block."""
+        """Runs in a thread, because it may block."""
         self._loop.run_in_executor(None, action)
 
     def future(self) -> "asyncio.Future[Any]":
         return self._loop.create_future()
 
     async def until(self, is_so: Callable[[], bool], timeout_s: float) -> None:
-        """Returns when it is so, or after `timeout_s`."""
+        """Returns when the condition is true, or after `timeout_s`."""
         deadline = self.now() + timeout_s
         while not is_so() and self.now() < deadline:
             looked = self.future()

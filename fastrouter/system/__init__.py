@@ -1,1 +1,1 @@
-"""The machine, files and words. Knows no model."""
+"""The machine, files and words. Never imports: config, ipc, worker."""

@@ -1,7 +1,7 @@
-"""Which build this is: versions, where it comes from, how llama.cpp was compiled. Must never load a model or llama.cpp's libraries.
+"""Which build this is: versions, origin, and how llama.cpp was compiled. Loads no model and none of llama.cpp's libraries.
 
-Invariant: everything is read from files; what nobody has written down is not claimed. packaging/build_record.py writes RECORD into a
-package or an executable, see there.
+Invariant: it reads files, and asks git in a checkout; what is not recorded there is not claimed. packaging/build_record.py writes RECORD
+into a package or an executable.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from fastrouter.system.machine import cpu_identity
 
 LLAMA_BUILD = 11434  # the llama.cpp release inside the llama-cpp-python that pyproject.toml pins
 BINDING = "llama-cpp-python"
-RECORD = "build.json"  # beside this file: {"commit", "date", "llama_build"}, each of which may be missing
+RECORD = "build.json"  # in the same folder: {"commit", "date", "llama_build"}, each of which may be missing
 _PACKAGE = Path(__file__).parent.parent
 
 
 def version_text() -> str:
-    """What --version prints."""
+    """The text that --version prints."""
     record = read_record()
     commit, date = record.get("commit"), record.get("date")
-    if kind() == "checkout":  # a record that lies around there is of another day
+    if kind() == "checkout":  # a record that is still there is from another day
         commit, date = _commit_of_checkout(), None
     origin = f"{kind()}{f', commit {commit}' if commit else ''}{f' of {date}' if date else ''}"
     return (
@@ -51,7 +51,7 @@ def read_record() -> dict[str, str]:
 
 
 def binding_version() -> str | None:
-    from importlib import metadata  # 20 ms, and only for --version
+    from importlib import metadata  # takes 20 ms, and only --version needs it
 
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(BINDING)
@@ -59,13 +59,13 @@ def binding_version() -> str | None:
 
 
 def llama_build(record: dict[str, str]) -> str:
-    """The portable build of packaging/llama_wheel.py is known by the key of its compiler flags."""
+    """A portable build of packaging/llama_wheel.py is recognised by the key of its compiler flags."""
     key = record.get("llama_build") or portable_key()
     return f"portable build {key}" if key else "a build of its own"
 
 
 def portable_key() -> str | None:
-    """From the place that the installed wheel came from."""
+    """Taken from the path from which the wheel was installed."""
     from importlib import metadata
 
     with contextlib.suppress(metadata.PackageNotFoundError, OSError):
@@ -83,10 +83,10 @@ def _commit_of_checkout() -> str | None:
 
 
 def cpu_build_id() -> str:
-    """Of llama.cpp's CPU libraries on this CPU: facts about the two together are kept under it."""
+    """Identifies llama.cpp's CPU libraries together with this CPU: facts about both are stored under it."""
     from importlib import util  # at the first load, not at the start
 
-    found = util.find_spec("llama_cpp")  # is not imported by this
+    found = util.find_spec("llama_cpp")  # this does not import it
     package = Path(found.origin).resolve().parent if found is not None and found.origin else Path("/nonexistent")
     files = sorted([*(package.parent / "bin").glob("libggml-cpu*.so*"), *(package / "lib").glob("libggml-cpu*.so*")])
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Facts that outlive the process: one small JSON file by name in the user's cache folder. Must never know what the facts mean.
+"""Facts that outlive the process: one small JSON file with a name, in the user's cache folder.
 
-Invariant: the file is only a shortcut. Without it, or when it is damaged, foreign or of another version, there are no facts; a write that
-fails costs nothing but the facts. Whoever reads meanwhile sees the old file or the new one; of two processes the last one wins.
+Invariant: the file only saves time. When it is missing, damaged, written by another program or of another version, there are no facts;
+when a write fails, only the facts are lost. A reader sees the old file or the new one; of two processes that write, the last one wins.
 """
 
 import contextlib
@@ -20,18 +20,19 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path | None:
-    """Where fastrouter may keep facts; None: nowhere."""
+    """The folder where fastrouter may store facts; None: there is none."""
     for name, below in (("XDG_CACHE_HOME", ""), ("HOME", ".cache")):
-        if os.path.isabs(environ.get(name, "")):  # the XDG rules: a relative one is as good as none
+        if os.path.isabs(environ.get(name, "")):  # the XDG rules: a relative path counts as unset
             return Path(environ[name], below, "fastrouter")
     return None
 
 
 class FactFile:
-    """A dictionary of JSON values. One owner; `save` may run in a thread while it goes on."""
+    """A dictionary of JSON values. It has one owner; `save` may run in a thread while the owner changes it."""
 
     def __init__(self, name: str, version: int, max_entries: int, *, environ: Mapping[str, str] = os.environ) -> None:
-        """Reads nothing yet. Another `version` than the file's begins anew; past `max_entries` the least recently used go."""
+        """Reads nothing yet. When the file has another `version`, it starts empty; above `max_entries` the least recently used are
+        removed."""
         folder = cache_folder(environ)
         self._path = folder / f"{name}.json" if folder is not None else None
         self._kind = {"name": f"fastrouter {name}", "version": version}
@@ -41,19 +42,19 @@ class FactFile:
         self._has_complained = False
 
     def __repr__(self) -> str:
-        return f"<Remembered {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
+        return f"<FactFile {self._path or 'nowhere'}: {len(self._entries or ())} entries{', dirty' * self._is_dirty}>"
 
     @property
     def path(self) -> Path | None:
-        """Of the file; None: there is no place for one."""
+        """The path of the file; None: there is no folder for it."""
         return self._path
 
     def get(self, key: str) -> Any | None:
-        """Not to be changed: `put` another one."""
+        """The value must not be changed: `put` another one."""
         entries = self._all()
         if key not in entries:
             return None
-        value = entries[key] = entries.pop(key)  # now it is the last to go
+        value = entries[key] = entries.pop(key)  # now it is the last one to be removed
         return value
 
     def put(self, key: str, value: Any) -> None:
@@ -65,7 +66,7 @@ class FactFile:
             del entries[next(iter(entries))]
 
     def save(self) -> None:
-        """Write the file if anything is new. Blocks for as long as the disk does, raises nothing."""
+        """Write the file if something has changed. Blocks until the disk has answered, raises nothing."""
         if not self._is_dirty or self._path is None:
             return
         self._is_dirty = False
@@ -75,7 +76,9 @@ class FactFile:
             self._is_dirty = True
             if not self._has_complained:
                 self._has_complained = True
-                log.warning("%s cannot be written (%s): what it holds will be found out again", self._path, error.strerror or error)
+                log.warning(
+                    "%s cannot be written (%s): its contents are measured again after a restart", self._path, error.strerror or error
+                )
 
     def _all(self) -> dict[str, Any]:
         if self._entries is None:
@@ -83,7 +86,7 @@ class FactFile:
         return self._entries
 
     def _encode(self, entries: dict[str, Any]) -> bytes:
-        """Without what JSON cannot hold, and without the oldest where it would be too long."""
+        """Without values that JSON cannot hold, and without the oldest entries when it would be too long."""
         try:
             content = orjson.dumps({**self._kind, "entries": entries})
         except orjson.JSONEncodeError:
@@ -121,9 +124,9 @@ def _read(path: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all; 0600. Without fsync: after a power cut the file may be damaged, and a damaged one counts for nothing."""
+    """Complete or not at all; mode 0600. Without fsync: after a power cut the file may be damaged, and then it is ignored."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    import tempfile  # 4 ms that a start need not wait for
+    import tempfile  # takes 4 ms that a start need not spend
 
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,6 +1,6 @@
-"""Where lines go that must never hold up the program: a thread writes them, and what nobody takes is dropped and counted.
+"""Lines that must never delay the program: a thread writes them; lines that cannot be written are dropped and counted.
 
-Knows no log and no format. Invariant: `write` returns at once whatever is at the other end: a pipe that nobody reads, a full disk, a FIFO.
+Invariant: `write` returns immediately, whatever is at the other end: a pipe without a reader, a full disk, a FIFO.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 MAX_WAITING = 4096  # lines
-FLUSH_S = 1.0  # at the end, for a reader that has fallen behind
+FLUSH_S = 1.0  # at the end, for a slow reader
 
 
 class Descriptor:
@@ -23,21 +23,21 @@ class Descriptor:
         self.number = number
 
     def write(self, data: bytes) -> None:
-        """All of it, however long that takes. Raises OSError."""
+        """Writes all of it, however long that takes. Raises OSError."""
         while data:
             try:
                 data = data[os.write(self.number, data) :]
-            except BlockingIOError:  # somebody else has made it non-blocking
+            except BlockingIOError:  # another process has made it non-blocking
                 waiter = select.poll()
                 waiter.register(self.number, select.POLLOUT)
                 waiter.poll()
 
 
 class File:
-    """Opened again when it has been moved or removed, so that logrotate needs no signal."""
+    """It is opened again when it has been moved or removed, so logrotate needs no signal."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError where there can be no such file. A FIFO may have no reader yet."""
+        """Raises OSError when such a file is not possible. A FIFO may have no reader yet."""
         self._path = path
         self._descriptor: Descriptor | None = None
         if not (os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)):
@@ -62,18 +62,18 @@ class File:
             return False
 
 
-class Sink(io.TextIOBase):
-    """A stream to print and log to. Only one thread writes to it at a time."""
+class LineSink(io.TextIOBase):
+    """A stream to print and log to. Only one thread at a time writes to it."""
 
     def __init__(self, target: Descriptor | File, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
-        """Both are called in the sink's own thread: the first time that something cannot be written; and, once it can be again, with the
-        number of lines that were lost."""
+        """Both are called in the sink's thread: `on_failure` the first time that a line cannot be written, `on_dropped` when lines can
+        be written again, with the number of lost lines."""
         self._target = target
         self._on_failure = on_failure
         self._on_dropped = on_dropped
         self._half_line = ""
         self._waiting: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
-        self._num_refused = 0  # there was no room; counted by who writes
+        self._num_refused = 0  # there was no room; counted by the writing thread
         self._num_failed = 0  # they could not be written; counted by our thread
         self._num_told = 0
         self._is_ending = False
@@ -81,7 +81,7 @@ class Sink(io.TextIOBase):
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<Sink {self._waiting.qsize()} waiting, {self._num_refused + self._num_failed} dropped>"
+        return f"<LineSink {self._waiting.qsize()} waiting, {self._num_refused + self._num_failed} dropped>"
 
     def writable(self) -> bool:
         return True
@@ -95,7 +95,7 @@ class Sink(io.TextIOBase):
         return isinstance(self._target, Descriptor) and os.isatty(self._target.number)
 
     def write(self, text: str) -> int:
-        """Whole lines are on their way; the rest waits for its end."""
+        """Complete lines are written; the rest waits for its end."""
         self._half_line += text
         lines, newline, self._half_line = self._half_line.rpartition("\n")
         if newline:
@@ -128,7 +128,7 @@ class Sink(io.TextIOBase):
             self._num_told = num_dropped
 
     def finish(self, timeout_s: float = FLUSH_S) -> None:
-        """What has been written goes out, unless that takes longer. Nothing may be written afterwards. Idempotent."""
+        """Write what is left, for a limited time. Nothing may be written afterwards. Idempotent."""
         if self._half_line:
             self.write("\n")
         self._is_ending = True

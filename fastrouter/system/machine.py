@@ -1,4 +1,4 @@
-"""What this machine is, and has to give right now: memory and cores. Linux; knows no model and no process of ours."""
+"""What this machine is, and how much memory and how many cores it has now. Only Linux."""
 
 import contextlib
 import itertools
@@ -10,18 +10,17 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:
-    """What can be allocated without swapping (the kernel's `MemAvailable`), or less where the control group has a limit; 0 when
-    nobody says."""
+    """What can be allocated without swapping (the kernel's `MemAvailable`), or less when the control group has a limit; 0: unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         found.append(_memory_line("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):  # no limit: "max"
+    with contextlib.suppress(OSError, ValueError):  # without a limit it is "max"
         found.append(int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()) + _group_cache_bytes())
     return max(0, min(found, default=0))
 
 
 def total_bytes() -> int:
-    """Of the machine, or of the control group; 0 when nobody says."""
+    """Of the machine, or of the control group; 0: unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         found.append(_memory_line("MemTotal:"))
@@ -36,13 +35,13 @@ def _memory_line(name: str) -> int:
 
 
 def _group_cache_bytes() -> int:
-    """Pages of files that the group is charged for and that the kernel can take back."""
+    """Pages of files that count for the group and that the kernel can take back."""
     lines = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
     return int(lines.get("active_file", 0)) + int(lines.get("inactive_file", 0))
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Memory of a process that no file stands behind, about; 0 when it is gone."""
+    """About how much memory of a process does not belong to a file; 0 when the process has ended."""
     try:
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
     except (OSError, ValueError):
@@ -51,7 +50,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def is_core_free() -> bool:
-    """No more threads want to run right now than there are cores, the caller included."""
+    """No more threads want to run now than there are cores, including the caller."""
     try:
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) <= len(os.sched_getaffinity(0))
     except (OSError, ValueError, IndexError):
@@ -66,7 +65,7 @@ def cpu_name() -> str:
 
 
 def resident_bytes(pid: int | None) -> int:
-    """0 for a process that is not there."""
+    """0 for a process that does not exist."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
     return 0
@@ -87,9 +86,9 @@ _OF_THE_CPU = (
 
 
 def cpu_identity() -> dict[str, str]:
-    """Make, model and features of the first core, as the kernel names them; empty when it says nothing."""
+    """Make, model and features of the first core, with the kernel's names; empty when it reports nothing."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        lines = itertools.takewhile(str.strip, file)  # its paragraph
+        lines = itertools.takewhile(str.strip, file)  # the part about the first core
         pairs = (line.split(":", 1) for line in lines if ":" in line)
         return {name.strip(): value.strip() for name, value in pairs if name.strip() in _OF_THE_CPU}
     return {}

@@ -1,6 +1,6 @@
-"""Names that somebody may have meant. Must never know what they name.
+"""Names that a user may have meant. Never imports: system.text_file, system.fact_file.
 
-Invariant: it takes a few milliseconds at most, whatever is asked for among however many names.
+Invariant: it takes at most a few milliseconds, whatever the word is and however many names there are.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ MAX_FOUND = 3
 
 
 def near(word: str, names: Iterable[str]) -> list[str]:
-    """Best first: the same in other letters, then names that it is a part of, then those that look alike."""
+    """The best first: the same word in another case, then names that contain it, then similar ones."""
     if not word or len(word) > MAX_LENGTH:
         return []
     folded = word.casefold()
@@ -23,13 +23,13 @@ def near(word: str, names: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """The end of a message; "" when nothing is near."""
+    """The end of a message; "" when no name is similar."""
     found = near(word, names)
     return f", did you mean {' or '.join(found)}?" if found else ""
 
 
 def _alike(folded: str, by_folded: list[tuple[str, str]]) -> list[str]:
-    import difflib  # slow to import, and only needed where something is wrong
+    import difflib  # slow to import, and needed only for an error
 
     if len(by_folded) > MAX_COMPARED:
         by_folded = [pair for pair in by_folded if pair[0][:1] == folded[:1]][:MAX_COMPARED]

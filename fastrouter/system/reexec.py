@@ -1,7 +1,7 @@
-"""How this program starts itself again as another process: with an interpreter, or as the standalone executable. Knows no module's meaning.
+"""How this program starts itself again as another process: with an interpreter, or as the standalone executable.
 
-Invariant: what is started is the very program that runs, from where it lies; the executable is never unpacked again. The working directory
-is no place for code: the child does not import from it, unless this process was told to (`python -m fastrouter` in a source tree).
+Invariant: it starts the same program, from the same place; the executable is not unpacked again. The child does not import from the
+working directory, unless this process was told to (`python -m fastrouter` in a source tree).
 """
 
 import os
@@ -13,18 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RUN_MODULE = "--run-module"  # the executable's `python -m`, for itself only: see packaging/entry.py
+RUN_MODULE = "--run-module"  # the executable's `python -m`, only for itself: see packaging/entry.py
 _ROOT = Path(__file__).resolve().parent.parent  # of the package
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSPHRASE|KEY)$")
 
 
 def command_of(module: str) -> list[str]:
-    """What runs `python -m module` in this program."""
+    """The command that runs `python -m module` in this program."""
     return [sys.executable, RUN_MODULE, module] if getattr(sys, "frozen", False) else [sys.executable, "-P", "-m", module]
 
 
 def environment_for_own(environ: Mapping[str, str]) -> dict[str, str]:
-    """What another process of this program is started with: the variables without tokens, keys and passwords."""
+    """The environment of another process of this program: the variables without tokens, keys and passwords."""
     kept = {name: value for name, value in environ.items() if not _SECRET.search(name)}
     if not getattr(sys, "frozen", False) and _is_first_on_path():
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
@@ -32,12 +32,12 @@ def environment_for_own(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_first_on_path() -> bool:
-    """The interpreter has put the folder of the package there, for `-m` or a script. The child's `-P` leaves it out."""
+    """The interpreter has put the package's folder there, because of `-m` or a script. With `-P` the child leaves it out."""
     return not sys.flags.safe_path and bool(sys.path) and Path(sys.path[0]).resolve() == _ROOT
 
 
 def start(command: Sequence[str], environ: Mapping[str, str], **how: Any) -> "subprocess.Popen[bytes]":
-    """A child that never sees a terminal's Ctrl-C or its end, not even while it starts: they are for its parent. Raises OSError."""
+    """A child that never gets a terminal's Ctrl-C or hang-up, not even while it starts: these are for its parent. Raises OSError."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # the child inherits this
     try:
         return subprocess.Popen(command, env=environ, **how)
@@ -46,10 +46,10 @@ def start(command: Sequence[str], environ: Mapping[str, str], **how: Any) -> "su
 
 
 def environment_for_others(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a program that is not this one is started with: the libraries that the executable brings are not for it."""
+    """The environment of other programs: without the paths of the libraries inside the executable."""
     kept = dict(environ)
     if getattr(sys, "frozen", False):
-        original = kept.pop("LD_LIBRARY_PATH_ORIG", None)  # PyInstaller puts it aside
+        original = kept.pop("LD_LIBRARY_PATH_ORIG", None)  # PyInstaller stores it there
         kept.pop("LD_LIBRARY_PATH", None)
         if original is not None:
             kept["LD_LIBRARY_PATH"] = original

@@ -1,6 +1,6 @@
-"""Descriptors 0 to 2: open from the first line of every process, and the terminal they may lead to. Knows no flag and no log.
+"""Descriptors 0 to 2: open from the first line of every process, and the terminal they may lead to. Never imports: system.line_sink.
 
-Invariant: after `open_missing` nothing that is opened can become standard input, output or error by accident.
+Invariant: after `open_missing`, nothing can become standard input, output or error by accident.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ STANDARD = (0, 1, 2)
 
 
 def open_missing() -> None:
-    """`/dev/null` for what is closed (`>&-`). To be called before anything else is opened."""
+    """Opens `/dev/null` for streams that are closed (`>&-`). Call it before anything else is opened."""
     for descriptor in STANDARD:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, so it is this one
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
             os.set_inheritable(descriptor, True)
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
@@ -25,7 +25,7 @@ def open_missing() -> None:
 
 
 class Terminal:
-    """The terminal that the process was started from, if it has to end with it: not under nohup, which ignores SIGHUP."""
+    """The terminal that started this process, if the process has to end with it: not under nohup, which ignores SIGHUP."""
 
     def __init__(self) -> None:
         is_bound = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_controlling_terminal()

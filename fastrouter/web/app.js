@@ -1,8 +1,9 @@
-// Puts the page together: who knows whom, and nothing else.
+// Puts the page together: it connects the parts, and does nothing else.
 
 import { api } from "./lib/api.js";
 import { Chat, canChat } from "./chat/chat.js";
 import { Composer } from "./chat/composer.js";
+import { Naming } from "./chat/naming.js";
 import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
 import { Sidebar } from "./chat/sidebar.js";
 import { Store } from "./chat/store.js";
@@ -19,14 +20,15 @@ import { showTips } from "./tips.js";
 import { stateInWords } from "./lib/words.js";
 
 const HIDDEN_MS = 60_000;
-const HAS_KEYBOARD = matchMedia("(hover: hover)"); // elsewhere a focused field brings one up over half of the page
+const HAS_KEYBOARD = matchMedia("(hover: hover)"); // on other devices a focused field brings up a keyboard over half of the page
 
 const at = (id) => document.getElementById(id);
 
 api.askForKey = askForKey;
 const models = new Models(api);
 const store = new Store();
-const chat = new Chat(api, store, models);
+const naming = new Naming(api, models);
+const chat = new Chat(api, store, models, naming);
 const defaults = new Defaults(api);
 
 // ---------------------------------------------------------------- the bar
@@ -37,15 +39,20 @@ const offline = h("span.chip.offline", { "data-state": "failed", hidden: true },
 const buttons = {
   sidebar: iconButton("menu", "Conversations ([)"),
   compare: namedButton("columns", "Side by side", "Two models side by side", () => chat.setComparing(!chat.second)),
-  settings: namedButton("sliders", "Settings", "Settings of this conversation", async () => editSettings(chat, chat.model, chat.model ? await defaults.of(chat.model) : {})),
+  settings: namedButton("sliders", "Settings", "Settings of this conversation", () => openSettings()),
   theme: iconButton("moon", "Light or dark", () => window.toggleTheme()),
-  themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // where the bar has no room
+  themeBelow: iconButton("moon", "Light or dark", () => window.toggleTheme(), { class: "icon-button only-narrow" }), // when the bar has no room
   help: iconButton("help", "Keyboard (?)", showHelp),
   room: namedButton("gauge", "Models and memory", "Models and memory", null, { "data-tip": "What is loaded, memory, downloads (])" }),
   roomBelow: h("button.quiet.only-narrow", { type: "button", onclick: () => openRoomFromDrawer() }, icon("gauge"), "Models and memory"), // as above
 };
 at("topbar").append(
   buttons.sidebar, picker.element, h("span.versus", {}, "and"), second.element, offline, h("span.push"), buttons.compare, buttons.settings, buttons.help, buttons.theme, buttons.room);
+
+async function openSettings() {
+  const { model } = chat;
+  await editSettings(chat, model, model ? await defaults.of(model) : {}, naming);
+}
 
 function showBar() {
   picker.show(chat.model);
@@ -81,6 +88,10 @@ const acts = {
     chat.choose(message);
     if (label) thread.focusVersions(message, label);
   },
+  giveResults: (message, results) => {
+    chat.giveResults(message, results);
+    if (HAS_KEYBOARD.matches) composer.focus();
+  },
   openRoom: () => panels.room.toggle(true),
   fileOf: (id) => (models.get(id) ? fileOf(models.get(id)) : null),
   regenerateWith: async (message) => {
@@ -104,10 +115,10 @@ function pickInDialog(title) {
 }
 
 const panels = {};
-let room = null; // is imported when it is first opened
+let room = null; // imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
 const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
-const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast() });
+const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast(), openSettings: () => openSettings() });
 new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();
   composer.focus();
@@ -130,11 +141,13 @@ function openRoom() {
     });
 }
 
-setTimeout(openRoom, 1500); // so that it opens at once, and has seen what was done before
+setTimeout(openRoom, 1500); // so that it opens immediately, and has seen what happened before
 
-// ---------------------------------------------------------------- what happens
+// ---------------------------------------------------------------- events
 
-store.addEventListener("foreign", () => chat.isAnswering || chat.open(chat.conversation)); // what another tab has done to it
+store.addEventListener("foreign", ({ detail: id }) => {
+  if (id === chat.conversation.id && !chat.isAnswering) chat.open(chat.conversation); // what another tab has done to it
+});
 for (const name of ["opened", "changed"]) chat.addEventListener(name, showBar);
 models.addEventListener("change", () => {
   showBar();
@@ -147,7 +160,8 @@ models.addEventListener("connection", ({ detail }) => {
 chat.addEventListener("running", () => chat.isAnswering && announce("The answer begins"));
 chat.addEventListener("ended", ({ detail: message }) => {
   if (message.error) announce(`Error: ${message.error.message}`);
-  else announce(message.isStopped ? "Stopped" : `The answer is there, ${message.figures?.num_tokens ?? 0} tokens`);
+  else if (message.isStopped) announce("Stopped");
+  else announce(message.toolCalls?.length ? `The model calls ${message.toolCalls.map(({ name }) => name).join(" and ")}, and waits for the result` : `The answer is complete, ${message.figures?.num_tokens ?? 0} tokens`);
 });
 addEventListener("themechange", showTheme);
 
@@ -162,7 +176,7 @@ listenToKeys({
 
 // ---------------------------------------------------------------- the start
 
-let watch = null; // of the models' feed
+let watch = null; // of the models' events
 let hiding = 0;
 
 function watchModels() {
@@ -175,7 +189,7 @@ function watchModels() {
   });
 }
 
-/** A browser has six connections to a server for all tabs: one that nobody looks at gives its feed back after a while. */
+/** A browser has six connections to a server for all tabs: a tab that is not visible closes its event stream after a while. */
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return watchModels();
   hiding = setTimeout(() => {
@@ -186,6 +200,7 @@ document.addEventListener("visibilitychange", () => {
 
 async function readSettings() {
   const { ui_settings: settings = {} } = await api.get("props");
+  naming.isUsual = settings.nameConversations !== false;
   const sampling = Object.fromEntries(SAMPLING_NAMES.filter((name) => Number.isFinite(settings[name])).map((name) => [name, settings[name]]));
   chat.defaults = { system: typeof settings.systemMessage === "string" ? settings.systemMessage : "", sampling };
   if (!Object.keys(chat.conversation.messages).length) Object.assign(chat.conversation, chat.defaults, { sampling: { ...sampling, ...chat.conversation.sampling } });
@@ -193,13 +208,13 @@ async function readSettings() {
 }
 
 function askAgain() {
-  composer.focus(); // where the dialog brings it back to: its button is gone by then
+  composer.focus(); // the dialog would give the focus back to its button, which is gone
   begin();
 }
 
 function begin() {
   watchModels();
-  readSettings().catch(() => {}); // they are only defaults
+  readSettings().catch(() => {}); // these are only defaults
 }
 
 showTips();

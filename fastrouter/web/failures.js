@@ -1,7 +1,7 @@
-// What a failed load or answer means in plain words, and what helps. Knows no element of the page.
-// Invariant: the first kind that fits wins; the router's own words are for whoever shows them to keep beside these.
+// What a failed load or answer means in plain words, and what helps.
+// Invariant: the first kind that matches wins; the caller shows the router's own words too.
 
-/** `helps`: another (model), or memory (to be freed); `isFile`: it is about the model's file. */
+/** `helps`: another (model), or memory (to be freed); `isFile`: it concerns the model's file. */
 const KINDS = [
   {
     pattern: /unknown (model )?architecture|unknown pre-?tokenizer|has the unknown type|has GGUF version|is big-endian/i,
@@ -19,7 +19,7 @@ const KINDS = [
   { pattern: /LoRA adapter/i, short: "an adapter cannot be used", text: "A LoRA adapter that is set for this model cannot be used with it.", helps: "another" },
   { pattern: /--model-draft/, short: "its draft model cannot be used", text: "The draft model that is set for this model cannot be used with it.", helps: "another" },
   {
-    pattern: /no such file|is no file|not downloaded|(file|part|shard)\S* .{0,80}(is|are) missing|has gone/i,
+    pattern: /no such file|is not a file|not downloaded|(file|part|shard)\S* .{0,80}(is|are) missing|has gone/i,
     short: "its file is not there",
     text: "The model's file is not where it should be. Put it back, or download it again.",
     helps: "another",

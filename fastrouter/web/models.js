@@ -1,5 +1,5 @@
-// All models and their states, kept true by the router's feed. Knows no page.
-// Invariant: one listing per connection or change of the catalogue, no polling; a `change` follows whatever changed.
+// All models and their states, kept current by the router's events.
+// Invariant: one listing for each connection or change of the catalogue, no polling; a `change` follows each change.
 
 const MAX_PAST = 400;
 const CATALOGUE_EVENTS = new Set(["models_reload", "download_finished", "download_failed", "model_remove"]);
@@ -9,17 +9,17 @@ export class Models extends EventTarget {
   #api;
   #models = new Map();
   #listing = null;
-  #isStale = false; // the listing on its way may be older than an event that has come
-  #ahead_s = 0; // this clock before the router's
+  #isStale = false; // the listing that was asked for may be older than an event
+  #ahead_s = 0; // how much this clock is ahead of the router's
 
   constructor(api) {
     super();
     this.#api = api;
     this.isKnown = false; // the first listing has come
     this.isConnected = false;
-    this.isRefused = false; // the router wants a key that nobody gave
-    this.usage = null; // what the models in memory are doing: once a second, see the router's documentation of its feed
-    this.past = []; // changes of state {time, model, status, reason, ...}, oldest first, by the router's clock; those before this page, too
+    this.isRefused = false; // the router wants a key, and the user gave none
+    this.usage = null; // what the models in memory do, once a second, see the router's documentation of its events
+    this.past = []; // changes of state {time, model, status, reason, ...}, the oldest first, by the router's clock; also those before this page
   }
 
   /** Seconds by the router's clock. */
@@ -57,12 +57,12 @@ export class Models extends EventTarget {
     return this.#models.get(id) ?? this.list().find((model) => model.aliases.includes(id));
   }
 
-  /** The same process as another model, with other defaults. */
+  /** Uses the process of another model, with other defaults. */
   isVariant(id) {
     return Boolean(this.#models.get(id)?.status.base);
   }
 
-  /** The listing as it is now: one that is on its way may be older than what has just happened, and is asked for again. */
+  /** The listing as it is now. One that was asked for before may be too old, so it is asked for again. */
   refresh() {
     this.#isStale = true;
     this.#listing ??= this.#list().finally(() => {
@@ -85,7 +85,7 @@ export class Models extends EventTarget {
     this.#changed([...ids]);
   }
 
-  /** What the listing does not say of a model in memory: pinned, memory, running and waiting requests. */
+  /** What the listing does not say about a model in memory: pinned, memory, running and waiting requests. */
   async look(id) {
     const entry = await this.#api.get(`v1/models/${encodeURIComponent(id)}`);
     this.#update(id, { pinned: entry.usage?.pinned ?? false, usage: entry.usage });
@@ -108,11 +108,11 @@ export class Models extends EventTarget {
   #connect(isOpen) {
     this.isConnected = isOpen;
     this.dispatchEvent(new CustomEvent("connection", { detail: { isOpen } }));
-    if (isOpen) this.refresh().catch(() => {}); // an unreachable router is seen, and told, by the feed
+    if (isOpen) this.refresh().catch(() => {}); // the event stream notices and reports an unreachable router
   }
 
   #happened(event) {
-    if (event.event === "status_change") return; // the same as model_status under its other name
+    if (event.event === "status_change") return; // the same event as model_status under its other name
     this.#note(event);
     if (event.event === "model_status") this.#status(event.model, event.data);
     else if (event.event === "download_progress") this.#update(event.model, { status: { value: "downloading", progress: event.data } });
@@ -140,7 +140,7 @@ export class Models extends EventTarget {
     const model = this.#models.get(id);
     if (this.#listing && !more.progress?.value) this.#isStale = true;
     if (!model) return;
-    // A snapshot says no more than a failed model's `unloaded`; its cause is in the listing.
+    // For a failed model a snapshot says only `unloaded`; the listing has the cause.
     const isNews = value !== model.status.value || Object.keys(more).length > 0;
     if (!isNews && !info) return;
     const status = { value, args: model.status.args, preset: model.status.preset, base: model.status.base, ...more };
@@ -170,7 +170,7 @@ export function percentOf(model) {
   return total ? Math.floor((100 * files.reduce((sum, file) => sum + file.done, 0)) / total) : 0;
 }
 
-/** It can go on with a text, but was not made to chat. What is not known of a model is not held against it. */
+/** It can continue a text, but was not made for chats. Unknown abilities of a model do not count against it. */
 export function hasNoTemplate(model) {
   const capabilities = model.capabilities ?? [];
   return capabilities.includes("completion") && !capabilities.includes("chat");
@@ -182,7 +182,7 @@ export function fileOf(model) {
   return args.includes("--model") ? args[args.indexOf("--model") + 1] : null;
 }
 
-/** The state in one word of ours: llama-server says `unloaded` of a model that failed. */
+/** The state in one word: llama-server says `unloaded` for a model that failed. */
 export function stateOf(model) {
   return model.status.failed || (model.status.error && model.status.value === "unloaded") ? "failed" : model.status.value;
 }

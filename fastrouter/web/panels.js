@@ -1,5 +1,5 @@
-// The columns beside the chat: shown, hidden, remembered; drawers over the chat where the window is narrow. Knows no content.
-// Invariant: of drawers at most one is open, Escape or a click beside it closes it, and while it is open the rest of the page is out of reach.
+// The columns beside the chat: shown, hidden, remembered. In a narrow window they are drawers over the chat.
+// Invariant: at most one drawer is open; Escape or a click outside closes it; while it is open, the rest of the page cannot be used.
 
 import { h } from "./lib/dom.js";
 
@@ -12,7 +12,7 @@ export class Panel {
   #onOpen;
   #scrim;
 
-  /** `drawer`: a media query under which it covers the chat. */
+  /** `drawer`: a media query; when it matches, the column covers the chat. */
   constructor(element, button, { name, isOpen, drawer, onOpen = () => {} }) {
     this.element = element;
     this.button = button;

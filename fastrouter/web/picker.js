@@ -1,6 +1,7 @@
-// The drop-down of models: a searchable combobox over a grid of rows, each with its state and its buttons. Knows no conversation.
-// Invariant: what is shown follows `models`; the row that the keyboard is on stays the same model while rows come and go.
+// The drop-down list of models: a searchable combobox over a grid of rows, each with its state and its buttons.
+// Invariant: it shows what `models` has; the active row stays the same model while rows come and go.
 
+import { badges } from "./lib/badges.js";
 import { h, icon, iconButton } from "./lib/dom.js";
 import { notify } from "./lib/dialogs.js";
 import { causeInWords } from "./failures.js";
@@ -22,12 +23,12 @@ export class Picker {
   #isFit;
   #onClose;
   #current = null;
-  #active = null; // id of the row that the keyboard is on
+  #active = null; // id of the active row
   #id = `picker${(num_pickers += 1)}`;
   #parts = {};
   #frame = 0;
 
-  /** `onPick(id)`; `isFit(model)`: may be picked; `label`: what it is for; `onClose()` however it was closed. */
+  /** `onPick(id)`; `isFit(model)`: may be chosen; `label`: what it is for; `onClose()` however it was closed. */
   constructor(models, { label, onPick, isFit = () => true, onClose = () => {} }) {
     this.#onClose = onClose;
     this.#models = models;
@@ -120,7 +121,7 @@ export class Picker {
       h("div.picker-group", { role: "rowgroup", "aria-label": name }, h("div.picker-group-name", { "aria-hidden": "true" }, name), models.map((model) => this.#row(model)))));
     none.hidden = found.length > 0;
     list.hidden = !found.length;
-    none.textContent = this.#models.list().length ? "No model is called like that." : this.#models.isKnown ? "There are no models yet. “Models and memory” can download one." : "Looking for models …";
+    none.textContent = this.#models.list().length ? "No model has this name." : this.#models.isKnown ? "There are no models yet. “Models and memory” can download one." : "Looking for models …";
     const row = list.querySelector('[aria-selected="true"]');
     if (row) search.setAttribute("aria-activedescendant", row.id);
     else search.removeAttribute("aria-activedescendant");
@@ -132,7 +133,7 @@ export class Picker {
     const state = stateOf(model);
     const isActive = model.id === this.#active;
     const isFit = this.#isFit(model);
-    const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)));
+    const name = h("div.picker-row-name", {}, h("span.dot", { "data-state": state }), h("strong", {}, model.id), model.pinned && icon("pin"), model.tags.map((tag) => h("span.chip", {}, tag)), badges(model));
     const detail = h("div.picker-row-detail", {}, [...traitsOf(model), model.status.base && `variant of ${model.status.base}`, SAID_BY_GROUP.has(state) ? null : stateInWords(state, percentOf(model))].filter(Boolean).join(" · "));
     const cause = state === "failed" && model.status.error ? h("div.picker-row-cause", { "data-tip": model.status.error }, causeInWords(model.status.error)) : null;
     const cell = h("div.picker-cell", { role: "gridcell", onclick: () => isFit && this.#pick(model.id) }, name, detail, cause, noteOf(model, isFit));
@@ -189,7 +190,7 @@ export class Picker {
   }
 }
 
-/** What it is not made for. */
+/** What it was not made for. */
 function noteOf(model, isFit) {
   if (!isFit) return h("div.picker-row-detail", {}, `cannot chat: it is for ${model.capabilities.join(", ")}`);
   return hasNoTemplate(model) ? h("div.picker-row-detail", {}, "no chat template") : null;

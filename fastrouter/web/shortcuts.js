@@ -1,4 +1,4 @@
-// Keys of the whole page, and the dialog that lists them. Knows no feature: it is given what to do.
+// Keys of the whole page, and the dialog that lists them. The caller passes in the actions.
 
 import { openDialog } from "./lib/dialogs.js";
 import { h } from "./lib/dom.js";

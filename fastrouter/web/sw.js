@@ -1,5 +1,5 @@
-// fastrouter has no service worker. A browser that has met another server's page on this port may still have that page's: this one,
-// which it fetches by the same name when it looks for an update, removes itself and what was cached.
+// fastrouter has no service worker. A browser that knows another server's page on this port may still have the worker of that page. When it
+// looks for an update, it gets this file under the same name: it removes itself and all that was cached.
 
 self.addEventListener("install", () => self.skipWaiting());
 

@@ -1,4 +1,4 @@
-// Light or dark, before the first paint: a classic script, since modules run too late. `data-theme` on the root is always one of the two.
+// Light or dark, before the first paint: a classic script, because modules run too late. `data-theme` on the root is always one of the two.
 (() => {
   const NAME = "fastrouter.theme";
   const system = matchMedia("(prefers-color-scheme: dark)");

@@ -1,12 +1,12 @@
-// What a button without words does, shown beside it while the pointer or the keyboard is on it. Knows no feature.
-// Invariant: at most one tip is shown, Escape takes it away, and it gets neither the pointer nor the focus.
+// What a button without words does, shown beside it while the pointer or the keyboard is on it.
+// Invariant: at most one tip is shown, Escape hides it, and it never gets the pointer or the focus.
 
 import { h } from "./lib/dom.js";
 
 const GAP_PX = 6;
-const EDGE_PX = 4; // of the window
+const EDGE_PX = 4; // distance from the edge of the window
 
-/** For all that has `data-tip`: its text, or where that is empty the element's label. */
+/** For all elements with `data-tip`: its text, or if that is empty the element's label. */
 export function showTips() {
   const tip = h("div.tip", { popover: "manual", "aria-hidden": "true", hidden: true }); // it repeats labels
   document.body.append(tip);
@@ -29,14 +29,14 @@ export function showTips() {
   };
   const ownerOf = (target) => target.closest?.("[data-tip]") ?? null;
   document.addEventListener("pointerover", (event) => event.pointerType !== "touch" && show(ownerOf(event.target)));
-  document.addEventListener("pointerout", (event) => owner && !owner.contains(event.relatedTarget) && hide()); // what is disabled tells nothing
+  document.addEventListener("pointerout", (event) => owner && !owner.contains(event.relatedTarget) && hide()); // a disabled element sends no events
   document.addEventListener("focusin", (event) => show(event.target.matches(":focus-visible") ? ownerOf(event.target) : null));
   document.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide(), { capture: true });
   for (const name of ["click", "scroll"]) document.addEventListener(name, hide, { capture: true });
 }
 
-/** Below the element, or above it where there is no room. */
+/** Below the element, or above it if there is no room. */
 function place(tip, box) {
   const { offsetWidth, offsetHeight } = tip;
   const left = box.left + (box.width - offsetWidth) / 2;

@@ -1,7 +1,7 @@
-"""A worker process: `--fork-server FD` serves forks, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly; `--render FD`
-renders chat templates for one.
+"""A worker process: `--fork-server FD` answers fork requests, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly;
+`--render FD` renders chat templates for one worker.
 
-This file knows only argv and the environment a worker needs before its imports; the rest is in fork_server.py and loop.py.
+This file handles only argv and the environment that a worker needs before its imports; the rest is in fork_server.py and loop.py.
 """
 
 import os
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
         from fastrouter.worker.text import render_process
 
         return render_process.serve(int(argv[1]))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool would make the fork server multi-threaded, and it forks
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would make the fork server multi-threaded, and it forks
     from fastrouter.worker import fork_server
 
     if len(argv) == 2 and argv[0] == "--fork-server":

@@ -1,7 +1,7 @@
-"""The fork server of real workers: one process that has imported everything and makes a worker out of itself in a few milliseconds.
+"""The fork server of real workers: one process that has imported everything, and makes workers from itself in a few milliseconds.
 
-Stays single-threaded and never touches a model: what it holds is shared by every worker, copy on write. With a GPU backend, whose
-contexts must not be forked, the fork executes a fresh process image instead.
+It stays single-threaded and never opens a model: its memory is shared by every worker, copy on write. With a GPU backend, whose contexts
+must not be forked, the fork executes a new process image instead.
 """
 
 import gc
@@ -24,8 +24,8 @@ def serve(fd: int) -> int:
 
 def _prepare() -> None:
     start_backends()
-    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # Jinja's own caches are filled once for all
-    sys.setswitchinterval(0.0005)  # a thread that compiles must not keep the loop waiting for the usual 5 ms
+    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # fills Jinja's caches once for all workers
+    sys.setswitchinterval(0.0005)  # a thread that compiles must not delay the loop for the usual 5 ms
     gc.collect()
     gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages
 
@@ -35,13 +35,13 @@ def _run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
 
 
 def _execute(*fds: int) -> NoReturn:
-    """A fresh process image: no device context is shared with anyone. PDEATHSIG survives the exec."""
+    """A new process image: no device context is shared. PDEATHSIG survives the exec."""
     for fd in fds:
         os.set_inheritable(fd, True)
     os.execv(sys.executable, [*sys.orig_argv[: sys.orig_argv.index("--fork-server")], "--spare", *map(str, fds)])
 
 
 def run_spare(control: int, memory: int, doorbell: int, lifeline: int) -> NoReturn:
-    """The worker of a process that was started for it alone."""
+    """A worker in a process that was started directly."""
     start_backends()
     os._exit(_run(control, memory, doorbell, lifeline))

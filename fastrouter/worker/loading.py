@@ -1,6 +1,6 @@
-"""From a Load to a complete model: opened, with its context, its engine and all that answers calls. Tells the router how far it is.
+"""From a Load to a complete model: opened, with its context, its engine and all that answers calls. Reports the progress to the router.
 
-Owns nothing afterwards. Invariant: a LoadedModel is whole, or there is none and an error says why.
+Owns nothing afterwards. Invariant: a LoadedModel is complete, or there is none and an error says why.
 """
 
 import sys
@@ -30,12 +30,12 @@ from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05
-_NO_SHIFT_NOTICE = "--context-shift is off: this model's memory cannot move what it holds, so an answer ends when the context is full"
+_NO_SHIFT_NOTICE = "--context-shift is off: the KV cache of this model cannot be shifted, so an answer ends when the context is full"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """Everything that one model's process works with."""
+    """All that the process of one model works with."""
 
     load: Load
     model: Model
@@ -60,12 +60,12 @@ class LoadedModel:
 
 
 class ProgressReport:
-    """Called by llama.cpp while it loads; tells the router, but not too often. False gives up."""
+    """llama.cpp calls this while it loads; it tells the router, but not too often. False stops the load."""
 
     def __init__(self, wire: BlockingWire) -> None:
         self._wire = wire
         self._next = time.perf_counter() + _PROGRESS_INTERVAL_S
-        wire.send(Progress(0.0))  # from here on, the end of this process is the model's
+        wire.send(Progress(0.0))  # from here on, the end of this process concerns the model
 
     def __call__(self, value: float) -> bool:
         now = time.perf_counter()
@@ -74,7 +74,7 @@ class ProgressReport:
             try:
                 self._wire.send(Progress(round(value, 3)))
             except OSError:
-                return False  # the router is gone
+                return False  # the router has ended
         return True
 
 

@@ -1,7 +1,7 @@
-"""A worker, from Hello to its end: it waits for a load, says Ready, then reads control messages and steps the engine.
+"""A worker from Hello to its end: it waits for a load, sends Ready, then handles messages of the router and steps the engine.
 
-Owns the wire and the model's life. One thread. Control is polled between steps and waited for when there is nothing to do. The router ends
-it by SIGKILL.
+Owns the wire and the model. One thread. Messages are polled between steps, and waited for when there is no work. The router ends it by
+SIGKILL.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ from fastrouter.worker.llama.binding import Scarcity
 from fastrouter.worker.loading import LoadedModel, Loader
 from fastrouter.worker.process.spare import Spare
 
-_SHORT_WAIT_S = 0.0002  # for room in the ring, or for a grammar
-_PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know more exactly
-_QUIET_MS = 2000  # without a request, before the worker tidies up
+_SHORT_WAIT_S = 0.0002  # until there is room in the ring, or a grammar is ready
+_PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
+_QUIET_MS = 2000  # without a request, before the worker frees memory
 
 
 def run_worker(wire: BlockingWire, ring: TokenRing) -> int:
-    """The exit code. Raises EOFError when the router is gone."""
+    """Returns the exit code. Raises EOFError when the router has ended."""
     wire.send(Hello(os.getpid()))
     mailbox = Mailbox(wire)
     spare = Spare(mailbox.wait)
@@ -69,11 +69,11 @@ class Mailbox:
 
     def wake(self) -> None:
         """In any thread."""
-        with contextlib.suppress(BlockingIOError):  # it is full: the wait has ended already
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: the wait has ended already
             os.write(self._wakeup_write, b"\0")
 
     def wait(self, timeout_ms: int | None = None) -> list[Message]:
-        """Block until a message comes, something wakes us, or the time is over."""
+        """Block until a message comes, `wake` is called, or the time is over."""
         self._waiter.poll(timeout_ms)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeup, 64)
@@ -97,7 +97,7 @@ class Loop:
         self._publish("props", "lora_adapters")
 
     def run(self, spare: Spare, messages: list[Message]) -> NoReturn:
-        """Until the router is gone: raises EOFError."""
+        """Until the router has ended: then it raises EOFError."""
         engine, embedder, slot_files, text_calls = self._engine, self._embedder, self._slot_files, self._text_calls
         while True:
             for message in messages:
@@ -165,6 +165,6 @@ class Loop:
             return Reply(call.request_id, result=self._loaded.ask(call.method, call.params))
         except FastrouterError as error:
             return Reply(call.request_id, error=error.to_wire())
-        except Exception as error:  # a bug in one answer must not end the model's streams
+        except Exception as error:  # a mistake in one answer must not end the model's streams
             traceback.print_exc(file=sys.stderr)
             return Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire())

@@ -1,6 +1,6 @@
-"""Request, Sequence and Running: one generation's state. A Request groups its `n` choices; a Running is a Sequence that has a slot.
+"""The state of one generation: a GenerateRequest groups its `n` choices, each a Sequence; a Running is a Sequence with a slot.
 
-Touches no KV cache and no ring. Times are monotonic nanoseconds. Invariant: status moves only along TRANSITIONS.
+Does not change the KV cache or the ring. Times are monotonic nanoseconds. Invariant: `status` changes only along TRANSITIONS.
 """
 
 import time
@@ -32,14 +32,14 @@ class Status(Enum):
 
 TRANSITIONS: dict[Status, set[Status]] = {
     Status.WAITING: {Status.PREFILL, Status.DECODE, Status.DONE},  # to DECODE: a choice that copies its sibling's prefill
-    Status.PREFILL: {Status.WAITING, Status.DECODE, Status.DONE},  # back to WAITING: its KV was needed by older sequences
-    Status.DECODE: {Status.WAITING, Status.DONE},  # to WAITING: likewise; it goes on later where it was
+    Status.PREFILL: {Status.WAITING, Status.DECODE, Status.DONE},  # back to WAITING: older sequences needed its KV
+    Status.DECODE: {Status.WAITING, Status.DONE},  # to WAITING: for the same reason; later it continues at the same place
     Status.DONE: set(),
 }
 
 
-class Request:
-    """What one Generate became: its prompt's tokens, its adapters and its choices."""
+class GenerateRequest:
+    """One Generate in the engine: its prompt's tokens, its adapters and its choices."""
 
     __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
 
@@ -51,17 +51,17 @@ class Request:
         self.prompt = array("i") if isinstance(prompt, Job) else prompt
         self.adapters = adapters
         self.came_at = time.monotonic()
-        self.grammar: Future[Matcher] | None = None  # that each choice starts with a copy of
-        self.num_open = max(1, generate.n)  # choices without a FINISH yet
-        self.spare_choices = list(range(1, self.num_open))  # start when the first choice's prefill is done
+        self.grammar: Future[Matcher] | None = None  # each choice starts with a copy of it
+        self.num_open = max(1, generate.n)  # choices without a FINISH
+        self.spare_choices = list(range(1, self.num_open))  # they start when the prefill of the first choice is done
 
     @property
     def is_ready(self) -> bool:
-        """Nothing of it is still being made."""
+        """All its parts are made."""
         return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done())
 
     def __repr__(self) -> str:
-        return f"<Request {self.id} prompt {len(self.prompt)} open {self.num_open}>"
+        return f"<GenerateRequest {self.id} prompt {len(self.prompt)} open {self.num_open}>"
 
 
 class Sequence:
@@ -73,32 +73,34 @@ class Sequence:
         "request", "sampler", "started_ns", "status", "tokens",
     )  # fmt: skip
 
-    def __init__(self, request: Request, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0) -> None:
+    def __init__(
+        self, request: GenerateRequest, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0
+    ) -> None:
         self.request = request
         self.choice = choice
-        self.number = number  # of a model's sequences, in the order in which they came
+        self.number = number  # counts the sequences of a model as they come
         self.prompt = request.prompt
-        self.prefix = request.prompt  # what is to be in the KV before the next token: after it gave its slot back, its text so far
+        self.prefix = request.prompt  # what must be in the KV before the next token: after it gave back its slot, all its tokens
         self.sampler = sampler
         self.detokenizer = detokenizer
         self.max_tokens = max_tokens  # -1: no limit
         self.status = Status.WAITING
         self.next_token = -1  # sampled, not yet in the KV
-        self.num_cached = 0  # prompt tokens that were in the slot's KV already
+        self.num_cached = 0  # prompt tokens that were already in the slot's KV
         self.num_generated = 0
-        self.num_decodes_before = 0  # of the engine, without it
-        self.is_truncated = False  # it has forgotten a part of its context
-        self.guesser: Any = None  # speculation's, where it has one
-        self.draft = NO_DRAFT  # tokens that may follow next_token, in this step
+        self.num_decodes_before = 0  # the engine's decodes before this sequence
+        self.is_truncated = False  # it has lost a part of its context
+        self.guesser: Any = None  # that of speculation, if it has one
+        self.draft = NO_DRAFT  # tokens that may follow next_token in this step
         self.num_guessed = 0
-        self.num_accepted = 0  # of these
+        self.num_accepted = 0  # of the drafted tokens
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
-        self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # that no record has carried
-        self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text leaves with more than text
-        self.started_ns = 0  # prefill began
-        self.first_ns = 0  # prefill done, first token sampled
+        self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # those that no record holds yet
+        self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text is sent with additional data
+        self.started_ns = 0  # the prefill began
+        self.first_ns = 0  # the prefill is done, the first token is sampled
 
     def __repr__(self) -> str:
         size = f"prompt {len(self.prompt)} generated {self.num_generated}"
@@ -111,12 +113,12 @@ class Sequence:
 
     @property
     def has_begun(self) -> bool:
-        """A token was sampled: its prompt was computed once."""
+        """A token was sampled, so its prompt was computed once."""
         return self.first_ns > 0
 
     @property
     def is_pending(self) -> bool:
-        """An event has to leave, even without text."""
+        """An event must be sent, even without text."""
         has_tokens = self.request.generate.tokens_per_event and self.tokens
         return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
 
@@ -138,7 +140,7 @@ class Sequence:
             text, tokens = b"", []
 
     def task(self) -> dict[str, Any]:
-        """What llama-server's /slots says of it, running or done."""
+        """What llama-server's /slots says about it, running or done."""
         settings: dict[str, Any] = {
             "n_predict": self.max_tokens,
             "max_tokens": self.max_tokens,
@@ -149,7 +151,7 @@ class Sequence:
         return {"id_task": self.request.id, "params": {**self.sampler.settings(), **settings}}
 
     def timings(self) -> dict[str, Any]:
-        """llama-server's `timings`, up to now."""
+        """`timings` of llama-server, up to now."""
         now = time.monotonic_ns()
         first = self.first_ns or now
         prompt_n = len(self.prompt) - self.num_cached
@@ -173,7 +175,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Running:
-    """A sequence and the slot that it has, until it ends or gives the slot back."""
+    """A sequence and its slot, until it ends or gives the slot back."""
 
     sequence: Sequence
     slot: Slot
@@ -183,7 +185,7 @@ class Running:
 
     @property
     def num_unread(self) -> int:
-        """Tokens that must be in the KV before the next one is sampled, and are not."""
+        """Tokens that must still go into the KV before the next one is sampled."""
         return len(self.sequence.prefix) - len(self.slot.tokens)
 
     def progress(self) -> PromptProgress:
@@ -193,7 +195,7 @@ class Running:
         return PromptProgress(len(sequence.prompt), sequence.num_cached, len(self.slot.tokens), elapsed_ns // 10**6, timings)
 
     def standing(self) -> dict[str, Any]:
-        """What llama-server's /slots says only of a sequence that runs."""
+        """What llama-server's /slots says only about a running sequence."""
         sequence, slot = self.sequence, self.slot
         remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
         next_token = {

@@ -1,6 +1,7 @@
-"""Work on long texts, on threads of its own: the model's loop goes on meanwhile, and what nobody waits for any more ends early.
+"""Work on long texts in separate threads: the model's loop continues meanwhile, and work that is not needed any more ends early.
 
-Owns the threads. Must never know tokens, templates or requests. Invariant: short work never waits for long work, nor for another process.
+Owns the threads. Never imports: worker.text, worker.llama, worker.kv. Invariant: short work never waits for long work, nor for another
+process.
 """
 
 import threading
@@ -8,17 +9,17 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-SHORT_CHARS = 4096  # are tokenized in a millisecond: not worth a job
+SHORT_CHARS = 4096  # a text of this length is tokenized in a millisecond: not worth a job
 LONG_CHARS = 1 << 18
-WAITS = -1  # instead of a number of characters: for another process
+WAITS = -1  # instead of a number of characters: the job waits for another process
 _NUM_THREADS = {"texts": 2, "long-texts": 2, "waiting-texts": 8}
 
 T = TypeVar("T")
-_here = threading.local()  # `.job`: what this thread works on
+_here = threading.local()  # `.job`: the work of this thread
 
 
 class Job(Generic[T]):
-    """Done one day, with a result or an error, or with CancelledError after `cancel`."""
+    """Ends with a result or an error, or with CancelledError after `cancel`."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -43,7 +44,7 @@ class Job(Generic[T]):
         return self._future.done()
 
     def result(self) -> T:
-        """Raises what the work raised."""
+        """Raises the error of the work."""
         return self._future.result()
 
     def cancel(self) -> None:
@@ -52,7 +53,7 @@ class Job(Generic[T]):
 
 
 def count_chars(value: Any, most: int) -> int:
-    """Characters and other values in a JSON value, about; counting ends beyond `most`."""
+    """About how many characters and other values are in a JSON value; counting ends beyond `most`."""
     count, stack = 0, [value]
     while stack and count <= most:
         item = stack.pop()
@@ -69,14 +70,14 @@ def count_chars(value: Any, most: int) -> int:
 
 
 def check() -> None:
-    """To be called now and then by what takes long. Raises CancelledError when this thread works for nobody; elsewhere it does nothing."""
+    """Long work calls this now and then. Raises CancelledError when the job of this thread was cancelled; elsewhere it does nothing."""
     job: Job[object] | None = getattr(_here, "job", None)
     if job is not None and job.is_cancelled:
         raise CancelledError
 
 
 class TextJobs:
-    """Of one model. `wake` is called, in any thread, when a job is done."""
+    """The jobs of one model. `wake` is called, in any thread, when a job is done."""
 
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self.wake = wake

@@ -1,13 +1,13 @@
-/* The executable that users download: makes sure that its program lies unpacked in the user's cache, and becomes it.
+/* The executable that users download: it unpacks its program into the user's cache if needed, and then becomes that program.
 
-   The program is unpacked once per version into $XDG_CACHE_HOME/fastrouter/runtime/<SHA-256> and then executed in this very process: the pid
-   that the user sees is the router's, so signals, exit codes and parents' deaths need no go-between. Where that folder cannot be used
-   (read-only, full, noexec, somebody else's), a private temporary folder is, which a process of its own removes when the program has ended.
+   The program is unpacked once per version into $XDG_CACHE_HOME/fastrouter/runtime/<SHA-256> and then executed in this same process: the pid
+   that the user sees is the router's, so signals, exit codes and parents' deaths need no process between. If that folder cannot be used
+   (read-only, full, noexec, of another user), a private temporary folder is used, and a separate process removes it after the program.
 
    Locks (flock, so that a dead process holds none):
-     runtime/.lock         whoever unpacks or removes
+     runtime/.lock         a process that unpacks or removes
      runtime/<key>/.lock   shared by every program that runs from there, from here to its end; its descriptor is left open for that
-   Invariant: runtime/<key> comes into being whole, by a rename; and only a folder that nobody runs from is removed. */
+   Invariant: runtime/<key> appears complete, by a rename; and only a folder that no program uses is removed. */
 #define _GNU_SOURCE
 #include "payload.h"
 
@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 #define LOCK ".lock"
-#define HALF ".new-" /* a folder that is being written, or that was when its writer died */
+#define HALF ".new-" /* a folder that is being written, or whose writer has died */
 #define TEMPORARY "fastrouter-"
 #define STALE_S 3600 /* a temporary folder without a lock, which is made right after it */
 #define FOLDER_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
@@ -59,11 +59,11 @@ static void remove_tree(int parent, const char *name) {
     unlinkat(parent, name, AT_REMOVEDIR);
 }
 
-/* A descriptor of the folder, made if it is not there; -1 when it is not one that only we can write. */
+/* A descriptor of the folder, which is made if it is missing; -1 when other users can write it. */
 static int open_private(int parent, const char *name) {
     struct stat found;
     int refused = mkdirat(parent, name, 0700) ? errno : 0;
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a link is fine: only we can have put it there */
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a link is allowed: only we can have made it */
     if (fd < 0 && errno == ENOENT) errno = refused;
     if (fd >= 0 && (fstat(fd, &found) || !is_private(&found))) close(fd), fd = -1, errno = EPERM;
     return fd;
@@ -84,13 +84,13 @@ static int open_lock(int folder, int how) {
 
 /* ---------------------------------------------------------------- runtime/<key> */
 
-/* Takes the folder's shared lock and checks what is in it. The lock's descriptor, or -1. It is not closed by exec. */
+/* Takes the folder's shared lock and checks its content. Returns the lock's descriptor, or -1. It is not closed by exec. */
 static int enter(const struct section *section, int runtime) {
     int folder = openat(runtime, section->key, FOLDER_FLAGS), lock = -1, is_good = 0;
     struct stat found;
     if (folder < 0) return -1;
     if (!fstat(folder, &found) && is_private(&found) && (lock = openat(folder, LOCK, O_RDONLY | O_NOFOLLOW)) >= 0)
-        /* without a name any more: removed while we waited for it */
+        /* its name was removed while we waited for it */
         is_good = !flock(lock, LOCK_SH) && !fstat(lock, &found) && found.st_nlink && is_whole(section, folder);
     close(folder);
     if (is_good) return lock;
@@ -98,7 +98,7 @@ static int enter(const struct section *section, int runtime) {
     return -1;
 }
 
-/* Holding runtime/.lock: removes what a dead process left, and what no program runs from (also not this one). How many are left. */
+/* Holding runtime/.lock: removes folders that a dead process left, or no program uses (not even this one). Returns how many are left. */
 static int tidy(int runtime) {
     int fd = openat(runtime, ".", FOLDER_FLAGS), num_left = 0;
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
@@ -109,7 +109,7 @@ static int tidy(int runtime) {
         int old = openat(runtime, entry->d_name, FOLDER_FLAGS);
         int lock = old < 0 ? -1 : openat(old, LOCK, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
         if (lock >= 0 && !flock(lock, LOCK_EX | LOCK_NB)) {
-            unlinkat(old, LOCK, 0); /* first, so that who waits for it sees that it is gone */
+            unlinkat(old, LOCK, 0); /* first, so that a process that waits for it notices */
             remove_tree(runtime, entry->d_name);
         } else {
             num_left++;
@@ -121,7 +121,7 @@ static int tidy(int runtime) {
     return num_left;
 }
 
-/* Holding runtime/.lock. 0, or -1 with errno; then nothing is left. */
+/* Holding runtime/.lock. Returns 0, or -1 with errno; then nothing is left. */
 static int unpack(const struct payload *payload, const struct section *section, int runtime) {
     char half[32];
     snprintf(half, sizeof half, HALF "%d", getpid());
@@ -130,7 +130,7 @@ static int unpack(const struct payload *payload, const struct section *section, 
     int lock = failed ? -1 : openat(folder, LOCK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (!failed && lock < 0) failed = 1, cause = errno;
     if (!failed) {
-        /* What lies there is damaged. A program may still run from it, and keeps the files that it has open. */
+        /* The folder is damaged. A program may still run from it, and keeps its open files. */
         remove_tree(runtime, section->key);
         if (renameat(runtime, half, runtime, section->key)) failed = 1, cause = errno;
     }
@@ -141,13 +141,13 @@ static int unpack(const struct payload *payload, const struct section *section, 
     return failed ? -1 : 0;
 }
 
-/* The lock's descriptor, or -1 with errno. */
+/* Returns the lock's descriptor, or -1 with errno. */
 static int ensure(const struct payload *payload, const struct section *section, int runtime, int *has_unpacked) {
     int lock = enter(section, runtime);
     if (lock >= 0) return lock;
     int writing = open_lock(runtime, LOCK_EX);
     if (writing < 0) return -1;
-    lock = enter(section, runtime); /* somebody else was faster */
+    lock = enter(section, runtime); /* another process was faster */
     if (lock < 0) {
         *has_unpacked = 1;
         if (!unpack(payload, section, runtime) && (lock = enter(section, runtime)) < 0) errno = EIO;
@@ -160,7 +160,7 @@ static int ensure(const struct payload *payload, const struct section *section, 
 
 /* ---------------------------------------------------------------- where */
 
-/* Every section, or none. The first one's lock, or -1. */
+/* Every section, or none. Returns the lock of the first one, or -1. */
 static int settle(const struct payload *payload, int runtime) {
     int first = -1, has_unpacked = 0;
     if (!can_execute(runtime)) return errno = ENOEXEC, -1;
@@ -205,7 +205,7 @@ static int settle_in_cache(const struct payload *payload) {
     return lock;
 }
 
-/* Folders of programs that ended together with the process that should have removed theirs. */
+/* Folders of programs that ended together with the process that should have removed them. */
 static void sweep(const char *where) {
     DIR *folder = opendir(where);
     struct stat found;
@@ -240,7 +240,7 @@ static int settle_in_temporary(const struct payload *payload, const char *where)
     return lock;
 }
 
-/* A process of its own, nobody's child, that removes the temporary folder when the last program that runs from it has ended. */
+/* A separate process without a parent, which removes the temporary folder when the last program that runs from it has ended. */
 static void leave_remover(const char *key) {
     pid_t child = fork();
     if (child > 0) waitpid(child, NULL, 0);
@@ -280,7 +280,7 @@ static void settle_anywhere(const struct payload *payload) {
         refused ? refused : strerror(errno));
 }
 
-/* Descriptors 0 to 2 where they are closed (>&-), so that none of ours becomes one of them. */
+/* Opens descriptors 0 to 2 if they are closed (>&-), so that none of ours gets one of these numbers. */
 static void open_missing(void) {
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(1);
@@ -292,7 +292,7 @@ int main(int argc, char **argv) {
     if (!payload.num_sections || argc < 1) die("this file is damaged (there is nothing in it): download it again");
     settle_anywhere(&payload);
     char path[PATH_MAX + KEY_LENGTH + PATH_BYTES + 2];
-    for (uint32_t i = 1; i < payload.num_sections; i++) { /* what else was brought, by its name: FASTROUTER_MODEL_FILE */
+    for (uint32_t i = 1; i < payload.num_sections; i++) { /* the other sections, by name: FASTROUTER_MODEL_FILE */
         char name[64];
         snprintf(name, sizeof name, "FASTROUTER_%s_FILE", payload.sections[i].name);
         snprintf(path, sizeof path, "%s/%s/%s", place, payload.sections[i].key, payload.sections[i].entries[0].path);

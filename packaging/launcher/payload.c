@@ -1,4 +1,4 @@
-/* Reads the index, unpacks a section, checks an unpacked one. Knows no cache and no lock. */
+/* Reads the index, unpacks a section, checks an unpacked one. Includes nothing of launcher.c. */
 #define _GNU_SOURCE
 #include "payload.h"
 
@@ -114,7 +114,7 @@ static int begin_entry(struct writer *writer) {
     return writer->fd < 0 ? -1 : 0;
 }
 
-/* Begins the next entry, and ends those that are empty on the way. */
+/* Starts the next entry, and finishes empty ones before it. */
 static int advance(struct writer *writer) {
     while (writer->next < writer->section->num_entries) {
         if (begin_entry(writer)) return -1;

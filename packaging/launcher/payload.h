@@ -16,7 +16,7 @@
 
 #define KEY_LENGTH 64
 #define PATH_BYTES 512
-#define FILE_TIME 1000000000 /* every unpacked file's modification time: a file that was changed shows it */
+#define FILE_TIME 1000000000 /* the modification time of every unpacked file: a changed file has another one */
 
 struct entry {
     uint32_t mode;
@@ -48,7 +48,7 @@ int unpack_section(const struct payload *payload, const struct section *section,
 /* Are the section's files all there, ours or root's, unchanged since they were unpacked? */
 int is_whole(const struct section *section, int folder);
 
-/* "owned by us or root, and nobody else can write it" */
+/* "owned by us or root, and no other user can write it" */
 struct stat;
 int is_private(const struct stat *found);
 

@@ -1,1 +1,1 @@
-"""In the executable, instead of diskcache: llama_cpp's high-level modules import it at once, and fastrouter uses none of them."""
+"""Replaces diskcache in the executable: llama_cpp's high-level modules import it, and fastrouter uses none of them."""

@@ -1,4 +1,4 @@
-"""Bodies: bytes in; JSON, or a refusal before anything was made of them."""
+"""Bodies: bytes in; JSON out, or a refusal before any object was made of them."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ def request_of(body: bytes) -> Request:
 
 
 def plain(value: Any) -> Any:
-    """With lists where ids stayed text, as a worker gets them."""
+    """With lists in which ids stayed text, as a worker gets them."""
     return orjson.loads(orjson.dumps(value))
 
 
@@ -94,7 +94,7 @@ def test_broken_lists_of_ids_are_no_json(tail: bytes) -> None:
 
 
 def test_ids_go_through_to_a_worker() -> None:
-    """Whatever takes ids takes them as text too."""
+    """A field that takes ids also takes them as text."""
     body = parse_object(request_of(json.dumps({"prompt": [IDS, "a"], "tokens": IDS}).encode()))
     prompts = [generate.prompt for generate in read_completion(body).generates]
     assert plain(prompts) == [IDS, "a"]
@@ -103,7 +103,7 @@ def test_ids_go_through_to_a_worker() -> None:
 
 
 def test_what_ids_could_be_mistaken_for() -> None:
-    """No text of a client's stands for a list of ids."""
+    """No text of a client is taken for a list of ids."""
     first = parse_object(request_of(json.dumps({"prompt": IDS, "content": "x 0"}).encode()))
     assert isinstance(first["prompt"], Ids)
     assert first["content"] == "x 0"
@@ -163,7 +163,7 @@ def test_a_number_of_a_million_digits_is_not_read() -> None:
 
 
 def test_a_body_of_too_many_escapes_is_not_read() -> None:
-    """Each takes as long as many plain characters."""
+    """Each escape costs as much as many plain characters."""
     with pytest.raises(InvalidRequest, match="more than 1500000 backslashes"):
         parse_object(request_of(b'{"x":"%b"}' % (b"\\n" * 1_500_001)))
     assert parse_object(request_of(b'{"x":"%b"}' % (b"\\n" * 1_500_000))) == {"x": "\n" * 1_500_000}
@@ -207,7 +207,7 @@ def test_a_long_duration_is_not_read(text: str) -> None:
 
 
 def test_a_whole_answer_leaves_nothing_to_the_collector() -> None:
-    """What a request held is freed when its answer is over, not at the next collection."""
+    """The objects of a request are freed when its answer is over, not at the next collection."""
     exchange: Any = SimpleNamespace(send=lambda response: None)
     timeline: Any = SimpleNamespace(itl=None)
     gc.collect()

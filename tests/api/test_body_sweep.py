@@ -1,7 +1,7 @@
 """Large bodies in every field of every route: none may cost the router much memory, or be answered with a 5xx.
 
-`FASTROUTER_SWEEP_MB=1,4,16,64` sends everything in every field at these sizes (minutes); without it a part is sent at 1 and 4 MB. The
-longest time that /health took meanwhile is printed with `-s`. It is no assertion: a busy machine is slow without a fault of ours.
+`FASTROUTER_SWEEP_MB=1,4,16,64` sends all kinds of values in every field at these sizes (minutes); without it a part is sent at 1 and 4
+MB. The longest time that /health took meanwhile is printed with `-s`. It is not asserted: a busy machine may be slow for other reasons.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from fastrouter.api.requests.fields import FIELDS
 
 SIZES = os.environ.get("FASTROUTER_SWEEP_MB", "")
 MAX_COST = 4  # times the size of a body, at its peak
-WIDE_COST = 6  # of a text with a character that Python needs four bytes for: it needs them for all characters then
+WIDE_COST = 6  # of a text with a character of four bytes: Python then uses four bytes for every character
 SLACK_BYTES = 24 << 20  # of the allocator, and of 65,536 values
 START = {
     "/v1/completions": b'"prompt":"a","max_tokens":1',
@@ -27,7 +27,7 @@ START = {
     "/infill": b'"input_prefix":"a","input_suffix":"b","n_predict":1',
     "/rerank": b'"query":"a","documents":["a"]',
 }
-# What is a request's own, apart from the fields that all generations share.
+# Fields of single APIs, in addition to those that all generations share.
 OWN = {
     "/v1/completions": ("prompt", "model", "unknown"),
     "/completion": ("prompt",),
@@ -75,7 +75,7 @@ def fillers(size: int) -> dict[str, bytes]:
 
 
 class Probe:
-    """Asks /health all the time, in a thread of its own."""
+    """Asks /health all the time, in a separate thread."""
 
     def __init__(self, server: Router) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -127,7 +127,7 @@ def cases(size: int, *, is_all: bool) -> Iterator[tuple[str, str, str, bytes]]:
     shared = [("/v1/completions", name) for name in FIELDS if name not in OWN["/v1/completions"]]
     own = [(path, name) for path, names in OWN.items() for name in names]
     for index, (path, name) in enumerate(shared + own):
-        # Without all, each filler comes to some fields of each kind.
+        # Otherwise each filler is used in some fields of each kind.
         wanted = kinds if is_all else kinds[index % 8 :: 8] if (path, name) in own else kinds[index % 16 :: 16]
         for kind in wanted:
             start = START.get(path, b'"x":0')
@@ -179,5 +179,5 @@ def test_bodies_are_freed(server: Router) -> None:
     before = memory(pid, "VmRSS")
     for _ in range(10):
         round_of_clients()
-    # One round has sent 43 MB. What is kept of it for good would be many times this.
+    # One round has sent 43 MB. A permanent loss would be many times this.
     eventually(lambda: memory(pid, "VmRSS") - before < 16 << 20, "the memory of what clients sent")

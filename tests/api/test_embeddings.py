@@ -1,4 +1,4 @@
-"""Embeddings and reranking over HTTP, beside a numpy computation of the same vectors: shapes, pooling, norms, limits."""
+"""Embeddings and reranking over HTTP, compared with a numpy computation of the same vectors: shapes, pooling, norms, limits."""
 
 import base64
 import http.client
@@ -200,7 +200,7 @@ def test_the_native_shape(server: Router) -> None:
     assert [(entry["index"], len(entry["embedding"])) for entry in by_content] == [(0, 1), (1, 1)]
     assert close(np.array(by_content[1]["embedding"][0]), unit(mean_of(TEXTS[1])))
     assert server.post("/embeddings", {"model": "mean", "input": TEXTS[:2]}).json == by_content
-    assert server.post("/v1/embeddings", {"model": "mean", "content": TEXTS[:2]}).json == by_content  # as llama-server does
+    assert server.post("/v1/embeddings", {"model": "mean", "content": TEXTS[:2]}).json == by_content  # like llama-server
 
 
 @pytest.mark.parametrize("text", ["naïve 😀 cat", "\ud800 cat", "cat\x00dog", "日" * 40, "\u202ered", " ", "zzz"])
@@ -246,7 +246,7 @@ def test_rerank_shapes(server: Router) -> None:
     assert [set(entry) for entry in server.post("/rerank", {**ask, "texts": TEXTS[:1]}).json] == [{"index", "score"}]
 
 
-# ---------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------- refusals
 
 
 def refused(answer: Answer, status: int, *parts: str) -> None:
@@ -312,7 +312,7 @@ def test_bad_rankings_are_named(server: Router, fields: dict[str, Any], named: s
 
 
 def test_a_text_that_is_too_long(server: Router) -> None:
-    longest = "cat " * 126  # with its two special tokens just what the model was trained for
+    longest = "cat " * 126  # with its two special tokens exactly the training context
     assert close(embed(server, "mean", longest)[0], unit(mean_of(longest)))
     answer = server.post("/v1/embeddings", {"model": "mean", "input": ["a", longest + "cat"]})
     refused(answer, 400, "input[1] (129 tokens)")
@@ -328,7 +328,7 @@ def test_a_text_that_is_too_long(server: Router) -> None:
 
 
 def test_a_long_text_in_pieces(server: Router) -> None:
-    """A decoder that looks at its last token takes more than a micro-batch of 512, with others beside it."""
+    """A decoder that looks at its last token takes more than a micro-batch of 512, together with other requests."""
     tokens = [1, *np.random.default_rng(0).integers(260, 300, 899).tolist()]
     expected = unit(llama_states(tokens, 0)[-1])
     assert close(embed(server, "chat-last", [tokens])[0], expected)
@@ -426,7 +426,7 @@ def test_how_long_a_model_stays(router: StartRouter, folder: Path) -> None:
     assert server.status("mean") == "loaded"
 
 
-# ---------------------------------------------------------------- workers that die, lie or are left
+# ---------------------------------------------------------------- workers that die or send wrong data, clients that leave
 
 
 def scripted(folder: Path, **script: Any) -> Path:
@@ -440,7 +440,7 @@ ANSWER = {"vectors": base64.b64encode(np.array([3, 4], "<f4").tobytes()).decode(
 def test_a_first_decode_that_kills_is_tried_again_in_the_safe_mode(router: StartRouter, tmp_path: Path) -> None:
     server = router(models_dir=scripted(tmp_path, first_decode="SIGILL", embed=ANSWER), is_fake=True)
     assert embed(server, "fake", "cat")[0].tolist() == [3, 4]
-    eventually(lambda: "it is tried once more in the safe mode" in server.log, "its line in the log")
+    eventually(lambda: "the next try is in the safe mode" in server.log, "its line in the log")
 
 
 def test_a_text_that_kills_twice_is_an_error(router: StartRouter, tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_worker_that_lies(router: StartRouter, tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves(server: Router) -> None:
-    """What it asked for is given up: the model has no request, and the next one is answered."""
+    """Its request is dropped: the model has no request, and the next one is answered."""
     connection, many = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60), ["cat " * 120] * 2048
     connection.request("POST", "/v1/embeddings", json.dumps({"model": "mean", "input": many}), {"Content-Type": "application/json"})
     eventually(lambda: server.get("/v1/models/mean").json["usage"]["running"] == 1, "its request")

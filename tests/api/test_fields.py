@@ -326,7 +326,7 @@ SHUT: dict[str, Any] = {**ONE, "additionalProperties": False}
     ],
 )
 def test_objects_hold_what_is_listed(asked: dict[str, Any], followed: dict[str, Any]) -> None:
-    """llama-server's rule; a schema that says what else there may be is kept."""
+    """llama-server's rule; a schema that says which other properties are allowed is kept."""
     assert orjson.loads(constraints.json_schema("json_schema", asked)["text"]) == followed
 
 

@@ -35,7 +35,7 @@ def squawk(error: FastrouterError) -> dict[str, Any]:
 
 
 class Parrot:
-    """{"model", "say": [what each prompt is], "live": bool} -> what was said. `broken`: it has a bug."""
+    """{"model", "say": [the text of each prompt], "live": bool} -> the text that was generated. `broken`: it has a mistake."""
 
     name = "parrot"
     stream_head = SSE_HEAD
@@ -113,7 +113,7 @@ class Heron(Parrot):
 
 
 class FewModels:
-    """All that the generator asks of the models."""
+    """What the generator needs from the models."""
 
     def __init__(self, here: House) -> None:
         self._here = here
@@ -230,7 +230,7 @@ def test_every_error_is_in_its_shape(parrot: Parrots) -> None:
             (await ask(site, refused, live=True), 400, "not today"),
             (await ask(site, say="broken"), 500, "internal error; the router's log has the cause"),
             (await ask(site, "hello", key="wrong"), 401, "Invalid API Key"),
-            (await ask(site, "x" * (1 << 17)), 413, "the body is larger than 65536 bytes, the most that this path takes"),
+            (await ask(site, "x" * (1 << 17)), 413, "the body is larger than 65536 bytes, the limit of this path"),
             (await site.ask(request("/parrot", "POST", b"[]", Authorization=f"Bearer {KEY}")), 400, "the body must be a JSON object"),
         ]
         for (status, _, body), wanted, message in expected:

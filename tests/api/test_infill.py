@@ -1,4 +1,4 @@
-"""/infill: prompts and tokens are those of a llama-server, whole and streamed; what is missing is said."""
+"""/infill: prompts and tokens are those of llama-server, whole and streamed; missing tokens are named."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_prompts_and_tokens_are_those_of_llama_server(router: StartRouter, folde
     asked = {"model": recorded["model"], "n_predict": 8, "temperature": 0, "return_tokens": True}
     for case in recorded["cases"]:
         body = server.post("/infill", {**case["body"], **asked}).json
-        assert body["prompt"].removeprefix(" ") == case["prompt"]  # llama-server leaves out a blank that a first token begins with
+        assert body["prompt"].removeprefix(" ") == case["prompt"]  # llama-server drops a blank at the start of a first token
         assert (body["tokens_evaluated"], body["tokens"]) == (case["num_prompt"], case["tokens"])
 
 
@@ -48,7 +48,7 @@ def test_stream(server: Router) -> None:
 
 
 def test_fields_of_a_completion(server: Router) -> None:
-    """Everything else of a request means what it means there."""
+    """All other fields mean the same as in a completion."""
     asked = {"model": "fim6", **SIDES, "n_predict": 8, "temperature": 0}
     assert len(server.post("/infill", {**asked, "n": 2}).json) == 2
     assert set(server.post("/infill", {**asked, "response_fields": ["content"]}).json) == {"content"}

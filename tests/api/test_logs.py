@@ -1,4 +1,4 @@
-"""What workers say, kept per model: text, live events, the last lines in errors. What the router says: text, JSON, files."""
+"""Lines of workers, stored for each model: text, live events, the last lines in errors. The router's log: text, JSON, files."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ from fastrouter.worker.llama.log import LlamaLog
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
-# ---------------------------------------------------------------- the kept lines, without a process
+# ---------------------------------------------------------------- stored lines, without a process
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_last_words() -> None:
         write(str(number))
     assert logs.of("a").end(4, None) == [], "the router wanted it to end"
     assert [line.text for line in logs.lines("a") if line.text.startswith("-")][-2:] == [
-        "--- a worker gets the model ---",
+        "--- a worker loads the model ---",
         "--- worker 4 was ended by the router ---",
     ]
     write = logs.of("a").begin(5)
@@ -131,7 +131,7 @@ def say(server: Router, model: str, *lines: str, **more: Any) -> Answer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """talks (says two lines when it loads) and quiet."""
+    """talks (writes two lines when it loads) and quiet."""
     found = tmp_path / "scripts"
     found.mkdir()
     script(found, "talks", lines=["\x1b[32mhello\x1b[0m", "wörld"])
@@ -153,7 +153,7 @@ def test_kept_lines(router: StartRouter, folder: Path) -> None:
     assert server.status("talks") == "unloaded"
     server.load("talks")
     lines = eventually(lambda: texts(server.get("/models/logs?model=talks"))[2:] and texts(server.get("/models/logs?model=talks")), "lines")
-    assert re.fullmatch(r"--- (a worker|worker \d+) gets the model ---", lines[0])
+    assert re.fullmatch(r"--- (a worker|worker \d+) loads the model ---", lines[0])
     assert lines[1:] == ["hello", "wörld"]
     server.unload("talks")
     eventually(lambda: texts(server.get("/models/logs?model=talks"))[-1].endswith("was ended by the router ---"), "its end")
@@ -208,7 +208,7 @@ def test_live_lines(router: StartRouter, folder: Path) -> None:
     assert server.status("quiet") == "loaded"
 
 
-def test_a_reader_that_reads_nothing_harms_nobody(router: StartRouter, folder: Path) -> None:
+def test_a_reader_that_does_not_read_affects_no_others(router: StartRouter, folder: Path) -> None:
     server = router(models_dir=folder, is_fake=True)
     server.load("quiet")
     connection, response = server.open("GET", "/models/logs?model=quiet&follow=1")
@@ -492,7 +492,7 @@ def test_a_log_file_that_is_rotated(router: StartRouter, folder: Path, tmp_path:
     path.unlink()
     path.parent.rename(tmp_path / "moved")
     for _ in range(2):
-        server.load("talks")  # it cannot log, and goes on
+        server.load("talks")  # it cannot log, and continues
         server.unload("talks")
     eventually(lambda: server.log.count("the log cannot be written") == 1, "its line in the log")
     (tmp_path / "moved").rename(path.parent)

@@ -1,4 +1,4 @@
-"""/metrics of a real router over scripted workers, read by Prometheus' own parsers; and the counts by themselves."""
+"""/metrics of a real router with scripted workers, read by Prometheus' own parsers; and the counts alone."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:
-    """Sum of the samples that have these labels."""
+    """Sum of the samples with these labels."""
     return sum(each for (found, has), each in samples.items() if found == name and set(labels.items()) <= set(has))
 
 
@@ -60,7 +60,7 @@ def start(router: StartRouter, tmp_path: Path) -> Any:
     return start
 
 
-# ---------------------------------------------------------------- what is counted
+# ---------------------------------------------------------------- counts
 
 
 def test_requests_and_tokens_by_model_and_flavour(start: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_model_asleep_has_a_place_and_no_worker(start: Any) -> None:
     assert router.status("a") == "sleeping"
 
 
-# ---------------------------------------------------------------- how it is told
+# ---------------------------------------------------------------- formats
 
 
 def test_both_formats(start: Any, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_one_model(start: Any) -> None:
     assert router.get("/metrics?model=nobody").status == 400
 
 
-def test_names_that_nobody_has_become_no_label(start: Any) -> None:
+def test_unknown_names_become_no_label(start: Any) -> None:
     router = start(a={})
     for number in range(20):
         assert ask(router, f"nobody{number}").status == 400
@@ -229,7 +229,7 @@ def test_off_and_locked(start: Any) -> None:
 
 
 def test_a_scrape_loads_and_orders_nothing(start: Any) -> None:
-    """Of two idle models the one that was used longer ago leaves, however often the others were looked at."""
+    """Of two idle models the least recently used one leaves, however often metrics were read."""
     router = start("--models-max", "2", a={}, b={}, c={})
     assert samples_of(router, "?model=c") == {}
     assert [router.status(name) for name in "abc"] == ["unloaded"] * 3

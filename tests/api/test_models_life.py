@@ -1,4 +1,4 @@
-"""When models come and go, through HTTP with a real router and real models: limits, idle times, requests that wait, plans."""
+"""When models are loaded and leave, through HTTP with a real router and real models: limits, idle times, requests that wait, plans."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that can talk for half a minute."""
+    """Models that can generate for half a minute."""
     folder = tmp_path_factory.mktemp("endless")
     for seed in range(4):
         make_llama(folder / f"tiny{seed}.gguf", seed=seed, n_ctx=1 << 17)
@@ -52,7 +52,7 @@ def test_memory_limit(router: StartRouter, models: Path) -> None:
     assert [server.status(f"tiny{i}") for i in range(3)] == ["unloaded", "loaded", "loaded"]
     refused = router("--models-memory", "20", "-c", "512", models_dir=models).post(CHAT, chat("tiny0"))
     assert (refused.status, refused.error["type"]) == (400, "exceed_memory_error")
-    assert "and 20.0 MiB is all there is" in refused.error["message"]
+    assert "and 20.0 MiB is the limit" in refused.error["message"]
     assert refused.error["limit_bytes"] == 20 << 20 < refused.error["needed_bytes"]
 
 
@@ -86,7 +86,7 @@ def test_ttl_returns_the_memory(router: StartRouter, models: Path) -> None:
 
 
 def test_an_idle_machine_gets_all_of_it_back(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
-    """Neither the model's worker nor the spare, which keeps memory ready for models that were evicted, holds any."""
+    """No memory is held by the model's worker, nor by the spare, which prepares memory for models that were evicted."""
     (tmp_path / "smol.gguf").symlink_to(smollm2)
     server = router("--ttl", "1", "-c", "8192", models_dir=tmp_path)
 

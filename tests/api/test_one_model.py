@@ -1,4 +1,4 @@
-"""A router that was started with --model and no folder or preset: it is llama-server with that model, as its clients expect it."""
+"""A router that was started with --model and no folder or preset: it behaves like llama-server with that model."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from fastrouter.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def server(module_router: StartRouter, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """The cache has a model too, which does not count."""
+    """The cache has a model too, which is not used."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "cached.gguf").symlink_to(models / "tiny1.gguf")
     return module_router("-m", str(models / "tiny0.gguf"), "--alias", "mine", env={"LLAMA_CACHE": str(cache)})

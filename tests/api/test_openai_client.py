@@ -140,7 +140,7 @@ def test_errors(client: openai.OpenAI, server: Router) -> None:
         client.completions.create(model="tiny0", prompt="the cat " * 4000)
     assert caught.value.type == "exceed_context_size_error"
     assert isinstance(caught.value.body, dict)
-    assert caught.value.body["n_ctx"] == 2048  # of its training, whatever -c says
+    assert caught.value.body["n_ctx"] == 2048  # its training context, whatever -c says
     with pytest.raises(openai.BadRequestError, match="--embeddings --pooling") as unsupported:  # a 5xx would be sent again
         client.embeddings.create(model="tiny0", input="x")
     assert unsupported.value.type == "not_supported_error"

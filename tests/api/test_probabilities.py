@@ -1,4 +1,4 @@
-"""Probabilities of tokens in every shape: what a real router with a tiny model says, whole and streamed, must add up."""
+"""Probabilities of tokens in every shape: those of a real router with a tiny model, whole and streamed, must be consistent."""
 
 import math
 from typing import Any
@@ -53,7 +53,7 @@ def test_completion(server: Router) -> None:
     entries = body["completion_probabilities"]
     assert len(entries) == 12
     check(entries, body["content"], 3)
-    for entry in entries:  # greedy: each is its own best
+    for entry in entries:  # greedy: each token is the best one
         assert len(entry["top_logprobs"]) == 3
         assert entry["top_logprobs"][0] == {name: entry[name] for name in ("id", "token", "bytes", "logprob")}
     assert body["generation_settings"]["n_probs"] == 3

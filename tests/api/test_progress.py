@@ -1,4 +1,4 @@
-"""`return_progress` on a real model: llama-server's chunks in each API, one an engine step at most, and none where nobody asked."""
+"""`return_progress` on a real model: llama-server's chunks in each API, at most one for each engine step, and none without the field."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_choices_share_their_progress(server: Router) -> None:
     check([event["prompt_progress"] for event in found], events[-1]["tokens_evaluated"])
 
 
-def test_nobody_asked(server: Router) -> None:
+def test_without_being_asked(server: Router) -> None:
     assert not [event for event in ask(server, "/completion", prompt=PROMPT, return_progress=False) if "prompt_progress" in event]
     body = server.post("/completion", {"model": "tiny0", "prompt": PROMPT, "n_predict": 2, "return_progress": True}).json
     assert "prompt_progress" not in body
@@ -90,7 +90,7 @@ def test_nobody_asked(server: Router) -> None:
 
 
 def test_progress_is_no_first_text(server: Router) -> None:
-    """The time to the first text does not end with it."""
+    """It does not end the time to the first text."""
     before = num_first_texts(server)
     ask(server, "/completion", prompt=PROMPT, max_tokens=0)
     assert num_first_texts(server) == before
@@ -104,7 +104,7 @@ def num_first_texts(server: Router) -> int:
 
 
 def test_tokens_of_a_stream(server: Router) -> None:
-    """Each event has those of its text, the end has none: as in llama-server."""
+    """Each event has the tokens of its text, the end has none: as in llama-server."""
     asked = {"model": "tiny0", "prompt": PROMPT, "n_predict": 12, "temperature": 0, "return_tokens": True}
     whole = server.post("/completion", asked).json["tokens"]
     with server.stream("/completion", {**asked, "stream": True, "timings_per_token": True}) as stream:

@@ -1,4 +1,4 @@
-"""Looking at models: /props and /slots load nothing, wake nothing, wait for nothing and leave the order of eviction as it is."""
+"""Reading models: /props and /slots load nothing, wake nothing, wait for nothing and do not change the order of eviction."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_a_template_that_comes_with_a_changed_file(router: StartRouter, tmp_path
 
 @pytest.mark.parametrize("kind", ["image", "audio"])
 def test_nothing_promises_more_than_text(router: StartRouter, tmp_path: Path, kind: str) -> None:
-    """A model with a projector: the listing and /props say before a load and after it what requests may hold."""
+    """A model with a projector: before and after a load, the listing and /props say what requests may contain."""
     folder = tmp_path / "models" / "sees"
     folder.mkdir(parents=True)
     make_llama(folder / "sees.gguf")
@@ -142,7 +142,7 @@ def test_the_order_of_eviction_stays(server: Router) -> None:
         assert server.get("/slots?model=tiny0").json
         assert server.get("/props?model=tiny0").json["is_loaded"]
         assert len(server.get("/slots").json) == 8
-    server.load("tiny2")  # tiny0 is still the one that was used least recently
+    server.load("tiny2")  # tiny0 is still the least recently used one
     assert [server.status(name) for name in ("tiny0", "tiny1", "tiny2")] == ["unloaded", "loaded", "loaded"]
 
 
@@ -170,7 +170,7 @@ def test_slots_of_the_default_model(router: StartRouter, models: Path) -> None:
 
 @pytest.fixture
 def fakes(router: StartRouter, tmp_path: Path) -> Router:
-    """Scripted models: a and b load at once, slow takes its time."""
+    """Scripted models: a and b load quickly, slow does not."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     for name, script in (("a", {}), ("b", {}), ("slow", {"load_s": 2.0, "progress": [0.1, 0.2]})):
@@ -179,7 +179,7 @@ def fakes(router: StartRouter, tmp_path: Path) -> Router:
 
 
 def test_a_worker_that_hangs(fakes: Router) -> None:
-    """It is asked once, whatever the number of those who ask; the others answer, and so does it when it goes on."""
+    """It is asked once, however many clients ask; the others answer, and so does it when it continues."""
     fakes.load("a", "b")
     pid = fakes.get("/props?model=a").json["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -207,7 +207,7 @@ def test_a_worker_that_hangs(fakes: Router) -> None:
 
 
 def test_a_worker_that_computes(router: StartRouter, tmp_path: Path, smollm2: Path) -> None:
-    """One step of this prompt takes long; what the worker is doing was said before it began."""
+    """One step of this prompt takes long; the worker has reported its state before it began."""
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "smollm2.gguf").symlink_to(smollm2)
@@ -282,7 +282,7 @@ def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
 
 
 def test_the_router_s_props_show_the_default_model_too(router: StartRouter, models: Path) -> None:
-    """So that a client made for a llama-server with one model finds what it looks for."""
+    """So that a client for a llama-server with one model finds what it needs."""
     server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1", models_dir=models)
     server.await_status("tiny0", "loaded")
     props = server.get("/props").json

@@ -1,4 +1,4 @@
-"""Files that change, come or go while the router runs: seen by the next request that names their model, without a reload."""
+"""Files that change, come or go while the router runs: the next request that names their model notices it, without a reload."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ from fastrouter.api.models.recheck import first_change
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.config.config import parse
 
-LOOK_S = 2 * module.CHECK_S  # after so long a model's files are looked at again
+LOOK_S = 2 * module.CHECK_S  # after this time a model's files are checked again
 
 
 def complete(server: Router, model: str) -> Answer:
@@ -31,7 +31,7 @@ def say(server: Router, model: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """tiny0.gguf to be changed; tiny1 and tiny2 lie beside the folder."""
+    """tiny0.gguf, to be changed; tiny1 and tiny2 are next to the folder."""
     folder = tmp_path / "models"
     folder.mkdir()
     make_llama(folder / "m.gguf", seed=0)
@@ -41,21 +41,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """In place: the same inode, as `cp` does it."""
+    """In place: the same inode, like `cp`."""
     with path.open("r+b") as file:
         file.write(content)
         file.truncate()
 
 
 def replace(path: Path, content: bytes) -> None:
-    """As `mv` and most downloads do it."""
+    """Like `mv` and most downloads."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     new.replace(path)
 
 
 def replace_silently(path: Path, content: bytes) -> None:
-    """With the old time and, as the files of these tests have it, the old size."""
+    """With the old time and, like all files of these tests, the old size."""
     before = path.stat()
     replace(path, content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -141,7 +141,7 @@ def test_files_beside_the_model_count(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_later(folder: Path, tmp_path: Path, router: StartRouter) -> None:
-    """A new name, a link to nowhere, a shard that was missing, a permission: whatever was wrong is looked at again when it is asked for."""
+    """A new name, a broken link, a shard that was missing, a permission: any fault is checked again when a request needs the model."""
     make_llama(folder / "parts.gguf", tensors_per_shard=8)
     shard = folder / "parts-00002-of-00003.gguf"
     shard.rename(tmp_path / "shard")
@@ -178,7 +178,7 @@ def test_unknown_names_cost_one_scan_a_second(folder: Path, router: StartRouter,
         num_asked += 1
         ended = time.monotonic()
     make_llama(folder / "later.gguf")
-    if ended - begin < module.SCAN_S:  # on a machine that was not busy with something else
+    if ended - begin < module.SCAN_S:  # if the machine was not busy with other work
         assert complete(server, "no-such").status == 400
     assert num_asked > 1
 
@@ -190,7 +190,7 @@ def _presets(folder: Path) -> Path:
 
 
 def test_a_look_does_not_read_the_preset_file(folder: Path, router: StartRouter) -> None:
-    """What a user is in the middle of writing is read when he says so."""
+    """A preset file that a user is editing is read only when the user asks for a reload."""
     presets = _presets(folder)
     server = router("--models-preset", str(presets), models_dir=folder)
     server.load("m")

@@ -24,11 +24,11 @@ from fastrouter.catalog.watch import Watch
 from fastrouter.config.config import parse
 from fastrouter.errors import ConfigError
 
-# ---------------------------------------------------------------- what a reload leaves
+# ---------------------------------------------------------------- after a reload
 
 
 def test_a_reload_freezes_nothing(tmp_path: Path) -> None:
-    """What is frozen in a cycle is never freed, and a reload may come while large bodies are there."""
+    """A frozen cycle is never freed, and a reload may come while large bodies exist."""
     catalog = Catalog(parse(["--models-dir", str(tmp_path)], {}))
     before = gc.get_freeze_count()
     for number in range(3):
@@ -41,7 +41,7 @@ def test_a_reload_freezes_nothing(tmp_path: Path) -> None:
     assert gc.get_freeze_count() <= before
 
 
-# ---------------------------------------------------------------- who shares a scan
+# ---------------------------------------------------------------- callers that share a scan
 
 
 class SlowCatalog(Catalog):
@@ -62,7 +62,7 @@ class SlowCatalog(Catalog):
 
 
 class Ended:
-    """Stands for the supervisor: what it was told to end."""
+    """Replaces the supervisor: what it was told to end."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -104,7 +104,7 @@ def test_those_who_ask_during_a_scan_share_the_next(folder: Path) -> None:
         catalog.may_end.release()
         await first
         await until(lambda: catalog.num_scans == 2)
-        os.unlink(folder / "a.gguf")  # after the second began: it may or may not see it
+        os.unlink(folder / "a.gguf")  # after the second has started: it may or may not see it
         last = asyncio.create_task(reloads.reload())
         catalog.may_end.release()
         found = await asyncio.gather(*later)
@@ -216,7 +216,7 @@ def test_a_wrong_preset_file_changes_nothing_and_says_where(folder: Path, preset
 
 
 def test_a_section_that_becomes_wrong(folder: Path, preset: Path, router: StartRouter) -> None:
-    """It is listed with its mistakes; what runs of it goes on until its file changes, or it is unloaded."""
+    """It is listed with its mistakes; its running process continues until its file changes, or it is unloaded."""
     shutil.copy(folder / "a.gguf", folder / "b.gguf")
     preset.write_text("[a]\nctx-size = 256\nalias = x\n[b]\nctx-size = 256\n[v]\nbase = b\n")
     server = router("--models-preset", str(preset), models_dir=folder)
@@ -239,7 +239,7 @@ def test_a_section_that_becomes_wrong(folder: Path, preset: Path, router: StartR
         for path, body in (("/completion", {"prompt": "a"}), ("/models/load", {}), ("/tokenize", {"content": "a"})):
             refused = server.post(path, {"model": name, **body})
             assert (refused.status, f"{preset}:{line} [" in refused.error["message"]) == (400, True), (name, path, refused)
-    preset.write_text("[a]\nctx-size = 128\n")  # not asked for: what is looked for again are files only
+    preset.write_text("[a]\nctx-size = 128\n")  # not asked for: only files are checked again
     shutil.copy(folder / "a.gguf", preset.parent / "later.gguf")
     assert eventually(lambda: server.post("/completion", {"model": "c", "prompt": "a", "n_predict": 1}).status == 200, "the file")
     assert server.post("/completion", {"model": "a", "prompt": "a"}).status == 400
@@ -288,7 +288,7 @@ def test_changes_are_seen(watching: Router, folder: Path, preset: Path) -> None:
     eventually(lambda: listed(server) == ["a"], "the end of the new folder")
     other = preset.with_name("other.ini")
     other.write_text("[a]\nctx-size = 256\nalias = z\n")
-    other.rename(preset)  # as editors do
+    other.rename(preset)  # like editors
     eventually(lambda: server.get("/v1/models/a").json["aliases"] == ["z", "a.gguf"], "the new preset")
     preset.write_text("[*]\nnonsense = 1\n")
     eventually(lambda: "reload refused, nothing has changed" in server.log, "a line in the log")
@@ -367,12 +367,12 @@ def test_folders_are_polled_if_need_be(folder: Path, monkeypatch: pytest.MonkeyP
         asyncio.run(run())
     assert calls == [None, True]
     assert [record.message for record in caplog.records] == [
-        "--watch: the system cannot tell of changes ([Errno 28] No space left on device), so folders are polled",
+        "--watch: the system cannot report changes ([Errno 28] No space left on device), so folders are polled",
         f"watching {folder}",
     ]
 
 
-def test_a_file_that_never_rests_keeps_nobody_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_always_changes_delays_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes come faster than QUIET_S, without end."""
 
     async def awatch(*paths: Path, **options: Any) -> AsyncIterator[set[Any]]:

@@ -138,7 +138,7 @@ def test_verbose(server: Router) -> None:
 def test_openai_completion(server: Router) -> None:
     body = server.post("/v1/completions", completion(max_tokens=5)).json
     assert body["object"] == "text_completion"
-    assert body["usage"]["completion_tokens"] == 12  # llama-server: n_predict wins over max_tokens
+    assert body["usage"]["completion_tokens"] == 12  # llama-server: n_predict comes before max_tokens
     body = {"model": "tiny0", "prompt": "the cat and the dog", "max_tokens": 5, **GREEDY}
     whole = server.post("/v1/completions", body).json
     [choice] = whole["choices"]
@@ -337,7 +337,7 @@ def test_model_with_its_own_template(router: StartRouter, tmp_path: Path) -> Non
     tokens = server.post("/tokenize", {"model": "own", "content": "[user] the cat is on it\nnow", "add_special": True}).json["tokens"]
     assert server.post(CHAT, {**body, "max_tokens": 1}).json["usage"]["prompt_tokens"] == len(tokens)  # one BOS only
     broken = server.post(CHAT, chat(model="broken"))
-    assert broken.status == 400  # nothing about it gets better by waiting
+    assert broken.status == 400  # waiting does not help
     assert "template" in broken.error["message"]
     assert server.post("/completion", completion(model="broken")).status == 200
 
@@ -451,7 +451,7 @@ def test_props(server: Router) -> None:
     assert settings["n_ctx"] == 2048
     assert settings["params"]["temperature"] == 0.8
     assert settings["params"]["seed"] in (-1, 0xFFFFFFFF)
-    assert server.status("tiny2") == "loaded"  # asking so loaded it
+    assert server.status("tiny2") == "loaded"  # asking in this way loaded it
 
 
 def test_slots(server: Router) -> None:
@@ -469,7 +469,7 @@ def test_slots_of_a_running_request(server: Router) -> None:
         events = iter(stream)
         next(events)
         busy = [slot for slot in server.get("/slots?model=tiny1").json if slot["is_processing"]]
-        for slot in busy:  # it may have ended by now: the context is small
+        for slot in busy:  # it may have ended meanwhile: the context is small
             assert slot["next_token"][0]["n_decoded"] >= 1
             assert slot["params"]["temperature"] == 0
     eventually(lambda: not server.is_processing("tiny1"), "the slot is free")
@@ -627,7 +627,7 @@ def test_broken_file(router: StartRouter, models: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.gguf").write_text("this is no model")
     (tmp_path / "empty.gguf").write_bytes(b"")
-    # The header is fine, and llama.cpp is the first to see what is wrong.
+    # The header is valid, and llama.cpp is the first to see what is wrong.
     (tmp_path / "strange.gguf").write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.7.attn_q.weight"))
     (tmp_path / "good.gguf").write_bytes(whole)
     server = router(models_dir=tmp_path)
@@ -695,7 +695,7 @@ def test_default_model(router: StartRouter, models: Path) -> None:
     assert answer["model"] == "mine"
     assert server.post("/completion", completion(model="other")).json["model"] == "mine"
     assert server.post("/tokenize", {"content": "the cat"}).status == 200
-    assert server.post("/completion", completion(model="no-such")).json["model"] == "mine"  # there is no other
+    assert server.post("/completion", completion(model="no-such")).json["model"] == "mine"  # there is no other model
     [model] = server.get("/models").json["data"]
     assert (model["id"], model["aliases"]) == ("mine", ["other"])
     assert len(server.get("/slots").json) == 2
@@ -731,7 +731,7 @@ def test_sampling_flags_are_defaults(router: StartRouter, models: Path) -> None:
     assert (body["tokens_predicted"], body["generation_settings"]["temperature"]) == (3, 1.0)
 
 
-# ---------------------------------------------------------------- many at once
+# ---------------------------------------------------------------- many together
 
 
 def test_more_requests_than_slots(server: Router) -> None:
@@ -761,7 +761,7 @@ def test_many_requests_on_one_connection(server: Router) -> None:
 
 @pytest.fixture(autouse=True)
 def check_router_is_the_same(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test of the shared router did, it is still that process."""
+    """Whatever the tests of the shared router did, it is still that process."""
     yield
     if "server" in request.fixturenames:
         server = request.getfixturevalue("server")

@@ -118,14 +118,14 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
     wrong_version = struct.pack("<II", 0x67677371, 99) + good[8:state_bytes]
     files = {
         "cut.bin": (good[: len(good) // 2], "it is cut short"),
-        "cut head.bin": (good[:10], "it is no file of a slot"),
+        "cut head.bin": (good[:10], "it is not a slot file"),
         "cut foot.bin": (good[:-3], ""),
         "flipped.bin": (bytes(flipped), "it is damaged"),
-        "text.bin": (b"this is no file of a slot", "it is no file of a slot"),
-        "empty.bin": (b"", "it is no file of a slot"),
-        "version.bin": (wrong_version, "it is cut short, of another model or llama.cpp"),
+        "text.bin": (b"this is no file of a slot", "it is not a slot file"),
+        "empty.bin": (b"", "it is not a slot file"),
+        "version.bin": (wrong_version, "it is cut short, or from another model or llama.cpp"),
         "many.bin": (struct.pack("<III", 0x67677371, 3, 0xFFFFFFF0) + b"x" * 64, "do not fit the context of a slot"),
-        "token.bin": (good[:12] + struct.pack("<i", -7) + good[16:state_bytes], "not of this model"),
+        "token.bin": (good[:12] + struct.pack("<i", -7) + good[16:state_bytes], "do not match its state or this model"),
         "missing.bin": (None, "there is no such file"),
     }
     for name, (content, reason) in files.items():
@@ -138,7 +138,7 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
             assert reason in answer.error["message"], name
     os.mkfifo(folder / "saved" / "pipe.bin")
     assert "there is no such file" in act(server, "restore", filename="pipe.bin").error["message"]
-    (folder / "saved" / "plain.bin").write_bytes(good[:state_bytes])  # as llama-server writes it
+    (folder / "saved" / "plain.bin").write_bytes(good[:state_bytes])  # like llama-server
     assert act(server, "restore", filename="plain.bin").json["n_restored"] == 211
     assert ask(server)["timings"]["cache_n"] == 199
 

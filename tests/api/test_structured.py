@@ -1,4 +1,4 @@
-"""Answers that must have a form: schemas, grammars and regular expressions through a real router; hostile ones; what the masks cost."""
+"""Answers with a fixed form: schemas, grammars and regular expressions through a real router; hostile ones; the cost of masks."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from fastrouter.worker.sampling.grammar import Matcher
 
 SCHEMAS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent.parent / "support" / "schemas.json").read_text())
 CHAT = "/v1/chat/completions"
-# Of a model whose tokens are all equally likely: it should close what it has opened more often than once in 400 tokens.
+# For a model whose tokens are all equally likely: it should close what it has opened more often than once in 400 tokens.
 CLOSERS = [['"', 4.0], ["}", 4.0], ["]", 4.0]]
 PERSON = SCHEMAS["person"]
 
@@ -159,7 +159,7 @@ def test_no_endless_white_space(server: Router) -> None:
     "ask_for", [{"json_schema": SMALL}, {"response_format": {"type": "json_object", "schema": SMALL}}], ids=["schema", "object"]
 )
 def test_white_space(server: Router, ask_for: dict[str, Any]) -> None:
-    """However much a model loves blanks, it gets one behind a colon or a comma; free is llama-server's way."""
+    """However likely blanks are, the model gets one after a colon or a comma; free is llama-server's way."""
     loved, _ = ask(server, chat(**ask_for, temperature=0, logit_bias=BLANKS))
     assert re.fullmatch(r'\{"a": [12], "b": \[true, true\]\}', loved)
     for seed in range(4):
@@ -220,7 +220,7 @@ def _for_python(regex: str) -> str:
     return regex.replace(r"\p{Lu}", r"[^\W\d_]").replace(r"\p{Ll}", r"[^\W\d_]")
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_caps_are_no_lower_than_they_say() -> None:
     assert constraints.grammar("x", "root ::= " + "[(]" * 1000)
 
 
-# These pass the caps; what is too much for the compiler says so, the rest may take what time it is given.
+# These are within the limits; the compiler refuses what is too much for it, the rest may take the time that it is given.
 HEAVY: list[dict[str, Any]] = [
     {"regex": "(a{1000}){1000}"},
     {"regex": "(a|b)*a(a|b){30}"},
@@ -345,7 +345,7 @@ TOO_MUCH: list[tuple[dict[str, Any], str]] = [
         "chain of more than 250",
     ),
 ]
-# These are as large as they may be, or look like them.
+# These are as large as allowed, or look like it.
 ENOUGH: list[dict[str, Any]] = [
     {"grammar": rules_of(200, "r0", 'NEXT "b"')},
     {"grammar": rules_of(16, "r0", "NEXT NEXT")},
@@ -468,7 +468,7 @@ def test_abort(bench: Bench, num_steps: int) -> None:
 
 
 def test_masks_cost_little(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of SmolLM2, the smallest real model: any other decodes more slowly, and has no larger share."""
+    """Of SmolLM2, the smallest real model: any other decodes more slowly, so its share is not larger."""
     spent, num_masks = 0.0, 0
 
     def timed(method: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What a client is told while it waits and after: comments in streams, Server-Timing, X-Model, on every flavour.
+"""What a client learns while it waits and afterwards: comments in streams, Server-Timing, X-Model, in every flavour.
 
-The workers follow scripts (fake_worker.py), so that loads are slow and prompts long; a real model answers where a worker is asked
-something that the scripts do not know.
+The workers follow scripts (fake_worker.py), so that loads are slow and prompts long; a real model answers questions that the scripts do
+not know.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ FLAVOURS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "c
 INTERVAL_S = 0.1
 LOAD_S = 1.0
 WHOLE = "t0 t1 t2 "
-MEMORY = {"host_bytes": 1 << 20, "device_bytes": 0}  # a load that says so is remembered
+MEMORY = {"host_bytes": 1 << 20, "device_bytes": 0}  # a load that reports this is remembered
 SLOW: dict[str, Any] = {"progress": [0.0, 0.25, 0.5, 0.75], "load_s": LOAD_S, "meta": {"memory": MEMORY}}
 SCRIPTS: dict[str, dict[str, Any]] = {
     "quick": {},
@@ -54,7 +54,7 @@ def server(module_router: StartRouter, scripts: Path) -> Router:
 
 
 def body_of(flavour: str, model: str, script: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """`script`: what the worker does with it."""
+    """`script`: what the worker does with the request."""
     prompt = json.dumps({"tokens": 3, **(script or {})})
     said: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if flavour == "chat" else {"prompt": prompt}
     return {"model": model, **said, **more}
@@ -241,7 +241,7 @@ def test_an_openai_client_with_a_short_read_timeout_survives_a_long_load(server:
         chunks = list(client.chat.completions.create(model="slow-openai", messages=messages, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE
         server.unload("slow-openai")
-        with pytest.raises(openai.APITimeoutError):  # the load is longer than this client's patience
+        with pytest.raises(openai.APITimeoutError):  # the load takes longer than this client waits
             client.chat.completions.create(model="slow-openai", messages=messages, stream=True, extra_body={"sse_ping_interval": -1})
 
 
@@ -285,7 +285,7 @@ def test_a_load_that_fails_after_a_comment_is_an_event(module_router: StartRoute
 
 
 def test_comments_do_not_keep_a_stream_from_starting_again(server: Router) -> None:
-    """The worker dies in its first decode, after a long prefill: nothing of the answer was seen yet."""
+    """The worker dies in its first decode, after a long prefill: the client has seen no part of the answer."""
     stream = Blocks(server, "chat", body_of("chat", "first-decode", {"wait_s": 0.4}))
     blocks = list(stream)
     assert ": prefill" in comments_of(blocks)

@@ -1,4 +1,4 @@
-"""The times of one request by themselves: how a wait splits, what headers and comments say, what a worker that lies can do to counts."""
+"""The times of one request alone: how a wait is divided, the headers and comments, what a worker with false times can do to counts."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelCounts]:
     [
         (LoadTimes(), 10, 20, 0),  # there was none
         (LoadTimes(12, 15), 10, 20, 3),
-        (LoadTimes(5, 15), 10, 20, 5),  # it had begun before
+        (LoadTimes(5, 15), 10, 20, 5),  # it had started before
         (LoadTimes(12), 10, 20, 8),  # it still loads
         (LoadTimes(12, 25), 10, 20, 8),
         (LoadTimes(2, 5), 10, 20, 0),  # long ago
@@ -58,7 +58,7 @@ def test_a_wait_is_queue_and_load(spec: ModelSpec, counts: dict[str, ModelCounts
     timeline.grant()
     assert timeline.load_s == pytest.approx(7)
     assert 3 <= timeline.queue_s < 4
-    load.ended = 0.0  # another load, later: no business of this request
+    load.ended = 0.0  # another load, later: it does not concern this request
     timeline.submit()
     timeline.end(OK, time.monotonic_ns())
     timeline.end(CANCELLED)

@@ -1,4 +1,4 @@
-"""The files at /: headers, validators, encodings, what is not served, the flags. What the page does is in test_page.py and test_room.py."""
+"""The files at /: headers, validators, encodings, what is not served, the flags. test_page.py and test_room.py test the page itself."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ def served(module_router: StartRouter) -> Router:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's own page, and what must not be read through it."""
+    """A user's own page, and files that must not be readable through it."""
     site = tmp_path / "site"
     (site / "sub dir").mkdir(parents=True)
     (site / "index.html").write_text("<h1>mine</h1>")
@@ -55,7 +55,7 @@ def test_the_page_is_at_the_root(served: Router) -> None:
     assert answer.body == (WEB / "index.html").read_bytes() == served.get("/index.html").body
 
 
-def test_nothing_foreign_nothing_inline_nobody_around_it(served: Router) -> None:
+def test_nothing_foreign_nothing_inline_no_frame_around_it(served: Router) -> None:
     headers = served.get("/").headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy.pop("img-src") == "'self' data: blob:"
@@ -152,14 +152,14 @@ def test_no_page(router: StartRouter, flag: str) -> None:
     server = router(flag)
     for path in ("/", "/index.html", "/app.js"):
         assert server.get(path).error["message"] == "File Not Found"
-    assert b"unregister" in server.get("/sw.js").body  # of a page that was here before
+    assert b"unregister" in server.get("/sw.js").body  # for a page that was here before
 
 
 def test_a_folder_of_ones_own(router: StartRouter, folder: Path) -> None:
     server = router("--path", str(folder))
     index = server.get("/")
     assert (index.status, index.body) == (200, b"<h1>mine</h1>")
-    assert "content-security-policy" not in index.headers  # it may do what its author wants
+    assert "content-security-policy" not in index.headers  # its author decides
     assert index.headers["x-content-type-options"] == "nosniff"
     assert server.get("/sub%20dir").headers["location"] == "/sub%20dir/"
     assert server.get("/sub%20dir/").body == b"<h1>below</h1>"
@@ -220,7 +220,7 @@ def test_a_file_of_settings_from_the_environment(tmp_path: Path) -> None:
     assert not parse([], {"LLAMA_ARG_NO_UI": "1"}).ui
 
 
-# ---------------------------------------------------------------- what comes from others
+# ---------------------------------------------------------------- files of others
 
 
 def test_vendored_files_are_those_that_were_recorded() -> None:
@@ -243,7 +243,7 @@ def test_the_script_pins_what_is_there() -> None:
     assert pinned == [(entry["name"], entry["version"], entry["licence"], entry["integrity"]) for entry in record]
 
 
-def test_small_and_asks_nobody_else() -> None:
+def test_small_and_asks_no_other_server() -> None:
     files = {path: path.read_bytes() for path in WEB.rglob("*") if path.is_file()}
     assert sum(len(gzip.compress(content, 9)) for content in files.values()) < 300_000
     for path, content in files.items():

@@ -1,4 +1,4 @@
-"""`/models/sse?usage=1`: what the models in memory are doing, once a second, and what has happened to them lately."""
+"""`/models/sse?usage=1`: what the models in memory are doing, once a second, and their latest changes."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Answer, Router, StartRouter
 
-from fastrouter.api.models.usage import PERIOD_S, Usage
+from fastrouter.api.models.usage import PERIOD_S, UsageReporter
 from fastrouter.supervisor.decide.planner import Limits
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.managed_model import UNLOADED
@@ -40,7 +40,7 @@ def ask(server: Router, path: str, body: Any) -> Answer:
 
 
 def watch(server: Router, key: str = "admin", query: str = "?usage=1") -> Iterator[dict[str, Any]]:
-    """Events of the feed that are for all models."""
+    """Events that concern all models."""
     connection, response = server.open("GET", f"/models/sse{query}", headers={"Authorization": f"Bearer {key}"})
     waiting = b""
     try:
@@ -138,7 +138,7 @@ def test_a_key_sees_only_its_models(server: Router) -> None:
     history, usage = next(events), next(events)
     assert {one["model"] for one in history["data"]["events"]} == {"one"}
     assert [one["model"] for one in usage["data"]["models"]] == ["one"]
-    assert usage["data"]["used"]["host_bytes"] > 5 << 20  # what others need is taken, whoever they are
+    assert usage["data"]["used"]["host_bytes"] > 5 << 20  # memory of other programs counts as used
 
 
 def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
@@ -146,7 +146,7 @@ def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
     assert server.post("/models/load", {"model": "tiny0"}).status == 200
     for event in watch(server):
         found = _model(event, "tiny0") if event["event"] == "usage" else {}
-        if found.get("state") == "sleeping":  # its worker is gone
+        if found.get("state") == "sleeping":  # its worker has ended
             break
     assert (found["status"], found["host_bytes"], found["resident_bytes"], found["num_slots"]) == ("sleeping", 0, 0, 0)
 
@@ -155,7 +155,7 @@ def test_who_sleeps_is_there(router: StartRouter, models: Path) -> None:
 
 
 class Nobody:
-    """A supervisor without models that counts who looks."""
+    """A supervisor without models that counts reads."""
 
     def __init__(self) -> None:
         self.num_looks = 0
@@ -170,12 +170,12 @@ class Nobody:
         return Limits(4, None, None, 1.0)
 
 
-def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_is_read_without_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastrouter.api.models.usage.PERIOD_S", 0.01)
     supervisor = Nobody()
 
     async def run() -> None:
-        usage = Usage(supervisor, lambda model_id: [])  # type: ignore[arg-type]
+        usage = UsageReporter(supervisor, lambda model_id: [])  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         assert supervisor.num_looks == 0
         heard: list[dict[str, Any]] = []
@@ -188,7 +188,7 @@ def test_nobody_is_looked_at_while_nobody_listens(monkeypatch: pytest.MonkeyPatc
         looks, num_heard = supervisor.num_looks, len(heard)
         await asyncio.sleep(0.05)
         assert (supervisor.num_looks, len(heard)) == (looks, num_heard)
-        assert repr(usage) == "<Usage 0 listeners, 0 past>"
+        assert repr(usage) == "<UsageReporter 0 listeners, 0 past>"
 
     asyncio.run(run())
 
@@ -199,7 +199,7 @@ def test_the_past_is_bounded_and_without_progress() -> None:
     supervisor.subscribe = feed.subscribe
 
     async def run() -> None:
-        usage = Usage(supervisor, lambda model_id: [])  # type: ignore[arg-type]
+        usage = UsageReporter(supervisor, lambda model_id: [])  # type: ignore[arg-type]
         for number in range(500):
             feed.loading(f"m{number}", 0.0)
             feed.loading(f"m{number}", 0.5)

@@ -1,4 +1,4 @@
-"""What is said of a path that is not there."""
+"""The answer to an unknown path."""
 
 import pytest
 

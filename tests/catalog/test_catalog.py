@@ -154,7 +154,7 @@ def test_what_cannot_be_loaded_is_listed_with_its_error(models: Path, put: Calla
     assert "it is incomplete" in errors["cut"]
     assert errors["empty"] == f"{models}/empty.gguf: is empty; get another copy of the file, or remove it"
     for name in ("pipe", "zero"):
-        assert errors[name] == f"{models}/{name}.gguf: is not a regular file; check that it is there and may be read"
+        assert errors[name] == f"{models}/{name}.gguf: is not a regular file; check that it exists and can be read"
     assert errors["gone"].startswith(f"{models}/gone.gguf: No such file or directory (it is a link to nowhere); ")
     assert errors["good"] == ""
     assert [spec.id for spec in catalog.models() if spec.can_be_tried] == ["good"]
@@ -295,7 +295,7 @@ def test_a_preset_of_a_cached_model(tmp_path: Path, tiny: Path, models: Path) ->
 
 
 def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> None:
-    """Byte for byte; what would be the same only after rewriting is not the same."""
+    """Byte for byte; a name that would be equal only after rewriting is not the same."""
     put("a.gguf")
     names = [
         "org/M:Q4_K_M-thinking",
@@ -316,7 +316,7 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
     assert ids(catalog) == sorted([*names, "a", "a.gguf"])
     assert [get(catalog, name).options.n_predict for name in [*names, "a", "a.gguf"]] == [*range(10), 20, 21]
     assert not any(spec.aliases or spec.error for spec in catalog.models())
-    assert get(catalog, "org/N:q4_k_m").id == "org/N:some-q4_k_m"  # llama-server's name for it, as nobody else has that
+    assert get(catalog, "org/N:q4_k_m").id == "org/N:some-q4_k_m"  # llama-server's name for it, because no other model has it
     assert get(catalog, "org/N:Q4_K_M").spellings == ("org/N:Q4_K_M",)
 
 
@@ -338,7 +338,7 @@ def test_ids_are_what_sections_say(models: Path, put: Callable[..., Path]) -> No
         ("[b]\nmodel = models/a.gguf\nc", "b", "presets.ini:3 [b]: expected `key = value`"),
         ("[b]\nmodel = models/a.gguf\nc = -1", "b", "presets.ini:3 [b] c = -1: must be between 0"),
         ("[b]\nmodel = models/a.gguf\nport = 1", "b", "presets.ini:3 [b]: port belongs to the router"),
-        ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] is there twice"),
+        ("[b]\nmodel = models/a.gguf\n[b]\nc = 1", "b", "presets.ini:3: section [b] appears twice"),
         ("[b\nmodel = models/a.gguf", "[b", "presets.ini:1: not a section"),
         ("[c]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = z", "b", "the alias z of b already means c"),
         ("[b]\nmodel = models/a.gguf\nalias = a", "b", "presets.ini:3 [b]: the alias a of b already means a; choose another one"),
@@ -368,7 +368,7 @@ def test_a_wrong_section_is_a_model_that_says_why(models: Path, put: Callable[..
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("c = 1", "presets.ini:1: c stands before the first [section]"),
+        ("c = 1", "presets.ini:1: c is before the first [section]"),
         ("[*]\nc = x", "presets.ini:2 [*] c = x: must be a whole number"),
         ("[*]\nchat-template-file = none", "presets.ini:2 [*] chat-template-file = none: there is no such file"),
         ("[*]\nsystem-prompt-file = models/a.gguf", "for every model: system-prompt-file "),
@@ -381,7 +381,7 @@ def test_what_is_wrong_for_all_models_ends_the_start(models: Path, put: Callable
 
 
 def test_aliases_of_a_wrong_section(models: Path, put: Callable[..., Path]) -> None:
-    """They tell what is wrong, unless they mean another model."""
+    """They show the mistake, unless they mean another model."""
     put("a.gguf")
     text = "[x]\nmodel = models/a.gguf\nalias = z\n[b]\nmodel = models/a.gguf\nalias = y, z\n[c]\nalias = v, y\n[d]\nbase = no\nalias = u"
     catalog = catalog_of(models, "--models-preset", preset_file(models, text))
@@ -574,7 +574,7 @@ def test_an_id_is_made_of_the_file_s_own_path(models: Path, put: Callable[..., P
     assert ids(catalog_of(models)) == sorted([model_id, "other"])
 
 
-def test_nobody_is_renamed_because_another_comes_or_goes(models: Path, put: Callable[..., Path]) -> None:
+def test_ids_stay_when_other_models_come_or_go(models: Path, put: Callable[..., Path]) -> None:
     put("two/x.gguf")
     catalog = catalog_of(models)
     assert ids(catalog) == ["two"]
@@ -584,7 +584,7 @@ def test_nobody_is_renamed_because_another_comes_or_goes(models: Path, put: Call
     assert ids(catalog) == ["two", "two.gguf", "two/y"]
     assert get(catalog, "two").path == str(models / "two/x.gguf")
     assert (get(catalog, "two/x").id, get(catalog, "y").id) == ("two", "two/y")
-    later = catalog_of(models)  # llama-server's own rule decides when the router starts
+    later = catalog_of(models)  # llama-server's own rule applies when the router starts
     assert ids(later) == ["two", "two/x", "two/y"]
     (models / "two/x.gguf").unlink()
     assert later.reload() == ["two/x"]
@@ -601,8 +601,8 @@ def test_a_name_of_several_models_means_none_of_them(models: Path, put: Callable
     catalog = catalog_of(models, "--models-preset", preset_file(models, "[a/m]\nalias = b/n.gguf\n[v]\nbase = z\nalias = n\n"))
     assert ids(catalog) == ["a/m", "a/n", "b/m", "b/n", "c", "d", "v", "z"]
     assert [catalog.get(name) for name in ("m", "m.gguf", "n.gguf", "a", "b")] == [None] * 5
-    assert get(catalog, "z.gguf").id == "z"  # its own path, whoever else has that file name
-    assert (get(catalog, "b/n.gguf").id, get(catalog, "n").id) == ("a/m", "v")  # what a user says wins
+    assert get(catalog, "z.gguf").id == "z"  # its own path, whatever other model has that file name
+    assert (get(catalog, "b/n.gguf").id, get(catalog, "n").id) == ("a/m", "v")  # what a user has set wins
     shown = [name for spec in catalog.models() for name in (spec.id, *spec.aliases, *spec.spellings)]
     assert len(shown) == len(set(shown))
     assert {name: get(catalog, name).id for spec in catalog.models() for name in (*spec.aliases, *spec.spellings)} == {
@@ -617,7 +617,7 @@ def test_a_name_of_several_models_means_none_of_them(models: Path, put: Callable
         ("a/*", True),
         ("deep", True),  # one of its names, in full
         ("a/b/deep.gguf", True),
-        ("dee*", False),  # a pattern is for ids and for aliases that a user gave: a file's name opens nothing
+        ("dee*", False),  # a pattern is for ids and for aliases that a user gave, not for names of files
         ("*.gguf", False),
         ("mine*", True),
         ("other", False),

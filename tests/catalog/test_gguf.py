@@ -1,4 +1,4 @@
-"""GGUF headers: what they say, and that no file whatsoever breaks or stalls the reader."""
+"""GGUF headers: their content, and that no file at all breaks or stalls the reader."""
 
 import contextlib
 import os
@@ -97,7 +97,7 @@ def test_flipped_bits_end_in_a_header_or_an_error(tmp_path_factory: pytest.TempP
     content = bytearray(SMALL)
     for index, bits in flips:
         content[index] ^= bits
-    start = time.thread_time()  # not what other programs take meanwhile
+    start = time.thread_time()  # without the time of other programs
     with contextlib.suppress(GgufError):
         read_bytes(tmp_path_factory.getbasetemp(), bytes(content))
     assert time.thread_time() - start < 5

@@ -1,4 +1,4 @@
-"""A file that has not changed is not opened again, neither by this process nor by the next."""
+"""A file that has not changed is not opened again, in this process or the next."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_known_in_the_next_process(model: Path, cache: Path) -> None:
     assert (known.template.tools, known.template.thinking, known.template.kwargs) == (True, True, ("enable_thinking",))
     assert TEMPLATE not in cache.read_text()
     assert (known.header.has_chat_template, known.header.chat_template) == (True, None)
-    assert repr(second) == f"<Headers 0 files read, <Remembered {cache}: 1 entries>>"
+    assert repr(second) == f"<Headers 0 files read, <FactFile {cache}: 1 entries>>"
 
 
 def test_a_template_is_read_again_when_it_is_asked_for(model: Path) -> None:
@@ -147,7 +147,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
         lambda entry: {"a": 1},
     ],
 )
-def test_what_somebody_else_wrote_is_not_believed(model: Path, cache: Path, spoil: Callable[[Any], Any]) -> None:
+def test_entries_of_another_program_are_ignored(model: Path, cache: Path, spoil: Callable[[Any], Any]) -> None:
     first = Headers()
     known = first.read(str(model))
     first.save()

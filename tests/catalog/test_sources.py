@@ -1,4 +1,4 @@
-"""Folders of any size and with anything in them: found quickly, never opened twice, never in the way of requests."""
+"""Folders of any size and with any content: found quickly, never opened twice, and no request waits for them."""
 
 import contextlib
 import os
@@ -70,7 +70,7 @@ def test_ten_thousand_files(many: Path, monkeypatch: pytest.MonkeyPatch) -> None
         second_s = time.perf_counter() - start
         assert (str(difference), opened, catalog.version) == ("", [], 1)
         start = time.perf_counter()
-        other = Catalog(config)  # as the next process does it
+        other = Catalog(config)  # like the next process
         third_s = time.perf_counter() - start
         assert opened == []
     print(f"\n10,000 files: first scan {first_s:.2f} s, second {second_s:.2f} s, next process {third_s:.2f} s")
@@ -103,12 +103,12 @@ def test_the_loop_goes_on_during_a_scan(many: Path, router: StartRouter) -> None
     assert len(waits) > 5
 
 
-# ---------------------------------------------------------------- odd things
+# ---------------------------------------------------------------- odd files
 
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[Path]:
-    """A folder with one good model among much else."""
+    """A folder with one good model among many other things."""
     folder = tmp_path / "odd"
     folder.mkdir()
     model = make_llama(folder / "good.gguf")
@@ -164,7 +164,7 @@ def test_what_cannot_be_loaded_says_so_at_once(odd: Path, router: StartRouter) -
         assert error in listed[name]["error"]
         for path, body in (("/v1/completions", {"model": name, "prompt": "a"}), ("/models/load", {"model": name})):
             answer = server.post(path, body)
-            assert (answer.status, answer.error["type"]) == (400, "invalid_model_error")  # what SDKs do not try again
+            assert (answer.status, answer.error["type"]) == (400, "invalid_model_error")  # SDKs do not repeat requests with this answer
             assert answer.error["message"] == f"model name={name} failed to load: {listed[name]['error']}"
     assert server.post("/v1/completions", {"model": "good", "prompt": "a", "max_tokens": 2}).status == 200
 
@@ -184,7 +184,7 @@ def test_a_file_cut_anywhere_is_listed(tmp_path: Path, length: int) -> None:
 
 
 def entry_of(server: Router, model: str) -> dict[str, Any]:
-    """As the listing has it; alone, it also says how it is used."""
+    """Its entry in the listing; the entry of a single model also says how it is used."""
     found: dict[str, Any] = server.get(f"/v1/models/{model}").json
     assert found.pop("usage")["running"] == 0
     return found

@@ -1,4 +1,4 @@
-"""Variants: several presets over one loaded file. What they may say, and that switching between them loads nothing."""
+"""Variants: several presets over one loaded file. What they may set, and that switching between them loads nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     ("presets", "words"),
     [
         ("[v]\nbase = nobody", ["[v]", "base = nobody", "no such model"]),
-        ("[v]\nbase = tiny\nctx-size = 99", ["[v]", "ctx-size", "set there"]),
-        ("[v]\nbase = tiny\nttl = 99", ["[v]", "ttl", "set there"]),
-        ("[v]\nbase = tiny\nmodel = x.gguf", ["[v]", "model", "set there"]),
+        ("[v]\nbase = tiny\nctx-size = 99", ["[v]", "ctx-size", "set this in the base"]),
+        ("[v]\nbase = tiny\nttl = 99", ["[v]", "ttl", "set this in the base"]),
+        ("[v]\nbase = tiny\nmodel = x.gguf", ["[v]", "model", "set this in the base"]),
         ("[v]\nbase = w\n[w]\nbase = v", ["[v]", "v -> w -> v", "circle"]),
         ("[v]\nbase = v", ["v -> v"]),
-        ("[tiny]\nbase = tiny", ["[tiny]", "a model of its own"]),
+        ("[tiny]\nbase = tiny", ["[tiny]", "already the name of another model"]),
         ("[v]\nbase = tiny\nalias = tiny", ["alias tiny of v", "already means tiny"]),
         ("[v]\nbase = tiny\nsystem-prompt-file = /nowhere", ["/nowhere", "no such file"]),
     ],
@@ -198,7 +198,7 @@ def test_load_on_startup_of_a_variant_loads_its_base(router: StartRouter, tmp_pa
 
 
 def test_variants_that_are_adapters(router: StartRouter, tmp_path: Path) -> None:
-    """Each with its own LoRA over one set of weights; the base stays as it is."""
+    """Each with its own LoRA over one set of weights; the base does not change."""
     for seed in range(3):
         make_lora(tmp_path / f"lora{seed}.gguf", seed=seed)
     lora = [f"lora = {tmp_path / f'lora{seed}.gguf'}" for seed in range(3)]

@@ -1,4 +1,4 @@
-"""`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, that nothing is left of it."""
+"""`fastrouter bench`: real servers, tiny models; what it prints, what it refuses, and that it leaves nothing behind."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def rival(tmp_path: Path) -> Path:
-    """What llama-server is to the bench: a program with its flags. This one is fastrouter under another name."""
+    """The bench sees llama-server as a program with flags. This one is fastrouter under another name."""
     path = tmp_path / "llama-server"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastrouter "$@"\n')
     path.chmod(0o755)
@@ -58,7 +58,7 @@ def test_files(run: Run, models: Path, tmp_path: Path) -> None:
 
 
 def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_path: Path) -> None:
-    """Also that its doors are open to itself, whatever the user's are; and that one model has nothing to take turns with."""
+    """Also that its client can reach it whatever the user's settings are; and that one model has none to alternate with."""
     folder = tmp_path / "one"
     folder.mkdir()
     make_llama(folder / "only.gguf")
@@ -75,7 +75,7 @@ def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--port", "80"), "--port: bench says that itself"),
+        (("--port", "80"), "--port: bench sets this itself"),
         (("-m", "x.gguf"), "name models without a flag"),
         (("--no-such-flag",), "unknown flag --no-such-flag"),
         (("-c",), "-c: a value is missing"),
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_load(run: Run, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100_000])
     result = run(str(path), "--rounds", "1")
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("fastrouter: no whole answer: model name=cut failed to load: "), result.stderr
+    assert result.stderr.splitlines()[-1].startswith("fastrouter: the answer is incomplete: model name=cut failed to load: "), result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -61,7 +61,7 @@ def test_list(run: Run, server: Router) -> None:
 
 @pytest.fixture(scope="module")
 def marked(module_router: StartRouter, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """A model that is loaded, one that is not, and one whose file is cut and has a long name."""
+    """One model is loaded, one is not, and the file of one is cut and has a long name."""
     folder = tmp_path_factory.mktemp("marked")
     for name, seed in (("first", 0), ("second", 1)):
         (folder / f"{name}.gguf").symlink_to(models / f"tiny{seed}.gguf")
@@ -180,7 +180,7 @@ def test_chat_options(run: Run, server: Router) -> None:
 
 
 class Terminal:
-    """A verb under a pseudo terminal that is its controlling one, so that Ctrl-C reaches it."""
+    """A verb under a pseudo terminal, which is its controlling terminal, so that Ctrl-C reaches it."""
 
     def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
         self._controller, terminal = pty.openpty()
@@ -212,7 +212,7 @@ class Terminal:
         return self._shown
 
     def until(self, text: str) -> str:
-        """What was shown up to it, which is forgotten."""
+        """Returns what was shown up to it, and forgets that part."""
         eventually(lambda: text in self._read(), f"{text!r} in {self._shown[-300:]!r}")
         before, _, self._shown = self._shown.partition(text)
         return before
@@ -227,7 +227,7 @@ class Terminal:
         os.write(self._controller, text.encode())
 
     def all(self) -> str:
-        """What is shown until it ends well."""
+        """All that is shown until it ends well."""
         eventually(lambda: self._read() is not None and self.process.poll() is not None, "its end")
         assert self.process.returncode == 0, self._read()
         return self._read()
@@ -278,7 +278,7 @@ def test_commands_of_a_conversation(chatter: Router, tmp_path: Path) -> None:
             terminal.type(line)
             terminal.until(shown)
         terminal.type(json.dumps({"tokens": 1, "text": "an answer \x1b[31m of two"}))
-        terminal.until("\nan answer [31m of two\n")  # without what would colour the terminal
+        terminal.until("\nan answer [31m of two\n")  # without codes that would colour the terminal
         assert chatter.status("two") == "loaded"
         terminal.type("/quit")
         terminal.all()
@@ -401,12 +401,12 @@ def test_router_that_dies_in_the_middle(router: StartRouter, tmp_path: Path) -> 
     server.process.send_signal(signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.startswith("fastrouter: the stream broke off")
+    assert said.startswith("fastrouter: the stream ended too early")
     server.await_end()
 
 
 def test_interrupted_chat(router: StartRouter, tmp_path: Path) -> None:
-    """Ctrl-C ends the answer, and the router does not go on with it."""
+    """Ctrl-C ends the answer, and the router stops it too."""
     make_llama(tmp_path / "long.gguf", n_ctx=131072)
     server = router("-c", "131072", models_dir=tmp_path)
     process = subprocess.Popen(
@@ -438,7 +438,7 @@ def test_reader_that_leaves(run: Run, server: Router, tmp_path: Path) -> None:
 
 @pytest.fixture
 def talker(router: StartRouter, tmp_path: Path) -> Router:
-    """A scripted model that says three lines when it loads."""
+    """A scripted model that writes three lines when it loads."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     (folder / "talks.gguf").write_text('{"lines": ["one", "two", "\\u001b[31mthree"]}')

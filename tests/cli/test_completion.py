@@ -1,4 +1,4 @@
-"""Completion scripts, asked by the shells themselves; model names come from a real router."""
+"""Completion scripts, called by the shells themselves; model names come from a real router."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, server: Router) -> Path:
-    """A folder with the program, its scripts, and things to complete; shells run in it."""
+    """A folder with the program, its scripts, and files to complete; shells run in it."""
     folder = tmp_path_factory.mktemp("place")
     program = folder / "fastrouter"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m fastrouter "$@"\n')
@@ -96,7 +96,7 @@ def test_bash(bash: Complete, server: Router) -> None:
 @needs_bash
 def test_bash_asks_the_router(bash: Complete, server: Router) -> None:
     assert bash("fastrouter load ") == ["tiny0", "user/repo:Q4_K_M", r"zero\$HOME"]
-    assert bash("fastrouter chat --system hello user/repo:Q") == ["Q4_K_M"]  # bash replaces what stands behind the colon
+    assert bash("fastrouter chat --system hello user/repo:Q") == ["Q4_K_M"]  # bash replaces what follows the colon
     assert bash("fastrouter unload --url http://127.0.0.1:1 ") == []
     assert bash(f"fastrouter unload --url {server.url} ti") == ["tiny0"]
 
@@ -136,7 +136,7 @@ def test_a_shell_it_does_not_know(place: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (2, "", "usage: fastrouter completion bash|zsh|fish\n")
 
 
-# ---------------------------------------------------------------- nothing is missing, nothing is made up
+# ---------------------------------------------------------------- complete, and nothing invented
 
 
 def test_every_verb_is_there() -> None:
@@ -161,7 +161,7 @@ def test_every_flag_is_accepted() -> None:
 
 
 def test_a_name_takes_the_same_everywhere() -> None:
-    """The scripts look at the word before, whatever the verb."""
+    """The scripts look at the word before it, whatever the verb is."""
     seen: dict[str, object] = {}
     for verb in all_verbs():
         for option in verb.options:

@@ -75,7 +75,7 @@ def test_without_a_router(start: Start, hub: FakeHub, cache: Path) -> None:
     assert is_there(cache, hub)
     assert end_of(start("rm", NAME.lower())) == (0, f"{NAME.lower()} is removed\n", "")
     assert not is_there(cache, hub)
-    assert end_of(start("rm", NAME)) == (1, "", f"fastrouter: model '{NAME}' is in no cache\n")
+    assert end_of(start("rm", NAME)) == (1, "", f"fastrouter: model '{NAME}' is not in a cache\n")
 
 
 def test_through_a_router(start: Start, hub: FakeHub, cache: Path, server: Router) -> None:
@@ -129,7 +129,7 @@ def test_ctrl_c_and_on(start: Start, hub: FakeHub, cache: Path, with_router: boo
 
 
 def test_a_hub_that_cannot_be_reached(start: Start, hub: FakeHub) -> None:
-    """Each attempt is announced, so that nobody waits without a word."""
+    """Each attempt is announced, so that the user knows why it waits."""
     hub.faults[""] = deque([fake_hub.status(503)])
     code, out, error = end_of(start("pull", "u/r"))
     assert (code, out) == (0, f"{NAME} is in the cache\n")

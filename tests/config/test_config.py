@@ -1,4 +1,4 @@
-"""Flags, environment, presets: what wins, and what a mistake says."""
+"""Flags, environment, presets: which one wins, and the message for a mistake."""
 
 import os
 import re
@@ -130,7 +130,7 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
         (["--numa", "x"], {}, "fastrouter does not have --numa yet"),
-        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be a folder that is there"),
+        (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be an existing folder"),
         (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
         (["--no-repack"], {}, "fastrouter does not have --no-repack yet"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
@@ -202,7 +202,7 @@ def test_key_file(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# mine\n\none\ntwo \n")
     config = parse(["--api-key-file", str(path), "--api-key", "zero"], {})
-    assert (config.api_keys, config.api_key_file) == (("zero",), path)  # who reads it, and reads it again: test_keys.py
+    assert (config.api_keys, config.api_key_file) == (("zero",), path)  # test_api_keys.py tests how it is read
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_sampling(argv: list[str], sampling: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--samplers", "top_k;top_q"], "--samplers top_k;top_q: must be one of penalties, dry, .* but 'top_q' is none"),
-        (["--sampler-seq", "kz"], "--sampler-seq kz: must be one of .* but 'z' is none"),
+        (["--samplers", "top_k;top_q"], "--samplers top_k;top_q: must be one of penalties, dry, .* but 'top_q' is not one of them"),
+        (["--sampler-seq", "kz"], "--sampler-seq kz: must be one of .* but 'z' is not one of them"),
         (["--samplers", "infill"], "--samplers infill: .*infill is not supported yet"),
         (["--mirostat", "3"], "--mirostat 3: must be between 0 and 2"),
         (["-l", "x+1"], "-l x\\+1: must be a token id and a signed bias"),

@@ -1,4 +1,4 @@
-"""Flags that a request would say itself: --grammar and --json-schema with their files, --reverse-prompt, --special."""
+"""Flags for settings of requests: --grammar and --json-schema with their files, --reverse-prompt, --special."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def options_of(*argv: str) -> Any:
 
 
 def test_the_last_one_counts(files: Path) -> None:
-    """As in llama-server, where all four set one thing."""
+    """As in llama-server, where all four set one value."""
     path = str(files / "red.gbnf")
     assert options_of("--grammar-file", path).constraint == {"kind": "gbnf", "field": f"--grammar-file {path}", "text": GBNF}
     options = options_of("--grammar", GBNF, "-j", json.dumps(SCHEMA))

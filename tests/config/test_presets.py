@@ -1,4 +1,4 @@
-"""Preset files: every rule of the INI format, and what is said of every mistake."""
+"""Preset files: every rule of the INI format, and the message for every mistake."""
 
 import itertools
 import re
@@ -44,7 +44,7 @@ def all_of(presets: Presets) -> list[str]:
     return [*presets.problems, *itertools.chain(*presets.faults.values())]
 
 
-# ---------------------------------------------------------------- what is obeyed
+# ---------------------------------------------------------------- what is followed
 
 
 def test_a_preset_file(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_what_belongs_to_the_router_is_refused(tmp_path: Path, flag: Any) -> Non
         ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
         ("[a]\nrepack = 0", "fastrouter does not have repack = 0"),
         ("[a]\n\n# x\n-- = 1", "presets.ini:4 [a]: unknown key --"),
-        ("ctx-size = 1", "presets.ini:1: ctx-size stands before the first [section]"),
+        ("ctx-size = 1", "presets.ini:1: ctx-size is before the first [section]"),
         ("[a]\nnonsense", "presets.ini:2 [a]: expected `key = value`, found 'nonsense'"),
         ("[a]\nno-mmap", "presets.ini:2 [a]: expected `key = value`, as in `no-mmap = true`"),
         ("[a]\n= 5", "presets.ini:2 [a]: expected `key = value`"),
@@ -216,7 +216,7 @@ def test_what_belongs_to_the_router_is_refused(tmp_path: Path, flag: Any) -> Non
         ("[a\n", "presets.ini:1: not a section"),
         ("[]\n", "presets.ini:1: not a section"),
         ("[a] b\n", "presets.ini:1: not a section"),
-        ("[a]\n[b]\n[a]", "presets.ini:3: section [a] is there twice, first in line 1"),
+        ("[a]\n[b]\n[a]", "presets.ini:3: section [a] appears twice, first in line 1"),
     ],
 )
 def test_mistakes_name_file_line_section_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -239,7 +239,7 @@ def test_what_is_wrong_for_all_models_concerns_all(tmp_path: Path) -> None:
     assert [problem.partition(".ini:")[2][:5] for problem in presets.problems] == ["1: c ", "5 [*]", "6 [*]"]
     assert list(presets.faults) == ["a"]
     said = first_of(presets.problems, "x.ini")
-    assert said.endswith("belongs below [*] (and 2 more: `fastrouter preset check x.ini` shows all)")
+    assert said.endswith("put keys for all models below [*] (and 2 more: `fastrouter preset check x.ini` shows all)")
     assert first_of(presets.problems[:1], "x.ini") == presets.problems[0]
 
 
@@ -259,7 +259,7 @@ def test_what_is_wrong_for_all_models_concerns_all(tmp_path: Path) -> None:
 def test_a_comment_that_was_hardly_meant(tmp_path: Path, line: str) -> None:
     [warning] = presets_of(tmp_path, f"[a]\n{line}\n").warnings
     assert "presets.ini:2 [a]" in warning
-    assert "is put in quotes" in warning
+    assert "in quotes, or write it as JSON" in warning
 
 
 @given(st.text(st.sampled_from("ab \"'{}[];#\\,:")), st.booleans())
@@ -270,7 +270,7 @@ def test_values_are_read_as_they_were_written(text: str, keeps_quotes: bool) -> 
 
 
 def test_files_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the preset file, in --models-dir, in the working directory; the same for every key that names files."""
+    """In the folder of the preset file, in --models-dir, in the working directory; the same for every key that names files."""
     beside, models, here = tmp_path / "beside", tmp_path / "models", tmp_path / "here"
     for folder, names in ((beside, "a"), (models, "ab"), (here, "abc")):
         for name in names:
@@ -374,9 +374,9 @@ def test_all_problems_of_a_file_are_told(folder: Path, capsys: pytest.CaptureFix
         "get another copy of the file, or remove it",
         "problem: p.ini:10 [broken]: port belongs to the router and cannot be set for a model",
         "problem: p.ini:14 [v] base = nobody: there is no such model",
-        "problem: p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there",
+        "problem: p.ini:17 [w] ctx-size: a variant shares its base's process, so set this in the base",
         "problem: p.ini:19 [z] base: w cannot be used "
-        "(p.ini:17 [w] ctx-size: a variant shares its base's process, so this must be set there)",
+        "(p.ini:17 [w] ctx-size: a variant shares its base's process, so set this in the base)",
         f"problem: p.ini:22 [t] chat-template-file = none.jinja: there is no such file; looked for {tried('none.jinja')}",
     ]
     assert lines[-1] == "9 sections, 10 problems"

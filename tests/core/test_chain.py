@@ -1,4 +1,4 @@
-"""Sampling chains beyond the usual one against llama.cpp's own samplers: the same candidates with the same probabilities."""
+"""Sampling chains other than the usual one, compared with llama.cpp's own samplers: the same candidates with the same probabilities."""
 
 import ctypes
 from collections.abc import Iterator
@@ -92,7 +92,7 @@ def their_chain(chosen: dict[str, Any], n_vocab: int, vocab: Any, breakers: tupl
 
 
 def assert_alike(got: Probabilities, wanted: Probabilities) -> None:
-    """Where a cut ends may be a matter of rounding: one candidate more or less, and the others' probabilities to match."""
+    """Rounding may decide where a cut ends: one candidate more or less, and the others' probabilities to match."""
     odd = got.keys() ^ wanted.keys()
     assert len(odd) <= 1, (got, wanted)
     common = got.keys() & wanted.keys()
@@ -126,7 +126,7 @@ STEPS: list[dict[str, Any]] = [
 def test_steps_leave_what_llama_cpp_leaves(changes: dict[str, Any], n_vocab: int) -> None:
     for seed in range(5):
         logits = noise(n_vocab, seed)
-        # Mirostat's own samplers draw from what they keep, and say so with the probabilities of what is left.
+        # Mirostat's own samplers draw from what they keep, and show it by the probabilities of what is left.
         assert_alike(ours(logits, [], **changes), llamas(logits, [], **changes))
 
 
@@ -156,7 +156,7 @@ def test_any_order(
     }  # fmt: skip
     logits = noise(n_vocab, seed)
     got, wanted = ours(logits, tokens, **changes), llamas(logits, tokens, **changes)
-    if len(got.keys() ^ wanted.keys()) > 1:  # a cut that rounding moved by one may move the cuts behind it: then the bulk must agree
+    if len(got.keys() ^ wanted.keys()) > 1:  # a cut that rounding moved by one may move later cuts: then most candidates must agree
         common = got.keys() & wanted.keys()
         assert sum(wanted[token] for token in common) > 0.8
         return
@@ -173,7 +173,7 @@ def test_any_order(
     st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5), max_size=3)), max_size=2),
 )
 def test_dry(tokens: list[int], last_n: int, allowed: int, base: float, singles: list[int], longer: list[tuple[int, list[int]]]) -> None:
-    """Against the definition: the longest repetition that each token would go on with, back to the last breaker."""
+    """By the definition: the longest repetition that each token would continue, back to the last breaker."""
     n_vocab, logits = 6, np.zeros(6, np.float32)
     window = tokens[-last_n:]
     lost = repetition_losses(window, allowed, base, singles, longer)
@@ -278,7 +278,7 @@ def test_masked_greedy_is_the_best_of_what_is_allowed(n_vocab: int, seed: int, s
     random = np.random.default_rng(seed)
     allowed = random.random(n_vocab) < share
     allowed[random.integers(n_vocab)] = True
-    bits = np.ones(-(-n_vocab // 32) * 32, bool)  # what is beyond the vocabulary does not matter
+    bits = np.ones(-(-n_vocab // 32) * 32, bool)  # bits beyond the vocabulary do not matter
     bits[:n_vocab] = allowed
     mask = np.packbits(bits, bitorder="little").view(np.uint32).copy()
     logits = noise(n_vocab, seed)
@@ -330,7 +330,7 @@ def test_defaults_of_the_file(tmp_path: Path) -> None:
     try:
         found = file_defaults(model)
         assert found.pop("samplers") == ["temperature", "top_k", "top_p"]
-        assert found == {"temperature": 0.25, "top_k": 7, "repeat_last_n": 12, "mirostat_tau": 4.0}  # min_p makes no sense
+        assert found == {"temperature": 0.25, "top_k": 7, "repeat_last_n": 12, "mirostat_tau": 4.0}  # min_p is invalid
         settings = Sampler(model.vocab, {"top_k": 9}, {**found, "temperature": 0.5}).settings()
         assert (settings["top_k"], settings["temperature"], settings["repeat_last_n"]) == (9, 0.5, 12)
     finally:

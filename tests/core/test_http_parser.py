@@ -1,4 +1,4 @@
-"""Bytes in, requests or one refusal out: whole, byte by byte and at random splits the same."""
+"""Bytes in, requests or one refusal out: the same as a whole, byte by byte, and in random pieces."""
 
 import gc
 import random
@@ -36,7 +36,7 @@ def outcome(pieces: list[bytes], **limits: int) -> Result:
 
 
 def every_way(data: bytes, **limits: int) -> Result:
-    """The outcome, checked to be the same for every way of splitting."""
+    """The outcome, checked to be the same for every split."""
     whole = outcome([data], **limits)
     if len(data) < 5000:
         assert outcome([data[i : i + 1] for i in range(len(data))], **limits) == whole
@@ -106,7 +106,7 @@ def test_one_empty_line_before_a_request_line_is_tolerated() -> None:
     assert ([request[1] for request in requests], status) == (["/1", "/x", "/3"], None)
     parser = RequestParser()
     assert parser.feed(b"\r\n") == []
-    assert parser.is_idle  # it is no begun request: nothing waits for the rest of it
+    assert parser.is_idle  # it is not a request that has begun: nothing waits for the rest of it
 
 
 def test_good_requests_before_a_bad_one_are_delivered() -> None:
@@ -288,7 +288,7 @@ def test_idle_and_body_progress() -> None:
 
 
 def gate(limit: int, denied: Any = None) -> Any:
-    """A gate that answers so, and what it was asked."""
+    """A gate with this answer, and the calls it got."""
 
     def admit(request: Any, num_bytes: int) -> int:
         admit.asked.append((request.path, num_bytes))  # type: ignore[attr-defined]
@@ -313,7 +313,7 @@ def test_the_gate_limits_a_body(data: bytes, limit: int, status: int | None) -> 
     if b"chunked" in data:
         assert refused == status
         assert [request.body for request in found] == ([] if status else [b"x" * 9])
-    else:  # a length is the gate's to judge
+    else:  # the gate decides about a length
         assert [request.body for request in found] == [b"x" * 9]
     assert ask.asked == [("/x", -1 if b"chunked" in data else 9)]
     assert RequestParser().feed(get(), ask)[0].path == "/health"
@@ -341,7 +341,7 @@ def test_a_denied_body_is_not_kept(data: bytes, goes_on: bool) -> None:
 
 
 def test_nothing_is_left_to_the_collector() -> None:
-    """A parser and what it has read are freed when the last reference goes."""
+    """A parser and what it has read are freed with the last reference."""
     gc.collect()
     gc.disable()
     try:

@@ -22,7 +22,7 @@ PRODUCER = Path(__file__).parent.parent / "support" / "ring_producer.py"
 
 
 class Recorder(Sink):
-    """Keeps every record as the ring gives it."""
+    """Keeps every record that the ring delivers."""
 
     def __init__(self) -> None:
         self.records: list[tuple[int, int, int, bytes]] = []
@@ -143,7 +143,7 @@ def test_one_drain_is_bounded_and_calls_itself_back() -> None:
 
 
 class Feeding(Recorder):
-    """Pushes two records for each that it gets: the ring would never be empty."""
+    """Writes two records for each that it gets: the ring would never be empty."""
 
     def __init__(self, producer: TokenRing) -> None:
         super().__init__()
@@ -187,13 +187,13 @@ def test_a_doorbell_that_does_not_work_is_an_error_on_both_sides() -> None:
 
 @pytest.mark.parametrize("page_bytes", [PAGE, 4 * PAGE, 16 * PAGE])
 def test_the_layout_follows_the_size_of_a_page(page_bytes: int) -> None:
-    """As on systems whose pages have 16 or 64 KiB: a file's control page is as large, and the data begins after it."""
+    """As on systems whose pages have 16 or 64 KiB: the control page of a file is as large, and the data begins after it."""
     assert TokenRing.create().page_bytes == PAGE
     ring, producer = pair(page_bytes, page_bytes)
     assert (ring.page_bytes, producer.capacity, os.fstat(ring.memory_fd).st_size) == (page_bytes, page_bytes, 2 * page_bytes)
     sink = Recorder()
     request_id = ring.attach(sink)
-    payloads = [bytes([number]) * (page_bytes // 5) for number in range(20)]  # four times around
+    payloads = [bytes([number]) * (page_bytes // 5) for number in range(20)]  # more than four times the capacity
     for payload in payloads:
         assert producer.try_push(request_id, EVENT, 0, 0, 0, payload)
         ring.drain()
@@ -227,7 +227,7 @@ def test_closing_twice_is_fine_and_closed_rings_are_quiet() -> None:
         producer.try_push(4097, TEXT, 0, 0, 0, b"")
 
 
-def test_a_ring_that_nobody_keeps_gives_its_descriptors_back() -> None:
+def test_a_forgotten_ring_closes_its_descriptors() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         pair(PAGE)

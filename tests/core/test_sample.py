@@ -1,4 +1,4 @@
-"""LogitSampler against straightforward numpy, by the formulae of llama.cpp's samplers."""
+"""LogitSampler compared with simple numpy code, by the formulae of llama.cpp's samplers."""
 
 import ctypes
 from typing import Any
@@ -151,7 +151,7 @@ def test_candidates_are_those_of_llama_cpp(
     kept = kept_by_llama(logits, top_k, top_p, min_p, min_keep)
     chosen = sampler(n_vocab, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, min_keep=min_keep, temperature=100.0)
     drawn = {chosen.sample(logits.ctypes.data, n_vocab) for _ in range(30 * len(kept))}
-    # At this temperature all are about equally likely. Where top_p ends is a matter of rounding.
+    # At this temperature all are about equally likely. Rounding decides where top_p ends.
     assert len(drawn ^ kept) <= (0 < top_p < 1)
 
 

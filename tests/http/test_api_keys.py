@@ -53,17 +53,17 @@ def test_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "f: holds no key"),
-        ("# only\n\n", "f: holds no key"),
-        ("a\na", "f:2: this key is there twice"),
-        ("a\n\nb secret", "f:3: word 2 is none of name="),
-        ("a read-only=1", "f:1: word 2 is none of"),
-        ("a name=x models", "f:1: word 3 is none of"),
-        ("a name=", "f:1: name= is no name"),
-        ("a name=\x1b[2J", "f:1: name= is no name"),
-        ("a models=,", "f:1: models= names no model"),
-        ("a models=x models=y", "f:1: models is there twice"),
-        ("a read-only read-only", "f:1: read-only is there twice"),
+        ("", "f: holds no keys"),
+        ("# only\n\n", "f: holds no keys"),
+        ("a\na", "f:2: this key appears twice"),
+        ("a\n\nb secret", "f:3: word 2 must be one of name="),
+        ("a read-only=1", "f:1: word 2 must be one of"),
+        ("a name=x models", "f:1: word 3 must be one of"),
+        ("a name=", "f:1: name= needs a printable name"),
+        ("a name=\x1b[2J", "f:1: name= needs a printable name"),
+        ("a models=,", "f:1: models= needs a model"),
+        ("a models=x models=y", "f:1: models appears twice"),
+        ("a read-only read-only", "f:1: read-only appears twice"),
         ("a concurrency=0", "f:1: concurrency= must be a whole number from 1"),
         ("a concurrency=-1", "f:1: concurrency= must be"),
         ("a concurrency=1e3", "f:1: concurrency= must be"),
@@ -106,7 +106,7 @@ def test_no_key_is_kept(path: Path) -> None:
 
 
 def test_a_key_that_is_given_twice_would_have_two_scopes(path: Path) -> None:
-    with pytest.raises(ConfigError, match="is given by --api-key too"):
+    with pytest.raises(ConfigError, match="--api-key gives one of its keys too"):
         ring_of(path, "same read-only\n", "same")
 
 
@@ -201,14 +201,14 @@ def test_refresh_says_once_what_is_wrong(path: Path, caplog: pytest.LogCaptureFi
         for _ in range(5):
             ring.refresh()
         assert [record.getMessage() for record in caplog.records] == [
-            f"--api-key-file {path}:2: word 2 is none of name=, models=, read-only or concurrency=; the keys are as before"
+            f"--api-key-file {path}:2: word 2 must be one of name=, models=, read-only or concurrency=; the old keys stay in use"
         ]
         caplog.clear()
         path.unlink()
         for _ in range(5):
             ring.refresh()
         assert [record.getMessage() for record in caplog.records] == [
-            f"--api-key-file {path}: there is no such file; the keys are as before"
+            f"--api-key-file {path}: there is no such file; the old keys stay in use"
         ]
         assert ring.find(b"a") is None
         caplog.clear()

@@ -304,12 +304,12 @@ def test_keys_change_while_it_runs(router: StartRouter, models: Path, tmp_path: 
     refused = server.get("/models?reload=1", {"X-Api-Key": "fifth"})
     assert (refused.status, f"{path}:2" in refused.error["message"]) == (400, True)
     path.unlink()
-    eventually(lambda: "there is no such file; the keys are as before" in server.log, "a line in the log")
+    eventually(lambda: "there is no such file; the old keys stay in use" in server.log, "a line in the log")
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "reload refused" in server.log, "another one")
     assert (may(server, "fifth"), may(server, "sixth")) == (True, False)
     assert "sekret" not in server.log
-    assert server.log.count("the keys are as before") <= 2
+    assert server.log.count("the old keys stay in use") <= 2
 
 
 # ---------------------------------------------------------------- other doors
@@ -519,7 +519,7 @@ def test_a_stop_under_https(tmp_path: Path, models: Path, issued: Issued) -> Non
         (("--ssl-key-file", "KEY", "--ssl-cert-file", "nowhere.pem"), ("--ssl-cert-file nowhere.pem: there is no such file",)),
         (("--ssl-key-file", "CERT", "--ssl-cert-file", "CERT"), ("--ssl-key-file", "holds no PEM private key")),
         (("--api-key-file", "nowhere.txt"), ("--api-key-file nowhere.txt: there is no such file",)),
-        (("--api-key-file", "CERT"), ("--api-key-file", ":1: word 2 is none of")),
+        (("--api-key-file", "CERT"), ("--api-key-file", ":1: word 2 must be one of")),
         (("--host", "0.0.0.0", "--ssl-key-file", "KEY", "--ssl-cert-file", "CERT"), ("--insecure",)),
         (("--host", "nowhere/x.sock"), ("cannot listen on nowhere/x.sock: No such file or directory",)),
     ],
@@ -600,7 +600,7 @@ def test_sockets_of_systemd(tmp_path: Path, models: Path) -> None:
         assert path.exists()  # it is systemd's
 
 
-def test_sockets_of_systemd_for_somebody_else(tmp_path: Path) -> None:
+def test_sockets_of_systemd_for_another_process(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0", before=("env", "LISTEN_PID=1", "LISTEN_FDS=1")) as running:
         assert get(running.addresses[0]) == 200
 

@@ -293,7 +293,7 @@ def test_a_body_must_keep_coming() -> None:
     run(scenario())
 
 
-def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+def test_answers_that_are_not_read_do_not_pile_up() -> None:
     async def scenario() -> None:
         async with serving() as site:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1 << 12)
@@ -496,7 +496,7 @@ def test_no_other_file_is_ever_taken_for_a_socket(tmp_path: Path) -> None:
     (tmp_path / "folder.sock").mkdir()
     os.mkfifo(tmp_path / "pipe.sock")
     for name in ("text", "link", "folder", "pipe"):
-        with pytest.raises(ConfigError, match=f"{name}.sock: there is a file of that name that is no socket"):
+        with pytest.raises(ConfigError, match=f"{name}.sock: a file with this name exists, and it is not a socket"):
             bind([str(tmp_path / f"{name}.sock")], 0)
     assert text.read_text() == "mine"
     assert link.is_symlink()

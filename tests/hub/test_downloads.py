@@ -1,4 +1,4 @@
-"""Models from the hub, through a real router: POST and DELETE /models, the feed, -hf and presets; what a client sees on the way."""
+"""Models from the hub, through a real router: POST and DELETE /models, the events, -hf and presets; what a client sees meanwhile."""
 
 import contextlib
 import http.client
@@ -68,7 +68,7 @@ def closed_feeds() -> Iterator[None]:
 
 
 class Events:
-    """What /models/sse says, collected in the background."""
+    """The events of /models/sse, collected in the background."""
 
     def __init__(self, router: Router) -> None:
         self.events: list[dict[str, Any]] = []
@@ -141,7 +141,7 @@ def test_from_the_hub_to_an_answer(start: StartRouter, hub: FakeHub, models: Pat
     early = server.post("/v1/chat/completions", {**CHAT, "model": NAME})
     assert (early.status, early.error["type"], early.headers["Retry-After"]) == (503, "unavailable_error", "5")
     assert early.error["message"].startswith(f"model '{NAME}' is downloading (")
-    assert server.post("/models", {"model": NAME.lower()}).error["message"] == f"model '{NAME.lower()}' is downloading already"
+    assert server.post("/models", {"model": NAME.lower()}).error["message"] == f"model '{NAME.lower()}' is already downloading"
     assert feed.wait("download_finished") == {"model": NAME, "event": "download_finished", "data": {"id": NAME}}
     progress = [event["data"][url]["done"] for event in feed.of("download_progress")]
     assert progress == sorted(progress)
@@ -212,7 +212,7 @@ def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Pa
     feed = Events(server)
     hub.always[FILE] = fake_hub.flip(1000)
     server.post("/models", {"model": NAME})
-    assert "is not what it says it is" in feed.wait("download_failed")["data"]["error"]
+    assert "does not match the hub's checksum" in feed.wait("download_failed")["data"]["error"]
     assert server.get("/v1/models").json["data"] == []
     assert blobs(cache) == []
     assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).status == 400
@@ -244,7 +244,7 @@ def test_two_at_once(start: StartRouter, hub: FakeHub, tiny: bytes, models: Path
         hub.always[f"m{index}.gguf"] = fake_hub.slow(len(tiny) * 1.5)
     server = start(models_dir=models)
     feed = Events(server)
-    server.load("tiny0")  # once the spare has served, all that comes up at the start has come up
+    server.load("tiny0")  # after the spare has served, all processes of the start are running
     server.unload("tiny0")
     before = settled(server)
     threads = [threading.Thread(target=server.post, args=("/models", {"model": f"u/r{index}"})) for index in range(3)]
@@ -367,7 +367,7 @@ def test_delete_on_the_way(start: StartRouter, hub: FakeHub, cache: Path) -> Non
 
 
 def test_delete_beside_a_download(start: StartRouter, hub: FakeHub, cache: Path, tiny: bytes) -> None:
-    """The last model of a repository goes while another of its models is on its way."""
+    """The last model of a repository is deleted while another of its models is being downloaded."""
     hub.repos["u/r"]["m-Q8_0.gguf"] = tiny[:-1] + b"x"
     server = start()
     feed = Events(server)
@@ -383,7 +383,7 @@ def test_delete_beside_a_download(start: StartRouter, hub: FakeHub, cache: Path,
 
 
 def test_blobs_of_other_snapshots_stay(filled: Router, cache: Path) -> None:
-    """An older revision has the same file under another name; and a link that leads out of the cache is removed, not followed."""
+    """An older revision has the same file under another name; a link that leads out of the cache is removed, not followed."""
     old = cache / "models--u--r" / "snapshots" / ("a" * 40)
     old.mkdir()
     current = cache / "models--u--r" / "snapshots" / COMMIT
@@ -413,7 +413,7 @@ def test_the_flat_cache(start: StartRouter, cache: Path, tiny: bytes) -> None:
 
 
 def test_keys_with_a_scope(start: StartRouter, hub: FakeHub, tmp_path: Path, tiny: bytes) -> None:
-    """What a key may not see, it can neither download, nor watch, nor cancel, nor delete; and a read-only key changes nothing."""
+    """A key can neither download, watch, cancel nor delete what it may not see; and a read-only key changes nothing."""
     keys = tmp_path / "keys"
     keys.write_text("all\nmine models=mine/*\nreader read-only\n")
     hub.repos["mine/r"] = {FILE: tiny}

@@ -1,4 +1,4 @@
-"""The download process against a hub that misbehaves: what ends up in the cache, what it says, who sees the token."""
+"""The download process and a hub that fails: what is in the cache afterwards, what it reports, which requests get the token."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ from fake_hub import COMMIT, FakeHub, Fault, serving
 
 from fastrouter.catalog.sources import scan_cache
 from fastrouter.hub.http_client import Place, place_of
-from fastrouter.hub.job import Job, start_process
+from fastrouter.hub.job import DownloadJob, start_process
 
 CONTENT = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(1000)
@@ -38,18 +38,18 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A silence of a second is a stall, and nothing of the user's is read or written."""
+    """A silence of a second is a stall, and no file of the user is read or written."""
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 
 
-def job_of(hub: FakeHub, cache: Path, **changes: Any) -> Job:
-    return dataclasses.replace(Job("u/r", None, None, str(cache), hub.url, pause_s=0.01), **changes)
+def job_of(hub: FakeHub, cache: Path, **changes: Any) -> DownloadJob:
+    return dataclasses.replace(DownloadJob("u/r", None, None, str(cache), hub.url, pause_s=0.01), **changes)
 
 
-def run(job: Job) -> list[dict[str, Any]]:
+def run(job: DownloadJob) -> list[dict[str, Any]]:
     """All reports; the process has ended."""
     with start_process(job) as process:
         assert process.stdout is not None
@@ -139,7 +139,7 @@ def test_git_checksums_of_small_files(hub: FakeHub, tmp_path: Path) -> None:
         ([fake_hub.flip(5)], [None, None]),
         ([fake_hub.cut(100_000), fake_hub.flip(5)], [None, "bytes=100000-", None]),
         ([fake_hub.says_length(10)], [None, "bytes=10-"]),
-        ([fake_hub.says_length(400_000)], [None]),  # all of it came; that more was announced does not matter
+        ([fake_hub.says_length(400_000)], [None]),  # all of it came, although more was announced
         ([fake_hub.body(CONTENT + b"more")], [None]),
         ([fake_hub.body(b"<html>log in here</html>")], [None, "bytes=24-", None]),
     ],
@@ -167,7 +167,7 @@ def test_it_goes_on(hub: FakeHub, tmp_path: Path, faults: list[Fault], ranges: l
 
 
 def test_a_storm(hub: FakeHub, tmp_path: Path) -> None:
-    """Forty shards with three faults each, in any order: all of them arrive, and each is what it should be."""
+    """Forty shards with three faults each, in any order: all of them arrive, with the right content."""
     rng = random.Random(15)
     shards = {f"s-{index:05d}-of-00040.gguf": rng.randbytes(rng.randint(20_000, 200_000)) for index in range(1, 41)}
     hub.repos["u/r"] = shards
@@ -175,7 +175,7 @@ def test_a_storm(hub: FakeHub, tmp_path: Path) -> None:
         somewhere = [rng.randrange(len(content) // 2) for _ in range(6)]
         faults = [fake_hub.cut(somewhere[0]), fake_hub.cut(somewhere[1]), fake_hub.says_length(somewhere[2])]
         faults += [fake_hub.status(503), fake_hub.status(500), fake_hub.status(416), fake_hub.body(content)]
-        wrong = rng.choice([fake_hub.body(b"<html>"), fake_hub.flip(-1)])  # a second one is the end
+        wrong = rng.choice([fake_hub.body(b"<html>"), fake_hub.flip(-1)])  # a second one ends it
         hub.faults[name] = deque(rng.sample([*faults, wrong], 3))
     hub.faults["s-00007-of-00040.gguf"].append(fake_hub.stall(100))
     assert run(job_of(hub, tmp_path))[-1]["event"] == "finished"
@@ -191,7 +191,7 @@ def test_the_listing_is_tried_again(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_wrong_hash_is_never_kept(hub: FakeHub, tmp_path: Path) -> None:
     hub.always[NAME] = fake_hub.flip(299_999)
-    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", NAME, "is not what it says it is", SHA)
+    check_failed(run(job_of(hub, tmp_path)), tmp_path, "DownloadFailed", NAME, "does not match the hub's checksum", SHA)
     assert hub.ranges(NAME) == [None, None]
     assert os.listdir(tmp_path / "models--u--r" / "blobs") == []
 
@@ -224,7 +224,7 @@ def test_a_hub_that_stays_away(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_a_hub_without_an_address(hub: FakeHub, tmp_path: Path) -> None:
-    """Tried once more, and no more: what it waits for is said, and the way out."""
+    """It tries once more, and then stops; the message says what it waits for, and the way out."""
     reports = run(job_of(hub, tmp_path, endpoint="http://no-such-host.invalid"))
     assert [report["event"] for report in reports] == ["waiting", "failed"]
     check_failed(reports, tmp_path, "HubUnavailable", "no-such-host.invalid has no address", "HF_ENDPOINT", "given up after 2 attempts")
@@ -306,7 +306,7 @@ def test_no_room(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up(hub: FakeHub, tmp_path: Path) -> None:
-    """As a limit of the process; what came is kept, and enough room later is enough."""
+    """As a limit of the process; what came is kept, and with enough room the download succeeds later."""
     process = start_process(job_of(hub, tmp_path))
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     with process:
@@ -320,7 +320,7 @@ def test_a_disk_that_fills_up(hub: FakeHub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("obstacle", ["blobs", "snapshots", "refs"])
 def test_a_cache_with_a_file_in_the_way(hub: FakeHub, tmp_path: Path, obstacle: str) -> None:
-    """Whichever step fails, there is never half a model; without the obstacle, what came is not fetched again."""
+    """Whichever step fails, there is never half a model; without the obstacle, finished parts are not downloaded again."""
     folder = tmp_path / "models--u--r"
     folder.mkdir()
     (folder / obstacle).write_text("a file, no folder")
@@ -344,7 +344,7 @@ def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_the_token_stays_with_the_hub(hub: FakeHub, tmp_path: Path) -> None:
-    """A redirect to another port, as to a content delivery network, goes without it."""
+    """A redirect to another port, as to a content delivery network, is followed without it."""
     hub.token = TOKEN
     with serving(FakeHub(repos=hub.repos)) as other:
         hub.always[NAME] = fake_hub.redirect(f"{other.url}/u/r/resolve/{COMMIT}/{NAME}")
@@ -373,11 +373,11 @@ def test_the_token_shows_nowhere(hub: FakeHub, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("location", "words"),
     [
-        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which is no address of a server"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which is not the address of a server"),
         ("http://10.0.0.1/x", "10.0.0.1, which is a private network"),
         ("http://[fd00::1]/x", "fd00::1, which is a private network"),
-        ("http://[::ffff:169.254.169.254]/x", "no address of a server"),
-        ("http://0.0.0.0/x", "no address of a server"),
+        ("http://[::ffff:169.254.169.254]/x", "not the address of a server"),
+        ("http://0.0.0.0/x", "not the address of a server"),
         ("file:///etc/passwd", "file:"),
     ],
 )
@@ -392,7 +392,7 @@ def test_redirects_into_the_network_are_refused(hub: FakeHub, tmp_path: Path, lo
 
 
 def test_through_a_proxy(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows names that this machine does not; the rules are the same."""
+    """The proxy knows names that this machine does not know; the rules are the same."""
     monkeypatch.setenv("http_proxy", hub.url)
     hub.faults[NAME] = deque([fake_hub.redirect(f"http://delivery.invalid/u/r/resolve/{COMMIT}/{NAME}")])
     job = job_of(hub, tmp_path, endpoint="http://hub.invalid", token=TOKEN)
@@ -401,7 +401,7 @@ def test_through_a_proxy(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.Monke
     assert [seen.path.split("/")[2] for seen in hub.seen] == ["hub.invalid", "hub.invalid", "delivery.invalid"]
     assert [seen.headers.get("authorization") for seen in hub.seen] == [f"Bearer {TOKEN}"] * 2 + [None]
     hub.always[NAME] = fake_hub.redirect("http://169.254.169.254/")
-    check_failed(run(dataclasses.replace(job, cache_dir=str(tmp_path / "b"))), tmp_path / "b", "Refused", "no address of a server")
+    check_failed(run(dataclasses.replace(job, cache_dir=str(tmp_path / "b"))), tmp_path / "b", "Refused", "not the address of a server")
 
 
 def test_offline(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Which files of a repository a name means: llama-server's rules, and nothing with a path that leads elsewhere."""
+"""Which files of a repository a name means: llama-server's rules, and no path that leads outside."""
 
 import re
 

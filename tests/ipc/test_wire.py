@@ -143,7 +143,7 @@ def test_any_error_can_travel(message: str) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(MESSAGES), st.data())
 def test_mutations(message: Message, data: st.DataObject) -> None:
-    """Anything is a message or a ProtocolError."""
+    """Every mutation is a message or a ProtocolError."""
     frame_bytes = bytearray(encode(message))
     for _ in range(data.draw(st.integers(1, 4))):
         frame_bytes[data.draw(st.integers(0, len(frame_bytes) - 1))] = data.draw(st.integers(0, 255))
@@ -163,7 +163,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 class Ends:
-    """A router's end that writes down what it hears, and a worker's."""
+    """A router's end that records its messages, and a worker's end."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -178,7 +178,7 @@ class Ends:
 
     async def close(self) -> None:
         self.wire.close()
-        await asyncio.sleep(0.01)  # the transport lets go of its socket in the next rounds of the loop
+        await asyncio.sleep(0.01)  # the transport closes its socket in the next rounds of the loop
         self.ours.close()
         self.worker.close()
 
@@ -250,3 +250,11 @@ def test_closed_before_the_connection() -> None:
         await ends.close()
 
     run(body())
+
+
+def test_an_error_of_a_subclass_arrives_as_the_class_that_both_know() -> None:
+    class OfTheWorker(InvalidRequest):
+        pass
+
+    error = from_wire(OfTheWorker("too slow").to_wire())
+    assert (type(error), error.message, error.status) == (InvalidRequest, "too slow", 400)

@@ -1,4 +1,4 @@
-"""The container's recipe: what it names exists, and its health check works against a real router. It is not built here."""
+"""The container's recipe: all that it names exists, and its health check works with a real router. It is not built here."""
 
 import json
 import os

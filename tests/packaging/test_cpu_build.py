@@ -23,7 +23,7 @@ import try_variants
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is there on x86-64 only")
 
-# What GCC 12 makes of llama.cpp's ggml-cpu/amx/mmq.cpp: without and with llama_wheel.COMPILER_FLAGS.
+# The code that GCC 12 makes of llama.cpp's ggml-cpu/amx/mmq.cpp: without and with llama_wheel.COMPILER_FLAGS.
 BAD = """
    2fece:\tvpxor  %xmm0,%xmm0,%xmm0
    2fed2:\tvmovdqa64 %zmm0,0xc0(%rsp)
@@ -95,7 +95,7 @@ void configure() {
 
 @on_x86
 def test_the_flags_keep_the_stores(tmp_path: Path) -> None:
-    """By this machine's compiler, for the wheel and, as they are its flags, for the executable."""
+    """With this machine's compiler, for the wheel and for the executable, which uses the same flags."""
     (tmp_path / "tiles.cpp").write_text(TILES)
     command = ["g++", "-O3", "-fPIC", "-mavx512f", "-mamx-tile", *llama_wheel.COMPILER_FLAGS.split(), "-c", "tiles.cpp", "-o", "tiles.o"]
     subprocess.run(command, cwd=tmp_path, check=True)

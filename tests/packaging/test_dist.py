@@ -1,4 +1,4 @@
-"""The launcher of the executable around a small program instead of the real one; what the spec and the packer say without a build."""
+"""The launcher of the executable with a small program instead of the real one; the spec and the packer without a build."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ import elf  # noqa: E402
 import entry  # noqa: E402
 import pack  # noqa: E402
 
-# What the launcher becomes: says who it is, then does what its first argument says.
+# The launcher becomes this program: it reports its identity, then follows its first argument.
 PROGRAM = """#!/bin/sh
 echo "pid $$ of $0: $*"
 case "$1" in
@@ -44,7 +44,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Executable:
-    """The launcher with a payload, a cache and a temporary folder of its own."""
+    """The launcher with a payload, and a separate cache and temporary folder."""
 
     def __init__(self, launcher: Path, home: Path, text: str = PROGRAM, size: int = 200_000, **sections: Path) -> None:
         self.home, self.path, self.cache, self.temporary = home, home / "fastrouter", home / "cache", home / "tmp"
@@ -81,7 +81,7 @@ def executable(launcher: Path, tmp_path: Path) -> Executable:
 
 
 def up(process: "subprocess.Popen[str]") -> str:
-    """What it said first, when it has said that it is up."""
+    """Its first output, once it has reported that it is running."""
     assert process.stdout is not None
     first = process.stdout.readline()
     assert process.stdout.readline() == "up\n"
@@ -220,13 +220,13 @@ def test_without_a_cache_a_temporary_folder_that_goes(executable: Executable, en
     assert f" of {folder}/" in said
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     process.send_signal(end)
-    _, complained = process.communicate(timeout=10)  # the process that tidies up does not hold its pipes
+    _, complained = process.communicate(timeout=10)  # the process that cleans up does not hold its pipes
     assert "cannot be used" in complained
     assert str(folder) in complained
     eventually(lambda: not folder.exists(), "the folder is removed")
 
 
-def test_a_cache_of_somebody_else_is_not_trusted(executable: Executable) -> None:
+def test_a_cache_of_another_user_is_not_trusted(executable: Executable) -> None:
     executable.run("exit", "0")
     executable.cache.chmod(0o777)
     result = executable.run("exit", "6")
@@ -255,7 +255,7 @@ def test_without_any_folder_it_says_what_to_set(executable: Executable) -> None:
     environment = {"PATH": os.environ["PATH"], "TMPDIR": "/nonexistent"}
     if os.geteuid() == 0 or any(os.access(folder, os.W_OK) for folder in ("/tmp", "/var/tmp", "/dev/shm")):
         result = subprocess.run([executable.path, "exit", "2"], env=environment, capture_output=True, text=True, timeout=30)
-        assert result.returncode == 2  # it found one of the others, and no cache was named: nothing to say
+        assert result.returncode == 2  # it found one of the others, and no cache was named: it prints nothing
         assert result.stderr == ""
 
 
@@ -279,7 +279,7 @@ def test_other_sections_are_named_to_the_program(launcher: Path, tmp_path: Path)
     assert len(executable.runtimes) == 2
 
 
-# ---------------------------------------------------------------- around it
+# ---------------------------------------------------------------- the parts around it
 
 
 def test_the_same_files_give_the_same_bytes(launcher: Path, tmp_path: Path) -> None:

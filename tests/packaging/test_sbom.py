@@ -116,7 +116,7 @@ def test_packages_of_debian_inside(tmp_path: Path) -> None:
 
 
 def test_what_pyinstaller_has_packed(tmp_path: Path) -> None:
-    """Files tell, not names: a module of ours may stand in for a distribution that is installed here."""
+    """The files decide, not the names: a module of ours may replace a distribution that is installed here."""
     uvloop, markupsafe = (str(metadata.distribution(name).locate_file(f"{name}/__init__.py")) for name in ("uvloop", "markupsafe"))
     modules = [("uvloop", uvloop, "PYMODULE"), ("orjson", str(tmp_path / "orjson.py"), "PYMODULE")]
     (tmp_path / "PYZ-00.toc").write_text(repr(("PYZ-00.pyz", modules)))

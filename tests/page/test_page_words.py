@@ -272,7 +272,7 @@ def test_settings_explain_themselves(page: Any) -> None:
     helps = dialog.locator("input, select, textarea").evaluate_all(
         "(fields) => fields.map((field) => document.getElementById(field.getAttribute('aria-describedby')).textContent)"
     )
-    assert len(helps) == 12
+    assert len(helps) == 15
     assert all(len(text) > 20 for text in helps)
 
 

@@ -102,7 +102,7 @@ def test_a_load_a_switch_and_an_eviction(room: Any, server: Router) -> None:
     expect(card(room, "tiny0")).to_have_count(0)
     expect(lane(room, "tiny0").locator('[data-kind="left"]').first).to_be_attached()
     expect(lane(room, "tiny2").locator('[data-state="loaded"]').last).to_be_attached()
-    news = room.get_by_role("region", name="What happened last")
+    news = room.get_by_role("region", name="Latest events")
     expect(news).to_contain_text("tiny0 left: its place was needed")
     expect(news).to_contain_text(re.compile(r"tiny2 loaded in [\d.]+ m?s"))
 
@@ -112,7 +112,7 @@ def test_what_happened_before_the_page_was_opened(tab: Tab, server: Router) -> N
         server.load(model)
     room = opened(tab, server)
     expect(lane(room, "tiny0").locator('[data-kind="left"]').first).to_be_attached()
-    expect(room.get_by_role("region", name="What happened last")).to_contain_text("tiny0 left: its place was needed")
+    expect(room.get_by_role("region", name="Latest events")).to_contain_text("tiny0 left: its place was needed")
 
 
 def test_a_load_on_its_way(room: Any, server: Router) -> None:
@@ -170,7 +170,7 @@ def test_a_log_as_it_comes(room: Any, server: Router) -> None:
     server.load("tiny0")
     card(room, "tiny0").get_by_role("button", name="Log and settings of tiny0").click()
     log = card(room, "tiny0").get_by_role("log")
-    expect(log).to_contain_text("gets the model")
+    expect(log).to_contain_text("loads the model")
     ask(server, "tiny0", tokens=1, lines=["a line of now", HOSTILE]).join()
     expect(log).to_contain_text("a line of now")
     expect(log).to_contain_text(HOSTILE)  # text, not an element
@@ -187,7 +187,7 @@ def test_settings_wake_nothing(room: Any, server: Router) -> None:
     expect(row.get_by_role("tab", name="Settings")).to_be_focused()
     panel = row.get_by_role("tabpanel", name="Settings")
     expect(panel).to_contain_text("--temp 0.3")
-    expect(panel).to_contain_text("As they will be when it is loaded")
+    expect(panel).to_contain_text("These apply when it is loaded")
     expect(panel.locator("dt", has_text="temperature")).to_be_visible()
     assert server.status("tiny2") == "unloaded"
 
@@ -214,7 +214,7 @@ def test_a_download_with_its_progress_and_a_removal_that_asks(room: Any, server:
     row = on_disk(room, NAME)
     row.get_by_role("button", name=f"Delete {NAME}").click()
     question = room.page.get_by_role("dialog", name=f"Delete {NAME}?")
-    expect(question).to_contain_text("for good")
+    expect(question).to_contain_text("permanently")
     question.get_by_role("button", name="Cancel").click()
     expect(question).to_have_count(0)
     assert server.get(f"/v1/models/{NAME}").status == 200
@@ -260,10 +260,10 @@ def test_nothing_that_keeps_people_out(chromium: Any, server: Router, scheme: st
     tab = Tab(chromium, color_scheme=scheme)
     room = opened(tab, server)
     card(room, "tiny0").get_by_role("button", name="Log and settings of tiny0").click()
-    expect(room.get_by_role("log")).to_contain_text("gets the model")
+    expect(room.get_by_role("log")).to_contain_text("loads the model")
     assert violations(room.page) == []
     room.get_by_role("tab", name="Settings").click()
-    expect(room.get_by_role("tabpanel")).to_contain_text("As its worker says")
+    expect(room.get_by_role("tabpanel")).to_contain_text("Reported by its worker")
     assert violations(room.page) == []
     tab.close()
 
@@ -298,5 +298,5 @@ def test_a_router_that_is_gone(tab: Tab, router: StartRouter, models: Path) -> N
     expect(card(room, "tiny0")).to_be_visible()
     expect(room.get_by_text("cannot be reached")).to_be_hidden()
     server.stop()
-    expect(room.get_by_text("The router cannot be reached: this is how it was.")).to_be_visible()
+    expect(room.get_by_text("The router cannot be reached. This is the last known state.")).to_be_visible()
     expect(card(room, "tiny0")).to_be_visible()

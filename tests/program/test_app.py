@@ -93,7 +93,7 @@ def test_unknown_flag(tmp_path: Path) -> None:
         (["run", "tiny"], "chat"),
         (["ls"], "list"),
         (["version"], "--version"),
-        (["no-cache"], "--models-dir no-cache"),  # a folder that is there
+        (["no-cache"], "--models-dir no-cache"),  # an existing folder
     ],
 )
 def test_unknown_verb(tmp_path: Path, words: list[str], meant: str) -> None:
@@ -124,7 +124,7 @@ def test_wrong_values(tmp_path: Path) -> None:
 
 
 def test_bad_preset(tmp_path: Path) -> None:
-    """What is wrong for all models ends the start, before it says that it listens."""
+    """A mistake for all models ends the start before it says that it listens."""
     for text, word in (("[*]\nctx-sizes = 5\n", "ctx-sizes"), ("nonsense\n", "expected `key = value`"), ("\xff", "is not UTF-8")):
         (tmp_path / "p.ini").write_bytes(text.encode("latin-1"))
         check_refused(fastrouter(tmp_path, "--port", "0", "--models-preset", "p.ini"), "p.ini", word)
@@ -187,7 +187,7 @@ def test_what_was_hardly_meant_is_said_at_the_start(router: StartRouter, models:
 
 
 def test_two_signals_of_one_sender_are_one(router: StartRouter, models: Path) -> None:
-    """timeout(1) tells the process, then its whole group."""
+    """timeout(1) sends it to the process, then to its whole group."""
     server = router(models_dir=models)
     assert ask(server, "tiny0").status == 200
     server.process.send_signal(signal.SIGTERM)
@@ -205,7 +205,7 @@ def test_an_empty_folder(router: StartRouter, tmp_path: Path) -> None:
 
 
 def test_the_start_imports_only_what_it_needs() -> None:
-    """Until the address is printed: what serves requests is imported after it."""
+    """Until the address is printed: all that serves requests is imported after it."""
     code = "import sys, fastrouter.cli.serve, fastrouter.catalog.catalog; print(*sys.modules)"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     late = ("fastrouter.ipc", "fastrouter.supervisor", "fastrouter.hub", "fastrouter.worker", "fastrouter.api.flavours", "jinja2", "numpy")
@@ -377,7 +377,7 @@ def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> No
     eventually(lambda: ids(server) == ["tiny0", "tiny1"], "the new model")
     assert ask(server, "one").json["model"] == "tiny1"
     assert server.status("tiny0") == "loaded"
-    # All or nothing: a preset file that is wrong for all models changes nothing.
+    # All or nothing: a preset file with a mistake for all models changes nothing.
     preset.write_text("[*]\nno-such-key = 1\n")
     shutil.copy(models / "tiny2.gguf", folder)
     server.process.send_signal(signal.SIGHUP)

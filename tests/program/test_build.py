@@ -1,4 +1,4 @@
-"""What --version says, of a checkout, a package and an executable."""
+"""What --version prints, for a checkout, a package and an executable."""
 
 import json
 import re

@@ -1,6 +1,6 @@
-"""The documentation's examples are run: the commands of each console block are asked, and their answers have the keys that are shown.
+"""The documentation's examples are run: the commands of each console block are sent, and their answers have the keys that are shown.
 
-Also that what the pages name is there: endpoints, metrics, request fields, files, targets of make.
+Names on the pages must exist: endpoints, metrics, request fields, files, targets of make.
 """
 
 import ast
@@ -36,10 +36,10 @@ lora-scaled = {folder}/formal.gguf:0.5
 
 
 class Example(NamedTuple):
-    """A console block: what a reader would type, one after the other, and what the page says comes out."""
+    """A console block: what a reader would type, one line after the other, with the output that the page shows."""
 
     page: str
-    router_flags: list[str]  # of the router that it starts; empty: the fleet
+    router_flags: list[str]  # of the router that it starts; empty: the shared router
     commands: list[tuple[str, str]]
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ def examples() -> Iterator[Example]:
                 if command.startswith("fastrouter"):
                     assert command.endswith(" &"), f"{page.name}: it is not clear how to run {command}"
                     flags = shlex.split(command)[1:-1]
-                elif "/health" not in command:  # what that says is a matter of milliseconds
+                elif "/health" not in command:  # its answer depends on milliseconds
                     asked.append((command, shown))
             yield Example(page.name, flags, asked)
 
@@ -151,7 +151,7 @@ def test_python_examples_run(page: Path, code: str, fleet: Router) -> None:
 
 
 def test_apis_that_clients_miss_are_not_there(fleet: Router) -> None:
-    """docs/clients.md says of each what it answers."""
+    """docs/clients.md says what each of them answers."""
     text = (DOCS / "clients.md").read_text()
     found = [
         (path, int(status))
@@ -204,7 +204,7 @@ def test_endpoints_exist(fleet: Router) -> None:
     assert len(paths) > 20
     for path in sorted(paths):
         known = {"/slots/{id}": ("POST", "/slots/0"), "/v1/models/{id}": ("GET", "/v1/models/tiny")}
-        answer = fleet.request(*known.get(path, ("PUT", path)))  # 405 where there is something else
+        answer = fleet.request(*known.get(path, ("PUT", path)))  # 405 for any other endpoint
         assert answer.status != 404, path
 
 

@@ -1,4 +1,4 @@
-"""Facts on disk: kept, bounded, and never in the way."""
+"""Facts on disk: stored, limited in number, and never a cause of failure."""
 
 import contextlib
 import logging
@@ -47,7 +47,7 @@ def test_facts_outlive_their_process(tmp_path: Path) -> None:
     first.put("a", {"n": [1, 2.5, None, "ä"]})
     first.put("b", 2)
     assert not file_of(tmp_path).exists()
-    assert repr(first) == f"<Remembered {file_of(tmp_path)}: 2 entries, dirty>"
+    assert repr(first) == f"<FactFile {file_of(tmp_path)}: 2 entries, dirty>"
     first.save()
     second = facts(tmp_path)
     assert (second.get("a"), second.get("b")) == ({"n": [1, 2.5, None, "ä"]}, 2)
@@ -77,7 +77,7 @@ def test_without_a_home_facts_are_in_memory_only() -> None:
     nowhere.put("a", 1)
     nowhere.save()
     assert nowhere.get("a") == 1
-    assert repr(nowhere) == "<Remembered nowhere: 1 entries, dirty>"
+    assert repr(nowhere) == "<FactFile nowhere: 1 entries, dirty>"
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_no_odd_file_is_read(tmp_path: Path, kind: str) -> None:
     odd = facts(tmp_path)
     assert odd.get("a") is None
     odd.put("a", 1)
-    odd.save()  # a folder stays in the way; the rest gives way
+    odd.save()  # a folder with that name stays; all others are replaced
     assert facts(tmp_path).get("a") == (None if kind == "folder" else 1)
 
 
@@ -173,7 +173,7 @@ def test_what_json_cannot_hold_is_forgotten_alone(tmp_path: Path, bad: dict[str,
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Every file ends at 100 bytes: the write fails half way, as it does on a full disk. No fixture: pytest has a report to write."""
+    """Every file ends at 100 bytes: the write fails half way, as on a full disk. Not a fixture, because pytest has a report to write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_old_file(kept: Path, caplog: pytest.LogCaptureFi
     assert file_of(kept).read_bytes() == old
     assert os.listdir(file_of(kept).parent) == ["facts.json"]
     assert [record.message for record in caplog.records] == [
-        f"{file_of(kept)} cannot be written (File too large): what it holds will be found out again"
+        f"{file_of(kept)} cannot be written (File too large): its contents are measured again after a restart"
     ]
 
 

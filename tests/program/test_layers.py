@@ -1,6 +1,7 @@
 """Imports only go down: between packages by FLOORS, inside each package by its tuple. No module is in a circle.
 
-Imports inside functions count like all others.
+Imports inside functions count like all others. A docstring that says "Never imports: http, ipc.wire." or "Pure." is held here too; that of
+a package speaks for all its files.
 """
 
 import ast
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent.parent / "fastrouter"
-# Bottom first. Those in one set never import each other.
+# Bottom first. Packages in one set never import each other.
 FLOORS: tuple[set[str], ...] = (
     {"_core"},
     {"errors", "metrics"},
@@ -120,6 +121,9 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "__init__",
     ),
 }
+NEVER = re.compile(r"Never imports:\s+([\w.,\s]+?)\.(?=\s|$)")
+PURE = re.compile(r"\bPure[.:;]")
+EFFECTS = {"asyncio", "ctypes", "datetime", "logging", "os", "random", "shutil", "signal", "socket", "subprocess", "threading", "time"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
@@ -174,6 +178,40 @@ def test_a_package_imports_only_down_inside(path: Path) -> None:
             assert order.index(other[1]) < order.index(mine), f"{'.'.join(module_of(path))} imports {'.'.join(other)}"
 
 
+def docstring_of(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def forbidden_by(path: Path) -> list[tuple[str, ...]]:
+    """The modules and packages that a file's docstring, or that of a package around it, excludes."""
+    own = [docstring_of(path)]
+    packages = [docstring_of(folder / "__init__.py") for folder in path.parents if PACKAGE in folder.parents]
+    return [tuple(name.split(".")) for text in (*own, *packages) for names in NEVER.findall(text) for name in re.split(r",\s*", names)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_what_a_docstring_says_of_imports_is_true(path: Path) -> None:
+    for parts in forbidden_by(path):
+        assert is_module(parts) or PACKAGE.joinpath(*parts).is_dir(), f"{path}: there is no {'.'.join(parts)}"
+        wrong = [other for other in imports_of(path) if other[: len(parts)] == parts]
+        assert not wrong, f"{'.'.join(module_of(path))} imports {wrong}"
+
+
+def test_some_docstrings_speak_of_imports() -> None:
+    assert ("supervisor", "workers") in forbidden_by(PACKAGE / "supervisor" / "queue.py")
+    assert ("http",) in forbidden_by(PACKAGE / "supervisor" / "workers" / "instance.py")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if PURE.search(docstring_of(path))], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_pure_module_imports_nothing_that_has_effects(path: Path) -> None:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in names} & EFFECTS
+
+
 def test_the_tables_name_only_what_is_there() -> None:
     there = {module[0] for module in map(module_of, FILES)} - {"__init__"} | {"_core"}
     assert set().union(*FLOORS) == there
@@ -199,7 +237,7 @@ def test_no_hidden_cycles_and_no_pickle(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_no_function_takes_the_name_of_an_import_for_a_local(path: Path) -> None:
-    """The rest of the function would mean something else by it than the file does."""
+    """Otherwise the name would mean something else in that function than in the rest of the file."""
     tree = ast.parse(path.read_text())
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}

@@ -1,4 +1,4 @@
-"""What the machine says of itself."""
+"""What the machine reports about itself."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Names that somebody may have meant."""
+"""Names that a user may have meant."""
 
 import pytest
 

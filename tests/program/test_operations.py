@@ -1,4 +1,4 @@
-"""The pages are true: the preset file runs, examples of presets can be read, flags, variables, verbs and links exist."""
+"""The pages are correct: the preset file runs, examples of presets can be read, flags, variables, verbs and links exist."""
 
 import json
 import re

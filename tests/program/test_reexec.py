@@ -1,4 +1,4 @@
-"""Processes that the program starts of itself: what they import, what they are told, what a terminal's Ctrl-C does to them."""
+"""Processes of this program that the program starts: what they import, what they get, what a terminal's Ctrl-C does to them."""
 
 import os
 import re
@@ -22,7 +22,7 @@ NAMES = ("fastrouter", "json", "numpy", "orjson", "llama_cpp", "jinja2", "huggin
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """A folder where the names of what is imported lie around."""
+    """A folder with files named like the modules that are imported."""
     folder = tmp_path / "trap"
     (folder / "fastrouter").mkdir(parents=True)
     for name in NAMES:
@@ -77,7 +77,7 @@ def test_no_worker_is_told_a_secret(models: Path, router: StartRouter) -> None:
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.05, 0.15])
 def test_ctrl_c_while_a_fork_server_starts(delay_s: float) -> None:
-    """A terminal sends it to the whole group; the parent decides what becomes of the child."""
+    """A terminal sends it to the whole group; the parent decides about the child."""
     environ = reexec.environment_for_own(os.environ)
     child = reexec.start(FORK_SERVER_COMMAND, environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(delay_s)

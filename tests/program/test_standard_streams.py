@@ -1,4 +1,4 @@
-"""What surrounds the router: closed descriptors, a log that nobody reads, a terminal that goes, Ctrl-C."""
+"""The router's surroundings: closed descriptors, a log without a reader, a terminal that closes, Ctrl-C."""
 
 import contextlib
 import json
@@ -61,7 +61,7 @@ def await_port(path: Path) -> int:
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_descriptors(models: Path, tmp_path: Path, closed: str) -> None:
-    """What is closed becomes /dev/null: no pipe or socket of ours may take its place."""
+    """A closed one becomes /dev/null: no pipe or socket of ours may take its number."""
     log = tmp_path / "log"
     flags = ["--port", "0", "--models-dir", str(models), "--log-file", str(log), "--log-format", "json"]
     with started(["sh", "-c", f'exec "$@" {closed}', "sh", *FASTROUTER, *flags], tmp_path) as process:
@@ -73,11 +73,11 @@ def test_closed_descriptors(models: Path, tmp_path: Path, closed: str) -> None:
     assert "Traceback" not in log.read_text()
 
 
-# ---------------------------------------------------------------- a log that nobody reads
+# ---------------------------------------------------------------- a log without a reader
 
 
 def flood(port: int, num_requests: int) -> None:
-    """Requests that each leave a line in a loud log; all are answered."""
+    """Requests that each write a line to a verbose log; all are answered."""
     request = b"GET /v1/no-such-route-%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         for _ in range(num_requests // 100):
@@ -90,8 +90,8 @@ def flood(port: int, num_requests: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stderr", "both", "fifo", "full disk"])
-def test_a_log_that_nobody_reads(tmp_path: Path, kind: str) -> None:
-    """Every request is answered and signals work; what got lost is counted and reported to a reader that is back."""
+def test_a_log_without_a_reader(tmp_path: Path, kind: str) -> None:
+    """Every request is answered and signals work; lost lines are counted, and reported when a reader is back."""
     reader, writer = os.pipe()
     out, fifo = tmp_path / "out", tmp_path / "fifo"
     (tmp_path / "a.gguf").write_text("{}")
@@ -136,7 +136,7 @@ def listed(server: Router) -> list[str]:
 
 @pytest.mark.parametrize("how", ["plain", "nohup"])
 def test_a_terminal_that_is_closed(tmp_path: Path, how: str) -> None:
-    """A router in the foreground ends with it; under nohup it stays, and SIGHUP is a reload."""
+    """A router in the foreground ends with it; under nohup it continues, and SIGHUP is a reload."""
     controller, terminal = pty.openpty()
     (tmp_path / "a.gguf").write_text("{}")
     out = tmp_path / "out"
@@ -163,7 +163,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path, how: str) -> None:
 
 
 def test_ctrl_c_says_what_it_waits_for(router: StartRouter, tmp_path: Path) -> None:
-    """And at the second signal it waits no longer."""
+    """At the second signal it stops waiting."""
     (tmp_path / "a.gguf").write_text("{}")
     server = router("--shutdown-timeout", "1000", models_dir=tmp_path, is_fake=True)
     body = {"model": "a", "prompt": json.dumps({"tokens": 99999, "delay_s": 0.01}), "stream": True}
@@ -201,7 +201,7 @@ def test_a_load_is_not_waited_for(router: StartRouter, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_of_make_run(tmp_path: Path) -> None:
-    """make ends with 0 and without a line of its own."""
+    """make ends with 0 and prints no line."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
     binaries = tmp_path / "bin"
@@ -244,13 +244,13 @@ def answers(sockets: list[socket.socket]) -> list[int]:
 
 
 def test_few_descriptors_and_many_connections_at_once(models: Path, tmp_path: Path) -> None:
-    """They are there before the router is: it takes what it can, tells the others, and still loads a model."""
+    """They connect before the router is ready: it takes as many as it can, refuses the others, and still loads a model."""
     log, out = tmp_path / "log", tmp_path / "out"
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     port = listener.getsockname()[1]
     clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(80)]
     for client in clients:
-        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")  # which waits for the start
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")  # it waits for the start
     shell = f'ulimit -n 64; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
     command = ["bash", "-c", shell, "bash", *FASTROUTER, "--models-dir", str(models)]
     with log.open("wb") as stderr, out.open("wb") as stdout:
@@ -260,7 +260,7 @@ def test_few_descriptors_and_many_connections_at_once(models: Path, tmp_path: Pa
         statuses = answers(clients)
         assert set(statuses) <= {200, 503, 0}
         assert statuses.count(200) >= 8
-        one = clients[statuses.index(200)]  # the others stay as well
+        one = clients[statuses.index(200)]  # the others stay too
         body = b'{"model": "tiny0", "prompt": "x", "n_predict": 2}'
         one.sendall(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         one.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))

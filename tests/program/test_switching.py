@@ -35,7 +35,7 @@ def whole(server: Router, name: str, prompt: str) -> str:
 
 
 def read(server: Router, name: str, prompt: str, **more: Any) -> tuple[str, list[Any], bool]:
-    """(text, error events, whether it came to its proper end)."""
+    """(text, error events, whether it ended correctly)."""
     with server.stream("/v1/completions", ask(name, prompt, stream=True, **more)) as stream:
         if stream.status != 200:
             return "", [stream.status], False
@@ -53,7 +53,7 @@ def started_at(pid: int) -> int:
 
 
 def in_threads(actions: list[Callable[[], None]]) -> None:
-    """Run them all at once; the first failure is raised."""
+    """Run them all together; the first failure is raised."""
     failures: list[BaseException] = []
 
     def run(action: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ def in_threads(actions: list[Callable[[], None]]) -> None:
 
 @pytest.fixture(scope="module")
 def expected(module_router: StartRouter, models: Path) -> dict[tuple[str, str], str]:
-    """What each model says alone, one request at a time, without a cache to reuse."""
+    """What each model answers alone, one request at a time, without a cache to reuse."""
     server = module_router("-np", "1", models_dir=models)
     found = {}
     for name in NAMES:
@@ -85,7 +85,7 @@ def expected(module_router: StartRouter, models: Path) -> dict[tuple[str, str], 
 
 
 def client_of(server: Router, number: int, expected: dict[tuple[str, str], str], *, rounds: int) -> Callable[[], None]:
-    """A client that goes through models and prompts in an order of its own; each answer must be the lone one."""
+    """A client that uses models and prompts in its own order; each answer must equal the one of a request that runs alone."""
 
     def run() -> None:
         for turn in range(rounds):
@@ -178,7 +178,7 @@ def test_a_failed_stream_is_visibly_incomplete(router: StartRouter, tmp_path: Pa
 
 
 def test_worker_killed_before_the_first_word(router: StartRouter, models: Path, tmp_path: Path) -> None:
-    """Nothing was sent yet: the request starts again on a fresh worker, and its client notices nothing."""
+    """Nothing was sent yet: the request starts again on a new worker, and its client does not notice."""
     make_llama(tmp_path / "long.gguf", n_ctx=32768)
     server = router("-c", "32768", models_dir=tmp_path)
     prompt = [40 + number % 200 for number in range(8_000)]
@@ -211,7 +211,7 @@ def test_idle_worker_killed(router: StartRouter, models: Path) -> None:
 
 
 def test_fork_server_killed(router: StartRouter, models: Path) -> None:
-    """The workers it made go on, and the next load has a new one."""
+    """The workers that it made continue, and the next load has a new one."""
     server = router("--models-max", "1", models_dir=models)
     server.load("tiny0")
     worker = server.worker_of("tiny0")
@@ -286,9 +286,9 @@ def test_no_new_requests_while_draining(router: StartRouter, tmp_path: Path) -> 
         next(events)
         server.process.send_signal(signal.SIGTERM)
         await_closed_port(server)
-        assert "error" not in next(events)  # it goes on
+        assert "error" not in next(events)  # it continues
     connection.close()
-    assert server.await_end() == 0  # nobody reads the stream any more, so there is nothing to wait for
+    assert server.await_end() == 0  # the stream has no reader any more, so there is nothing to wait for
 
 
 def test_shutdown_timeout(router: StartRouter, models: Path, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_client_that_vanishes_frees_its_slot(router: StartRouter, tmp_path: Path
     assert server.post("/completion", ask("long", "the cat")).status == 200
 
 
-def test_client_that_leaves_the_queue_costs_nobody_a_slot(router: StartRouter, tmp_path: Path) -> None:
+def test_client_that_leaves_the_queue_takes_no_slot_from_others(router: StartRouter, tmp_path: Path) -> None:
     for name in ("busy", "wanted"):
         make_llama(tmp_path / f"{name}.gguf", n_ctx=131072)
     server = router("-c", "131072", "--models-max", "1", models_dir=tmp_path)

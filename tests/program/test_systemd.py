@@ -1,4 +1,4 @@
-"""A router as systemd runs it: what it says on the notification socket, and the units that are shipped. Real sockets, real routers."""
+"""A router under systemd: its messages on the notification socket, and the units of the package. Real sockets, real routers."""
 
 import asyncio
 import configparser
@@ -31,7 +31,7 @@ def listening(address: str) -> Iterator[socket.socket]:
 
 
 def next_word(sock: socket.socket) -> dict[str, str]:
-    """The next message that is no beat of the watchdog."""
+    """The next message that is not a watchdog beat."""
     while (message := sock.recv(4096).decode()) == "WATCHDOG=1":
         pass
     return dict(line.split("=", 1) for line in message.split("\n"))
@@ -69,7 +69,7 @@ def test_a_loop_that_hangs_beats_no_more(router: StartRouter, tmp_path: Path) ->
         try:
             eventually(lambda: ") T " in Path(f"/proc/{server.process.pid}/stat").read_text(), "the stop")
             sock.settimeout(0)
-            with contextlib.suppress(BlockingIOError):  # what was on its way
+            with contextlib.suppress(BlockingIOError):  # messages that were on their way
                 while sock.recv(4096):
                     pass
             sock.settimeout(0.5)
@@ -87,13 +87,13 @@ def test_a_socket_that_is_gone_costs_nothing(router: StartRouter, tmp_path: Path
 
 
 def test_it_never_waits_for_systemd_and_forgets_nothing(tmp_path: Path) -> None:
-    """Beats are lost while nobody reads, words are not: they are sent when there is room again."""
+    """Beats are lost while the socket is not read, messages are not: they are sent when there is room again."""
 
     async def talk(sock: socket.socket) -> list[str]:
-        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})  # a beat each millisecond
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})  # one beat in each millisecond
         notifier.start_watchdog()
         begun = time.monotonic()
-        await asyncio.sleep(1)  # 1,000 beats that nobody reads; no queue of the kernel is that long
+        await asyncio.sleep(1)  # 1,000 beats that are not read; no queue of the kernel is that long
         notifier.ready("here")
         notifier.reloading()
         assert time.monotonic() - begun < DEADLINE_S
@@ -123,12 +123,12 @@ def test_a_watchdog_that_is_for_us(variables: dict[str, str], shown: str) -> Non
 
 
 def test_started_by_its_socket(tmp_path: Path, models: Path) -> None:
-    """Socket activation and notification together, as fastrouter.socket and fastrouter.service have it."""
+    """Socket activation and notification together, as in fastrouter.socket and fastrouter.service."""
     with socket.create_server(("127.0.0.1", 0)) as tcp, listening(str(tmp_path / "notify")) as sock:
         shell = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{tcp.fileno()}'
         command = ["bash", "-c", shell, "bash", sys.executable, "-m", "fastrouter", "--models-dir", str(models)]
         env = environment(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"))
-        with socket.create_connection(tcp.getsockname()) as early:  # the request that systemd starts it for
+        with socket.create_connection(tcp.getsockname()) as early:  # systemd starts it for this request
             early.sendall(b"GET /models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             quiet = subprocess.DEVNULL
             process = subprocess.Popen(command, env=env, pass_fds=[tcp.fileno()], stdout=quiet, stderr=quiet)
@@ -163,7 +163,7 @@ def test_the_service_starts_what_there_is(tmp_path: Path) -> None:
     parse([str(folder) if flag.startswith("%S/") else flag for flag in flags], {})
     assert service["Type"] == "notify"
     assert re.fullmatch(r"\d+", service["WatchdogSec"])
-    # The router ends its workers itself, and a worker that the kernel kills for memory must not take the router along.
+    # The router ends its workers itself, and when the kernel kills a worker for memory, the router must survive.
     assert (service["KillMode"], service["OOMPolicy"]) == ("mixed", "continue")
 
 

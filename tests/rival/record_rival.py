@@ -1,4 +1,6 @@
-"""Records llama-server's answers to the table of rival_cases.py: python tests/rival/record_rival.py --rival PATH. Knows no fastrouter."""
+"""Records llama-server's answers to the table of rival_cases.py: python tests/rival/record_rival.py --rival PATH. Uses nothing of
+fastrouter.
+"""
 
 import argparse
 import contextlib

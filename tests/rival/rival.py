@@ -1,6 +1,6 @@
-"""What both servers are asked: llama-server b11434 and fastrouter, over the same models with the same flags. Knows no recording, no test.
+"""Requests for both servers: llama-server b11434 and fastrouter, with the same models and the same flags.
 
-Invariant: everything asked is greedy or has one right answer, so that two servers, or two CPUs, can be held to the same text.
+Invariant: every request is greedy or has one right answer, so that two servers, or two CPUs, must give the same text.
 """
 
 import http.client
@@ -28,7 +28,7 @@ class Case:
     server: str
     name: str
     path: str
-    body: Any = None  # None: GET; bytes go as they are
+    body: Any = None  # None: GET; bytes are sent unchanged
     method: str = ""
 
     @property
@@ -37,7 +37,7 @@ class Case:
 
 
 def make_models(folder: Path) -> None:
-    """All but SmolLM2."""
+    """All except SmolLM2."""
     (folder / "dir").mkdir()
     make_llama(folder / "tiny.gguf", seed=0, chat_template=TEMPLATE)
     make_lora(folder / "lora.gguf", seed=1, task_name="rhymes")

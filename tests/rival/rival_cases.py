@@ -1,4 +1,4 @@
-"""The table of requests, see rival.py; where fastrouter means to answer differently, rival_differs.py says so."""
+"""The table of requests, see rival.py; when fastrouter answers differently on purpose, rival_differs.py says so."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""What is the same: two answers to one request -> where they differ. Pure.
+"""Compares two answers to one request, and returns where they differ. Pure.
 
-Invariant: everything counts but what a rule below or the case itself names, with the reason.
+Invariant: everything counts except what a rule below or the case itself names, with the reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 TOLERANCE = 2e-3  # of numbers that a CPU computes
 LOG_TOLERANCE = 3e-2  # of logarithms of probabilities
 
-# Values that no two runs share; their types count.
+# Values that differ in each run; their types count.
 VOLATILE = {
     "*timings.*_ms": "time",
     "*timings.*_per_second": "time",
@@ -25,7 +25,7 @@ VOLATILE = {
     "*system_fingerprint": "names the program",
     "*build_info": "names the program",
 }
-# What differs everywhere, on purpose.
+# Differences that are everywhere, on purpose.
 DIFFERENT = {
     "*timings.queue_ms": "how long it waited for its model, which a router can tell",
     "*timings.load_ms": "how long the load took",
@@ -82,8 +82,8 @@ def _is_same(path: str, theirs: Any, ours: Any) -> bool:
 
 
 def _canonical(answer: dict[str, Any], allowed: Mapping[str, str]) -> dict[str, Any]:
-    """Which tokens share an event is no promise: the texts of a stream are joined, its first and its last event are compared without
-    theirs, and of those between it counts which shapes come, in which order."""
+    """Which tokens share an event is not fixed: the texts of a stream are joined, its first and its last event are compared without
+    texts, and of the events between them the shapes and their order count."""
     if "events" not in answer:
         return answer
     events = answer["events"]

@@ -1,6 +1,6 @@
-"""Where fastrouter means to answer differently from llama-server: case -> path -> why. `*` is anything, in both.
+"""Where fastrouter answers differently from llama-server on purpose: case -> path -> why. `*` is anything, in both.
 
-Invariant: whoever needs a line here has decided that fastrouter's answer is the better one, and says why in one line.
+Invariant: a line here means that fastrouter's answer is better, and says why in one line.
 """
 
 from fnmatch import fnmatchcase

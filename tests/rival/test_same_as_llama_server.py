@@ -46,7 +46,7 @@ def theirs(folder: Path, smollm2: Path) -> Answers:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path, smollm2: Path, module_router: StartRouter) -> Callable[[str], Router]:
-    """One after the other: each is started when its first request comes."""
+    """One after the other: each is started with its first request."""
     return cache(lambda server: module_router(*flags_of(server, folder, smollm2)))
 
 
@@ -70,13 +70,13 @@ def test_recordings_stay_small() -> None:
 
 
 def test_no_difference_is_allowed_for_nothing() -> None:
-    """Nor for a case that is there no more."""
+    """Nor for a case that does not exist any more."""
     ids = [case.id for case in CASES]
     assert [pattern for pattern in DIFFERS if not matching(ids, pattern)] == []
 
 
 def test_differences_are_found() -> None:
-    """The judge itself."""
+    """The comparison itself."""
     theirs = {"status": 200, "json": {"a": 1, "b": [1.0, 2.0], "timings": {"prompt_ms": 1.0}, "c": None}}
     assert differences(theirs, {"status": 200, "json": {"a": 1, "b": [1.0005, 2], "timings": {"prompt_ms": 9.0}, "c": None}}, {}) == []
     for ours in ({"a": 2}, {"b": [1.0]}, {"b": [1.1, 2.0]}, {"timings": {"prompt_ms": "1"}}, {"c": 0}, {"d": 1}, {"a": True}):

@@ -1,4 +1,4 @@
-"""What a model needs: the estimate from its header beside what its load has shown, on the models at hand."""
+"""What a model needs: the estimate from its header compared with what its load has shown, on the test models."""
 
 import sys
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_estimates_beside_measurements(
 
 @pytest.mark.parametrize("flags", [[], ["--no-mmap"]], ids=" ".join)
 def test_estimates_of_weights_that_are_repacked(router: StartRouter, tmp_path: Path, flags: list[str]) -> None:
-    """Each type has its own copy in memory, or none, as this CPU's variant wants it; the original need not stay beside it."""
+    """Each type has a separate copy in memory, or none, as this CPU's variant needs it; the original need not stay with it."""
     models = [quant.lower() for quant in tiny_quantised.QUANTS]
     for model in models:
         tiny_quantised.write(tmp_path / f"{model}.gguf", [model.upper()], num_layers=8, width=1024)
@@ -138,7 +138,7 @@ def spec(tmp_path: Path) -> ModelSpec:
     ],
 )
 def test_no_more_cells_than_the_slots_can_use(spec: ModelSpec, flags: dict[str, Any], num_cells: int) -> None:
-    """The router reckons with what the worker makes."""
+    """The router counts what the worker allocates."""
     options, said = replace(spec.options, **flags), replace(spec.options, **{**flags, "ctx_size": num_cells})
     start_backends()
     model = Model(spec.path, options)

@@ -1,4 +1,6 @@
-"""When models come and go: memory, idle times, sleep, pins, priorities, time limits, storms. The real supervisor, scripted processes."""
+"""When models are loaded and leave: memory, idle times, sleep, pins, priorities, time limits, storms. The real supervisor, scripted
+processes.
+"""
 
 import asyncio
 import contextlib
@@ -15,6 +17,7 @@ from waiting import until
 
 from fastrouter.errors import DoesNotFit, InvalidRequest, Unavailable
 from fastrouter.supervisor.decide.idle import Idle, due
+from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.managed_model import Waiter
 from fastrouter.supervisor.memory import limits as limits_module
 from fastrouter.system.machine import anonymous_bytes, available_bytes, total_bytes
@@ -69,7 +72,7 @@ def test_what_can_never_fit_is_refused_at_once(house: Run) -> None:
         here.settle("a", size_bytes=60 * MIB, is_pinned=True)
         here.settle("b", size_bytes=50 * MIB)
         here.settle("c", size_bytes=101 * MIB)
-        with pytest.raises(DoesNotFit, match=r"needs 101.0 MiB of memory, and 100.0 MiB is all") as caught:
+        with pytest.raises(DoesNotFit, match=r"needs 101.0 MiB of memory, and 100.0 MiB is the limit") as caught:
             await here.acquire("c")
         assert caught.value.extra == {"model": "c", "needed_bytes": 101 * MIB, "limit_bytes": 100 * MIB}
         assert not here.events, "nothing was tried"
@@ -84,7 +87,7 @@ def test_what_can_never_fit_is_refused_at_once(house: Run) -> None:
 
 
 def test_measured_memory_counts_from_then_on(house: Run) -> None:
-    """The worker says what it took; the next plans, and the next router, know."""
+    """The worker reports what it took; the next plans, and the next router, use that."""
 
     async def body(here: House) -> None:
         here.settle("a", size_bytes=10 * MIB)
@@ -137,7 +140,7 @@ def test_device_memory_has_its_own_limit(house: Run) -> None:
 
 
 def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is available and what our workers hold, less a reserve; others' memory comes back."""
+    """The available memory and what our workers hold, less a reserve; memory of other programs comes back."""
     free = 100 * MIB
     monkeypatch.setattr(limits_module, "available_bytes", lambda: free)
     monkeypatch.setattr(limits_module, "total_bytes", lambda: 160 * MIB)
@@ -160,8 +163,8 @@ def test_automatic_limits(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     house(body)
 
 
-def test_shelves_give_way_to_a_load(house: Run) -> None:
-    """That of the model used longest ago first, and no more than is needed."""
+def test_prompt_caches_give_way_to_a_load(house: Run) -> None:
+    """First the cache of the least recently used model, and no more than is needed."""
 
     async def body(here: House) -> None:
         for model, size, shelved in (("a", 10, 40), ("b", 10, 40), ("c", 10, 0), ("d", 60, 0)):
@@ -257,7 +260,7 @@ def test_sleep_and_wake(house: Run) -> None:
         with pytest.raises(InvalidRequest, match="already running"):
             await here.supervisor.load(here.spec("a"))
         assert here.supervisor.preview(here.spec("a"))["action"] == "load"
-        with await here.acquire("a", autoload=False) as lease:  # it is no new model: it wakes
+        with await here.acquire("a", autoload=False) as lease:  # it is not a new model: it wakes
             assert await submit(lease, Collector()).end() == WHOLE
             assert here.status("a") == "loaded"
         await here.until_status("a", "sleeping")
@@ -288,7 +291,7 @@ def test_pinned_stays(house: Run) -> None:
 
 
 def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
-    """1,000 requests, each for another model than the last: all are answered, and most find their model there."""
+    """1,000 requests, each for another model than the last one: all are answered, and most find their model in memory."""
 
     async def body(here: House) -> None:
         num_answers = 0
@@ -312,8 +315,12 @@ def test_a_storm_over_three_models_in_one_place(house: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
-    """Asked in random states; then the request comes, and does what was said."""
+def test_the_preview_agrees_with_what_happens(house: Run, seed: int) -> None:
+    """Asked in random states; then the request comes, and gets what was predicted."""
+
+    def is_at_rest(here: House) -> bool:
+        """No model is about to leave: its event would come after the next preview."""
+        return all(i.state is State.LOADED and i.process.pid and not i.process.is_closed for i in here.supervisor.instances())
 
     async def body(here: House) -> None:
         random_ = random.Random(seed)
@@ -327,7 +334,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
             if preview["action"] == "wait":
                 while held:
                     held.pop().release()
-                await asyncio.sleep(0.01)
+                await until(lambda: is_at_rest(here), "at rest")
                 continue
             lease = await here.acquire(model)
             said = [(victim["model"], "unloaded") for victim in preview["evict"]]
@@ -339,7 +346,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
                 held.append(lease)
             else:
                 lease.release()
-            await until(lambda: all(i.process.pid and not i.process.is_closed for i in here.supervisor.instances()), "at rest")
+            await until(lambda: is_at_rest(here), "at rest")
         for lease in held:
             lease.release()
 
@@ -347,7 +354,7 @@ def test_the_outlook_agrees_with_what_happens(house: Run, seed: int) -> None:
 
 
 def test_everything_at_random(house: Run) -> None:
-    """Limits hold at every moment, and every request comes to its end."""
+    """Limits hold at every moment, and every request ends."""
 
     async def body(here: House) -> None:
         random_ = random.Random(7)

@@ -1,4 +1,4 @@
-"""What a spare is told to do ahead."""
+"""What a spare is told to prepare."""
 
 from dataclasses import replace
 from pathlib import Path

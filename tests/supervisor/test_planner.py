@@ -158,9 +158,9 @@ def test_the_figures_of_a_refusal() -> None:
     mib = 1 << 20
     limits = Limits(4, 2000 * mib, 1000 * mib)
     decided = plan([waiting("c", size=3000 * mib)], [], limits, 0)
-    assert decided.refuse == {"c": "it needs 2.9 GiB of memory, and 2.0 GiB is all there is for models"}
+    assert decided.refuse == {"c": "it needs 2.9 GiB of memory, and 2.0 GiB is the limit for all models"}
     decided = plan([Waiting("c", 0, Need(0, 1500 * mib))], [], limits, 0)
-    assert decided.refuse == {"c": "it needs 1.5 GiB of device memory, and 1000.0 MiB is all there is for models"}
+    assert decided.refuse == {"c": "it needs 1.5 GiB of device memory, and 1000.0 MiB is the limit for all models"}
     pinned = replace(sized("a", 1500 * mib), is_pinned=True)
     decided = plan([waiting("c", size=600 * mib)], [pinned], limits, 0)
     assert "beside the 1.5 GiB of pinned models (a)" in decided.refuse["c"]
@@ -218,7 +218,7 @@ SIZED = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(SIZED, max_size=7), st.integers(0, 4), st.integers(0, 120))
 def test_the_cheapest_set_leaves(candidates: list[Resident], num_places: int, lacking: int) -> None:
-    """Against all sets there are."""
+    """Compared with all possible sets."""
 
     def is_enough(chosen: Sequence[Resident]) -> bool:
         return len(chosen) >= num_places and sum(one.need.host_bytes for one in chosen) >= lacking
@@ -270,7 +270,7 @@ def need_of(model: str) -> Need:
 
 @dataclass
 class Machine:
-    """Performs plans on paper: the queue and the instances, without a process."""
+    """Performs plans without processes: only the queue and the instances."""
 
     models_max: int
     host: int | None = None  # memory; models need 1 to 5
@@ -360,7 +360,7 @@ class Machine:
                 self.state[model] = LOADED
 
     def settle(self) -> None:
-        """What runs comes to its end: loads finish, the dying are gone, leases are given back."""
+        """All that runs ends: loads finish, dying instances are gone, leases are given back."""
         for model, state in list(self.state.items()):
             if state is LOADING:
                 self.state[model] = LOADED
@@ -415,7 +415,7 @@ def test_random_histories(models_max: int, host: int | None, events: list[tuple[
     for event, model in events:
         apply(machine, event, model)
     for model, state in list(machine.state.items()):
-        if state is STOPPING:  # what it has ends within its stop-timeout
+        if state is STOPPING:  # its requests end within its stop-timeout
             machine.state[model] = DYING
             machine.leases[model] = 0
     for _ in range(2000):
@@ -430,7 +430,7 @@ def test_random_histories(models_max: int, host: int | None, events: list[tuple[
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from("ab"), min_size=5, max_size=30))
 def test_busy_models_cannot_starve_a_third(arrivals: list[str]) -> None:
-    """Two models whose next request always comes before the last one has ended."""
+    """Two models; the next request of each comes before its last one has ended."""
     machine = Machine(2)
     for model in "ab":
         machine.arrive(model)

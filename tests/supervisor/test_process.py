@@ -1,4 +1,4 @@
-"""Worker processes from below: spawn, greeting, death, and what is left afterwards. With real processes, see fake_worker.py."""
+"""Worker processes at the lowest level: start, handshake, end, and what is left afterwards. With real processes, see fake_worker.py."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def run(body: Callable[[ForkServer], Coroutine[Any, Any, None]], *spare: Any) ->
     async def whole() -> None:
         adopt_orphans()
         await asyncio.sleep(0)
-        gc.collect()  # what other tests have left to the collector is not ours to lose
+        gc.collect()  # objects that other tests have left for the collector
         before = descriptors(), children()
         fork_server = ForkServer([*FAKE, "--spare", json.dumps(spare[0])] if spare else FAKE)
         try:
@@ -57,7 +57,7 @@ def run(body: Callable[[ForkServer], Coroutine[Any, Any, None]], *spare: Any) ->
 
 
 class Worker:
-    """A process with what it said."""
+    """A process with its output and its messages."""
 
     def __init__(self, fork_server: ForkServer) -> None:
         self.process = fork_server.spawn()
@@ -104,7 +104,7 @@ class Collector(TextCollector):
 
 
 def test_descriptions() -> None:
-    assert describe_exit(None) == "ended before it was up"
+    assert describe_exit(None) == "ended before it was ready"
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(-11) == "was killed by signal 11 (SIGSEGV)"
     assert describe_exit(-250) == "was killed by signal 250"
@@ -126,7 +126,7 @@ def test_spawn_and_kill() -> None:
     run(body)
 
 
-def test_everything_said_comes_before_the_exit(tmp_path: Path) -> None:
+def test_all_messages_come_before_the_exit(tmp_path: Path) -> None:
     async def body(fork_server: ForkServer) -> None:
         worker, sink = Worker(fork_server), Collector()
         await worker.loaded(tmp_path / "m")
@@ -224,7 +224,7 @@ def test_fork_server_killed(tmp_path: Path) -> None:
 
 
 def test_fork_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is replaced; what it was asked for ends."""
+    """It is replaced; the worker that it was asked for ends."""
     monkeypatch.setattr(fork_server, "SPAWN_TIMEOUT_S", 0.2)
 
     async def body(fork_server: ForkServer) -> None:
@@ -257,7 +257,7 @@ def test_fork_server_that_cannot_start() -> None:
 
 
 @pytest.mark.parametrize("pid", [1, -1, 0, 2**31, 2**63])
-def test_a_lying_hello(pid: int) -> None:
+def test_a_false_hello(pid: int) -> None:
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)
         assert await worker.end() == -9
@@ -266,7 +266,7 @@ def test_a_lying_hello(pid: int) -> None:
     run(body, {"hello_pid": pid})
 
 
-def test_a_lying_hello_kills_nobody_but_itself() -> None:
+def test_a_false_hello_kills_only_its_own_process() -> None:
     """It claims to be another child of ours."""
 
     async def body(fork_server: ForkServer) -> None:
@@ -295,7 +295,7 @@ def test_garbage_instead_of_a_greeting(raw: str) -> None:
 
 @pytest.mark.parametrize("raw", ["00", "0200000041"])
 def test_a_frame_that_never_ends(raw: str) -> None:
-    """No error: the worker may only be slow."""
+    """Not an error: the worker may only be slow."""
 
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)
@@ -311,7 +311,7 @@ def test_a_frame_that_never_ends(raw: str) -> None:
 
 @pytest.mark.parametrize("head", [1, 7, 1 << 20, (1 << 20) + 8, 1 << 40, (1 << 64) - 8, 24, 4096])
 def test_impossible_ring(tmp_path: Path, head: int) -> None:
-    """Indices that cannot be, and indices that can but with nothing behind them."""
+    """Indices that are impossible, and possible indices without content behind them."""
 
     async def body(fork_server: ForkServer) -> None:
         worker = Worker(fork_server)

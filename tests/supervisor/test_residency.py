@@ -1,4 +1,6 @@
-"""The queue and who performs plans, with a fake clock and fake workers: no process, no sleep. What a room prints is in fake_room.py."""
+"""The queue and the performer of plans, with a fake clock and fake workers: no process, no sleep. fake_room.py explains what a room
+prints.
+"""
 
 import asyncio
 import contextlib
@@ -52,7 +54,7 @@ SIZES = {"a": 10, "b": 20, "c": 30, "d": 45, "e": 95}
 @pytest.fixture
 def room_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rooms]:
     """Makes rooms, see Room. At the end nothing may be left in them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # what one test's loads have taught is not for the next one
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # measurements of one test must not reach the next one
     rooms: list[Room] = []
 
     def make(*args: Any, **settings: Any) -> Room:
@@ -132,7 +134,7 @@ def test_a_lease_that_comes_as_its_client_leaves_goes_back(room_of: Rooms) -> No
     room = room_of(1)
     gone = room.loop.create_task(room.supervisor.acquire(room.spec("a"), True))
     room.advance()
-    room.loop.call_later(1.0, gone.cancel)  # behind the worker's Ready, before the request goes on
+    room.loop.call_later(1.0, gone.cancel)  # after the worker's Ready, before the request continues
     room.advance(1.0)
     assert gone.cancelled()
     assert repr(room) == "a loaded 0"
@@ -381,7 +383,7 @@ def test_workers_that_cannot_be_made(room_of: Rooms) -> None:
 
 
 def test_load_of_the_spare(room_of: Rooms) -> None:
-    """The next one is made once the load is over, and opens the model that left last."""
+    """The next one is made when the load is over, and opens the model that left last."""
     room = room_of(1)
     spare = room.spare()
     asked = room.ask("a")
@@ -488,7 +490,7 @@ def test_sleep_and_wake(room_of: Rooms) -> None:
     assert not room.supervisor.instances(), "its memory is back"
     with pytest.raises(InvalidRequest, match="already running"):
         room.run(room.supervisor.load(room.spec("a")))
-    woken = room.ask("a", autoload=False)  # it is no new model
+    woken = room.ask("a", autoload=False)  # it is not a new model
     room.advance(1.0)
     woken.result().release()
     room.advance(61)
@@ -589,7 +591,7 @@ def test_what_no_client_has_seen_starts_again(room_of: Rooms) -> None:
 
 
 def test_a_client_that_leaves_before_its_fresh_worker(room_of: Rooms) -> None:
-    """It leaves the queue, and what drains for it admits again."""
+    """It leaves the queue, and the model that drains for it admits requests again."""
     room = room_of(1, queue_patience_s=3.0)
     a = room.lease("a")
     submit(a, Collector())
@@ -638,7 +640,7 @@ def test_stop_lets_leases_end(room_of: Rooms) -> None:
 
 
 class Crowd:
-    """Clients that do what a history says. After each step the promises are checked that hold in every state."""
+    """Clients that follow a history. After each step it checks what must hold in every state."""
 
     def __init__(self, room: Room, models_max: int) -> None:
         self.room = room
@@ -685,7 +687,7 @@ class Crowd:
         assert not any(map(self.room.position, SIZES.keys() - waiting))
 
     def settle(self) -> None:
-        """Nothing is pinned, all that runs ends: then every request must come to its end."""
+        """Nothing is pinned, and all that runs ends: then every request must end."""
         for model in SIZES:
             self.room.supervisor.pin(self.room.spec(model), False)
         for _ in range(200):

@@ -1,4 +1,4 @@
-"""The supervisor over scripted processes, held against a simple model of its rules, on histories that hypothesis makes up."""
+"""The supervisor with scripted processes, compared with a simple model of its rules, on histories from hypothesis."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ EVENTS = st.lists(
 
 @dataclass
 class Rules:
-    """What must be true, told from the requests alone. Oldest use first."""
+    """What must be true, derived from the requests alone. Oldest use first."""
 
     models_max: int
     used: list[str] = field(default_factory=list)  # resident models, least recently used first
@@ -141,7 +141,7 @@ class Walk:
         return {instance.spec.id for instance in self.here.supervisor.instances() if instance.state is not State.DYING}
 
     async def rest(self) -> None:
-        """Nobody is on his way out."""
+        """No model is on its way out."""
         await until(lambda: all(i.state is not State.DYING and not i.process.is_closed for i in self.here.supervisor.instances()), "rest")
         await until(lambda: self.resident() == set(self.rules.used), f"{self.rules.used} in memory, not {self.resident()}")
 

@@ -1,4 +1,4 @@
-"""Leases, loads, evictions, crashes: the real supervisor over real processes that follow a script, see fake_worker.py."""
+"""Leases, loads, evictions, crashes: the real supervisor with real processes that follow a script, see fake_worker.py."""
 
 import asyncio
 import contextlib
@@ -144,7 +144,7 @@ def test_one_place(house: Run) -> None:
 
 
 def test_what_has_left_is_forgotten(house: Run) -> None:
-    """No timer, no callback and no log keeps the objects of a worker that is gone."""
+    """No timer, callback or log keeps objects of a worker that has ended."""
 
     async def body(here: House) -> None:
         for model in "abc" * 12:
@@ -157,7 +157,7 @@ def test_what_has_left_is_forgotten(house: Run) -> None:
     house(body, 1)
 
 
-def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
+def test_a_waiter_that_leaves_does_not_affect_others(house: Run) -> None:
     async def body(here: House) -> None:
         held = await here.acquire("a")
         gone, stays = here.wait("b"), here.wait("c")
@@ -169,7 +169,7 @@ def test_a_waiter_that_leaves_costs_nobody_anything(house: Run) -> None:
         with await stays:
             assert [model for model, _ in here.events] == ["a", "a", "a", "c", "c"]
         loading = here.wait("d")
-        while here.status("d") not in ("loading", "loaded"):  # a load can be over before one looks
+        while here.status("d") not in ("loading", "loaded"):  # a load can be over before the test looks
             await asyncio.sleep(0)
         loading.cancel()
         await asyncio.wait({loading})
@@ -203,7 +203,7 @@ def test_two_busy_models_cannot_starve_a_third(house: Run) -> None:
                 lease.release()
 
         async def keep_fed(model: str) -> None:
-            """Requests that end, each begun before the last has ended."""
+            """Requests in a row, each started before the last one has ended."""
             while not is_over:
                 with await here.acquire(model):
                     served[model] += 1
@@ -242,7 +242,7 @@ def test_load_and_unload(house: Run) -> None:
         for model in ("a", "nobody"):
             with pytest.raises(InvalidRequest, match="not running"):
                 here.supervisor.unload(model)
-        await here.supervisor.load(spec)  # while the last worker is on its way out
+        await here.supervisor.load(spec)  # while the last worker is ending
         await here.until_status("a", "loaded")
 
     house(body)
@@ -327,7 +327,7 @@ def test_unload_while_loading(house: Run) -> None:
             await waiting
         here.spec("a", load_s=0.001)
         assert await here.ask("a") == WHOLE
-        for model in "bcdb":  # at any moment, also before the worker is up
+        for model in "bcdb":  # at any moment, also before the worker is ready
             waiting = here.wait(model)
             await asyncio.sleep(0)
             with contextlib.suppress(InvalidRequest):
@@ -387,7 +387,7 @@ def test_failed_load(house: Run, script: dict[str, Any], cause: str, code: int) 
     [
         ({"fail": "no such tensor"}, 1 << 40, ModelUnusable, 400, False),
         ({"fail": "no memory", "is_scarce": True}, 1 << 40, LoadPostponed, 503, True),
-        ({"fail": "no memory", "is_scarce": True}, 1, ModelUnusable, 400, False),  # nor will there ever be
+        ({"fail": "no memory", "is_scarce": True}, 1, ModelUnusable, 400, False),  # it will never fit
     ],
 )
 def test_only_what_waiting_may_cure_is_worth_a_retry(
@@ -447,7 +447,7 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
             spare.kill()
             await until(lambda: here.supervisor.spares.spare is None, "no spare")
         for _ in range(4):
-            with pytest.raises(Unavailable, match=r"before it was up|cannot be started") as caught:
+            with pytest.raises(Unavailable, match=r"before it was ready|cannot be started") as caught:
                 await here.acquire("b")
             assert caught.value.retry_after_s
         assert here.status("b") == "unloaded", "the model has not failed"
@@ -456,7 +456,7 @@ def test_a_spare_that_is_never_up_is_not_the_model_s_fault(house: Run) -> None:
 
 
 def test_deaths_of_the_fork_server_and_of_spares_cost_no_model_anything(house: Run) -> None:
-    """Killed again and again under requests: each is answered, or told to come again; none is told that its model is bad."""
+    """Killed again and again while requests come: each request is answered, or told to try again; no model is called unusable."""
 
     async def ask(here: House, model: str, results: list[Any]) -> None:
         try:
@@ -496,7 +496,7 @@ def test_a_fork_server_that_was_killed_is_replaced_before_it_is_needed(house: Ru
 
 
 def test_a_worker_that_cannot_be_watched_leaves_no_zombie(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no descriptor left when it says its first word."""
+    """No descriptor is left when it sends its first bytes."""
     pids, watch = [], os.pidfd_open
 
     def pidfd_open(pid: int) -> int:
@@ -533,7 +533,7 @@ def test_one_sudden_end_of_a_load_is_no_failure(house: Run, is_load: bool) -> No
 
 
 def test_a_load_that_was_killed_twice_may_work_later(house: Run) -> None:
-    """By a user, or by the kernel for want of memory: that says nothing against the model."""
+    """By a user, or by the kernel when memory runs out: the model is not the cause."""
 
     async def body(here: House) -> None:
         here.spec("a", die="SIGKILL")
@@ -579,7 +579,7 @@ def test_crash_in_mid_stream(house: Run, how: str) -> None:
 
 
 def test_what_was_not_delivered_starts_again(house: Run) -> None:
-    """On a fresh worker, in silence."""
+    """On a new worker, and the client does not notice."""
 
     async def body(here: House) -> None:
         with await here.acquire("a") as lease:
@@ -637,7 +637,7 @@ def test_a_client_that_leaves_before_the_retry(house: Run) -> None:
     house(body)
 
 
-def test_a_call_that_nobody_waits_for(house: Run) -> None:
+def test_a_call_whose_caller_has_left(house: Run) -> None:
     async def body(here: House) -> None:
         with await here.acquire("a") as lease:
             hung = asyncio.create_task(lease.call("hang", {}))
@@ -672,12 +672,12 @@ def test_a_cpu_variant_is_dropped_when_the_safe_mode_does_not_help(house: Run, c
         assert [what for _, what in here.events if "failed" in what] == []
 
     house(body)
-    assert caplog.text.count("it is tried once more in the safe mode (no repacked weights) and with llama.cpp's build for lesser CPUs") == 1
+    assert caplog.text.count("the next try is in the safe mode (no repacked weights) and with llama.cpp's build for simpler CPUs") == 1
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_crash_of_the_cpu_s_build_happens_once(house: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Not once per model and start: it is remembered for this build of llama.cpp on this CPU."""
+    """Not once for each model and start: it is stored for this build of llama.cpp on this CPU."""
     num_loads = []
 
     async def body(here: House) -> None:
@@ -694,7 +694,7 @@ def test_a_crash_of_the_cpu_s_build_happens_once(house: Run, caplog: pytest.LogC
 
 
 def test_a_remedy_outlives_its_worker(house: Run) -> None:
-    """An abort is llama.cpp's own word on this model: the remedy is this model's alone."""
+    """An abort is llama.cpp's own check of this model: the remedy is only for this model."""
 
     async def body(here: House) -> None:
         for model in "ab":
@@ -734,7 +734,7 @@ def test_a_request_that_kills_every_build_teaches_nothing(house: Run) -> None:
 def test_no_variant_helps_against_a_bad_request(house: Run) -> None:
     async def body(here: House) -> None:
         here.spec("a", first_decode="SIGILL", remedies=9)
-        for num_deaths in (3, 5):  # while there is something to try it gets a second new start; then one, like any other
+        for num_deaths in (3, 5):  # while a remedy is left, it gets a second new start; then one, like any other
             with pytest.raises(WorkerDied):
                 await here.ask("a")
             await here.until_status("a", "unloaded failed")
@@ -837,7 +837,7 @@ def test_stop_lets_leases_end(house: Run) -> None:
 
 
 class Crowd:
-    """Clients that do what they like, with models that die under them. Every request must come to its end."""
+    """Random clients, with models that die meanwhile. Every request must end."""
 
     def __init__(self, here: House, seed: int) -> None:
         self.here = here

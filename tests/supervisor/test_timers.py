@@ -1,4 +1,4 @@
-"""Timers on a fake loop; what decides and performs has no others."""
+"""Timers on a fake loop; decisions and their performer use no others."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""A real Chromium on the page of a real router: opening it, what it must never do, the accessibility checker. Knows no test.
+"""A real Chromium on the page of a real router: opening it, what must never happen on it, the accessibility checker.
 
-Invariant: a page that was opened here has asked nobody but its router, broken no rule of its policy and thrown no error, or its test fails.
+Invariant: a page that was opened here has sent requests only to its router, and has caused no violation of its policy and no error;
+otherwise its test fails.
 """
 
 import contextlib
@@ -15,14 +16,16 @@ from conftest import REPOSITORY, Router
 
 AXE = REPOSITORY / "build" / "axe.js"
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--font-render-hinting=none")
-TIMEOUT_MS = 20_000  # for what takes milliseconds on a quiet machine
+TIMEOUT_MS = 20_000  # for actions that take milliseconds on a quiet machine
+# Conversations are named by the model where a test says so: the request would come between the ones that tests look at.
+NO_NAMES = "try { localStorage['fastrouter.naming'] ??= 'false'; } catch {}"
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1440, "height": 900}
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[Any]:
-    """A browser for many tests. Skips them where there is none."""
+    """A browser for many tests. Skips them if there is none."""
     found = runpy.run_path(str(REPOSITORY / "packaging" / "chromium.py"))["find"]()
     if found is None:
         pytest.skip("no Chromium: install Debian's `chromium`, or name one in $CHROMIUM")
@@ -39,11 +42,12 @@ def launched() -> Iterator[Any]:
 
 
 class Tab:
-    """One browser tab with a profile of its own. `page` is Playwright's."""
+    """One browser tab with a separate profile. `page` is Playwright's."""
 
     def __init__(self, browser: Any, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.add_init_script(NO_NAMES)
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.origins: set[str] = set()
@@ -57,13 +61,13 @@ class Tab:
         return self.page
 
     def close(self) -> None:
-        """Idempotent. Fails for what the page must never do."""
+        """Idempotent. Fails if something forbidden has happened on the page."""
         self.context.close()
         problems, self.problems = self.problems, []
         assert not problems, problems
 
     def _on_console(self, message: Any) -> None:
-        # An answer of 4xx or 5xx is no fault of the page: the browser logs each as an error.
+        # An answer of 4xx or 5xx is not a fault of the page: the browser logs each as an error.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.problems.append(f"{message.type}: {message.text}")
 
@@ -74,7 +78,7 @@ class Tab:
 
 
 def axe_source() -> str:
-    """axe-core, fetched once. Skips where that cannot be done."""
+    """axe-core, downloaded once. Skips the test if that is not possible."""
     if not AXE.exists():
         script = runpy.run_path(str(REPOSITORY / "packaging" / "vendor_web.py"))
         try:

@@ -1,4 +1,4 @@
-"""What a person does on the page, as functions: ask, pick a model, see whether it fits. Knows no test and no router."""
+"""Actions of a user on the page, as functions: ask, choose a model, check the layout."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def ask(page: Any, text: str | dict[str, Any], *, waits: bool = True) -> None:
 
 
 def says(text: str) -> dict[str, Any]:
-    """A script: an answer of this text, a few characters a token."""
+    """A script: an answer with this text, a few characters for each token."""
     return {"tokens": 1, "text": text}
 
 

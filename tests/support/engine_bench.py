@@ -111,7 +111,7 @@ class Bench:
         return client
 
     def check_idle(self) -> None:
-        """Nothing runs, nothing is held back, and the mirror of the KV cache is true."""
+        """Nothing runs, nothing is held back, and the mirror of the KV cache is correct."""
         self.ring.drain()
         assert not self.engine.has_work
         assert not self.ring.sinks()

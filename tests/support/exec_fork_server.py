@@ -1,4 +1,4 @@
-"""The fork server as in a GPU build: every worker is a process image of its own, because a device context must not be forked."""
+"""The fork server as in a GPU build: every worker is a new process image, because a device context must not be forked."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""A hub on a loopback port: the two endpoints that downloads use, and the ways in which it can misbehave. Knows nothing of fastrouter.
+"""A hub on a loopback port: the two endpoints that downloads use, and the ways in which it can fail. Uses nothing of fastrouter.
 
-Invariant: a file's faults are used up one request after the other; then it is served as it should be.
+Invariant: the faults of a file are used one request after the other; then it is served correctly.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Seen:
 
 @dataclass
 class Reply:
-    """What goes out; faults change it."""
+    """What is sent; faults change it."""
 
     status: int
     headers: dict[str, str]
@@ -48,7 +48,7 @@ class FakeHub:
     commit: str = COMMIT
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))  # by path of a file; "" for the listing
     always: dict[str, Fault] = field(default_factory=dict)
-    stated: dict[str, dict[str, Any]] = field(default_factory=dict)  # what the listing says of a file, right or wrong
+    stated: dict[str, dict[str, Any]] = field(default_factory=dict)  # what the listing says about a file, right or wrong
     seen: list[Seen] = field(default_factory=list)
 
     @property
@@ -132,7 +132,7 @@ def slow(bytes_per_s: float) -> Fault:
 
 
 def flip(at: int) -> Fault:
-    """One wrong byte."""
+    """Makes one byte wrong."""
 
     def change(reply: Reply) -> Reply:
         content = bytearray(reply.body)

@@ -1,4 +1,4 @@
-"""The real supervisor with a fake clock and fake workers: no process, no thread, no sleep. `repr(room)` is what tests look at."""
+"""The real supervisor with a fake clock and fake workers: no process, no thread, no sleep. Tests look at `repr(room)`."""
 
 import asyncio
 import re
@@ -54,11 +54,11 @@ class Room:
         return spec_of(model, f"/models/{model}", **self.fields.get(model, {}))
 
     def ask(self, model: str, *, autoload: bool = True, priority: int = 0) -> "asyncio.Task[Lease]":
-        """A request, as far as it comes without time."""
+        """A request, as far as it gets without any time passing."""
         return self.begin(self.supervisor.acquire(self.spec(model), autoload, priority))
 
     def lease(self, model: str) -> Lease:
-        """After its load, if need be."""
+        """Its lease, after a load if needed."""
         task = self.ask(model)
         self.advance(0 if task.done() else self.maker.load_s.get(model, self.maker.usual_load_s) + 0.1)
         return task.result()
@@ -76,13 +76,13 @@ class Room:
         return task
 
     def run(self, work: Any) -> Any:
-        """Something that waits for nothing."""
+        """For an action that does not wait."""
         return self.begin(work).result()
 
     def advance(self, seconds: float = 0.0) -> None:
         self.loop.advance(seconds)
 
-    # ------------------------------------------------------------ looks
+    # ------------------------------------------------------------ reading
 
     def worker(self, model: str) -> FakeWorker:
         [worker] = [instance.process for instance in self.supervisor.instances() if instance.spec.id == model]
@@ -98,7 +98,7 @@ class Room:
         return self.supervisor.status(model).value
 
     def position(self, model: str) -> int:
-        """What `: queued N` says."""
+        """What `: queued N` shows."""
         return self.supervisor.wait_preview(self.spec(model)).position
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Room:
         for task in self.tasks:
             assert task.done(), "a request was forgotten"
             if not task.cancelled():
-                task.exception()  # a test that did not look at it did not care
+                task.exception()  # a test that did not look at it does not need it
 
 
 def submit(lease: Lease, sink: Collector) -> Collector:

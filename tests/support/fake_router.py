@@ -12,7 +12,7 @@ from fastrouter.config.config import parse
 
 
 def _try_all(path: str) -> Any:
-    """A script is no GGUF, and is given to a worker all the same."""
+    """A script is not a GGUF file, and must be given to a worker anyway."""
     found = _read(path)
     return Unusual(found.message) if isinstance(found, GgufError) else found
 

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when it is told to. It runs timers and tasks, knows no descriptors, and never waits for anything."""
+"""An event loop whose time passes only when a test says so. It runs timers and tasks, has no descriptors, and never waits."""
 
 import asyncio
 import contextvars
@@ -51,7 +51,7 @@ class FakeLoop(asyncio.AbstractEventLoop):
         raise AssertionError(context)
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let so much time pass; all that is due meanwhile runs, in its order."""
+        """Let this much time pass; all that is due meanwhile runs, in its order."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
             moment, _, timer = heappop(self._timers)

@@ -2,7 +2,7 @@
 
 
 class FakeVocab:
-    """Token i is pieces[i]; counts the questions."""
+    """Token i is pieces[i]; it counts the calls."""
 
     def __init__(self, pieces: list[bytes], control: frozenset[int] = frozenset()) -> None:
         self.pieces = pieces

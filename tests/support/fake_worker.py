@@ -11,9 +11,9 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
-request  the last message's content or the prompt. `tokens`, `text` of each, `delay_s` between two, `wait_s` before the first, `die`
-         after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N, `error` message, `lines` to say on stderr
-         before the first of them.
+request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, `delay_s` between
+         two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N,
+         `error` message, `lines` to say on stderr before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -196,8 +196,9 @@ class Worker:
         if isinstance(message, Generate):
             script = script_of(message)
             self.say_lines(script)
-            default = message.max_tokens if message.max_tokens >= 0 else 5
-            num_tokens = len(script["say"]) if "say" in script else script.get("tokens", default)
+            usual = message.max_tokens if message.max_tokens >= 0 else 5
+            usual = len(script["deltas"]) if "deltas" in script else len(script["say"]) if "say" in script else usual
+            num_tokens = script.get("tokens", usual)
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
@@ -270,7 +271,10 @@ class Worker:
         if stream.num_sent >= stream.num_tokens:
             self.finish(stream)
             return
-        self.outbox.push(stream.request_id, *stream.record())
+        if "deltas" in script:
+            self.outbox.push(stream.request_id, EVENT, 0, 0, 1, json.dumps(script["deltas"][stream.num_sent]).encode())
+        else:
+            self.outbox.push(stream.request_id, *stream.record())
         stream.num_sent += 1
         stream.due = now + script.get("delay_s", 0.0)
 
@@ -306,8 +310,10 @@ class Worker:
 
 
 def finish_of(stream: Stream) -> Finish:
+    deltas = stream.script.get("deltas", [])
     finish = Finish(
-        stop_type="limit" if stream.num_sent >= stream.num_tokens else "eos",
+        stop_type="limit" if stream.num_sent >= stream.num_tokens and not deltas else "eos",
+        num_calls=len({call["index"] for delta in deltas for call in delta.get("calls", [])}),
         prompt_tokens=1,
         completion_tokens=stream.num_sent,
         num_decodes=stream.num_sent,

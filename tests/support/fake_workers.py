@@ -1,4 +1,4 @@
-"""Workers without a process, and what makes them: the faces of workers/worker.py on a fake clock."""
+"""Workers without a process, and their maker: the protocols of workers/worker.py on a fake clock."""
 
 import json
 from collections import deque
@@ -14,7 +14,7 @@ EXIT_S = 0.01  # from a kill to the end
 
 
 class FakeWorker:
-    """A worker without a process. It does what a test says, except that it loads a model in the time that the room says."""
+    """A worker without a process. It does what a test says, but its load takes the time that the room says."""
 
     def __init__(self, maker: "FakeMaker", pid: int) -> None:
         self.pid: int | None = pid
@@ -50,7 +50,7 @@ class FakeWorker:
         self.is_closed = True
         self.ring.close()
 
-    # ------------------------------------------------------------ what a test makes it do
+    # ------------------------------------------------------------ actions for tests
 
     def say(self, message: Any) -> None:
         if not self.is_closed:
@@ -69,7 +69,7 @@ class FakeWorker:
             self.on_exit()
 
     def answer(self, text: bytes = b"so") -> None:
-        """To all that it was asked."""
+        """Answers all calls that have come."""
         for sink in self.ring.sinks():
             number = sink.request_id
             assert self.ring.try_push(number, TEXT, 0, 0, 1, text)
@@ -78,12 +78,12 @@ class FakeWorker:
 
     @property
     def primed(self) -> Prime:
-        """What it was told last to do ahead."""
+        """What it was told last to prepare."""
         return [message for message in self.sent if isinstance(message, Prime)][-1]
 
 
 class FakeMaker:
-    """Makes fake workers, unless `problem` is what it raises."""
+    """Makes fake workers, or raises `problem` if it is set."""
 
     def __init__(self, loop: FakeLoop, usual_load_s: float) -> None:
         self.loop = loop

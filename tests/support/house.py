@@ -1,4 +1,4 @@
-"""A real supervisor over real processes that follow a script, for tests: see fake_worker.py."""
+"""A real supervisor with real processes that follow a script, for tests: see fake_worker.py."""
 
 import asyncio
 import ctypes
@@ -23,7 +23,7 @@ from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.supervisor.workers.fork_server import ForkServer
 
-WHOLE = b"".join(b"t%d " % i for i in range(5))  # what a request without a script gets
+WHOLE = b"".join(b"t%d " % i for i in range(5))  # the answer to a request without a script
 RESIDENT = (State.LOADING, State.LOADED, State.DRAINING, State.STOPPING)
 FOREVER = {"tokens": 1, "hang": True, "die_after": 1}  # one token, then silence
 
@@ -67,7 +67,7 @@ class Streamer(Collector):
 
 
 class House:
-    """A supervisor, its models' files, and what it has told its subscriber."""
+    """A supervisor, the files of its models, and the events for its subscriber."""
 
     def __init__(self, folder: Path, models_max: int, **settings: Any) -> None:
         self.folder = folder
@@ -139,7 +139,7 @@ def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) ->
 
     async def whole() -> None:
         await asyncio.sleep(0)
-        gc.collect()  # what other tests have left to the collector is not ours to lose
+        gc.collect()  # objects that other tests have left for the collector
         before = descriptors()
         here = House(folder, models_max, **settings)
         await here.supervisor.start()
@@ -155,7 +155,7 @@ def run_house(folder: Path, body: Body, models_max: int = 2, **settings: Any) ->
 
     try:
         with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # what one test's loads have taught is not for the next one
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # measurements of one test must not reach the next one
             runner.run(whole())
     finally:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)

@@ -24,7 +24,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Streaming(SseWriter):
-    """Streams what it is told to; remembers how it ended."""
+    """Streams what it is told to; records how it ended."""
 
     def __init__(self, exchange: Exchange, max_buffered: int = 1 << 18) -> None:
         super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked, max_buffered=max_buffered)
@@ -67,7 +67,7 @@ class Site:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.trust)
 
     async def ask(self, data: bytes) -> Answer:
-        """One request on a connection of its own."""
+        """One request on a separate connection."""
         reader, writer = await self.connect()
         writer.write(data)
         answer = await read_answer(reader)
@@ -166,7 +166,7 @@ async def serving(
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """On uvloop; what that would only log is a failure."""
+    """On uvloop; what it would only log is a failure here."""
     unhandled: list[dict[str, Any]] = []
 
     async def limited() -> None:
@@ -184,7 +184,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def sweep(site: Site, times: int) -> None:
-    """What the server's own timer does once a second."""
+    """What the server's timer does once a second."""
     for _ in range(times):
         for connection in list(site.server.connections):
             connection.sweep()

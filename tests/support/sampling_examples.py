@@ -1,4 +1,4 @@
-"""One value for each row of the sampling table, which is not its default: as a request has it, and as a flag or a preset key has it."""
+"""One value for each row of the sampling table, other than its default: as in a request, and as a flag or preset key."""
 
 import json
 from typing import Any, NamedTuple

@@ -1,6 +1,6 @@
-"""Writes small BERT encoders that llama.cpp loads, and computes with numpy what they, and tiny_models' llamas, must answer.
+"""Writes small BERT encoders that llama.cpp loads, and computes with numpy what they, and the llamas of tiny_models, must answer.
 
-Knows nothing of fastrouter. The forward passes are written from the papers' formulas: one sequence at a time, double precision, no cache.
+Uses nothing of fastrouter. The forward passes follow the papers' formulas: one sequence at a time, double precision, no cache.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ Vectors = NDArray[np.float64]
 
 
 def words_to_ids(text: str) -> list[int]:
-    """For texts of whole words only, without special tokens."""
+    """Only for texts of whole words, without special tokens."""
     return [IDS.get(f"▁{word}", UNKNOWN) for word in text.split()]
 
 
@@ -122,7 +122,7 @@ def _attention(q: Vectors, k: Vectors, v: Vectors, num_heads: int, *, is_causal:
 
 
 def bert_states(tokens: list[int], seed: int, n_ctx: int = 128, *, is_ranker: bool = False) -> Vectors:
-    """The last layer's output, a row per token."""
+    """The last layer's output, one row for each token."""
     weights = make_tensors(seed, n_ctx, is_ranker=is_ranker)
 
     def linear(x: Vectors, name: str) -> Vectors:
@@ -145,7 +145,7 @@ def bert_states(tokens: list[int], seed: int, n_ctx: int = 128, *, is_ranker: bo
 
 
 def bert_score(tokens: list[int], seed: int, n_ctx: int = 128) -> float:
-    """What a reranker's head makes of the first token."""
+    """The result of a reranker's head for the first token."""
     weights = make_tensors(seed, n_ctx, is_ranker=True)
     first = bert_states(tokens, seed, n_ctx, is_ranker=True)[0]
     inner = np.tanh(weights["cls.weight"].astype(np.float64) @ first + weights["cls.bias"])
@@ -153,10 +153,10 @@ def bert_score(tokens: list[int], seed: int, n_ctx: int = 128) -> float:
 
 
 def llama_states(tokens: list[int], seed: int) -> Vectors:
-    """The last layer's normalised output of tiny_models' llama, a row per token."""
+    """The last layer's normalised output of tiny_models' llama, one row for each token."""
     weights = make_llama_tensors(len(make_llama_vocabulary()[0]), seed)
 
-    def norm(x: Vectors) -> Vectors:  # all of its weights are ones
+    def norm(x: Vectors) -> Vectors:  # all its weights are ones
         scaled: Vectors = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
         return scaled
 

@@ -1,5 +1,5 @@
-"""Writes small GGUF files whose context remembers in another way than llama's: in a sliding window, in a recurrent state, or in a
-state beside a KV cache. Knows nothing of fastrouter.
+"""Writes small GGUF files whose context stores tokens in another way than llama's: in a sliding window, in a recurrent state, or in a
+state together with a KV cache. Uses nothing of fastrouter.
 
 Invariant: as in tiny_models, output is printable ASCII and never ends by itself: no layer writes to channel 0.
 """

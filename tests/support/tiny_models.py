@@ -1,8 +1,8 @@
-"""Writes small, valid llama-architecture GGUF files that llama.cpp loads, and LoRA adapters for them. Knows nothing of fastrouter.
+"""Writes small, valid llama-architecture GGUF files that llama.cpp loads, and LoRA adapters for them. Uses nothing of fastrouter.
 
-Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it.
-Channel 0 of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative
-output weight on it keeps byte and control tokens from being chosen.
+Invariant: output is printable ASCII and never ends by itself, greedy or sampled; a logit bias of 200 on token 2 still ends it. Channel 0
+of the residual stream is a constant: every embedding row holds 0.5 there and no layer writes to it, and a large negative output weight
+on it prevents byte and control tokens from being chosen.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def make_tensors(num_tokens: int, seed: int, num_silent: int = NUM_SILENT) -> di
     return tensors
 
 
-ADAPTED = ("attn_q", "attn_v", "ffn_up")  # none of them writes to the residual stream, so channel 0 stays what it is
+ADAPTED = ("attn_q", "attn_v", "ffn_up")  # none of them writes to the residual stream, so channel 0 does not change
 LORA_RANK = 4
 LORA_ALPHA = 8.0
 
@@ -89,7 +89,7 @@ def make_lora(
     task_name: str | None = None,
     invocation_tokens: list[int] | None = None,
 ) -> Path:
-    """A LoRA adapter for make_llama's models of any seed; another `width` fits none of them."""
+    """A LoRA adapter for make_llama's models of any seed; with another `width` it fits none of them."""
     path = Path(path)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -111,7 +111,7 @@ def make_lora(
 
 
 def merged(tensors: dict[str, Matrix], adapters: list[tuple[int, float]]) -> dict[str, Matrix]:
-    """The weights with these adapters (seed, scale) worked in: what llama.cpp must compute with the adapters beside them."""
+    """The weights with these adapters (seed, scale) merged in: what llama.cpp must compute when it applies the adapters."""
     tensors = dict(tensors)
     for seed, scale in adapters:
         for name, (a, b) in make_lora_tensors(seed).items():

@@ -1,4 +1,4 @@
-"""Waiting for what happens in other processes, and counting what they leave."""
+"""Waiting for events in other processes, and counting what they leave."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ def descriptors() -> set[str]:
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-    return {entry for entry in found if not entry.endswith("/dev/null")}  # libuv keeps one in reserve
+    return {entry for entry in found if not entry.endswith("/dev/null")}  # libuv keeps one open
 
 
 def children() -> list[int]:

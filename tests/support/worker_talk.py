@@ -30,7 +30,7 @@ class Answer(TextCollector):
 
 
 class Talk:
-    """One worker and what it has said."""
+    """One worker and its messages."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self.process = process

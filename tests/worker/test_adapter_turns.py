@@ -1,4 +1,4 @@
-"""Turns of groups that cannot share a batch: nobody is passed over, whoever comes and goes. Pure: no clock."""
+"""Turns of groups that cannot share a batch: each gets its turn, whatever groups come and go. Pure: no clock."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ def test_a_group_that_has_gone_gives_its_turn_up_at_once() -> None:
     assert served(turns, "ba", 2, TURN_NS, 3) == "bab"
 
 
-def test_newcomers_without_end_starve_nobody() -> None:
+def test_endless_new_groups_keep_none_waiting() -> None:
     turns: Turns[int] = Turns()
     chosen = [turns.next([number, number + 1, -1], TURN_NS * number) for number in range(1, 60)]
     assert chosen.count(-1) >= 59 // 3

@@ -1,4 +1,4 @@
-"""Ends of an answer by indentation and time: texts of all splits into tokens against the rule itself, and requests end to end."""
+"""Ends of an answer by indentation and time: texts in all splits into tokens compared with the rule itself, and requests end to end."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fastrouter.worker.text.detokenizer import PieceTable
 
 
 class Clock:
-    """Goes on by a millisecond whenever somebody looks."""
+    """Advances by a millisecond each time it is read."""
 
     def __init__(self) -> None:
         self.now_ms = 0
@@ -35,7 +35,7 @@ def run(pieces: list[bytes], n_indent: int = 0, limit_ms: int = 0, stop: list[st
 
 
 def reference(text: str, n_indent: int) -> str:
-    """The whole text at once, as llama-server cuts it."""
+    """Looks at the whole text, as llama-server does."""
     position = text.find("\n")
     while position >= 0:
         start = position + 1
@@ -66,13 +66,13 @@ def test_indentation_beside_stop_words() -> None:
 def test_a_line_end_after_the_time_ends_it() -> None:
     lines = [b"a", b"b\n", b"c", b"d\n", b"e\n", b"f\n"]
     assert run(lines, limit_ms=100) == ("ab\ncd\ne\nf\n", "", 6)
-    assert run(lines, limit_ms=2) == ("ab\ncd\ne\n", "limit", 5)  # each line end looks at the clock
-    assert run([b"a", b"b", b"c"], limit_ms=1) == ("abc", "", 3)  # without a line end it goes on
+    assert run(lines, limit_ms=2) == ("ab\ncd\ne\n", "limit", 5)  # the clock is read at each end of a line
+    assert run([b"a", b"b", b"c"], limit_ms=1) == ("abc", "", 3)  # without the end of a line it continues
     assert run([b"a", b"\n", b"\nst", b"x"], limit_ms=1, stop=["stop"]) == ("a\n\nst", "limit", 3)
 
 
 def test_end_to_end(router: StartRouter, models: Path) -> None:
-    """The tiny models say a newline when they are made to."""
+    """The tiny models write a newline when they are forced to."""
     server = router(models_dir=models)
     newline, letter = 13, 300  # <0x0A> is token 3 + 10
     asked = {"model": "tiny0", "prompt": "we", "temperature": 0, "n_predict": 50, "logit_bias": [[newline, 1000.0]]}

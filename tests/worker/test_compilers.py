@@ -1,4 +1,4 @@
-"""Threads that compile: who waits behind whom, what is not begun, what does not end. And the deadline of a request that waits for them."""
+"""Threads that compile: which jobs wait for which, which are not started, which do not end. And the deadline of a waiting request."""
 
 import threading
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ WAIT_S = 30
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Jobs that wait for it end with the test."""
+    """Jobs that wait for it; they end with the test."""
     made = threading.Event()
     yield made
     made.set()
 
 
 def held(compilers: Compilers[str], gate: threading.Event, size: int = 1) -> Future[str]:
-    """One that has begun and waits."""
+    """A job that has started and waits."""
     begun = threading.Event()
 
     def job() -> str:
@@ -79,7 +79,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 class Compiled:
-    """What was begun; all of it waits."""
+    """What was started; all of it waits."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
         self.begun: list[str] = []
@@ -110,7 +110,7 @@ def asked(bench: Bench, text: str) -> Client:
 def test_nothing_is_compiled_for_who_has_left(bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = Compiled(monkeypatch, gate)
     clients = [asked(bench, text) for text in ("a+", "b+", "c+", "c+", "d+")]
-    for client in (clients[2], clients[4]):  # somebody else waits for c+
+    for client in (clients[2], clients[4]):  # another client waits for c+
         bench.engine.abort(client.request_id)
         bench.ring.detach(client.request_id)
     gate.set()
@@ -122,9 +122,9 @@ def test_nothing_is_compiled_for_who_has_left(bench: Bench, gate: threading.Even
 
 
 def test_a_deadline(bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes too long by itself is the client's to mend, what only waits is not; and others go on."""
+    """A grammar that takes too long itself is the client's error; one that only waits for others is not; and others continue."""
     compiled = Compiled(monkeypatch, gate)
-    monkeypatch.setattr(Compilers, "replace", lambda *_: None)  # what waits is not begun by chance
+    monkeypatch.setattr(Compilers, "replace", lambda *_: None)  # a waiting job must not start by chance
     monkeypatch.setattr(admission, "COMPILE_DEADLINE_S", 0.05)
     clients = [asked(bench, text) for text in ("a+", "b+", "c+")]
     bench.run(*clients)

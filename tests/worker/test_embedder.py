@@ -1,4 +1,4 @@
-"""The embedder in this process, on a tiny encoder and a tiny chat model: how texts share batches, turns, what is left behind."""
+"""The embedder in this process, on a tiny encoder and a tiny chat model: how texts share batches and take turns, what is left behind."""
 
 import base64
 import time
@@ -112,8 +112,8 @@ def test_a_batch_has_its_limits(bench: Open) -> None:
     one.run()
     assert one.num_rows == [192, 192, 192, 24]
     one.num_rows.clear()
-    one.submit(2, ["cat " * 298] * 3)  # two would be more than is packed
-    one.submit(3, ["cat " * 1500])  # one that is longer goes alone
+    one.submit(2, ["cat " * 298] * 3)  # two would be more than one batch takes
+    one.submit(3, ["cat " * 1500])  # a longer one is alone in its batch
     one.run()
     assert sorted(one.num_rows) == [300, 300, 300, 1502]
     assert max(300 * 2, 1502) > PACKED_TOKENS
@@ -128,7 +128,7 @@ def test_calls_take_turns(bench: Open) -> None:
     assert len(one.num_rows) <= 2
     assert 1 not in one.answers
     one.run()
-    assert np.allclose(one.vectors(1), one.vectors(1)[0], atol=1e-4)  # a batch of another size rounds otherwise
+    assert np.allclose(one.vectors(1), one.vectors(1)[0], atol=1e-4)  # a batch of another size rounds differently
 
 
 def test_what_is_forgotten_is_not_computed(bench: Open) -> None:

@@ -78,7 +78,7 @@ def test_late_arrivals_and_more_requests_than_slots(bench: MakeBench, lone: dict
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 64), (64, 2)], ids=str)
 def test_a_batch_smaller_than_the_number_of_slots(bench: MakeBench, lone: dict[str, str], sizes: tuple[int, int]) -> None:
-    """llama.cpp would abort the process; and a prompt still gets its rows while three others stream."""
+    """llama.cpp would abort the process; and a prompt still gets rows while three others stream."""
     one = bench(parallel=4, batch_size=sizes[0], ubatch_size=sizes[1])
     others = [one.submit(prompt, 500) for prompt in PROMPTS[1:4]]
     one.step_until(lambda: all(other.texts for other in others))
@@ -180,7 +180,7 @@ def test_other_conversations_keep_their_slots(bench: MakeBench) -> None:
 
 
 def test_reuse_equals_a_fresh_start(bench: MakeBench, path: Path) -> None:
-    """A cut in the middle of what a slot holds leaves no trace of what was behind it."""
+    """A cut in the middle of a slot's tokens leaves nothing of what came after it."""
     one = bench(parallel=1, cache_type_k="f32", cache_type_v="f32")
     shared = [40 + number for number in range(100)]
     for tail in ([290, 291, 292], [295], [270, 271, 272, 273, 274]):
@@ -203,7 +203,7 @@ def test_a_start_that_another_slot_holds_is_copied(bench: MakeBench, is_unified:
     others = [here.submit(SYSTEM + prompt, id_slot=slot) for slot, prompt in ((2, PROMPTS[1]), (3, PROMPTS[2]))]
     here.run(first, *others)
     num_shared = len(here.engine.prompts.tokenize(SYSTEM.strip(), add_special=True, parse_special=True)) - 1
-    # Moving a split cache's memory may not be worth it; whether it was is a matter of measured speed.
+    # Moving a split cache's memory may not be worth it; measured speed decides.
     cached = [client.finish["cached_tokens"] for client in others]
     assert all(count >= num_shared for count in cached) or not (is_unified or any(cached))
     assert [client.text() for client in (first, *others)] == alone
@@ -416,7 +416,7 @@ def test_abort_at_any_time(bench: MakeBench, lone: dict[str, str], num_steps: in
 
 @pytest.mark.parametrize("num_steps", [0, 2])
 def test_a_prompt_that_is_cancelled_ends_its_step(bench: MakeBench, lone: dict[str, str], num_steps: int) -> None:
-    """Inside llama_decode, before the message is read; what the step has left in the KV is gone."""
+    """Inside llama_decode, before the message is read; what the step has added to the KV is removed."""
     one = bench(parallel=2, kv_unified=True, ubatch_size=64)
     client, waiting = one.submit([40 + number % 200 for number in range(1000)]), one.submit(PROMPTS[1], id_slot=0)
     one.step_until(lambda: bool(one.engine.running))
@@ -454,7 +454,7 @@ def test_full_ring_loses_nothing(bench: MakeBench, lone: dict[str, str]) -> None
     for number in range(MAX_STEPS):
         one.engine.step()
         num_blocked += one.engine.is_blocked
-        if number % 37 == 0:  # a router that is seldom there
+        if number % 37 == 0:  # a router that reads rarely
             one.ring.drain()
         if all(client.is_over for _, client in clients):
             break
@@ -478,7 +478,7 @@ def test_nothing_is_decoded_while_the_ring_is_full(bench: MakeBench) -> None:
 
 
 def test_finish_that_is_too_large_for_the_ring(bench: MakeBench) -> None:
-    """A prompt echoed back and a long list of tokens must not end the worker."""
+    """An echoed prompt and a long list of tokens must not end the worker."""
     one = bench(ring_bytes=4096, parallel=1)
     client = one.ask("the cat " * 400, 700, verbose=True, return_tokens=True)
     assert client.finish["completion_tokens"] == 700
@@ -552,7 +552,7 @@ def test_idle_slots_give_way(bench: MakeBench, lone: dict[str, str]) -> None:
 @pytest.mark.parametrize("cache_ram_mib", [0, 64], ids=["computed again", "from RAM"])
 @pytest.mark.parametrize("num_slots", [4, 8])
 def test_no_answer_is_cut_by_others(bench: MakeBench, num_slots: int, cache_ram_mib: int) -> None:
-    """A unified cache holds two of eight such answers: the youngest wait with what they have, and go on as if nothing had been."""
+    """A unified cache holds two of eight such answers: the youngest wait with their tokens, and later continue unchanged."""
     exact = {"cache_type_k": "f32", "cache_type_v": "f32", "threads": 1}
     alone = bench(parallel=1, ctx_size=512, cache_ram_mib=0, **exact)
     expected = [alone.ask(prompt, 200, cache_prompt=False, return_tokens=True).finish["tokens"] for prompt in PROMPTS]
@@ -568,7 +568,7 @@ def test_no_answer_is_cut_by_others(bench: MakeBench, num_slots: int, cache_ram_
 
 
 def test_decodes_that_outgrow_a_unified_cache(bench: MakeBench) -> None:
-    """Each ends where the context ends that it would have alone."""
+    """Each ends at the end of the context that it would have alone."""
     one = bench(parallel=4, kv_unified=True, ctx_size=256)
     clients = [one.submit(prompt, -1) for prompt in PROMPTS[:4]]
     one.run(*clients)

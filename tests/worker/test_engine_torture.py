@@ -1,7 +1,7 @@
-"""All of the engine at once: random scripts of requests, aborts, slot files and stalls over engines of every kind. Real llama.cpp.
+"""The whole engine: random scripts of requests, aborts, slot files and stalls on engines of every kind. Real llama.cpp.
 
-An answer is what the same request gets alone in a fresh engine, wherever nothing that was promised to be inexact came between; each request
-ends once; after every step the mirrors of the KV caches are true. FASTROUTER_TORTURE=FIRST-LAST runs these seeds instead of a few.
+An answer is the one of the same request alone in a new engine, unless something that is documented as inexact came between; each request
+ends once; after every step the mirrors of the KV caches are correct. FASTROUTER_TORTURE=FIRST-LAST runs these seeds instead of a few.
 """
 
 import os
@@ -30,7 +30,7 @@ from fastrouter.worker.speculation.speculation import Speculation
 FIRST, END = NUM_SILENT, len(make_vocabulary()[0])  # tokens that are words
 FEW = [[token, -100.0] for token in range(FIRST + 5, END)]  # answers that repeat themselves
 GRAMMARS = ('root ::= (" the" | " a" | " cat")+', 'root ::= " dog" " red"? (" in" | " is"){2,6}', "root ::= [a-z ]+")
-TIE = 1e-3  # logits as near as that: the shape of a batch decides
+TIE = 1e-3  # when logits are that close, the shape of a batch decides
 MAX_PROMPT = 420
 NUM_ACTIONS = 80
 MIB = 1 << 20
@@ -45,7 +45,7 @@ def _seeds() -> list[int]:
 
 
 class Listener(Client):
-    """With the text of events, too."""
+    """With the text of events too."""
 
     def on_record(self, kind: int, choice: int, flags: int, payload: bytes) -> None:
         super().on_record(kind, choice, flags, payload)
@@ -54,7 +54,7 @@ class Listener(Client):
 
 
 class Everything(Bench):
-    """An engine with all its parts, and what must be true of it at any time."""
+    """An engine with all its parts, and what must always be true of it."""
 
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
         exact = {"cache_type_k": "f32", "cache_type_v": "f32", "threads": 1}
@@ -83,7 +83,7 @@ class Everything(Bench):
         return client
 
     def _keep_exactly(self, slot: Slot, prompt: Any, adapters: AdapterSet, min_chunk: int = 0) -> int:
-        """Tiny models often say the same after a start that is only nearly right."""
+        """Tiny models often give the same answer after a start that is not exactly right."""
         length = self._keep(slot, prompt, adapters, min_chunk)
         assert slot.tokens == prompt[:length]
         assert not length or slot.adapters == adapters
@@ -95,7 +95,7 @@ class Everything(Bench):
         self.ring.drain()
 
     def step_unread(self) -> None:
-        """As the worker's loop does it, while the router does not read."""
+        """Like the worker's loop, while the router does not read."""
         self.engine.step()
         self.files.step()
         if self.engine.is_compiling:
@@ -126,7 +126,7 @@ class Everything(Bench):
 
 
 class Lone:
-    """What each request gets with nothing cached, nothing guessed and nobody beside it."""
+    """The answer to each request with an empty cache, no guesses, and no other request."""
 
     def __init__(self, path: Path, loras: list[list[Any]]) -> None:
         self._bench = Everything(path, 4 * MIB, parallel=1, ctx_size=2048, lora=loras, cache_ram_mib=0)
@@ -143,7 +143,7 @@ class Lone:
         return self._answers[key]
 
     def is_tie(self, asked: Asked, start: Tokens) -> bool:
-        """After this start of an answer, the two best tokens are as good as each other."""
+        """After this start of an answer, the two best tokens are equally good."""
         sampling = {**asked.get("sampling", {}), "n_probs": 2}
         more = {"lora": asked["lora"]} if "lora" in asked else {}
         client = self._bench.ask([*asked["prompt"], *start], 1, sampling=sampling, logprobs=True, cache_prompt=False, **more)
@@ -169,7 +169,7 @@ class Script:
         return [self.random.randrange(FIRST, END) for _ in range(count)]
 
     def held(self) -> Tokens:
-        """What a slot holds, best after a context shift."""
+        """The content of a slot, preferably after a context shift."""
         slots = self.one.engine.slots.all
         moved = [slot for slot in slots if slot.num_exact < len(slot.tokens)]
         return [*self.random.choice(moved or slots).tokens][: self.random.choice((100, 200, MAX_PROMPT - 30))]
@@ -266,7 +266,7 @@ class Script:
         self.num_calls += 1
         self.one.files.submit(Call(self.num_calls, method, {"id_slot": slot_id, "filename": name}))
 
-    # ------------------------------------------------------------ what must be so
+    # ------------------------------------------------------------ checks
 
     def judge(self) -> None:
         for asked, max_tokens, client in self.running:

@@ -21,7 +21,7 @@ def made(name: str, request_id: int, exchange: int = 0, caller: int = 0) -> Any:
 
 
 class Slots:
-    """A few of them, which a queue fills; `free` ends what was there longest."""
+    """A few of them, which a queue fills; `free` ends the oldest one."""
 
     def __init__(self, num_slots: int) -> None:
         self.queue = FairQueue()
@@ -76,7 +76,7 @@ def test_choices_wait_behind_the_first_ones_of_others() -> None:
     assert slots.finish() == "abAa"
 
 
-def test_who_came_meanwhile_starves_nobody() -> None:
+def test_later_requests_keep_none_waiting_for_ever() -> None:
     slots = Slots(1)
     slots.add(*(made("a", 1, exchange=1) for _ in range(3)))
     for number in range(2, 8):

@@ -1,4 +1,4 @@
-"""GBNF grammars, exact also with recursion: at every token what llama.cpp's own grammar allows, and texts that a lexer would refuse."""
+"""GBNF grammars, exact even with recursion: at every token what llama.cpp's own grammar allows, and texts that a lexer would refuse."""
 
 import ctypes
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars, Mat
 api = api
 TOKEN_DATA = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
 
-# None of them can refer to itself before it has read a character: with such a grammar llama.cpp takes all the memory there is.
+# None of them can refer to itself before it has read a character: with such a grammar llama.cpp uses all memory.
 GRAMMARS = {
     "lexeme": 'root ::= "(" root ")" | word [a-z] "!"\nword ::= [a-z]+',
     "palindrome": 'root ::= "a" root "ab" | "ab" | "b"',
@@ -79,7 +79,7 @@ def allowed(matcher: Matcher, vocab: Vocab) -> set[int]:
 
 
 def texts_of(tokens: set[int], vocab: Vocab) -> set[bytes]:
-    """Without what is no text of its own: several tokens may have the same, and a byte may be a part of a character."""
+    """Without tokens that have no text of their own: several may have the same text, and a byte may be a part of a character."""
     pieces = {b"END" if vocab.is_eog(token) else vocab.token_to_piece(token, special=False) for token in tokens}
     return {piece for piece in pieces if piece and piece != b"\0" and not (len(piece) == 1 and piece[0] >= 0x80)}
 
@@ -137,8 +137,8 @@ def test_a_dot_is_any_character(vocab: Vocab, grammar: str) -> None:
 
 
 @pytest.mark.parametrize("grammar", ['root ::= root "a" | ""', 'root ::= a root b | ""\na ::= [a-z]*\nb ::= [a-z] "!"'])
-def test_what_begins_with_itself_harms_nobody(vocab: Vocab, grammar: str) -> None:
-    """llama.cpp refuses the first and never comes back from the second."""
+def test_rules_that_begin_with_themselves_do_no_harm(vocab: Vocab, grammar: str) -> None:
+    """llama.cpp refuses the first, and the second never ends there."""
     text = "aaa" if "!" not in grammar else "xy!z!"
     assert follows(vocab, grammar, text)
     assert not follows(vocab, grammar, text + "1")
@@ -146,7 +146,7 @@ def test_what_begins_with_itself_harms_nobody(vocab: Vocab, grammar: str) -> Non
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_one_token_first_then_the_others(vocab: Vocab, temperature: float) -> None:
-    """The best token is taken where it is allowed, whatever the mask would say; elsewhere the best that is."""
+    """The best token is taken when it is allowed, whatever the mask says; otherwise the best allowed one."""
     matcher = compiled(vocab, GRAMMARS["literals"])
     sampler = ConstrainedSampler(vocab, {"temperature": temperature, "seed": 1}, {}, matcher)
     logits = np.zeros(vocab.n_tokens, np.float32)

@@ -1,4 +1,4 @@
-"""Long texts in pieces are the whole text's tokens; the bound is never above what there is; jobs end when nobody waits for them."""
+"""The tokens of long texts in pieces are those of the whole text; the bound is never too high; jobs end when their caller has left."""
 
 import re
 import threading
@@ -126,7 +126,7 @@ def test_bytes_that_may_vanish_are_not_counted() -> None:
     assert Bound([b"a"], may_drop_bytes=False, may_swallow_space=False).least_tokens("é b") == 4
 
 
-def test_a_job_ends_when_nobody_waits() -> None:
+def test_a_job_ends_when_its_caller_has_left() -> None:
     done, started, woken = threading.Event(), threading.Event(), threading.Semaphore(0)
     jobs = TextJobs(woken.release)
 

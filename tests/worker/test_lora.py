@@ -1,4 +1,4 @@
-"""LoRA adapters: what they compute, who shares a batch and a cache with whom, the scales of a request and of the server, broken files."""
+"""LoRA adapters: what they compute, which requests share a batch and a cache, the scales of a request and of the server, broken files."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def bench(folder: Path) -> Iterator[MakeBench]:
 
 @pytest.fixture(scope="module")
 def lone(folder: Path) -> Lone:
-    """What each prompt gets with each set, alone and with nothing cached."""
+    """The answer to each prompt with each set, alone and with an empty cache."""
     lora = [[str(folder / f"lora{seed}.gguf"), 0.0] for seed in range(3)]
     one = Bench(folder / "tiny.gguf", 1 << 20, lora=lora, parallel=1, ctx_size=512, **EXACT)
     asked = itertools.product(SETS, ASKED)
@@ -130,7 +130,7 @@ def test_sets_advance_side_by_side(bench: MakeBench, monkeypatch: pytest.MonkeyP
     for _ in range(90):
         one.step()
     progress = [client.num_tokens - before for client, before in zip(clients, begun, strict=True)]
-    assert all(28 <= count <= 31 for count in progress), progress  # text may be held back by a token
+    assert all(28 <= count <= 31 for count in progress), progress  # a token's text may be held back
     for client in clients:
         one.engine.abort(client.request_id)
 
@@ -179,7 +179,7 @@ def test_abort_among_others(bench: MakeBench, lone: Lone) -> None:
 
 
 def test_sets_under_pressure(bench: MakeBench) -> None:
-    """Together they outgrow a unified cache: room is made as among equals, and who has to end says so."""
+    """Together they fill a unified cache: room is made as for requests of one set, and a request that has to end says so."""
     one = bench(parallel=4, kv_unified=True, ctx_size=256, ubatch_size=64)
     clients = [one.submit(LONG[offset:], 40, lora=lora) for offset, lora in enumerate(SETS.values())]
     one.run(*clients)
@@ -200,7 +200,7 @@ def test_what_a_slot_holds_is_for_its_own_set_only(bench: MakeBench, lone: Lone)
             assert client.text() == lone[name, ASKED[0]]
         assert client.finish["cached_tokens"] == client.finish["prompt_tokens"] - 1
     cached = [one.ask(ASKED[0], lora=SETS[name]).finish["cached_tokens"] for name in SETS for _ in range(2)]
-    assert [count > 0 for count in cached] == [True, True] + [False, True] * 3  # the model itself came last above
+    assert [count > 0 for count in cached] == [True, True] + [False, True] * 3  # the model without adapters came last above
     one.check_idle()
 
 
@@ -221,7 +221,7 @@ def test_copies_are_made_within_a_set(bench: MakeBench, is_busy: bool) -> None:
     one.step_until((lambda: holder.num_tokens > 0) if is_busy else lambda: holder.is_over)
     cached = {name: one.ask(LONG, 4, lora=SETS[name], id_slot=slot).finish["cached_tokens"] for slot, name in ((1, "second"), (2, "first"))}
     assert cached == {"second": 0, "first": len(LONG) - 1}
-    assert one.ask(LONG, 4, id_slot=2).finish["cached_tokens"] == 0  # the copy is the set's, too
+    assert one.ask(LONG, 4, id_slot=2).finish["cached_tokens"] == 0  # the copy belongs to the set too
     one.run(holder)
     one.check_idle()
 
@@ -383,7 +383,7 @@ def test_a_body_that_is_no_list(server: Router) -> None:
 def test_an_adapter_that_cannot_be_loaded_is_named(server: Router, name: str, reason: str) -> None:
     answer = server.post("/completion", completion(model=name))
     assert answer.status == 400
-    where = "LoRA adapter " if name != "missing" else "[missing] lora = "  # what is not there is found before a load
+    where = "LoRA adapter " if name != "missing" else "[missing] lora = "  # a missing file is found before a load
     assert answer.error["message"].startswith(f"model name={name} failed to load: ")
     assert where in answer.error["message"]
     assert f"{name}.gguf: " in answer.error["message"]

@@ -1,4 +1,4 @@
-"""What a context remembers, of every kind: an answer from the cache is the answer without it. Real llama.cpp, tiny models."""
+"""Memories of every kind: an answer from the cache is the answer without it. Real llama.cpp, tiny models."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from tiny_models import make_llama, make_lora
 from fastrouter.worker.llama.binding import start_backends
 
 KINDS = ("llama", *MAKERS)
-EXACT = {"cache_type_k": "f32", "cache_type_v": "f32"}  # with these, the shape of a batch changes no logit by much
+EXACT = {"cache_type_k": "f32", "cache_type_v": "f32"}  # with these, the shape of a batch hardly changes a logit
 FIRST, END = 259, 329  # tokens that are words
 NUM_ANSWERED = 12
 
@@ -49,7 +49,7 @@ MakeBench = Callable[..., Bench]
 
 
 class Alone:
-    """What each prompt gets with nothing cached and nobody beside it."""
+    """The answer to each prompt with an empty cache and no other request."""
 
     def __init__(self, one: Bench) -> None:
         self._bench = one
@@ -197,7 +197,7 @@ def test_a_checkpoint_is_gone_back_to(bench: MakeBench, paths: dict[str, Path], 
     assert [checkpoint.length for checkpoint in here.engine.slots.all[0].checkpoints] == [128, 256, 384, 512, 596]
     least = [(prompt, 596), ([*prompt[:500], 270, 280], 384), ([*prompt[:500], 270, 290], 384), (other, 0), (prompt[:300], 256)]
     found = [ask(asked) for asked, _ in least]  # the last one comes back from the prompt cache
-    if kind == "sliding":  # the cells behind the window may be there still
+    if kind == "sliding":  # the cells before the window may still be there
         assert all(cached >= count for cached, (_, count) in zip(found, least, strict=True))
     else:
         assert found == [596, 384, 498, 0, 256]

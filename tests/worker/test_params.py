@@ -1,4 +1,4 @@
-"""How options become what llama.cpp is told."""
+"""How options become llama.cpp's parameters."""
 
 import pytest
 

@@ -27,7 +27,7 @@ def test_beside_streams_it_gets_what_takes_a_pause() -> None:
     assert speed.num_rows(3, 64) == 64
 
 
-def test_the_first_piece_is_small_because_nobody_knows_how_long_it_takes() -> None:
+def test_the_first_piece_is_small_because_its_time_is_unknown() -> None:
     assert PrefillSpeed().num_rows(3, 512) == 3 + MIN_ROWS
     assert PrefillSpeed().num_rows(3, 16) == 16
 

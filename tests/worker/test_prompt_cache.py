@@ -1,4 +1,4 @@
-"""The prompt cache in RAM: which entries go and which are found (pure), and what it does for an engine (real llama.cpp)."""
+"""The prompt cache in RAM: which entries go and which are found (pure), and its effect on an engine (real llama.cpp)."""
 
 from array import array
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def plain(kept: CachedPrompt, shared: int) -> int:
 
 
 def whole(kept: CachedPrompt, shared: int) -> int:
-    """As of a recurrent state."""
+    """Like a recurrent state."""
     return shared if shared == len(kept.tokens) else 0
 
 
@@ -100,7 +100,7 @@ def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     automatic = PromptCache(None)
     assert automatic.limit_bytes() == 100 * MIB
     automatic.put(kept([1], 40 * MIB), plain, None)
-    assert automatic.limit_bytes() == 110 * MIB  # what it holds itself is not available any more
+    assert automatic.limit_bytes() == 110 * MIB  # the memory that it holds is not available any more
     monkeypatch.setattr(prompt_cache_module, "available_bytes", lambda: 1 << 50)
     assert automatic.limit_bytes() == 8192 * MIB
 
@@ -143,7 +143,7 @@ def prompt_cache_of(one: Bench) -> PromptCache:
 
 @pytest.mark.parametrize("options", [SPLIT, UNIFIED], ids=["slot", "cells"])
 def test_a_conversation_comes_back(bench: MakeBench, options: dict[str, Any]) -> None:
-    """Its slot, or its cells, went to others meanwhile."""
+    """Its slot, or its cells, were given to others meanwhile."""
     one = bench(**options)
     texts = [one.ask(talk, 8, cache_prompt=False).text() for talk in TALKS]
     without = bench(**options, cache_ram_mib=0)
@@ -221,7 +221,7 @@ def test_similarity_of_a_slot(bench: MakeBench) -> None:
 
 
 def test_runs_move_to_where_the_prompt_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a model of one layer, what the KV holds of a token depends on the token and its place alone, so that moving it is exact."""
+    """In a model of one layer, the KV of a token depends only on the token and its place, so moving it is exact."""
     monkeypatch.setattr(tiny_models, "NUM_LAYERS", 1)
     one = Bench(make_llama(tmp_path / "one.gguf"), MIB, parallel=1, cache_type_k="f32", cache_type_v="f32", cache_ram_mib=0)
     talk = TALKS[0]
@@ -237,7 +237,7 @@ def test_runs_move_to_where_the_prompt_has_them(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_moved_is_for_those_who_accept_it(bench: MakeBench) -> None:
-    """What moved tokens have seen before them was another text."""
+    """Moved tokens were computed after another text."""
     one = bench(**SPLIT, cache_ram_mib=0)
     talk = TALKS[0]
     shorter = [*talk[:20], *talk[60:200], 270]

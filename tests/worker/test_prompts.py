@@ -143,7 +143,7 @@ def test_without_a_template_a_chat_ends_where_chatml_does(tmp_path: Path, own: s
 LONG = "the cat " * (1 << 19)  # 4 MiB
 
 
-def test_long_texts_hold_nobody_up(tmp_path: Path) -> None:
+def test_long_texts_delay_no_other_request(tmp_path: Path) -> None:
     path = make_llama(tmp_path / "own.gguf", chat_template=OWN)
 
     async def scenario(fork_server: ForkServer) -> None:

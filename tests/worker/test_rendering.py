@@ -20,7 +20,7 @@ from fastrouter.worker.text_jobs import WAITS, TextJobs
 
 TAME = [*BUILT_IN.values(), CHATML, LLAMA3, MISTRAL, QWEN_TOOLS, VISION]
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-# Each is over in a moment or never, in C code that no clock interrupts.
+# Each of them ends very soon or never, in C code that no clock interrupts.
 _DOUBLED = (
     "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
 )

@@ -12,8 +12,8 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.worker.kv.checkpoints import MIN_PROMPT, NUM_LAST
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.prefill_speed import MIN_ROWS, PAUSE_NS, PrefillSpeed
-from fastrouter.worker.schedule.scheduler import Limits, Step, schedule, shares
-from fastrouter.worker.sequence import Request, Running, Sequence
+from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule, shares
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 
 ADAPTERS: tuple[AdapterSet, ...] = ((), ((0, 1.0),), ((0, 0.5), (1, 1.0)))
 MOST_SLOTS = 8
@@ -21,7 +21,7 @@ NOTHING: Any = SimpleNamespace()  # a sampler, a detokenizer
 
 
 def running(slot_id: int, num_prompt: int, num_held: int, adapters: AdapterSet = (), request_id: int | None = None) -> Running:
-    request = Request(Generate(slot_id if request_id is None else request_id, prompt=[]), array("i", range(num_prompt)), adapters)
+    request = GenerateRequest(Generate(slot_id if request_id is None else request_id, prompt=[]), array("i", range(num_prompt)), adapters)
     slot = Slot(slot_id)
     slot.tokens.extend(request.prompt[:num_held])
     return Running(Sequence(request, 0, NOTHING, NOTHING, 10), slot)
@@ -30,7 +30,7 @@ def running(slot_id: int, num_prompt: int, num_held: int, adapters: AdapterSet =
 class House:
     """Sequences in slots, and what happens to them when a step is decoded."""
 
-    def __init__(self, decoding: list[Running], prefilling: list[Running], limits: Limits, speed: PrefillSpeed) -> None:
+    def __init__(self, decoding: list[Running], prefilling: list[Running], limits: BatchLimits, speed: PrefillSpeed) -> None:
         self.decoding, self.prefilling, self.limits, self.speed = decoding, prefilling, limits, speed
 
     def schedule(self, turn: AdapterSet | None = None) -> Step:
@@ -61,7 +61,7 @@ def houses(draw: st.DrawFn) -> House:
     speed = PrefillSpeed()
     speed.prefill_ns = draw(st.sampled_from((0.0, 1e3, PAUSE_NS / 50, PAUSE_NS / 3, 1e12)))
     num_rows = draw(st.integers(MOST_SLOTS, 64) | st.sampled_from((128, 512, 2048)))
-    return House(decoding, prefilling, Limits(num_rows, draw(st.booleans()), draw(st.booleans())), speed)
+    return House(decoding, prefilling, BatchLimits(num_rows, draw(st.booleans()), draw(st.booleans())), speed)
 
 
 turns = st.sampled_from((None, *ADAPTERS))
@@ -155,8 +155,8 @@ def test_whatever_the_turns_are_every_prompt_is_done_when_its_own_come(house: Ho
 
 @given(houses())
 def test_a_prompt_stops_where_its_last_checkpoint_is_taken(house: House) -> None:
-    """Unless it is short, or begins behind that place."""
-    house.limits = Limits(house.limits.num_rows, has_checkpoints=True)
+    """Unless it is short, or begins after that place."""
+    house.limits = BatchLimits(house.limits.num_rows, has_checkpoints=True)
     due = {one.slot.id for one in house.prefilling if len(one.sequence.prefix) >= MIN_PROMPT and one.num_unread > NUM_LAST}
     ends: dict[int, list[int]] = {}
     while house.prefilling:
@@ -170,8 +170,8 @@ def test_a_prompt_stops_where_its_last_checkpoint_is_taken(house: House) -> None
 # ---------------------------------------------------------------- examples
 
 
-def limits(num_rows: int = 512, **more: bool) -> Limits:
-    return Limits(num_rows, **more)
+def limits(num_rows: int = 512, **more: bool) -> BatchLimits:
+    return BatchLimits(num_rows, **more)
 
 
 def takes(step: Step) -> list[int]:

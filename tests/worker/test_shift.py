@@ -1,4 +1,4 @@
-"""Context shift on a tiny model: the decision, llama-server's own tokens, what stays true of the KV cache, and shared caches."""
+"""Context shift on a tiny model: the decision, llama-server's own tokens, the state of the KV cache, and shared caches."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def bench(path: Path) -> Iterator[MakeBench]:
         (1, 0, (1, 127)),
         (64, 0, (64, 95)),
         (64, 20, (64, 20)),
-        (64, 5000, (64, 190)),  # one token stays behind what is kept
+        (64, 5000, (64, 190)),  # one token stays after the start that is kept
         (5000, 0, (252, 1)),
     ],
 )
@@ -71,8 +71,8 @@ def test_keep_of_the_load_options(bench: MakeBench) -> None:
     assert one.ask(PROMPT, 500, return_tokens=True).finish["tokens"] == case["tokens"]
 
 
-def test_what_was_moved_is_nobodys_start(bench: MakeBench) -> None:
-    """Neither while the sequence runs nor afterwards; what was kept is."""
+def test_moved_tokens_are_not_the_start_of_a_prompt(bench: MakeBench) -> None:
+    """Neither while the sequence runs nor afterwards; the start that was kept is."""
     one = bench(parallel=2, ctx_size=512, kv_unified=True)
     running = one.submit(PROMPT, 600, n_keep=40)
     one.step_until(lambda: one.engine.slots.all[0].num_exact == 41)
@@ -90,7 +90,7 @@ def test_what_was_moved_is_nobodys_start(bench: MakeBench) -> None:
 
 @pytest.mark.parametrize("is_unified", [True, False])
 def test_choices_and_copies_shift_alone(bench: MakeBench, is_unified: bool) -> None:
-    """What shares cells with others takes its own before it moves them."""
+    """A sequence that shares cells with others gets separate ones before it moves them."""
     options = {"ctx_size": 2048 if is_unified else 4 * 256, "parallel": 4, "kv_unified": is_unified}
     path_context = {"n_discard": 8, "n_keep": 4}
     one = bench(**options)
@@ -117,7 +117,7 @@ def test_a_prompt_that_fills_the_context_with_several_choices(bench: MakeBench) 
 
 
 def test_no_room_to_take_its_own(bench: MakeBench) -> None:
-    """A unified cache that fills up with several sequences: each ends and says so, nobody hangs."""
+    """A unified cache that fills up with several sequences: each ends and says so, none hangs."""
     one = bench(parallel=4, ctx_size=256, kv_unified=True)
     clients = [one.submit(prompt, 400) for prompt in PROMPTS[:3]] + [one.submit(PROMPTS[3], 400, n=2)]
     one.run(*clients)
@@ -146,7 +146,7 @@ def test_stream_that_goes_on_for_ever(bench: MakeBench) -> None:
 
 
 def test_a_memory_that_cannot_shift(router: StartRouter, tmp_path: Path) -> None:
-    """It says so once, and answers end as without the flag."""
+    """It is reported once, and answers end as without the flag."""
     make_llama(tmp_path / "sections.gguf", architecture="qwen2vl")
     server = router("--context-shift", "-c", "256", "-np", "1", models_dir=tmp_path)
     body = server.post("/completion", {"model": "sections", "prompt": PROMPTS[0], "n_predict": 300}).json

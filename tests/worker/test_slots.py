@@ -1,4 +1,4 @@
-"""Slots: who gets which seq_id. Pure: no model, no clock."""
+"""Slots: which prompt gets which slot. Pure: no model, no clock."""
 
 from array import array
 
@@ -12,7 +12,7 @@ tokens = st.lists(st.integers(0, 3), max_size=12).map(lambda values: array("i", 
 
 
 def slots_of(*held: list[int]) -> Slots:
-    """Slots with these tokens, the first one used longest ago."""
+    """Slots with these tokens, the least recently used first."""
     slots = Slots(len(held))
     for slot, values in zip(slots.all, held, strict=True):
         slots.take(slot)
@@ -58,7 +58,7 @@ def test_least_recently_used_when_nothing_is_shared() -> None:
     assert chosen(slots, [9, 9]) == 1
 
 
-def test_a_short_shared_start_costs_nobody_a_cache() -> None:
+def test_a_short_shared_start_takes_no_cache_from_others() -> None:
     begin = list(range(100, 105))
     slots = slots_of([7] * 60, begin + [8] * 60)
     assert chosen(slots, begin + [9] * 200) == 0  # 5 of 205

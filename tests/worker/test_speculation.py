@@ -1,4 +1,4 @@
-"""Speculative decoding: the same answers in fewer steps. Lookup and Pace alone, the engine on tiny models, a real router."""
+"""Speculative decoding: the same answers in fewer steps. Lookup and GuessLength alone, the engine on tiny models, a real router."""
 
 import random
 import re
@@ -30,7 +30,7 @@ from fastrouter.worker.speculation.row_costs import MAX_AGE, UNMEASURED, RowCost
 from fastrouter.worker.speculation.speculation import MAX_ROWS, Speculation
 
 WORDS = ("two to we all", "not the he of all", "we a she", "of you a all")
-# Few tokens may be chosen, so the answers come back to the same pairs again and again, mostly with another end.
+# Only few tokens may be chosen, so the answers often return to the same pairs, mostly with another end.
 ONE = [[token, -100.0] for token in range(NUM_SILENT + 1, len(make_vocabulary()[0]))]
 FEW = [[token, -100.0] for token in range(NUM_SILENT + 4, len(make_vocabulary()[0]))]
 
@@ -71,7 +71,7 @@ def test_lookup_takes_in_many_tokens_at_once_and_other_texts() -> None:
     assert lookup.guess(long, 5000, 4) == []
     long.extend([5000, 17, 18])
     assert lookup.guess(long, 19, 4) == [20, 21, 22, 23]
-    del long[100:]  # the text was shifted: nothing of what was known is taken for it
+    del long[100:]  # the text was shifted: earlier knowledge must not be used for it
     assert lookup.guess(long, 18, 4) == []
     assert len(lookup) == 101
     long.extend([18, 7, 8])
@@ -91,11 +91,11 @@ def test_lookup_refuses_what_is_no_text() -> None:
         Lookup(1).guess(b"abc", 1, 1)  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------- Pace
+# ---------------------------------------------------------------- GuessLength
 
 
 def speed_of(chance: float, row_cost: float, most: int = 48, num_steps: int = 4000, seed: int = 1) -> float:
-    """Tokens for the time of one, where each guessed token holds with this chance if those before it do."""
+    """Tokens in the time of one, when each guessed token holds with this chance if those before it do."""
     random_, guess_length = random.Random(seed), GuessLength(min(4, most), most)
     num_tokens, time = 0, 0.0
     for _ in range(num_steps):
@@ -163,7 +163,7 @@ def test_costs_are_measured() -> None:
     costs = RowCosts()
     assert costs.wants_plain(2)
     assert costs.of(False, 2, 4) == pytest.approx(4 * UNMEASURED)
-    costs.note(False, 2, 8, 5000)  # nothing to compare it with
+    costs.note(False, 2, 8, 5000)  # there is nothing to compare it with
     assert costs.of(False, 2, 8) == pytest.approx(8 * UNMEASURED)
     costs.note(False, 2, 0, 1000)
     assert not costs.wants_plain(2)
@@ -174,7 +174,7 @@ def test_costs_are_measured() -> None:
     costs.note(False, 2, 4, 1000)
     assert costs.of(False, 2, 4) == 1.5
     for _ in range(MAX_AGE):
-        costs.note(True, 2, 1, 900)  # faster than without? a row costs nothing then
+        costs.note(True, 2, 1, 900)  # faster than without: then a row costs nothing
     assert costs.of(True, 2, 1) == 0
     assert costs.wants_plain(2)
 
@@ -194,7 +194,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 class SpeculativeBench(Bench):
-    """Greedy answers, of few words while `bias` says so; with the draft model that the options name."""
+    """Greedy answers, with few words when `bias` is set; with the draft model of the options."""
 
     def __init__(self, path: Path, ring_bytes: int, **options: Any) -> None:
         exact = {"cache_type_k": "f32", "cache_type_v": "f32", "threads": 1}  # no rounding that depends on the batch
@@ -268,7 +268,7 @@ def test_the_answers_are_the_same(bench: Make, paths: list[Path], plain: Plain, 
     draft = {"other": paths[1], "same": paths[0], "both": paths[1]}.get(kind)
     speculation = {"other": {}, "same": {"n_max": 6}, "both": {**LOOKUP, "types": ["ngram-simple", "draft-simple"]}}.get(kind, LOOKUP)
     one = bench(draft, speculation, kv_unified=kv_unified)
-    is_few = kind in ("lookup", "both")  # and then the draft model is wrong nearly always
+    is_few = kind in ("lookup", "both")  # and then the draft model is almost always wrong
     one.bias = FEW if is_few else []
     alone = one.ask(WORDS[0])
     assert alone.text() == plain[WORDS[0], is_few]
@@ -391,8 +391,8 @@ def test_a_full_context_ends_as_without(bench: Make, paths: list[Path], monkeypa
 
 
 @pytest.mark.parametrize("kind", ["lookup", "draft"])
-def test_a_crowded_cache_truncates_nobody_for_a_guess(bench: Make, paths: list[Path], kind: str) -> None:
-    """In a unified cache the guesses of one have no right to the room of another."""
+def test_a_full_cache_truncates_no_answer_for_a_guess(bench: Make, paths: list[Path], kind: str) -> None:
+    """In a unified cache the guesses of one sequence must not use the room of another."""
     one = bench(paths[0] if kind == "draft" else None, {"n_max": 8} if kind == "draft" else LOOKUP, ctx_size=256, kv_unified=True)
     one.bias = FEW if kind == "lookup" else []
     one.engine.speculation.costs.of = lambda *_: 0.0  # type: ignore[method-assign]  # guess as much as may be
@@ -443,7 +443,7 @@ def test_guesses_share_the_rows(bench: Make, paths: list[Path], monkeypatch: pyt
 
 
 def test_a_split_cache_gets_as_many_rows_for_each(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would decode the rest one more time."""
+    """Otherwise it would decode the rest separately."""
     one = bench(None, LOOKUP, kv_unified=False)
     one.bias = FEW
     guess, found = one.engine.speculation.guess, []
@@ -463,7 +463,7 @@ def test_a_split_cache_gets_as_many_rows_for_each(bench: Make, monkeypatch: pyte
 
 
 def test_a_draft_model_reads_long_texts_in_pieces(bench: Make, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it does, the streams go on."""
+    """Meanwhile the streams continue."""
     one = bench(paths[0], {"n_max": 4}, ctx_size=4096)
     draft = one.engine.speculation.draft
     assert draft is not None
@@ -481,7 +481,7 @@ def test_a_draft_model_reads_long_texts_in_pieces(bench: Make, paths: list[Path]
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_the_answers_are_the_same(bench: Make, paths: list[Path], plain: Plain, seed: int) -> None:
-    """Requests, aborts and limits at random, with a draft model that is often wrong; a prompt may come back before its slot is cold."""
+    """Random requests, aborts and limits, with a draft model that is often wrong; a prompt may come back while its slot is still warm."""
     random_ = random.Random(seed)
     one = bench(paths[1], LOOKUP | {"types": ["ngram-simple", "draft-simple"]}, parallel=3, kv_unified=bool(seed % 2))
     running: list[tuple[str, int, Client]] = []
@@ -509,7 +509,7 @@ def test_whatever_happens_the_answers_are_the_same(bench: Make, paths: list[Path
 
 
 def test_streams_with_other_adapters_beside_it(paths: list[Path], tmp_path: Path) -> None:
-    """Two sets of adapters take turns; each stream's guesses are verified with its own."""
+    """Two sets of adapters take turns; each stream's guesses are verified with its own set."""
     lora = [[str(make_lora(tmp_path / "a.gguf", seed=1)), 0.0]]
     one = SpeculativeBench(paths[0], 1 << 20, parallel=4, lora=lora, speculation=LOOKUP)
     one.bias = FEW
@@ -532,7 +532,7 @@ def test_choices_of_one_prompt(bench: Make, plain: Plain) -> None:
 
 
 def test_a_request_chooses(bench: Make, plain: Plain) -> None:
-    """Lookups need no load of their own; a draft model does."""
+    """Lookups need no load; a draft model does."""
     one = bench()
     one.bias = FEW
     assert not one.engine.speculation.is_on
@@ -555,7 +555,7 @@ def test_a_memory_that_cannot_forget(bench: Make) -> None:
     one.context.can_cut = False
     speculation = Speculation(one.context, LoadOptions(speculation=LOOKUP))
     assert not speculation.is_on
-    assert "cannot forget single tokens" in speculation.notice
+    assert "cannot drop single tokens" in speculation.notice
     one.engine.speculation = speculation
     one.bias = FEW
     assert guessed_of(one.ask(WORDS[0])) == (0, 0)
@@ -563,7 +563,7 @@ def test_a_memory_that_cannot_forget(bench: Make) -> None:
 
 @pytest.mark.parametrize("kind", ["sliding", "recurrent", "hybrid"])
 def test_other_kinds_of_memory(tmp_path: Path, kind: str) -> None:
-    """A sliding window can forget what it has just taken in; a recurrent state cannot, and is not asked to."""
+    """A sliding window can remove its latest tokens; a recurrent state cannot, and is not asked to."""
     memories = pytest.importorskip("tiny_memories")
     path = getattr(memories, f"make_{kind}")(tmp_path / "a.gguf")
     one = SpeculativeBench(path, 1 << 20, parallel=4, ctx_size=2048, speculation=LOOKUP)
@@ -583,7 +583,7 @@ def test_other_kinds_of_memory(tmp_path: Path, kind: str) -> None:
 
 
 def make_other(path: Path, problem: str) -> Path:
-    """A draft model whose vocabulary is another."""
+    """A draft model with another vocabulary."""
     pieces, scores, kinds = make_vocabulary()
     if problem == "longer":
         more = [f"extra{number}".encode() for number in range(200)]
@@ -655,7 +655,7 @@ def test_flags(paths: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--spec-type", "ngram"], "--spec-type ngram: must be one of none, draft-simple, .*, but 'ngram' is none"),
+        (["--spec-type", "ngram"], "--spec-type ngram: must be one of none, draft-simple, .*, but 'ngram' is not one of them"),
         (["--spec-type", "draft-mtp"], "but draft-mtp is not supported yet"),
         (["-md", "/absent.gguf"], "--model-draft /absent.gguf: there is no such file"),
         (["--draft-p-min", "2"], "--draft-p-min 2: must be between 0 and 1"),
@@ -682,7 +682,7 @@ def test_fields() -> None:
 
 
 def test_the_draft_model_counts(paths: list[Path], tmp_path: Path) -> None:
-    """In the estimate, and as a file whose change is a change of the model."""
+    """In the estimate, and as a file: when it changes, the model has changed."""
     folder = tmp_path / "models"
     folder.mkdir()
     make_llama(folder / "a.gguf")

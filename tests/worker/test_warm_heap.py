@@ -1,4 +1,4 @@
-"""Memory touched ahead; in a child, because it changes how malloc works."""
+"""Memory that is touched early; in a child process, because it changes how malloc works."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A real worker through its wire and ring: both ways to start one, the likely model opened ahead, the safe mode, a broken file."""
+"""A real worker through its wire and ring: both ways to start one, the likely model opened early, the safe mode, a broken file."""
 
 import asyncio
 import os
@@ -47,11 +47,11 @@ def test_the_right_guess_and_the_wrong_one_answer_alike(models: Path) -> None:
             talk = Talk(fork_server.spawn())
             if guess is not None:
                 talk.process.send(Prime(1 << 20, str(models / guess), OPTIONS))
-                await asyncio.sleep(0.3)  # it opens the guess when a core is free; whether it has is nothing the answer shows
+                await asyncio.sleep(0.3)  # it opens the guess when a core is free; the answer does not show whether it has
             talk.process.send(Load("tiny1", str(models / "tiny1.gguf"), OPTIONS))
             await talk.hear(Ready)
             texts.append((await talk.generate(prompt="one two"))[0])
-            await asyncio.sleep(2.2 if guess == "tiny0.gguf" else 0)  # long enough to let the wrong guess go
+            await asyncio.sleep(2.2 if guess == "tiny0.gguf" else 0)  # long enough to close the wrong guess
             texts.append((await talk.generate(prompt="one two"))[0])
             await end(talk)
         assert len(set(texts)) == 1

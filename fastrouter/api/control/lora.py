@@ -1,6 +1,7 @@
-"""GET and POST /lora-adapters: the adapters of one model, and the scales that its requests get when they name none.
+"""GET and POST /lora-adapters: the adapters of one model, and the scales of requests that set none.
 
-Knows no lease and no worker. What a POST sets lasts until the model is unloaded; running requests keep what they began with.
+Never imports: supervisor.lease, supervisor.workers. What a POST sets lasts until the model is unloaded; running requests keep their
+scales.
 """
 
 from typing import Any

@@ -1,8 +1,4 @@
-"""Router properties, load and unload; and the table of all routes. Knows no generation's inside.
-
-Invariant: a path of llama-server that is not there yet says so, so that nobody takes it for a typing error: with a 404, because clients
-repeat a request that got a 5xx.
-"""
+"""Router properties, load, unload, pin and plan."""
 
 from typing import Any
 

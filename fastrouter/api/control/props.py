@@ -1,6 +1,6 @@
-"""GET /props and /slots of a model: looking without touching. Knows no lease and no generation.
+"""GET /props and /slots of a model: reading without any effect. Never imports: supervisor.lease, supervisor.residency.
 
-Invariant: unless `?autoload=true` is said, nothing here loads, wakes, waits for a load, or changes which model is evicted next.
+Invariant: without `?autoload=true`, nothing here loads, wakes, waits for a load, or changes which model is evicted next.
 """
 
 import asyncio

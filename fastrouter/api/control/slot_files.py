@@ -1,6 +1,6 @@
-"""POST /slots/{id}?action=save|restore|erase of a model that has --slot-save-path. Knows no file's contents.
+"""POST /slots/{id}?action=save|restore|erase of a model that has --slot-save-path.
 
-Invariant: a name that reaches a worker is one file's in that folder, whatever the file system makes of it: llama-server's rules.
+Invariant: a name that reaches a worker belongs to one file in that folder, on any file system: llama-server's rules.
 """
 
 import re
@@ -19,7 +19,7 @@ from fastrouter.http.routes import Routes
 PATH = "/slots/"
 MAX_NAME_BYTES = 255
 _MAX_SLOT_ID = 1 << 20
-# Control characters; what Windows refuses; what looks like a dot or a slash, or is no character at all.
+# Control characters; characters that Windows refuses; characters that look like a dot or a slash, or are invalid.
 _FORBIDDEN = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff\ud800-\udfff]')
 
 

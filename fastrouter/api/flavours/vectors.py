@@ -150,7 +150,7 @@ class _Vectors:
             raise ProtocolError(f"a worker sent a broken embedding: {error}") from None
         is_right = len(num_rows) == num_inputs and min(num_rows) >= 1 and (not is_pooled or max(num_rows) == 1)
         if not is_right or self.width < 1 or 4 * self.width * sum(num_rows) != len(values):
-            raise ProtocolError("a worker sent a broken embedding: its vectors are not those that were asked for")
+            raise ProtocolError("a worker sent a broken embedding: their number or size is wrong")
         ends = [4 * self.width * rows for rows in accumulate(num_rows)]
         self.of_inputs = [values[start:end] for start, end in pairwise([0, *ends])]  # rows of float32
 
@@ -243,7 +243,7 @@ def _read_scores(result: Any, num_documents: int) -> tuple[list[float | None], i
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"a worker sent a broken ranking: {error}") from None
     if len(scores) != num_documents:
-        raise ProtocolError("a worker sent a broken ranking: it is not that of the documents")
+        raise ProtocolError("a worker sent a broken ranking: its scores do not match the documents")
     return scores, num_tokens
 
 

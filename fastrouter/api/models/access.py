@@ -1,6 +1,6 @@
-"""Models as clients see them: which one a request means, the listing, the feed of their events. Knows no generation.
+"""Models as clients see them: which model a request means, the listing, the stream of events. Never imports: api.serving, api.flavours.
 
-Invariant: to a key, a model outside its scope is not there.
+Invariant: for a key, a model outside its scope does not exist.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,7 +12,7 @@ from fastrouter.api.models.feed import ModelFeed
 from fastrouter.api.models.listing import Listing, describe_download
 from fastrouter.api.models.recheck import Recheck
 from fastrouter.api.models.reload import Reloads
-from fastrouter.api.models.usage import Usage
+from fastrouter.api.models.usage import UsageReporter
 from fastrouter.api.requests.bodies import MAX_MODEL_CHARACTERS, parse_json
 from fastrouter.api.requests.checks import invalid
 from fastrouter.catalog.catalog import Catalog
@@ -28,7 +28,7 @@ from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.system.near_names import did_you_mean
 
 DOWNLOAD_RETRY_S = 5
-NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or `fastrouter pull user/repo`"
+NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or run `fastrouter pull user/repo`"
 
 
 class Models:
@@ -52,7 +52,7 @@ class Models:
         self._listing = Listing(catalog, supervisor, downloads)
         self._variants: dict[str, list[str]] = {}  # ids by the id of their base
         self._variants_version = -1
-        self._usage_of_all = Usage(supervisor, self._variants_of)
+        self._usage_of_all = UsageReporter(supervisor, self._variants_of)
         supervisor.subscribe(self._on_event)
 
     # ------------------------------------------------------------ which model

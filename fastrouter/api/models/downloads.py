@@ -1,4 +1,4 @@
-"""POST and DELETE /models, and the models that flags and presets want from the hub. Knows no HTTP client and no process.
+"""POST and DELETE /models, and the models that flags and presets want from the hub. Never imports: hub.http_client, hub.fetch.
 
 Invariant: a name from outside is looked up in the catalog or checked as the hub's; it never becomes a path.
 """
@@ -19,15 +19,15 @@ from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import encode_json
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.hub.job import Job
+from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
 from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")
 
-KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; then the download is one that has begun
+KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; after that the download counts as started
 POLL_S = 0.02
-END_TIMEOUT_S = 5.0  # beyond the model's own stop timeout
+END_TIMEOUT_S = 5.0  # in addition to the model's stop timeout
 _SUCCESS = encode_json({"success": True})
 
 
@@ -52,7 +52,7 @@ class ModelDownloads:
         if spec is None and self._config.has_one_model:
             raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
         if self._downloads.find(spec.runner.id if spec else name) is not None:
-            raise InvalidRequest(f"model '{name}' is downloading already")
+            raise InvalidRequest(f"model '{name}' is already downloading")
         if spec is not None and spec.error is None:
             raise InvalidRequest(f"model '{name}' already exists")
         if self._config.offline:
@@ -85,7 +85,9 @@ class ModelDownloads:
         config = self._config
         if not self._caches:
             raise InvalidRequest("there is no cache folder: set LLAMA_CACHE, HF_HUB_CACHE or HOME")
-        job = Job(wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector)
+        job = DownloadJob(
+            wanted.repo, wanted.quant, wanted.file, self._caches[0], config.hub_endpoint, config.hf_token, wanted.with_projector
+        )
         return self._downloads.start(name, job, self._finished)
 
     async def _finished(self, download: Download) -> str:
@@ -150,7 +152,7 @@ class ModelDownloads:
         except OSError as error:
             raise FastrouterError(f"model '{spec.id}' cannot be removed: {error.filename}: {error.strerror}") from None
         if not is_removed:
-            raise InvalidRequest(f"model '{spec.id}' is in no cache any more")
+            raise InvalidRequest(f"model '{spec.id}' is no longer in a cache")
 
     async def _end(self, spec: ModelSpec) -> None:
         """Until nothing of it runs, or it takes too long."""

@@ -1,7 +1,7 @@
-"""What the listing says of each model, and its bytes. Knows no request and no generation.
+"""The listing's entry of each model, and its bytes. Never imports: api.serving, api.flavours.
 
-Invariant: bytes are made again only after the catalog or a model's state has changed, and then only those of the models that have a state;
-ten thousand others cost the loop one join.
+Invariant: bytes are made again only after the catalog or a model's state has changed, and then only for models with a state; ten
+thousand others cost the loop one join.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.http.response import json_response
 from fastrouter.hub.downloads import Download, Downloads
-from fastrouter.supervisor.managed_model import UNLOADED, Status
+from fastrouter.supervisor.managed_model import UNLOADED, ModelStatus
 from fastrouter.supervisor.supervisor import Supervisor
 
 META_FIELDS = ("vocab_type", "n_vocab", "n_ctx", "n_ctx_train", "n_embd", "n_params", "size", "ftype", "cpu")
 MAX_ENCODED_AT_ONCE = 100  # models, some 10 us each; more are encoded in a thread
 
-Patterns = tuple[str, ...] | None  # of the keys that see a listing; None: everything
+Patterns = tuple[str, ...] | None  # of the keys that may see a listing; None: all models
 CanSee = Callable[[str], bool]  # by id
 
 
@@ -32,7 +32,7 @@ class Listing:
         self._downloads = downloads
         self._whole: dict[Patterns, bytes] = {}
         self._version = -1
-        self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # what is said of a model without a state
+        self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # entries of models without a state
 
     def forget(self) -> None:
         """A model's state has changed."""
@@ -97,7 +97,7 @@ class Listing:
         return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
 
 
-def describe(spec: ModelSpec, state: Status) -> dict[str, Any]:
+def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
     """One entry of the listing, but for downloads."""
     status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
     if spec.preset:

@@ -1,6 +1,6 @@
-"""A stream of events to one client that ends when the client, or the server, does. Knows no event's meaning.
+"""A stream of events to one client that ends when the client, or the server, does.
 
-Invariant: while nothing happens a ping shows both sides that the other is there; a client that reads too slowly is cut off.
+Invariant: while nothing happens, a ping shows both sides that the other is there; a client that reads too slowly is disconnected.
 """
 
 import asyncio

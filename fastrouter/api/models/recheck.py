@@ -1,7 +1,8 @@
-"""Whether what the catalog says of a model is still what is on disk; looked at when a request names it, and read again when it is not.
+"""Checks whether the files of a model on disk still are what the catalog knows, when a request names the model; if not, they are read
+again.
 
-Knows no request's content. Invariant: a request for a loaded model costs it a stat of its files every CHECK_S at most; while they are known
-to have changed, no request reaches the old instance.
+Never imports: api.serving, api.requests.fields. Invariant: a request for a loaded model costs at most one stat of its files every
+CHECK_S; while they are known to have changed, no request reaches the old instance.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")
 
-CHECK_S = 0.1  # between two looks at a model's files
-STAT_SHARE = 100  # a look may take at most this part of the time: some disks are far away
-SCAN_S = 1.0  # between two scans for a name that nothing has
-SCAN_SHARE = 10  # as STAT_SHARE
+CHECK_S = 0.1  # between two checks of a model's files
+STAT_SHARE = 100  # checks may take at most this part of the time: some disks are slow
+SCAN_S = 1.0  # between two scans for an unknown name
+SCAN_SHARE = 10  # like STAT_SHARE
 MAX_NAME_CHARS = 512
 
 
@@ -30,10 +31,10 @@ class Recheck:
         self._catalog = catalog
         self._supervisor = supervisor
         self._reloads = reloads
-        self._due: dict[str, float] = {}  # by id: when its files are looked at next
+        self._due: dict[str, float] = {}  # by id: the time of the next check of its files
         self._due_version = -1  # of the catalog
         self._scan_due = 0.0
-        self._scan: asyncio.Task[None] | None = None  # the last one for a name that nothing had
+        self._scan: asyncio.Task[None] | None = None  # the last one for an unknown name
         self._changed: dict[str, asyncio.Task[None]] = {}  # by id: the scan that reads its files again
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class Recheck:
         task = asyncio.get_running_loop().create_task(self._reload_for(spec))
         self._changed[spec.id] = task
         task.add_done_callback(lambda _: self._changed.pop(spec.id))
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may have left
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # the callers may have left
         return asyncio.shield(task)
 
     async def _reload_for(self, spec: ModelSpec) -> None:
@@ -83,7 +84,7 @@ class Recheck:
         now = time.monotonic()
         if now < self._scan_due:
             return None
-        self._scan_due = float("inf")  # until this one has ended
+        self._scan_due = float("inf")  # until this scan has ended
         self._scan = asyncio.get_running_loop().create_task(self._run_scan(now))
         return asyncio.shield(self._scan)
 
@@ -98,7 +99,7 @@ class Recheck:
 
 
 def first_change(spec: ModelSpec, *, may_be_gone: bool) -> str | None:
-    """The first of its files that is not as it was when the catalog read it. What is loaded lives on without its file."""
+    """The first of its files that differs from the one that the catalog read. A loaded model keeps working without its file."""
     for path, was in zip(spec.files, spec.states, strict=True):
         state = stat_of(path)
         if state != was and not (may_be_gone and state == GONE):

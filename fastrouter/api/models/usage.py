@@ -1,7 +1,6 @@
-"""What the models in memory are doing, once a second, and what has happened to them lately. Knows no stream of a client and no format.
+"""What the models in memory are doing, once a second, and their latest changes. Never imports: api.serving, api.models.live.
 
-Invariant: while nobody listens there is no timer and nothing is looked at; a change of state costs one entry of a short list, a token
-nothing.
+Invariant: without listeners there is no timer and no work; a change of state costs one entry of a short list, a token costs nothing.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ MAX_PAST = 400  # changes of state
 Listener = Callable[[dict[str, Any]], None]
 
 
-class Usage:
+class UsageReporter:
     def __init__(self, supervisor: Supervisor, variants_of: Callable[[str], Sequence[str]]) -> None:
         self._supervisor = supervisor
         self._variants_of = variants_of
@@ -29,20 +28,20 @@ class Usage:
         self._timer: asyncio.TimerHandle | None = None
         self._past: deque[dict[str, Any]] = deque(maxlen=MAX_PAST)
         self._seen_at = 0.0
-        self._seen: dict[str, int] = {}  # tokens so far, by model
-        self._rates: dict[str, float] = {}  # tokens per second, as last measured
+        self._seen: dict[str, int] = {}  # tokens until now, by model
+        self._rates: dict[str, float] = {}  # tokens per second, from the last measurement
         supervisor.subscribe(self._remember)
 
     def __repr__(self) -> str:
-        return f"<Usage {len(self._listeners)} listeners, {len(self._past)} past>"
+        return f"<UsageReporter {len(self._listeners)} listeners, {len(self._past)} past>"
 
     @property
     def past(self) -> Sequence[dict[str, Any]]:
-        """Changes of state, oldest first."""
+        """Changes of state, the oldest first."""
         return self._past
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call it now and every second, until the returned function is called."""
+        """Call `listener` now and every second, until the returned function is called."""
         if not self._listeners:
             self._seen_at = 0.0
             self._measure()
@@ -82,7 +81,7 @@ class Usage:
         self._rates = {model_id: num_tokens / gap_s for model_id, num_tokens in new.items() if num_tokens} if gap_s else {}
 
     def _count(self) -> dict[str, int]:
-        """Tokens so far of each process' models, whether it is still there or not."""
+        """Tokens until now of each process' models, even if the process has ended."""
         counts = metrics.by_model()
         running = {instance.spec.id: sum(sink.num_tokens for sink in instance.running_sinks()) for instance in self._supervisor.instances()}
         totals = {}
@@ -97,7 +96,7 @@ class Usage:
         limits, waiting = supervisor.limits(), supervisor.num_waiting()
         instances = {instance.spec.id: instance for instance in supervisor.instances()}
         asleep = [model_id for model_id in supervisor.sleeping() if model_id not in instances]
-        shown = dict.fromkeys((*instances, *asleep, *waiting, *self._rates))  # one that has just left may have worked since the last look
+        shown = dict.fromkeys((*instances, *asleep, *waiting, *self._rates))  # one that has just left may have worked since then
         models = [self._describe(model_id, instances.get(model_id)) for model_id in shown]
         return {
             "time": round(time.time(), 3),
@@ -131,7 +130,7 @@ class Usage:
 
 
 def visible(usage: dict[str, Any], can_see: Callable[[str], bool]) -> dict[str, Any]:
-    """Without the models that are not there for who asks; their bytes still count as used."""
+    """Without models that do not exist for the caller; their bytes still count as used."""
     return {**usage, "models": [model for model in usage["models"] if can_see(model["model"])]}
 
 

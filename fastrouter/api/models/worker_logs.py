@@ -1,4 +1,4 @@
-"""GET /models/logs: what a model's workers have said, as text, or live as events. Knows no router log and no worker.
+"""GET /models/logs: what a model's workers have written, as text, or live as events. Never imports: app, supervisor.workers.process.
 
 Invariant: reading a log loads nothing, wakes nothing and changes no order.
 """

@@ -1,7 +1,8 @@
-"""The counts in Prometheus' text formats, by prometheus_client. Slow to import, so only a scrape does. Knows no route, no supervisor.
+"""The counts in Prometheus' text formats, by prometheus_client. It is slow to import, so only a scrape imports it. Never imports:
+supervisor, http.
 
-Invariant: the samples of a model are rendered again only after it has changed, so that a scrape of a large fleet costs what its
-busy models cost.
+Invariant: the samples of a model are rendered again only after it has changed, so a scrape of many models costs only what its busy
+models cost.
 """
 
 import re
@@ -21,38 +22,38 @@ from fastrouter._core import ItlHistogram
 from fastrouter.metrics import Histogram, ModelCounts
 from fastrouter.system.build import LLAMA_BUILD
 
-Encode = Callable[[Any], bytes]  # of anything with a collect()
+Encode = Callable[[Any], bytes]  # of any object with collect()
 Row = tuple[Sequence[str], float]  # values of the labels after `model`, and the sample
 
-_SWITCH = "Seconds from a request to its first text, where its model had to be loaded first; evicted: another one had to leave."
+_SWITCH = "Seconds from a request to its first text when its model had to be loaded; evicted: another model was evicted for it."
 _NAMED_SAMPLE = re.compile(rb'^(llamacpp:\w+)\{model="(?:[^"\\]|\\.)*"\}', re.MULTILINE)
 _HISTOGRAMS = (
-    ("queue", "Seconds that requests waited for a place, without the load of their model."),
-    ("load", "Seconds that loads of the model took."),
+    ("queue", "Seconds that requests waited for a place, without the time to load their model."),
+    ("load", "Seconds to load the model."),
     ("ttft", "Seconds from a request to its first text."),
-    ("prefill", "Seconds from the worker's taking a request to its first text."),
+    ("prefill", "Seconds from when the worker took a request to its first text."),
     ("itl", "Seconds between two texts of an answer."),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
-    """A model that has a place or is waited for, now."""
+class ResidentFigures:
+    """A model that has a place, or that requests wait for, now."""
 
     model_id: str
     state: str  # "" without a place
     num_running: int
     num_waiting: int
     resident_bytes: int = 0
-    host_bytes: int = 0  # what it is budgeted with
+    host_bytes: int = 0  # the memory that the router counts for it
     device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is not counted but looked at."""
+    """Values that are read, not counted."""
 
-    residents: list[Resident] = field(default_factory=list)
+    residents: list[ResidentFigures] = field(default_factory=list)
     models_max: int = 0
 
 
@@ -60,20 +61,20 @@ def content_type_for(accept: str) -> str:
     """One of FORMATS, by an Accept header."""
     try:
         is_open = choose_encoder(accept)[1].startswith("application/openmetrics-text")
-    except (ValueError, TypeError):  # a version that is none
+    except (ValueError, TypeError):  # an invalid version
         is_open = False
     return openmetrics.CONTENT_TYPE_LATEST if is_open else CONTENT_TYPE_PLAIN_0_0_4
 
 
 FORMATS: dict[str, Encode] = {
     CONTENT_TYPE_PLAIN_0_0_4: generate_latest,
-    # No name here needs an escape, but its default one takes the colon of `llamacpp:` from samples.
+    # No name here needs an escape, but the default one would replace the colon of `llamacpp:` in samples.
     openmetrics.CONTENT_TYPE_LATEST: partial(openmetrics.generate_latest, escaping=openmetrics.ALLOWUTF8),
 }
 
 
 class _Families:
-    """What encoders take for a registry."""
+    """Encoders take it for a registry."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -83,18 +84,18 @@ class _Families:
 
 
 class Exposition:
-    """One format's text."""
+    """The text in one format."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._end = encode(_Families(()))  # what stands after all families
+        self._end = encode(_Families(()))  # the text after all families
         self._models: dict[str, tuple[tuple[int, int], dict[bytes, bytes]]] = {}  # version, samples by family
 
     def __repr__(self) -> str:
         return f"<Exposition {len(self._models)} models>"
 
     def refresh(self, model_id: str, counts: ModelCounts) -> bool:
-        """True when something had to be rendered."""
+        """True when something was rendered."""
         version = counts.version
         known = self._models.get(model_id)
         if known is not None and known[0] == version:
@@ -103,7 +104,7 @@ class Exposition:
         return True
 
     def text(self, fleet: Fleet, only: str | None, *, has_one_model: bool = False) -> bytes:
-        """Everything, or what concerns the model `only`. `has_one_model`: llama-server's own samples name none, as there."""
+        """All samples, or those of the model `only`. `has_one_model`: llama-server's own samples name no model, as there."""
         counted = [samples for model_id, (_, samples) in self._models.items() if only in (None, model_id)]
         families: dict[bytes, list[bytes]] = {}
         for samples in (self._render(collect_fleet(fleet, is_whole=only is None)), *counted):
@@ -113,7 +114,7 @@ class Exposition:
         return _NAMED_SAMPLE.sub(rb"\1", whole) if has_one_model else whole
 
     def _render(self, families: Iterable[Metric]) -> dict[bytes, bytes]:
-        """Samples by the two lines that head a family. No label's value can hold the separator: line feeds are escaped there."""
+        """Samples by the two lines at the head of a family. No label value can contain the separator: line feeds are escaped there."""
         text = b"\n" + self._encode(_Families(families)).removesuffix(self._end)
         blocks = [block.rstrip(b"\n").split(b"\n", 2) for block in text.split(b"\n# HELP ")[1:]]
         return {b"# HELP %s\n%s\n" % (name, kind): b"".join(line + b"\n" for line in samples) for name, kind, *samples in blocks}
@@ -136,12 +137,12 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     yield _histogram("fastrouter_switch_seconds", _SWITCH, ("model", "evicted"), switches)
     loads = [(("ok",), float(sum(counts.load.counts))), (("failed",), float(counts.num_failed_loads))]
     yield counter("fastrouter_loads", "Loads that have ended.", "outcome", rows=loads)
-    yield counter("fastrouter_evictions", "Times that the model left the memory.", "reason", rows=_by_one(counts.evictions))
+    yield counter("fastrouter_evictions", "Times that the model was removed from memory.", "reason", rows=_by_one(counts.evictions))
     num_processed = counts.prompt_tokens - counts.cached_tokens
     plain = (
-        ("fastrouter_worker_deaths", "Workers that ended by themselves while they served.", counts.num_deaths),
-        ("fastrouter_prompt_tokens", "Tokens of prompts, with those from the cache.", counts.prompt_tokens),
-        ("fastrouter_cached_tokens", "Tokens of prompts that the cache had.", counts.cached_tokens),
+        ("fastrouter_worker_deaths", "Workers that died while they served.", counts.num_deaths),
+        ("fastrouter_prompt_tokens", "Tokens of prompts, including those from the cache.", counts.prompt_tokens),
+        ("fastrouter_cached_tokens", "Tokens of prompts that came from the cache.", counts.cached_tokens),
         ("fastrouter_generated_tokens", "Tokens of answers.", counts.generated_tokens),
         ("fastrouter_draft_tokens", "Tokens guessed by speculative decoding.", counts.draft_tokens),
         ("fastrouter_draft_tokens_accepted", "Guessed tokens that became part of an answer.", counts.draft_tokens_accepted),
@@ -150,7 +151,7 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
         ("llamacpp:prompt_seconds", "Prompt process time in seconds.", counts.prompt_s),
         ("llamacpp:tokens_predicted", "Number of generation tokens processed.", counts.generated_tokens),
         ("llamacpp:tokens_predicted_seconds", "Predict process time in seconds.", counts.generated_s),
-        ("llamacpp:n_decode", "Number of llama_decode() calls, told at the end of answers.", counts.num_decodes),
+        ("llamacpp:n_decode", "Number of llama_decode() calls, counted when answers end.", counts.num_decodes),
     )
     for name, help, value in plain:
         yield counter(name, help, rows=[((), value)])
@@ -171,7 +172,7 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
 
 
 def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
-    """`is_whole`: with what belongs to no model."""
+    """`is_whole`: also samples that belong to no model."""
     residents = [resident for resident in fleet.residents if resident.state]
 
     def gauge(name: str, help: str, rows: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
@@ -188,15 +189,15 @@ def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
     yield gauge("fastrouter_worker_resident_memory_bytes", "Resident memory of the model's worker, the mapped file included.", rss)
     kinds = (("host", "host_bytes"), ("device", "device_bytes"))
     budgeted = [((each.model_id, kind), getattr(each, name)) for each in awake for kind, name in kinds]
-    yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the model is reckoned with.", ("model", "kind"), budgeted)
+    yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the router counts for the model.", ("model", "kind"), budgeted)
     states = [((each.model_id, each.state), 1.0) for each in residents]
-    yield _gauge("fastrouter_instance_state", "1 for the state that the model is in; none without a place.", ("model", "state"), states)
+    yield _gauge("fastrouter_instance_state", "1 for the state of the model; absent when it has no place.", ("model", "state"), states)
     if is_whole:
         yield GaugeMetricFamily("fastrouter_models_resident", "Models that have a place: loading, loaded or asleep.", len(residents))
         yield GaugeMetricFamily("fastrouter_models_max", "Places (--models-max); 0: no limit.", fleet.models_max)
         yield GaugeMetricFamily("fastrouter_queue_length", "Requests that wait for a model.", sum(count for _, count in waiting))
         build = {"version": __version__, "llama_cpp": f"b{LLAMA_BUILD}"}
-        yield InfoMetricFamily("fastrouter_build", "What this is.", build)
+        yield InfoMetricFamily("fastrouter_build", "Versions of fastrouter and llama.cpp.", build)
         yield from PROCESS_COLLECTOR.collect()
 
 
@@ -214,7 +215,7 @@ def _gauge(name: str, help: str, labels: Sequence[str], rows: Iterable[Row]) -> 
 def _histogram(
     name: str, help: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Histogram | ItlHistogram]]
 ) -> HistogramMetricFamily:
-    """Those of the rows that have counted something."""
+    """Only rows that have counted something."""
     family = HistogramMetricFamily(name, help, labels=labels)
     for values, histogram in rows:
         total, buckets = 0, []

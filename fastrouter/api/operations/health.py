@@ -1,6 +1,6 @@
-"""GET /health: the router knows its models, and where it has one model, that has been loaded. Imports nothing that a start would wait for.
+"""GET /health: ok when the router knows its models, and, with only one model, when that has been loaded. Imports nothing slow.
 
-Invariant: once it has said "ok" it says so for ever: models come and go.
+Invariant: after the first "ok" it stays "ok", whatever models do.
 """
 
 from fastrouter._core import Request

@@ -1,7 +1,7 @@
-"""GET /metrics: the whole fleet, or one model, for Prometheus. Knows no format, see exposition.py.
+"""GET /metrics: all models, or one, for Prometheus. exposition.py makes the formats.
 
-Invariant: a scrape only looks. It loads, wakes and orders nothing, takes no lease, and never keeps the event loop for longer than one
-model's samples take.
+Invariant: a scrape only reads. It loads, wakes and reorders nothing, takes no lease, and blocks the event loop at most for the samples
+of one model.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from fastrouter.http.response import typed_response, with_headers
 from fastrouter.supervisor.supervisor import Supervisor
 from fastrouter.system.machine import resident_bytes
 
-STARTED_S = int(time.time())  # this is imported when the service starts
+STARTED_S = int(time.time())  # this file is imported when the service starts
 
 
 def _import_exposition() -> Any:
@@ -52,12 +52,12 @@ class MetricsPage:
         for model_id, counts in list(metrics.by_model().items()):
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
-        fleet = module.Fleet(self._residents(module.Resident, only), self._config.models_max)
+        fleet = module.Fleet(self._residents(module.ResidentFigures, only), self._config.models_max)
         text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
         return with_headers(typed_response(text, content_type), b"Process-Start-Time-Unix: %d\r\n" % STARTED_S)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
-        """Those with a process, those asleep, and those that are only waited for."""
+        """Those with a process, those asleep, and those that requests wait for."""
         waiting = self._supervisor.num_waiting()
         found = []
         for instance in self._supervisor.instances():

@@ -1,6 +1,6 @@
-"""The files of the page at /, or of the folder that --path names. Knows no model and no key: whatever is served here is public.
+"""The files of the page at /, or of the folder of --path. Never imports: supervisor, catalog, http.api_keys. All files here are public.
 
-Invariant: nothing outside the folder is ever read, whatever a path or a link says, and nothing whose name begins with a dot.
+Invariant: nothing outside the folder is ever read, whatever a path or a link says, and no file whose name begins with a dot.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MAX_KEPT_BYTES = 1 << 20  # larger files are read each time
 MAX_KEPT = 256
 MIN_GZIP_BYTES = 512
 
-# What the page may do: its own files and its own server, no inline script or style, no frame around it.
+# What the page may do: use its own files and its own server; no inline script or style, no frame around it.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -63,7 +63,7 @@ class _Stamp(NamedTuple):
 
 class _File(NamedTuple):
     stamp: _Stamp
-    head: bytes  # header lines that a 304 has, too
+    head: bytes  # header lines that a 304 has too
     content_type: bytes
     tag: str
     plain: bytes

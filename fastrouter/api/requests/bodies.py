@@ -1,7 +1,8 @@
-"""Request bodies: bytes -> JSON, once. Knows no field but `model` and those that may hold token ids, and no route.
+"""Request bodies: bytes -> JSON, once. Only the fields `model` and those with token ids are known here. Never imports: http.routes,
+api.requests.fields.
 
-Invariant: the values of a body are counted before they become Python objects, so that no body costs more than a few times its size; its
-bytes are given back as soon as it is parsed. Long lists of token ids stay the text they came as (`Ids`): a million of them is one object.
+Invariant: the values of a body are counted before they become Python objects, so a body costs at most a few times its size; its bytes
+are freed when it has been parsed. Long lists of token ids stay text (`Ids`): a million of them is one object.
 """
 
 import asyncio
@@ -21,14 +22,14 @@ MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
 _ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
-_PLACE = secrets.token_hex(16)  # stands for a list of ids while the rest is parsed; nobody outside can know it
-_one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at a time would keep the event loop from it for longer
+_PLACE = secrets.token_hex(16)  # replaces a list of ids while the rest is parsed; no client can know it
+_one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at a time would block the event loop for longer
 
 Ids = orjson.Fragment
 
 
 def parse_json(request: Request) -> Any:
-    """What is in the body. Raises InvalidRequest."""
+    """The content of the body. Raises InvalidRequest."""
     if request.json is None:
         request.json = _parse(request.take_body())
         name = request.json.get("model") if isinstance(request.json, dict) else None
@@ -45,17 +46,17 @@ def parse_object(request: Request) -> dict[str, Any]:
 
 
 def parse_optional(request: Request) -> dict[str, Any]:
-    """The same, where there need not be a body."""
+    """The same, when a body is optional."""
     return parse_object(request) if request.body or request.json is not None else {}
 
 
 async def parse_large(request: Request) -> None:
-    """`parse_json`, while the event loop turns."""
+    """`parse_json`, while the event loop continues."""
     await asyncio.get_running_loop().run_in_executor(_one_by_one, _parse_unwatched, request)
 
 
 def _parse_unwatched(request: Request) -> None:
-    """Without the garbage collector, which would walk through everything that is being made again and again. JSON has no circles."""
+    """Without the garbage collector, which would walk through all new objects many times. JSON has no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -78,7 +79,7 @@ def _parse(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     except MemoryError:
-        raise Unavailable("there is no memory for this body just now") from None
+        raise Unavailable("there is not enough memory for this body now; try again later") from None
 
 
 def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:
@@ -90,7 +91,7 @@ def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:
 
 
 def _with_ids(value: dict[str, Any], ids: list[Ids]) -> dict[str, Any]:
-    """Lists of ids lie in these fields, or directly in lists in them."""
+    """Lists of ids are in these fields, or directly in lists in them."""
 
     def place(item: Any) -> Any:
         if not isinstance(item, str) or not item.startswith(_PLACE):

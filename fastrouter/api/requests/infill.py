@@ -1,6 +1,6 @@
-"""The fields of /infill: what is before and after the gap, and other files. Knows no tokens: a worker puts them together.
+"""The fields of /infill: the text before and after the gap, and other files. A worker makes the prompt of them.
 
-Invariant: as in schema.py, what passes is valid, and what does not is a 400 that names the field.
+Invariant: as in fields.py, values that pass are valid; others are a 400 that names the field.
 """
 
 from dataclasses import replace

@@ -96,5 +96,5 @@ def _begin(answer: Answer, lease: Lease) -> None:
         answer.begin(lease)
     except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
         if not isinstance(error, FastrouterError):
-            log.exception("an answer could not be begun")
+            log.exception("an answer could not be started")
         answer.fail(error)

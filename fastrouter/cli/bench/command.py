@@ -1,6 +1,6 @@
-"""`fastrouter bench`: what switching between models costs on this machine, by a router of its own. Touches no running router.
+"""`fastrouter bench`: what switching between models costs on this machine, measured with a new router. Does not touch a running router.
 
-Invariant: whoever is measured gets the same models, the same flags and the same client, and has ended when the table is printed.
+Invariant: each measured server gets the same models, the same flags and the same client, and has ended when the table is printed.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.file_names import group_files, is_gguf
 from fastrouter.cli.bench.load_client import BenchFailed
-from fastrouter.cli.bench.servers import OURS, RIVAL, Server, running
+from fastrouter.cli.bench.servers import OURS, RIVAL, MeasuredServer, running
 from fastrouter.cli.bench.switching import cold, hot, in_turn, ttft
 from fastrouter.cli.terminal import print_table
 from fastrouter.config.config import parse
@@ -34,18 +34,18 @@ USAGE = """usage: fastrouter bench [MODEL ...] [--rival FILE] [--rounds N] [--js
 Starts its own router on a free port and measures cold, evicting and hot switches. MODEL: names as a router lists them, or GGUF files;
 default: the smallest models that a router finds. --rival: a llama-server to measure in the same run with the same flags."""
 NO_MODEL = "there is no model that could be measured: name GGUF files, or a folder with --models-dir"
-MAX_MODELS = 4  # when none are named
-NUM_COLD, NUM_HOT = 2, 50  # a round
+MAX_MODELS = 4  # when the user names none
+NUM_COLD, NUM_HOT = 2, 50  # in a round
 ENOUGH_FOR_A_TAIL = 10  # samples
 _OURS_TO_SAY = {"host", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
 Samples = dict[str, list[float]]  # seconds by measure
 
 
 @dataclass
-class Plan:
+class BenchPlan:
     models: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    folder: list[str] = field(default_factory=list)  # the flag that names a folder of our own
+    folder: list[str] = field(default_factory=list)  # the flag that names our temporary folder
     rival: Path | None = None
     rounds: int = 3
     is_json: bool = False
@@ -59,7 +59,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers and the folder go with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers and the folder are removed too
     try:
         plan = read_plan(arguments)
         environ = _environment()
@@ -80,12 +80,12 @@ def run_bench(arguments: Sequence[str]) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- what to measure
 
 
-def read_plan(arguments: Sequence[str]) -> Plan:
+def read_plan(arguments: Sequence[str]) -> BenchPlan:
     """Raises ConfigError."""
-    plan = Plan()
+    plan = BenchPlan()
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
@@ -99,13 +99,13 @@ def read_plan(arguments: Sequence[str]) -> Plan:
             flag, _ = find_argument(name)
             if flag.scope is Scope.SOURCE or flag.target in _OURS_TO_SAY:
                 raise ConfigError(
-                    f"{name}: bench says that itself" + ("; name models without a flag" if flag.scope is Scope.SOURCE else "")
+                    f"{name}: bench sets this itself" + ("; name models without a flag" if flag.scope is Scope.SOURCE else "")
                 )
             plan.flags += [word] if equals or flag.kind is Kind.SWITCH else [word, *([value] if (value := next(words, "")) else [])]
     return plan
 
 
-def _set(plan: Plan, name: str, value: str) -> None:
+def _set(plan: BenchPlan, name: str, value: str) -> None:
     if name == "--rival":
         plan.rival = Path(value).absolute()
         if not os.access(plan.rival, os.X_OK) or not plan.rival.is_file():
@@ -117,13 +117,13 @@ def _set(plan: Plan, name: str, value: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, without what would close a router's doors to us."""
+    """The user's, without variables that would keep our client out of the router."""
     not_ours = {name for name, (flag, _) in BY_ENV.items() if flag.scope is Scope.SOURCE or flag.target in _OURS_TO_SAY}
     return {name: value for name, value in os.environ.items() if name not in not_ours}
 
 
-def _place_files(plan: Plan, folder: Path) -> None:
-    """Files become names: a folder of links is what both servers find them in."""
+def _place_files(plan: BenchPlan, folder: Path) -> None:
+    """Files become names: both servers find them in a folder of links."""
     files = [Path(model).absolute() for model in plan.models if is_gguf(model) and Path(model).is_file()]
     if not files:
         return
@@ -142,7 +142,7 @@ def _place_files(plan: Plan, folder: Path) -> None:
     plan.folder = ["--models-dir", str(models)]
 
 
-def check_models(plan: Plan, catalog: Catalog) -> None:
+def check_models(plan: BenchPlan, catalog: Catalog) -> None:
     """Before anything is measured. Raises BenchFailed."""
     for name in plan.models:
         if catalog.get(name) is None:
@@ -154,7 +154,7 @@ def check_models(plan: Plan, catalog: Catalog) -> None:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(plan: Plan, environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """Raises BenchFailed."""
     samples: dict[str, Samples] = {name: defaultdict(list) for name in plan.names}
     for round_index in range(plan.rounds):
@@ -181,7 +181,7 @@ def measure(plan: Plan, environ: Mapping[str, str], folder: Path) -> dict[str, A
     }
 
 
-def _smallest(server: Server) -> list[str]:
+def _smallest(server: MeasuredServer) -> list[str]:
     found = [model for model in server.models() if _can_talk(model)]
     found.sort(key=lambda model: (model.get("meta") or {}).get("size", 0))
     if not found:
@@ -196,11 +196,11 @@ def _can_talk(model: dict[str, Any]) -> bool:
     return "error" not in status and "base" not in status and status["value"] != "downloading" and "completion" in model["capabilities"]
 
 
-def _with_room(server: Server, models: Sequence[str], samples: Samples) -> None:
+def _with_room(server: MeasuredServer, models: Sequence[str], samples: Samples) -> None:
     for model in models:
         if server.status(model) != "unloaded":
             server.unload(model)
-    time.sleep(1)  # both servers have something to do after their start
+    time.sleep(1)  # both servers are still busy after their start
     for model in models:
         samples[f"cold switch to {model}"] += cold(server, model, NUM_COLD)
     for model in models[:2]:
@@ -214,7 +214,7 @@ def _with_room(server: Server, models: Sequence[str], samples: Samples) -> None:
         samples[f"hot, alternating with {models[1]}"] += switch
 
 
-def _without_room(server: Server, models: Sequence[str], samples: Samples) -> None:
+def _without_room(server: MeasuredServer, models: Sequence[str], samples: Samples) -> None:
     ttft(server, models[-1])
     for _ in range(NUM_COLD):
         for model in models:
@@ -224,7 +224,7 @@ def _without_room(server: Server, models: Sequence[str], samples: Samples) -> No
 # ---------------------------------------------------------------- the table
 
 
-def _print(result: dict[str, Any], plan: Plan) -> None:
+def _print(result: dict[str, Any], plan: BenchPlan) -> None:
     samples: dict[str, Samples] = result["samples_s"]
     machine = result["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {result['date']}")

@@ -1,6 +1,6 @@
-"""The one client that drives every server: non-blocking sockets, a new connection per request, times taken at the first byte of text.
+"""The one client for every server: non-blocking sockets, a new connection for each request, times taken at the first byte of text.
 
-Knows nothing of which server it talks to. Times are seconds of `time.perf_counter`.
+It is the same for all servers. Times are seconds of `time.perf_counter`.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ class BenchFailed(RuntimeError):
 
 
 @dataclass
-class Stream:
-    """One streamed chat request. `ttft_s` and `total_s` count from just before connect."""
+class TimedStream:
+    """One streamed chat request. `ttft_s` and `total_s` begin just before connect."""
 
     ttft_s: float = 0.0
     total_s: float = 0.0
     num_tokens: int = 0
-    reads: list[float] = field(default_factory=list)  # when something came
+    reads: list[float] = field(default_factory=list)  # when data came
     body: bytearray = field(default_factory=bytearray)
 
     @property
@@ -61,13 +61,13 @@ def head_bytes(method: str, path: str, body_size: int) -> bytes:
     return f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
-def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[Stream]:
-    """Send all requests at once, each on its own connection; wait for all to end. Raises BenchFailed when one is not whole."""
+def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> list[TimedStream]:
+    """Send all requests together, each on its own connection; wait until all have ended. Raises BenchFailed when one is not complete."""
     selector = selectors.DefaultSelector()
     streams = []
     starts: dict[socket.socket, float] = {}
     for request in requests:
-        stream = Stream()
+        stream = TimedStream()
         start = time.perf_counter()
         sock = socket.create_connection(("127.0.0.1", port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -96,21 +96,21 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
                 stream.ttft_s = now - starts[sock]
     for stream in streams:
         if not stream.is_whole or not stream.ttft_s:
-            raise BenchFailed(f"no whole answer: {_error_of(bytes(stream.body))}")
+            raise BenchFailed(f"the answer is incomplete: {_error_of(bytes(stream.body))}")
         stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
     return streams
 
 
 def _error_of(answer: bytes) -> str:
-    """The server's own words, if there are any."""
+    """The server's words, if there are any."""
     found = _ERROR.search(answer)
     if found is None:
         return repr(answer[:500])
     return str(json.loads(b'"' + found[1] + b'"'))
 
 
-def run_clients(port: int, scripts: list[list[bytes]]) -> list[Stream]:
-    """Each script is one client that sends its requests one after the other; all clients at the same time."""
+def run_clients(port: int, scripts: list[list[bytes]]) -> list[TimedStream]:
+    """Each script is one client that sends its requests one after the other; all clients run at the same time."""
     with ThreadPoolExecutor(len(scripts)) as pool:
         return [
             stream for streams in pool.map(lambda script: [stream_all(port, [one])[0] for one in script], scripts) for stream in streams
@@ -123,12 +123,12 @@ class LoadCounter:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port)
         self._connection.request("GET", "/models/sse")
-        self._sock = self._connection.sock  # the answer takes it over
+        self._sock = self._connection.sock  # the answer takes over the socket
         self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         time.sleep(0.2)
-        self._counts.clear()  # what a router says of the models that are loaded already
+        self._counts.clear()  # the router's reports of models that were loaded before
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException), self._connection.getresponse() as response:
@@ -137,7 +137,7 @@ class LoadCounter:
                     self._counts[event["event"]] += 1
 
     def close(self) -> int:
-        """The number of loads; a router may report each under two names."""
+        """Returns the number of loads; a router may report each under two names."""
         time.sleep(0.2)
         self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()

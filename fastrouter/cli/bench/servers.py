@@ -1,6 +1,6 @@
-"""Starts and ends one server under test on a loopback port: fastrouter itself or llama-server, with the same flags.
+"""Starts and ends one measured server on a loopback port: fastrouter itself or llama-server, with the same flags.
 
-Invariant: a server ends with its `with` block, and with the process that measures, however that one ends.
+Invariant: a server ends with its `with` block, and with the measuring process, however that one ends.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Server:
+class MeasuredServer:
     name: str
     port: int
     process: subprocess.Popen[bytes]
-    start_s: float  # spawn -> first 200 of /health
+    start_s: float  # from the start of the process to the first 200 of /health
 
     def rss_bytes(self) -> int:
-        """Resident memory of the router process itself."""
+        """Resident memory of the router process alone."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
@@ -47,7 +47,7 @@ class Server:
         return found[0]
 
     def unload(self, model: str) -> None:
-        """Unload and wait until it is gone."""
+        """Unload it, and wait until it has left memory."""
         call(self.port, "POST", "/models/unload", {"model": model})
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -75,7 +75,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _port_for(rival: Path | None) -> Iterator[tuple[int, list[str]]]:
-    """A free port and the flags that name it. Ours stays reserved until the server is up, so that nothing else can take it meanwhile."""
+    """A free port and the flags that name it. Ours stays reserved until the server is ready, so that no other program can take it."""
     if rival is not None:
         port = free_port()
         yield port, ["--port", str(port)]
@@ -88,18 +88,18 @@ def _port_for(rival: Path | None) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextlib.contextmanager
-def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """The rival, or fastrouter where there is none, answering /health. Ended with SIGTERM, by pid. Raises BenchFailed."""
+def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path) -> Iterator[MeasuredServer]:
+    """The rival, or fastrouter when there is none; it answers /health. It is ended with SIGTERM, by pid. Raises BenchFailed."""
     with _port_for(rival) as (port, port_flags), _started(rival, [*port_flags, *flags], environ, log) as (process, start):
         name = OURS if rival is None else RIVAL
-        yield Server(name, port, process, _wait_healthy(name, process, port, start, log))
+        yield MeasuredServer(name, port, process, _wait_healthy(name, process, port, start, log))
 
 
 @contextlib.contextmanager
 def _started(
     rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path
 ) -> "Iterator[tuple[subprocess.Popen[bytes], float]]":
-    """The process, and when it was started."""
+    """The process, and the time of its start."""
     environ = reexec.environment_for_own(environ) if rival is None else reexec.environment_for_others(environ)
     command = [*command_of(rival), "--host", "127.0.0.1", *flags]
     with log.open("ab") as output:
@@ -134,4 +134,4 @@ def _wait_healthy(name: str, process: "subprocess.Popen[bytes]", port: int, star
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -1,24 +1,24 @@
-"""What a switch costs, from the outside: seconds from before connect to the first character of text. Knows no statistics.
+"""The cost of a switch, seen from outside: seconds from before connect to the first character of text.
 
-Used by `fastrouter bench` and by the repository's own `python -m bench`, so that both mean the same.
+Used by `fastrouter bench` and by `python -m bench` of the repository, so that both mean the same.
 """
 
 import time
 from collections.abc import Sequence
 
 from fastrouter.cli.bench.load_client import request_bytes, stream_all
-from fastrouter.cli.bench.servers import Server
+from fastrouter.cli.bench.servers import MeasuredServer
 
 SHORT = "Say hello."
-PAUSE_S = 0.3  # between loads: what a server does after one is not part of the next
+PAUSE_S = 0.3  # between loads: the work of a server after a load is not part of the next one
 
 
-def ttft(server: Server, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
+def ttft(server: MeasuredServer, model: str, prompt: str = SHORT, max_tokens: int = 4) -> float:
     return stream_all(server.port, [request_bytes(model, prompt, max_tokens)])[0].ttft_s
 
 
-def cold(server: Server, model: str, num: int) -> list[float]:
-    """Of a model that is not loaded, with room for it."""
+def cold(server: MeasuredServer, model: str, num: int) -> list[float]:
+    """For a model that is not loaded, with room for it."""
     samples = []
     for _ in range(num):
         samples.append(ttft(server, model))
@@ -27,8 +27,8 @@ def cold(server: Server, model: str, num: int) -> list[float]:
     return samples
 
 
-def in_turn(server: Server, models: Sequence[str], num: int, pause_s: float = PAUSE_S) -> list[float]:
-    """One after the other, from the first again after the last."""
+def in_turn(server: MeasuredServer, models: Sequence[str], num: int, pause_s: float = PAUSE_S) -> list[float]:
+    """One after the other; after the last one, again from the first."""
     samples = []
     for index in range(num):
         samples.append(ttft(server, models[index % len(models)]))
@@ -36,8 +36,8 @@ def in_turn(server: Server, models: Sequence[str], num: int, pause_s: float = PA
     return samples
 
 
-def hot(server: Server, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:
-    """(staying on one, alternating between all) of models that are loaded; the two take turns."""
+def hot(server: MeasuredServer, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:
+    """(staying on one, alternating between all) for loaded models; both are measured in turns."""
     stay, switch = [], []
     for index in range(num):
         stay.append(ttft(server, staying))

@@ -1,7 +1,7 @@
-"""Which residents leave so that another fits: the cheapest set. Pure.
+"""Which residents leave so that another model fits: the cheapest set. Pure.
 
-Where only places are scarce, the least recently used leave, as in llama-server. Where memory is, the set that costs least: what its
-models would take to come back, each the less the longer nobody has used it.
+When only places are scarce, the least recently used models leave, as in llama-server. When memory is scarce, the set with the lowest cost
+leaves: the time that its models need to load again; a model that has been idle for longer counts for less.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 
 from fastrouter.supervisor.decide.need import Need, total
 
-_ANY_LOAD_S = 0.2  # so that milliseconds do not decide between models that load at once anyway
+_ANY_LOAD_S = 0.2  # a few milliseconds must not decide between models that load almost immediately
 _JUST_USED_S = 0.05
-MAX_COMBINED = 12  # candidates among which every set is tried: 4,096 sets
+MAX_COMBINED = 12  # with so many candidates every set is tried: 4,096 sets
 
 
 class Candidate(Protocol):
@@ -32,8 +32,8 @@ T = TypeVar("T", bound=Candidate)
 
 
 def choose_victims(candidates: Sequence[T], num_places: int, lacking: Need, now: float) -> list[T] | None:
-    """The candidates that leave to free `num_places` and what memory is `lacking`, least recently used first; None: all together
-    are not enough. What sleeps holds a place and nothing else, so it goes first."""
+    """The candidates that leave to free `num_places` and the `lacking` memory, least recently used first. None: all of them together are
+    not enough. Models that sleep go first, because they hold a place and no memory."""
     ordered = sorted(candidates, key=lambda candidate: (not candidate.is_asleep, candidate.last_used))
     num_places = max(0, num_places)
     if not lacking.is_some:
@@ -43,13 +43,13 @@ def choose_victims(candidates: Sequence[T], num_places: int, lacking: Need, now:
     few = sorted(ordered, key=lambda candidate: cost(candidate, now))[:MAX_COMBINED]
     sets = (chosen for size in range(max(1, num_places), len(few) + 1) for chosen in combinations(few, size) if _frees(chosen, lacking))
     best = min(sets, key=lambda chosen: sum(cost(candidate, now) for candidate in chosen), default=None)
-    if best is None:  # so many small ones that the cheapest dozen is not enough
+    if best is None:  # the models are so small that the cheapest twelve are not enough
         best = tuple(_greedy(ordered, num_places, lacking, now))
     return sorted(best, key=lambda candidate: candidate.last_used)
 
 
 def cost(candidate: Candidate, now: float) -> float:
-    """Seconds that its return would take, weighed by how soon it may be wanted: the longer idle, the less likely."""
+    """Seconds to load it again, times how likely that is: the longer it has been idle, the less likely."""
     if candidate.is_asleep:
         return 0.0
     return (_ANY_LOAD_S + candidate.reload_s) / (_JUST_USED_S + max(0.0, now - candidate.last_used))
@@ -60,7 +60,7 @@ def _frees(chosen: Sequence[Candidate], lacking: Need) -> bool:
 
 
 def _greedy(candidates: Sequence[T], num_places: int, lacking: Need, now: float) -> list[T]:
-    """Cheapest first until it is enough; then those are kept after all that were not needed."""
+    """Take the cheapest first until it is enough; then keep those that turn out not to be needed."""
     chosen: list[T] = []
     for candidate in sorted(candidates, key=lambda candidate: cost(candidate, now)):
         if len(chosen) >= num_places and _frees(chosen, lacking):

@@ -1,4 +1,4 @@
-"""Which idle models have to leave or sleep, and when. Pure."""
+"""Which idle models have to leave or to sleep, and when. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A model that serves nothing, with its two limits in seconds; None: never."""
+    """A model that has no request, with its two limits in seconds; None: never."""
 
     model_id: str
     since: float
     ttl_s: float | None
-    sleep_s: float | None  # None also when it sleeps already
+    sleep_s: float | None  # also None when it sleeps already
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Due:
 
 
 def due(models: Iterable[Idle], now: float) -> Due:
-    """Unloading wins over sleeping where both are due."""
+    """When both are due, it is unloaded."""
     unload: list[str] = []
     sleep: list[str] = []
     moments: list[float] = []

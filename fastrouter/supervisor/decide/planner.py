@@ -1,6 +1,6 @@
-"""Who is resident: one pure decision from what waits, what runs and what there is room for. No I/O, no clock, no log.
+"""Which models are in memory: one decision from what waits, what runs and how much room there is. Pure: no I/O, no clock, no log.
 
-`plan` lists its cases. `Plan.order` is the order of the queue: what a client is told of its place comes from there too.
+`plan` lists its cases. `Plan.order` is the order of the queue; the place in the queue that clients see comes from it too.
 """
 
 from collections.abc import Sequence
@@ -12,37 +12,38 @@ from fastrouter.supervisor.decide.need import NOTHING, Need, total
 from fastrouter.supervisor.decide.state import State
 from fastrouter.system.words import in_words
 
-MAX_WAIT_S = 30.0  # after so long a model comes before all priorities
+MAX_WAIT_S = 30.0  # a model that has waited this long comes before all priorities
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One model that requests wait for, in the order of their first request."""
+    """One model that requests wait for. They are in the order of their first request."""
 
     model_id: str
     since: float  # seconds of the same clock as `now`
     need: Need = NOTHING
-    can_start: bool = True  # False: its requests may use it, but not load it
-    priority: int = 0  # the highest of its requests
-    load_s: float = 0.0  # what its load will take
+    can_start: bool = True  # False: its requests may use it, but must not load it
+    priority: int = 0  # the highest priority of its requests
+    load_s: float = 0.0  # the time that its load will take
 
     def patience_s(self, least_s: float) -> float:
-        """How long others may go on before it makes one leave: no less than its load takes, or all time would go into loads."""
+        """How long other models may go on before one has to leave for it: at least the time of its load, or all time would be spent on
+        loads."""
         return max(least_s, min(self.load_s, MAX_WAIT_S))
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One instance as the planner sees it; or a model asleep, which keeps its place but no memory."""
+    """One instance as the planner sees it, or a model asleep, which keeps its place but no memory."""
 
     model_id: str
-    state: State | None  # None: asleep, it has no instance
+    state: State | None  # None: asleep, without an instance
     num_leases: int
     last_used: float
     need: Need = NOTHING
     is_pinned: bool = False
-    settled_at: float = 0.0  # it is not made to leave before
-    reload_s: float = 1.0  # what its return would take
+    settled_at: float = 0.0  # before this time it is not evicted
+    reload_s: float = 1.0  # the time to load it again
 
     @property
     def is_asleep(self) -> bool:
@@ -51,7 +52,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What all residents may take together. 0 or None: no limit."""
+    """What all residents together may take. 0 or None: no limit."""
 
     models_max: int = 0
     host_bytes: int | None = None
@@ -59,7 +60,7 @@ class Limits:
     patience_s: float = DEFAULT_PATIENCE_S
 
     def lacking(self, taken: Need) -> Need:
-        """How far `taken` is over."""
+        """How much `taken` is over the limits."""
         host = 0 if self.host_bytes is None else max(0, taken.host_bytes - self.host_bytes)
         device = 0 if self.device_bytes is None else max(0, taken.device_bytes - self.device_bytes)
         return Need(host, device)
@@ -67,38 +68,38 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, by model id. `drain` is the whole set that should be draining; the others admit again."""
+    """What to do, by model id. `drain` names all that should be draining; all others admit requests again."""
 
-    order: list[str] = field(default_factory=list)  # the models that wait and do not load yet, the next one first
+    order: list[str] = field(default_factory=list)  # models that wait and do not load yet, the next one first
     grant: list[str] = field(default_factory=list)
     evict: dict[str, str] = field(default_factory=dict)  # model id -> "count" or "memory": what was scarce
     start: list[str] = field(default_factory=list)
     drain: list[str] = field(default_factory=list)
     refuse: dict[str, str] = field(default_factory=dict)  # model id -> why it can never fit
-    blocked_on: str | None = None  # "count" or "memory": what the first model that cannot start waits for
+    blocked_on: str | None = None  # "count" or "memory": what the first model that cannot start is waiting for
 
 
 def plan(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits, now: float) -> Plan:
-    """One pass over the models that wait: those that have waited MAX_WAIT_S, then the highest priority, then first come, first served.
-    For each of them the first case that is true:
+    """One pass over the models that wait: first those that have waited MAX_WAIT_S, then the highest priority, then first come, first
+    served. For each of them the first case that is true:
 
-    1. It is resident and ready: its requests are granted, unless it leaves or drains for a model before it.
-    2. It loads, or it stops: nothing, it has its place.
-    3. Its requests may use it, but not load it: nothing.
-    4. It can never fit: it is refused, whoever is before it.
-    5. A model before it waits for room: it waits, too.
-    6. There is room, or there will be when idle residents leave that no request waits for (eviction.py chooses): they are evicted and it
-       starts, if the memory of those that still end is not needed.
-    7. All others are busy: it waits. When its patience is over a busy resident drains: it admits nothing new, so that two busy models
-       cannot starve a third.
+    1. It is loaded: its requests are granted, unless it leaves or drains for a model before it.
+    2. It loads, or it stops: nothing to do, it has its place.
+    3. Its requests may use it, but must not load it: nothing to do.
+    4. It can never fit: it is refused, even when other models are before it.
+    5. A model before it waits for room: it waits too.
+    6. There is room, or there will be when idle residents leave that no request waits for (eviction.py chooses them): they are evicted, and
+       it starts, unless it needs the memory of residents that have not ended yet.
+    7. All other residents are busy: it waits. When its patience is over, a busy resident drains: it admits no new requests, so that two
+       busy models cannot keep out a third.
 
-    Pinned models and those that have only just been loaded neither leave nor drain.
+    Pinned models, and models that have only just been loaded, neither leave nor drain.
     """
     return _Planner(queue, residents, limits, now).decide()
 
 
 def next_change(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits, now: float) -> float | None:
-    """When time alone may change the plan; None: never."""
+    """When the plan may change without any event; None: never."""
     moments = [waiting.since + waiting.patience_s(limits.patience_s) for waiting in queue]
     moments += [waiting.since + MAX_WAIT_S for waiting in queue if len(queue) > 1]
     moments += [resident.settled_at for resident in residents]
@@ -118,14 +119,14 @@ class _Planner:
         self._now = now
         held = [resident for resident in residents if resident.state is not State.DYING]
         self._num_held = len(held)
-        self._taken = total([resident.need for resident in residents])  # until the dying are gone
+        self._taken = total([resident.need for resident in residents])  # until dying residents are gone
         self._staying = total([resident.need for resident in held])
         wanted = {waiting.model_id for waiting in queue}
         self._evictable = [resident for resident in held if self._is_evictable(resident, wanted)]
         self._plan = Plan()
 
     def _is_evictable(self, resident: Resident, wanted: set[str]) -> bool:
-        """Draining means that somebody has waited longer than those who want it now."""
+        """A draining resident may leave although requests wait for it: others have waited longer."""
         if resident.is_asleep:
             return resident.model_id not in wanted
         is_free = resident.state in _READY and not resident.num_leases and self._may_leave(resident)
@@ -147,7 +148,7 @@ class _Planner:
         return replace(self._plan, blocked_on=blocked_on)
 
     def _rank(self, waiting: Waiting) -> float:
-        """Lower first; the order of the queue among equals."""
+        """The lower one is first; equal ones stay in the order of the queue."""
         return float("-inf") if self._now - waiting.since >= MAX_WAIT_S else -float(waiting.priority)
 
     def _serve(self, resident: Resident) -> None:
@@ -156,16 +157,16 @@ class _Planner:
             decided.grant.append(model_id)
 
     def _refuse(self, waiting: Waiting) -> bool:
-        """True for what can never fit."""
+        """True for a model that can never fit."""
         problem = self._never_fits(waiting)
         if problem is not None:
             self._plan.refuse[waiting.model_id] = problem
         return problem is not None
 
     def _admit(self, waiting: Waiting, resident: Resident | None) -> str | None:
-        """Make room and start it; what it waits for, if it must."""
+        """Make room and start it. Returns what it must wait for, if anything."""
         decided = self._plan
-        is_asleep = resident is not None and resident.is_asleep  # it has its place
+        is_asleep = resident is not None and resident.is_asleep  # then it has its place already
         num_places = self._num_held + (0 if is_asleep else 1) - self._limits.models_max if self._limits.models_max else 0
         lacking = self._limits.lacking(self._staying + waiting.need)
         scarce = "memory" if lacking.is_some else "count"
@@ -180,15 +181,15 @@ class _Planner:
             self._staying -= victim.need
         if resident is None or is_asleep:
             if self._limits.lacking(self._taken + waiting.need).is_some:
-                return "memory"  # which is on its way back
+                return "memory"  # it is being freed
             decided.start.append(waiting.model_id)
             self._taken += waiting.need
-        self._num_held += 0 if is_asleep else 1  # a dying one's next worker has its place, kept until the last one is gone
+        self._num_held += 0 if is_asleep else 1  # while a dying worker keeps this place, the next worker of its model uses the same one
         self._staying += waiting.need
         return None
 
     def _never_fits(self, waiting: Waiting) -> str | None:
-        """Why not, with the figures."""
+        """Why it can never fit, with the numbers."""
         limits, need = self._limits, waiting.need
         pinned = [
             resident
@@ -204,13 +205,13 @@ class _Planner:
             ("device memory", need.device_bytes, kept.device_bytes, limits.device_bytes),
         ):
             if limit is not None and needed and needed + used > limit:
-                there = f"{in_words(limit)} is all there is for models"
+                there = f"{in_words(limit)} is the limit for all models"
                 return f"it needs {in_words(needed)} of {what}{beside.format(in_words(used))}, and {there}"
         return None
 
     def _to_drain(self, waiting: Waiting) -> list[str]:
-        """The instances that must end their work for `waiting`: what drains already, and one more, the least recently used, when all
-        of those are done and it is still not enough; none while it is patient or something ends anyway."""
+        """The instances that must end their work for `waiting`: those that drain already, and the least recently used one more when they
+        are done and the room is still not enough. None while it is patient, or while an instance is ending anyway."""
         present = [resident for resident in self._residents.values() if resident.model_id not in self._plan.evict]
         ready = [resident for resident in present if resident.state in _READY and self._may_leave(resident)]
         is_ending = any(resident.state is State.STOPPING for resident in present)

@@ -1,7 +1,7 @@
-"""States of an instance, and which may follow which. Anything not in the table raises: that is a bug of ours.
+"""States of an instance, and which may follow which. A change that is not in the table raises: it is a mistake in this program.
 
-A model without an instance is unloaded, or asleep: then it keeps its place and wakes with the next request. An instance exists from the
-start of its load until its process is gone.
+A model without an instance is unloaded or asleep; when asleep it keeps its place, and the next request loads it. An instance exists from
+the start of its load until its process is gone.
 """
 
 from enum import Enum
@@ -10,9 +10,9 @@ from enum import Enum
 class State(Enum):
     LOADING = "loading"
     LOADED = "loaded"
-    DRAINING = "draining"  # admits nothing so that a waiting model gets its turn; may be called back
-    STOPPING = "stopping"  # admits nothing, finishes what it has, then ends
-    DYING = "dying"  # killed, not yet reaped; its memory is on its way back
+    DRAINING = "draining"  # admits nothing, so that a waiting model gets its turn; may be undone
+    STOPPING = "stopping"  # admits nothing, finishes its requests, then ends
+    DYING = "dying"  # killed, but the process has not ended yet; its memory is being freed
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -23,7 +23,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DYING: frozenset(),
 }
 
-PUBLIC = {  # llama-server's words
+PUBLIC = {  # the words of llama-server
     State.LOADING: "loading",
     State.LOADED: "loaded",
     State.DRAINING: "loaded",

@@ -1,1 +1,1 @@
-"""How much memory models need and have."""
+"""How much memory models need, and how much there is."""

@@ -1,6 +1,6 @@
-"""How much memory a model needs, from its file's header and its options. Knows no instance and no machine.
+"""How much memory a model needs, from its file's header and its options. Never imports: supervisor.workers, system.machine.
 
-Estimates: what llama.cpp allocates in the end depends on its version and the machine. What a load has shown is in measures.py.
+These are estimates: what llama.cpp really allocates depends on its version and on the machine. What loads have shown is in measurements.py.
 """
 
 from dataclasses import replace
@@ -23,12 +23,12 @@ _BYTES_PER_VALUE = {
     "q4_0": 0.57,
     "iq4_nl": 0.57,
 }
-_LEAST_BYTES = 25 << 20  # llama.cpp's own tables, its graph of the model, the engine's batch
-_BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its place in the tables, its merges
+_LEAST_BYTES = 25 << 20  # llama.cpp's tables, its graph of the model, the engine's batch
+_BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its entries in the tables, its merges
 
 
 def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REPACKING) -> Need:
-    """What loading `spec` takes in all: weights, KV cache, compute buffers, vocabulary."""
+    """All that loading `spec` takes: weights, KV cache, compute buffers, vocabulary."""
     if spec.draft is not None:
         parts = (replace(spec, draft=None), _draft_of(spec))
         return total(estimate(part, has_device=has_device, repacking=repacking) for part in parts)
@@ -43,19 +43,19 @@ def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REP
 
 
 def unmapped_bytes(spec: ModelSpec, repacking: Repacking) -> int:
-    """Of its mapped weights, those that need not stay in memory: there is a copy."""
+    """The part of its mapped weights that need not stay in memory, because there is a copy."""
     if not spec.options.mmap:
         return 0
     return sizes(spec.header, repacking)[0] + (sizes(spec.draft, repacking)[0] if spec.draft is not None else 0)
 
 
 def _draft_of(spec: ModelSpec) -> ModelSpec:
-    """The draft model, as if it were a model of its own; its context is as long as that of the other."""
+    """The draft model, like any other model; its context is as long as that of the main model."""
     return replace(spec, header=spec.draft, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
 
 
 def heap_bytes(spec: ModelSpec) -> int:
-    """What loading it allocates beside its mapped weights. 0 when the header does not tell."""
+    """What a load allocates in addition to the mapped weights. 0 when the header does not say it."""
     if spec.draft is not None:
         return heap_bytes(replace(spec, draft=None)) + heap_bytes(_draft_of(spec))
     header = spec.header
@@ -65,7 +65,7 @@ def heap_bytes(spec: ModelSpec) -> int:
 
 
 def _cache_bytes(spec: ModelSpec) -> int:
-    """The KV cache: for each token of the context a key and a value in each layer."""
+    """The KV cache: one key and one value in each layer for each token of the context."""
     header, options = spec.header, spec.options
     if header is None or is_encoder(header):
         return 0
@@ -75,14 +75,13 @@ def _cache_bytes(spec: ModelSpec) -> int:
 
 
 def _compute_bytes(spec: ModelSpec) -> int:
-    """The largest intermediate results of one micro-batch: its hidden states, its logits, and its attention scores where they are all
-    kept at once."""
+    """The largest intermediate results of one micro-batch: hidden states, logits, and attention scores if all of them are kept together."""
     header, options = spec.header, spec.options
     if header is None:
         return 0
     num_rows = max(1, min(options.ubatch_size, options.batch_size))
-    hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # a handful of tensors as wide as the model or its feed-forward
-    # Vectors are made of all rows, and so are the logits beside them, once more in the output buffer; an encoder has none.
+    hidden = 4 * num_rows * (header.embedding_length or 0) * 8  # some tensors that are as wide as the model or its feed-forward layer
+    # Embeddings are computed for all rows. So are the logits, which are in the output buffer once more; an encoder has none.
     logits = 4 * num_rows * (header.vocab_size or 0) * (0 if is_encoder(header) else 2 if options.embedding else 1)
     num_seen = _num_tokens(spec) // (options.parallel if options.parallel > 1 and not options.kv_unified else 1)
     has_flash = options.flash_attn != "off" and _head_size(spec) >= MIN_FLASH_HEAD_SIZE

@@ -1,7 +1,7 @@
-"""What all models together may take at this moment: the flags, and what the machine has. Reads memory counters; decides nothing.
+"""How much memory all models together may take now: the flags, and what the machine has. Only reads memory counters.
 
-The host's limit for `auto` is what is available plus what our workers hold already. Mapped weights count as needed although the kernel
-calls their pages available: a model whose weights do not stay in memory is of no use.
+For `auto` the host's limit is the available memory plus what our workers hold. Mapped weights count as needed although the kernel calls
+their pages available: a model is useless when its weights do not stay in memory.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from fastrouter.supervisor.decide.planner import Limits
 from fastrouter.system.machine import anonymous_bytes, available_bytes, total_bytes
 
 AUTO = -1
-RESERVED_SHARE = 16  # this part of the memory is left to everybody else
+RESERVED_SHARE = 16  # this part of the memory is left to other programs
 MOST_RESERVED_BYTES = 2 << 30
 
 
@@ -21,19 +21,19 @@ class Held:
     """What one worker may hold."""
 
     pid: int | None
-    heap_bytes: int  # at most: beside it there are pages that it shares with others
+    heap_bytes: int  # at most: some pages are shared with other processes
 
 
 class LimitReader:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._device_bytes: int | None = None  # of all devices, as workers say
+        self._device_bytes: int | None = None  # of all devices, as workers report them
 
     def __repr__(self) -> str:
         return f"<LimitReader {self._config.models_memory_mib} MiB, device {self._config.models_memory_device_mib} MiB>"
 
     def note_devices(self, free_bytes: int, held_bytes: int) -> None:
-        """A worker has seen so much free while our models held so much."""
+        """A worker has reported this much free memory while our models held that much."""
         self._device_bytes = free_bytes + held_bytes
 
     @property
@@ -42,7 +42,7 @@ class LimitReader:
 
     @property
     def most_bytes(self) -> int:
-        """The host's limit if nobody else used any memory."""
+        """The host's limit if no other program used memory."""
         return total_bytes() - self._reserved_bytes() if self.is_automatic else self._config.models_memory_mib << 20
 
     def _reserved_bytes(self) -> int:
@@ -58,7 +58,7 @@ class LimitReader:
             return wanted << 20 if wanted else None
         available = available_bytes()
         if not available:
-            return None  # nobody says
+            return None  # no worker has reported it
         ours = sum(min(one.heap_bytes, anonymous_bytes(one.pid)) for one in held if one.pid is not None)
         return available + ours - self._reserved_bytes()
 

@@ -1,6 +1,7 @@
-"""What loads have shown: the memory a model took and how long it was on its way, per file and options. Kept on disk, see remembered.py.
+"""What loads have shown: the memory and the load time of a model, for each file and its options. Kept on disk, see fact_file.py.
 
-Knows no instance. Invariant: without a measurement the answer is the estimate from the file's header, and says so.
+Never imports: supervisor.workers. Invariant: without a measurement the answer is the estimate from the file's header, and the answer says
+so.
 """
 
 import hashlib
@@ -18,19 +19,19 @@ from fastrouter.system.fact_file import FactFile
 from fastrouter.system.machine import cpu_features
 
 MAX_ENTRIES = 4096
-_BYTES_PER_S = 1 << 30  # a guess, for what has never been loaded
+_BYTES_PER_S = 1 << 30  # a guess for models that were never loaded
 _LEAST_LOAD_S = 0.2
 _NOT_FOR_MEMORY = ("sampling", "n_predict", "chat_template", "chat_template_kwargs", "jinja", "warmup")
 
 
 class Measures:
     def __init__(self, remembered: FactFile | None = None) -> None:
-        self._remembered = remembered or FactFile("loads", 2, MAX_ENTRIES)
-        self.has_device = False  # a worker has said that it has a GPU
+        self._facts = remembered or FactFile("loads", 2, MAX_ENTRIES)
+        self.has_device = False  # a worker has reported a GPU
         self.repacking = repacking_of(cpu_features())
 
     def __repr__(self) -> str:
-        return f"<Measures {self._remembered!r}>"
+        return f"<Measures {self._facts!r}>"
 
     def need(self, spec: ModelSpec) -> Need:
         known = self._known(spec)
@@ -42,7 +43,7 @@ class Measures:
         return self._known(spec) is not None
 
     def load_s(self, spec: ModelSpec) -> float | None:
-        """Seconds its last load took; None: never seen."""
+        """Seconds that its last load took; None: it was never loaded."""
         known = self._known(spec)
         return known["load_s"] if known else None
 
@@ -51,29 +52,29 @@ class Measures:
         return known if known is not None else _LEAST_LOAD_S + spec.size_bytes / _BYTES_PER_S
 
     def note(self, spec: ModelSpec, meta: dict[str, Any], load_s: float) -> None:
-        """A load that went well; `meta` is what the worker said of it, which may be anything."""
+        """A load has succeeded. `meta` is what the worker reported; it may hold anything."""
         memory = meta.get("memory")
         if not isinstance(memory, dict):
             return
         host, device = memory.get("host_bytes"), memory.get("device_bytes")
         if type(host) is int and type(device) is int and 0 <= host < 1 << 50 and 0 <= device < 1 << 50:
-            host = max(0, host - self.unmapped_bytes(spec))  # the worker counts all of the file
-            self._remembered.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
+            host = max(0, host - self.unmapped_bytes(spec))  # the worker counts the whole file
+            self._facts.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
 
     def use(self, remedy: Remedy) -> None:
-        """With which llama.cpp loads models from now on."""
+        """Set the build of llama.cpp that loads models from now on."""
         self.repacking = repacking_of(cpu_features(), remedy)
 
     def unmapped_bytes(self, spec: ModelSpec) -> int:
-        """Of its file, what is repacked into memory of its own."""
+        """The part of its file that is repacked into other memory."""
         return 0 if self.has_device and spec.options.gpu_layers else unmapped_bytes(spec, self.repacking)
 
     def save(self) -> None:
-        """Blocks for as long as the disk does."""
-        self._remembered.save()
+        """Blocks until it is written to disk."""
+        self._facts.save()
 
     def _known(self, spec: ModelSpec) -> dict[str, Any] | None:
-        found = self._remembered.get(_key(spec))
+        found = self._facts.get(_key(spec))
         if not isinstance(found, dict):
             return None
         values: list[Any] = [found.get(name) for name in ("host_bytes", "device_bytes", "load_s")]
@@ -81,7 +82,7 @@ class Measures:
 
 
 def _key(spec: ModelSpec) -> str:
-    """The same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
+    """Equal for the same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
     options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}
     path, mmproj, states = (*spec.fingerprint, None, None, None)[:3]
     content = orjson.dumps([path or spec.path, mmproj, [state[:2] for state in states or ()], options], option=orjson.OPT_SORT_KEYS)

@@ -1,6 +1,7 @@
-"""Which weights llama.cpp copies into another layout for this CPU, and what that does to memory. Pure.
+"""Which weights llama.cpp copies into another layout for this CPU, and how much memory that takes. Pure.
 
-As ggml-cpu/repack.cpp and ggml-cpu/amx/ of the pinned release decide, by type. The originals of copied weights need not stay in memory.
+It follows ggml-cpu/repack.cpp and ggml-cpu/amx/ of the pinned release, which decide by type. The originals of copied weights need not stay
+in memory.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ _BY_AVX2 = frozenset({_Q4_0, _Q4_K, _IQ4_NL, _MXFP4})
 _BY_AVX512 = frozenset({_Q2_K})
 _BY_DOTPROD = frozenset({_Q4_0, _Q4_K, _Q5_K, _Q6_K, _IQ4_NL, _MXFP4, _Q8_0})  # of ARM
 _BY_AMX = frozenset({_F16, _Q4_0, _Q4_1, _Q8_0, _Q4_K, _Q5_K, _Q6_K, _IQ4_XS})
-_GROWTH_BY_AMX = {_Q8_0: 38 / 34, _Q4_K: 148 / 144, _Q5_K: 180 / 176, _IQ4_XS: 138 / 136}  # sums beside the block
+_GROWTH_BY_AMX = {_Q8_0: 38 / 34, _Q4_K: 148 / 144, _Q5_K: 180 / 176, _IQ4_XS: 138 / 136}  # with sums beside each block
 
 
 @dataclass(frozen=True, slots=True)
 class Repacking:
-    """Types of weights that are copied: by AMX (no experts), by the rest."""
+    """Types of weights that are copied: by AMX (not those of experts), by all other code."""
 
     amx: frozenset[int] = frozenset()
     others: frozenset[int] = frozenset()
@@ -29,7 +30,7 @@ NOTHING = Repacking()
 
 
 def repacking_of(features: frozenset[str], remedy: Remedy = NO_REMEDY) -> Repacking:
-    """`features`: the CPU's, in the kernel's words."""
+    """`features`: those of the CPU, in the kernel's words."""
     if remedy.safe_mode:
         return NOTHING
     others = _BY_DOTPROD if "asimddp" in features else frozenset()
@@ -40,7 +41,7 @@ def repacking_of(features: frozenset[str], remedy: Remedy = NO_REMEDY) -> Repack
 
 
 def sizes(header: Header | None, repacking: Repacking) -> tuple[int, int]:
-    """Bytes (of the originals that need not stay, of the copies)."""
+    """(bytes of the originals that need not stay in memory, bytes of the copies)"""
     originals = copies = 0.0
     is_tied = header is not None and OUTPUT not in header.matrices
     for name, num_bytes in header.matrices.items() if header is not None else ():
@@ -51,7 +52,7 @@ def sizes(header: Header | None, repacking: Repacking) -> tuple[int, int]:
             continue
         if kind in (MATRIX, EXPERTS):
             originals += num_bytes
-        elif kind != EMBEDDING or not is_tied:  # it is looked up as it is; its copy is the output
+        elif kind != EMBEDDING or not is_tied:  # token lookups use the original; only the output uses the copy
             continue
         copies += num_bytes * (_GROWTH_BY_AMX.get(tensor_type, 1.0) if by_amx else 1.0)
     return int(originals), int(copies)

@@ -19,34 +19,34 @@ from fastrouter.system.reexec import command_of, environment_for_own, start
 log = logging.getLogger("fastrouter.worker")
 
 FORK_SERVER_COMMAND = command_of("fastrouter.worker")
-_SPINS, _SPINS_RANGE = 1000, 300  # of the middle; between it and either end
-SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that reads nothing
+_SPINS, _SPINS_RANGE = 1000, 300  # of the middle value; between it and each end
+SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that does not read
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
 
 
 def spin_count(poll: int) -> int:
-    """How often a thread of OpenMP looks for work before it sleeps. 50: a few microseconds, as models share the cores: with OpenMP's own
-    default, which is 100 here, two models on two cores make 3 tokens/s together instead of 130."""
+    """How often a thread of OpenMP looks for work before it sleeps. 50 means a few microseconds, because models share the cores: with
+    OpenMP's default, which is 100 here, two models on two cores make 3 tokens/s together instead of 130."""
     return round(_SPINS * _SPINS_RANGE ** ((poll - DEFAULT_POLL) / DEFAULT_POLL)) if poll else 0
 
 
 class ForkServer:
-    """The fork server. Started again when it is needed and gone."""
+    """Started when it is needed, and again when it has ended."""
 
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
-        """`poll`: how long the workers' threads spin for work, 0 to 100."""
+        """`poll`: how long the workers' threads look for work, 0 to 100."""
         self.command = command or FORK_SERVER_COMMAND
         self._environment = environment_for_own(os.environ)
-        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort in llama.cpp starts a debugger on the worker
+        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort in llama.cpp starts a debugger on the worker
         if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
             self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
-        self.on_end: Callable[[], None] = lambda: None  # it has died, and is not started again by itself
+        self.on_end: Callable[[], None] = lambda: None  # it has ended, and does not start again by itself
         self._process: subprocess.Popen[bytes] | None = None
-        self._num_failed_starts = 0  # in a row that ended by themselves before a worker was up
+        self._num_failed_starts = 0  # in a row, of fork servers that ended by themselves before a worker was ready
         self._retry_at = 0.0
         self._socket: socket.socket | None = None
         self._output: LinePipe | None = None
-        # The workers hold the reading end: its end of file tells them that the router is gone.
+        # The workers hold the reading end: its end of file tells them that the router has ended.
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
 
     def __repr__(self) -> str:
@@ -57,14 +57,14 @@ class ForkServer:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Raises FastrouterError: it cannot be started, or ended too often just now."""
+        """Raises FastrouterError when it cannot be started, or has ended too often within a short time."""
         adopt_orphans()
         if self._process is not None:
             self._note_end(self._end())
         if time.monotonic() < self._retry_at:
             raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
         with _in_words(), contextlib.ExitStack() as undo:
-            output = LinePipe(partial(log.warning, "fork server: %s"))  # it speaks only when something is wrong
+            output = LinePipe(partial(log.warning, "fork server: %s"))  # it writes only when something is wrong
             undo.callback(output.close)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(ours.close)
@@ -79,7 +79,7 @@ class ForkServer:
         asyncio.get_running_loop().add_reader(ours.fileno(), self._hung_up)
 
     def _hung_up(self) -> None:
-        """It never says anything, so this is its end."""
+        """It never sends anything, so this is its end."""
         self._note_end(self._end())
         self.on_end()
 
@@ -90,11 +90,11 @@ class ForkServer:
             self._retry_at = time.monotonic() + BACK_OFF_S[min(self._num_failed_starts, len(BACK_OFF_S)) - 1]
 
     def note_worker(self) -> None:
-        """One that it made is up: it works."""
+        """One of its workers is ready: it works."""
         self._num_failed_starts, self._retry_at = 0, 0.0
 
     def _end(self) -> int | None:
-        """Its exit code, None when there was none."""
+        """Returns its exit code; None when there is none."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
@@ -111,11 +111,11 @@ class ForkServer:
         return exit_code
 
     def reap(self, known_pids: set[int]) -> bool:
-        """Collect workers that ended before they could say who they are. False: there are no children at all."""
+        """Collect workers that ended before they reported who they are. False: there are no children at all."""
         return reap_unknown(known_pids)
 
     def spawn(self) -> WorkerProcess:
-        """A new worker, on its way up. Raises FastrouterError."""
+        """A new worker that is still starting. Raises FastrouterError."""
         with _in_words():
             return self._spawn()
 
@@ -127,7 +127,7 @@ class ForkServer:
                 self.start()
                 if not self._send(fds):
                     raise FastrouterError("cannot start worker processes: the fork server does not answer")
-        except BaseException:  # whatever ends it: its descriptors go
+        except BaseException:  # its descriptors are closed, whatever the exception is
             process.close()
             raise
         process.listen()
@@ -137,12 +137,12 @@ class ForkServer:
         assert self._socket is not None
         try:
             socket.send_fds(self._socket, [b"spare"], fds)
-        except OSError:  # TimeoutError too
+        except OSError:  # also TimeoutError
             return False
         return True
 
     def close(self) -> None:
-        """End it; the workers it made see the end of their lifeline. Idempotent."""
+        """End it; the workers that it made notice the end of their lifeline. Idempotent."""
         self._end()
         if self._lifeline >= 0:
             os.close(self._lifeline)

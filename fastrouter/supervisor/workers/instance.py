@@ -1,7 +1,6 @@
-"""One model's worker seen from the router: its state, who uses it, what runs in it. Knows no queue and no plan.
+"""One model's worker as the router sees it: its state, its leases and its running requests. Never imports: supervisor.decide.planner.
 
-Invariant: `streams` holds every request that has not ended, and of those that have, only some whose
-lease is still held.
+Invariant: `streams` holds every request that has not ended. A request that has ended may stay there only while its lease is held.
 """
 
 import asyncio
@@ -44,26 +43,26 @@ log = logging.getLogger("fastrouter.supervisor")
 
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 PEEK_TIMEOUT_S = 3.0
-SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and what it said before it is still true
-SLOTS_AGE_S = 60.0  # what a worker said of its slots so long ago is nothing to go by: it hangs
+SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and its last message is still true
+SLOTS_AGE_S = 60.0  # older messages about slots are not used: the worker hangs
 
 
 def fail_sink(sink: Sink, error: Exception) -> None:
-    """One client's answer must not keep the others from theirs."""
+    """A mistake in one client's answer must not stop the answers of others."""
     try:
         sink.fail(error)
-    except Exception:  # a bug of ours in one sink: logged with its traceback
+    except Exception:  # a mistake of ours in one sink: logged with its traceback
         log.exception("a client could not be told that its answer has failed")
 
 
 @dataclass(slots=True)
-class Stream:
-    """One request in a worker. What a fresh worker would need is here, so that the stream can outlive this one."""
+class WorkerStream:
+    """One request in a worker. It holds all that a new worker would need, so that the stream can outlive this worker."""
 
     generate: Generate
     sink: Sink
     owner: Any  # the lease
-    num_deaths: int = 0  # workers that died with it
+    num_deaths: int = 0  # workers that died while they had it
 
 
 class Instance:
@@ -86,23 +85,23 @@ class Instance:
         self.last_used = self._now()
         self.progress: float | None = None
         self.meta: dict[str, Any] | None = None
-        self.failure: str | None = None  # the worker's own words on why it cannot load
+        self.failure: str | None = None  # why it cannot load, in the worker's words
         self.failure_kind: type[LoadFailed] = LoadFailed
-        self.unmapped_bytes = 0  # of its weights: there is a repacked copy in memory of its own
+        self.unmapped_bytes = 0  # of its weights: a repacked copy is in other memory
         self.remedy = NONE  # how it is loaded
-        self.has_begun = False  # the worker has said that it loads the model
-        self.has_answered = False  # a first token or vector came: decoding works
+        self.has_begun = False  # the worker has reported that it loads the model
+        self.has_answered = False  # a first token or embedding came, so decoding works
         self.need = need
-        self.prompt_cache_bytes = 0  # beside its need; it gives way, see `shrink`
+        self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
         self.started_at = self._now()
-        self.ready_at = 0.0  # 0: not yet
-        self.streams: dict[int, Stream] = {}
+        self.ready_at = 0.0  # 0: not ready yet
+        self.streams: dict[int, WorkerStream] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
-        self._decoding_ids: set[int] = set()  # of calls that the model computes
+        self._decoding_ids: set[int] = set()  # ids of calls that the model computes
         self._peeks: dict[str, asyncio.Task[Any]] = {}
-        self._snapshots: dict[str, tuple[float, Any]] = {}  # method -> when it came, what it said
+        self._snapshots: dict[str, tuple[float, Any]] = {}  # method -> (when it came, what the worker said)
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
@@ -114,19 +113,19 @@ class Instance:
 
     @property
     def heap_bytes(self) -> int:
-        """Of its need, what is no mapped file."""
+        """The part of its need that is not a mapped file."""
         weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
         return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
 
     @property
     def load_s(self) -> float:
-        """What its load took, without the start of a process that other loads will find started."""
-        said = (self.meta or {}).get("load_ms")
+        """How long its load took, without the start of a process, because other loads will find a process that has started."""
+        reported = (self.meta or {}).get("load_ms")
         took = self.ready_at - self.started_at
-        return min(took, said / 1e3) if isinstance(said, int | float) and said >= 0 else took
+        return min(took, reported / 1e3) if isinstance(reported, int | float) and reported >= 0 else took
 
     def give_up_load(self, cause: str) -> None:
-        """It takes too long: its end will say so."""
+        """The load takes too long; `cause` becomes the reason of its end."""
         self.failure = cause
         self.process.kill()
 
@@ -140,7 +139,7 @@ class Instance:
         self.state = state
 
     def kill(self) -> None:
-        """At once; its end is reported like any other. Idempotent."""
+        """Immediately. Its end is reported like any other. Idempotent."""
         if self.state is not State.DYING:
             self.advance(State.DYING)
         self.process.kill()
@@ -156,42 +155,42 @@ class Instance:
         self.last_used = self._now()
 
     def share_cores(self, num_busy: int) -> None:
-        """Tell the worker how many models have requests, when that has changed."""
+        """Tell the worker how many models have requests, when that number has changed."""
         if num_busy != self._num_busy:
             self._num_busy = num_busy
             self.process.send(Share(num_busy))
 
     def shrink(self, num_bytes: int) -> int:
-        """Have its prompt cache give back so much, or all of it. Returns how much that will be."""
+        """Make its prompt cache give back this much, or all of it. Returns how much that will be."""
         given = min(num_bytes, self.prompt_cache_bytes)
         self.prompt_cache_bytes -= given
         self.process.send(Shrink(self.prompt_cache_bytes))
         return given
 
-    def submit(self, stream: Stream) -> int:
-        """The request id. Raises Unavailable when it has no room for more."""
+    def submit(self, stream: WorkerStream) -> int:
+        """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
             self.process.send(replace(stream.generate, request_id=request_id))
-        except BaseException:  # it cannot be written as a message
+        except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
         self.streams[request_id] = stream
         return request_id
 
     def abort(self, request_id: int) -> None:
-        """Forget a request, and stop it where it has not ended. Idempotent."""
+        """Forget a request, and stop it if it has not ended. Idempotent."""
         stream = self.streams.pop(request_id, None)
         if stream is None:
             return
         self.has_answered = self.has_answered or stream.sink.num_tokens > 0
-        if stream.sink.request_id == request_id:  # the ring lets go of a sink with its last record
+        if stream.sink.request_id == request_id:  # the ring releases a sink with its last record
             self.process.ring.detach(request_id)
             self.process.ring.cancel(request_id)
             self.process.send(Abort(request_id))
 
-    def take_streams(self) -> list[Stream]:
-        """Requests that have not ended; no record will reach them, and they are nobody's afterwards."""
+    def take_streams(self) -> list[WorkerStream]:
+        """Takes all requests that have not ended away from the instance; they get no more records from it."""
         running = {key: stream for key, stream in self.streams.items() if stream.sink.request_id == key}
         self.streams.clear()
         for request_id in running:
@@ -199,7 +198,7 @@ class Instance:
         return list(running.values())
 
     def running_sinks(self) -> Iterator[Sink]:
-        """Of requests that have not ended."""
+        """Sinks of requests that have not ended."""
         return (stream.sink for key, stream in self.streams.items() if stream.sink.request_id == key)
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
@@ -221,13 +220,13 @@ class Instance:
             self._decoding_ids.discard(call.request_id)
 
     async def peek(self, method: str) -> Any:
-        """A call without a lease; None when the worker has gone meanwhile. Never more than one is under way: who asks meanwhile gets
-        the same answer, so a worker that hangs costs nothing however often it is asked. One that computes has said before what it would
-        answer. Raises Unavailable after PEEK_TIMEOUT_S."""
+        """A call without a lease; None when the worker has ended meanwhile. Only one runs at a time: callers that come meanwhile get the
+        same answer, so a worker that hangs costs nothing, however often it is asked. A worker that computes has sent its answer before.
+        Raises Unavailable after PEEK_TIMEOUT_S."""
         asked = self._peeks.get(method)
         if asked is None:
             asked = self._peeks[method] = asyncio.get_running_loop().create_task(self._peek(method))
-            asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may have given up
+            asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # the caller may have given up
         is_known = self._is_known(method)
         try:
             return await asyncio.wait_for(asyncio.shield(asked), SNAPSHOT_PATIENCE_S if is_known else PEEK_TIMEOUT_S)
@@ -249,7 +248,7 @@ class Instance:
         finally:
             del self._peeks[method]
 
-    # ------------------------------------------------------------ what the worker says
+    # ------------------------------------------------------------ messages of the worker
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, Reply):
@@ -270,7 +269,7 @@ class Instance:
                 self.meta = message.meta
                 self.ready_at = self._now()
                 self.advance(State.LOADED)
-                self.last_used = self._now()  # a long load is no idle time
+                self.last_used = self._now()  # the time of a long load is not idle time
                 self._on_change(self)
         elif isinstance(message, Failed):
             if self.state is State.LOADING:
@@ -286,7 +285,7 @@ class Instance:
             self._on_notice(self, message)
 
     def _sink_failed(self, sink: Sink, error: BaseException) -> None:
-        """A bug of ours: the ring has let go of the sink."""
+        """A mistake of ours: the ring has released the sink."""
         log.error("%s: an answer failed: %s: %s", self.spec.id, type(error).__name__, error)
         for request_id in [key for key, stream in self.streams.items() if stream.sink is sink]:
             del self.streams[request_id]
@@ -301,7 +300,7 @@ class Instance:
 
     @property
     def cause_of_death(self) -> str:
-        """For a user: what it said itself, else how it ended and its last line."""
+        """For a user: the worker's own reason, otherwise how it ended and its last line."""
         process = self.process
         if self.failure is not None:
             return self.failure
@@ -311,19 +310,19 @@ class Instance:
         return f"its worker {describe_exit(process.exit_code)}{last_line}"
 
     def is_killed_by_first_decode(self) -> bool:
-        """Died by a fault of its code with requests in it, and none ever got a token: see Load.safe_mode."""
+        """It died by a fault in its code while it had requests, and no request got a token: see Load.safe_mode."""
         code = self.process.exit_code
         is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
         return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
 
     @property
     def has_retries(self) -> bool:
-        """It still works on what may have crashed a worker before."""
+        """It has requests that may have crashed a worker before."""
         return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
 
     @property
     def has_calls(self) -> bool:
-        """Somebody waits for what it was asked."""
+        """A caller waits for an answer."""
         return any(not future.done() for future in self._calls.values())
 
     def fail_calls(self, error: Exception) -> None:
@@ -335,5 +334,5 @@ class Instance:
 def _read_error(error: dict[str, Any]) -> FastrouterError:
     try:
         return from_wire(error)
-    except TypeError:  # its extra fields are no fields of an error
+    except TypeError:  # its extra fields are not fields of an error
         raise ProtocolError("a worker sent a broken error") from None

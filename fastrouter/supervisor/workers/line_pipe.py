@@ -1,6 +1,6 @@
-"""What a process says on its standard output and error: a pipe that the event loop reads, so that it can never be full. Knows no process.
+"""The standard output and error of a process: a pipe that the event loop reads, so that it never fills up.
 
-Invariant: a line that is handed on is printable, not empty, and bounded.
+Invariant: a line that is passed on is printable, not empty, and has a limited length.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from fastrouter.supervisor.workers.worker_log import clean_line
 
 MAX_LINE_BYTES = 4096
-LAST_READS = 8  # twice what a pipe holds
-READ_BYTES = 16 << 10  # at a time: a process that floods its log must not keep the others waiting
+LAST_READS = 8  # twice the capacity of a pipe
+READ_BYTES = 16 << 10  # in one read: a process that floods its log must not delay others
 
 
 class LinePipe:
@@ -28,13 +28,13 @@ class LinePipe:
         return f"<LinePipe{' listening' if self._is_listening else ''}>"
 
     def listen(self) -> None:
-        """The process has the other end."""
+        """The process has the other end now."""
         self._close_child_end()
         self._is_listening = True
         self._loop.add_reader(self._fd, self.read)
 
     def read(self) -> bool:
-        """True: there may be more."""
+        """True: there may be more to read."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
@@ -54,7 +54,7 @@ class LinePipe:
         return not is_end
 
     def read_last(self) -> None:
-        """What a process has said before its end, unless others go on with it."""
+        """Read what a process wrote before its end, unless other processes still write."""
         for _ in range(LAST_READS):
             if not self.read():
                 return

@@ -1,8 +1,9 @@
-"""Worker processes as operating-system things: the fork server that forks them, their descriptors, their death. Knows no model.
+"""Worker processes as the operating system sees them: the messages to the fork server, descriptors, the end of a process.
 
-The fork server is one process that has imported everything; it forks workers that the kernel gives to us (we are their subreaper), so we
-can wait for them and hold a pidfd. A worker's pid is the one that the kernel puts beside its first bytes: what it says of itself is
-never used to signal anybody. Invariant: every descriptor opened here is closed by `close` of the object that opened it.
+The fork server is one process that has imported everything. It forks workers, which the kernel makes our children (we are their subreaper),
+so we can wait for them and hold a pidfd. The pid of a worker is the one that the kernel reports with its first bytes: the pid that it
+reports itself is never used to send a signal. Never imports: catalog. Invariant: every descriptor that is opened here is closed by `close`
+of the object that opened it.
 """
 
 import asyncio
@@ -28,9 +29,9 @@ log = logging.getLogger("fastrouter.worker")
 
 _PR_SET_CHILD_SUBREAPER = 36
 NUM_LOG_LINES = 200
-UP_TIMEOUT_S = 60.0  # from the fork request to the first sign of life; the fork server may have to start before
-HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and its own
-LAST_WORDS_S = 1.0  # between a worker's end and that of its wire, which only a process of its own making can keep open
+UP_TIMEOUT_S = 60.0  # from the fork request to its first message; the fork server may have to start first
+HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and the end of the worker
+LAST_WORDS_S = 1.0  # between a worker's end and the end of its wire, which only a child process of the worker can keep open
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -41,7 +42,7 @@ def adopt_orphans() -> None:
 
 
 def reap_unknown(known_pids: set[int]) -> bool:
-    """Collect children that died before they could say who they are. False: there are no children at all."""
+    """Collect children that died before they reported who they are. False: there are no children at all."""
     try:
         while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid not in known_pids:
             os.waitpid(found.si_pid, os.WNOHANG)
@@ -53,7 +54,7 @@ def reap_unknown(known_pids: set[int]) -> bool:
 def describe_exit(exit_code: int | None) -> str:
     """In words. Negative: the signal that ended it."""
     if exit_code is None:
-        return "ended before it was up"
+        return "ended before it was ready"
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     try:
@@ -64,7 +65,7 @@ def describe_exit(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def _in_words() -> Iterator[None]:
-    """Raises FastrouterError for what the system refuses."""
+    """Raises FastrouterError for errors of the system."""
     try:
         yield
     except OSError as error:
@@ -73,13 +74,13 @@ def _in_words() -> Iterator[None]:
 
 
 class WorkerProcess:
-    """One worker: its wire, its ring, its log and its death. The owner sets the callbacks; all run in the event loop."""
+    """One worker: its wire, its ring, its log and its end. The owner sets the callbacks; all of them run in the event loop."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
-        self.exit_code: int | None = None  # negative: the signal; None: alive, or it never came up
+        self.exit_code: int | None = None  # negative: the signal; None: it runs, or it was never ready
         self.on_message: Callable[[Any], None] = lambda message: None
-        self.on_exit: Callable[[], None] = lambda: None  # everything it said before has been delivered
+        self.on_exit: Callable[[], None] = lambda: None  # all its messages have been delivered before
         self.on_line: Callable[[str], None] = self._log_line
         self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
         self.broke_protocol: str | None = None
@@ -98,7 +99,7 @@ class WorkerProcess:
         self._wire = AsyncWire(self._receive, self._wire_closed)
         self._connecting: asyncio.Task[Any] | None = None
         self._pidfd: int | None = None
-        self._timer: asyncio.TimerHandle | None = None  # what is not waited for for ever: its first sign of life, its end
+        self._timer: asyncio.TimerHandle | None = None  # for what must not take for ever: its first message, its end
         self._is_doomed = False
         self._is_wire_open = True
         self._is_listening = False
@@ -108,7 +109,7 @@ class WorkerProcess:
 
     @property
     def is_up(self) -> bool:
-        """It has shown a sign of life; still true when it is dead."""
+        """Its first message has come; stays true after its end."""
         return self.pid is not None
 
     def child_fds(self, lifeline: int) -> list[int]:
@@ -128,7 +129,7 @@ class WorkerProcess:
         self._wire.send(message)
 
     def drain(self) -> None:
-        """Hand out what is in the ring. A ring with impossible content costs its worker its life."""
+        """Deliver the records in the ring. When the ring has impossible content, the worker is killed."""
         if self.broke_protocol is not None:
             return
         try:
@@ -137,7 +138,7 @@ class WorkerProcess:
             self._break(error)
 
     def kill(self) -> None:
-        """At once, or as soon as it is up. `on_exit` follows. Idempotent."""
+        """Immediately, or as soon as it is ready. `on_exit` follows. Idempotent."""
         self._is_doomed = True
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -148,7 +149,7 @@ class WorkerProcess:
             self._timer.cancel()
         self._timer = self._loop.call_later(delay_s, action)
 
-    # ------------------------------------------------------------ what it says
+    # ------------------------------------------------------------ messages of the worker
 
     def _handshake(self) -> None:
         """Its first bytes, or its end. The bytes stay in the socket; the wire reads them later."""
@@ -177,9 +178,9 @@ class WorkerProcess:
             return False
         try:
             self._pidfd = os.pidfd_open(pid)
-        except OSError as error:  # no descriptor is left to watch it with
+        except OSError as error:  # there is no descriptor left to watch it with
             log.error("a worker cannot be watched and is ended: %s", error.strerror)
-            os.kill(pid, signal.SIGKILL)  # a child that nobody has waited for keeps its number
+            os.kill(pid, signal.SIGKILL)  # a child that has not been waited for keeps its pid
             return False
         self.pid = pid
         self._loop.add_reader(self._pidfd, self._died)
@@ -205,7 +206,7 @@ class WorkerProcess:
         log.debug("[%s] %s", self.pid or "starting", text)
 
     def tell(self, on_line: Callable[[str], None]) -> None:
-        """From here on its lines are a model's; what it has said before, it said as a spare."""
+        """From here on its lines belong to a model; before, it wrote as a spare."""
         self._log.read()
         self.on_line = on_line
 
@@ -219,7 +220,7 @@ class WorkerProcess:
         self._is_wire_open = False
         if self._pidfd is None:
             self._exited()
-        else:  # it is on its way out, or has nothing left to do here
+        else:  # it is ending, or has nothing left to do here
             self._wait_at_most(HANG_UP_GRACE_S, self.kill)
 
     def _died(self) -> None:
@@ -228,11 +229,11 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = None
-        with contextlib.suppress(ChildProcessError):  # collected by somebody else: how it ended will not be known
+        with contextlib.suppress(ChildProcessError):  # another caller has collected it: its exit code stays unknown
             _, status = os.waitpid(self.pid, 0)
             self.exit_code = os.waitstatus_to_exitcode(status)
         if self._is_wire_open:
-            self._wait_at_most(LAST_WORDS_S, self._exited)  # the wire's end follows what it last said
+            self._wait_at_most(LAST_WORDS_S, self._exited)  # the wire ends after its last message
         else:
             self._exited()
 
@@ -246,7 +247,7 @@ class WorkerProcess:
         on_exit()
 
     def close(self) -> None:
-        """Give everything back; a process that still runs finds its wire closed and ends. Idempotent."""
+        """Close all descriptors; a process that still runs finds its wire closed and ends. Idempotent."""
         if self.is_closed:
             return
         self.is_closed = True

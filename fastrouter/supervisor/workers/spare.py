@@ -1,7 +1,7 @@
-"""The pre-warmed spare: one worker process that waits for a model, so that a load never waits for a process to start.
+"""The spare: one worker process that has started and waits for a model, so that a load never waits for a process to start.
 
-Owns what makes workers, and collects the processes that have ended. Knows no model. Invariant: at most one spare; while the router runs,
-one is there or on its way.
+Owns the maker of workers, and collects processes that have ended. Never imports: catalog. Invariant: there is at most one spare; while the
+router runs, one exists or is starting.
 """
 
 import logging
@@ -14,7 +14,7 @@ from fastrouter.supervisor.workers.worker import Worker, WorkerMaker
 log = logging.getLogger("fastrouter.supervisor")
 
 RETRY_S = 1.0
-REAP_DELAY_S = 0.2  # a process that was never up may outlive its wire by a moment
+REAP_DELAY_S = 0.2  # a process that was never ready may end a moment after its wire
 
 
 class Spares:
@@ -25,7 +25,7 @@ class Spares:
         self._taken: list[Worker] = []  # those that have got a model
         self._is_stopping = False
         self._likely: Prime | None = None  # the model that may be asked for next
-        self._primed: Prime | None = None  # what this spare has been told
+        self._primed: Prime | None = None  # what this spare was told to open
         self.spare: Worker | None = None
 
     def __repr__(self) -> str:
@@ -40,7 +40,7 @@ class Spares:
         self.make()
 
     def _maker_ended(self) -> None:
-        """Another one is up before it is needed."""
+        """Start another one before it is needed."""
         if not self._is_stopping:
             try:
                 self._maker.start()
@@ -49,7 +49,7 @@ class Spares:
                 self._make_later()
 
     def make(self) -> None:
-        """Idempotent. A failure is tried again later: it costs a load some time, nothing else."""
+        """Idempotent. After a failure it tries again later; loads are slower until then."""
         if self.spare is not None or self._is_stopping:
             return
         try:
@@ -66,14 +66,14 @@ class Spares:
         self._timers.at("spare", self._timers.now() + RETRY_S, self.make)
 
     def prime(self, likely: Prime | None) -> None:
-        """Let the spare, or the next one, open this model ahead. None: nothing is likely."""
+        """Let the spare, or the next one, open this model early. None: no model is likely."""
         self._likely = likely
         if likely is not None and likely != self._primed and self.spare is not None:
             self._primed = likely
             self.spare.send(likely)
 
     def take(self) -> Worker:
-        """The spare, or a worker that is on its way up. Raises FastrouterError, OSError."""
+        """The spare, or a worker that is still starting. Raises FastrouterError, OSError."""
         spare, self.spare = self.spare, None
         if spare is not None and spare.pid is not None:
             self._maker.note_worker()
@@ -88,22 +88,22 @@ class Spares:
         self.reap()
         if not self._is_stopping:
             log.warning("the spare worker ended")
-            self._likely = None  # perhaps it could not bear what it opened ahead
+            self._likely = None  # perhaps the model that it opened early was the cause
             self._make_later()
 
     def reap(self) -> None:
-        """A process has ended, or is about to."""
+        """A process has ended, or is about to end."""
         self._reap()
         self._timers.after(REAP_DELAY_S, self._reap)
 
     def _reap(self) -> bool:
-        """False: no process is left at all."""
+        """False: no process is left."""
         self._taken = [worker for worker in self._taken if not worker.is_closed]
         pids = [self._maker.pid, self.pid, *(worker.pid for worker in self._taken)]
         return self._maker.reap({pid for pid in pids if pid is not None})
 
     async def stop(self, timeout_s: float) -> None:
-        """End the spare and the fork server; wait until all workers have ended, and give up those that do not."""
+        """End the spare and the fork server; wait until all workers have ended, and close those that do not end."""
         self._is_stopping = True
         self._timers.cancel("spare")
         if self.spare is not None:

@@ -1,5 +1,5 @@
-"""What the supervisor needs of a worker and of what makes workers: process.py and fork_server.py have it, and what tests and the simulator
-hand in instead. Plain faces.
+"""What the supervisor needs from a worker and from a maker of workers: process.py and fork_server.py implement it; tests and the simulator
+pass in others.
 
 Invariant: after `on_exit` of a worker nothing comes from it any more, and `is_closed` is true.
 """
@@ -14,12 +14,12 @@ class Worker(Protocol):
     """One worker. Its owner sets the callbacks."""
 
     on_message: Callable[[Any], None]
-    on_exit: Callable[[], None]  # everything it said before has been delivered
+    on_exit: Callable[[], None]  # all its messages have been delivered before
 
     @property
-    def pid(self) -> int | None: ...  # None: it is not up yet
+    def pid(self) -> int | None: ...  # None: it is still starting
     @property
-    def exit_code(self) -> int | None: ...  # negative: the signal; None: it runs, or it never came up
+    def exit_code(self) -> int | None: ...  # negative: the signal; None: it runs, or it was never ready
     @property
     def is_closed(self) -> bool: ...
     @property
@@ -32,17 +32,17 @@ class Worker(Protocol):
     def send(self, message: Any) -> None: ...
 
     def tell(self, on_line: Callable[[str], None]) -> None:
-        """From here on its lines are a model's."""
+        """From here on its lines belong to a model."""
 
     def kill(self) -> None:
         """`on_exit` follows. Idempotent."""
 
     def close(self) -> None:
-        """Give up one that does not end."""
+        """Stop watching one that does not end."""
 
 
 class WorkerMaker(Protocol):
-    on_end: Callable[[], None]  # it has died, and is not started again by itself
+    on_end: Callable[[], None]  # it has ended, and does not start again by itself
 
     @property
     def pid(self) -> int | None: ...
@@ -51,13 +51,13 @@ class WorkerMaker(Protocol):
         """Also again after `on_end`. Raises FastrouterError, OSError."""
 
     def spawn(self) -> Worker:
-        """One that is on its way up. Raises FastrouterError, OSError."""
+        """A worker that is still starting. Raises FastrouterError, OSError."""
 
     def note_worker(self) -> None:
-        """One that it made is up."""
+        """One of its workers is ready."""
 
     def reap(self, known_pids: set[int]) -> bool:
-        """Collect processes that ended before they could say who they are. False: no process is left at all."""
+        """Collect processes that ended before they reported who they are. False: no process is left."""
 
     def close(self) -> None:
         """Workers without a model end with it. Idempotent."""

@@ -1,6 +1,7 @@
-"""What the workers of each model have said, with the time: kept, bounded, and told to who listens. Knows no process and no HTTP.
+"""What the workers of each model have written, with the time: stored up to a limit, and sent to listeners. Never imports:
+supervisor.workers.process.
 
-Invariant: a kept line is printable and is one line, whatever a worker wrote; a model keeps at most MAX_LINES lines and MAX_BYTES bytes.
+Invariant: a stored line is printable and is one line, whatever a worker wrote; a model keeps at most MAX_LINES lines and MAX_BYTES bytes.
 """
 
 import logging
@@ -23,7 +24,7 @@ _SPACES = re.compile(r"[\t\v\f\x1c-\x1f\x85\u2028\u2029]")  # where str.splitlin
 
 
 def clean_line(text: str) -> str:
-    """Without escape codes and control characters; of what overwrites itself on a terminal, the last version."""
+    """Without escape codes and control characters. Where text overwrites itself on a terminal, only the last version stays."""
     text = text.rstrip()
     if text.isprintable():
         return text
@@ -40,32 +41,32 @@ class Line:
 
 
 class ModelLog:
-    """One model's lines, across its workers."""
+    """The lines of one model, from all its workers."""
 
     def __init__(self, model_id: str, tell: Callable[[Line], None]) -> None:
         self._model_id = model_id
         self._tell = tell
         self._lines: deque[Line] = deque()
         self._num_bytes = 0
-        self._num_new = 0  # lines of the current worker, kept or not
+        self._num_new = 0  # lines of the current worker, stored or not
 
     def __repr__(self) -> str:
         return f"<ModelLog {self._model_id} {len(self._lines)} lines>"
 
     def write(self, text: str) -> None:
-        """A line from its worker, cleaned."""
+        """Add a line from its worker, cleaned."""
         self._num_new += 1
         log.debug("%s | %s", self._model_id, text, extra={"model": self._model_id, "event": "worker_line"})
         self._keep(text)
 
     def begin(self, pid: int | None) -> Callable[[str], None]:
-        """A worker gets the model (None: it is still coming up); where its lines go."""
-        self._keep(f"--- {_name_of(pid)} gets the model ---")
+        """A worker loads the model (None: it is still starting). Returns where its lines go."""
+        self._keep(f"--- {_name_of(pid)} loads the model ---")
         self._num_new = 0
         return self.write
 
     def end(self, pid: int | None, how: str | None) -> list[str]:
-        """How it ended (None: as the router wanted); what it said last, unless the router wanted it so."""
+        """How it ended (None: as the router wanted). Returns its last lines, unless the router wanted the end."""
         stderr_tail = self._last_words() if how is not None else []
         self._keep(f"--- {_name_of(pid)} {how or 'was ended by the router'} ---")
         return stderr_tail
@@ -91,7 +92,7 @@ def _name_of(pid: int | None) -> str:
 
 
 class Logs:
-    """All models' logs, and their listeners."""
+    """The logs of all models, and their listeners."""
 
     def __init__(self) -> None:
         self._logs: dict[str, ModelLog] = {}
@@ -107,13 +108,13 @@ class Logs:
         return found
 
     def lines(self, model_id: str | None) -> list[Line]:
-        """Oldest first; None: of all models. Makes no log."""
+        """The oldest first; None: of all models. Does not create a log."""
         if model_id is None:
             return list(merge(*(kept.lines() for kept in self._logs.values()), key=lambda line: line.time))
         return self._logs[model_id].lines() if model_id in self._logs else []
 
     def listen(self, listener: Callable[[Line], None]) -> Callable[[], None]:
-        """Call it for each line of each model, until the returned function is called."""
+        """Call `listener` for each line of each model, until the returned function is called."""
         self._listeners.append(listener)
 
         def leave() -> None:
@@ -126,5 +127,5 @@ class Logs:
         for listener in list(self._listeners):
             try:
                 listener(line)
-            except Exception:  # a bug in one listener must not keep the others, or the supervisor, from going on
+            except Exception:  # a mistake in one listener must not stop the others or the supervisor
                 log.exception("a listener of the workers' lines failed")

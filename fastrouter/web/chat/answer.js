@@ -2,65 +2,75 @@
 // Invariant: `message` always holds all that has come; `onChange` may be called per token, so whoever draws must do so per frame.
 
 import { ApiError } from "../lib/api.js";
+import { newId } from "./conversation.js";
+import { Times } from "./times.js";
 
 const BEGINNING = 64; // characters in which a tag may stand that opens the reasoning
 const COMMENT_EVERY_S = 0.25; // of a wait; what the router's default, 3 s, is too slow to watch
 
-/** Fills `message` ({content, reasoning, toolCalls, figures, error, isStopped, wait}); resolves when it has ended, however it did. */
+/** Fills `message` ({content, reasoning, thought_ms, toolCalls, figures, error, isStopped, wait}); resolves when it has ended, however it did. */
 export async function runAnswer(api, request, message, { signal, onChange }) {
-  const asked = performance.now();
-  const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", first: 0, last: 0, num: 0, prompt: null, usage: null, timings: null, finish: null, headers: null };
+  const times = new Times();
+  const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", calls: new Map(), num: 0, prompt: null, usage: null, timings: null, finish: null, headers: null };
   const body = { ...request, stream: true, stream_options: { include_usage: true }, return_progress: true, sse_ping_interval: COMMENT_EVERY_S };
+  const onOpen = (headers) => {
+    state.headers = headers;
+  };
   const onEvent = (event) => {
-    take(state, event, message);
-    message.figures = liveFigures(state, asked);
+    take(state, event, message, times);
+    message.figures = liveFigures(state, times);
     onChange();
   };
   const onComment = (text) => {
-    if (state.first || (state.prompt && text === "prefill")) return; // its progress says more
+    times.wait(text);
+    if (times.first || (state.prompt && text === "prefill")) return; // its progress says more
     message.wait = text;
     onChange();
   };
   try {
-    const { headers } = await api.stream("v1/chat/completions", body, { signal, onEvent, onComment });
-    state.headers = headers;
+    await api.stream("v1/chat/completions", body, { signal, onOpen, onEvent, onComment });
     if (state.finish === "length") message.isCut = true;
   } catch (error) {
     if (error.name === "AbortError") message.isStopped = true;
     else message.error = { message: error.message, type: error.type ?? "server_error", log: error.log ?? [] };
   }
+  times.end();
   delete message.wait;
-  message.figures = finalFigures(state, asked);
+  delete message.isThinking;
+  if (message.reasoning) message.thought_ms = times.thought_ms;
+  message.figures = finalFigures(state, times);
   onChange();
 }
 
-function take(state, event, message) {
+function take(state, event, message, times) {
   if (event.error) throw new ApiError(event.error.code, event.error);
   if (event.usage) state.usage = event.usage;
   if (event.timings) state.timings = event.timings;
-  if (event.prompt_progress) takeProgress(state, event.prompt_progress, message);
+  if (event.prompt_progress) takeProgress(state, event.prompt_progress, message, times);
   const choice = event.choices?.[0];
   if (!choice) return;
   state.finish = choice.finish_reason ?? state.finish;
   const { content, reasoning_content: reasoning, tool_calls: calls } = choice.delta ?? {};
-  if (!content && !reasoning && !calls) return;
-  state.last = performance.now();
-  state.first ||= state.last;
+  if (!content && !reasoning && !calls?.length) return;
   state.num += 1;
   delete message.wait;
   if (reasoning) state.thought += reasoning;
   if (content) takeText(state, content);
-  if (calls) message.toolCalls = addCalls(message.toolCalls ?? [], calls);
+  if (calls) message.toolCalls = addCalls(state.calls, calls);
   message.content = state.split.content;
+  message.isThinking = state.split.isOpen || (Boolean(reasoning) && !content && !calls);
+  times.token(message.isThinking);
   const thought = state.thought + state.split.reasoning;
-  if (thought) message.reasoning = thought;
-  message.isThinking = state.split.isOpen || Boolean(reasoning);
+  if (!thought) return;
+  message.reasoning = thought;
+  message.thought_ms = times.thought_ms;
 }
 
 /** Of reading the prompt: {total, cache, processed} tokens. */
-function takeProgress(state, progress, message) {
+function takeProgress(state, progress, message, times) {
   state.prompt = progress;
-  if (!state.first && progress.total) message.wait = `prefill ${Math.floor((100 * progress.processed) / progress.total)}%`;
+  times.wait("prefill");
+  if (!times.first && progress.total) message.wait = `prefill ${Math.floor((100 * progress.processed) / progress.total)}%`;
 }
 
 /** The whole text is looked at only where a tag may have ended. */
@@ -80,38 +90,42 @@ export function splitThinking(text) {
   return { reasoning: text.slice(start, end).trim(), content: text.slice(text.indexOf(">", end) + 1).trimStart(), isOpen: false };
 }
 
+/** `calls`: by index. The id comes with the first piece of a call; one that never comes is made here, because the result has to name it. */
 function addCalls(calls, deltas) {
-  for (const { index = 0, function: called = {} } of deltas) {
-    calls[index] ??= { name: "", arguments: "" };
-    calls[index].name += called.name ?? "";
-    calls[index].arguments += called.arguments ?? "";
+  for (const { index = 0, id, function: called = {} } of deltas) {
+    if (!calls.has(index)) calls.set(index, { id: id || `call_${newId()}`, name: "", arguments: "" });
+    const call = calls.get(index);
+    call.name += called.name ?? "";
+    call.arguments += called.arguments ?? "";
   }
-  return calls;
+  return [...calls.values()];
 }
 
-function liveFigures(state, asked) {
-  const seconds = (state.last - state.first) / 1e3;
+function liveFigures(state, times) {
+  const { prompt, num } = state;
+  const per_second = times.speedOf(num);
   return {
-    ...(state.first ? { ttft_ms: state.first - asked } : {}),
-    num_tokens: state.num,
-    ...(state.prompt ? { num_prompt_tokens: state.prompt.total, num_cached_tokens: state.prompt.cache } : {}),
-    ...(seconds > 0.25 ? { per_second: (state.num - 1) / seconds } : {}),
+    ...(times.first ? { ttft_ms: times.first - times.asked } : {}),
+    num_tokens: num,
+    ...(prompt ? { num_prompt_tokens: prompt.total, num_cached_tokens: prompt.cache } : {}),
+    ...(per_second ? { per_second } : {}),
   };
 }
 
-/** What the router says, where it has; what we have seen, where it has not. */
-function finalFigures(state, asked) {
-  const figures = liveFigures(state, asked);
+/** What the router says, where it has; what the page has seen, where it has not: of an answer that was stopped, it says nothing. */
+function finalFigures(state, times) {
   const { usage, timings } = state;
-  const header = readServerTiming(state.headers?.get("server-timing") ?? "");
+  const figures = { ...liveFigures(state, times), ...times.figures() };
   if (usage) Object.assign(figures, { num_tokens: usage.completion_tokens, num_prompt_tokens: usage.prompt_tokens, num_cached_tokens: usage.prompt_tokens_details?.cached_tokens ?? 0 });
   if (timings?.predicted_per_second) figures.per_second = timings.predicted_per_second;
-  // A head that went out with the first comment knows less than the last chunk does.
+  // A head that went out with the first comment knows less than the last chunk does, and less than the page.
+  const header = readServerTiming(state.headers?.get("server-timing") ?? "");
+  const known = header.prefill === undefined ? {} : header;
   const parts = {
-    queue_ms: timings?.queue_ms ?? header.queue,
-    load_ms: timings?.load_ms ?? header.load,
-    prefill_ms: timings?.prompt_ms ?? header.prefill,
-    decode_ms: timings?.predicted_ms ?? (state.first ? state.last - state.first : undefined),
+    queue_ms: timings?.queue_ms ?? known.queue,
+    load_ms: timings?.load_ms ?? known.load,
+    prefill_ms: timings?.prompt_ms ?? known.prefill,
+    decode_ms: timings?.predicted_ms,
   };
   for (const [name, value] of Object.entries(parts)) if (Number.isFinite(value)) figures[name] = value;
   return figures;

@@ -4,6 +4,7 @@
 import { hasNoTemplate, stateOf } from "../models.js";
 import { runAnswer } from "./answer.js";
 import * as tree from "./conversation.js";
+import { readTools } from "./tools.js";
 
 const MODEL_NAME = "fastrouter.model";
 const SAVE_EVERY_MS = 2_000; // while an answer comes
@@ -13,15 +14,17 @@ export class Chat extends EventTarget {
   #api;
   #store;
   #models;
+  #naming;
   #running = new Map(); // AbortController by message id
   conversation = tree.newConversation();
   defaults = {}; // of new conversations: {system, sampling}
 
-  constructor(api, store, models) {
+  constructor(api, store, models, naming) {
     super();
     this.#api = api;
     this.#store = store;
     this.#models = models;
+    this.#naming = naming;
   }
 
   // ------------------------------------------------------------ conversations
@@ -44,6 +47,7 @@ export class Chat extends EventTarget {
 
   rename(conversation, title) {
     conversation.title = title;
+    conversation.isNamed = true;
     return this.#store.save(conversation);
   }
 
@@ -101,6 +105,14 @@ export class Chat extends EventTarget {
   /** A sibling with other words; what hangs below the old one stays. */
   edit(message, content) {
     this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(message.images ? { images: message.images } : {}) }));
+  }
+
+  /** Of the tools that `message` calls; the answer goes on below them. Other results of the same calls are a sibling. */
+  giveResults(message, results) {
+    tree.choose(this.conversation, message);
+    const given = tree.addMessage(this.conversation, message.id, { role: "tool", results });
+    this.#tell("asked");
+    this.#answer(given, (message.pair ? null : this.model?.id) ?? message.model);
   }
 
   regenerate(message, model = message.model) {
@@ -161,6 +173,15 @@ export class Chat extends EventTarget {
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
+    this.#name(conversation, message);
+  }
+
+  async #name(conversation, answer) {
+    const before = conversation.title;
+    const title = await this.#naming.titleOf(conversation, answer);
+    if (!title || conversation.title !== before || this.#store.get(conversation.id) !== conversation) return;
+    await this.rename(conversation, title);
+    this.#tell("changed");
   }
 
   // ------------------------------------------------------------ running
@@ -193,9 +214,13 @@ export function canChat(model) {
 
 export const canSee = (model) => model?.architecture?.input_modalities?.includes("image") ?? false;
 
-/** `enable_thinking` travels to the template, `json_schema` is a text here; everything else is a field. */
-function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, ...sampling }) {
+/** What is not known of a model is not held against it. */
+export const canCall = (model) => !model?.capabilities || model.capabilities.includes("tools");
+
+/** `enable_thinking` travels to the template, `json_schema` and `tools` are texts here; everything else is a field. */
+function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, tool_choice: choice, ...sampling }) {
   const fields = { ...sampling };
+  if (tools) Object.assign(fields, { tools: readTools(tools).tools }, choice ? { tool_choice: choice } : {});
   if (isThinking !== undefined) fields.chat_template_kwargs = { enable_thinking: isThinking };
   if (schema) fields.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema) } };
   return fields;

@@ -14,8 +14,7 @@ export function dressCode(root, { isOpen }) {
     const code = pre.querySelector("code");
     if (!code) continue;
     const language = /language-([\w+#.-]+)/.exec(code.className)?.[1] ?? "";
-    const copy = h("button.code-copy", { type: "button", onclick: () => copyText(copy, code.textContent) }, icon("copy"), h("span", {}, "Copy"));
-    const box = h("div.code", {}, h("div.code-head", {}, h("span", {}, language || "text"), copy));
+    const box = h("div.code", {}, h("div.code-head", {}, h("span", {}, language || "text"), copyButton(() => code.textContent)));
     pre.replaceWith(box);
     pre.tabIndex = 0; // it may scroll
     pre.setAttribute("role", "region");
@@ -25,7 +24,13 @@ export function dressCode(root, { isOpen }) {
   }
 }
 
-async function colour(code, language) {
+/** For the head of a block. `text()`: what is copied. */
+export function copyButton(text) {
+  const button = h("button.code-copy", { type: "button", onclick: () => copyText(button, text()) }, icon("copy"), h("span", {}, "Copy"));
+  return button;
+}
+
+export async function colour(code, language) {
   const text = code.textContent;
   if (text.length > LONGEST_COLOURED) return;
   try {

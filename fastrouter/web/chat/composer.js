@@ -5,8 +5,9 @@ import { h, icon, iconButton } from "../lib/dom.js";
 import { notify } from "../lib/dialogs.js";
 import { hasNoTemplate } from "../models.js";
 import { inWords } from "../lib/words.js";
-import { canSee } from "./chat.js";
-import { pathOf } from "./conversation.js";
+import { canCall, canSee } from "./chat.js";
+import { isWhole, pathOf } from "./conversation.js";
+import { readTools } from "./tools.js";
 
 const MAX_PICTURE_BYTES = 12 << 20;
 const LONG_PASTE = { lines: 30, characters: 2000 }; // beyond either it is folded
@@ -19,8 +20,8 @@ export class Composer {
   #pastes = []; // long texts, sent below what is written
   #parts = {};
 
-  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again. */
-  constructor(form, chat, { contextOf, editLast }) {
+  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again; `openSettings()` where the tools are. */
+  constructor(form, chat, { contextOf, editLast, openSettings }) {
     this.#form = form;
     this.#chat = chat;
     this.#contextOf = contextOf;
@@ -34,8 +35,9 @@ export class Composer {
     parts.send = h("button.send", { type: "submit", "aria-label": "Send", "data-tip": "Send (Enter)", disabled: true }, icon("send"));
     parts.stop = h("button.send.stop", { type: "button", "aria-label": "Stop", "data-tip": "Stop (Esc)", hidden: true, onclick: () => chat.stop() }, icon("stop"));
     parts.gauge = h("div.gauge", { hidden: true });
+    parts.tools = h("button.quiet.composer-tools", { type: "button", hidden: true, onclick: openSettings }, icon("tool"), h("span"));
     form.append(parts.note,
-      h("div.composer-box", {}, parts.pictures, parts.text, parts.pastes, h("div.composer-row", {}, parts.attach, parts.file, parts.gauge, h("span.push"), parts.send, parts.stop)));
+      h("div.composer-box", {}, parts.pictures, parts.text, parts.pastes, h("div.composer-row", {}, parts.attach, parts.file, parts.tools, parts.gauge, h("span.push"), parts.send, parts.stop)));
     this.#listen(editLast);
     this.show();
   }
@@ -163,18 +165,32 @@ export class Composer {
     text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases, spellings }) => aliases.find((name) => !spellings.includes(name)) ?? id).join(" and ")}` : "Pick a model first";
     this.#showPictures();
     this.#showPastes();
-    this.#showNote([model, second].filter(Boolean).filter(hasNoTemplate));
+    this.#showTools();
+    this.#showNotes([model, second].filter(Boolean));
     this.#showGauge(model);
     if (hadFocus && isAnswering) stop.focus();
     else if (hadFocus) text.focus();
   }
 
-  #showNote(models) {
+  #showTools() {
+    const { tools } = this.#parts;
+    const found = toolsOf(this.#chat.conversation);
+    tools.hidden = !found.length;
+    const choice = this.#chat.conversation.sampling.tool_choice;
+    tools.lastChild.textContent = `${found.length} ${found.length === 1 ? "tool" : "tools"}${choice ? `, ${choice}` : ""}`;
+    tools.dataset.tip = `Tools of this conversation: ${found.map((tool) => tool.function.name).join(", ")}`;
+  }
+
+  #showNotes(models) {
     const { note } = this.#parts;
-    note.hidden = !models.length;
-    if (!models.length) return;
-    const names = models.map(({ id }) => id).join(" and ");
-    note.textContent = `${names} ${models.length > 1 ? "have" : "has"} no chat template: ${models.length > 1 ? "they were" : "it was"} not made to chat, and may not answer the question.`;
+    const { conversation, isAnswering } = this.#chat;
+    const notes = [
+      noteOf(models.filter(hasNoTemplate), ["has no chat template: it was not made to chat, and may not answer the question.", "have no chat template: they were not made to chat, and may not answer the question."]),
+      toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
+      !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to go on without it.",
+    ];
+    note.textContent = notes.filter(Boolean).join(" ");
+    note.hidden = !note.textContent;
   }
 
   #showGauge(model) {
@@ -192,6 +208,12 @@ export class Composer {
     gauge.replaceChildren(h("span.gauge-bar", { "aria-hidden": "true" }, bar), h("span", {}, `${inWords(used)} of ${inWords(limit)} tokens`));
   }
 }
+
+const noteOf = (models, [one, several]) => (models.length ? `${models.map(({ id }) => id).join(" and ")} ${models.length > 1 ? several : one}` : "");
+
+const toolsOf = ({ sampling }) => (sampling.tools ? readTools(sampling.tools).tools : []);
+
+const isWaiting = (message) => (message?.toolCalls ?? []).some(isWhole);
 
 const linesOf = (text) => text.split("\n").length;
 

@@ -1,14 +1,16 @@
 // One conversation: a tree of messages, of which one path is shown. Plain values, so that it can be stored and exported as it is.
+// Roles: user, assistant, and tool, whose `results` are those of its parent's `toolCalls`, in their order.
 // Knows no page, no model and no storage. Invariant: every message but the first ones has a parent; `chosen` names the child that is shown.
 
 const ROOT = "";
 const LONGEST_TITLE = 60;
+const NO_RESULT = "No result."; // of a call that the user passed over: templates want one for each
 
 export const newId = () => crypto.getRandomValues(new Uint32Array(3)).reduce((text, part) => text + part.toString(36).padStart(7, "0"), "");
 
 export function newConversation(settings = {}) {
   const now = Date.now();
-  return { id: newId(), title: "", created: now, updated: now, model: null, system: "", sampling: {}, messages: {}, chosen: {}, ...settings };
+  return { id: newId(), title: "", created: now, updated: now, model: null, system: "", sampling: {}, messages: {}, chosen: {}, isNamed: false, ...settings };
 }
 
 /** Below `parent` (null: at the beginning), and shown from now on. */
@@ -80,10 +82,39 @@ export function removeMessage(conversation, message) {
 export function promptOf(conversation, message) {
   const path = [];
   for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
-  const isAnswered = (at) => at + 1 === path.length || path[at + 1].content;
-  const turns = path.filter(({ role, content }, at) => (role === "user" ? isAnswered(at) : content));
-  const prompt = turns.map(({ role, content, images }) => ({ role, content: partsOf(content, images) }));
+  const prompt = path.flatMap((each, at) => {
+    if (each.role === "tool") return resultsOf(path[at - 1], each.results);
+    if (each.role === "assistant") return answerOf(each, path[at + 1]);
+    return at + 1 === path.length || hasSaid(path[at + 1]) ? [{ role: "user", content: partsOf(each.content, each.images) }] : [];
+  });
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
+}
+
+/** The arguments of a call that broke off cannot be read. */
+export function isWhole(call) {
+  try {
+    return typeof JSON.parse(call.arguments || "{}") === "object";
+  } catch {
+    return false;
+  }
+}
+
+const hasSaid = ({ content, toolCalls }) => Boolean(content) || (toolCalls ?? []).some(isWhole);
+
+/** Whether a thought of an earlier turn is used, the model's template decides. */
+function answerOf(message, next) {
+  if (!hasSaid(message)) return [];
+  const calls = (message.toolCalls ?? []).filter(isWhole);
+  const turn = { role: "assistant", content: message.content };
+  if (message.reasoning) turn.reasoning_content = message.reasoning;
+  if (!calls.length) return [turn];
+  turn.tool_calls = calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text || "{}" } }));
+  return next?.role === "tool" ? [turn] : [turn, ...resultsOf(message, [])];
+}
+
+function resultsOf({ toolCalls = [] }, results) {
+  const given = toolCalls.map((call, at) => ({ call, content: results[at] ?? NO_RESULT }));
+  return given.filter(({ call }) => isWhole(call)).map(({ call, content }) => ({ role: "tool", tool_call_id: call.id, name: call.name, content }));
 }
 
 function partsOf(content, images) {
@@ -99,6 +130,7 @@ export function titleOf(text) {
 
 export function isMatch(conversation, words) {
   if (!words.length) return true;
-  const text = [conversation.title, ...Object.values(conversation.messages).map((message) => message.content)].join("\n").toLowerCase();
+  const textsOf = ({ content, toolCalls = [], results = [] }) => [content, ...toolCalls.map((call) => `${call.name} ${call.arguments}`), ...results];
+  const text = [conversation.title, ...Object.values(conversation.messages).flatMap(textsOf)].join("\n").toLowerCase();
   return words.every((word) => text.includes(word));
 }

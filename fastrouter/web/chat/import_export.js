@@ -2,10 +2,12 @@
 // Invariant: what is read from a file is checked and copied field by field; nothing unknown gets in.
 
 import { newConversation, newId, pathOf } from "./conversation.js";
+import { indented, isJson } from "../lib/json.js";
 import { problemOfSchema } from "./schema.js";
+import { CHOICES, EFFORTS, readTools } from "./tools.js";
 
 const FORMAT = "fastrouter-conversations";
-const ROLES = new Set(["user", "assistant"]);
+const ROLES = new Set(["user", "assistant", "tool"]);
 
 export function toJson(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
@@ -32,6 +34,7 @@ function readConversation(given, index) {
     model: typeof given.model === "string" ? given.model : null,
     system: string(given.system),
     sampling: samplingOf(object(given.sampling)),
+    isNamed: true,
   });
   const given_messages = Object.values(given.messages).filter((message) => ROLES.has(message?.role) && typeof message.id === "string");
   const ids = new Map(given_messages.map((message) => [message.id, newId()]));
@@ -52,19 +55,24 @@ function readMessage(given, ids) {
     content: string(given.content),
   };
   if (given.reasoning) message.reasoning = string(given.reasoning);
+  if (number(given.thought_ms)) message.thought_ms = given.thought_ms;
   if (given.model) message.model = string(given.model);
   if (Array.isArray(given.images)) message.images = given.images.filter((url) => /^data:image\/[\w+.-]+;base64,/.test(url));
   if (given.pair) message.pair = string(given.pair);
-  if (Array.isArray(given.toolCalls)) message.toolCalls = given.toolCalls.map((call) => ({ name: string(call?.name), arguments: string(call?.arguments) }));
+  if (Array.isArray(given.toolCalls)) message.toolCalls = given.toolCalls.map((call) => ({ id: string(call?.id) || `call_${newId()}`, name: string(call?.name), arguments: string(call?.arguments) }));
+  if (given.role === "tool") message.results = Array.isArray(given.results) ? given.results.map(string) : [];
   for (const name of ["isStopped", "isCut", "isUnfinished"]) if (given[name] === true) message[name] = true;
   const figures = Object.entries(object(given.figures)).filter(([, value]) => typeof value === "number");
   if (figures.length) message.figures = Object.fromEntries(figures);
   return message;
 }
 
-function samplingOf({ json_schema: schema, stop, ...given }) {
+function samplingOf({ json_schema: schema, stop, tools, tool_choice: choice, reasoning_effort: effort, ...given }) {
   const kept = Object.fromEntries(Object.entries(given).filter(([, value]) => ["number", "boolean", "string"].includes(typeof value)));
   if (typeof schema === "string" && !problemOfSchema(schema)) kept.json_schema = schema;
+  if (typeof tools === "string" && !readTools(tools).problem) kept.tools = tools;
+  if (CHOICES.includes(choice)) kept.tool_choice = choice;
+  if (EFFORTS.includes(effort)) kept.reasoning_effort = effort;
   if (Array.isArray(stop)) kept.stop = stop.filter((text) => typeof text === "string" && text);
   return kept;
 }
@@ -77,12 +85,26 @@ const object = (value) => (typeof value === "object" && value !== null ? value :
 export function toMarkdown(conversation) {
   const parts = [`# ${conversation.title || "Conversation"}`];
   if (conversation.system) parts.push(`> ${conversation.system.replaceAll("\n", "\n> ")}`);
-  for (const message of pathOf(conversation)) {
-    parts.push(`## ${message.role === "user" ? "You" : message.model || "Model"}`);
-    if (message.reasoning) parts.push(`<details><summary>Reasoning</summary>\n\n${message.reasoning.trim()}\n\n</details>`);
-    parts.push(message.content.trim());
-  }
-  return `${parts.join("\n\n")}\n`;
+  for (const message of pathOf(conversation)) parts.push(...(message.role === "tool" ? resultsOf(conversation, message) : partsOf(message)));
+  return `${parts.filter(Boolean).join("\n\n")}\n`;
+}
+
+function partsOf(message) {
+  const calls = (message.toolCalls ?? []).map((call) => `Calls \`${call.name}\`:\n\n${fenced(call.arguments)}`);
+  const thoughts = message.reasoning && `<details><summary>Reasoning</summary>\n\n${message.reasoning.trim()}\n\n</details>`;
+  return [`## ${message.role === "user" ? "You" : message.model || "Model"}`, thoughts, message.content.trim(), ...calls];
+}
+
+function resultsOf(conversation, message) {
+  const calls = conversation.messages[message.parent]?.toolCalls ?? [];
+  return message.results.map((result, at) => `Result of \`${calls[at]?.name ?? "a tool"}\`:\n\n${fenced(result)}`);
+}
+
+/** A fence longer than any in the text. */
+function fenced(text) {
+  const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([ticks]) => ticks.length));
+  const fence = "`".repeat(longest + 1);
+  return `${fence}${isJson(text) ? "json" : ""}\n${indented(text).trimEnd()}\n${fence}`;
 }
 
 /** Gives the browser a file to save. */

@@ -1,18 +1,20 @@
 // One message on the page. Knows how a message looks, not what its buttons do.
 // Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
 
-import { h, icon, iconButton } from "../lib/dom.js";
+import { h, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
 import { inWords } from "../lib/words.js";
 import { copyText } from "./code.js";
 import { figuresOf } from "./cost.js";
 import { LiveMarkdown } from "./live_markdown.js";
+import { Thoughts } from "./thoughts.js";
+import { ToolCalls } from "./tool_calls.js";
 
 const TOO_LONG = "exceed_context_size_error";
 const TOO_LARGE = "exceed_memory_error";
 const LONG_QUESTION = { lines: 18, characters: 1500 };
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), startNew(), openRoom(), fileOf(id)} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), startNew(), openRoom(), fileOf(id)} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -75,7 +77,8 @@ class QuestionView {
 class AnswerView {
   #acts;
   #prose;
-  #thoughts = null;
+  #thoughts = new Thoughts();
+  #calls;
   #isFinished = false;
   #parts = {};
 
@@ -85,30 +88,32 @@ class AnswerView {
     const parts = this.#parts;
     parts.head = h("header.message-head", {}, h("span.author", {}, message.model ?? "Model"));
     parts.wait = h("div.wait", { hidden: true });
-    parts.reasoning = h("div", { hidden: true });
     parts.prose = h("div.prose");
-    parts.calls = h("div.tool-calls", { hidden: true });
     parts.end = h("div.message-end");
     parts.figures = h("div");
     this.siblings = h("span.siblings");
+    this.versions = h("span.siblings"); // of the results of its calls
+    this.#calls = new ToolCalls(message, this.versions, (results) => acts.giveResults(message, results));
     parts.tools = h("div.message-tools", {},
       this.siblings,
-      copyButton(() => message.content),
+      copyButton(() => message.content || (message.toolCalls ?? []).map((call) => `${call.name}(${call.arguments})`).join("\n")),
       iconButton("retry", "Answer again", () => acts.regenerate(message), { class: "icon-button small" }),
       iconButton("swap", "Answer again with another model", () => acts.regenerateWith(message), { class: "icon-button small" }));
     this.element = h("article.message.answer", { "aria-label": `Answer of ${message.model ?? "a model"}`, "data-id": message.id },
-      parts.head, parts.wait, parts.reasoning, parts.calls, parts.prose, parts.end, parts.figures, parts.tools);
+      parts.head, parts.wait, this.#thoughts.element, parts.prose, this.#calls.element, parts.end, parts.figures, parts.tools);
     this.#prose = new LiveMarkdown(parts.prose);
   }
 
-  /** `context`: {isRunning, siblings, pair: null | {isChosen}} */
-  update({ isRunning, siblings, pair }) {
+  /** `context`: {isRunning, siblings, pair: null | {isChosen}, given: results of its calls or null, versions: siblings of these, isLast} */
+  update({ isRunning, siblings, pair, given, versions, isLast }) {
     const { message } = this;
     this.element.setAttribute("aria-busy", String(isRunning));
     this.#showHead(pair);
     this.#showWait(isRunning);
-    this.#showReasoning(isRunning);
-    this.#showCalls();
+    this.#thoughts.update(message, isRunning);
+    this.#calls.update({ isRunning, given, isLast });
+    if (given) showSiblings(this.versions, given, versions, this.#acts);
+    else this.versions.replaceChildren();
     if (isRunning) {
       this.#prose.set(message.content);
     } else if (!this.#isFinished) {
@@ -116,7 +121,7 @@ class AnswerView {
       this.#prose.finish(message.content);
     }
     this.#showEnd(isRunning);
-    this.#parts.figures.replaceChildren(...[figuresOf(message.figures, isRunning)].filter(Boolean));
+    this.#parts.figures.replaceChildren(...[figuresOf(message, isRunning)].filter(Boolean));
     this.#parts.tools.hidden = isRunning;
     showSiblings(this.siblings, message, siblings, this.#acts);
   }
@@ -142,29 +147,6 @@ class AnswerView {
     const bar = h("i");
     bar.style.transform = `scaleX(${share ?? 0})`;
     wait.replaceChildren(h("span.wait-text", {}, text), share === null ? h("span.wait-dots", { "aria-hidden": "true" }, h("i"), h("i"), h("i")) : h("div.progress", {}, bar));
-  }
-
-  #showReasoning(isRunning) {
-    const { reasoning } = this.#parts;
-    const { message } = this;
-    if (!message.reasoning) return;
-    if (!this.#thoughts) {
-      const prose = h("div.prose.thoughts");
-      reasoning.replaceChildren(h("details.reasoning", {}, h("summary", {}, icon("right"), h("span")), prose));
-      reasoning.hidden = false;
-      this.#thoughts = new LiveMarkdown(prose);
-    }
-    reasoning.querySelector("summary span").textContent = isRunning && message.isThinking ? "Thinking …" : "Reasoning";
-    if (isRunning) this.#thoughts.set(message.reasoning);
-    else if (!this.#isFinished) this.#thoughts.finish(message.reasoning);
-  }
-
-  #showCalls() {
-    const { calls } = this.#parts;
-    if (!this.message.toolCalls) return;
-    calls.hidden = false;
-    calls.replaceChildren(...this.message.toolCalls.map((call) =>
-      h("details.tool-call", { open: true }, h("summary", {}, "Calls ", h("code", {}, call.name)), h("pre", { tabindex: 0 }, indented(call.arguments)))));
   }
 
   #showEnd(isRunning) {
@@ -206,7 +188,7 @@ function failureOf(message, acts) {
     h("strong", {}, headlineOf(message)),
     h("p", {}, kind?.text ?? error.message),
     file && h("p.failure-file", {}, "File: ", h("code", {}, file)),
-    raw.length ? h("details", {}, h("summary", {}, "What the loader said"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
+    raw.length ? h("details", {}, h("summary", {}, "Output of the loader"), h("pre", { tabindex: 0 }, raw.join("\n"))) : null,
     h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
 }
 
@@ -252,12 +234,4 @@ function showSiblings(holder, message, siblings, acts) {
 
 function copyButton(text) {
   return iconButton("copy", "Copy", (event) => copyText(event.currentTarget, text()), { class: "icon-button small" });
-}
-
-function indented(json) {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
 }

@@ -1,9 +1,11 @@
-// Settings of one conversation: its system prompt, its sampling, with the model's own values as placeholders. Knows no request.
+// Settings of one conversation: its system prompt, its sampling, with the model's own values as placeholders; its tools. Knows no request.
 // Invariant: an empty field means the model's default and is not stored; each field has a line that says what it does.
 
 import { openDialog } from "../lib/dialogs.js";
-import { h, icon } from "../lib/dom.js";
+import { h } from "../lib/dom.js";
 import { problemOfSchema } from "./schema.js";
+import { checkedOf, rowOf, sectionOf, selectOf, tallOf } from "./settings_rows.js";
+import { CHOICES, EFFORTS, EXAMPLE, readTools } from "./tools.js";
 
 /** name, label, least, most, step, what it does */
 const FIRST = [
@@ -23,54 +25,63 @@ const RANDOM_SEED = 4_294_967_295;
 const IN_WORDS = { max_tokens: (value) => (value < 0 ? "no limit" : null), seed: (value) => (value < 0 || value === RANDOM_SEED ? "random" : null) };
 export const SAMPLING_NAMES = [...FIRST, ...MORE].map(([name]) => name);
 
-/** `defaults`: the model's own values by name, as far as they are known. */
-export async function editSettings(chat, model, defaults) {
+/** `defaults`: the model's own values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
+export async function editSettings(chat, model, defaults, naming) {
   const { conversation } = chat;
-  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, close));
+  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, close));
   if (!changed) return;
+  if (changed.isNaming !== naming.isOn) naming.isOn = changed.isNaming;
   conversation.system = changed.system;
   conversation.sampling = changed.sampling;
   chat.keep();
 }
 
-function formOf(conversation, model, defaults, close) {
+function formOf(conversation, model, defaults, naming, close) {
   const { sampling } = conversation;
   const system = h("textarea.input", { rows: 4, value: conversation.system, placeholder: "For example: You are a patient teacher. Answer briefly.", name: "system" });
   const first = FIRST.map((number) => numberOf(number, sampling, defaults));
   const more = MORE.map((number) => numberOf(number, sampling, defaults));
   const thinking = thinkingOf(model, sampling);
   const stop = h("textarea.input", { rows: 2, name: "stop", value: (sampling.stop ?? []).map(escaped).join("\n"), spellcheck: "false" });
-  const schema = h("textarea.input.mono", { rows: 4, name: "json_schema", value: sampling.json_schema ?? "", placeholder: '{"type": "object", "properties": {"answer": {"type": "string"}}}', spellcheck: "false" });
-  const fields = [...first, ...more, ...(thinking ? [thinking] : [])];
+  const schema = schemaOf(sampling);
+  const tools = toolsOf(sampling);
+  const choice = choiceOf(sampling);
+  const names = h("input", { type: "checkbox", name: "naming", checked: naming.isOn });
+  const fields = [...first, ...more, ...thinking, choice];
   const submit = (event) => {
     event.preventDefault();
-    if (isFine(schema)) close({ system: system.value.trim(), sampling: read(fields, stop, schema) });
+    const wrong = [tools, schema].filter((field) => !field.isFine());
+    if (wrong.length) return show(wrong[0].input);
+    return close({ system: system.value.trim(), sampling: read(fields, { stop, schema, tools }), isNaming: names.checked });
   };
   const reset = () => {
-    for (const input of [system, stop, schema, ...fields.map((field) => field.input)]) input.value = "";
-    isFine(schema);
+    for (const input of [system, stop, schema.input, tools.input, ...fields.map((field) => field.input)]) input.value = "";
+    for (const field of [tools, schema]) field.isFine();
   };
-  schema.addEventListener("input", () => isFine(schema));
   for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
     h("p.settings-note", {}, `An empty field means what ${model?.id ?? "the model"} does by itself. The grey value is that default.`),
-    tall(system, "System prompt", "What the model should always know or do: its role, tone, language."),
+    tallOf(system, "System prompt", "What the model should always know or do: its role, tone, language."),
     first.map(({ row }) => row),
-    thinking?.row,
-    section("Choice of words", MORE.some(([name]) => name in sampling), more.map(({ row }) => row)),
-    section("Form and end of the answer", Boolean(sampling.stop?.length || sampling.json_schema), [
-      tall(stop, "Stop strings", "The answer ends where one of these appears. One on each line; \\n stands for a new line."),
-      tall(schema, "JSON schema", "The answer is JSON that follows this schema, and nothing else."),
-      h("p.settings-problem", { role: "alert", hidden: true }),
+    thinking.map(({ row }) => row),
+    sectionOf("Choice of words", MORE.some(([name]) => name in sampling), more.map(({ row }) => row)),
+    sectionOf("Form and end of the answer", Boolean(sampling.stop?.length || sampling.json_schema), [
+      tallOf(stop, "Stop strings", "The answer ends where one of these appears. One on each line; \\n stands for a new line."),
+      schema.row,
     ]),
+    sectionOf("Tools", Boolean(sampling.tools), [tools.row, choice.row]),
+    sectionOf("This browser", false, [rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. This is for all conversations.")]),
     h("div.buttons", {},
       h("button.button", { type: "button", onclick: reset }, "Defaults"),
       h("button.button", { type: "button", onclick: () => close() }, "Cancel"),
       h("button.button.primary", { type: "submit" }, "Save")));
 }
 
-const section = (title, open, rows) => h("details.settings-section", { open }, h("summary", {}, icon("right"), title), rows);
+function show(input) {
+  input.closest("details").open = true;
+  input.focus();
+}
 
 // ---------------------------------------------------------------- rows
 
@@ -81,46 +92,51 @@ function numberOf([name, label, min, max, step, help], sampling, defaults) {
   return { name, input, row: rowOf(input, label, help) };
 }
 
-/** Only where the template reads it. */
+/** Only what the model's template reads. */
 function thinkingOf(model, sampling) {
-  if (!model?.chat_template_caps?.kwargs?.includes("enable_thinking")) return null;
-  const choices = [["", "default"], ["true", "on"], ["false", "off"]];
-  const input = h("select.input", { name: "enable_thinking" }, choices.map(([value, label]) => h("option", { value }, label)));
-  input.value = sampling.enable_thinking === undefined ? "" : String(sampling.enable_thinking);
-  return { name: "enable_thinking", input, row: rowOf(input, "Thinking", "Whether the model reasons before it answers.") };
+  const caps = model?.chat_template_caps;
+  const isThinking = sampling.enable_thinking === undefined ? "" : String(sampling.enable_thinking);
+  const found = [];
+  if (caps?.kwargs?.includes("enable_thinking")) {
+    found.push(selectOf("enable_thinking", isThinking, [["", "default"], ["true", "on"], ["false", "off"]], "Thinking", "Whether the model reasons before it answers."));
+  }
+  if (caps?.supports_reasoning_effort) {
+    const choices = [["", "default"], ...EFFORTS.map((effort) => [effort, effort])];
+    found.push(selectOf("reasoning_effort", sampling.reasoning_effort ?? "", choices, "Reasoning effort", "How much the model reasons before it answers. More takes longer."));
+  }
+  return found;
 }
 
-/** The field on the right, its name and what it does on the left. */
-const rowOf = (input, label, help) => h("div.settings-row", {}, ...named(input, label, help), input);
+function schemaOf(sampling) {
+  const input = h("textarea.input.mono", { rows: 4, name: "json_schema", value: sampling.json_schema ?? "", placeholder: '{"type": "object", "properties": {"answer": {"type": "string"}}}', spellcheck: "false" });
+  const check = (text) => ({ problem: problemOfSchema(text) });
+  return checkedOf(input, "JSON schema", "The answer is JSON that follows this schema, and nothing else.", check);
+}
 
-const tall = (input, label, help) => h("div.settings-tall", {}, ...named(input, label, help), input);
+function toolsOf(sampling) {
+  const input = h("textarea.input.mono", { rows: 6, name: "tools", value: sampling.tools ?? "", placeholder: EXAMPLE, spellcheck: "false" });
+  const check = (text) => {
+    const { tools, problem } = readTools(text);
+    return { problem, note: problem ? "" : `${tools.length} ${tools.length === 1 ? "tool" : "tools"}: ${tools.map((tool) => tool.function.name).join(", ")}` };
+  };
+  return checkedOf(input, "Tools", "What the model may call, as JSON. The page runs nothing: you write what a tool returns.", check);
+}
 
-function named(input, label, help) {
-  input.id = `setting-${input.name}`;
-  input.setAttribute("aria-describedby", `${input.id}-help`);
-  return [h("div", {}, h("label", { for: input.id }, label), h("p.settings-help", { id: `${input.id}-help` }, help))];
+function choiceOf(sampling) {
+  const choices = [["", "default"], ...CHOICES.map((choice) => [choice, choice])];
+  return selectOf("tool_choice", sampling.tool_choice ?? "", choices, "Tool choice", "auto: the model decides. none: it calls no tool. required: it calls at least one.");
 }
 
 // ---------------------------------------------------------------- values
 
-function isFine(schema) {
-  const problem = schema.value.trim() ? problemOfSchema(schema.value) : "";
-  const line = schema.form?.querySelector(".settings-problem");
-  if (line) {
-    line.hidden = !problem;
-    line.textContent = problem;
-  }
-  schema.setAttribute("aria-invalid", String(Boolean(problem)));
-  return !problem;
-}
-
-function read(fields, stop, schema) {
-  const given = fields.filter(({ input }) => input.value !== "").map(({ name, input }) => [name, name === "enable_thinking" ? input.value === "true" : Number(input.value)]);
+function read(fields, { stop, schema, tools }) {
+  const given = fields.filter(({ input }) => input.value !== "").map(({ name, input }) => [name, READ[name]?.(input.value) ?? Number(input.value)]);
   const texts = stop.value.split("\n").filter(Boolean).map(unescaped);
   if (texts.length) given.push(["stop", texts]);
-  if (schema.value.trim()) given.push(["json_schema", schema.value.trim()]);
+  for (const { input } of [schema, tools]) if (input.value.trim()) given.push([input.name, input.value.trim()]);
   return Object.fromEntries(given);
 }
 
+const READ = { enable_thinking: (value) => value === "true", reasoning_effort: String, tool_choice: String };
 const escaped = (text) => text.replaceAll("\\", "\\\\").replaceAll("\n", "\\n").replaceAll("\t", "\\t");
 const unescaped = (text) => text.replace(/\\(.)/g, (all, letter) => ({ n: "\n", t: "\t", "\\": "\\" })[letter] ?? all);

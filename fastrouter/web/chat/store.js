@@ -4,7 +4,7 @@
 const NAME = "fastrouter";
 const TABLE = "conversations";
 
-/** Events: `change`; `foreign` after another tab has changed something. */
+/** Events: `change`; `foreign` (detail: a conversation's id) after another tab has changed it. */
 export class Store extends EventTarget {
   #database = null;
   #conversations = new Map();
@@ -19,9 +19,9 @@ export class Store extends EventTarget {
     } catch (error) {
       console.warn("conversations are not kept:", error);
     }
-    this.#channel.onmessage = async () => {
+    this.#channel.onmessage = async ({ data: id }) => {
       await this.#read();
-      this.dispatchEvent(new Event("foreign"));
+      this.dispatchEvent(new CustomEvent("foreign", { detail: id }));
     };
   }
 

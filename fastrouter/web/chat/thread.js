@@ -51,7 +51,7 @@ export class Thread {
   show() {
     const { conversation } = this.#chat;
     const path = pathOf(conversation);
-    const rows = path.flatMap((message) => [this.#rowOf(message)]);
+    const rows = path.filter(({ role }) => role !== "tool").map((message) => this.#rowOf(message)); // results stand with their calls
     const shown = new Set(rows.flatMap((row) => row.messages.map((message) => message.id)));
     for (const id of this.#views.keys()) if (!shown.has(id)) this.#views.delete(id);
     const elements = path.length ? rows.map((row) => row.element) : [this.#welcome.element];
@@ -103,7 +103,10 @@ export class Thread {
     const isPaired = pairOf(conversation, message).length > 1;
     const isChosen = conversation.chosen[message.parent ?? ""] === message.id;
     const siblings = isPaired && !isChosen ? [] : versionsOf(conversation, message);
-    view.update({ isRunning: this.#chat.isRunning(message), siblings, pair: isPaired ? { isChosen } : null });
+    const next = conversation.messages[conversation.chosen[message.id]];
+    const given = next?.role === "tool" ? next : null;
+    const versions = given ? versionsOf(conversation, given) : [];
+    view.update({ isRunning: this.#chat.isRunning(message), siblings, pair: isPaired ? { isChosen } : null, given, versions, isLast: !next });
   }
 
   /** Opens the last question for editing. */
@@ -114,7 +117,8 @@ export class Thread {
 
   /** Of a message that has taken another's place: its button for the next step. */
   focusVersions(message, label) {
-    const steps = [...(this.#views.get(message.id)?.element.querySelectorAll(".siblings button:enabled") ?? [])];
+    const view = message.role === "tool" ? this.#views.get(message.parent)?.versions : this.#views.get(message.id)?.siblings;
+    const steps = [...(view?.querySelectorAll("button:enabled") ?? [])];
     (steps.find((button) => button.getAttribute("aria-label") === label) ?? steps[0])?.focus();
   }
 

@@ -1,5 +1,6 @@
 // What an empty conversation shows: the models to begin with. Knows no request.
 
+import { badges } from "../lib/badges.js";
 import { h, icon } from "../lib/dom.js";
 import { causeInWords } from "../failures.js";
 import { hasNoTemplate, percentOf, stateOf } from "../models.js";
@@ -57,6 +58,7 @@ export class Welcome {
     return h("button.card", { type: "button", "aria-pressed": String(isCurrent), "data-model": model.id, onclick: () => this.#onPick(model.id) },
       h("strong", {}, h("span.dot", { "data-state": state }), h("span.card-name", {}, model.id)),
       h("span.card-detail", {}, (state === "failed" && causeInWords(model.status.error)) || traitsOf(model).slice(0, 3).join(" · ") || "\u00a0"),
-      h("span", {}, [stateInWords(state, percentOf(model)), hasNoTemplate(model) && "no chat template"].filter(Boolean).join(" · ")));
+      h("span", {}, [stateInWords(state, percentOf(model)), hasNoTemplate(model) && "no chat template"].filter(Boolean).join(" · ")),
+      badges(model));
   }
 }

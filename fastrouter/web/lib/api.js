@@ -1,10 +1,10 @@
-// Talks to the router this page came from: JSON calls, streamed answers, event feeds, the API key.
-// Knows no model and no conversation. Invariant: whatever goes wrong is an ApiError; without a valid key the user is asked, and the call goes on.
+// Talks to the router that sent this page: JSON calls, streamed answers, event streams, the API key.
+// Invariant: every failure is an ApiError; without a valid key the user is asked, and the call continues.
 
 import { readEvents } from "./sse.js";
 
 const KEY_NAME = "fastrouter.key";
-const LONGEST_WAIT_MS = 10_000; // between two attempts to reach a feed
+const LONGEST_WAIT_MS = 10_000; // between two attempts to connect to an event stream
 
 export class ApiError extends Error {
   constructor(status, error = {}) {
@@ -38,9 +38,10 @@ class Api {
     return this.#json("DELETE", path);
   }
 
-  /** POST that answers with server-sent events: `onEvent(json)`, `onComment(text)`; resolves with {headers} after the last one. */
-  async stream(path, body, { signal, onEvent = () => {}, onComment = () => {} } = {}) {
+  /** POST that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`; resolves after the last one. */
+  async stream(path, body, { signal, onOpen = () => {}, onEvent = () => {}, onComment = () => {} } = {}) {
     const response = await this.#fetch("POST", path, body, signal);
+    onOpen(response.headers);
     let isDone = false;
     const onData = (data) => {
       if (data === "[DONE]") isDone = true;
@@ -48,10 +49,9 @@ class Api {
     };
     await reaching(() => readEvents(response.body, { onData, onComment }), INCOMPLETE);
     if (!isDone) throw new ApiError(0, INCOMPLETE);
-    return { headers: response.headers };
   }
 
-  /** A feed of server-sent events, for as long as `signal` allows; connects again by itself and says so to `onOpen` and `onLost`. */
+  /** A stream of server-sent events, for as long as `signal` allows; it connects again by itself and calls `onOpen` and `onLost`. */
   async events(path, { signal, onEvent, onOpen = () => {}, onLost = () => {} }) {
     let wait_ms = 250;
     while (!signal?.aborted) {
@@ -91,7 +91,7 @@ class Api {
     }
   }
 
-  /** One dialog for all calls that wait; true when there is another key than the one that was refused. */
+  /** One dialog for all waiting calls; true when there is another key than the refused one. */
   async #newKey(refused) {
     if (localStorage.getItem(KEY_NAME) !== refused) return true;
     this.#asking ??= this.#askForKey(Boolean(refused)).finally(() => {
@@ -104,13 +104,13 @@ class Api {
 }
 
 const UNREACHABLE = { message: "The server cannot be reached", type: "unreachable" };
-const INCOMPLETE = { message: "The answer ended before it was whole", type: "incomplete" };
+const INCOMPLETE = { message: "The answer ended too early", type: "incomplete" };
 
 async function reaching(act, otherwise = UNREACHABLE) {
   try {
     return await act();
   } catch (error) {
-    if (error instanceof TypeError) throw new ApiError(0, otherwise); // what fetch and its body say of a lost connection
+    if (error instanceof TypeError) throw new ApiError(0, otherwise); // fetch and its body throw this for a lost connection
     throw error;
   }
 }

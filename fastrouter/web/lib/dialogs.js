@@ -1,11 +1,11 @@
-// Questions to the user, short notices, and what screen readers are told. Knows no feature of the page.
-// Invariant: a question resolves once; a dialog that is closed by any way means null.
+// Questions to the user, short notices, and announcements for screen readers.
+// Invariant: a question resolves once; a dialog that is closed in any other way resolves with null.
 
 import { h } from "./dom.js";
 
 const TOAST_MS = 6_000;
 
-/** A modal dialog with `content`; resolves with what `close` is given, or null. `content(close)` makes its nodes. */
+/** A modal dialog with `content`; resolves with the argument of `close`, or null. `content(close)` makes its nodes. */
 export function openDialog(label, content) {
   return new Promise((resolve) => {
     let result = null;
@@ -53,11 +53,11 @@ export function askText(title, label, value = "", { action = "Save", type = "tex
 }
 
 export function askForKey(isWrong) {
-  const note = isWrong ? "The router does not accept the key that was given." : "This router asks for an API key. It stays in this browser.";
+  const note = isWrong ? "The router does not accept this key." : "This router asks for an API key. It stays in this browser.";
   return askText("API key", "Key", "", { action: "Continue", type: "password", note });
 }
 
-/** A notice for a while; `action` is {label, act}. */
+/** A notice for some seconds; `action` is {label, act}. */
 export function notify(text, action = null) {
   const toast = h("div.toast", {}, h("span", {}, text));
   if (action) toast.append(h("button.button.small", { type: "button", onclick: () => { toast.remove(); action.act(); } }, action.label));

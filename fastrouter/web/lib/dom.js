@@ -1,6 +1,6 @@
-// Makes elements. Knows no page. Invariant: text is text; nothing here parses HTML.
+// Makes elements. Invariant: text stays text; nothing here parses HTML.
 
-/** `h("button.quiet", {type: "button", onclick}, "Save")`: functions become listeners, `true` an empty attribute, null and false nothing. */
+/** `h("button.quiet", {type: "button", onclick}, "Save")`: functions become listeners, `true` an empty attribute; null and false are ignored. */
 export function h(name, attributes = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
@@ -36,7 +36,7 @@ export function iconButton(name, label, onclick, more = {}) {
   return h("button.icon-button", { type: "button", "aria-label": label, "data-tip": "", onclick, ...more }, icon(name));
 }
 
-/** With `words` beside the icon where there is room; they are a part of `label`. */
+/** With `words` beside the icon if there is room; they are a part of `label`. */
 export function namedButton(name, words, label, onclick, more = {}) {
   const button = iconButton(name, label, onclick, { class: "icon-button named", ...more });
   button.append(h("span.named-words", {}, words));
@@ -71,5 +71,6 @@ const ICONS = {
   search: ["M11 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12zM15.5 15.5L20 20"],
   download: ["M12 4v11M7 10.5l5 5 5-5M5 20h14"],
   upload: ["M12 16V5M7 9.5l5-5 5 5M5 20h14"],
+  tool: ["M14.5 6.5a4 4 0 0 0-5 5L4 17l3 3 5.5-5.5a4 4 0 0 0 5-5L15 12l-3-3z"],
   help: ["M9.3 9a2.8 2.8 0 1 1 3.9 3c-.8.4-1.2 1-1.2 2M12 17.5h.01"],
 };

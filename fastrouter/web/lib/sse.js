@@ -1,7 +1,7 @@
-// Server-sent events out of a body of bytes. Knows no meaning of what comes.
-// Invariant: a line is looked at once, however the bytes were cut.
+// Server-sent events from a body of bytes.
+// Invariant: a line is read once, however the bytes were split.
 
-/** `onData` gets the text of each event, `onComment` what stands behind a colon. */
+/** `onData` gets the text of each event, `onComment` the text after a colon. */
 export async function readEvents(body, { onData, onComment = () => {} }) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -25,6 +25,6 @@ export async function readEvents(body, { onData, onComment = () => {} }) {
       for (const line of lines) take(line.endsWith("\r") ? line.slice(0, -1) : line);
     }
   } finally {
-    reader.cancel().catch(() => {}); // also when a reader of events has thrown
+    reader.cancel().catch(() => {}); // also when a callback has thrown
   }
 }

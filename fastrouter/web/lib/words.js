@@ -1,4 +1,4 @@
-// Numbers and models in words, the same all over the page. Knows no page.
+// Numbers and models in words, the same on the whole page.
 
 const NUMBER = new Intl.NumberFormat("en");
 

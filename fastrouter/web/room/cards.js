@@ -1,6 +1,7 @@
-// The models in memory, a card each: state, slots, queue, speed, memory, when it will leave; and what can be done with it.
-// Knows no request. Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
+// The models in memory, one card each: state, slots, queue, speed, memory, the time until it leaves; and the buttons for it.
+// Invariant: a card is made once and then changed, so that focus and an open log stay where they are.
 
+import { showBadges } from "../lib/badges.js";
 import { notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
 import { percentOf, stateOf } from "../models.js";
@@ -16,7 +17,7 @@ export class Cards {
   #context;
   #cards = new Map();
   #list = h("ul.room-cards");
-  #none = h("p.room-none", {}, "No model is in memory. The first request for one brings it there.");
+  #none = h("p.room-none", {}, "No model is in memory. The first request for a model loads it.");
 
   constructor(context) {
     this.#context = context;
@@ -62,6 +63,7 @@ class Card {
     const parts = this.#parts;
     parts.chip = h("span.chip");
     parts.traits = h("p.room-traits");
+    parts.badges = h("p");
     parts.progress = h("div.progress", { role: "progressbar", "aria-label": `Loading ${id}`, "aria-valuemin": "0", "aria-valuemax": "100" }, h("i"));
     parts.slots = h("span.room-slots", { "aria-hidden": "true" });
     parts.work = h("span");
@@ -72,7 +74,7 @@ class Card {
     this.#detail = new Detail(id, context);
     this.element = h("li.room-card", { "data-model": id, "data-colour": String(context.palette.of(id)) },
       h("div.room-card-head", {}, h("h4", {}, id), parts.chip, h("span.push"), parts.pin, parts.unload, this.#detail.button),
-      parts.traits, parts.progress, h("div.room-work", {}, parts.slots, parts.work, parts.rate), parts.until, this.#detail.element);
+      parts.traits, parts.badges, parts.progress, h("div.room-work", {}, parts.slots, parts.work, parts.rate), parts.until, this.#detail.element);
   }
 
   close() {
@@ -90,6 +92,7 @@ class Card {
     parts.unload.hidden = !IN_MEMORY.has(model.status.value);
     const memory = figures?.host_bytes ? `${bytesInWords(figures.host_bytes + figures.device_bytes)} of memory` : "";
     parts.traits.textContent = [memory, ...traitsOf(model).filter((trait) => trait !== bytesInWords(model.meta?.size))].filter(Boolean).join(" · ");
+    showBadges(parts.badges, model);
     parts.progress.hidden = state !== "loading";
     parts.progress.firstChild.style.transform = `scaleX(${(percent ?? 0) / 100})`;
     parts.progress.setAttribute("aria-valuenow", String(percent ?? 0));
@@ -120,7 +123,7 @@ class Card {
     if (state === "sleeping") return "Its memory is free; the next request wakes it.";
     if (!figures || state !== "loaded") return "";
     if (figures.pinned) return "Pinned: it is never evicted.";
-    if (figures.expires_in_s !== null) return `Leaves in ${durationInWords(Math.max(1, figures.expires_in_s))}, unless somebody asks.`;
+    if (figures.expires_in_s !== null) return `Leaves in ${durationInWords(Math.max(1, figures.expires_in_s))}, unless a request comes.`;
     return figures.idle_s !== null && figures.idle_s >= 5 ? `Idle for ${durationInWords(figures.idle_s)}.` : "";
   }
 

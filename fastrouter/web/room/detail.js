@@ -1,4 +1,4 @@
-// What unfolds under a model: its worker's log as it comes, and its effective settings. Knows no list of models.
+// What opens below a model: its worker's log as it comes, and its effective settings.
 // Invariant: at most one is open in the whole room, so that at most one connection follows a log.
 
 import { h, iconButton } from "../lib/dom.js";

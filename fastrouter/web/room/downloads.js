@@ -1,11 +1,11 @@
-// Models on their way from the hub: starting, watching and stopping a download. Knows no model that is here.
+// Models that come from the hub: starting, watching and stopping a download.
 
 import { notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
 import { percentOf } from "../models.js";
 import { bytesInWords } from "../lib/words.js";
 
-const CANCELLED = "it was cancelled"; // by a user, who knows
+const CANCELLED = "it was cancelled"; // by a user, so it is not reported
 
 export class Downloads {
   #api;

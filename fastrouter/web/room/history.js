@@ -1,10 +1,10 @@
-// Changes of state and figures, read as what was when: spans, loads, activity. Knows no element and no clock.
+// Changes of state and usage as a history: spans, loads, activity.
 
 const IN_MEMORY = new Set(["loading", "loaded", "sleeping"]);
 const MAX_SAMPLES = 3600;
 
-/** By model: {spans: [{state, from, to}], marks: [{time, change, took_s}]}. `usage` says what is there now, of which the past may not tell.
-    `isVariant(id)`: what happens to it happens to its base. */
+/** By model: {spans: [{state, from, to}], marks: [{time, change, took_s}]}. `usage` says what is there now, because the past may not include it.
+    `isVariant(id)`: events of a variant belong to its base. */
 export function readPast(past, usage, now, isVariant = () => false) {
   const lanes = new Map();
   const open = new Map();
@@ -12,8 +12,8 @@ export function readPast(past, usage, now, isVariant = () => false) {
   for (const change of past) {
     if (!["loading", "loaded", "sleeping", "unloaded"].includes(change.status) || isVariant(change.model)) continue;
     const before = open.get(change.model);
-    if (before?.state === change.status) continue; // a snapshot says it again
-    if (!before && change.status === "unloaded" && !change.failed) continue; // a snapshot of what was not there
+    if (before?.state === change.status) continue; // a snapshot repeats it
+    if (!before && change.status === "unloaded" && !change.failed) continue; // a snapshot of a model that was not in memory
     const lane = laneOf(change.model);
     if (before) before.to = change.time;
     const took_s = change.status === "loaded" && before?.state === "loading" ? change.time - before.from : null;
@@ -34,7 +34,7 @@ export function readPast(past, usage, now, isVariant = () => false) {
 /** Tokens per second and activity, a sample for each `usage`. */
 export class Samples {
   times = [];
-  #rates = new Map(); // by model, as long as `times`
+  #rates = new Map(); // by model, as many as `times`
   #busy = new Map(); // by model, [from, to] of each time it had requests
 
   add(usage) {
@@ -66,7 +66,7 @@ export class Samples {
     return this.#busy.get(id) ?? [];
   }
 
-  /** [times, {id, rates} ...] since then, of models that made any token. */
+  /** [times, {id, rates} ...] since then, of models that made any tokens. */
   since(time) {
     const first = Math.max(0, this.times.findIndex((at) => at >= time) - 1);
     const series = [...this.#rates].map(([id, known]) => ({ id, rates: known.slice(first) })).filter(({ rates }) => rates.some(Boolean));

@@ -1,5 +1,5 @@
-// A model's log as its workers write it. Knows no model's state.
-// Invariant: lines are text, at most MAX_LINES are kept, and they are added once a frame; who has scrolled up is not pulled down.
+// A model's log as its workers write it.
+// Invariant: lines are text, at most MAX_LINES are kept, and they are added once a frame; when the user has scrolled up, the view stays there.
 
 import { h } from "../lib/dom.js";
 
@@ -13,7 +13,7 @@ export class LogView {
 
   constructor(id, api) {
     this.element = h("div.room-log", { role: "log", "aria-live": "off", "aria-label": `Log of ${id}`, tabindex: "0" });
-    this.#say("Nothing has been said yet.");
+    this.#say("No lines yet.");
     const path = `models/logs?follow=1&tail=${TAIL}&model=${encodeURIComponent(id)}`;
     api.events(path, { signal: this.#leaving.signal, onOpen: () => this.#clear(), onEvent: (line) => this.#add(line) }).catch((error) => this.#say(error.message));
   }
@@ -29,7 +29,7 @@ export class LogView {
 
   #clear() {
     this.#waiting = [];
-    if (!this.element.querySelector(".room-log-empty")) this.#say("Nothing has been said yet.");
+    if (!this.element.querySelector(".room-log-empty")) this.#say("No lines yet.");
   }
 
   #add(line) {

@@ -1,4 +1,4 @@
-// How much of the memory that models may take is taken, and by whom. Knows no history.
+// How much of the models' memory is in use, and by which models.
 
 import { h } from "../lib/dom.js";
 import { bytesInWords, inWords } from "../lib/words.js";
@@ -52,14 +52,14 @@ class Bar {
     this.element = h("div.room-figure", {}, h("div.room-figure-head", {}, h("h3", {}, title), h("span.room-figure-value", {}, parts.used, " ", parts.limit), parts.count), parts.bar, parts.free);
   }
 
-  /** Of the machine, whoever uses the rest. */
+  /** Of the machine, including other programs. */
   drawFree({ available_bytes: free, total_bytes: whole }) {
     const { free: line } = this.#parts;
     line.hidden = !free;
     line.textContent = `${bytesInWords(free)} of this machine's ${bytesInWords(whole)} are free now`;
   }
 
-  /** `limit` is null where there is none: then the bar is as long as `whole`. */
+  /** `limit` null: there is no limit, and the bar is as long as `whole`. */
   draw(segments, limit, whole, count) {
     const parts = this.#parts;
     const used = segments.reduce((sum, segment) => sum + segment.bytes, 0);

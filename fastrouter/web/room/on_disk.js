@@ -1,6 +1,7 @@
-// The models that are not in memory, and what a switch to each would cost: seconds, bytes, who would have to leave.
-// Knows no request. Invariant: what a switch costs is asked for the rows that are shown, one after the other, and only after a change.
+// The models that are not in memory, and what a switch to each would cost: seconds, bytes, which models would have to leave.
+// Invariant: the cost of a switch is asked only for visible rows, one after the other, and only after a change.
 
+import { showBadges } from "../lib/badges.js";
 import { confirmAction, notify } from "../lib/dialogs.js";
 import { h, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
@@ -11,7 +12,7 @@ import { durationInWords, leavingInWords } from "./words.js";
 
 const NUM_SHOWN = 8;
 const NUM_MORE = 50;
-const SETTLE_MS = 300; // a switch is several changes
+const SETTLE_MS = 300; // a switch consists of several changes
 
 export class Shelf {
   #context;
@@ -64,7 +65,7 @@ export class Shelf {
     this.draw();
   }
 
-  /** What a switch costs depends on who is in memory, who is at work, and what is pinned. */
+  /** The cost of a switch depends on which models are in memory, busy or pinned. */
   #askSoon(shown) {
     const { models } = this.#context;
     const figures = models.usage?.models ?? [];
@@ -102,13 +103,14 @@ class Row {
     const parts = this.#parts;
     parts.dot = h("span.dot");
     parts.cost = h("p.room-traits");
+    parts.badges = h("p");
     parts.cause = h("p.room-error", { hidden: true });
-    parts.words = h("details.room-words", { hidden: true }, h("summary", {}, "What the loader said"), h("p"));
+    parts.words = h("details.room-words", { hidden: true }, h("summary", {}, "Output of the loader"), h("p"));
     parts.load = iconButton("play", "", () => models.load(id).catch((error) => notify(error.message)), { class: "icon-button small" });
     parts.remove = iconButton("trash", `Delete ${id}`, () => this.#remove(), { class: "icon-button small" });
     this.#detail = new Detail(id, context);
     this.element = h("li.room-row", { "data-model": id },
-      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.cause, parts.words, this.#detail.element);
+      h("div.room-card-head", {}, parts.dot, h("h4", {}, id), h("span.push"), parts.load, parts.remove, this.#detail.button), parts.cost, parts.badges, parts.cause, parts.words, this.#detail.element);
   }
 
   close() {
@@ -122,6 +124,7 @@ class Row {
     parts.dot.dataset.state = state;
     parts.cost.textContent = state === "failed" ? "" : costInWords(model, plan);
     parts.cost.hidden = !parts.cost.textContent;
+    showBadges(parts.badges, model);
     this.#drawCause(model.status.error);
     const label = state === "failed" ? `Try to load ${this.#id} again` : `Load ${this.#id}`;
     parts.load.setAttribute("aria-label", label);
@@ -140,7 +143,7 @@ class Row {
   async #remove() {
     const { api, models } = this.#context;
     const size = bytesInWords(models.get(this.#id)?.meta?.size);
-    const text = `${size ? `Its ${size} are` : "It is"} removed from the cache on disk, for good. It can be downloaded again.`;
+    const text = `${size ? `Its ${size} are` : "It is"} removed permanently from the cache on disk. It can be downloaded again.`;
     if (!(await confirmAction(`Delete ${this.#id}?`, text, "Delete"))) return;
     try {
       await api.delete(`models?model=${encodeURIComponent(this.#id)}`);

@@ -1,4 +1,4 @@
-// One colour for each model that has been in memory, the same in every part of the room. Knows no drawing.
+// One colour for each model that has been in memory, the same in every part of this view.
 // Invariant: a model keeps its colour; the colours themselves are in room.css, as --model-0 and so on.
 
 const NUM_COLOURS = 6;
@@ -17,7 +17,7 @@ export class Palette {
     return this.#numbers.get(id);
   }
 
-  /** For what is painted and cannot use a class. */
+  /** For painted parts, which cannot use a class. */
   colour(id, element) {
     return getComputedStyle(element).getPropertyValue(`--model-${this.of(id)}`).trim();
   }

@@ -1,5 +1,5 @@
-// Tokens per second of each model over time, drawn by uPlot. Knows no lane and no feed.
-// Invariant: it is as wide as its element, has no axis of its own, and takes its colours from the page's style.
+// Tokens per second of each model over time, drawn by uPlot.
+// Invariant: it is as wide as its element, has no axis, and takes its colours from the page's style.
 
 import { h } from "../lib/dom.js";
 import { inWords } from "../lib/words.js";
@@ -41,7 +41,7 @@ export class Plot {
     this.#parts.top.textContent = `${inWords(top)}/s`;
     const uPlot = await library();
     const width = this.#parts.canvas.clientWidth;
-    if (!uPlot || !width || this.#last[2] !== to) return; // closed, or overtaken
+    if (!uPlot || !width || this.#last[2] !== to) return; // closed, or a later drawing has started
     const ids = series.map(({ id }) => id);
     const key = ids.join("\n");
     if (!this.#plot || key !== this.#key) this.#make(uPlot, ids, key, width);
@@ -55,7 +55,7 @@ export class Plot {
 
   #again() {
     this.#key = null;
-    if (this.#last) requestAnimationFrame(() => this.draw(...this.#last)); // after the new colours are there
+    if (this.#last) requestAnimationFrame(() => this.draw(...this.#last)); // after the new colours are set
   }
 
   #make(uPlot, ids, key, width) {
@@ -71,13 +71,13 @@ export class Plot {
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { time: false, auto: false }, y: { auto: false } },
       series: [{}, ...lines],
-      bands: ids.slice(1).map((_, number) => ({ series: [number + 1, number + 2] })), // each fills down to the next one only
+      bands: ids.slice(1).map((_, number) => ({ series: [number + 1, number + 2] })), // each fills down only to the next one
       hooks: { setCursor: [(plot) => this.#point(plot.cursor.idx)] },
     };
     this.#plot = new uPlot(options, [[], ...ids.map(() => [])], this.#parts.canvas);
   }
 
-  /** What the pointer is on. */
+  /** The values under the pointer. */
   #point(index) {
     const [{ times, series }] = this.#last;
     const time = index === null || index === undefined ? undefined : times[index];
@@ -87,7 +87,7 @@ export class Plot {
 }
 
 let loading = null;
-/** Null while the server is away: the next drawing asks again. */
+/** Null while the server cannot be reached: the next drawing asks again. */
 async function library() {
   try {
     loading ??= import("../vendor/uplot.js");

@@ -1,4 +1,4 @@
-// What happened last, as lines: loads, evictions with their reason, failures. Knows no plot.
+// The latest events as lines: loads, evictions with their reason, failures.
 
 import { h } from "../lib/dom.js";
 import { readPast } from "./history.js";
@@ -12,7 +12,7 @@ export class News {
 
   constructor({ models }) {
     this.#models = models;
-    this.element = h("section.room-news", { "aria-label": "What happened last" }, h("h3", {}, "What happened last"), this.#list);
+    this.element = h("section.room-news", { "aria-label": "Latest events" }, h("h3", {}, "Latest events"), this.#list);
   }
 
   draw() {

@@ -1,5 +1,5 @@
-// "Models and memory": which models are in memory, what they do, what a switch costs. Puts its parts together and says when to draw.
-// Knows no conversation. Invariant: while it is not to be seen nothing of it is drawn; what it shows follows `models`, nothing is polled.
+// "Models and memory": which models are in memory, what they do, what a switch costs. Connects its parts and decides when to draw.
+// Invariant: while it is not visible, nothing is drawn; it shows what `models` has, and polls nothing.
 
 import { h, iconButton } from "../lib/dom.js";
 import { Cards } from "./cards.js";
@@ -10,14 +10,14 @@ import { Palette } from "./palette.js";
 import { Shelf } from "./on_disk.js";
 import { Timeline } from "./timeline.js";
 
-/** Fills `element`, with a button that calls `close`; resolves when its style is there. The returned function takes everything away again. */
+/** Fills `element`, with a button that calls `close`; resolves when its style is loaded. The returned function removes everything. */
 export async function mountRoom(element, { api, models, close = null }) {
   const styled = addStyles("room.css", "../vendor/uplot.css");
   const palette = new Palette();
   const context = { api, models, palette };
   const parts = [new MemoryBar(context), new Timeline(context), new Cards(context), new Downloads(context), new Shelf(context), new News(context)];
   const inside = h("div.room", {}, h("header.room-top", {}, h("h2.room-title", {}, "Models and memory"), close && iconButton("close", "Close models and memory", close)), parts.map((part) => part.element));
-  const offline = h("p.room-offline", { role: "status", hidden: true }, "The router cannot be reached: this is how it was.");
+  const offline = h("p.room-offline", { role: "status", hidden: true }, "The router cannot be reached. This is the last known state.");
   inside.firstChild.after(offline);
   await styled;
   element.append(inside);
@@ -25,7 +25,7 @@ export async function mountRoom(element, { api, models, close = null }) {
   let frame = 0;
   const draw = () => {
     frame = 0;
-    if (!inside.offsetParent) return; // closed, or another tab is in front
+    if (!inside.offsetParent) return; // closed, or another tab of the browser is visible
     offline.hidden = models.isConnected;
     palette.follow(models);
     for (const part of parts) part.draw();

@@ -1,4 +1,4 @@
-// The effective settings of a model, whether it is loaded or not; asking wakes nothing. Knows no state of the room.
+// The effective settings of a model, loaded or not; reading them does not load it.
 
 import { h, iconButton } from "../lib/dom.js";
 import { inWords } from "../lib/words.js";
@@ -12,14 +12,14 @@ export async function showSettings(panel, id, api) {
   if (!panel.isConnected || panel.querySelector(".room-log")) return; // another tab was chosen meanwhile
   const parts = [entry, props].map((answer) => (answer instanceof Error ? h("p.room-error", {}, answer.message) : null));
   const isHere = !(props instanceof Error);
-  if (isHere) parts.push(h("p.room-traits", {}, props.is_loaded ? "As its worker says." : "As they will be when it is loaded."));
+  if (isHere) parts.push(h("p.room-traits", {}, props.is_loaded ? "Reported by its worker." : "These apply when it is loaded."));
   if (!(entry instanceof Error)) parts.push(commandLine(entry.status.args));
   if (isHere) parts.push(...figures(props));
   panel.replaceChildren(...parts.filter(Boolean));
 }
 
 function commandLine(args) {
-  if (!args?.length) return h("p.room-traits", {}, "No flag concerns it: all is as llama.cpp and the file have it.");
+  if (!args?.length) return h("p.room-traits", {}, "No flag is set for it: it uses the defaults of llama.cpp and of its file.");
   const text = args.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(" ");
   const copy = iconButton("copy", "Copy the flags", () => navigator.clipboard?.writeText(text), { class: "icon-button small" });
   return h("div.room-args", {}, h("code", {}, text), copy);
@@ -32,7 +32,7 @@ function figures(props) {
   const known = rows.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([term, value]) => [term, String(value)]);
   const sampling = Object.entries(params).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length) && typeof value !== "function");
   const parts = known.length ? [table(known)] : [];
-  if (sampling.length) parts.push(h("h5", {}, "Sampling, where a request says nothing"), table(sampling.map(([term, value]) => [term, wordsOf(term, value)])));
+  if (sampling.length) parts.push(h("h5", {}, "Sampling, unless a request sets it"), table(sampling.map(([term, value]) => [term, wordsOf(term, value)])));
   if (props.chat_template) parts.push(h("details.room-template", {}, h("summary", {}, "Chat template"), h("pre", { tabindex: "0" }, props.chat_template)));
   return parts;
 }

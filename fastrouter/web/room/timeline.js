@@ -1,5 +1,5 @@
 // The last minutes: tokens per second as a plot, and under it a lane for each model with its loads, its work and its evictions.
-// Knows no feed. Invariant: plot, lanes and scale have one and the same axis of time.
+// Invariant: plot, lanes and scale share one time axis.
 
 import { h } from "../lib/dom.js";
 import { inWords } from "../lib/words.js";
@@ -23,7 +23,7 @@ export class Timeline {
   #palette;
   #samples = new Samples();
   #window_s = 60;
-  #isChosen = false; // by the user; until then it grows with what there is to see
+  #isChosen = false; // by the user; otherwise it grows with the history
   #plot;
   #parts = {};
 
@@ -38,7 +38,7 @@ export class Timeline {
     parts.start = h("span");
     parts.scale = h("div.room-scale", { "aria-hidden": "true" }, h("span", {}, parts.start, h("span", {}, "now")));
     parts.key = h("p.room-key", { "aria-hidden": "true" }, KEY.map(([element, label]) => h("span", {}, h("span.room-track", {}, element()), label)));
-    parts.none = h("p.room-none", {}, "No model has been in memory yet. Loads, work and evictions will be drawn here.");
+    parts.none = h("p.room-none", {}, "No model has been in memory yet. Loads, work and evictions are shown here.");
     this.element = h("section.room-timeline", { "aria-label": "Timeline" }, h("div.room-figure-head", {}, h("h3", {}, "Tokens per second"), parts.now, parts.choice), this.#plot.element, parts.lanes, parts.scale, parts.key, parts.none);
   }
 
@@ -107,7 +107,7 @@ export class Timeline {
   }
 }
 
-/** A sample says what was done since the one before it: the parts of it in which the model was there. */
+/** A sample covers the time since the one before it: returns the parts of it in which the model was in memory. */
 function within(times, spans) {
   const there = spans.filter((span) => span.state === "loaded");
   const parts = times.flatMap(([start, end]) => there.map((span) => [Math.max(start, span.from), Math.min(end, span.to)]));

@@ -1,4 +1,4 @@
-// What happens to models, in words. Knows no element.
+// Events of models in words.
 
 import { causeInWords } from "../failures.js";
 
@@ -7,13 +7,13 @@ export const clockOf = (time) => new Date(time * 1000).toLocaleTimeString("en-GB
 const REASONS = {
   count: "left: its place was needed",
   memory: "left: its memory was needed",
-  ttl: "left: nobody had asked for a while",
+  ttl: "left: no request came for a while",
   unload: "unloaded",
   reload: "left: its source has changed",
   crash: "its worker ended; another one takes over",
 };
 
-/** A change of state; `took_s`: what a load took, where it is known. */
+/** A change of state; `took_s`: how long a load took, if known. */
 export function changeInWords({ status, reason, failed, error }, took_s = null) {
   if (failed) return `failed: ${causeInWords(error) ?? "no reason was given"}`;
   if (status === "unloaded") return REASONS[reason] ?? "unloaded";
@@ -28,7 +28,7 @@ export function durationInWords(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
-/** The evictions that a load would bring. */
+/** The evictions that a load would cause. */
 export function leavingInWords({ evict = [], action, why }) {
   if (action === "refuse") return why;
   const names = evict.map(({ model }) => model ?? "another model");

@@ -1,4 +1,4 @@
-"""What a worker says about its model: Ready's `meta`, and the answers to `props` and `slots`. Shapes are llama-server's.
+"""What a worker reports about its model: Ready's `meta`, and the answers to `props` and `slots`, with llama-server's names.
 
 Only reads; owns nothing.
 """
@@ -42,9 +42,9 @@ def cpu(*, is_repacking: bool) -> dict[str, Any]:
 
 
 def default_settings(model: Model, engine: Engine, load: Load) -> dict[str, Any]:
-    """The generation settings a request gets that names none."""
+    """The generation settings of a request that sets none."""
     settings = Sampler(model.vocab, {}, engine.sampling).settings()
-    seed = engine.sampling.get("seed", -1) & UINT32_MAX  # as asked for, not the one drawn
+    seed = engine.sampling.get("seed", -1) & UINT32_MAX  # as it was given, not the random one
     asked = {"n_predict": load.options.n_predict, "max_tokens": load.options.n_predict, "n_keep": load.options.n_keep, "n_discard": 0}
     return {**settings, "seed": seed, **asked, "stop": load.options.stop, **shown(load.options.constraint), "lora": []}
 
@@ -71,7 +71,7 @@ _DONE: dict[str, Any] = {
 
 
 def slots(context: Context, engine: Engine) -> list[dict[str, Any]]:
-    """One entry per slot; what its running sequence does, or what the last one did."""
+    """One entry for each slot; what its running sequence does, or what the last one did."""
     by_slot = {running.slot.id: running for running in engine.running}
     entries: list[dict[str, Any]] = []
     for slot in engine.slots.all:

@@ -1,8 +1,8 @@
-"""POST /slots/{id}: what a slot holds goes to a file, comes back from one, or is forgotten. Answers have llama-server's shapes.
+"""POST /slots/{id}: a slot's content goes to a file, comes back from one, or is removed. Answers are like llama-server's.
 
-Knows no HTTP; names of files are checked before they get here. A file is llama.cpp's own, readable by llama-server, with a few bytes behind
-it that say which model and adapters it is of and whether it is whole. Invariants: a busy slot is waited for; a file appears whole or
-not at all; after a restore that failed the slot holds what it held, or nothing.
+Names of files are checked before they get here. The file has llama.cpp's format, which llama-server can read, and some bytes at its end:
+its model, its adapters, and a checksum. Invariant: a busy slot is waited for; a file appears complete or not at all; after a restore
+that failed the slot holds its former content, or nothing.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from fastrouter.worker.llama.context import Context
 
 _HEAD = struct.Struct("<III")  # llama.cpp's magic, version, number of tokens
 _MAGIC = 0x67677371  # ggsq
-_FOOT = struct.Struct("<I8s")  # how long the JSON before it is, and that it is ours
+_FOOT = struct.Struct("<I8s")  # the length of the JSON before it, and a mark that it is ours
 _OURS = b"frslot01"
 _BLOCK_BYTES = 1 << 20
 _NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
 class SlotFiles:
-    """Of one model."""
+    """For one model."""
 
     def __init__(self, context: Context, engine: Engine, load: Load, send: Callable[[Reply], None]) -> None:
         self._model_path = load.path
@@ -58,7 +58,7 @@ class SlotFiles:
         self._waiting = [call for call in self._waiting if call.request_id != request_id]
 
     def step(self) -> None:
-        """Answer those whose slot is idle."""
+        """Answer the calls whose slot is idle."""
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             slot_id = call.params["id_slot"]
@@ -84,7 +84,7 @@ class SlotFiles:
 
     def _save(self, slot: Slot, name: str) -> dict[str, Any]:
         begun = time.perf_counter()
-        self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # what was moved is no start of a prompt: it would lie
+        self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # moved tokens are not the start of a prompt, so not saved
         part = self._folder / f".slot-{os.getpid()}-{slot.id}.part"
         try:
             written = self._context.states.write_file(str(part), slot.id, slot.tokens)
@@ -126,19 +126,19 @@ class SlotFiles:
         found = states.read_file(str(path), slot.id)
         if found is None:
             self._context.remove(slot.id)
-            raise InvalidRequest("it is cut short, of another model or llama.cpp, or larger than the room in the KV cache")
+            raise InvalidRequest("it is cut short, or from another model or llama.cpp, or larger than the free part of the KV cache")
         tokens, read = found
         is_of_model = all(0 <= token < self._context.n_vocab for token in tokens)
         if not is_of_model or states.span(slot.id)[1] != len(tokens) - 1:
             self._context.remove(slot.id)
-            raise InvalidRequest("its tokens are not those of its state, or not of this model")
+            raise InvalidRequest("its tokens do not match its state or this model")
         return tokens, read
 
-    # ------------------------------------------------------------ what is behind llama.cpp's part
+    # ------------------------------------------------------------ after llama.cpp's part
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of the model's file: models with the same architecture differ in their weights only."""
+        """Of the model's file: models with the same architecture differ only in their weights."""
         size = os.path.getsize(self._model_path)
         digest = hashlib.sha256(str(size).encode())
         with open(self._model_path, "rb") as file:
@@ -151,36 +151,36 @@ class SlotFiles:
         with part.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             names = [[os.path.basename(self._adapters.all[number].path), scale] for number, scale in adapters]
-            said = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
+            content = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
             file.seek(size)
-            file.write(said + _FOOT.pack(len(said), _OURS))
+            file.write(content + _FOOT.pack(len(content), _OURS))
 
     def _check(self, file: BinaryIO) -> AdapterSet:
-        """The adapters that its KV was computed with. Raises InvalidRequest where the file is not whole or not of this model."""
+        """The adapters that its KV was computed with. Raises InvalidRequest when the file is not complete or not of this model."""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _FOOT.size))
         foot = file.read()
         length, magic = _FOOT.unpack(foot) if len(foot) == _FOOT.size else (0, b"")
-        if magic != _OURS:  # llama-server's: it says nothing of adapters
+        if magic != _OURS:  # llama-server's: it does not name adapters
             return self._adapters.resolve(None)
         file.seek(max(0, size - _FOOT.size - length))
-        said = _read_object(file.read(length))
-        if said.get("bytes") != size - _FOOT.size - length or said.get("crc32") != _crc32(file, said["bytes"]):
+        signed = _read_object(file.read(length))
+        if signed.get("bytes") != size - _FOOT.size - length or signed.get("crc32") != _crc32(file, signed["bytes"]):
             raise InvalidRequest("it is damaged")
-        if said.get("model") != self._fingerprint:
+        if signed.get("model") != self._fingerprint:
             raise InvalidRequest("it was saved with another model")
         known = {os.path.basename(adapter.path): number for number, adapter in enumerate(self._adapters.all)}
-        missing = [name for name, _ in said["adapters"] if name not in known]
+        missing = [name for name, _ in signed["adapters"] if name not in known]
         if missing:
             raise InvalidRequest(f"it was saved with the LoRA adapter {missing[0]}, which is not loaded")
-        return self._adapters.resolve([[known[name], scale] for name, scale in said["adapters"]])
+        return self._adapters.resolve([[known[name], scale] for name, scale in signed["adapters"]])
 
 
 def _count_tokens(file: BinaryIO) -> int:
     head = file.read(_HEAD.size)
     magic, _, num_tokens = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0, 0)
     if magic != _MAGIC:
-        raise InvalidRequest("it is no file of a slot")
+        raise InvalidRequest("it is not a slot file")
     return int(num_tokens)
 
 

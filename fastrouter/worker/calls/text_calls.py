@@ -1,7 +1,7 @@
 """The calls about texts: tokenize, detokenize, apply_template, count_tokens.
 
-Owns those that are under way: short ones are answered at once, long ones by a job. Invariant: each call that is not forgotten gets one
-answer; whatever goes wrong while it is made or written is that call's error.
+Owns the calls that are running: short ones are answered immediately, long ones by a job. Invariant: each call that is not forgotten gets
+one answer; any failure while it is computed or written is the error of that call.
 """
 
 import sys
@@ -22,11 +22,11 @@ from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, che
 TEXT_CALLS = ("tokenize", "detokenize", "apply_template", "count_tokens")
 _RENDERING = ("apply_template", "count_tokens")
 MAX_ANSWER_BYTES = 16 << 20
-_BLOCK_TOKENS = 1 << 16  # between two looks whether anybody still waits
+_BLOCK_TOKENS = 1 << 16  # between two checks whether the answer is still needed
 
 
 class TextCalls:
-    """Of one model. `send`: an encoded Reply leaves."""
+    """For one model. `send` takes an encoded Reply."""
 
     def __init__(self, vocab: Vocab, prompts: Prompts, send: Callable[[bytes], None]) -> None:
         self._vocab = vocab
@@ -49,7 +49,7 @@ class TextCalls:
             self._send(self._frame(call))
 
     def _is_rendered_now(self, call: Call) -> bool:
-        """It takes no time to speak of. (So it may well be done twice.)"""
+        """It takes almost no time. (So it may be done twice.)"""
         try:
             text = self._prompts.render_now(self._chat(call.params))
         except FastrouterError:
@@ -57,7 +57,7 @@ class TextCalls:
         return text is not None and len(text) <= SHORT_CHARS
 
     def forget(self, request_id: int) -> None:
-        """Nobody waits for this call any more."""
+        """The answer to this call is not needed any more."""
         job = self._jobs.pop(request_id, None)
         if job is not None:
             job.cancel()
@@ -73,7 +73,7 @@ class TextCalls:
             return encode_reply(reply, MAX_ANSWER_BYTES, is_passed_on=True)
         except FastrouterError as error:
             return encode_reply(Reply(call.request_id, error=error.to_wire()))
-        except Exception as error:  # a bug in one answer must not end the model's streams
+        except Exception as error:  # a mistake in one answer must not end the model's streams
             traceback.print_exc(file=sys.stderr)
             return encode_reply(Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire()))
 
@@ -102,7 +102,7 @@ class TextCalls:
         return {"tokens": orjson.Fragment(b"[" + self._join(tokens, shown, b",") + b"]")}
 
     def _piece(self, token: int) -> str | list[int]:
-        """Text where it is whole UTF-8, otherwise its bytes."""
+        """Text if it is whole UTF-8, otherwise its bytes."""
         piece = self._vocab.token_to_piece(token)
         try:
             return piece.decode()
@@ -117,7 +117,7 @@ class TextCalls:
         return {"content": self._join(tokens, pieces, b"").decode("utf-8", "replace")}
 
     def _join(self, tokens: list[int], pieces: dict[int, bytes], separator: bytes) -> bytes:
-        """Not made when it could not be sent."""
+        """It is not built when it is too large to be sent."""
         num_bytes, blocks = 0, []
         for start in range(0, len(tokens), _BLOCK_TOKENS):
             check()

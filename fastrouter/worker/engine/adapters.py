@@ -1,7 +1,7 @@
-"""The LoRA adapters of one model: which are loaded, with which scales a request runs, which the context uses at this moment.
+"""The LoRA adapters of one model: which are loaded, with which scales a request runs, which the context uses now.
 
-Knows no sequence and no slot. An adapter's id is its place in LoadOptions.lora. Invariant: a set is never changed, so a POST of new scales
-is for the requests that come after it; those that run keep theirs.
+Never imports: worker.sequence, worker.kv.prefixes. An adapter's id is its index in LoadOptions.lora. Invariant: a set is never changed,
+so a POST of new scales is for later requests; running ones keep theirs.
 """
 
 from typing import Any
@@ -14,20 +14,20 @@ from fastrouter.worker.llama.model import Adapter, Model
 
 
 class Adapters:
-    """All adapters of a model. Made before its Context, which needs to know how large its graphs can get."""
+    """All adapters of a model. Made before its Context, which must know how large its graphs can become."""
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
         """Raises LlamaError."""
         self.all = [Adapter(model, path) for path, _ in options.lora]
         self._in_use: AdapterSet = ()
         scales = [0.0 if options.lora_init_without_apply else scale for _, scale in options.lora]
-        self._default = _set_of(list(enumerate(scales)))  # for requests that name none
+        self._default = _set_of(list(enumerate(scales)))  # for requests without any
 
     def __repr__(self) -> str:
         return f"<Adapters {len(self.all)}, default {self._default}, in use {self._in_use}>"
 
     def resolve(self, lora: list[Any] | None) -> AdapterSet:
-        """The set of a request with [[id, scale], ...]. Raises InvalidRequest."""
+        """The set for a request with [[id, scale], ...]. Raises InvalidRequest."""
         if lora is None:
             return self._default
         for adapter_id, _ in lora:
@@ -37,7 +37,7 @@ class Adapters:
         return _set_of(lora)
 
     def use(self, adapters: AdapterSet, context: Context) -> None:
-        """What the next decode runs with."""
+        """The set of the next decode."""
         if adapters != self._in_use:
             context.use_adapters([(self.all[adapter_id], scale) for adapter_id, scale in adapters])
             self._in_use = adapters
@@ -63,5 +63,5 @@ class Adapters:
 
 
 def _set_of(pairs: list[Any]) -> AdapterSet:
-    """Of an id that is there twice, the last scale counts."""
+    """When an id is given twice, the last scale counts."""
     return tuple(sorted((adapter_id, float(scale)) for adapter_id, scale in dict(pairs).items() if scale))

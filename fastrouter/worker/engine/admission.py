@@ -1,7 +1,7 @@
-"""From a request to a sequence in a slot: its prompt, its sampler, its grammar, its turn, and what the KV cache holds of it already.
+"""From a request to a sequence in a slot: its prompt, its sampler, its grammar, its turn, and what the KV cache already holds of it.
 
-Owns slots, prefixes and the queue. Knows no batch. Invariant: a sequence is here until it has a slot; one that insists on a busy slot lets
-the others pass, one for which the KV cache has no room lets nobody pass.
+Owns slots, prefixes and the queue. Never imports: worker.llama.batch, worker.schedule.scheduler. Invariant: a sequence is here until it
+has a slot. A sequence that asks for a busy slot lets others pass; one for which the KV cache has no room does not.
 """
 
 import time
@@ -21,7 +21,7 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
-from fastrouter.worker.sequence import Request, Running, Sequence, Status
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Status
 from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.text.infill import build_infill
@@ -29,16 +29,16 @@ from fastrouter.worker.text.prompts import Prompts, context_exceeded
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 COMPILE_DEADLINE_S = 20.0  # of a grammar, from the request on
-NUM_SPARED = 32  # tokens of the KV cache for each sequence that runs: what is admitted must not be in the way at once
+NUM_SPARED = 32  # tokens of the KV cache for each running sequence: a new one must not need their place immediately
 
 
 class Admission:
-    """All requests of one model that wait."""
+    """All waiting requests of one model."""
 
     def __init__(
         self, model: Model, context: Context, answers: Answers, options: LoadOptions, prompts: Prompts, adapters: Adapters
     ) -> None:
-        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that say nothing
+        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that set nothing
         self.slots = Slots(context.num_slots, options.slot_prompt_similarity)
         self.prefixes = Prefixes(model, context, self.slots, options)
         self._vocab = model.vocab
@@ -49,11 +49,11 @@ class Admission:
         self._adapters = adapters
         self._pieces = PieceTable(model.vocab, special=options.special)
         self._grammars = Grammars(model.vocab)
-        self._compiling: list[Request] = []
+        self._compiling: list[GenerateRequest] = []
         self._waiting = FairQueue()
-        self._num_sequences = 0  # so far
-        self._is_crowded = False  # the KV cache has no room for the next one: admit nobody until a sequence ends
-        self._num_fitting = 0  # tokens that the slots held when the cache was full; 0: since it was empty it was never full
+        self._num_sequences = 0  # until now
+        self._is_crowded = False  # the KV cache has no room for the next one: admit none until a sequence ends
+        self._num_fitting = 0  # tokens in the slots when the cache was full; 0: it was never full since it was empty
 
     def __repr__(self) -> str:
         return f"<Admission {len(self._waiting)} waiting {len(self._compiling)} compiling>"
@@ -64,7 +64,7 @@ class Admission:
 
     @property
     def is_compiling(self) -> bool:
-        """There is nothing to do until a grammar is ready."""
+        """There is no work until a grammar is ready."""
         return bool(self._compiling) and not self._waiting
 
     # ------------------------------------------------------------ in
@@ -75,7 +75,7 @@ class Admission:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
-            request = Request(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            request = GenerateRequest(generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
             if generate.constraint is not None:
                 request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
@@ -87,7 +87,7 @@ class Admission:
             self._answers.refuse(generate.request_id, error)
 
     def _with_defaults(self, generate: Generate) -> Generate:
-        """Where the request says nothing."""
+        """Fills in what the request does not set."""
         options, changes = self._options, dict[str, Any]()
         if options.constraint is not None and generate.constraint is None and not generate.tools:
             changes["constraint"] = options.constraint
@@ -98,7 +98,7 @@ class Admission:
         return replace(generate, **changes) if changes else generate
 
     def check_constraint(self) -> None:
-        """Of the model itself. Raises FastrouterError; takes as long as compiling it does."""
+        """The model's own constraint. Raises FastrouterError; takes as long as compiling it."""
         if self._options.constraint is not None and not self._options.embedding:
             found = self._grammars.compile(self._options.constraint, self._options.json_whitespace)
             try:
@@ -118,12 +118,12 @@ class Admission:
     def _build_infill(self, generate: Generate) -> "array[int]":
         return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
 
-    def _check_length(self, request: Request) -> None:
+    def _check_length(self, request: GenerateRequest) -> None:
         if len(request.prompt) >= self._context.n_ctx_slot:
             raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
 
-    def _queue(self, request: Request) -> None:
-        """Its prompt and its grammar are ready or have failed: that raises."""
+    def _queue(self, request: GenerateRequest) -> None:
+        """Its prompt and its grammar are ready, or one of them has failed: then that error is raised."""
         if request.reading is not None:
             request.prompt, request.reading = request.reading.result(), None
             self._check_length(request)
@@ -149,14 +149,14 @@ class Admission:
             finally:
                 self._let_go(request)
 
-    def _let_go(self, request: Request) -> None:
-        """What is still being made for it, nobody waits for any more."""
+    def _let_go(self, request: GenerateRequest) -> None:
+        """Its unfinished prompt and grammar are not needed any more."""
         if request.reading is not None:
             request.reading.cancel()
         if request.grammar is not None:
             self._grammars.leave(request.grammar)
 
-    def choice(self, request: Request, choice: int) -> Sequence:
+    def choice(self, request: GenerateRequest, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
         generate = request.generate
         options: dict[str, Any] = {"choice": choice, "has_probabilities": generate.logprobs}
@@ -174,7 +174,7 @@ class Admission:
         return Detokenizer(self._pieces, generate.stop)
 
     def put_first(self, sequences: list[Sequence]) -> None:
-        """They come before all that wait of their request, in this order."""
+        """They come before all other waiting sequences of their request, in this order."""
         self._waiting.add_first(sequences)
 
     def forget(self, request_id: int) -> None:
@@ -186,7 +186,7 @@ class Admission:
     # ------------------------------------------------------------ out
 
     def admit(self, is_busy: bool) -> list[Running]:
-        """The sequences that get a slot now. `is_busy`: others have one."""
+        """The sequences that get a slot now. `is_busy`: other sequences have one."""
         if self._compiling:
             self._queue_compiled()
         if not is_busy and not self._waiting.has_begun:
@@ -201,7 +201,7 @@ class Admission:
         return admitted
 
     def _next(self) -> Running | None:
-        """Who gets a slot now, and which."""
+        """Which sequence gets a slot now, and which slot."""
         if not self.slots.idle:
             return None
         for sequence in self._waiting.heads():
@@ -215,7 +215,7 @@ class Admission:
         return None
 
     def _has_room(self, sequence: Sequence) -> bool:
-        """As far as is known: how many tokens fit depends on how many are shared, so that is learned when the cache is full."""
+        """As far as is known: how many tokens fit depends on how many are shared, so this is learned when the cache is full."""
         busy = [slot for slot in self.slots.all if slot.is_busy]
         if not self._num_fitting or not busy:
             return True
@@ -242,7 +242,7 @@ class Admission:
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
         if sequence.has_begun:
-            self.prefixes.keep(slot, sequence.prefix, adapters)  # its own, if nothing else
+            self.prefixes.keep(slot, sequence.prefix, adapters)  # its own start, if nothing else
         elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
@@ -252,7 +252,7 @@ class Admission:
             self.prefixes.put_idle_away()
 
     def retire(self, running: Running, *, keeps_kv: bool = True) -> None:
-        """End of a sequence's life: the slot is free again."""
+        """The end of a sequence: its slot is free again."""
         running.sequence.advance(Status.DONE)
         self._is_crowded = False
         self._leave(running)
@@ -261,7 +261,7 @@ class Admission:
         self._waiting.end(running.sequence)
 
     def postpone(self, running: Running) -> None:
-        """The KV cache is full: the sequence gives its cells to older ones, and goes on where it was when there is room again."""
+        """The KV cache is full: the sequence gives its cells to older ones, and continues at the same place when there is room again."""
         sequence, slot = running.sequence, running.slot
         self._num_fitting = sum(len(slot.tokens) for slot in self.slots.all if slot.is_busy)
         self._is_crowded = True

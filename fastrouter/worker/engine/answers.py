@@ -1,7 +1,7 @@
-"""What leaves the engine: a sequence's text as it comes, its end, a request's error. One record each, into the Outbox.
+"""What leaves the engine: the text of sequences, their ends, errors of requests. Each is one record for the Outbox.
 
-Knows no slots and no llama.cpp context. Invariant: each choice of a request has exactly one FINISH, the last one says so; a request that
-fails has one ERROR instead of what would have come.
+Never imports: worker.kv.prefixes, worker.llama.context. Invariant: each choice of a request has exactly one FINISH, and the last one is
+marked; a request that fails has one ERROR instead of the records that are left.
 """
 
 import sys
@@ -16,7 +16,7 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import shown
-from fastrouter.worker.sequence import Request, Running, Sequence
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 
 
 class Answers:
@@ -26,11 +26,11 @@ class Answers:
         self._vocab = vocab
         self._options = options
         self._outbox = outbox
-        self.num_decodes = 0  # so far, of the engine
-        self._num_told = 0  # of these
+        self.num_decodes = 0  # of the engine, until now
+        self._num_told = 0  # those that records have reported
 
     def send(self, sequence: Sequence, text: bytes) -> None:
-        """Text that is final: whole UTF-8, and no start of a stop string."""
+        """Text that is final: complete UTF-8, and not the start of a stop string."""
         request, num_tokens = sequence.request, sequence.num_unsent
         sequence.num_unsent = 0
         if not sequence.has_events:
@@ -41,13 +41,13 @@ class Answers:
             num_tokens = 0
 
     def progress(self, running: Running) -> None:
-        """How much of the prompt is computed. The other choices of a request have none of their own."""
+        """How much of the prompt is computed. The other choices of a request have no progress of their own."""
         sequence = running.sequence
         if sequence.choice == 0:
             self._outbox.push(sequence.request.id, PROGRESS, 0, 0, 0, running.progress().to_payload())
 
     def end(self, running: Running, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
-        """What was held back, then the finish. `stop_type`: eos | limit | word."""
+        """The text that was held back, then the finish. `stop_type`: eos | limit | word."""
         sequence, slot = running.sequence, running.slot
         rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
         rest += sequence.detokenizer.finish()
@@ -57,7 +57,7 @@ class Answers:
             self.send(sequence, rest)
         self._finish(sequence, slot, stop_type, truncated=truncated)
 
-    def end_empty(self, request: Request, sequence: Sequence) -> None:
+    def end_empty(self, request: GenerateRequest, sequence: Sequence) -> None:
         """A prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
         for choice in range(request.num_open):
             sequence.choice = choice
@@ -65,7 +65,7 @@ class Answers:
         self._outbox.ring_doorbell()
 
     def refuse(self, request_id: int, error: Exception) -> None:
-        """A template or sampler bug must cost one request, not the worker."""
+        """A mistake in a template or sampler must cost one request, not the worker."""
         if not isinstance(error, FastrouterError):
             traceback.print_exception(error, file=sys.stderr)
             error = FastrouterError(f"{type(error).__name__}: {error}")
@@ -95,7 +95,7 @@ class Answers:
         self._outbox.finish(request.id, sequence.choice, request.num_open == 0, finish)
 
     def _settings(self, sequence: Sequence) -> dict[str, Any]:
-        """Of llama-server's `generation_settings` what is no sampling."""
+        """The part of llama-server's `generation_settings` that is not sampling."""
         request, generate = sequence.request, sequence.request.generate
         return {
             "n_predict": sequence.max_tokens,

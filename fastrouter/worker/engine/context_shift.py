@@ -1,7 +1,7 @@
-"""When a sequence has filled its context: what it forgets so that it can go on. llama-server's rule for `--context-shift` and `n_keep`.
+"""What a sequence removes when its context is full, so that it can continue: llama-server's rule for `--context-shift` and `n_keep`.
 
-Decides how many tokens; what that does to the KV cache and to `Slot.tokens` is in kv/prefixes.py. Knows no batch. Invariant: the start that
-is kept is exact; what moved was computed with what is gone, so no other prompt may begin with it.
+Decides how many tokens; kv/prefixes.py changes the KV cache and `Slot.tokens`. Never imports: worker.llama.batch. Invariant: the start
+that is kept is exact. Tokens that moved were computed with removed ones, so no other prompt may start with them.
 """
 
 from fastrouter.options.load import LoadOptions
@@ -9,18 +9,18 @@ from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.sequence import Running
 
-_NUM_SPARED = 4  # tokens behind what is kept, at least
+_NUM_SPARED = 4  # tokens after the start that is kept, at least
 
 
 def plan_shift(num_tokens: int, n_ctx: int, num_keep: int, num_discard: int) -> tuple[int, int]:
-    """(how many tokens stay, how many behind them go) of a full sequence; `num_discard` 0: half of what can go."""
+    """(how many tokens stay, how many after them are removed) in a full sequence; `num_discard` 0: half of what can be removed."""
     num_kept = min(n_ctx - _NUM_SPARED, num_keep)
     num_left = num_tokens - num_kept
     return num_kept, max(0, min(num_discard or num_left // 2, num_left - 1))
 
 
 class ContextShift:
-    """Of all sequences of one context."""
+    """For all sequences of one context."""
 
     def __init__(self, context: Context, prefixes: Prefixes, options: LoadOptions, *, adds_bos: bool) -> None:
         self.is_on = options.context_shift and context.states.can_shift
@@ -33,7 +33,7 @@ class ContextShift:
         return f"<ContextShift {'on' if self.is_on else 'off'} keep {self._n_keep}>"
 
     def make_room(self, running: Running) -> bool:
-        """The sequence forgets a part of its middle. False: it cannot, so it has to end."""
+        """Remove a part from the middle of the sequence. False: that is not possible, so the sequence has to end."""
         if not self.is_on:
             return False
         sequence, slot = running.sequence, running.slot

@@ -1,7 +1,8 @@
-"""Texts -> vectors and scores: calls wait in a queue, and one `step()` packs sequences of all of them into one llama_decode.
+"""Texts -> embeddings and scores: calls wait in a queue, and each `step()` packs sequences of all of them into one llama_decode.
 
-Owns what waits and the context's sequence ids while it works. Knows no wire, no slot and no sampling; answers leave through `reply`.
-Invariant: a sequence is computed whole in one step and nothing of it stays behind, so a vector never depends on what ran beside it.
+Owns the waiting calls, and the context's sequence ids during a step. Never imports: ipc.wire, worker.kv, worker.sampling. Answers leave
+through `reply`. Invariant: a sequence is computed as a whole in one step and leaves nothing behind, so an embedding never depends on
+what else was in the step.
 """
 
 import base64
@@ -26,17 +27,16 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import LONG_NS, PrefillSpeed
 from fastrouter.worker.text.prompts import Prompts
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, count_chars
-from fastrouter.worker.text_jobs import Job as TextJob
+from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
-PACKED_TOKENS = 512  # more in one batch computes nothing faster, and each token looks at all that are packed with it
-MAX_ANSWER_BYTES = 32 << 20  # of vectors: a frame of the wire holds them as base64, and the router reads it in one go
+PACKED_TOKENS = 512  # more tokens in one batch are not faster, and each token looks at all others in the batch
+MAX_ANSWER_BYTES = 32 << 20  # of embeddings: a frame of the wire holds them as base64, and the router reads it as a whole
 
 Vectors = NDArray[np.float32]
 
 
 def normalize(vectors: Vectors, kind: int) -> Vectors:
-    """llama.cpp's kinds, row by row: -1 none, 0 largest value to 32760, 1 taxicab, 2 euclidean, more: p-norm. Zeros stay zeros."""
+    """The kinds of llama.cpp, row by row: -1 none, 0 largest value to 32760, 1 taxicab, 2 euclidean, more: p-norm. Zeros stay zeros."""
     if kind < 0:
         return vectors
     sizes = np.abs(vectors.astype(np.float64))
@@ -44,22 +44,22 @@ def normalize(vectors: Vectors, kind: int) -> Vectors:
     if kind == 0:
         norms = largest / 32760.0
     else:
-        relative = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)  # no power of it over- or underflows
+        relative = np.divide(sizes, largest, out=np.zeros_like(sizes), where=largest > 0)  # no power of it overflows or underflows
         norms = largest * np.power(np.power(relative, kind).sum(axis=1, keepdims=True), 1.0 / kind)
     scaled: NDArray[np.float64] = np.divide(vectors, norms, out=np.zeros_like(sizes), where=norms > 0)
     return scaled.astype(np.float32)
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One call: its sequences, and what is known of them."""
+class EmbedJob:
+    """One call: its sequences, and their results so far."""
 
     call: Call
     prompts: list[NDArray[np.int32]]
-    results: list[Vectors | None]  # one row per sequence; without pooling one per token
+    results: list[Vectors | None]  # one row for each sequence; without pooling one for each token
     num_begun: int = 0
     num_done: int = 0
-    width: int = field(default=0)  # values of a row that are wanted
+    width: int = field(default=0)  # how many values of each row are wanted
 
 
 class Embedder:
@@ -74,10 +74,10 @@ class Embedder:
         self._adapters = adapters
         self._options = options
         self._reply = reply
-        self._reading: list[tuple[Call, TextJob[list[NDArray[np.int32]]]]] = []  # their texts become tokens
-        self._jobs: deque[Job] = deque()  # they take turns, text by text
+        self._reading: list[tuple[Call, Job[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
+        self._jobs: deque[EmbedJob] = deque()  # they take turns, text by text
         self._speed = PrefillSpeed(model.n_params)
-        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
+        self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class Embedder:
     # ------------------------------------------------------------ calls
 
     def submit(self, call: Call) -> None:
-        """Queue a call. A bad one is answered; nothing is raised."""
+        """Queue a call. A bad one is answered with its error; nothing is raised."""
         num_chars = count_chars(call.params, LONG_CHARS)
         if num_chars > SHORT_CHARS:
             self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call), num_chars)))
@@ -109,20 +109,20 @@ class Embedder:
     def _queue(self, call: Call, read: Callable[[], list[NDArray[np.int32]]]) -> None:
         try:
             arrays = read()
-            job = Job(call, arrays, [None] * len(arrays), width=self._width(call.params))
+            job = EmbedJob(call, arrays, [None] * len(arrays), width=self._width(call.params))
             num_rows = sum(map(len, arrays)) if self._is_unpooled else len(arrays)
             if 4 * num_rows * job.width > MAX_ANSWER_BYTES:
                 raise InvalidRequest(f"the answer would hold more than {MAX_ANSWER_BYTES >> 20} MiB of vectors, send fewer texts at a time")
         except FastrouterError as error:
             self._fail(call, error)
-        except Exception as error:  # a bug must cost one call, not the worker
+        except Exception as error:  # a mistake must cost one call, not the worker
             traceback.print_exc(file=sys.stderr)
             self._fail(call, FastrouterError(f"{type(error).__name__}: {error}"))
         else:
             self._jobs.append(job)
 
     def forget(self, request_id: int) -> None:
-        """Nobody waits for this call any more."""
+        """The answer to this call is not needed any more."""
         for call, reading in self._reading:
             if call.request_id == request_id:
                 reading.cancel()
@@ -146,7 +146,7 @@ class Embedder:
         if not inputs:
             raise InvalidRequest(f"{name}: must not be empty")
         named = [f"{name}[{index}]" for index in range(len(inputs))] if len(inputs) > 1 else [name]
-        return [self._tokenize(said, text) for said, text in zip(named, inputs, strict=True)]
+        return [self._tokenize(name, text) for name, text in zip(named, inputs, strict=True)]
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:
@@ -155,25 +155,25 @@ class Embedder:
         pairs = self._prompts.build_pairs(query, documents)
         return [self._checked(f"documents[{index}] with the query", pair) for index, pair in enumerate(pairs)]
 
-    def _tokenize(self, said: str, text: Any) -> list[int]:
-        self._refuse_too_long(said, self._prompts.least_tokens(text, self.max_tokens), "at least ")
-        return self._checked(said, self._prompts.tokenize(text, add_special=True, parse_special=True))
+    def _tokenize(self, name: str, text: Any) -> list[int]:
+        self._refuse_too_long(name, self._prompts.least_tokens(text, self.max_tokens), "at least ")
+        return self._checked(name, self._prompts.tokenize(text, add_special=True, parse_special=True))
 
-    def _checked(self, said: str, tokens: list[int]) -> list[int]:
+    def _checked(self, name: str, tokens: list[int]) -> list[int]:
         if not tokens:
-            raise InvalidRequest(f"{said}: the content cannot be empty")
-        self._refuse_too_long(said, len(tokens))
+            raise InvalidRequest(f"{name}: the content cannot be empty")
+        self._refuse_too_long(name, len(tokens))
         return tokens
 
-    def _refuse_too_long(self, said: str, num_tokens: int, least: str = "") -> None:
+    def _refuse_too_long(self, name: str, num_tokens: int, least: str = "") -> None:
         if num_tokens > self.max_tokens:
             flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
             more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
-            message = f"{said} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
+            message = f"{name} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
             raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
 
     def _width(self, params: dict[str, Any]) -> int:
-        """Values of a vector that are wanted."""
+        """How many values of an embedding are wanted."""
         most = self._context.num_outputs
         wanted = params.get("dimensions") or most
         if wanted > most:
@@ -183,7 +183,7 @@ class Embedder:
     # ------------------------------------------------------------ one step
 
     def step(self) -> None:
-        """One batch, of all calls in turn."""
+        """One batch for all calls in turn."""
         if self._reading:
             self._queue_read()
         if not self._jobs:
@@ -210,7 +210,7 @@ class Embedder:
                 self._jobs.remove(job)
                 self._finish(job)
 
-    def _compute(self, packed: list[tuple[Job, int]]) -> None:
+    def _compute(self, packed: list[tuple[EmbedJob, int]]) -> None:
         """Raises LlamaError."""
         self._adapters.use(self._adapters.resolve(None), self._context)
         batch, row, most = self._context.batch, 0, self._context.n_batch
@@ -232,9 +232,9 @@ class Embedder:
         if code:
             raise LlamaError(f"llama_decode failed with code {code}")
 
-    def _pack(self) -> list[tuple[Job, int]]:
-        """Sequences of the next batch: the first always, then as many as fit; a call with many texts waits its turn after each."""
-        packed: list[tuple[Job, int]] = []
+    def _pack(self) -> list[tuple[EmbedJob, int]]:
+        """Sequences of the next batch: always the first one, then as many as fit; a call with many texts waits for its turn after each."""
+        packed: list[tuple[EmbedJob, int]] = []
         room = min(PACKED_TOKENS, self._context.n_batch)
         while len(packed) < self._context.num_sequences:
             job = next((job for job in self._jobs if job.num_begun < len(job.prompts)), None)
@@ -254,7 +254,7 @@ class Embedder:
 
     # ------------------------------------------------------------ answers
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: EmbedJob) -> None:
         params = job.call.params
         vectors = np.concatenate([result for result in job.results if result is not None])
         counts = [len(prompt) for prompt in job.prompts]

@@ -1,8 +1,8 @@
 """The engine: schedule -> one llama_decode -> sample each sequence -> detokenise -> ring. One `step()` serves all sequences.
 
-Owns the sequences that have a slot; what goes into a batch is decided in schedule/. Knows no wire and no router: requests come in through
-`submit` and `abort`, records leave through the Outbox. Invariant: `slot.tokens` is exactly what the KV cache holds for that slot; a sampled
-token enters both with the next decode. Sequences with different adapters never share a decode.
+Owns the sequences that have a slot; schedule/ decides what goes into a batch. Never imports: ipc.wire. Requests come in through `submit`
+and `abort`, records leave through the Outbox. Invariant: `slot.tokens` is exactly what the KV cache holds for that slot; a sampled token
+enters both with the next decode. Sequences with different adapters never share a decode.
 """
 
 import time
@@ -25,8 +25,8 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import LONG_NS
 from fastrouter.worker.schedule.adapter_turns import Turns
-from fastrouter.worker.schedule.scheduler import Limits, Step, schedule
-from fastrouter.worker.sequence import Request, Running, Status
+from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule
+from fastrouter.worker.sequence import GenerateRequest, Running, Status
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import Prompts
 
@@ -59,23 +59,23 @@ class Engine:
         self._vocab = model.vocab
         self._context = context
         self._outbox = outbox
-        self._prefilling: list[Running] = []  # oldest first
-        self._decoding: list[Running] = []  # by slot id: a split KV cache decodes a run of neighbours in one go
+        self._prefilling: list[Running] = []  # the oldest first
+        self._decoding: list[Running] = []  # by slot id: a split KV cache decodes neighbouring slots together
         self._recovery = Recovery(
             context, self._admission, self.speculation, self._answers, (self._decoding, self._prefilling), self._end_with
         )
-        self._broken: dict[Request, FastrouterError] = {}  # in this step
+        self._broken: dict[GenerateRequest, FastrouterError] = {}  # in this step
         self._turns: Turns[AdapterSet] = Turns()
-        # A window makes room for what comes by what was computed before it, so all rows of a step with a guess must be computed together:
-        # else tokens are lost that are needed when a part of the guess is taken back. A split cache computes texts together only as far as
-        # they are equally long.
+        # A window frees the cells of earlier tokens for new ones, so all rows of a step with a guess must be computed together: otherwise
+        # tokens are lost that are needed when a part of the guess is taken back. A split cache computes texts together only as far as they
+        # are equally long.
         can_guess_beside_prompts = context.is_unified or not model.n_swa
-        self._limits = Limits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
+        self._limits = BatchLimits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
         self._row_bytes = 4 * context.n_vocab
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)
-        self._step_ns = 0  # the last one
-        self.before_long_step: Callable[[], None] = lambda: None  # nothing is answered while one is computed
+        self._step_ns = 0  # of the last step
+        self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
 
     def __repr__(self) -> str:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
@@ -93,7 +93,7 @@ class Engine:
 
     @property
     def is_compiling(self) -> bool:
-        """There is nothing to do until a grammar is ready."""
+        """There is no work until a grammar is ready."""
         return self._admission.is_compiling and not (self._decoding or self._prefilling)
 
     @property
@@ -111,11 +111,11 @@ class Engine:
             self._admission.submit(generate)
 
     def check_constraint(self) -> None:
-        """That answers follow by default. Raises FastrouterError."""
+        """The constraint that answers follow by default. Raises FastrouterError."""
         self._admission.check_constraint()
 
     def abort(self, request_id: int) -> None:
-        """Forget a request; its slots keep their KV. An unknown id is fine: the request may just have finished."""
+        """Forget a request; its slots keep their KV. An unknown id is allowed: the request may just have finished."""
         for group in (self._decoding, self._prefilling):
             for running in [running for running in group if running.sequence.request.id == request_id]:
                 group.remove(running)
@@ -147,7 +147,7 @@ class Engine:
     # ------------------------------------------------------------ schedule
 
     def _schedule(self) -> Step:
-        """New sequences get their slots, then the scheduler says who is in this step, then guesses take the rows that are left."""
+        """New sequences get their slots, then the scheduler says who is in this step, then guesses use the rows that are left."""
         if self._admission.has_work:
             self._prefilling += self._admission.admit(bool(self._decoding or self._prefilling))
         turn = self._next_turn() if self.adapters.all else None
@@ -157,7 +157,7 @@ class Engine:
         return step
 
     def _next_turn(self) -> AdapterSet | None:
-        """The adapters that are in use in this step. None: nothing runs."""
+        """The adapters of this step. None: no sequence runs."""
         present = dict.fromkeys([running.sequence.request.adapters for running in self.running])
         if not present:
             return None
@@ -168,7 +168,8 @@ class Engine:
     # ------------------------------------------------------------ decode
 
     def _decode(self, step: Step) -> int:
-        """llama.cpp's code. A prompt that has the step for itself ends it when its client leaves; others would lose by that."""
+        """Returns the code of llama_decode. A prompt that is alone in the step ends the decode when its client leaves; other sequences
+        would lose their results."""
         num_rows, pieces = self._put_decoding(step), step.pieces
         if pieces:
             num_rows = self._put_pieces(step, num_rows)
@@ -199,7 +200,7 @@ class Engine:
         return row
 
     def _put_pieces(self, step: Step, row: int) -> int:
-        """Pieces of prompts behind so many rows. Returns the number of rows."""
+        """Pieces of prompts, from row `row` on. Returns the number of rows."""
         for piece in step.pieces:
             sequence, start, end = piece.running.sequence, piece.start, piece.end
             if not sequence.started_ns:
@@ -211,7 +212,7 @@ class Engine:
     # ------------------------------------------------------------ take
 
     def _take(self, step: Step) -> None:
-        """The decode worked: move its tokens into the slots, then sample every row that has logits."""
+        """The decode succeeded: move its tokens into the slots, then sample every row that has logits."""
         self._answers.num_decodes += 1
         if self.speculation.is_wanted:
             self.speculation.note_step(bool(step.pieces))
@@ -240,7 +241,8 @@ class Engine:
         return address
 
     def _verify(self, running: Running, address: int) -> bool:
-        """Sample as without a guess, row by row, while the guess says the same; the rows after that leave the KV. True: it has ended."""
+        """Sample as without a guess, row by row, while the guess is the same token; remove the rows after that from the KV. True: the
+        sequence has ended."""
         sequence, slot = running.sequence, running.slot
         sample, n_vocab = sequence.sampler.sample, self._context.n_vocab
         num_accepted = 0
@@ -280,7 +282,7 @@ class Engine:
     # ------------------------------------------------------------ a sequence
 
     def _start_decoding(self, running: Running, address: int) -> None:
-        """Its prompt is in the KV, or what it had when it gave its slot back: sample the next token from the last one's logits."""
+        """Its prompt is in the KV, or its tokens from before it gave back its slot: sample the next token from the last one's logits."""
         sequence = running.sequence
         has_begun = sequence.has_begun
         sequence.first_ns = sequence.first_ns or time.monotonic_ns()
@@ -297,7 +299,7 @@ class Engine:
         self._admission.retire(running)
 
     def _start_siblings(self, first: Running, address: int) -> None:
-        """The other choices share the prefill: by a copy of the KV where a slot is free, else later through prefix reuse."""
+        """The other choices share the prefill: by a copy of the KV if a slot is free, otherwise later by prefix reuse."""
         request = first.sequence.request
         choices, request.spare_choices = request.spare_choices, []
         queued = []
@@ -312,14 +314,14 @@ class Engine:
         self._admission.put_first(queued)
 
     def _copy_of(self, first: Running) -> Slot | None:
-        """A slot that holds the same. None: no slot is free, or it no longer has its own, or it has forgotten a part of the prompt."""
+        """A slot that holds the same. None: no slot is free, the original is gone, or it has lost a part of the prompt."""
         if first.sequence.status is Status.DONE or first.sequence.is_truncated:
             return None
         slot = next(iter(self.slots.idle), None)
         return slot if slot is not None and self.prefixes.copy(first.slot, slot) else None
 
     def _add(self, running: Running, token: int) -> bool:
-        """A sampled token: its text goes out. True when the sequence has ended (its FINISH is pushed, or its request is broken)."""
+        """A sampled token: its text is sent. True: the sequence has ended (its FINISH is sent, or its request has failed)."""
         sequence = running.sequence
         if token < 0:
             self._broken[sequence.request] = sequence.sampler.error or FastrouterError("no token could be sampled")

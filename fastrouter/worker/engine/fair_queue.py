@@ -1,9 +1,9 @@
 """Which waiting sequence gets the next free slot. Callers share the slots, and so do the HTTP requests of one caller. Pure: no clock.
 
-Knows no slot. Invariant: a caller, or a request, that holds fewer slots comes before one that holds more; among equals the one that has
-waited longest since it came or last gave a slot back. So no choice or prompt of one request goes ahead of another one's first, and nobody
-starves.
-A sequence that had to give its slot back while it ran comes before all others.
+Never imports: worker.kv. Invariant: a caller or a request that holds fewer slots comes before one that holds more; of equals the one
+comes first that has waited longest since it came or last gave back a slot. So no second choice or prompt of one request comes before the
+first of another, and all get their turn.
+A sequence that had to give back its slot while it ran comes before all others.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ class _Share:
     def __init__(self, tick: int) -> None:
         self.num_running = 0
         self.num_waiting = 0
-        self.tick = tick  # when it came, or last gave a slot back
+        self.tick = tick  # when it came, or last gave back a slot
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -37,7 +37,7 @@ class FairQueue:
     """The sequences of one model that wait for a slot; it counts those that have one."""
 
     def __init__(self) -> None:
-        self._begun: list[Sequence] = []  # gave their slots back; oldest first
+        self._begun: list[Sequence] = []  # they gave their slots back; the oldest first
         self._lines: dict[RequestKey, deque[Sequence]] = {}
         self._requests: dict[RequestKey, _Share] = {}
         self._callers: dict[int, _Share] = {}
@@ -52,15 +52,15 @@ class FairQueue:
     def __bool__(self) -> bool:
         return bool(self._begun or self._lines)
 
-    # ------------------------------------------------------------ those that wait
+    # ------------------------------------------------------------ waiting sequences
 
     @property
     def has_begun(self) -> bool:
-        """Some have to go on."""
+        """Some of them ran before and have to continue."""
         return bool(self._begun)
 
     def add(self, sequence: Sequence) -> None:
-        """Behind the others of its request."""
+        """After the others of its request."""
         self._line_of(sequence).append(sequence)
 
     def add_first(self, sequences: list[Sequence]) -> None:
@@ -80,13 +80,13 @@ class FairQueue:
         self._drop_empty(gone)
 
     def __iter__(self) -> Iterator[Sequence]:
-        """All of them, in no order of importance."""
+        """All of them, in any order."""
         yield from self._begun
         for line in self._lines.values():
             yield from line
 
     def heads(self) -> list[Sequence]:
-        """Those that may be next, best first: all that have begun, and the first one of each request."""
+        """Those that may be next, the best first: all that ran before, and the first one of each request."""
         ranked = sorted(self._lines, key=lambda key: (*self._callers[key[0]].rank, *self._requests[key].rank))
         return self._begun + [self._lines[key][0] for key in ranked]
 
@@ -100,7 +100,7 @@ class FairQueue:
             share.num_running += 1
 
     def end(self, sequence: Sequence) -> None:
-        """It has given its slot back for good."""
+        """It has given back its slot, and has ended."""
         self._tick += 1
         for share in self._shares(sequence):
             share.num_running -= 1
@@ -108,7 +108,7 @@ class FairQueue:
         self._drop_empty([sequence])
 
     def put_back(self, sequence: Sequence) -> None:
-        """It has given its slot back and wants to go on."""
+        """It has given back its slot, and will continue later."""
         for share in self._shares(sequence):
             share.num_running -= 1
             share.num_waiting += 1
@@ -144,6 +144,6 @@ class FairQueue:
 
 
 def _key(sequence: Sequence) -> RequestKey:
-    """The HTTP request it came with, where the router says so."""
+    """Its HTTP request, if the router has sent that number."""
     asked = sequence.request.generate
     return asked.caller, asked.exchange, 0 if asked.exchange else sequence.request.id

@@ -1,7 +1,6 @@
-"""Records on their way to the ring, in order, when the ring is full.
+"""Records that wait for room in the ring, in order.
 
-Invariant: a record never overtakes another. The engine does not decode while something is pending, so what waits here is at most
-one step's records.
+Invariant: records stay in their order. The engine does not decode while one waits, so at most the records of one step wait here.
 """
 
 from collections import deque
@@ -46,11 +45,11 @@ class Outbox:
         self.push(request_id, ERROR, 0, LAST, 0, Failure(error).to_payload(min(MAX_MESSAGE, self._most // 8)))
 
     def drop(self, request_id: int) -> None:
-        """Nobody listens to this request any more."""
+        """The records of this request are not needed any more."""
         self._pending = deque(record for record in self._pending if record[0] != request_id)
 
     def flush(self) -> bool:
-        """Push what waits; True when nothing is left."""
+        """Write what waits; True when nothing is left."""
         pending = self._pending
         while pending and self._try_push(*pending[0]):
             pending.popleft()

@@ -1,7 +1,7 @@
-"""What follows from a decode that failed: room is made and the step is tried again, or its sequences end.
+"""What follows a failed decode: room is made and the step is repeated, or its sequences end.
 
-Decides and does; shares the engine's lists of running sequences. Invariant: the oldest sequence never gives way to a younger one, so that
-it always goes on; after every call the slots hold what the KV cache holds.
+It decides and acts; it shares the engine's lists of running sequences. Invariant: the oldest sequence never gives way to a younger one,
+so it always continues; after every call the slots hold what the KV cache holds.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from fastrouter.worker.sequence import Running
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import context_exceeded
 
-NO_ROOM, ABORTED = 1, 2  # what llama_decode says
+NO_ROOM, ABORTED = 1, 2  # results of llama_decode
 
 
 class Recovery:
-    """Of one engine. `end_with`: forget a request and tell its client why."""
+    """For one engine. `end_with`: forget a request and tell its client why."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Recovery:
         self._end_with = end_with
 
     def recover(self, code: int, step: Step) -> None:
-        """What follows from llama_decode's code for this step."""
+        """Acts on the result of llama_decode for this step."""
         if code == ABORTED:
             self._forget_cancelled(step.running)
         elif code != NO_ROOM:
@@ -47,7 +47,7 @@ class Recovery:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Idle slots first, then the youngest sequence waits; the last one that is left has filled the whole cache."""
+        """Idle slots go first, then the youngest sequence waits; the last one that is left has filled the whole cache."""
         prefixes, idle = self._admission.prefixes, self._admission.slots.to_purge()
         newest = max((running for group in self._running for running in group), key=lambda running: running.sequence.number)
         if idle is not None:
@@ -63,7 +63,8 @@ class Recovery:
             self._fail([newest], context_exceeded(len(newest.sequence.prompt), self._context.n_ctx))
 
     def _forget_cancelled(self, group: list[Running]) -> None:
-        """The client left while its prompt was computed. What the KV got of the step goes; where that cannot be known, all goes."""
+        """The client left while its prompt was computed. What the step added to the KV is removed; if that part is unknown, all is
+        removed."""
         for slot in [running.slot for running in group]:
             if not (self._context.can_forget_end and self._context.remove(slot.id, len(slot.tokens))):
                 self._admission.prefixes.forget(slot)
@@ -71,7 +72,7 @@ class Recovery:
             self._end_with(request.id, None)
 
     def _fail(self, failed: list[Running], error: FastrouterError) -> None:
-        """What the KV holds of these sequences is unknown now, so it goes."""
+        """The KV of these sequences is unknown now, so it is removed."""
         for running in failed:
             self._remove(running)
             self._admission.retire(running, keeps_kv=False)

@@ -1,1 +1,1 @@
-"""What the KV cache holds: slots, prefixes, checkpoints, the prompt cache."""
+"""The content of the KV cache: slots, prefixes, checkpoints, the prompt cache."""

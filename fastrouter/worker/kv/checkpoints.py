@@ -1,7 +1,7 @@
-"""Checkpoints: what of a slot's memory cannot be cut (windows, recurrent states) as it was after a start of its tokens.
+"""Checkpoints: copies of the part of a slot's memory that cannot be cut (windows, recurrent states), after a start of its tokens.
 
-Knows no sequence, and of a prompt only its length. Checkpoints are taken while a prompt is computed, so that another one that begins the
-same way can go on from there. Invariant: a slot's checkpoints are of starts of its own tokens; the slot's owner drops the others.
+Checkpoints are taken while a prompt is computed, so that another prompt with the same start can continue there. Never imports:
+worker.kv.prefixes. Invariant: a slot's checkpoints are of starts of its own tokens; the slot's owner drops all others.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from fastrouter.system.machine import available_bytes
 from fastrouter.worker.kv.slots import Checkpoint, Slot
 from fastrouter.worker.llama.sequence_state import States
 
-NUM_LAST = 4  # tokens behind the last one of a prompt, as in llama-server: the same prompt asked again, or with another end, begins there
-MIN_PROMPT = 64  # tokens; of a shorter prompt none is taken: it costs a step more, and is soon computed again
-MEMORY_SHARE = 16  # all together take at most this part of what is available
+NUM_LAST = 4  # tokens after the last one of a prompt, as in llama-server: the same prompt again, or with another end, begins there
+MIN_PROMPT = 64  # tokens; a shorter prompt gets no checkpoint: it would cost one more step, and the prompt is computed again quickly
+MEMORY_SHARE = 16  # all together take at most this part of the available memory
 
 
 def longest(checkpoints: Sequence[Checkpoint], length: int) -> Checkpoint | None:
@@ -22,19 +22,19 @@ def longest(checkpoints: Sequence[Checkpoint], length: int) -> Checkpoint | None
 
 
 def to_drop(checkpoints: Sequence[Checkpoint]) -> int:
-    """The one that is missed least, but not the last: it is nearest to the one before it."""
+    """The one that is least useful, but never the last one: it is nearest to the one before it."""
     starts = [0, *(checkpoint.length for checkpoint in checkpoints)]
     return min(range(max(1, len(checkpoints) - 1)), key=lambda index: starts[index + 1] - starts[index])
 
 
 def stop_at_checkpoint(num_prompt: int, start: int, end: int) -> int:
-    """Where the piece of a prompt from `start` to `end` ends: no later than the place of its last checkpoint."""
+    """The end of the prompt's piece from `start` to `end`: not after the place of its last checkpoint."""
     last = num_prompt - NUM_LAST
     return last if start < last < end and num_prompt >= MIN_PROMPT else end
 
 
 class Checkpoints:
-    """Of all slots of one context."""
+    """For all slots of one context."""
 
     def __init__(self, states: States, options: LoadOptions, num_slots: int, *, is_needed: bool) -> None:
         self.is_on = is_needed and options.ctx_checkpoints > 0
@@ -44,7 +44,7 @@ class Checkpoints:
         self._num_slots = num_slots
 
     def note(self, slot: Slot, num_prompt: int) -> None:
-        """The slot holds so much of its prompt now."""
+        """The slot holds this much of its prompt now."""
         length, kept = len(slot.tokens), slot.checkpoints
         previous = kept[-1].length if kept else 0
         is_last = length == num_prompt - NUM_LAST and num_prompt >= MIN_PROMPT

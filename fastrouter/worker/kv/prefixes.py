@@ -1,7 +1,7 @@
-"""How much of a prompt is in memory already: in its slot, in another slot to copy from, or in the prompt cache in RAM.
+"""How much of a prompt is already in memory: in its slot, in another slot to copy from, or in the prompt cache in RAM.
 
-Owns what KV operations do to `Slot.tokens` and `Slot.adapters`. Knows no sequence. Invariant: after every call `slot.tokens` is what the KV
-holds, computed with `slot.adapters`; nothing is shared between different adapters; what a memory cannot give exactly is computed anew.
+Owns all changes of `Slot.tokens` and `Slot.adapters`. Never imports: worker.llama.batch. Invariant: after every call `slot.tokens` is
+what the KV holds, computed with `slot.adapters`; different adapters share nothing; what a memory cannot give exactly is computed again.
 """
 
 from array import array
@@ -14,14 +14,14 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import PrefillSpeed
 
-MIN_COPIED = 8  # tokens; fewer are prefilled as fast
-MIN_CACHED = 32  # tokens; for fewer the prompt cache is not worth a search
+MIN_COPIED = 8  # tokens; fewer are computed as quickly
+MIN_CACHED = 32  # tokens; fewer are not worth a search in the prompt cache
 MIN_KEPT = 0.5  # of what a slot holds: with less, the rest is another conversation and goes to the prompt cache
 COPY_BYTES_PER_NS = 2.0  # half of what one core copies
 
 
 class Prefixes:
-    """Of all slots of one context."""
+    """For all slots of one context."""
 
     def __init__(self, model: Model, context: Context, slots: Slots, options: LoadOptions) -> None:
         self._context = context
@@ -38,9 +38,9 @@ class Prefixes:
     # ------------------------------------------------------------ the start of a prompt
 
     def keep(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, min_chunk: int = 0) -> int:
-        """Make the slot hold nothing but a start of the prompt, as long as can be had. Returns its length, less than the prompt's.
-        `min_chunk`: runs of so many tokens that come later in the prompt are moved to where it has them (0: they are not)."""
-        most = len(prompt) - 1  # the last token must be evaluated for its logits
+        """Make the slot hold only a start of the prompt, as long as possible. Returns its length, which is less than the prompt's.
+        `min_chunk`: runs of this many tokens that come later in the prompt are moved to their place there (0: off)."""
+        most = len(prompt) - 1  # the last token must be computed for its logits
         length = self._usable_of(slot, min(slot.shared_with(prompt, adapters, is_exact=not min_chunk), most))
         source: Slot | CachedPrompt = slot
         donor, copied = self._donor(slot, prompt, adapters, most)
@@ -65,14 +65,14 @@ class Prefixes:
     def _can_cut_to(self, num_held: int, oldest: int, length: int) -> bool:
         if length == num_held:
             return True
-        # Otherwise a state is of all tokens, or a window has moved past what comes next. What is behind it goes in any order, so that the
-        # oldest token may still be there, and a later one not.
+        # Otherwise a recurrent state covers all tokens, or a window has moved past the next one. Cells outside of a window are freed in any
+        # order, so the oldest token may still be there when a later one is gone.
         if not self._can_cut or (self._loses_tokens and num_held > self._n_swa):
             return False
         return oldest <= max(0, length - self._n_swa + 1)
 
     def _usable(self, held: Slot | CachedPrompt, oldest: int, shared: int) -> int:
-        """How much of a shared start can be had: all of it, or up to a checkpoint."""
+        """How much of a shared start is usable: all of it, or up to a checkpoint."""
         if self._can_cut_to(len(held.tokens), oldest, shared):
             return shared
         found = longest(held.checkpoints, shared)
@@ -88,7 +88,7 @@ class Prefixes:
         return self._usable(slot, oldest, shared)
 
     def _oldest_in_state(self, slot: Slot) -> int:
-        """Its first position in what `States.save` makes of it: of a window, only what the next token sees."""
+        """The first position that `States.save` stores: of a window, only what the next token sees."""
         oldest = self._context.oldest_pos(slot.id)
         return max(oldest, len(slot.tokens) - self._n_swa + 1) if self._n_swa else oldest
 
@@ -106,12 +106,12 @@ class Prefixes:
         return self._context.is_unified or self._is_worth(num_tokens, 2 * self._states.size(donor.id))
 
     def _is_worth(self, num_tokens: int, num_bytes: int) -> bool:
-        """To move so many bytes is faster than to compute so many tokens."""
+        """True: moving this many bytes is faster than computing this many tokens."""
         return num_tokens * self.speed.prefill_ns > num_bytes / COPY_BYTES_PER_NS
 
     def _move_chunks(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, length: int, least: int) -> int:
-        """Runs of at least so many tokens behind `length` move up to where the prompt has them, in order, as in llama-server. What they
-        have seen before them was another text, so the answer may differ. Returns the new length."""
+        """Move runs of at least `least` tokens after `length` to their places in the prompt, in order, as in llama-server. They were
+        computed after another text, so the answer may differ. Returns the new length."""
         if slot.adapters != adapters or not self.own(slot):
             return min(length, len(slot.tokens))
         held, source = slot.tokens, length
@@ -128,10 +128,10 @@ class Prefixes:
             length, source = length + run, source + run
         return length
 
-    # ------------------------------------------------------------ what slots hold
+    # ------------------------------------------------------------ content of slots
 
     def cut(self, slot: Slot, length: int) -> int:
-        """Forget what comes after. Returns what is left: some memories can only forget everything."""
+        """Remove all tokens after `length`. Returns what is left: some memories can only remove everything."""
         if length < len(slot.tokens):
             if not (length and self._go_back(slot, length) and self._context.remove(slot.id, length)):
                 self.forget(slot)
@@ -143,7 +143,7 @@ class Prefixes:
         return length
 
     def _go_back(self, slot: Slot, length: int) -> bool:
-        """What cannot be cut is as it was then. False: it is lost."""
+        """The part that cannot be cut becomes what it was then. False: it is lost."""
         if self._can_cut_to(len(slot.tokens), self._context.oldest_pos(slot.id), length):
             return True
         found = longest(slot.checkpoints, length)
@@ -157,12 +157,12 @@ class Prefixes:
         slot.checkpoints = []
 
     def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
-        """The slot is empty, and what comes will be computed with these adapters."""
+        """The slot is empty, and the next tokens are computed with these adapters."""
         self.forget(slot)
         slot.adapters = adapters
 
     def copy(self, donor: Slot, slot: Slot) -> bool:
-        """`slot` holds the same as `donor`, which may be busy. False: there is no room, and it holds nothing."""
+        """`slot` holds the same as `donor`, which may be busy. False: there is no room, and it is empty."""
         self.put_away(slot)
         self.forget(slot)
         if not (self._share_cells(donor, slot) if self._context.is_unified else self._copy_state(donor, slot, is_part=False)):
@@ -176,16 +176,16 @@ class Prefixes:
     def _share_cells(self, donor: Slot, slot: Slot) -> bool:
         self._context.copy(donor.id, slot.id)
         donor.has_shared_cells = slot.has_shared_cells = True
-        # Cells of a window that two sequences share are never free again: each gets its own, or the cache fills up.
+        # Cells of a window that two sequences share are never freed: each needs its own, or the cache fills up.
         return not self._n_swa or self._copy_state(donor, slot, is_part=True)
 
     def _copy_state(self, donor: Slot, slot: Slot, *, is_part: bool) -> bool:
-        """Between the parts of a split cache, llama.cpp's own copy moves all of a slot's memory, and not before the next decode."""
+        """Between the parts of a split cache, llama.cpp's own copy moves all of a slot's memory, and only with the next decode."""
         state = self._states.save(donor.id, is_part=is_part)
         return state is not None and self._states.restore(slot.id, state, is_part=is_part)
 
     def shift(self, slot: Slot, num_kept: int, num_gone: int) -> bool:
-        """Forget tokens behind a start; what comes after moves there. False: it cannot be done, and the slot may have lost its KV."""
+        """Remove tokens after a start; the later ones move there. False: this is not possible, and the slot may have lost its KV."""
         end = num_kept + num_gone
         if not self.own(slot) or not self._context.remove(slot.id, num_kept, end):
             return False
@@ -196,7 +196,7 @@ class Prefixes:
         return True
 
     def own(self, slot: Slot) -> bool:
-        """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it holds nothing."""
+        """Before positions are moved: give it cells that no other sequence has. False: there is no room, or it is empty."""
         if not slot.has_shared_cells:
             return True
         while not self._has_room(0) and (idle := self._slots.to_purge()) is not None:
@@ -213,7 +213,7 @@ class Prefixes:
     # ------------------------------------------------------------ the prompt cache
 
     def start_uncached(self, slot: Slot, adapters: AdapterSet) -> None:
-        """For a prompt that wants nothing of what is there."""
+        """For a prompt that must not use the cache."""
         self.put_away(slot)
         self.start_over(slot, adapters)
 
@@ -223,13 +223,13 @@ class Prefixes:
         self.forget(slot)
 
     def put_idle_away(self) -> None:
-        """--cache-idle-slots: what no sequence uses goes to the prompt cache; in a unified cache it is in nobody's way then."""
+        """--cache-idle-slots: what no sequence uses goes to the prompt cache; in a unified cache this frees its cells."""
         for slot in self._slots.idle:
             if self.put_away(slot) and self._context.is_unified:
                 self.forget(slot)
 
     def put_away(self, slot: Slot) -> bool:
-        """Remember in RAM what is going to be overwritten, where that is cheaper than to compute it again. True: it is there."""
+        """Store in RAM what will be overwritten, if that is cheaper than computing it again. True: it is stored."""
         if not self.prompt_cache.is_open or not MIN_CACHED <= len(slot.tokens) <= slot.num_exact:
             return False
         there = self.prompt_cache.find(slot.tokens, slot.adapters, self._usable_of_kept)
@@ -246,9 +246,9 @@ class Prefixes:
         return self.prompt_cache.put(kept, self._usable_of_kept, limit_bytes)
 
     def _bring_back(self, kept: CachedPrompt, slot: Slot, length: int) -> int:
-        """From the prompt cache into the slot. Returns how much of a start of that length is there."""
+        """From the prompt cache into the slot. Returns how much of a start of that length it holds."""
         if length < MIN_KEPT * len(kept.tokens):
-            self.prompt_cache.touch(kept)  # a part of it is used, and the whole may be again
+            self.prompt_cache.touch(kept)  # a part of it is used, and the whole may be used again
         else:
             self.prompt_cache.take(kept)
         self.make_room(slot, len(kept.tokens))
@@ -260,12 +260,12 @@ class Prefixes:
         return self._usable_of(slot, length)
 
     def make_room(self, slot: Slot, num_tokens: int) -> None:
-        """For so many tokens in this slot, which loses what it holds; idle slots lose theirs if need be."""
+        """For this many tokens in this slot, which loses its content; idle slots lose theirs if needed."""
         self.purge(slot)
         while not self._has_room(num_tokens) and (idle := self._slots.to_purge()) is not None:
             self.purge(idle)
 
     def _has_room(self, num_tokens: int) -> bool:
-        """For so many more, even if no cell is shared."""
+        """For this many more, even if no cell is shared."""
         held = sum(len(slot.tokens) for slot in self._slots.all) if self._context.is_unified else 0
         return held + num_tokens <= self._context.n_ctx

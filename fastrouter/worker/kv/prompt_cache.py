@@ -1,7 +1,7 @@
-"""The prompt cache in RAM: what slots held before other prompts took their place. Least recently used goes first.
+"""The prompt cache in RAM: what slots held before other prompts took their place. The least recently used entry goes first.
 
-Calls no llama.cpp and knows no slot. A CachedPrompt is complete by itself (tokens, adapters, bytes).
-Invariant: together they are no larger than the limit of the moment at which the last one came.
+Never imports: worker.kv.prefixes, worker.llama.context.
+A CachedPrompt needs nothing else (tokens, adapters, bytes). Invariant: together they were within the limit when the last one came.
 """
 
 from array import array
@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 from fastrouter.system.machine import available_bytes
 from fastrouter.worker.kv.slots import AdapterSet, Checkpoint, common_prefix
-from fastrouter.worker.llama.sequence_state import State
+from fastrouter.worker.llama.sequence_state import SavedState
 
-AUTO_MOST_BYTES = 8192 << 20  # llama-server's default
-AUTO_SHARE = 4  # of what would be available without it: small machines keep less
+AUTO_MOST_BYTES = 8192 << 20  # the default of llama-server
+AUTO_SHARE = 4  # of the memory that would be available without it: small machines keep less
 
 
 class CachedPrompt(NamedTuple):
-    """What a slot held. `oldest` is the first position of it (more than 0 in a sliding window)."""
+    """The former content of a slot. `oldest` is its first position (more than 0 in a sliding window)."""
 
     tokens: "array[int]"
     adapters: AdapterSet
     oldest: int
-    state: State
+    state: SavedState
     checkpoints: tuple[Checkpoint, ...] = ()
 
     def __repr__(self) -> str:
@@ -33,21 +33,21 @@ class CachedPrompt(NamedTuple):
         return self.state.nbytes + sum(checkpoint.state.nbytes for checkpoint in self.checkpoints)
 
     def gives(self, tokens: "array[int]", adapters: AdapterSet, usable: "Usable") -> bool:
-        """These tokens, all of them."""
+        """True: it holds all these tokens at its start."""
         length = len(tokens)
         return self.adapters == adapters and common_prefix(self.tokens, tokens) == length and usable(self, length) == length
 
 
-Usable = Callable[[CachedPrompt, int], int]  # (it, length of a start that it shares) -> how much of that can be had
+Usable = Callable[[CachedPrompt, int], int]  # (entry, length of a shared start) -> how much of that is usable
 
 
 class PromptCache:
-    """`limit_mib`: None is automatic, -1 no limit, 0 nothing is kept."""
+    """`limit_mib`: None is automatic, -1 no limit, 0 off."""
 
     def __init__(self, limit_mib: int | None) -> None:
         self._limit_mib = limit_mib
-        self._kept: list[CachedPrompt] = []  # least recently used first
-        self.on_change: Callable[[int], None] = lambda num_bytes: None  # told how large it is now
+        self._kept: list[CachedPrompt] = []  # the least recently used first
+        self.on_change: Callable[[int], None] = lambda num_bytes: None  # it is called with the new size
 
     def __repr__(self) -> str:
         return f"<PromptCache {len(self._kept)} kept, {self.num_bytes} bytes>"
@@ -64,7 +64,7 @@ class PromptCache:
         return sum(kept.num_bytes for kept in self._kept)
 
     def limit_bytes(self) -> int | None:
-        """At this moment; None: there is none."""
+        """The limit now; None: there is none."""
         if self._limit_mib is None:
             return min(AUTO_MOST_BYTES, (available_bytes() + self.num_bytes) // AUTO_SHARE)
         return self._limit_mib << 20 if self._limit_mib >= 0 else None
@@ -73,7 +73,7 @@ class PromptCache:
         """(the one that holds the longest start of the prompt, its length)"""
         found: CachedPrompt | None = None
         longest = 0
-        most = len(prompt) - 1  # the last token is evaluated for its logits
+        most = len(prompt) - 1  # the last token must be computed for its logits
         for kept in self._kept:
             if kept.adapters == adapters:
                 shared = min(common_prefix(kept.tokens, prompt), most)
@@ -83,11 +83,11 @@ class PromptCache:
         return found, longest
 
     def find(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> CachedPrompt | None:
-        """One that could give all of this."""
+        """One that holds all of this."""
         return next((kept for kept in self._kept if kept.gives(tokens, adapters, usable)), None)
 
     def put(self, kept: CachedPrompt, usable: Usable, limit_bytes: int | None) -> bool:
-        """Those that the new one can stand for go, then the oldest until all fit. False: not even the new one does."""
+        """Entries that the new one can replace go, then the oldest until all fit. False: the new one alone is too large."""
         self._kept = [other for other in self._kept if not kept.gives(other.tokens, other.adapters, usable)]
         self._kept.append(kept)
         self.shrink(limit_bytes)
@@ -100,7 +100,7 @@ class PromptCache:
         self.on_change(self.num_bytes)
 
     def touch(self, kept: CachedPrompt) -> None:
-        """It has been of use."""
+        """It was used."""
         self._kept = [*(other for other in self._kept if other is not kept), kept]
 
     def take(self, kept: CachedPrompt) -> None:

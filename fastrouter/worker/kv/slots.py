@@ -1,7 +1,7 @@
-"""Who owns which seq_id, and which tokens its KV cache holds. Chooses the slot for a new prompt.
+"""Which sequence id belongs to which slot, and which tokens its KV cache holds. Chooses the slot for a new prompt.
 
-Calls no llama.cpp: `Slot.tokens` mirrors the KV cache and the engine keeps it true. A slot has at most one sequence at a time;
-when that ends the tokens stay, for the next prompt that starts the same way and runs with the same adapters.
+Calls no llama.cpp: `Slot.tokens` mirrors the KV cache, and the engine keeps it correct. A slot has at most one sequence at a time; after
+its end the tokens stay, for the next prompt with the same start and the same adapters.
 """
 
 from array import array
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrouter.worker.llama.sequence_state import State
+from fastrouter.worker.llama.sequence_state import SavedState
 
-SIMILARITY = 0.1  # a shared start shorter than this part of the prompt is not worth another conversation's cache
+SIMILARITY = 0.1  # a shared start that is a smaller part of the prompt is not worth the loss of another conversation's cache
 MIN_KEPT = 0.5  # while a slot is empty, the start must also be this part of the prompt or of what would be lost
 
 ALL = 1 << 31  # more tokens than any slot holds
@@ -20,14 +20,14 @@ AdapterSet = tuple[tuple[int, float], ...]  # (adapter id, scale) by id, no scal
 
 
 class Checkpoint(NamedTuple):
-    """What of a slot's memory cannot be cut, as it was after so many of its tokens."""
+    """The part of a slot's memory that cannot be cut, as it was after this many tokens."""
 
     length: int
-    state: State
+    state: SavedState
 
 
 class Slot:
-    """One seq_id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
+    """One sequence id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
 
     __slots__ = ("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
 
@@ -35,11 +35,11 @@ class Slot:
         self.id = slot_id
         self.tokens: array[int] = array("i")
         self.adapters: AdapterSet = ()
-        self.checkpoints: list[Checkpoint] = []  # of its tokens, shortest first
+        self.checkpoints: list[Checkpoint] = []  # of its tokens, the shortest first
         self.is_busy = False
-        self.has_shared_cells = False  # in a unified KV cache, with other slots: what moves one moves the others
-        self.num_exact = ALL  # what is behind was moved, and computed with tokens that are gone: no start of another prompt
-        self.last_task: dict[str, Any] = {}  # what is said of the sequence that had it last
+        self.has_shared_cells = False  # shared with other slots of a unified KV cache: what moves one moves the others
+        self.num_exact = ALL  # later tokens were moved, and computed with tokens that are gone, so no other prompt may start with them
+        self.last_task: dict[str, Any] = {}  # what is reported about the last sequence
         self.last_used = 0  # a tick of Slots, not a time
 
     def __repr__(self) -> str:
@@ -81,8 +81,8 @@ class Slots:
         return [slot for slot in self.all if not slot.is_busy]
 
     def choose(self, prompt: "array[int]", slot_id: int = -1, adapters: AdapterSet = ()) -> Slot | None:
-        """The idle slot that shares the longest start with `prompt`, or else the least recently used; `slot_id` insists on one.
-        None: wait. The slot is not taken yet."""
+        """The idle slot with the longest start of `prompt`, otherwise the least recently used one; `slot_id` asks for one slot. None:
+        wait. The slot is not taken yet."""
         if slot_id >= 0:
             slot = self.all[slot_id % len(self.all)]
             return None if slot.is_busy else slot
@@ -109,7 +109,7 @@ class Slots:
             slot.last_used = self._tick
 
     def to_purge(self) -> Slot | None:
-        """The idle slot whose KV is missed least, for when the cache is full."""
+        """The idle slot whose KV is least useful, for a full cache."""
         holding = [slot for slot in self.idle if slot.tokens]
         return min(holding, key=lambda slot: slot.last_used) if holding else None
 

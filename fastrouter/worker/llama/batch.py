@@ -1,4 +1,4 @@
-"""The arrays of one llama_decode. Knows no context: what the struct is made of comes from context.py."""
+"""The arrays of one llama_decode. Never imports: worker.llama.context, worker.llama.binding. context.py passes in the struct."""
 
 import ctypes
 from typing import Any
@@ -12,8 +12,8 @@ _P, _I = ctypes.c_void_p, ctypes.c_int32
 class Batch:
     """The arrays of one llama_decode, allocated once. Rows [0, n_tokens) are valid.
 
-    Two ways to fill it: plain ctypes stores for the one token of a decoding sequence, a numpy slice for a piece of a prompt.
-    `n_seq_id` is 1 and `seq_id[i]` points at `seq[i]` for ever.
+    There are two ways to fill it: plain ctypes stores for the one token of a decoding sequence, a numpy slice for a piece of a prompt.
+    `n_seq_id` is always 1 and `seq_id[i]` always points at `seq[i]`.
     """
 
     def __init__(self, capacity: int, struct: Any) -> None:
@@ -60,7 +60,7 @@ class Batch:
         return row
 
     def put_outputs(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int) -> int:
-        """Like put_prompt, but every token is an output, as pooling wants it. Returns the next free row."""
+        """Like put_prompt, but every token is an output, which pooling needs. Returns the next free row."""
         end = self.put_prompt(row, tokens, first_pos, seq_id, wants_logits=False)
         self._logits_view[row:end] = 1
         return end

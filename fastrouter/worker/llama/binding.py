@@ -1,7 +1,7 @@
-"""The only import of llama_cpp: the library, its log, its backends. Everything is addressed by plain ints.
+"""The only import of llama_cpp: the library, its log, its backends. All addresses are plain ints.
 
-Knows no model. llama_cpp's ctypes functions are bound anew with the cheapest argument types: pointers travel as integers, and no Python
-object is made per token.
+Never imports: worker.llama.model. llama_cpp's ctypes functions are bound again with the cheapest argument types: pointers are integers,
+and no Python object is made for each token.
 """
 
 import ctypes
@@ -20,34 +20,34 @@ from fastrouter.worker.llama.log import LlamaLog
 api: Any = llama_cpp.llama_cpp
 lib = api._lib
 P, I = ctypes.c_void_p, ctypes.c_int32  # noqa: E741
-EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: a foreign library would read garbage
-_DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with memory of their own or the host's
+EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: with another library this would read garbage
+_DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with separate memory, or with the host's
 
 
 def bind(name: str, restype: Any, *argtypes: Any) -> Any:
-    """A private function object, so our argument types don't disturb llama_cpp's own."""
+    """A separate function object, so that our argument types do not change llama_cpp's."""
     function = ctypes.CFUNCTYPE(restype, *argtypes)((name, lib))
     return function
 
 
 class LlamaError(FastrouterError):
-    """llama.cpp refused; the message says what it logged."""
+    """llama.cpp refused; the message is what it logged."""
 
 
 class Scarcity(LlamaError):
-    """It had no memory, or no descriptor, for it now."""
+    """There was not enough memory, or no descriptor, for it now."""
 
 
 def refusal(cause: str, path: str = "") -> LlamaError:
-    """Of a load, for the cause that llama.cpp logged. `path`: the file that it could not open."""
-    said = f"{path}: " if path else ""
+    """The error of a load, with the cause that llama.cpp logged. `path`: the file that it could not open."""
+    prefix = f"{path}: " if path else ""
     if re.search(r"alloc|\bmemory\b|too many open files", cause, re.IGNORECASE):
-        return Scarcity(f"{said}{cause}")
-    return LlamaError(f"{said}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
+        return Scarcity(f"{prefix}{cause}")
+    return LlamaError(f"{prefix}{cause}{'; get another copy of the file, or another version of the model' if path else ''}")
 
 
 log = LlamaLog()
-_log_callback = api.llama_log_callback(log.take)  # kept alive: llama.cpp holds its address
+_log_callback = api.llama_log_callback(log.take)  # kept alive: llama.cpp stores its address
 
 
 def backend_folder() -> Path:
@@ -57,7 +57,7 @@ def backend_folder() -> Path:
 
 @cache
 def has_device_backend() -> bool:
-    """True for a GPU build: a process that has loaded such a backend must not fork. Decided by file names: loads nothing."""
+    """True for a GPU build: a process that has loaded such a backend must not fork. It looks at file names and loads nothing."""
     folders = (backend_folder(), Path(llama_cpp.__file__).resolve().parent / "lib")
     names = {path.name.split(".")[0] for folder in folders if folder.is_dir() for path in folder.glob("libggml-*.so*")}
     return any(not name.startswith(("libggml-base", "libggml-cpu")) for name in names)
@@ -68,7 +68,7 @@ def start_backends() -> None:
     if not api.llama_version().startswith(EXPECTED_LLAMA_VERSION):
         raise LlamaError(f"libllama is {api.llama_version().decode()}, fastrouter was written for {EXPECTED_LLAMA_VERSION.decode()}")
     api.llama_log_set(_log_callback, None)
-    # Looked up through libllama's own handle: `llama_cpp._ggml` may hold a second image with its own, empty registry.
+    # Looked up through libllama's handle: `llama_cpp._ggml` may hold a second image with another, empty registry.
     count = lib.ggml_backend_dev_count
     count.restype = ctypes.c_size_t
     folder = backend_folder()
@@ -99,7 +99,7 @@ def drop_best_variants(count: int) -> None:
 
 
 def device_free_bytes() -> int | None:
-    """Free memory of all devices that are no CPU, together; None: there are none."""
+    """Free memory of all devices that are not CPUs, together; None: there are none."""
     if not has_device_backend():
         return None
     free, total = ctypes.c_size_t(), ctypes.c_size_t()

@@ -1,4 +1,4 @@
-"""A llama_context: its memory (KV cache), its batch, one decode. Knows nothing of requests, slots or sampling; `close` is idempotent."""
+"""A llama_context: its memory (KV cache), its batch, one decode. `close` is idempotent."""
 
 import ctypes
 from collections.abc import Sequence
@@ -49,18 +49,18 @@ class Context:
             self._pools = ThreadPools(cpu_function, placements, self._num_threads)
             _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
-        # What one sequence may fill; unified: all of it. Never more than the model was trained for, as in llama-server.
+        # What one sequence may fill; unified: all of it. At most the training context of the model, as in llama-server.
         self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
         self.states = States(lib, self.pointer, self.memory)
-        self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by a token
-        self.can_forget_end: bool = self.can_cut and not model.n_swa  # what came last; a window has lost tokens to it
+        self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by one token
+        self.can_forget_end: bool = self.can_cut and not model.n_swa  # the last tokens; a window has lost others because of them
         self.batch = Batch(self.n_batch, api.llama_batch())
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == POOLING["rank"]
-        # A vector made of the last token alone, which has seen the others through the cache: they need not be computed with it.
+        # An embedding from only the last token, which has seen all others through the cache: they need not be computed with it.
         is_of_last = self.pooling == POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
         self.can_split: bool = bool(self.memory) and is_of_last
         self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
@@ -70,7 +70,7 @@ class Context:
         params.n_ctx = options.num_cells(model.n_ctx_train)
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
-        # A row for every sequence, or a prompt would wait for a stream to end; computed together, or a window may lose what others need.
+        # A row for every sequence, or a prompt would wait for a stream to end; together, or a window may lose tokens that others need.
         params.n_batch = max(options.batch_size, self.num_sequences)
         params.n_ubatch = max(min(options.ubatch_size, options.batch_size), self.num_sequences)
         decode, prefill = placements_of(options)
@@ -88,7 +88,7 @@ class Context:
 
     @property
     def notice(self) -> str:
-        """What the user should know of its size; empty: nothing."""
+        """What the user should know about its size; empty: nothing."""
         return llama_params.context_notice(self._options, self.model.n_ctx_train)
 
     def share_cores(self, num_busy: int) -> None:
@@ -109,51 +109,51 @@ class Context:
         return code
 
     def abort_when(self, function: int, argument: int) -> None:
-        """A decode ends early, with code 2, when this C function says so; it is asked after each operation."""
+        """A decode ends early, with code 2, when this C function says so; it is called after each operation."""
         _set_abort_callback(self.pointer, function, argument)
 
     def logits(self) -> int:
-        """Address of the logits of the last decode: one row of n_vocab floats for each batch row that asked, in their order.
-        Valid until the next decode."""
+        """Address of the logits of the last decode: one row of n_vocab floats for each batch row that asked, in their order. Valid until
+        the next decode."""
         address: int = _get_logits(self.pointer)
         return address
 
     def sequence_vector(self, seq_id: int) -> NDArray[np.float32]:
-        """What pooling made of a sequence of the last decode."""
+        """The pooled embedding of a sequence in the last decode."""
         return self._vector(_get_embeddings_seq(self.pointer, seq_id))
 
     def token_vector(self, row: int) -> NDArray[np.float32]:
-        """Of one row of the last decode, where there is no pooling."""
+        """The embedding of one row of the last decode, without pooling."""
         return self._vector(_get_embeddings_ith(self.pointer, row))
 
     def _vector(self, address: int | None) -> NDArray[np.float32]:
         if not address:
-            raise LlamaError("llama.cpp has computed no embedding")
+            raise LlamaError("llama.cpp did not compute an embedding")
         return np.frombuffer(ctypes.string_at(address, 4 * self.num_outputs), dtype=np.float32)
 
     def use_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
-        """From the next decode on, these with these scales and no others. A change costs as much as building a graph anew."""
+        """From the next decode on, use only these, with these scales. A change costs as much as building a new graph."""
         count = len(adapters)
         pointers = (P * count)(*(adapter.pointer for adapter, _ in adapters))
         scales = (ctypes.c_float * count)(*(scale for _, scale in adapters))
         _set_adapters(self.pointer, ctypes.addressof(pointers), count, ctypes.addressof(scales))
 
     def remove(self, seq_id: int, first_pos: int = -1, end_pos: int = -1) -> bool:
-        """Forget positions of a sequence (default: all). False when this memory cannot forget a part (recurrent, SWA)."""
+        """Remove positions of a sequence (default: all). False when this memory cannot remove a part (recurrent, SWA)."""
         removed: bool = _seq_rm(self.memory, seq_id, first_pos, end_pos)
         return removed
 
     def oldest_pos(self, seq_id: int) -> int:
-        """First position still held (> 0 only in a sliding window), -1 when empty."""
+        """The first position that is still there (> 0 only in a sliding window), -1 when empty."""
         pos: int = api.llama_memory_seq_pos_min(self.memory, seq_id)
         return pos
 
     def copy(self, source: int, target: int) -> None:
-        """Make `target` (empty) a copy of `source`; free of cost in a unified cache."""
+        """Make `target` (empty) a copy of `source`; this costs nothing in a unified cache."""
         _seq_cp(self.memory, source, target, -1, -1)
 
     def warm_up(self) -> None:
-        """One decode, forgotten again: the first user need not wait for page faults and thread creation."""
+        """One decode whose result is removed: then the first user need not wait for page faults and thread creation."""
         self.batch.put_prompt(0, np.zeros(1, dtype=np.int32), 0, 0, wants_logits=True)
         self.decode(1)
         self.remove(0)

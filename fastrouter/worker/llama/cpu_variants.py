@@ -1,6 +1,7 @@
-"""The portable build's CPU variants: which this CPU can run, best first, which is in use, and going on with a lesser one than the best.
+"""The portable build's CPU variants: which this CPU can run, the best first, which is in use, and how to continue with a simpler one.
 
-Works on the library it is given; knows no model. Invariant: the process has a CPU backend before and after, one only.
+Works on the library that it is given. Never imports: worker.llama.model. Invariant: the process has exactly one CPU backend before and
+after.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ _PATTERN = "libggml-cpu-*.so"
 
 
 def runnable(folder: Path) -> list[Path]:
-    """Best first, by their own scores (0: this CPU cannot run it)."""
+    """The best first, by their own scores (0: this CPU cannot run it)."""
     scored = []
     for path in sorted(folder.glob(_PATTERN)):
         score = ctypes.CDLL(os.fspath(path)).ggml_backend_score()
@@ -21,7 +22,7 @@ def runnable(folder: Path) -> list[Path]:
 
 
 def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> None:
-    """Replace the CPU backend by the best one after `num_dropped`, or by the least one there is. No model may be open."""
+    """Replace the CPU backend by the best one after `num_dropped`, or by the simplest one. No model may be open."""
     paths = runnable(folder)
     if len(paths) < 2:
         return
@@ -47,7 +48,7 @@ def name_of(path: Path) -> str:
 
 
 def of_address(address: int) -> str:
-    """The name of the variant that has this function; "native" where the build has just one for all."""
+    """The name of the variant that has this function; "native" if the build has only one."""
     with open("/proc/self/maps") as file:
         for line in file:
             start, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))

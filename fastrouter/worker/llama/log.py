@@ -1,6 +1,7 @@
-"""What llama.cpp says: which of its lines go on to stderr, and which of them is the cause of a failure. Knows no ctypes and no model.
+"""The output of llama.cpp: which lines go to stderr, and which one is the cause of a failure. Never imports: worker.llama.binding,
+worker.llama.model.
 
-Invariant: a piece that continues a line goes where the line went.
+Invariant: a piece that continues a line goes to the same place.
 """
 
 import re
@@ -13,15 +14,15 @@ from fastrouter.options.load import QUIET
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml's levels
 _LEAST_BY_VERBOSITY = {QUIET: _WARN, QUIET + 1: _INFO}  # llama-server's verbosity; above: everything
-_HARMLESS = re.compile(r"[Uu]sing special_pad_id instead|failed to find a memory slot")  # called errors; it goes on, and so do we
-_PREFIX = re.compile(r"(?:\w+: )?(?:error loading model: )?(?:\w+_\w+: )?")  # C++ functions, and what the error says anyway
+_HARMLESS = re.compile(r"[Uu]sing special_pad_id instead|failed to find a memory slot")  # llama.cpp calls these errors, but continues
+_PREFIX = re.compile(r"(?:\w+: )?(?:error loading model: )?(?:\w+_\w+: )?")  # C++ functions, and words that the error contains anyway
 
 
 class LlamaLog:
     def __init__(self) -> None:
         self._least = _WARN
         self._is_shown = False
-        self._troubles: deque[tuple[int, str]] = deque(maxlen=8)  # (level, line), the last warnings and errors
+        self._troubles: deque[tuple[int, str]] = deque(maxlen=8)  # (level, line) of the last warnings and errors
 
     def set_verbosity(self, verbosity: int) -> None:
         self._least = _LEAST_BY_VERBOSITY.get(max(verbosity, QUIET), _DEBUG)
@@ -48,6 +49,6 @@ class LlamaLog:
         self._troubles.clear()
 
     def cause(self) -> str:
-        """In one line. llama.cpp reports from the inside out: its first error is the cause, the others are what that led to."""
+        """In one line. llama.cpp reports from the inside out: its first error is the cause, the others are consequences."""
         first = next((line for level, line in self._troubles if level == _ERROR), self._troubles[-1][1] if self._troubles else "")
         return _PREFIX.sub("", first, count=1)

@@ -1,15 +1,17 @@
-"""Long texts to tokens: in pieces where a cut changes nothing, and a lower bound for their number before anything is done.
+"""Long texts to tokens: in pieces, where a cut changes nothing; and a lower bound for their number before any work is done.
 
-Knows one vocabulary. Must never know requests or contexts. Invariant: the pieces' tokens are exactly the tokens of the whole text.
+Knows only one vocabulary. Never imports: worker.llama.context. Invariant: the tokens of the pieces are exactly the tokens of the whole
+text.
 
-llama.cpp's SentencePiece tokenizer takes time that grows with the square of the characters that the vocabulary does not know: it asks for
-memory again with each of them. Such a character stands in no token, so nothing is ever merged across it, and a text may be cut before it:
+llama.cpp's SentencePiece tokenizer takes time that grows with the square of the number of characters that the vocabulary does not know:
+it allocates memory again for each of them. No token contains such a character, so nothing is merged across it, and a text may be cut
+before it:
 
     known words of the text ... | 🙂 and so on ... | 🙂🙂🙂 ...
 
-Two rules look farther than one character. The text after a special token gets a space in front and may lose its own, so there is no cut
-between a special token and the next character that is no space. And the text of each call gets a space in front, so each later piece is
-read behind a character that is unknown too, whose tokens are then dropped.
+Two rules look at more than one character. The text after a special token gets a space in front and may lose its own, so there is no cut
+between a special token and the next character that is not a space. And the text of each call gets a space in front, so each later piece
+is read after a character that is unknown too, and the tokens of that character are then dropped.
 """
 
 import re
@@ -19,17 +21,17 @@ from fastrouter.worker.text_jobs import check
 
 PIECE_CHARS = 4096
 _WHITE_SPACE = b" \t\n\v\f\r"
-_ESCAPED_SPACE = "\u2581"  # what SentencePiece writes for a space
+_ESCAPED_SPACE = "\u2581"  # SentencePiece's character for a space
 _find_ink = re.compile(r"\S").search
 
 Tokenize = Callable[[str, bool, bool], list[int]]
 
 
 class Cutter:
-    """Of a SentencePiece vocabulary."""
+    """For a SentencePiece vocabulary."""
 
     def __init__(self, texts: list[bytes], special: list[bytes], tokenize: Tokenize) -> None:
-        """`texts`: of all tokens but those of single bytes; `special`: those of tokens that are found in a text before all others."""
+        """`texts`: those of all tokens except single bytes; `special`: those of tokens that are found in a text before all others."""
         self._tokenize = tokenize
         self._known = {_ESCAPED_SPACE}.union(*(text.decode("utf-8", "replace") for text in texts))
         found_first = [text.decode("utf-8", "replace") for text in special]
@@ -52,7 +54,7 @@ class Cutter:
         return tokens
 
     def cut(self, text: str, piece_chars: int = PIECE_CHARS) -> Iterator[str]:
-        """Pieces of at least so many characters; longer ones where there is no safe place."""
+        """Pieces of at least this many characters; longer ones if there is no safe place."""
         start = 0
         unknown = set(text) - self._known
         if unknown:
@@ -63,8 +65,8 @@ class Cutter:
 
     def _ends(self, text: str, piece_chars: int, find: Callable[[str, int], "re.Match[str] | None"]) -> Iterator[int]:
         """Where a piece ends: before an unknown character."""
-        seen, last = 0, ""  # the last character before `seen` that is no white space
-        ink = _find_ink(text)  # the first character from `end` on that is no white space; None: there is none any more
+        seen, last = 0, ""  # the last character before `seen` that is not white space
+        ink = _find_ink(text)  # the first character from `end` on that is not white space; None: there is none
         found = find(text, piece_chars)
         while found is not None:
             end = found.start()
@@ -83,7 +85,7 @@ class Bound:
     """How few tokens can hold a text, at least."""
 
     def __init__(self, pieces: list[bytes], *, may_drop_bytes: bool, may_swallow_space: bool) -> None:
-        """`may_drop_bytes`: bytes that are no token of their own may vanish; `may_swallow_space`: special tokens take it with them."""
+        """`may_drop_bytes`: bytes that are not tokens may vanish; `may_swallow_space`: special tokens remove spaces around them."""
         self._longest = max(map(len, pieces), default=1) or 1
         single = {piece[0] for piece in pieces if len(piece) == 1}
         self._uncounted = bytes(byte for byte in range(256) if byte not in single) if may_drop_bytes else b""

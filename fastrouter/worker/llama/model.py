@@ -1,7 +1,4 @@
-"""What is read from GGUF files: a Model, and the Adapters that may be applied to it. They own what they opened; `close` is idempotent.
-
-Knows nothing of requests, slots or sampling.
-"""
+"""What is read from GGUF files: a Model, and the Adapters that may be applied to it. They own what they opened; `close` is idempotent."""
 
 import ctypes
 import os
@@ -18,7 +15,7 @@ _num_invocation_tokens = bind("llama_adapter_get_alora_n_invocation_tokens", cty
 
 
 def _string(function: Callable[[int, int], int], size: int = 256) -> str:
-    """What a `(buffer, size) -> length` function writes; empty when it has nothing."""
+    """What a `(buffer, size) -> length` function writes; empty when there is nothing."""
     buffer = ctypes.create_string_buffer(size)
     length = function(ctypes.addressof(buffer), size)
     if length >= size:
@@ -27,7 +24,7 @@ def _string(function: Callable[[int, int], int], size: int = 256) -> str:
 
 
 class Model:
-    """A loaded GGUF. `on_progress(0.0..1.0)` is called often while loading; returning False ends the load."""
+    """A loaded GGUF file. `on_progress(0.0..1.0)` is called often during the load; if it returns False, the load ends."""
 
     def __init__(
         self, path: str, options: LoadOptions, *, safe_mode: bool = False, on_progress: Callable[[float], bool] | None = None
@@ -58,17 +55,17 @@ class Model:
         return f"<Model {self.meta_value('general.architecture')} {self.size_bytes >> 20} MiB{'' if self.pointer else ' closed'}>"
 
     def meta_value(self, key: str) -> str:
-        """A scalar of the GGUF's metadata as text; empty when it is absent or an array."""
+        """One value of the GGUF's metadata as text; empty when it is absent or an array."""
         return _string(lambda buffer, size: _meta_val_str(self.pointer, key.encode(), buffer, size)) if self.pointer else ""
 
     @property
     def chat_template(self) -> str | None:
-        """The GGUF's own Jinja template."""
+        """The Jinja template in the GGUF file."""
         return self._template(None)
 
     @property
     def rerank_template(self) -> str | None:
-        """With {query} and {document}; most rerankers have none and take special tokens between the two."""
+        """With {query} and {document}; most rerankers have none and use special tokens between the two."""
         return self._template(b"rerank")
 
     def _template(self, name: bytes | None) -> str | None:
@@ -82,14 +79,14 @@ class Model:
 
 
 class Adapter:
-    """A LoRA adapter. It lives in its Model and is freed with it; a Context has room for those that were there before it."""
+    """A LoRA adapter. It lives in its Model and is freed with it; a Context has room for adapters that were loaded before it."""
 
     def __init__(self, model: Model, path: str) -> None:
         self.path = path
         if not os.path.isfile(path):
             raise LlamaError(f"LoRA adapter {path}: there is no such file")
         log.clear()
-        with log.errors_only():  # it warns of each tensor beside weights that are repacked for the CPU
+        with log.errors_only():  # it warns about each tensor next to weights that are repacked for the CPU
             self.pointer: int = _adapter_init(model.pointer, os.fsencode(path)) or 0
         if not self.pointer:
             raise LlamaError(f"LoRA adapter {path}: {log.cause() or 'llama.cpp could not load the file'}")
@@ -100,5 +97,5 @@ class Adapter:
         return f"<Adapter {self.path}>"
 
     def meta_value(self, key: str) -> str:
-        """A scalar of the GGUF's metadata as text; empty when it is absent."""
+        """One value of the GGUF's metadata as text; empty when it is absent."""
         return _string(lambda buffer, size: _adapter_val_str(self.pointer, key.encode(), buffer, size))

@@ -1,7 +1,7 @@
-"""What a llama_context remembers of one sequence, as bytes: out, in again, to a file and back, moved to other positions.
+"""The memory of a llama_context for one sequence, as bytes: saved, restored, written to a file and read, moved to other positions.
 
-Knows no slot and no token's meaning. context.py hands it the library, so that this file imports nothing of it.
-Invariant: what fails leaves the sequence unknown; the caller forgets it then.
+Never imports: worker.llama.binding, worker.kv. context.py passes in the library.
+Invariant: after a failure the content of the sequence is unknown; the caller must remove it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-State = NDArray[np.uint8]
+SavedState = NDArray[np.uint8]
 
 _P, _I, _SIZE, _FLAGS = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t, ctypes.c_uint32
 _WHOLE, _PART = 0, 1  # the part: sliding windows and recurrent states, without the KV cache of full attention
@@ -23,7 +23,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 
 
 class States:
-    """Of the sequences of one context; dead after its close."""
+    """For the sequences of one context; unusable after its close."""
 
     def __init__(self, library: Any, context: int, memory: int) -> None:
         def bind(name: str, result: Any, *arguments: Any) -> Any:
@@ -45,27 +45,27 @@ class States:
         num_bytes: int = self._get_size(self._context, seq_id, _PART if is_part else _WHOLE)
         return num_bytes
 
-    def save(self, seq_id: int, *, is_part: bool = False) -> State | None:
+    def save(self, seq_id: int, *, is_part: bool = False) -> SavedState | None:
         """None when llama.cpp refuses."""
         state = _allocate(self.size(seq_id, is_part=is_part))
         flags = _PART if is_part else _WHOLE
         written = self._get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return state if written == state.nbytes else None
 
-    def restore(self, seq_id: int, state: State, *, is_part: bool = False) -> bool:
-        """False when there is no room or the bytes are not of this model. A part replaces the part only."""
+    def restore(self, seq_id: int, state: SavedState, *, is_part: bool = False) -> bool:
+        """False when there is no room, or the bytes are not of this model. A part replaces only the part."""
         flags = _PART if is_part else _WHOLE
         read = self._set(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return bool(read == state.nbytes)
 
     def write_file(self, path: str, seq_id: int, tokens: "array[int]") -> int:
-        """llama.cpp's own format. The bytes written, 0 when that failed."""
+        """In llama.cpp's format. Returns the number of bytes, 0 after a failure."""
         address, _ = tokens.buffer_info()
         written: int = self._save_file(self._context, os.fsencode(path), seq_id, address, len(tokens))
         return written
 
     def read_file(self, path: str, seq_id: int) -> tuple["array[int]", int] | None:
-        """(tokens, bytes read); None when it is no such file, not of this model, cut short, or there is no room for it."""
+        """(tokens, bytes read); None when it is another kind of file, of another model, cut short, or when there is no room for it."""
         count = _SIZE()
         tokens = array("i", bytes(4 * min(_MAX_TOKENS_IN_FILE, os.path.getsize(path) // 4)))
         address, capacity = tokens.buffer_info()
@@ -73,17 +73,17 @@ class States:
         return (tokens[: count.value], read) if read else None
 
     def span(self, seq_id: int) -> tuple[int, int]:
-        """(first, last) position that is held, (-1, -1) when there is none."""
+        """(first, last) position, (-1, -1) when there is none."""
         return self._oldest(self._memory, seq_id), self._newest(self._memory, seq_id)
 
     def shift(self, seq_id: int, first_pos: int, end_pos: int, by: int) -> None:
-        """Move positions. In a unified cache, other sequences that share these cells are moved with them."""
+        """Move positions. In a unified cache, other sequences that share these cells are moved too."""
         self._shift(self._memory, seq_id, first_pos, end_pos, by)
 
 
-def _allocate(num_bytes: int) -> State:
-    """Pages of its own, which go back to the system at once: malloc keeps what a spare has warmed, and large holes with it. Private ones:
-    the router reckons shared pages to nobody."""
+def _allocate(num_bytes: int) -> SavedState:
+    """Separate pages, which go back to the system immediately: malloc keeps what a spare has prepared, with large holes. They are
+    private, because the router does not count shared pages."""
     pages = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if num_bytes >= _HUGE_PAGE_BYTES:
         with contextlib.suppress(OSError):  # a kernel without them

@@ -1,6 +1,7 @@
 """On which CPUs a model's threads run, and with which priority: --cpu-mask, --cpu-range, --cpu-strict, --prio and their -batch forms.
 
-Owns ggml's thread pools of one context. Knows no model. Where no flag is set there is no pool: ggml takes its threads as it finds them.
+Owns ggml's thread pools of one context. Never imports: worker.llama.model. Without these flags there is no pool, and ggml does not place
+its threads.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import MAX_CPUS
 from fastrouter.options.load import LoadOptions
 
-_POLICIES = {-1: (os.SCHED_BATCH, 0), 1: (os.SCHED_FIFO, 40), 2: (os.SCHED_FIFO, 80), 3: (os.SCHED_FIFO, 90)}  # as ggml's
+_POLICIES = {-1: (os.SCHED_BATCH, 0), 1: (os.SCHED_FIFO, 40), 2: (os.SCHED_FIFO, 80), 3: (os.SCHED_FIFO, 90)}  # the same as ggml's
 
 
 class _PoolParams(ctypes.Structure):
@@ -31,7 +32,7 @@ class _PoolParams(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Of the threads of decode, or of prefill."""
+    """Of the threads for decoding, or for prompts."""
 
     cpus: frozenset[int] = frozenset()  # empty: all
     is_strict: bool = False
@@ -43,7 +44,7 @@ class Placement:
 
 
 def placements_of(options: LoadOptions) -> tuple[Placement, Placement]:
-    """(decode, prefill). Raises FastrouterError for CPUs that are not there."""
+    """(decoding, prompts). Raises FastrouterError for CPUs that do not exist."""
     decode = Placement(_cpus_of(options.cpu_mask, options.cpu_range), bool(options.cpu_strict), options.prio)
     cpus = _cpus_of(options.cpu_mask_batch, options.cpu_range_batch) or decode.cpus
     is_strict = decode.is_strict if options.cpu_strict_batch is None else bool(options.cpu_strict_batch)
@@ -59,15 +60,15 @@ def _cpus_of(mask: str | None, cpu_range: str | None) -> frozenset[int]:
     asked = frozenset(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
     usable = asked & os.sched_getaffinity(0)
     if asked and not usable:
-        raise FastrouterError(f"--cpu-mask, --cpu-range: this process may run on none of these CPUs: {sorted(asked)}")
+        raise FastrouterError(f"--cpu-mask, --cpu-range: this process may not run on any of these CPUs: {sorted(asked)}")
     return usable
 
 
 class ThreadPools:
-    """ggml's pools of one context, for decode and for prefill."""
+    """ggml's pools of one context, for decoding and for prompts."""
 
     def __init__(self, find: Callable[[bytes], int], placements: tuple[Placement, Placement], num_threads: tuple[int, int]) -> None:
-        """`find`: the address of a function of ggml's CPU backend."""
+        """`find`: returns the address of a function of ggml's CPU backend."""
         self._free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(find(b"ggml_threadpool_free"))
         new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_PoolParams))(find(b"ggml_threadpool_new"))
         self.addresses: list[int] = []
@@ -78,17 +79,18 @@ class ThreadPools:
         _place_what_runs(placements[0])
 
     def close(self) -> None:
-        """After the context that used them."""
+        """Call it after the context that used them was closed."""
         while self.addresses:
             self._free(self.addresses.pop())
 
 
 def _place_what_runs(placement: Placement) -> None:
-    """The threads there are; ggml places its own, and this one only where there are several."""
+    """The running threads; ggml places its own, and this one only when there are several."""
     if placement.cpus:
         for thread in map(int, os.listdir("/proc/self/task")):
-            os.sched_setaffinity(thread, placement.cpus)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(thread, placement.cpus)
     if placement.priority:
         policy, priority = _POLICIES[placement.priority]
-        with contextlib.suppress(PermissionError):  # ggml warns of that itself
+        with contextlib.suppress(PermissionError):  # ggml warns about this itself
             os.sched_setscheduler(0, policy, os.sched_param(priority))

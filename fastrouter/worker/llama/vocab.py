@@ -1,4 +1,6 @@
-"""A model's vocabulary: text to tokens and back, and what is special about a token. Knows no context. Any thread may use it."""
+"""A model's vocabulary: text to tokens and back, and what is special about a token. Any thread may use it. Never imports:
+worker.llama.context.
+"""
 
 import ctypes
 from collections.abc import Sequence
@@ -13,28 +15,28 @@ _tokenize = bind("llama_tokenize", I, P, ctypes.c_char_p, I, P, I, ctypes.c_bool
 _token_to_piece = bind("llama_token_to_piece", I, P, I, P, I, I, ctypes.c_bool)
 _get_attr = bind("llama_vocab_get_attr", I, P, I)
 _is_eog = bind("llama_vocab_is_eog", ctypes.c_bool, P, I)
-_PIECE_BYTES = 256  # of most tokens
+_PIECE_BYTES = 256  # enough for most tokens
 _FOUND_FIRST = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
 TOKENIZE_ADDRESS: int = ctypes.cast(lib.llama_tokenize, P).value or 0
 
 
 class Vocab:
-    """A model's vocabulary. Borrowed from its Model: dead after the model's close."""
+    """A model's vocabulary. It belongs to its Model: unusable after the model's close."""
 
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
         self.n_tokens: int = api.llama_vocab_n_tokens(pointer)
         self.type: int = api.llama_vocab_type(pointer)
-        self.bos: int = api.llama_vocab_bos(pointer)  # -1: none, like the others
+        self.bos: int = api.llama_vocab_bos(pointer)  # -1: none, also for the others
         self.eos: int = api.llama_vocab_eos(pointer)
         self.add_bos: bool = api.llama_vocab_get_add_bos(pointer)
         self.add_eos: bool = api.llama_vocab_get_add_eos(pointer)
         self.sep: int = api.llama_vocab_sep(pointer)
         self.add_sep: bool = api.llama_vocab_get_add_sep(pointer)
-        self._eog = bytearray(self.n_tokens)  # 0: not asked yet, 1: no, 2: yes
+        self._eog = bytearray(self.n_tokens)  # 0: not known yet, 1: no, 2: yes
 
     def is_eog(self, token: int) -> bool:
-        """End of generation: EOS, EOT and their kin."""
+        """End of generation: EOS, EOT and similar tokens."""
         known = self._eog[token]
         if not known:
             known = self._eog[token] = 2 if _is_eog(self.pointer, token) else 1
@@ -47,7 +49,7 @@ class Vocab:
 
     @cached_property
     def eog_tokens(self) -> list[int]:
-        """All of them; walks the vocabulary, so only for ignore_eos."""
+        """All of them; this walks through the vocabulary, so it is only for ignore_eos."""
         return find_tokens(ctypes.cast(lib.llama_vocab_is_eog, P).value or 0, self.pointer, self.n_tokens)
 
     @cached_property
@@ -69,7 +71,7 @@ class Vocab:
         return piece.raw[:length]
 
     def is_special(self, token: int) -> bool:
-        """One that stands for no text: a control token, or an added one like <this>."""
+        """A token that is not text: a control token, or an added one like <this>."""
         attributes = self._attributes(token)
         if attributes & api.LLAMA_TOKEN_ATTR_USER_DEFINED:
             piece = self.token_to_piece(token)
@@ -84,7 +86,7 @@ class Vocab:
         return text.decode("utf-8", "replace")
 
     def tokenize(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Raises CancelledError in a job that nobody waits for any more."""
+        """Raises CancelledError in a job that was cancelled."""
         if self.type == api.LLAMA_VOCAB_TYPE_SPM and isinstance(text, str) and len(text) > PIECE_CHARS:
             tokens = self._cutter.tokenize(text, parse_special)
             return [self.bos] * (add_special and self.add_bos) + tokens + [self.eos] * (add_special and self.add_eos)
@@ -114,8 +116,8 @@ class Vocab:
         )
 
     def least_tokens(self, text: str, limit: int) -> int:
-        """No fewer tokens than this hold the text; 0 where its size does not tell that they are more than `limit`."""
-        if len(text) * 4 <= limit or self._bound is None:  # at most 4 bytes a character, and at least one in a token
+        """The text has at least this many tokens; 0 when its size does not show that they are more than `limit`."""
+        if len(text) * 4 <= limit or self._bound is None:  # at most 4 bytes in a character, and at least one in a token
             return 0
         return self._bound.least_tokens(text)
 

@@ -1,4 +1,4 @@
-"""What a load has taken of the machine's memory, and of its devices': measured around it, for the router's budget."""
+"""How much memory of the machine and of its devices a load has taken: measured before and after it, for the router's budget."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from fastrouter.worker.process.warm_heap import allocated_bytes
 
 
 class Footprint:
-    """Made before the load; `taken` is asked after it. `opened_bytes`: what the model had allocated when it was opened ahead."""
+    """Made before the load; `taken` is called after it. `opened_bytes`: what the model had allocated when it was opened early."""
 
     def __init__(self, opened_bytes: int = 0) -> None:
         self._heap = allocated_bytes() - opened_bytes
         self._device_free = device_free_bytes()
 
     def taken(self, models: list[Model], options: LoadOptions) -> dict[str, Any]:
-        """`memory` of Ready's meta: bytes by kind; mapped weights count, as they must stay in memory to be of use. With devices also
-        how much of them is free now."""
+        """`memory` of Ready's meta: bytes by kind. Mapped weights count, because a model needs them in memory. With devices also how
+        much of their memory is free now."""
         host = max(0, allocated_bytes() - self._heap)
         mapped = sum(model.size_bytes for model in models) if options.mmap else 0
         if self._device_free is None:

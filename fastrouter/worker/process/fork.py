@@ -1,7 +1,7 @@
-"""From a fork request to a running worker: descriptors, two forks, the ties to the router. Knows no llama.cpp and no model.
+"""From a fork request to a running worker: descriptors, two forks, the connections to the router. Never imports: worker.llama.
 
-Each worker is a grandchild, so that the router (a subreaper) inherits and reaps it. Invariant: a worker dies with its router, by
-PDEATHSIG and by the end of the lifeline pipe.
+Each worker is a grandchild, so that the router (a subreaper) becomes its parent and can wait for it. Invariant: a worker dies with its
+router, by PDEATHSIG and by the end of the lifeline pipe.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ Become = Callable[[int, int, int, int], int]
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """SIGKILL when the parent dies; exits at once if it already has."""
+    """SIGKILL when the parent dies; exits immediately if it is already dead."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -51,7 +51,7 @@ def serve(fd: int, prepare: Callable[[], None], become: Become) -> int:
 
 
 def _fork(requests: socket.socket, fds: list[int], router_pid: int, become: Become) -> None:
-    """Fork twice; returns in the fork server, when the middle process has gone."""
+    """Fork twice; returns in the fork server after the middle process has ended."""
     middle_pid = os.fork()
     if middle_pid:
         os.waitpid(middle_pid, 0)
@@ -74,7 +74,7 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
     os.dup2(log, 2)
     os.close(log)
     requests.close()
-    while os.getppid() == middle_pid:  # inherited by the router within microseconds
+    while os.getppid() == middle_pid:  # the router becomes the parent within microseconds
         time.sleep(0.0001)
     die_with_parent(router_pid)
     control, memory, doorbell, lifeline = channels
@@ -82,15 +82,15 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
 
 
 def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Callable[[BlockingWire, TokenRing], int]) -> int:
-    """The exit code. `run` raises EOFError when the router is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the router, which ends its workers
+    """Returns the exit code. `run` raises EOFError when the router has ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # these are for the router, which ends its workers
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True).start()
     code = 1
     try:
         code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        code = 0  # the router is gone
+        code = 0  # the router has ended
     except Exception:
         traceback.print_exc()
     sys.stderr.flush()
@@ -98,6 +98,6 @@ def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Cal
 
 
 def _guard(lifeline: int) -> None:
-    """The router holds the other end and never writes: the end of file is its death."""
+    """The router holds the other end and never writes: the end of file means that it has died."""
     os.read(lifeline, 1)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""What a worker does before it has a model: it waits, and uses the time. Memory is faulted in, a likely model is opened ahead.
+"""What a worker does before it has a model: it waits, and prepares. It touches memory, and opens a likely model early.
 
-Owns both until the load takes them. Works only while a core is free. Invariant: a wrong guess costs a load nothing:
-the guessed model is let go when there is time for that again.
+Owns both until the load takes them. Works only while a core is free. Invariant: a wrong guess costs a load nothing: the guessed model is
+closed later, when there is time.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from fastrouter.worker.llama.binding import drop_best_variants, has_device_backe
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.process.warm_heap import WarmHeap, allocated_bytes, trim
 
-_PAUSE_MS = 1  # between two pieces of work, so that a load waits for one of them at most
-_BUSY_PAUSE_MS = 20  # between two looks while no core is free: looking costs time too
+_PAUSE_MS = 1  # between two pieces of work, so that a load waits for at most one of them
+_BUSY_PAUSE_MS = 20  # between two checks while no core is free: checks cost time too
 _WORTH_TRIMMING_BYTES = 32 << 20
-_CALM = 10  # looks in a row that must find a free core before work begins: threads that decode pause for moments
+_CALM = 10  # this many checks in a row must find a free core before work begins: threads that decode pause for moments
 
 
 class Guess:
-    """A model opened before anybody asked for it: vocabulary read, weights mapped, no context."""
+    """A model that was opened before a request needs it: vocabulary read, weights mapped, no context."""
 
     def __init__(self, path: str, options: LoadOptions, safe_mode: bool = False) -> None:
         self.key = _key(path, options, safe_mode)
@@ -33,7 +33,7 @@ class Guess:
         self.heap_bytes = allocated_bytes() - before
 
     def model_for(self, load: Load) -> Model | None:
-        """The model if `load` means just this one."""
+        """The model, if `load` means exactly this one."""
         return self._model if self.key == _key(load.path, load.options, load.safe_mode) else None
 
     def close(self) -> None:
@@ -41,28 +41,28 @@ class Guess:
 
 
 def _key(path: str, options: LoadOptions, safe_mode: bool) -> tuple[object, ...]:
-    """What makes two opened models the same."""
+    """Equal for opened models that are the same."""
     found = os.stat(path)
     return path, found.st_ino, found.st_size, found.st_mtime_ns, options.gpu_layers, options.mmap, options.mlock, safe_mode
 
 
 class Spare:
-    """`wait(timeout_ms)` gives the messages that have come; empty after the time."""
+    """`wait(timeout_ms)` returns the messages that have come; none when the time is over."""
 
     def __init__(self, wait: Callable[[int | None], list[Message]]) -> None:
         self._wait = wait
         self._heap = WarmHeap(0)
         self._to_open: Prime | None = None
         self._guess: Guess | None = None
-        self.taken_bytes = 0  # what the model that was taken had allocated before
+        self.taken_bytes = 0  # what the opened model had allocated before it was taken
         self._num_dropped = 0  # CPU variants of llama.cpp
-        self._num_free = 0  # looks in a row that found a free core
+        self._num_free = 0  # checks in a row that found a free core
 
     def __repr__(self) -> str:
         return f"<Spare {self._heap!r}{' primed' if self._guess else ''}>"
 
     def await_load(self) -> tuple[Load, list[Message]]:
-        """The load, and what came right after it."""
+        """The load, and the messages directly after it."""
         try:
             while True:
                 has_work = self._heap.is_cold or self._to_open is not None
@@ -81,12 +81,12 @@ class Spare:
 
     def _take_orders(self, prime: Prime) -> None:
         if has_device_backend():
-            return  # its memory is the device's, and that is not for guesses
+            return  # its memory is on the device, which is not used for guesses
         if not self._heap.wanted_bytes // 2 <= prime.heap_bytes <= self._heap.wanted_bytes:
             is_less = prime.heap_bytes < self._heap.wanted_bytes
             self._heap.give()
             if is_less:
-                trim()  # models have gone for good, and their memory is for others now
+                trim()  # closed models have freed memory, which goes back to the system now
             self._heap = WarmHeap(prime.heap_bytes)
         self._to_open = prime if prime.path is not None else None
         if prime.path is None:
@@ -101,7 +101,7 @@ class Spare:
             self._heap.warm()
 
     def drop_variants(self, num_dropped: int) -> None:
-        """Go on with a lesser one than the best. Whatever is open was made by the one that goes."""
+        """Continue with a CPU variant that is not the best. An open model uses the old one, so it is closed."""
         if num_dropped != self._num_dropped:
             self._num_dropped = num_dropped
             self.let_go()
@@ -110,17 +110,17 @@ class Spare:
     def _open(self, path: str, options: LoadOptions, safe_mode: bool) -> None:
         try:
             if self._guess is not None and self._guess.key == _key(path, options, safe_mode):
-                return  # only the memory it is told to touch has changed
+                return  # only the amount of memory to touch has changed
             self.let_go()
             self._guess = Guess(path, options, safe_mode)
-        except (FastrouterError, OSError) as error:  # the load will say it to somebody who wants to know
+        except (FastrouterError, OSError) as error:  # if this model is really loaded, the load reports the error
             sys.stderr.write(f"{path} cannot be opened ahead: {error}\n")
 
     def take_model(self, load: Load) -> Model | None:
         """The model, if the guess was right."""
         model = None
         if self._guess is not None:
-            with contextlib.suppress(OSError):  # the file has gone: the load will say so
+            with contextlib.suppress(OSError):  # the file is gone: the load reports it
                 model = self._guess.model_for(load)
         if model is not None and self._guess is not None:
             self.taken_bytes = self._guess.heap_bytes
@@ -128,7 +128,7 @@ class Spare:
         return model
 
     def let_go(self) -> None:
-        """Of the model that was opened ahead, if there is one."""
+        """Close the model that was opened early, if there is one."""
         guess, self._guess = self._guess, None
         if guess is not None:
             guess.close()
@@ -139,7 +139,7 @@ class Spare:
         return self._guess is not None or self._heap.wanted_bytes > _WORTH_TRIMMING_BYTES
 
     def tidy_up(self) -> None:
-        """Takes some milliseconds, so only while a core is free. Idempotent."""
+        """It takes some milliseconds, so it runs only while a core is free. Idempotent."""
         if self.has_leftovers and is_core_free():
             self.let_go()
             self._heap = WarmHeap(0)

@@ -1,7 +1,7 @@
-"""Memory that a spare faults in while it waits, so that a load finds it ready. Knows no model.
+"""Memory that a spare touches while it waits, so that a load need not wait for the kernel.
 
-The first touch of a fresh page costs the kernel far more than using it: 100 ms for the 190 MB of a KV cache that is then cleared in 8.
-Invariant: `give` leaves the heap as malloc knows it; after it, what is allocated comes from the pages touched before.
+The first access to a new page costs far more than later ones: 100 ms for the 190 MB of a KV cache, which is then cleared in 8.
+Invariant: after `give`, malloc's state is valid, and allocations use the touched pages.
 """
 
 import ctypes
@@ -9,9 +9,9 @@ import ctypes
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.system.machine import available_bytes
 
-MEMORY_SHARE = 16  # at most this part of what the machine has to give
+MEMORY_SHARE = 16  # at most this part of the available memory
 STEP_BYTES = 4 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # for glibc's mallopt
 
 
 class _MallocCounts(ctypes.Structure):
@@ -24,7 +24,7 @@ class _MallocCounts(ctypes.Structure):
 
 
 def allocated_bytes() -> int:
-    """What malloc has handed out and not got back, touched or not; 0 without glibc."""
+    """What malloc has given out and not got back, touched or not; 0 without glibc."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
         return 0
@@ -34,7 +34,7 @@ def allocated_bytes() -> int:
 
 
 def trim() -> None:
-    """Give back to the system what malloc holds and nobody uses."""
+    """Give unused memory of malloc back to the system."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -51,7 +51,7 @@ class WarmHeap:
         self._block: int | None = None
         if self._size <= 0 or not hasattr(libc, "mallopt"):
             return
-        # Large blocks come from the heap too, and the heap keeps what is freed.
+        # Large blocks come from the heap too, and the heap keeps freed memory.
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, INT32_MAX)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -68,14 +68,14 @@ class WarmHeap:
         return self._block is not None and self._done < self._size
 
     def warm(self) -> None:
-        """Touch a few milliseconds' worth of pages."""
+        """Touch as many pages as a few milliseconds allow."""
         if self._block is not None:
             step = min(STEP_BYTES, self._size - self._done)
             ctypes.memset(self._block + self._done, 0, step)
             self._done += step
 
     def give(self) -> None:
-        """Let malloc hand it out. Idempotent."""
+        """Let malloc give it out. Idempotent."""
         if self._block is not None:
             block, self._block = self._block, None
             self._free(block)

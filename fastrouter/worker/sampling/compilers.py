@@ -1,7 +1,7 @@
-"""Threads that compile grammars. Small ones have threads of their own, so that none waits behind a large one.
+"""Threads that compile grammars. Small grammars have separate threads, so that none waits for a large one.
 
-Knows no grammar. Invariant: nothing here keeps the process alive, and a job that does not end takes its thread from nobody: another one is
-started.
+Never imports: worker.sampling.grammar. Invariant: nothing here keeps the process alive. When a job does not end, another thread is
+started in place of the one that it blocks.
 """
 
 import threading
@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-STACK_BYTES = 64 << 20  # only what is used is there; the compiler descends with the grammar
+STACK_BYTES = 64 << 20  # only the part that is used takes memory; the compiler's recursion is as deep as the grammar
 NUM_THREADS = {"small": 2, "large": 1}
 MAX_SMALL = 8 << 10  # characters
-MAX_STARTED = 8  # threads, over all
+MAX_STARTED = 8  # threads of all kinds
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ class Compilers(Generic[Result]):
         return f"<Compilers {self._num_started} threads {[queue.qsize() for queue in self._queues.values()]} waiting>"
 
     def submit(self, job: Callable[[], Result], num_characters: int) -> Future[Result]:
-        """Cancelled futures are not begun."""
+        """Cancelled futures are not started."""
         if not self._num_started:
             for kind, count in NUM_THREADS.items():
                 for _ in range(count):
@@ -56,7 +56,7 @@ class Compilers(Generic[Result]):
                 continue
             try:
                 result = job()
-            except BaseException as error:  # whoever waits for it is told
+            except BaseException as error:  # the caller that waits for it gets this error
                 future.set_exception(error)
             else:
                 future.set_result(result)

@@ -1,6 +1,6 @@
-"""Sequence breakers of DRY: texts -> the tokens at which a repetition ends. Knows a vocabulary, but no sequence.
+"""Sequence breakers of DRY: texts -> the tokens at which a repetition ends. Never imports: worker.sequence.
 
-Invariant: what is found for a vocabulary and its texts is found once; walking a vocabulary takes milliseconds.
+Invariant: the search for a vocabulary and its texts is done once; walking through a vocabulary takes milliseconds.
 """
 
 from functools import lru_cache

@@ -1,7 +1,7 @@
-"""llama.cpp's GBNF -> the Lark dialect of llguidance, with llguidance's own converter and some repairs to it. Pure.
+"""llama.cpp's GBNF -> the Lark dialect of llguidance, by llguidance's converter and some corrections. Pure.
 
-Every grammar keeps its exact meaning: one without recursion becomes one regular expression. In one with recursion each lexeme is a single
-character, because a longer one would take as much text as it can, and no less where the rest of a rule needs it.
+Every grammar keeps its exact meaning: a grammar without recursion becomes one regular expression. In one with recursion each lexeme is a
+single character, because a longer one would match as much text as possible, even when the rest of a rule needs it.
 """
 
 import re
@@ -28,7 +28,7 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 
 
 class _Group(ASTNode):
-    """Parentheses that must not be left out: `("a"+)?` is no `"a"+?`."""
+    """Parentheses that must stay: `("a"+)?` is not `"a"+?`."""
 
     def __init__(self, node: ASTNode) -> None:
         self._node = node
@@ -41,7 +41,7 @@ class _Group(ASTNode):
 
 
 def to_lark(text: str) -> tuple[str, bool]:
-    """(the same grammar, whether it has recursion: then a mask takes its time). Raises plain Exceptions."""
+    """(the same grammar, whether it has recursion: then a mask takes longer). Raises plain Exceptions."""
     rules = GrammarParser().parse(_ESCAPE.sub(_plain, text))
     root = _wrap_root(rules)
     _check(rules)
@@ -50,7 +50,7 @@ def to_lark(text: str) -> tuple[str, bool]:
         if isinstance(node, RepetitionNode) and isinstance(node.node, RepetitionNode):
             node.node = _Group(node.node)
         elif isinstance(node, RegexNode) and node.rx == ".":
-            node.rx = "(?s:.)"  # a line end, too
+            node.rx = "(?s:.)"  # also the end of a line
     is_recursive = not root.rule_is_terminal
     if is_recursive:
         _rename(rules)
@@ -59,7 +59,7 @@ def to_lark(text: str) -> tuple[str, bool]:
 
 
 def _check(rules: dict[str, RuleNode]) -> None:
-    """Before anything walks over it that takes its time or the stack."""
+    """Before any recursive or slow code walks through it."""
     parts = {name: list(_nodes({name: rule})) for name, rule in rules.items()}
     children = {name: [node.name for node in nodes if isinstance(node, RuleRefNode)] for name, nodes in parts.items()}
     num_leaves = {name: sum(map(_num_leaves, nodes)) for name, nodes in parts.items()}
@@ -71,7 +71,7 @@ def _num_leaves(node: ASTNode) -> int:
 
 
 def _rename(rules: dict[str, RuleNode]) -> None:
-    """To names of rules: the converter has named some of them as lexemes."""
+    """To names of rules: the converter has given some of them names of lexemes."""
     for number, rule in enumerate(rules.values()):
         if rule.name != "start":
             rule.name = f"rule_{number}"
@@ -91,7 +91,7 @@ def _by_character(node: ASTNode) -> str:
 
 
 def _plain(escape: re.Match[str]) -> str:
-    """Code points as characters, since the converter drops their zeros; escapes it does not know by their number."""
+    """Code points as characters, because the converter drops their zeros; escapes that it does not know by their number."""
     what = escape[1]
     if len(what) == 1:
         return f"\\x{ord(what):02x}" if what in "-^/'" else escape[0]
@@ -100,7 +100,7 @@ def _plain(escape: re.Match[str]) -> str:
 
 
 def _wrap_root(rules: dict[str, RuleNode]) -> RuleNode:
-    """The converter makes no lexeme of the root itself, only of what it refers to. Returns what the root was."""
+    """The converter makes a lexeme only of what the root refers to, not of the root itself. Returns what the root was."""
     root = rules.get("root")
     if root is None:
         raise ValueError("there is no rule 'root'")

@@ -1,7 +1,7 @@
 """Answers that follow a grammar: JSON schemas, GBNF, regular expressions -> which tokens may come next. llguidance does the work.
 
-Owns a model's vocabulary as llguidance wants it, the threads that compile, and where each sequence is in its grammar. Must never know
-slots or rings. Invariant: the end of the text is among what may come next exactly when the text so far is a whole answer.
+Owns a model's vocabulary in the form that llguidance needs, the threads that compile, and each sequence's position in its grammar. Never
+imports: worker.kv, worker.engine. Invariant: the end of the text is allowed exactly when the text so far is a complete answer.
 """
 
 import contextlib
@@ -22,63 +22,63 @@ from fastrouter.worker.sampling.compilers import Compilers
 from fastrouter.worker.sampling.grammar_limits import check_schema
 from fastrouter.worker.sampling.sampler import Sampler
 
-# Between JSON's tokens. Compact: a blank where most texts that models have read have one, so that they need not write what they seldom saw.
-# Free: enough to indent, too little to go on for ever.
+# Between the tokens of JSON. Compact: a blank where most texts have one, so that models need not write what they rarely saw.
+# Free: enough to indent, but not without a limit.
 _WHITESPACE: dict[str, dict[str, Any]] = {
     "compact": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
     "free": {"whitespace_pattern": r"( |\n {0,20})?"},
 }
-_FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: about 0.1 s, and 30 MB, at most
+_FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: at most about 0.1 s and 30 MB
 _NUM_KEPT = 8  # compiled grammars
-_SPECIAL = b"\xff"  # how llguidance wants tokens that are no text to begin
+_SPECIAL = b"\xff"  # llguidance expects this at the start of tokens that are not text
 _MAX_PROBLEM = 300  # characters of its messages
 _Key = tuple[str, str, str, str]
-_SHORT_SWITCH_S = 0.0005  # the engine's thread need not wait for this one's
+_SHORT_SWITCH_S = 0.0005  # the engine's thread must not wait for this one
 
 
 class Matcher:
-    """Where one sequence is in its grammar."""
+    """The position of one sequence in its grammar."""
 
     __slots__ = ("_bytes", "_mask", "_matcher", "address", "is_lazy")
 
     def __init__(self, matcher: Any, n_vocab: int, *, is_lazy: bool = False) -> None:
-        """`is_lazy`: to ask for one token first costs much less than to ask for all."""
+        """`is_lazy`: checking one token first costs much less than computing all."""
         self._matcher = matcher
         self.is_lazy = is_lazy
         self._mask = np.zeros((n_vocab + 31) // 32, np.uint32)
         self._bytes = self._mask.nbytes
-        self.address: int = self._mask.ctypes.data  # of a bit per token, as of the last `find_allowed`
+        self.address: int = self._mask.ctypes.data  # of one bit for each token, from the last `find_allowed`
 
     def copy(self) -> Self:
         return type(self)(self._matcher.deep_copy(), 8 * self._bytes, is_lazy=self.is_lazy)
 
     def find_allowed(self) -> None:
-        """Which tokens may come next."""
+        """Compute which tokens may come next."""
         self._matcher.unsafe_compute_mask_ptr(self.address, self._bytes)
 
     def allows(self, token: int) -> bool:
-        """This one token may come next."""
+        """Whether this token may come next."""
         return token >= 0 and bool(self._matcher.validate_tokens([token]))
 
     def accept(self, token: int) -> bool:
-        """False when the grammar has no such token here, or has become too large to go on."""
+        """False: the grammar does not allow this token here, or has become too large to continue."""
         accepted: bool = self._matcher.consume_token(token)
         return accepted
 
     @property
     def is_complete(self) -> bool:
-        """A whole answer that cannot go on."""
+        """The answer is complete and cannot continue."""
         complete: bool = self._matcher.is_stopped()
         return complete
 
     @property
     def problem(self) -> str:
-        """Why it cannot go on; empty when it can."""
+        """Why it cannot continue; empty when it can."""
         return _in_one_line(self._matcher.get_error())
 
 
 class ConstrainedSampler(Sampler):
-    """Chooses among what the grammar allows. `sample` gives -1 when there is nothing, and then `error` says why."""
+    """Chooses from the tokens that the grammar allows. `sample` returns -1 when there is none, and then `error` says why."""
 
     def __init__(self, vocab: Vocab, settings: dict[str, Any], load_defaults: dict[str, Any], matcher: Matcher, **options: Any) -> None:
         super().__init__(vocab, settings, load_defaults, **options)
@@ -87,7 +87,7 @@ class ConstrainedSampler(Sampler):
     def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
         matcher = self._matcher
         token = super().sample(address, n_vocab) if matcher.is_lazy else -1
-        if not matcher.allows(token):  # what llama-server does with every grammar
+        if not matcher.allows(token):  # llama-server does this with every grammar
             matcher.find_allowed()
             token = super().sample(address, n_vocab, matcher.address)
         if not matcher.accept(token):
@@ -103,14 +103,14 @@ class Grammars:
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
         self._tokenizer: Any = None
-        self._tokenizer_lock = threading.Lock()  # of the threads that compile: the first one makes it
+        self._tokenizer_lock = threading.Lock()  # for the threads that compile: the first one makes it
         self._compilers: Compilers[Matcher] = Compilers()
-        self._latest: OrderedDict[_Key, Future[Matcher]] = OrderedDict()  # clients ask with the same schema again and again
+        self._latest: OrderedDict[_Key, Future[Matcher]] = OrderedDict()  # clients send the same schema many times
         self._num_waiting: Counter[Future[Matcher]] = Counter()
 
     def compile(self, constraint: dict[str, str], whitespace: str = "compact") -> Future[Matcher]:
-        """A matcher at the grammar's start, to be copied for each sequence; or the error of a grammar that cannot be followed.
-        `leave` it in the end."""
+        """A matcher at the start of the grammar, to be copied for each sequence; or the error of a grammar that cannot be used. Call
+        `leave` in the end."""
         key = (constraint["kind"], constraint["field"], constraint["text"], whitespace)
         found = self._latest.pop(key, None)
         if found is None or found.cancelled() or (found.done() and found.exception()):
@@ -122,16 +122,16 @@ class Grammars:
         return found
 
     def leave(self, future: "Future[Matcher]") -> None:
-        """Somebody does not wait for it any more. When nobody does, it is not begun."""
+        """One request does not wait for it any more. When the last one has left, it is not started."""
         self._num_waiting[future] -= 1
         if self._num_waiting[future] < 1:
             del self._num_waiting[future]
             future.cancel()
 
     def give_up(self, constraint: dict[str, str], future: "Future[Matcher]") -> FastrouterError:
-        """It takes too long. Returns what to say."""
+        """It takes too long. Returns the error."""
         if not future.running():
-            return Unavailable("too many grammars wait to be compiled: try again later")
+            return Unavailable("too many grammars are waiting to be compiled: try again later")
         self._compilers.replace(len(constraint["text"]))
         return _unusable(constraint["field"], "it takes too long to compile: make it smaller")
 
@@ -148,7 +148,7 @@ class Grammars:
 
         with self._tokenizer_lock:
             if self._tokenizer is None:
-                self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # one whose buffer is this thread's own
+                self._tokenizer = _tokenizer_of(Vocab(self._vocab.pointer))  # this Vocab has a buffer for this thread
         field = constraint["field"]
         try:
             grammar, is_lazy = _TRANSLATE[constraint["kind"]](constraint["text"], whitespace)
@@ -157,20 +157,20 @@ class Grammars:
         limits = LLParserLimits(initial_lexer_fuel=_FIRST_FUEL, step_lexer_fuel=_STEP_FUEL, verbose_errors=False)
         matcher = Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits), self._vocab.n_tokens, is_lazy=is_lazy)
         if not matcher.problem:
-            matcher.find_allowed()  # some grammars show only now that they lead nowhere; and what is slow is slow here
+            matcher.find_allowed()  # some grammars fail only here; and slow ones are slow here, not later
         if matcher.problem:
             raise _unusable(field, matcher.problem)
         return matcher
 
 
 def _unusable(field: str, problem: str) -> InvalidRequest:
-    """`field`: a request's, or a flag."""
-    said = field if field.startswith("-") else f"field '{field}'"
-    return InvalidRequest(f"{said} cannot be followed: {_in_one_line(problem)}")
+    """`field`: that of a request, or a flag."""
+    name = field if field.startswith("-") else f"field '{field}'"
+    return InvalidRequest(f"{name} cannot be followed: {_in_one_line(problem)}")
 
 
 def shown(constraint: dict[str, str] | None) -> dict[str, Any]:
-    """In `generation_settings`: llama-server's `grammar`; schemas and regular expressions as they were said."""
+    """In `generation_settings`: llama-server's `grammar`; schemas and regular expressions as they were given."""
     kind, text = (constraint["kind"], constraint["text"]) if constraint else ("gbnf", "")
     settings: dict[str, Any] = {"grammar": text if kind == "gbnf" else "", "grammar_lazy": False, "grammar_triggers": []}
     if kind != "gbnf":
@@ -183,7 +183,7 @@ def _in_one_line(problem: str) -> str:
 
 
 def _tokenizer_of(vocab: Vocab) -> Any:
-    """Some 0.2 s for 50,000 tokens."""
+    """About 0.2 s for 50,000 tokens."""
     from llguidance import LLTokenizer
 
     if not vocab.eog_tokens:
@@ -207,7 +207,7 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(usual)
 
 
-# Each gives llguidance's grammar, and whether it is one to be lazy with.
+# Each returns llguidance's grammar, and whether the matcher should be lazy.
 
 
 def _of_schema(text: str, whitespace: str) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
-"""What would take llguidance too long, or more stack than a thread has, is counted and refused before it gets there. Pure.
+"""Counts and refuses what would take llguidance too long, or more stack than a thread has. Pure.
 
-Knows no request. Raises ValueError with a text that goes behind the name of the field. The numbers are measured: each kind, at its limit,
-takes about a second on a slow core. No schema or grammar that a person writes needs more.
+Raises ValueError with a text that continues the name of the field. The numbers are measured: each limit takes about a second on a slow
+core. No schema or grammar that a person writes needs more.
 """
 
 from collections import Counter
@@ -12,18 +12,19 @@ from typing import Any
 
 import orjson
 
-MAX_CHAIN = 250  # references behind each other; 1,400 end a process
+MAX_CHAIN = 250  # references in a chain; 1,400 end a process
 MAX_EXPANDED = 200_000  # characters and classes of a grammar without recursion, where each rule is written out
-MAX_OPTIONAL = 4_000  # properties that may be left out: the time grows with their square
+MAX_OPTIONAL = 4_000  # properties that are not required: the time grows with the square of their number
 MAX_PATTERNS = 150  # patternProperties: each is compared with each
-MAX_JOINT_PATTERNS = 10  # that one text must follow all at once: the time is exponential in their number, 20 take a minute
+MAX_JOINT_PATTERNS = 10  # that one text must follow together: the time is exponential in their number, 20 take a minute
 MAX_MULTIPLE = 10_000  # significant digits of `multipleOf`, as a number: an automaton counts up to it
 
 Children = Mapping[str, list[str]]
 
 
 def longest_chain(children: Children, root: str) -> tuple[int, list[str], bool]:
-    """(rules on the longest way down from the root, all that it reaches with what they refer to first, whether some refer to themselves)"""
+    """(rules on the longest path down from the root, all rules that it reaches in an order where references come first, whether some
+    refer to themselves)"""
     depth: dict[str, int] = {}
     on_the_way: dict[str, Iterator[str]] = {root: iter(children[root])}
     is_recursive = False
@@ -43,7 +44,7 @@ def longest_chain(children: Children, root: str) -> tuple[int, list[str], bool]:
 
 
 def check_rules(children: Children, num_leaves: Mapping[str, int], root: str) -> None:
-    """Of a GBNF grammar: what each rule refers to, each time it does, and how much else is in it."""
+    """Of a GBNF grammar: what each rule refers to, each time it does, and how much else it contains."""
     length, order, is_recursive = longest_chain(children, root)
     if length > MAX_CHAIN:
         raise ValueError(f"it has rules that refer to each other in a chain of more than {MAX_CHAIN}")
@@ -101,7 +102,8 @@ def _check_joint_patterns(schema: Any, nodes: list[dict[str, Any]]) -> None:
 
 
 def _joint_parts(schema: Any, node: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """What an allOf says of one text, and of each property: (path of the property, part). References below properties are not followed."""
+    """What an allOf says about one text, and about each property: (path of the property, part). References below properties are not
+    followed."""
     seen: set[str] = set()
     waiting: list[tuple[tuple[str, ...], Any]] = [((), node)]
     while waiting:
@@ -130,9 +132,7 @@ def _check_multiples(values: list[Any], *, are_joint: bool) -> None:
     counts = [_significant(value) for value in values if type(value) in (int, float) and value > 0]
     largest: Callable[[Iterable[int]], int] = (lambda found: lcm(*found)) if are_joint else (lambda found: max(found, default=1))
     if largest(counts) > MAX_MULTIPLE:
-        raise ValueError(
-            f"multipleOf is too large: of its digits without zeros behind them, those of a number up to {MAX_MULTIPLE:,} can be kept"
-        )
+        raise ValueError(f"multipleOf is too large: without the zeros at its end, its digits may be at most {MAX_MULTIPLE:,}")
 
 
 def _significant(value: float) -> int:
@@ -146,7 +146,7 @@ def _references(part: Any) -> set[str]:
 
 
 def _target(schema: Any, reference: str) -> Any:
-    """Where a local reference points to; None: nowhere, which llguidance will say."""
+    """The target of a local reference; None: there is none, which llguidance will report."""
     if not reference.startswith("#"):
         return None
     for step in reference[1:].split("/")[1:]:

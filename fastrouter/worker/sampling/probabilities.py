@@ -1,6 +1,8 @@
-"""Probabilities of one sequence's tokens on their way out, in llama-server's shape. Knows no sampler's inside and no API.
+"""Probabilities of one sequence's tokens until they are sent, with llama-server's names. Never imports: worker.sampling.sampler,
+worker.sequence.
 
-Invariant: each token has one entry, which leaves with the first text that holds a byte of it; what a stop string cuts off leaves never.
+Invariant: each token has one entry, which is sent with the first text that holds a byte of it; entries of tokens that a stop string cuts
+off are never sent.
 """
 
 import math
@@ -9,18 +11,18 @@ from typing import Any
 from fastrouter.worker.text.detokenizer import PieceTable
 
 _LEAST = -3.4028235e38  # llama-server's logarithm of 0, which JSON can hold
-_MAX_ENTRIES = 500  # of one record: tokens and their rivals
+_MAX_ENTRIES = 500  # in one record: tokens and other likely tokens
 
 Found = tuple[float, list[tuple[int, float]]]  # LogitSampler.probabilities
 
 
 class Probabilities:
     def __init__(self, pieces: PieceTable, *, is_after: bool) -> None:
-        """`is_after`: they are those of after the chain, which are shown as they are and not as logarithms."""
+        """`is_after`: they are those after the chain, which are shown without a logarithm."""
         self._pieces = pieces
         self._is_after = is_after
         self._pending: list[dict[str, Any]] = []
-        self._unsent_bytes = 0  # of the text so far, what is held back; a guess where it is not UTF-8
+        self._unsent_bytes = 0  # of the text so far, the part that is held back; a guess if it is not UTF-8
 
     def __repr__(self) -> str:
         return f"<Probabilities {len(self._pending)} pending>"
@@ -37,7 +39,7 @@ class Probabilities:
         return {"id": token, "token": piece.decode("utf-8", "ignore"), "bytes": list(piece), **value}
 
     def cut(self, num_bytes: int) -> None:
-        """A stop string was found: of what was held back, only so much goes out."""
+        """A stop string was found: only this much of what was held back is sent."""
         begin = self._unsent_bytes  # of the first pending token
         kept = []
         for entry in self._pending:
@@ -47,7 +49,7 @@ class Probabilities:
         self._pending = kept
 
     def take(self, num_bytes: int) -> list[list[dict[str, Any]]]:
-        """All that waits, in lists that a record can hold (at least one list), with a text of so many bytes."""
+        """All that waits, in lists for one record each (at least one list), with a text of `num_bytes` bytes."""
         pending, self._pending = self._pending, []
         self._unsent_bytes = max(0, self._unsent_bytes + sum(len(entry["bytes"]) for entry in pending) - num_bytes)
         most = max(1, _MAX_ENTRIES // (1 + len(pending[0]["top_probs" if self._is_after else "top_logprobs"]))) if pending else 1

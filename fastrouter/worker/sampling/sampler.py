@@ -1,6 +1,6 @@
-"""Request fields -> the sampler of one sequence. Knows the vocabulary and the defaults, but no sequence and no logits.
+"""Request fields -> the sampler of one sequence. Never imports: worker.sequence, worker.llama.context.
 
-Precedence of each setting: the request, the model's own defaults (flags, preset), those in its file, llama-server's.
+Order of each setting: the request, the model's defaults (flags, preset), those in its file, those of llama-server.
 """
 
 import math
@@ -23,8 +23,8 @@ RANDOM_SEEDS = (-1, UINT32_MAX)
 class Sampler(LogitSampler):
     """See `_core.LogitSampler` for `sample`, `accept` and `prime`."""
 
-    is_complete = False  # the answer is whole and cannot go on
-    error: FastrouterError | None = None  # why `sample` gave no token
+    is_complete = False  # the answer is complete and cannot continue
+    error: FastrouterError | None = None  # why `sample` returned no token
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Sampler(LogitSampler):
         choice: int = 0,
         has_probabilities: bool = False,
     ) -> None:
-        """`choice`: of several with one seed, each has one of its own. `has_probabilities`: `probabilities` is set by each sample."""
+        """`choice`: several choices of one request get different seeds. `has_probabilities`: each sample sets `probabilities`."""
         merged = {**DEFAULTS, **load_defaults, **settings}
         seed = int(merged["seed"])
         seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
-        self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those that the chain leaves
+        self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those after the chain
         bias = _bias(vocab, merged["logit_bias"], merged["ignore_eos"])
         shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
         self._settings = {**merged, "seed": seed, "logit_bias": shown}
@@ -74,5 +74,5 @@ def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[
 
 
 def file_defaults(model: Model) -> dict[str, Any]:
-    """What the GGUF says."""
+    """The values in the GGUF file."""
     return defaults_of(lambda key: model.meta_value(key))

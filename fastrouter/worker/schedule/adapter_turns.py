@@ -1,13 +1,13 @@
-"""Whose turn it is when sequences cannot share a batch, because their adapters differ. Pure: `now` is an argument.
+"""Which sequences have their turn when they cannot share a batch, because their adapters differ. Pure: `now` is an argument.
 
-Invariant: a group that is there waits at most for one turn of each group that was there before it. A turn ends with the first step that
-began TURN_NS after it did, so a long step is a turn by itself.
+Invariant: a group waits at most for one turn of each group that was there before it. A turn ends with the first step that began TURN_NS
+after it did, so a long step is a whole turn.
 """
 
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
-TURN_NS = 20_000_000  # to change adapters costs 0.2 ms of a tiny model and 2 ms of one with 30 layers (of which a token takes 6 ms)
+TURN_NS = 20_000_000  # a change of adapters costs 0.2 ms for a tiny model and 2 ms for one with 30 layers (where a token takes 6 ms)
 
 Group = TypeVar("Group")
 

@@ -1,8 +1,8 @@
-"""Which rows go into the next batch. Pure: what runs and a few numbers in, a Step out; no clock, no llama.cpp.
+"""Which rows go into the next batch. Pure: running sequences and a few numbers in, a Step out; no clock, no llama.cpp.
 
-Rows of a batch, in this order: one for each sequence that decodes, by slot, with its guess behind it; then pieces of prompts, oldest first.
-Invariant: a step is at most one batch that is computed together, so a prompt, however long, holds running streams and new arrivals back for
-one batch; and every sequence that decodes is in it.
+Rows of a batch, in this order: one for each decoding sequence, by slot, followed by its guess; then pieces of prompts, the oldest first.
+Invariant: a step is at most one batch that is computed together, so a prompt, however long, delays running streams and new requests by
+one batch; and every decoding sequence of the turn is in it.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from fastrouter.worker.sequence import Running
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Of the batches of one context."""
+class BatchLimits:
+    """For the batches of one context."""
 
-    num_rows: int  # that are computed together
+    num_rows: int  # rows that are computed together
     has_checkpoints: bool = False  # a piece of a prompt ends where a checkpoint is taken
     can_guess_beside_prompts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens of a prompt: `start` is how many of them the KV holds already."""
+    """Tokens of a prompt: `start` is how many of them are already in the KV."""
 
     running: Running
     start: int
@@ -37,9 +37,9 @@ class Piece:
         return self.end == len(self.running.sequence.prefix)
 
 
-@dataclass(slots=True)  # to make a frozen one takes a microsecond, in each step
+@dataclass(slots=True)  # a frozen one would take a microsecond more in each step
 class Step:
-    """What one llama_decode computes. It is not changed. `num_free_rows`: what guesses may fill."""
+    """What one llama_decode computes. It is not changed. `num_free_rows`: rows for guesses."""
 
     decoding: tuple[Running, ...]
     pieces: tuple[Piece, ...]
@@ -51,7 +51,7 @@ class Step:
 
     @property
     def lone_request_id(self) -> int:
-        """The only request that has rows in it, while its prompt is computed; 0: there are others, or it decodes."""
+        """The only request with rows in it, while its prompt is computed; 0: there are others, or it decodes."""
         ids = {piece.running.sequence.request.id for piece in self.pieces}
         return ids.pop() if len(ids) == 1 and not self.decoding else 0
 
@@ -61,9 +61,9 @@ class Step:
 
 
 def schedule(
-    decoding: Sequence[Running], prefilling: Sequence[Running], limits: Limits, speed: PrefillSpeed, turn: AdapterSet | None = None
+    decoding: Sequence[Running], prefilling: Sequence[Running], limits: BatchLimits, speed: PrefillSpeed, turn: AdapterSet | None = None
 ) -> Step:
-    """`decoding`: by slot; `prefilling`: oldest first. `turn`: only sequences with these adapters share the step; None: all do."""
+    """`decoding`: by slot; `prefilling`: the oldest first. `turn`: only sequences with these adapters share the step; None: all do."""
     if turn is not None:
         decoding, prefilling = _with(turn, decoding), _with(turn, prefilling)
     num_free_rows = limits.num_rows - len(decoding)
@@ -76,9 +76,9 @@ def schedule(
 
 
 def shares(room: int, unread: Sequence[int]) -> list[int]:
-    """How many of its unread tokens each prompt (oldest first) gets of `room` rows.
+    """How many of its unread tokens each prompt (the oldest first) gets of `room` rows.
 
-    Half of the room is shared out evenly, so a short prompt does not wait behind a long one; what is left goes to the oldest.
+    Half of the room is divided evenly, so a short prompt does not wait for a long one; the rest goes to the oldest.
     """
     if room <= 0:
         return [0] * len(unread)
@@ -99,7 +99,7 @@ def _with(adapters: AdapterSet, group: Sequence[Running]) -> Sequence[Running]:
     return [running for running in group if running.sequence.request.adapters == adapters]
 
 
-def _piece(running: Running, take: int, limits: Limits) -> Piece:
+def _piece(running: Running, take: int, limits: BatchLimits) -> Piece:
     sequence, slot = running.sequence, running.slot
     start = len(slot.tokens)
     end = start + take

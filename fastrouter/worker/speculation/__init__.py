@@ -1,1 +1,1 @@
-"""Guessed tokens and how many pay off."""
+"""Guessed tokens, and how many of them are worth guessing."""

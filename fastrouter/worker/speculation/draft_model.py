@@ -1,8 +1,8 @@
-"""A draft model: a small one with the same vocabulary that says what the large one is likely to say. Greedy, all sequences in one batch.
+"""A draft model: a small one with the same vocabulary that guesses what the large one will say. Greedy, all sequences in one batch.
 
-Owns the second model, its context and what its KV cache holds of each slot. Knows no pace and no verification. Invariant: `_held[i]` is
-what the draft's KV holds for slot i. It is compared with the slot's text before each guess, so whatever happened to the slot in between (a
-rejected guess, an abort, another prompt, a shift) is made good there and needs no call.
+Owns the second model, its context and its KV cache for each slot. Never imports: worker.speculation.guess_length. Invariant: `_held[i]`
+is what the draft's KV holds for slot i. It is compared with the slot's text before each guess, so changes of the slot in between (a
+rejected guess, an abort, another prompt, a shift) are handled there and need no call.
 """
 
 from array import array
@@ -22,15 +22,15 @@ from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sequence import Running
 
-MAX_READ = 128  # tokens in one step: the streams wait for it
-MAX_SIZE_DIFFERENCE = 128  # between the vocabularies: padding of the matrices
-FIRST_COMPARED = 5  # below it are special tokens, which may be named differently
+MAX_READ = 128  # tokens in one step, because the streams wait for it
+MAX_SIZE_DIFFERENCE = 128  # between the sizes of the vocabularies: matrices are padded
+FIRST_COMPARED = 5  # the first ones are special tokens, whose names may differ
 
 Piece = tuple[Running, "array[int] | list[int]"]  # tokens to be read next
 
 
 class Draft:
-    """`target` is the context it guesses for, `options` are those of its load."""
+    """`target` is the context that it guesses for, `options` are those of its load."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class Draft:
             self.context = Context(self.model, own)
             if not (self.context.memory and self.context.can_cut and self.model.can_generate):
                 raise LlamaError(f"--model-draft {path}: a model of this kind cannot guess")
-        except BaseException:  # whatever ends it: the model's memory goes
+        except BaseException:  # whatever the exception is, the model's memory is freed
             self.model.close()
             raise
-        self._n_vocab = min(target.model.vocab.n_tokens, self.model.vocab.n_tokens)  # what both have
+        self._n_vocab = min(target.model.vocab.n_tokens, self.model.vocab.n_tokens)  # the tokens that both have
         self._held = [array("i") for _ in range(self.context.num_slots)]
         self._greedy = self._sampler(num_probs=-1)
-        self._sure = self._sampler(num_probs=0)  # says how sure it is
+        self._sure = self._sampler(num_probs=0)  # shows the probability of its best token
 
     def __repr__(self) -> str:
         return f"<Draft {self.model!r} held {self.held}>"
@@ -71,7 +71,8 @@ class Draft:
         return LogitSampler(self.model.vocab.n_tokens, greedy, seed=0, bias=[], num_probs=num_probs)
 
     def guess(self, asking: list[tuple[Running, int]]) -> None:
-        """Set `draft` of each, at most so many tokens. One whose text is not read yet gets none: a piece of it is read instead."""
+        """Set `draft` of each, at most that many tokens. A sequence whose text has not been read gets none: a piece of it is read
+        instead."""
         ready = self._catch_up(asking)
         row_bytes = 4 * self.model.vocab.n_tokens
         found: dict[Running, list[int]] = {running: [] for running, _ in ready}
@@ -88,7 +89,7 @@ class Draft:
                 running.sequence.draft = draft
 
     def _add(self, p_min: float, draft: list[int], address: int) -> bool:
-        """The best token of a row, unless the model is less sure of it than asked for."""
+        """The best token of a row, unless its probability is below `p_min`."""
         sampler = self._sure if p_min > 0 else self._greedy
         token = sampler.sample(address, self.model.vocab.n_tokens)
         is_good = token < self._n_vocab and (p_min <= 0 or sampler.probabilities[0] >= p_min)  # type: ignore[index]
@@ -97,8 +98,9 @@ class Draft:
         return is_good
 
     def _catch_up(self, asking: list[tuple[Running, int]]) -> list[tuple[Running, int]]:
-        """Read what is new in their texts, at most a piece of it. Those that are read to their end, in the order of their logits."""
-        room = min(self.context.n_batch, MAX_READ) - len(asking)  # a token each, at least
+        """Read what is new in their texts, at most one piece of it. Returns those that are read to their end, in the order of their
+        logits."""
+        room = min(self.context.n_batch, MAX_READ) - len(asking)  # at least one token for each
         pieces: list[Piece] = []
         ready = []
         for running, length in asking:
@@ -115,7 +117,7 @@ class Draft:
         return ready if pieces and self._decode(pieces, {running for running, _ in ready}) else []
 
     def _cut(self, slot_id: int, text: "array[int]") -> int:
-        """Forget what is not a start of the text; the last token is always read anew, for its logits. What is left."""
+        """Remove all but a start of the text; the last token is always read again, for its logits. Returns what is left."""
         held = self._held[slot_id]
         shared = min(common_prefix(held, text), len(text) - 1)
         if shared < len(held):
@@ -124,7 +126,7 @@ class Draft:
         return shared
 
     def _decode(self, pieces: "list[Piece]", wanted: set[Running] | None = None) -> bool:
-        """One decode; logits for the last token of those `wanted`, or of all. False: there was no room, and what is idle was forgotten."""
+        """One decode; logits for the last token of those in `wanted`, or of all. False: there was no room, and idle slots were removed."""
         row = 0
         for running, piece in pieces:
             slot_id = running.slot.id
@@ -139,7 +141,7 @@ class Draft:
         return True
 
     def _forget(self, but: set[int]) -> None:
-        """All slots but these; where that frees nothing, these too."""
+        """Remove all slots but these; if that frees nothing, these too."""
         idle = [slot_id for slot_id, held in enumerate(self._held) if held and slot_id not in but]
         for slot_id in idle or list(but):
             self.context.remove(slot_id)
@@ -147,7 +149,7 @@ class Draft:
 
     @property
     def held(self) -> list[int]:
-        """How many tokens its KV holds of each slot."""
+        """How many tokens of each slot its KV holds."""
         return [len(held) for held in self._held]
 
     def close(self) -> None:

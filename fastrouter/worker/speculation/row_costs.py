@@ -1,35 +1,35 @@
-"""What guessed rows add to a step, measured while steps run: on a device hardly anything, on a few cores as much as steps of their own.
+"""How much time guessed rows add to a step, measured while steps run: almost nothing on a device, as much as whole steps on a few cores.
 
-Knows no sequence. Costs are in steps without a guess of as many sequences. Invariant: what has not been measured is believed to be cheap,
-so it is tried; once tried, the clock has the word.
+Costs are in steps without a guess, with the same number of sequences. Invariant: an unmeasured cost is assumed to be low, so that it is
+tried; after that, measurements decide.
 """
 
-UNMEASURED = 0.1  # a row, in steps
-NEW_SHARE = 0.25  # of a new measurement in the smoothed one
-MAX_AGE = 64  # steps with a guess, until a step without one is due: a context grows, and another model may have come or gone
+UNMEASURED = 0.1  # for a row, in steps
+NEW_SHARE = 0.25  # weight of a new measurement in the smoothed one
+MAX_AGE = 64  # after this many steps with a guess one without a guess is needed: a context grows, and other models may have come or gone
 
 
 class RowCosts:
-    """Of one context."""
+    """For one context."""
 
     def __init__(self) -> None:
-        self._plain_ns: dict[int, float] = {}  # sequences -> a step without a guess
+        self._plain_ns: dict[int, float] = {}  # sequences -> time of a step without a guess
         self._ages: dict[int, int] = {}  # sequences -> steps with a guess since
-        self._row_costs: dict[tuple[bool, int, int], float] = {}  # by a draft model?, sequences, bits of the number of rows
+        self._row_costs: dict[tuple[bool, int, int], float] = {}  # by (guessed by a draft model, sequences, bits of the number of rows)
 
     def __repr__(self) -> str:
         return f"<RowCosts {len(self._row_costs)} measured>"
 
     def wants_plain(self, num_sequences: int) -> bool:
-        """A step without a guess is due, to be compared with."""
+        """A step without a guess is needed for comparison."""
         return self._ages.get(num_sequences, MAX_AGE) >= MAX_AGE
 
     def of(self, is_drafted: bool, num_sequences: int, num_rows: int) -> float:
-        """What so many rows add. `is_drafted`: a draft model guesses them, which takes time too."""
+        """What `num_rows` rows add. `is_drafted`: a draft model guesses them, which takes time too."""
         return num_rows * self._row_costs.get((is_drafted, num_sequences, num_rows.bit_length()), UNMEASURED)
 
     def note(self, is_drafted: bool, num_sequences: int, num_rows: int, duration_ns: int) -> None:
-        """A step of `num_sequences` with `num_rows` guessed rows, and no prompt."""
+        """The time of a step of `num_sequences` with `num_rows` guessed rows, and no prompt."""
         if not num_rows:
             self._plain_ns[num_sequences] = _smoothed(self._plain_ns.get(num_sequences), duration_ns)
             self._ages[num_sequences] = 0

@@ -1,8 +1,9 @@
-"""Speculative decoding: tokens are guessed, and one decode tells how many of the guesses hold. Who guesses, how many, and what it brought.
+"""Speculative decoding: tokens are guessed, and one decode shows how many of them hold. Here: who guesses, how many, and with what
+result.
 
-Owns each sequence's Guesser and the draft model. Knows no batch and no record: the engine puts `Sequence.draft` into its batch and tells
-what held. Invariant: a guess is only ever taken where the sequence's own sampler chose the same token, so it changes the time and not the
-answer; it never takes a row from another sequence or from a prompt.
+Owns each sequence's Guesser and the draft model. Never imports: worker.llama.batch, worker.engine. The engine puts `Sequence.draft` into
+its batch and reports the result. Invariant: a guess is accepted only if the sequence's sampler chose the same token, so it changes the
+time but not the answer; it never takes a row from another sequence or from a prompt.
 """
 
 import time
@@ -20,27 +21,27 @@ from fastrouter.worker.speculation.draft_model import Draft
 from fastrouter.worker.speculation.guess_length import GuessLength
 from fastrouter.worker.speculation.row_costs import RowCosts
 
-MAX_ROWS = 32  # of guesses in one step, over all sequences: with many of them a row more costs as much as a step of its own
-FIRST_LOOKUP = 4  # tokens of the first guess from a text that has only just begun to repeat itself
+MAX_ROWS = 32  # of guesses in one step, for all sequences: above that one row more costs as much as a whole step
+FIRST_LOOKUP = 4  # tokens of the first guess from a text that has just begun to repeat itself
 DRAFT_N_MAX = 3
 
 
 class Guesser:
-    """Of one sequence."""
+    """For one sequence."""
 
-    __slots__ = ("chosen", "draft_pace", "lookup", "lookup_pace", "n_min", "p_min")
+    __slots__ = ("chosen", "draft_length", "lookup", "lookup_length", "n_min", "p_min")
 
     def __init__(self) -> None:
         self.lookup: Lookup | None = None
-        self.lookup_pace: GuessLength | None = None
-        self.draft_pace: GuessLength | None = None
-        self.chosen: GuessLength | None = None  # whose guess is in the batch
+        self.lookup_length: GuessLength | None = None
+        self.draft_length: GuessLength | None = None
+        self.chosen: GuessLength | None = None  # that of the guess in the batch
         self.n_min = 0
         self.p_min = 0.0
 
 
 class Speculation:
-    """Of one engine."""
+    """For one engine."""
 
     def __init__(self, context: Context, options: LoadOptions, draft: Draft | None = None) -> None:
         self._context = context
@@ -51,12 +52,12 @@ class Speculation:
         self.costs = RowCosts()
         self._num_guessing = 0  # sequences in this step
         self._num_rows = 0  # guessed in this step
-        self._has_drafted = False  # the draft model has worked for it
+        self._has_drafted = False  # the draft model was used in this step
         self._begun_ns = 0
-        self.is_wanted = False  # some sequence may have a guess: until then a step asks for nothing more
+        self.is_wanted = False  # a sequence may have a guess: until then a step does no work here
         self.notice = ""  # what the user should know
         if self._types and not self._can_cut:
-            self.notice = "speculative decoding is off: the memory of this model cannot forget single tokens"
+            self.notice = "speculative decoding is off: the KV cache of this model cannot drop single tokens"
         elif DRAFT in self._types and draft is None:
             raise FastrouterError(f"--spec-type {DRAFT}: --model-draft is missing")
 
@@ -65,7 +66,7 @@ class Speculation:
 
     @property
     def is_on(self) -> bool:
-        """Requests that say nothing are guessed for."""
+        """Also for requests that do not ask for it."""
         return bool(self._types) and self._can_cut
 
     @property
@@ -93,19 +94,19 @@ class Speculation:
         terms = {**self._defaults, **asked}
         for name in types:
             if name in LOOKUPS and guesser.lookup is None:
-                guesser.lookup, guesser.lookup_pace = _lookup_of(name, self._defaults, asked)
+                guesser.lookup, guesser.lookup_length = _lookup_of(name, self._defaults, asked)
             elif name == DRAFT and self._draft is not None:
                 most = terms.get("n_max", DRAFT_N_MAX)
-                guesser.draft_pace = GuessLength(most, most) if most else None
+                guesser.draft_length = GuessLength(most, most) if most else None
         guesser.n_min, guesser.p_min = terms.get("n_min", 0), terms.get("p_min", 0.0)
-        if guesser.lookup is not None or guesser.draft_pace is not None:
+        if guesser.lookup is not None or guesser.draft_length is not None:
             sequence.guesser = guesser
             self.is_wanted = True
 
     # ------------------------------------------------------------ one step
 
     def guess(self, decoding: tuple[Running, ...], num_free_rows: int) -> None:
-        """Set `draft` of the sequences that have one. `num_free_rows`: what the sequences and the prompts leave of the batch."""
+        """Set `draft` of the sequences that have one. `num_free_rows`: rows of the batch that sequences and prompts do not use."""
         guessing = [running for running in decoding if running.sequence.guesser is not None]
         count = len(decoding)
         self._num_guessing = count if guessing else 0
@@ -126,19 +127,19 @@ class Speculation:
         self._num_rows = sum(len(running.sequence.draft) for running in decoding)
 
     def _guess_one(self, running: Running, most: int, count: int) -> tuple[Running, int] | None:
-        """Look into its text; where that says nothing: what the draft model is to be asked for."""
+        """Search its text; if that gives nothing, return what to ask the draft model for."""
         sequence, slot = running.sequence, running.slot
         guesser: Guesser = sequence.guesser
         room = min(most, self._room_of(running))
         if room < 1:
             return None
-        lookup, guess_length = guesser.lookup, guesser.lookup_pace
+        lookup, guess_length = guesser.lookup, guesser.lookup_length
         if lookup is not None and guess_length is not None and not guess_length.is_resting():
             found = lookup.guess(slot.tokens, sequence.next_token, room)
             if found:
                 sequence.draft = found[: guess_length.length(partial(self.costs.of, False, count), count)] or NO_DRAFT
                 guesser.chosen = guess_length
-        guess_length = guesser.draft_pace
+        guess_length = guesser.draft_length
         if guess_length is None or sequence.draft:
             return None
         length = min(guess_length.next(partial(self.costs.of, True, count), count), room)
@@ -146,18 +147,18 @@ class Speculation:
         return (running, length) if length else None
 
     def note_step(self, has_prompts: bool) -> None:
-        """The decode is done: what it and the draft model took tells what rows cost."""
+        """The decode is done: its time, with that of the draft model, shows what rows cost."""
         if self._num_guessing and not has_prompts and (self._num_rows or not self._has_drafted):
             self.costs.note(self._has_drafted, self._num_guessing, self._num_rows, time.monotonic_ns() - self._begun_ns)
 
     def _room_of(self, running: Running) -> int:
-        """No guess goes past the answer's limit, nor so far that the context is full before it is over."""
+        """No guess goes beyond the answer's limit, nor fills the context before the answer ends."""
         sequence, slot = running.sequence, running.slot
         room = self._context.n_ctx_slot - len(slot.tokens) - 3
         return min(room, sequence.max_tokens - sequence.num_generated - 1) if sequence.max_tokens >= 0 else room
 
     def note(self, sequence: Sequence, num_accepted: int) -> None:
-        """So many of its guess held; the guess is over."""
+        """`num_accepted` tokens of its guess held; the guess is over."""
         num_guessed = len(sequence.draft)
         sequence.draft = NO_DRAFT
         sequence.num_guessed += num_guessed
@@ -165,7 +166,7 @@ class Speculation:
         sequence.guesser.chosen.note(num_guessed, num_accepted)
 
     def drop(self, decoding: tuple[Running, ...]) -> bool:
-        """Their guesses had no room: the next step goes without them. False when there were none."""
+        """There was no room for their guesses: the next step goes without them. False: there were none."""
         guessed = [running.sequence for running in decoding if running.sequence.draft]
         for sequence in guessed:
             sequence.draft = NO_DRAFT
@@ -178,14 +179,14 @@ class Speculation:
 
 
 def _make_equal(decoding: tuple[Running, ...]) -> None:
-    """A split cache decodes sequences together only as far as each has as many rows; the rest would be one decode more."""
+    """A split cache decodes sequences together only for an equal number of rows; the rest would need one more decode."""
     shortest = min(len(running.sequence.draft) for running in decoding)
     for sequence in [running.sequence for running in decoding]:
         sequence.draft = sequence.draft[:shortest] if shortest else NO_DRAFT
 
 
 def _lookup_of(name: str, defaults: dict[str, Any], asked: dict[str, Any]) -> tuple[Lookup | None, GuessLength | None]:
-    """What the request says, else the flags of this type, else the type's own numbers."""
+    """The values of the request, then the flags of this type, then the defaults of the type."""
     flag, (n, m) = name.replace("-", "_"), LOOKUPS[name]
     n = asked.get("ngram_size_n", defaults.get(f"{flag}_size_n", defaults.get(f"{flag}_n_match", n)))
     m = asked.get("ngram_size_m", defaults.get(f"{flag}_size_m", defaults.get(f"{flag}_n_max", m)))

@@ -95,7 +95,7 @@ class Renderer:
         try:
             return RenderProcess()
         except OSError as error:
-            raise FastrouterError(f"no process can be started that renders chat templates: {error.strerror or error}") from None
+            raise FastrouterError(f"cannot start a process that renders chat templates: {error.strerror or error}") from None
 
     def close(self) -> None:
         """End its processes. Idempotent."""

@@ -1,0 +1,179 @@
+// The tool calls of one answer, a card each: name, arguments as they come, result. Where a result is missing, it can be written.
+// Knows no request. Invariant: a card is made once and then changed; what is being written stays until it is sent or given up.
+
+import { h, icon } from "../lib/dom.js";
+import { indented, JsonPrinter } from "../lib/json.js";
+import { colour, copyButton } from "./code.js";
+import { isWhole } from "./conversation.js";
+
+const STATES = {
+  coming: "writing its arguments",
+  broken: "incomplete",
+  waiting: "waits for its result",
+  given: "has its result",
+  passed: "got no result",
+};
+const TIPS = { broken: "The arguments are not valid JSON. The call is left out of the conversation." };
+
+export class ToolCalls {
+  #message;
+  #onGive;
+  #cards = [];
+  #isEditing = false;
+  #shown = ""; // what the results and the buttons were made of
+  #foot = h("div.tool-foot");
+  #siblings;
+  #context = {};
+  element;
+
+  /** `onGive(results)`: one for each call, in their order. `siblings`: an element that shows the versions of the results. */
+  constructor(message, siblings, onGive) {
+    this.#message = message;
+    this.#onGive = onGive;
+    this.#siblings = siblings;
+    this.element = h("form.tool-calls", { hidden: true, "aria-label": "Tool calls", onsubmit: (event) => this.#submit(event) }, this.#foot);
+  }
+
+  /** `given`: the message with the results, or null; `isLast`: nothing follows. */
+  update({ isRunning, given, isLast }) {
+    this.#context = { isRunning, given, isLast };
+    const calls = this.#message.toolCalls ?? [];
+    if (!calls.length) return;
+    this.element.hidden = false;
+    while (this.#cards.length < calls.length) this.#add(calls[this.#cards.length]);
+    this.#cards.forEach((card, at) => card.update(isRunning && at + 1 === calls.length, !isRunning));
+    if (!isRunning) this.#showResults();
+  }
+
+  #add(call) {
+    const card = new Card(call);
+    this.#cards.push(card);
+    this.#foot.before(card.element);
+  }
+
+  #showResults() {
+    const { given, isLast } = this.#context;
+    const canWrite = this.#isEditing || (isLast && !given);
+    const shown = `${given?.id} ${isLast} ${canWrite}`;
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    const isUseful = this.#cards.some((card) => card.isWhole);
+    this.#cards.forEach((card, at) => card.show(given ? (given.results[at] ?? "") : null, canWrite));
+    this.#foot.hidden = !isUseful;
+    this.#foot.replaceChildren(this.#siblings, ...(canWrite ? this.#buttons() : [this.#editButton(given)]));
+  }
+
+  #buttons() {
+    const num = this.#cards.filter((card) => card.isWhole).length;
+    return [
+      h("span.push"),
+      this.#isEditing && h("button.button.small", { type: "button", onclick: () => this.#edit(false) }, "Cancel"),
+      h("button.button.small.primary", { type: "submit" }, num > 1 ? "Send the results" : "Send the result"),
+    ].filter(Boolean);
+  }
+
+  #editButton(given) {
+    return h("button.quiet", { type: "button", onclick: () => this.#edit(true) }, icon("edit"), given ? "Change the result" : "Give a result");
+  }
+
+  #edit(isEditing) {
+    this.#isEditing = isEditing;
+    this.#showResults();
+    this.element.querySelector(isEditing ? "textarea" : ".tool-foot button")?.focus();
+  }
+
+  #submit(event) {
+    event.preventDefault();
+    this.#isEditing = false;
+    this.#onGive(this.#cards.map((card) => card.written));
+  }
+}
+
+class Card {
+  #call;
+  #printer = new JsonPrinter();
+  #num = 0; // characters of the arguments that are shown
+  #isFinished = false;
+  #chip = h("span.chip");
+  #text = document.createTextNode("");
+  #box; // of the arguments
+  #result = h("div");
+  #input = null;
+  element;
+
+  constructor(call) {
+    this.#call = call;
+    this.#box = boxOf("Arguments", this.#text, () => indented(call.arguments));
+    this.#result.className = "tool-result";
+    this.name = h("code");
+    this.element = h("details.tool-call", { open: true }, h("summary", {}, icon("right"), icon("tool"), h("span.only-spoken", {}, "Call of "), this.name, this.#chip), this.#box, this.#result);
+  }
+
+  get isWhole() {
+    return isWhole(this.#call);
+  }
+
+  get written() {
+    return this.#input?.value ?? "";
+  }
+
+  update(isComing, isFinished) {
+    const { name, arguments: text } = this.#call;
+    if (this.name.textContent !== name) this.name.textContent = name;
+    if (this.#isFinished) return;
+    this.#text.appendData(this.#printer.print(text.slice(this.#num)));
+    this.#num = text.length;
+    this.#box.hidden = !this.#text.length;
+    this.#say(isComing ? "coming" : "");
+    if (isFinished) this.#finish();
+  }
+
+  #finish() {
+    this.#isFinished = true;
+    if (!this.isWhole) {
+      this.#text.data = this.#call.arguments;
+      this.#say("broken");
+      return;
+    }
+    const code = this.#box.querySelector("code");
+    colour(code, "json");
+  }
+
+  #say(state) {
+    this.#chip.hidden = !state;
+    this.#chip.textContent = STATES[state] ?? "";
+    this.#chip.dataset.call = state;
+    if (TIPS[state]) this.#chip.dataset.tip = TIPS[state];
+  }
+
+  /** `result`: null where there is none; `canWrite`: it is asked for. */
+  show(result, canWrite) {
+    if (!this.isWhole) return;
+    this.#say(canWrite ? "waiting" : result === null ? "passed" : "given");
+    const before = this.#input?.value;
+    this.#input = canWrite ? inputOf(this.#call, before ?? result ?? "") : null;
+    if (canWrite) this.#result.replaceChildren(h("label.field", {}, `Result of ${this.#call.name}`, this.#input));
+    else this.#result.replaceChildren(...(result === null ? [] : [resultOf(result)]));
+  }
+}
+
+function inputOf(call, value) {
+  const input = h("textarea.input.mono", { rows: Math.min(10, value.split("\n").length + 1), value, required: true, spellcheck: "false", placeholder: "What the tool returned: text or JSON" });
+  input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    input.form.requestSubmit();
+  });
+  return input;
+}
+
+function resultOf(result) {
+  const text = indented(result);
+  const box = boxOf("Result", text, () => text);
+  if (text !== result) colour(box.querySelector("code"), "json");
+  return box;
+}
+
+const boxOf = (label, text, copied) =>
+  h("div.code", {}, h("div.code-head", {}, h("span", {}, label), copyButton(copied)), h("pre", { tabindex: 0, role: "region", "aria-label": label }, h("code", {}, text)));
