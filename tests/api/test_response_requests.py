@@ -1,14 +1,52 @@
 """Bodies of /v1/responses in; chats, or a 400 in the client's words, out."""
 
+import contextlib
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from fastrouter.api.requests.known import RESPONSES
 from fastrouter.api.requests.response_items import seal, unseal
 from fastrouter.api.requests.response_tools import Tool, call_item, custom_arguments, custom_input
 from fastrouter.api.requests.responses import read_response, without_beginning
 from fastrouter.errors import InvalidRequest
 
+KINDS = (
+    *("message", "reasoning", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call"),
+    *(
+        "local_shell_call_output",
+        "item_reference",
+        "function",
+        "custom",
+        "namespace",
+        "local_shell",
+        "input_text",
+        "input_image",
+        "grammar",
+    ),
+)
+WORDS = (
+    *(
+        "type",
+        "role",
+        "content",
+        "text",
+        "name",
+        "namespace",
+        "call_id",
+        "id",
+        "arguments",
+        "input",
+        "output",
+        "action",
+        "summary",
+        "tools",
+    ),
+    *("encrypted_content", "format", "schema", "definition", "function", "parameters", "mode", "effort", "image_url", "command", "strict"),
+)
 LARK = 'start: "begin" /.+/ "end"'
 WEATHER = {"type": "function", "name": "weather", "description": "Of a city", "parameters": {"type": "object"}, "strict": True}
 PATCH = {
@@ -261,6 +299,27 @@ def test_a_schema() -> None:
 )
 def test_errors_name_the_field(fields: dict[str, Any], expected: str) -> None:
     assert expected in refused(**fields)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.sampled_from([*KINDS, "user", "assistant", "json_schema", "auto"])
+    | st.booleans()
+    | st.integers(-(1 << 63), 1 << 63)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(sorted(RESPONSES)), VALUES, max_size=6), st.lists(VALUES, max_size=4))
+def test_whatever_comes_it_is_read_or_refused(fields: dict[str, Any], items: list[Any]) -> None:
+    for body in (fields, {**fields, "input": items}, {"input": "x", "tools": items}, {"input": "x", "tool_choice": fields, "text": fields}):
+        with contextlib.suppress(InvalidRequest):
+            ask = read_response(body)
+            orjson.dumps([ask.echo, ask.generates])
 
 
 def test_the_oldest_turns_go_first() -> None:

@@ -30,7 +30,7 @@ from fastrouter.http.sockets import bind
 
 KEYS = "all\nfirst name=first\nsecond name=second\n"
 PATCH = {"type": "custom", "name": "apply_patch", "format": {"type": "text"}}
-WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+WEATHER = {"description": None, "strict": None, "type": "function", "name": "weather", "parameters": {"type": "object"}}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 

@@ -113,7 +113,7 @@ def _read_instructions(talk: Conversation, value: Any) -> None:
 
 
 def _read_item(talk: Conversation, place: str, item: dict[str, Any]) -> None:
-    kind = item.get("type", "message")
+    kind = string(f"{place}.type", item.get("type") or "message")
     if kind == "message":
         _read_message(talk, place, item)
     elif kind == "reasoning":
@@ -168,7 +168,7 @@ def _content(name: str, value: Any) -> Any:
 
 def _part(name: str, value: Any) -> Iterator[dict[str, Any]]:
     part = json_object(name, value)
-    kind = part.get("type")
+    kind = string(f"{name}.type", part.get("type"))
     if kind in _TEXTS:
         yield {"type": "text", "text": string(f"{name}.text", part.get("text"))}
     elif kind == "refusal":

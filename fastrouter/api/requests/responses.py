@@ -222,9 +222,14 @@ def _echo(body: dict[str, Any], reasoning: dict[str, Any]) -> dict[str, Any]:
         "store": _stored(body),
         "text": {**text, "format": text.get("format") or {"type": "text"}},
         "tool_choice": "auto" if choice is None else choice,
-        "tools": [] if tools is None else tools,
+        "tools": [_shown_tool(tool) for tool in tools or ()],
         "top_logprobs": body.get("top_logprobs") or 0,
         "truncation": body.get("truncation") or "disabled",
         "background": False,
         "service_tier": "default",
     }
+
+
+def _shown_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A function with all that it may have."""
+    return {"description": None, "parameters": None, "strict": None, **tool} if tool.get("type") == "function" else tool
