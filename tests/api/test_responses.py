@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
+import codex_requests
 import pytest
 from house import House, run_house
 from openai.types.responses import Response, ResponseStreamEvent
@@ -18,6 +19,7 @@ from raw_http import Answer, Site, request
 from fastrouter._core import Request
 from fastrouter.api.flavours.response_routes import ResponseRoutes
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS
+from fastrouter.api.requests.known import RESPONSES, ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
@@ -27,6 +29,8 @@ from fastrouter.http.guard import Guard
 from fastrouter.http.routes import MAX_BODY, Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import bind
+from fastrouter.ipc.messages import Generate
+from fastrouter.supervisor.lease import Lease
 
 KEYS = "all\nfirst name=first\nsecond name=second\n"
 PATCH = {"type": "custom", "name": "apply_patch", "format": {"type": "text"}}
@@ -327,6 +331,53 @@ def test_a_silent_stream_begins_and_stays_alive(serve: Serve) -> None:
         ]
 
     serve(test, ping_interval_s=0.2)
+
+
+def test_a_tool_loop_of_codex(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second request begins with all of its first one, so the prompt is not read again."""
+    asked: list[Any] = []
+    submit = Lease.submit
+
+    def spy(lease: Lease, generate: Generate, sink: Any) -> None:
+        asked.append(generate)
+        submit(lease, generate, sink)
+
+    monkeypatch.setattr(Lease, "submit", spy)
+
+    async def answers(site: Site, body: dict[str, Any]) -> dict[str, Any]:
+        status, _, sent = await site.ask(request("/v1/responses", "POST", json.dumps(body).encode(), Authorization="Bearer all"))
+        assert status == 200, sent
+        assert ignored_header(body, RESPONSES) == b""
+        events = events_of(sent)
+        assert events[-1]["type"] == "response.completed"
+        return cast(dict[str, Any], events[-1]["response"])
+
+    async def test(site: Site) -> None:
+        say = [
+            {"thought": "I look."},
+            {"text": "Looking."},
+            *call(0, "exec_command", '{"cmd":', '"ls"}'),
+            *call(1, "multi_agent_v1__spawn_agent", "{}"),
+        ]
+        question = json.dumps({"say": say, "finish": {"stop_type": "eos"}})
+        first = await answers(site, codex_requests.request(question))
+        command, agent = first["output"][2:]
+        assert (command["name"], agent["name"], agent["namespace"]) == ("exec_command", "spawn_agent", "multi_agent_v1")
+        outputs = [
+            codex_requests.output_of(item["call_id"], text)
+            for item, text in ((command, "a.py"), (agent, json.dumps({"say": [], "finish": {"stop_type": "eos"}})))
+        ]
+        await answers(site, codex_requests.request(question, *codex_requests.returned(first["output"]), *outputs))
+        one, two = (generate.messages for generate in asked)
+        assert two[: len(one)] == one
+        said = two[len(one)]
+        assert (said["reasoning_content"], said["content"]) == ("I look.", "Looking.")
+        assert [made["function"]["name"] for made in said["tool_calls"]] == ["exec_command", "multi_agent_v1__spawn_agent"]
+        assert asked[0].tools == asked[1].tools
+        names = [tool["function"]["name"] for tool in asked[0].tools]
+        assert names == ["exec_command", "write_stdin", "request_user_input", "view_image", *names[4:6], "apply_patch"]
+
+    serve(test)
 
 
 # ---------------------------------------------------------------- errors

@@ -158,7 +158,7 @@ def test_apis_that_clients_miss_are_not_there(fleet: Router) -> None:
         for row, status in re.findall(r"^\|([^|]*)\|[^|]*\| (\d{3}) \|$", text, re.M)
         for path in re.findall(r"`(/\S+)`", row)
     ]
-    assert len(found) > 5
+    assert found
     for path, status in found:
         assert fleet.post(path, {}).status == status, path
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
