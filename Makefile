@@ -16,7 +16,7 @@ run: install $(VENV)/.demo
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 # Two files at a time: most tests mostly wait for processes.
-test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install $(VENV)/.test
@@ -89,6 +89,11 @@ $(VENV)/.test $(VENV)/.bench $(VENV)/.package $(VENV)/.release: pyproject.toml |
 $(VENV)/.browser: packaging/chromium.py packaging/vendor_web.py | $(VENV)/.venv
 	@echo "Looking for Chromium: $$($(BIN)/python packaging/chromium.py)"
 	@$(BIN)/python packaging/vendor_web.py --axe build/axe.js || echo "axe-core cannot be fetched: its tests will be skipped"
+	@touch $@
+
+# The chat templates that llama.cpp ships, for the tests that send messages through them and back.
+$(VENV)/.templates: packaging/llama_templates.py | $(VENV)/.venv
+	@$(BIN)/python packaging/llama_templates.py build/llama-templates || echo "llama.cpp's templates cannot be fetched: their tests will be skipped"
 	@touch $@
 
 clean:

@@ -66,7 +66,7 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
 
     ids = [ring.attach(TextCollector()) for _ in range(num_streams)]
     for request_id in ids:
-        engine.submit(Generate(request_id, prompt=f"the cat {request_id}", max_tokens=1000, sampling={"temperature": 0}))
+        engine.submit(request_id, Generate(prompt=f"the cat {request_id}", max_tokens=1000, sampling={"temperature": 0}))
     while len([running for running in engine.running if running.sequence.num_generated]) < num_streams:
         engine.step()
     context.decode = timed

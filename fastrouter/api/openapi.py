@@ -12,7 +12,7 @@ from fastrouter import __version__
 from fastrouter._core import Request
 from fastrouter.api.requests.known import CHAT, COMPLETION, DETOKENIZE, EMBEDDINGS, INFILL, MODEL, RERANK, RESPONSES, TOKENIZE, Fields
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import json_response
+from fastrouter.http.response import Rendered, Response, json_response
 
 Schema = dict[str, Any]
 
@@ -145,9 +145,9 @@ class OpenApi:
         """`routes` is read at the first request."""
         self._routes = routes
         self._prefix = prefix
-        self._response: bytes | None = None
+        self._response: Response | None = None
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
+    def show(self, request: Request, exchange: Exchange) -> Response:
         if self._response is None:
-            self._response = json_response(orjson.dumps(document(self._routes, self._prefix)))
+            self._response = Rendered.of(json_response(orjson.dumps(document(self._routes, self._prefix))))
         return self._response

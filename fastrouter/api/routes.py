@@ -11,9 +11,13 @@ from typing import Any
 from fastrouter._core import Request
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
+from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
+from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
+from fastrouter.api.flavours.ollama_vectors import OllamaEmbeddings
 from fastrouter.api.flavours.openai import V1_ERRORS, Chat, Text
 from fastrouter.api.flavours.response_routes import ResponseRoutes
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS
@@ -33,8 +37,8 @@ from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, encode_json
-from fastrouter.http.routes import MAX_BODY, Handler, Result, Routes
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
+from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
@@ -42,13 +46,12 @@ _NOT_YET = {
     "DELETE": ("/v1/stream",),
     "POST": (
         *("/tools", "/cors-proxy"),
-        *("/v1/messages", "/v1/messages/count_tokens"),
         "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
 # Paths below which a POST changes what others have, too.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots")
+_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
 _CHANGES_NOTHING = frozenset(("/models/plan",))
 
 
@@ -60,7 +63,7 @@ def is_change(method: str, path: str) -> bool:
     return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
 
-def not_yet(request: Request, exchange: Exchange) -> bytes:
+def not_yet(request: Request, exchange: Exchange) -> Response:
     raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
 
 
@@ -75,17 +78,18 @@ def add_routes(
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
-    routes.files = files_of(config)
+    routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
     generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
+    anthropic = Anthropic(models, supervisor)
     peek = Props(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
 
-    async def props(request: Request, exchange: Exchange) -> bytes:
+    async def props(request: Request, exchange: Exchange) -> Response:
         """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
         spec = models.named(request)
         if spec is not None and models.query(request).get("model"):
@@ -104,6 +108,13 @@ def add_routes(
             shape = V1_ERRORS if errors is OPENAI_ERRORS and path.startswith("/v1/") else errors
             routes.add("POST", path, _naming_ignored(path, handler), max_body=MAX_BODY, errors=shape)
 
+    def who_lists(request: Request, exchange: Exchange) -> Models | Anthropic:
+        """OpenAI's clients and Anthropic's ask for the same paths."""
+        if not is_asked(request):
+            return models
+        exchange.errors = ERRORS
+        return anthropic
+
     def serve(paths: str | Iterable[str], flavour: type[Flavour]) -> None:
         post(paths, generator.handler(flavour), flavour.errors)
 
@@ -111,6 +122,8 @@ def add_routes(
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)
+    serve("/v1/messages", Messages)
+    post("/v1/messages/count_tokens", anthropic.count_tokens, ERRORS)
     post("/tokenize", native.tokenize)
     post("/detokenize", native.detokenize)
     post("/apply-template", native.apply_template)
@@ -130,16 +143,19 @@ def add_routes(
     routes.add("GET", "/lora-adapters", lora.list)
     routes.add("POST", "/lora-adapters", lora.change)
     routes.add("GET", "/metrics", MetricsPage(models, supervisor, config).show)
-    routes.add("GET", ("/models", "/v1/models"), models.list)
+    routes.add("GET", "/models", models.list)
+    routes.add("GET", "/v1/models", lambda request, exchange: who_lists(request, exchange).list(request, exchange))
     routes.add("POST", "/models", downloads.post)
     routes.add("DELETE", "/models", downloads.delete)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
-    routes.add("GET", ("/models/*", "/v1/models/*"), models.show)
+    routes.add("GET", "/models/*", models.show)
+    routes.add("GET", "/v1/models/*", lambda request, exchange: who_lists(request, exchange).show(request, exchange))
     routes.add("POST", "/models/load", admin.load)
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
+    _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)
@@ -157,3 +173,35 @@ def _naming_ignored(path: str, handler: Handler) -> Handler:
         return handler(request, exchange)
 
     return handle
+
+
+def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:
+    def add(method: str, path: str, handler: Handler, max_body: int = SMALL_BODY) -> None:
+        routes.add(method, path, handler, max_body=max_body, errors=OLLAMA_ERRORS)
+
+    add("GET", "/api/version", ollama.version)
+    add("GET", "/api/tags", ollama.tags)
+    add("GET", "/api/ps", ollama.ps)
+    add("POST", "/api/show", ollama.show)
+    add("POST", "/api/chat", ollama.chat, MAX_BODY)
+    add("POST", "/api/generate", ollama.generate, MAX_BODY)
+    add("POST", "/api/embed", ollama.named(embeddings.embed), MAX_BODY)
+    add("POST", "/api/embeddings", ollama.named(embeddings.embeddings), MAX_BODY)
+    add("POST", "/api/pull", ollama.pull)
+    add("DELETE", "/api/delete", ollama.delete)
+    add("POST", "/api/create", ollama.refuse_create)
+    add("POST", "/api/copy", ollama.refuse_copy)
+    add("POST", "/api/push", ollama.refuse_push)
+    for method in ("GET", "POST"):
+        add(method, "/api/blobs/*", ollama.no_blob, 0)
+
+
+def _with_probe(files: Files, *, is_theirs: bool) -> Files:
+    """Ollama's clients look at / to see whether it runs. `is_theirs`: the files are a user's own, so / is one of them."""
+
+    async def get(request: Request, path: str) -> Response | None:
+        if path == "/" and not is_theirs and is_probe(request):
+            return text_response(RUNNING)
+        return await files(request, path)
+
+    return get

@@ -1,21 +1,8 @@
-"""What was probably meant by an unknown path: a base URL that is too long or too short, Ollama's API, a typing error. Pure."""
+"""What was probably meant by an unknown path: a base URL that is too long or too short, a typing error. Pure."""
 
 import difflib
 from collections.abc import Iterable
 
-# Ollama's path -> our path for the same purpose.
-_OF_OLLAMA = {
-    "/api/chat": "POST /v1/chat/completions",
-    "/api/generate": "POST /v1/completions",
-    "/api/tags": "GET /v1/models",
-    "/api/ps": "GET /v1/models",
-    "/api/show": "GET /v1/models/NAME",
-    "/api/embed": "POST /v1/embeddings",
-    "/api/embeddings": "POST /v1/embeddings",
-    "/api/pull": "POST /models",
-    "/api/delete": "DELETE /models",
-    "/api/version": "GET /props",
-}
 _MAX_LENGTH = 256  # of a path that is compared with others
 
 
@@ -33,11 +20,6 @@ def hint(path: str, known: Iterable[str]) -> str:
     if inner is not None:
         extra = path[: len(path) - len(inner)]
         return f"did you mean {inner}? Leave {extra} out of the client's base URL"
-    for of_ollama, ours in _OF_OLLAMA.items():
-        if path == of_ollama or path.endswith(f"/v1{of_ollama}"):
-            return f"Ollama's API is not here; use {ours} (OpenAI's API)"
-    if path.startswith("/api/"):
-        return "if this is Ollama's API: it is not here; use OpenAI's API below /v1"
     longer = sorted((each for each in paths if each.startswith(f"{path}/")), key=len)
     near = longer or difflib.get_close_matches(path, paths, 1, 0.85)
     return f"did you mean {near[0]}?" if near else ""

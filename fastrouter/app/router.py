@@ -28,11 +28,13 @@ from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.access_log import Dispatch, logged
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Cors, Guard, is_loopback
+from fastrouter.http.guard import Guard, is_loopback
+from fastrouter.http.response import Response
 from fastrouter.http.routes import Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
+from fastrouter.options.cors import Cors
 from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 
@@ -169,12 +171,12 @@ class App:
             return self._routes.dispatch(request, exchange)
         return self._when_ready(request, exchange)
 
-    async def _when_ready(self, request: Request, exchange: Exchange) -> bytes | None:
+    async def _when_ready(self, request: Request, exchange: Exchange) -> Response | None:
         await self._ready.wait()
         if self._is_over:
             self._dispatch_late(request, exchange)
         result = self._routes.dispatch(request, exchange)
-        return result if result is None or isinstance(result, bytes) else await result
+        return result if result is None or isinstance(result, Response) else await result
 
     def _dispatch_late(self, request: Request, exchange: Exchange) -> Any:
         raise Unavailable("the server is stopping")

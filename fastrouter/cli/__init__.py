@@ -30,6 +30,10 @@ def main() -> int:
         from fastrouter.cli.presets import run_preset
 
         return run_preset(arguments)
+    if arguments and arguments[0] == "template":
+        from fastrouter.cli.template import run_template
+
+        return run_template(arguments[1:])
     if arguments and arguments[0] == "bench":
         from fastrouter.cli.bench.command import run_bench
 

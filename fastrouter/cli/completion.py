@@ -75,10 +75,19 @@ def all_verbs() -> list[Verb]:
     return [
         *found,
         Verb("preset", "check a preset file and explain it", flags, ("check", FILES)),
+        Verb("template", "what a chat template can do", _template_options() + flags, ("check", "parse", FILES, MODELS)),
         Verb("bench", "measure how long switching models takes", own + flags, (FILES, MODELS)),
         Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
         Verb("help", "all flags, or the help of a verb", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
     ]
+
+
+def _template_options() -> tuple[Option, ...]:
+    return (
+        Option(("--template",), (FILES,), "a template, or a GGUF file that has one"),
+        Option(("--tools",), (FILES,), "tools as JSON"),
+        Option(("--json",), None, "the result, as JSON"),
+    )
 
 
 def _of_flag(flag: Flag) -> Option:

@@ -18,6 +18,7 @@ from fastrouter.config.preset_values import write_value
 from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_yet
 from fastrouter.errors import ConfigError
 from fastrouter.options.constraint_text import check_grammar, schema_text
+from fastrouter.options.cors import Cors
 from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
@@ -55,10 +56,10 @@ class Config:
     insecure: bool = False
     timeout_s: float | None = None  # of clients that stop reading or are idle; None: the server's default
     allowed_hosts: tuple[str, ...] = ()
-    cors_origins: str = "localhost"
-    cors_methods: str = "GET, POST, DELETE, OPTIONS"
-    cors_headers: str = "*"
-    cors_credentials: bool = True
+    cors_origins: str = Cors.origins
+    cors_methods: str = Cors.methods
+    cors_headers: str = Cors.headers
+    cors_credentials: bool = Cors.credentials
     slots_endpoint: bool = True
     props_endpoint: bool = False
     metrics_endpoint: bool = True

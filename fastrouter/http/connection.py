@@ -1,8 +1,9 @@
-"""One client connection: bytes -> Request -> handler -> bytes. Knows no route, no model, no clock.
+"""One client connection: bytes -> Request -> handler -> Response -> bytes. Knows no route and no model.
 
 Invariant: at most one exchange at a time, and none is begun while the client leaves answers unread; a pipelined request waits, and
 reading stops while many bytes wait. Nothing but the server and the event loop refers to a connection: when the client has left, it and the
 bodies it was sent are freed without the garbage collector.
+How far it has come to its end is in connection_state.py. Beside it there is only flow control: whether we may write, whether we read.
 Time is counted in sweeps of the server (one a second), so the hot path keeps no deadline and no timer.
 """
 
@@ -14,9 +15,9 @@ from typing import Any, Protocol, cast
 
 from fastrouter._core import HttpError, Request, RequestParser
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Guard
-from fastrouter.http.response import CONTINUE, refusal
+from fastrouter.http.connection_state import State, Wait, check
+from fastrouter.http.exchange import Door, Exchange
+from fastrouter.http.response import CONTINUE, Response, refusal
 from fastrouter.http.sockets import has_peer_closed
 from fastrouter.http.tls import acked_bytes
 
@@ -30,12 +31,12 @@ WRITE_BUFFER_HIGH = 64 << 10
 LEAST_HELD_BYTES = 64 << 10  # of a body; smaller ones are not counted
 MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; up to here reading goes on, so that a client that leaves is noticed at once
 
+_OPEN, _REFUSING = State.OPEN, State.REFUSING  # on the hot path
 
-class Endpoint(Protocol):
+
+class Endpoint(Door, Protocol):
     """What a connection needs of its server."""
 
-    guard: Guard
-    is_stopping: bool
     stall_sweeps: int  # a client may leave an answer unread for so long
     keep_alive_sweeps: int
     connections: "set[Connection]"
@@ -53,15 +54,15 @@ class Connection(asyncio.Protocol):
         "_buffered",
         "_exchange",
         "_held_bytes",
-        "_is_lingering",
         "_is_paused",
         "_is_pumping",
         "_is_reading_held",
         "_parser",
-        "_phase",
         "_queue",
         "_refusal",
+        "_seen",
         "_stalled",
+        "_state",
         "_sweeps",
         "_waiting_bytes",
         "num_requests",
@@ -76,25 +77,33 @@ class Connection(asyncio.Protocol):
         self._parser = make_parser()
         self._exchange: Exchange | None = None
         self._queue: deque[Request] = deque()
-        self._refusal: bytes | None = None
+        self._state = State.OPEN
+        self._refusal: Response | None = None  # while REFUSING
         self._is_pumping = False
         self._is_paused = False  # the transport asked us not to write
-        self._is_lingering = False
         self._is_reading_held = False
         self._answering_bytes = 0  # of the large body whose request is being answered
         self._held_bytes = 0  # what the server has counted for us
         self._waiting_bytes = 0  # that have come since a request waits
-        self._phase: object = None
-        self._sweeps = 0  # how many sweeps have seen this phase
+        self._seen: object = None  # by the last sweep: the wait, and what shows progress
+        self._sweeps = 0  # how many sweeps have seen the same
         self._buffered = 0  # bytes the client had not read at the last sweep, but for a constant
         self._stalled = 0  # sweeps since that changed
 
     def __repr__(self) -> str:
-        return f"<Connection {self.num_requests} requests, {self._exchange or 'idle'}>"
+        return f"<Connection {self._state.value} {self.num_requests} requests, {self._exchange or 'idle'}>"
 
     @property
     def exchange(self) -> Exchange | None:
         return self._exchange
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def _advance(self, state: State) -> None:
+        check(self._state, state)
+        self._state = state
 
     # ------------------------------------------------------------ the event loop calls
 
@@ -104,7 +113,7 @@ class Connection(asyncio.Protocol):
         self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_lingering or self._refusal is not None:
+        if self._state is not _OPEN:
             return
         try:
             requests = self._parser.feed(data, self.server.admit)
@@ -131,6 +140,7 @@ class Connection(asyncio.Protocol):
         return False  # a client that has closed its side is gone
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._advance(State.LOST)
         self.server.connections.discard(self)
         self._queue.clear()
         self._parser.close()
@@ -165,7 +175,7 @@ class Connection(asyncio.Protocol):
             result = exchange.error_response(error)
         except Exception:  # a bug of ours: logged with its traceback, answered with a 500
             result = exchange.internal_error()
-        if type(result) is bytes:
+        if isinstance(result, Response):
             exchange.send(result)
         elif result is not None:
             exchange.run(result)
@@ -187,7 +197,7 @@ class Connection(asyncio.Protocol):
         else:
             self._waiting_bytes = 0
             self._hold_reading(False)
-            if self._refusal is not None and self._exchange is None:
+            if self._state is _REFUSING and self._exchange is None:
                 self._linger(self._refusal)
 
     def _count_held(self) -> None:
@@ -207,13 +217,12 @@ class Connection(asyncio.Protocol):
             self._count_held()
         if not is_whole:
             self._queue.clear()
-            self._is_lingering = True
-            self._phase = None
+            self._advance(State.CUT)
             asyncio.get_running_loop().call_later(CUT_AFTER_S, self.transport.close)
         elif not will_keep_alive:
             self._queue.clear()
             if self._parser.is_ended:
-                self._linger(b"")  # of a body that is not read, much may be on its way
+                self._linger()  # of a body that is not read, much may be on its way
             else:
                 self.transport.close()
         else:
@@ -227,11 +236,13 @@ class Connection(asyncio.Protocol):
             self._pump()
         elif self._parser.owes_continue:
             self._say_continue()
-        elif self._refusal is not None and not self._is_pumping:
+        elif self._state is _REFUSING and not self._is_pumping:
             self._linger(self._refusal)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is no HTTP for us, after what came before it, and close."""
+        """Answer what is no HTTP for us, after what came before it, and close. Not if the last byte is written already."""
+        if self._state is not _OPEN:
+            return
         response = refusal(status, message)
         self._parser.owes_continue = False
         if self._held_bytes:
@@ -239,15 +250,15 @@ class Connection(asyncio.Protocol):
         if self._exchange is None and not self._queue:
             self._linger(response)
         else:
+            self._advance(State.REFUSING)
             self._refusal = response
 
-    def _linger(self, response: bytes) -> None:
+    def _linger(self, response: Response | None = None) -> None:
+        self._advance(State.LINGERING)
         self._refusal = None
-        self._is_lingering = True
-        self._phase = None
         if not self.transport.is_closing():
-            if response:
-                self.transport.write(response)
+            if response is not None:
+                self.transport.write(response.render())
             # TLS cannot end one direction, but when it closes it goes on reading until the client has closed too.
             (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
@@ -266,23 +277,51 @@ class Connection(asyncio.Protocol):
         if self._has_stalled(acked) or (self._is_reading_held and has_peer_closed(self.transport)):
             self.transport.abort()
             return
-        leaving = acked if self.transport.is_closing() else None  # TLS closes only when all is out and the client says goodbye too
-        phase = (self.num_requests, self._exchange is None, self._parser.is_idle, self._parser.in_body, self._is_lingering, leaving)
-        if phase != self._phase:
-            self._phase = phase
+        wait = self._wait()
+        has_said_all = wait in (Wait.DELIVERY, Wait.GOODBYE)
+        seen = (wait, self.num_requests, self._undelivered(acked) if has_said_all else None)
+        if seen != self._seen:
+            self._seen = seen
             self._sweeps = 0
             return
         self._sweeps += 1
-        if self._exchange is not None:
+        if wait is Wait.ANSWER or self._sweeps < self._limit(wait):
             return
-        if self._is_lingering or leaving is not None:
-            if self._sweeps >= (LINGER_SWEEPS if self._is_lingering else self.server.stall_sweeps):
-                self.transport.abort()
-        elif self._parser.is_idle:
-            if self._sweeps >= (self.server.keep_alive_sweeps if self.num_requests else HEAD_SWEEPS):
-                self.transport.close()
-        elif self._sweeps >= HEAD_SWEEPS and not (self._parser.in_body and self._parser.num_body_bytes >= self._sweeps * MIN_BODY_RATE):
+        if has_said_all:
+            self.transport.abort()
+        elif wait is Wait.REQUEST:
+            self.transport.close()
+        else:
             self.refuse(408, "the request took too long to arrive")
+
+    def _wait(self) -> Wait:
+        if self._exchange is not None:
+            return Wait.ANSWER
+        if self._state is not _OPEN and self._state is not _REFUSING:
+            return Wait.GOODBYE
+        if self.transport.is_closing():
+            return Wait.DELIVERY
+        if self._state is _REFUSING:
+            return Wait.ANSWER
+        if self._parser.is_idle:
+            return Wait.REQUEST
+        return Wait.BODY if self._parser.in_body else Wait.HEAD
+
+    def _limit(self, wait: Wait) -> int:
+        """How many sweeps it may last."""
+        if wait is Wait.GOODBYE:
+            return LINGER_SWEEPS
+        if wait is Wait.DELIVERY:
+            return self.server.stall_sweeps
+        if wait is Wait.REQUEST and self.num_requests:
+            return self.server.keep_alive_sweeps
+        if wait is Wait.BODY:
+            return max(HEAD_SWEEPS, self._parser.num_body_bytes // MIN_BODY_RATE + 1)
+        return HEAD_SWEEPS
+
+    def _undelivered(self, acked: int | None) -> int:
+        """Bytes that the client has not got, but for a constant."""
+        return self.transport.get_write_buffer_size() if acked is None else -acked
 
     def _has_stalled(self, acked: int | None) -> bool:
         """The client has read nothing of a waiting answer for too long."""
@@ -290,7 +329,7 @@ class Connection(asyncio.Protocol):
         if not buffered or not (self._is_paused or self._exchange is None):
             self._buffered = self._stalled = 0
             return False
-        left = buffered if acked is None else -acked
+        left = self._undelivered(acked)
         self._stalled, self._buffered = self._stalled + 1 if left == self._buffered else 0, left
         return self._stalled >= self.server.stall_sweeps
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastrouter._core import Request
 from fastrouter.errors import FastrouterError
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, error_response, with_headers, without_body
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, error_response, render_head
 
 log = logging.getLogger("fastrouter.http")
 
@@ -76,13 +76,13 @@ class Exchange:
         """HTTP/1.0 knows no chunks: there the end of the connection ends the body."""
         return self.request.http_minor > 0
 
-    def headers(self) -> bytes:
-        """Header lines that depend on the request: CORS and Connection."""
+    def headers(self, *, is_framed: bool = True) -> bytes:
+        """Header lines that depend on the request: CORS and Connection. Not framed: the connection's end ends the body."""
         request = self.request
         origin = request.header("origin")
         lines = self._connection.server.guard.cors_headers(origin) if origin is not None else b""
         lines += self.notes
-        if not self.will_keep_alive:
+        if not (is_framed and self.will_keep_alive):
             return lines + b"Connection: close\r\n"
         return lines + b"Connection: keep-alive\r\n" if request.http_minor == 0 else lines
 
@@ -90,31 +90,26 @@ class Exchange:
     def will_keep_alive(self) -> bool:
         return self.request.keep_alive and not self._connection.server.is_stopping
 
-    def stream_head(self, head: bytes) -> bytes:
-        """`head` completed for a body of unknown length."""
+    def stream_head(self, headers: bytes) -> bytes:
+        """The head of a body of unknown length, with these header lines."""
         if self.is_chunked:
-            return head + self.headers() + b"Transfer-Encoding: chunked\r\n\r\n"
-        return head + (self.headers().replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n")) + b"\r\n"
+            return render_head(200, headers + self.headers() + b"Transfer-Encoding: chunked\r\n")
+        return render_head(200, headers + self.headers(is_framed=False))
 
-    def send(self, response: bytes) -> None:
+    def send(self, response: Response) -> None:
         """Answer with a whole response."""
         if self.is_over:
             return
-        headers = self.headers()
-        if headers:
-            response = with_headers(response, headers)
-        if self.request.method == "HEAD":
-            response = without_body(response)
-        self._connection.transport.write(response)
-        self.end(status=int(response[9:12]) if self.on_over is not None else None)
+        self._connection.transport.write(response.render(self.headers(), is_head=self.request.method == "HEAD"))
+        self.end(response.status)
 
     def send_error(self, error: FastrouterError) -> None:
         self.send(self.error_response(error))
 
-    def error_response(self, error: FastrouterError) -> bytes:
+    def error_response(self, error: FastrouterError) -> Response:
         return error_response(error, self.errors)
 
-    def internal_error(self) -> bytes:
+    def internal_error(self) -> Response:
         """For an exception that is our own bug; call it in its `except`."""
         log.exception("%s %s failed", self.request.method, self.request.path)
         return self.error_response(FastrouterError("internal error; the router's log has the cause"))
@@ -133,28 +128,28 @@ class Exchange:
         if self.on_over is not None:
             self.on_over(self, status)
 
-    def end(self, *, is_whole: bool = True, is_framed: bool = True, status: int | None = None) -> None:
+    def end(self, status: int | None = None, *, is_whole: bool = True, is_framed: bool = True) -> None:
         """The last byte was handed to the transport. Not whole: the connection closes soon, so that the client sees the cut. Not framed:
         it closes now, which is how the client sees the end."""
         if self.is_over:
             return
-        self._set_over(200 if status is None and is_whole else status)
+        self._set_over(status)
         self.responder = None
         self._connection.exchange_ended(is_framed and self.will_keep_alive, is_whole=is_whole)
 
     def end_stream(self) -> None:
         """Like `end`, after a body that was framed by chunks or by the connection's end."""
-        self.end(status=200, is_framed=self.is_chunked)
+        self.end(200, is_framed=self.is_chunked)
 
     def abort(self) -> None:
         """Cut the connection now; unsent bytes are dropped."""
         self._connection.transport.abort()
 
-    def run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
+    def run(self, answer: Coroutine[Any, Any, Response | None]) -> None:
         """Answer with what the coroutine returns or raises; a client that leaves cancels it."""
         self._task = asyncio.get_running_loop().create_task(self._run(answer))
 
-    async def _run(self, answer: Coroutine[Any, Any, bytes | None]) -> None:
+    async def _run(self, answer: Coroutine[Any, Any, Response | None]) -> None:
         try:
             response = await answer
         except FastrouterError as error:

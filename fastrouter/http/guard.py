@@ -5,11 +5,12 @@ Invariant: with a loopback bind, a page on another site can neither read an answ
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fastrouter._core import Request
 from fastrouter.errors import Forbidden, UnsupportedMediaType
 from fastrouter.http.api_keys import KeyRing
+from fastrouter.http.response import Response
+from fastrouter.options.cors import Cors
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _WEB_SCHEMES = ("http", "https")
@@ -17,16 +18,6 @@ _MAX_REMEMBERED = 64
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^][@/?#\\\s:]+)(?::[0-9]{1,5})?")
 _OCTET = re.compile(r"[0-9]{1,3}")
 _HEADER_NAMES = re.compile(r"[\w\-, \t]{1,1024}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Cors:
-    """llama-server's --cors-* flags. `origins`: "localhost" (local origins are reflected), "*", or a comma-separated list."""
-
-    origins: str = "localhost"
-    methods: str = "GET, POST, DELETE, OPTIONS"
-    headers: str = "*"
-    credentials: bool = True
 
 
 def host_of(authority: str) -> str:
@@ -124,19 +115,19 @@ class Guard:
             return f"Access-Control-Allow-Origin: {allowed}\r\nVary: Origin\r\n".encode()
         return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n".encode()
 
-    def preflight(self, request: Request) -> bytes:
+    def preflight(self, request: Request) -> Response:
         """The answer to any OPTIONS; the origin's own lines are added like on every response."""
         headers, asked = self._cors.headers, request.header("access-control-request-headers")
         if headers == "*" and asked is not None and _HEADER_NAMES.fullmatch(asked):
             headers = asked  # to a browser, "*" covers neither Authorization nor a request with credentials
         credentials = "" if self._cors.credentials else "Access-Control-Allow-Credentials: false\r\n"
-        return (
-            "HTTP/1.1 200 OK\r\n"
+        lines = (
             f"{credentials}"
             f"Access-Control-Allow-Methods: {self._cors.methods}\r\n"
             f"Access-Control-Allow-Headers: {headers}\r\n"
-            "Content-Type: text/html\r\nContent-Length: 0\r\n\r\n"
-        ).encode()
+            "Content-Type: text/html\r\n"
+        )
+        return Response(200, lines.encode())
 
 
 def _key_of(request: Request) -> bytes:

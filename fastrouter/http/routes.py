@@ -1,6 +1,6 @@
 """(method, path) -> handler. Knows no model; what a handler does is its own affair.
 
-A handler gets (request, exchange) and returns the whole response as bytes, None (it will answer through the exchange later),
+A handler gets (request, exchange) and returns a Response, None (it will answer through the exchange later),
 or a coroutine of one of the two. Invariant: nothing but `public` routes, the files and OPTIONS is reached without `guard.check`,
 and no route that `is_change` with a read-only key; what is refused for its head is refused before a byte of its body is kept.
 A file never hides a route.
@@ -13,15 +13,15 @@ from fastrouter._core import Request
 from fastrouter.errors import BodyTooLarge, FastrouterError, Forbidden, MethodNotAllowed, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.guard import Guard
-from fastrouter.http.response import OPENAI_ERRORS, ErrorShape
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response
 
 SMALL_BODY = 64 << 10
 MAX_BODY = 8 << 20  # a million tokens of text; more would keep the event loop from the others for more than 20 ms at a time
 LARGE_BODY = 256 << 10  # of what is longer, the parse would be felt by others
 
-Result = bytes | None | Coroutine[Any, Any, bytes | None]
+Result = Response | None | Coroutine[Any, Any, Response | None]
 Handler = Callable[[Request, Exchange], Result]
-Files = Callable[[Request, str], Coroutine[Any, Any, bytes | None]]  # gets the path below the prefix; None: there is no such file
+Files = Callable[[Request, str], Coroutine[Any, Any, Response | None]]  # gets the path below the prefix; None: there is no such file
 
 
 class Route(NamedTuple):
@@ -134,17 +134,17 @@ class Routes:
 
     async def _handle_prepared(
         self, preparation: Coroutine[Any, Any, None], handler: Handler, request: Request, exchange: Exchange
-    ) -> bytes | None:
+    ) -> Response | None:
         await preparation
         return await self._handle_after(self.before(request), handler, request, exchange)
 
     async def _handle_after(
         self, waits_for: Awaitable[None] | None, handler: Handler, request: Request, exchange: Exchange
-    ) -> bytes | None:
+    ) -> Response | None:
         if waits_for is not None:
             await waits_for
         result = handler(request, exchange)
-        return result if result is None or isinstance(result, bytes) else await result
+        return result if result is None or isinstance(result, Response) else await result
 
     def _check(self, request: Request) -> None:
         """Who asks, and whether he may. Raises FastrouterError."""
@@ -159,7 +159,7 @@ class Routes:
     def _may_be_file(self, request: Request) -> bool:
         return self.files is not None and request.method in ("GET", "HEAD") and request.path.startswith(self._prefix)
 
-    async def _file(self, files: Files, request: Request) -> bytes:
+    async def _file(self, files: Files, request: Request) -> Response:
         """Public: only other machines' names are refused. What is no file is answered as if there were none at all."""
         self._guard.check_host(request)
         response = await files(request, request.path[len(self._prefix) :])

@@ -153,5 +153,5 @@ class Overflow(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
-        transport.write(refusal(503, "too many connections"))
+        transport.write(refusal(503, "too many connections").render())
         transport.close()

@@ -40,6 +40,7 @@ class Download:
         self.path = ""  # at the end: that of its first file inside the repository
         self.error: FastrouterError | None = None
         self.is_known = asyncio.Event()  # the hub has it and the download has begun, or it is over
+        self.is_over = False
 
     def __repr__(self) -> str:
         return f"<Download {self.name} {self.percent}%>"
@@ -128,6 +129,7 @@ class Downloads:
             log.exception("%s: the download", download.name)
             download.error = DownloadFailed(f"{type(error).__name__}: {error}")
         del self._running[key]
+        download.is_over = True
         download.is_known.set()
         self._tell_end(key, download, done)
 

@@ -38,15 +38,14 @@ class Prime:
     num_dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """One generation request, validated. Exactly one of `prompt` and `messages` is set.
+    """One generation request, validated; it travels in a Submit. Exactly one of `prompt` and `messages` is set.
 
     `sampling` holds only what the request has set, with the names of options/sampling.py. `logit_bias` is
     [[token_id | text, bias | None], ...]; None bans the token.
     """
 
-    request_id: int
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
@@ -81,6 +80,14 @@ class Generate:
     json_whitespace: str | None = None  # None: the model's option
     lora: list[list[Any]] | None = None  # [[adapter id, scale], ...], all other adapters have scale 0; None: the scales of the server
     speculation: dict[str, Any] = field(default_factory=dict)  # what the request has set: types, n_max, ngram_size_n ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Begin a request. Its records carry the id, which is one of the ring's."""
+
+    request_id: int
+    generate: Generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,7 @@ class Notice:
 Message = (
     Load
     | Prime
-    | Generate
+    | Submit
     | Share
     | Shrink
     | Abort

@@ -19,7 +19,7 @@ from typing import Any, cast, get_args, get_origin
 import orjson
 
 from fastrouter.errors import InvalidRequest, ProtocolError
-from fastrouter.ipc.messages import MESSAGE_TYPES, Message, Reply
+from fastrouter.ipc.messages import MESSAGE_TYPES, Generate, Message, Reply
 from fastrouter.options.load import LoadOptions
 
 MAX_FRAME_BYTES = 96 << 20  # a body of 64 MiB, escaped, fits
@@ -39,12 +39,19 @@ def _types_of(annotation: Any) -> frozenset[Any]:
     return frozenset({int, float} if annotation is float else {get_origin(annotation) or annotation})
 
 
-_FIELDS = {name: {f.name: _types_of(f.type) for f in fields(cls)} for name, cls in MESSAGE_TYPES.items()}
+_FIELDS = {cls: {f.name: _types_of(f.type) for f in fields(cls)} for cls in (*MESSAGE_TYPES.values(), Generate)}
+
+
+def _check_types(value: Any) -> None:
+    """Raises TypeError."""
+    for field, allowed in _FIELDS[type(value)].items():
+        if allowed and type(getattr(value, field)) not in allowed:
+            raise TypeError(f"{type(value).__name__}.{field} has a wrong type")
 
 
 def encode(message: Message) -> bytes:
     """One frame with its length."""
-    payload = orjson.dumps({"type": type(message).__name__, **{f: getattr(message, f) for f in _FIELDS[type(message).__name__]}})
+    payload = orjson.dumps({"type": type(message).__name__, **{f: getattr(message, f) for f in _FIELDS[type(message)]}})
     if len(payload) > MAX_FRAME_BYTES:
         raise ProtocolError(f"message of {len(payload)} bytes is over the wire's limit")
     return _LENGTH.pack(len(payload)) + payload
@@ -56,14 +63,14 @@ def decode(payload: bytes) -> Message:
         return Reply(_PASSED_ON.unpack_from(payload)[1], result=orjson.Fragment(payload[_PASSED_ON.size :]))
     try:
         values = orjson.loads(payload)
-        name = values.pop("type")
-        cls = MESSAGE_TYPES[name]
+        cls = MESSAGE_TYPES[values.pop("type")]
         if "options" in values:
             values["options"] = LoadOptions(**values["options"])
+        if "generate" in values:
+            values["generate"] = Generate(**values["generate"])
+            _check_types(values["generate"])
         message = cls(**values)
-        for field, allowed in _FIELDS[name].items():
-            if allowed and type(getattr(message, field)) not in allowed:
-                raise TypeError(f"{name}.{field} has a wrong type")
+        _check_types(message)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"bad frame on the wire: {error}") from None
     assert is_dataclass(message)

@@ -1,11 +1,16 @@
 """Times, sizes and lists in words."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 
 def iso_time(seconds: float) -> str:
     """ISO 8601 with the zone, of seconds since 1970."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+def utc_time(seconds: float) -> str:
+    """The same in UTC, in whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def size_text(num_bytes: int) -> str:

@@ -22,14 +22,15 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
-    Generate,
     Hello,
     Message,
+    Notice,
     PromptCacheSize,
     Reply,
     Share,
     Shrink,
     Snapshot,
+    Submit,
 )
 from fastrouter.ipc.wire import BlockingWire
 from fastrouter.worker.calls.text_calls import TEXT_CALLS
@@ -108,6 +109,8 @@ class Loop:
             embedder.step()
             if slot_files.has_work:
                 slot_files.step()
+            for notice in engine.prompts.take_notices():
+                self._wire.send(Notice("warning", notice))
             if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
                 time.sleep(_SHORT_WAIT_S)
             if engine.has_work or embedder.has_work:
@@ -130,8 +133,8 @@ class Loop:
     # ------------------------------------------------------------ messages
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            self._engine.submit(message)
+        if isinstance(message, Submit):
+            self._engine.submit(message.request_id, message.generate)
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):

@@ -43,10 +43,10 @@ class GenerateRequest:
 
     __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
 
-    def __init__(self, generate: Generate, prompt: "array[int] | Job[array[int]]", adapters: AdapterSet) -> None:
+    def __init__(self, request_id: int, generate: Generate, prompt: "array[int] | Job[array[int]]", adapters: AdapterSet) -> None:
         """`prompt`: its tokens, or the job that makes them."""
         self.generate = generate
-        self.id = generate.request_id
+        self.id = request_id
         self.reading = prompt if isinstance(prompt, Job) else None
         self.prompt = array("i") if isinstance(prompt, Job) else prompt
         self.adapters = adapters

@@ -213,7 +213,7 @@ def test_a_whole_answer_leaves_nothing_to_the_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        whole = Whole(exchange, Ask([Generate(0, prompt="x")]), SimpleNamespace(), timeline)  # type: ignore[arg-type]
+        whole = Whole(exchange, Ask([Generate(prompt="x")]), SimpleNamespace(), timeline)  # type: ignore[arg-type]
         sink, alive = whole.sinks()[0], weakref.ref(whole)
         del whole
         assert alive() is None

@@ -32,6 +32,11 @@ OWN = {
     "/v1/completions": ("prompt", "model", "unknown"),
     "/completion": ("prompt",),
     "/v1/chat/completions": ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort", "add_generation_prompt"),
+    "/v1/messages": ("messages", "system", "tools", "tool_choice", "thinking", "output_config", "output_format", "stop_sequences"),
+    "/v1/messages/count_tokens": ("messages",),
+    "/api/chat": ("messages", "tools", "options", "format", "think"),
+    "/api/generate": ("prompt", "suffix", "context", "system", "options", "format"),
+    "/api/embed": ("input", "dimensions"),
     "/infill": ("prompt", "input_prefix", "input_suffix", "input_extra"),
     "/tokenize": ("content", "add_special"),
     "/detokenize": ("tokens",),
@@ -43,7 +48,7 @@ OWN = {
 }
 SMALL = (  # whose bodies are small
     *("/models", "/models/load", "/models/unload", "/models/plan", "/models/pin", "/props"),
-    *("/lora-adapters?model=tiny0", "/slots/0?action=save&model=tiny0", "/v1/messages", "/no-such"),
+    *("/lora-adapters?model=tiny0", "/slots/0?action=save&model=tiny0", "/tools", "/api/show", "/api/pull", "/no-such"),
 )
 
 

@@ -1,33 +1,22 @@
 """A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from house import House, run_house
+from flavour_site import KEY, Served, run_site
 from raw_http import Answer, Site, request
 
-from fastrouter._core import REASONING, TEXT, Request
+from fastrouter._core import REASONING, TEXT
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Choice, Usage
-from fastrouter.api.serving.start import Generator
-from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound
-from fastrouter.http.api_keys import KeyRing
-from fastrouter.http.guard import Guard
-from fastrouter.http.response import NDJSON_HEAD, SSE_HEAD, ErrorShape
-from fastrouter.http.routes import Routes
-from fastrouter.http.server import Server
-from fastrouter.http.sockets import bind
+from fastrouter.http.response import NDJSON_HEADERS, SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
-
-KEY = "secret"
 
 
 def squawk(error: FastrouterError) -> dict[str, Any]:
@@ -38,7 +27,7 @@ class Parrot:
     """{"model", "say": [the text of each prompt], "live": bool} -> the text that was generated. `broken`: it has a mistake."""
 
     name = "parrot"
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = ErrorShape(squawk, lambda error: 404 if isinstance(error, ModelNotFound) else error.status)
     has_blocks = False
 
@@ -48,7 +37,7 @@ class Parrot:
             raise InvalidRequest("say something")
         if body["say"] == "broken":
             raise ZeroDivisionError
-        return Ask([Generate(0, prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
+        return Ask([Generate(prompt=json.dumps(said)) for said in body["say"]], is_stream=body.get("live") is True)
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -82,7 +71,7 @@ class Heron(Parrot):
     """Its text stands in blocks: each begins and ends, and there is a new one whenever speech and thought take turns. Answers in lines."""
 
     name = "heron"
-    stream_head = NDJSON_HEAD
+    stream_head = NDJSON_HEADERS
     has_blocks = True
 
     def __init__(self, model_id: str, ask: Ask) -> None:
@@ -112,48 +101,10 @@ class Heron(Parrot):
         return b""
 
 
-class FewModels:
-    """What the generator needs from the models."""
-
-    def __init__(self, here: House) -> None:
-        self._here = here
-
-    def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
-        if body.get("model") != "a":
-            raise ModelNotFound(str(body.get("model")))
-        return self._here.spec("a"), True
-
-
-@asynccontextmanager
-async def serving(here: House) -> AsyncIterator[Site]:
-    guard = Guard(KeyRing((KEY,)), ("127.0.0.1",), None)
-    routes = Routes(guard)
-    generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0)
-    routes.add("POST", "/parrot", generator.handler(Parrot), errors=Parrot.errors)
-    patient = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=0.2)
-    routes.add("POST", "/heron", patient.handler(Heron), errors=Heron.errors)
-    server = Server(routes.dispatch, guard, admit=routes.admit)
-    sockets = bind(["127.0.0.1"], 0)
-    await server.start(sockets, None)
-    try:
-        yield Site(server, sockets[0].getsockname()[1])
-    finally:
-        await server.drain(0)
-        server.close()
-        while server.connections:
-            await asyncio.sleep(0.005)
-
-
 @pytest.fixture
 def parrot(tmp_path: Path) -> Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]:
-    def run(test: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
-        async def body(here: House) -> None:
-            async with serving(here) as site:
-                await test(site)
-
-        run_house(tmp_path, body)
-
-    return run
+    served: Served = {"/parrot": (Parrot, 0), "/heron": (Heron, 0.2)}
+    return lambda test: run_site(tmp_path, served, test)
 
 
 Parrots = Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]

@@ -325,6 +325,8 @@ def test_what_llama_cpp_says(router: StartRouter, models: Path, flags: tuple[str
     assert re.search(r"loaded in \d+ ms \(model .* ms\): \d+ tokens of context shared by 4 slots", said)
     assert not re.search(r"<\w+ .*>", said), "no reprs"
     assert ("tiny0: loaded in " in server.log) == (flags != ("-lv", "1"))
+    answer = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}).json
+    assert ("generation_settings" in answer.get("__verbose", {})) == (flags == ("-v",)), "as if the request had asked for it"
 
 
 def test_cause() -> None:

@@ -4,7 +4,17 @@ import pytest
 
 from fastrouter.api.wrong_paths import hint
 
-KNOWN = ["/v1/models", "/models", "/chat/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/props", "/health"]
+KNOWN = [
+    "/v1/models",
+    "/models",
+    "/chat/completions",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/tokenize",
+    "/props",
+    "/health",
+    "/api/tags",
+]
 
 
 @pytest.mark.parametrize(
@@ -19,12 +29,7 @@ KNOWN = ["/v1/models", "/models", "/chat/completions", "/v1/chat/completions", "
         ("/v1/chat/completion", ("did you mean /v1/chat/completions?",)),
         ("/V1/Models", ("did you mean /v1/models?",)),
         ("/v1", ("/v1/chat/completions", "base URL")),
-        ("/api/chat", ("Ollama", "POST /v1/chat/completions")),
-        ("/api/generate", ("Ollama", "POST /v1/completions")),
-        ("/api/tags", ("Ollama", "GET /v1/models")),
-        ("/v1/api/tags", ("Ollama", "GET /v1/models")),
-        ("/api/embed", ("Ollama", "POST /v1/embeddings")),
-        ("/api/blobs/sha256", ("Ollama",)),
+        ("/v1/api/tags", ("/api/tags?", "Leave /v1 out of")),
         ("/v1/chat", ("/v1/chat/completions?",)),
         ("/v1/chat/completion", ("/v1/chat/completions?",)),
         ("/v1/model", ("/v1/models?",)),

@@ -103,12 +103,12 @@ def test_a_change_of_a_variant_ends_nothing(tmp_path: Path) -> None:
 
 def test_defaults_are_for_what_a_request_does_not_say() -> None:
     defaults = RequestDefaults({"temperature": 1.0, "top_k": 3}, 9, "T", {"a": 1, "b": 1}, "S")
-    asked = Generate(1, messages=HELLO, sampling={"top_k": 5}, chat_template_kwargs={"b": 2})
+    asked = Generate(messages=HELLO, sampling={"top_k": 5}, chat_template_kwargs={"b": 2})
     given = with_defaults(asked, defaults)
     assert (given.sampling, given.max_tokens, given.chat_template) == ({"temperature": 1.0, "top_k": 5}, 9, "T")
     assert (given.chat_template_kwargs, given.system) == ({"a": 1, "b": 2}, "S")
-    assert with_defaults(Generate(1, prompt="x", max_tokens=2), defaults).max_tokens == 2
-    assert with_defaults(Generate(1, prompt="x"), defaults).system is None, "a text has no messages"
+    assert with_defaults(Generate(prompt="x", max_tokens=2), defaults).max_tokens == 2
+    assert with_defaults(Generate(prompt="x"), defaults).system is None, "a text has no messages"
     assert with_defaults(asked, NO_DEFAULTS) is asked
     assert not NO_DEFAULTS.is_some
 

@@ -255,7 +255,7 @@ def test_wrong_paths_say_what_was_meant(router: StartRouter, models: Path) -> No
         ("GET", "/router/v1/v1/models", 404, "did you mean /v1/models?"),
         ("POST", "/router/v1/v1/chat/completions", 404, "did you mean /v1/chat/completions?"),
         ("GET", "/router/v1/", 404, "/v1/chat/completions"),
-        ("POST", "/router/api/chat", 404, "Ollama"),
+        ("POST", "/router/v1/api/chat", 404, "did you mean /api/chat?"),
         ("GET", "/v1/models", 404, "begin with /router"),
         ("GET", "/router/v1/chat/completions/", 405, "POST"),
         ("POST", "/router/v1/chat/completions", 400, "the request body is empty; send a JSON object"),

@@ -14,9 +14,11 @@ from raw_http import only_connection, read_answer, request, run, serving, sweep,
 from fastrouter._core import Request
 from fastrouter.errors import ConfigError, FastrouterError, Unavailable
 from fastrouter.http.connection import HEAD_SWEEPS, LINGER_SWEEPS, Connection
-from fastrouter.http.guard import Cors, host_of, is_loopback
+from fastrouter.http.guard import host_of, is_loopback
+from fastrouter.http.response import encode_json
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY
 from fastrouter.http.sockets import SocketFile, address_of, bind
+from fastrouter.options.cors import Cors
 
 
 def test_keep_alive_and_pipelining_keep_the_order() -> None:
@@ -172,7 +174,7 @@ def test_a_client_that_leaves_is_noticed() -> None:
             await until(lambda: site.streams)
             writer.transport.abort()
             await until(lambda: site.streams[0].events == ["disconnect"])
-            site.streams[0].exchange.send(b"nobody is there")
+            site.streams[0].exchange.send(encode_json("nobody is there"))
             _, writer = await site.connect()
             writer.write(request("/never"))
             await until(lambda: any(c.exchange is not None for c in site.server.connections))

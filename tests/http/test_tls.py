@@ -19,6 +19,7 @@ from raw_http import only_connection, read_answer, request, run, serving, sweep,
 from fastrouter.errors import ConfigError
 from fastrouter.http import tls
 from fastrouter.http.connection import LINGER_SWEEPS
+from fastrouter.http.connection_state import State
 from fastrouter.http.tls import Certificate
 
 
@@ -273,7 +274,7 @@ def test_a_refused_client_that_never_says_goodbye_is_closed(authority: Authority
             client = await asyncio.to_thread(shake_hands, site.port)
             with client:
                 connection = await only_connection(site)
-                await until(lambda: connection._is_lingering)
+                await until(lambda: connection.state is State.LINGERING)
                 sweep(site, LINGER_SWEEPS + 2)
                 await until(lambda: not site.server.connections)
 

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
-from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply
+from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Submit
 from fastrouter.ipc.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
 from fastrouter.options.load import LoadOptions
 
 MESSAGES: list[Message] = [
     Hello(123),
     Load("m", "m.gguf", LoadOptions(ctx_size=512, sampling={"temperature": 0.5}), safe_mode=True),
-    Generate(7, prompt=["text", 1, 2], stop=["\n"], sampling={"seed": 2**64 - 1}),
-    Generate(8, messages=[{"role": "user", "content": "ü\u2028\x00😀"}]),
+    Submit(7, Generate(prompt=["text", 1, 2], stop=["\n"], sampling={"seed": 2**64 - 1})),
+    Submit(8, Generate(messages=[{"role": "user", "content": "ü\u2028\x00😀"}])),
     Abort(7),
     Call(1, "tokenize", {"content": "x"}),
     Progress(1),
@@ -80,6 +80,11 @@ def test_pieces(size: int) -> None:
         b'{"type":"Load","model_id":"m","path":"p","options":7}',
         b'{"type":"Load","model_id":"m","path":"p","options":{"nothing":7}}',
         b'{"type":"Load","model_id":"m","path":"p"}',
+        b'{"type":"Generate","prompt":"not in an envelope"}',
+        b'{"type":"Submit","request_id":1}',
+        b'{"type":"Submit","request_id":1,"generate":7}',
+        b'{"type":"Submit","request_id":1,"generate":{"n":"x"}}',
+        b'{"type":"Submit","request_id":1,"generate":{"nothing":7}}',
         b"[" * 100_000,
         b'{"type":"Hello","pid":\xff}',
     ],

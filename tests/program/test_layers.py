@@ -28,7 +28,7 @@ FLOORS: tuple[set[str], ...] = (
 )
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
-    "options": ("limits", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
+    "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
     "ipc": ("messages", "wire", "records"),
     "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
@@ -49,7 +49,20 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "fork_server",
         "__main__",
     ),
-    "http": ("response", "sse", "api_keys", "guard", "tls", "exchange", "sockets", "connection", "server", "routes", "access_log"),
+    "http": (
+        "response",
+        "sse",
+        "api_keys",
+        "guard",
+        "tls",
+        "exchange",
+        "sockets",
+        "connection_state",
+        "connection",
+        "server",
+        "routes",
+        "access_log",
+    ),
     "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
     "catalog": (
         "gguf",
@@ -110,6 +123,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "shells",
         "serve",
         "arguments",
+        "template",
         "pull",
         "terminal",
         "bench",

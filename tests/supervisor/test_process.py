@@ -20,7 +20,7 @@ from waiting import FAKE, PR_SET_CHILD_SUBREAPER, children, descriptors, until
 
 from fastrouter._core import Sink, TextCollector
 from fastrouter.errors import ProtocolError
-from fastrouter.ipc.messages import Call, Failed, Generate, Load, Progress, Ready, Reply
+from fastrouter.ipc.messages import Call, Failed, Generate, Load, Progress, Ready, Reply, Submit
 from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.workers import fork_server
 from fastrouter.supervisor.workers import process as process_module
@@ -93,7 +93,7 @@ class Worker:
         await until(lambda: [m for m in self.heard if isinstance(m, Ready)], "Ready")
 
     def generate(self, sink: Sink, **script: Any) -> None:
-        self.process.send(Generate(self.process.ring.attach(sink), prompt=json.dumps(script)))
+        self.process.send(Submit(self.process.ring.attach(sink), Generate(prompt=json.dumps(script))))
 
 
 class Collector(TextCollector):

@@ -549,7 +549,7 @@ def test_a_request_that_is_no_message_leaves_nothing_behind(house: Run) -> None:
         with await here.acquire("a") as lease:
             [instance] = here.supervisor.instances()
             with pytest.raises(TypeError):
-                lease.submit(Generate(0, chat_template_kwargs={"x": 1 << 70}), Collector())
+                lease.submit(Generate(chat_template_kwargs={"x": 1 << 70}), Collector())
             assert (instance.process.ring.sinks(), instance.streams) == ([], {})
 
     house(body)

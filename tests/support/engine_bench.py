@@ -87,7 +87,7 @@ class Bench:
         client = Client()
         request_id = self.ring.attach(client)
         sampling = {"temperature": 0, **more.pop("sampling", {})}
-        self.engine.submit(Generate(request_id, prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
+        self.engine.submit(request_id, Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
         return client
 
     def step(self) -> None:

@@ -114,5 +114,5 @@ class Room:
 
 
 def submit(lease: Lease, sink: Collector) -> Collector:
-    lease.submit(Generate(0, prompt="hello"), sink)
+    lease.submit(Generate(prompt="hello"), sink)
     return sink

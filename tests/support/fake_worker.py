@@ -11,9 +11,10 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
-request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, `delay_s` between
-         two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire, `ring_head` N,
-         `error` message, `lines` to say on stderr before the first of them.
+request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, or `say`: a list of
+         {"text"}, {"thought"}, {"event": a Delta}, {"progress": a PromptProgress}; `finish` {}: fields of the last record;
+         `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire,
+         `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
 
 `die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
@@ -47,6 +48,7 @@ from fastrouter.ipc.messages import (
     Ready,
     Reply,
     Shrink,
+    Submit,
 )
 from fastrouter.ipc.records import Finish
 from fastrouter.ipc.wire import BlockingWire
@@ -103,9 +105,10 @@ class Stream:
     due: float = field(default_factory=time.monotonic)
 
     def record(self) -> tuple[int, int, int, int, bytes]:
-        """`say` of the script: {"text"}, {"thought"}, {"event": a Delta} or {"progress": a PromptProgress}, one a step."""
-        said = self.script["say"][self.num_sent] if "say" in self.script else {"text": self.script.get("text") or f"t{self.num_sent} "}
-        [(kind, content)] = said.items()
+        """(kind, choice, flags, tokens, payload) of the next step."""
+        records = records_of(self.script)
+        record = {"text": self.script.get("text") or f"t{self.num_sent} "} if records is None else records[self.num_sent]
+        [(kind, content)] = record.items()
         payload = content if isinstance(content, str) else json.dumps(content)
         return _KINDS[kind], 0, 0, int(kind != "progress"), payload.encode()
 
@@ -193,12 +196,12 @@ class Worker:
     # ------------------------------------------------------------ requests
 
     def handle(self, message: Message) -> None:
-        if isinstance(message, Generate):
-            script = script_of(message)
+        if isinstance(message, Submit):
+            generate = message.generate
+            script = script_of(generate)
             self.say_lines(script)
-            usual = message.max_tokens if message.max_tokens >= 0 else 5
-            usual = len(script["deltas"]) if "deltas" in script else len(script["say"]) if "say" in script else usual
-            num_tokens = script.get("tokens", usual)
+            records, usual = records_of(script), generate.max_tokens if generate.max_tokens >= 0 else 5
+            num_tokens = script.get("tokens", usual if records is None else len(records))
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
         elif isinstance(message, Abort):
@@ -271,10 +274,7 @@ class Worker:
         if stream.num_sent >= stream.num_tokens:
             self.finish(stream)
             return
-        if "deltas" in script:
-            self.outbox.push(stream.request_id, EVENT, 0, 0, 1, json.dumps(script["deltas"][stream.num_sent]).encode())
-        else:
-            self.outbox.push(stream.request_id, *stream.record())
+        self.outbox.push(stream.request_id, *stream.record())
         stream.num_sent += 1
         stream.due = now + script.get("delay_s", 0.0)
 
@@ -310,9 +310,9 @@ class Worker:
 
 
 def finish_of(stream: Stream) -> Finish:
-    deltas = stream.script.get("deltas", [])
+    deltas = [record["event"] for record in records_of(stream.script) or [] if "event" in record]
     finish = Finish(
-        stop_type="limit" if stream.num_sent >= stream.num_tokens and not deltas else "eos",
+        stop_type="limit" if stream.num_sent >= stream.num_tokens and "deltas" not in stream.script else "eos",
         num_calls=len({call["index"] for delta in deltas for call in delta.get("calls", [])}),
         prompt_tokens=1,
         completion_tokens=stream.num_sent,
@@ -326,6 +326,14 @@ def finish_of(stream: Stream) -> Finish:
 
 def named_script(name: str) -> Script:
     return {"flood": name.startswith(("flood", "lockstep")), "lockstep": name.startswith("lockstep")}
+
+
+def records_of(script: Script) -> list[dict[str, Any]] | None:
+    """None: plain tokens."""
+    if "deltas" in script:
+        return [{"event": delta} for delta in script["deltas"]]
+    records: list[dict[str, Any]] | None = script.get("say")
+    return records
 
 
 def script_of(generate: Generate) -> Script:

@@ -126,7 +126,7 @@ class House:
 
 def submit(lease: Lease, sink: Collector, **script: Any) -> Collector:
     prompt = json.dumps(script) if script else "hello"
-    lease.submit(Generate(0, messages=[{"role": "user", "content": prompt}]), sink)
+    lease.submit(Generate(messages=[{"role": "user", "content": prompt}]), sink)
     return sink
 
 

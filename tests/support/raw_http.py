@@ -13,12 +13,13 @@ from fastrouter.errors import InvalidRequest
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.connection import Connection
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.guard import Cors, Guard
-from fastrouter.http.response import SSE_HEAD, encode_json
+from fastrouter.http.guard import Guard
+from fastrouter.http.response import SSE_HEADERS, Response, encode_json
 from fastrouter.http.routes import MAX_BODY, Routes
 from fastrouter.http.server import Server
 from fastrouter.http.sockets import bind
 from fastrouter.http.tls import Certificate
+from fastrouter.options.cors import Cors
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -27,7 +28,7 @@ class Streaming(SseWriter):
     """Streams what it is told to; records how it ended."""
 
     def __init__(self, exchange: Exchange, max_buffered: int = 1 << 18) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked, max_buffered=max_buffered)
+        super().__init__(exchange.transport, exchange.stream_head(SSE_HEADERS), chunked=exchange.is_chunked, max_buffered=max_buffered)
         self.set_template(TEXT, 0, b"", b"")
         self.exchange = exchange
         self.events: list[str] = []
@@ -102,18 +103,18 @@ def request(path: str = "/json", method: str = "GET", body: bytes = b"", version
 def make_routes(guard: Guard, site: Callable[[], Site]) -> Routes:
     routes = Routes(guard)
 
-    async def slow(request: Request, exchange: Exchange) -> bytes:
+    async def slow(request: Request, exchange: Exchange) -> Response:
         await asyncio.sleep(0.02)
         return encode_json({"slow": True})
 
-    async def never(request: Request, exchange: Exchange) -> bytes:
+    async def never(request: Request, exchange: Exchange) -> Response:
         await asyncio.sleep(1000)
         raise AssertionError
 
-    def refuse(request: Request, exchange: Exchange) -> bytes:
+    def refuse(request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest("field 'x' is wrong", field="x")
 
-    def broken(request: Request, exchange: Exchange) -> bytes:
+    def broken(request: Request, exchange: Exchange) -> Response:
         raise ZeroDivisionError
 
     def stream(request: Request, exchange: Exchange) -> None:

@@ -8,7 +8,7 @@ import orjson
 import uvloop
 
 from fastrouter._core import LAST, TextCollector
-from fastrouter.ipc.messages import Generate
+from fastrouter.ipc.messages import Generate, Submit
 from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans
@@ -48,7 +48,7 @@ class Talk:
     async def generate(self, **fields: Any) -> tuple[str, dict[str, Any]]:
         answer = Answer()
         request_id = self.process.ring.attach(answer)
-        self.process.send(Generate(request_id, **{"max_tokens": 8, "sampling": {"temperature": 0.0}, **fields}))
+        self.process.send(Submit(request_id, Generate(**{"max_tokens": 8, "sampling": {"temperature": 0.0}, **fields})))
         return (await answer.end and answer.text().decode()), answer.end.result()
 
 

@@ -491,7 +491,7 @@ def test_error_that_is_too_large_for_the_ring(bench: MakeBench) -> None:
     one = bench(ring_bytes=16384, parallel=1, chat_template="{{ raise_exception('no ' + messages[0].role) }}")
     client = Client()
     request_id = one.ring.attach(client)
-    one.engine.submit(Generate(request_id, messages=[{"role": "x" * 100_000, "content": "a"}]))
+    one.engine.submit(request_id, Generate(messages=[{"role": "x" * 100_000, "content": "a"}]))
     one.run(client)
     assert client.error is not None
     assert "no xxx" in client.error["message"]

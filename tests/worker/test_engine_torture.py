@@ -79,7 +79,7 @@ class Everything(Bench):
     def submit(self, prompt: Any, max_tokens: int = 24, **more: Any) -> Client:
         client = Listener()
         sampling = {"temperature": 0, **more.pop("sampling", {})}
-        self.engine.submit(Generate(self.ring.attach(client), prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
+        self.engine.submit(self.ring.attach(client), Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
         return client
 
     def _keep_exactly(self, slot: Slot, prompt: Any, adapters: AdapterSet, min_chunk: int = 0) -> int:

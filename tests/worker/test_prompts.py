@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 
 def text_of(model_prompts: Prompts, **fields: Any) -> str:
-    return model_prompts.build(Generate(0, **{"messages": HELLO, **fields}))[1]
+    return model_prompts.build(Generate(**{"messages": HELLO, **fields}))[1]
 
 
 def test_a_template_instead_of_the_models(model: Model) -> None:
@@ -47,7 +47,7 @@ def test_a_template_instead_of_the_models(model: Model) -> None:
     assert text_of(here, chat_template=OTHER) == "<user: the cat><s>now"
     assert text_of(here) == "[user] the cat\n"
     assert text_of(here, chat_template="chatml") == "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
-    tokens, text = here.build(Generate(0, messages=HELLO, chat_template=OTHER))
+    tokens, text = here.build(Generate(messages=HELLO, chat_template=OTHER))
     assert tokens == array("i", here.tokenize(text, add_special=True, parse_special=True))
 
 

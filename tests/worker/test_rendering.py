@@ -8,12 +8,13 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from test_chat_template import CHATML, ENDLESS, LLAMA3, MISTRAL, QWEN_TOOLS, TOOLS, USER, VISION
+from chat_templates import CHATML, LLAMA3, MISTRAL, QWEN_TOOLS, TOOLS, VISION
+from test_chat_template import ENDLESS, USER
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import BUILT_IN
 from fastrouter.worker.text import chat_template as chat_module
-from fastrouter.worker.text import render_process
+from fastrouter.worker.text import render_process, rendering
 from fastrouter.worker.text.chat_template import ChatTemplate
 from fastrouter.worker.text.rendering import Chat, Renderer
 from fastrouter.worker.text_jobs import WAITS, TextJobs
@@ -141,3 +142,47 @@ def test_a_process_that_has_died_is_replaced(renderer: Renderer) -> None:
     for thread in threads:
         thread.join()
     assert 1 <= len(renderer.idle) <= 2
+
+
+# ---------------------------------------------------------------- formats, and what the user is told
+
+
+def test_the_format_is_found_in_both_places(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "QUICK_S", 60)
+    wild = QWEN_TOOLS + "{% set x = [messages, 1] %}"
+    assert renderer.format_now(wild) is None
+    found = renderer.find_format(wild)
+    assert (found.format.name, found.origin) == ("hermes", "table")
+    assert renderer.format_now(wild) is found  # known now
+    assert renderer.format_now(QWEN_TOOLS) == found
+    assert renderer.find_format("chatml").origin == renderer.find_format("").origin == "generic"
+
+
+@pytest.mark.parametrize("source", [HOSTILE["text"], ENDLESS[1], "{% if %}", "no-such-name", "{{ raise_exception('no') }}"])
+def test_a_hostile_template_has_the_generic_format(source: str, renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_module, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(render_process, "_GRACE_S", 0.2)
+    monkeypatch.setattr(rendering, "_MAX_DERIVE_S", 0.3)
+    assert renderer.find_format(source).origin == "generic"
+
+
+def test_the_format_is_known_before_the_first_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "QUICK_S", 60)
+    one = Renderer(QWEN_TOOLS, TOKENS)
+    one.start_compiling()
+    assert one.render_now(asked(None)) is not None
+    assert one.known_format(None).origin == "table"
+    one.close()
+
+
+def test_the_user_is_told_once_what_is_done_to_messages(renderer: Renderer) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    told = "the chat template does not take all messages as they are: the system message is put before the first user message"
+    for _ in range(2):
+        assert renderer.render(asked(MISTRAL, [system, USER])) == "<s>[INST] Be brief.\nHello [/INST]"
+    assert list(renderer.notices) == [told]
+    renderer.notices.clear()
+    renderer.find_format(MISTRAL)  # its probes are not the user's messages
+    assert renderer.render(asked(MISTRAL, [USER])) == "<s>[INST] Hello [/INST]"
+    assert not renderer.notices
+    assert renderer.show(asked(MISTRAL, [system, USER])).adaptations == ("the system message is put before the first user message",)

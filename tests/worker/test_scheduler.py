@@ -21,7 +21,8 @@ NOTHING: Any = SimpleNamespace()  # a sampler, a detokenizer
 
 
 def running(slot_id: int, num_prompt: int, num_held: int, adapters: AdapterSet = (), request_id: int | None = None) -> Running:
-    request = GenerateRequest(Generate(slot_id if request_id is None else request_id, prompt=[]), array("i", range(num_prompt)), adapters)
+    request_id = slot_id if request_id is None else request_id
+    request = GenerateRequest(request_id, Generate(prompt=[]), array("i", range(num_prompt)), adapters)
     slot = Slot(slot_id)
     slot.tokens.extend(request.prompt[:num_held])
     return Running(Sequence(request, 0, NOTHING, NOTHING, 10), slot)

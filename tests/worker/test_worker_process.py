@@ -10,7 +10,7 @@ import pytest
 from worker_talk import OPTIONS, Answer, Talk, end, run
 
 from fastrouter.errors import from_wire
-from fastrouter.ipc.messages import Call, Failed, Generate, Load, Prime, Ready, Reply, Share
+from fastrouter.ipc.messages import Call, Failed, Generate, Load, Prime, Ready, Reply, Share, Submit
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.binding import backend_folder
@@ -108,7 +108,7 @@ def test_messages_that_follow_the_load_are_not_lost(models: Path) -> None:
         talk = Talk(fork_server.spawn())
         answer = Answer()
         talk.process.send(Load("tiny0", str(models / "tiny0.gguf"), OPTIONS))
-        talk.process.send(Generate(talk.process.ring.attach(answer), prompt="the", max_tokens=3))
+        talk.process.send(Submit(talk.process.ring.attach(answer), Generate(prompt="the", max_tokens=3)))
         assert (await answer.end)["completion_tokens"] == 3
         await end(talk)
 

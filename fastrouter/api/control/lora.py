@@ -14,7 +14,7 @@ from fastrouter.api.requests.bodies import parse_json
 from fastrouter.api.requests.checks import adapter_scales
 from fastrouter.errors import InvalidRequest
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.options.load import LoadOptions
 
 
@@ -26,13 +26,13 @@ class Lora:
         self._peek = peek
         self._models = models
 
-    async def list(self, request: Request, exchange: Exchange) -> bytes:
+    async def list(self, request: Request, exchange: Exchange) -> Response:
         """Of a model that is not loaded, what it would be loaded with."""
         spec, _ = self._models.choose(request, {})
         adapters = await self._peek.ask(request, spec, "lora_adapters")
         return encode_json(_adapters_of(spec.runner.options) if adapters is None else adapters)
 
-    async def change(self, request: Request, exchange: Exchange) -> bytes:
+    async def change(self, request: Request, exchange: Exchange) -> Response:
         """The body is a list, so the model is named in the query."""
         entries = parse_json(request)
         if not isinstance(entries, list):

@@ -13,7 +13,7 @@ from fastrouter.config.config import Config
 from fastrouter.errors import InvalidRequest, NotFound, NotSupported
 from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.supervisor.supervisor import Supervisor
 
 _SUCCESS = encode_json({"success": True})
@@ -39,29 +39,29 @@ class Admin:
             "cors_proxy_enabled": False,
         }
 
-    def change_props(self, request: Request, exchange: Exchange) -> bytes:
+    def change_props(self, request: Request, exchange: Exchange) -> Response:
         """As in llama-server: there is nothing to change yet, but it says whether it would be allowed."""
         if not self._config.props_endpoint:
             raise NotSupported("This server does not support changing global properties. Start it with `--props`")
         return _SUCCESS
 
-    async def load(self, request: Request, exchange: Exchange) -> bytes:
+    async def load(self, request: Request, exchange: Exchange) -> Response:
         spec = self._named(request, NotFound)
         await self._supervisor.load(spec)
         return _SUCCESS
 
-    async def unload(self, request: Request, exchange: Exchange) -> bytes:
+    async def unload(self, request: Request, exchange: Exchange) -> Response:
         if not await self._downloads.cancel(request):
             self._supervisor.unload(self._named(request, InvalidRequest).runner.id)
         return _SUCCESS
 
-    def pin(self, request: Request, exchange: Exchange) -> bytes:
+    def pin(self, request: Request, exchange: Exchange) -> Response:
         """POST /models/pin: `{"model", "pin": true | false}`."""
         spec, wanted = self._named(request, NotFound), parse_optional(request).get("pin")
         self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
         return _SUCCESS
 
-    def plan(self, request: Request, exchange: Exchange) -> bytes:
+    def plan(self, request: Request, exchange: Exchange) -> Response:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)
         preview = {**self._supervisor.preview(spec), "model": spec.id}

@@ -16,7 +16,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, ModelNotLoaded, NotSupported, Unavailable
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -97,7 +97,7 @@ class Props:
 
     # ------------------------------------------------------------ /slots
 
-    async def slots(self, request: Request, exchange: Exchange) -> bytes:
+    async def slots(self, request: Request, exchange: Exchange) -> Response:
         if not self._has_slots:
             raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
         spec = self._models.named(request)

@@ -13,7 +13,7 @@ from fastrouter.api.requests.bodies import parse_optional
 from fastrouter.api.requests.checks import invalid
 from fastrouter.errors import InvalidRequest, NotSupported
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.http.routes import Routes
 
 PATH = "/slots/"
@@ -37,7 +37,7 @@ class SlotActions:
         self._models = models
         self._routes = routes
 
-    async def act(self, request: Request, exchange: Exchange) -> bytes:
+    async def act(self, request: Request, exchange: Exchange) -> Response:
         body = parse_optional(request)
         spec, _ = self._models.choose(request, body)
         if spec.runner.options.slot_save_path is None:

@@ -19,7 +19,7 @@ from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import OPENAI_ERRORS, SSE_HEAD
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS, Response
 from fastrouter.http.sse import comment, event_parts, json_event
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
@@ -106,13 +106,13 @@ class Completion:
     """The flavour of POST /completion."""
 
     name = "completion"
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = OPENAI_ERRORS
     has_blocks = False
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_completion({**body, "verbose": True})
+        return read_completion(body, is_verbose=True)
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         self._model_id = model_id
@@ -164,7 +164,7 @@ class Infill(Completion):
 
     @staticmethod
     def read(body: dict[str, Any]) -> Ask:
-        return read_infill({**body, "verbose": True})
+        return read_infill(body, is_verbose=True)
 
 
 # The fields of a chat that make its prompt.
@@ -182,7 +182,7 @@ class Native:
         self._supervisor = supervisor
         self._caller = Caller(models, supervisor)
 
-    async def tokenize(self, request: Request, exchange: Exchange) -> bytes:
+    async def tokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         content = body.get("content")
         if not isinstance(content, str | list | Ids | None):
@@ -197,17 +197,17 @@ class Native:
         }
         return await self._caller.answer(request, body, "tokenize", params)
 
-    async def detokenize(self, request: Request, exchange: Exchange) -> bytes:
+    async def detokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         tokens = body.get("tokens")
         params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
         return await self._caller.answer(request, body, "detokenize", params)
 
-    async def apply_template(self, request: Request, exchange: Exchange) -> bytes:
+    async def apply_template(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         return await self._caller.answer(request, body, "apply_template", chat_params(self._models, request, body))
 
-    async def count_chat_tokens(self, request: Request, exchange: Exchange) -> bytes:
+    async def count_chat_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         params = chat_params(self._models, request, body)
 
@@ -227,7 +227,7 @@ class Native:
 def chat_params(models: Models, request: Request, body: dict[str, Any]) -> dict[str, Any]:
     """Of a call that applies the template; `body` is that of an OpenAI chat."""
     spec, _ = models.choose(request, body)
-    asked = with_defaults(Generate(0, **chat_input(body)), spec.defaults)
+    asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
     return {name: getattr(asked, name) for name in _OF_TEMPLATES}
 
 

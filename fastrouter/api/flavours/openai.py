@@ -19,7 +19,7 @@ from fastrouter.api.requests.fields import Ask, read_chat
 from fastrouter.api.requests.text_completions import TextAsk, read_text
 from fastrouter.api.serving.flavour import Choice, Usage
 from fastrouter.errors import FastrouterError, ModelNotFound
-from fastrouter.http.response import OPENAI_ERRORS, SSE_HEAD, ErrorShape
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import comment, event_parts, json_event, raw_event
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 
@@ -87,7 +87,7 @@ class _Completion(ABC):
     name = ""
     kind = ""
     chunk_kind = ""
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = OPENAI_ERRORS
     has_blocks = False
 

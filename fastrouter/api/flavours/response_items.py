@@ -137,9 +137,9 @@ class OpenMessage(OpenText):
     def end(self, status: str) -> tuple[bytes, Item]:
         text = self.take_text()
         item = message_item(self.id, text, self._probabilities, status)
-        said = self.make("response.output_text.done", content_index=0, text=text, logprobs=self._probabilities)
+        end = self.make("response.output_text.done", content_index=0, text=text, logprobs=self._probabilities)
         part = self.make("response.content_part.done", content_index=0, part=item["content"][0])
-        return said + part + self.done(item), item
+        return end + part + self.done(item), item
 
 
 class OpenReasoning(OpenText):
@@ -166,8 +166,8 @@ class OpenReasoning(OpenText):
     def end(self, status: str) -> tuple[bytes, Item]:
         text = self.take_text()
         item = reasoning_item(self.id, text, status, is_summary=self._is_summary, is_sealed=self._is_sealed)
-        said = self.make(self.delta_kind.replace(".delta", ".done"), **self.where(), text=text)
-        return said + self._part("done", text) + self.done(item), item
+        end = self.make(self.delta_kind.replace(".delta", ".done"), **self.where(), text=text)
+        return end + self._part("done", text) + self.done(item), item
 
 
 class OpenCall(OpenItem):
@@ -193,10 +193,10 @@ class OpenCall(OpenItem):
     def end(self, status: str) -> tuple[bytes, Item]:
         arguments = "".join(self._pieces)
         item = call_item(self._tool, self._ids, arguments, status)
-        said = b""
+        end = b""
         if self._tool.kind == "function":
-            said = self.make("response.function_call_arguments.done", name=self._tool.name, arguments=arguments)
+            end = self.make("response.function_call_arguments.done", name=self._tool.name, arguments=arguments)
         elif self._tool.kind == "custom":
-            said = self.make("response.custom_tool_call_input.delta", delta=item["input"])
-            said += self.make("response.custom_tool_call_input.done", input=item["input"])
-        return said + self.done(item), item
+            end = self.make("response.custom_tool_call_input.delta", delta=item["input"])
+            end += self.make("response.custom_tool_call_input.done", input=item["input"])
+        return end + self.done(item), item

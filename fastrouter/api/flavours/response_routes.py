@@ -22,7 +22,7 @@ from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import InvalidRequest, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.supervisor.supervisor import Supervisor
 
 MAX_LISTED = 100
@@ -68,7 +68,7 @@ class ResponseRoutes:
 
         return self._generator.start(request, exchange, ask, lambda model_id, ask: Responses(model_id, ask, keep))
 
-    async def count(self, request: Request, exchange: Exchange) -> bytes:
+    async def count(self, request: Request, exchange: Exchange) -> Response:
         """POST /v1/responses/input_tokens"""
         body, earlier = await self._from_store(request, parse_object(request))
         chat = chat_of(body, earlier)
@@ -107,7 +107,7 @@ class ResponseRoutes:
 
     # ------------------------------------------------------------ what is stored
 
-    async def show(self, request: Request, exchange: Exchange) -> bytes:
+    async def show(self, request: Request, exchange: Exchange) -> Response:
         """GET /v1/responses/{id} and {id}/input_items"""
         response_id, _, rest = _path_of(request).partition("/")
         query = self._models.query(request)
@@ -118,7 +118,7 @@ class ResponseRoutes:
             raise _missing(response_id)
         return encode_json(_listed(stored, query) if rest else stored.response)
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         response_id = _path_of(request)
         if not await self._store.delete(_owner(request), response_id):
             raise _missing(response_id)

@@ -29,7 +29,7 @@ from fastrouter.api.requests.response_tools import call_item
 from fastrouter.api.requests.responses import ResponseAsk, read_response
 from fastrouter.api.serving.flavour import Choice, Template, Usage
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelNotFound, RateLimited
-from fastrouter.http.response import SSE_HEAD, ErrorShape
+from fastrouter.http.response import SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import comment
 from fastrouter.ipc.records import CallDelta, Delta, Finish, PromptProgress
 from fastrouter.options.sampling import defaults
@@ -78,7 +78,7 @@ class Responses:
     """One response, streamed or whole."""
 
     name = "responses"
-    stream_head = SSE_HEAD
+    stream_head = SSE_HEADERS
     errors = RESPONSE_ERRORS
     has_blocks = True
 
@@ -166,19 +166,19 @@ class Responses:
         return b""
 
     def event(self, choice: int, event: Delta) -> bytes:
-        said = self._begin()
+        events = self._begin()
         if event.reasoning:
-            said += self._say(OpenReasoning, event.reasoning, event)
+            events += self._say(OpenReasoning, event.reasoning, event)
         if event.text or (event.probabilities and not event.calls):
-            said += self._say(OpenMessage, event.text, event)
+            events += self._say(OpenMessage, event.text, event)
         for piece in event.calls:
-            said += self._call(piece)
-        return said
+            events += self._call(piece)
+        return events
 
     def _say(self, kind: type[OpenText], text: str, event: Delta) -> bytes:
-        said = b"" if isinstance(self._open, kind) else self._turn_to(self._new_text(kind))
+        events = b"" if isinstance(self._open, kind) else self._turn_to(self._new_text(kind))
         assert isinstance(self._open, OpenText)
-        return said + self._open.add(text, event.probabilities)
+        return events + self._open.add(text, event.probabilities)
 
     def _new_text(self, kind: type[OpenText]) -> OpenText:
         index = len(self._output) + (self._open is not None)
@@ -187,37 +187,37 @@ class Responses:
         return OpenReasoning(self._events, index, is_summary=self._ask.has_summary, is_sealed=self._ask.has_sealed)
 
     def _call(self, piece: CallDelta) -> bytes:
-        said = b""
+        events = b""
         if not isinstance(self._open, OpenCall) or self._open.number != piece.index:
             tool, index = self._ask.toolbox.find(piece.name), len(self._output) + (self._open is not None)
-            said = self._turn_to(OpenCall(self._events, index, tool, piece.id, piece.index))
+            events = self._turn_to(OpenCall(self._events, index, tool, piece.id, piece.index))
         assert isinstance(self._open, OpenCall)
-        return said + self._open.add(piece.arguments)
+        return events + self._open.add(piece.arguments)
 
     def _turn_to(self, item: OpenItem) -> bytes:
         """The item before is done."""
-        said = self._close(COMPLETED)
+        events = self._close(COMPLETED)
         self._open = item
-        return said + item.begin()
+        return events + item.begin()
 
     def _close(self, status: str) -> bytes:
         if self._open is None:
             return b""
-        said, item = self._open.end(status)
+        events, item = self._open.end(status)
         self._output.append(item)
         self._open = None
-        return said
+        return events
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes:
-        said, status = self._begin(), _status_of(choice.finish)
+        events, status = self._begin(), _status_of(choice.finish)
         if self._open is None and not self._output:
-            said += self._turn_to(self._new_text(OpenMessage))
-        said += self._close(status)
-        return said + self._events.make(f"response.{status}", response=self._end(status, usage))
+            events += self._turn_to(self._new_text(OpenMessage))
+        events += self._close(status)
+        return events + self._events.make(f"response.{status}", response=self._end(status, usage))
 
     def done(self) -> bytes:
         return b""
 
     def error_event(self, error: FastrouterError) -> bytes:
-        said = self._begin() + self._close(INCOMPLETE)
-        return said + self._events.make("response.failed", response=self._response("failed", error=error))
+        events = self._begin() + self._close(INCOMPLETE)
+        return events + self._events.make("response.failed", response=self._response("failed", error=error))

@@ -21,6 +21,7 @@ from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.supervisor.supervisor import Supervisor
 
@@ -39,47 +40,53 @@ class Embeddings:
         self._models = models
         self._caller = Caller(models, supervisor)
 
-    async def openai(self, request: Request, exchange: Exchange) -> bytes:
+    async def openai(self, request: Request, exchange: Exchange) -> Response:
         """As in llama-server, `content` instead of `input` asks for its own shape."""
         body = parse_object(request)
         if body.get("input") is None and body.get("content") is not None:
             return await self.native(request, exchange)
-        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
+        check_embeds(self._models, request, body)
         is_base64 = _is_base64(body.get("encoding_format"))
         params = {**_embedding_params(body), "is_pooled": True}
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
-            return await _write_openai(spec.id, _Vectors(result, len(params["inputs"]), is_pooled=True), is_base64)
+            return await _write_openai(spec.id, Vectors(result, len(params["inputs"]), is_pooled=True), is_base64)
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def native(self, request: Request, exchange: Exchange) -> bytes:
+    async def native(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        self._check(request, body, "embedding", "`--embeddings --pooling mean`")
+        check_embeds(self._models, request, body)
         params = _embedding_params(body)
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
-            return await _write_native(_Vectors(result, len(params["inputs"]), is_pooled=False))
+            return await _write_native(Vectors(result, len(params["inputs"]), is_pooled=False))
 
         return await self._caller.answer(request, body, "embed", params, write)
 
-    async def rerank(self, request: Request, exchange: Exchange) -> bytes:
+    async def rerank(self, request: Request, exchange: Exchange) -> Response:
         """TEI's shape when there are `texts`, else Jina's."""
         body = parse_object(request)
-        self._check(request, body, "rerank", "`--reranking`")
+        _check(self._models, request, body, "rerank", "`--reranking`")
         write = _Ranking(body)
         exchange.count_generation()
         return await self._caller.answer(request, body, "rerank", {"query": write.query, "documents": write.documents}, write)
 
-    def _check(self, request: Request, body: dict[str, Any], capability: str, flags: str) -> None:
-        """Of a model whose header cannot be read, its worker has the last word."""
-        spec, _ = self._models.choose(request, body)
-        if spec.capabilities and capability not in spec.capabilities:
-            known = ", ".join(spec.capabilities)
-            problem = f"model '{spec.id}' does not support {capability} (it has: {known})"
-            raise ModelCannot(f"{problem}. To use it for that, start it with {flags}, as flags or in its preset", model=spec.id)
+
+def check_embeds(models: Models, request: Request, body: dict[str, Any]) -> None:
+    """Raises ModelCannot."""
+    _check(models, request, body, "embedding", "`--embeddings --pooling mean`")
+
+
+def _check(models: Models, request: Request, body: dict[str, Any], capability: str, flags: str) -> None:
+    """Of a model whose header cannot be read, its worker has the last word."""
+    spec, _ = models.choose(request, body)
+    if spec.capabilities and capability not in spec.capabilities:
+        known = ", ".join(spec.capabilities)
+        problem = f"model '{spec.id}' does not support {capability} (it has: {known})"
+        raise ModelCannot(f"{problem}. To use it for that, start it with {flags}, as flags or in its preset", model=spec.id)
 
 
 # ---------------------------------------------------------------- embeddings
@@ -137,7 +144,7 @@ def _text_of(parts: Any) -> str | None:
     return "".join(texts) if len(texts) == len(parts) else None
 
 
-class _Vectors:
+class Vectors:
     """What the worker has made of each input, checked. Raises ProtocolError."""
 
     def __init__(self, result: Any, num_inputs: int, *, is_pooled: bool) -> None:
@@ -168,13 +175,18 @@ async def _join(pieces: Iterator[bytes], floats_per_piece: int) -> bytes:
     return b",".join(written)
 
 
-async def _write_openai(model_id: str, vectors: _Vectors, is_base64: bool) -> bytes:
+async def _write_openai(model_id: str, vectors: Vectors, is_base64: bool) -> bytes:
     dump: Callable[[memoryview], bytes] = _dump_base64 if is_base64 else _dump_floats
     suffix = b',"encoding_format":"base64"}' if is_base64 else b"}"
     entries = (b'{"object":"embedding","index":%d,"embedding":%b%b' % (i, dump(one), suffix) for i, one in enumerate(vectors.of_inputs))
     written = await _join(entries, vectors.width)
     usage = {"prompt_tokens": vectors.num_tokens, "total_tokens": vectors.num_tokens}
     return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (written, orjson.dumps(model_id), orjson.dumps(usage))
+
+
+async def write_vectors(vectors: Vectors) -> bytes:
+    """One list of numbers for each input, with commas between them."""
+    return await _join(map(_dump_floats, vectors.of_inputs), vectors.width)
 
 
 def _dump_base64(vector: memoryview) -> bytes:
@@ -185,7 +197,7 @@ def _dump_floats(vector: memoryview) -> bytes:
     return orjson.dumps(vector.cast("f").tolist())
 
 
-async def _write_native(vectors: _Vectors) -> bytes:
+async def _write_native(vectors: Vectors) -> bytes:
     """Each input has a list of vectors: one, or one per token when there is no pooling."""
     row_bytes = 4 * vectors.width
     entries = []

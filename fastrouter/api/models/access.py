@@ -22,7 +22,7 @@ from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, Forbidden, InvalidRequest, ModelNotFound, ModelUnusable, NotFound, Unavailable
 from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.system.near_names import did_you_mean
@@ -114,7 +114,7 @@ class Models:
 
     def unknown(self, name: str, caller: Caller | None) -> ModelNotFound:
         """With names of models that the caller may have meant. None of them is taken: a model is used by its exact name only."""
-        seen = [spec for spec in self._catalog.models() if spec.is_listed and may_see(caller, spec)]
+        seen = self.listed(caller)
         if not seen and caller is None:
             return ModelNotFound(name, f"; {NO_MODELS}")
         return ModelNotFound(name, did_you_mean(name, (other for spec in seen for other in (spec.id, *spec.aliases))))
@@ -150,7 +150,7 @@ class Models:
 
     # ------------------------------------------------------------ the listing
 
-    def list(self, request: Request, exchange: Exchange) -> bytes | Coroutine[Any, Any, bytes]:
+    def list(self, request: Request, exchange: Exchange) -> Response | Coroutine[Any, Any, Response]:
         if request.query and self.query(request).get("reload") in ("1", "true"):
             if request.caller is not None and request.caller.is_read_only:
                 raise Forbidden("this key is read-only: a reload needs a key without `read-only`")
@@ -160,24 +160,45 @@ class Models:
             return encode_json({"models": [], "object": "list", "data": [self._listing.describe(only)]})  # Codex reads no others
         return self._list_for(request.caller)
 
-    async def _list_anew(self, request: Request) -> bytes:
+    async def _list_anew(self, request: Request) -> Response:
         self._before_reload()
         await self.reload()
         listing = self._list_for(request.caller)
-        return listing if isinstance(listing, bytes) else await listing
+        return listing if isinstance(listing, Response) else await listing
 
-    def _list_for(self, caller: Caller | None) -> bytes | Coroutine[Any, Any, bytes]:
+    def _list_for(self, caller: Caller | None) -> Response | Coroutine[Any, Any, Response]:
         patterns = None if caller is None else caller.models
         return self._listing.get(patterns, lambda model_id: self.may_see_id(caller, model_id))
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
-        """GET /v1/models/{id}; an id may hold slashes."""
+    def listed(self, caller: Caller | None) -> Sequence[ModelSpec]:
+        """All that a listing shows, but for downloads."""
+        return [spec for spec in self._catalog.models() if spec.is_listed and may_see(caller, spec)]
+
+    def knows(self, name: str) -> bool:
+        return self._catalog.get(name) is not None
+
+    def is_here(self, name: str, caller: Caller | None) -> bool:
+        """It can be used, and need not be downloaded."""
+        spec = self._catalog.get(name)
+        return spec is not None and spec.error is None and may_see(caller, spec)
+
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
+        return self._listing.describe(spec)
+
+    def find_in_path(self, request: Request) -> ModelSpec | None:
+        """Of /v1/models/{id}; an id may hold slashes."""
         name = request.path.partition("/models/")[2]
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
-        if spec is not None and may_see(request.caller, spec):
-            return encode_json({**self._listing.describe(spec), "usage": self._usage(spec)})
+        return spec if spec is not None and may_see(request.caller, spec) else None
+
+    def show(self, request: Request, exchange: Exchange) -> Response:
+        """GET /v1/models/{id}."""
+        spec = self.find_in_path(request)
+        if spec is not None:
+            return encode_json({**self.describe(spec), "usage": self._usage(spec)})
+        name = request.path.partition("/models/")[2]
         download = self._downloads.find(name) or self._downloads.find(unquote(name))
-        if spec is not None or download is None or not self.may_see_id(request.caller, download.name):
+        if download is None or not self.may_see_id(request.caller, download.name):
             raise NotFound(self.unknown(name, request.caller).message)
         return encode_json(describe_download(download))
 

@@ -16,8 +16,9 @@ from fastrouter.catalog.sources import Wanted, parse_name
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import FastrouterError, InvalidRequest, NotFound
+from fastrouter.http.api_keys import Caller
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Response, encode_json
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.hub.job import DownloadJob
 from fastrouter.hub.remove import forget_parts, remove, why_it_stays
@@ -43,15 +44,24 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ downloads
 
-    async def post(self, request: Request, exchange: Exchange) -> bytes:
+    async def post(self, request: Request, exchange: Exchange) -> Response:
         """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
-        name = self._name_in(request)
-        if not self._models.may_see_id(request.caller, name):
-            raise self._models.unknown(name, request.caller)
+        await self.begin(self._name_in(request), request.caller)
+        return _SUCCESS
+
+    def find(self, name: str) -> Download | None:
+        """That goes on."""
+        spec = self._catalog.get(name)
+        return self._downloads.find(spec.runner.id if spec else name)
+
+    async def begin(self, name: str, caller: Caller | None) -> Download:
+        """Returns when the hub is known to have it, or after a while. Raises FastrouterError."""
+        if not self._models.may_see_id(caller, name):
+            raise self._models.unknown(name, caller)
         spec = self._catalog.get(name)
         if spec is None and self._config.has_one_model:
             raise InvalidRequest("this server has one model: start it with --models-dir or --models-preset to have others")
-        if self._downloads.find(spec.runner.id if spec else name) is not None:
+        if self.find(name) is not None:
             raise InvalidRequest(f"model '{name}' is already downloading")
         if spec is not None and spec.error is None:
             raise InvalidRequest(f"model '{name}' already exists")
@@ -64,10 +74,10 @@ class ModelDownloads:
         try:
             await asyncio.wait_for(download.is_known.wait(), KNOWN_TIMEOUT_S)
         except TimeoutError:
-            return _SUCCESS  # it waits for another download, or for a slow hub
+            return download  # it waits for another download, or for a slow hub
         if download.error is not None:
             raise download.error
-        return _SUCCESS
+        return download
 
     def fetch_wanted(self) -> None:
         """What -hf and presets name and no cache has."""
@@ -124,7 +134,7 @@ class ModelDownloads:
 
     # ------------------------------------------------------------ removal
 
-    async def delete(self, request: Request, exchange: Exchange) -> bytes:
+    async def delete(self, request: Request, exchange: Exchange) -> Response:
         """DELETE /models?model=: from the cache on disk, for good."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):

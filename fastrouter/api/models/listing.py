@@ -13,7 +13,7 @@ import orjson
 from fastrouter.catalog.capabilities import facts
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.http.response import json_response
+from fastrouter.http.response import Rendered, json_response
 from fastrouter.hub.downloads import Download, Downloads
 from fastrouter.supervisor.managed_model import UNLOADED, ModelStatus
 from fastrouter.supervisor.supervisor import Supervisor
@@ -30,7 +30,7 @@ class Listing:
         self._catalog = catalog
         self._supervisor = supervisor
         self._downloads = downloads
-        self._whole: dict[Patterns, bytes] = {}
+        self._whole: dict[Patterns, Rendered] = {}
         self._version = -1
         self._plain: dict[str, tuple[ModelSpec, bytes]] = {}  # entries of models without a state
 
@@ -38,8 +38,8 @@ class Listing:
         """A model's state has changed."""
         self._whole.clear()
 
-    def get(self, patterns: Patterns, can_see: CanSee) -> bytes | Coroutine[Any, Any, bytes]:
-        """The answer's bytes, at once where that is quick."""
+    def get(self, patterns: Patterns, can_see: CanSee) -> Rendered | Coroutine[Any, Any, Rendered]:
+        """The answer, at once where that is quick."""
         if self._version != self._catalog.version:
             self._whole.clear()
         whole = self._whole.get(patterns)
@@ -64,7 +64,7 @@ class Listing:
             status.update(failed=True, exit_code=None, error=failure.message)
         return entry
 
-    async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> bytes:
+    async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> Rendered:
         while missing := self._not_encoded():  # again, should a reload have come between
             self._plain.update(await asyncio.get_running_loop().run_in_executor(None, _encode_all, missing))
         return self._join(patterns, can_see)
@@ -73,7 +73,7 @@ class Listing:
         known = self._plain
         return [spec for spec in self._catalog.models() if spec.id not in known or known[spec.id][0] is not spec]
 
-    def _join(self, patterns: Patterns, can_see: CanSee) -> bytes:
+    def _join(self, patterns: Patterns, can_see: CanSee) -> Rendered:
         models = self._catalog.models()
         downloads = {download.name: download for download in self._downloads.all()}
         parts = {spec.id: self._encode(spec, downloads) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))}
@@ -87,8 +87,9 @@ class Listing:
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
         shown = [] if self._catalog.only is None else [_ollama_entry(name) for name in parts]
-        head = b'"models":' + orjson.dumps(shown) + b","  # Codex wants a list here, and falls back to its own if it is empty
-        whole = self._whole[patterns] = json_response(b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}")
+        head = b'{"models":' + orjson.dumps(shown)  # Codex wants a list here, and falls back to its own if it is empty
+        body = head + b',"object":"list","data":[' + b",".join(parts.values()) + b"]}"
+        whole = self._whole[patterns] = Rendered.of(json_response(body))
         return whole
 
     def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:

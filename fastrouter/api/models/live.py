@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrouter._core import SseWriter
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import SSE_HEAD
+from fastrouter.http.response import SSE_HEADERS
 from fastrouter.http.sse import json_event
 
 PING_S = 15.0
@@ -19,7 +19,7 @@ class LiveStream(SseWriter):
     """Answers its exchange from the moment it is made. `send` what there is, then `start`."""
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.transport, exchange.stream_head(SSE_HEAD), chunked=exchange.is_chunked)
+        super().__init__(exchange.transport, exchange.stream_head(SSE_HEADERS), chunked=exchange.is_chunked)
         self._exchange = exchange
         self._leave: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None

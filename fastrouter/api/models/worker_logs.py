@@ -11,7 +11,7 @@ from fastrouter.api.models.access import Models
 from fastrouter.api.models.live import LiveStream
 from fastrouter.api.requests.checks import invalid
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import text_response
+from fastrouter.http.response import Response, text_response
 from fastrouter.supervisor.supervisor import Supervisor
 from fastrouter.supervisor.workers.worker_log import MAX_LINES, Line
 from fastrouter.system.words import iso_time
@@ -22,7 +22,7 @@ class WorkerLogs:
         self._models = models
         self._logs = supervisor.logs
 
-    def show(self, request: Request, exchange: Exchange) -> bytes | None:
+    def show(self, request: Request, exchange: Exchange) -> Response | None:
         query = self._models.query(request)
         name = query.get("model")
         model_id = self._models.find(name, request.caller).runner.id if name else None

@@ -6,10 +6,10 @@ Invariant: after the first "ok" it stays "ok", whatever models do.
 from fastrouter._core import Request
 from fastrouter.errors import Unavailable
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import encode_json
+from fastrouter.http.response import Rendered, Response, encode_json
 
 HEALTH_PATHS = ("/health", "/v1/health")
-HEALTHY = encode_json({"status": "ok"})
+HEALTHY = Rendered.of(encode_json({"status": "ok"}))
 STARTING = "the router is starting: it reads its preset file and its folders"
 LOADING = "Loading model"
 
@@ -18,7 +18,7 @@ class Health:
     def __init__(self) -> None:
         self._why_not: str | None = STARTING
 
-    def show(self, request: Request, exchange: Exchange) -> bytes:
+    def show(self, request: Request, exchange: Exchange) -> Response:
         if self._why_not is not None:
             raise Unavailable(self._why_not)
         return HEALTHY

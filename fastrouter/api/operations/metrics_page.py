@@ -14,7 +14,7 @@ from fastrouter.api.models.access import Models
 from fastrouter.config.config import Config
 from fastrouter.errors import Forbidden, NotSupported
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import typed_response, with_headers
+from fastrouter.http.response import Response
 from fastrouter.supervisor.supervisor import Supervisor
 from fastrouter.system.machine import resident_bytes
 
@@ -35,7 +35,7 @@ class MetricsPage:
         self._module: Any = None  # exposition.py, after the first scrape
         self._expositions: dict[str, Any] = {}  # by content type
 
-    async def show(self, request: Request, exchange: Exchange) -> bytes:
+    async def show(self, request: Request, exchange: Exchange) -> Response:
         if not self._config.metrics_endpoint:
             raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
         name = self._models.query(request).get("model")
@@ -54,7 +54,8 @@ class MetricsPage:
                 await asyncio.sleep(0)
         fleet = module.Fleet(self._residents(module.ResidentFigures, only), self._config.models_max)
         text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
-        return with_headers(typed_response(text, content_type), b"Process-Start-Time-Unix: %d\r\n" % STARTED_S)
+        headers = f"Process-Start-Time-Unix: {STARTED_S}\r\nContent-Type: {content_type}\r\n"
+        return Response(200, headers.encode(), text)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
         """Those with a process, those asleep, and those that requests wait for."""

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from fastrouter._core import Request
 from fastrouter.config.config import Config
 from fastrouter.errors import NotSupported
-from fastrouter.http.response import file_response, not_modified, redirect
+from fastrouter.http.response import Response, redirect
 from fastrouter.http.routes import Files
 
 WEB = Path(__file__).parent.parent.parent / "web"
@@ -69,12 +69,12 @@ class _File(NamedTuple):
     plain: bytes
     packed: bytes | None
 
-    def answer(self, request: Request) -> bytes:
+    def answer(self, request: Request) -> Response:
         if _matches(request.header("if-none-match") or "", self.tag):
-            return not_modified(self.head)
+            return Response(304, self.head)
         if self.packed is not None and _accepts_gzip(request.header("accept-encoding") or ""):
-            return file_response(self.packed, self.head + self.content_type + b"Content-Encoding: gzip\r\n")
-        return file_response(self.plain, self.head + self.content_type)
+            return Response(200, self.head + self.content_type + b"Content-Encoding: gzip\r\n", self.packed)
+        return Response(200, self.head + self.content_type, self.plain)
 
 
 class Folder:
@@ -88,7 +88,7 @@ class Folder:
     def __repr__(self) -> str:
         return f"<Folder {self._root} {len(self._kept)} kept>"
 
-    async def get(self, request: Request, path: str) -> bytes | None:
+    async def get(self, request: Request, path: str) -> Response | None:
         """The answer; None: there is no such file. Raises NotSupported."""
         if not path:
             return redirect(quote(self._prefix) + "/")
@@ -179,7 +179,7 @@ def files_of(config: Config) -> Files:
     ours = Folder(WEB, config.api_prefix, is_ours=True)
     theirs = Folder(config.static_path, config.api_prefix, is_ours=False) if config.static_path is not None else None
 
-    async def get(request: Request, path: str) -> bytes | None:
+    async def get(request: Request, path: str) -> Response | None:
         if config.ui and theirs is None:
             return await ours.get(request, path)
         found = await theirs.get(request, path) if config.ui and theirs is not None else None

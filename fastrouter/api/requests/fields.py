@@ -156,8 +156,11 @@ def read_chat(body: dict[str, Any]) -> Ask:
     return _ask(into, [{}])
 
 
-def read_completion(body: dict[str, Any]) -> Ask:
+def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
+    """`is_verbose`: as if the body asked for `verbose`."""
     into = _read_fields(body)
+    if is_verbose:
+        into["ask"]["is_verbose"] = True
     return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
 
 
@@ -205,7 +208,7 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
         fields["tokens_per_event"] = fields.pop("return_tokens", False)
     else:
         fields["timings_per_token"] = fields["return_progress"] = False
-    return Ask([Generate(request_id=0, **fields, **prompt) for prompt in prompts], **ask)
+    return Ask([Generate(**fields, **prompt) for prompt in prompts], **ask)
 
 
 def chat_input(body: dict[str, Any]) -> dict[str, Any]:

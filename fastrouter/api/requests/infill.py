@@ -15,14 +15,14 @@ _DEFAULT_FILENAME = "tmp"  # llama-server's
 _token_id = integer(0)
 
 
-def read_infill(body: dict[str, Any]) -> Ask:
+def read_infill(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
     prompt = string("prompt", body["prompt"]) if body.get("prompt") is not None else ""
     infill = {
         "prefix": _side("input_prefix", body.get("input_prefix")),
         "suffix": _side("input_suffix", body.get("input_suffix")),
         "extra": _extra(body.get("input_extra")),
     }
-    ask = read_completion({**body, "prompt": prompt})
+    ask = read_completion({**body, "prompt": prompt}, is_verbose=is_verbose)
     ask.generates = [replace(generate, infill=infill) for generate in ask.generates]
     return ask
 

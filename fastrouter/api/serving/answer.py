@@ -14,7 +14,7 @@ from fastrouter.api.serving.flavour import Flavour, Usage
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import error_response, with_headers
+from fastrouter.http.response import error_response
 from fastrouter.ipc.records import Delta, Failure, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -134,8 +134,7 @@ class Answer(ABC):
 
     def _send_error(self, error: FastrouterError) -> None:
         """As a response with the error's status. Nothing has been sent yet."""
-        response = error_response(error, self._flavour.errors)
-        self._exchange.send(with_headers(response, self._timeline.header(self._first_text)))
+        self._exchange.send(error_response(error, self._flavour.errors, self._timeline.header(self._first_text)))
 
     def _lose(self) -> None:
         """The answer ends too early."""

@@ -14,7 +14,7 @@ from fastrouter.api.requests.fields import read_terms
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, WorkerDied
-from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, error_response, json_response, with_headers
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, error_response, json_response
 from fastrouter.ipc.messages import DECODING_CALLS
 from fastrouter.ipc.records import Finish, count_of
 from fastrouter.supervisor.supervisor import Supervisor
@@ -43,7 +43,7 @@ class Caller:
 
     async def answer(
         self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
-    ) -> bytes:
+    ) -> Response:
         """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
         and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
@@ -59,7 +59,7 @@ class Caller:
                 timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
-            return with_headers(error_response(error, self._errors), timeline.header())
+            return error_response(error, self._errors, timeline.header())
         except BaseException:  # the client is gone, or a bug of ours
             timeline.end(CANCELLED)
             raise

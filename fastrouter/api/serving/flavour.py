@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import orjson
+
 from fastrouter._core import EventLog
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
@@ -17,6 +19,14 @@ class ToolCall:
     id: str
     name: str
     arguments: str  # JSON
+
+    def arguments_object(self) -> dict[str, Any]:
+        """Empty where an answer was cut inside its arguments."""
+        try:
+            arguments = orjson.loads(self.arguments or "{}")
+        except orjson.JSONDecodeError:
+            return {}
+        return arguments if isinstance(arguments, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ class Flavour(Protocol):
     """
 
     name: str  # in the metrics: one of a fixed few
-    stream_head: bytes  # SSE_HEAD or NDJSON_HEAD
+    stream_head: bytes  # SSE_HEADERS or NDJSON_HEADERS
     errors: ErrorShape  # of its responses; also used before there is an object
     has_blocks: bool  # its templates change with its events, because text is in blocks that begin and end
 

@@ -38,7 +38,7 @@ class Generator:
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
-        self._more: dict[str, Any] = {"verbose": True} if is_verbose else {}
+        self._is_verbose = is_verbose
         self._numbers = count(1)  # of requests
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
@@ -46,13 +46,15 @@ class Generator:
         return lambda request, exchange: self._start(request, exchange, flavour_type)
 
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
-        ask = flavour_type.read({**parse_object(request), **self._more})
-        return self.start(request, exchange, ask, flavour_type)
+        return self.start(request, exchange, flavour_type.read(parse_object(request)), flavour_type)
 
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
     ) -> Coroutine[Any, Any, None] | None:
         """Without a task when the model is there; else a coroutine that waits for it. `make_flavour` gets the model's id and the ask."""
+        if self._is_verbose:
+            ask.is_verbose = True
+            ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
         spec, is_autoload = self._models.for_use(request, parse_object(request))
         exchange.count_generation()
         if spec.defaults.is_some:

@@ -8,7 +8,7 @@ import copy
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastrouter._core import Sink
@@ -30,6 +30,7 @@ from fastrouter.ipc.messages import (
     Share,
     Shrink,
     Snapshot,
+    Submit,
 )
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
@@ -171,7 +172,7 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self.process.send(replace(stream.generate, request_id=request_id))
+            self.process.send(Submit(request_id, stream.generate))
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise

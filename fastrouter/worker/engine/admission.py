@@ -69,13 +69,13 @@ class Admission:
 
     # ------------------------------------------------------------ in
 
-    def submit(self, generate: Generate) -> None:
+    def submit(self, request_id: int, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
-            request = GenerateRequest(generate, self._read(generate), self._adapters.resolve(generate.lora))
+            request = GenerateRequest(request_id, generate, self._read(generate), self._adapters.resolve(generate.lora))
             self._check_length(request)
             if generate.constraint is not None:
                 request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
@@ -84,7 +84,7 @@ class Admission:
             else:
                 self._compiling.append(request)
         except Exception as error:
-            self._answers.refuse(generate.request_id, error)
+            self._answers.refuse(request_id, error)
 
     def _with_defaults(self, generate: Generate) -> Generate:
         """Fills in what the request does not set."""

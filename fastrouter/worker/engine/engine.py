@@ -101,14 +101,14 @@ class Engine:
         """All sequences that have a slot."""
         return self._decoding + self._prefilling
 
-    def submit(self, generate: Generate) -> None:
+    def submit(self, request_id: int, generate: Generate) -> None:
         """Queue a request. A bad one gets its ERROR record; nothing is raised."""
         try:
             self.speculation.check(generate)
         except FastrouterError as error:
-            self._answers.refuse(generate.request_id, error)
+            self._answers.refuse(request_id, error)
         else:
-            self._admission.submit(generate)
+            self._admission.submit(request_id, generate)
 
     def check_constraint(self) -> None:
         """The constraint that answers follow by default. Raises FastrouterError."""

@@ -1,42 +1,32 @@
 """Chat messages to a prompt's text, through the model's own Jinja template.
 
-Owns the compiled template, what it can take (found by probing), and what is done to messages that it cannot take as OpenAI writes them.
+Owns the compiled template, what it can show (found by probing), and the way from messages that it refuses to messages that it takes.
 Must never know tokens, models or HTTP. Invariant: a template is foreign code; whatever it does, `render` returns text or raises
 InvalidRequest.
 """
 
 import json
-import re
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from fastrouter.errors import InvalidRequest
 from fastrouter.options.builtin_templates import MAX_SOURCE_CHARS, source_of
+from fastrouter.worker.text.adapt_messages import prepare
+from fastrouter.worker.text.remedies import with_remedies
 from fastrouter.worker.text.tame_templates import MAX_CHARS as MAX_TAME_CHARS
 from fastrouter.worker.text.tame_templates import is_tame
-from fastrouter.worker.text.template_sandbox import Sandbox
+from fastrouter.worker.text.template_abilities import Abilities
+from fastrouter.worker.text.template_sandbox import NotAllowed, Sandbox, TooMuchMemory
 
 MAX_SECONDS = 5.0
-TOO_MUCH_MEMORY = "chat template: it needs more memory than a template may take"
 _MAX_ERROR_CHARS = 2000
 _DATE = "%d %b %Y"  # of today, as llama-server gives it
+_FIREFUNCTION, _DATE_TIME = "functools[", "%b %d %Y %H:%M:%S"  # a template that wants two values of its own
+_TAG = "CONTINUE-HERE-4711 "  # its space shows whether the template trims
 
 Message = dict[str, Any]
-
-# ---------------------------------------------------------------- probes
-
-_NEEDLE = "needle-4711"
-_TAG = "CONTINUE-HERE-4711 "  # its space shows whether the template trims
-_ARGUMENTS = {"argument_needle": _NEEDLE}
-_USER: Message = {"role": "user", "content": "hello"}
-
-
-def _call(arguments: Any, content: str | None = "") -> list[Message]:
-    function = {"name": "probe", "arguments": arguments}
-    return [_USER, {"role": "assistant", "content": content, "tool_calls": [{"id": "call00001", "type": "function", "function": function}]}]
 
 
 class ChatTemplate:
@@ -54,6 +44,8 @@ class ChatTemplate:
         self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self.is_tame = False
+        self.adaptations: dict[str, None] = {}  # what the last render has done to its messages, in words
+        self.can = Abilities(self._probe, self.source)
         if only_tame and len(self.source) > MAX_TAME_CHARS:
             return
         try:
@@ -82,78 +74,53 @@ class ChatTemplate:
         )
 
     def _render(self, messages: list[Message], tools: Any, add_generation_prompt: bool, is_continued: bool, kwargs: dict[str, Any]) -> str:
-        prepared = self._prepare(messages)
+        self.adaptations = {}
+        prepared, tools = prepare(messages, tools or None, self.can, self.adaptations.setdefault)
         if is_continued:
-            return _cut(self._run(_tagged(prepared), tools, False, kwargs))
-        return self._run(prepared, tools, add_generation_prompt, kwargs)
+            return _cut(self._run_adapted(_tagged(prepared), tools, False, kwargs))
+        return self._run_adapted(prepared, tools, add_generation_prompt, kwargs)
+
+    def _run_adapted(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
+        """As they are; when the template refuses that, with remedies. Raises its first refusal."""
+
+        def run(messages: list[Message], tools: Any) -> str:
+            return self._run(messages, tools, add_generation_prompt, kwargs)
+
+        try:
+            return run(messages, tools)
+        except TooMuchMemory:
+            raise
+        except InvalidRequest as error:
+            refusal = error
+        for keeps_all in (False, True):
+            found = with_remedies(messages, tools, run, refusal, keeps_all=keeps_all)
+            if found is not None:
+                text, names = found
+                self.adaptations.update(dict.fromkeys(names))
+                return text
+        raise refusal
+
+    def _probe(self, messages: list[Message], tools: Any) -> str:
+        """A strict sandbox does not end the whole render here: what a template does with a probe, it need not do with real messages."""
+        try:
+            return self._run(messages, tools, False, {})
+        except NotAllowed:
+            raise InvalidRequest("chat template: it adds or formats lists") from None
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
         values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
-        values.update(messages=messages, tools=tools or None, add_generation_prompt=add_generation_prompt)
+        if _FIREFUNCTION in self.source:
+            values.update(functions=json.dumps(tools, indent=2) if tools else "", datetime=datetime.now().strftime(_DATE_TIME))
+        values.update(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        self._sandbox.given = (messages, tools)
         try:
             text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
             text.encode()  # half of a surrogate pair cannot leave in any answer
             return text
         except MemoryError:
-            raise InvalidRequest(TOO_MUCH_MEMORY) from None
+            raise TooMuchMemory from None
         except Exception as error:  # foreign code may raise anything
             raise InvalidRequest(f"chat template: {_describe(error)}") from error
-
-    # ------------------------------------------------------------ what the template can take
-
-    def _probe(self, messages: list[Message]) -> str:
-        """What it makes of these messages; empty when it refuses them."""
-        try:
-            return self._run(messages, None, False, {})
-        except InvalidRequest:
-            return ""
-
-    @cached_property
-    def _takes_system(self) -> bool:
-        return _NEEDLE in self._probe([{"role": "system", "content": _NEEDLE}, _USER]) or not self._probe([_USER])
-
-    @cached_property
-    def _takes_text(self) -> bool:
-        return _NEEDLE in self._probe([{"role": "user", "content": _NEEDLE}]) or not self._takes_parts
-
-    @cached_property
-    def _takes_parts(self) -> bool:
-        text = self._probe([{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}])
-        return _NEEDLE in text and not re.search(rf"""['"]text['"]: ?['"]{_NEEDLE}""", text)
-
-    @cached_property
-    def _takes_null(self) -> bool:
-        arguments = _ARGUMENTS if self._takes_object_arguments else json.dumps(_ARGUMENTS)
-        text = self._probe(_call(arguments, None))
-        return bool(text) and text.count("None") == self._probe(_call(arguments)).count("None")
-
-    @cached_property
-    def _takes_object_arguments(self) -> bool:
-        """It quotes or walks the arguments itself: a JSON string would come out quoted twice, or not at all."""
-        as_text = json.dumps(_ARGUMENTS)
-        return as_text not in self._probe(_call(as_text)) and "argument_needle" in self._probe(_call(_ARGUMENTS))
-
-    # ------------------------------------------------------------ messages as the template wants them
-
-    def _prepare(self, messages: list[Message]) -> list[Message]:
-        prepared = [dict(message) for message in messages]
-        for message in prepared:
-            if message.get("role") == "developer" and "developer" not in self.source:
-                message["role"] = "system"
-        if any(message.get("role") == "system" for message in prepared) and not self._takes_system:
-            prepared = _folded(prepared)
-        for message in prepared:
-            message["content"] = self._content(message.get("content"))
-            if isinstance(message.get("tool_calls"), list) and self._takes_object_arguments:
-                message["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
-        return prepared
-
-    def _content(self, content: Any) -> Any:
-        if isinstance(content, list):
-            return content if self._takes_parts else _joined(content)
-        if isinstance(content, str):
-            return content if self._takes_text else [{"type": "text", "text": content}]
-        return "" if content is None and not self._takes_null else content
 
 
 def with_system(messages: list[Message], system: str | None) -> list[Message]:
@@ -164,49 +131,11 @@ def with_system(messages: list[Message], system: str | None) -> list[Message]:
 
 
 def _describe(error: Exception) -> str:
+    """The same for the same mistake."""
+    if isinstance(error, RecursionError):  # Python's words depend on where it happens
+        return "it is nested too deeply"
     text = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
     return text[:_MAX_ERROR_CHARS]
-
-
-def _joined(parts: list[Any]) -> str:
-    texts = []
-    for part in parts:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise InvalidRequest(f"this model's chat template takes text only, not content of type {str(kind)[:100]!r}")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _folded(messages: list[Message]) -> list[Message]:
-    """System messages in front of the first user message's text; alone they become one."""
-    system = "\n".join(_text(message.get("content")) for message in messages if message.get("role") == "system")
-    others = [message for message in messages if message.get("role") != "system"]
-    for message in others:
-        if message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                message["content"] = [{"type": "text", "text": system}, *content]
-            else:
-                message["content"] = f"{system}\n{_text(content)}"
-            return others
-    return [{"role": "user", "content": system}, *others]
-
-
-def _text(content: Any) -> str:
-    return _joined(content) if isinstance(content, list) else str(content or "")
-
-
-def _with_object_arguments(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    if not isinstance(function, dict) or not isinstance(arguments, str):
-        return call
-    try:
-        parsed = json.loads(arguments)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"a tool call's arguments are not JSON: {error}") from error
-    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
 
 
 def _tagged(messages: list[Message]) -> list[Message]:

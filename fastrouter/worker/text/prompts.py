@@ -15,6 +15,7 @@ from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.text.chat_template import with_system
 from fastrouter.worker.text.rendering import Chat, Renderer
+from fastrouter.worker.text.template_format import TemplateFormat
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
 _COUNTED_CHARS = 1 << 16
@@ -52,8 +53,8 @@ class Prompts:
         if generate.messages is not None:
             chat = self._chat(generate)
             text = self._renderer.render_now(chat)
-            if text is None:
-                return self.jobs.start(lambda: self._read_rendered(self._renderer.render(chat), limit), WAITS)
+            if text is None or self._renderer.format_now(chat.source) is None:
+                return self.jobs.start(lambda: self._read_chat(chat, limit), WAITS)
             if len(text) > SHORT_CHARS:
                 return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
             return self._read_rendered(text, limit)
@@ -87,6 +88,19 @@ class Prompts:
             template=generate.chat_template,
             system=generate.system,
         )
+
+    def _read_chat(self, chat: Chat, limit: int | None) -> "array[int]":
+        self._renderer.find_format(chat.source)
+        return self._read_rendered(self._renderer.render(chat), limit)
+
+    def format_of(self, generate: Generate) -> TemplateFormat:
+        """How the answer to this chat is written; known once its prompt has been read."""
+        return self._renderer.known_format(generate.chat_template)
+
+    def take_notices(self) -> list[str]:
+        """What the user should know about the template, each once."""
+        notices = self._renderer.notices
+        return [notices.popleft() for _ in range(len(notices))]
 
     def _read_rendered(self, text: str, limit: int | None) -> "array[int]":
         self._refuse_too_long(text, limit)

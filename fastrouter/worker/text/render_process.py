@@ -19,6 +19,7 @@ import orjson
 from fastrouter.errors import FastrouterError, InvalidRequest, from_wire
 from fastrouter.system.reexec import command_of
 from fastrouter.worker.text import chat_template
+from fastrouter.worker.text.template_sandbox import TooMuchMemory
 from fastrouter.worker.text_jobs import check
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -58,8 +59,9 @@ class RenderProcess:
     def is_alive(self) -> bool:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 
-    def render(self, question: dict[str, Any]) -> str:
-        """Raises InvalidRequest, also when it had to be killed, and CancelledError when nobody waits any more: it is killed then too."""
+    def render(self, question: dict[str, Any]) -> tuple[str, list[str]]:
+        """The text, and what was done to the messages, in words. Raises InvalidRequest, also when it had to be killed, and CancelledError
+        when nobody waits any more: it is killed then too."""
         try:
             if not self._is_up:
                 self._is_up = self._receive(1, time.monotonic() + _START_S) == _UP
@@ -79,7 +81,7 @@ class RenderProcess:
             raise
         if "error" in answer:
             raise from_wire(answer["error"])
-        return str(answer["text"])
+        return str(answer["text"]), list(answer["adaptations"])
 
     def _send(self, frame: bytes, deadline: float) -> None:
         rest = memoryview(frame)
@@ -143,9 +145,9 @@ def _answer(payload: bytes) -> bytes:
         question = orjson.loads(payload)
         template = _template(question["source"], **question["tokens"])
         text = template.render(*question["arguments"], **question["kwargs"])
-        return orjson.dumps({"text": text})
+        return orjson.dumps({"text": text, "adaptations": list(template.adaptations)})
     except MemoryError:
-        error: FastrouterError = InvalidRequest(chat_template.TOO_MUCH_MEMORY)
+        error: FastrouterError = TooMuchMemory()
     except FastrouterError as problem:
         error = problem
     except Exception as problem:  # untrusted code: it may raise anything

@@ -6,18 +6,25 @@ slow template holds up only who asked for it.
 
 import contextlib
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from fastrouter.errors import FastrouterError
+from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.options.builtin_templates import source_of
 from fastrouter.worker.text.chat_template import ChatTemplate
 from fastrouter.worker.text.render_process import ProcessEnded, RenderProcess
+from fastrouter.worker.text.template_format import TemplateFormat, format_of, generic_format
 from fastrouter.worker.text.template_sandbox import TookTooLong
 from fastrouter.worker.text_jobs import LONG_CHARS, count_chars
 
 QUICK_S = 0.05
 MAX_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 MAX_IDLE = 2  # processes that wait for the next question
+_MAX_FORMATS = 64
+_QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # of this thread's time, and by the clock; most templates need 0.01 s
 
 
 class Chat(NamedTuple):
@@ -26,6 +33,24 @@ class Chat(NamedTuple):
     source: str | None  # a template instead of the model's
     arguments: tuple[list[dict[str, Any]], Any, bool, bool]  # messages, tools, add_generation_prompt, continue_final_message
     kwargs: dict[str, Any]
+
+
+class Shown(NamedTuple):
+    """A prompt."""
+
+    text: str
+    adaptations: tuple[str, ...]  # what was done to the messages, in words
+
+
+class _TakesLong(Exception):
+    """More than there is time for."""
+
+
+def _show_in(template: ChatTemplate, chat: Chat) -> Shown | None:
+    try:
+        return Shown(template.render(*chat.arguments, **chat.kwargs), tuple(template.adaptations))
+    except TookTooLong:
+        return None
 
 
 class Renderer:
@@ -38,6 +63,9 @@ class Renderer:
         self._template = lru_cache(MAX_TEMPLATES + 1)(self._compile)
         self._compiling: threading.Thread | None = None
         self.idle: list[RenderProcess] = []
+        self._formats: dict[str, TemplateFormat] = {}
+        self._told: set[str] = set()
+        self.notices: deque[str] = deque()  # for the user; whoever tells them takes them out
 
     def start_compiling(self) -> None:
         """On the side, while llama.cpp makes the context."""
@@ -45,9 +73,12 @@ class Renderer:
         self._compiling.start()
 
     def _prepare(self) -> None:
-        with contextlib.suppress(FastrouterError):  # said again to whoever needs the template
-            if self._template(self._source) is None:
+        with contextlib.suppress(FastrouterError, _TakesLong):  # said again to whoever needs the template
+            template = self._template(self._source)
+            if template is None:
                 self.idle.append(self._take())
+            else:
+                self._find(self._source, lambda chat: _show_in(template, chat), time.thread_time, _QUICK_DERIVE_S)
 
     def _compile(self, source: str) -> ChatTemplate | None:
         """None: not one to be rendered here. Raises InvalidRequest."""
@@ -60,27 +91,48 @@ class Renderer:
             self._compiling = None
         return self._template(source)
 
+    def check(self) -> None:
+        """Raises InvalidRequest when the model's template cannot be compiled."""
+        ChatTemplate(self._source, bos_token=self._tokens["bos_token"], eos_token=self._tokens["eos_token"])
+
+    def show(self, chat: Chat) -> Shown:
+        """With what was done to the messages, which nobody else is told. In the thread that owns signals."""
+        return self._show_now(chat) or self._show(chat)
+
     def render_now(self, chat: Chat) -> str | None:
         """The text; None when it would take long. Raises InvalidRequest."""
-        template = self._here(chat.source or self._source)
-        if template is None or count_chars(chat, LONG_CHARS) > LONG_CHARS:
-            return None
-        try:
-            return template.render(*chat.arguments, **chat.kwargs)
-        except TookTooLong:
-            return None
+        shown = self._show_now(chat)
+        return None if shown is None else self._told_text(shown)
 
     def render(self, chat: Chat) -> str:
         """In a process of its own. Raises InvalidRequest."""
+        return self._told_text(self._show(chat))
+
+    def _told_text(self, shown: Shown) -> str:
+        """The user learns once what is done to messages."""
+        for adaptation in shown.adaptations:
+            if adaptation not in self._told:
+                self._told.add(adaptation)
+                self.notices.append(f"the chat template does not take all messages as they are: {adaptation}")
+        return shown.text
+
+    def _show_now(self, chat: Chat) -> Shown | None:
+        template = self._here(chat.source or self._source)
+        if template is None or count_chars(chat, LONG_CHARS) > LONG_CHARS:
+            return None
+        return _show_in(template, chat)
+
+    def _show(self, chat: Chat) -> Shown:
         question = {"source": chat.source or self._source, "tokens": self._tokens, "arguments": chat.arguments, "kwargs": chat.kwargs}
         try:
             return self._ask(self._take(), question)
         except ProcessEnded:  # maybe not of this template
             return self._ask(self._take(), question)
 
-    def _ask(self, process: RenderProcess, question: dict[str, Any]) -> str:
+    def _ask(self, process: RenderProcess, question: dict[str, Any]) -> Shown:
         try:
-            return process.render(question)
+            text, adaptations = process.render(question)
+            return Shown(text, tuple(adaptations))
         finally:
             if process.is_alive and len(self.idle) < MAX_IDLE:
                 self.idle.append(process)
@@ -101,3 +153,47 @@ class Renderer:
         """End its processes. Idempotent."""
         while self.idle:
             self.idle.pop().close()
+
+    # ------------------------------------------------------------ what the template's models write
+
+    def format_now(self, source: str | None) -> TemplateFormat | None:
+        """None: `find_format` will take long. `source`: a template instead of the model's."""
+        try:
+            return self._find(source or self._source, self._show_now, time.thread_time, _QUICK_DERIVE_S)
+        except _TakesLong:
+            return None
+
+    def find_format(self, source: str | None) -> TemplateFormat:
+        """However long it takes, in any thread. The generic one for a template that takes longer than that."""
+        try:
+            return self._find(source or self._source, self._show, time.monotonic, _MAX_DERIVE_S)
+        except _TakesLong:
+            return generic_format()
+
+    def known_format(self, source: str | None) -> TemplateFormat:
+        """What one of the two above has found; if they have found nothing, the generic one."""
+        return self._formats.get(source or self._source) or generic_format()
+
+    def _find(self, source: str, show: Callable[[Chat], Shown | None], clock: Callable[[], float], seconds: float) -> TemplateFormat:
+        if source in self._formats:
+            return self._formats[source]
+        deadline = clock() + seconds
+
+        def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]], add_generation_prompt: bool) -> str | None:
+            refused = False
+            try:
+                shown = show(Chat(source, (messages, tools, add_generation_prompt, False), {}))
+            except InvalidRequest:
+                shown, refused = None, True
+            if clock() > deadline or (shown is None and not refused):
+                raise _TakesLong
+            return None if shown is None else shown.text
+
+        try:
+            found = format_of(source_of(source), render)
+        except InvalidRequest:  # no such built-in template
+            return generic_format()
+        if len(self._formats) >= _MAX_FORMATS:
+            self._formats = {}
+        self._formats[source] = found
+        return found

@@ -45,8 +45,19 @@ class TookTooLong(InvalidRequest):
     """It was ended, by the clock or because it does what a strict sandbox does not allow."""
 
 
+class TooMuchMemory(InvalidRequest):
+    """It was ended because there is no more memory for it."""
+
+    def __init__(self) -> None:
+        super().__init__("chat template: it needs more memory than a template may take")
+
+
 class _OutOfTime(BaseException):
     """Not an Exception: no `except Exception` in Jinja may swallow it."""
+
+
+class NotAllowed(_OutOfTime):
+    """A strict sandbox does not add or format lists."""
 
 
 def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
@@ -138,6 +149,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """`is_strict`: less is allowed, and what is not ends the render with TookTooLong."""
         self._is_strict = is_strict
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
+        self.given: tuple[Any, ...] = ()  # lists that a template may not change
         self._deadline = 0.0  # of time.monotonic
         self._num_ticks = 0
         self.filters.update(tojson=_to_json, join=_join, replace=_replace, format=_format, ticking=self._ticking)
@@ -193,7 +205,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self._is_strict and (
             isinstance(left, list | tuple) or isinstance(right, list | tuple) or (operator == "%" and isinstance(left, str))
         ):
-            raise _OutOfTime
+            raise NotAllowed
         if operator == "*":
             text, times = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(text, str | bytes | list | tuple) and isinstance(times, int):
@@ -211,6 +223,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tick()
         return super().getattr(obj, attribute)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Some templates collect what they show in a list of their own."""
+        if attr == "append" and type(obj) is list and not self._is_strict:
+            return not any(obj is one for one in self.given)
+        return super().is_safe_attribute(obj, attr, value)
+
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe.")
 
@@ -218,6 +236,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 class _Namespace(Namespace):
     def __repr__(self) -> str:
         return "<namespace>"  # one may hold others, many times
+
+
+def _plain(value: Any) -> Any:
+    """What filters such as `map` give is no list yet."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _to_json(
@@ -229,7 +254,7 @@ def _to_json(
 ) -> str:
     if isinstance(indent, int):
         indent = min(indent, 64)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_plain)
 
 
 def _raise_exception(message: str) -> NoReturn:

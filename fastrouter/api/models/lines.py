@@ -1,0 +1,52 @@
+"""A stream of JSON lines to one client while something goes on. Knows no line's meaning.
+
+Invariant: when the client leaves, the stream ends; what the lines report goes on.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from fastrouter._core import SseWriter
+from fastrouter.errors import FastrouterError
+from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import NDJSON_HEADERS
+
+
+class LineStream(SseWriter):
+    """Answers its exchange with what an iterator yields."""
+
+    def __init__(self, exchange: Exchange, lines: AsyncIterator[dict[str, Any]]) -> None:
+        super().__init__(exchange.transport, exchange.stream_head(NDJSON_HEADERS), chunked=exchange.is_chunked)
+        self._exchange = exchange
+        exchange.responder = self
+        self._task = asyncio.get_running_loop().create_task(self._run(lines))
+
+    async def _run(self, lines: AsyncIterator[dict[str, Any]]) -> None:
+        try:
+            async for line in lines:
+                self._write(line)
+        except FastrouterError as error:
+            self._write({"error": error.message})
+        self.finish()
+        self._exchange.end_stream()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.write_event(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self.flush()
+
+    def disconnect(self) -> None:
+        self._task.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """The server stops."""
+        self._task.cancel()
+        self._write({"error": str(error)})
+        self.cut()
+        self._exchange.end(is_whole=False)
+
+    def on_overflow(self) -> None:
+        self.disconnect()
+        self._exchange.abort()

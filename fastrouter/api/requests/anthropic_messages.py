@@ -1,0 +1,270 @@
+"""The body of Anthropic's Messages API -> the body of an OpenAI chat, which one reader checks for all. Knows no route, no answer.
+
+Invariant: what is translated has been checked here, so that an error names the field that the client has sent. What belongs to Anthropic's
+own servers (caches, tools that they run, beta features) is accepted and has no effect. The same turns give the same messages, so that a
+conversation that goes on begins with the same tokens.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
+
+# These names are translated, or mean something else in the bodies of OpenAI and llama-server.
+_NOT_PASSED = frozenset(
+    (
+        *("messages", "system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config", "output_format", "stop"),
+        *("response_format", "json_schema", "n", "n_cmpl", "logprobs", "top_logprobs", "metadata", "stream_options"),
+        *("add_generation_prompt", "continue_final_message", "reasoning_effort", "parallel_tool_calls", "return_tokens"),
+    )
+)
+# Our names -> the client's, for what is checked after the translation.
+NAMES = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "response_format.json_schema": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+}
+# Claude Code's first line of its system prompt. It holds a number that changes with every request, and nothing for the model.
+_BILLING = "x-anthropic-billing-header:"
+_EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+_TEXT_TYPES = '"text", "tool_result", "document", "search_result" or "tool_reference"'
+
+Message = dict[str, Any]
+
+
+class _Block(NamedTuple):
+    name: str  # of the field
+    type: str
+    value: dict[str, Any]
+
+
+def chat_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Raises InvalidRequest."""
+    found = {name: value for name, value in body.items() if name not in _NOT_PASSED}
+    found["messages"] = _messages(body)
+    found["stop"] = body.get("stop_sequences")
+    found["return_progress"] = True  # its first record has the counts that a stream begins with
+    return {**found, **_tools(body), **_thinking(body), **_format(body)}
+
+
+# ---------------------------------------------------------------- messages
+
+
+def _messages(body: dict[str, Any]) -> list[Message]:
+    given = body.get("messages")
+    if not isinstance(given, list) or not given:
+        raise invalid("messages", "must be a list with at least one message")
+    turns: list[tuple[str, list[_Block]]] = []
+    for index, value in enumerate(given):
+        name = f"messages[{index}]"
+        message = json_object(name, value)
+        role = message.get("role")
+        if role not in ("user", "assistant", "system"):
+            raise invalid(f"{name}.role", 'must be "user", "assistant" or "system"')
+        blocks = _blocks(f"{name}.content", message.get("content"))
+        if turns and turns[-1][0] == role:  # messages of one role are one turn
+            turns[-1][1].extend(blocks)
+        else:
+            turns.append((role, blocks))
+    tool_names: dict[str, str] = {}  # by the id of the call
+    found = _system(_blocks("system", body["system"])) if body.get("system") is not None else []
+    for role, blocks in turns:
+        if role == "system":
+            found += _system(blocks)
+        elif role == "assistant":
+            found.append(_assistant(blocks, tool_names))
+        else:
+            found += _user(blocks, tool_names)
+    return found
+
+
+def _blocks(name: str, content: Any) -> list[_Block]:
+    if isinstance(content, str):
+        return [_Block(name, "text", {"text": content})]
+    if not isinstance(content, list):
+        raise invalid(name, "must be a string or a list of blocks")
+    found = []
+    for index, value in enumerate(content):
+        block = json_object(f"{name}[{index}]", value)
+        found.append(_Block(f"{name}[{index}]", string(f"{name}[{index}].type", block.get("type")), block))
+    return found
+
+
+def _system(blocks: Iterable[_Block]) -> list[Message]:
+    text = "\n\n".join(filter(None, (_without_billing(_text(block)) for block in blocks)))
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _without_billing(text: str) -> str:
+    return text.partition("\n")[2].lstrip("\n") if text.startswith(_BILLING) else text
+
+
+def _assistant(blocks: Iterable[_Block], tool_names: dict[str, str]) -> Message:
+    """Blocks of tools that Anthropic's servers run are left out."""
+    texts, thoughts, calls = [], [], []
+    for block in blocks:
+        if block.type == "text":
+            texts.append(_text(block))
+        elif block.type == "thinking":
+            thoughts.append(string(f"{block.name}.thinking", block.value.get("thinking")))
+        elif block.type == "tool_use":
+            call = _call(block)
+            tool_names[call["id"]] = call["function"]["name"]
+            calls.append(call)
+    message: Message = {"role": "assistant", "content": "\n".join(filter(None, texts))}
+    if any(thoughts):
+        message["reasoning_content"] = "\n".join(filter(None, thoughts))
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _call(block: _Block) -> dict[str, Any]:
+    arguments = json_object(f"{block.name}.input", block.value.get("input") or {})
+    function = {"name": string(f"{block.name}.name", block.value.get("name")), "arguments": orjson.dumps(arguments).decode()}
+    return {"id": string(f"{block.name}.id", block.value.get("id")), "type": "function", "function": function}
+
+
+def _user(blocks: Iterable[_Block], tool_names: dict[str, str]) -> list[Message]:
+    """Results of tools come right after the calls, whatever text is beside them."""
+    results, texts = [], []
+    for block in blocks:
+        if block.type == "tool_result":
+            results.append(_result(block, tool_names))
+        else:
+            texts.append(_text(block))
+    text = "\n".join(filter(None, texts))
+    return [*results, {"role": "user", "content": text}] if text or not results else results
+
+
+def _result(block: _Block, tool_names: dict[str, str]) -> Message:
+    call_id = string(f"{block.name}.tool_use_id", block.value.get("tool_use_id"))
+    content = block.value.get("content")
+    text = "\n".join(_text(part) for part in _blocks(f"{block.name}.content", content)) if content is not None else ""
+    if block.value.get("is_error") is True and not text.lstrip("<").lower().startswith(("error", "tool_use_error")):
+        text = f"Error: {text}"
+    named = {"name": tool_names[call_id]} if call_id in tool_names else {}
+    return {"role": "tool", "tool_call_id": call_id, **named, "content": text}
+
+
+def _text(block: _Block) -> str:
+    """Of a block that a model can read."""
+    name, value = block.name, block.value
+    match block.type:
+        case "text":
+            return string(f"{name}.text", value.get("text"))
+        case "tool_reference":
+            return string(f"{name}.tool_name", value.get("tool_name"))
+        case "search_result":
+            heads = [value[field] for field in ("title", "source") if isinstance(value.get(field), str)]
+            return "\n".join((*heads, *(_text(part) for part in _blocks(f"{name}.content", value.get("content")))))
+        case "document":
+            title = [value["title"]] if isinstance(value.get("title"), str) else []
+            return "\n".join((*title, _document(f"{name}.source", value.get("source"))))
+        case "image" | "container_upload":
+            raise not_supported(f"{name}.type={block.type}")
+    raise invalid(f"{name}.type", f"must be {_TEXT_TYPES}")
+
+
+def _document(name: str, value: Any) -> str:
+    source = json_object(name, value)
+    if source.get("type") == "text":
+        return string(f"{name}.data", source.get("data"))
+    if source.get("type") == "content":
+        return "\n".join(_text(part) for part in _blocks(f"{name}.content", source.get("content")))
+    raise not_supported(f"{name}.type={source.get('type')}")
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _tools(body: dict[str, Any]) -> dict[str, Any]:
+    """Tools without a schema are Anthropic's own; a model here does not know them, so they are left out."""
+    given = body.get("tools")
+    if not isinstance(given, list | None):
+        raise invalid("tools", "must be a list")
+    tools = [_tool(f"tools[{index}]", json_object(f"tools[{index}]", tool)) for index, tool in enumerate(given or [])]
+    found: dict[str, Any] = {"tools": [tool for tool in tools if tool is not None]}
+    choice = body.get("tool_choice")
+    if not found["tools"] or choice is None:
+        return found
+    names = [tool["function"]["name"] for tool in found["tools"]]
+    return {**found, **_tool_choice(json_object("tool_choice", choice), names)}
+
+
+def _tool(name: str, tool: dict[str, Any]) -> dict[str, Any] | None:
+    kind = tool.get("type")
+    if "input_schema" not in tool and kind not in (None, "custom"):
+        return None
+    schema = json_object(f"{name}.input_schema", tool.get("input_schema"))
+    if schema.get("type", "object") == "object" and "properties" not in schema:
+        schema = {**schema, "type": "object", "properties": {}}  # templates look into them
+    function = {"name": string(f"{name}.name", tool.get("name")), "parameters": schema}
+    if tool.get("description") is not None:
+        function["description"] = string(f"{name}.description", tool["description"])
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if choice.get("disable_parallel_tool_use") is not None:
+        name = "tool_choice.disable_parallel_tool_use"
+        found["parallel_tool_calls"] = not boolean(name, choice["disable_parallel_tool_use"])
+    match choice.get("type"):
+        case "auto" | "none" as kind:
+            return {**found, "tool_choice": kind}
+        case "any":
+            return {**found, "tool_choice": "required"}
+        case "tool":
+            wanted = string("tool_choice.name", choice.get("name"))
+            if wanted not in names:
+                raise invalid("tool_choice.name", f"must be the name of a tool in 'tools', but is {wanted!r}")
+            return {**found, "tool_choice": {"type": "function", "function": {"name": wanted}}}
+    raise invalid("tool_choice.type", 'must be "auto", "any", "tool" or "none"')
+
+
+# ---------------------------------------------------------------- thinking, format
+
+
+def _thinking(body: dict[str, Any]) -> dict[str, Any]:
+    """Without the field, a model thinks as it does by itself."""
+    found: dict[str, Any] = {}
+    effort = _output_config(body).get("effort")
+    if effort is not None:
+        found["reasoning_effort"] = _EFFORTS.get(string("output_config.effort", effort))
+    given = body.get("thinking")
+    if given is None:
+        return found
+    thinking = json_object("thinking", given)
+    match thinking.get("type"):
+        case "disabled":
+            return {"reasoning_effort": "none"}
+        case "enabled" | "adaptive":
+            if thinking.get("budget_tokens") is not None:
+                integer(0)("thinking.budget_tokens", thinking["budget_tokens"])
+            kwargs = body.get("chat_template_kwargs")
+            own = json_object("chat_template_kwargs", kwargs) if kwargs is not None else {}
+            return {**found, "chat_template_kwargs": {"enable_thinking": True, **own}}
+    raise invalid("thinking.type", 'must be "enabled", "adaptive" or "disabled"')
+
+
+def _format(body: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema that the answer must keep to; `output_format` is its old name."""
+    name = "output_config.format"
+    given = _output_config(body).get("format")
+    if given is None:
+        name, given = "output_format", body.get("output_format")
+    if given is None:
+        return {}
+    if json_object(name, given).get("type") != "json_schema":
+        raise invalid(f"{name}.type", 'must be "json_schema"')
+    schema = json_object(f"{name}.schema", given.get("schema"))
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+def _output_config(body: dict[str, Any]) -> dict[str, Any]:
+    given = body.get("output_config")
+    return json_object("output_config", given) if given is not None else {}

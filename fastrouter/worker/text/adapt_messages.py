@@ -1,0 +1,179 @@
+"""Messages as a chat template takes them: what it would drop in silence is moved to where it is shown.
+
+Pure: messages in, other messages out; nothing of the caller's is changed. What a template refuses is the business of remedies.py.
+Invariant: no text of a message is lost.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastrouter.errors import InvalidRequest
+from fastrouter.worker.text.parsers.format import Calls
+from fastrouter.worker.text.template_abilities import END_TAG, PARTS, TAGS, Abilities
+from fastrouter.worker.text.tool_prompt import describe_tools, write_calls, write_result
+
+Message = dict[str, Any]
+
+SYSTEM_FOLDED = "the system message is put before the first user message"
+SYSTEM_LATER = "system messages that come later are shown as user messages"
+TOOLS_DESCRIBED = "tools are described in the system message, as the template knows none"
+CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
+RESULTS_WRITTEN = "results of tools are shown as user messages"
+
+
+def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> tuple[list[Message], Any]:
+    """Messages and tools. `note`: told what was changed, in words, where it changes more than the form."""
+    prepared = [dict(message) for message in messages]
+    for message in prepared:
+        if message.get("role") == "developer" and not can.takes_developer:
+            message["role"] = "system"
+    prepared = _with_shown_tools(prepared, tools, can, note)
+    if tools and not can.takes_tools:
+        note(TOOLS_DESCRIBED)
+        prepared, tools = with_description(prepared, describe_tools(tools, can.call_example)), None
+    prepared = _with_shown_system(prepared, can, note)
+    for message in prepared:
+        _adapt_fields(message, can)
+    return prepared, tools
+
+
+def _adapt_fields(message: Message, can: Abilities) -> None:
+    message["content"] = _content(message.get("content"), can)
+    if isinstance(message.get("tool_calls"), list) and can.takes_object_arguments:
+        message["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
+    thought = message.get("reasoning_content")
+    if message.get("role") == "assistant" and isinstance(thought, str) and thought:
+        _carry_thought(message, thought, can.thought_key)
+
+
+def _content(content: Any, can: Abilities) -> Any:
+    if isinstance(content, list):
+        return content if can.takes_parts else joined(content)
+    if isinstance(content, str):
+        return content if can.takes_text else [{"type": "text", "text": content}]
+    return "" if content is None and not can.takes_null else content
+
+
+def _carry_thought(message: Message, thought: str, key: str) -> None:
+    content = message["content"]
+    if key == PARTS:
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        message["content"] = [{"type": "thinking", "thinking": thought}, *parts]
+    elif key in (TAGS, END_TAG) and not isinstance(content, list):
+        start = "<think>\n" if key == TAGS else ""
+        message["content"] = f"{start}{thought}\n</think>\n\n{content or ''}"
+    elif key:
+        message[key] = thought
+
+
+# ---------------------------------------------------------------- system messages
+
+
+def _with_shown_system(messages: list[Message], can: Abilities, note: Callable[[str], object]) -> list[Message]:
+    is_later = [
+        message.get("role") == "system" and any(m.get("role") != "system" for m in messages[:n]) for n, message in enumerate(messages)
+    ]
+    if any(is_later) and not can.takes_later_system:
+        note(SYSTEM_LATER)
+        messages = [{**message, "role": "user"} if later else message for message, later in zip(messages, is_later, strict=True)]
+    if any(message.get("role") == "system" for message in messages) and not can.takes_system:
+        note(SYSTEM_FOLDED)
+        messages = _folded(messages)
+    return messages
+
+
+def _folded(messages: list[Message]) -> list[Message]:
+    """System messages in front of the first user message's text; alone they become one."""
+    system = "\n".join(text_of(message.get("content")) for message in messages if message.get("role") == "system")
+    others = [message for message in messages if message.get("role") != "system"]
+    for number, message in enumerate(others):
+        if message.get("role") == "user":
+            content = message.get("content")
+            new = [{"type": "text", "text": system}, *content] if isinstance(content, list) else f"{system}\n{text_of(content)}"
+            return [*others[:number], {**message, "content": new}, *others[number + 1 :]]
+    return [{"role": "user", "content": system}, *others]
+
+
+# ---------------------------------------------------------------- tools
+
+
+def with_description(messages: list[Message], text: str) -> list[Message]:
+    """Behind what the first system message says, or in one of its own."""
+    first = messages[0] if messages else {}
+    if first.get("role") != "system":
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{text_of(first.get('content'))}\n\n{text}"}, *messages[1:]]
+
+
+def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> list[Message]:
+    has_calls = any(message.get("tool_calls") for message in messages)
+    has_results = any(message.get("role") == "tool" for message in messages)
+    writes_calls = has_calls and not can.shows_calls
+    writes_results = has_results and not (can.shows_calls and can.shows_results)
+    if writes_calls:
+        note(CALLS_WRITTEN)
+        messages = [_with_written_calls(message, can.call_style) for message in messages]
+    if writes_results:
+        note(RESULTS_WRITTEN)
+        messages = with_written_results(messages)
+    return messages
+
+
+def _with_written_calls(message: Message, style: Calls | None) -> Message:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
+    named = [(str(function.get("name")), function.get("arguments")) for function in functions if isinstance(function, dict)]
+    said = text_of(message.get("content"))
+    rest = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**rest, "content": "\n".join(filter(None, (said, write_calls(named, style))))}
+
+
+def with_written_results(messages: list[Message]) -> list[Message]:
+    """Those in a row are one user message."""
+    shown: list[Message] = []
+    follows = False
+    for message in messages:
+        if message.get("role") != "tool":
+            shown.append(message)
+            follows = False
+            continue
+        text = write_result(text_of(message.get("content")))
+        if follows:
+            shown[-1]["content"] += "\n" + text
+        else:
+            shown.append({"role": "user", "content": text})
+        follows = True
+    return shown
+
+
+def _with_object_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"a tool call's arguments are not JSON: {error}") from error
+    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else call
+
+
+# ---------------------------------------------------------------- texts
+
+
+def joined(parts: list[Any]) -> str:
+    """The text of a content's parts. Raises InvalidRequest for what is not text."""
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise InvalidRequest(f"this model's chat template takes text only, not content of type {str(kind)[:100]!r}")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def text_of(content: Any) -> str:
+    return joined(content) if isinstance(content, list) else str(content or "")

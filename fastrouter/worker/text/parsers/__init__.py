@@ -1,0 +1,1 @@
+"""What models write: tool calls and thoughts in their text, read as it comes."""

@@ -1,0 +1,75 @@
+"""Reads what a model writes, piece by piece: its thought, its answer and its tool calls.
+
+Each character is looked at once. What cannot be a marker is given out at once. Malformed calls are text.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from fastrouter.worker.text.parsers.calls import Desk
+from fastrouter.worker.text.parsers.channels import ChannelReader, RecipientReader
+from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
+from fastrouter.worker.text.parsers.pieces import Piece
+from fastrouter.worker.text.parsers.plain import PlainReader
+from fastrouter.worker.text.parsers.schema import parameters_of
+from fastrouter.worker.text.parsers.source import SPACE, Source
+from fastrouter.worker.text.parsers.writer import Writer
+
+
+class MessageParser:
+    """Reads one message."""
+
+    __slots__ = ("_ended", "_reader", "_run", "_source", "_writer")
+
+    def __init__(
+        self,
+        format: Format,
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        reasoning_open: bool = False,
+        parses_calls: bool = True,
+        parses_reasoning: bool = True,
+        holds_calls: bool = False,
+    ) -> None:
+        """`reasoning_open`: the prompt has opened the thought. `holds_calls`: a call is given out when it is complete, not as it comes;
+        so a call that is cut or malformed never reaches the client."""
+        self._source = Source()
+        self._writer = Writer(holds_calls)
+        desk = Desk(self._source, self._writer, parameters_of(tools))
+        syntax = format.calls.syntax if format.calls else None
+        reader: ChannelReader | RecipientReader | PlainReader
+        if isinstance(syntax, Channels):
+            reader = ChannelReader(desk, syntax, parses_calls, parses_reasoning)
+        elif isinstance(syntax, Recipients):
+            reader = RecipientReader(desk, syntax, format.ends, parses_calls)
+        else:
+            reader = PlainReader(desk, format, reasoning_open, parses_calls, parses_reasoning)
+        self._reader = reader
+        self._run: Generator[None, None, None] = reader.read()
+        self._ended = False
+        next(self._run)
+
+    def push(self, text: str) -> list[Piece]:
+        """What is certain after this text."""
+        reader = self._reader
+        if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None:
+            return [Piece(reader.kind, text)]  # nothing in it needs a closer look
+        if not self._ended and text:
+            self._source.add(text)
+            self._step()
+        return self._writer.take()
+
+    def finish(self, cut: bool = False) -> list[Piece]:
+        """What is left at the end of the text. With `cut` a limit has ended it: then a call that is not complete is dropped."""
+        if not self._ended:
+            self._source.ended = True
+            self._reader.cut = cut
+            self._step()
+            self._ended = True
+        return self._writer.take()
+
+    def _step(self) -> None:
+        try:
+            next(self._run)
+        except StopIteration:
+            self._ended = True
