@@ -75,6 +75,18 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/models/unload"): About("Unload a model", MODEL, ("model",)),
     ("POST", "/models/plan"): About("What a load would do", MODEL, ("model",)),
     ("POST", "/models/pin"): About("Never evict a model", MODEL, ("model",)),
+    ("POST", "/v1/messages"): About("Answer a chat, in Anthropic's shape", is_stream=True),
+    ("POST", "/v1/messages/count_tokens"): About("Count the tokens of a chat, in Anthropic's shape"),
+    ("GET", "/api/version"): About("The version, in Ollama's shape"),
+    ("GET", "/api/tags"): About("All models, in Ollama's shape"),
+    ("GET", "/api/ps"): About("Loaded models, in Ollama's shape"),
+    ("POST", "/api/show"): About("One model, in Ollama's shape"),
+    ("POST", "/api/chat"): About("Answer a chat, in Ollama's shape"),
+    ("POST", "/api/generate"): About("Continue a text, in Ollama's shape"),
+    ("POST", "/api/embed"): About("Embed texts, in Ollama's shape"),
+    ("POST", "/api/embeddings"): About("Embed a text, in Ollama's old shape"),
+    ("POST", "/api/pull"): About("Download a model, in Ollama's shape"),
+    ("DELETE", "/api/delete"): About("Remove a downloaded model, in Ollama's shape"),
 }
 _ERROR: Schema = {
     "type": "object",

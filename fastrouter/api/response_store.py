@@ -1,7 +1,7 @@
 """Responses that clients may ask for again or continue: in one SQLite file, or in memory where no file can be. Knows no request.
 
-Invariant: only one thread touches the database; the file stays near its size limit, the least recently used responses go first; to an
-owner, responses of others are not there. A file that is damaged begins again, and a disk that fails costs only what it should have kept.
+Invariant: only one thread uses the database. The file stays near its size limit; the least recently used responses go first. An owner sees
+only its own responses. A damaged file is replaced by an empty one. If the disk fails, only what should have been stored is lost.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ log = logging.getLogger("fastrouter.api")
 FILE_NAME = "responses.sqlite3"
 MAX_CHAIN = 10_000  # responses of one conversation
 MAX_PENDING = 256  # responses that wait for a slow disk
+MAX_JOURNAL_BYTES = 4 << 20  # beside the file, when nothing is written
 _VERSION = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -147,7 +148,7 @@ class ResponseStore:
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
-                log.warning("%s: %s; it begins again", path, error)
+                log.warning("%s: %s; it is replaced by an empty one", path, error)
                 self._remove(path)
                 return self._connect(str(path))
         except (OSError, sqlite3.Error) as error:
@@ -162,6 +163,7 @@ class ResponseStore:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute("PRAGMA secure_delete=ON")
+            database.execute(f"PRAGMA journal_size_limit={MAX_JOURNAL_BYTES}")
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
                 raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")

@@ -3,6 +3,7 @@
 Never imports: http.sockets, app.router. Invariant: after `stop` no process of ours is left.
 """
 
+import asyncio
 import logging
 import os
 import shlex
@@ -111,7 +112,7 @@ class Service:
         if self._supervisor is not None:
             await self._supervisor.stop(self._config.stop_timeout_s)
         if self._store is not None:
-            self._store.close()
+            await asyncio.get_running_loop().run_in_executor(None, self._store.close)
 
     def announce(self, address: str) -> None:
         """What the user reads: the models, and a command to try."""

@@ -139,7 +139,7 @@ def test_a_damaged_file_begins_again(tmp_path: Path, content: bytes, caplog: pyt
     store = ResponseStore(tmp_path, LARGE)
     put(store, "a")
     assert do(store.get("", "resp_a")) is not None
-    assert ("begins again" in caplog.text) == bool(content)
+    assert ("replaced by an empty one" in caplog.text) == bool(content)
     store.close()
 
 

@@ -97,7 +97,7 @@ class ResponseRoutes:
         found = await self._store.items(owner, list(wanted.values()))
         for index, item_id in wanted.items():
             if item_id not in found:
-                raise invalid(f"input[{index}].id", f"names no item that is stored here: {item_id}. Send the item itself")
+                raise invalid(f"input[{index}].id", f"is not the id of a stored item: {item_id}. Send the item itself")
         return [found[wanted[index]] if index in wanted else item for index, item in enumerate(items)]
 
     def _not_stored(self, response_id: str) -> InvalidRequest:

@@ -124,7 +124,7 @@ MODEL: Fields = {"model": {"type": "string"}}
 
 
 def ignored_header(body: dict[str, Any], known: Fields) -> bytes:
-    """A header line that names fields of the body that nobody reads, each with the one that was probably meant. Mostly empty."""
+    """A header line that names the unknown fields of a body, each with the field that was probably meant. Empty without unknown fields."""
     unknown = [name for name in body if name not in known]
     if not unknown:
         return b""
