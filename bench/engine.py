@@ -1,8 +1,9 @@
 """`python -m bench.engine`: what a token costs in the worker in addition to llama_decode, in one process, without a router.
 
-Two tables: the step without llama_decode, by the number of streams; and sampling, by the size of the vocabulary, compared with
-llama.cpp's own `llama_sampler_sample` on the same logits in the same run. Writes results/engine.json. Each number is the best of many
-short runs: it shows the cost of the code, not the other load of the machine.
+Three tables: the step without llama_decode, by the number of streams; sampling, by the size of the vocabulary, compared with llama.cpp's
+own `llama_sampler_sample` on the same logits in the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with and
+without it. Writes results/engine.json. Each number is the best of many short runs: it shows the cost of the code, not the other load of the
+machine.
 """
 
 import ctypes
@@ -35,6 +36,7 @@ STREAMS = (1, 4, 8, 16)
 VOCABULARIES = (32_000, 128_000, 256_000)
 SETTINGS: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "default": {}}
 RUNS, STEPS = 30, 100
+PARSING_RUNS, PARSING_BLOCKS = 5, 10
 
 
 def step_costs(model_path: Path) -> dict[str, float]:
@@ -80,6 +82,44 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
         ring.detach(request_id)
     ring.drain()
     return (taken - decode_ns) / STEPS
+
+
+def parsing_costs(folder: Path) -> dict[str, float]:
+    """Tokens a second of the thread's own time, llama_decode included, of many chats, parsed and not; the best of runs in turn."""
+    template = "{# <tool_call> tool_calls <think> </think> #}{{ messages[0].content }}"
+    path = make_llama(folder / "parsed.gguf", chat_template=template)
+    best = dict.fromkeys(("plain", "parsed"), 0.0)
+    for _ in range(PARSING_RUNS):
+        for name in best:
+            best[name] = max(best[name], _chat_speed(path, is_parsed=name == "parsed"))
+    return {**{f"{name}_tokens_per_s": round(speed, 1) for name, speed in best.items()}, "ratio": round(best["parsed"] / best["plain"], 4)}
+
+
+def _chat_speed(path: Path, *, is_parsed: bool) -> float:
+    num_streams = STREAMS[-1]
+    options = LoadOptions(threads=1, parallel=num_streams, ctx_size=2048 * num_streams, skip_chat_parsing=not is_parsed)
+    model = Model(str(path), options)
+    context = Context(model, options)
+    ring = TokenRing.create(1 << 22)
+    writer = TokenRing.open(os.dup(ring.memory_fd), os.dup(ring.doorbell_fd))
+    engine = Engine(model, context, Outbox(writer), options)
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
+    for number in range(num_streams):
+        messages = [{"role": "user", "content": f"the cat {number}"}]
+        generate = Generate(messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
+        engine.submit(ring.attach(TextCollector()), generate)
+    while len([running for running in engine.running if running.sequence.num_generated]) < num_streams:
+        engine.step()
+    speed = 0.0
+    for _ in range(PARSING_BLOCKS):
+        begun = time.thread_time()
+        for _ in range(STEPS):
+            engine.step()
+        speed = max(speed, num_streams * STEPS / (time.thread_time() - begun))
+        ring.drain()
+    for closable in (writer, ring, context, model):
+        closable.close()
+    return speed
 
 
 def sampling_costs(folder: Path) -> list[dict[str, Any]]:
@@ -142,6 +182,7 @@ def main() -> None:
         result = {
             "step_us": step_costs(make_llama(Path(folder) / "tiny.gguf")),
             "sampling": sampling_costs(Path(folder)),
+            "parsing": parsing_costs(Path(folder)),
             "date": time.strftime("%Y-%m-%d"),
             "cpu": cpu_name(),
         }

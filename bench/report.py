@@ -105,7 +105,7 @@ ENGINE_SECTION = """
 | vocabulary | sampling | llama_sampler_sample | fastrouter | ratio |
 |---|---|---|---|---|
 {rows}
-"""
+{parsing}"""
 
 
 def engine_section(result: dict[str, Any]) -> str:
@@ -114,7 +114,15 @@ def engine_section(result: dict[str, Any]) -> str:
     for row in result["sampling"]:
         llama_us, our_us = row["llama_us"], row["us"]
         rows.append(f"| {row['vocabulary']:,} | {row['settings']} | {llama_us:.1f} us | {our_us:.1f} us | {our_us / llama_us:.2f}x |")
-    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows))
+    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows), parsing=_parsing(result.get("parsing")))
+
+
+def _parsing(found: dict[str, float] | None) -> str:
+    """Absent in older results."""
+    if found is None:
+        return ""
+    plain, parsed, ratio = found["plain_tokens_per_s"], found["parsed_tokens_per_s"], found["ratio"]
+    return f"\n16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed: {ratio:.3f}x (goal: 0.98x).\n"
 
 
 def render(result: dict[str, Any]) -> str:

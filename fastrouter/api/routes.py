@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastrouter._core import Request
+from fastrouter.api.control.completions import ChatControl
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
@@ -46,7 +47,6 @@ _NOT_YET = {
     "DELETE": ("/v1/stream",),
     "POST": (
         *("/tools", "/cors-proxy"),
-        "/v1/chat/completions/control",
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
@@ -119,6 +119,7 @@ def add_routes(
         post(paths, generator.handler(flavour), flavour.errors)
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
+    routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)

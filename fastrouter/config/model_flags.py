@@ -3,6 +3,7 @@
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.guess_types import MAX_GUESSED
 from fastrouter.options.limits import INT32_MAX, POOLING
+from fastrouter.options.load import REASONING_FORMATS
 from fastrouter.options.samplers import LETTERS
 from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
@@ -66,6 +67,7 @@ def model_flags() -> list[Flag]:
         flag(scope, "--chat-template", "CHAT_TEMPLATE", Kind.TEXT, "chat_template", "text of a template, or a built-in name"),
         flag(scope, "--chat-template-file", "CHAT_TEMPLATE_FILE", Kind.PATH, "chat_template", "a file with a template"),
         flag(scope, "--chat-template-kwargs", "CHAT_TEMPLATE_KWARGS", Kind.JSON, "chat_template_kwargs", "variables for the template"),
+        *_reasoning_flags(),
         flag(scope, "--lora", "", Kind.FILES, "lora", "LoRA adapters, comma-separated; may be given again"),
         flag(scope, "--lora-scaled", "", Kind.SCALED_FILES, "lora", "LoRA adapters with their scales, FILE:SCALE"),
         flag(scope, "--lora-init-without-apply", "", Kind.SWITCH, "lora_init_without_apply", "scales are 0 until POST /lora-adapters"),
@@ -83,6 +85,57 @@ def model_flags() -> list[Flag]:
         flag(scope, "-sp --special", "", Kind.SWITCH, "special", "answers show special tokens"),
         flag(scope, "--spm-infill", "", Kind.SWITCH, "spm_infill", "/infill: put the suffix before the prefix, as some models need it"),
         flag(scope, "--warmup --no-warmup", "", Kind.SWITCH, "warmup", "decode once after loading (off)"),
+    ]
+
+
+def _reasoning_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    return [
+        flag(scope, "-rea --reasoning", "REASONING", Kind.THREE_WAY, "reasoning", "ask templates for thoughts (auto: if they know them)"),
+        flag(
+            scope,
+            "--reasoning-format",
+            "THINK",
+            Kind.TEXT,
+            "reasoning_format",
+            "where thoughts go: none: content; deepseek: reasoning_content; deepseek-legacy: both (auto: deepseek)",
+            choices=REASONING_FORMATS,
+        ),
+        flag(scope, "--reasoning-effort", "REASONING_EFFORT", Kind.TEXT, "reasoning_effort", "low, medium ...: for templates (default)"),
+        flag(
+            scope,
+            "--reasoning-preserve --no-reasoning-preserve",
+            "REASONING_PRESERVE",
+            Kind.SWITCH,
+            "reasoning_preserve",
+            "templates that can show the thoughts of earlier turns do (on)",
+        ),
+        flag(
+            scope,
+            "--reasoning-budget",
+            "THINK_BUDGET",
+            Kind.INT,
+            "reasoning_budget",
+            "tokens of a thought (-1: no limit)",
+            low=-1,
+            high=INT32_MAX,
+        ),
+        flag(
+            scope,
+            "--reasoning-budget-message",
+            "THINK_BUDGET_MESSAGE",
+            Kind.TEXT,
+            "reasoning_budget_message",
+            "text at the end of a thought that the budget has ended",
+        ),
+        flag(
+            scope,
+            "--skip-chat-parsing --no-skip-chat-parsing",
+            "SKIP_CHAT_PARSING",
+            Kind.SWITCH,
+            "skip_chat_parsing",
+            "thoughts and tool calls stay in the content (off)",
+        ),
     ]
 
 

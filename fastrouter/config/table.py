@@ -42,9 +42,7 @@ _NOT_YET = """
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --tools TOOLS | --tools-runtime TOOLS_RUNTIME |
 --mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |
---media-path | --reasoning-format THINK | -rea --reasoning REASONING | --reasoning-effort REASONING_EFFORT |
---reasoning-budget THINK_BUDGET | --reasoning-budget-message THINK_BUDGET_MESSAGE |
---reasoning-preserve --no-reasoning-preserve REASONING_PRESERVE | --skip-chat-parsing --no-skip-chat-parsing SKIP_CHAT_PARSING |
+--media-path |
 --prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
 --spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |

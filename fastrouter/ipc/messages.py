@@ -50,7 +50,13 @@ class Generate:
     messages: list[dict[str, Any]] | None = None
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
+    tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}
+    parallel_tool_calls: bool = True  # False: the answer ends with its first call
+    parses_calls: bool = True  # False: a call stays text
+    reasoning_format: str | None = None  # none: thoughts stay text; "" or None: as the model's options say
+    reasoning_budget: int = -1  # tokens of a thought; -1: as the model's options say
+    reasoning_budget_message: str | None = None  # its end when the budget has ended it; None: as the model's options say
+    reasoning_control: bool = False  # its thought can be ended from outside
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None  # the text of a template that replaces the model's
     system: str | None = None  # a system message for chats without one
@@ -112,7 +118,7 @@ class Abort:
 @dataclass(frozen=True, slots=True)
 class Call:
     """A question with one answer: tokenize, detokenize, apply_template, count_tokens, props, slots, lora_adapters, set_lora, embed, rerank,
-    slot_save, slot_restore, slot_erase."""
+    slot_save, slot_restore, slot_erase, end_thought."""
 
     request_id: int
     method: str

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 QUIET = 3  # verbosity: events, and no more
+REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
 AUTO_SLOTS = 4  # of a model with `parallel` auto
 
 
@@ -39,6 +40,13 @@ class LoadOptions:
     chat_template: str | None = None  # the text of a template, or a built-in name
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     jinja: bool = True
+    skip_chat_parsing: bool = False  # thoughts and tool calls stay in the text
+    reasoning: str = "auto"  # on | off | auto: whether templates are asked for thoughts; auto: as on, where a template knows them
+    reasoning_format: str = "auto"  # as a request's, where it says nothing
+    reasoning_effort: str = "default"  # of templates that know it; default: the template's own
+    reasoning_preserve: bool = True  # templates that can show the thoughts of earlier turns do
+    reasoning_budget: int = -1  # tokens of a thought; -1: no limit
+    reasoning_budget_message: str = ""  # its end when the budget has ended it
     cont_batching: bool = True
     warmup: bool = False  # llama-server decodes once after a load; fastrouter does not, so that the first user need not wait for it
     sampling: dict[str, Any] = field(default_factory=dict)  # defaults of presets and flags, keys like those of Generate.sampling

@@ -59,6 +59,10 @@ class Lease:
         """Ask the worker. Raises what the worker raised, or WorkerDied."""
         return await self._live_instance().call(method, params)
 
+    async def end_thoughts(self) -> bool:
+        """The answers begin now. False when none is in a thought that can be ended."""
+        return any([await self.call("end_thought", {"request_id": request_id}) for request_id in self._request_ids])
+
     def _live_instance(self) -> Instance:
         if self._instance.is_gone:
             raise WorkerDied(f"model {self._instance.spec.id} has crashed: {self._instance.cause_of_death}")

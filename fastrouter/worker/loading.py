@@ -56,6 +56,8 @@ class LoadedModel:
                 return self.engine.adapters.call_list()
             case "set_lora":
                 return self.engine.adapters.call_set(params)
+            case "end_thought":
+                return self.engine.end_thought(params["request_id"])
         raise InvalidRequest(f"unknown call {method!r}")
 
 

@@ -7,17 +7,20 @@ import time
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import zip_longest
 from typing import Any
 
 from fastrouter.ipc.messages import Generate
-from fastrouter.ipc.records import Delta, PromptProgress
+from fastrouter.ipc.records import Delta, Entry, PromptProgress
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
 from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.text.detokenizer import Detokenizer
+from fastrouter.worker.text.message import Message
+from fastrouter.worker.text.prompts import ReadPrompt
 from fastrouter.worker.text_jobs import Job
 
 NO_DRAFT: list[int] = []  # never changed
@@ -41,19 +44,25 @@ TRANSITIONS: dict[Status, set[Status]] = {
 class GenerateRequest:
     """One Generate in the engine: its prompt's tokens, its adapters and its choices."""
 
-    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "reading", "spare_choices")
+    __slots__ = ("adapters", "came_at", "generate", "grammar", "id", "num_open", "prompt", "prompt_end", "reading", "spare_choices")
 
-    def __init__(self, request_id: int, generate: Generate, prompt: "array[int] | Job[array[int]]", adapters: AdapterSet) -> None:
-        """`prompt`: its tokens, or the job that makes them."""
+    def __init__(self, request_id: int, generate: Generate, prompt: ReadPrompt | Job[ReadPrompt], adapters: AdapterSet) -> None:
+        """`prompt`: it, or the job that makes it."""
         self.generate = generate
         self.id = request_id
         self.reading = prompt if isinstance(prompt, Job) else None
-        self.prompt = array("i") if isinstance(prompt, Job) else prompt
+        self.prompt, self.prompt_end = ReadPrompt(array("i")) if isinstance(prompt, Job) else prompt
         self.adapters = adapters
         self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # each choice starts with a copy of it
         self.num_open = max(1, generate.n)  # choices without a FINISH
         self.spare_choices = list(range(1, self.num_open))  # they start when the prefill of the first choice is done
+
+    def take_prompt(self) -> None:
+        """From the job that has made it. Raises what that raised."""
+        if self.reading is not None:
+            self.prompt, self.prompt_end = self.reading.result()
+            self.reading = None
 
     @property
     def is_ready(self) -> bool:
@@ -68,15 +77,23 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "draft", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "next_token", "num_accepted",
-        "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "number", "prefix", "probabilities", "prompt",
-        "request", "sampler", "started_ns", "status", "tokens",
+        "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "message",
+        "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "number", "prefix",
+        "probabilities", "prompt", "request", "sampler", "started_ns", "status", "tokens",
     )  # fmt: skip
 
     def __init__(
-        self, request: GenerateRequest, choice: int, sampler: Sampler, detokenizer: Detokenizer, max_tokens: int, number: int = 0
+        self,
+        request: GenerateRequest,
+        choice: int,
+        sampler: Sampler,
+        detokenizer: Detokenizer,
+        max_tokens: int,
+        number: int = 0,
+        message: Message | None = None,
     ) -> None:
         self.request = request
+        self.message = message  # None: its text is all text
         self.choice = choice
         self.number = number  # counts the sequences of a model as they come
         self.prompt = request.prompt
@@ -97,6 +114,7 @@ class Sequence:
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
+        self.entries: list[list[Entry]] = []  # of `probabilities`, for text that the parser holds back
         self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # those that no record holds yet
         self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text is sent with additional data
         self.started_ns = 0  # the prefill began
@@ -120,24 +138,24 @@ class Sequence:
     def is_pending(self) -> bool:
         """An event must be sent, even without text."""
         has_tokens = self.request.generate.tokens_per_event and self.tokens
-        return bool(has_tokens) or (self.probabilities is not None and self.probabilities.is_pending)
+        return bool(has_tokens or self.entries) or (self.probabilities is not None and self.probabilities.is_pending)
 
-    def events(self, text: bytes) -> Iterator[Delta]:
-        """The records for a text; only the first one holds it, and its tokens."""
+    def hold_entries(self, num_bytes: int) -> None:
+        """Those of a text of so many bytes leave with the next event."""
+        if self.probabilities is not None:
+            self.entries += filter(None, self.probabilities.take(num_bytes))
+
+    def events(self, parts: list[Delta]) -> Iterator[Delta]:
+        """The records for these parts of the answer; only the first one holds tokens."""
         timings = self.timings() if self.request.generate.timings_per_token else {}
         tokens: list[int] = []
         if self.request.generate.tokens_per_event and self.tokens:
             tokens, self.tokens = self.tokens, []
-        for entries in self.probabilities.take(len(text)) if self.probabilities else [[]]:
-            yield Delta(
-                text.decode(),
-                probabilities=entries,
-                timings=timings,
-                tokens=tokens,
-                prompt_tokens=len(self.prompt),
-                completion_tokens=self.num_generated,
-            )
-            text, tokens = b"", []
+        entries, self.entries = self.entries, []
+        counts: dict[str, Any] = {"timings": timings, "prompt_tokens": len(self.prompt), "completion_tokens": self.num_generated}
+        for part, probabilities in zip_longest(parts or [Delta()], entries):
+            yield replace(part or Delta(), probabilities=probabilities or [], tokens=tokens, **counts)
+            tokens = []
 
     def task(self) -> dict[str, Any]:
         """What llama-server's /slots says about it, running or done."""

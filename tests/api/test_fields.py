@@ -163,6 +163,12 @@ def test_seed_wraps(given_value: int, kept: int) -> None:
         ("chat_template_kwargs", {"enable_thinking": "yes"}),
         ("add_generation_prompt", "x"),
         ("reasoning_effort", 3),
+        ("reasoning_format", "deepthink"),
+        ("reasoning_budget_tokens", -2),
+        ("thinking_budget_tokens", "many"),
+        ("reasoning_budget_message", "x" * 2001),
+        ("reasoning_control", 1),
+        ("parallel_tool_calls", "no"),
     ],
 )
 def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
@@ -174,7 +180,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
     [
         ("adaptive_target", -1, 0.5),
         ("echo", False, True),
-        ("tool_choice", "auto", "required"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_unless_off(field: str, off: Any, on: Any) -> None:
@@ -244,12 +249,6 @@ def test_a_trailing_assistant_message_is_a_prefill() -> None:
     assert (generate.add_generation_prompt, generate.continue_final_message) == (False, True)
     assert "2 or more assistant messages" in refused(messages=[*messages, messages[-1]])
     assert "both add_generation_prompt" in refused(messages=messages, continue_final_message=True, add_generation_prompt=True)
-
-
-def test_tools_travel_unless_refused_by_the_request() -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    assert chat(tools=tools).generates[0].tools == tools
-    assert chat(tools=tools, tool_choice="none").generates[0].tools is None
 
 
 def test_reasoning_effort_reaches_the_template() -> None:

@@ -207,7 +207,11 @@ def test_tool_choice() -> None:
     assert choice(None) == choice("auto") == choice({"type": "web_search"}) == ("auto", both)
     assert choice("none")[1] == []
     allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "apply_patch"}, {"type": "web_search"}]}
-    assert choice(allowed) == ("auto", ["apply_patch"])
+    assert choice(allowed) == ({"names": ["apply_patch"], "required": False}, both)
+    assert choice({**allowed, "mode": "required"})[0] == {"names": ["apply_patch"], "required": True}
+    assert choice({**allowed, "tools": [{"type": "web_search"}]})[0] in ("none", None)
+    assert choice("required") == ("required", both)
+    assert choice({"type": "custom", "name": "apply_patch"})[0] == {"names": ["apply_patch"], "required": True}
 
 
 def test_calls_become_items_of_their_tool() -> None:

@@ -243,7 +243,7 @@ def _for_python(regex: str) -> str:
         ({"regex": "(a"}, ["regex"]),
         ({"regex": ["a"]}, ["regex"]),
         ({"regex": "a", "grammar": 'root ::= "a"'}, ["regex", "grammar"]),
-        ({"json_schema": {}, "tools": [{"type": "function", "function": {"name": "f"}}]}, ["json_schema", "tools"]),
+        ({"regex": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}, ["regex", "tools"]),
     ],
 )
 def test_bad_ones_name_their_field(server: Router, fields: dict[str, Any], words: list[str]) -> None:

@@ -98,7 +98,7 @@ def test_a_template_that_does_not_come_back_ends_with_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         (("check", "no.jinja"), "no.jinja: there is no such file"),
         (("check", "."), "is a folder, not a file"),
@@ -112,14 +112,14 @@ def test_a_template_that_does_not_come_back_ends_with_1(tmp_path: Path) -> None:
         (("parse", "--template", "ok.jinja", "--tools", "object.json"), "must be a list of tools"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_errors_name_what_is_wrong(tmp_path: Path, words: tuple[str, ...], error: str) -> None:
     written(tmp_path, CHATML, "ok.jinja")
     written(tmp_path, "{% if %}", "bad.jinja")
     written(tmp_path, "{}", "object.json")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF\3")
     result = run(tmp_path, *words)
     assert (result.returncode, result.stdout) == (1, ""), result
-    assert said in result.stderr
+    assert error in result.stderr
     assert "Traceback" not in result.stderr
 
 

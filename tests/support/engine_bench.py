@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from fastrouter._core import ERROR, EVENT, FINISH, LAST, TEXT, Sink, TokenRing
+from fastrouter._core import ERROR, EVENT, FINISH, LAST, REASONING, TEXT, Sink, TokenRing
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
@@ -29,6 +29,7 @@ class Client(Sink):
     def __init__(self) -> None:
         super().__init__()
         self.texts: dict[int, bytes] = {}
+        self.thoughts: dict[int, bytes] = {}
         self.events: list[dict[str, Any]] = []
         self.finishes: dict[int, dict[str, Any]] = {}
         self.error: dict[str, Any] | None = None
@@ -42,6 +43,8 @@ class Client(Sink):
             assert choice not in self.finishes, "text after the finish"
             payload.decode()  # whole characters only
             self.texts[choice] = self.texts.get(choice, b"") + payload
+        elif kind == REASONING:
+            self.thoughts[choice] = self.thoughts.get(choice, b"") + payload
         elif kind == EVENT:
             self.events.append(orjson.loads(payload))
         elif kind == FINISH:

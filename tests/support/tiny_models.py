@@ -135,13 +135,14 @@ def make_llama(
     fim: tuple[str, ...] = (),
     vocabulary: Vocabulary | None = None,
     architecture: str = "llama",
+    tensors: dict[str, Matrix] | None = None,
 ) -> Path:
     """A model of about 0.5 MB at `path`; other seeds say other things. `half`: F16 matrices.
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
     tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least. `fim`: control tokens to fill gaps with
     (of "pre suf mid pad rep sep"), behind all others; they are never chosen either. `architecture`: llama, or qwen2vl, whose positions
-    have several parts and cannot be shifted.
+    have several parts and cannot be shifted. `tensors`: instead of random ones.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
@@ -176,7 +177,7 @@ def make_llama(
     for key, value in (sampling or {}).items():
         add = {int: writer.add_int32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"general.sampling.{key}", value)
-    for tensor_name, tensor in merged(make_tensors(len(pieces), seed, num_silent), adapters or []).items():
+    for tensor_name, tensor in merged(tensors or make_tensors(len(pieces), seed, num_silent), adapters or []).items():
         if fim and tensor_name == "output.weight":
             tensor[-len(fim) :] = tensor[0]
         writer.add_tensor(tensor_name, tensor.astype(np.float16) if half and tensor.ndim == 2 else tensor)

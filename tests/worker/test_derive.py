@@ -1,4 +1,4 @@
-"""Formats derived from templates that nobody has seen; what cannot be derived; which format a template gets in the end."""
+"""Formats derived from templates that are in no list; what cannot be derived; which format a template gets in the end."""
 
 from typing import Any
 
@@ -227,6 +227,8 @@ def test_templates_without_tools_get_the_generic_way(source: str) -> None:
         "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ raise_exception('no calls') }}{% endfor %}{% endfor %}",
         "{% for m in messages %}{{ m.content[::-1] }}{% endfor %}",
         "{{ tools | tojson }}{{ messages | tojson }}",
+        "{% for m in messages %}{{ m.content }}{{ '[' * 10 ** 6 }}{{ '{' * 10 ** 6 }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{{ '<' * 9000 }}{% for c in m.tool_calls or [] %}{{ '[' * 6000 }}{% endfor %}{% endfor %}",
     ],
 )
 def test_a_template_that_fails_probes_is_no_error(source: str) -> None:

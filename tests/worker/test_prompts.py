@@ -22,7 +22,7 @@ from fastrouter.worker.calls.text_calls import TextCalls
 from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.text import rendering
-from fastrouter.worker.text.prompts import Prompts
+from fastrouter.worker.text.prompts import Prompts, ReadPrompt
 
 OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OTHER = "{% for m in messages %}<{{ m.role }}: {{ m.content }}>{% endfor %}{{ bos_token }}{{ word }}"
@@ -264,3 +264,30 @@ def test_a_template_that_is_not_tame_has_a_process_of_its_own(tmp_path: Path) ->
     run(scenario)
     assert len(children) == 1
     eventually(lambda: not is_alive(children[0]), "its end")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "expected"),
+    [
+        ({}, {}, {"enable_thinking": True, "preserve_reasoning": True}),
+        ({"reasoning": "off"}, {}, {"enable_thinking": False, "thinking": False, "preserve_reasoning": True}),
+        ({"reasoning": "on", "reasoning_preserve": False}, {}, {"enable_thinking": True, "thinking": True, "preserve_reasoning": False}),
+        ({"reasoning": "off"}, {"enable_thinking": True}, {"enable_thinking": True, "thinking": True, "preserve_reasoning": True}),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"thinking": 1}},
+            {"enable_thinking": False},
+            {"reasoning_effort": "low", "thinking": 1, "enable_thinking": False, "preserve_reasoning": True},
+        ),
+    ],
+    ids=str,
+)
+def test_templates_are_told_whether_to_think(model: Model, options: Any, asked: Any, expected: Any) -> None:
+    assert Prompts(model, LoadOptions(**options)).kwargs_of(asked) == expected
+
+
+def test_the_end_of_the_prompt_is_known(model: Model) -> None:
+    template = "{{ messages[0].content }}" + "x" * 500 + "<think>\n\n"
+    read = Prompts(model, LoadOptions()).read(Generate(messages=HELLO, chat_template=template), 1 << 20)
+    assert isinstance(read, ReadPrompt)
+    assert read.end.endswith("x<think>\n")
+    assert len(read.end) < 500

@@ -14,6 +14,7 @@ from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.prefill_speed import MIN_ROWS, PAUSE_NS, PrefillSpeed
 from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule, shares
 from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
+from fastrouter.worker.text.prompts import ReadPrompt
 
 ADAPTERS: tuple[AdapterSet, ...] = ((), ((0, 1.0),), ((0, 0.5), (1, 1.0)))
 MOST_SLOTS = 8
@@ -22,7 +23,7 @@ NOTHING: Any = SimpleNamespace()  # a sampler, a detokenizer
 
 def running(slot_id: int, num_prompt: int, num_held: int, adapters: AdapterSet = (), request_id: int | None = None) -> Running:
     request_id = slot_id if request_id is None else request_id
-    request = GenerateRequest(request_id, Generate(prompt=[]), array("i", range(num_prompt)), adapters)
+    request = GenerateRequest(request_id, Generate(prompt=[]), ReadPrompt(array("i", range(num_prompt))), adapters)
     slot = Slot(slot_id)
     slot.tokens.extend(request.prompt[:num_held])
     return Running(Sequence(request, 0, NOTHING, NOTHING, 10), slot)

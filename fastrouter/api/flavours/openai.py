@@ -155,6 +155,10 @@ class Chat(_Completion):
     def read(body: dict[str, Any]) -> Ask:
         return read_chat(body)
 
+    def __init__(self, model_id: str, ask: Ask) -> None:
+        super().__init__(model_id, ask)
+        ask.id = self.id
+
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
         name = {TEXT: b"content", REASONING: b"reasoning_content"}.get(kind)
         return self.chunk_bytes(choice, b'"delta":{"%s":"' % name, b'"}') if name is not None else None
@@ -183,7 +187,8 @@ class Chat(_Completion):
         return self.error_chunk({"delta": {}}, error)
 
     def content(self, choice: Choice) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if choice.calls else "")}
+        text = f"<think>{choice.reasoning}</think>{choice.text}" if choice.reasoning and self.ask.has_thoughts_in_content else choice.text
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if choice.calls else "")}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
         if choice.calls:

@@ -1,4 +1,4 @@
-"""Chat messages, tools and prefill as OpenAI's clients send them, checked before they travel to the worker. Knows no template.
+"""Chat messages and prefill as OpenAI's clients send them, checked before they travel to the worker. Knows no template.
 
 Invariant: what passes is a list of objects with a text content (or parts of text); what needs more than text is refused by name.
 """
@@ -25,7 +25,7 @@ def _check_message(name: str, value: Any) -> None:
     message = json_object(name, value)
     role = string(f"{name}.role", message.get("role"))
     content = message.get("content")
-    if "content" not in message and not (role == "assistant" and message.get("tool_calls")):
+    if "content" not in message and not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
         raise invalid(f"{name}.content", "is missing")
     if content is not None and not isinstance(content, str):
         _check_parts(f"{name}.content", content)
@@ -46,26 +46,25 @@ def _check_parts(name: str, value: Any) -> None:
         string(f"{name}[{index}].text", part.get("text"))
 
 
-def check_tools(value: Any) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise invalid("tools", "must be a list")
-    for index, tool in enumerate(value):
-        if json_object(f"tools[{index}]", tool).get("type") != "function":
-            raise invalid(f"tools[{index}].type", 'must be "function"')
-        function = json_object(f"tools[{index}].function", tool.get("function"))
-        string(f"tools[{index}].function.name", function.get("name"))
-    return value
+def with_new_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`function_call` and the role `function`, as they were before there were tools, become tool calls and their results."""
+    if not any(message["role"] == "function" or message.get("function_call") for message in messages):
+        return messages
+    renamed, call_id = [], ""
+    for index, message in enumerate(messages):
+        function = message.get("function_call")
+        if isinstance(function, dict) and not message.get("tool_calls"):
+            call_id = f"call{index:05}"
+            calls = [{"id": call_id, "type": "function", "function": function}]
+            message = {"content": None, **_without(message, "function_call"), "tool_calls": calls}
+        elif message["role"] == "function":
+            message = {**message, "role": "tool", "tool_call_id": call_id}
+        renamed.append(message)
+    return renamed
 
 
-def check_tool_choice(value: Any) -> str:
-    """ "auto" or "none"; forcing a call needs grammars."""
-    if value in (None, "auto", "none"):
-        return value or "auto"
-    if value == "required" or isinstance(value, dict):
-        raise not_supported("tool_choice other than auto and none")
-    raise invalid("tool_choice", 'must be "auto", "none", "required" or an object')
+def _without(message: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != name}
 
 
 def prefill_of(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, bool]:

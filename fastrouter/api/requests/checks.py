@@ -78,6 +78,15 @@ def number(low: float = -FLOAT_MAX, high: float = FLOAT_MAX, *, is_clamped: bool
     return check
 
 
+def one_of(*words: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise invalid(name, f"must be one of {', '.join(filter(None, words))}")
+
+    return check
+
+
 def absent_below(low: float, check: Check) -> Check:
     """What is less asks for nothing: None, as if it were not there."""
 
@@ -128,16 +137,6 @@ def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Chec
             return
         if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in values):
             raise not_supported(name)
-
-    return check
-
-
-def replaced_by(other: str) -> Check:
-    """A field of old, which may only ask for nothing."""
-
-    def check(name: str, value: Any) -> None:
-        if value not in ([], "auto", "none"):
-            raise invalid(name, f"is no longer part of OpenAI's API and not supported: send '{other}' instead")
 
     return check
 

@@ -71,8 +71,8 @@ def only_one(given: dict[str, Constraint | None], *, has_tools: bool) -> Constra
         return None
     if len(names) > 1:
         raise invalid(names[1], f"cannot be used together with '{names[0]}'")
-    if has_tools:
-        raise invalid(names[0], "cannot be used together with 'tools' yet")
+    if has_tools and names[0] in ("grammar", "regex"):
+        raise invalid(names[0], "cannot be used together with 'tools': use 'response_format', or set 'tool_choice' to \"none\"")
     return given[names[0]]
 
 

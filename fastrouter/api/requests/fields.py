@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from fastrouter.api.requests import constraints
 from fastrouter.api.requests.bodies import Ids
-from fastrouter.api.requests.chat_messages import check_messages, check_tool_choice, check_tools, prefill_of
+from fastrouter.api.requests.chat_messages import check_messages, prefill_of, with_new_names
 from fastrouter.api.requests.checks import (
     Check,
     adapter_scales,
@@ -23,19 +23,22 @@ from fastrouter.api.requests.checks import (
     neutral,
     not_supported,
     number,
-    replaced_by,
+    one_of,
     short_strings,
     stop_strings,
     string,
 )
+from fastrouter.api.requests.tools import read_tools
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import MAX_GUESSED
 from fastrouter.options.limits import FLOAT_MAX
+from fastrouter.options.load import REASONING_FORMATS
 from fastrouter.options.sampling import MAX_PROBS, SAMPLING
 
 MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
 MAX_PROMPTS = 128
+MAX_BUDGET_MESSAGE = 2000  # characters; each token of it is a step
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class Ask:
     response_fields: list[str] = field(default_factory=list)
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
+    has_thoughts_in_content: bool = False  # too, between <think> and </think>
+    id: str = ""  # of the answer, where its client may ask for something while it comes
     ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
 
     def shorten(self, error: FastrouterError) -> bool:
@@ -77,6 +82,13 @@ def _logprobs(name: str, value: Any) -> int:
     """Of a text completion: a number."""
     num_probs: int = 0 if value is False else _num_probs(name, value)
     return num_probs
+
+
+def _budget_message(name: str, value: Any) -> str:
+    text = string(name, value)
+    if len(text) > MAX_BUDGET_MESSAGE:
+        raise invalid(name, f"must have at most {MAX_BUDGET_MESSAGE} characters")
+    return text
 
 
 def _off(name: str, check: Check) -> tuple[str, Field]:
@@ -123,7 +135,13 @@ FIELDS: dict[str, Field] = {
     "n_indent": Field("generate", "n_indent", integer(0)),
     "t_max_predict_ms": Field("generate", "t_max_predict_ms", integer(-1)),
     "n_discard": Field("generate", "n_discard", integer(0)),
-    "parallel_tool_calls": Field("", "parallel_tool_calls", boolean),
+    "parallel_tool_calls": Field("generate", "parallel_tool_calls", boolean),
+    "parse_tool_calls": Field("generate", "parses_calls", boolean),
+    "reasoning_format": Field("generate", "reasoning_format", one_of("", *REASONING_FORMATS)),
+    "reasoning_budget_tokens": Field("generate", "reasoning_budget", integer(-1)),
+    "thinking_budget_tokens": Field("generate", "reasoning_budget", integer(-1), 1),
+    "reasoning_budget_message": Field("generate", "reasoning_budget_message", _budget_message),
+    "reasoning_control": Field("generate", "reasoning_control", boolean),
     "backend_sampling": Field("", "backend_sampling", boolean),
     "response_format": Field("constraint", "response_format", constraints.response_format),
     "json_schema": Field("constraint", "json_schema", constraints.json_schema),
@@ -136,11 +154,6 @@ FIELDS: dict[str, Field] = {
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),
-            _off("functions", replaced_by("tools")),
-            _off("function_call", replaced_by("tool_choice")),
-            _off("reasoning_format", neutral("", "none", "auto")),
-            _off("reasoning_budget_tokens", neutral(-1)),
-            _off("thinking_budget_tokens", neutral(-1)),
         ]
     ),
 }
@@ -153,7 +166,15 @@ def read_chat(body: dict[str, Any]) -> Ask:
         into["sampling"]["n_probs"] = num_probs
         into["generate"]["logprobs"] = True
     into["generate"].update(chat_input(body))
+    _settle_thoughts(into)
     return _ask(into, [{}])
+
+
+def _settle_thoughts(into: dict[str, dict[str, Any]]) -> None:
+    """deepseek-legacy: thoughts stay in the content; a whole answer has them apart, too."""
+    if into["generate"].get("reasoning_format") == "deepseek-legacy":
+        into["ask"]["has_thoughts_in_content"] = True
+        into["generate"]["reasoning_format"] = "none" if into["ask"].get("is_stream") else "deepseek"
 
 
 def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
@@ -213,11 +234,10 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
 
 def chat_input(body: dict[str, Any]) -> dict[str, Any]:
     """The fields of a chat that make the prompt; also what /apply-template takes."""
-    messages = check_messages(body.get("messages"))
-    tools = check_tools(body.get("tools"))
+    messages = with_new_names(check_messages(body.get("messages")))
+    tools, tool_choice = read_tools(body)
     found: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_kwargs(body), **prefill_of(body, messages)}
-    tool_choice = check_tool_choice(body.get("tool_choice"))
-    if tools and tool_choice != "none":
+    if tool_choice != "none":
         found["tools"] = tools
         found["tool_choice"] = tool_choice
     for name in ("messages", "tools", "chat_template_kwargs"):

@@ -54,8 +54,7 @@ _GENERATION: Fields = {
     **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
     **_each(_OBJECT, "stream_options response_format json_schema"),
     **_each(_TEXTS, "response_fields"),
-    **_each(_LIST, "lora functions"),
-    **_each({"type": ["string", "object", "null"]}, "function_call"),
+    **_each(_LIST, "lora"),
     **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
 }
 # What OpenAI's clients send and a local server has no use for.
@@ -80,9 +79,9 @@ _GENERATED: Fields = {
     **_ACCEPTED,
 }
 _TEMPLATE: Fields = {
-    **_each(_LIST, "tools messages"),
+    **_each(_LIST, "tools messages functions"),
     **_each(_SWITCH, "add_generation_prompt continue_final_message"),
-    **_each({"type": ["string", "object", "null"]}, "tool_choice"),
+    **_each({"type": ["string", "object", "null"]}, "tool_choice function_call"),
     **_each(_OBJECT, "chat_template_kwargs"),
     **_each(_TEXT, "reasoning_effort"),
 }

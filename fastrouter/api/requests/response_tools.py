@@ -54,10 +54,6 @@ class Toolbox:
             self.tools[name] = tool
             self.functions.append({"type": "function", "function": {"name": name, **function}})
 
-    def only(self, names: set[str]) -> "Toolbox":
-        kept = {name: tool for name, tool in self.tools.items() if name in names}
-        return Toolbox(kept, [function for function in self.functions if function["function"]["name"] in kept])
-
     def find(self, name: str) -> Tool:
         return self.tools.get(name) or Tool("function", name)
 
@@ -128,17 +124,22 @@ def _custom_description(name: str, tool: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- tool_choice
 
 
-def read_tool_choice(value: Any, box: Toolbox) -> tuple[Any, Toolbox]:
-    """As a chat has it, and the tools that are left. A choice among tools that are left out is "auto"."""
+def read_tool_choice(value: Any, box: Toolbox) -> Any:
+    """As a chat has it. The choice of a tool that is left out is "auto"; of several allowed tools, those that are left count."""
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
-        allowed = {_chosen_name(tool) for name, tool in _each(value.get("tools"), "tool_choice.tools")}
-        value, box = value.get("mode"), box.only(allowed)
-    if isinstance(value, dict):
+        value = _allowed(value, box)
+    elif isinstance(value, dict):
         name = _chosen_name(value)
         value = {"type": "function", "function": {"name": name}} if name in box.tools else "auto"
-    if value not in (None, "auto", "none", "required") and not isinstance(value, dict):
+    elif value not in (None, "auto", "none", "required"):
         raise invalid("tool_choice", 'must be "auto", "none", "required" or an object')
-    return (value if box.functions else None), box
+    return value if box.functions else None
+
+
+def _allowed(value: dict[str, Any], box: Toolbox) -> Any:
+    names = [_chosen_name(tool) for _, tool in _each(value.get("tools"), "tool_choice.tools")]
+    tools = [{"type": "function", "name": name} for name in names if name in box.tools]
+    return {"type": "allowed_tools", "mode": value.get("mode", "auto"), "tools": tools} if tools else "none"
 
 
 def _chosen_name(tool: dict[str, Any]) -> str:

@@ -98,13 +98,13 @@ def chat_of(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> Cha
     """`earlier`: the items of the conversation that `previous_response_id` names. Raises InvalidRequest."""
     before: list[Placed] = [("previous_response_id", item) for item in earlier]
     talk = read_input(body.get("instructions"), [*before, *each_item(body.get("input"))])
-    choice, toolbox = read_tool_choice(body.get("tool_choice"), read_tools(body.get("tools")))
+    toolbox = read_tools(body.get("tools"))
     chat = {
         **{name: value for name, value in body.items() if name not in _OWN},
         **_limits(body),
         "messages": talk.messages,
         "tools": toolbox.functions or None,
-        "tool_choice": choice,
+        "tool_choice": read_tool_choice(body.get("tool_choice"), toolbox),
         "response_format": _format(_object(body, "text").get("format")),
         "reasoning_effort": _object(body, "reasoning").get("effort"),
         "continue_final_message": False,

@@ -112,6 +112,14 @@ class Answer(ABC):
         """Monotonic ns of the first text, 0 before."""
         return min((sink.first_text_ns for sink in self.sinks() if sink.first_text_ns), default=0)
 
+    async def end_thought(self) -> bool:
+        """The answer begins now. False when it is not in a thought that can be ended."""
+        return self._lease is not None and not self._is_over and await self._lease.end_thoughts()
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
     # ------------------------------------------------------------ the end
 
     def fail(self, error: Exception) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
@@ -40,6 +41,12 @@ class Generator:
         self._ping_interval_s = ping_interval_s
         self._is_verbose = is_verbose
         self._numbers = count(1)  # of requests
+        self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
+
+    def answer(self, answer_id: str) -> Answer | None:
+        """One that is not over."""
+        found = self._answers.get(answer_id)
+        return None if found is None or found.is_over else found
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
         """For the routes of an API."""
@@ -64,6 +71,8 @@ class Generator:
         flavour = make_flavour(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
+        if ask.id:
+            self._answers[ask.id] = answer
         lease = self._supervisor.acquire_now(spec)
         if lease is None:
             return self._queue(spec, is_autoload, exchange, answer)

@@ -15,7 +15,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.ipc.messages import Call, Reply
 from fastrouter.ipc.wire import encode_reply
 from fastrouter.worker.llama.vocab import Vocab
-from fastrouter.worker.text.prompts import Prompts
+from fastrouter.worker.text.prompts import Prompts, shown_tools
 from fastrouter.worker.text.rendering import Chat
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, check, count_chars
 
@@ -136,7 +136,7 @@ class TextCalls:
             raise InvalidRequest('"messages" must be a list')
         return self._prompts.chat_of(
             messages,
-            params.get("tools"),
+            shown_tools(params.get("tools"), params.get("tool_choice")),
             add_generation_prompt=bool(params.get("add_generation_prompt", True)),
             continue_final_message=bool(params.get("continue_final_message", False)),
             kwargs=params.get("chat_template_kwargs") or {},

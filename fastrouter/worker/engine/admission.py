@@ -5,7 +5,6 @@ has a slot. A sequence that asks for a busy slot lets others pass; one for which
 """
 
 import time
-from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +13,20 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.answers import Answers
+from fastrouter.worker.engine.chats import Chats
 from fastrouter.worker.engine.fair_queue import FairQueue
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.slots import Slot, Slots
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars
+from fastrouter.worker.sampling.guide import Guidance, GuidedSampler
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
 from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Status
 from fastrouter.worker.text.bounded_detokenizer import BoundedDetokenizer
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.text.infill import build_infill
-from fastrouter.worker.text.prompts import Prompts, context_exceeded
+from fastrouter.worker.text.prompts import Prompts, ReadPrompt, context_exceeded
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 COMPILE_DEADLINE_S = 20.0  # of a grammar, from the request on
@@ -48,6 +49,7 @@ class Admission:
         self._prompts = prompts
         self._adapters = adapters
         self._pieces = PieceTable(model.vocab, special=options.special)
+        self._chats = Chats(model.vocab, prompts, options)
         self._grammars = Grammars(model.vocab)
         self._compiling: list[GenerateRequest] = []
         self._waiting = FairQueue()
@@ -106,8 +108,8 @@ class Admission:
             finally:
                 self._grammars.leave(found)
 
-    def _read(self, generate: Generate) -> "array[int] | Job[array[int]]":
-        """The prompt's tokens, or the job that makes them."""
+    def _read(self, generate: Generate) -> ReadPrompt | Job[ReadPrompt]:
+        """The prompt, or the job that makes it."""
         if generate.infill is None:
             return self._prompts.read(generate, self._context.n_ctx_slot)
         num_chars = count_chars([generate.prompt, generate.infill], LONG_CHARS)
@@ -115,8 +117,8 @@ class Admission:
             return self._build_infill(generate)
         return self._prompts.jobs.start(lambda: self._build_infill(generate), num_chars)
 
-    def _build_infill(self, generate: Generate) -> "array[int]":
-        return build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot)
+    def _build_infill(self, generate: Generate) -> ReadPrompt:
+        return ReadPrompt(build_infill(self._vocab, generate, self._options, self._context.n_ctx_slot))
 
     def _check_length(self, request: GenerateRequest) -> None:
         if len(request.prompt) >= self._context.n_ctx_slot:
@@ -125,7 +127,7 @@ class Admission:
     def _queue(self, request: GenerateRequest) -> None:
         """Its prompt and its grammar are ready, or one of them has failed: then that error is raised."""
         if request.reading is not None:
-            request.prompt, request.reading = request.reading.result(), None
+            request.take_prompt()
             self._check_length(request)
         sequence = self.choice(request, 0)
         if request.prompt:
@@ -159,19 +161,23 @@ class Admission:
     def choice(self, request: GenerateRequest, choice: int) -> Sequence:
         """One more sequence for this request. Raises FastrouterError."""
         generate = request.generate
-        options: dict[str, Any] = {"choice": choice, "has_probabilities": generate.logprobs}
-        if request.grammar is None:
-            sampler = Sampler(self._vocab, generate.sampling, self.sampling, **options)
-        else:
-            sampler = ConstrainedSampler(self._vocab, generate.sampling, self.sampling, request.grammar.result().copy(), **options)
+        reading = self._chats.reading(generate, request.prompt_end, has_form=request.grammar is not None)
+        pieces = reading.pieces if reading is not None and reading.is_parsed else self._pieces
+        sampler = self._sampler(request, choice, reading.guidance if reading is not None else None, reading.pieces if reading else pieces)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
+        message = reading.message() if reading is not None else None
         self._num_sequences += 1
-        return Sequence(request, choice, sampler, self._detokenizer(generate), max_tokens, self._num_sequences)
+        return Sequence(request, choice, sampler, _detokenizer(pieces, generate), max_tokens, self._num_sequences, message)
 
-    def _detokenizer(self, generate: Generate) -> Detokenizer:
-        if generate.n_indent or generate.t_max_predict_ms > 0:
-            return BoundedDetokenizer(self._pieces, generate.stop, generate.n_indent, max(0, generate.t_max_predict_ms))
-        return Detokenizer(self._pieces, generate.stop)
+    def _sampler(self, request: GenerateRequest, choice: int, guidance: Guidance | None, pieces: PieceTable) -> Sampler:
+        settings, defaults = request.generate.sampling, self.sampling
+        options: dict[str, Any] = {"choice": choice, "has_probabilities": request.generate.logprobs}
+        matcher = request.grammar.result().copy() if request.grammar is not None else None
+        if guidance is not None:
+            return GuidedSampler(self._vocab, settings, defaults, guidance, matcher, pieces.piece, **options)
+        if matcher is not None:
+            return ConstrainedSampler(self._vocab, settings, defaults, matcher, **options)
+        return Sampler(self._vocab, settings, defaults, **options)
 
     def put_first(self, sequences: list[Sequence]) -> None:
         """They come before all other waiting sequences of their request, in this order."""
@@ -277,3 +283,9 @@ class Admission:
     def _leave(self, running: Running) -> None:
         running.slot.last_task = running.sequence.task()
         self.slots.release(running.slot)
+
+
+def _detokenizer(pieces: PieceTable, generate: Generate) -> Detokenizer:
+    if generate.n_indent or generate.t_max_predict_ms > 0:
+        return BoundedDetokenizer(pieces, generate.stop, generate.n_indent, max(0, generate.t_max_predict_ms))
+    return Detokenizer(pieces, generate.stop)

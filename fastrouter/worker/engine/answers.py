@@ -8,15 +8,19 @@ import sys
 import traceback
 from typing import Any
 
-from fastrouter._core import EVENT, PROGRESS, TEXT
+from fastrouter._core import EVENT, PROGRESS, REASONING, TEXT
 from fastrouter.errors import FastrouterError
-from fastrouter.ipc.records import Finish
+from fastrouter.ipc.records import Delta, Finish
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import shown
 from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
+from fastrouter.worker.text.message import Message, call_delta, deltas_of
+from fastrouter.worker.text.parsers.pieces import Kind, Piece
+
+_KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
 
 
 class Answers:
@@ -31,13 +35,48 @@ class Answers:
 
     def send(self, sequence: Sequence, text: bytes) -> None:
         """Text that is final: complete UTF-8, and not the start of a stop string."""
-        request, num_tokens = sequence.request, sequence.num_unsent
-        sequence.num_unsent = 0
-        if not sequence.has_events:
-            self._outbox.push(request.id, TEXT, sequence.choice, 0, num_tokens, text)
+        message = sequence.message
+        if message is not None:
+            self._parse(sequence, message, text)
+        elif sequence.has_events:
+            sequence.hold_entries(len(text))
+            self._send_events(sequence, [Delta(text.decode())])
+        else:
+            self._send_plain(sequence, TEXT, text)
+
+    def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
+        if not sequence.has_events and (kind := message.plain_kind(text, sequence.num_generated)) is not None:
+            self._send_plain(sequence, _KINDS[kind], text)
+        else:
+            pieces = message.take(text, sequence.num_generated)
+            if sequence.probabilities is not None:
+                sequence.hold_entries(len(text))
+            if pieces:
+                self._send_pieces(sequence, pieces)
+            if message.is_over:
+                sequence.detokenizer.end()
+
+    def _send_plain(self, sequence: Sequence, kind: int, text: bytes) -> None:
+        num_tokens, sequence.num_unsent = sequence.num_unsent, 0
+        self._outbox.push(sequence.request.id, kind, sequence.choice, 0, num_tokens, text)
+
+    def _send_pieces(self, sequence: Sequence, pieces: list[Piece]) -> None:
+        """Plain text and plain thoughts have records of their own, which the router passes on as they are."""
+        if sequence.has_events:
+            self._send_events(sequence, deltas_of(pieces))
             return
-        for event in sequence.events(text):
-            self._outbox.push(request.id, EVENT, sequence.choice, 0, num_tokens, event.to_payload())
+        push, request_id, choice = self._outbox.push, sequence.request.id, sequence.choice
+        num_tokens, sequence.num_unsent = sequence.num_unsent, 0
+        for piece in pieces:
+            kind = _KINDS.get(piece.kind, EVENT)
+            payload = Delta(calls=[call_delta(piece)]).to_payload() if kind == EVENT else piece.text.encode()
+            push(request_id, kind, choice, 0, num_tokens, payload)
+            num_tokens = 0
+
+    def _send_events(self, sequence: Sequence, parts: list[Delta]) -> None:
+        num_tokens, sequence.num_unsent = sequence.num_unsent, 0
+        for event in sequence.events(parts):
+            self._outbox.push(sequence.request.id, EVENT, sequence.choice, 0, num_tokens, event.to_payload())
             num_tokens = 0
 
     def progress(self, running: Running) -> None:
@@ -49,12 +88,17 @@ class Answers:
     def end(self, running: Running, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
         """The text that was held back, then the finish. `stop_type`: eos | limit | word."""
         sequence, slot = running.sequence, running.slot
-        rest = sequence.detokenizer.push(end_token) if self._options.special and end_token >= 0 else b""
+        shows_end = self._options.special or sequence.message is not None  # then it is hidden, if it is not a marker
+        rest = sequence.detokenizer.push(end_token) if shows_end and end_token >= 0 else b""
         rest += sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
             sequence.probabilities.cut(len(rest))
         if rest or sequence.is_pending:
             self.send(sequence, rest)
+        if sequence.message is not None:
+            rest_of_message = sequence.message.finish(sequence.num_generated, is_cut=stop_type == "limit")
+            if rest_of_message or sequence.is_pending:
+                self._send_pieces(sequence, rest_of_message)
         self._finish(sequence, slot, stop_type, truncated=truncated)
 
     def end_empty(self, request: GenerateRequest, sequence: Sequence) -> None:
@@ -81,6 +125,8 @@ class Answers:
             prompt_tokens=len(sequence.prompt),
             cached_tokens=sequence.num_cached,
             completion_tokens=sequence.num_generated,
+            reasoning_tokens=sequence.message.num_reasoning_tokens if sequence.message else 0,
+            num_calls=sequence.message.num_calls if sequence.message else 0,
             held_tokens=len(slot.tokens) if slot else 0,
             truncated=truncated or sequence.is_truncated,
             id_slot=slot.id if slot else -1,

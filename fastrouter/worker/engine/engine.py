@@ -24,6 +24,7 @@ from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.prefill_speed import LONG_NS
+from fastrouter.worker.sampling.guide import GuidedSampler
 from fastrouter.worker.schedule.adapter_turns import Turns
 from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule
 from fastrouter.worker.sequence import GenerateRequest, Running, Status
@@ -122,6 +123,11 @@ class Engine:
                 self._admission.retire(running)
         self._admission.forget(request_id)
         self._outbox.drop(request_id)
+
+    def end_thought(self, request_id: int) -> bool:
+        """The answer begins now. False when no choice of the request is in a thought that can be ended."""
+        samplers = [running.sequence.sampler for running in self.running if running.sequence.request.id == request_id]
+        return sum(sampler.end_thought() for sampler in samplers if isinstance(sampler, GuidedSampler)) > 0  # all of them
 
     def _end_with(self, request_id: int, error: FastrouterError | None) -> None:
         """`error` None: its client has left."""

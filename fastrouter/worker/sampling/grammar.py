@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self
@@ -86,15 +86,25 @@ class ConstrainedSampler(Sampler):
 
     def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
         matcher = self._matcher
-        token = super().sample(address, n_vocab) if matcher.is_lazy else -1
-        if not matcher.allows(token):  # llama-server does this with every grammar
-            matcher.find_allowed()
-            token = super().sample(address, n_vocab, matcher.address)
-        if not matcher.accept(token):
-            self.error = InvalidRequest(f"no token can follow in the answer's grammar: {matcher.problem}")
+        token = sample_allowed(matcher, super().sample, address, n_vocab)
+        if token < 0:
+            self.error = no_token(matcher)
             return -1
         self.is_complete = matcher.is_complete
         return token
+
+
+def sample_allowed(matcher: Matcher, sample: Callable[[int, int, int], int], address: int, n_vocab: int) -> int:
+    """A token that the matcher allows, and has accepted. -1: there is none."""
+    token = sample(address, n_vocab, 0) if matcher.is_lazy else -1
+    if not matcher.allows(token):  # what llama-server does with every grammar
+        matcher.find_allowed()
+        token = sample(address, n_vocab, matcher.address)
+    return token if matcher.accept(token) else -1
+
+
+def no_token(matcher: Matcher) -> FastrouterError:
+    return InvalidRequest(f"no token can follow in the answer's grammar: {matcher.problem}")
 
 
 class Grammars:

@@ -126,9 +126,9 @@ def _with_written_calls(message: Message, style: Calls | None) -> Message:
         return message
     functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
     named = [(str(function.get("name")), function.get("arguments")) for function in functions if isinstance(function, dict)]
-    said = text_of(message.get("content"))
+    text = text_of(message.get("content"))
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
-    return {**rest, "content": "\n".join(filter(None, (said, write_calls(named, style))))}
+    return {**rest, "content": "\n".join(filter(None, (text, write_calls(named, style))))}
 
 
 def with_written_results(messages: list[Message]) -> list[Message]:

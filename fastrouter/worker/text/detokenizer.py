@@ -21,13 +21,14 @@ class Pieces(Protocol):
 
 
 class PieceTable:
-    """Token -> its bytes, asked for once. Control tokens are empty, as they are in llama-server's answers, unless `special`."""
+    """Token -> its bytes, asked for once. Control tokens are empty, as in llama-server's answers, unless `special` or among `shown`."""
 
-    __slots__ = ("_pieces", "_special", "_vocab", "whole")
+    __slots__ = ("_pieces", "_shown", "_special", "_vocab", "whole")
 
-    def __init__(self, vocab: Pieces, *, special: bool = False) -> None:
+    def __init__(self, vocab: Pieces, *, special: bool = False, shown: frozenset[int] = frozenset()) -> None:
         self._vocab = vocab
         self._special = special
+        self._shown = shown
         self._pieces: list[bytes | None] = [None] * vocab.n_tokens
         # the piece where it is whole UTF-8, b"" where it is not (or is empty), None where not asked yet
         self.whole: list[bytes | None] = [None] * vocab.n_tokens
@@ -38,7 +39,7 @@ class PieceTable:
     def piece(self, token: int) -> bytes:
         piece = self._pieces[token]
         if piece is None:
-            piece = self._pieces[token] = self._vocab.token_to_piece(token, self._special)
+            piece = self._pieces[token] = self._vocab.token_to_piece(token, self._special or token in self._shown)
             self.whole[token] = piece if _is_utf8(piece) else b""
         return piece
 
@@ -89,6 +90,10 @@ class Detokenizer:
         self._held = b""
         self._is_idle = True
         return text
+
+    def end(self) -> None:
+        """Nothing that comes belongs to the text."""
+        self.is_stopped, self.stop_type, self._held = True, "eos", b""
 
     def _scan(self, text: bytes) -> bytes:
         """The part of held + `text` that can go out. Sets `is_stopped` and drops the rest at a stop string."""

@@ -6,7 +6,7 @@ Knows the vocabulary and the chat template, but no context, slot or sequence. Ba
 import re
 import threading
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastrouter.errors import ContextExceeded, InvalidRequest
 from fastrouter.ipc.messages import Generate
@@ -19,6 +19,14 @@ from fastrouter.worker.text.template_format import TemplateFormat
 from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
 _COUNTED_CHARS = 1 << 16
+_END_CHARS = 256
+
+
+class ReadPrompt(NamedTuple):
+    """A prompt as the model gets it."""
+
+    tokens: "array[int]"
+    end: str = ""  # of its text, where a template has made it
 
 
 class Prompts:
@@ -47,8 +55,8 @@ class Prompts:
         """Compile the template on the side, while llama.cpp makes the context."""
         self._renderer.start_compiling()
 
-    def read(self, generate: Generate, limit: int) -> "array[int] | Job[array[int]]":
-        """The prompt's tokens, or the job that makes them where that takes long. Raises ContextExceeded, also in the job, for one whose
+    def read(self, generate: Generate, limit: int) -> ReadPrompt | Job[ReadPrompt]:
+        """The prompt, or the job that makes it where that takes long. Raises ContextExceeded, also in the job, for one whose
         size tells that it has more than `limit` tokens."""
         if generate.messages is not None:
             chat = self._chat(generate)
@@ -60,14 +68,14 @@ class Prompts:
             return self._read_rendered(text, limit)
         num_chars = count_chars(generate.prompt, LONG_CHARS)
         if num_chars > SHORT_CHARS:
-            return self.jobs.start(lambda: self.build(generate, limit)[0], num_chars)
-        return self.build(generate, limit)[0]
+            return self.jobs.start(lambda: ReadPrompt(self.build(generate, limit)[0]), num_chars)
+        return ReadPrompt(self.build(generate, limit)[0])
 
     def build(self, generate: Generate, limit: int | None = None) -> tuple["array[int]", str]:
         """The prompt's tokens, and its text ("" for a list)."""
         if generate.messages is not None:
             text = self.render(self._chat(generate))
-            return self._read_rendered(text, limit), text
+            return self._read_rendered(text, limit).tokens, text
         prompt = generate.prompt
         if not isinstance(prompt, str) and not prompt:
             raise InvalidRequest('"prompt" must not be empty')
@@ -76,12 +84,9 @@ class Prompts:
         return tokens, prompt if isinstance(prompt, str) else ""
 
     def _chat(self, generate: Generate) -> Chat:
-        tools = None if generate.tool_choice == "none" else generate.tools
-        if tools and not self._options.jinja:
-            raise InvalidRequest("tools param requires --jinja flag")
         return self.chat_of(
             generate.messages or [],
-            tools,
+            shown_tools(generate.tools, generate.tool_choice),
             add_generation_prompt=generate.add_generation_prompt,
             continue_final_message=generate.continue_final_message,
             kwargs=generate.chat_template_kwargs,
@@ -89,7 +94,7 @@ class Prompts:
             system=generate.system,
         )
 
-    def _read_chat(self, chat: Chat, limit: int | None) -> "array[int]":
+    def _read_chat(self, chat: Chat, limit: int | None) -> ReadPrompt:
         self._renderer.find_format(chat.source)
         return self._read_rendered(self._renderer.render(chat), limit)
 
@@ -102,9 +107,9 @@ class Prompts:
         notices = self._renderer.notices
         return [notices.popleft() for _ in range(len(notices))]
 
-    def _read_rendered(self, text: str, limit: int | None) -> "array[int]":
+    def _read_rendered(self, text: str, limit: int | None) -> ReadPrompt:
         self._refuse_too_long(text, limit)
-        return array("i", self._tokenize_rendered(text))
+        return ReadPrompt(array("i", self._tokenize_rendered(text)), text[-_END_CHARS:])
 
     def _refuse_too_long(self, prompt: str | list[Any] | None, limit: int | None) -> None:
         if limit is not None and (least := self.least_tokens(prompt, limit)) >= limit:
@@ -127,8 +132,23 @@ class Prompts:
         template: str | None = None,
         system: str | None = None,
     ) -> Chat:
+        if tools and not self._options.jinja:
+            raise InvalidRequest("tools param requires --jinja flag")
         arguments = with_system(messages, system), tools, add_generation_prompt, continue_final_message
-        return Chat(template, arguments, {**self._options.chat_template_kwargs, **kwargs})
+        return Chat(template, arguments, self.kwargs_of(kwargs))
+
+    def kwargs_of(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The variables of a template, with what the options say. Some templates have another name for `enable_thinking`."""
+        options = self._options
+        found: dict[str, Any] = {"preserve_reasoning": options.reasoning_preserve}
+        if options.reasoning_effort != "default":
+            found["reasoning_effort"] = options.reasoning_effort
+        if options.reasoning != "auto":
+            found["enable_thinking"] = options.reasoning == "on"
+        found |= {**options.chat_template_kwargs, **kwargs}
+        if "enable_thinking" in found:
+            found.setdefault("thinking", found["enable_thinking"])
+        return {"enable_thinking": True, **found}
 
     def render(self, chat: Chat) -> str:
         """However long it takes, in any thread."""
@@ -184,6 +204,24 @@ class Prompts:
         if type(token) is not int or not 0 <= token < self._vocab.n_tokens:
             raise InvalidRequest(f"Prompt contains invalid tokens: {token!r}")
         return token
+
+
+def shown_tools(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]] | None:
+    """Those that a request allows, with what templates read, in their order. `choice` as in Generate."""
+    if not tools or choice == "none":
+        return None
+    names = choice["names"] if isinstance(choice, dict) else None
+    return [_shown(tool["function"]) for tool in tools if names is None or tool["function"]["name"] in names] or None
+
+
+def _shown(function: dict[str, Any]) -> dict[str, Any]:
+    description, parameters = function.get("description"), function.get("parameters")
+    shown = {
+        "name": function["name"],
+        "description": description if isinstance(description, str) else "",
+        "parameters": parameters if isinstance(parameters, dict) and parameters else {"type": "object", "properties": {}},
+    }
+    return {"type": "function", "function": shown}
 
 
 def context_exceeded(num_tokens: int, n_ctx: int, *, is_least: bool = False) -> ContextExceeded:

@@ -23,7 +23,7 @@ from fastrouter.worker.text_jobs import LONG_CHARS, count_chars
 QUICK_S = 0.05
 MAX_TEMPLATES = 16  # kept compiled; a variant of the model brings one
 MAX_IDLE = 2  # processes that wait for the next question
-_MAX_FORMATS = 64
+_MAX_FORMATS = 16  # known; a request may bring a template
 _QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # of this thread's time, and by the clock; most templates need 0.01 s
 
 

@@ -28,6 +28,7 @@ _USER: Message = {"role": "user", "content": "hello"}
 _ANSWER: Message = {"role": "assistant", "content": "hi"}
 _PARAMETERS = {"type": "object", "properties": {"argument_needle": {"type": "string", "description": "text"}}, "required": []}
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "text", "parameters": _PARAMETERS}}]
+_MAX_CHARS = 1 << 17  # of what a template makes of a probe
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 # How else a template may take a thought: as a part of the content, or in it between <think> and </think>, or before </think>.
 PARTS, TAGS, END_TAG = "parts", "tags", "end tag"
@@ -93,7 +94,8 @@ class Abilities:
     def _shown(self, *messages: Message) -> str:
         """What it makes of messages after a question; with tools, as some show calls only then."""
         for tools in (_TOOLS, None):
-            if text := self._probe(_USER, *messages, tools=tools):
+            text = self._probe(_USER, *messages, tools=tools)
+            if 0 < len(text) <= _MAX_CHARS:
                 return text[len(common_prefix(text, self._probe(_USER, tools=tools))) :]
         return ""
 

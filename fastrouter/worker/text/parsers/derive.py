@@ -20,6 +20,7 @@ Message = dict[str, Any]
 Render = Callable[[list[Message], list[dict[str, Any]], bool], str | None]
 
 USUAL = Thought(calls_close=True)
+MAX_SHOWN = 1 << 14  # characters that a template may make of a probe
 QUESTION, ANSWER, THOUGHT = "ZQXQUESTION1", "ZQXANSWER1", "ZQXTHOUGHT1"
 USER: Message = {"role": "user", "content": QUESTION}
 _PROPERTIES = {key: {"type": ["string", "integer"], "description": key} for key in KEYS}
@@ -60,8 +61,9 @@ class Probes:
         """None: it shows not even a plain answer."""
 
         def shown(*messages: Message, prompt: bool = False) -> str:
-            text = render([USER, *messages], TOOLS, prompt)
-            return text[text.rfind(QUESTION) + len(QUESTION) :] if text is not None and QUESTION in text else ""
+            text = render([USER, *messages], TOOLS, prompt) or ""
+            rest = text.rpartition(QUESTION)[2] if QUESTION in text else ""
+            return rest if len(rest) <= MAX_SHOWN else ""
 
         def having(text: str, *needles: str) -> str:
             return text if all(needle in text for needle in needles) else ""

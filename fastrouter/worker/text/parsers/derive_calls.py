@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from fastrouter.worker.text.parsers.derive_text import NEEDLE, around, split_first_marker, split_last_marker
@@ -19,6 +20,7 @@ IDS = ("ZQXCALLI1", "ZQXCALLI2")  # nine letters and digits, as Mistral wants th
 NUMBER = 4711
 ARGUMENTS = dict(zip(KEYS, VALUES, strict=True))
 _NEEDLE = re.compile(NEEDLE)
+_MAX_STARTS = 64  # of what may be JSON in a text; each costs as much as it nests
 _DECODER = json.JSONDecoder()
 
 
@@ -33,7 +35,7 @@ class Written:
 
 
 def derive_calls(written: Written) -> Calls | None:
-    """None: this is nothing that a `Calls` can say."""
+    """None: a `Calls` cannot say how these are written."""
     if any(word not in written.one for word in (NAMES[0], *KEYS, *VALUES)):
         return None
     calls = _json_calls(written) or _named_calls(written) or _other_calls(written)
@@ -45,7 +47,7 @@ def derive_calls(written: Written) -> Calls | None:
 
 def _values(text: str, word: str) -> Iterator[tuple[int, int, Any]]:
     """JSON values that hold this word: start, end, value; the outer ones first."""
-    for found in re.finditer(r"[{\[]", text):
+    for found in islice(re.finditer(r"[{\[]", text), _MAX_STARTS):
         try:
             value, end = _DECODER.raw_decode(text, found.start())
         except (ValueError, RecursionError):
@@ -172,8 +174,7 @@ def _braces(written: Written, name: int, value2: int, quote: str) -> Calls | Non
         last = written.two.find(VALUES[1], begin) if begin >= 0 else -1
         if last >= 0:
             places.append((begin, written.two.find("}", last) + 1))
-    calls = _with_frame(Braces(before_name="", quote=quote), written, (name, end + 1), places)
-    return calls
+    return _with_frame(Braces(before_name="", quote=quote), written, (name, end + 1), places)
 
 
 def _tagged(written: Written, places: tuple[int, int, int, int, int]) -> Calls | None:

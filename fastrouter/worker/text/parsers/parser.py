@@ -9,7 +9,7 @@ from typing import Any
 from fastrouter.worker.text.parsers.calls import Desk
 from fastrouter.worker.text.parsers.channels import ChannelReader, RecipientReader
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
-from fastrouter.worker.text.parsers.pieces import Piece
+from fastrouter.worker.text.parsers.pieces import Kind, Piece
 from fastrouter.worker.text.parsers.plain import PlainReader
 from fastrouter.worker.text.parsers.schema import parameters_of
 from fastrouter.worker.text.parsers.source import SPACE, Source
@@ -51,13 +51,23 @@ class MessageParser:
 
     def push(self, text: str) -> list[Piece]:
         """What is certain after this text."""
-        reader = self._reader
-        if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None:
-            return [Piece(reader.kind, text)]  # nothing in it needs a closer look
+        kind = self.plain_kind(text)
+        if kind is not None:
+            return [Piece(kind, text)]
         if not self._ended and text:
             self._source.add(text)
             self._step()
         return self._writer.take()
+
+    def plain_kind(self, text: str) -> Kind | None:
+        """What this text is if nothing in it needs a closer look. It need not be pushed then. None: it has to be."""
+        reader = self._reader
+        return reader.kind if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None else None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing that comes belongs to the message."""
+        return self._ended
 
     def finish(self, cut: bool = False) -> list[Piece]:
         """What is left at the end of the text. With `cut` a limit has ended it: then a call that is not complete is dropped."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastrouter.worker.text.parsers.derive import QUESTION, TOOLS, USER, Message, Render, assistant
+from fastrouter.worker.text.parsers.derive import MAX_SHOWN, QUESTION, TOOLS, USER, Message, Render, assistant
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, KEYS
 from fastrouter.worker.text.parsers.derive_text import common_prefix
 from fastrouter.worker.text.parsers.format import Format, Thought
@@ -28,6 +28,9 @@ MESSAGES: dict[str, Message] = {
     "thought and call": assistant("", _THOUGHT, (ARGUMENTS,)),
     "thought, text and calls": assistant(_TEXT, _THOUGHT, (ARGUMENTS, {})),
 }
+
+
+_MAX_PROMPT = 1 << 17  # characters of a question with tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +132,10 @@ def _value(text: str) -> Any:
 def rendered(render: Render, names: Iterable[str] = MESSAGES) -> dict[str, tuple[str, str]]:
     """Prompt and whole of each of these MESSAGES that the template takes."""
     prompt = render([USER], TOOLS, True)
-    if prompt is None:
+    if prompt is None or len(prompt) > _MAX_PROMPT:
         return {}
     texts = {name: render([USER, MESSAGES[name]], TOOLS, False) for name in names}
-    return {name: (prompt, text) for name, text in texts.items() if text is not None and QUESTION in text}
+    return {name: (prompt, text) for name, text in texts.items() if text and QUESTION in text and len(text) - len(prompt) <= MAX_SHOWN}
 
 
 def failures(texts: dict[str, tuple[str, str]], format: Format) -> dict[str, Trip]:

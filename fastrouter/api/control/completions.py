@@ -1,0 +1,34 @@
+"""POST /v1/chat/completions/control: what a client asks of its chat while the answer comes. As in llama-server."""
+
+from fastrouter._core import Request
+from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.checks import invalid, string
+from fastrouter.api.serving.start import Generator
+from fastrouter.http.exchange import Exchange
+from fastrouter.http.response import Response, encode_json
+
+_END_THOUGHT = "reasoning_end"
+
+
+class ChatControl:
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    async def act(self, request: Request, exchange: Exchange) -> Response:
+        """Nothing is wrong with a chat that is over: its client could not know."""
+        body = parse_object(request)
+        if not string("id", body.get("id", "")):
+            raise invalid("id", "is missing: it is the id in the chat's events")
+        if body.get("action") != _END_THOUGHT:
+            raise invalid("action", f'must be "{_END_THOUGHT}"')
+        problem = await self._end_thought(body["id"])
+        return encode_json({"success": False, "message": problem} if problem else {"success": True})
+
+    async def _end_thought(self, answer_id: str) -> str:
+        """Why not; empty: it is done."""
+        answer = self._generator.answer(answer_id)
+        if answer is None:
+            return "no active completion for this id"
+        if not any(generate.reasoning_control for generate in answer.ask.generates):
+            return "reasoning control not enabled for this completion"
+        return "" if await answer.end_thought() else "no thought is open"

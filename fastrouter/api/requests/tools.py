@@ -1,0 +1,110 @@
+"""Which tools a model may call, in OpenAI's spellings, new and old -> plain data that travels to the worker. Pure.
+
+Knows no template and no format of calls. Invariant: each tool has a name. What else it has is the client's business: an odd description or
+schema breaks no request.
+"""
+
+from typing import Any
+
+from fastrouter.api.requests.checks import invalid, json_object, string
+from fastrouter.errors import InvalidRequest
+
+Tool = dict[str, Any]
+ToolChoice = str | dict[str, Any]  # "auto" | "none" | "required" | {"names": [...], "required": bool}
+
+_MAX_SHOWN, _MAX_SHOWN_CHARACTERS = 20, 64  # of tools and their names, in an error
+
+
+def read_tools(body: dict[str, Any]) -> tuple[list[Tool], ToolChoice]:
+    """The tools, and which of them the model may or must call. Without tools the choice is "none"."""
+    has_old = body.get("tools") is None and body.get("functions") is not None
+    tools = _old_tools(body["functions"]) if has_old else _check_tools(body.get("tools"))
+    field = "function_call" if body.get("tool_choice") is None and body.get("function_call") is not None else "tool_choice"
+    choice = _check_choice(field, body.get(field), [tool["function"]["name"] for tool in tools])
+    return (tools, choice) if tools else ([], "none")
+
+
+def _check_tools(value: Any) -> list[Tool]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise invalid("tools", "must be a list")
+    return [_check_tool(f"tools[{index}]", tool) for index, tool in enumerate(value)]
+
+
+def _check_tool(name: str, value: Any) -> Tool:
+    tool = json_object(name, value)
+    if tool.get("type", "function") != "function":
+        raise invalid(f"{name}.type", 'must be "function"')
+    _check_function(f"{name}.function", tool.get("function"))
+    return tool
+
+
+def _check_function(name: str, value: Any) -> dict[str, Any]:
+    function = json_object(name, value)
+    if not string(f"{name}.name", function.get("name")):
+        raise invalid(f"{name}.name", "must not be empty")
+    return function
+
+
+def _old_tools(value: Any) -> list[Tool]:
+    """`functions`, as they were before there were tools."""
+    if not isinstance(value, list):
+        raise invalid("functions", "must be a list")
+    return [{"type": "function", "function": _check_function(f"functions[{index}]", item)} for index, item in enumerate(value)]
+
+
+def _check_choice(field: str, value: Any, known: list[str]) -> ToolChoice:
+    if value is None:
+        return "auto"
+    if isinstance(value, str):
+        return _check_word(field, value, known)
+    if not isinstance(value, dict):
+        raise _wrong(field)
+    if value.get("type") == "allowed_tools":
+        return _allowed(field, value, known)
+    name = _name_in(value)
+    if name is None or value.get("type", "function") != "function":
+        raise _wrong(field)
+    return {"names": [_check_name(field, name, known)], "required": True}
+
+
+def _wrong(field: str) -> InvalidRequest:
+    choices = '"auto", "none", "required", {"type": "function", "function": {"name": ...}} or {"type": "allowed_tools", ...}'
+    return invalid(field, f"must be {choices}")
+
+
+def _check_word(field: str, word: str, known: list[str]) -> ToolChoice:
+    if word not in ("auto", "none", "required"):
+        raise _wrong(field)
+    if word == "required" and not known:
+        raise invalid(field, 'is "required", but the request has no tools: add some in "tools"')
+    return word
+
+
+def _name_in(value: dict[str, Any]) -> str | None:
+    """Of the tool that an object names; the newer spelling has no object inside."""
+    inner = value.get("function", value)
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _allowed(field: str, value: dict[str, Any], known: list[str]) -> ToolChoice:
+    """`{"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}`, or `mode` and `tools` beside the type."""
+    inner = value.get("allowed_tools", value)
+    tools = inner.get("tools") if isinstance(inner, dict) else None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise invalid(f"{field}.allowed_tools.tools", "must be a list of objects")
+    mode = inner.get("mode", "auto")
+    if mode not in ("auto", "required"):
+        raise invalid(f"{field}.allowed_tools.mode", 'must be "auto" or "required"')
+    names = [_check_name(field, _name_in(tool) or "", known) for tool in tools]
+    return {"names": names, "required": mode == "required"}
+
+
+def _check_name(field: str, name: str, known: list[str]) -> str:
+    if name in known:
+        return name
+    shown = ", ".join(text[:_MAX_SHOWN_CHARACTERS] for text in known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
+    there = f"the tools are: {shown}" if known else 'the request has no tools: add some in "tools"'
+    raise invalid(field, f"names the tool {name[:_MAX_SHOWN_CHARACTERS]!r}, which is not there; {there}")

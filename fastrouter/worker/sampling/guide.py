@@ -1,0 +1,162 @@
+"""A sampler that knows the thought before the answer: it ends a thought whose budget is spent, and binds only the answer to a form.
+
+Owns where its sequence is, and the tokens that come next whatever the model would say. Must never know slots or rings. Invariant: a token
+that is forced is the only one that is allowed, and its probability is the model's.
+"""
+
+import codecs
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.sampling.grammar import Matcher, no_token, sample_allowed
+from fastrouter.worker.sampling.sampler import Sampler
+from fastrouter.worker.sampling.thought import Place, ThoughtWatch
+
+_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Of one request."""
+
+    opens: tuple[str, ...]  # begin a thought
+    closes: tuple[str, ...]  # end one
+    is_open: bool  # the prompt has opened the thought
+    before: str = ""  # what stands before an answer without a thought
+    after: str = ""  # what stands between a thought and an answer
+    budget: int = -1  # tokens of each thought; -1: no limit
+    message: str = ""  # the last words of a thought that the budget has ended
+    calls: tuple[str, ...] = ()  # an answer that begins with one of these is a tool call, which has no form
+
+
+class GuidedSampler(Sampler):
+    """Like a ConstrainedSampler, but for the answer only."""
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        settings: dict[str, Any],
+        load_defaults: dict[str, Any],
+        guidance: Guidance,
+        matcher: Matcher | None,
+        piece: Callable[[int], bytes],
+        **options: Any,
+    ) -> None:
+        """`matcher`: of the answer; None: it has no form. `piece`: a token's bytes, with those of markers."""
+        super().__init__(vocab, settings, load_defaults, **options)
+        self._vocab = vocab
+        self._guidance = guidance
+        self._matcher = matcher
+        self._is_bound = False  # the answer has begun, and follows its form
+        self._piece = piece
+        self._watch = ThoughtWatch(guidance.opens, guidance.closes, is_open=guidance.is_open)
+        self._forced: deque[int] = deque()
+        self._budget = guidance.budget  # of the thought that is open, or of the next one
+        self._num_thought = 0  # tokens of it
+        self._decoder = _decoder("replace")
+        self._mask = np.zeros((vocab.n_tokens + 31) // 32, np.uint32)
+        if matcher is not None:
+            self._force(guidance.before)
+
+    def end_thought(self) -> bool:
+        """As soon as its last character is whole. False when none is open."""
+        is_open = self._watch.place is Place.THOUGHT
+        if is_open and not self._forced:
+            self._budget = 0
+        return is_open
+
+    # ------------------------------------------------------------ a sample
+
+    def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
+        matcher = self._matcher
+        if self._is_bound and matcher is not None:
+            return self._sample_bound(matcher, address, n_vocab)
+        if not self._forced and self._is_spent():
+            self._force_end()
+        if self._forced:
+            token = self._sample_forced(address, n_vocab)
+        else:
+            token = super().sample(address, n_vocab)
+            if matcher is not None:
+                token = self._settle(matcher, token, address, n_vocab)
+        if not self._is_bound:
+            self._note(self._piece(token))
+        return token
+
+    def _sample_bound(self, matcher: Matcher, address: int, n_vocab: int) -> int:
+        token = sample_allowed(matcher, super().sample, address, n_vocab)
+        if token < 0:
+            self.error = no_token(matcher)
+        self.is_complete = matcher.is_complete
+        return token
+
+    def _sample_forced(self, address: int, n_vocab: int) -> int:
+        token = self._forced.popleft()
+        self._mask[token // 32] = 1 << token % 32
+        super().sample(address, n_vocab, self._mask.ctypes.data)
+        self._mask[token // 32] = 0
+        return token
+
+    def _settle(self, matcher: Matcher, token: int, address: int, n_vocab: int) -> int:
+        """What comes instead of this token, or itself. A thought is free; what begins after it is a form, a call or one more thought."""
+        if self._watch.place is Place.THOUGHT:
+            if not self._vocab.is_eog(token):
+                return token
+            self._force_end()
+            return self._sample_forced(address, n_vocab) if self._forced else token
+        if not matcher.allows(token) and self._begins_marker(self._piece(token)):
+            return token
+        self._is_bound = True
+        if not matcher.allows(token):
+            return self._sample_bound(matcher, address, n_vocab)
+        matcher.accept(token)
+        self.is_complete = matcher.is_complete
+        return token
+
+    def _begins_marker(self, piece: bytes) -> bool:
+        """The rest of a marker that begins so is forced: half of one would be text without a form."""
+        guidance = self._guidance
+        for text in (*guidance.calls, *guidance.opens):
+            marker = text.strip().encode()
+            if piece and (marker.startswith(piece) or piece.startswith(marker)):
+                self._force(marker[len(piece) :].decode("utf-8", "ignore"))
+                if text in guidance.calls:
+                    self._matcher = None
+                return True
+        return False
+
+    # ------------------------------------------------------------ the thought
+
+    def _note(self, piece: bytes) -> None:
+        watch = self._watch
+        was_open = watch.place is Place.THOUGHT
+        has_closed = watch.push(piece)
+        is_open = watch.place is Place.THOUGHT
+        self._num_thought = self._num_thought + 1 if was_open and is_open else 0
+        if is_open:
+            self._decoder.decode(piece)
+        if has_closed:
+            self._budget = self._guidance.budget
+            self._decoder.reset()
+            if self._matcher is not None and not self._forced and not watch.rest:
+                self._force(self._guidance.after)
+
+    def _is_spent(self) -> bool:
+        """A character is not cut."""
+        is_over = 0 <= self._budget <= self._num_thought and self._watch.place is Place.THOUGHT
+        return is_over and not self._decoder.getstate()[0]
+
+    def _force_end(self) -> None:
+        self._budget = -1  # once is enough
+        self._force(self._guidance.message + self._guidance.closes[0])
+
+    def _force(self, text: str) -> None:
+        if text:
+            tokens = self._vocab.tokenize(text, add_special=False, parse_special=True)
+            is_padded = tokens and self._piece(tokens[0]) == b" " and not text.startswith(" ")  # some vocabularies begin each text so
+            self._forced.extend(tokens[1:] if is_padded else tokens)

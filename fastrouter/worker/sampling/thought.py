@@ -1,0 +1,62 @@
+"""Where a model is between its thought and its answer, told from the raw pieces of its tokens. Pure: bytes in, states out.
+
+Apart from the parser, because the next token's sampler must know it before stop strings have let the text out. Invariant: only white space
+may stand before a marker that opens a thought; a marker inside the answer is text.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+
+class Place(Enum):
+    """Where the next token belongs."""
+
+    START = "start"  # a thought may be opened here, or the answer begins
+    THOUGHT = "thought"
+    ANSWER = "answer"
+
+
+class ThoughtWatch:
+    __slots__ = ("_closes", "_num_kept", "_opens", "_tail", "place", "rest")
+
+    def __init__(self, opens: Sequence[str], closes: Sequence[str], *, is_open: bool) -> None:
+        """`is_open`: the prompt has opened the thought."""
+        self._opens = _cores(opens)
+        self._closes = _cores(closes)
+        self._num_kept = max(map(len, self._closes), default=1) - 1
+        self._tail = b""
+        self.place = Place.THOUGHT if is_open else Place.START
+        self.rest = b""  # what stood behind a marker that has closed a thought, in the same piece
+
+    def __repr__(self) -> str:
+        return f"<ThoughtWatch {self.place.value} {self._tail!r}>"
+
+    def push(self, piece: bytes) -> bool:
+        """True when this piece has closed the thought."""
+        text = self._tail + piece
+        if self.place is Place.START:
+            text = self._open(text)
+        if self.place is not Place.THOUGHT:
+            self._tail = text if self.place is Place.START else b""
+            return False
+        end = min((at + len(marker) for marker in self._closes if (at := text.find(marker)) >= 0), default=-1)
+        if end < 0:
+            self._tail = text[-self._num_kept :] if self._num_kept else b""
+            return False
+        self.place, self.rest, self._tail = Place.START, text[end:], b""
+        return True
+
+    def _open(self, text: bytes) -> bytes:
+        """What is behind the marker, if there is one."""
+        begun = text.lstrip()
+        for marker in self._opens:
+            if begun.startswith(marker):
+                self.place = Place.THOUGHT
+                return begun[len(marker) :]
+        if begun and not any(marker.startswith(begun) for marker in self._opens):
+            self.place = Place.ANSWER
+        return begun
+
+
+def _cores(markers: Sequence[str]) -> list[bytes]:
+    return [core.encode() for marker in markers if (core := marker.strip())]

@@ -1,0 +1,116 @@
+"""One answer on its way through its parser: text in, thoughts, text and tool calls out, with ids and counts.
+
+Knows no record and no sequence. Invariant: the pieces come in the order of the text; a call's first piece has its id and its name, and no
+arguments.
+"""
+
+import secrets
+from collections.abc import Iterable
+
+from fastrouter.ipc.records import CallDelta, Delta
+from fastrouter.worker.text.parsers.parser import MessageParser
+from fastrouter.worker.text.parsers.pieces import Kind, Piece
+
+_RANK = {Kind.REASONING: 0, Kind.TEXT: 1, Kind.CALL: 2, Kind.ARGUMENTS: 2}  # the order inside one Delta
+
+
+class Message:
+    __slots__ = (
+        "_is_full",
+        "_is_parallel",
+        "_is_thinking",
+        "_num_counted",
+        "_parser",
+        "_plain_kind",
+        "is_over",
+        "num_calls",
+        "num_reasoning_tokens",
+    )
+
+    def __init__(self, parser: MessageParser, *, is_thinking: bool, is_parallel: bool) -> None:
+        """`is_thinking`: the prompt has opened the thought. Without `is_parallel` the first call is the last."""
+        self._parser = parser
+        self._plain_kind = parser.plain_kind
+        self._is_thinking = is_thinking
+        self._is_parallel = is_parallel
+        self._is_full = False  # it has as many calls as it may
+        self._num_counted = 0  # tokens, up to the last piece
+        self.num_calls = 0
+        self.num_reasoning_tokens = 0
+        self.is_over = False  # nothing that comes belongs to it
+
+    def __repr__(self) -> str:
+        return f"<Message {self.num_calls} calls {self.num_reasoning_tokens} tokens of thought{' over' if self.is_over else ''}>"
+
+    def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
+        """The fast way: what this text is, if it is plain text or plain thought. Then it is taken. None: `take` it."""
+        kind = self._plain_kind(text.decode())
+        if kind is not None:
+            self._is_thinking = kind is Kind.REASONING
+            if self._is_thinking:
+                self.num_reasoning_tokens += num_tokens - self._num_counted
+            self._num_counted = num_tokens
+        return kind
+
+    def take(self, text: bytes, num_tokens: int) -> list[Piece]:
+        """`text` is whole UTF-8. `num_tokens`: so many have come."""
+        pieces = self._parser.push(text.decode())
+        self.is_over = self.is_over or self._parser.is_over
+        return self._note(pieces, num_tokens) if pieces else pieces
+
+    def finish(self, num_tokens: int, *, is_cut: bool) -> list[Piece]:
+        """What was held back. `is_cut`: a limit has ended the text."""
+        pieces = self._note(self._parser.finish(is_cut), num_tokens)
+        if self._is_thinking:
+            self.num_reasoning_tokens += num_tokens - self._num_counted
+        return pieces
+
+    def _note(self, pieces: list[Piece], num_tokens: int) -> list[Piece]:
+        """Count; and drop what is too much."""
+        if self._is_full:
+            return []
+        for number, piece in enumerate(pieces):
+            is_thought = piece.kind is Kind.REASONING
+            if self._is_thinking or is_thought:
+                num_new = num_tokens - self._num_counted
+                self.num_reasoning_tokens += num_new if is_thought else max(0, num_new - 1)  # the last one brought something else
+                self._is_thinking = is_thought
+            self._num_counted = num_tokens
+            if piece.kind is Kind.CALL and not self._begin_call():
+                return pieces[:number]
+        return pieces
+
+    def _begin_call(self) -> bool:
+        """False when there may be no more."""
+        if self.num_calls and not self._is_parallel:
+            self._is_full = self.is_over = True
+            return False
+        self.num_calls += 1
+        return True
+
+
+def deltas_of(pieces: Iterable[Piece]) -> list[Delta]:
+    """As few as hold the pieces in their order. A call's pieces are in a Delta of their own each: clients join them by its index."""
+    deltas: list[Delta] = []
+    text, reasoning, calls, rank = "", "", list[CallDelta](), 0
+    for piece in pieces:
+        indices = [call.index for call in calls]
+        if _RANK[piece.kind] < rank or (_RANK[piece.kind] == 2 and piece.index in indices):
+            deltas.append(Delta(text, reasoning, calls))
+            text, reasoning, calls = "", "", []
+        rank = _RANK[piece.kind]
+        if rank == 2:
+            calls.append(call_delta(piece))
+        elif rank == 1:
+            text += piece.text
+        else:
+            reasoning += piece.text
+    if text or reasoning or calls:
+        deltas.append(Delta(text, reasoning, calls))
+    return deltas
+
+
+def call_delta(piece: Piece) -> CallDelta:
+    if piece.kind is Kind.CALL:
+        return CallDelta(piece.index, id=f"call_{secrets.token_hex(12)}", name=piece.text)
+    return CallDelta(piece.index, piece.text)
