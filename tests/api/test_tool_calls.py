@@ -229,7 +229,7 @@ def test_control_ends_a_thought(server: Router) -> None:
                 break
     assert said is not None
     assert (said.status, said.json) == (200, {"success": True})
-    assert thought.startswith("on and on")
+    assert "on and on".startswith(thought[:9].strip())
     assert text
     gone = eventually(lambda: server.post("/v1/chat/completions/control", control).json.get("message"), "it is over")
     assert "no" in gone

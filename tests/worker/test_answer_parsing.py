@@ -123,9 +123,15 @@ def test_control_tokens_of_markers_are_read_and_others_stay_hidden(tmp_path: Pat
 @pytest.mark.parametrize(
     ("template", "special", "text", "expected"),
     [
-        ("{# [TOOL_CALLS] [AVAILABLE_TOOLS] [ARGS] #}", ["[TOOL_CALLS]", "[ARGS]"], '[TOOL_CALLS]add[ARGS]{"a": 1, "b": "two words"}', ""),
         (
-            "{# <|channel|> <|message|> analysis #}",
+            "[TOOL_CALLS]{{ call.function.name }}[ARGS]{{ call.function.arguments | tojson }}",
+            ["[TOOL_CALLS]", "[ARGS]"],
+            '[TOOL_CALLS]add[ARGS]{"a": 1, "b": "two words"}',
+            "",
+        ),
+        (
+            "<|channel|>commentary to=functions.{{ call.function.name }} <|constrain|>json<|message|>"
+            "{{ call.function.arguments | tojson }}<|call|>{# analysis #}",
             ["<|channel|>", "<|message|>", "<|constrain|>", "<|call|>"],
             '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1, "b": "two words"}<|call|>',
             "",
@@ -135,7 +141,10 @@ def test_control_tokens_of_markers_are_read_and_others_stay_hidden(tmp_path: Pat
 )
 def test_formats_of_control_tokens(tmp_path: Path, template: str, special: list[str], text: str, expected: str) -> None:
     """An end of the vocabulary's may be a part of a call."""
-    template = template + "{% for message in messages %}{{ message.content }} {% endfor %}{{ word }}"
+    template = (
+        "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}{% for message in messages %}{{ message.content or '' }}"
+        "{% for call in message.tool_calls or [] %}" + template + "{% endfor %} {% endfor %}{{ word }}"
+    )
     kinds = dict.fromkeys(special, CONTROL)
     here = Bench(
         make_scripted(tmp_path / "m.gguf", {"cat": text}, special=kinds, chat_template=template), 1 << 18, ctx_size=512, parallel=2
