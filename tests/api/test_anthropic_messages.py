@@ -133,6 +133,14 @@ def test_a_choice_among_no_tools_is_no_choice() -> None:
     assert "tool_choice" not in chat_of({"messages": HELLO, "tools": [{"type": "bash_20250124"}], "tool_choice": {"type": "any"}})
 
 
+def test_a_budget_limits_the_thought() -> None:
+    def budget(**thinking: Any) -> int:
+        return Messages.read({"messages": HELLO, "thinking": thinking}).generates[0].reasoning_budget
+
+    assert budget(type="enabled", budget_tokens=2048) == 2048
+    assert budget(type="adaptive") == -1
+
+
 @pytest.mark.parametrize(
     ("fields", "kwargs"),
     [
@@ -190,6 +198,7 @@ def test_the_rest() -> None:
         ({"system": 5}, "field 'system' must be a string or a list of blocks"),
         ({"tools": {}}, "field 'tools' must be a list"),
         ({"tools": [{"name": "a"}]}, "field 'tools[0].input_schema' must be an object"),
+        ({"tools": [{"type": "bash_1"}, {"name": "", "input_schema": {}}]}, "field 'tools[1].name' must not be empty"),
         (
             {"tools": [ADD], "tool_choice": {"type": "tool", "name": "x"}},
             "field 'tool_choice.name' must be the name of a tool in 'tools', but is 'x'",

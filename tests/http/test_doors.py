@@ -217,6 +217,11 @@ def test_no_worker_has_a_key(router: StartRouter, models: Path) -> None:
     assert server.get("/models").status == 401
 
 
+def test_of_two_keys_one_has_to_be_right(server: Router) -> None:
+    for bearer, other, status in (("bob-key", "x", 200), ("x", "bob-key", 200), ("x", "y", 401), ("", "bob-key", 200)):
+        assert server.get("/models", {"Authorization": f"Bearer {bearer}", "X-Api-Key": other}).status == status, (bearer, other)
+
+
 def test_a_wrong_key(server: Router) -> None:
     for headers in ({}, {"Authorization": "Bearer alice"}, {"X-Api-Key": "name=alice"}):
         refused = server.get("/models", headers)

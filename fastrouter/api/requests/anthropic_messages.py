@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
+from fastrouter.api.requests.tools import tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
 _NOT_PASSED = frozenset(
@@ -18,6 +19,7 @@ _NOT_PASSED = frozenset(
         *("messages", "system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config", "output_format", "stop"),
         *("response_format", "json_schema", "n", "n_cmpl", "logprobs", "top_logprobs", "metadata", "stream_options"),
         *("add_generation_prompt", "continue_final_message", "reasoning_effort", "parallel_tool_calls", "return_tokens"),
+        *("functions", "function_call"),
     )
 )
 # Our names -> the client's, for what is checked after the translation.
@@ -29,6 +31,7 @@ NAMES = {
 }
 # Claude Code's first line of its system prompt. It holds a number that changes with every request, and nothing for the model.
 _BILLING = "x-anthropic-billing-header:"
+_budget = integer(0)
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 _TEXT_TYPES = '"text", "tool_result", "document", "search_result" or "tool_reference"'
 
@@ -202,7 +205,7 @@ def _tool(name: str, tool: dict[str, Any]) -> dict[str, Any] | None:
     schema = json_object(f"{name}.input_schema", tool.get("input_schema"))
     if schema.get("type", "object") == "object" and "properties" not in schema:
         schema = {**schema, "type": "object", "properties": {}}  # templates look into them
-    function = {"name": string(f"{name}.name", tool.get("name")), "parameters": schema}
+    function = {"name": tool_name(f"{name}.name", tool.get("name")), "parameters": schema}
     if tool.get("description") is not None:
         function["description"] = string(f"{name}.description", tool["description"])
     return {"type": "function", "function": function}
@@ -244,7 +247,7 @@ def _thinking(body: dict[str, Any]) -> dict[str, Any]:
             return {"reasoning_effort": "none"}
         case "enabled" | "adaptive":
             if thinking.get("budget_tokens") is not None:
-                integer(0)("thinking.budget_tokens", thinking["budget_tokens"])
+                found["reasoning_budget_tokens"] = _budget("thinking.budget_tokens", thinking["budget_tokens"])
             kwargs = body.get("chat_template_kwargs")
             own = json_object("chat_template_kwargs", kwargs) if kwargs is not None else {}
             return {**found, "chat_template_kwargs": {"enable_thinking": True, **own}}

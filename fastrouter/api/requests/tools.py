@@ -42,9 +42,15 @@ def _check_tool(name: str, value: Any) -> Tool:
 
 def _check_function(name: str, value: Any) -> dict[str, Any]:
     function = json_object(name, value)
-    if not string(f"{name}.name", function.get("name")):
-        raise invalid(f"{name}.name", "must not be empty")
+    tool_name(f"{name}.name", function.get("name"))
     return function
+
+
+def tool_name(name: str, value: Any) -> str:
+    given = string(name, value)
+    if not given:
+        raise invalid(name, "must not be empty")
+    return given
 
 
 def _old_tools(value: Any) -> list[Tool]:
