@@ -123,11 +123,21 @@ class TextCollector(Sink):
     def text(self, choice: int = 0) -> bytes: ...
     def reasoning(self, choice: int = 0) -> bytes: ...
 
+class EventLog:
+    """The numbers of one stream's events, for an API that counts them, and the text of those that a writer makes."""
+
+    def take_number(self) -> int:
+        """Of the next event; they count from 0."""
+    def keep(self, text: bytes) -> None: ...
+    def take_text(self) -> bytes:
+        """All that was kept since the last time."""
+
 class SseWriter(Sink):
     """Escapes text into events of one API flavour and writes all events of one drain in one transport.write.
 
     `set_template(kind, choice, prefix, suffix)`: an event is prefix + escaped text + suffix, both encoded once per request
-    (`data: {...,"content":"` and `"}...}\\n\\n`). A (kind, choice) without a template is delivered through on_record instead.
+    (`data: {...,"content":"` and `"}...}\\n\\n`). With a `log`, the event's number and `end` follow the suffix, and the log keeps the
+    text. A (kind, choice) without a template is delivered through on_record instead.
     The first bytes out are `head` (status line and headers); until then an error may still become a true status.
     A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
@@ -135,7 +145,7 @@ class SseWriter(Sink):
     def __init__(
         self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
     ) -> None: ...
-    def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes) -> None: ...
+    def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes, end: bytes = b"", log: EventLog | None = None) -> None: ...
     def drop_template(self, kind: int, choice: int) -> None:
         """From now on its records go to on_record."""
     def set_first(self, choice: int, event: bytes) -> None:
@@ -155,7 +165,7 @@ class SseWriter(Sink):
     @property
     def text_bytes(self) -> int: ...
     def write_event(self, event: bytes, *, is_answer: bool = True) -> None:
-        """Append ready-made bytes (whole SSE events), framed like all others; flushed with the drain, or by flush(). When the bytes are
+        """Append ready-made bytes (whole events), framed like all others; flushed with the drain, or by flush(). When the bytes are
         not part of an answer, another worker may still start again."""
     def write_ping(self, event: bytes) -> None:
         """Send this whole event now, with the head if needed; does nothing when the client has unread events or the body has ended."""

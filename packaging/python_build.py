@@ -14,14 +14,14 @@ from pathlib import Path
 from toolchain import Toolchain, build_cache
 
 SOURCE = "python3.11"
-CARRIED = ("libz.so.1", "libbz2.so.1.0", "libgcc_s.so.1", "libgomp.so.1", "libstdc++.so.6")
+CARRIED = ("libz.so.1", "libbz2.so.1.0", "libsqlite3.so.0", "libgcc_s.so.1", "libgomp.so.1", "libstdc++.so.6")
 CONFIGURE = ("--enable-shared", "--disable-test-modules", "--without-ensurepip")
 # The build machine's folders are not those of the sysroot; and pyexpat needs a macro that Debian's build sets elsewhere.
 EDITS = (
     ("setup.py", "    def add_multiarch_paths(self):\n", "    def add_multiarch_paths(self):\n        return\n"),
     ("Modules/pyexpat.c", "#include", "#define Py_BUILD_CORE_MODULE 1\n#include"),
 )
-NEEDED = ("ssl", "ctypes", "zlib", "bz2", "lzma", "hashlib", "pyexpat", "_posixsubprocess", "mmap", "resource", "unicodedata")
+NEEDED = ("ssl", "ctypes", "zlib", "bz2", "lzma", "sqlite3", "hashlib", "pyexpat", "_posixsubprocess", "mmap", "resource", "unicodedata")
 RECIPE = 1
 
 
@@ -47,10 +47,10 @@ def _build(chain: Toolchain, work: Path, folder: Path) -> None:
     for name, old, new in EDITS:
         path = source / name
         path.write_text(path.read_text().replace(old, new, 1))
-    for name in ("libz.so", "libbz2.so"):
-        link = chain.libraries / name
+    for name in ("libz.so.1", "libbz2.so.1.0", "libsqlite3.so.0"):
+        link = chain.libraries / f"{name.partition('.')[0]}.so"
         link.unlink(missing_ok=True)
-        link.symlink_to(chain.shared({"libz.so": "libz.so.1", "libbz2.so": "libbz2.so.1.0"}[name]))
+        link.symlink_to(chain.shared(name))
     environment = {**os.environ, **chain.environment(), "CPPFLAGS": f"-I{chain.root}/usr/include/{chain.triplet}", "CFLAGS": "-O2 -g0"}
     environment["LDFLAGS"] = f"-L{chain.libraries} -Wl,-rpath,'$$ORIGIN/../lib'"
     openssl = f"--with-openssl={chain.root}/usr"

@@ -25,11 +25,12 @@ deb-src [signed-by={KEYRING}] http://deb.debian.org/debian bookworm main
 PACKAGES = (
     *("libc6", "libc6-dev", "linux-libc-dev", "libgcc-s1", "libgomp1", "libstdc++6", "libzstd-dev"),
     *("libssl-dev", "libffi-dev", "zlib1g", "zlib1g-dev", "libbz2-1.0", "libbz2-dev", "liblzma-dev"),
+    *("libsqlite3-0", "libsqlite3-dev"),
 )
 # INSIDE: their code is in the output. LICENCES: the licences of some of it; nothing is built from these, so they are not in the key.
 INSIDE = (
     *("libc6-dev", "libgcc-s1", "libgomp1", "libstdc++6", "libzstd-dev"),
-    *("libssl-dev", "libffi-dev", "zlib1g", "libbz2-1.0", "liblzma-dev"),
+    *("libssl-dev", "libffi-dev", "zlib1g", "libbz2-1.0", "liblzma-dev", "libsqlite3-0"),
 )
 LICENCES = ("gcc-10-base", "libffi7")
 # GCC 12's libstdc++.a calls two things that glibc 2.31 has not.

@@ -19,30 +19,34 @@ from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_as
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
 from fastrouter.api.flavours.ollama_vectors import OllamaEmbeddings
-from fastrouter.api.flavours.openai import Chat, Text
+from fastrouter.api.flavours.openai import V1_ERRORS, Chat, Text
+from fastrouter.api.flavours.response_routes import ResponseRoutes
+from fastrouter.api.flavours.responses import RESPONSE_ERRORS
 from fastrouter.api.flavours.vectors import Embeddings
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.models.worker_logs import WorkerLogs
+from fastrouter.api.openapi import ABOUT, OpenApi
 from fastrouter.api.operations.metrics_page import MetricsPage
 from fastrouter.api.operations.page_files import files_of
-from fastrouter.api.requests.bodies import parse_large
+from fastrouter.api.requests.bodies import parse_large, parse_object
+from fastrouter.api.requests.known import ignored_header
+from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
 from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import Response, encode_json, text_response
-from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Routes
+from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
+from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
     "GET": ("/tools", "/cors-proxy", "/v1/stream"),
     "DELETE": ("/v1/stream",),
     "POST": (
-        *("/tools", "/responses", "/v1/responses", "/cors-proxy"),
-        *("/responses/input_tokens", "/v1/responses/input_tokens"),
+        *("/tools", "/cors-proxy"),
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
@@ -67,7 +71,9 @@ def is_not_yet(request: Request, prefix: str) -> bool:
     return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
 
 
-def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, config: Config) -> None:
+def add_routes(
+    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+) -> None:
     """Everything but /health, which answers before there is a catalog."""
     routes.is_change = is_change
     routes.prepare = parse_large
@@ -96,6 +102,12 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
                 default = await peek.props_of(request, spec)
         return encode_json({**admin.router_props(), **default})
 
+    def post(paths: str | Iterable[str], handler: Handler, errors: ErrorShape = OPENAI_ERRORS) -> None:
+        """Of large bodies. Below /v1, errors are as OpenAI's clients know them."""
+        for path in [paths] if isinstance(paths, str) else paths:
+            shape = V1_ERRORS if errors is OPENAI_ERRORS and path.startswith("/v1/") else errors
+            routes.add("POST", path, _naming_ignored(path, handler), max_body=MAX_BODY, errors=shape)
+
     def who_lists(request: Request, exchange: Exchange) -> Models | Anthropic:
         """OpenAI's clients and Anthropic's ask for the same paths."""
         if not is_asked(request):
@@ -104,7 +116,7 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
         return anthropic
 
     def serve(paths: str | Iterable[str], flavour: type[Flavour]) -> None:
-        routes.add("POST", paths, generator.handler(flavour), max_body=MAX_BODY, errors=flavour.errors)
+        post(paths, generator.handler(flavour), flavour.errors)
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
     routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
@@ -112,14 +124,19 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)
     serve("/v1/messages", Messages)
-    routes.add("POST", "/v1/messages/count_tokens", anthropic.count_tokens, max_body=MAX_BODY, errors=ERRORS)
-    routes.add("POST", "/tokenize", native.tokenize, max_body=MAX_BODY)
-    routes.add("POST", "/detokenize", native.detokenize, max_body=MAX_BODY)
-    routes.add("POST", "/apply-template", native.apply_template, max_body=MAX_BODY)
-    routes.add("POST", ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens, max_body=MAX_BODY)
-    routes.add("POST", "/v1/embeddings", embeddings.openai, max_body=MAX_BODY)
-    routes.add("POST", ("/embedding", "/embeddings"), embeddings.native, max_body=MAX_BODY)
-    routes.add("POST", ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank, max_body=MAX_BODY)
+    post("/v1/messages/count_tokens", anthropic.count_tokens, ERRORS)
+    post("/tokenize", native.tokenize)
+    post("/detokenize", native.detokenize)
+    post("/apply-template", native.apply_template)
+    post(("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens)
+    responses = ResponseRoutes(models, supervisor, generator, store)
+    post(("/responses", "/v1/responses"), responses.create, RESPONSE_ERRORS)
+    post(("/responses/input_tokens", "/v1/responses/input_tokens"), responses.count, RESPONSE_ERRORS)
+    routes.add("GET", ("/responses/*", "/v1/responses/*"), responses.show, errors=RESPONSE_ERRORS)
+    routes.add("DELETE", ("/responses/*", "/v1/responses/*"), responses.delete, errors=RESPONSE_ERRORS)
+    post("/v1/embeddings", embeddings.openai)
+    post(("/embedding", "/embeddings"), embeddings.native)
+    post(("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), embeddings.rerank)
     routes.add("GET", "/props", props)
     routes.add("POST", "/props", admin.change_props)
     routes.add("GET", "/slots", peek.slots)
@@ -140,8 +157,23 @@ def add_routes(routes: Routes, models: Models, supervisor: Supervisor, downloads
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
     _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
+    routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)
+
+
+def _naming_ignored(path: str, handler: Handler) -> Handler:
+    """A header of the answer says which fields of the body are unknown."""
+    about = ABOUT.get(("POST", path))
+    if about is None or about.fields is None:
+        return handler
+    fields = about.fields
+
+    def handle(request: Request, exchange: Exchange) -> Result:
+        exchange.notes = ignored_header(parse_object(request), fields)
+        return handler(request, exchange)
+
+    return handle
 
 
 def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:

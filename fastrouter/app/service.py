@@ -3,6 +3,7 @@
 Never imports: http.sockets, app.router. Invariant: after `stop` no process of ours is left.
 """
 
+import asyncio
 import logging
 import os
 import shlex
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.operations.health import Health
+from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.routes import add_routes
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
@@ -38,6 +40,7 @@ class Service:
         self._models: Models | None = None
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
+        self._store: ResponseStore | None = None
         self._watch: Watch | None = None
         self._health: Health | None = None
 
@@ -52,7 +55,8 @@ class Service:
         downloads = self._downloads = Downloads(supervisor.tell)
         self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
         self._model_downloads = ModelDownloads(self._models, self._catalog, supervisor, downloads, self._config)
-        add_routes(routes, self._models, supervisor, self._model_downloads, self._config)
+        self._store = ResponseStore(self._config.responses_dir, self._config.responses_mib << 20)
+        add_routes(routes, self._models, supervisor, self._model_downloads, self._store, self._config)
         if self._config.watch:
             self._watch = Watch(self._config, self.reload)
 
@@ -107,6 +111,8 @@ class Service:
             await self._downloads.stop()
         if self._supervisor is not None:
             await self._supervisor.stop(self._config.stop_timeout_s)
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._store.close)
 
     def announce(self, address: str) -> None:
         """What the user reads: the models, and a command to try."""

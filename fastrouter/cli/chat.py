@@ -148,7 +148,7 @@ class _Talk:
             self.entry = self.client.call("GET", f"/v1/models/{quote(name)}")
         except CallFailed:
             listing = self.client.call("GET", "/v1/models")
-            if "models" not in listing:  # only a router with one model has this
+            if not listing.get("models"):  # only a router with one model names it there, too
                 raise
             [self.entry] = listing["data"]
 

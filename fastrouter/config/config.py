@@ -23,6 +23,7 @@ from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
 from fastrouter.options.samplers import letters_of
+from fastrouter.system.fact_file import cache_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
 EVERYTHING = 5  # verbosity
@@ -63,6 +64,8 @@ class Config:
     props_endpoint: bool = False
     metrics_endpoint: bool = True
     ui: bool = True
+    responses_dir: Path | None = None  # of stored responses; None: they are in memory
+    responses_mib: int = 256  # 0: none is stored
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -122,9 +125,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"):
+    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "responses_dir"):
         if name in fields:
             fields[name] = Path(fields[name])
+    fields.setdefault("responses_dir", cache_folder(environ))
     if isinstance(fields.get("ui_settings"), str):
         fields["ui_settings"] = _read_settings(fields["ui_settings"])
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))

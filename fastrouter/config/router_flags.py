@@ -102,6 +102,17 @@ def router_flags() -> list[Flag]:
             low=0,
             high=100,
         ),
+        flag(
+            scope,
+            "--responses-dir",
+            "RESPONSES_DIR",
+            Kind.PATH,
+            "responses_dir",
+            "folder for stored responses (fastrouter in the user's cache)",
+        ),
+        flag(
+            scope, "--responses-mib", "RESPONSES_MIB", Kind.INT, "responses_mib", "MiB of stored responses (256; 0: none is stored)", low=0
+        ),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),

@@ -51,11 +51,25 @@ cdef extern from *:
     static int fr_chunk_line(char *out, size_t size) {
         return snprintf(out, 20, "%zx\\r\\n", size);
     }
+
+    /* `value` in decimal digits to `out` (at most 20 bytes). Returns the end. */
+    static char *fr_digits(char *out, unsigned long long value) {
+        char digits[20];
+        int size = 0;
+        do {
+            digits[size++] = (char)('0' + value % 10);
+            value /= 10;
+        } while (value);
+        while (size)
+            *out++ = digits[--size];
+        return out;
+    }
     """
     const long long *fr_gap_bounds_us
     long long fr_now_ns() noexcept
     char *fr_escape_json(char *out, const char *text, Py_ssize_t size) noexcept
     int fr_chunk_line(char *out, size_t size) noexcept
+    char *fr_digits(char *out, unsigned long long value) noexcept
 
 
 cdef class _Buffer:
@@ -91,6 +105,28 @@ cdef class _Buffer:
 
     cdef bytes copy(self):
         return PyBytes_FromStringAndSize(self.bytes, self.size)
+
+
+cdef class EventLog:
+    cdef:
+        uint64_t _next
+        _Buffer _text
+
+    def __init__(self):
+        self._text = _Buffer()
+
+    def take_number(self):
+        number = self._next
+        self._next += 1
+        return number
+
+    def keep(self, bytes text not None):
+        self._text.append(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+    def take_text(self):
+        text = self._text.copy()
+        self._text.size = 0
+        return text
 
 
 cdef enum:
@@ -212,7 +248,7 @@ cdef class SseWriter(Sink):
         bint _is_overflowing
         readonly bint is_finished
         _Buffer _events  # whole events, not yet written
-        list _templates  # (prefix, suffix) | None, at choice * 2 + kind - TEXT
+        list _templates  # (prefix, suffix, end, EventLog | None) | None, at choice * 2 + kind - TEXT
         list _first  # bytes | None per choice
         readonly Py_ssize_t text_bytes
         readonly long long last_sent_ns
@@ -227,13 +263,13 @@ cdef class SseWriter(Sink):
         self._templates = []
         self._first = []
 
-    def set_template(self, int kind, int choice, bytes prefix not None, bytes suffix not None):
+    def set_template(self, int kind, int choice, bytes prefix not None, bytes suffix not None, bytes end not None=b"", EventLog log=None):
         cdef Py_ssize_t index = choice * 2 + kind - TEXT
         if kind not in (TEXT, REASONING) or choice < 0:
             raise ValueError("templates are for text and reasoning")
         while len(self._templates) <= index:
             self._templates.append(None)
-        self._templates[index] = (prefix, suffix)
+        self._templates[index] = (prefix, suffix, end, log)
 
     def drop_template(self, int kind, int choice):
         cdef Py_ssize_t index = choice * 2 + kind - TEXT
@@ -271,7 +307,8 @@ cdef class SseWriter(Sink):
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         cdef Py_ssize_t index = choice * 2 + kind - TEXT
         cdef tuple template
-        cdef bytes prefix, suffix, first
+        cdef bytes prefix, suffix, tail, first
+        cdef EventLog log
         cdef _Buffer events = self._events
         cdef char *end
         if self.is_finished:
@@ -284,17 +321,26 @@ cdef class SseWriter(Sink):
         template = <tuple>self._templates[index]
         prefix = <bytes>template[0]
         suffix = <bytes>template[1]
+        tail = <bytes>template[2]
+        log = <EventLog>template[3]  # or None
         if choice < len(self._first) and self._first[choice] is not None:
             first = <bytes>self._first[choice]
             self._first[choice] = None
             events.append(PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first))
-        # An escaped byte takes at most six bytes, so the three copies below stay inside the reserved room.
-        events.reserve(PyBytes_GET_SIZE(prefix) + 6 * size + PyBytes_GET_SIZE(suffix))
+        # An escaped byte takes six at most and a number twenty, so all that is written below stays inside what is reserved here.
+        events.reserve(PyBytes_GET_SIZE(prefix) + 6 * size + PyBytes_GET_SIZE(suffix) + 20 + PyBytes_GET_SIZE(tail))
         end = events.bytes + events.size
         memcpy(end, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
         end = fr_escape_json(end + PyBytes_GET_SIZE(prefix), payload, size)
         memcpy(end, PyBytes_AS_STRING(suffix), PyBytes_GET_SIZE(suffix))
-        events.size = end + PyBytes_GET_SIZE(suffix) - events.bytes
+        end += PyBytes_GET_SIZE(suffix)
+        if log is not None:
+            log._text.append(payload, size)
+            end = fr_digits(end, log._next)
+            log._next += 1
+            memcpy(end, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+            end += PyBytes_GET_SIZE(tail)
+        events.size = end - events.bytes
         self.text_bytes += size
         return 0
 

@@ -38,9 +38,11 @@ class KeyScope:
 class Caller:
     """Who asks, where a key says more than "everything". The same object over reloads, so that nothing is counted twice."""
 
-    __slots__ = ("_pattern", "num_running", "scope")
+    __slots__ = ("_pattern", "id", "num_running", "scope")
 
-    def __init__(self, scope: KeyScope) -> None:
+    def __init__(self, scope: KeyScope, caller_id: str = "") -> None:
+        """`caller_id`: the same after a restart; it does not lead to the key."""
+        self.id = caller_id
         self.num_running = 0
         self.set_scope(scope)
 
@@ -164,7 +166,7 @@ class KeyRing:
             digest = _digest(key.encode())
             if digest in callers:
                 raise ConfigError(f"{said}: --api-key gives one of its keys too")
-            callers[digest] = None if scope is None else Caller(scope)
+            callers[digest] = None if scope is None else Caller(scope, _digest(digest).hex())
         for known in callers.keys() & self._callers.keys():
             caller, fresh = self._callers[known], callers[known]
             if caller is not None and fresh is not None:

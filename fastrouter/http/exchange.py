@@ -50,7 +50,7 @@ class Carrier(Protocol):
 class Exchange:
     """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
 
-    __slots__ = ("_connection", "_is_counted", "_task", "errors", "is_background", "is_over", "on_over", "request", "responder")
+    __slots__ = ("_connection", "_is_counted", "_task", "errors", "is_background", "is_over", "notes", "on_over", "request", "responder")
 
     def __init__(self, connection: Carrier, request: Request) -> None:
         self._connection = connection
@@ -59,6 +59,7 @@ class Exchange:
         self.request = request
         self.responder: Responder | None = None
         self.errors: ErrorShape = OPENAI_ERRORS  # of the API that was asked
+        self.notes = b""  # header lines for the answer, whatever it is
         self.is_over = False
         self.is_background = False  # a drain does not wait for it
         self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
@@ -80,6 +81,7 @@ class Exchange:
         request = self.request
         origin = request.header("origin")
         lines = self._connection.server.guard.cors_headers(origin) if origin is not None else b""
+        lines += self.notes
         if not (is_framed and self.will_keep_alive):
             return lines + b"Connection: close\r\n"
         return lines + b"Connection: keep-alive\r\n" if request.http_minor == 0 else lines

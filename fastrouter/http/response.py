@@ -27,6 +27,8 @@ class ErrorShape(NamedTuple):
 
     body: Callable[[FastrouterError], Any]
     status: Callable[[FastrouterError], int] = attrgetter("status")
+    events: tuple[type[FastrouterError], ...] = ()  # a stream says these as an event, even where it could still have their status
+    ends_stream: bool = False  # after its error event a stream ends properly; else it is cut
 
 
 OPENAI_ERRORS = ErrorShape(FastrouterError.to_json)

@@ -63,6 +63,11 @@ class Routes:
             else:
                 self._exact[method, path] = route
 
+    def served(self) -> list[tuple[str, str]]:
+        """(method, path without the prefix) of all there are now."""
+        found = [*self._exact, *((method, f"{path}*") for method, path, _ in self._below)]
+        return [(method, path.removeprefix(self._prefix)) for method, path in found]
+
     def suffix(self, request: Request, path: str) -> str:
         """What follows `path` (given without the prefix) in the request's path."""
         return request.path[len(self._prefix) + len(path) :]

@@ -344,7 +344,7 @@ def test_models_that_cannot_do_it(server: Router) -> None:
     refused(server.post("/rerank", {"model": "mean", "query": "a", "documents": ["a"]}), 400, "'mean'", "--reranking")
     for model in ("mean", "rank", "chat-last"):
         refused(server.post("/completion", {"model": model, "prompt": "a"}), 400, "cannot generate text")
-    refused(server.post("/v1/embeddings", {"model": "nobody", "input": "a"}), 400, "'nobody' not found")
+    refused(server.post("/v1/embeddings", {"model": "nobody", "input": "a"}), 404, "'nobody' not found")
     refused(server.post("/v1/embeddings", {"input": "a"}), 400, "model name is missing")
 
 
@@ -406,7 +406,7 @@ def test_a_key_has_its_limit_and_its_models(router: StartRouter, folder: Path, t
     server = router("--api-key-file", str(keys), models_dir=folder)
     headers = {"Authorization": "Bearer one"}
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}, headers).status == 200
-    refused(server.post("/v1/embeddings", {"model": "cls", "input": "cat"}, headers), 400, "'cls' not found")
+    refused(server.post("/v1/embeddings", {"model": "cls", "input": "cat"}, headers), 404, "'cls' not found")
     assert server.post("/v1/embeddings", {"model": "mean", "input": "cat"}).status == 401
     many = {"model": "mean", "input": ["cat " * 120] * 2048}
     with ThreadPoolExecutor(1) as pool:

@@ -128,10 +128,14 @@ def test_models(client: openai.OpenAI) -> None:
 
 
 def test_errors(client: openai.OpenAI, server: Router) -> None:
-    with pytest.raises(openai.BadRequestError, match="model 'no-such' not found"):
+    with pytest.raises(openai.NotFoundError, match="model 'no-such' not found") as missing:
         client.chat.completions.create(model="no-such", messages=MESSAGES)
-    with pytest.raises(openai.BadRequestError, match="temperature"):
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError, match="did you mean tiny0"):
+        client.embeddings.create(model="tiny00", input="x")
+    with pytest.raises(openai.BadRequestError, match="temperature") as wrong:
         client.chat.completions.create(model="tiny0", messages=MESSAGES, temperature="hot")  # type: ignore[call-overload]
+    assert wrong.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="tiny0", prompt="the cat " * 4000)
     assert caught.value.type == "exceed_context_size_error"
@@ -142,7 +146,7 @@ def test_errors(client: openai.OpenAI, server: Router) -> None:
     assert unsupported.value.type == "not_supported_error"
     with pytest.raises(openai.AuthenticationError, match="Invalid API Key"):
         say_hello(client.with_options(api_key="wrong"))
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="no-such", messages=MESSAGES, stream=True)
 
 

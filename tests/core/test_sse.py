@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter._core import EVENT, FINISH, LAST, REASONING, TEXT, ItlHistogram, SseWriter, TextCollector, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, REASONING, TEXT, EventLog, ItlHistogram, SseWriter, TextCollector, TokenRing
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -320,3 +320,26 @@ def test_an_event_that_is_no_answer_leaves_the_way_back_open() -> None:
     assert not stage.writer.restart()
     stage.writer.finish()
     assert body_of(stage.transport.sent) == (b"data: 50%\n\ndata: x\n\ndata: 90%\n\n", True)
+
+
+# ---------------------------------------------------------------- numbered events
+
+
+def test_events_are_numbered_and_their_text_is_kept() -> None:
+    stage, log = Stage(), EventLog()
+    assert [log.take_number(), log.take_number()] == [0, 1]
+    stage.writer.set_template(TEXT, 0, b"<", b"|", b">", log)
+    stage.text(b"a", b'"\n', "é".encode())
+    assert body_of(stage.transport.sent)[0].decode() == '<a|2><\\"\\n|3><é|4>'
+    log.keep(b"!")
+    assert (log.take_text().decode(), log.take_text(), log.take_number()) == ('a"\né!', b"", 5)
+
+
+@pytest.mark.parametrize("number", [9, 10, 99, 100, 12345])
+def test_numbers_of_all_lengths(number: int) -> None:
+    stage, log = Stage(), EventLog()
+    for _ in range(number):
+        log.take_number()
+    stage.writer.set_template(TEXT, 0, b"", b"", b"", log)
+    stage.text(b"x")
+    assert body_of(stage.transport.sent)[0] == b"x%d" % number

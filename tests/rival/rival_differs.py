@@ -39,6 +39,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "text": "an answer is what is new",
     },
     "*: models": {
+        "json.models": "Codex wants a list there",
         **{f"json.data.*.{name}": KNOWN for name in ("capabilities", "can_remove", "details", "source", "status*", "chat_template*")},
         "json.data.*.spellings": KNOWN,
         "json.data.*.meta": "known before the model is loaded",
@@ -59,7 +60,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "json.*.params*": "sampling and limits; the rest has one value only",
         "json.*.n_prompt_tokens": "which slot served which request is chance",
     },
-    "*: error: *": {"json.error.message": NAMED},
+    "*: error: *": {"json.error.message": NAMED, "json.error.param": "the field, as in OpenAI's API"},
     "tiny: error: a grammar and a schema": {"*": "which of the two would hold? it is refused"},
     "embedder: error: a completion": {"json.error.*": NEVER, "status": NEVER},
     "tiny: error: embeddings of a generator": {"json.error.*": NEVER, "status": NEVER},

@@ -3,6 +3,8 @@
 Invariant: what does not change during a request (id, model, created) is encoded once, when the request starts.
 """
 
+import math
+import re
 import time
 from abc import ABC, abstractmethod
 from itertools import accumulate
@@ -13,20 +15,57 @@ import orjson
 from fastrouter._core import REASONING, TEXT
 from fastrouter.api.flavours.native import completion_of, progress_in, timings_in
 from fastrouter.api.identity import BUILD_INFO, new_completion_id
-from fastrouter.api.requests.fields import Ask, read_chat, read_completion
+from fastrouter.api.requests.fields import Ask, read_chat
+from fastrouter.api.requests.text_completions import TextAsk, read_text
 from fastrouter.api.serving.flavour import Choice, Usage
-from fastrouter.errors import FastrouterError
-from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS
+from fastrouter.errors import FastrouterError, ModelNotFound
+from fastrouter.http.response import OPENAI_ERRORS, SSE_HEADERS, ErrorShape
 from fastrouter.http.sse import comment, event_parts, json_event, raw_event
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 
 DONE = raw_event(b"[DONE]")
 
 
+def _v1_body(error: FastrouterError) -> dict[str, Any]:
+    """With the names that OpenAI's clients look for."""
+    body = {"param": param_of(error), **error.to_json()["error"]}
+    return {"error": {**body, "code": "model_not_found"} if isinstance(error, ModelNotFound) else body}
+
+
+def param_of(error: FastrouterError) -> str | None:
+    """The field that an error is about, where its message begins with it."""
+    if isinstance(error, ModelNotFound):
+        return "model"
+    found = _FIELD.match(error.message)
+    return found[1] if found else None
+
+
+def v1_status(error: FastrouterError) -> int:
+    """llama-server says 400 of an unknown model, OpenAI says 404."""
+    return 404 if isinstance(error, ModelNotFound) else error.status
+
+
+_FIELD = re.compile(r"field '([^']+)'")
+V1_ERRORS = ErrorShape(_v1_body, v1_status)
+
+
 def finish_reason(finish: Finish) -> str:
     if finish.stop_type == "limit":
         return "length"
     return "tool_calls" if finish.num_calls else "stop"
+
+
+def best_choices(choices: list[Choice], num_made: int, num_kept: int) -> list[Choice]:
+    """Of each prompt, those whose tokens were the most probable, best first. `choices` are in order."""
+    found: list[Choice] = []
+    for start in range(0, len(choices), num_made):
+        found += sorted(choices[start : start + num_made], key=_mean_logprob, reverse=True)[:num_kept]
+    return found
+
+
+def _mean_logprob(choice: Choice) -> float:
+    logprobs = [entry["logprob"] for entry in choice.probabilities if isinstance(entry.get("logprob"), float)]
+    return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 def _call_delta(piece: CallDelta) -> dict[str, Any]:
@@ -165,18 +204,23 @@ class Text(_Completion):
     kind = chunk_kind = "text_completion"
 
     @staticmethod
-    def read(body: dict[str, Any]) -> Ask:
-        return read_completion(body)
+    def read(body: dict[str, Any]) -> TextAsk:
+        return read_text(body)
 
-    def __init__(self, model_id: str, ask: Ask) -> None:
+    def __init__(self, model_id: str, ask: TextAsk) -> None:
         super().__init__(model_id, ask)
+        self._asked = ask
         self._num_characters: dict[int, int] = {}  # so far, per choice
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
         return self.chunk_bytes(choice, b'"text":"', b'","logprobs":null')
 
     def first(self, choice: int) -> bytes:
-        return b""
+        echo = self._echo(choice)
+        return self.chunk(choice, {"text": echo, "logprobs": None}, None) if echo else b""
+
+    def _echo(self, choice: int) -> str:
+        return self._asked.echo[choice // self._asked.generates[0].n] if self._asked.echo else ""
 
     def event(self, choice: int, event: Delta) -> bytes:
         content = {"text": event.text, "logprobs": self._logprobs(choice, event.probabilities)}
@@ -192,8 +236,18 @@ class Text(_Completion):
     def error_event(self, error: FastrouterError) -> bytes:
         return self.error_chunk({"text": "", "logprobs": None}, error)
 
+    def whole(self, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        shown, asked = choices, self._asked
+        if asked.num_shown is not None:
+            shown = best_choices(choices, asked.generates[0].n, asked.num_shown)
+        answer = super().whole(shown, usage)
+        for index, entry in enumerate(answer["choices"]):
+            entry["index"] = index
+        return answer
+
     def content(self, choice: Choice) -> dict[str, Any]:
-        return {"text": choice.reasoning + choice.text, "logprobs": self._logprobs(choice.index, choice.probabilities)}
+        logprobs = self._logprobs(choice.index, choice.probabilities) if self._asked.has_logprobs else None
+        return {"text": self._echo(choice.index) + choice.reasoning + choice.text, "logprobs": logprobs}
 
     def _logprobs(self, choice: int, entries: list[Entry]) -> dict[str, Any] | None:
         """llama-server's `content`, and beside it the lists of OpenAI's text completions."""

@@ -155,6 +155,9 @@ class Models:
             if request.caller is not None and request.caller.is_read_only:
                 raise Forbidden("this key is read-only: a reload needs a key without `read-only`")
             return self._list_anew(request)
+        only = self._catalog.only
+        if only is not None and request.query and "client_version" in self.query(request) and may_see(request.caller, only):
+            return encode_json({"models": [], "object": "list", "data": [self._listing.describe(only)]})  # Codex reads no others
         return self._list_for(request.caller)
 
     async def _list_anew(self, request: Request) -> Response:

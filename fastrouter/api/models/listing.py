@@ -86,8 +86,9 @@ class Listing:
             self._whole.clear()
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
-        head = b"" if self._catalog.only is None else b'"models":' + orjson.dumps([_ollama_entry(name) for name in parts]) + b","
-        body = b"{" + head + b'"object":"list","data":[' + b",".join(parts.values()) + b"]}"
+        shown = [] if self._catalog.only is None else [_ollama_entry(name) for name in parts]
+        head = b'{"models":' + orjson.dumps(shown)  # Codex wants a list here, and falls back to its own if it is empty
+        body = head + b',"object":"list","data":[' + b",".join(parts.values()) + b"]}"
         whole = self._whole[patterns] = Rendered.of(json_response(body))
         return whole
 

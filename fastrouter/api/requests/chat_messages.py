@@ -68,13 +68,13 @@ def _without(message: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def prefill_of(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, bool]:
-    """A trailing assistant message is continued, as with vLLM's `continue_final_message`."""
+    """A trailing assistant message is continued, as with vLLM's `continue_final_message`, unless that says no."""
     given = body.get("add_generation_prompt")
     adds_prompt = True if given is None else boolean("add_generation_prompt", given)
     given = body.get("continue_final_message")
     continues = False if given is None else boolean("continue_final_message", given)
     last = messages[-1]
-    if not continues and last["role"] == "assistant" and not last.get("tool_calls"):
+    if given is None and last["role"] == "assistant" and not last.get("tool_calls"):
         if len(messages) > 1 and messages[-2]["role"] == "assistant":
             raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
         return {"add_generation_prompt": False, "continue_final_message": True}

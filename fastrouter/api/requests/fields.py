@@ -29,6 +29,7 @@ from fastrouter.api.requests.checks import (
     string,
 )
 from fastrouter.api.requests.tools import read_tools
+from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import MAX_GUESSED
 from fastrouter.options.limits import FLOAT_MAX
@@ -54,6 +55,10 @@ class Ask:
     has_thoughts_in_content: bool = False  # too, between <think> and </think>
     id: str = ""  # of the answer, where its client may ask for something while it comes
     ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
+
+    def shorten(self, error: FastrouterError) -> bool:
+        """After this error: whether there is now less to generate from, so that it may be tried again."""
+        return False
 
 
 class Field(NamedTuple):

@@ -4,6 +4,7 @@ Invariant: an answer ends once: it is complete, it has failed, or its client has
 still runs. Each finish is counted once.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -79,9 +80,22 @@ class Answer(ABC):
             elif kind == PROGRESS:
                 self._on_progress(prompt, choice, PromptProgress.from_payload(payload))
             elif kind == ERROR:
-                self.fail(Failure.from_payload(payload).error)
+                self._on_error(Failure.from_payload(payload).error)
         except FastrouterError as error:
             self.fail(error)
+
+    def _on_error(self, error: FastrouterError) -> None:
+        if self.ask.shorten(error) and all(sink.restart() for sink in self.sinks()):
+            asyncio.get_running_loop().call_soon(self._submit_again)  # the ring still holds the sinks
+        else:
+            self.fail(error)
+
+    def _submit_again(self) -> None:
+        if not self._is_over and self._lease is not None:
+            try:
+                self._submit(self._lease)
+            except FastrouterError as error:
+                self.fail(error)
 
     def _count(self, prompt: int, finish: Finish) -> None:
         is_new_prompt = not self._num_finished[prompt]

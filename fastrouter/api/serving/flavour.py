@@ -1,10 +1,11 @@
 """What an API flavour has to bring, and what it gets: choices, usage, records. Leases and connections are not known here."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from fastrouter._core import EventLog
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
 from fastrouter.http.response import ErrorShape
@@ -69,6 +70,15 @@ class Usage:
         }
 
 
+class Template(NamedTuple):
+    """The bytes around the escaped text in an event. With a log, the event's number comes between `after` and `end`."""
+
+    before: bytes
+    after: bytes
+    end: bytes = b""
+    log: EventLog | None = None  # of a flavour that numbers its events; it keeps the text, too
+
+
 class Flavour(Protocol):
     """One API: how its requests are read, and the JSON of its answers and errors. One object serves one request.
 
@@ -86,8 +96,8 @@ class Flavour(Protocol):
     def read(body: dict[str, Any]) -> Ask:
         """Raises InvalidRequest."""
 
-    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | None:
-        """The bytes before and after the escaped text in an event. None: such text goes through `event`, each piece as a Delta.
+    def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | Template | None:
+        """What is around the escaped text in an event. None: such text goes through `event`, each piece as a Delta.
 
         Asked at the start and, of a flavour with blocks, after each `event`. So a block begins with an `event`, in which the last one
         ends; then it has a template, and the rest of its text costs no Python.

@@ -5,7 +5,7 @@ the first record or the first interval of silence, so an error that comes earlie
 """
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -53,19 +53,22 @@ class Generator:
         return lambda request, exchange: self._start(request, exchange, flavour_type)
 
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
-        """Without a task when the model is there; else a coroutine that waits for it."""
-        body = parse_object(request)
-        ask = flavour_type.read(body)
+        return self.start(request, exchange, flavour_type.read(parse_object(request)), flavour_type)
+
+    def start(
+        self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
+    ) -> Coroutine[Any, Any, None] | None:
+        """Without a task when the model is there; else a coroutine that waits for it. `make_flavour` gets the model's id and the ask."""
         if self._is_verbose:
             ask.is_verbose = True
             ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
-        spec, is_autoload = self._models.for_use(request, body)
+        spec, is_autoload = self._models.for_use(request, parse_object(request))
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
         ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
-        flavour = flavour_type(spec.id, ask)
+        flavour = make_flavour(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
         if ask.id:

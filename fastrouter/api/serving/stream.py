@@ -111,14 +111,7 @@ class Stream(Answer, SseWriter):
             self._end()
         elif is_last:
             self._prompt += 1
-            asyncio.get_running_loop().call_soon(self._next_prompt)  # the ring still holds this sink for the prompt that ends
-
-    def _next_prompt(self) -> None:
-        if not self._is_over and self._lease is not None:
-            try:
-                self._submit(self._lease)
-            except FastrouterError as error:
-                self.fail(error)
+            asyncio.get_running_loop().call_soon(self._submit_again)  # the ring still holds this sink for the prompt that ends
 
     # ------------------------------------------------------------ the end
 
@@ -129,13 +122,18 @@ class Stream(Answer, SseWriter):
         self._exchange.end_stream()
 
     def _send_error(self, error: FastrouterError) -> None:
-        """Before the first byte: as a status. After it: as one last event, and the body stays visibly incomplete."""
-        if not self.is_started:
+        """Before the first byte: as a status. After it: as one last event, and in most APIs the body stays visibly incomplete."""
+        shape = self._flavour.errors
+        if not self.is_started and not isinstance(error, shape.events):
             super()._send_error(error)
             return
         self.write_event(self._flavour.error_event(error))
-        self.cut()
-        self._exchange.end(is_whole=False)
+        if shape.ends_stream:
+            self.finish()
+            self._exchange.end_stream()
+        else:
+            self.cut()
+            self._exchange.end(is_whole=False)
 
     def on_overflow(self) -> None:
         if not self._is_over:

@@ -1,0 +1,147 @@
+"""The fields that a body may have, with their JSON types: for /openapi.json, and for the header that names what was ignored. A table.
+
+Invariant: a field that a reader knows is here; what is read is decided there, not here.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from fastrouter.api.requests.fields import FIELDS
+from fastrouter.options.sampling import SAMPLING, Outside, SamplingField, Shape
+
+Schema = dict[str, Any]
+Fields = dict[str, Schema]
+
+MAX_NAMED = 16  # ignored fields in a header
+MAX_NAME = 64  # characters of each
+_ANY: Schema = {}
+_TEXT: Schema = {"type": ["string", "null"]}
+_WHOLE: Schema = {"type": ["integer", "null"]}
+_NUMBER: Schema = {"type": ["number", "null"]}
+_SWITCH: Schema = {"type": ["boolean", "null"]}
+_OBJECT: Schema = {"type": ["object", "null"]}
+_LIST: Schema = {"type": ["array", "null"]}
+_TEXTS: Schema = {"type": ["array", "null"], "items": {"type": "string"}}
+_TEXT_OR_TEXTS: Schema = {"type": ["string", "array", "null"], "items": {"type": "string"}}
+_INPUT: Schema = {"type": ["string", "array", "object", "null"]}
+_DURATION: Schema = {"type": ["number", "string", "null"]}
+
+_SHAPES: dict[Shape, Schema] = {
+    Shape.NUMBER: _NUMBER,
+    Shape.WHOLE: _WHOLE,
+    Shape.SWITCH: _SWITCH,
+    Shape.SEED: _WHOLE,
+    Shape.SAMPLERS: _TEXT_OR_TEXTS,
+    Shape.TEXTS: _TEXTS,
+    Shape.BIAS: {"type": ["array", "object", "null"]},
+}
+
+
+def _each(schema: Schema, names: str) -> Fields:
+    return dict.fromkeys(names.split(), schema)
+
+
+# Of fields.py, beside those for sampling; one that is missing may be anything.
+_GENERATION: Fields = {
+    **_each(_SWITCH, "stream verbose cache_prompt return_tokens return_progress timings_per_token backend_sampling echo"),
+    **_each(_SWITCH, "parallel_tool_calls parse_tool_calls reasoning_control"),
+    **_each(_WHOLE, "priority n_predict max_completion_tokens max_tokens n_cmpl n best_of n_cache_reuse id_slot n_keep n_indent n_discard"),
+    **_each(_WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
+    **_each(_WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),
+    **_each(_NUMBER, "sse_ping_interval speculative.p_min adaptive_target"),
+    **_each(_TEXT, "grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
+    **_each(_DURATION, "keep_alive ttl"),
+    **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
+    **_each(_OBJECT, "stream_options response_format json_schema"),
+    **_each(_TEXTS, "response_fields"),
+    **_each(_LIST, "lora"),
+    **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
+}
+# What OpenAI's clients send and a local server has no use for.
+_ACCEPTED: Fields = {
+    **_each(_TEXT, "user service_tier safety_identifier prompt_cache_key prompt_cache_retention"),
+    **_each(_OBJECT, "metadata prompt_cache_options client_metadata"),
+    **_each(_SWITCH, "store"),
+}
+_MODEL: Fields = {"model": _TEXT}
+
+
+def _schema_of(field: SamplingField) -> Schema:
+    schema = {**_SHAPES[field.shape], "description": field.flag_help or field.name}
+    is_bounded = field.outside is Outside.REFUSED and field.shape in (Shape.NUMBER, Shape.WHOLE)
+    return {**schema, "minimum": field.low, "maximum": field.high} if is_bounded else schema
+
+
+_GENERATED: Fields = {
+    **_MODEL,
+    **{name: _GENERATION.get(name, _ANY) for name in FIELDS},
+    **{field.name: _schema_of(field) for field in SAMPLING},
+    **_ACCEPTED,
+}
+_TEMPLATE: Fields = {
+    **_each(_LIST, "tools messages functions"),
+    **_each(_SWITCH, "add_generation_prompt continue_final_message"),
+    **_each({"type": ["string", "object", "null"]}, "tool_choice function_call"),
+    **_each(_OBJECT, "chat_template_kwargs"),
+    **_each(_TEXT, "reasoning_effort"),
+}
+CHAT: Fields = {
+    **_GENERATED,
+    **_TEMPLATE,
+    **_each(_OBJECT, "prediction web_search_options audio"),
+    **_each(_TEXTS, "modalities"),
+    **_each(_TEXT, "verbosity"),
+}
+COMPLETION: Fields = {**_GENERATED, "prompt": _INPUT, "prediction": _OBJECT}
+INFILL: Fields = {**COMPLETION, "input_prefix": _INPUT, "input_suffix": _INPUT, "input_extra": _LIST}
+RESPONSES: Fields = {
+    **CHAT,
+    **_each({"type": ["string", "array", "null"]}, "input instructions"),
+    **_each(_OBJECT, "text reasoning prompt"),
+    **_each(_LIST, "context_management"),
+    **_each(_WHOLE, "max_output_tokens max_tool_calls"),
+    **_each(_TEXTS, "include"),
+    **_each(_TEXT, "truncation previous_response_id"),
+    **_each(_SWITCH, "background"),
+    **_each(_ANY, "conversation"),
+}
+_TERMS: Fields = {**_MODEL, "priority": _WHOLE, "keep_alive": _DURATION, "ttl": _DURATION, **_ACCEPTED}
+EMBEDDINGS: Fields = {**_TERMS, **_each(_INPUT, "input content"), **_each(_WHOLE, "dimensions embd_normalize"), "encoding_format": _TEXT}
+RERANK: Fields = {
+    **_TERMS,
+    **_each(_LIST, "documents texts"),
+    **_each(_SWITCH, "return_text return_documents"),
+    "query": _TEXT,
+    "top_n": _WHOLE,
+}
+TOKENIZE: Fields = {**_TERMS, "content": _INPUT, **_each(_SWITCH, "add_special parse_special with_pieces")}
+DETOKENIZE: Fields = {**_TERMS, "tokens": _LIST}
+MODEL: Fields = {"model": {"type": "string"}}
+
+
+# ---------------------------------------------------------------- what was ignored
+
+
+def ignored_header(body: dict[str, Any], known: Fields) -> bytes:
+    """A header line that names the unknown fields of a body, each with the field that was probably meant. Empty without unknown fields."""
+    unknown = [name for name in body if name not in known]
+    if not unknown:
+        return b""
+    named = [_about(name, known) for name in unknown[:MAX_NAMED]]
+    more = [f"and {len(unknown) - MAX_NAMED} more"] if len(unknown) > MAX_NAMED else []
+    return f"X-Fastrouter-Ignored: {', '.join(named + more)}\r\n".encode()
+
+
+def _about(name: str, known: Fields) -> str:
+    """Only letters that a header may hold."""
+    shown = "".join(letter if letter.isascii() and letter.isprintable() and letter not in ",;" else "?" for letter in name[:MAX_NAME])
+    meant = next((other for other in _near(name) if other in known), None) if len(name) <= MAX_NAME else None
+    return f"{shown} (did you mean {meant}?)" if meant else shown
+
+
+@lru_cache(1024)
+def _near(name: str) -> list[str]:
+    """Best first. Looked for once: clients send the same fields again and again."""
+    import difflib  # slow to import, and only needed where something is wrong
+
+    return difflib.get_close_matches(name.lower(), sorted({*INFILL, *RESPONSES, *EMBEDDINGS, *RERANK, *TOKENIZE, *DETOKENIZE}), 5, 0.75)

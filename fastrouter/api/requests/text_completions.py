@@ -1,0 +1,66 @@
+"""What only OpenAI's /v1/completions has: `suffix`, `echo`, `best_of`, and `logprobs` of 0. Knows no answer.
+
+Invariant: as in fields.py, what passes is valid, and what does not is a 400 that names the field.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastrouter.api.requests.checks import boolean, integer, invalid, string
+from fastrouter.api.requests.fields import Ask, read_completion
+from fastrouter.ipc.messages import Generate
+
+_OWN = ("suffix", "echo", "best_of")
+_best_of = integer(1, 128)
+
+
+@dataclass(slots=True)
+class TextAsk(Ask):
+    echo: list[str] = field(default_factory=list)  # per prompt: what its answers begin with
+    num_shown: int | None = None  # of the choices of each prompt, the most probable ones; None: all
+    has_logprobs: bool = False
+
+
+def read_text(body: dict[str, Any]) -> TextAsk:
+    ask = read_completion({name: value for name, value in body.items() if name not in _OWN})
+    given = {name: body[name] for name in _OWN if body.get(name) is not None}
+    suffix = string("suffix", given.get("suffix", ""))
+    has_echo = boolean("echo", given.get("echo", False))
+    best_of = _best_of("best_of", given["best_of"]) if "best_of" in given else None
+    has_logprobs = body.get("logprobs") is not None and body["logprobs"] is not False
+    found = TextAsk(**{name: getattr(ask, name) for name in Ask.__slots__}, has_logprobs=has_logprobs)
+    if has_logprobs:
+        found.generates = [replace(generate, logprobs=True) for generate in found.generates]
+    if has_echo:
+        found.echo = [_echo_of(generate, has_logprobs=has_logprobs) for generate in found.generates]
+    if suffix:
+        found.generates = [_with_suffix(generate, suffix) for generate in found.generates]
+    if best_of is not None:
+        _choose_best(found, best_of)
+    return found
+
+
+def _echo_of(generate: Generate, *, has_logprobs: bool) -> str:
+    if has_logprobs:
+        raise invalid("echo", "cannot be used together with 'logprobs': the probabilities of a prompt's tokens are not computed")
+    if not isinstance(generate.prompt, str):
+        raise invalid("echo", "needs a 'prompt' that is text")
+    return generate.prompt
+
+
+def _with_suffix(generate: Generate, suffix: str) -> Generate:
+    """The prompt is what stands before the gap."""
+    infill = {"prefix": generate.prompt, "suffix": suffix, "extra": []}
+    return replace(generate, prompt="", infill=infill)
+
+
+def _choose_best(ask: TextAsk, best_of: int) -> None:
+    n = ask.generates[0].n
+    if best_of < n:
+        raise invalid("best_of", f"must be at least 'n', which is {n}")
+    if best_of == n:
+        return
+    if ask.is_stream:
+        raise invalid("best_of", "cannot be greater than 'n' in a stream: which choice is best is known at the end")
+    ask.num_shown = n
+    ask.generates = [replace(generate, n=best_of, logprobs=True) for generate in ask.generates]

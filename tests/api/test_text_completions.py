@@ -1,0 +1,115 @@
+"""What OpenAI's text completions have beside llama-server's: `echo`, `suffix`, `best_of`, `logprobs` in all combinations."""
+
+from typing import Any
+
+import pytest
+from conftest import Router, StartRouter
+from tiny_models import make_llama
+
+from fastrouter.api.flavours.openai import best_choices
+from fastrouter.api.requests.text_completions import read_text
+from fastrouter.api.serving.flavour import Choice
+from fastrouter.errors import InvalidRequest
+from fastrouter.ipc.records import Finish
+
+FIM = ("pre", "suf", "mid")
+
+
+@pytest.fixture(scope="module")
+def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
+    folder = tmp_path_factory.mktemp("models")
+    make_llama(folder / "tiny.gguf")
+    make_llama(folder / "fim.gguf", fim=FIM)
+    return module_router(models_dir=folder)
+
+
+def complete(server: Router, **fields: Any) -> Any:
+    answer = server.post("/v1/completions", {"model": "tiny", "prompt": "the cat", "max_tokens": 6, "temperature": 0, **fields})
+    assert answer.status == 200, answer.body
+    return answer.json["choices"]
+
+
+def streamed(server: Router, **fields: Any) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    body = {"model": "tiny", "prompt": "the cat", "max_tokens": 6, "temperature": 0, "stream": True, **fields}
+    with server.stream("/v1/completions", body) as chunks:
+        for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return texts
+
+
+def test_echo(server: Router) -> None:
+    [plain] = complete(server)
+    [echoed] = complete(server, echo=True)
+    assert echoed["text"] == "the cat" + plain["text"]
+    assert streamed(server, echo=True) == {0: echoed["text"]}
+    prompts = ["the cat", "a dog"]
+    both = complete(server, echo=True, prompt=prompts, n=2, temperature=1)
+    assert [choice["text"].startswith(prompts[index // 2]) for index, choice in enumerate(both)] == [True] * 4
+    assert [text.startswith(prompts[index // 2]) for index, text in sorted(streamed(server, echo=True, prompt=prompts, n=2).items())] == [
+        True
+    ] * 4
+
+
+def test_suffix(server: Router) -> None:
+    asked = {"model": "fim", "max_tokens": 6, "temperature": 0}
+    infilled = server.post("/infill", {**asked, "input_prefix": "the cat is ", "input_suffix": " red", "prompt": ""}).json["content"]
+    assert complete(server, model="fim", prompt="the cat is ", suffix=" red")[0]["text"] == infilled
+    assert complete(server, suffix="") == complete(server)
+    refused = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "suffix": "b"})
+    assert refused.status == 400
+    assert "Infill is not supported by this model" in refused.error["message"]
+
+
+def test_best_of(server: Router) -> None:
+    made = complete(server, n=4, temperature=1.5, seed=5, logprobs=0)
+    means = [sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["token_logprobs"]) for choice in made]
+    best = complete(server, n=2, best_of=4, temperature=1.5, seed=5)
+    order = sorted(range(4), key=lambda index: means[index], reverse=True)
+    assert [choice["text"] for choice in best] == [made[index]["text"] for index in order[:2]]
+    assert [(choice["index"], choice["logprobs"]) for choice in best] == [(0, None), (1, None)]
+    assert complete(server, best_of=1) == complete(server)
+
+
+def test_logprobs(server: Router) -> None:
+    for count in (0, 1, 3):
+        [choice] = complete(server, logprobs=count)
+        found = choice["logprobs"]
+        assert "".join(found["tokens"]) == choice["text"]
+        assert len(found["token_logprobs"]) == len(found["top_logprobs"]) == 6
+        assert {len(best) for best in found["top_logprobs"]} == {count}
+        assert found["text_offset"][0] == 0
+    assert complete(server, logprobs=None)[0]["logprobs"] is None
+    several = complete(server, logprobs=1, n=2, prompt=["the cat", "a dog"], temperature=1)
+    assert all("".join(choice["logprobs"]["tokens"]) == choice["text"] for choice in several)
+
+
+def test_fields_that_change_nothing_here(server: Router) -> None:
+    more = {"user": "me", "metadata": {"a": "b"}, "service_tier": "flex", "store": True, "prediction": {"type": "content", "content": "x"}}
+    assert complete(server, **more) == complete(server)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"echo": "yes"}, "'echo' must be true or false"),
+        ({"echo": True, "logprobs": 1}, "'echo' cannot be used together with 'logprobs'"),
+        ({"echo": True, "prompt": [1, 2]}, "'echo' needs a 'prompt' that is text"),
+        ({"suffix": 5}, "'suffix' must be a string"),
+        ({"best_of": 1, "n": 2}, "'best_of' must be at least 'n', which is 2"),
+        ({"best_of": 2, "stream": True}, "'best_of' cannot be greater than 'n' in a stream"),
+        ({"best_of": 1000}, "'best_of' must be between"),
+        ({"logprobs": "many"}, "'logprobs'"),
+    ],
+)
+def test_errors_name_the_field(fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidRequest, match=expected):
+        read_text({"prompt": "x", **fields})
+
+
+def test_the_best_choices_of_each_prompt() -> None:
+    def choice(index: int, *logprobs: float) -> Choice:
+        return Choice(index, Finish(), {}, probabilities=[{"token": "", "logprob": logprob} for logprob in logprobs])
+
+    made = [choice(0, -5.0), choice(1, -1.0, -2.0), choice(2, -3.0), choice(3), choice(4, -1.0), choice(5, -0.5)]
+    assert [kept.index for kept in best_choices(made, 3, 2)] == [1, 2, 5, 4]
