@@ -4,10 +4,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import eventually
 from engine_bench import Bench, Client, backends  # noqa: F401
+from llguidance import LLMatcher
 from tiny_models import make_llama
 
 from fastrouter.worker.engine import admission
@@ -87,11 +89,11 @@ class Compiled:
         self._gate = gate
         compile_one = Grammars._compile
 
-        def slowly(grammars: Grammars, constraint: dict[str, str], whitespace: str) -> Matcher:
-            self.begun.append(constraint["text"])
+        def slowly(grammars: Grammars, field: str, source: Any) -> Matcher:
+            self.begun.append(source(None)[0])
             gate.wait(WAIT_S)
             try:
-                return compile_one(grammars, constraint, whitespace)
+                return compile_one(grammars, field, source)
             finally:
                 self.num_ended += 1
 
@@ -115,7 +117,7 @@ def test_nothing_is_compiled_for_who_has_left(bench: Bench, gate: threading.Even
         bench.ring.detach(client.request_id)
     gate.set()
     bench.run(clients[0], clients[1], clients[3])
-    assert sorted(compiled.begun) == ["a+", "b+", "c+"]
+    assert sorted(compiled.begun) == [LLMatcher.grammar_from_regex(text) for text in ("a+", "b+", "c+")]
     assert clients[3].text().strip("c") == ""
     bench.check_idle()
     compiled.end()

@@ -130,7 +130,8 @@ class Engine:
 
     def end_thought(self, request_id: int) -> bool:
         """The answer begins now. False when no choice of the request is in a thought that can be ended."""
-        samplers = [running.sequence.sampler for running in self.running if running.sequence.request.id == request_id]
+        mine = [running.sequence for running in self.running if running.sequence.request.id == request_id]
+        samplers = [sequence.sampler for sequence in mine if sequence.request.generate.reasoning_control]
         return sum(sampler.end_thought() for sampler in samplers if isinstance(sampler, GuidedSampler)) > 0  # all of them
 
     def _end_with(self, request_id: int, error: FastrouterError | None) -> None:

@@ -133,7 +133,7 @@ class Grammars:
         the end if it `is_waited_for`."""
         tools = orjson.dumps(list(wish.tools)).decode()
         key = (f"calls {format.name}", f"{after}", tools, f"{wish.is_parallel}")
-        found = self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), False))
+        found = self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
         if not is_waited_for:
             self._num_waiting[found] -= 1
         return found

@@ -184,7 +184,8 @@ class _Builder:
         else:
             one = not self._wish.is_parallel
         single = f"{usual_open} {call} {close}"
-        more = "" if one else f"({self._text(calls.between)} {single})*"
+        is_apart = calls.open and calls.open[0].startswith(calls.between)  # the marker has the white space between two calls
+        more = "" if one else f"({'' if is_apart else self._text(calls.between)} {single})*"
         section_close = self._text(calls.section_close)
         if after is None and calls.section_open:
             return f"{self._text(calls.section_open[0].lstrip())} {single} {more} {section_close}"
