@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions/control: what a client asks of its chat while the answer comes. As in llama-server."""
+"""POST /v1/chat/completions/control: a client changes its chat while the answer is generated. As in llama-server."""
 
 from fastrouter._core import Request
 from fastrouter.api.requests.bodies import parse_object
@@ -15,7 +15,7 @@ class ChatControl:
         self._generator = generator
 
     async def act(self, request: Request, exchange: Exchange) -> Response:
-        """Nothing is wrong with a chat that is over: its client could not know."""
+        """A chat that is over is not an error: the client could not know it."""
         body = parse_object(request)
         if not string("id", body.get("id", "")):
             raise invalid("id", "is missing: it is the id in the chat's events")
@@ -25,7 +25,7 @@ class ChatControl:
         return encode_json({"success": False, "message": problem} if problem else {"success": True})
 
     async def _end_thought(self, answer_id: str) -> str:
-        """Why not; empty: it is done."""
+        """The reason why it was not done; empty: it was done."""
         answer = self._generator.answer(answer_id)
         if answer is None:
             return "no active completion for this id"
