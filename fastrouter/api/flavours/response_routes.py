@@ -1,6 +1,6 @@
-"""The paths of the Responses API: what is stored is looked up before a response is made, and afterwards by its id.
+"""The paths of the Responses API: the stored conversation is read before a response is made, and responses are read later by their id.
 
-Invariant: a key sees only responses that were made with it; a key that may do everything sees all.
+Invariant: a key sees only responses that were made with it. A key that may do everything sees all.
 """
 
 from collections.abc import Coroutine
@@ -46,7 +46,7 @@ class ResponseRoutes:
         self._store = store
         self._caller = Caller(models, supervisor, RESPONSE_ERRORS)
 
-    # ------------------------------------------------------------ making one
+    # ------------------------------------------------------------ a new response
 
     def create(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request)
@@ -105,7 +105,7 @@ class ResponseRoutes:
         message = f"previous response with id '{response_id}' not found ({why}); send the whole conversation as `input`"
         return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
 
-    # ------------------------------------------------------------ what is stored
+    # ------------------------------------------------------------ stored responses
 
     async def show(self, request: Request, exchange: Exchange) -> Response:
         """GET /v1/responses/{id} and {id}/input_items"""
@@ -151,7 +151,7 @@ def _needs_store(body: dict[str, Any]) -> bool:
 
 
 def _with_id(item: Item) -> Item:
-    """As it is shown later: with an id, a status, and a message's text in parts."""
+    """An item as it is shown later: with an id and a status; a message's text is in parts."""
     kind = item.get("type", "message")
     shown = {**item, "type": kind, "id": item.get("id") or new_id(_PREFIXES.get(kind, "item"))}
     if kind == "message":

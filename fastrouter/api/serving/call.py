@@ -44,7 +44,7 @@ class Caller:
     async def answer(
         self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
     ) -> Response:
-        """The whole response. The model is loaded if necessary. `method` is also the flavour in the metrics. `write(spec, result)` makes the
+        """The whole response. It may load the model. `method` is also the flavour in the metrics. `write(spec, result)` makes the
         body, and an error in it is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
         terms = _Terms(is_autoload, *read_terms(body))
