@@ -1,7 +1,7 @@
-"""Responses that clients may ask for again or continue: in one SQLite file, or in memory where no file can be. Knows no request.
+"""Responses that clients may ask for again or continue: in one SQLite file, or in memory if a file cannot be used.
 
-Invariant: only one thread uses the database. The file stays near its size limit; the least recently used responses go first. An owner sees
-only its own responses. A damaged file is replaced by an empty one. If the disk fails, only what should have been stored is lost.
+Invariant: only one thread uses the database. The file stays near its size limit; the least recently used responses are removed first. An
+owner sees only its own responses. A damaged file is replaced by an empty one. If the disk fails, only the new responses are lost.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = logging.getLogger("fastrouter.api")
 FILE_NAME = "responses.sqlite3"
 MAX_CHAIN = 10_000  # responses of one conversation
 MAX_PENDING = 256  # responses that wait for a slow disk
-MAX_JOURNAL_BYTES = 4 << 20  # beside the file, when nothing is written
+MAX_JOURNAL_BYTES = 4 << 20  # of the journal next to the file, while nothing is written
 _VERSION = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One response, and the items of its own turn that led to it. Owner "": who may do everything, and sees everything."""
+    """One response, and the input items of its own turn. Owner "": may do and see everything."""
 
     response: dict[str, Any]
     input: list[Item]
@@ -58,7 +58,7 @@ class Stored:
 
 class ResponseStore:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
-        """Opens nothing yet. None: in memory. `max_bytes` 0: nothing is kept."""
+        """Does not open the file yet. None: in memory. `max_bytes` 0: responses are not kept."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
@@ -76,7 +76,7 @@ class ResponseStore:
     # ------------------------------------------------------------ for the event loop
 
     def put(self, owner: str, response: dict[str, Any], items: list[Item]) -> None:
-        """Later, in the store's thread; what is asked afterwards finds it. Neither may be changed any more."""
+        """Written later, in the store's thread; later calls find it. The response and its items must not be changed any more."""
         if not self.is_on:
             return
         if self._num_pending >= MAX_PENDING:
@@ -93,7 +93,7 @@ class ResponseStore:
         return found[-1] if found else None
 
     async def conversation(self, owner: str, response_id: str) -> list[Item] | None:
-        """All items up to this response and with it; None: it is not there, or an earlier one is not there any more."""
+        """All items up to this response, including its own; None: it does not exist, or an earlier response has been removed."""
         found = await self._up_to(owner, response_id, MAX_CHAIN)
         if not found or found[0].response.get("previous_response_id") is not None:
             return None
@@ -104,7 +104,7 @@ class ResponseStore:
         return await self._ask(lambda: self._chain(owner, response_id, most), nothing)
 
     async def items(self, owner: str, item_ids: Sequence[str]) -> dict[str, Item]:
-        """Of these, those that are there."""
+        """The stored ones of these items."""
         return await self._ask(lambda: self._items(owner, item_ids), {})
 
     async def delete(self, owner: str, response_id: str) -> bool:

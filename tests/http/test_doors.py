@@ -146,7 +146,7 @@ def test_a_read_only_key(server: Router) -> None:
         refused = server.get(path, BOB)
         assert (refused.status, "read-only" in refused.error["message"]) == (403, True), path
     refused = complete(server, "tiny0", BOB)
-    assert (refused.status, "a load needs a key without `read-only`" in refused.error["message"]) == (403, True)
+    assert (refused.status, "loading a model needs a key without `read-only`" in refused.error["message"]) == (403, True)
     assert server.post("/tokenize?autoload=1", {"model": "tiny0", "content": "a"}, BOB).status == 403
     assert server.post("/models/plan", {"model": "tiny0"}, BOB).json["action"] != "use"  # to look is allowed
     assert server.get("/props?model=tiny0", BOB).status == 200
