@@ -145,7 +145,7 @@ def _operation(method: str, path: str, about: About) -> Schema:
 
 
 def _body(fields: Fields, required: tuple[str, ...]) -> Schema:
-    """Fields beside these are ignored."""
+    """All other fields are ignored."""
     schema = {"type": "object", "properties": fields, **({"required": list(required)} if required else {})}
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 

@@ -95,7 +95,7 @@ def read_keys(text: str, said: str) -> dict[str, KeyScope | None]:
             raise ConfigError(f"{said}:{number}: this key appears twice")
         found[key] = _read_scope(options, f"{said}:{number}") if options else None
     if not found:
-        raise ConfigError(f"{said}: holds no keys")
+        raise ConfigError(f"{said}: has no keys")
     return found
 
 
@@ -165,7 +165,7 @@ class KeyRing:
         for key, scope in read_keys(read_text(self._path, said), said).items():
             digest = _digest(key.encode())
             if digest in callers:
-                raise ConfigError(f"{said}: --api-key gives one of its keys too")
+                raise ConfigError(f"{said}: --api-key has one of its keys too")
             callers[digest] = None if scope is None else Caller(scope, _digest(digest).hex())
         for known in callers.keys() & self._callers.keys():
             caller, fresh = self._callers[known], callers[known]

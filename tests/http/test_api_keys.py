@@ -53,8 +53,8 @@ def test_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "f: holds no keys"),
-        ("# only\n\n", "f: holds no keys"),
+        ("", "f: has no keys"),
+        ("# only\n\n", "f: has no keys"),
         ("a\na", "f:2: this key appears twice"),
         ("a\n\nb secret", "f:3: word 2 must be one of name="),
         ("a read-only=1", "f:1: word 2 must be one of"),
@@ -106,7 +106,7 @@ def test_no_key_is_kept(path: Path) -> None:
 
 
 def test_a_key_that_is_given_twice_would_have_two_scopes(path: Path) -> None:
-    with pytest.raises(ConfigError, match="--api-key gives one of its keys too"):
+    with pytest.raises(ConfigError, match="--api-key has one of its keys too"):
         ring_of(path, "same read-only\n", "same")
 
 

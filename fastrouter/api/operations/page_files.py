@@ -83,7 +83,7 @@ class Folder:
         self._root = os.path.realpath(root)
         self._prefix = prefix
         self._headers = _SAFETY + (_STRICT if is_ours else b"")
-        self._kept: OrderedDict[str, _File] = OrderedDict()  # by real path; touched by the event loop only
+        self._kept: OrderedDict[str, _File] = OrderedDict()  # by real path; only the event loop uses it
 
     def __repr__(self) -> str:
         return f"<Folder {self._root} {len(self._kept)} kept>"
