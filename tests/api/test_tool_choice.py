@@ -78,10 +78,10 @@ def test_arguments_fit_the_schema(server: Router, name: str, temperature: float)
 
 
 def test_tools_of_recorded_outputs(server: Router) -> None:
-    tools, num_whole = recorded_tools(), 0
-    assert len(tools) > 100
-    for each in tools.values():
-        found = calls_of(server, chat([each], temperature=1.5))
+    tools, num_whole = list(recorded_tools().values())[::4], 0
+    assert len(tools) > 20
+    for each in tools:
+        found = calls_of(server, chat([each], temperature=1.5, max_tokens=400))
         if found is not None:
             [(called, arguments)] = found
             assert called == each["function"]["name"]
