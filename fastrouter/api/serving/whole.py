@@ -115,9 +115,11 @@ class Whole(Answer):
             self._send()
 
     def _send(self) -> None:
-        self._complete()
         self._choices.sort(key=lambda choice: choice.index)
-        body = orjson.dumps(self._flavour.whole(self._choices, self._usage))
+        body = orjson.dumps(
+            self._flavour.whole(self._choices, self._usage)
+        )  # if this fails, the answer is not over, and the client is told
+        self._complete()
         self._exchange.send(json_response(body, headers=self._timeline.header(self._first_text, time.monotonic())))
 
     def pause(self) -> None:
