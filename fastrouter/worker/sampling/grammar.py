@@ -276,7 +276,10 @@ def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: s
         return LLMatcher.grammar_from_lark(call_grammar(format, wish, segments, after=after))
 
     def is_followed(wish: Wish) -> bool:
-        return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
+        try:
+            return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
+        except ValueError:  # it is too large
+            return False
 
     return grammar_of(loosened(wish, is_followed))
 

@@ -28,7 +28,7 @@ def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
     properties = schema.get("properties")
     known = dict(properties) if isinstance(properties, Mapping) else {}
     required = schema.get("required")
-    needed = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    needed = dict.fromkeys(name for name in required if isinstance(name, str)) if isinstance(required, list) else {}
     known.update({name: {} for name in needed if name not in known})
     return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
 

@@ -30,6 +30,7 @@ Segments = Callable[[str], Iterable[str | int]]  # a marker's plain texts, and t
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _ANY_TEXT = "/(?s:.*)/"
+MAX_CHARACTERS = 4 << 20  # of a grammar: each parameter's schema brings all definitions, so a small schema may make a large one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def triggers(format: Format) -> tuple[str, ...]:
 
 def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str | None = None) -> str:
     """`after`: the trigger that has been written already, None: the grammar begins where the answer does. Raises ValueError for a format
-    without calls."""
+    without calls, and where the grammar is too large."""
     if format.calls is None:
         raise ValueError(f"the format {format.name} has no tool calls")
     return _Builder(format.calls, wish, segments).build(after)
@@ -118,6 +119,7 @@ class _Builder:
         self._segments = segments
         self._numbers = count()
         self._rules: list[str] = []
+        self._num_characters = 0
 
     def build(self, after: str | None) -> str:
         syntax = self._calls.syntax
@@ -134,6 +136,9 @@ class _Builder:
     def _rule(self, body: str, attributes: str = "") -> str:
         name = f"r{next(self._numbers)}"
         self._rules.append(f"{name}{attributes}: {body}")
+        self._num_characters += len(body)
+        if self._num_characters > MAX_CHARACTERS:
+            raise ValueError(f"the grammar of the calls has more than {MAX_CHARACTERS >> 20} MiB: use fewer tools, or smaller schemas")
         return name
 
     def _any_of(self, bodies: Iterable[str]) -> str:
@@ -279,16 +284,14 @@ class _Builder:
         self, needed: list[tuple[str, Any]], others: list[tuple[str, Any]], item: Callable[[str, Any], str], comma: str = ", "
     ) -> str:
         """The needed ones, then any of the others, with commas between them."""
-        rest = ""
+        rest, firsts = "", []
         for key, value in reversed(others):  # each rule: this one or not, then those behind it
-            rest = self._rule(f"({_quoted(comma)} {item(key, value)})? {rest}")
+            one = self._rule(item(key, value))
+            firsts.append(f"{one} {rest}")
+            rest = self._rule(f"({_quoted(comma)} {one})? {rest}")
         if needed:
             return f" {_quoted(comma)} ".join(item(key, value) for key, value in needed) + f" {rest}"
-        firsts = []
-        for number, (key, value) in enumerate(others):
-            behind = " ".join(f"({_quoted(comma)} {item(k, v)})?" for k, v in others[number + 1 :])
-            firsts.append(f"{item(key, value)} {behind}")
-        return f"({self._any_of(firsts)})?" if firsts else ""
+        return f"({self._any_of(reversed(firsts))})?" if firsts else ""
 
     def _braces(self, syntax: Braces, schema: dict[str, Any]) -> str:
         found = properties_of(schema)

@@ -210,7 +210,7 @@ def shown_tools(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[st
     """Those that a request allows, with what templates read, in their order. `choice` as in Generate."""
     if not tools or choice == "none":
         return None
-    names = choice["names"] if isinstance(choice, dict) else None
+    names = frozenset(choice["names"]) if isinstance(choice, dict) else None
     return [_shown(tool["function"]) for tool in tools if names is None or tool["function"]["name"] in names] or None
 
 
