@@ -144,9 +144,17 @@ def test_calls_results_and_thoughts_of_earlier_turns_travel() -> None:
 
 
 def test_parallel_calls_and_their_parsing() -> None:
-    assert (chat(tools=TOOLS).parallel_tool_calls, chat(tools=TOOLS).parses_calls) == (True, True)
+    assert (chat(tools=TOOLS).parallel_tool_calls, chat(tools=TOOLS).parses_calls) == (None, True)
     generate = chat(tools=TOOLS, parallel_tool_calls=False, parse_tool_calls=False)
     assert (generate.parallel_tool_calls, generate.parses_calls) == (False, False)
+
+
+def test_a_named_tool_is_called_once_unless_more_are_wanted() -> None:
+    named = {"type": "function", "function": {"name": "add"}}
+    assert chat(tools=TOOLS, tool_choice=named).parallel_tool_calls is False
+    assert chat(functions=[{"name": "add"}], function_call={"name": "add"}).parallel_tool_calls is False
+    assert chat(tools=TOOLS, tool_choice=named, parallel_tool_calls=True).parallel_tool_calls is True
+    assert chat(tools=TOOLS, tool_choice="required").parallel_tool_calls is None
 
 
 def test_thoughts() -> None:

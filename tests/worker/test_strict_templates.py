@@ -153,6 +153,15 @@ def test_a_result_without_a_call() -> None:
     assert done == ["results of tools that belong to no call are shown as user messages"]
 
 
+def test_a_template_that_works_on_the_text_of_earlier_answers() -> None:
+    is_earlier = "{% if m.role == 'assistant' and not loop.last %}"
+    source = turns(is_earlier + "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content or '' }}{% endif %}" + _CALLS)
+    asked = [USER, called(1)]
+    assert render(source, asked)[1] == []
+    text, adaptations = render(source, [*asked, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}])
+    assert (text.count("get_weather"), adaptations) == (1, [])
+
+
 def test_a_text_beside_a_thought_and_calls() -> None:
     source = turns(
         "{% if m.tool_calls and m.content and m.thinking %}" + _REFUSE % "content or thinking" + "{% endif %}"
