@@ -345,3 +345,8 @@ def test_what_a_chat_refuses_is_named_as_here() -> None:
     for _ in range(100):
         deep = [deep]
     assert "field 'tools'" in refused(tools=[{"type": "function", "name": "f", "parameters": {"x": deep}}])
+
+
+def test_a_body_of_another_api_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="field 'input' is missing"):
+        read_response({"model": "m", "messages": [{"role": "user", "content": "x"}]})

@@ -113,6 +113,16 @@ def test_a_tool_without_a_name_is_refused(field: str, value: Any) -> None:
     assert f"'{field}'" in refused(tools=value)
 
 
+def test_a_tool_in_the_shape_of_another_api_is_told_the_right_one() -> None:
+    assert "must be an object with the fields" in refused(tools=[{"type": "function", "name": "add", "parameters": {}}])
+
+
+@pytest.mark.parametrize("call", [{}, {"function": "add"}, {"function": {}}, {"name": "add", "arguments": "{}"}])
+def test_a_call_without_a_function_is_refused(call: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"'messages\[1\].tool_calls\[0\].function' must be an object with the fields"):
+        chat({"role": "assistant", "tool_calls": [call]})
+
+
 def test_functions_are_tools() -> None:
     functions = [item["function"] for item in TOOLS]
     generate = chat(functions=functions, function_call={"name": "add"})

@@ -29,9 +29,17 @@ def _check_message(name: str, value: Any) -> None:
         raise invalid(f"{name}.content", "is missing")
     if content is not None and not isinstance(content, str):
         _check_parts(f"{name}.content", content)
-    tool_calls = message.get("tool_calls")
-    if tool_calls is not None and not (isinstance(tool_calls, list) and all(isinstance(call, dict) for call in tool_calls)):
-        raise invalid(f"{name}.tool_calls", "must be a list of objects")
+    if message.get("tool_calls") is not None:
+        _check_calls(f"{name}.tool_calls", message["tool_calls"])
+
+
+def _check_calls(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
+        raise invalid(name, "must be a list of objects")
+    for index, call in enumerate(value):
+        function = call.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise invalid(f"{name}[{index}].function", 'must be an object with the fields "name" and "arguments"')
 
 
 def _check_parts(name: str, value: Any) -> None:
