@@ -123,6 +123,23 @@ def test_results_between_roles_that_alternate() -> None:
     assert "20 degrees" in text
 
 
+def test_a_question_after_a_result_where_no_answer_may_be_empty() -> None:
+    """Agents send a result and a text of the user together."""
+    source = turns(
+        "{% if m.role == 'assistant' and not m.content and not m.tool_calls %}" + _REFUSE % "no text" + "{% endif %}"
+        "{% if m.role == 'user' and ns.last == 'tool' %}" + _REFUSE % "roles must alternate" + "{% endif %}{% set ns.last = m.role %}"
+        "[{{ m.role }}:{{ m.content or '' }}" + _CALLS + "]",
+        "{% set ns = namespace(last='') %}",
+    )
+    text, adaptations = render(source, [USER, called(1), {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}, USER])
+    assert text.endswith("[tool:sunny][assistant: ][user:Hello]")
+    assert adaptations == [
+        "an empty answer is put between the result of a tool and a user message",
+        "a space is put into answers without text",
+    ]
+    assert render(source, [USER, {"role": "assistant", "content": ""}, USER])[1] == ["a space is put into answers without text"]
+
+
 def test_ids_of_nine_characters() -> None:
     text, done = render(NINE, [USER, called(1, 2, content=""), result(1), result(2)])
     ids = [part.split()[0] for part in text.split("(")[1:]]
