@@ -5,7 +5,7 @@ Invariant: what passes is a list of objects with a text content (or parts of tex
 
 from typing import Any
 
-from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported, string
+from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported_kind, string
 from fastrouter.errors import InvalidRequest
 
 _MEDIA_PARTS = frozenset({"image_url", "input_audio", "input_video", "video_url", "input_image", "file"})
@@ -48,7 +48,7 @@ def _check_parts(name: str, value: Any) -> None:
     for index, part in enumerate(value):
         kind = json_object(f"{name}[{index}]", part).get("type")
         if isinstance(kind, str) and kind in _MEDIA_PARTS:
-            raise not_supported(f"{name}[{index}].type={kind}")
+            raise not_supported_kind(f"{name}[{index}]", kind)
         if kind != "text":
             raise invalid(f"{name}[{index}].type", 'must be "text"')
         string(f"{name}[{index}].text", part.get("text"))
