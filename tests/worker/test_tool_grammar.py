@@ -16,7 +16,7 @@ from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Grammars, Matcher
-from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of, types_of
+from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of
 from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of, triggers
 from fastrouter.worker.text.parsers.format import (
     Braces,
@@ -32,6 +32,7 @@ from fastrouter.worker.text.parsers.format import (
 )
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind
+from fastrouter.worker.text.parsers.schema import types_in
 from fastrouter.worker.text.parsers.table import ROWS
 
 MAX_STEPS = 600
@@ -332,8 +333,8 @@ def test_special_tokens_end_a_text_without_its_white_space() -> None:
     ],
 )
 def test_types(schema: Any, types: set[str], text: bool) -> None:
-    assert types_of(schema) == types
-    assert is_text(schema) == text
+    assert types_in(schema, {}) == types
+    assert is_text(types) == text
 
 
 def test_parameters() -> None:

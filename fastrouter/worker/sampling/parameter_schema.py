@@ -33,29 +33,8 @@ def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
     return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
 
 
-def types_of(value: Any) -> set[str]:
-    """The types that it may have; empty: any."""
-    if not isinstance(value, Mapping):
-        return set()
-    given = value.get("type")
-    if isinstance(given, str):
-        return {given}
-    if isinstance(given, list):
-        return {name for name in given if isinstance(name, str)}
-    for key in ("enum", "const"):
-        if key in value:
-            return {_type_name(item) for item in (value[key] if key == "enum" and isinstance(value[key], list) else [value[key]])}
-    for key in ("anyOf", "oneOf"):
-        members = value.get(key)
-        if isinstance(members, list) and members:
-            found = [types_of(member) for member in members]
-            return set() if not all(found) else set().union(*found)
-    return set()
-
-
-def is_text(value: Any) -> bool:
-    """It may be a string, so where strings stand without quotes it is read as one."""
-    types = types_of(value)
+def is_text(types: set[str]) -> bool:
+    """A value of these types may be a string, so it is read as one where strings stand without quotes. No types: any."""
     return not types or "string" in types
 
 
@@ -101,9 +80,3 @@ def _resolved(root: Schema, value: Any) -> Any:
             return {}
         value = found
     return _ENDLESS
-
-
-def _type_name(value: Any) -> str:
-    if value is None:
-        return "null"
-    return {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}.get(type(value), "object")

@@ -20,9 +20,9 @@ from fastrouter.worker.sampling.parameter_schema import (
     parameters_of,
     properties_of,
     sub_schema,
-    types_of,
 )
 from fastrouter.worker.text.parsers.format import Braces, Calls, Channels, Format, JsonObject, NameThenJson, Pythonic, Recipients, Tagged
+from fastrouter.worker.text.parsers.schema import types_in
 
 Tool = Mapping[str, Any]
 Named = list[tuple[str, Any]]
@@ -239,10 +239,11 @@ class _Builder:
     def _tagged(self, syntax: Tagged, name: str, schema: dict[str, Any]) -> str:
         parameters = []
         for key, value, is_needed in properties_of(schema):
-            is_string = is_text(value)
+            types = types_in(value, schema)
+            is_string = is_text(types)
             kind = ""
             if syntax.after_type:
-                kind = (syntax.string_types or ("true",))[0] if is_string else _type_word(value, syntax.string_types)
+                kind = (syntax.string_types or ("true",))[0] if is_string else _type_word(types, syntax.string_types)
             opened = self._text(
                 syntax.before_key + (_escaped(key) if syntax.entities else key) + syntax.after_key + kind + syntax.after_type
             )
@@ -268,7 +269,7 @@ class _Builder:
         )
 
     def _keyword(self, schema: dict[str, Any], key: str, value: Any) -> str:
-        types = types_of(value)
+        types = types_in(value, schema)
         if types and types <= {"boolean", "null"}:
             words = ["True", "False"] * ("boolean" in types) + ["None"] * ("null" in types)
             return f"{_quoted(key + '=')} ({' | '.join(map(_quoted, words))})"
@@ -300,8 +301,8 @@ class _Builder:
         return f"{_quoted('{')} {self._in_order(needed, others, item, ',')} {_quoted('}')}"
 
     def _braced_value(self, syntax: Braces, root: dict[str, Any], value: Any) -> str:
-        types = types_of(value)
-        if is_text(value):
+        types = types_in(value, root)
+        if is_text(types):
             texts = enum_texts(value)
             inner = f"({' | '.join(map(_quoted, texts))}) {self._text(syntax.quote)}" if texts else self._until(syntax.quote)
             return f"{self._text(syntax.quote)} {inner}"
@@ -350,8 +351,8 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;")
 
 
-def _type_word(value: Any, string_types: tuple[str, ...]) -> str:
+def _type_word(types: set[str], string_types: tuple[str, ...]) -> str:
     """How a format that writes types writes one that is not a string."""
     if set(string_types) <= {"true"}:
         return "false"
-    return next(iter(sorted(types_of(value))), "object")
+    return next(iter(sorted(types)), "object")

@@ -29,15 +29,16 @@ def types_of(parameters: Mapping[str, Any], key: str) -> frozenset[str]:
     schema = properties.get(key) if isinstance(properties, Mapping) else None
     if schema is None:
         schema = parameters.get("additionalProperties")
-    return frozenset(_types(schema, parameters, 0))
+    return frozenset(types_in(schema, parameters))
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
+def types_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
+    """The JSON types that a value of this schema may have; none when the schema does not say. `root`: where its references point to."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return set()
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _types(_resolve(reference, root), root, depth + 1)
+        return types_in(_resolve(reference, root), root, depth + 1)
     declared = schema.get("type")
     if isinstance(declared, str):
         return {declared}
@@ -46,7 +47,8 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
     for word in ("anyOf", "oneOf", "allOf"):
         choices = schema.get(word)
         if isinstance(choices, Sequence) and not isinstance(choices, str):
-            return set().union(*(_types(choice, root, depth + 1) for choice in choices))
+            found = [types_in(choice, root, depth + 1) for choice in choices]
+            return set().union(*found) if word == "allOf" or all(found) else set()
     return _types_of_values(schema)
 
 
