@@ -363,3 +363,8 @@ def test_many_thoughts_before_one_message() -> None:
     [generate] = read_response({"input": [*items, {"role": "user", "content": "b"}]}).generates
     assert generate.messages is not None
     assert generate.messages[0] == {"role": "assistant", "content": "a", "reasoning_content": "one\ntwo"}
+
+
+def test_a_body_of_another_api_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="field 'input' is missing"):
+        read_response({"model": "m", "messages": [{"role": "user", "content": "x"}]})

@@ -132,3 +132,10 @@ def test_a_real_model_calls_by_itself_what_it_is_told_to(server: Router) -> None
         server, chat([PICK], model="smollm2", temperature=0, logit_bias=[], messages=[{"role": "user", "content": "Pick red."}])
     )
     assert found == [("pick", {"colour": "red"})]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
+def test_a_model_without_calls_of_its_own_calls_once(server: Router, choice: Any) -> None:
+    """It would write the same call until its context is full."""
+    body = chat([PICK], model="smollm2", temperature=0, logit_bias=[], tool_choice=choice, parallel_tool_calls=None)
+    assert len(calls_of(server, {**body, "messages": [{"role": "user", "content": "What is the weather in Paris?"}]}) or []) == 1

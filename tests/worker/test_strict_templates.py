@@ -123,6 +123,23 @@ def test_results_between_roles_that_alternate() -> None:
     assert "20 degrees" in text
 
 
+def test_a_question_after_a_result_where_no_answer_may_be_empty() -> None:
+    """Agents send a result and a text of the user together."""
+    source = turns(
+        "{% if m.role == 'assistant' and not m.content and not m.tool_calls %}" + _REFUSE % "no text" + "{% endif %}"
+        "{% if m.role == 'user' and ns.last == 'tool' %}" + _REFUSE % "roles must alternate" + "{% endif %}{% set ns.last = m.role %}"
+        "[{{ m.role }}:{{ m.content or '' }}" + _CALLS + "]",
+        "{% set ns = namespace(last='') %}",
+    )
+    text, adaptations = render(source, [USER, called(1), {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}, USER])
+    assert text.endswith("[tool:sunny][assistant: ][user:Hello]")
+    assert adaptations == [
+        "an empty answer is put between the result of a tool and a user message",
+        "a space is put into answers without text",
+    ]
+    assert render(source, [USER, {"role": "assistant", "content": ""}, USER])[1] == ["a space is put into answers without text"]
+
+
 def test_ids_of_nine_characters() -> None:
     text, done = render(NINE, [USER, called(1, 2, content=""), result(1), result(2)])
     ids = [part.split()[0] for part in text.split("(")[1:]]
@@ -151,6 +168,15 @@ def test_a_result_without_a_call() -> None:
     text, done = render(NO_ORPHANS, [USER, result(1)])
     assert text == "[user:Hello][user:<tool_response>\n20 degrees\n</tool_response>]"
     assert done == ["results of tools that belong to no call are shown as user messages"]
+
+
+def test_a_template_that_works_on_the_text_of_earlier_answers() -> None:
+    is_earlier = "{% if m.role == 'assistant' and not loop.last %}"
+    source = turns(is_earlier + "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content or '' }}{% endif %}" + _CALLS)
+    asked = [USER, called(1)]
+    assert render(source, asked)[1] == []
+    text, adaptations = render(source, [*asked, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}])
+    assert (text.count("get_weather"), adaptations) == (1, [])
 
 
 def test_a_text_beside_a_thought_and_calls() -> None:

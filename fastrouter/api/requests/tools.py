@@ -38,7 +38,9 @@ def _check_tool(name: str, value: Any) -> Tool:
     tool = json_object(name, value)
     if tool.get("type", "function") != "function":
         raise invalid(f"{name}.type", 'must be "function"')
-    _check_function(f"{name}.function", tool.get("function"))
+    if not isinstance(tool.get("function"), dict):
+        raise invalid(f"{name}.function", 'must be an object with the fields "name", "description" and "parameters"')
+    _check_function(f"{name}.function", tool["function"])
     return tool
 
 

@@ -17,6 +17,7 @@ from fastrouter.worker.text.message import Message
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.prompts import Prompts, shown_tools
+from fastrouter.worker.text.template_format import GENERIC_WAY
 
 Tools = list[dict[str, Any]]
 
@@ -73,7 +74,13 @@ class Chats:
         tools = _callable_tools(generate, format) if format is not None else []
         if format is None or not tools:
             return None
-        return format, Wish(tools, must_call(generate), generate.parallel_tool_calls)
+        return format, Wish(tools, must_call(generate), self._is_parallel(generate))
+
+    def _is_parallel(self, generate: Generate) -> bool:
+        """A model that was not trained for calls often writes the same one again and again."""
+        if generate.parallel_tool_calls is not None:
+            return generate.parallel_tool_calls
+        return self._prompts.format_of(generate).origin != GENERIC_WAY
 
     def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
         """The prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: its text is not read."""
@@ -90,7 +97,7 @@ class Chats:
             tools,
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",
-            generate.parallel_tool_calls,
+            self._is_parallel(generate),
             generate.holds_calls,
             self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools)),
         )

@@ -108,6 +108,12 @@ def _answer_between(messages: list[Message]) -> list[Message]:
     return changed
 
 
+def _space_in_empty_answers(messages: list[Message]) -> list[Message]:
+    """Where neither text nor calls are, some templates refuse the answer."""
+    is_empty = [message.get("role") == "assistant" and not message.get("content") and not message.get("tool_calls") for message in messages]
+    return [{**message, "content": " "} if empty else message for message, empty in zip(messages, is_empty, strict=True)]
+
+
 def _together(first: Any, second: Any) -> Any:
     """Two contents as one."""
     if isinstance(first, list) or isinstance(second, list):
@@ -166,6 +172,7 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("messages of one role in a row are joined", _of_messages(_merged)),
     ("an empty user message is put before an answer that comes first", _of_messages(_user_first)),
     ("an empty answer is put between the result of a tool and a user message", _of_messages(_answer_between)),
+    ("a space is put into answers without text", _of_messages(_space_in_empty_answers)),
     ("parameters of tools are shown with simpler types", _plain_tools),
     ("tools are described in the system message, as the template refuses them", _described_tools),
     ("an empty list of tools is shown where there are none", _empty_tools),

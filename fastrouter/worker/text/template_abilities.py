@@ -26,6 +26,7 @@ _ID = "call04711"  # nine letters and digits, as Mistral wants them
 _ARGUMENTS = {"argument_needle": _NEEDLE}
 _USER: Message = {"role": "user", "content": "hello"}
 _ANSWER: Message = {"role": "assistant", "content": "hi"}
+_RESULT: Message = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
 _PARAMETERS = {"type": "object", "properties": {"argument_needle": {"type": "string", "description": "text"}}, "required": []}
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "text", "parameters": _PARAMETERS}}]
 _MAX_CHARS = 1 << 17  # of what a template makes of a probe
@@ -80,8 +81,12 @@ class Abilities:
 
     @cached_property
     def takes_null(self) -> bool:
-        text = self._probe(_USER, self._called(None))
-        return bool(text) and text.count("None") == self._probe(_USER, self._called("")).count("None")
+        """Instead of the text beside calls: at the end, and before a result."""
+        return bool(self._probe(_USER, self._called(None))) and all(self._shows_null_as_empty(*after) for after in ((), (_RESULT,)))
+
+    def _shows_null_as_empty(self, *after: Message) -> bool:
+        null, empty = (self._probe(_USER, self._called(content), *after) for content in (None, ""))
+        return bool(null) == bool(empty) and null.count("None") == empty.count("None")
 
     # ------------------------------------------------------------ tools
 
@@ -137,8 +142,7 @@ class Abilities:
     @cached_property
     def shows_results(self) -> bool:
         """What a tool has answered."""
-        result = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
-        return not self.shows_calls or _NEEDLE + "-result" in self._shown(self._called(), result)
+        return not self.shows_calls or _RESULT["content"] in self._shown(self._called(), _RESULT)
 
     # ------------------------------------------------------------ thoughts
 

@@ -42,7 +42,7 @@ CONVERSATIONS: dict[str, tuple[list[Message], bool]] = {  # messages, and whethe
     "question after a result": ([_USER, _called(_ID), _result(_ID), _USER], True),
     "result without a call": ([_USER, _result(_ID)], True),
 }
-AS_IT_IS = "taken as it is"
+AS_IT_IS, REFUSED = "taken as it is", "refused: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        return self.conversations["question"] == AS_IT_IS and all(text in ("ok", "refused") for text in self.round_trips.values())
+        is_refused = self.conversations["question"].startswith(REFUSED)
+        return not is_refused and all(text in ("ok", "refused") for text in self.round_trips.values())
 
     def to_json(self) -> dict[str, Any]:
         found = self.format
@@ -101,7 +102,7 @@ def _taken(renderer: Renderer, messages: list[Message], has_tools: bool) -> str:
     try:
         shown = renderer.show(Chat(None, (messages, TOOLS if has_tools else None, True, False), {}))
     except InvalidRequest as error:
-        return f"refused: {error.message}"
+        return f"{REFUSED}{error.message}"
     return "; ".join(shown.adaptations) or AS_IT_IS
 
 
