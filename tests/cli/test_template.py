@@ -54,7 +54,7 @@ def test_check(tmp_path: Path) -> None:
     result = run(tmp_path, "check", written(tmp_path, QWEN_TOOLS))
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "format: hermes (known by its template's words)"
+    assert lines[0] == "format: hermes (known by texts in the template)"
     assert "  tool call and result     taken as it is" in lines
     assert "  two calls                ok" in lines
 

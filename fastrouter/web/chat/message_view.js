@@ -1,5 +1,5 @@
-// One message on the page. Knows how a message looks, not what its buttons do.
-// Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
+// One message on the page. Knows the look of a message, not the effect of its buttons.
+// Invariant: `update` draws what changed since the last `update`; only LiveMarkdown draws an answer's text.
 
 import { h, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
@@ -180,7 +180,7 @@ function bubbleOf(text) {
 
 function failureOf(message, acts) {
   const { error } = message;
-  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // these say it in plain words
+  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // for these the page has plain words
   const kind = helps ? null : kindOf(error.message);
   const file = kind?.isFile ? acts.fileOf(message.model) : null;
   const raw = [kind && error.message, ...(error.log ?? [])].filter(Boolean);
@@ -192,7 +192,7 @@ function failureOf(message, acts) {
     h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
 }
 
-/** The one that helps is the last, and the main one. */
+/** The button that helps is the last, and the main one. */
 function waysOut(message, helps, acts) {
   const ways = [
     ["retry", "Try again", () => acts.retry(message)],
@@ -211,7 +211,7 @@ function headlineOf({ error, content }) {
   return content ? "The answer broke off" : "There is no answer";
 }
 
-/** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
+/** For the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
 export function waitInWords(comment, model) {
   const loading = /^loading(?: (\d+)%)?(?: eta ([\d.]+)s)?/.exec(comment ?? "");
   if (loading) {

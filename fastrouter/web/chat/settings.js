@@ -25,7 +25,7 @@ const RANDOM_SEED = 4_294_967_295;
 const IN_WORDS = { max_tokens: (value) => (value < 0 ? "no limit" : null), seed: (value) => (value < 0 || value === RANDOM_SEED ? "random" : null) };
 export const SAMPLING_NAMES = [...FIRST, ...MORE].map(([name]) => name);
 
-/** `defaults`: the model's own values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
+/** `defaults`: the model's values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
 export async function editSettings(chat, model, defaults, naming) {
   const { conversation } = chat;
   const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, close));
@@ -58,7 +58,7 @@ function formOf(conversation, model, defaults, naming, close) {
     for (const input of [system, stop, schema.input, tools.input, ...fields.map((field) => field.input)]) input.value = "";
     for (const field of [tools, schema]) field.isFine();
   };
-  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
+  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
     h("p.settings-note", {}, `An empty field means what ${model?.id ?? "the model"} does by itself. The grey value is that default.`),
@@ -92,7 +92,7 @@ function numberOf([name, label, min, max, step, help], sampling, defaults) {
   return { name, input, row: rowOf(input, label, help) };
 }
 
-/** Only what the model's template reads. */
+/** Only rows that the model's template reads. */
 function thinkingOf(model, sampling) {
   const caps = model?.chat_template_caps;
   const isThinking = sampling.enable_thinking === undefined ? "" : String(sampling.enable_thinking);

@@ -21,7 +21,7 @@ export class Welcome {
   #askAgain;
   element;
 
-  /** `onPick(id)`; `openAll()` shows what has no card; `openRoom()` where there is nothing to pick; `askAgain()` for the key. */
+  /** `onPick(id)`; `openAll()` shows the models without a card; `openRoom()` is for an empty list; `askAgain()` for the key. */
   constructor(models, chat, { onPick, openAll, openRoom, askAgain }) {
     this.#askAgain = askAgain;
     this.#openAll = openAll;
