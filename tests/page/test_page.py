@@ -126,7 +126,7 @@ def test_two_models_side_by_side(real: Router, tab: Tab) -> None:
     ask(page, "the dog")
     assert page.locator(".pair .author").all_inner_texts() == ["tiny0", "tiny1"]
     assert all(text.strip() for text in page.locator(".pair .prose").all_inner_texts())
-    page.get_by_role("button", name="Go on with this one").click()
+    page.get_by_role("button", name="Continue with this one").click()
     page.get_by_role("button", name="Two models side by side").click()
     with page.expect_request(CHAT) as request:
         ask(page, "and the cat?")
@@ -199,7 +199,7 @@ def test_edit_branch_and_regenerate(scripted: Router, tab: Tab) -> None:
     page.locator(".prose", has_text="second").wait_for()
     page.wait_for_selector(IDLE)
     assert page.locator(".question .siblings").inner_text().strip() == "2 / 2"
-    page.locator(".question").get_by_role("button", name="The version before").click()
+    page.locator(".question").get_by_role("button", name="Previous version").click()
     page.locator(".prose", has_text="first").wait_for()
     page.get_by_role("button", name="Answer again", exact=True).click()
     page.wait_for_selector(IDLE)

@@ -191,11 +191,11 @@ def test_results_have_versions_and_survive_a_reload(page: Any) -> None:
     page.locator(".conversation").click()
     versions = page.locator(".tool-foot .siblings")
     assert versions.inner_text().strip() == "2 / 2"
-    versions.get_by_role("button", name="The version before").focus()
+    versions.get_by_role("button", name="Previous version").focus()
     page.keyboard.press("Enter")
     page.get_by_text("warm").wait_for()
     assert page.locator(".tool-result pre").inner_text() == "20"
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next version"
     page.fill('[aria-label="Search conversations"]', "rome")
     assert page.locator(".conversation").count() == 1
 

@@ -71,7 +71,7 @@ def test_the_end_stays_in_sight_however_fast_it_goes_away(page: Any) -> None:
 def test_a_worker_that_dies_says_of_what(page: Any) -> None:
     ask(page, {"tokens": 300, "delay_s": 0.01, "die": "SIGKILL", "die_after": 20})
     failure = page.locator(".failure")
-    failure.get_by_text("The answer broke off").wait_for()
+    failure.get_by_text("The answer is incomplete").wait_for()
     failure.get_by_text("killed by signal 9").wait_for()
     assert "t19" in page.locator(".prose").inner_text()
 
@@ -203,12 +203,12 @@ def test_who_answers_again_is_not_lost(page: Any) -> None:
             page.keyboard.press("Enter")
         page.wait_for_function("() => document.activeElement.id === 'composer-text'")
     page.locator(".answer .siblings", has_text="3 / 3").wait_for()
-    page.get_by_role("button", name="The version before").focus()
+    page.get_by_role("button", name="Previous version").focus()
     page.keyboard.press("Enter")
     page.locator(".answer .siblings", has_text="2 / 3").wait_for()
     page.keyboard.press("Enter")
     page.locator(".answer .siblings", has_text="1 / 3").wait_for()
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next version"
 
 
 def test_the_theme_follows_the_system_while_the_page_is_open(page: Any) -> None:

@@ -131,8 +131,8 @@ class AnswerView {
     if (this.#parts.head.dataset.pair === wanted) return;
     this.#parts.head.dataset.pair = wanted;
     this.#parts.head.querySelector(".pair-mark")?.remove();
-    if (wanted === "chosen") this.#parts.head.append(h("span.pair-mark.chip", { "data-state": "loaded" }, "goes on from here"));
-    if (wanted === "other") this.#parts.head.append(h("button.pair-mark.button.small", { type: "button", onclick: () => this.#acts.choose(this.message) }, "Go on with this one"));
+    if (wanted === "chosen") this.#parts.head.append(h("span.pair-mark.chip", { "data-state": "loaded" }, "continues from here"));
+    if (wanted === "other") this.#parts.head.append(h("button.pair-mark.button.small", { type: "button", onclick: () => this.#acts.choose(this.message) }, "Continue with this one"));
   }
 
   #showWait(isRunning) {
@@ -156,7 +156,7 @@ class AnswerView {
     end.dataset.isShown = "true";
     if (message.isUnfinished) end.append(h("p.note", {}, "Unfinished"));
     if (message.isStopped) end.append(h("p.note", {}, "Stopped"));
-    if (message.isCut) end.append(h("p.note", {}, "Cut at the limit of tokens or of the context"));
+    if (message.isCut) end.append(h("p.note", {}, "Ended at the limit of tokens or of the context"));
     if (message.error) end.append(failureOf(message, this.#acts));
   }
 }
@@ -208,7 +208,7 @@ function waysOut(message, helps, acts) {
 function headlineOf({ error, content }) {
   if (error.type === TOO_LONG) return "The conversation is too long for this model";
   if (/failed to load|cannot be loaded/.test(error.message)) return "The model could not be loaded";
-  return content ? "The answer broke off" : "There is no answer";
+  return content ? "The answer is incomplete" : "There is no answer";
 }
 
 /** For the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
@@ -229,7 +229,7 @@ function showSiblings(holder, message, siblings, acts) {
   const at = siblings.findIndex((one) => one.id === message.id);
   if (siblings.length < 2 || at < 0) return holder.replaceChildren();
   const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by], label), { class: "icon-button small", disabled: !siblings[at + by] });
-  return holder.replaceChildren(step(-1, "left", "The version before"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "The next version"));
+  return holder.replaceChildren(step(-1, "left", "Previous version"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "Next version"));
 }
 
 function copyButton(text) {

@@ -9,7 +9,7 @@ import { CHOICES, EFFORTS, EXAMPLE, readTools } from "./tools.js";
 
 /** name, label, least, most, step, what it does */
 const FIRST = [
-  ["temperature", "Temperature", 0, 5, 0.05, "How varied the answers are. 0 always takes the most likely word; above 1 becomes erratic."],
+  ["temperature", "Temperature", 0, 5, 0.05, "How varied the answers are. 0 always takes the most likely word; above 1 they often make no sense."],
   ["max_tokens", "Maximum tokens", -1, 1_000_000, 1, "The longest answer. A token is about three quarters of an English word; -1 means no limit."],
 ];
 const MORE = [
@@ -61,7 +61,7 @@ function formOf(conversation, model, defaults, naming, close) {
   for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
-    h("p.settings-note", {}, `An empty field means what ${model?.id ?? "the model"} does by itself. The grey value is that default.`),
+    h("p.settings-note", {}, `An empty field means the default of ${model?.id ?? "the model"}, which is shown in grey.`),
     tallOf(system, "System prompt", "What the model should always know or do: its role, tone, language."),
     first.map(({ row }) => row),
     thinking.map(({ row }) => row),

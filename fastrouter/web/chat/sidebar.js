@@ -93,7 +93,7 @@ export class Sidebar {
   }
 
   async #remove(conversation) {
-    const isSure = await confirmAction("Delete this conversation?", `“${conversation.title || "Untitled"}” is gone from this browser then.`, "Delete");
+    const isSure = await confirmAction("Delete this conversation?", `“${conversation.title || "Untitled"}” will be removed from this browser.`, "Delete");
     if (isSure) await this.#chat.remove(conversation);
   }
 

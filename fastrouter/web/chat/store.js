@@ -77,6 +77,6 @@ function settled(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
-    request.onblocked = () => reject(new Error("another tab holds the storage"));
+    request.onblocked = () => reject(new Error("another tab uses the storage"));
   });
 }

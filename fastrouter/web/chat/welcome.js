@@ -44,7 +44,7 @@ export class Welcome {
     if (fit.length > MAX_CARDS) this.#cards.append(h("button.card.all", { type: "button", onclick: this.#openAll }, `All ${fit.length} models`));
     this.#cards.querySelector(`[data-model="${CSS.escape(focused ?? "")}"]`)?.focus();
     if (!this.#models.isKnown && this.#models.isRefused) {
-      this.#text.textContent = "The router wants an API key before it says which models it has.";
+      this.#text.textContent = "The router needs an API key to list its models.";
       this.#cards.replaceChildren(h("button.button.primary", { type: "button", onclick: this.#askAgain }, "Enter the key"));
       return;
     }
