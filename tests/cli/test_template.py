@@ -1,4 +1,4 @@
-"""`fastrouter template`, as its users run it."""
+"""`fastrouter template`, run as users run it."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def test_check(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "format: hermes (known by texts in the template)"
-    assert "  tool call and result     taken as it is" in lines
+    assert "  tool call and result     accepted unchanged" in lines
     assert "  two calls                ok" in lines
 
 

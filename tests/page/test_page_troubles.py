@@ -1,4 +1,4 @@
-"""The page when things go wrong, and where people with a phone, a tablet or a keyboard get stuck: keys, cuts, bursts, drawers, focus."""
+"""The page when things fail, and problems of people with a phone, a tablet or a keyboard: keys, cuts, bursts, drawers, focus."""
 
 import json
 from collections.abc import Iterator
@@ -105,10 +105,10 @@ def test_what_gets_in_all_the_same_can_do_nothing(tab: Tab, page: Any) -> None:
     page.wait_for_function("(wanted) => new Set(window.refused).size >= wanted", arg=len(wanted))
     assert set(page.evaluate("window.refused")) == wanted
     assert page.evaluate("window.hacked") is None
-    tab.problems.clear()  # the browser's words on what it refused
+    tab.problems.clear()  # the browser's messages about what it refused
 
 
-# ---------------------------------------------------------------- doors
+# ---------------------------------------------------------------- keys and addresses
 
 
 def test_who_gives_no_key_can_give_it_later(tab: Tab, router: StartRouter, models: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_drawer_keeps_the_rest_out_of_reach(chromium: Any, scripted: Router) -
 def test_the_list_of_conversations_keeps_the_keyboard_where_it_is(page: Any) -> None:
     ask(page, says("one"))
     page.keyboard.press("Control+Shift+O")
-    ask(page, {"tokens": 250, "delay_s": 0.01}, waits=False)  # kept now and again while it comes
+    ask(page, {"tokens": 250, "delay_s": 0.01}, waits=False)  # stored from time to time while it comes
     page.locator(".conversation >> nth=1").focus()
     title = page.evaluate(FOCUSED)
     page.wait_for_selector(".answer[aria-busy=true]", state="detached")

@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 SYSTEM_FOLDED = "the system message is put before the first user message"
 SYSTEM_LATER = "system messages that come later are shown as user messages"
-TOOLS_DESCRIBED = "tools are described in the system message, as the template knows none"
+TOOLS_DESCRIBED = "tools are described in the system message, because the template does not know tools"
 CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
 RESULTS_WRITTEN = "results of tools are shown as user messages"
 

@@ -159,7 +159,7 @@ def _empty_tools(messages: list[Message], tools: Any) -> tuple[list[Message], An
 
 
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
-    ("a text beside a thought and tool calls is put behind the thought", _of_messages(_one_thought)),
+    ("a text beside a thought and tool calls is put after the thought", _of_messages(_one_thought)),
     ("ids of tool calls are replaced by nine letters and digits", _of_messages(_short_ids)),
     ("several tool calls of one answer are shown one after the other", _of_messages(_one_call_each)),
     ("results of tools that belong to no call are shown as user messages", _of_messages(_orphans_shown)),
@@ -167,7 +167,7 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("an empty user message is put before an answer that comes first", _of_messages(_user_first)),
     ("an empty answer is put between the result of a tool and a user message", _of_messages(_answer_between)),
     ("parameters of tools are shown with simpler types", _plain_tools),
-    ("tools are described in the system message, as the template refuses them", _described_tools),
+    ("tools are described in the system message, because the template refuses them", _described_tools),
     ("an empty list of tools is shown where there are none", _empty_tools),
 )
 

@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     """A prompt."""
 
     text: str
-    adaptations: tuple[str, ...]  # what was done to the messages, in words
+    adaptations: tuple[str, ...]  # the changes to the messages, in words
 
 
 class _TakesLong(Exception):
@@ -113,7 +113,7 @@ class Renderer:
         for adaptation in shown.adaptations:
             if adaptation not in self._told:
                 self._told.add(adaptation)
-                self.notices.append(f"the chat template does not take all messages as they are: {adaptation}")
+                self.notices.append(f"the chat template does not accept all messages unchanged: {adaptation}")
         return shown.text
 
     def _show_now(self, chat: Chat) -> Shown | None:

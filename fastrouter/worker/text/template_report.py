@@ -42,7 +42,7 @@ CONVERSATIONS: dict[str, tuple[list[Message], bool]] = {  # messages, and whethe
     "question after a result": ([_USER, _called(_ID), _result(_ID), _USER], True),
     "result without a call": ([_USER, _result(_ID)], True),
 }
-AS_IT_IS = "taken as it is"
+AS_IT_IS = "accepted unchanged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class TooMuchMemory(InvalidRequest):
     """The render was ended because it needs too much memory."""
 
     def __init__(self) -> None:
-        super().__init__("chat template: it needs more memory than a template may take")
+        super().__init__("chat template: it needs more memory than a template may use")
 
 
 class _OutOfTime(BaseException):

@@ -81,4 +81,4 @@ def _reader(desk: Desk, calls: Calls) -> Callable[[bool], Reading[None]]:
     if isinstance(syntax, Tagged):
         tagged = TaggedReader(syntax, calls.open, calls.close)
         return lambda bare: tagged.read(desk)
-    raise TypeError(f"{type(syntax).__name__} has a reader of its own")
+    raise TypeError(f"{type(syntax).__name__} has a separate reader")
