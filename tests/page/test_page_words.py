@@ -173,7 +173,7 @@ STREAM = """async ([pieces, expected]) => {
     for (const [at, piece] of pieces.entries()) {
         live.set((text += piece));
         for (let frame = 0; frame < 300 && head() !== expected[at]; frame += 1) await new Promise(requestAnimationFrame);
-        await new Promise((done) => setTimeout(done, 60)); // for whatever else is drawn
+        await new Promise((done) => setTimeout(done, 60)); // for anything else that is drawn
         heads.push(head());
     }
     live.finish(text);

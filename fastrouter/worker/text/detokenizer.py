@@ -59,7 +59,7 @@ class Detokenizer:
         self._held = b""
         self._is_idle = True  # nothing is held and the text continues
         self.is_stopped = False
-        self.stop_type = "word"  # what it is when it is stopped
+        self.stop_type = "word"  # the reason, once `is_stopped` is set
         self.stopping_word = ""
 
     def __repr__(self) -> str:

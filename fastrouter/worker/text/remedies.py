@@ -168,7 +168,7 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("an empty answer is put between the result of a tool and a user message", _of_messages(_answer_between)),
     ("parameters of tools are shown with simpler types", _plain_tools),
     ("tools are described in the system message, because the template refuses them", _described_tools),
-    ("an empty list of tools is shown where there are none", _empty_tools),
+    ("an empty list of tools is shown if there are none", _empty_tools),
 )
 
 

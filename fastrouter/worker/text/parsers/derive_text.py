@@ -62,7 +62,7 @@ def mirrored(opening: str, text: str) -> str:
 
 
 def split_first_marker(text: str) -> tuple[str, str]:
-    """The text up to its first marker and the white space behind it, and the rest."""
+    """The text up to its first marker and the white space after it, and the rest."""
     tokens = tokens_of(text)
     end = next((number for number, token in enumerate(tokens, 1) if is_marker(token)), len(tokens))
     while end < len(tokens) and tokens[end].isspace():
