@@ -1,4 +1,4 @@
-"""`fastrouter template`, as its users run it."""
+"""`fastrouter template`, run as users run it."""
 
 import json
 import subprocess
@@ -54,8 +54,8 @@ def test_check(tmp_path: Path) -> None:
     result = run(tmp_path, "check", written(tmp_path, QWEN_TOOLS))
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "format: hermes (known by its template's words)"
-    assert "  tool call and result     taken as it is" in lines
+    assert lines[0] == "format: hermes (known by texts in the template)"
+    assert "  tool call and result     accepted unchanged" in lines
     assert "  two calls                ok" in lines
 
 

@@ -1,4 +1,4 @@
-"""Grammars of tool calls: whatever follows them is a call of the format, with arguments that its tool's schema takes."""
+"""Grammars of tool calls: every text that follows them is a call of the format, with arguments that its tool's schema allows."""
 
 import ctypes
 import json
@@ -127,7 +127,7 @@ def allowed(matcher: Matcher, vocab: Vocab) -> list[int]:
 
 
 def walk(matcher: Matcher, vocab: Vocab, chance: random.Random) -> str | None:
-    """A random text of the grammar; None where it got too long. It prefers what ends things, more and more."""
+    """A random text of the grammar; None if it got too long. It prefers tokens that close something, more and more."""
     text = b""
     for step in range(MAX_STEPS):
         if matcher.is_complete:

@@ -1,7 +1,7 @@
 """Tools and the format of a model -> the Lark grammar of its tool calls, for llguidance. Pure.
 
-The grammar writes markers and white space as the model usually does, so it costs the model nothing to follow. Arguments follow the schema
-of the tool's parameters. Knows no sampler: who uses the grammar decides where in the answer it begins.
+The grammar writes markers and white space as the model usually does, so the model can follow it without effort. Arguments follow the schema
+of the tool's parameters. Knows no sampler: its user decides where in the answer the grammar begins.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,17 +35,17 @@ MAX_CHARACTERS = 4 << 20  # of a grammar: each parameter's schema brings all def
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a request wants of its tool calls."""
+    """What a request says about its tool calls."""
 
-    tools: Sequence[Tool]  # that may be called
+    tools: Sequence[Tool]  # tools that may be called
     is_required: bool  # there is at least one call
     is_parallel: bool = True  # there may be more than one
     loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 
 def triggers(format: Format) -> tuple[str, ...]:
-    """Texts after one of which a call must follow: where the grammar of a call that is not required begins. Without white space at the
-    ends. Empty: calls of this format begin without a marker, so only required ones can be held to a grammar."""
+    """Texts after which a call must follow: there the grammar of an optional call begins. Without white space at the
+    ends. Empty: calls of this format begin without a marker, so only required calls can follow a grammar."""
     calls = format.calls
     if calls is None or isinstance(calls.syntax, Recipients):
         return ()
@@ -63,8 +63,8 @@ def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str |
 
 
 def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
-    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One odd tool must not
-    break a request."""
+    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One unusual tool must not
+    make a request fail."""
     if not any(map(_is_hopeless, wish.tools)) and is_followed(wish):
         return wish
     alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
@@ -74,7 +74,7 @@ def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
 
 
 def _is_hopeless(tool: Tool) -> bool:
-    """The compiler would take too long, or make a grammar that leads nowhere."""
+    """The compiler would take too long, or the grammar could never end."""
     try:
         schema = _cleaned(tool)
         if has_endless_reference(schema):
@@ -86,7 +86,7 @@ def _is_hopeless(tool: Tool) -> bool:
 
 
 def _cleaned(tool: Tool) -> dict[str, Any]:
-    """The schema of its parameters, without what the compiler does not take and need not know. Raises ValueError."""
+    """The schema of its parameters, without the parts that the compiler refuses and does not need. Raises ValueError."""
     found: dict[str, Any] = orjson.loads(schema_text(parameters_of(tool)))
     return found
 
@@ -229,7 +229,7 @@ class _Builder:
             return f"{_quoted('{' + _json_text(name) + ': ')} {arguments} {_quoted('}')}"
         identity = f'{_quoted(f"{_json_text(syntax.id_key)}: ")} /"[0-9A-Za-z_-]{{1,40}}"/ {_quoted(", ")}' if syntax.id_key else ""
         opened = f"{_json_text(syntax.name_keys[0])}: {_json_text(name)}, {_json_text(syntax.arguments_keys[0])}: "
-        is_wrapped = syntax.function_key and not self._calls.bare  # in answers that are a bare call, most models leave it out
+        is_wrapped = syntax.function_key and not self._calls.bare  # most models leave it out if the answer is a call without markers
         if is_wrapped:
             opened = f"{_json_text(syntax.function_key)}: {{{opened}"
         closed = "}}" if is_wrapped else "}"
@@ -316,7 +316,7 @@ class _Builder:
             return f'"[" ({item} ("," {item})*)? "]"'
         return self._json(sub_schema(root, value))
 
-    # ------------------------------------------------------------ formats that are more than calls
+    # ------------------------------------------------------------ formats with more than calls
 
     def _channels(self, syntax: Channels, *, is_begun: bool) -> str:
         """One call: after it, the turn is over."""
@@ -355,7 +355,7 @@ def _escaped(text: str) -> str:
 
 
 def _type_word(types: set[str], string_types: tuple[str, ...]) -> str:
-    """How a format that writes types writes one that is not a string."""
+    """For a format that writes types: how it writes a type other than string."""
     if set(string_types) <= {"true"}:
         return "false"
     return next(iter(sorted(types)), "object")
