@@ -1,6 +1,6 @@
-"""GET /openapi.json: what is served, from the table of routes and the tables of fields. Knows no handler.
+"""GET /openapi.json: a description of the API, made from the table of routes and the tables of fields.
 
-Invariant: every route that answers is in it, and nothing else; one without a line below has only its path.
+Invariant: it contains exactly the routes that answer. A route without a line below has only its path.
 """
 
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ class About(NamedTuple):
     summary: str
     fields: Fields | None = None  # of its body
     required: tuple[str, ...] = ()
-    is_stream: bool = False  # its answer is one, or `stream` asks for one
+    is_stream: bool = False  # its answer is a stream, or becomes one with `stream`
     query: tuple[str, ...] = ()
-    rests: tuple[str, ...] = ("{name}",)  # what stands for the "*" of a path
+    rests: tuple[str, ...] = ("{name}",)  # the text in place of the "*" of a path
 
 
 _MODEL_QUERY = ("model",)

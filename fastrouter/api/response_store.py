@@ -1,7 +1,7 @@
-"""Responses that clients may ask for again or continue: in one SQLite file, or in memory where no file can be. Knows no request.
+"""Responses that clients may ask for again or continue: in one SQLite file, or in memory if a file cannot be used.
 
-Invariant: only one thread uses the database. The file stays near its size limit; the least recently used responses go first. An owner sees
-only its own responses. A damaged file is replaced by an empty one. If the disk fails, only what should have been stored is lost.
+Invariant: only one thread uses the database. The file stays near its size limit; the least recently used responses are removed first. An
+owner sees only its own responses. A damaged file is replaced by an empty one. If the disk fails, only the new responses are lost.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One response, and the items of its own turn that led to it. Owner "": who may do everything, and sees everything."""
+    """One response, and the input items of its own turn. Owner "": may do and see everything."""
 
     response: dict[str, Any]
     input: list[Item]
@@ -67,7 +67,7 @@ def _too_large(what: str, field: str) -> InvalidRequest:
 
 class ResponseStore:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
-        """Opens nothing yet. None: in memory. `max_bytes` 0: nothing is kept."""
+        """Does not open the file yet. None: in memory. `max_bytes` 0: responses are not kept."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
@@ -85,7 +85,7 @@ class ResponseStore:
     # ------------------------------------------------------------ for the event loop
 
     def put(self, owner: str, response: dict[str, Any], items: list[Item]) -> None:
-        """Later, in the store's thread; what is asked afterwards finds it. Neither may be changed any more."""
+        """Written later, in the store's thread; later calls find it. The response and its items must not be changed any more."""
         if not self.is_on:
             return
         if self._num_pending >= MAX_PENDING:
@@ -102,7 +102,7 @@ class ResponseStore:
         return found[-1] if found else None
 
     async def conversation(self, owner: str, response_id: str) -> list[Item] | None:
-        """All items up to this response and with it; None: it is not there, or an earlier one is not there any more."""
+        """All items up to this response, including its own; None: it does not exist, or an earlier response has been removed."""
         found = await self._up_to(owner, response_id, MAX_CHAIN)
         if not found or found[0].response.get("previous_response_id") is not None:
             return None
@@ -113,7 +113,7 @@ class ResponseStore:
         return await self._ask(lambda: self._chain(owner, response_id, most), nothing)
 
     async def items(self, owner: str, item_ids: Sequence[str]) -> dict[str, Item]:
-        """Of these, those that are there."""
+        """The stored ones of these items."""
         return await self._ask(lambda: self._items(owner, item_ids), {})
 
     async def delete(self, owner: str, response_id: str) -> bool:

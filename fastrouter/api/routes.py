@@ -1,7 +1,7 @@
-"""Which function answers which path.
+"""The function that answers each path.
 
-Invariant: a path of llama-server that is missing here gets an answer that says so, to tell it from a typing error: a 404, because clients
-repeat a request that got a 5xx.
+Invariant: for a path of llama-server that is missing here, the answer says that it is missing, so that the user does not look for a typing
+error. It is a 404, because clients repeat a request that got a 5xx.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ _NOT_YET = {
         *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
     ),
 }
-# Paths below which a POST changes what others have, too.
+# Below these paths, a POST also changes something for other clients.
 _CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
 _CHANGES_NOTHING = frozenset(("/models/plan",))
 
 
 def is_change(method: str, path: str) -> bool:
-    """What a read-only key may not ask for. A path that comes new below one of these counts as a change until it is named above."""
+    """Whether a read-only key may not send the request. A new path below one of these counts as a change until it is listed above."""
     if method in ("GET", "HEAD"):
         return False
     path = path.removeprefix("/v1")
@@ -74,7 +74,7 @@ def is_not_yet(request: Request, prefix: str) -> bool:
 def add_routes(
     routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
 ) -> None:
-    """Everything but /health, which answers before there is a catalog."""
+    """All routes except /health, which answers before the catalog exists."""
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
@@ -90,7 +90,7 @@ def add_routes(
     admin = Admin(models, supervisor, downloads, config)
 
     async def props(request: Request, exchange: Exchange) -> Response:
-        """Of the model that is named; of the router, and with it of the default model, as a llama-server with that one model says."""
+        """The properties of the named model. Without a name: those of the router and of the default model, as in llama-server."""
         spec = models.named(request)
         if spec is not None and models.query(request).get("model"):
             return encode_json(await peek.props_of(request, spec))
@@ -103,13 +103,13 @@ def add_routes(
         return encode_json({**admin.router_props(), **default})
 
     def post(paths: str | Iterable[str], handler: Handler, errors: ErrorShape = OPENAI_ERRORS) -> None:
-        """Of large bodies. Below /v1, errors are as OpenAI's clients know them."""
+        """Routes with large bodies. Below /v1, errors have OpenAI's shape."""
         for path in [paths] if isinstance(paths, str) else paths:
             shape = V1_ERRORS if errors is OPENAI_ERRORS and path.startswith("/v1/") else errors
             routes.add("POST", path, _naming_ignored(path, handler), max_body=MAX_BODY, errors=shape)
 
     def who_lists(request: Request, exchange: Exchange) -> Models | Anthropic:
-        """OpenAI's clients and Anthropic's ask for the same paths."""
+        """Clients of OpenAI and of Anthropic use the same paths."""
         if not is_asked(request):
             return models
         exchange.errors = ERRORS
@@ -198,7 +198,7 @@ def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) ->
 
 
 def _with_probe(files: Files, *, is_theirs: bool) -> Files:
-    """Ollama's clients look at / to see whether it runs. `is_theirs`: the files are a user's own, so / is one of them."""
+    """Ollama's clients request / to see whether the server runs. `is_theirs`: the files belong to the user, so / is one of them."""
 
     async def get(request: Request, path: str) -> Response | None:
         if path == "/" and not is_theirs and is_probe(request):

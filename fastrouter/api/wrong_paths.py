@@ -1,4 +1,4 @@
-"""What was probably meant by an unknown path: a base URL that is too long or too short, a typing error. Pure."""
+"""Hints for an unknown path: the base URL is too long or too short, or there is a typing error. Pure."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,1 +1,1 @@
-"""Bytes of HTTP: connections, routes, keys, TLS. Knows no model."""
+"""Bytes of HTTP: connections, routes, keys, TLS."""

@@ -1,7 +1,7 @@
-"""API keys and what each may do. Knows no route and no model; a model is a few names to it.
+"""API keys and what each may do. A model is known here only by its names.
 
-Invariant: a key itself is kept only as its digest and is never written anywhere; a reload that fails changes nothing, and none can
-leave a router without keys that had some.
+Invariant: only the digest of a key is kept, and a key is never written anywhere. A reload that fails changes nothing. A reload never
+removes the last key of a router.
 """
 
 import fnmatch
@@ -27,7 +27,7 @@ Signature = tuple[int, int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """What a line of the key file says behind the key."""
+    """What a line of the key file says after the key."""
 
     name: str | None = None
     models: tuple[str, ...] | None = None  # shell patterns; None: all
@@ -36,12 +36,12 @@ class KeyScope:
 
 
 class Caller:
-    """Who asks, where a key says more than "everything". The same object over reloads, so that nothing is counted twice."""
+    """The owner of a key that does not allow everything. Reloads keep the object, so that nothing is counted twice."""
 
     __slots__ = ("_pattern", "id", "num_running", "scope")
 
     def __init__(self, scope: KeyScope, caller_id: str = "") -> None:
-        """`caller_id`: the same after a restart; it does not lead to the key."""
+        """`caller_id`: the same after a restart; the key cannot be found from it."""
         self.id = caller_id
         self.num_running = 0
         self.set_scope(scope)
@@ -83,7 +83,7 @@ class Caller:
 
 
 def read_keys(text: str, said: str) -> dict[str, KeyScope | None]:
-    """The lines of a key file; None: a key that may do everything. `said` and the line's number open the ConfigError."""
+    """The lines of a key file; None: a key that may do everything. A ConfigError begins with `said` and the line's number."""
     found: dict[str, KeyScope | None] = {}
     for number, line in enumerate(text.split("\n"), 1):
         words = re.split(r"[ \t]+", line.strip(" \t\r"))
@@ -100,7 +100,7 @@ def read_keys(text: str, said: str) -> dict[str, KeyScope | None]:
 
 
 def _read_scope(words: Sequence[str], where: str) -> KeyScope:
-    """Words are not repeated in errors: a key with a space in it would get into the log."""
+    """Errors do not repeat the words: part of a key with a space in it would be logged."""
     fields: dict[str, str] = {}
     for index, word in enumerate(words, 2):
         name, equals, value = word.partition("=")
@@ -143,11 +143,11 @@ class KeyRing:
         return f"<KeyRing {len(self)} keys>"
 
     def find(self, candidate: bytes) -> Caller | None:
-        """Whose key it is; None: of somebody who may do everything. Raises InvalidApiKey."""
+        """The owner of the key; None: the key may do everything. Raises InvalidApiKey."""
         if not candidate:
             raise InvalidApiKey(_NONE_SENT)
         digest = _digest(candidate)
-        # Every key is compared, so that the time says nothing about which one was near.
+        # Every key is compared, so that the time does not show which one was similar.
         matches = [caller for key, caller in self._callers.items() if hmac.compare_digest(digest, key)]
         if not matches:
             raise InvalidApiKey()
@@ -175,7 +175,7 @@ class KeyRing:
         self._callers = callers
 
     def refresh(self) -> None:
-        """Called once a second: read a changed file once it has come to rest. What is wrong with it is logged once."""
+        """Called once a second: read a changed file when it no longer changes. An error in it is logged once."""
         if self._path is None:
             return
         signature = _signature(self._path)

@@ -1,10 +1,10 @@
-"""One client connection: bytes -> Request -> handler -> Response -> bytes. Knows no route and no model.
+"""One client connection: bytes -> Request -> handler -> Response -> bytes. Never imports: http.routes, http.guard.
 
-Invariant: at most one exchange at a time, and none is begun while the client leaves answers unread; a pipelined request waits, and
-reading stops while many bytes wait. Nothing but the server and the event loop refers to a connection: when the client has left, it and the
-bodies it was sent are freed without the garbage collector.
-How far it has come to its end is in connection_state.py. Beside it there is only flow control: whether we may write, whether we read.
-Time is counted in sweeps of the server (one a second), so the hot path keeps no deadline and no timer.
+Invariant: one exchange at a time, and a new one does not start while the client leaves answers unread. A pipelined request waits, and
+reading stops while many bytes wait. Only the server and the event loop refer to a connection: when the client has left, the connection and
+its request bodies are freed without the garbage collector.
+The states are in connection_state.py. The only other state is flow control: whether we may write, and whether we read.
+Time is counted in sweeps of the server (one a second), so the hot path sets no deadline and no timer. Only a cut sets a timer.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from fastrouter.http.tls import acked_bytes
 log = logging.getLogger("fastrouter.http")
 
 HEAD_SWEEPS = 10  # also for a client that connects and says nothing
-LINGER_SWEEPS = 2  # a refused client may still be sending; closing at once would reset the answer away
-CUT_AFTER_S = 0.5  # browsers throw away what their page has not read of a body when it is cut: the error in it, too
+LINGER_SWEEPS = 2  # a refused client may still be sending; if we closed immediately, a reset would delete the answer
+CUT_AFTER_S = 0.5  # when a body is cut, browsers discard what the page has not read of it, the error event included
 MIN_BODY_RATE = 1024  # bytes per sweep, on average, once HEAD_SWEEPS have passed
 WRITE_BUFFER_HIGH = 64 << 10
 LEAST_HELD_BYTES = 64 << 10  # of a body; smaller ones are not counted
-MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; up to here reading goes on, so that a client that leaves is noticed at once
+MAX_WAITING_BYTES = 64 << 10  # of pipelined requests; below this we keep reading, so that we notice immediately when a client leaves
 
 _OPEN, _REFUSING = State.OPEN, State.REFUSING  # on the hot path
 
@@ -37,7 +37,7 @@ _OPEN, _REFUSING = State.OPEN, State.REFUSING  # on the hot path
 class Endpoint(Door, Protocol):
     """What a connection needs of its server."""
 
-    stall_sweeps: int  # a client may leave an answer unread for so long
+    stall_sweeps: int  # for this long a client may leave an answer unread
     keep_alive_sweeps: int
     connections: "set[Connection]"
     held_bytes: int  # of all large bodies that are being read, or whose requests are not over
@@ -83,11 +83,11 @@ class Connection(asyncio.Protocol):
         self._is_paused = False  # the transport asked us not to write
         self._is_reading_held = False
         self._answering_bytes = 0  # of the large body whose request is being answered
-        self._held_bytes = 0  # what the server has counted for us
-        self._waiting_bytes = 0  # that have come since a request waits
-        self._seen: object = None  # by the last sweep: the wait, and what shows progress
-        self._sweeps = 0  # how many sweeps have seen the same
-        self._buffered = 0  # bytes the client had not read at the last sweep, but for a constant
+        self._held_bytes = 0  # what the server has counted for this connection
+        self._waiting_bytes = 0  # that have arrived since a request began to wait
+        self._seen: object = None  # at the last sweep: the wait, and values that show progress
+        self._sweeps = 0  # how many sweeps have seen the same values
+        self._buffered = 0  # bytes that the client had not read at the last sweep, plus a constant
         self._stalled = 0  # sweeps since that changed
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------ the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not a subclass
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
         self.server.connections.add(self)
 
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
             self._say_continue()
 
     def eof_received(self) -> bool:
-        return False  # a client that has closed its side is gone
+        return False  # a client that has closed its side has left
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._advance(State.LOST)
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
             result = self.server.dispatch(request, exchange)
         except FastrouterError as error:
             result = exchange.error_response(error)
-        except Exception:  # a bug of ours: logged with its traceback, answered with a 500
+        except Exception:  # our own bug: it is logged with its traceback and answered with a 500
             result = exchange.internal_error()
         if isinstance(result, Response):
             exchange.send(result)
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             exchange.run(result)
 
     def _pump(self) -> None:
-        """Handle what waits, as long as nothing is being answered or unread."""
+        """Handle the waiting requests, as long as no answer is in progress or unread."""
         if self._is_pumping:
             return
         self._is_pumping = True
@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
         elif not will_keep_alive:
             self._queue.clear()
             if self._parser.is_ended:
-                self._linger()  # of a body that is not read, much may be on its way
+                self._linger()  # much of a body that we do not read may still arrive
             else:
                 self.transport.close()
         else:
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
             self.server.on_idle()
 
     def _go_on(self) -> None:
-        """Something that others waited for is over."""
+        """Continue with what has waited for the end of an answer."""
         if self._queue:
             self._pump()
         elif self._parser.owes_continue:
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
             self._linger(self._refusal)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is no HTTP for us, after what came before it, and close. Not if the last byte is written already."""
+        """Answer unacceptable bytes, after all earlier requests, and close. Does nothing if the last byte is already written."""
         if self._state is not _OPEN:
             return
         response = refusal(status, message)
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             if response is not None:
                 self.transport.write(response.render())
-            # TLS cannot end one direction, but when it closes it goes on reading until the client has closed too.
+            # TLS cannot end one direction, but after a close it keeps reading until the client has closed too.
             (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
     def _say_continue(self) -> None:
@@ -308,7 +308,7 @@ class Connection(asyncio.Protocol):
         return Wait.BODY if self._parser.in_body else Wait.HEAD
 
     def _limit(self, wait: Wait) -> int:
-        """How many sweeps it may last."""
+        """How many sweeps the wait may last."""
         if wait is Wait.GOODBYE:
             return LINGER_SWEEPS
         if wait is Wait.DELIVERY:
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
         return HEAD_SWEEPS
 
     def _undelivered(self, acked: int | None) -> int:
-        """Bytes that the client has not got, but for a constant."""
+        """Bytes that the client has not received, plus a constant."""
         return self.transport.get_write_buffer_size() if acked is None else -acked
 
     def _has_stalled(self, acked: int | None) -> bool:
@@ -334,6 +334,6 @@ class Connection(asyncio.Protocol):
         return self._stalled >= self.server.stall_sweeps
 
     def stop(self) -> None:
-        """The server drains: an idle connection closes now, a busy one after its answer."""
+        """The server stops: an idle connection closes now, a busy one after its answer."""
         if self._exchange is None:
             self.transport.close()

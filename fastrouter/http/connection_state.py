@@ -1,6 +1,6 @@
-"""States of a connection, and which may follow which. Anything not in the table raises: that is a bug of ours.
+"""States of a connection, and which may follow which. A change that is not in the table raises: it is our own bug.
 
-Whether a request is being answered is not told here: an open or a refusing connection has an exchange then.
+A state does not show whether a request is being answered: then an open or a refusing connection has an exchange.
 """
 
 from enum import Enum
@@ -8,10 +8,10 @@ from enum import Enum
 
 class State(Enum):
     OPEN = "open"  # reads requests and answers them
-    REFUSING = "refusing"  # bytes came that are not acceptable: reads no more, answers what came before them, then says so
-    LINGERING = "lingering"  # the last byte is written; the client may still be sending, and closing now would reset the answer away
+    REFUSING = "refusing"  # unacceptable bytes arrived: stops reading, answers the earlier requests, then sends the error
+    LINGERING = "lingering"  # the last byte is written; the client may still send, and if we closed now, a reset would delete the answer
     CUT = "cut"  # an answer has ended too early: closes soon
-    LOST = "lost"  # the transport is gone
+    LOST = "lost"  # the transport has ended
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -24,13 +24,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Wait(Enum):
-    """What a connection waits for when the server looks at it, once a second. For all but an answer there is a limit."""
+    """What a connection waits for when the server looks at it, once a second. Every wait except ANSWER has a limit."""
 
     ANSWER = "an answer"  # of ours
-    REQUEST = "a request"  # nothing of it has come
+    REQUEST = "a request"  # no byte of it has arrived
     HEAD = "the rest of a head"
     BODY = "the rest of a body"
-    DELIVERY = "delivery"  # of the last bytes, before it closes
+    DELIVERY = "delivery"  # of the last bytes, before the connection closes
     GOODBYE = "the client's goodbye"
 
 

@@ -1,6 +1,6 @@
-"""One request and its answer, as handlers see it. Knows the connection below it by what it needs of it, and no route, no model.
+"""One request and its answer, as handlers see it. Never imports: http.connection, http.routes.
 
-Invariant: an exchange is over once, whoever ends it: the answer's last byte, an error, the client that leaves, or the server that stops.
+Invariant: an exchange ends only once: by the answer's last byte, by an error, when the client leaves, or when the server stops.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ CLIENT_LEFT = 499  # as nginx counts it
 
 
 class Responder(Protocol):
-    """What is answering an exchange over time: a stream, or the collector of a whole answer."""
+    """The object that answers an exchange over time: a stream, or the collector of a whole answer."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def disconnect(self) -> None:
-        """The client is gone: give everything back, write nothing."""
+        """The client has left: release everything, write nothing."""
 
     def fail(self, error: Exception) -> None:
         """End the answer with this error."""
@@ -38,7 +38,7 @@ class Door(Protocol):
 
 
 class Carrier(Protocol):
-    """What it needs of its connection."""
+    """What an exchange needs of its connection."""
 
     transport: asyncio.Transport
 
@@ -48,7 +48,7 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """One request and its answer. Everything here is a no-op once `is_over`: answered, or the client is gone."""
+    """One request and its answer. All methods do nothing after `is_over`: it is answered, or the client has left."""
 
     __slots__ = ("_connection", "_is_counted", "_task", "errors", "is_background", "is_over", "notes", "on_over", "request", "responder")
 
@@ -58,10 +58,10 @@ class Exchange:
         self._is_counted = False
         self.request = request
         self.responder: Responder | None = None
-        self.errors: ErrorShape = OPENAI_ERRORS  # of the API that was asked
-        self.notes = b""  # header lines for the answer, whatever it is
+        self.errors: ErrorShape = OPENAI_ERRORS  # of the API that the request uses
+        self.notes = b""  # header lines for any answer
         self.is_over = False
-        self.is_background = False  # a drain does not wait for it
+        self.is_background = False  # a stopping server does not wait for it
         self.on_over: Callable[[Exchange, int | None], None] | None = None  # gets the status; None: the answer was cut off
 
     def __repr__(self) -> str:
@@ -73,11 +73,11 @@ class Exchange:
 
     @property
     def is_chunked(self) -> bool:
-        """HTTP/1.0 knows no chunks: there the end of the connection ends the body."""
+        """HTTP/1.0 has no chunks: there the end of the connection ends the body."""
         return self.request.http_minor > 0
 
     def headers(self, *, is_framed: bool = True) -> bytes:
-        """Header lines that depend on the request: CORS and Connection. Not framed: the connection's end ends the body."""
+        """Header lines that depend on the request: CORS and Connection. Not framed: the end of the connection ends the body."""
         request = self.request
         origin = request.header("origin")
         lines = self._connection.server.guard.cors_headers(origin) if origin is not None else b""
@@ -110,12 +110,12 @@ class Exchange:
         return error_response(error, self.errors)
 
     def internal_error(self) -> Response:
-        """For an exception that is our own bug; call it in its `except`."""
+        """For an exception that is our own bug. Call it inside the `except`."""
         log.exception("%s %s failed", self.request.method, self.request.path)
         return self.error_response(FastrouterError("internal error; the router's log has the cause"))
 
     def count_generation(self) -> None:
-        """From now until this is over it counts against what its key may run at a time. Raises RateLimited."""
+        """Until it is over, the exchange counts for the concurrency limit of its key. Raises RateLimited."""
         caller = self.request.caller
         if caller is not None and not self._is_counted:
             caller.enter()
@@ -129,8 +129,8 @@ class Exchange:
             self.on_over(self, status)
 
     def end(self, status: int | None = None, *, is_whole: bool = True, is_framed: bool = True) -> None:
-        """The last byte was handed to the transport. Not whole: the connection closes soon, so that the client sees the cut. Not framed:
-        it closes now, which is how the client sees the end."""
+        """The transport has the last byte. If the answer is not whole, the connection closes soon, so that the client sees the cut. If it
+        is not framed, the connection closes now, so that the client sees the end."""
         if self.is_over:
             return
         self._set_over(status)
@@ -146,7 +146,7 @@ class Exchange:
         self._connection.transport.abort()
 
     def run(self, answer: Coroutine[Any, Any, Response | None]) -> None:
-        """Answer with what the coroutine returns or raises; a client that leaves cancels it."""
+        """Answer with the result or the error of the coroutine. When the client leaves, the coroutine is cancelled."""
         self._task = asyncio.get_running_loop().create_task(self._run(answer))
 
     async def _run(self, answer: Coroutine[Any, Any, Response | None]) -> None:
@@ -155,8 +155,8 @@ class Exchange:
         except FastrouterError as error:
             response = self.error_response(error)
         except asyncio.CancelledError:
-            return  # by `disconnect` or `stop`; there is nobody to answer, or they answered
-        except Exception:  # a bug of ours: logged with its traceback, answered with a 500
+            return  # by `disconnect` (the client has left) or `stop` (it has answered)
+        except Exception:  # our own bug: it is logged with its traceback and answered with a 500
             response = self.internal_error()
         self._task = None
         if response is not None:

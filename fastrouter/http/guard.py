@@ -1,6 +1,6 @@
-"""Who may ask: API keys, Host names on a loopback bind, foreign origins, CORS. Knows no route and no model.
+"""Which requests are allowed: API keys, Host names on a loopback bind, foreign origins, CORS. Never imports: http.routes.
 
-Invariant: with a loopback bind, a page on another site can neither read an answer nor change a state.
+Invariant: with a loopback bind, a page of another site cannot read an answer and cannot change any state.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ _HEADER_NAMES = re.compile(r"[\w\-, \t]{1,1024}", re.ASCII)
 
 
 def host_of(authority: str) -> str:
-    """`host:port` or `[v6]:port` without its port, in lower case; empty for what is neither (user names, zones, paths)."""
+    """`host:port` or `[v6]:port` without its port, in lower case; empty for other forms (user names, zones, paths)."""
     match = _AUTHORITY.fullmatch(authority.strip().lower())
     return match[1] if match is not None else ""
 
 
 def is_loopback(host: str) -> bool:
-    """A name or address that only this machine can be reached by. `127.evil.example` is none."""
+    """Whether only this machine can be reached by this name or address. `127.evil.example` is not such a name."""
     if host in ("localhost", "::1", "[::1]"):
         return True
     octets = host.split(".")
@@ -51,7 +51,7 @@ class Guard:
         client or a proxy may call this server by; "*": any."""
         self.keys = KeyRing() if keys is None else keys
         self._bound = {host.lower() for host in hosts}
-        # No page can open a Unix socket; whoever has one may be a proxy, with the name of its own site.
+        # A page cannot open a Unix socket. The client may be a proxy that sends the name of its site.
         self._is_local = bool(self._bound) and all(is_loopback(host) for host in self._bound) and "*" not in allowed_hosts
         self._known = self._bound | {host_of(host) for host in allowed_hosts} - {""}
         self._cors = cors or Cors()
@@ -62,10 +62,10 @@ class Guard:
         self._accepted_hosts: set[str] = set()
 
     def check(self, request: Request) -> None:
-        """Sets the request's caller. Raises Forbidden, UnsupportedMediaType or InvalidApiKey."""
+        """Set the request's caller. Raises Forbidden, UnsupportedMediaType or InvalidApiKey."""
         self.check_host(request)
         is_safe = request.method in _SAFE_METHODS
-        if not is_safe or request.query:  # a query may scan again, or load the model it names
+        if not is_safe or request.query:  # a query may scan again, or load the model that it names
             self._check_origin(request)
         if not is_safe:
             self._check_content_type(request)
@@ -73,7 +73,7 @@ class Guard:
             request.caller = self._caller_of(request)
 
     def _caller_of(self, request: Request) -> Caller | None:
-        """Some clients send two keys, one for each kind of server. One that is right is enough. Raises InvalidApiKey."""
+        """Some clients send two keys, one for each kind of server. One correct key is enough. Raises InvalidApiKey."""
         bearer, other = request.header("authorization"), request.header("x-api-key")
         if bearer and other:
             with contextlib.suppress(InvalidApiKey):
@@ -81,7 +81,7 @@ class Guard:
         return self.keys.find(_key_of(other or bearer or ""))
 
     def check_host(self, request: Request) -> None:
-        """Also of what needs no key. Raises Forbidden."""
+        """Also for paths that need no key. Raises Forbidden."""
         host = request.header("host")
         if not self._is_local or host is None or host in self._accepted_hosts:
             return
@@ -116,7 +116,7 @@ class Guard:
         return self._allows_local and scheme in _WEB_SCHEMES and is_loopback(host_of(authority))
 
     def cors_headers(self, origin: str) -> bytes:
-        """Header lines for an answer to `origin`; empty when it may not read one."""
+        """Header lines for an answer to `origin`; empty when that origin may not read an answer."""
         if not self._is_allowed(origin) or not origin.isascii() or not origin.isprintable():
             return b""
         if not self._cors.credentials:
@@ -125,10 +125,10 @@ class Guard:
         return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n".encode()
 
     def preflight(self, request: Request) -> Response:
-        """The answer to any OPTIONS; the origin's own lines are added like on every response."""
+        """The answer to any OPTIONS; the lines for the origin are added as to every response."""
         headers, asked = self._cors.headers, request.header("access-control-request-headers")
         if headers == "*" and asked is not None and _HEADER_NAMES.fullmatch(asked):
-            headers = asked  # to a browser, "*" covers neither Authorization nor a request with credentials
+            headers = asked  # for a browser, "*" does not include Authorization, and does not allow a request with credentials
         credentials = "" if self._cors.credentials else "Access-Control-Allow-Credentials: false\r\n"
         lines = (
             f"{credentials}"
@@ -140,7 +140,7 @@ class Guard:
 
 
 def _key_of(given: str) -> bytes:
-    """The bytes as they came, of `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
+    """The unchanged bytes of `Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
     if f"{given} "[:7].lower() == "bearer ":  # blanks at the end are not part of a field
         given = given[7:]
     return given.strip(" \t").encode("latin-1")

@@ -1,6 +1,6 @@
-"""Whole responses as values. They become bytes when they are sent. Knows no route and no connection.
+"""Whole responses as values. They become bytes when they are sent. Never imports: http.routes, http.connection.
 
-Invariant: a response is rendered once, with all of its header lines; nobody looks into the bytes afterwards.
+Invariant: a response is rendered once, with all of its header lines. The bytes are not read or changed afterwards.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ CONTINUE = _STATUS_LINES[100] + b"\r\n"
 
 
 class ErrorShape(NamedTuple):
-    """How an API shows an error: the body, and the status where it is not the error's own."""
+    """How an API shows an error: the body, and the status where it differs from the error's."""
 
     body: Callable[[FastrouterError], Any]
     status: Callable[[FastrouterError], int] = attrgetter("status")
-    events: tuple[type[FastrouterError], ...] = ()  # a stream says these as an event, even where it could still have their status
-    ends_stream: bool = False  # after its error event a stream ends properly; else it is cut
+    events: tuple[type[FastrouterError], ...] = ()  # a stream sends these as an event, even when it could still send their status
+    ends_stream: bool = False  # after an error event a stream ends normally; otherwise it is cut
 
 
 OPENAI_ERRORS = ErrorShape(FastrouterError.to_json)
@@ -41,7 +41,7 @@ class Response:
     body: bytes | memoryview = b""
 
     def render(self, more: bytes = b"", *, is_head: bool = False) -> bytes:
-        """`more`: header lines that depend on the request. `is_head`: the same head without the body, as HEAD wants it."""
+        """`more`: header lines that depend on the request. `is_head`: the same head without the body, for a HEAD request."""
         lines = more + self.headers
         if self.status != HTTPStatus.NOT_MODIFIED:
             lines += b"Content-Length: %d\r\n" % len(self.body)
@@ -51,14 +51,14 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Rendered(Response):
-    """A response that many requests get. Its bytes are made before, for those whose request adds no header line."""
+    """A response for many requests. Its bytes are made in advance, for requests that add no header line."""
 
     whole: bytes = b""
 
     @classmethod
     def of(cls, response: Response) -> "Rendered":
         whole = response.render()
-        body = memoryview(whole)[len(whole) - len(response.body) :]  # a large body is kept once
+        body = memoryview(whole)[len(whole) - len(response.body) :]  # a large body is stored only once
         return cls(response.status, response.headers, body, whole)
 
     def render(self, more: bytes = b"", *, is_head: bool = False) -> bytes:
@@ -83,7 +83,7 @@ def text_response(text: str) -> Response:
 
 
 def redirect(location: str) -> Response:
-    """`location`: a path that holds nothing but ASCII."""
+    """`location`: a path in ASCII."""
     return Response(308, f"Location: {location}\r\n".encode())
 
 
@@ -98,7 +98,7 @@ def error_response(error: FastrouterError, shape: ErrorShape = OPENAI_ERRORS, he
 
 
 def refusal(status: int, message: str) -> Response:
-    """What a client gets whose bytes were no acceptable HTTP; the connection closes after it."""
+    """The answer to bytes that are not acceptable HTTP. The connection closes after it."""
     kind = "not_supported_error" if status in (501, 505) else "unavailable_error" if status == 503 else "invalid_request_error"
     body = orjson.dumps({"error": {"code": status, "message": message, "type": kind}})
     return json_response(body, status, b"Connection: close\r\n" + (b"Retry-After: 1\r\n" if status == 503 else b""))

@@ -1,9 +1,8 @@
-"""(method, path) -> handler. Knows no model; what a handler does is its own affair.
+"""(method, path) -> handler.
 
-A handler gets (request, exchange) and returns a Response, None (it will answer through the exchange later),
-or a coroutine of one of the two. Invariant: nothing but `public` routes, the files and OPTIONS is reached without `guard.check`,
-and no route that `is_change` with a read-only key; what is refused for its head is refused before a byte of its body is kept.
-A file never hides a route.
+A handler gets (request, exchange) and returns a Response, None (it answers later through the exchange), or a coroutine of one of the two.
+Invariant: only `public` routes, the files and OPTIONS can be reached without `guard.check`. A read-only key never reaches a route that
+`is_change`. A request that is refused because of its head is refused before any byte of its body is kept. A file never hides a route.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -16,8 +15,8 @@ from fastrouter.http.guard import Guard
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response
 
 SMALL_BODY = 64 << 10
-MAX_BODY = 8 << 20  # a million tokens of text; more would keep the event loop from the others for more than 20 ms at a time
-LARGE_BODY = 256 << 10  # of what is longer, the parse would be felt by others
+MAX_BODY = 8 << 20  # a million tokens of text; more would block the event loop for more than 20 ms
+LARGE_BODY = 256 << 10  # parsing a longer body would delay other clients
 
 Result = Response | None | Coroutine[Any, Any, Response | None]
 Handler = Callable[[Request, Exchange], Result]
@@ -37,12 +36,12 @@ class Routes:
         self._prefix = prefix.rstrip("/")
         self._exact: dict[tuple[str, str], Route] = {}
         self._below: list[tuple[str, str, Route]] = []
-        self.is_complete = True  # False: some are still to be added, so what is missing may come
+        self.is_complete = True  # False: more routes will be added, so a missing path may exist later
         self.files: Files | None = None
-        self.before: Callable[[Request], Awaitable[None] | None] = lambda request: None  # what a handler's call has to wait for
+        self.before: Callable[[Request], Awaitable[None] | None] = lambda request: None  # what a call of the handler must wait for
         self.is_change: Callable[[str, str], bool] = lambda method, path: method not in ("GET", "HEAD")
         self.prepare: Callable[[Request], Coroutine[Any, Any, None]] | None = None  # awaited before the handler, with a large body
-        self.hint: Callable[[str, Iterable[str]], str] = lambda path, known: ""  # what to say of a path, given those there are
+        self.hint: Callable[[str, Iterable[str]], str] = lambda path, known: ""  # a hint about an unknown path, from the paths that exist
 
     def add(
         self,
@@ -54,7 +53,7 @@ class Routes:
         max_body: int = SMALL_BODY,
         errors: ErrorShape = OPENAI_ERRORS,
     ) -> None:
-        """A path that ends with "/*" takes everything below it. `max_body` 0: a body is dropped. `errors`: the shape of all errors here."""
+        """A path that ends with "/*" includes everything below it. `max_body` 0: a body is dropped. `errors`: the shape of its errors."""
         route = Route(handler, max_body, public, errors)
         for path in [paths] if isinstance(paths, str) else paths:
             path = self._prefix + path
@@ -64,22 +63,22 @@ class Routes:
                 self._exact[method, path] = route
 
     def served(self) -> list[tuple[str, str]]:
-        """(method, path without the prefix) of all there are now."""
+        """(method, path without the prefix) of all current routes."""
         found = [*self._exact, *((method, f"{path}*") for method, path, _ in self._below)]
         return [(method, path.removeprefix(self._prefix)) for method, path in found]
 
     def suffix(self, request: Request, path: str) -> str:
-        """What follows `path` (given without the prefix) in the request's path."""
+        """The part of the request's path after `path` (which is given without the prefix)."""
         return request.path[len(self._prefix) + len(path) :]
 
     # ------------------------------------------------------------ at the end of a head that announces a body
 
     def admit(self, request: Request, num_bytes: int) -> int:
-        """A RequestParser's gate: how large the body may be; or `denied` says why nobody wants it."""
+        """A RequestParser's gate: how large the body may be. When the body is not wanted, `denied` has the reason."""
         try:
             return self._admit(request, num_bytes)
         except FastrouterError as error:
-            request.denied = error.with_traceback(None)  # whose frames would keep the request
+            request.denied = error.with_traceback(None)  # its frames would keep the request in memory
             return 0
 
     def _admit(self, request: Request, num_bytes: int) -> int:
@@ -91,7 +90,7 @@ class Routes:
         return limit
 
     def _max_body_of(self, request: Request) -> int:
-        """Checks who asks, too."""
+        """Also checks the caller."""
         route = self._find(request)
         if route is not None:
             if not route.is_public:
@@ -102,10 +101,10 @@ class Routes:
         if self.is_complete:
             self._check(request)
             raise self._missing(request)
-        self._guard.check(request)  # what a read-only key may do is known later
+        self._guard.check(request)  # whether a read-only key may do it is known later
         return MAX_BODY
 
-    # ------------------------------------------------------------ when it is there
+    # ------------------------------------------------------------ when the body has arrived
 
     def dispatch(self, request: Request, exchange: Exchange) -> Result:
         """Raises FastrouterError."""
@@ -123,7 +122,7 @@ class Routes:
         self._check(request)
         if route is None:
             raise self._missing(request)
-        if len(request.body) > route.max_body:  # it came when not all routes were known
+        if len(request.body) > route.max_body:  # it arrived before all routes were known
             raise BodyTooLarge(route.max_body)
         if self.prepare is not None and len(request.body) > LARGE_BODY:
             return self._handle_prepared(self.prepare(request), route.handler, request, exchange)
@@ -147,20 +146,20 @@ class Routes:
         return result if result is None or isinstance(result, Response) else await result
 
     def _check(self, request: Request) -> None:
-        """Who asks, and whether he may. Raises FastrouterError."""
+        """Check the caller and what it may do. Raises FastrouterError."""
         if request.is_checked:
             return
         self._guard.check(request)
         caller = request.caller
         if caller is not None and caller.is_read_only and self.is_change(request.method, request.path[len(self._prefix) :]):
-            raise Forbidden("this key is read-only: what changes something needs a key without `read-only`")
+            raise Forbidden("this key is read-only: a request that changes something needs a key without `read-only`")
         request.is_checked = True
 
     def _may_be_file(self, request: Request) -> bool:
         return self.files is not None and request.method in ("GET", "HEAD") and request.path.startswith(self._prefix)
 
     async def _file(self, files: Files, request: Request) -> Response:
-        """Public: only other machines' names are refused. What is no file is answered as if there were none at all."""
+        """Files are public: only Host names of other machines are refused. A missing file gets the same answer as without any files."""
         self._guard.check_host(request)
         response = await files(request, request.path[len(self._prefix) :])
         if response is None:
@@ -199,7 +198,7 @@ class Routes:
 
 
 class _Dropped(FastrouterError):
-    """Of a body that its route does not look at: the request is answered without it."""
+    """For a body that its route does not read: the request is answered without it."""
 
     def __init__(self) -> None:
         super().__init__("the body is not read")

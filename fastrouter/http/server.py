@@ -1,6 +1,6 @@
-"""The set of connections, the one timer, the drain. Knows no route and no model; its sockets are given to it, see sockets.py.
+"""The connections, their common timer, and the stop. The sockets are made in sockets.py. Never imports: http.routes.
 
-Invariant: never more connections than the descriptors allow; a stop first closes the listeners, then waits, then tells the rest.
+Invariant: never more connections than the descriptors allow. A stop first closes the listeners, then waits, then ends what still runs.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from fastrouter.http.tls import Certificate, TlsListener
 log = logging.getLogger("fastrouter.http")
 
 MAX_CONNECTIONS = 4096
-RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files, where the limit allows: else half of it
-LEAST_RESERVED = 40  # a start takes about 25, and a model 6
+RESERVED_DESCRIPTORS = 256  # for workers, rings, models and files, if the limit is high enough; otherwise half of the limit
+LEAST_RESERVED = 40  # the start needs about 25, and a model 6
 LEAST_DESCRIPTORS = 48
 SWEEP_S = 1.0
-MAX_HELD_BYTES = 256 << 20  # of large bodies at a time; who comes with one more is told to try again
+MAX_HELD_BYTES = 256 << 20  # of all large bodies together; a client that sends one more must try again later
 STALL_S = 10.0
 KEEP_ALIVE_S = 75.0
 
 
 def raise_descriptor_limit() -> int:
-    """Soft limit -> hard limit; returns it. Our own children have it too: none of them uses select()."""
+    """Soft limit -> hard limit; returns it. Our child processes inherit it: none of them uses select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -42,7 +42,7 @@ def raise_descriptor_limit() -> int:
 
 
 def connections_for(limit: int) -> int:
-    """How many connections leave descriptors for everything else. Raises ConfigError."""
+    """How many connections are possible, so that descriptors are left for everything else. Raises ConfigError."""
     if limit < LEAST_DESCRIPTORS:
         raise ConfigError(f"only {limit} files may be open at a time, which is too few: allow {LEAST_DESCRIPTORS} or more (ulimit -n 1024)")
     return min(MAX_CONNECTIONS, limit - max(LEAST_RESERVED, min(RESERVED_DESCRIPTORS, limit // 2)))
@@ -81,7 +81,7 @@ class Server:
         return f"<Server {len(self.connections)} connections{' stopping' if self.is_stopping else ''}>"
 
     async def start(self, sockets: list[socket.socket], certificate: Certificate | None = None) -> None:
-        """With a certificate HTTPS is spoken on all but the Unix sockets, whose bytes leave this machine only through a proxy."""
+        """With a certificate, all sockets except Unix sockets use HTTPS. Bytes of a Unix socket leave this machine only through a proxy."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
             if certificate is not None and sock.family != socket.AF_UNIX:
@@ -106,7 +106,7 @@ class Server:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def on_idle(self) -> None:
-        """A connection lost or ended its exchange."""
+        """A connection has lost or ended its exchange."""
         if self.is_stopping and not self._exchanges():
             self._idle.set()
 
@@ -115,7 +115,7 @@ class Server:
         return [exchange for exchange in running if not exchange.is_background]
 
     async def drain(self, timeout_s: float) -> None:
-        """Stop listening, let what runs finish, then end the rest with an error. Idempotent."""
+        """Stop listening, wait for running requests, then end the rest with an error. Idempotent."""
         self.is_stopping = True
         for server in self._servers:
             server.close()
@@ -127,7 +127,7 @@ class Server:
         for connection in list(self.connections):
             if connection.exchange is not None and connection.exchange.is_background:
                 connection.exchange.stop(stopping)
-        await asyncio.sleep(0)  # those that have just been refused end
+        await asyncio.sleep(0)  # connections that were just refused end here
         if num_running := len(self._exchanges()):
             said = f"{num_running} request{'' if num_running == 1 else 's'}"
             log.info("stopping: waiting up to %g s for %s; Ctrl-C, or another signal, ends it now", timeout_s, said)
@@ -149,9 +149,9 @@ class Server:
 
 
 class Overflow(asyncio.Protocol):
-    """A connection too many: told so at once, and closed."""
+    """A connection above the limit gets an error immediately and is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        transport = cast(asyncio.Transport, transport)  # uvloop's transports are not a subclass
         transport.write(refusal(503, "too many connections").render())
         transport.close()

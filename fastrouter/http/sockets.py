@@ -1,6 +1,6 @@
-"""Listening sockets: made, taken over from systemd, named, cleaned up. Knows no connection.
+"""Listening sockets: create them, take them over from systemd, name them, clean up. Never imports: http.connection.
 
-Invariant: a Unix socket's file belongs to its user alone, and nothing but a dead socket is ever replaced or removed.
+Invariant: only its user can use the file of a Unix socket, and only a dead socket is ever replaced or removed.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         if _is_stale(path):
             os.unlink(path)
-        os.fchmod(sock.fileno(), 0o600)  # the file is born with the socket's mode: at no time can others connect
+        os.fchmod(sock.fileno(), 0o600)  # the file has the socket's mode from the beginning, so other users can never connect
         sock.bind(path)
         sock.listen(BACKLOG)
     except OSError:
@@ -63,7 +63,7 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    """A socket whose owner is dead. To `connect` any other kind of file looks the same."""
+    """Whether it is a socket whose owner has ended. `connect` gives the same error for other kinds of files."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "a file with this name exists, and it is not a socket")
@@ -74,10 +74,10 @@ def _is_stale(path: str) -> bool:
 
 
 def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets systemd has opened for this process; children must not take them for theirs. Raises ConfigError."""
+    """The sockets that systemd has opened for this process. Child processes must not use them. Raises ConfigError."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
-    # A one-file executable unpacks itself in the process systemd has started, and runs in a child of it.
+    # A one-file executable unpacks itself in the process that systemd has started, and runs in a child of that process.
     if pid not in (str(os.getpid()), str(os.getppid())) or not count.isdigit():
         return []
     sockets = []
@@ -95,7 +95,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
-    """What to type into a client."""
+    """The URL for clients."""
     if sock.family == socket.AF_UNIX:
         return f"unix://{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
@@ -104,7 +104,7 @@ def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
 
 
 def has_peer_closed(transport: asyncio.Transport) -> bool:
-    """Its end has come, though we have not read as far yet. A Unix socket cannot tell."""
+    """Whether the client has closed its side, even if we have not read that far. For a Unix socket this is unknown."""
     sock = transport.get_extra_info("socket")
     try:
         return sock is not None and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
@@ -124,10 +124,10 @@ class SocketFile:
             status = os.lstat(self._path)
         except OSError:
             return None
-        return status.st_dev, status.st_ino, status.st_mtime_ns  # a number of a removed file is soon given to another
+        return status.st_dev, status.st_ino, status.st_mtime_ns  # the inode number of a removed file is soon used again
 
     def remove(self) -> None:
-        """Unless another process has put its own there. Idempotent."""
+        """Remove the file, unless another process has put its socket there. Idempotent."""
         if self._identity is not None and self._look() == self._identity:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)

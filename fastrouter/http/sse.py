@@ -1,4 +1,4 @@
-"""Server-sent events as bytes. The callers decide what an event says."""
+"""Server-sent events as bytes. The callers decide what an event contains."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _DATA, _END = b"data: ", b"\n\n"
 
 
 def json_event(value: Any, name: bytes = b"") -> bytes:
-    """One whole event; `name` is its type, where an API gives its events one."""
+    """One whole event. `name` is its type, for APIs whose events have a type."""
     return raw_event(orjson.dumps(value), name)
 
 
@@ -19,7 +19,7 @@ def raw_event(data: bytes, name: bytes = b"") -> bytes:
 
 
 def comment(text: bytes) -> bytes:
-    """What clients skip. It keeps the connection alive."""
+    """A comment, which clients skip. It keeps the connection alive."""
     return b": " + text + b"\n\n"
 
 

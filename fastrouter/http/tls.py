@@ -1,7 +1,7 @@
-"""HTTPS: the certificate, and the listener that hands over connections once they are encrypted. Of HTTP it knows one answer, for whoever
-speaks it without TLS.
+"""HTTPS: the certificate, and the listener that hands over connections after the TLS handshake. It has one HTTP answer: for clients that
+use plain HTTP.
 
-Invariant: a client that never finishes its handshake holds one descriptor for HANDSHAKE_S, is counted, and reaches nothing behind.
+Invariant: a client that never finishes its handshake holds one descriptor for HANDSHAKE_S, is counted, and reaches no route.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from fastrouter.system.text_file import read_text
 log = logging.getLogger("fastrouter.http")
 
 HANDSHAKE_S = 10.0
-GOODBYE_S = 3600.0  # for the rest of an answer and the client's close_notify; Connection.sweep ends who makes no progress
-MAX_ACCEPTED = 16  # at a time, before others get their turn
-PLAIN_LINGER_S = 2.0  # for a client of plain HTTP to read why it is refused
+GOODBYE_S = 3600.0  # for the rest of an answer and the client's close_notify; Connection.sweep ends clients that make no progress
+MAX_ACCEPTED = 16  # at a time, before other work gets its turn
+PLAIN_LINGER_S = 2.0  # so that a client of plain HTTP can read why it is refused
 _PLAIN_HTTP = refusal(400, "this port speaks HTTPS: use https:// instead of http://").render()
-_TCP_INFO_BYTES = 136  # of Linux' struct tcp_info, up to tcpi_bytes_acked (since 4.1) and the field behind it
+_TCP_INFO_BYTES = 136  # of Linux' struct tcp_info, up to tcpi_bytes_acked (since 4.1) and the field after it
 _ACKED_AT = 120
-PAUSE_S = 1.0  # when no descriptor is left
+PAUSE_S = 1.0  # after no descriptor was left
 
 
 def acked_bytes(transport: asyncio.Transport) -> int | None:
-    """What the client's machine has taken so far; None when this is no TLS. Such a transport's buffer leaves out what is encrypted."""
+    """How many bytes the client's machine has acknowledged; None without TLS. A TLS transport's buffer does not count encrypted bytes."""
     sock = transport.get_extra_info("socket")
     if transport.get_extra_info("ssl_object") is None or sock is None:
         return None
@@ -42,7 +42,7 @@ def acked_bytes(transport: asyncio.Transport) -> int | None:
 
 
 class Certificate:
-    """What --ssl-cert-file and --ssl-key-file hold, as they were last read."""
+    """The contents of --ssl-cert-file and --ssl-key-file when they were last read."""
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
         """Raises ConfigError."""
@@ -51,7 +51,7 @@ class Certificate:
         self.context = self._read()
 
     def reload(self) -> None:
-        """Connections that come from now on see the new files. Raises ConfigError; then nothing has changed."""
+        """New connections use the new files. Raises ConfigError; then nothing has changed."""
         self.context = self._read()
 
     def _read(self) -> ssl.SSLContext:
@@ -83,7 +83,7 @@ class Certificate:
 
 
 class TlsListener:
-    """Accepts by itself instead of through the loop's server: so handshakes can be counted, and each gets the newest certificate."""
+    """Accepts connections itself, not with the loop's server, so that handshakes can be counted and each uses the newest certificate."""
 
     def __init__(
         self, sock: socket.socket, certificate: Certificate, make_protocol: Callable[[], asyncio.Protocol], is_full: Callable[[], bool]
@@ -125,13 +125,13 @@ class TlsListener:
                 sock, _address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:  # no descriptor or memory is left: a second later there may be
+            except OSError as error:  # no descriptor or memory is left: there may be some a second later
                 log.warning("cannot accept connections: %s", error.strerror)
                 self._loop.remove_reader(self._sock)
                 self._timer = self._loop.call_later(PAUSE_S, self._listen)
                 return
             if self._is_full():
-                sock.close()  # a word of why would cost the handshake that there is no room for
+                sock.close()  # to tell the reason, we would need a handshake, and there is no room for one
                 continue
             task = self._loop.create_task(self._handshake(sock))
             self._arriving.add(task)
@@ -151,7 +151,7 @@ class TlsListener:
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=GOODBYE_S,
             )
-        except OSError as error:  # it mistrusts the certificate, spoke something else, said nothing, or left; TimeoutError is one
+        except OSError as error:  # it does not trust the certificate, does not use TLS, sent nothing, or left; TimeoutError is an OSError
             log.debug("a TLS handshake failed: %s", error)
             sock.close()
         except asyncio.CancelledError:
@@ -159,7 +159,7 @@ class TlsListener:
             raise
 
     async def _is_plain_http(self, sock: socket.socket) -> bool:
-        """Looks at the first byte without taking it: a handshake begins with 22, a method with a letter."""
+        """Look at the first byte without consuming it: a handshake begins with 22, a method with a letter."""
         readable = asyncio.Event()
         self._loop.add_reader(sock, readable.set)
         try:
@@ -169,7 +169,7 @@ class TlsListener:
         return sock.recv(1, socket.MSG_PEEK).isalpha()
 
     async def _refuse_plain_http(self, sock: socket.socket) -> None:
-        """Closing at once would reset the answer away while the client still sends."""
+        """If we closed immediately while the client still sends, a reset would delete the answer."""
         with contextlib.closing(sock), contextlib.suppress(OSError):
             async with asyncio.timeout(PLAIN_LINGER_S):
                 await self._loop.sock_sendall(sock, _PLAIN_HTTP)

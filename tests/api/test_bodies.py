@@ -1,4 +1,4 @@
-"""Bodies: bytes in; JSON out, or a refusal before any object was made of them."""
+"""Bodies: bytes become JSON, or are refused before any object is made from them."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ def request_of(body: bytes) -> Request:
 
 
 def plain(value: Any) -> Any:
-    """With lists in which ids stayed text, as a worker gets them."""
+    """The body with lists of ids that stayed text, as a worker gets them."""
     return orjson.loads(orjson.dumps(value))
 
 
@@ -103,7 +103,7 @@ def test_ids_go_through_to_a_worker() -> None:
 
 
 def test_what_ids_could_be_mistaken_for() -> None:
-    """No text of a client is taken for a list of ids."""
+    """A client's text is never read as a list of ids."""
     first = parse_object(request_of(json.dumps({"prompt": IDS, "content": "x 0"}).encode()))
     assert isinstance(first["prompt"], Ids)
     assert first["content"] == "x 0"

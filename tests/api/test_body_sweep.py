@@ -166,7 +166,7 @@ def test_no_body_costs_much(server: Router, size_mb: int) -> None:
 
 
 def test_bodies_are_freed(server: Router) -> None:
-    """A short soak: clients that send much and leave, or are refused, with reloads in between."""
+    """A short endurance test: clients send much and leave, or are refused, with reloads in between."""
     pid = server.process.pid
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000100\r\n\r\n"
 

@@ -1,4 +1,4 @@
-"""Bodies in, Generate or a 400 that names the field out."""
+"""A body becomes a Generate or a 400 that names the field."""
 
 import contextlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""A made-up API in one class. It serves streamed and whole answers, and every error has its shape."""
+"""An invented API in one class. It serves streamed and whole answers, and every error has its shape."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -68,7 +68,7 @@ class Parrot:
 
 
 class Heron(Parrot):
-    """Its text stands in blocks: each begins and ends, and there is a new one whenever speech and thought take turns. Answers in lines."""
+    """Its text is in blocks: each begins and ends, and each change between text and thought begins a new one. Answers in lines."""
 
     name = "heron"
     stream_head = NDJSON_HEADERS

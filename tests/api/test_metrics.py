@@ -229,7 +229,7 @@ def test_off_and_locked(start: Any) -> None:
 
 
 def test_a_scrape_loads_and_orders_nothing(start: Any) -> None:
-    """Of two idle models the least recently used one leaves, however often metrics were read."""
+    """Of two idle models the least recently used one is evicted, for any number of metrics requests."""
     router = start("--models-max", "2", a={}, b={}, c={})
     assert samples_of(router, "?model=c") == {}
     assert [router.status(name) for name in "abc"] == ["unloaded"] * 3

@@ -1,4 +1,4 @@
-"""When models are loaded and leave, through HTTP with a real router and real models: limits, idle times, requests that wait, plans."""
+"""When models are loaded and unloaded, over HTTP with a real router and real models: limits, idle times, waiting requests, plans."""
 
 import threading
 import time

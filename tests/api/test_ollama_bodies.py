@@ -117,7 +117,7 @@ def packed(content: Any, text: bytes | None = None) -> list[int]:
     [[128000, 882, 271], [1], [3, 1], [-1], [True], [1 << 24], "x", packed({}), packed([[1, "a"]]), packed([["a"]]), packed(0, b"{")],
 )
 def test_numbers_of_others_are_no_context(context: Any) -> None:
-    with pytest.raises(InvalidRequest, match="'context' is not what an answer of this server had"):
+    with pytest.raises(InvalidRequest, match="'context' is not the 'context' of an answer of this server"):
         unpack("context", context)
 
 

@@ -65,7 +65,7 @@ def test_a_context_continues_the_conversation(client: ollama.Client) -> None:
     assert first.prompt_eval_count is not None
     assert second.prompt_eval_count is not None
     assert second.prompt_eval_count > first.prompt_eval_count + 10
-    with pytest.raises(ollama.ResponseError, match="'context' is not what an answer of this server had"):
+    with pytest.raises(ollama.ResponseError, match="'context' is not the 'context' of an answer of this server"):
         client.generate("smollm2", "And of Italy?", context=[128000, 882])
 
 

@@ -1,4 +1,4 @@
-"""/openapi.json names what is served, and answers name the fields that nobody has read."""
+"""/openapi.json lists the served routes, and answers name the fields that were ignored."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def test_it_names_what_is_served(server: Router) -> None:
         assert (method, path.replace("/*", "/{name}")) in described, (method, path)
     assert ("GET", "/v1/responses/{name}/input_items") in described
     for method, path in described:
-        if method == "POST" and "{" not in path:  # it is there, and wants more than an empty object
+        if method == "POST" and "{" not in path:  # it exists, and needs more than an empty object
             assert server.post(f"/router{path}", {}).status != 404, path
         elif "{" not in path and path not in ("/models/sse", "/models/logs", "/slots", "/lora-adapters"):
             assert method == "DELETE" or server.get(f"/router{path}").status == 200, path
@@ -54,7 +54,7 @@ def test_fields_have_types() -> None:
         assert types[type(value)] in kinds or (type(value) is int and "number" in kinds), name
 
 
-# ---------------------------------------------------------------- what is ignored
+# ---------------------------------------------------------------- ignored fields
 
 
 def test_a_misspelt_field_is_named(server: Router) -> None:

@@ -179,7 +179,7 @@ def fakes(router: StartRouter, tmp_path: Path) -> Router:
 
 
 def test_a_worker_that_hangs(fakes: Router) -> None:
-    """It is asked once, however many clients ask; the others answer, and so does it when it continues."""
+    """The worker is asked once, for any number of clients. The others answer, and it also answers when it continues."""
     fakes.load("a", "b")
     pid = fakes.get("/props?model=a").json["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -282,7 +282,7 @@ def test_a_sleeping_model(router: StartRouter, models: Path) -> None:
 
 
 def test_the_router_s_props_show_the_default_model_too(router: StartRouter, models: Path) -> None:
-    """So that a client for a llama-server with one model finds what it needs."""
+    """A client for a llama-server with one model finds all fields that it needs."""
     server = router("--model", str(models / "tiny0.gguf"), "--sleep-idle-seconds", "1", models_dir=models)
     server.await_status("tiny0", "loaded")
     props = server.get("/props").json

@@ -55,7 +55,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def replace_silently(path: Path, content: bytes) -> None:
-    """With the old time and, like all files of these tests, the old size."""
+    """The file gets the old time and, like all files of these tests, the old size."""
     before = path.stat()
     replace(path, content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -62,7 +62,7 @@ class SlowCatalog(Catalog):
 
 
 class Ended:
-    """Replaces the supervisor: what it was told to end."""
+    """Replaces the supervisor, and stores what it was told to end."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -373,7 +373,7 @@ def test_folders_are_polled_if_need_be(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_that_always_changes_delays_no_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes come faster than QUIET_S, without end."""
+    """Changes come faster than QUIET_S and never stop."""
 
     async def awatch(*paths: Path, **options: Any) -> AsyncIterator[set[Any]]:
         while True:

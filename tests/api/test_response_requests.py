@@ -1,4 +1,4 @@
-"""Bodies of /v1/responses in; chats, or a 400 in the client's words, out."""
+"""Bodies of /v1/responses become chats, or a 400 in the client's words."""
 
 import contextlib
 from typing import Any

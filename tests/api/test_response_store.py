@@ -1,4 +1,4 @@
-"""Responses in, the same out: after a restart, within a size, and to their owner only."""
+"""Stored responses are returned unchanged: after a restart, within a size, and only to their owner."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
 
 
 def test_owners(store: ResponseStore) -> None:
-    """Who may do everything sees everything; others see what is theirs."""
+    """An owner who may do everything sees everything. Other owners see only their own responses."""
     put(store, "a", owner="one")
     put(store, "b")
     for owner, sees in (("one", [True, False]), ("two", [False, False]), ("", [True, True])):

@@ -619,7 +619,7 @@ def test_autoload_false_in_the_query(router: StartRouter, models: Path) -> None:
     assert server.post("/completion?autoload=false", completion()).status == 200
 
 
-# ---------------------------------------------------------------- files that are no models
+# ---------------------------------------------------------------- files that are not models
 
 
 def test_broken_file(router: StartRouter, models: Path, tmp_path: Path) -> None:
@@ -761,7 +761,7 @@ def test_many_requests_on_one_connection(server: Router) -> None:
 
 @pytest.fixture(autouse=True)
 def check_router_is_the_same(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever the tests of the shared router did, it is still that process."""
+    """After all tests of the shared router, it is still the same process."""
     yield
     if "server" in request.fixturenames:
         server = request.getfixturevalue("server")

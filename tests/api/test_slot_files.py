@@ -1,4 +1,4 @@
-"""POST /slots/{id}?action=save|restore|erase through a real router: files that come back, and files and names that must not."""
+"""POST /slots/{id}?action=save|restore|erase through a real router: files that are restored, and files and names that are refused."""
 
 import os
 import struct

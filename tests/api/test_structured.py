@@ -159,7 +159,7 @@ def test_no_endless_white_space(server: Router) -> None:
     "ask_for", [{"json_schema": SMALL}, {"response_format": {"type": "json_object", "schema": SMALL}}], ids=["schema", "object"]
 )
 def test_white_space(server: Router, ask_for: dict[str, Any]) -> None:
-    """However likely blanks are, the model gets one after a colon or a comma; free is llama-server's way."""
+    """Even if blanks are very likely, the model gets only one after a colon or a comma; `free` is as in llama-server."""
     loved, _ = ask(server, chat(**ask_for, temperature=0, logit_bias=BLANKS))
     assert re.fullmatch(r'\{"a": [12], "b": \[true, true\]\}', loved)
     for seed in range(4):
@@ -468,7 +468,7 @@ def test_abort(bench: Bench, num_steps: int) -> None:
 
 
 def test_masks_cost_little(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of SmolLM2, the smallest real model: any other decodes more slowly, so its share is not larger."""
+    """Measured with SmolLM2, the smallest real model: all others decode more slowly, so their share is not larger."""
     spent, num_masks = 0.0, 0
 
     def timed(method: Any) -> Any:

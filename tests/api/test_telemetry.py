@@ -1,4 +1,4 @@
-"""What a client learns while it waits and afterwards: comments in streams, Server-Timing, X-Model, in every flavour.
+"""The information for a client while it waits and afterwards: comments in streams, Server-Timing, X-Model, in every flavour.
 
 The workers follow scripts (fake_worker.py), so that loads are slow and prompts long; a real model answers questions that the scripts do
 not know.

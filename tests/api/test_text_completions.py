@@ -1,4 +1,4 @@
-"""What OpenAI's text completions have beside llama-server's: `echo`, `suffix`, `best_of`, `logprobs` in all combinations."""
+"""Fields that only OpenAI's text completions have: `echo`, `suffix`, `best_of`, `logprobs` in all combinations."""
 
 from typing import Any
 

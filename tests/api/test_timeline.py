@@ -1,4 +1,4 @@
-"""The times of one request alone: how a wait is divided, the headers and comments, what a worker with false times can do to counts."""
+"""The times of one request: how a wait is divided, the headers and comments, the effect of a worker's false times on counts."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelCounts]:
         (LoadTimes(5, 15), 10, 20, 5),  # it had started before
         (LoadTimes(12), 10, 20, 8),  # it still loads
         (LoadTimes(12, 25), 10, 20, 8),
-        (LoadTimes(2, 5), 10, 20, 0),  # long ago
+        (LoadTimes(2, 5), 10, 20, 0),  # a long time ago
         (LoadTimes(25, 30), 10, 20, 0),
     ],
 )

@@ -1,4 +1,4 @@
-"""Forced tool calls through a real router: whatever the model would like to write, the call is there and its arguments fit the schema."""
+"""Forced tool calls through a real router: the answer always has the call, and its arguments fit the schema."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ COUNT = tool("count", {"type": "object", "properties": {"to": {"type": "integer"
 
 
 def parameters(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself where it is one of an object, else one of an object that holds it."""
+    """The schema itself if it describes an object, otherwise the schema of an object that contains it."""
     if schema.get("type") == "object":
         return schema
     definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}

@@ -1,4 +1,4 @@
-"""Tools, the choice among them and what concerns thoughts: bodies in, Generate or a 400 out."""
+"""Tools, tool_choice and the fields for thoughts: a body becomes a Generate or a 400."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whatever JSON a client sends to an API that is translated, it becomes a valid request or is refused as an invalid one."""
+"""Any JSON that a client sends to a translated API becomes a valid request or is refused as invalid."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The key ring alone: what a key file says, who a key is, what happens when the file changes. No server."""
+"""The key ring without a server: the contents of a key file, the owner of a key, changes of the file."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""How a connection comes to its end: the table, and that connections keep to it."""
+"""How a connection ends: the table of states, and that connections follow it."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""Who gets in, and how: keys with a scope, HTTPS, several sockets, hostile hosts and origins. Real routers, real clients."""
+"""Which clients are allowed: keys with a scope, HTTPS, several sockets, hostile hosts and origins. Real routers, real clients."""
 
 import contextlib
 import http.client
@@ -146,9 +146,9 @@ def test_a_read_only_key(server: Router) -> None:
         refused = server.get(path, BOB)
         assert (refused.status, "read-only" in refused.error["message"]) == (403, True), path
     refused = complete(server, "tiny0", BOB)
-    assert (refused.status, "a load needs a key without `read-only`" in refused.error["message"]) == (403, True)
+    assert (refused.status, "loading a model needs a key without `read-only`" in refused.error["message"]) == (403, True)
     assert server.post("/tokenize?autoload=1", {"model": "tiny0", "content": "a"}, BOB).status == 403
-    assert server.post("/models/plan", {"model": "tiny0"}, BOB).json["action"] != "use"  # to look is allowed
+    assert server.post("/models/plan", {"model": "tiny0"}, BOB).json["action"] != "use"  # reading is allowed
     assert server.get("/props?model=tiny0", BOB).status == 200
     assert complete(server, "tiny0", ADMIN).status == 200
     assert complete(server, "tiny0", BOB).status == 200
@@ -191,12 +191,12 @@ def test_concurrency_counts_what_runs_and_what_waits(server: Router) -> None:
         assert refused.status == 429
         assert (refused.error["type"], refused.headers["Retry-After"]) == ("rate_limit_error", "1")
         assert refused.error["message"] == "the key alice has 2 requests running or waiting, and may have 2"
-        assert ids(server.get("/models", ALICE)) == ["tiny0", "tiny1"]  # looking is no generation
+        assert ids(server.get("/models", ALICE)) == ["tiny0", "tiny1"]  # reading is not a generation
         assert complete(server, "tiny2", ALICE).status == 400
         assert complete(server, "tiny2", ADMIN).status == 200
         second.close()  # a client that leaves makes room
         eventually(lambda: complete(server, "tiny1", ALICE).status == 200, "room for alice")
-        assert complete(server, "tiny1", ALICE, n_predict=-5).status == 400  # what is refused for another reason takes no room
+        assert complete(server, "tiny1", ALICE, n_predict=-5).status == 400  # a request that is refused for another reason does not count
         assert complete(server, "tiny1", ALICE).status == 200
 
 
@@ -295,16 +295,16 @@ def test_keys_change_while_it_runs(router: StartRouter, models: Path, tmp_path: 
         replace(path, "first\nthird\n")  # seen by itself
         eventually(lambda: not may(server, "second"), "the end of a key")
         assert complete(server, "tiny0", {"X-Api-Key": "first"}).status == 200
-        assert any(b'"loaded"' in line for line in response)  # what runs goes on
+        assert any(b'"loaded"' in line for line in response)  # running requests continue
     assert may(server, "first")
     assert may(server, "third")
-    replace(path, "fourth\n")  # at once, when asked
+    replace(path, "fourth\n")  # immediately after a request for it
     assert server.get("/models?reload=1", {"X-Api-Key": "third"}).status == 200
     assert (may(server, "fourth"), may(server, "third")) == (True, False)
     replace(path, "fifth\n")
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: may(server, "fifth"), "the fifth key")
-    # A file that is wrong or gone changes nothing.
+    # An invalid or missing file changes nothing.
     replace(path, "sixth\nseventh sekret\n")
     refused = server.get("/models?reload=1", {"X-Api-Key": "fifth"})
     assert (refused.status, f"{path}:2" in refused.error["message"]) == (400, True)

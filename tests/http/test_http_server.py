@@ -143,7 +143,7 @@ def test_keys() -> None:
                 assert "`Authorization: Bearer KEY`" in error["message"]
             assert (await site.ask(request("/health")))[0] == 200
             assert (await site.ask(request("/json", "OPTIONS")))[0] == 200
-            assert (await site.ask(request("/no-such")))[0] == 401  # an unknown path says nothing to a stranger
+            assert (await site.ask(request("/no-such")))[0] == 401  # a client without a key learns nothing from an unknown path
 
     run(scenario())
 
@@ -371,7 +371,7 @@ def test_100_continue_comes_in_its_turn() -> None:
                 assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
                 writer.write(b"hello")
                 assert (await read_answer(reader))[2] == b'{"got":"hello"}'
-            writer.write(data)  # who has sent the body waits for nothing
+            writer.write(data)  # a client that has sent the body does not wait
             assert (await read_answer(reader))[0] == 200
             writer.close()
 
@@ -509,7 +509,7 @@ def test_only_its_own_file_is_removed(tmp_path: Path) -> None:
     (first,) = bind([str(path)], 0)
     file = SocketFile(first)
     first.close()
-    (second,) = bind([str(path)], 0)  # the next router has come before the last was gone
+    (second,) = bind([str(path)], 0)  # the next router has started before the last one ended
     with second:
         file.remove()
         assert path.is_socket()
@@ -564,7 +564,7 @@ def test_a_head_is_answered_before_its_body_comes(path: str, method: str, fields
             found, headers, body = await read_answer(reader)
             assert (found, headers["connection"]) == (status, "close"), body
             assert await reader.read() == b""
-            writer.write(b"x" * 100_000)  # what a client sends on is not kept
+            writer.write(b"x" * 100_000)  # later bytes of this client are not kept
             [connection] = site.server.connections
             await until(lambda: connection.transport.is_closing() or not connection._parser.num_body_bytes)
             writer.close()
@@ -574,7 +574,7 @@ def test_a_head_is_answered_before_its_body_comes(path: str, method: str, fields
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_all_large_bodies_together_are_bounded(is_chunked: bool) -> None:
-    """Those that come, and those whose requests are under way; small ones pass all the time."""
+    """Bodies that arrive, and those of running requests. Small bodies are always accepted."""
 
     def post(path: str, body: bytes, num_missing: int) -> bytes:
         if not is_chunked:
@@ -657,7 +657,7 @@ def count(kind: type) -> int:
     ],
 )
 def test_what_a_client_sent_is_freed_when_it_leaves(sent: bytes) -> None:
-    """By counting references: what waits for the collector may wait for hours."""
+    """By counting references: objects that wait for the garbage collector may wait for hours."""
 
     async def scenario() -> None:
         async with serving() as site:

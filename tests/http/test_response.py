@@ -1,4 +1,4 @@
-"""Responses as values: what they become, and that they become it once."""
+"""Responses as values: their bytes, and that they are rendered only once."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_what_is_made_before_is_given_out_as_it_is() -> None:
     response = Rendered.of(text_response("hello"))
     assert response.render() is response.render()
     assert isinstance(response.body, memoryview)
-    assert response.body.obj is response.whole  # the text is not there twice
+    assert response.body.obj is response.whole  # the text is stored only once
 
 
 def test_every_status_has_a_line() -> None:

@@ -1,4 +1,4 @@
-"""HTTPS at the HTTP layer: certificates that are wrong, clients that are slow, rude or lost in the wrong protocol. No model."""
+"""HTTPS at the HTTP layer: invalid certificates, and clients that are slow, send garbage or use the wrong protocol. No model."""
 
 import asyncio
 import json
@@ -200,7 +200,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(authority: Authority) 
 def test_a_slow_client_gets_the_rest_of_an_answer_after_the_close(authority: Authority) -> None:
     async def scenario() -> None:
         async with serving(certificate=Certificate(*authority.issue()), trust=authority.trust()) as site:
-            reader, writer = await site.connect()  # the reader stops reading by itself while nobody takes what it has
+            reader, writer = await site.connect()  # the reader stops reading by itself while its bytes are not used
             writer.write(request("/stream", Connection="close"))
             await until(lambda: site.streams)
             connection = await only_connection(site)
@@ -213,7 +213,7 @@ def test_a_slow_client_gets_the_rest_of_an_answer_after_the_close(authority: Aut
             for _ in range(5):
                 sweep(site, site.server.stall_sweeps - 3)
                 assert connection in site.server.connections
-                for _ in range(24):  # some 1.5 MB: more than a kernel acknowledges without being read
+                for _ in range(24):  # about 1.5 MB: more than a kernel acknowledges before the program reads it
                     data = await reader.read(65536)
                     assert data
                     num_read += len(data)
@@ -235,7 +235,7 @@ def test_a_client_that_stops_reading_before_the_end_is_cut_off(authority: Author
             stream.write_event(b"x" * (24 << 20))
             stream.finish()
             stream.exchange.end_stream()
-            await asyncio.sleep(0.1)  # until its kernel takes no more
+            await asyncio.sleep(0.1)  # until its kernel accepts no more bytes
             sweep(site, site.server.stall_sweeps + 2)
             await until(lambda: connection not in site.server.connections)
             writer.transport.abort()

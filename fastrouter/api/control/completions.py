@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions/control: what a client asks of its chat while the answer comes. As in llama-server."""
+"""POST /v1/chat/completions/control: a client changes its chat while the answer is generated. As in llama-server."""
 
 from fastrouter._core import Request
 from fastrouter.api.requests.bodies import parse_object
@@ -16,7 +16,7 @@ class ChatControl:
         self._generator = generator
 
     async def act(self, request: Request, exchange: Exchange) -> Response:
-        """Nothing is wrong with a chat that is over: its client could not know."""
+        """A chat that is over is not an error: the client could not know it."""
         body = parse_object(request)
         if not string("id", body.get("id", "")):
             raise invalid("id", "is missing: it is the id in the chat's events")

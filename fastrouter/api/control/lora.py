@@ -27,13 +27,13 @@ class Lora:
         self._models = models
 
     async def list(self, request: Request, exchange: Exchange) -> Response:
-        """Of a model that is not loaded, what it would be loaded with."""
+        """For a model that is not loaded: the adapters that it would be loaded with."""
         spec, _ = self._models.choose(request, {})
         adapters = await self._peek.ask(request, spec, "lora_adapters")
         return encode_json(_adapters_of(spec.runner.options) if adapters is None else adapters)
 
     async def change(self, request: Request, exchange: Exchange) -> Response:
-        """The body is a list, so the model is named in the query."""
+        """The body is a list, so the query names the model."""
         entries = parse_json(request)
         if not isinstance(entries, list):
             raise InvalidRequest("the body must be a JSON array; the model is named in the query: /lora-adapters?model=NAME")

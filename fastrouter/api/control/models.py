@@ -40,7 +40,7 @@ class Admin:
         }
 
     def change_props(self, request: Request, exchange: Exchange) -> Response:
-        """As in llama-server: there is nothing to change yet, but it says whether it would be allowed."""
+        """As in llama-server: nothing can be changed yet, but the answer tells whether a change would be allowed."""
         if not self._config.props_endpoint:
             raise NotSupported("This server does not support changing global properties. Start it with `--props`")
         return _SUCCESS
@@ -70,7 +70,7 @@ class Admin:
         return encode_json(preview)
 
     def _hide_others(self, preview: dict[str, Any], caller: Caller) -> None:
-        """Names of models that are not there for the caller; their bytes still say what will happen."""
+        """Models outside the caller's scope lose their names. Their bytes are kept, so that the plan is still true."""
 
         def visible(model_ids: list[str]) -> list[str]:
             return [model_id for model_id in model_ids if self._models.may_see_id(caller, model_id)]
@@ -83,7 +83,7 @@ class Admin:
             preview["waits_for"]["models"] = visible(preview["waits_for"]["models"])
 
     def _named(self, request: Request, unknown: type[NotFound] | type[InvalidRequest]) -> ModelSpec:
-        """The model that the body or the query names; there is no default here, and no name for just any model."""
+        """The model that the body or the query names; there is no default, and no name that means any model."""
         body = parse_optional(request)
         name = self._models.name_in(request, body)
         if not name:

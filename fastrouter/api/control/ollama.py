@@ -1,6 +1,6 @@
-"""The routes of Ollama's API, but for embeddings: what generates goes to its flavours, what is about models to the catalog's owners.
+"""The routes of Ollama's API without embeddings. Generation is in the flavours; models are handled by the same code as in our own API.
 
-Invariant: a model is known by its id or alias; ":latest", which Ollama's clients add to names, is taken off where no model is called so.
+Invariant: a model is known by its id or alias. Ollama's clients add ":latest" to names; it is removed unless a model has this exact name.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from fastrouter.hub.downloads import Download
 from fastrouter.supervisor.supervisor import Supervisor
 from fastrouter.system.words import utc_time
 
-API_VERSION = "0.13.0"  # of the Ollama whose API this is; clients compare it
+API_VERSION = "0.13.0"  # the version of Ollama that has this API; clients compare it
 RUNNING = "Ollama is running"
 PULL_POLL_S = 0.25
-_HOSTS = ("https://", "http://", "hf.co/", "huggingface.co/")  # before the name of a repository
+_HOSTS = ("https://", "http://", "hf.co/", "huggingface.co/")  # prefixes before the name of a repository
 
 
 def is_probe(request: Request) -> bool:
-    """Of GET or HEAD /: the client is not a browser. A client without an Accept header gets the page."""
+    """Whether the client of GET or HEAD / is not a browser. A client without an Accept header gets the page."""
     accept = request.header("accept")
     return accept is not None and "text/html" not in accept.lower()
 
@@ -49,7 +49,7 @@ class Ollama:
         self._downloads = downloads
         self._handlers = {"message": generator.handler(Chat), "response": generator.handler(Generate)}
 
-    # ------------------------------------------------------------ what generates
+    # ------------------------------------------------------------ generation
 
     def chat(self, request: Request, exchange: Exchange) -> Result:
         return self._generate(request, exchange, "message", {"role": "assistant", "content": ""})
@@ -64,7 +64,7 @@ class Ollama:
         return self._handlers[name](request, exchange)
 
     def named(self, handler: Handler) -> Handler:
-        """`handler` for a body with a model's name as Ollama's clients write it."""
+        """`handler` for a body in which the model's name is written as in Ollama's clients."""
 
         def handle(request: Request, exchange: Exchange) -> Result:
             self._body(request)
@@ -73,7 +73,7 @@ class Ollama:
         return handle
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """The request's own, with the model's name set right in it."""
+        """The request's body, with the corrected model name."""
         body = parse_object(request)
         name = body.get("model") or body.get("name")
         if isinstance(name, str):
@@ -81,7 +81,7 @@ class Ollama:
         return body
 
     async def _load(self, request: Request, body: dict[str, Any], content: dict[str, Any]) -> Response:
-        """Load the model or, where it is not to stay, unload it."""
+        """Load the model or, if it should not stay, unload it."""
         spec, is_autoload = self._models.for_use(request, body)
         priority, keep_alive_s = read_terms(body)
         if keep_alive_s == 0:
@@ -100,7 +100,7 @@ class Ollama:
         with contextlib.suppress(InvalidRequest):  # it is not loaded
             self._supervisor.unload(spec.runner.id)
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ listings
 
     def version(self, request: Request, exchange: Exchange) -> Response:
         return encode_json({"version": API_VERSION, "fastrouter": __version__})
@@ -132,10 +132,10 @@ class Ollama:
     def _meta(self, spec: ModelSpec) -> dict[str, Any]:
         return self._models.describe(spec)["meta"] or {}
 
-    # ------------------------------------------------------------ what changes the catalog
+    # ------------------------------------------------------------ changes of the catalog
 
     async def pull(self, request: Request, exchange: Exchange) -> Response | None:
-        """A model of the hub, as user/repo:quant. For a model that is already here, it only says so."""
+        """Download a model of the hub, named user/repo:quant. If it is already here, the answer is only a success."""
         body = self._body(request)
         name = string("model", body.get("model"))
         for host in _HOSTS:
@@ -165,21 +165,21 @@ class Ollama:
 
     def refuse_create(self, request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest(
-            "models are not made over HTTP: write a section in the file of --models-preset, with `model`, parameters and `system-prompt`"
+            "models cannot be made over HTTP: add a section to the file of --models-preset, with `model`, parameters and `system-prompt`"
         )
 
     def refuse_copy(self, request: Request, exchange: Exchange) -> Response:
-        raise InvalidRequest("models are not copied over HTTP: give the model another name with `alias` in the file of --models-preset")
+        raise InvalidRequest("models cannot be copied over HTTP: give the model another name with `alias` in the file of --models-preset")
 
     def refuse_push(self, request: Request, exchange: Exchange) -> Response:
-        raise InvalidRequest("models are not uploaded from here")
+        raise InvalidRequest("models cannot be uploaded from this server")
 
     def no_blob(self, request: Request, exchange: Exchange) -> Response:
         raise NotFound("there are no blobs here: put .gguf files into the folder of --models-dir, or pull a model")
 
 
 async def _progress(download: Download | None) -> AsyncIterator[dict[str, Any]]:
-    """What Ollama says of a pull. Raises FastrouterError where it fails."""
+    """The lines of Ollama's answer to a pull. Raises FastrouterError if the download fails."""
     yield {"status": "pulling manifest"}
     while download is not None and not download.is_over:
         for url, file in list(download.files.items()):

@@ -37,14 +37,14 @@ class Props:
         }
 
     async def ask(self, request: Request, spec: ModelSpec, method: str) -> Any:
-        """What the model's worker answers; None when it is not loaded. Raises Unavailable when it does not answer in time."""
+        """The answer of the model's worker; None when the model is not loaded. Raises Unavailable if the worker is too slow."""
         wish = self._models.query(request).get("autoload")
         if wish in ("true", "1"):
             self._models.check_may_load(request.caller, spec)
             with await self._supervisor.acquire(spec, autoload=True):
                 return await self._supervisor.peek(spec.runner.id, method)
         if wish is not None and self._supervisor.status(spec.runner.id).value == "unloaded":
-            raise ModelNotLoaded(spec.id)  # said explicitly, it means what it means in llama-server
+            raise ModelNotLoaded(spec.id)  # with an explicit value, it means the same as in llama-server
         return await self._supervisor.peek(spec.runner.id, method)
 
     # ------------------------------------------------------------ /props
@@ -60,14 +60,14 @@ class Props:
         return {**found, **self._shared, "modalities": modalities, "chat_template_caps": caps}
 
     async def _template_of_file(self, spec: ModelSpec) -> str:
-        """As the worker will say it; empty: the file cannot be read, or its template is too long."""
+        """The same template that the worker will use. Empty: the file cannot be read, or its template is too long."""
         if spec.options.chat_template:
             return spec.options.chat_template
         if spec.header is None:
             return ""
         if not spec.header.has_chat_template:
             return FALLBACK
-        async with self._reading:  # one at a time: a header may have megabytes, and the threads are for others, too
+        async with self._reading:  # one at a time: a header may have megabytes, and other work needs threads too
             try:
                 text = await asyncio.get_running_loop().run_in_executor(None, template_of, spec.path)
             except GgufError:
@@ -75,7 +75,7 @@ class Props:
         return FALLBACK if text == "" else text or ""
 
     async def _props_of_file(self, spec: ModelSpec) -> dict[str, Any]:
-        """What the file and the options say."""
+        """The properties from the file and the options."""
         options, header = spec.options, spec.header
         trained = header.context_length if header is not None else None
         settings = {
@@ -107,7 +107,7 @@ class Props:
         return encode_json(slots)
 
     async def _slots_of_all(self, request: Request) -> list[dict[str, Any]]:
-        """One model that does not answer must not hide the others."""
+        """If one model does not answer, the others are still shown."""
         running = [instance.spec.id for instance in self._supervisor.instances()]
         model_ids = sorted(model_id for model_id in running if self._models.may_see_id(request.caller, model_id))
         answers = await asyncio.gather(*(self._slots_of(model_id) for model_id in model_ids))

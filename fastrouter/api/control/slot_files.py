@@ -24,7 +24,7 @@ _FORBIDDEN = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\uff0e\u2215\u2216\ufffd
 
 
 def is_file_name(name: str) -> bool:
-    """One that stands for the same file everywhere, and never for one in another folder."""
+    """Whether the name means the same file on every system, and never a file in another folder."""
     is_odd = name != name.strip(" ") or name.endswith(".") or ".." in name or _FORBIDDEN.search(name)
     return bool(name) and not is_odd and len(name.encode()) <= MAX_NAME_BYTES
 

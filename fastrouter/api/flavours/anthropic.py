@@ -1,7 +1,7 @@
-"""Anthropic's Messages API. Knows no lease, ring or connection.
+"""Anthropic's Messages API. Never imports: supervisor.lease, http.connection.
 
-Invariant: blocks of a stream are numbered from 0, one is open at a time, and each that begins also ends. The text of an open block goes
-straight from the ring into its events.
+Invariant: the blocks of a stream are numbered from 0, only one is open at a time, and each block ends. The text of an open block goes
+directly from the ring into its events.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ def _error_body(error: FastrouterError) -> dict[str, Any]:
 
 
 def _message(error: FastrouterError) -> str:
-    """Agents know by Anthropic's own words that they must shorten a conversation."""
+    """The text is Anthropic's own: from it, agents know that they must shorten a conversation."""
     num_tokens, most = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
     if isinstance(error, ContextExceeded) and num_tokens and most:
         return f"prompt is too long: {num_tokens} tokens > {most} maximum"
@@ -77,7 +77,7 @@ def _stop(finish: Finish, generate: Generate) -> dict[str, str | None]:
 
 
 def _usage(prompt_tokens: int, cached_tokens: int, output_tokens: int) -> dict[str, int]:
-    """Tokens that were read from a cache are counted apart from the other input."""
+    """Tokens that were read from a cache are counted separately from the other input."""
     return {
         "input_tokens": max(0, prompt_tokens - cached_tokens),
         "cache_creation_input_tokens": 0,
@@ -118,7 +118,7 @@ class Messages:
 
     @property
     def _signature(self) -> str:
-        """Clients send it back with a thought. It is not checked."""
+        """The signature. Clients send it back with a thought. It is not checked."""
         return f"fastrouter-{self._id}"
 
     # ------------------------------------------------------------ a stream
@@ -166,7 +166,7 @@ class Messages:
         return begin + (self._delta("input_json", partial_json=piece.arguments) if piece.arguments else b"")
 
     def _begin(self, kind: str, **fields: Any) -> bytes:
-        """After the end of the open block, unless that is what continues."""
+        """The new block's start, after the end of the open block; empty if the open block continues."""
         if self._open == kind:
             return b""
         end = self._end()
@@ -178,7 +178,7 @@ class Messages:
         return _event(b"content_block_delta", index=self._index, delta={"type": f"{kind}_delta", **fields})
 
     def _end(self) -> bytes:
-        """Of the open block."""
+        """The event that ends the open block."""
         if not self._open:
             return b""
         signature = self._delta("signature", signature=self._signature) if self._open == "thinking" else b""
@@ -213,16 +213,16 @@ class Messages:
         return {**message, **stop, "usage": usage}
 
 
-# ---------------------------------------------------------------- what generates nothing
+# ---------------------------------------------------------------- routes without generation
 
 
 def is_asked(request: Request) -> bool:
-    """Of a path that OpenAI's API has, too: the client is one of Anthropic's."""
+    """For a path that OpenAI's API also has: whether the client is one of Anthropic's."""
     return request.header("anthropic-version") is not None
 
 
 class Anthropic:
-    """Its other routes."""
+    """The API's other routes."""
 
     def __init__(self, models: Models, supervisor: Supervisor) -> None:
         self._models = models

@@ -1,6 +1,6 @@
 """llama-server's own endpoints under a model: /completion, /infill, /tokenize, /detokenize, /apply-template.
 
-Knows no lease's inside, no ring, no connection. Invariant: a call to a worker holds its lease no longer than the call.
+Never imports: http.connection. Invariant: a call to a worker holds its lease only during the call.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, PromptProgress
 from fastrouter.supervisor.supervisor import Supervisor
 
-# Of llama-server's `generation_settings`, what here has one value only.
+# Those of llama-server's `generation_settings` that have only one value here.
 _SETTINGS: dict[str, Any] = {
     "adaptive_target": -1.0,
     "adaptive_decay": 0.9,
@@ -45,7 +45,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def settings_of(found: dict[str, Any], ask: Ask | None = None) -> dict[str, Any]:
-    """A worker's settings in llama-server's shape; with those that only the router knows."""
+    """A worker's settings in llama-server's shape, and those that only the router knows."""
     generate = ask.generates[0] if ask is not None else None
     constraint = generate.constraint if generate is not None else None
     own: dict[str, Any] = {"stream": ask is not None and ask.is_stream}
@@ -81,7 +81,7 @@ def completion_of(choice: Choice, model_id: str, ask: Ask) -> dict[str, Any]:
 
 
 def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
-    """`response_fields`: "a/b" brings b of a to the root, under the name "a/b"; what is not there is left out."""
+    """`response_fields`: "a/b" brings b of a to the root, under the name "a/b"; missing fields are left out."""
     picked: dict[str, Any] = {}
     for path in paths:
         value: Any = answer
@@ -93,7 +93,7 @@ def pick_fields(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
 
 
 def timings_in(record: Delta | PromptProgress) -> dict[str, Any]:
-    """What an event says of them, where each has them."""
+    """The timings for an event, if the record has some."""
     return {"timings": record.timings} if record.timings else {}
 
 
@@ -217,7 +217,7 @@ class Native:
         return await self._caller.answer(request, body, "count_tokens", params, write)
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
-        """Ask the worker of the model that the request means."""
+        """Call the worker of the model that the request means."""
         spec, is_autoload = self._models.for_use(request, body)
         lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload)
         with lease:
@@ -225,7 +225,7 @@ class Native:
 
 
 def chat_params(models: Models, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    """Of a call that applies the template; `body` is that of an OpenAI chat."""
+    """The parameters of a call that applies the template. `body`: that of an OpenAI chat."""
     spec, _ = models.choose(request, body)
     asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
     return {name: getattr(asked, name) for name in _OF_TEMPLATES}

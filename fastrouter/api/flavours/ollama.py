@@ -1,6 +1,6 @@
-"""Ollama's chat and generate. Knows no lease, ring or connection.
+"""Ollama's chat and generate. Never imports: supervisor, http.connection.
 
-Invariant: a stream is one JSON object a line; its last line has `done`, and the counts and times of the whole answer.
+Invariant: each line of a stream is one JSON object. The last line has `done`, and the counts and times of the whole answer.
 """
 
 import time
@@ -88,7 +88,7 @@ class _Answer(ABC):
         return {**self._head, **self.content(choice.text, choice.reasoning, choice.calls), **logprobs, **self.end(choice, usage)}
 
     def end(self, choice: Choice, usage: Usage) -> dict[str, Any]:
-        """What the last line says of the whole answer."""
+        """The counts and times of the whole answer, for the last line."""
         return {
             "done": True,
             "done_reason": "length" if choice.finish.stop_type == "limit" else "stop",
@@ -102,7 +102,7 @@ class _Answer(ABC):
 
 
 class Chat(_Answer):
-    """The flavour of POST /api/chat. Calls come whole, before the last line."""
+    """The flavour of POST /api/chat. Calls are sent whole, before the last line."""
 
     name = "ollama_chat"
 

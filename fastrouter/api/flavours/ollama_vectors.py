@@ -1,4 +1,4 @@
-"""Ollama's embeddings: /api/embed, and the older /api/embeddings. Knows no token and no vector's meaning."""
+"""Ollama's embeddings: /api/embed, and the older /api/embeddings."""
 
 import time
 from typing import Any

@@ -1,6 +1,6 @@
-"""OpenAI's chat and text completions, in llama-server's shapes. Knows no lease, ring or connection.
+"""OpenAI's chat and text completions, in llama-server's shapes. Never imports: supervisor, http.connection.
 
-Invariant: what does not change during a request (id, model, created) is encoded once, when the request starts.
+Invariant: values that do not change during a request (id, model, created) are encoded once, when the request starts.
 """
 
 import math
@@ -33,7 +33,7 @@ def _v1_body(error: FastrouterError) -> dict[str, Any]:
 
 
 def param_of(error: FastrouterError) -> str | None:
-    """The field that an error is about, where its message begins with it."""
+    """The field that an error is about, if the message begins with it."""
     if isinstance(error, ModelNotFound):
         return "model"
     found = _FIELD.match(error.message)
@@ -41,7 +41,7 @@ def param_of(error: FastrouterError) -> str | None:
 
 
 def v1_status(error: FastrouterError) -> int:
-    """llama-server says 400 of an unknown model, OpenAI says 404."""
+    """For an unknown model, llama-server's status is 400 and OpenAI's is 404."""
     return 404 if isinstance(error, ModelNotFound) else error.status
 
 
@@ -56,7 +56,7 @@ def finish_reason(finish: Finish) -> str:
 
 
 def best_choices(choices: list[Choice], num_made: int, num_kept: int) -> list[Choice]:
-    """Of each prompt, those whose tokens were the most probable, best first. `choices` are in order."""
+    """For each prompt, the choices whose tokens were the most probable, best first. `choices` are in order."""
     found: list[Choice] = []
     for start in range(0, len(choices), num_made):
         found += sorted(choices[start : start + num_made], key=_mean_logprob, reverse=True)[:num_kept]
@@ -131,7 +131,7 @@ class _Completion(ABC):
         return self.chunk(0, content, "error", **error.to_json())
 
     def more(self, choices: list[Choice]) -> dict[str, Any]:
-        """What llama-server adds to OpenAI's last answer."""
+        """The fields that llama-server adds to OpenAI's last answer."""
         found: dict[str, Any] = {"timings": choices[-1].timings} if choices[-1].timings else {}
         if self.ask.is_verbose:
             found["__verbose"] = completion_of(choices[-1], self.model_id, self.ask)
@@ -143,7 +143,7 @@ class _Completion(ABC):
 
     @abstractmethod
     def content(self, choice: Choice) -> dict[str, Any]:
-        """What a whole answer says of one choice."""
+        """One choice in a whole answer."""
 
 
 class Chat(_Completion):
@@ -250,7 +250,7 @@ class Text(_Completion):
         return {"text": self._echo(choice.index) + choice.reasoning + choice.text, "logprobs": logprobs}
 
     def _logprobs(self, choice: int, entries: list[Entry]) -> dict[str, Any] | None:
-        """llama-server's `content`, and beside it the lists of OpenAI's text completions."""
+        """llama-server's `content`, together with the lists of OpenAI's text completions."""
         if not entries:
             return None
         offset = self._num_characters.get(choice, 0)

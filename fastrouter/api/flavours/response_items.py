@@ -1,6 +1,6 @@
-"""Items of a response's output: how they look when they are done, and the events in which they grow. Knows no request and no response.
+"""Items of a response's output: their final form, and the events in which they grow. Never imports: api.flavours.responses.
 
-Invariant: between an item's `begin` and its `end` no other item has events; what its deltas say together is what its done events say.
+Invariant: between an item's `begin` and its `end` no other item has events. The deltas of an item together equal its done events.
 """
 
 import os
@@ -26,7 +26,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{os.urandom(16).hex()}"
 
 
-# ---------------------------------------------------------------- as they are at the end
+# ---------------------------------------------------------------- final items
 
 
 def message_item(item_id: str, text: str, probabilities: list[Entry], status: str) -> Item:
@@ -69,18 +69,18 @@ class Events:
 
 
 class OpenItem(ABC):
-    """An item whose end has not come."""
+    """An item that has not ended."""
 
     def __init__(self, events: Events, index: int, prefix: str) -> None:
         self.events = events
-        self.index = index  # in the output
+        self.index = index  # index in the output
         self.id = new_id(prefix)
 
     @abstractmethod
     def begin(self) -> bytes: ...
     @abstractmethod
     def end(self, status: str) -> tuple[bytes, Item]:
-        """Its last events, and what it has become."""
+        """The item's last events, and the final item."""
 
     def added(self, item: Item) -> bytes:
         return self.events.make("response.output_item.added", output_index=self.index, item=item)
@@ -89,18 +89,18 @@ class OpenItem(ABC):
         return self.events.make("response.output_item.done", output_index=self.index, item=item)
 
     def make(self, kind: str, **fields: Any) -> bytes:
-        """An event about a part of it."""
+        """An event about a part of the item."""
         return self.events.make(kind, item_id=self.id, output_index=self.index, **fields)
 
 
 class OpenText(OpenItem):
-    """An item of one text. The log keeps what was said, whoever made the events."""
+    """An item of one text. The log keeps the text, also of events that were not made here."""
 
     delta_kind = ""
 
     @abstractmethod
     def where(self) -> dict[str, Any]:
-        """What its deltas say beside their text."""
+        """The fields of its deltas in addition to their text."""
 
     def add(self, text: str, probabilities: list[Entry]) -> bytes:
         self.events.log.keep(text.encode())
@@ -143,7 +143,7 @@ class OpenMessage(OpenText):
 
 
 class OpenReasoning(OpenText):
-    """A thought, or `is_summary`: a summary that is one."""
+    """A thought. `is_summary`: it is shown as a summary."""
 
     def __init__(self, events: Events, index: int, *, is_summary: bool, is_sealed: bool) -> None:
         super().__init__(events, index, "rs")
@@ -171,11 +171,11 @@ class OpenReasoning(OpenText):
 
 
 class OpenCall(OpenItem):
-    """A call. A custom tool's input is known when its arguments are whole, because it is hidden in them."""
+    """A call. A custom tool's input is known only when its arguments are whole, because it is inside them."""
 
     def __init__(self, events: Events, index: int, tool: Tool, call_id: str, number: int) -> None:
         super().__init__(events, index, _CALL_PREFIXES[tool.kind])
-        self.number = number  # among the calls of the answer
+        self.number = number  # index in the calls of the answer
         self._tool = tool
         self._ids = {**call_ids(tool, call_id), "id": self.id}
         self._pieces: list[str] = []

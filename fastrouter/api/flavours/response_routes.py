@@ -1,6 +1,6 @@
-"""The paths of the Responses API: what is stored is looked up before a response is made, and afterwards by its id.
+"""The paths of the Responses API: the stored conversation is read before a response is made, and responses are read later by their id.
 
-Invariant: a key sees only responses that were made with it; a key that may do everything sees all.
+Invariant: a key sees only responses that were made with it. A key that may do everything sees all.
 """
 
 from collections.abc import Coroutine
@@ -47,7 +47,7 @@ class ResponseRoutes:
         self._store = store
         self._caller = Caller(models, supervisor, RESPONSE_ERRORS)
 
-    # ------------------------------------------------------------ making one
+    # ------------------------------------------------------------ a new response
 
     def create(self, request: Request, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         body = parse_object(request)
@@ -106,7 +106,7 @@ class ResponseRoutes:
         message = f"previous response with id '{response_id}' not found ({why}); send the whole conversation as `input`"
         return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
 
-    # ------------------------------------------------------------ what is stored
+    # ------------------------------------------------------------ stored responses
 
     async def show(self, request: Request, exchange: Exchange) -> Response:
         """GET /v1/responses/{id} and {id}/input_items"""

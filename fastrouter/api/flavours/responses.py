@@ -1,6 +1,6 @@
-"""OpenAI's Responses API: an answer is a list of items, and a stream says how each of them grows. Knows no lease, ring or connection.
+"""OpenAI's Responses API: an answer is a list of items, and a stream shows how each item grows. Never imports: supervisor, http.connection.
 
-Invariant: the events of a stream are numbered without gaps; the last one is completed, incomplete or failed, and says everything again.
+Invariant: the events of a stream are numbered without gaps. The last one is completed, incomplete or failed, and has the whole response.
 """
 
 import time
@@ -36,7 +36,7 @@ from fastrouter.options.sampling import defaults
 
 _SHOWN = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _DEFAULTS = {name: value for name, value in defaults().items() if name in _SHOWN}
-# What clients act upon: Codex shortens the conversation, waits, or gives up.
+# Error codes that clients use: Codex shortens the conversation, waits, or stops.
 _CODES: tuple[tuple[type[FastrouterError], str], ...] = (
     (ContextExceeded, "context_length_exceeded"),
     (ModelNotFound, "model_not_found"),
@@ -56,7 +56,7 @@ def _error_body(error: FastrouterError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": param_of(error), "code": code_of(error), **error.extra}}
 
 
-# Codex shortens its conversation only for a failed response, and only reads that one where the stream ends properly.
+# Codex shortens its conversation only after a failed response, and it reads that event only if the stream ends normally.
 RESPONSE_ERRORS = ErrorShape(_error_body, v1_status, events=(ContextExceeded,), ends_stream=True)
 
 
@@ -142,7 +142,7 @@ class Responses:
     # ------------------------------------------------------------ its stream
 
     def template(self, kind: int, choice: int) -> Template | None:
-        """Only what is open has one: the first text of an item comes as an event."""
+        """Only an open item has a template: the first text of an item is sent as an event."""
         is_open = isinstance(self._open, {TEXT: OpenMessage, REASONING: OpenReasoning}[kind])
         return self._open.template() if is_open and isinstance(self._open, OpenText) else None
 
@@ -150,7 +150,7 @@ class Responses:
         return b""
 
     def _begin(self) -> bytes:
-        """What comes before everything else, once."""
+        """The events before all others, once."""
         if self._has_begun:
             return b""
         self._has_begun = True
@@ -158,7 +158,7 @@ class Responses:
         return self._events.make("response.created", response=response) + self._events.make("response.in_progress", response=response)
 
     def ping(self, text: bytes) -> bytes:
-        """Clients that count the time between events do not see comments; a stream's first event must be its creation."""
+        """An event: clients that measure the time between events ignore comments. The first event of a stream must be its creation."""
         alive = self._events.make("keepalive") if self._has_begun else self._begin()
         return comment(text) + alive
 
@@ -195,7 +195,7 @@ class Responses:
         return events + self._open.add(piece.arguments)
 
     def _turn_to(self, item: OpenItem) -> bytes:
-        """The item before is done."""
+        """End the previous item."""
         events = self._close(COMPLETED)
         self._open = item
         return events + item.begin()

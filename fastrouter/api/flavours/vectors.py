@@ -1,7 +1,7 @@
 """/v1/embeddings, /embedding(s) and /rerank: texts -> vectors and scores, in the shapes of OpenAI, llama-server, Jina and TEI.
 
-Knows no token and no vector's meaning. Invariant: a model that cannot do it is refused before it is loaded, and a long answer is written
-piece by piece, so that other clients are not kept waiting by it.
+Invariant: a model that cannot do it is refused before it is loaded. A long answer is written piece by piece, so that other clients do not
+wait for it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from fastrouter.http.response import Response
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.supervisor.supervisor import Supervisor
 
-MAX_TEXTS = 2048  # of one request, as OpenAI has it
+MAX_TEXTS = 2048  # of one request, as in OpenAI's API
 FLOATS_PER_PIECE = 1 << 15  # written without a pause: about 2 ms
 
 _normalize = integer(-1)
@@ -41,7 +41,7 @@ class Embeddings:
         self._caller = Caller(models, supervisor)
 
     async def openai(self, request: Request, exchange: Exchange) -> Response:
-        """As in llama-server, `content` instead of `input` asks for its own shape."""
+        """As in llama-server, `content` instead of `input` selects llama-server's own shape."""
         body = parse_object(request)
         if body.get("input") is None and body.get("content") is not None:
             return await self.native(request, exchange)
@@ -67,7 +67,7 @@ class Embeddings:
         return await self._caller.answer(request, body, "embed", params, write)
 
     async def rerank(self, request: Request, exchange: Exchange) -> Response:
-        """TEI's shape when there are `texts`, else Jina's."""
+        """TEI's shape if there are `texts`, otherwise Jina's."""
         body = parse_object(request)
         _check(self._models, request, body, "rerank", "`--reranking`")
         write = _Ranking(body)
@@ -81,7 +81,7 @@ def check_embeds(models: Models, request: Request, body: dict[str, Any]) -> None
 
 
 def _check(models: Models, request: Request, body: dict[str, Any], capability: str, flags: str) -> None:
-    """Of a model whose header cannot be read, its worker has the last word."""
+    """If the header of a model cannot be read, its worker decides."""
     spec, _ = models.choose(request, body)
     if spec.capabilities and capability not in spec.capabilities:
         known = ", ".join(spec.capabilities)
@@ -145,7 +145,7 @@ def _text_of(parts: Any) -> str | None:
 
 
 class Vectors:
-    """What the worker has made of each input, checked. Raises ProtocolError."""
+    """The checked result of the worker for each input. Raises ProtocolError."""
 
     def __init__(self, result: Any, num_inputs: int, *, is_pooled: bool) -> None:
         try:
@@ -163,7 +163,7 @@ class Vectors:
 
 
 async def _join(pieces: Iterator[bytes], floats_per_piece: int) -> bytes:
-    """The pieces with commas between them; now and then others have their turn."""
+    """The pieces with commas between them. Sometimes it pauses, so that other work gets its turn."""
     written: list[bytes] = []
     num_floats = 0
     for piece in pieces:
@@ -213,7 +213,7 @@ async def _write_native(vectors: Vectors) -> bytes:
 
 
 class _Ranking:
-    """One request: what is asked, and how its answer looks."""
+    """One request: the query, the documents, and the shape of the answer."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         if body.get("query") is None:
@@ -260,12 +260,12 @@ def _read_scores(result: Any, num_documents: int) -> tuple[list[float | None], i
 
 
 def _order(score: float | None) -> float:
-    """A score that is no number comes last."""
+    """A missing or invalid score comes last."""
     return -math.inf if score is None or math.isnan(score) else score
 
 
 def _read_document(name: str, value: Any) -> str:
-    """Jina's documents may be objects."""
+    """Jina's documents may also be objects."""
     return string(name, value.get("text") if isinstance(value, dict) else value)
 
 

@@ -55,7 +55,7 @@ class Models:
         self._reloads = Reloads(catalog, supervisor)
         self._recheck = Recheck(catalog, supervisor, self._reloads)
         self._listing = Listing(catalog, supervisor, downloads)
-        self._variants: dict[str, list[str]] = {}  # ids by the id of their base
+        self._variants: dict[str, list[str]] = {}  # ids of variants, by the id of their base
         self._variants_version = -1
         self._usage_of_all = UsageReporter(supervisor, self._variants_of)
         supervisor.subscribe(self._on_event)
@@ -63,9 +63,9 @@ class Models:
     # ------------------------------------------------------------ which model
 
     def before(self, request: Request) -> Awaitable[None] | None:
-        """What a request must wait for because a model's file has changed or come; None: nothing. Raises InvalidRequest."""
+        """The scan that a request must wait for because a model's file is new or has changed; None: nothing. Raises InvalidRequest."""
         if request.method == "POST" and request.body:
-            parse_json(request)  # once: the handler finds it parsed
+            parse_json(request)  # only once: the handler gets the parsed body
         name = request.model or (self.query(request).get("model") if request.query else None)
         return self._recheck.before(name) if name or request.method == "POST" else None
 
@@ -85,18 +85,18 @@ class Models:
         return spec, is_autoload
 
     def for_use(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
-        """`choose` for what then waits for the model. Raises Forbidden: a read-only key loads nothing."""
+        """`choose` for a request that then waits for the model. Raises Forbidden: a read-only key cannot load models."""
         spec, is_autoload = self.choose(request, body)
         self.check_may_load(request.caller, spec)
         return spec, is_autoload
 
     def check_may_load(self, caller: Caller | None, spec: ModelSpec) -> None:
-        """A load may make other models leave. Raises Forbidden."""
+        """A read-only key may not load, because a load may evict other models. Raises Forbidden."""
         if caller is not None and caller.is_read_only and self._supervisor.status(spec.runner.id).value == "unloaded":
-            raise Forbidden(f"model '{spec.id}' is not loaded, and this key is read-only: a load needs a key without `read-only`")
+            raise Forbidden(f"model '{spec.id}' is not loaded, and this key is read-only: loading a model needs a key without `read-only`")
 
     def name_in(self, request: Request, body: dict[str, Any]) -> str:
-        """The name that the body or else the query gives; empty without one."""
+        """The name in the body, otherwise in the query; empty without one."""
         name = body.get("model")
         if name is not None and not isinstance(name, str):
             raise invalid("model", "must be a string")
@@ -118,14 +118,14 @@ class Models:
         return spec
 
     def unknown(self, name: str, caller: Caller | None) -> ModelNotFound:
-        """With names of models that the caller may have meant. None of them is taken: a model is used by its exact name only."""
+        """The error, with similar names of models. They are only hints: a model is used only by its exact name."""
         seen = self.listed(caller)
         if not seen and caller is None:
             return ModelNotFound(name, f"; {NO_MODELS}")
         return ModelNotFound(name, did_you_mean(name, (other for spec in seen for other in (spec.id, *spec.aliases))))
 
     def _not_here(self, spec: ModelSpec) -> FastrouterError:
-        """What a request gets for a model that has to be downloaded first."""
+        """The error of a request for a model that must be downloaded first."""
         download = self._downloads.find(spec.runner.id)
         if download is not None:
             return _is_coming(spec.id, download)
@@ -133,7 +133,7 @@ class Models:
         return ModelUnusable(spec.id, f"{failure.message if failure else spec.error}; POST /models tries to download it again")
 
     def named(self, request: Request) -> ModelSpec | None:
-        """The model that the query names, else the default one, else None."""
+        """The model in the query, otherwise the default model, otherwise None."""
         name = self.name_in(request, {})
         if name:
             return self._meant(name, request.caller)
@@ -147,7 +147,7 @@ class Models:
         return spec
 
     def may_see_id(self, caller: Caller | None, model_id: str) -> bool:
-        """Of what the supervisor names. A model that is gone has no aliases any more; "*" is all models."""
+        """Whether the caller may see an id from the supervisor. A removed model has no aliases any more; "*" means all models."""
         if caller is None or model_id == "*":
             return True
         spec = self._catalog.get(model_id)
@@ -162,7 +162,7 @@ class Models:
             return self._list_anew(request)
         only = self._catalog.only
         if only is not None and request.query and "client_version" in self.query(request) and may_see(request.caller, only):
-            return encode_json({"models": [], "object": "list", "data": [self._listing.describe(only)]})  # Codex reads no others
+            return encode_json({"models": [], "object": "list", "data": [self._listing.describe(only)]})  # Codex reads only this field
         return self._list_for(request.caller)
 
     async def _list_anew(self, request: Request) -> Response:
@@ -176,14 +176,14 @@ class Models:
         return self._listing.get(patterns, lambda model_id: self.may_see_id(caller, model_id))
 
     def listed(self, caller: Caller | None) -> Sequence[ModelSpec]:
-        """All that a listing shows, but for downloads."""
+        """All models in a listing, without downloads."""
         return [spec for spec in self._catalog.models() if spec.is_listed and may_see(caller, spec)]
 
     def knows(self, name: str) -> bool:
         return self._catalog.get(name) is not None
 
     def is_here(self, name: str, caller: Caller | None) -> bool:
-        """It can be used, and need not be downloaded."""
+        """Whether it can be used without a download."""
         spec = self._catalog.get(name)
         return spec is not None and spec.error is None and may_see(caller, spec)
 
@@ -191,7 +191,7 @@ class Models:
         return self._listing.describe(spec)
 
     def find_in_path(self, request: Request) -> ModelSpec | None:
-        """Of /v1/models/{id}; an id may hold slashes."""
+        """The id in /v1/models/{id}; it may contain slashes."""
         name = request.path.partition("/models/")[2]
         spec = self._catalog.get(name) or self._catalog.get(unquote(name))
         return spec if spec is not None and may_see(request.caller, spec) else None
@@ -208,7 +208,7 @@ class Models:
         return encode_json(describe_download(download))
 
     def _usage(self, spec: ModelSpec) -> dict[str, Any]:
-        """What changes with every request, so it is not in the listing."""
+        """A value that changes with every request, so it is not in the listing."""
         state = self._supervisor.status(spec.runner.id)
         return {
             "memory_bytes": state.need.host_bytes,
@@ -233,7 +233,7 @@ class Models:
     # ------------------------------------------------------------ the feed
 
     def feed(self, request: Request, exchange: Exchange) -> None:
-        """GET /models/sse; with `?usage=1` also what all are doing, once a second, after what has happened to them lately."""
+        """GET /models/sse; with `?usage=1` first the latest changes, then once a second what all models are doing."""
         feed = ModelFeed(exchange, self._variants_of, lambda model_id: self.may_see_id(request.caller, model_id))
         values = {spec.id: self._value_of(spec) for spec in self._catalog.models() if spec.base is None}
         values |= {download.name: "downloading" for download in self._downloads.all()}
@@ -246,7 +246,7 @@ class Models:
         feed.start(leave)
 
     def _variants_of(self, model_id: str) -> Sequence[str]:
-        """Models that share its process, so what happens to it happens to them."""
+        """Models that share its process, so its events are also their events."""
         if self._variants_version != self._catalog.version:
             self._variants_version = self._catalog.version
             self._variants = {}
@@ -265,19 +265,19 @@ def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], No
 
 
 def check_name(name: str) -> str:
-    """Before it is looked up or repeated."""
+    """Check the name before it is looked up or repeated in an error."""
     if len(name) > MAX_MODEL_CHARACTERS:
         raise invalid("model", f"is longer than {MAX_MODEL_CHARACTERS} characters")
     return name
 
 
 def may_see(caller: Caller | None, spec: ModelSpec) -> bool:
-    """To a key, a model outside its scope is not there."""
+    """For a key, a model outside its scope does not exist."""
     return caller is None or caller.can_see(names_for(caller, spec))
 
 
 def names_for(caller: Caller, spec: ModelSpec) -> tuple[str, ...]:
-    """What a key's scope is matched with: id and aliases, and spellings of its file that the scope names letter by letter."""
+    """The names that are compared with a key's scope: id, aliases, and other spellings of its file that the scope has letter by letter."""
     return (spec.id, *spec.aliases, *(name for name in spec.spellings if name in (caller.models or ())))
 
 

@@ -26,7 +26,7 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter")
 
-KNOWN_TIMEOUT_S = 10.0  # for the hub to say that it has the model; after that the download counts as started
+KNOWN_TIMEOUT_S = 10.0  # for the hub to answer that it has the model; after that the download counts as started
 POLL_S = 0.02
 END_TIMEOUT_S = 5.0  # in addition to the model's stop timeout
 _SUCCESS = encode_json({"success": True})
@@ -45,17 +45,17 @@ class ModelDownloads:
     # ------------------------------------------------------------ downloads
 
     async def post(self, request: Request, exchange: Exchange) -> Response:
-        """POST /models {"model": "user/repo:quant"}: it goes on in the background."""
+        """POST /models {"model": "user/repo:quant"}: the download runs in the background."""
         await self.begin(self._name_in(request), request.caller)
         return _SUCCESS
 
     def find(self, name: str) -> Download | None:
-        """That goes on."""
+        """The downloads in progress."""
         spec = self._catalog.get(name)
         return self._downloads.find(spec.runner.id if spec else name)
 
     async def begin(self, name: str, caller: Caller | None) -> Download:
-        """Returns when the hub is known to have it, or after a while. Raises FastrouterError."""
+        """Return when it is known that the hub has the model, or after KNOWN_TIMEOUT_S. Raises FastrouterError."""
         if not self._models.may_see_id(caller, name):
             raise self._models.unknown(name, caller)
         spec = self._catalog.get(name)
@@ -80,7 +80,7 @@ class ModelDownloads:
         return download
 
     def fetch_wanted(self) -> None:
-        """What -hf and presets name and no cache has."""
+        """The models that -hf and presets name and that are not in a cache."""
         if self._config.offline:
             return
         for spec in self._catalog.models():
@@ -101,13 +101,13 @@ class ModelDownloads:
         return self._downloads.start(name, job, self._finished)
 
     async def _finished(self, download: Download) -> str:
-        """Its files are in the cache. The id it is listed under."""
+        """Its files are in the cache. Returns the id in the listing."""
         await self._rescan()
         spec = self._catalog.get(f"{download.job.repo}/{download.path}") or self._catalog.get(download.name)
         wanting = self._catalog.get(download.name)  # a preset's section keeps its own name
         for found in {found.id: found for found in (wanting, spec) if found is not None}.values():
             if found.load_on_startup and found.error is None and self._supervisor.status(found.id).value == "unloaded":
-                load = asyncio.create_task(self._load(found))  # it may have to wait for others to leave
+                load = asyncio.create_task(self._load(found))  # it may have to wait until other models are evicted
                 self._loads.add(load)
                 load.add_done_callback(self._loads.discard)
         listed = wanting or spec
@@ -123,7 +123,7 @@ class ModelDownloads:
         await self._models.reload()
 
     async def cancel(self, request: Request) -> bool:
-        """POST /models/unload of a model that is downloading."""
+        """POST /models/unload for a model that is downloading."""
         name = parse_optional(request).get("model") or self._models.query(request).get("model")
         if not isinstance(name, str):
             return False
@@ -135,7 +135,7 @@ class ModelDownloads:
     # ------------------------------------------------------------ removal
 
     async def delete(self, request: Request, exchange: Exchange) -> Response:
-        """DELETE /models?model=: from the cache on disk, for good."""
+        """DELETE /models?model=: delete it from the cache on disk."""
         name = self._models.query(request).get("model") or self._name_in(request)
         if not self._models.may_see_id(request.caller, name):
             raise NotFound(self._models.unknown(name, request.caller).message)
@@ -165,11 +165,11 @@ class ModelDownloads:
             raise InvalidRequest(f"model '{spec.id}' is no longer in a cache")
 
     async def _end(self, spec: ModelSpec) -> None:
-        """Until nothing of it runs, or it takes too long."""
+        """Unload it and wait until its process has ended, or until the time is over."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + spec.stop_timeout_s + END_TIMEOUT_S
         while self._supervisor.status(spec.id).value != "unloaded" and loop.time() < deadline:
-            with contextlib.suppress(InvalidRequest):  # it ends already
+            with contextlib.suppress(InvalidRequest):  # it is already ending
                 self._supervisor.unload(spec.id)
             await asyncio.sleep(POLL_S)
 

@@ -1,6 +1,6 @@
-"""A stream of JSON lines to one client while something goes on. Knows no line's meaning.
+"""A stream of JSON lines to one client while an operation runs.
 
-Invariant: when the client leaves, the stream ends; what the lines report goes on.
+Invariant: when the client leaves, the stream ends, but the operation continues.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from fastrouter.http.response import NDJSON_HEADERS
 
 
 class LineStream(SseWriter):
-    """Answers its exchange with what an iterator yields."""
+    """Answers its exchange with the lines of an iterator."""
 
     def __init__(self, exchange: Exchange, lines: AsyncIterator[dict[str, Any]]) -> None:
         super().__init__(exchange.transport, exchange.stream_head(NDJSON_HEADERS), chunked=exchange.is_chunked)
@@ -41,7 +41,7 @@ class LineStream(SseWriter):
         self._task.cancel()
 
     def fail(self, error: Exception) -> None:
-        """The server stops."""
+        """The server is stopping."""
         self._task.cancel()
         self._write({"error": str(error)})
         self.cut()

@@ -1,7 +1,7 @@
 """The listing's entry of each model, and its bytes. Never imports: api.serving, api.flavours.
 
-Invariant: bytes are made again only after the catalog or a model's state has changed, and then only for models with a state; ten
-thousand others cost the loop one join.
+Invariant: bytes are made again only after the catalog or a model's state has changed, and then only for models with a state. For ten
+thousand other models, the event loop only does one join.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Listing:
         self._whole.clear()
 
     def get(self, patterns: Patterns, can_see: CanSee) -> Rendered | Coroutine[Any, Any, Rendered]:
-        """The answer, at once where that is quick."""
+        """The answer, or a coroutine if it takes longer."""
         if self._version != self._catalog.version:
             self._whole.clear()
         whole = self._whole.get(patterns)
@@ -52,7 +52,7 @@ class Listing:
         return self._join(patterns, can_see)
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
-        """One entry, as things are now."""
+        """One entry with the current state."""
         runner_id = spec.runner.id
         entry = describe(spec, self._supervisor.status(runner_id))
         status, download = entry["status"], self._downloads.find(runner_id)
@@ -65,7 +65,7 @@ class Listing:
         return entry
 
     async def _get_from_thread(self, patterns: Patterns, can_see: CanSee) -> Rendered:
-        while missing := self._not_encoded():  # again, should a reload have come between
+        while missing := self._not_encoded():  # again, if there was a reload meanwhile
             self._plain.update(await asyncio.get_running_loop().run_in_executor(None, _encode_all, missing))
         return self._join(patterns, can_see)
 
@@ -87,7 +87,7 @@ class Listing:
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
         shown = [] if self._catalog.only is None else [_ollama_entry(name) for name in parts]
-        head = b'{"models":' + orjson.dumps(shown)  # Codex wants a list here, and falls back to its own if it is empty
+        head = b'{"models":' + orjson.dumps(shown)  # Codex needs a list here, and uses its own if it is empty
         body = head + b',"object":"list","data":[' + b",".join(parts.values()) + b"]}"
         whole = self._whole[patterns] = Rendered.of(json_response(body))
         return whole
@@ -99,7 +99,7 @@ class Listing:
 
 
 def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
-    """One entry of the listing, but for downloads."""
+    """One entry of the listing, without downloads."""
     status: dict[str, Any] = {"value": state.value, "args": list(spec.args)}
     if spec.preset:
         status["preset"] = spec.preset
@@ -117,7 +117,7 @@ def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
     return {
         "id": spec.id,
         "aliases": [*spec.aliases, *spec.spellings],
-        "spellings": list(spec.spellings),  # those of the aliases that no user gave
+        "spellings": list(spec.spellings),  # aliases that were not set by a user
         "tags": list(spec.tags),
         "object": "model",
         "owned_by": "llamacpp",
@@ -135,14 +135,14 @@ def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
 
 
 def _ollama_entry(name: str) -> dict[str, Any]:
-    """What llama-server has in `models` beside the listing, where it has one model: Ollama's shape, mostly empty."""
+    """The `models` that llama-server adds to the listing when it has one model: Ollama's shape, mostly empty."""
     details = {"parent_model": "", "format": "gguf", "family": "", "families": [""], "parameter_size": "", "quantization_level": ""}
     shown: dict[str, Any] = {"name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model"}
     return {**shown, "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "", "details": details}
 
 
 def describe_download(download: Download) -> dict[str, Any]:
-    """A model that no cache has yet, in the shape of the others."""
+    """A model that is not in a cache yet, in the same shape as the others."""
     return {
         "id": download.name,
         "aliases": [],
@@ -159,7 +159,7 @@ def describe_download(download: Download) -> dict[str, Any]:
 
 
 def _meta_of(spec: ModelSpec, loaded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a loaded model says of itself, over what its file's header says."""
+    """The data of the loaded model replaces the data from its file's header."""
     known = facts(spec.header, spec.options) if spec.header is not None else {}
     known |= {name: loaded[name] for name in META_FIELDS if name in loaded} if loaded else {}
     return known or None

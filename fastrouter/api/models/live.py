@@ -1,6 +1,6 @@
-"""A stream of events to one client that ends when the client, or the server, does.
+"""A stream of events to one client. It ends when the client leaves or the server stops.
 
-Invariant: while nothing happens, a ping shows both sides that the other is there; a client that reads too slowly is disconnected.
+Invariant: while there are no events, a ping shows each side that the other still exists. A client that reads too slowly is disconnected.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ PING_S = 15.0
 
 
 class LiveStream(SseWriter):
-    """Answers its exchange from the moment it is made. `send` what there is, then `start`."""
+    """Answers its exchange as soon as it is created. `send` the existing events, then `start`."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__(exchange.transport, exchange.stream_head(SSE_HEADERS), chunked=exchange.is_chunked)
@@ -28,7 +28,7 @@ class LiveStream(SseWriter):
         exchange.is_background = True
 
     def send(self, content: dict[str, Any]) -> None:
-        """Goes out with the other events of this turn of the event loop."""
+        """Sent together with the other events of this turn of the event loop."""
         self.write_event(json_event(content))
         if self._flush_handle is None:
             self._flush_handle = asyncio.get_running_loop().call_soon(self._flush)
@@ -59,7 +59,7 @@ class LiveStream(SseWriter):
                 handle.cancel()
 
     def fail(self, error: Exception) -> None:
-        """The server stops: the stream simply ends."""
+        """The server stops: the stream ends without an error."""
         self.disconnect()
         self.finish()
         self._exchange.end_stream()

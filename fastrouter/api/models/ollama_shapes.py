@@ -1,4 +1,4 @@
-"""Models in the words of Ollama's API. Knows no request and no worker."""
+"""Models in the shapes of Ollama's API. Never imports: supervisor.workers."""
 
 import hashlib
 from typing import Any
@@ -16,11 +16,11 @@ _CAPABILITIES = {
     "embedding": "embedding",
 }
 _SIZES = {" - Small": "_S", " - Medium": "_M", " - Large": "_L"}
-NEVER = "2318-01-01T00:00:00Z"  # a model without an end is given one that is far away, as Ollama does
+NEVER = "2318-01-01T00:00:00Z"  # a model that never expires gets a time that is far away, as in Ollama
 
 
 def entry(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
-    """One model of /api/tags. `meta`: as our own listing has it."""
+    """One model of /api/tags. `meta`: the same as in our own listing."""
     return {
         "name": spec.id,
         "model": spec.id,
@@ -32,7 +32,7 @@ def entry(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest(spec: ModelSpec) -> str:
-    """Changes with the model's files. It is not the hash of their content, which would have to be read."""
+    """It changes with the model's files. It is not the hash of their content: for that, they would have to be read."""
     return hashlib.sha256(repr((spec.id, spec.path, spec.states)).encode()).hexdigest()
 
 
@@ -55,7 +55,7 @@ def _count(num_params: int | None) -> str:
 
 
 def _quant(file_type: str) -> str:
-    """llama.cpp's "Q4_K - Medium" is "Q4_K_M" to its users."""
+    """Users know llama.cpp's "Q4_K - Medium" as "Q4_K_M"."""
     for ending, short in _SIZES.items():
         file_type = file_type.replace(ending, short)
     return file_type.removeprefix("all ").partition(" ")[0]
@@ -65,7 +65,7 @@ def shown(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
     """/api/show."""
     parameters = {"num_ctx": meta.get("n_ctx"), **spec.defaults.sampling}
     return {
-        "modelfile": f"# how the server loads this model is in its flags and presets\nFROM {spec.id}\n",
+        "modelfile": f"# the flags and presets of the server control how this model is loaded\nFROM {spec.id}\n",
         "parameters": "\n".join(f"{name:<30} {value}" for name, value in parameters.items() if value is not None),
         "template": (spec.header.chat_template if spec.header is not None else None) or "",
         "details": details(spec, meta),

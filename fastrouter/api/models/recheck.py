@@ -1,8 +1,7 @@
-"""Checks whether the files of a model on disk still are what the catalog knows, when a request names the model; if not, they are read
-again.
+"""When a request names a model, check whether its files on disk are still the ones that the catalog knows. If not, they are read again.
 
-Never imports: api.serving, api.requests.fields. Invariant: a request for a loaded model costs at most one stat of its files every
-CHECK_S; while they are known to have changed, no request reaches the old instance.
+Never imports: api.serving, api.requests.fields. Invariant: requests for a loaded model cause at most one stat of its files every
+CHECK_S. After a change is known, requests do not reach the old instance.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from fastrouter.supervisor.supervisor import Supervisor
 log = logging.getLogger("fastrouter")
 
 CHECK_S = 0.1  # between two checks of a model's files
-STAT_SHARE = 100  # checks may take at most this part of the time: some disks are slow
+STAT_SHARE = 100  # checks may use at most this share of the time: some disks are slow
 SCAN_S = 1.0  # between two scans for an unknown name
 SCAN_SHARE = 10  # like STAT_SHARE
 MAX_NAME_CHARS = 512
@@ -41,7 +40,7 @@ class Recheck:
         return f"<Recheck {len(self._due)} models, {len(self._changed)} changed>"
 
     def before(self, name: str | None) -> Awaitable[None] | None:
-        """What a request for the model must wait for; None: nothing. `name` None: the default model."""
+        """The scan that a request for the model must wait for; None: nothing. `name` None: the default model."""
         spec = self._catalog.only or (self._catalog.get(name) if name else self._catalog.default)
         if spec is None:
             return self._look_for_more() if name and len(name) <= MAX_NAME_CHARS else None
@@ -99,7 +98,7 @@ class Recheck:
 
 
 def first_change(spec: ModelSpec, *, may_be_gone: bool) -> str | None:
-    """The first of its files that differs from the one that the catalog read. A loaded model keeps working without its file."""
+    """The first of its files that differs from the file that the catalog has read. A loaded model still works without its file."""
     for path, was in zip(spec.files, spec.states, strict=True):
         state = stat_of(path)
         if state != was and not (may_be_gone and state == GONE):

@@ -1,6 +1,6 @@
-"""Reloads while requests are served: the scan in a thread, its result adopted in the loop. Never imports: http.
+"""Reloads while requests are served: the scan runs in a thread, and its result is applied in the event loop. Never imports: http.
 
-Invariant: one scan at a time; each caller gets a scan that began after its call; callers that come meanwhile share the next one.
+Invariant: one scan at a time. Each caller gets a scan that began after its call. Callers that come during a scan share the next one.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ class Reloads:
         self._catalog = catalog
         self._supervisor = supervisor
         self._running: asyncio.Task[Difference] | None = None
-        self._next: asyncio.Task[Difference] | None = None  # it has not started to scan
-        self._is_preset_wanted = False  # by a caller that waits for `_next`
+        self._next: asyncio.Task[Difference] | None = None  # its scan has not started
+        self._is_preset_wanted = False  # for a caller that waits for `_next`
 
     async def reload(self, *, with_presets: bool = True) -> Difference:
-        """Raises ConfigError; then nothing has changed. A caller that is cancelled does not affect others. `with_presets` False: files
-        only, because no user has asked to read the preset file again."""
+        """Raises ConfigError; then nothing has changed. A caller that is cancelled does not affect others. `with_presets` False: only
+        files, because the user has not asked to read the preset file again."""
         self._is_preset_wanted |= with_presets
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._run(self._running))
@@ -50,6 +50,6 @@ class Reloads:
 
 
 def _take_error(task: "asyncio.Task[Difference]") -> None:
-    """All callers may have left: then the error is not reported."""
+    """If all callers have left, the error is not reported."""
     if not task.cancelled():
         task.exception()

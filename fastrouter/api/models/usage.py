@@ -1,6 +1,6 @@
 """What the models in memory are doing, once a second, and their latest changes. Never imports: api.serving, api.models.live.
 
-Invariant: without listeners there is no timer and no work; a change of state costs one entry of a short list, a token costs nothing.
+Invariant: without listeners there is no timer and no work. A change of state adds one entry to a short list; a token costs nothing.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class UsageReporter:
         self._rates = {model_id: num_tokens / gap_s for model_id, num_tokens in new.items() if num_tokens} if gap_s else {}
 
     def _count(self) -> dict[str, int]:
-        """Tokens until now of each process' models, even if the process has ended."""
+        """Tokens until now of the models of each process, even if the process has ended."""
         counts = metrics.by_model()
         running = {instance.spec.id: sum(sink.num_tokens for sink in instance.running_sinks()) for instance in self._supervisor.instances()}
         totals = {}
@@ -96,7 +96,7 @@ class UsageReporter:
         limits, waiting = supervisor.limits(), supervisor.num_waiting()
         instances = {instance.spec.id: instance for instance in supervisor.instances()}
         asleep = [model_id for model_id in supervisor.sleeping() if model_id not in instances]
-        shown = dict.fromkeys((*instances, *asleep, *waiting, *self._rates))  # one that has just left may have worked since then
+        shown = dict.fromkeys((*instances, *asleep, *waiting, *self._rates))  # a model that was just unloaded may have worked
         models = [self._describe(model_id, instances.get(model_id)) for model_id in shown]
         return {
             "time": round(time.time(), 3),
@@ -130,7 +130,7 @@ class UsageReporter:
 
 
 def visible(usage: dict[str, Any], can_see: Callable[[str], bool]) -> dict[str, Any]:
-    """Without models that do not exist for the caller; their bytes still count as used."""
+    """The usage without models that do not exist for the caller. Their bytes still count as used."""
     return {**usage, "models": [model for model in usage["models"] if can_see(model["model"])]}
 
 

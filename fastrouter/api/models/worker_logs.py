@@ -1,6 +1,6 @@
-"""GET /models/logs: what a model's workers have written, as text, or live as events. Never imports: app, supervisor.workers.process.
+"""GET /models/logs: the output of a model's workers, as text, or live as events. Never imports: app, supervisor.workers.process.
 
-Invariant: reading a log loads nothing, wakes nothing and changes no order.
+Invariant: reading a log does not load or wake a model, and does not change the order of eviction.
 """
 
 import time

@@ -1,8 +1,8 @@
-"""The counts in Prometheus' text formats, by prometheus_client. It is slow to import, so only a scrape imports it. Never imports:
+"""The counts in Prometheus' text formats, with prometheus_client. It is slow to import, so only a scrape imports this file. Never imports:
 supervisor, http.
 
-Invariant: the samples of a model are rendered again only after it has changed, so a scrape of many models costs only what its busy
-models cost.
+Invariant: the samples of a model are rendered again only after it has changed, so in a scrape of many models only the busy models need
+time.
 """
 
 import re
@@ -41,7 +41,7 @@ class ResidentFigures:
     """A model that has a place, or that requests wait for, now."""
 
     model_id: str
-    state: str  # "" without a place
+    state: str  # "": it has no place
     num_running: int
     num_waiting: int
     resident_bytes: int = 0
@@ -51,7 +51,7 @@ class ResidentFigures:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Values that are read, not counted."""
+    """Values that are measured at the scrape, not counted."""
 
     residents: list[ResidentFigures] = field(default_factory=list)
     models_max: int = 0
@@ -74,7 +74,7 @@ FORMATS: dict[str, Encode] = {
 
 
 class _Families:
-    """Encoders take it for a registry."""
+    """Encoders use it like a registry."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -104,7 +104,7 @@ class Exposition:
         return True
 
     def text(self, fleet: Fleet, only: str | None, *, has_one_model: bool = False) -> bytes:
-        """All samples, or those of the model `only`. `has_one_model`: llama-server's own samples name no model, as there."""
+        """All samples, or those of the model `only`. `has_one_model`: llama-server's own samples have no model label, as there."""
         counted = [samples for model_id, (_, samples) in self._models.items() if only in (None, model_id)]
         families: dict[bytes, list[bytes]] = {}
         for samples in (self._render(collect_fleet(fleet, is_whole=only is None)), *counted):
@@ -114,7 +114,7 @@ class Exposition:
         return _NAMED_SAMPLE.sub(rb"\1", whole) if has_one_model else whole
 
     def _render(self, families: Iterable[Metric]) -> dict[bytes, bytes]:
-        """Samples by the two lines at the head of a family. No label value can contain the separator: line feeds are escaped there."""
+        """Samples by the first two lines of their family. A label value cannot contain the separator, because line feeds are escaped."""
         text = b"\n" + self._encode(_Families(families)).removesuffix(self._end)
         blocks = [block.rstrip(b"\n").split(b"\n", 2) for block in text.split(b"\n# HELP ")[1:]]
         return {b"# HELP %s\n%s\n" % (name, kind): b"".join(line + b"\n" for line in samples) for name, kind, *samples in blocks}
@@ -215,7 +215,7 @@ def _gauge(name: str, help: str, labels: Sequence[str], rows: Iterable[Row]) -> 
 def _histogram(
     name: str, help: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Histogram | ItlHistogram]]
 ) -> HistogramMetricFamily:
-    """Only rows that have counted something."""
+    """Only rows that are not 0."""
     family = HistogramMetricFamily(name, help, labels=labels)
     for values, histogram in rows:
         total, buckets = 0, []

@@ -1,6 +1,6 @@
-"""GET /health: ok when the router knows its models, and, with only one model, when that has been loaded. Imports nothing slow.
+"""GET /health: ok when the router knows its models and, with only one model, when that has been loaded. Its imports are fast.
 
-Invariant: after the first "ok" it stays "ok", whatever models do.
+Invariant: after the first "ok" the answer is always "ok", also when models fail.
 """
 
 from fastrouter._core import Request
@@ -27,6 +27,6 @@ class Health:
         self._why_not = None
 
     def be_unready(self, why: str = LOADING) -> None:
-        """Without effect after `be_ready`."""
+        """No effect after `be_ready`."""
         if self._why_not is not None:
             self._why_not = why

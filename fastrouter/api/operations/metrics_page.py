@@ -1,7 +1,7 @@
-"""GET /metrics: all models, or one, for Prometheus. exposition.py makes the formats.
+"""GET /metrics: all models, or one, for Prometheus. The formats are in exposition.py.
 
-Invariant: a scrape only reads. It loads, wakes and reorders nothing, takes no lease, and blocks the event loop at most for the samples
-of one model.
+Invariant: a scrape only reads. It does not load or wake a model, does not change the order of eviction, and takes no lease. It blocks the
+event loop at most for the samples of one model.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class MetricsPage:
         if not name and request.caller is not None and request.caller.models is not None:
             raise Forbidden("this key is limited to some models: name one, /metrics?model=NAME")
         only = self._models.find(name, request.caller).id if name else None
-        if self._module is None:  # in a thread: it takes longer than a stream should have to wait
+        if self._module is None:  # in a thread: it takes longer than a stream should wait
             self._module = await asyncio.get_running_loop().run_in_executor(None, _import_exposition)
         module = self._module
         content_type = module.content_type_for(request.header("accept") or "")
@@ -58,7 +58,7 @@ class MetricsPage:
         return Response(200, headers.encode(), text)
 
     def _residents(self, resident: Any, only: str | None) -> list[Any]:
-        """Those with a process, those asleep, and those that requests wait for."""
+        """Models with a process, sleeping models, and models that requests wait for."""
         waiting = self._supervisor.num_waiting()
         found = []
         for instance in self._supervisor.instances():

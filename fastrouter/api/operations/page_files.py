@@ -1,6 +1,6 @@
-"""The files of the page at /, or of the folder of --path. Never imports: supervisor, catalog, http.api_keys. All files here are public.
+"""The files of the page at /, or of the folder of --path. All of these files are public. Never imports: supervisor, catalog, http.api_keys.
 
-Invariant: nothing outside the folder is ever read, whatever a path or a link says, and no file whose name begins with a dot.
+Invariant: a file outside the folder is never read, also not through a path or a link. Files whose names begin with a dot are never read.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MAX_KEPT_BYTES = 1 << 20  # larger files are read each time
 MAX_KEPT = 256
 MIN_GZIP_BYTES = 512
 
-# What the page may do: use its own files and its own server; no inline script or style, no frame around it.
+# The page may use only its own files and its own server. Inline scripts, inline styles and frames around it are forbidden.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -79,7 +79,7 @@ class _File(NamedTuple):
 
 class Folder:
     def __init__(self, root: Path, prefix: str = "", *, is_ours: bool) -> None:
-        """Ours: no file of it does anything that the strict policy forbids. Reads nothing yet."""
+        """Our own page: none of its files needs anything that the strict policy forbids. No file is read yet."""
         self._root = os.path.realpath(root)
         self._prefix = prefix
         self._headers = _SAFETY + (_STRICT if is_ours else b"")
@@ -89,7 +89,7 @@ class Folder:
         return f"<Folder {self._root} {len(self._kept)} kept>"
 
     async def get(self, request: Request, path: str) -> Response | None:
-        """The answer; None: there is no such file. Raises NotSupported."""
+        """The answer; None: the file does not exist. Raises NotSupported."""
         if not path:
             return redirect(quote(self._prefix) + "/")
         if not path.startswith("/"):
@@ -146,14 +146,14 @@ class Folder:
             return None
         suffix = os.path.splitext(path)[1].lower()
         packed = gzip.compress(plain, 9, mtime=0) if suffix not in _IS_PACKED and MIN_GZIP_BYTES <= len(plain) <= MAX_KEPT_BYTES else None
-        tag = f'W/"{hashlib.sha256(plain).hexdigest()[:32]}"'  # weak: the packed bytes are the same file
+        tag = f'W/"{hashlib.sha256(plain).hexdigest()[:32]}"'  # weak: the compressed bytes are the same file
         head = self._headers + f"ETag: {tag}\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n".encode()
         content_type = f"Content-Type: {_TYPES.get(suffix, _BINARY)}\r\n".encode()
         return _File(_Stamp(found.st_mtime_ns, found.st_size), head, content_type, tag, plain, packed)
 
 
 class _Real(NamedTuple):
-    """What a path leads to inside the folder."""
+    """The file or folder of a path inside the folder."""
 
     path: str
     is_folder: bool
@@ -174,8 +174,8 @@ def _accepts_gzip(given: str) -> bool:
 
 
 def files_of(config: Config) -> Files:
-    """By the path below the prefix. llama-server's page leaves a service worker in browsers that would hide ours, or the absence of one,
-    for ever: its name is always answered, with one that removes itself."""
+    """By the path below the prefix. llama-server's page leaves a service worker in browsers. It would hide our page forever, or the fact
+    that there is no page. So its name always gets an answer: a service worker that removes itself."""
     ours = Folder(WEB, config.api_prefix, is_ours=True)
     theirs = Folder(config.static_path, config.api_prefix, is_ours=False) if config.static_path is not None else None
 

@@ -1,8 +1,8 @@
-"""The body of Anthropic's Messages API -> the body of an OpenAI chat, which one reader checks for all. Knows no route, no answer.
+"""The body of Anthropic's Messages API -> the body of an OpenAI chat, which the same code checks for all APIs.
 
-Invariant: what is translated has been checked here, so that an error names the field that the client has sent. What belongs to Anthropic's
-own servers (caches, tools that they run, beta features) is accepted and has no effect. The same turns give the same messages, so that a
-conversation that goes on begins with the same tokens.
+Invariant: translated fields are checked here, so that an error names the field that the client has sent. Features of Anthropic's own
+servers (caches, tools that they run, beta features) are accepted and have no effect. The same turns give the same messages, so that a
+continued conversation begins with the same tokens.
 """
 
 from collections.abc import Iterable
@@ -22,14 +22,14 @@ _NOT_PASSED = frozenset(
         *("functions", "function_call"),
     )
 )
-# Our names -> the client's, for what is checked after the translation.
+# Our names -> the client's, for fields that are checked after the translation.
 NAMES = {
     "stop": "stop_sequences",
     "response_format": "output_config.format",
     "response_format.json_schema": "output_config.format",
     "reasoning_effort": "output_config.effort",
 }
-# Claude Code's first line of its system prompt. It holds a number that changes with every request, and nothing for the model.
+# The first line of Claude Code's system prompt. It has a number that changes with every request, and nothing for the model.
 _BILLING = "x-anthropic-billing-header:"
 _budget = integer(0)
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
@@ -49,7 +49,7 @@ def chat_of(body: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in body.items() if name not in _NOT_PASSED}
     found["messages"] = _messages(body)
     found["stop"] = body.get("stop_sequences")
-    found["return_progress"] = True  # its first record has the counts that a stream begins with
+    found["return_progress"] = True  # the first record has the counts for the first event of a stream
     return {**found, **_tools(body), **_thinking(body), **_format(body)}
 
 
@@ -106,7 +106,7 @@ def _without_billing(text: str) -> str:
 
 
 def _assistant(blocks: Iterable[_Block], tool_names: dict[str, str]) -> Message:
-    """Blocks of tools that Anthropic's servers run are left out."""
+    """Blocks of tools that run on Anthropic's servers are left out."""
     texts, thoughts, calls = [], [], []
     for block in blocks:
         if block.type == "text":
@@ -132,7 +132,7 @@ def _call(block: _Block) -> dict[str, Any]:
 
 
 def _user(blocks: Iterable[_Block], tool_names: dict[str, str]) -> list[Message]:
-    """Results of tools come right after the calls, whatever text is beside them."""
+    """The results of tools come directly after the calls, before any text of the same turn."""
     results, texts = [], []
     for block in blocks:
         if block.type == "tool_result":
@@ -154,7 +154,7 @@ def _result(block: _Block, tool_names: dict[str, str]) -> Message:
 
 
 def _text(block: _Block) -> str:
-    """Of a block that a model can read."""
+    """The text of a block that a model can read."""
     name, value = block.name, block.value
     match block.type:
         case "text":
@@ -185,7 +185,7 @@ def _document(name: str, value: Any) -> str:
 
 
 def _tools(body: dict[str, Any]) -> dict[str, Any]:
-    """Tools without a schema are Anthropic's own; a model here does not know them, so they are left out."""
+    """Tools without a schema are Anthropic's own. The models here do not know them, so they are left out."""
     given = body.get("tools")
     if not isinstance(given, list | None):
         raise invalid("tools", "must be a list")
@@ -204,7 +204,7 @@ def _tool(name: str, tool: dict[str, Any]) -> dict[str, Any] | None:
         return None
     schema = json_object(f"{name}.input_schema", tool.get("input_schema"))
     if schema.get("type", "object") == "object" and "properties" not in schema:
-        schema = {**schema, "type": "object", "properties": {}}  # templates look into them
+        schema = {**schema, "type": "object", "properties": {}}  # templates read inside them
     function = {"name": tool_name(f"{name}.name", tool.get("name")), "parameters": schema}
     if tool.get("description") is not None:
         function["description"] = string(f"{name}.description", tool["description"])
@@ -233,7 +233,7 @@ def _tool_choice(choice: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _thinking(body: dict[str, Any]) -> dict[str, Any]:
-    """Without the field, a model thinks as it does by itself."""
+    """Without the field, the model's own default is used."""
     found: dict[str, Any] = {}
     effort = _output_config(body).get("effort")
     if effort is not None:
@@ -255,7 +255,7 @@ def _thinking(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _format(body: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema that the answer must keep to; `output_format` is its old name."""
+    """A JSON schema that the answer must follow; `output_format` is its old name."""
     name = "output_config.format"
     given = _output_config(body).get("format")
     if given is None:

@@ -1,8 +1,8 @@
-"""Request bodies: bytes -> JSON, once. Only the fields `model` and those with token ids are known here. Never imports: http.routes,
+"""Request bodies: bytes -> JSON, once. The only fields known here are `model` and those with token ids. Never imports: http.routes,
 api.requests.fields.
 
-Invariant: the values of a body are counted before they become Python objects, so a body costs at most a few times its size; its bytes
-are freed when it has been parsed. Long lists of token ids stay text (`Ids`): a million of them is one object.
+Invariant: the values of a body are counted before they become Python objects, so a body needs at most a few times its size in memory. Its
+bytes are freed after the parse. Long lists of token ids stay text (`Ids`): a million ids are one object.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
 _ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
-_PLACE = secrets.token_hex(16)  # replaces a list of ids while the rest is parsed; no client can know it
-_one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at a time would block the event loop for longer
+_PLACE = secrets.token_hex(16)  # replaces a list of ids while the rest is parsed; clients cannot know it
+_one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at the same time would block the event loop for longer
 
 Ids = orjson.Fragment
 
@@ -56,7 +56,7 @@ async def parse_large(request: Request) -> None:
 
 
 def _parse_unwatched(request: Request) -> None:
-    """Without the garbage collector, which would walk through all new objects many times. JSON has no cycles."""
+    """Parse without the garbage collector, which would visit all new objects many times. JSON has no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

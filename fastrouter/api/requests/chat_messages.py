@@ -1,6 +1,6 @@
-"""Chat messages and prefill as OpenAI's clients send them, checked before they travel to the worker. Knows no template.
+"""Checks of chat messages and prefill as OpenAI's clients send them, before they are sent to the worker.
 
-Invariant: what passes is a list of objects with a text content (or parts of text); what needs more than text is refused by name.
+Invariant: the result is a list of objects with a text content (or parts of text). For content that is not text, the error names the field.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ def _check_parts(name: str, value: Any) -> None:
 
 
 def with_new_names(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`function_call` and the role `function`, as they were before there were tools, become tool calls and their results."""
+    """`function_call` and the role `function`, which are older than tools, become tool calls and their results."""
     if not any(message["role"] == "function" or message.get("function_call") for message in messages):
         return messages
     renamed, call_id = [], ""
@@ -76,7 +76,7 @@ def _without(message: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def prefill_of(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, bool]:
-    """A trailing assistant message is continued, as with vLLM's `continue_final_message`, unless that says no."""
+    """An assistant message at the end is continued, as with vLLM's `continue_final_message`, unless that is false."""
     given = body.get("add_generation_prompt")
     adds_prompt = True if given is None else boolean("add_generation_prompt", given)
     given = body.get("continue_final_message")

@@ -1,6 +1,6 @@
-"""Checks of single JSON values: type, range, clamping. Knows no field by name; a failed check names the field it was given.
+"""Checks of single JSON values: type, range, clamping. The caller gives the field's name, which is used in the error.
 
-Invariant: what passes is finite and inside the range of the C type it will become. A bool is never a number.
+Invariant: an accepted number is finite and inside the range of its later C type. A bool is never a number.
 """
 
 import math
@@ -18,8 +18,8 @@ from fastrouter.options.sampling import Outside, SamplingField, Shape
 MAX_SAMPLERS = 64
 MAX_NAMES = 256  # in a list of names
 MAX_NAME_CHARACTERS = 1024
-MAX_BIAS_CHARACTERS = 1 << 14  # in all texts of a logit_bias: a worker makes tokens of them between two steps
-MAX_STOP_CHARACTERS = 1 << 16  # as much text may be held back, and must then fit into one record of the ring
+MAX_BIAS_CHARACTERS = 1 << 14  # in all texts of a logit_bias: a worker tokenizes them between two steps
+MAX_STOP_CHARACTERS = 1 << 16  # up to this much text may be held back, and it must then fit into one record of the ring
 
 Check = Callable[[str, Any], Any]
 
@@ -92,7 +92,7 @@ def one_of(*words: str) -> Check:
 
 
 def absent_below(low: float, check: Check) -> Check:
-    """What is less asks for nothing: None, as if it were not there."""
+    """A value below it is None, as if the field were absent."""
 
     def check_rest(name: str, value: Any) -> Any:
         return None if type(value) in (int, float) and value < low else check(name, value)
@@ -114,7 +114,7 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
 
 
 def duration(name: str, value: Any) -> float:
-    """Seconds, as Ollama and LM Studio take them: a number, or text like "5m", "1h30m", "-1"; less than nothing is for ever."""
+    """Seconds, as Ollama and LM Studio take them: a number, or text like "5m", "1h30m", "-1"; less than 0 means forever."""
     if isinstance(value, str) and len(value) > MAX_DURATION_CHARACTERS:
         raise invalid(name, f"is longer than {MAX_DURATION_CHARACTERS} characters")
     if type(value) in (int, float):
@@ -133,7 +133,7 @@ def duration(name: str, value: Any) -> float:
 
 
 def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Check:
-    """A field of llama-server that is not there yet: only the values that mean "off" pass."""
+    """A field of llama-server that is not supported yet: only values that mean "off" are accepted."""
 
     def check(name: str, value: Any) -> None:
         is_number = type(value) in (int, float)
@@ -146,7 +146,7 @@ def neutral(*values: Any, is_off: Callable[[float], bool] | None = None) -> Chec
 
 
 def stop_strings(name: str, value: Any) -> list[str]:
-    """A string or a list of them; empty ones stop nothing."""
+    """A string or a list of strings. Empty strings are ignored."""
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise invalid(name, "must be a string or a list of strings")
@@ -158,7 +158,7 @@ def stop_strings(name: str, value: Any) -> list[str]:
 
 
 def samplers(name: str, value: Any) -> list[str]:
-    """A list of names, or a string of llama-server's letters, in the order they are to be applied."""
+    """A list of names, or a string of llama-server's letters, in the order of their use."""
     if isinstance(value, str | list) and len(value) > MAX_SAMPLERS:
         raise invalid(name, f"has more than {MAX_SAMPLERS} entries")
     try:
@@ -186,7 +186,7 @@ def breakers(name: str, value: Any) -> list[str]:
 
 
 def logit_bias(name: str, value: Any) -> list[list[Any]]:
-    """Pairs or an object -> [[token id | text, bias | None], ...]; false bans, as None does."""
+    """Pairs or an object -> [[token id | text, bias | None], ...]; false bans a token, and so does None."""
     if isinstance(value, dict):
         pairs: list[Any] = [[_token_of(name, key), bias] for key, bias in value.items()]
     elif isinstance(value, list):
@@ -220,7 +220,7 @@ _bias = number(-1e9, 1e9)
 
 
 def _token_of(name: str, key: str) -> int | str:
-    """A name in an object: digits are an id, whatever else is text."""
+    """A name in an object: digits are an id, everything else is text."""
     if not (key.isascii() and key.isdigit()):
         return key
     if len(key) > len(str(INT32_MAX)):  # before it is converted, which takes time
@@ -275,7 +275,7 @@ _CHECKS: dict[Shape, Check] = {
 
 
 def check_of(field: SamplingField) -> Check:
-    """How a request's value is checked; None is then as if it were not there."""
+    """The check of a request's value. If its result is None, the field counts as absent."""
     if field.shape in _CHECKS:
         return _CHECKS[field.shape]
     is_clamped = field.outside is Outside.CLAMPED

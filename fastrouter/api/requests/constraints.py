@@ -1,6 +1,6 @@
-"""What an answer must look like: `response_format`, `json_schema`, `grammar`, `regex` -> Generate.constraint, or a 400. Pure.
+"""The required form of an answer: `response_format`, `json_schema`, `grammar`, `regex` -> Generate.constraint, or a 400. Pure.
 
-Knows no tokenizer and compiles nothing: a worker does, and has the last word on what it can follow.
+Nothing is compiled here: the worker compiles the constraint and decides whether it can follow it.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Constraint = dict[str, str]
 
 
 def response_format(name: str, value: Any) -> Constraint | None:
-    """OpenAI's, with llama-server's `schema` beside "json_object"."""
+    """OpenAI's field, with llama-server's `schema` in addition to "json_object"."""
     given = json_object(name, value)
     kind = given.get("type")
     if kind in (None, "", "text"):
@@ -47,7 +47,7 @@ def grammar(name: str, value: Any) -> Constraint | None:
 
 
 def regex(name: str, value: Any) -> Constraint | None:
-    """The whole answer matches it."""
+    """The whole answer must match the regex."""
     text = string(name, value)
     if not text:
         return None
@@ -57,7 +57,7 @@ def regex(name: str, value: Any) -> Constraint | None:
 
 
 def whitespace(name: str, value: Any) -> str:
-    """Between the tokens of JSON that follows a schema."""
+    """The whitespace between the tokens of JSON that follows a schema."""
     text = string(name, value)
     if text not in JSON_WHITESPACE:
         raise invalid(name, f"must be one of {', '.join(JSON_WHITESPACE)}")
@@ -65,7 +65,7 @@ def whitespace(name: str, value: Any) -> str:
 
 
 def only_one(given: dict[str, Constraint | None], *, has_tools: bool) -> Constraint | None:
-    """Of all that a request gave, by field."""
+    """The constraint from all fields of a request."""
     names = sorted(name for name, constraint in given.items() if constraint is not None)
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""What a model's preset adds to each of its requests. Not in the catalog, which is read at the start and must not import messages."""
+"""The values that a model's preset adds to each request. Not in the catalog, which is read at the start and must not import messages."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ from fastrouter.ipc.messages import Generate
 
 
 def with_defaults(generate: Generate, defaults: RequestDefaults) -> Generate:
-    """The request's own fields come first."""
+    """The request's own fields have priority."""
     changes: dict[str, Any] = {}
     if defaults.sampling:
         changes["sampling"] = {**defaults.sampling, **generate.sampling}

@@ -1,7 +1,7 @@
-"""Request bodies -> Generate: one table of fields for all flavours. Knows no route, no model, no answer shape.
+"""Request bodies -> Generate: one table of fields for all flavours. Never imports: api.flavours, http.routes.
 
-Invariant: whatever the body, the result is a valid Generate or an InvalidRequest that names the field; null is absent;
-a field that llama-server has and fastrouter has not is refused unless it says "off"; unknown fields are ignored.
+Invariant: for any body, the result is a valid Generate or an InvalidRequest that names the field. null means absent. A field that only
+llama-server has is refused, unless its value means "off". Unknown fields are ignored.
 """
 
 from dataclasses import dataclass, field
@@ -36,14 +36,14 @@ from fastrouter.options.limits import FLOAT_MAX
 from fastrouter.options.load import REASONING_FORMATS
 from fastrouter.options.sampling import MAX_PROBS, SAMPLING
 
-MAX_PASSED_DEPTH = 64  # of what travels on as JSON: the wire's encoder and the templates have limits of their own
+MAX_PASSED_DEPTH = 64  # of values that are sent on as JSON: the wire's encoder and the templates have their own limits
 MAX_PROMPTS = 128
-MAX_BUDGET_MESSAGE = 2000  # characters; each token of it is a step
+MAX_BUDGET_MESSAGE = 2000  # characters; each token of the message is a step
 
 
 @dataclass(slots=True)
 class Ask:
-    """One validated request: what to generate, and how to answer."""
+    """One validated request: the generations, and the form of the answer."""
 
     generates: list[Generate]  # one per prompt
     is_stream: bool = False
@@ -51,13 +51,13 @@ class Ask:
     is_verbose: bool = False
     response_fields: list[str] = field(default_factory=list)
     priority: int = 0  # in the queue; higher first
-    keep_alive_s: float | None = None  # how long the model stays afterwards; inf: for ever; None: as configured
-    has_thoughts_in_content: bool = False  # too, between <think> and </think>
-    id: str = ""  # of the answer, where its client may ask for something while it comes
-    ping_interval_s: float | None = None  # None: as the server does; 0 or less: never
+    keep_alive_s: float | None = None  # how long the model stays loaded afterwards; inf: forever; None: as configured
+    has_thoughts_in_content: bool = False  # also in the content, between <think> and </think>
+    id: str = ""  # of the answer, if its client may control it while it is generated
+    ping_interval_s: float | None = None  # None: the server's default; 0 or less: never
 
     def shorten(self, error: FastrouterError) -> bool:
-        """After this error: whether there is now less to generate from, so that it may be tried again."""
+        """After this error: whether the prompt could be made shorter, so that the request can be tried again."""
         return False
 
 
@@ -65,7 +65,7 @@ class Field(NamedTuple):
     into: str  # sampling | speculation | generate | constraint | ask | "": checked only
     name: str
     check: Check
-    rank: int = 0  # of several names for one thing, the lowest wins
+    rank: int = 0  # if several names of the same field are given, the lowest is used
 
 
 def _stream_options(name: str, value: Any) -> bool:
@@ -74,12 +74,12 @@ def _stream_options(name: str, value: Any) -> bool:
 
 
 def _lora(name: str, value: Any) -> list[list[Any]] | None:
-    """An empty list asks for nothing special, as in llama-server."""
+    """An empty list has no effect, as in llama-server."""
     return adapter_scales(name, value) or None
 
 
 def _logprobs(name: str, value: Any) -> int:
-    """Of a text completion: a number."""
+    """For a text completion: a number."""
     num_probs: int = 0 if value is False else _num_probs(name, value)
     return num_probs
 
@@ -179,14 +179,14 @@ def _settle_calls(generate: dict[str, Any]) -> None:
 
 
 def _settle_thoughts(into: dict[str, dict[str, Any]]) -> None:
-    """deepseek-legacy: thoughts stay in the content; a whole answer has them apart, too."""
+    """deepseek-legacy: thoughts stay in the content; a whole answer also has them separately."""
     if into["generate"].get("reasoning_format") == "deepseek-legacy":
         into["ask"]["has_thoughts_in_content"] = True
         into["generate"]["reasoning_format"] = "none" if into["ask"].get("is_stream") else "deepseek"
 
 
 def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
-    """`is_verbose`: as if the body asked for `verbose`."""
+    """`is_verbose`: as if the body had `verbose`."""
     into = _read_fields(body)
     if is_verbose:
         into["ask"]["is_verbose"] = True
@@ -194,7 +194,7 @@ def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
 
 
 def _chat_probabilities(body: dict[str, Any]) -> int | None:
-    """Of a chat: whether they are shown, and how many."""
+    """For a chat: whether probabilities are shown, and how many."""
     asked, count = body.get("logprobs"), body.get("top_logprobs")
     if asked is True:
         return 20 if count is None else int(count)
@@ -206,7 +206,7 @@ def _chat_probabilities(body: dict[str, Any]) -> int | None:
 
 
 def read_terms(body: dict[str, Any]) -> tuple[int, float | None]:
-    """(`priority` in the queue, how long the model stays afterwards or None), for what is no generation."""
+    """(`priority` in the queue, how long the model stays loaded afterwards or None), for requests that do not generate."""
     found = _read_fields({name: body[name] for name in ("priority", "keep_alive", "ttl") if name in body})["ask"]
     return found.get("priority", 0), found.get("keep_alive_s")
 
@@ -271,7 +271,7 @@ def _template_kwargs(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_deeper_than(value: Any, depth: int) -> bool:
-    """Breadth first, so that the depth of the input is not the depth of our stack."""
+    """Breadth first, so that deep input does not need a deep stack."""
     level = [value]
     for _ in range(depth):
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item) if isinstance(child, dict | list)]
@@ -284,7 +284,7 @@ _token_id = integer(0)
 
 
 def read_prompts(value: Any) -> list[str | list[Any]]:
-    """Text, token ids or a mix is one prompt; a list of texts or of lists is several."""
+    """Text, token ids or a mix are one prompt. A list of texts or of lists is several prompts."""
     if value is None:
         raise invalid("prompt", "is missing")
     if not isinstance(value, list):
@@ -301,7 +301,7 @@ def read_prompts(value: Any) -> list[str | list[Any]]:
 
 def _read_prompt(value: Any) -> str | list[Any]:
     if isinstance(value, str | Ids):
-        return cast(str | list[Any], value)  # on the wire, ids are the list that they came as
+        return cast(str | list[Any], value)  # on the wire, ids are a list again
     if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
         if value.get("multimodal_data"):
             raise not_supported("prompt.multimodal_data")

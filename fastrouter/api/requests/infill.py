@@ -1,6 +1,6 @@
-"""The fields of /infill: the text before and after the gap, and other files. A worker makes the prompt of them.
+"""The fields of /infill: the text before and after the gap, and other files. A worker makes the prompt from them.
 
-Invariant: as in fields.py, values that pass are valid; others are a 400 that names the field.
+Invariant: as in fields.py, accepted values are valid. Others are a 400 that names the field.
 """
 
 from dataclasses import replace
@@ -39,7 +39,7 @@ def _side(name: str, value: Any) -> str | list[Any]:
 
 
 def _extra(value: Any) -> list[list[str]]:
-    """[filename, text] of each."""
+    """[filename, text] of each file."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):

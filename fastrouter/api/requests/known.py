@@ -1,6 +1,6 @@
-"""The fields that a body may have, with their JSON types: for /openapi.json, and for the header that names what was ignored. A table.
+"""The fields that a body may have, with their JSON types: for /openapi.json, and for the header that names ignored fields.
 
-Invariant: a field that a reader knows is here; what is read is decided there, not here.
+Invariant: every field that a reader uses is here. The readers decide which fields are read; this table does not.
 """
 
 from functools import lru_cache
@@ -41,7 +41,7 @@ def _each(schema: Schema, names: str) -> Fields:
     return dict.fromkeys(names.split(), schema)
 
 
-# Of fields.py, beside those for sampling; one that is missing may be anything.
+# The fields of fields.py without those for sampling. A field without a type here may have any value.
 _GENERATION: Fields = {
     **_each(_SWITCH, "stream verbose cache_prompt return_tokens return_progress timings_per_token backend_sampling echo"),
     **_each(_SWITCH, "parallel_tool_calls parse_tool_calls reasoning_control"),
@@ -57,7 +57,7 @@ _GENERATION: Fields = {
     **_each(_LIST, "lora"),
     **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
 }
-# What OpenAI's clients send and a local server has no use for.
+# Fields that OpenAI's clients send and that a local server does not need.
 _ACCEPTED: Fields = {
     **_each(_TEXT, "user service_tier safety_identifier prompt_cache_key prompt_cache_retention"),
     **_each(_OBJECT, "metadata prompt_cache_options client_metadata"),
@@ -119,11 +119,11 @@ DETOKENIZE: Fields = {**_TERMS, "tokens": _LIST}
 MODEL: Fields = {"model": {"type": "string"}}
 
 
-# ---------------------------------------------------------------- what was ignored
+# ---------------------------------------------------------------- ignored fields
 
 
 def ignored_header(body: dict[str, Any], known: Fields) -> bytes:
-    """A header line that names the unknown fields of a body, each with the field that was probably meant. Empty without unknown fields."""
+    """A header line that names the unknown fields of a body, each with the most similar known field. Empty without unknown fields."""
     unknown = [name for name in body if name not in known]
     if not unknown:
         return b""
@@ -133,7 +133,7 @@ def ignored_header(body: dict[str, Any], known: Fields) -> bytes:
 
 
 def _about(name: str, known: Fields) -> str:
-    """Only letters that a header may hold."""
+    """Only letters that are valid in a header."""
     shown = "".join(letter if letter.isascii() and letter.isprintable() and letter not in ",;" else "?" for letter in name[:MAX_NAME])
     meant = next((other for other in _near(name) if other in known), None) if len(name) <= MAX_NAME else None
     return f"{shown} (did you mean {meant}?)" if meant else shown
@@ -141,7 +141,7 @@ def _about(name: str, known: Fields) -> str:
 
 @lru_cache(1024)
 def _near(name: str) -> list[str]:
-    """Best first. Looked for once: clients send the same fields again and again."""
-    import difflib  # slow to import, and only needed where something is wrong
+    """Best first. The result is cached: clients send the same fields many times."""
+    import difflib  # slow to import, and only needed for unknown fields
 
     return difflib.get_close_matches(name.lower(), sorted({*INFILL, *RESPONSES, *EMBEDDINGS, *RERANK, *TOKENIZE, *DETOKENIZE}), 5, 0.75)

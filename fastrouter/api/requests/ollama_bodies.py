@@ -1,7 +1,7 @@
-"""The bodies of Ollama's chat and generate -> the bodies of our other APIs, which one reader checks for all. Knows no route, no answer.
+"""The bodies of Ollama's chat and generate -> the bodies of our other APIs, which the same code checks for all APIs.
 
-Invariant: what is translated has been checked here, so that an error names the field that the client has sent. Options that belong to the
-load of a model (num_ctx, num_gpu, ...) have no effect: flags and presets say how a model is loaded.
+Invariant: translated fields are checked here, so that an error names the field that the client has sent. Options for the load of a model
+(num_ctx, num_gpu, ...) have no effect: flags and presets control how a model is loaded.
 """
 
 import zlib
@@ -22,7 +22,7 @@ Message = dict[str, Any]
 
 _RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep"}
 _OPTIONS = {**{field.name: field.name for field in SAMPLING if field.name != "n_probs"}, **_RENAMED, "stop": "stop"}
-# Our names -> the client's, for what is checked after the translation.
+# Our names -> the client's, for fields that are checked after the translation.
 NAMES = {
     **{ours: f"options.{theirs}" for theirs, ours in _OPTIONS.items()},
     "response_format": "format",
@@ -141,7 +141,7 @@ def _tools(value: Any) -> dict[str, Any]:
 
 
 def read_generate(body: dict[str, Any]) -> Ask:
-    """One prompt: as a turn of a chat, as it is (`raw`), or with a `suffix` behind a gap. Raises InvalidRequest."""
+    """One prompt: as a turn of a chat, unchanged (`raw`), or with a `suffix` after a gap. Raises InvalidRequest."""
     if body.get("images"):
         raise not_supported("images")
     if body.get("template"):
@@ -180,7 +180,7 @@ def pack(messages: list[Message]) -> list[int]:
 
 def unpack(name: str, value: Any) -> list[Message]:
     """Raises InvalidRequest."""
-    wrong = invalid(name, "is not what an answer of this server had as 'context'")
+    wrong = invalid(name, "is not the 'context' of an answer of this server")
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item < 1 << 8 * _WORD for item in value):
         raise wrong
     try:
@@ -201,14 +201,14 @@ def _is_turn(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
-# ---------------------------------------------------------------- what both have
+# ---------------------------------------------------------------- fields of both
 
 
 def _common(body: dict[str, Any]) -> dict[str, Any]:
     given = body.get("options")
     options = json_object("options", given) if given is not None else {}
     found = {ours: options[theirs] for theirs, ours in _OPTIONS.items() if theirs in options}
-    if found.get("n_predict") == -2:  # as much as there is room for
+    if found.get("n_predict") == -2:  # until the context is full
         found["n_predict"] = -1
     stream = body.get("stream")
     found["stream"] = True if stream is None else boolean("stream", stream)

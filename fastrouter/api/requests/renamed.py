@@ -1,4 +1,4 @@
-"""Errors of a translated request name the fields that its client has sent. Knows no API."""
+"""Errors of a translated request name the fields that its client has sent."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ _BEFORE = "field '"
 
 
 def renamed(message: str, names: Mapping[str, str]) -> str:
-    """`names`: our name -> the client's. What follows a name ("[0]", ".type") stays."""
+    """`names`: our name -> the client's. The part after a name ("[0]", ".type") is kept."""
     rest = message.removeprefix(_BEFORE)
     if rest == message:
         return message

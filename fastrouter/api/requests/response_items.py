@@ -1,7 +1,7 @@
 """Items of the Responses API -> messages of a chat. Pure.
 
-What a model said in one turn (its thoughts, its text, its calls) is one message. Invariant: errors name the item in the client's words;
-items that no chat has (searches, compactions ...) are left out, never refused.
+The output of a model in one turn (thoughts, text, calls) is one message. Invariant: errors name the item in the client's words. Items that
+have no equivalent in a chat (searches, compactions ...) are left out, never refused.
 """
 
 import base64
@@ -41,13 +41,13 @@ class Conversation:
             self._thoughts.append(text)
 
     def say(self, place: str, content: Any) -> None:
-        """The assistant's text: it opens a message."""
+        """The assistant's text: it begins a message."""
         message: Message = {"role": "assistant", "content": content}
         self._take_thought(message)
         self.add(place, message)
 
     def call(self, place: str, call_id: str, name: str, arguments: str) -> None:
-        """It belongs to the assistant's message before it, unless a new thought has come between."""
+        """It belongs to the assistant's message before it, unless there is a new thought between them."""
         last = self.messages[-1] if self.messages else {}
         if last.get("role") != "assistant" or self._thoughts:
             last = {"role": "assistant", "content": None}
@@ -75,11 +75,11 @@ class Conversation:
             self.places.append(place)
 
 
-Placed = tuple[str, dict[str, Any]]  # what to call it in errors, an item
+Placed = tuple[str, dict[str, Any]]  # its name in errors, an item
 
 
 def read_input(instructions: Any, items: Iterable[Placed]) -> Conversation:
-    """At least one message of a user: templates want one, and some clients probe with an empty input."""
+    """The messages, with at least one of a user: templates need one, and some clients test the server with an empty input."""
     talk = Conversation()
     if instructions is not None:
         _read_instructions(talk, instructions)
@@ -93,7 +93,7 @@ def read_input(instructions: Any, items: Iterable[Placed]) -> Conversation:
 
 
 def each_item(value: Any) -> Iterator[Placed]:
-    """Of a request's `input`."""
+    """The items of a request's `input`."""
     if value is None:
         return
     if isinstance(value, str):
@@ -148,7 +148,7 @@ def _read_message(talk: Conversation, place: str, item: dict[str, Any]) -> None:
 
 
 def _call_id(place: str, item: dict[str, Any]) -> str:
-    """Codex's shell calls of old have only an `id`."""
+    """Old shell calls of Codex have only an `id`."""
     return string(f"{place}.call_id", item.get("call_id") or item.get("id"))
 
 
@@ -161,7 +161,7 @@ def _call_name(place: str, item: dict[str, Any]) -> str:
 
 
 def _content(name: str, value: Any) -> Any:
-    """A text, or parts where one of them is more than text."""
+    """A text, or parts if one of them is not text."""
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list):
@@ -182,7 +182,7 @@ def _part(name: str, value: Any) -> Iterator[dict[str, Any]]:
     elif kind == "input_image":
         url = part.get("image_url")
         if url is None:
-            raise invalid(name, "needs an `image_url`: there is no store of files, so a `file_id` means nothing here")
+            raise invalid(name, "needs an `image_url`: this server does not store files, so a `file_id` cannot be used")
         detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
         yield {"type": "image_url", "image_url": {"url": string(f"{name}.image_url", url), **detail}}
     elif kind == "input_audio":
@@ -194,7 +194,7 @@ def _part(name: str, value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _thought_in(place: str, item: dict[str, Any]) -> str:
-    """The whole thought where it is there; else what we have hidden in `encrypted_content`, or the summary."""
+    """The whole thought if it is there, otherwise the text that we put into `encrypted_content`, otherwise the summary."""
     for name in ("content", "encrypted_content", "summary"):
         text = _content(f"{place}.{name}", item.get(name))
         if name == "encrypted_content":
@@ -205,12 +205,12 @@ def _thought_in(place: str, item: dict[str, Any]) -> str:
 
 
 def seal(text: str) -> str:
-    """An `encrypted_content`. It hides nothing: it brings a thought back from clients that keep only this field."""
+    """An `encrypted_content`. It is not really encrypted: with it we get a thought back from clients that keep only this field."""
     return base64.b64encode((_SEALED + text).encode()).decode()
 
 
 def unseal(value: str) -> str:
-    """Empty where it comes from another server."""
+    """Empty if it comes from another server."""
     try:
         text = base64.b64decode(value, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -219,7 +219,7 @@ def unseal(value: str) -> str:
 
 
 def _join_leading_system(talk: Conversation) -> None:
-    """Instructions and the system messages right after them are one message: many templates take only one."""
+    """Instructions and the system messages directly after them become one message: many templates accept only one."""
     count = 0
     while count < len(talk.messages) and talk.messages[count]["role"] == "system" and isinstance(talk.messages[count]["content"], str):
         count += 1

@@ -1,8 +1,8 @@
 """Tools of the Responses API -> functions of a chat, and calls of these functions -> items of the Responses API. Pure.
 
-A model only knows functions with JSON arguments. A custom tool becomes a function with one string, a namespace's functions get its name in
-front, and what only OpenAI's servers can run (web_search, image_generation ...) is left out. Invariant: a name that the model calls means
-one tool; what the client did not define is answered as a function.
+A model only knows functions with JSON arguments. A custom tool becomes a function with one string. The functions of a namespace get its
+name as a prefix. Tools that only OpenAI's servers can run (web_search, image_generation ...) are left out. Invariant: each name that the
+model calls means one tool. A call of a tool that the client did not define becomes a function call.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _LOCAL_SHELL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a name in a call stands for."""
+    """The tool that a name in a call means."""
 
     kind: str  # function | custom | local_shell
     name: str
@@ -45,10 +45,10 @@ class Toolbox:
     """The tools of one request, by the names under which the model knows them."""
 
     tools: dict[str, Tool] = field(default_factory=dict)
-    functions: list[dict[str, Any]] = field(default_factory=list)  # as a chat has them
+    functions: list[dict[str, Any]] = field(default_factory=list)  # in the form of a chat
 
     def add(self, tool: Tool, function: dict[str, Any]) -> None:
-        """Of two tools with one name the first counts."""
+        """If two tools have the same name, the first is used."""
         name = flat_name(tool.namespace, tool.name)
         if name not in self.tools:
             self.tools[name] = tool
@@ -97,7 +97,7 @@ def _read_tool(box: Toolbox, name: str, tool: dict[str, Any]) -> None:
 
 
 def _read_named(box: Toolbox, name: str, tool: dict[str, Any], namespace: str | None) -> None:
-    """Other kinds have no place in a chat."""
+    """Other kinds cannot be used in a chat."""
     if tool.get("type") == "function":
         inner = tool.get("function")
         known = inner if isinstance(inner, dict) else tool  # a chat's shape, which many clients send
@@ -111,7 +111,7 @@ def _read_named(box: Toolbox, name: str, tool: dict[str, Any], namespace: str | 
 
 
 def _custom_description(name: str, tool: dict[str, Any]) -> str:
-    """With the form of its input, which is told and not enforced."""
+    """The description includes the format of the input. The format is not enforced."""
     description = string(f"{name}.description", tool["description"]) if tool.get("description") is not None else ""
     form = json_object(f"{name}.format", tool["format"]) if tool.get("format") is not None else {}
     about = f"`{_INPUT}` is the whole text for this tool, as it is."
@@ -125,7 +125,7 @@ def _custom_description(name: str, tool: dict[str, Any]) -> str:
 
 
 def read_tool_choice(value: Any, box: Toolbox) -> Any:
-    """As a chat has it. The choice of a tool that is left out is "auto"; of several allowed tools, those that are left count."""
+    """The choice in the form of a chat. A tool that was left out becomes "auto". Allowed tools that are left out are ignored."""
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
         value = _allowed(value, box)
     elif isinstance(value, dict):
@@ -165,7 +165,7 @@ def call_item(tool: Tool, ids: dict[str, str], arguments: str, status: str) -> d
 
 
 def custom_input(arguments: str) -> str:
-    """The text in the arguments of a custom tool's function; a model that wrote it without JSON meant just that."""
+    """The text in the arguments of a custom tool's function; arguments that are not JSON are used as the text."""
     try:
         value = orjson.loads(arguments)
     except orjson.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""The body of a POST /v1/responses -> Ask: what it shares with a chat is read as a chat. Knows no route, no store, no answer.
+"""The body of a POST /v1/responses -> Ask. Fields that a chat also has are read as a chat. Never imports: api.response_store, http.routes.
 
-Invariant: an error names a field of this API, also where the reader of chats has found it.
+Invariant: an error names a field of this API, also when the reader of chats has found the error.
 """
 
 import re
@@ -18,7 +18,7 @@ from fastrouter.api.requests.response_tools import Toolbox, read_tool_choice, re
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest
 from fastrouter.options.sampling import MAX_PROBS
 
-# Fields of this API that mean something else in a chat, or nothing; what is not here is read as a chat has it.
+# Fields of this API that have another meaning in a chat, or none. All other fields are read as in a chat.
 _OWN = frozenset(
     (
         *("input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "max_output_tokens"),
@@ -27,10 +27,10 @@ _OWN = frozenset(
     )
 )
 MAX_TRIES = 8  # to shorten a conversation
-_FILLED = 0.85  # of the context, by a prompt that was shortened
+_FILLED = 0.85  # of the context that a shortened prompt may use
 _MAX_OUTPUT = integer(-1)
 _TOP_LOGPROBS = integer(0, MAX_PROBS)
-# What the reader of chats calls a field -> what it is called here.
+# The name of a field in the reader of chats -> its name here.
 _WORDS = (
     (re.compile(r"\bresponse_format(\.json_schema)?\b"), "text.format"),
     (re.compile(r"\breasoning_effort\b"), "reasoning.effort"),
@@ -49,9 +49,9 @@ class ResponseAsk(Ask):
     items: list[dict[str, Any]] = field(default_factory=list)  # its own input
     toolbox: Toolbox = field(default_factory=Toolbox)
     has_summary: bool = False  # thoughts are shown as summaries
-    has_sealed: bool = False  # and also go into `encrypted_content`
+    has_sealed: bool = False  # and are also put into `encrypted_content`
     is_stored: bool = True
-    is_truncated: bool = False  # a conversation that is too long loses its beginning
+    is_truncated: bool = False  # the beginning of a conversation that is too long is removed
     num_tries: int = 0  # to make it short enough
 
     def shorten(self, error: FastrouterError) -> bool:
@@ -67,7 +67,7 @@ class ResponseAsk(Ask):
 
 
 def _excess(error: FastrouterError) -> float:
-    """Which part of a prompt is too much, with room for an answer."""
+    """The share of the prompt that must be removed, with room for an answer."""
     num_tokens, n_ctx = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
     if not (isinstance(num_tokens, int) and isinstance(n_ctx, int) and num_tokens > 0):
         return 0.5
@@ -75,8 +75,8 @@ def _excess(error: FastrouterError) -> float:
 
 
 def without_beginning(messages: list[dict[str, Any]], part: float) -> list[dict[str, Any]] | None:
-    """Without the oldest `part` of the text: whole turns, each from a user's message on. The system's message and the last turn stay.
-    None: there is nothing that may go."""
+    """Without the oldest `part` of the text: whole turns, each from a user's message on. The system's message and the last turn are kept.
+    None: nothing can be removed."""
     starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
     first = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
     sizes = [len(orjson.dumps(message)) for message in messages]
@@ -90,7 +90,7 @@ class Chat(NamedTuple):
     """A request as a chat."""
 
     body: dict[str, Any]
-    places: list[str]  # what each of its messages is called here
+    places: list[str]  # the name of each of its messages here
     toolbox: Toolbox
 
 
@@ -132,7 +132,7 @@ def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) 
 
 
 def _refuse(body: dict[str, Any]) -> None:
-    """What would silently mean something else."""
+    """Refuse fields that would have another meaning without notice."""
     if body.get("background"):
         raise invalid("background", "is not supported: leave it out, and read the answer as a stream")
     if body.get("conversation") is not None:
@@ -166,7 +166,7 @@ def _limits(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _format(value: Any) -> dict[str, Any] | None:
-    """`text.format` as a chat's `response_format`: there a schema has a wrapper."""
+    """`text.format` as a chat's `response_format`, in which a schema is inside another object."""
     if value is None:
         return None
     given = json_object("text.format", value)
@@ -177,7 +177,7 @@ def _format(value: Any) -> dict[str, Any] | None:
 
 @contextmanager
 def named_as_here(places: Sequence[str]) -> Iterator[None]:
-    """Errors of the reader of chats name fields of this API."""
+    """Give errors of the reader of chats the field names of this API."""
     try:
         yield
     except InvalidRequest as error:
@@ -207,7 +207,7 @@ def in_words(text: str, places: Sequence[str]) -> str:
 
 
 def _echo(body: dict[str, Any], reasoning: dict[str, Any]) -> dict[str, Any]:
-    """What a response repeats of its request."""
+    """The fields of its request that a response repeats."""
     metadata = _object(body, "metadata")
     if not all(isinstance(value, str) for value in metadata.values()):
         raise invalid("metadata", "must be an object of strings")
@@ -233,5 +233,5 @@ def _echo(body: dict[str, Any], reasoning: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """A function with all that it may have."""
+    """A function with all possible fields."""
     return {"description": None, "parameters": None, "strict": None, **tool} if tool.get("type") == "function" else tool

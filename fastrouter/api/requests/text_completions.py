@@ -1,6 +1,6 @@
-"""What only OpenAI's /v1/completions has: `suffix`, `echo`, `best_of`, and `logprobs` of 0. Knows no answer.
+"""Fields that only OpenAI's /v1/completions has: `suffix`, `echo`, `best_of`, and `logprobs` of 0.
 
-Invariant: as in fields.py, what passes is valid, and what does not is a 400 that names the field.
+Invariant: as in fields.py, accepted values are valid. Others are a 400 that names the field.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ _best_of = integer(1, 128)
 
 @dataclass(slots=True)
 class TextAsk(Ask):
-    echo: list[str] = field(default_factory=list)  # per prompt: what its answers begin with
+    echo: list[str] = field(default_factory=list)  # per prompt: the text at the beginning of its answers
     num_shown: int | None = None  # of the choices of each prompt, the most probable ones; None: all
     has_logprobs: bool = False
 
@@ -49,7 +49,7 @@ def _echo_of(generate: Generate, *, has_logprobs: bool) -> str:
 
 
 def _with_suffix(generate: Generate, suffix: str) -> Generate:
-    """The prompt is what stands before the gap."""
+    """The prompt is the text before the gap."""
     infill = {"prefix": generate.prompt, "suffix": suffix, "extra": []}
     return replace(generate, prompt="", infill=infill)
 

@@ -1,7 +1,6 @@
-"""Which tools a model may call, in OpenAI's spellings, new and old -> plain data that travels to the worker. Pure.
+"""Which tools a model may call, in OpenAI's new and old fields -> plain data that is sent to the worker. Pure.
 
-Knows no template and no format of calls. Invariant: each tool has a name. What else it has is the client's business: an odd description or
-schema breaks no request.
+Invariant: each tool has a name. Its other fields are not checked: an unusual description or schema does not make a request fail.
 """
 
 from itertools import islice
@@ -58,7 +57,7 @@ def tool_name(name: str, value: Any) -> str:
 
 
 def _old_tools(value: Any) -> list[Tool]:
-    """`functions`, as they were before there were tools."""
+    """`functions`, which are older than tools."""
     if not isinstance(value, list):
         raise invalid("functions", "must be a list")
     return [{"type": "function", "function": _check_function(f"functions[{index}]", item)} for index, item in enumerate(value)]
@@ -93,7 +92,7 @@ def _check_word(field: str, word: str, known: Known) -> ToolChoice:
 
 
 def _name_in(value: dict[str, Any]) -> str | None:
-    """Of the tool that an object names; the newer spelling has no object inside."""
+    """The name of the tool in an object. The newer form has no object inside."""
     inner = value.get("function", value)
     name = inner.get("name") if isinstance(inner, dict) else None
     return name if isinstance(name, str) else None

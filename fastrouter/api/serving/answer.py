@@ -1,7 +1,7 @@
-"""What a streamed and a whole answer share: the lease, the times, the usage, and how they end. Their bytes are made elsewhere.
+"""What a streamed and a whole answer share: the lease, the times, the usage, and how they end. stream.py and whole.py make the bytes.
 
-Invariant: an answer ends once: it is complete, it has failed, or its client has left. Then its lease is released, which stops what
-still runs. Each finish is counted once.
+Invariant: an answer ends once: it is complete, it has failed, or its client has left. Then its lease is released, which stops
+everything that still runs. Each finish is counted once.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ class Answer(ABC):
         self._num_finished = [0] * len(ask.generates)  # choices of each prompt
         self._is_over = False
 
-    # ------------------------------------------------------------ what the two do differently
+    # ------------------------------------------------------------ what differs between the two
 
     @abstractmethod
     def sinks(self) -> Sequence[Sink]:
-        """Where its records go."""
+        """The objects that get the records."""
 
     @abstractmethod
     def _submit(self, lease: Lease) -> None: ...
@@ -48,10 +48,10 @@ class Answer(ABC):
     def _on_finish(self, prompt: int, choice: int, finish: Finish, *, is_last: bool) -> None:
         """`is_last`: it is the last choice of its prompt that ends."""
 
-    # ------------------------------------------------------------ from the wait to the last record
+    # ------------------------------------------------------------ from the wait for a lease to the last record
 
     def wait(self) -> None:
-        """There is no lease yet."""
+        """The answer waits for a lease."""
         self._timeline.wait()
 
     def begin(self, lease: Lease) -> None:
@@ -63,7 +63,7 @@ class Answer(ABC):
         self._timeline.submit()
 
     def take_record(self, prompt: int, kind: int, choice: int, flags: int, payload: bytes) -> None:
-        """A record that is more than text, or whose text has no template."""
+        """A record that has more than text, or whose text has no template."""
         if self._is_over:
             return
         try:
@@ -104,16 +104,16 @@ class Answer(ABC):
         self._usage.add(finish, is_new_prompt=is_new_prompt)
 
     def _index(self, prompt: int, choice: int) -> int:
-        """The number of a choice among the choices of all prompts."""
+        """The index of a choice in the choices of all prompts."""
         return prompt * self.ask.generates[prompt].n + choice
 
     @property
     def _first_text(self) -> int:
-        """Monotonic ns of the first text, 0 before."""
+        """Monotonic time of the first text in ns; 0 before it."""
         return min((sink.first_text_ns for sink in self.sinks() if sink.first_text_ns), default=0)
 
     async def end_thought(self) -> bool:
-        """The answer begins now. False when it is not in a thought that can be ended."""
+        """End the thought, so that the answer begins now. False when there is no thought that can be ended."""
         return self._lease is not None and not self._is_over and await self._lease.end_thoughts()
 
     @property
@@ -141,11 +141,11 @@ class Answer(ABC):
         self._timeline.end(OK, self._first_text)
 
     def _send_error(self, error: FastrouterError) -> None:
-        """As a response with the error's status. Nothing has been sent yet."""
+        """Send a response with the error's status. Nothing has been sent before it."""
         self._exchange.send(error_response(error, self._flavour.errors, self._timeline.header(self._first_text)))
 
     def _lose(self) -> None:
-        """The answer ends too early."""
+        """End the answer too early."""
         num_tokens = sum(sink.num_tokens for sink in self.sinks())
         self._timeline.count_lost(num_tokens - self._usage.completion_tokens)
         self._give_back()

@@ -1,6 +1,6 @@
-"""A question to a model's worker that has one answer: tokenize, apply_template ... Knows no question's meaning.
+"""A call to a model's worker that has one answer: tokenize, apply_template ... The meaning of the call is not known here.
 
-Invariant: a call holds its lease no longer than the worker takes; it is timed and counted like a generation.
+Invariant: a call holds its lease only until the worker has answered. It is timed and counted like a generation.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,7 +36,7 @@ class _Terms(NamedTuple):
 
 class Caller:
     def __init__(self, models: Models, supervisor: Supervisor, errors: ErrorShape = OPENAI_ERRORS) -> None:
-        """`errors`: as a Flavour has it."""
+        """`errors`: the same as in a Flavour."""
         self._models = models
         self._errors = errors
         self._supervisor = supervisor
@@ -44,8 +44,8 @@ class Caller:
     async def answer(
         self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any], write: Writer = _write_json
     ) -> Response:
-        """The whole response, after a load if need be. `method` is also the flavour in the metrics; `write(spec, result)` makes the body,
-        and an error it raises is the worker's fault. Token counts in the result are counted as prompts."""
+        """The whole response. It may load the model. `method` is also the flavour in the metrics. `write(spec, result)` makes the
+        body, and an error in it is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
         priority, keep_alive_s = read_terms(body)
         terms = _Terms(is_autoload, priority, None if is_read_only(request) else keep_alive_s)
@@ -53,7 +53,7 @@ class Caller:
         try:
             try:
                 result = await self._ask(spec, terms, timeline, method, params)
-            except WorkerDied:  # the client has seen nothing of it: once more, on a fresh worker
+            except WorkerDied:  # the client has received nothing yet: try again on a new worker
                 result = await self._ask(spec, terms, timeline, method, params)
             answer = await write(spec, result)
             if isinstance(result, dict) and "prompt_tokens" in result:
@@ -61,7 +61,7 @@ class Caller:
         except FastrouterError as error:
             timeline.fail(error)
             return error_response(error, self._errors, timeline.header())
-        except BaseException:  # the client is gone, or a bug of ours
+        except BaseException:  # the client has left, or our own bug
             timeline.end(CANCELLED)
             raise
         timeline.end(OK)

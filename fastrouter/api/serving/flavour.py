@@ -1,4 +1,4 @@
-"""What an API flavour has to bring, and what it gets: choices, usage, records. Leases and connections are not known here."""
+"""What an API flavour must implement, and what it receives: choices, usage, records. Never imports: supervisor, http.connection."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -34,7 +34,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished choice: what the worker says of it and, of a whole answer, its text."""
+    """One finished choice: the worker's data about it and, in a whole answer, its text."""
 
     index: int
     finish: Finish
@@ -42,12 +42,12 @@ class Choice:
     text: str = ""
     reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list)
-    probabilities: list[Entry] = field(default_factory=list)  # of its tokens, where they were asked for
+    probabilities: list[Entry] = field(default_factory=list)  # of its tokens, if the request asked for them
 
 
 @dataclass(slots=True)
 class Usage:
-    """Prompts count once, however many choices they had."""
+    """A prompt counts once, for any number of choices."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -62,7 +62,7 @@ class Usage:
             self.cached_tokens += finish.cached_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's. The details of the completion are there where there was a thought."""
+        """OpenAI's shape. The details of the completion are included if there was a thought."""
         thought = {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}} if self.reasoning_tokens else {}
         return {
             "completion_tokens": self.completion_tokens,
@@ -79,18 +79,18 @@ class Template(NamedTuple):
     before: bytes
     after: bytes
     end: bytes = b""
-    log: EventLog | None = None  # of a flavour that numbers its events; it keeps the text, too
+    log: EventLog | None = None  # for a flavour that numbers its events; the log also keeps the text
 
 
 class Flavour(Protocol):
-    """One API: how its requests are read, and the JSON of its answers and errors. One object serves one request.
+    """One API: how its requests are read, and the JSON of its answers and errors. Each request has its own object.
 
-    Events are whole events of its stream: server-sent ones, made by `http/sse.py`, or lines. They may be empty where the API has no event.
+    Events are whole events of its stream: server-sent events, made by `http/sse.py`, or lines. They are empty where the API has no event.
     """
 
-    name: str  # in the metrics: one of a fixed few
+    name: str  # in the metrics: there is a small fixed set of names
     stream_head: bytes  # SSE_HEADERS or NDJSON_HEADERS
-    errors: ErrorShape  # of its responses; also used before there is an object
+    errors: ErrorShape  # of its responses; also used before the object exists
     has_blocks: bool  # its templates change with its events, because text is in blocks that begin and end
 
     def __init__(self, model_id: str, ask: Ask) -> None: ...
@@ -100,23 +100,23 @@ class Flavour(Protocol):
         """Raises InvalidRequest."""
 
     def template(self, kind: int, choice: int) -> tuple[bytes, bytes] | Template | None:
-        """What is around the escaped text in an event. None: such text goes through `event`, each piece as a Delta.
+        """The bytes around the escaped text in an event. None: such text goes through `event`, each piece as a Delta.
 
-        Asked at the start and, of a flavour with blocks, after each `event`. So a block begins with an `event`, in which the last one
-        ends; then it has a template, and the rest of its text costs no Python.
+        Called at the start. For a flavour with blocks it is also called after each `event`. So a block begins with an `event`, in which
+        the block before it ends. Then the block has a template, and the rest of its text needs no Python code.
         """
 
     def first(self, choice: int) -> bytes:
-        """The event before a choice's first text."""
+        """The event before the first text of a choice."""
 
     def event(self, choice: int, event: Delta) -> bytes:
-        """What is more than text, and text without a template."""
+        """A record that has more than text, or text without a template."""
 
     def ping(self, text: bytes) -> bytes:
-        """What keeps a silent stream alive, also before its first event; `text` is for people. Empty: nothing does."""
+        """The bytes that keep a silent stream alive, also before its first event. `text` is for people. Empty: the API has none."""
 
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
-        """How much of the prompt is computed; it comes before the first event."""
+        """The event that tells how much of the prompt is computed. It comes before the first event."""
 
     def finish(self, choice: Choice, usage: Usage, *, is_last: bool) -> bytes: ...
     def done(self) -> bytes:

@@ -1,7 +1,7 @@
-"""One generation over HTTP: model -> lease -> sinks -> answer, streamed or whole. Knows no API flavour's field names.
+"""One generation over HTTP: model -> lease -> sinks -> answer, streamed or whole. Never imports: api.flavours.
 
-Invariant: the lease is released exactly once, whether the answer ended, failed, or the client left; nothing is sent before
-the first record or the first interval of silence, so an error that comes earlier is a true status.
+Invariant: the lease is released exactly once, also when the answer fails or the client leaves. Nothing is sent before the first record
+or the first interval of silence, so an earlier error can still have its own status.
 """
 
 import logging
@@ -31,11 +31,11 @@ log = logging.getLogger("fastrouter.api")
 
 
 class Generator:
-    """Starts what a request asks for."""
+    """Starts the generation that a request asks for."""
 
     def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float, is_verbose: bool = False) -> None:
-        """`ping_interval_s`: a stream that was silent so long gets a comment; 0 or less: never. `is_verbose`: as if each request had
-        asked for `verbose`."""
+        """`ping_interval_s`: a stream that was silent for this time gets a comment; 0 or less: never. `is_verbose`: as if each request
+        had asked for `verbose`."""
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
@@ -44,12 +44,12 @@ class Generator:
         self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
 
     def answer(self, answer_id: str) -> Answer | None:
-        """One that is not over."""
+        """An answer that is not over."""
         found = self._answers.get(answer_id)
         return None if found is None or found.is_over else found
 
     def handler(self, flavour_type: type[Flavour]) -> Handler:
-        """For the routes of an API."""
+        """A handler for the routes of an API."""
         return lambda request, exchange: self._start(request, exchange, flavour_type)
 
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
@@ -58,7 +58,8 @@ class Generator:
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
     ) -> Coroutine[Any, Any, None] | None:
-        """Without a task when the model is there; else a coroutine that waits for it. `make_flavour` gets the model's id and the ask."""
+        """Starts without a task when the model is loaded. Otherwise returns a coroutine that waits for it. `make_flavour` gets the model's
+        id and the ask."""
         if self._is_verbose:
             ask.is_verbose = True
             ask.generates = [replace(generate, verbose=True) for generate in ask.generates]
@@ -91,7 +92,7 @@ class Generator:
         answer.wait()
         try:
             lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
-        except Exception as error:  # whatever it was: the head may be out, so only the answer knows how to say it
+        except Exception as error:  # any error: the head may be sent already, so only the answer can report the error
             if not isinstance(error, FastrouterError):
                 log.exception("waiting for %s", spec.id)
             answer.fail(error)
@@ -107,7 +108,7 @@ def _begin(answer: Answer, lease: Lease) -> None:
         if answer.ask.keep_alive_s is not None:
             lease.keep_alive(answer.ask.keep_alive_s)
         answer.begin(lease)
-    except Exception as error:  # whatever it was: the lease must not leak, and the client must be told
+    except Exception as error:  # any error: the lease must not leak, and the client must get the error
         if not isinstance(error, FastrouterError):
             log.exception("an answer could not be started")
         answer.fail(error)

@@ -18,12 +18,12 @@ LEAST_PING_INTERVAL_S = 0.1
 
 
 class Stream(Answer, SseWriter):
-    """Text straight into events. Several prompts run one after the other, so that one writer can frame them all."""
+    """Writes text directly into events. Several prompts run one after the other, so that one writer can frame all of them."""
 
     def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
         SseWriter.__init__(self, exchange.transport, flavour.stream_head, chunked=exchange.is_chunked)
         Answer.__init__(self, exchange, ask, flavour, timeline)
-        self._prompt = 0  # index of the prompt that runs
+        self._prompt = 0  # index of the running prompt
         self._ping_interval_s = max(ping_interval_s, LEAST_PING_INTERVAL_S) if ping_interval_s > 0 else 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
 
@@ -55,7 +55,7 @@ class Stream(Answer, SseWriter):
         lease.submit(generate, self)
 
     def _set_templates(self, choice: int) -> None:
-        """Text without a template comes as a record, and goes through the flavour's `event`."""
+        """Text without a template arrives as a record and goes through the flavour's `event`."""
         for kind in (TEXT, REASONING):
             template = self._flavour.template(kind, self._index(self._prompt, choice))
             if template is None:
@@ -70,9 +70,9 @@ class Stream(Answer, SseWriter):
             self._ping_timer = asyncio.get_running_loop().call_later(delay_s, self._ping)
 
     def _ping(self) -> None:
-        """Nothing is noted per token: the timer looks at the time of the last byte and comes again when that makes a whole interval."""
+        """Nothing is stored per token: the timer reads the time of the last byte and runs again when a whole interval will have passed."""
         due_s = (self.last_sent_ns / 1e9 or self._timeline.arrived) + self._ping_interval_s - time.monotonic()
-        if due_s <= 0.001:  # the event loop's clock is that coarse
+        if due_s <= 0.001:  # the resolution of the event loop's clock
             self.write_ping(self._flavour.ping(self._comment()))
             due_s = self._ping_interval_s
         self._ping_in(due_s)
@@ -88,7 +88,7 @@ class Stream(Answer, SseWriter):
         self.take_record(self._prompt, kind, choice, flags, payload)
 
     def _open(self, choice: int) -> None:
-        """The choice's first event, if no text has brought it yet."""
+        """The choice's first event, if no text has sent it yet."""
         first = self.take_first(choice)
         if first:
             self.write_event(first)
@@ -111,7 +111,7 @@ class Stream(Answer, SseWriter):
             self._end()
         elif is_last:
             self._prompt += 1
-            asyncio.get_running_loop().call_soon(self._submit_again)  # the ring still holds this sink for the prompt that ends
+            asyncio.get_running_loop().call_soon(self._submit_again)  # the ring still has this sink for the prompt that ends
 
     # ------------------------------------------------------------ the end
 
@@ -122,7 +122,7 @@ class Stream(Answer, SseWriter):
         self._exchange.end_stream()
 
     def _send_error(self, error: FastrouterError) -> None:
-        """Before the first byte: as a status. After it: as one last event, and in most APIs the body stays visibly incomplete."""
+        """Before the first byte, the error is a status. After it, the error is the last event, and in most APIs the body is not ended."""
         shape = self._flavour.errors
         if not self.is_started and not isinstance(error, shape.events):
             super()._send_error(error)

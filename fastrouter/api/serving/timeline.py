@@ -1,6 +1,6 @@
-"""When what happened to one request: the record behind Server-Timing, `queue_ms`, `load_ms` and the metrics. Knows no answer's bytes.
+"""The times of one request: the source of Server-Timing, `queue_ms`, `load_ms` and the metrics. Never imports: api.flavours.
 
-Invariant: one clock (monotonic), a handful of readings per request and none per token; a request is counted once, when it ends.
+Invariant: there is one clock (monotonic). It is read a few times per request and never per token. A request is counted once, at its end.
 """
 
 import time
@@ -20,7 +20,7 @@ OK, CLIENT_ERROR, SERVER_ERROR, CANCELLED = "ok", "client_error", "server_error"
 
 @lru_cache(256)
 def header_value(model_id: str) -> str:
-    """As it is where that is a header's value, percent-encoded where it is not."""
+    """The text itself if it is a valid header value, otherwise percent-encoded."""
     return model_id if model_id.isascii() and model_id.isprintable() else quote(model_id, safe="/: +@")
 
 
@@ -28,7 +28,7 @@ class Timeline:
     __slots__ = ("_counts", "_is_ended", "_is_waiting", "_load", "_look", "_spec", "arrived", "flavour", "load_s", "queue_s", "submitted")
 
     def __init__(self, spec: ModelSpec, flavour: str, look: Callable[[ModelSpec], WaitPreview]) -> None:
-        """`look` says how things stand for a request that waits for a model."""
+        """`look` gives the preview for a request that waits for a model."""
         self._spec = spec
         self.flavour = flavour
         self.arrived = time.monotonic()
@@ -47,7 +47,7 @@ class Timeline:
     # ------------------------------------------------------------ the wait
 
     def wait(self) -> None:
-        """There is no lease yet."""
+        """The request begins to wait for a lease."""
         self._is_waiting = True
 
     def grant(self) -> None:
@@ -56,7 +56,7 @@ class Timeline:
         self._is_waiting = False
 
     def _note_wait(self) -> None:
-        """Split the time since it was asked."""
+        """Split the time since the request for a lease."""
         if self._is_waiting:
             now, load = time.monotonic(), self._look(self._spec).load
             self.load_s = load.seconds_between(self.arrived, now)
@@ -68,7 +68,7 @@ class Timeline:
             self.submitted = time.monotonic()
 
     def comment(self) -> bytes:
-        """What a client that waits for a lease is told."""
+        """The text for a client that waits for a lease."""
         wait_preview = self._look(self._spec)
         if not wait_preview.is_loading:
             return b"queued %d" % wait_preview.position if wait_preview.position else b"queued"
@@ -78,7 +78,7 @@ class Timeline:
     # ------------------------------------------------------------ what clients see
 
     def header(self, first_text_ns: int = 0, ended: float = 0.0) -> bytes:
-        """X-Model and Server-Timing, as far as they are known. `ended`: the answer is whole; it then has all four."""
+        """X-Model and Server-Timing, as far as they are known. With `ended` the answer is whole and has all four times."""
         self._note_wait()
         timing = f"queue;dur={self.queue_s * 1e3:.1f}, load;dur={self.load_s * 1e3:.1f}"
         if self.submitted:
@@ -100,7 +100,7 @@ class Timeline:
         self.end(CLIENT_ERROR if error.status < 500 else SERVER_ERROR, first_text_ns)
 
     def end(self, outcome: str, first_text_ns: int = 0) -> None:
-        """Count it. Idempotent."""
+        """Count the request. Idempotent."""
         if self._is_ended:
             return
         self._is_ended = True
@@ -122,7 +122,7 @@ class Timeline:
         return self._counts.itl
 
     def count_tokens(self, finish: Finish, *, is_new_prompt: bool) -> None:
-        """What the worker says of one finished choice."""
+        """The worker's data about one finished choice."""
         counts, timings = self._counts, finish.timings
         counts.generated_tokens += finish.completion_tokens
         counts.generated_s += timings.get("predicted_ms", 0) / 1e3
@@ -137,6 +137,6 @@ class Timeline:
             counts.prompt_s += timings.get("prompt_ms", 0) / 1e3
 
     def count_lost(self, num_tokens: int) -> None:
-        """Generated for an answer that did not come to its end."""
+        """Tokens that were generated for an answer that did not finish."""
         if num_tokens > 0:
             self._counts.generated_tokens += num_tokens

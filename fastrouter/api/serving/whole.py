@@ -18,7 +18,7 @@ from fastrouter.supervisor.lease import Lease
 
 
 class Collector(TextCollector):
-    """The text of one prompt's choices, for a Whole. It does not keep the Whole alive: what a request held is freed when it is over."""
+    """The text of one prompt's choices, for a Whole. It does not keep the Whole alive: the memory of a request is freed when it is over."""
 
     def __init__(self, whole: "Whole", prompt: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Collector(TextCollector):
         self._events.setdefault(choice, []).append(event)
 
     def whole_text(self, choice: int) -> str:
-        """A choice sends all of its text as such, or all of it in events. Only tool calls are always in events."""
+        """A choice sends all of its text either as text or in events. Only tool calls are always in events."""
         return self.text(choice).decode("utf-8", "replace") + "".join(event.text for event in self._events.get(choice, ()))
 
     def whole_reasoning(self, choice: int) -> str:
@@ -61,7 +61,7 @@ class Collector(TextCollector):
 
 
 def joined_calls(pieces: Iterable[CallDelta]) -> list[ToolCall]:
-    """The calls that these pieces make, in the order in which they began."""
+    """The calls that consist of these pieces, in the order in which they began."""
     names: dict[int, tuple[str, str]] = {}
     arguments: dict[int, list[str]] = {}
     for piece in pieces:
@@ -87,11 +87,11 @@ class Whole(Answer):
 
     @property
     def num_tokens(self) -> int:
-        """So far; the access log shows it. A Stream has it as a sink."""
+        """The number until now, for the access log. A Stream has it because it is a sink."""
         return sum(collector.num_tokens for collector in self._collectors)
 
     def has_finished(self, prompt: int) -> bool:
-        """At least one of its choices has."""
+        """Whether at least one of its choices has."""
         return self._num_finished[prompt] > 0
 
     def _submit(self, lease: Lease) -> None:
@@ -124,4 +124,4 @@ class Whole(Answer):
         """Nothing is written before the end."""
 
     def resume(self) -> None:
-        """Nothing was held."""
+        """There is nothing to resume."""
