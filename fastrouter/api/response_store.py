@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,28 +19,31 @@ from typing import Any, TypeVar
 
 import orjson
 
+from fastrouter.errors import InvalidRequest
+
 log = logging.getLogger("fastrouter.api")
 
 FILE_NAME = "responses.sqlite3"
 MAX_CHAIN = 10_000  # responses of one conversation
+MAX_CONVERSATION_BYTES = 8 << 20  # that one request may bring back, as much as a body
 MAX_PENDING = 256  # responses that wait for a slow disk
-MAX_JOURNAL_BYTES = 4 << 20  # of the journal next to the file, while nothing is written
-_VERSION = 1
+MAX_JOURNAL_BYTES = 4 << 20  # beside the file, when nothing is written
+_VERSION = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, previous TEXT, used REAL NOT NULL, num_bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS responses_by_use ON responses (used, num_bytes);
 CREATE TABLE IF NOT EXISTS bodies (id TEXT PRIMARY KEY, response BLOB NOT NULL, input BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS items (id TEXT PRIMARY KEY, response TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS items (id TEXT NOT NULL, response TEXT NOT NULL, PRIMARY KEY (id, response)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS items_by_response ON items (response);
 """
 _CHAIN = """
-WITH RECURSIVE chain (id, previous, depth) AS (
-    SELECT id, previous, 0 FROM responses WHERE id = :id AND :owner IN (owner, '')
+WITH RECURSIVE chain (id, previous, depth, num_bytes) AS (
+    SELECT id, previous, 0, num_bytes FROM responses WHERE id = :id AND :owner IN (owner, '')
     UNION ALL
-    SELECT r.id, r.previous, depth + 1 FROM responses r JOIN chain c ON r.id = c.previous
-    WHERE :owner IN (r.owner, '') AND depth < :most
+    SELECT r.id, r.previous, depth + 1, c.num_bytes + r.num_bytes FROM responses r JOIN chain c ON r.id = c.previous
+    WHERE :owner IN (r.owner, '') AND depth < :most AND c.num_bytes <= :most_bytes
 )
 SELECT b.id, b.response, b.input FROM chain JOIN bodies b USING (id) ORDER BY depth DESC
 """
@@ -54,6 +58,11 @@ class Stored:
 
     response: dict[str, Any]
     input: list[Item]
+
+
+def _too_large(what: str, field: str) -> InvalidRequest:
+    message = f"{what} is larger than {MAX_CONVERSATION_BYTES >> 20} MiB: send a shorter conversation as `input`"
+    return InvalidRequest(message, param=field)
 
 
 class ResponseStore:
@@ -129,7 +138,19 @@ class ResponseStore:
             return call()
         except (sqlite3.Error, orjson.JSONEncodeError, orjson.JSONDecodeError) as error:
             log.warning("the store of responses failed: %s", error)
+            if type(error) is sqlite3.DatabaseError:  # the file is damaged
+                self._replace()
             return default
+
+    def _replace(self) -> None:
+        """By an empty file, with the next use."""
+        self._close()
+        self._database = None
+        if self._folder is not None:
+            path = self._folder / FILE_NAME
+            log.warning("%s is damaged; it is replaced by an empty one", path)
+            with contextlib.suppress(OSError):
+                self._remove(path)
 
     @property
     def _tables(self) -> sqlite3.Connection:
@@ -220,20 +241,28 @@ class ResponseStore:
 
     def _chain(self, owner: str, response_id: str, most: int) -> list[Stored]:
         """Oldest first; each counts as used now."""
-        rows = self._tables.execute(_CHAIN, {"id": response_id, "owner": owner, "most": most}).fetchall()
+        limits = {"most": most, "most_bytes": MAX_CONVERSATION_BYTES}
+        rows = self._tables.execute(_CHAIN, {"id": response_id, "owner": owner, **limits}).fetchall()
+        if most and sum(len(response) + len(items) for _, response, items in rows) > MAX_CONVERSATION_BYTES:
+            raise _too_large("the conversation up to this response", "previous_response_id")
         with self._transaction() as tables:
             tables.executemany("UPDATE responses SET used = ? WHERE id = ?", [(time.time(), row[0]) for row in rows])
         return [Stored(orjson.loads(response), orjson.loads(items)) for _, response, items in rows]
 
     def _items(self, owner: str, item_ids: Sequence[str]) -> dict[str, Item]:
         query = """SELECT b.response, b.input FROM items i JOIN responses r ON r.id = i.response JOIN bodies b ON b.id = r.id
-                   WHERE i.id = ? AND ? IN (r.owner, '')"""
+                   WHERE i.id = ? AND ? IN (r.owner, '') ORDER BY r.used DESC LIMIT 1"""
         found: dict[str, Item] = {}
-        for item_id in item_ids:
+        wanted, num_bytes = Counter(item_ids), 0  # one item may be wanted many times
+        for item_id in wanted:
             row = None if item_id in found else self._tables.execute(query, (item_id, owner)).fetchone()
             if row is not None:
                 items = (*orjson.loads(row[1]), *orjson.loads(row[0])["output"])
-                found.update({item["id"]: item for item in items if item.get("id") in item_ids})
+                new = {item["id"]: item for item in items if isinstance(item.get("id"), str) and item["id"] in wanted}
+                num_bytes += sum(len(orjson.dumps(item)) * wanted[name] for name, item in new.items() if name not in found)
+                found.update(new)
+            if num_bytes > MAX_CONVERSATION_BYTES:
+                raise _too_large("what the references stand for", "input")
         return found
 
     def _delete(self, owner: str, response_id: str) -> bool:

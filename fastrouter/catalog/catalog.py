@@ -54,7 +54,7 @@ class Catalog:
         return [spec.fault for spec in self._models.values() if spec.fault is not None]
 
     def warnings(self) -> list[str]:
-        """Lines of the preset file that are followed, but probably not meant."""
+        """Lines of the preset file that take effect, but are probably mistakes."""
         return list(self._presets.warnings) if self._presets is not None else []
 
     @property

@@ -1,4 +1,4 @@
-"""`fastrouter template check` and `template parse`: what a chat template can do, and what a message is that a model has written.
+"""`fastrouter template check` and `template parse`: what a chat template can do, and how a model's output is read as a message.
 
 Needs no running router and loads no model. Invariant: exit code 0 only when the template can be used and its own messages come back.
 """
@@ -27,7 +27,7 @@ from fastrouter.worker.text.template_report import Report, report
 
 _TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 _ORIGINS = {
-    TABLE: "known by its template's words",
+    TABLE: "known by texts in the template",
     DERIVED: "derived from the template",
     GENERIC_WAY: "the generic one: the template knows no tool calls",
 }
@@ -130,7 +130,7 @@ def _calls_in_words(calls: Calls) -> str:
 
 def _thoughts_in_words(format: Format, found: Report) -> list[str]:
     if format.thought is None:
-        return ["thoughts: none of its own"]
+        return ["thoughts: none"]
     opens = found.opens_thought_if
     prompt = "opens the thought" if found.opens_thought else "does not open the thought"
     if opens["true"] != opens["false"]:
@@ -170,7 +170,7 @@ def _parse(options: argparse.Namespace) -> int:
 
 
 def _begins_in_thought(format: Format, prompt: str, text: str) -> bool:
-    """The prompt has opened the thought, and the text does not do so again."""
+    """The prompt has opened the thought, and the text does not open it again."""
     thought = format.thought
     return thought is not None and thought.is_open(prompt) and not text.lstrip().startswith(tuple(mark.strip() for mark in thought.open))
 

@@ -17,7 +17,7 @@ cdef extern from *:
 
     static void fr_sort(fr_candidate *c, int count) { qsort(c, count, sizeof(*c), fr_descending); }
 
-    /* Those at or above `least`, in their order. */
+    /* The candidates at or above `least`, in their order. */
     static int fr_keep(fr_candidate *c, int count, float least) {
         int keep = 0;
         for (int i = 0; i < count; i++) if (c[i].logit >= least) c[keep++] = c[i];
@@ -50,8 +50,8 @@ cdef extern from *:
         return fr_keep(c, count, fr_most(c, count) - num_sigmas * (float)sqrt(squares / count));
     }
 
-    /* The shortest run of those whose surprise is nearest to the mean whose probabilities exceed `typical_p`. `logits`: room for a float
-       per token, as the candidates are sorted by something else for a while. */
+    /* The fewest candidates, those with a surprise nearest to the mean first, whose probabilities exceed `typical_p`. `logits`: room for a
+       float per token, because the candidates are sorted by another value for a while. */
     static int fr_typical(fr_candidate *c, int count, float typical_p, int min_keep, float *logits) {
         float most = fr_most(c, count), log_total = logf(fr_sum(c, count, most)), entropy = 0, sum = 0;
         int keep = 0;
@@ -70,7 +70,7 @@ cdef extern from *:
         return keep;
     }
 
-    /* Drops all but the last of those at or above the threshold. */
+    /* Drops the candidates at or above the threshold, except the last of them. */
     static int fr_xtc(fr_candidate *c, int count, float threshold, int min_keep) {
         float most = fr_most(c, count), total = fr_sum(c, count, most);
         int drop = 0;
@@ -97,7 +97,7 @@ cdef extern from *:
         return count;
     }
 
-    #define FR_MIROSTAT_SAMPLE 100  /* llama.cpp's m: how many of the best the slope is guessed from */
+    #define FR_MIROSTAT_SAMPLE 100  /* llama.cpp's m: how many of the best are used to estimate the slope */
 
     static int fr_mirostat(fr_candidate *c, int count, int n_vocab, float mu) {
         float above = 0, below = 0, slope, epsilon, k;
@@ -112,7 +112,7 @@ cdef extern from *:
         slope = above / below;
         epsilon = slope - 1;
         k = powf((epsilon * powf(2, mu)) / (1 - powf(n_vocab, -epsilon)), 1 / slope);
-        return fr_top_k(c, count, k >= count ? count : k >= 1 ? (int)k : 1);  /* no number: 1 */
+        return fr_top_k(c, count, k >= count ? count : k >= 1 ? (int)k : 1);  /* NaN: 1 */
     }
 
     static int fr_mirostat_2(fr_candidate *c, int count, float mu) {
@@ -125,7 +125,7 @@ cdef extern from *:
         return logit - times * frequency_penalty - presence_penalty;
     }
 
-    /* What a token loses that would go on with a repetition of `length` tokens. */
+    /* What a token loses if it would continue a repetition of `length` tokens. */
     static float fr_dry_loss(int length, float multiplier, float base, int allowed_length) {
         int exponent = length - allowed_length;
         if (base > 1.000001f) exponent = fminf(exponent, 88.7228391f / logf(base));  /* stays a float */
@@ -158,8 +158,8 @@ cdef extern from *:
         return n;
     }
 
-    /* longest[token] = 1 + the longest repetition that this token would go on with, for those of h[0..n) that would; the others stay as
-       they are. `z`: room for n; z[k] is how much of the end also ends k tokens before it (the Z algorithm, backwards). */
+    /* longest[token] = 1 + the longest repetition that this token would continue, for the tokens of h[0..n) that would; the others stay
+       unchanged. `z`: room for n; z[k] is how much of the end also ends k tokens before it (the Z algorithm, backwards). */
     static int fr_repetitions(const int32_t *h, int n, int allowed, const fr_breakers *b, int32_t *z, int32_t *longest) {
         int reach, left = 0, right = 0, last = n - 1;
         if (n <= allowed || (reach = fr_dry_reach(h, n, b)) < allowed) return 0;

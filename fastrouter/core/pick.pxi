@@ -23,13 +23,13 @@ cdef extern from *:
     #define FR_CLONES
     #endif
 
-    /* Lane by lane; `b` where `a` is not larger, so a NaN in `a` is never picked. */
+    /* For each lane: `b` if `a` is not larger, so a NaN in `a` is never picked. */
     static inline __attribute__((always_inline)) fr_floats fr_larger(fr_floats a, fr_floats b) {
         fr_mask mask = a > b;
         return (fr_floats)(((fr_mask)a & mask) | ((fr_mask)b & ~mask));
     }
 
-    /* The largest lane; none is NaN. By halves: one lane after the other would cost more than reading the block. */
+    /* The largest lane; none is NaN. It compares halves: one lane after the other would take longer than reading the block. */
     static inline __attribute__((always_inline)) float fr_largest_lane(fr_floats v) {
         fr_floats8 low8, high8;
         fr_floats4 low4, high4;
@@ -48,7 +48,7 @@ cdef extern from *:
         return lanes[0] > lanes[2] ? lanes[0] : lanes[2];
     }
 
-    /* Largest of each block of 64 to `maxima`; the rest that fills no block is one more. Returns the number of blocks. */
+    /* Writes the largest of each block of 64 to `maxima`; an incomplete last block counts too. Returns the number of blocks. */
     FR_CLONES static int fr_block_maxima(const float *logits, int n, float *maxima) {
         int blocks = 0, i = 0;
         for (; i + FR_BLOCK <= n; i += FR_BLOCK) {
@@ -85,7 +85,7 @@ cdef extern from *:
         return 0;  /* every logit is NaN or -inf */
     }
 
-    /* Moves the k largest of v to its front, in no order. No NaN may be among them. */
+    /* Moves the k largest of v to its front, in any order. v must not contain NaN. */
     #define FR_SELECT(NAME, TYPE, KEY) \\
         static void NAME(TYPE *v, int n, int k) { \\
             int low = 0, high = n - 1; \\
@@ -113,7 +113,7 @@ cdef extern from *:
         return x->token - y->token;
     }
 
-    /* All tokens at or above `least` (no NaN is); `out` has room for n. */
+    /* All tokens at or above `least` (a NaN never is); `out` has room for n. */
     static int fr_collect(const float *logits, int n, const float *maxima, int blocks, float least, fr_candidate *out) {
         int count = 0;
         for (int b = 0; b < blocks; b++) {
@@ -124,8 +124,8 @@ cdef extern from *:
         return count;
     }
 
-    /* The shortest run of best candidates whose probabilities reach top_p of `total` (sum of exp(logit - most)), sorted only as far
-       as that. Returns its length. */
+    /* The fewest best candidates whose probabilities reach top_p of `total` (sum of exp(logit - most)), sorted only
+       up to there. Returns its length. */
     static int fr_nucleus(fr_candidate *c, int count, float most, float total, float top_p, int min_keep) {
         int keep = 0, sorted = 0;
         float sum = 0;
@@ -151,7 +151,7 @@ cdef extern from *:
 
     static float fr_unit(uint64_t *state) { return (float)((fr_random(state) >> 40) * (1.0 / (1 << 24))); }
 
-    /* The top_k best (and no more) to `c`; `scratch`: one float per block. 0 < top_k < n, and `most` is finite. */
+    /* Writes the top_k best to `c`; `scratch`: one float per block. 0 < top_k < n; `most` is finite. */
     static int fr_best(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k, float most) {
         float least = -FLT_MAX;
         int count;
@@ -171,7 +171,7 @@ cdef extern from *:
         return count;
     }
 
-    /* One of the candidates by its weight, exp((logit - most) / temperature), which takes the place of its logit. */
+    /* Draws a candidate by its weight, exp((logit - most) / temperature), which replaces its logit. */
     static int fr_choose(fr_candidate *c, int count, float most, float temperature, uint64_t *state, float *sum) {
         float total = 0, point;
         for (int i = 0; i < count; i++) total += c[i].logit = expf((c[i].logit - most) / temperature);
@@ -185,7 +185,7 @@ cdef extern from *:
     }
 
     /* `scratch`: one float per block; `c`: room for n candidates. temperature > 0. `kept`, `sum`: how many candidates were left, and
-       the sum of their weights; `kept` is 0 where nothing could be drawn. */
+       the sum of their weights; `kept` is 0 if nothing could be drawn. */
     static int fr_draw(const float *logits, int n, const float *maxima, int blocks, float *scratch, fr_candidate *c, int top_k,
                        float top_p, float min_p, int min_keep, float temperature, uint64_t *state, int *kept, float *sum) {
         int count, has_k = top_k > 0 && top_k < n;
@@ -193,15 +193,15 @@ cdef extern from *:
         *kept = 0;
         if (!isfinite(most)) return fr_argmax(logits, n, maxima, blocks);
         if (min_keep < 1) min_keep = 1;
-        /* What is 40 * temperature below the best has a probability under 1e-17: less than a float can add to the sum. */
+        /* A logit 40 * temperature below the best has a probability under 1e-17: less than a float can add to the sum. */
         floor = min_p > 0 ? fminf(most + logf(min_p), most) : most - 40 * fmaxf(temperature, 1);
         if (has_k) count = fr_best(logits, n, maxima, blocks, scratch, c, top_k, most);
-        /* What min_p drops is not collected; it still counts in the sum for top_p. */
+        /* Tokens that min_p drops are not collected, but count in the sum for top_p. */
         else count = fr_collect(logits, n, maxima, blocks, min_keep == 1 ? floor : -FLT_MAX, c);
         if (top_p < 1 || min_keep > 1) {
             if (has_k) for (int i = 0; i < count; i++) total += expf(c[i].logit - most);
             else for (int i = 0; i < n; i++) total += logits[i] > -INFINITY ? expf(logits[i] - most) : 0;
-            count = fr_nucleus(c, count, most, total, top_p < 1 ? top_p : INFINITY, min_keep);  /* 1 keeps all, rounding or not */
+            count = fr_nucleus(c, count, most, total, top_p < 1 ? top_p : INFINITY, min_keep);  /* 1 keeps all, whatever the rounding */
         }
         if (min_p > 0) {
             int keep = 0;

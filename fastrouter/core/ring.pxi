@@ -34,7 +34,7 @@ cdef extern from *:
         __atomic_store_n((uint32_t *)(control + FR_ASLEEP), value, __ATOMIC_SEQ_CST);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
-    /* Producer: is the consumer asleep? Then it is ours to wake it, once. */
+    /* Producer: whether the consumer is asleep; then we must wake it, one time. */
     static inline int fr_take_asleep(char *control) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (!__atomic_load_n((uint32_t *)(control + FR_ASLEEP), __ATOMIC_RELAXED)) return 0;
@@ -54,7 +54,7 @@ cdef extern from *:
         while ((error = fr_outcome(read(doorbell, &count, 8))) == EINTR);
         return error == EAGAIN ? 0 : error; /* EAGAIN: it was not rung */
     }
-    /* What llama.cpp asks after each operation of a graph, from a thread of its own, without the GIL: a load and a comparison. */
+    /* llama.cpp calls this after each operation of a graph, from one of its threads, without the GIL: a load and a comparison. */
     typedef struct { const uint64_t *cancelled; uint64_t watched; } fr_watch;
     static bool fr_is_cancelled(void *watch) {
         const fr_watch *asked = (const fr_watch *)watch;

@@ -4,9 +4,9 @@
 cdef extern from *:
     """
     enum { FR_SCANNED, FR_TOO_MANY, FR_TOO_DEEP, FR_TOO_LONG, FR_TOO_MANY_ESCAPES, FR_NO_MEMORY };
-    #define FR_LONGEST_WORD 1024  /* of a number; reading one takes more than its length in time */
+    #define FR_LONGEST_WORD 1024  /* of a number; the time to read one grows faster than its length */
     #define FR_MOST_ESCAPES 1500000  /* reading and writing one takes as long as 20 plain characters; 8 MiB of \\uXXXX pass */
-    #define FR_LEAST_IDS 32  /* a shorter list is not worth a place of its own */
+    #define FR_LEAST_IDS 32  /* for a shorter list a separate place is not worth the cost */
     typedef struct {
         Py_ssize_t num_values, max_values, max_depth;
         Py_ssize_t *spans;  /* start and end of each list of ids */
@@ -20,18 +20,18 @@ cdef extern from *:
     static inline int fr_ends_word(unsigned char c) {
         return c <= ' ' || c == ',' || c == ':' || c == '"' || c == '[' || c == ']' || c == '{' || c == '}';
     }
-    /* Behind the closing quote of the string that begins at `at`; `end` where there is none. Each byte is looked at once or twice. */
+    /* The place after the closing quote of the string that begins at `at`; `end` if there is none. Each byte is read one or two times. */
     static const unsigned char *fr_string(const unsigned char *at, const unsigned char *end) {
         const unsigned char *start = ++at, *quote, *slash;
         while (at < end && (quote = (const unsigned char *)memchr(at, '"', end - at))) {
             for (slash = quote; slash > start && slash[-1] == '\\\\'; slash--) {}
             at = quote + 1;
             if ((quote - slash) % 2 == 0) return at;
-            start = at;  /* an escaped quote: no run of backslashes goes on before it */
+            start = at;  /* an escaped quote: the backslashes do not continue before it */
         }
         return end;
     }
-    /* Behind a list of FR_LEAST_IDS or more whole numbers from 0 to 2^31 - 1; NULL when this is none. */
+    /* The place after a list of FR_LEAST_IDS or more whole numbers from 0 to 2^31 - 1; NULL if this is not one. */
     static const unsigned char *fr_ids(const unsigned char *at, const unsigned char *end) {
         Py_ssize_t count = 0;
         do {

@@ -51,7 +51,7 @@ class Generate:
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}
-    parallel_tool_calls: bool = True  # False: the answer ends with its first call
+    parallel_tool_calls: bool | None = None  # False: the answer ends with its first call; None: if the template knows no calls
     holds_calls: bool = False  # a tool call is given out when it is complete, not as it comes
     parses_calls: bool = True  # False: a call stays text
     reasoning_format: str | None = None  # none: thoughts stay text; "" or None: as the model's options say

@@ -83,7 +83,7 @@ SAMPLING: tuple[SamplingField, ...] = (
     _share("min_p", 0.05, flag="--min-p", env="MIN_P", help="least probability relative to the best ({:g}; 0: off)", file_key="min_p"),
     _number(
         "top_n_sigma", -1.0, -_MANY, _MANY,
-        flag="--top-nsigma --top-n-sigma", help="tokens within so many standard deviations of the best ({:g}: off)",
+        flag="--top-nsigma --top-n-sigma", help="tokens within this number of standard deviations of the best ({:g}: off)",
     ),
     _share(
         "xtc_probability", 0.0,

@@ -60,7 +60,7 @@ class GenerateRequest:
     )
 
     def __init__(self, request_id: int, generate: Generate, prompt: ReadPrompt | Job[ReadPrompt], adapters: AdapterSet) -> None:
-        """`prompt`: it, or the job that makes it."""
+        """`prompt`: the prompt, or the job that makes it."""
         self.generate = generate
         self.id = request_id
         self.reading = prompt if isinstance(prompt, Job) else None
@@ -68,20 +68,20 @@ class GenerateRequest:
         self.adapters = adapters
         self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # each choice starts with a copy of it
-        self.grammar_at = self.came_at  # when it was asked for
-        self.calls: Future[Matcher] | None = None  # of the calls that may come; the request does not wait for it
+        self.grammar_at = self.came_at  # when its compiling was started
+        self.calls: Future[Matcher] | None = None  # of optional calls; the request does not wait for it
         self.num_open = max(1, generate.n)  # choices without a FINISH
         self.spare_choices = list(range(1, self.num_open))  # they start when the prefill of the first choice is done
 
     def take_prompt(self) -> None:
-        """From the job that has made it. Raises what that raised."""
+        """Takes the prompt from the job that has made it. Raises the job's error."""
         if self.reading is not None:
             self.prompt, self.prompt_end = self.reading.result()
             self.reading = None
 
     @property
     def is_ready(self) -> bool:
-        """All its parts are made."""
+        """Whether all its parts are ready."""
         return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done())
 
     def __repr__(self) -> str:
@@ -108,9 +108,9 @@ class Sequence:
         message: Message | None = None,
     ) -> None:
         self.request = request
-        self.message = message  # None: its text is all text
+        self.message = message  # None: its text is not parsed
         self.choice = choice
-        self.number = number  # counts the sequences of a model as they come
+        self.number = number  # counts the sequences of a model in the order in which they come
         self.prompt = request.prompt
         self.prefix = request.prompt  # what must be in the KV before the next token: after it gave back its slot, all its tokens
         self.sampler = sampler
@@ -122,7 +122,7 @@ class Sequence:
         self.num_generated = 0
         self.num_decodes_before = 0  # the engine's decodes before this sequence
         self.is_truncated = False  # it has lost a part of its context
-        self.guesser: Any = None  # that of speculation, if it has one
+        self.guesser: Any = None  # for speculation, if it has one
         self.draft = NO_DRAFT  # tokens that may follow next_token in this step
         self.num_guessed = 0
         self.num_accepted = 0  # of the drafted tokens
@@ -130,7 +130,7 @@ class Sequence:
         asked = request.generate
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
         self.entries: list[list[Entry]] = []  # of `probabilities`, for text that the parser holds back
-        self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # those that no record holds yet
+        self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # tokens not yet in a record
         self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text is sent with additional data
         self.started_ns = 0  # the prefill began
         self.first_ns = 0  # the prefill is done, the first token is sampled
@@ -156,7 +156,7 @@ class Sequence:
         return bool(has_tokens or self.entries) or (self.probabilities is not None and self.probabilities.is_pending)
 
     def hold_entries(self, num_bytes: int) -> None:
-        """Those of a text of so many bytes leave with the next event."""
+        """The entries of the next `num_bytes` bytes of text are sent with the next event."""
         if self.probabilities is not None:
             self.entries += filter(None, self.probabilities.take(num_bytes))
 
@@ -173,7 +173,7 @@ class Sequence:
             tokens = []
 
     def task(self) -> dict[str, Any]:
-        """What llama-server's /slots says about it, running or done."""
+        """What llama-server's /slots shows of it, running or done."""
         settings: dict[str, Any] = {
             "n_predict": self.max_tokens,
             "max_tokens": self.max_tokens,
@@ -228,7 +228,7 @@ class Running:
         return PromptProgress(len(sequence.prompt), sequence.num_cached, len(self.slot.tokens), elapsed_ns // 10**6, timings)
 
     def standing(self) -> dict[str, Any]:
-        """What llama-server's /slots says only about a running sequence."""
+        """What llama-server's /slots shows only of a running sequence."""
         sequence, slot = self.sequence, self.slot
         remaining = sequence.max_tokens - sequence.num_generated if sequence.max_tokens >= 0 else -1
         next_token = {

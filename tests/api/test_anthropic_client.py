@@ -8,6 +8,7 @@ import anthropic
 import pytest
 from anthropic.types import MessageParam, TextBlockParam, ToolParam
 from conftest import Router, StartRouter
+from tiny_models import make_llama
 
 MESSAGES: list[MessageParam] = [{"role": "user", "content": "Say hello."}]
 COLD = {"temperature": 0}  # no argument of the package
@@ -145,7 +146,9 @@ def claude_code(number: int, *turns: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_the_second_turn_of_a_coding_agent_reads_little(server: Router) -> None:
+def test_the_second_turn_of_a_coding_agent_reads_little(router: StartRouter, tmp_path: Path) -> None:
+    make_llama(tmp_path / "smollm2.gguf", n_ctx=16384)  # a real one reads 300 lines for too long on a busy machine
+    server = router("--api-key", "secret", "-c", "16384", "-np", "1", models_dir=tmp_path)
     key = {"X-Api-Key": "secret", "anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219,effort-2025-11-24"}
     first = server.post("/v1/messages?beta=true", claude_code(1), key).json
     call = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "echo hello"}}

@@ -187,9 +187,15 @@ def test_the_rest() -> None:
         ({"messages": None}, "field 'messages' must be a list with at least one message"),
         ({"messages": [{"role": "robot", "content": ""}]}, 'field \'messages[0].role\' must be "user", "assistant" or "system"'),
         ({"messages": [{"role": "user"}]}, "field 'messages[0].content' must be a string or a list of blocks"),
-        ({"messages": [user({"type": "image"})]}, "field 'messages[0].content[0].type=image' is not supported yet"),
+        (
+            {"messages": [user({"type": "image"})]},
+            "field 'messages[0].content[0].type' is \"image\", which is not supported yet",
+        ),
         ({"messages": [*HELLO, user({"type": "poem"})]}, 'field \'messages[1].content[0].type\' must be "text", "tool_result"'),
-        ({"messages": [user({"type": "document", "source": {"type": "url"}})]}, "field 'messages[0].content[0].source.type=url' is not"),
+        (
+            {"messages": [user({"type": "document", "source": {"type": "url"}})]},
+            "field 'messages[0].content[0].source.type' is \"url\"",
+        ),
         ({"messages": [user({"type": "tool_result", "content": "x"})]}, "field 'messages[0].content[0].tool_use_id' must be a string"),
         (
             {"messages": [assistant({"type": "tool_use", "id": "a", "name": "b", "input": 1})]},

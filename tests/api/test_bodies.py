@@ -221,3 +221,9 @@ def test_a_whole_answer_leaves_nothing_to_the_collector() -> None:
         assert not sink.restart()
     finally:
         gc.enable()
+
+
+def test_what_is_parsed_can_be_written() -> None:
+    """Inside some levels of an answer."""
+    value: Any = parse_object(request_of(b'{"x":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}"))
+    assert orjson.dumps([[[[[[[[value]]]]]]]])

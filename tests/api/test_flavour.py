@@ -101,9 +101,16 @@ class Heron(Parrot):
         return b""
 
 
+class Mute(Parrot):
+    """It has a mistake at the end of every whole answer."""
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Any:
+        raise TypeError("unhashable type: 'list'")
+
+
 @pytest.fixture
 def parrot(tmp_path: Path) -> Callable[[Callable[[Site], Coroutine[Any, Any, None]]], None]:
-    served: Served = {"/parrot": (Parrot, 0), "/heron": (Heron, 0.2)}
+    served: Served = {"/parrot": (Parrot, 0), "/heron": (Heron, 0.2), "/mute": (Mute, 0)}
     return lambda test: run_site(tmp_path, served, test)
 
 
@@ -202,5 +209,13 @@ def test_an_error_on_the_way_is_the_last_event(parrot: Parrots) -> None:
         writer.close()
         assert '{"of":0,"word":"t0 "}' in received
         assert received.endswith('event: squawk\ndata: {"squawk":"no more","status":400}\n\n\r\n')  # and no last chunk
+
+    parrot(test)
+
+
+def test_a_mistake_in_a_whole_answer_is_an_error_and_no_silence(parrot: Parrots) -> None:
+    async def test(site: Site) -> None:
+        answer = await ask(site, {"tokens": 2}, path="/mute")
+        assert (answer[0], json.loads(answer[2])) == (500, {"squawk": "TypeError: unhashable type: 'list'", "status": 500})
 
     parrot(test)

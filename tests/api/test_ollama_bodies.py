@@ -123,10 +123,34 @@ def test_numbers_of_others_are_no_context(context: Any) -> None:
 
 def test_a_context_does_not_unpack_to_more_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ollama_bodies, "_MAX_CONTEXT_BYTES", 1000)
-    large = pack([{"role": "user", "content": "a" * 2000}])
+    assert pack([{"role": "user", "content": "a" * 2000}]) == []
+    large = packed([["user", "a" * 2000]])
     assert len(large) < 100
     with pytest.raises(InvalidRequest):
         unpack("context", large)
+
+
+@pytest.mark.parametrize("text", [b"[" + b",".join([b'["",""]'] * 70_000) + b"]", b"[" * 300 + b"]" * 300])
+def test_a_context_has_no_more_values_than_a_body(text: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="'context' is not what an answer of this server had"):
+        unpack("context", packed(0, text))
+
+
+@pytest.mark.parametrize(
+    ("results", "names"),
+    [
+        ([{}, {}, {}, {}], ["add", "now", "add", None]),
+        ([{"tool_name": "now"}, {}, {"tool_name": "now"}], ["now", "add", "now"]),
+        ([{"tool_call_id": "c"}, {"tool_call_id": "c"}, {"tool_name": "add"}, {}], ["add", None, "add", "now"]),
+        ([{"tool_call_id": 5}, {"tool_name": []}, {"tool_call_id": {}}], [None, "add", None]),
+    ],
+)
+def test_which_call_a_result_answers(results: list[dict[str, Any]], names: list[str | None]) -> None:
+    calls = [{"id": letter, "function": {"name": name}} for letter, name in (("a", "add"), ("b", "now"), ("c", "add"))]
+    messages = [*HELLO, {"role": "assistant", "tool_calls": calls}, *({"role": "tool", "content": "x", **result} for result in results)]
+    [generate] = Chat.read({"messages": messages}).generates
+    assert generate.messages is not None
+    assert [message.get("name") for message in generate.messages[2:]] == names
 
 
 def test_what_only_loads() -> None:

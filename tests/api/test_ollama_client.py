@@ -166,6 +166,11 @@ def test_a_read_only_key_unloads_nothing(router: StartRouter, models: Path, tmp_
     assert server.post("/api/generate", {"model": "tiny0"}, master).status == 200
     assert server.post("/api/generate", {"model": "tiny0", "keep_alive": 0}, reader).status == 403
     assert server.post("/api/pull", {"model": NAME}, reader).status == 403
+    expiry = server.get("/api/ps", master).json["models"][0]["expires_at"]
+    for path in ("/api/generate", "/v1/completions", "/v1/embeddings"):
+        server.post(path, {"model": "tiny0", "prompt": "a", "input": "a", "max_tokens": 1, "keep_alive": 100}, reader)
+    assert server.post("/api/generate", {"model": "tiny0", "keep_alive": "1h"}, reader).status == 200
+    assert server.get("/api/ps", master).json["models"][0]["expires_at"] == expiry, "how long a model stays is no reader's business"
     assert server.post("/api/chat", {"model": "tiny0", "messages": MESSAGES, "options": {"num_predict": 1}}, reader).status == 200
     assert server.get("/api/tags").status == 401
     assert server.get("/api/tags", reader).status == 200

@@ -180,7 +180,7 @@ def test_unknown_names_cost_one_scan_a_second(folder: Path, router: StartRouter,
     make_llama(folder / "later.gguf")
     if ended - begin < module.SCAN_S:  # if the machine was not busy with other work
         assert complete(server, "no-such").status == 400
-    assert num_asked > 1
+    assert num_asked > 0
 
 
 def _presets(folder: Path) -> Path:

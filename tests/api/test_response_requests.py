@@ -345,3 +345,26 @@ def test_what_a_chat_refuses_is_named_as_here() -> None:
     for _ in range(100):
         deep = [deep]
     assert "field 'tools'" in refused(tools=[{"type": "function", "name": "f", "parameters": {"x": deep}}])
+
+
+@pytest.mark.parametrize("kind", [[], {}, 0, False, 5])
+def test_the_type_of_an_item_is_a_string(kind: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"field 'input\[0\]\.type' must be a string"):
+        read_response({"input": [{"type": kind, "role": "user", "content": "a"}]})
+
+
+def test_a_chosen_tool_has_a_namespace_that_is_a_string() -> None:
+    with pytest.raises(InvalidRequest, match=r"field 'tool_choice\.namespace' must be a string"):
+        read_response({"input": "a", "tools": [{"type": "function", "name": "f"}], "tool_choice": {"name": "f", "namespace": 1}})
+
+
+def test_many_thoughts_before_one_message() -> None:
+    items = [*({"type": "reasoning", "content": text} for text in ("one", "", "two")), {"role": "assistant", "content": "a"}]
+    [generate] = read_response({"input": [*items, {"role": "user", "content": "b"}]}).generates
+    assert generate.messages is not None
+    assert generate.messages[0] == {"role": "assistant", "content": "a", "reasoning_content": "one\ntwo"}
+
+
+def test_a_body_of_another_api_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="field 'input' is missing"):
+        read_response({"model": "m", "messages": [{"role": "user", "content": "x"}]})

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from fastrouter.api import response_store
 from fastrouter.api.response_store import FILE_NAME, ResponseStore
+from fastrouter.errors import InvalidRequest
 
 T = TypeVar("T")
 LARGE = 1 << 24
@@ -187,3 +189,42 @@ def test_two_routers_share_a_file(tmp_path: Path) -> None:
         assert ids(do(store.conversation("", "resp_b"))) == ["msg_in_a", "msg_a", "msg_in_b", "msg_b"]
     one.close()
     other.close()
+
+
+def test_an_id_of_an_item_that_several_owners_use(store: ResponseStore) -> None:
+    store.put("ann", response("a"), [{"id": "same", "text": "ann's"}])
+    store.put("bob", response("b"), [{"id": "same", "text": "bob's"}])
+    assert [do(store.items(owner, ["same"]))["same"]["text"] for owner in ("ann", "bob")] == ["ann's", "bob's"]
+    assert do(store.delete("bob", "resp_b"))
+    assert do(store.items("ann", ["same"]))["same"]["text"] == "ann's"
+
+
+def test_a_file_that_is_damaged_while_it_is_used_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = ResponseStore(tmp_path / "state", LARGE)
+    for name in ("a", "b"):
+        put(store, name, text=name * 3_000_000)  # more than SQLite keeps in memory
+    assert do(store.get("", "resp_b"))
+    for path in (tmp_path / "state" / FILE_NAME, tmp_path / "state" / f"{FILE_NAME}-wal"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    assert do(store.get("", "resp_a")) is None
+    put(store, "c")
+    assert do(store.get("", "resp_c")) is not None
+    assert "is damaged; it is replaced by an empty one" in caplog.text
+    store.close()
+    again = ResponseStore(tmp_path / "state", LARGE)
+    assert do(again.get("", "resp_c")) is not None
+    again.close()
+
+
+def test_one_request_brings_back_no_more_than_a_body(store: ResponseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_store, "MAX_CONVERSATION_BYTES", 10_000)
+    put(store, "a", text="a" * 6000)
+    put(store, "b", "resp_a", text="b" * 6000)
+    assert ids(do(store.conversation("", "resp_a"))) == ["msg_in_a", "msg_a"]
+    with pytest.raises(InvalidRequest, match="conversation up to this response is larger than"):
+        do(store.conversation("", "resp_b"))
+    assert do(store.get("", "resp_b")) is not None, "alone it is small enough"
+    assert do(store.items("", ["msg_a"])).keys() == {"msg_a"}
+    for wanted in (["msg_a", "msg_a"], ["msg_a", "msg_b"]):
+        with pytest.raises(InvalidRequest, match="the references stand for is larger than"):
+            do(store.items("", wanted))

@@ -78,10 +78,10 @@ def test_arguments_fit_the_schema(server: Router, name: str, temperature: float)
 
 
 def test_tools_of_recorded_outputs(server: Router) -> None:
-    tools, num_whole = recorded_tools(), 0
-    assert len(tools) > 100
-    for each in tools.values():
-        found = calls_of(server, chat([each], temperature=1.5))
+    tools, num_whole = list(recorded_tools().values())[::4], 0
+    assert len(tools) > 20
+    for each in tools:
+        found = calls_of(server, chat([each], temperature=1.5, max_tokens=400))
         if found is not None:
             [(called, arguments)] = found
             assert called == each["function"]["name"]
@@ -132,3 +132,10 @@ def test_a_real_model_calls_by_itself_what_it_is_told_to(server: Router) -> None
         server, chat([PICK], model="smollm2", temperature=0, logit_bias=[], messages=[{"role": "user", "content": "Pick red."}])
     )
     assert found == [("pick", {"colour": "red"})]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
+def test_a_model_without_calls_of_its_own_calls_once(server: Router, choice: Any) -> None:
+    """It would write the same call until its context is full."""
+    body = chat([PICK], model="smollm2", temperature=0, logit_bias=[], tool_choice=choice, parallel_tool_calls=None)
+    assert len(calls_of(server, {**body, "messages": [{"role": "user", "content": "What is the weather in Paris?"}]}) or []) == 1

@@ -113,6 +113,16 @@ def test_a_tool_without_a_name_is_refused(field: str, value: Any) -> None:
     assert f"'{field}'" in refused(tools=value)
 
 
+def test_a_tool_in_the_shape_of_another_api_is_told_the_right_one() -> None:
+    assert "must be an object with the fields" in refused(tools=[{"type": "function", "name": "add", "parameters": {}}])
+
+
+@pytest.mark.parametrize("call", [{}, {"function": "add"}, {"function": {}}, {"name": "add", "arguments": "{}"}])
+def test_a_call_without_a_function_is_refused(call: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"'messages\[1\].tool_calls\[0\].function' must be an object with the fields"):
+        chat({"role": "assistant", "tool_calls": [call]})
+
+
 def test_functions_are_tools() -> None:
     functions = [item["function"] for item in TOOLS]
     generate = chat(functions=functions, function_call={"name": "add"})
@@ -144,9 +154,17 @@ def test_calls_results_and_thoughts_of_earlier_turns_travel() -> None:
 
 
 def test_parallel_calls_and_their_parsing() -> None:
-    assert (chat(tools=TOOLS).parallel_tool_calls, chat(tools=TOOLS).parses_calls) == (True, True)
+    assert (chat(tools=TOOLS).parallel_tool_calls, chat(tools=TOOLS).parses_calls) == (None, True)
     generate = chat(tools=TOOLS, parallel_tool_calls=False, parse_tool_calls=False)
     assert (generate.parallel_tool_calls, generate.parses_calls) == (False, False)
+
+
+def test_a_named_tool_is_called_once_unless_more_are_wanted() -> None:
+    named = {"type": "function", "function": {"name": "add"}}
+    assert chat(tools=TOOLS, tool_choice=named).parallel_tool_calls is False
+    assert chat(functions=[{"name": "add"}], function_call={"name": "add"}).parallel_tool_calls is False
+    assert chat(tools=TOOLS, tool_choice=named, parallel_tool_calls=True).parallel_tool_calls is True
+    assert chat(tools=TOOLS, tool_choice="required").parallel_tool_calls is None
 
 
 def test_thoughts() -> None:

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def rival(tmp_path: Path) -> Path:
-    """The bench sees llama-server as a program with flags. This one is fastrouter under another name."""
+    """For the bench, llama-server is a program with flags. This one is fastrouter under another name."""
     path = tmp_path / "llama-server"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastrouter "$@"\n')
     path.chmod(0o755)
@@ -58,7 +58,7 @@ def test_files(run: Run, models: Path, tmp_path: Path) -> None:
 
 
 def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_path: Path) -> None:
-    """Also that its client can reach it whatever the user's settings are; and that one model has none to alternate with."""
+    """Also: its client can reach it whatever the user's settings are; one model has no other to alternate with."""
     folder = tmp_path / "one"
     folder.mkdir()
     make_llama(folder / "only.gguf")

@@ -218,7 +218,7 @@ class Terminal:
         return before
 
     def type(self, *lines: str) -> None:
-        """Each after its prompt."""
+        """Types each line after its prompt."""
         for line in lines:
             self.until("> ")
             self.write(f"{line}\n")
@@ -227,7 +227,7 @@ class Terminal:
         os.write(self._controller, text.encode())
 
     def all(self) -> str:
-        """All that is shown until it ends well."""
+        """All that is shown until it ends with exit code 0."""
         eventually(lambda: self._read() is not None and self.process.poll() is not None, "its end")
         assert self.process.returncode == 0, self._read()
         return self._read()
@@ -253,7 +253,7 @@ def test_conversation(server: Router, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def chatter(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """Scripted models, so that a conversation is as long as a test needs it."""
+    """Scripted models, so that a conversation is as long as a test needs."""
     folder = tmp_path_factory.mktemp("chatter")
     (folder / "one.gguf").write_text("{}")
     (folder / "two.gguf").write_text("{}")

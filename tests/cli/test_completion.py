@@ -136,7 +136,7 @@ def test_a_shell_it_does_not_know(place: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (2, "", "usage: fastrouter completion bash|zsh|fish\n")
 
 
-# ---------------------------------------------------------------- complete, and nothing invented
+# ---------------------------------------------------------------- complete, and no wrong names
 
 
 def test_every_verb_is_there() -> None:

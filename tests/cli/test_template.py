@@ -1,4 +1,4 @@
-"""`fastrouter template`, as its users run it."""
+"""`fastrouter template`, run as users run it."""
 
 import json
 import subprocess
@@ -54,8 +54,8 @@ def test_check(tmp_path: Path) -> None:
     result = run(tmp_path, "check", written(tmp_path, QWEN_TOOLS))
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "format: hermes (known by its template's words)"
-    assert "  tool call and result     taken as it is" in lines
+    assert lines[0] == "format: hermes (known by texts in the template)"
+    assert "  tool call and result     accepted unchanged" in lines
     assert "  two calls                ok" in lines
 
 
@@ -95,6 +95,12 @@ def test_a_template_that_does_not_come_back_ends_with_1(tmp_path: Path) -> None:
     found = checked(tmp_path, written(tmp_path, loses), code=1)
     assert found["round_trips"]["text"] == "ok"
     assert "is read as" in found["round_trips"]["call"]
+
+
+def test_a_template_that_takes_a_question_with_a_remedy_ends_with_0(tmp_path: Path) -> None:
+    counts = "{{ raise_exception('no list') if tools is not iterable }}" + CHATML
+    found = checked(tmp_path, written(tmp_path, counts))
+    assert found["conversations"]["question"] == "an empty list of tools is shown where there are none"
 
 
 @pytest.mark.parametrize(

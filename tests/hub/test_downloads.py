@@ -215,7 +215,7 @@ def test_a_wrong_hash_makes_no_model(start: StartRouter, hub: FakeHub, cache: Pa
     assert "does not match the hub's checksum" in feed.wait("download_failed")["data"]["error"]
     assert server.get("/v1/models").json["data"] == []
     assert blobs(cache) == []
-    assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).status == 400
+    assert server.post("/v1/chat/completions", {**CHAT, "model": NAME}).status == 404
     hub.always.clear()
     assert server.post("/models", {"model": NAME}).status == 200
     feed.wait("download_finished")

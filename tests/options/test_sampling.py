@@ -93,7 +93,8 @@ def test_the_core_has_its_part_of_the_table() -> None:
 
 
 def test_the_document_names_each_row() -> None:
-    words = set(re.findall(r"`([^`]+)`", DOCS.read_text()))
+    text = re.sub(r"^```.*?^```$", "", DOCS.read_text(), flags=re.S | re.M)
+    words = set(re.findall(r"`([^`]+)`", text))
     assert {field.name for field in SAMPLING} - words == set()
     assert {field.file_key for field in SAMPLING if field.file_key} - words == set()
 

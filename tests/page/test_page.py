@@ -1,4 +1,4 @@
-"""The page in a real Chromium: chats with real and scripted models, from the first key to what a model must never be able to do."""
+"""The page in a real Chromium: chats with real and scripted models, from the first key press to what a model must never be able to do."""
 
 import base64
 import json
@@ -126,7 +126,7 @@ def test_two_models_side_by_side(real: Router, tab: Tab) -> None:
     ask(page, "the dog")
     assert page.locator(".pair .author").all_inner_texts() == ["tiny0", "tiny1"]
     assert all(text.strip() for text in page.locator(".pair .prose").all_inner_texts())
-    page.get_by_role("button", name="Go on with this one").click()
+    page.get_by_role("button", name="Continue with this one").click()
     page.get_by_role("button", name="Two models side by side").click()
     with page.expect_request(CHAT) as request:
         ask(page, "and the cat?")
@@ -199,7 +199,7 @@ def test_edit_branch_and_regenerate(scripted: Router, tab: Tab) -> None:
     page.locator(".prose", has_text="second").wait_for()
     page.wait_for_selector(IDLE)
     assert page.locator(".question .siblings").inner_text().strip() == "2 / 2"
-    page.locator(".question").get_by_role("button", name="The version before").click()
+    page.locator(".question").get_by_role("button", name="Previous version").click()
     page.locator(".prose", has_text="first").wait_for()
     page.get_by_role("button", name="Answer again", exact=True).click()
     page.wait_for_selector(IDLE)
@@ -264,7 +264,7 @@ ATTACKS = (
 )  # fmt: skip
 
 
-# Elements that could do something, ids, and listeners in attributes; the head of a code block is ours.
+# Elements that could act, ids, and listeners in attributes; the head of a code block is ours.
 FIND_LIVE = """[...document.querySelectorAll('.prose *')].filter((element) => !element.closest('.code-head') && (element.id
     || /^(script|img|svg|style|link|iframe|form|input|meta|object|embed)$/i.test(element.tagName)
     || [...element.attributes].some(({ name }) => name.startsWith('on')))).map((element) => element.outerHTML)"""
@@ -335,7 +335,7 @@ COUNT_MADE = """() => {
 
 @pytest.mark.parametrize("unit", ["word ", "- a point\n", "a paragraph of text\n\n", "```js\nlet x = 1;\n"])
 def test_ten_thousand_tokens_are_drawn_once(scripted: Router, tab: Tab, unit: str) -> None:
-    """Not more elements are made than the answer has in the end, but for its last block."""
+    """The page makes no more elements than the complete answer has, except for its last block."""
     page = tab.open(scripted)
     page.wait_for_selector(".card")
     pick(page, "calm")
@@ -470,7 +470,7 @@ def test_placeholders_are_the_models_own_values(real: Router, tab: Tab) -> None:
     assert page.get_by_label("Seed").get_attribute("placeholder") == "random"
 
 
-# ---------------------------------------------------------------- doors
+# ---------------------------------------------------------------- keys and addresses
 
 
 def test_a_key_is_asked_for_and_kept(router: StartRouter, models: Path, tab: Tab) -> None:
@@ -533,7 +533,7 @@ def test_a_hidden_tab_closes_its_event_stream(scripted: Router, tab: Tab) -> Non
     page.wait_for_selector('.card[data-model="calm"] .dot[data-state="loaded"]')
 
 
-# ---------------------------------------------------------------- for everybody
+# ---------------------------------------------------------------- accessibility
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -627,6 +627,6 @@ def test_on_a_phone(chromium: Any, scripted: Router) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(scripted: Router) -> Iterator[None]:
-    """No test leaves a stream to the next one."""
+    """No test leaves a stream open for the next one."""
     yield
     eventually(lambda: scripted.status("calm") == "unloaded" or not scripted.is_processing("calm"), "the end of all streams")

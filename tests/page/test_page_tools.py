@@ -1,4 +1,4 @@
-"""Tool calls and thoughts on the page: cards, results that the user writes, what is sent with them, badges, names, figures of a stop."""
+"""Tool calls and thoughts on the page: cards, results that the user writes, their requests, badges, names, figures of a stop."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def scripted(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def page(tab: Tab, scripted: Router) -> Iterator[Any]:
-    """`calm` says that it can do everything."""
+    """`calm` claims that it can do everything."""
 
     def can(route: Any) -> None:
         answer = route.fetch()
@@ -47,7 +47,7 @@ def page(tab: Tab, scripted: Router) -> Iterator[Any]:
 
 
 def call(index: int, name: str, *pieces: str, call_id: str | None = None) -> list[dict[str, Any]]:
-    """The deltas of a call, as OpenAI's stream has them."""
+    """The deltas of a call, in the form of OpenAI's stream."""
     first = {"index": index, "id": call_id or f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
     rest = [{"index": index, "function": {"arguments": piece}} for piece in pieces]
     return [delta(tool_calls=[each]) for each in [first, *rest]]
@@ -61,7 +61,7 @@ WEATHER = [*call(0, "weather", '{"pla', 'ce":"Ro', 'me","days":[1,2],"more":{}}'
 
 
 def answer(page: Any, *events: Any) -> None:
-    """What the router answers next."""
+    """The router's next answer."""
     page.unroute(CHAT)
     page.route(CHAT, lambda route: route.fulfill(content_type="text/event-stream", body=sse(*events)))
 
@@ -76,7 +76,7 @@ def sent(page: Any, act: Callable[[], Any]) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- a stream that a test feeds
 
-# An answer in pieces that the test gives: `feed` pushes one, `close` ends the stream.
+# An answer in pieces from the test: `feed` sends one, `close` ends the stream.
 FEED = """() => {
     const real = window.fetch;
     window.feed = null;
@@ -94,7 +94,7 @@ FEED = """() => {
 
 
 def begin(page: Any, text: str = "hello") -> Callable[..., None]:
-    """Asks; gives what feeds the answer."""
+    """Asks a question; returns the function that feeds the answer."""
     page.evaluate(FEED)
     ask(page, text, waits=False)
     page.wait_for_function("() => Boolean(window.feed)")
@@ -191,11 +191,11 @@ def test_results_have_versions_and_survive_a_reload(page: Any) -> None:
     page.locator(".conversation").click()
     versions = page.locator(".tool-foot .siblings")
     assert versions.inner_text().strip() == "2 / 2"
-    versions.get_by_role("button", name="The version before").focus()
+    versions.get_by_role("button", name="Previous version").focus()
     page.keyboard.press("Enter")
     page.get_by_text("warm").wait_for()
     assert page.locator(".tool-result pre").inner_text() == "20"
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next version"
     page.fill('[aria-label="Search conversations"]', "rome")
     assert page.locator(".conversation").count() == 1
 
@@ -438,7 +438,7 @@ def test_badges_say_what_a_model_can_do(page: Any) -> None:
     badges = ["chat", "tools", "thinking", "vision"]
     assert page.locator('.card[data-model="calm"] .badge').all_inner_texts() == badges
     assert page.locator('.card[data-model="plain"] .badge').all_inner_texts() == ["chat"]
-    assert page.locator('.card[data-model="slow"] .badge').count() == 0  # nothing is known of it
+    assert page.locator('.card[data-model="slow"] .badge').count() == 0  # nothing is known about it
     page.keyboard.press("Control+k")
     assert page.locator('.picker-row[data-model="calm"] .badge').all_inner_texts() == badges
     page.keyboard.type("vision")
@@ -465,7 +465,7 @@ def named(page: Any, scripted: Router) -> Any:
 
 
 def title_answer(page: Any, content: str | None, finish: str = "stop", status: int = 200) -> list[dict[str, Any]]:
-    """Streams are answered with "42"; what else is asked for is a title. Gives the requests for titles, as they come."""
+    """Answers streams with "42"; all other requests are for titles. Returns the requests for titles, in order."""
     asked: list[dict[str, Any]] = []
 
     def give(route: Any) -> None:
@@ -579,7 +579,7 @@ def test_files_keep_calls_results_and_thoughts(page: Any, tmp_path: Path) -> Non
     assert (body["tools"], body["tool_choice"]) == ([TOOL], "none")
 
 
-# ---------------------------------------------------------------- for everybody
+# ---------------------------------------------------------------- accessibility
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""The page when things go wrong, and where people with a phone, a tablet or a keyboard get stuck: keys, cuts, bursts, drawers, focus."""
+"""The page when things fail, and problems of people with a phone, a tablet or a keyboard: keys, cuts, bursts, drawers, focus."""
 
 import json
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def test_the_end_stays_in_sight_however_fast_it_goes_away(page: Any) -> None:
 def test_a_worker_that_dies_says_of_what(page: Any) -> None:
     ask(page, {"tokens": 300, "delay_s": 0.01, "die": "SIGKILL", "die_after": 20})
     failure = page.locator(".failure")
-    failure.get_by_text("The answer broke off").wait_for()
+    failure.get_by_text("The answer is incomplete").wait_for()
     failure.get_by_text("killed by signal 9").wait_for()
     assert "t19" in page.locator(".prose").inner_text()
 
@@ -105,10 +105,10 @@ def test_what_gets_in_all_the_same_can_do_nothing(tab: Tab, page: Any) -> None:
     page.wait_for_function("(wanted) => new Set(window.refused).size >= wanted", arg=len(wanted))
     assert set(page.evaluate("window.refused")) == wanted
     assert page.evaluate("window.hacked") is None
-    tab.problems.clear()  # the browser's words on what it refused
+    tab.problems.clear()  # the browser's messages about what it refused
 
 
-# ---------------------------------------------------------------- doors
+# ---------------------------------------------------------------- keys and addresses
 
 
 def test_who_gives_no_key_can_give_it_later(tab: Tab, router: StartRouter, models: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_drawer_keeps_the_rest_out_of_reach(chromium: Any, scripted: Router) -
 def test_the_list_of_conversations_keeps_the_keyboard_where_it_is(page: Any) -> None:
     ask(page, says("one"))
     page.keyboard.press("Control+Shift+O")
-    ask(page, {"tokens": 250, "delay_s": 0.01}, waits=False)  # kept now and again while it comes
+    ask(page, {"tokens": 250, "delay_s": 0.01}, waits=False)  # stored from time to time while it comes
     page.locator(".conversation >> nth=1").focus()
     title = page.evaluate(FOCUSED)
     page.wait_for_selector(".answer[aria-busy=true]", state="detached")
@@ -203,12 +203,12 @@ def test_who_answers_again_is_not_lost(page: Any) -> None:
             page.keyboard.press("Enter")
         page.wait_for_function("() => document.activeElement.id === 'composer-text'")
     page.locator(".answer .siblings", has_text="3 / 3").wait_for()
-    page.get_by_role("button", name="The version before").focus()
+    page.get_by_role("button", name="Previous version").focus()
     page.keyboard.press("Enter")
     page.locator(".answer .siblings", has_text="2 / 3").wait_for()
     page.keyboard.press("Enter")
     page.locator(".answer .siblings", has_text="1 / 3").wait_for()
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "The next version"
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next version"
 
 
 def test_the_theme_follows_the_system_while_the_page_is_open(page: Any) -> None:

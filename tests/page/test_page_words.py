@@ -1,4 +1,4 @@
-"""The page in plain words: what buttons and settings are called, which model it begins with, how failures are explained, what is folded."""
+"""The page in plain words: the names of buttons and settings, the first model, explanations of failures, what is folded."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tiny_models import make_llama
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 FOCUSED_LABEL = "document.activeElement.getAttribute('aria-label')"
 DAMAGED = "tensor 'blk.0.attn_q.weight' not found"
-FAILURES = {  # what the loader says: a word of what it means, the main button
+FAILURES = {  # the loader's message: a word of its explanation, the main button
     DAMAGED: ("damaged", "Choose another model"),
     "general.alignment ends at byte 900, the file at byte 450: it is incomplete": ("damaged", "Choose another model"),
     "unknown model architecture: 'new'": ("newer version", "Choose another model"),
@@ -35,7 +35,7 @@ def scripted(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def mixed(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    """By name: an embedding model, a model without a template, a broken one, and only then one that was made to chat."""
+    """In the order of names: an embedding model, a model without a template, a broken one, and last one that was made for chats."""
     folder = tmp_path_factory.mktemp("mixed")
     make_bert(folder / "a-vectors.gguf")
     make_llama(folder / "b-base.gguf")
@@ -58,7 +58,7 @@ def page(tab: Tab, scripted: Router) -> Any:
 
 
 def test_every_button_without_words_says_what_it_does(page: Any) -> None:
-    """Under the pointer and on the keyboard's focus; Escape takes the words away."""
+    """Shown for the pointer and for the keyboard's focus; Escape hides the words."""
     ask(page, says("hello"))
     page.fill(TEXT, "more")
     tip = page.locator(".tip")
@@ -173,13 +173,13 @@ STREAM = """async ([pieces, expected]) => {
     for (const [at, piece] of pieces.entries()) {
         live.set((text += piece));
         for (let frame = 0; frame < 300 && head() !== expected[at]; frame += 1) await new Promise(requestAnimationFrame);
-        await new Promise((done) => setTimeout(done, 60)); // for whatever else is drawn
+        await new Promise((done) => setTimeout(done, 60)); // for anything else that is drawn
         heads.push(head());
     }
     live.finish(text);
     element.remove();
     return heads;
-}"""  # drawn when there is time: each head is waited for
+}"""  # drawn when there is time, so the test waits for each head
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_code_keeps_its_language_while_it_comes(page: Any, pieces: list[str], he
 def test_long_lines_of_code_scroll_in_their_block(page: Any, size: dict[str, int] | None, before: str) -> None:
     if size is not None:
         page.set_viewport_size(size)
-    ask(page, says(f"{before}```python\n{'' if not before else '  '}x = '{'word ' * 80}'\n"))  # never closed: as it is while it comes
+    ask(page, says(f"{before}```python\n{'' if not before else '  '}x = '{'word ' * 80}'\n"))  # never closed: like one that still comes
     block = page.locator(".prose pre")
     assert block.evaluate("(pre) => pre.scrollWidth > pre.clientWidth + 100 && getComputedStyle(pre).overflowX === 'auto'")
     assert not is_wider_than_window(page)

@@ -1,6 +1,6 @@
-"""The panel `Models and memory` in a real browser on a real router: what it shows follows what happens, what it does is asked for first.
+"""The panel `Models and memory` in a real browser on a real router: it shows what happens, and asks before it acts.
 
-The workers follow scripts (fake_worker.py), so that answers are as slow as a test needs them; the hub is fake_hub.py.
+The workers follow scripts (fake_worker.py), so that answers are as slow as a test needs; the hub is fake_hub.py.
 """
 
 import json
@@ -250,7 +250,7 @@ def test_a_real_model(tab: Tab, router: StartRouter, models: Path) -> None:
     expect(panel.locator("dt", has_text="seed").locator("+ dd")).to_have_text("random")
 
 
-# ---------------------------------------------------------------- for everybody
+# ---------------------------------------------------------------- accessibility
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,10 +1,12 @@
 """A real supervisor with real processes that follow a script, for tests: see fake_worker.py."""
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.fork_server import ForkServer
 
 WHOLE = b"".join(b"t%d " % i for i in range(5))  # the answer to a request without a script
@@ -71,13 +74,14 @@ class House:
 
     def __init__(self, folder: Path, models_max: int, **settings: Any) -> None:
         self.folder = folder
+        self.stopped_at: float | None = None  # what the supervisor's clock shows while it stands still
         self.events: list[tuple[str, str]] = []
         self.reasons: list[tuple[str, str]] = []  # (model, why it left)
         self.fields: dict[str, dict[str, Any]] = {}
         self.max_resident = 0
         self.fork_server = ForkServer(FAKE)
         config = Config(models_max=models_max, **settings)
-        self.supervisor = Supervisor(config, maker=self.fork_server, on_event=self._on_event)
+        self.supervisor = Supervisor(config, maker=self.fork_server, on_event=self._on_event, timers=Timers(self._now))
 
     def _on_event(self, event: Event) -> None:
         if event.event == "model_status":
@@ -85,6 +89,18 @@ class House:
             if "reason" in event.data:
                 self.reasons.append((event.model, event.data["reason"]))
             self.max_resident = max(self.max_resident, self.num_resident())
+
+    def _now(self) -> float:
+        return time.monotonic() if self.stopped_at is None else self.stopped_at
+
+    @contextlib.contextmanager
+    def clock_stands_still(self) -> Iterator[None]:
+        """Between two decisions that must agree: models that have been idle for longer leave earlier."""
+        self.stopped_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stopped_at = None
 
     def num_resident(self) -> int:
         return sum(instance.state in RESIDENT for instance in self.supervisor.instances())

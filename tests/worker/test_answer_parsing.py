@@ -140,7 +140,7 @@ def test_control_tokens_of_markers_are_read_and_others_stay_hidden(tmp_path: Pat
     ids=["mistral", "gpt-oss"],
 )
 def test_formats_of_control_tokens(tmp_path: Path, template: str, special: list[str], text: str, expected: str) -> None:
-    """An end of the vocabulary's may be a part of a call."""
+    """An end token of the vocabulary may be a part of a call."""
     template = (
         "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}{% for message in messages %}{{ message.content or '' }}"
         "{% for call in message.tool_calls or [] %}" + template + "{% endfor %} {% endfor %}{{ word }}"
@@ -196,13 +196,13 @@ def submit_only(choice: Any) -> Generate:
 
 
 def certain(text: str) -> str:
-    """Without what may have been half of a marker, or have stood before one."""
+    """Without text that may have been a part of a marker, or was before one."""
     return re.sub(r"\s*(<[/\w]*)?$", "", text)
 
 
 @pytest.mark.parametrize("max_tokens", range(1, 30))
 def test_a_limit_cuts_anywhere(bench: Bench, max_tokens: int) -> None:
-    """What came is the start of the whole answer."""
+    """The text that came is the start of the whole answer."""
     whole, cut = ask(bench, "cat"), ask(bench, "cat", max_tokens=max_tokens)
     assert thought(whole).startswith(certain(thought(cut)))
     assert whole.text().startswith(certain(cut.text()))
@@ -215,7 +215,7 @@ def test_a_template_without_markers(bench: Bench) -> None:
     assert bench.ask(None, 200, messages=HELLO, chat_template="{{ messages[0].content }} dog").text() == SCRIPTS["dog"]
 
 
-# ---------------------------------------------------------------- with everything else
+# ---------------------------------------------------------------- together with other features
 
 
 def test_choices_are_parsed_each_for_itself(bench: Bench) -> None:
@@ -264,7 +264,7 @@ def test_an_abort_in_a_call_leaves_nothing(bench: Bench) -> None:
 
 
 def test_many_at_the_same_time_and_too_little_cache(path: Path) -> None:
-    """Sequences give their slots back and go on; their parsers go on, too."""
+    """Sequences give their slots back and continue later; their parsers continue too."""
     here = Bench(path, 1 << 18, ctx_size=128, parallel=4, kv_unified=True)
     clients = [submit(here, word) for word in ("cat", "red", "cat", "dog")]
     here.run(*clients)
@@ -310,7 +310,7 @@ def test_a_budget_ends_the_thought_with_its_message(bench: Bench, budget: int) -
     assert thought(client).startswith(THOUGHT[:2] if budget else "")
     assert thought(client).endswith("... enough.")
     assert len(thought(client)) < len("... enough.") + 6 * (budget + 1)
-    # The model goes on as after any thought: this one says what follows "</think>\n\n".
+    # The model continues as after any thought: this one writes what follows "</think>\n\n".
     assert client.finish["reasoning_tokens"] < client.finish["completion_tokens"]
     assert "</think>" not in client.text() + thought(client)
 
@@ -383,7 +383,7 @@ def test_a_form_binds_from_the_first_token_without_a_thought(special: Bench) -> 
 
 
 def test_a_marker_of_several_tokens_is_written_whole(bench: Bench) -> None:
-    """Half of it would be text without a form."""
+    """An incomplete marker would be text outside of the grammar."""
     client = ask(bench, "cat", tools=None, constraint=FORM, reasoning_budget=1)
     assert client.thoughts
     assert orjson.loads(client.text()).keys() == {"ok"}

@@ -1,4 +1,4 @@
-"""Ends of an answer by indentation and time: texts in all splits into tokens compared with the rule itself, and requests end to end."""
+"""Limits of an answer by indentation and time: texts in all splits into tokens, compared with the plain rule; whole requests."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_indentation(pieces: list[str], n_indent: int) -> None:
 def test_indentation_beside_stop_words() -> None:
     assert run([b"a\n", b"  b", b"\n", b"st", b"op"], 2, stop=["stop"]) == ("a\n  b\n", "word", 5)
     assert run([b"a\n", b"  st", b"op\n", b"x"], 2, stop=["stop"]) == ("a\n  ", "word", 3)
-    assert run([b"a\n", b"s"], 2, stop=["stop"]) == ("a\n", "limit", 2)  # it was held back, and it is too early
+    assert run([b"a\n", b"s"], 2, stop=["stop"]) == ("a\n", "limit", 2)  # it was held back, and it is indented too little
 
 
 def test_a_line_end_after_the_time_ends_it() -> None:

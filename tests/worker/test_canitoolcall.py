@@ -1,7 +1,7 @@
-"""canitoolcall: 469 recorded outputs of nine families of models, with the message a correct engine makes of them, judged by its own checks.
+"""canitoolcall: 469 recorded outputs of nine families of models, the message that a correct engine makes of each, and its own checks.
 
-Its checks want that a call which was cut never reaches the client. So calls are held until they are complete; what comes of the same
-outputs while calls are given out as they come is held here too.
+Its checks require that an incomplete call never reaches the client. So calls are held until they are complete; the same outputs are
+tested here without holding calls too.
 """
 
 from collections import Counter
@@ -14,12 +14,12 @@ from pieces import Message
 from recorded_outputs import chunkings, families, outputs, parse
 
 FAMILIES = ("deepseek", "gemma4", "glm", "gpt-oss", "kimi", "llama", "mistral", "qwen3-hermes", "qwen3-xml")
-# Not equal to what is expected, though equal but for white space around it.
+# Different from the expected message, but equal without the white space around it.
 ALMOST = {
     "gemma4/vllm-text-before-call": "the blank before a call is not text; gemma4/sglang-text-before-call, in the same format, says it is",
 }
 NOT_PASSED: dict[str, str] = {}
-# As they come: calls that turn out to be cut or malformed after their arguments have begun, and so have been given out.
+# Without holding calls: calls that are found incomplete or malformed after their arguments have begun, so they were given out.
 GIVEN_OUT = {
     "deepseek/v3-truncated-mid-arguments",
     "deepseek/v31-truncated-mid-arguments",
@@ -72,7 +72,7 @@ def test_all_of_them_are_there() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_output_is_read_as_expected(family: str) -> None:
-    """In every chunking. Lines of outputs that pass now must be removed above."""
+    """For every way to cut the text. Outputs that pass now must be removed from the lists above."""
     statuses = judge_family(family, holds_calls=True)
     not_equal = {id for id, status in statuses.items() if status is not Status.PASS}
     assert not_equal == {id for id in (*ALMOST, *NOT_PASSED) if id in statuses}

@@ -21,7 +21,7 @@ WAIT_S = 30
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Jobs that wait for it; they end with the test."""
+    """Jobs that wait for the event; they end with the test."""
     made = threading.Event()
     yield made
     made.set()
@@ -81,7 +81,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 class Compiled:
-    """What was started; all of it waits."""
+    """The jobs that were started; all of them wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
         self.begun: list[str] = []

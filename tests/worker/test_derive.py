@@ -1,4 +1,4 @@
-"""Formats derived from templates that are in no list; what cannot be derived; which format a template gets in the end."""
+"""Formats derived from templates that are not in the table; what cannot be derived; which format a template gets in the end."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ ITEMS = f"{{% for k, v in {_ARGUMENTS}.items() %}}"
 def made(
     call: str, *, thought: str = "", before: str = "", after: str = "", between: str = "", end: str = "<|eot|>", prompt: str = ""
 ) -> str:
-    """A template that writes calls so; its words are in no table."""
+    """A template that writes calls like this; its words are not in the table."""
     calls = "{% for c in m.tool_calls %}" + call + "{% if not loop.last %}" + between + "{% endif %}{% endfor %}"
     return (
         f"{_SHOWS_TOOLS}{{% for m in messages %}}{_OPEN}{thought}{{{{ m.content }}}}"

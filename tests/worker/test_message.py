@@ -27,7 +27,7 @@ def message(*, is_parallel: bool = True, **options: Any) -> Message:
 
 
 def pieces_of(message: Message, texts: list[str]) -> list[Piece]:
-    """As the engine asks for them."""
+    """The pieces of the message, taken in the same way as in the engine."""
     found: list[Piece] = []
     for number, text in enumerate(texts, 1):
         kind = message.plain_kind(text.encode(), number)

@@ -1,4 +1,4 @@
-"""Whatever a model writes, and whatever the pieces it comes in: the parser gives the same message, and never raises."""
+"""For any text of a model, cut into any pieces, the parser gives the same message and never raises."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ FRAGMENTS = (
     *("{", "}", "[", "]", "(", ")", '"', "'", "\\", ",", ":", "=", "<", ">", "</", "<|", " ", "\n", "\n\n", "0", "-1.5e3", "é", "日"),
     *("f", "g", "a", "n", "true", "True", "None", "null", "hello", "all\n", "f\n", "f:0", "functions.f", "to=functions.f", "assistant"),
     *('{"name": "f", "arguments": {"a": "x"}}', '{"name":"g","parameters":{}}', '{"a": [1, {"b": "\\u00e9\\n"}]}', "\\u00", '\\"'),
-    *("x" * 300, "x" * 2100, " " * 70, "9" * 1100, "[" * 300),  # longer than a name, a key, a gap, a number and a depth may be
+    *("x" * 300, "x" * 2100, " " * 70, "9" * 1100, "[" * 300),  # longer than the limits of a name, a key, a gap, a number and a depth
     *('f(a=1, a="x")', "f(n=2)", "call:f{a:1}", "{'x': 1}", "{}", "analysis", "json"),
 )
 
@@ -45,7 +45,7 @@ def markers_of(part: object) -> Iterator[str]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[Format, str, list[int]]:
-    """A format, a text made of its markers and of what stands between them, and where the text is cut."""
+    """A format, a text made of its markers and of texts between them, and the places where the text is cut."""
     form = draw(st.sampled_from(FORMATS))
     markers = sorted(set(markers_of(form)))
     marker = st.sampled_from([*markers, *(each.strip() for each in markers)])
@@ -95,7 +95,7 @@ def test_recorded_outputs_are_the_same_in_any_pieces(output: object, data: st.Da
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(FORMATS), st.text(st.characters(exclude_characters="<[>{\n\r\t "), min_size=1), st.integers(0, 50))
 def test_text_without_markers_is_given_out_at_once(form: Format, text: str, cut: int) -> None:
-    """All of it, as soon as it comes."""
+    """All of the text, as soon as it comes."""
     parser = MessageParser(form, TOOLS)
     before = "<|channel|>final<|message|>" if form.name == "gpt-oss" else "all\n" if form.name == "functionary-3.2" else ""
     parser.push(before + "x")
@@ -126,7 +126,7 @@ HOSTILE = {
 
 
 def work(name: str, text: str, holds: bool, step: int) -> int:
-    """How often anything is called for a text that comes in steps, and how many characters wait at each step."""
+    """How many function calls a text in steps needs, and how many characters wait at each step."""
     form = next(form for form in FORMATS if form.name == name)
     parser = MessageParser(form, TOOLS, holds_calls=holds)
     calls = waiting = 0
@@ -158,7 +158,7 @@ def work(name: str, text: str, holds: bool, step: int) -> int:
 @pytest.mark.parametrize("step", [3, 100_000])
 @pytest.mark.parametrize("case", HOSTILE)
 def test_work_grows_with_the_length_only(case: str, step: int, holds: bool) -> None:
-    """Eight times the text is at most about eight times the work. With work that grows with the square it would be sixty-four."""
+    """Eight times the text needs at most about eight times the work. Work that grows with the square would be 64 times."""
     name, begin, again = HOSTILE[case]
     short, long = (begin + again * (length // len(again)) for length in (2_000, 16_000))
     assert work(name, long, holds, step) < 10 * work(name, short, holds, step)

@@ -1,4 +1,4 @@
-"""What the recorded outputs do not hold: formats that have none, values by their schema, mistakes of models, and the parser's switches.
+"""What the recorded outputs do not cover: formats without any, values by their schema, mistakes of models, and the parser's switches.
 
 The outputs are what the models' own chat templates write for a message with a thought and two calls.
 """
@@ -113,7 +113,7 @@ def test_a_message_as_the_template_writes_it(name: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.format.name)
 def test_each_format_is_told_by_the_texts_of_its_row(row: object) -> None:
-    """No earlier row takes its templates."""
+    """No earlier row matches its templates."""
     assert find_format("\n".join(row.tells)) is row.format  # type: ignore[attr-defined]
 
 

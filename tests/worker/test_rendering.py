@@ -1,4 +1,4 @@
-"""Templates in the worker's loop and in processes that can be killed: which is which, the same text, and an end for whatever hangs."""
+"""Templates in the worker's loop and in processes that can be killed: the choice, the same text, and an end for a template that hangs."""
 
 import os
 import threading
@@ -177,12 +177,12 @@ def test_the_format_is_known_before_the_first_chat(monkeypatch: pytest.MonkeyPat
 
 def test_the_user_is_told_once_what_is_done_to_messages(renderer: Renderer) -> None:
     system = {"role": "system", "content": "Be brief."}
-    told = "the chat template does not take all messages as they are: the system message is put before the first user message"
+    told = "the chat template does not accept all messages unchanged: the system message is put before the first user message"
     for _ in range(2):
         assert renderer.render(asked(MISTRAL, [system, USER])) == "<s>[INST] Be brief.\nHello [/INST]"
     assert list(renderer.notices) == [told]
     renderer.notices.clear()
-    renderer.find_format(MISTRAL)  # its probes are not the user's messages
+    renderer.find_format(MISTRAL)  # the probes are not the user's messages
     assert renderer.render(asked(MISTRAL, [USER])) == "<s>[INST] Hello [/INST]"
     assert not renderer.notices
     assert renderer.show(asked(MISTRAL, [system, USER])).adaptations == ("the system message is put before the first user message",)

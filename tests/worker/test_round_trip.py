@@ -1,6 +1,6 @@
 """Messages through every chat template that llama.cpp ships and back through the parser, whole and in pieces of every size.
 
-The templates are in build/llama-templates (packaging/llama_templates.py). NOT_ROUND lists what does not come back, and why.
+The templates are in build/llama-templates (packaging/llama_templates.py). NOT_ROUND lists what does not come back unchanged, and why.
 """
 
 import json
@@ -101,7 +101,7 @@ NOT_ROUND: dict[str, dict[str, str]] = {
 
 
 class Shown:
-    """What a template makes of the messages, and how it is read."""
+    """A template's output for the messages, and how it is parsed."""
 
     def __init__(self, name: str) -> None:
         source = (FOLDER / name).read_text()
@@ -135,7 +135,7 @@ def test_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_in_pieces_of_every_size(name: str) -> None:
-    """Every size where everything is in a message; the small ones, which cut each marker everywhere, for the others."""
+    """Every size for a message with all parts; for the others only small sizes, which cut each marker everywhere."""
     shown = shown_by(name)
     for key in shown.wholes:
         whole = shown.trip(key)
@@ -153,5 +153,5 @@ def test_the_list_of_what_does_not_come_back_is_short() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_template_takes_every_message(name: str) -> None:
-    """Adapted where it must be."""
+    """Adapted if that is needed."""
     assert set(shown_by(name).wholes) == set(MESSAGES)

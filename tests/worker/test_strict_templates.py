@@ -1,4 +1,4 @@
-"""Messages that a template drops or refuses: adapted where the meaning allows, told in words; else the template's own sentence."""
+"""Messages that a template drops or refuses: changed if the meaning allows it, and reported; else the template's error message."""
 
 import copy
 import json
@@ -59,7 +59,7 @@ def result(number: int, text: str = "20 degrees") -> dict[str, Any]:
 
 
 def render(source: str, messages: list[Any], tools: Any = None, *, prompt: bool = False, **kwargs: Any) -> tuple[str, list[str]]:
-    """The text, and what was done; the caller's messages stay as they are."""
+    """The text, and the changes; the caller's messages do not change."""
     template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
     before = copy.deepcopy((messages, tools))
     text = template.render(messages, tools, prompt, False, **kwargs)
@@ -67,7 +67,7 @@ def render(source: str, messages: list[Any], tools: Any = None, *, prompt: bool 
     return text, list(template.adaptations)
 
 
-# ---------------------------------------------------------------- what a template drops in silence
+# ---------------------------------------------------------------- what a template drops silently
 
 
 def test_nothing_is_done_where_nothing_is_needed() -> None:
@@ -123,6 +123,23 @@ def test_results_between_roles_that_alternate() -> None:
     assert "20 degrees" in text
 
 
+def test_a_question_after_a_result_where_no_answer_may_be_empty() -> None:
+    """Agents send a result and a text of the user together."""
+    source = turns(
+        "{% if m.role == 'assistant' and not m.content and not m.tool_calls %}" + _REFUSE % "no text" + "{% endif %}"
+        "{% if m.role == 'user' and ns.last == 'tool' %}" + _REFUSE % "roles must alternate" + "{% endif %}{% set ns.last = m.role %}"
+        "[{{ m.role }}:{{ m.content or '' }}" + _CALLS + "]",
+        "{% set ns = namespace(last='') %}",
+    )
+    text, adaptations = render(source, [USER, called(1), {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}, USER])
+    assert text.endswith("[tool:sunny][assistant: ][user:Hello]")
+    assert adaptations == [
+        "an empty answer is put between the result of a tool and a user message",
+        "a space is put into answers without text",
+    ]
+    assert render(source, [USER, {"role": "assistant", "content": ""}, USER])[1] == ["a space is put into answers without text"]
+
+
 def test_ids_of_nine_characters() -> None:
     text, done = render(NINE, [USER, called(1, 2, content=""), result(1), result(2)])
     ids = [part.split()[0] for part in text.split("(")[1:]]
@@ -153,6 +170,15 @@ def test_a_result_without_a_call() -> None:
     assert done == ["results of tools that belong to no call are shown as user messages"]
 
 
+def test_a_template_that_works_on_the_text_of_earlier_answers() -> None:
+    is_earlier = "{% if m.role == 'assistant' and not loop.last %}"
+    source = turns(is_earlier + "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content or '' }}{% endif %}" + _CALLS)
+    asked = [USER, called(1)]
+    assert render(source, asked)[1] == []
+    text, adaptations = render(source, [*asked, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}])
+    assert (text.count("get_weather"), adaptations) == (1, [])
+
+
 def test_a_text_beside_a_thought_and_calls() -> None:
     source = turns(
         "{% if m.tool_calls and m.content and m.thinking %}" + _REFUSE % "content or thinking" + "{% endif %}"
@@ -160,7 +186,7 @@ def test_a_text_beside_a_thought_and_calls() -> None:
     )
     text, done = render(source, [USER, called(1, content="I look.", reasoning_content="Hm.")])
     assert text.startswith("[user:|Hello][assistant:Hm.\n\nI look.|(call_1 ")
-    assert done == ["a text beside a thought and tool calls is put behind the thought"]
+    assert done == ["a text beside a thought and tool calls is put after the thought"]
 
 
 def test_tools_with_types_that_a_template_cannot_name() -> None:
@@ -182,7 +208,7 @@ def test_tools_with_types_that_a_template_cannot_name() -> None:
     odd = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
     text, done = render(source, [USER], [odd])
     assert text == f"[{describe_tools([odd])}][Hello]"
-    assert done == ["tools are described in the system message, as the template refuses them"]
+    assert done == ["tools are described in the system message, because the template refuses them"]
 
 
 def test_what_cannot_be_adapted_ends_with_the_templates_own_sentence() -> None:
@@ -268,6 +294,6 @@ def test_the_log_says_once_what_was_done(router: StartRouter, models: Path, tmp_
         assert answer.status == 200, answer.body
     refused = server.post("/v1/chat/completions", {"model": "tiny0", "messages": [USER, {"role": "critic", "content": "no"}]})
     assert refused.error["message"] == "chat template: Only user and assistant roles are supported!"
-    line = f"tiny0: the chat template does not take all messages as they are: {SYSTEM_FOLDED}"
+    line = f"tiny0: the chat template does not accept all messages unchanged: {SYSTEM_FOLDED}"
     eventually(lambda: line in server.log, "the line")
     assert server.log.count(SYSTEM_FOLDED) == 1

@@ -1,4 +1,4 @@
-"""Grammars of tool calls: whatever follows them is a call of the format, with arguments that its tool's schema takes."""
+"""Grammars of tool calls: every text that follows them is a call of the format, with arguments that its tool's schema allows."""
 
 import ctypes
 import json
@@ -127,7 +127,7 @@ def allowed(matcher: Matcher, vocab: Vocab) -> list[int]:
 
 
 def walk(matcher: Matcher, vocab: Vocab, chance: random.Random) -> str | None:
-    """A random text of the grammar; None where it got too long. It prefers what ends things, more and more."""
+    """A random text of the grammar; None if it got too long. It prefers tokens that close something, more and more."""
     text = b""
     for step in range(MAX_STEPS):
         if matcher.is_complete:
@@ -346,3 +346,25 @@ def test_parameters() -> None:
     }
     named = properties_of({"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "null"}}, "required": ["c", 1]})
     assert named == [("a", {"type": "null"}, False), ("c", {}, True)]
+
+
+@pytest.mark.parametrize("format", [FORMATS["object"], *(row.format for row in ROWS if row.format.calls)], ids=lambda format: format.name)
+def test_a_grammar_grows_with_its_schema_and_no_faster(format: Format) -> None:
+    def size(count: int) -> int:
+        parameters = {"type": "object", "properties": {f"p{number:03}": {"type": "integer"} for number in range(count)}}
+        return len(call_grammar(format, Wish([tool("a", parameters)], True), lambda marker: [marker]))
+
+    assert size(400) < 2.5 * size(200)
+
+
+def test_a_tool_whose_grammar_is_too_large_takes_any_object(grammars: Grammars) -> None:
+    names = [f"d{number}" for number in range(2000)]
+    properties = {f"p{number}": {"$ref": f"#/$defs/{name}"} for number, name in enumerate(names[:500])}
+    parameters = {"$defs": {name: {"type": "integer"} for name in names}, "properties": properties, "required": list(properties)}
+    tags = next(row.format for row in ROWS if row.format.calls and isinstance(row.format.calls.syntax, Tagged))
+    wish = Wish([tool("a", parameters)], True)
+    with pytest.raises(ValueError, match="more than 4 MiB"):
+        call_grammar(tags, wish, lambda marker: [marker])
+    found = grammars.compile_calls(tags, wish)
+    assert not found.result(60).problem
+    grammars.leave(found)

@@ -12,7 +12,7 @@ from typing import Any
 from fastrouter import __version__
 from fastrouter._core import Request
 from fastrouter.api.flavours.ollama import Chat, Generate, iso_now
-from fastrouter.api.models.access import Models
+from fastrouter.api.models.access import Models, is_read_only
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.models.lines import LineStream
 from fastrouter.api.models.ollama_shapes import NEVER, details, digest, entry, shown
@@ -89,14 +89,14 @@ class Ollama:
         else:
             lease = self._supervisor.acquire_now(spec) or await self._supervisor.acquire(spec, autoload=is_autoload, priority=priority)
             with lease:
-                if keep_alive_s is not None:
+                if keep_alive_s is not None and not is_read_only(request):
                     lease.keep_alive(keep_alive_s)
         reason = "unload" if keep_alive_s == 0 else "load"
         return encode_json({"model": spec.id, "created_at": iso_now(), **content, "done": True, "done_reason": reason})
 
     def _unload(self, request: Request, spec: ModelSpec) -> None:
-        if request.caller is not None and request.caller.is_read_only:
-            raise Forbidden("this key is read-only: unloading a model needs a key without `read-only`")
+        if is_read_only(request):
+            raise Forbidden("this key is read-only: to unload a model needs a key without `read-only`")
         with contextlib.suppress(InvalidRequest):  # it is not loaded
             self._supervisor.unload(spec.runner.id)
 

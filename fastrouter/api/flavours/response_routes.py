@@ -15,6 +15,7 @@ from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
+from fastrouter.api.requests.response_items import kind_of
 from fastrouter.api.requests.responses import ResponseAsk, chat_of, named_as_here
 from fastrouter.api.response_store import ResponseStore, Stored
 from fastrouter.api.serving.call import Caller
@@ -151,8 +152,8 @@ def _needs_store(body: dict[str, Any]) -> bool:
 
 
 def _with_id(item: Item) -> Item:
-    """An item as it is shown later: with an id and a status; a message's text is in parts."""
-    kind = item.get("type", "message")
+    """As it is shown later: with an id, a status, and a message's text in parts."""
+    kind = kind_of("input", item)
     shown = {**item, "type": kind, "id": item.get("id") or new_id(_PREFIXES.get(kind, "item"))}
     if kind == "message":
         content = item.get("content")

@@ -31,6 +31,11 @@ DOWNLOAD_RETRY_S = 5
 NO_MODELS = "there are no models: put .gguf files into the folder of --models-dir, or run `fastrouter pull user/repo`"
 
 
+def is_read_only(request: Request) -> bool:
+    """Its key may change nothing."""
+    return request.caller is not None and request.caller.is_read_only
+
+
 class Models:
     def __init__(
         self,

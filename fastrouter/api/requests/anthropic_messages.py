@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
+from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported_kind, string
 from fastrouter.api.requests.tools import tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
@@ -168,7 +168,7 @@ def _text(block: _Block) -> str:
             title = [value["title"]] if isinstance(value.get("title"), str) else []
             return "\n".join((*title, _document(f"{name}.source", value.get("source"))))
         case "image" | "container_upload":
-            raise not_supported(f"{name}.type={block.type}")
+            raise not_supported_kind(name, block.type)
     raise invalid(f"{name}.type", f"must be {_TEXT_TYPES}")
 
 
@@ -178,7 +178,7 @@ def _document(name: str, value: Any) -> str:
         return string(f"{name}.data", source.get("data"))
     if source.get("type") == "content":
         return "\n".join(_text(part) for part in _blocks(f"{name}.content", source.get("content")))
-    raise not_supported(f"{name}.type={source.get('type')}")
+    raise not_supported_kind(name, source.get("type"))
 
 
 # ---------------------------------------------------------------- tools

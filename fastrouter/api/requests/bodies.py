@@ -17,7 +17,7 @@ from fastrouter._core import Request, scan_json
 from fastrouter.errors import InvalidRequest, Unavailable
 
 MAX_VALUES = 1 << 16
-MAX_DEPTH = 512
+MAX_DEPTH = 200  # orjson writes no more than 254 levels, and an answer may repeat a field some levels down
 MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")

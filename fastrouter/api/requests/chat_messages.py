@@ -5,7 +5,7 @@ Invariant: the result is a list of objects with a text content (or parts of text
 
 from typing import Any
 
-from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported, string
+from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported_kind, string
 from fastrouter.errors import InvalidRequest
 
 _MEDIA_PARTS = frozenset({"image_url", "input_audio", "input_video", "video_url", "input_image", "file"})
@@ -29,9 +29,17 @@ def _check_message(name: str, value: Any) -> None:
         raise invalid(f"{name}.content", "is missing")
     if content is not None and not isinstance(content, str):
         _check_parts(f"{name}.content", content)
-    tool_calls = message.get("tool_calls")
-    if tool_calls is not None and not (isinstance(tool_calls, list) and all(isinstance(call, dict) for call in tool_calls)):
-        raise invalid(f"{name}.tool_calls", "must be a list of objects")
+    if message.get("tool_calls") is not None:
+        _check_calls(f"{name}.tool_calls", message["tool_calls"])
+
+
+def _check_calls(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
+        raise invalid(name, "must be a list of objects")
+    for index, call in enumerate(value):
+        function = call.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise invalid(f"{name}[{index}].function", 'must be an object with the fields "name" and "arguments"')
 
 
 def _check_parts(name: str, value: Any) -> None:
@@ -40,7 +48,7 @@ def _check_parts(name: str, value: Any) -> None:
     for index, part in enumerate(value):
         kind = json_object(f"{name}[{index}]", part).get("type")
         if isinstance(kind, str) and kind in _MEDIA_PARTS:
-            raise not_supported(f"{name}[{index}].type={kind}")
+            raise not_supported_kind(f"{name}[{index}]", kind)
         if kind != "text":
             raise invalid(f"{name}[{index}].type", 'must be "text"')
         string(f"{name}[{index}].text", part.get("text"))

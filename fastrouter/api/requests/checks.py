@@ -32,6 +32,10 @@ def not_supported(name: str) -> InvalidRequest:
     return invalid(name, "is not supported yet")
 
 
+def not_supported_kind(name: str, kind: Any) -> InvalidRequest:
+    return invalid(f"{name}.type", f'is "{str(kind)[:100]}", which is not supported yet: send text')
+
+
 def boolean(name: str, value: Any) -> bool:
     if value is True or value is False:
         return bool(value)

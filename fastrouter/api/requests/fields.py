@@ -166,8 +166,16 @@ def read_chat(body: dict[str, Any]) -> Ask:
         into["sampling"]["n_probs"] = num_probs
         into["generate"]["logprobs"] = True
     into["generate"].update(chat_input(body))
+    _settle_calls(into["generate"])
     _settle_thoughts(into)
     return _ask(into, [{}])
+
+
+def _settle_calls(generate: dict[str, Any]) -> None:
+    """Who names one function wants one call of it, as in OpenAI's API."""
+    choice = generate.get("tool_choice")
+    if isinstance(choice, dict) and choice["required"] and len(choice["names"]) == 1:
+        generate.setdefault("parallel_tool_calls", False)
 
 
 def _settle_thoughts(into: dict[str, dict[str, Any]]) -> None:

@@ -5,13 +5,17 @@ Invariant: translated fields are checked here, so that an error names the field 
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
+from fastrouter._core import scan_json
+from fastrouter.api.requests.bodies import MAX_DEPTH, MAX_VALUES
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
 from fastrouter.api.requests.fields import Ask, read_chat, read_completion
 from fastrouter.api.requests.infill import read_infill
+from fastrouter.errors import InvalidRequest
 from fastrouter.options.sampling import SAMPLING
 
 Message = dict[str, Any]
@@ -27,7 +31,7 @@ NAMES = {
     "input_prefix": "prompt",
     "reasoning_effort": "think",
 }
-_MAX_CONTEXT_BYTES = 8 << 20  # of text
+_MAX_CONTEXT_BYTES = 1 << 20  # of text
 _WORD = 3  # bytes in one number of a context
 _top_logprobs = integer(0, 100)
 
@@ -49,7 +53,7 @@ def is_load(body: dict[str, Any]) -> bool:
 
 
 def _messages(values: list[Any]) -> list[Message]:
-    open_calls: list[tuple[str, str]] = []  # (id, name) of calls that have no result yet
+    open_calls = _OpenCalls()
     found = []
     for index, value in enumerate(values):
         name = f"messages[{index}]"
@@ -63,7 +67,7 @@ def _messages(values: list[Any]) -> list[Message]:
             read["reasoning_content"] = string(f"{name}.thinking", message["thinking"])
         if message.get("tool_calls"):
             read["tool_calls"] = _calls(f"{name}.tool_calls", message["tool_calls"], index)
-            open_calls = [(call["id"], call["function"]["name"]) for call in read["tool_calls"]]
+            open_calls = _OpenCalls([(call["id"], call["function"]["name"]) for call in read["tool_calls"]])
         if read["role"] == "tool":
             read.update(_result_of(message, open_calls))
         found.append(read)
@@ -84,13 +88,35 @@ def _calls(name: str, values: Any, message: int) -> list[dict[str, Any]]:
     return found
 
 
-def _result_of(message: Message, open_calls: list[tuple[str, str]]) -> dict[str, str]:
-    """The call that it answers: the named one, otherwise the next."""
+class _OpenCalls:
+    """Calls without a result. Each look-up takes the same short time, however many calls there are."""
+
+    def __init__(self, calls: Sequence[tuple[str, str]] = ()) -> None:
+        """`calls`: their ids and names."""
+        self._calls = dict(enumerate(calls))
+        self._waiting: dict[tuple[str, str | None], list[int]] = {("all", None): []}  # the next one last
+        for number in reversed(self._calls):
+            call_id, name = calls[number]
+            for key in (("all", None), ("id", call_id), ("name", name)):
+                self._waiting.setdefault(key, []).append(number)
+
+    def take(self, call_id: Any, tool: Any) -> tuple[str, str] | None:
+        """The one with this id; without an id, the next one of this tool, or of any."""
+        wanted = call_id if call_id is not None else tool
+        if not isinstance(wanted, str | None):
+            return None
+        waiting = self._waiting.get(("all" if wanted is None else "name" if call_id is None else "id", wanted), [])
+        while waiting:
+            call = self._calls.pop(waiting.pop(), None)
+            if call is not None:
+                return call
+        return None
+
+
+def _result_of(message: Message, open_calls: _OpenCalls) -> dict[str, str]:
+    """Which call it answers: the one that it names, else the next."""
     call_id, tool = message.get("tool_call_id"), message.get("tool_name") or message.get("name")
-    matching = [call for call in open_calls if call[0] == call_id or (call_id is None and tool in (None, call[1]))]
-    if matching:
-        open_calls.remove(matching[0])
-        call_id, tool = matching[0]
+    call_id, tool = open_calls.take(call_id, tool) or (call_id, tool)
     return {name: value for name, value in (("tool_call_id", call_id), ("name", tool)) if isinstance(value, str)}
 
 
@@ -143,9 +169,11 @@ def _turns(body: dict[str, Any], prompt: str) -> list[Message]:
 
 
 def pack(messages: list[Message]) -> list[int]:
-    """`context`: the conversation as numbers. Ollama's are token ids, but clients only send them back."""
+    """`context`: the conversation as numbers. Ollama's are token ids, but clients only send them back. Empty: it is too long."""
     text = orjson.dumps([[message["role"], message["content"]] for message in messages])
-    packed = zlib.compress(text)
+    if len(text) > _MAX_CONTEXT_BYTES:
+        return []
+    packed = zlib.compress(text, 1)
     padded = packed + bytes(-len(packed) % _WORD)
     return [len(packed), *(int.from_bytes(padded[at : at + _WORD]) for at in range(0, len(padded), _WORD))]
 
@@ -160,8 +188,9 @@ def unpack(name: str, value: Any) -> list[Message]:
         text = reader.decompress(b"".join(item.to_bytes(_WORD) for item in value[1:])[: value[0]], _MAX_CONTEXT_BYTES)
         if not reader.eof:
             raise wrong
+        scan_json(text, b"-\0\0", max_values=MAX_VALUES, max_depth=MAX_DEPTH)  # a few bytes may unpack to a million values
         turns = orjson.loads(text)
-    except (zlib.error, orjson.JSONDecodeError):
+    except (zlib.error, orjson.JSONDecodeError, InvalidRequest):
         raise wrong from None
     if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
         raise wrong

@@ -28,8 +28,8 @@ class Conversation:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.places: list[str] = []
-        self._names: dict[str, str] = {}  # names of functions, by the id of their call
-        self._thought = ""  # waits for the message it belongs to
+        self._names: dict[str, str] = {}  # of functions, by the id of their call
+        self._thoughts: list[str] = []  # wait for the message they belong to
 
     def add(self, place: str, message: Message) -> None:
         self._end_thought(place)
@@ -37,7 +37,8 @@ class Conversation:
         self.places.append(place)
 
     def think(self, text: str) -> None:
-        self._thought = f"{self._thought}\n{text}" if self._thought else text
+        if text:
+            self._thoughts.append(text)
 
     def say(self, place: str, content: Any) -> None:
         """The assistant's text: it begins a message."""
@@ -48,7 +49,7 @@ class Conversation:
     def call(self, place: str, call_id: str, name: str, arguments: str) -> None:
         """It belongs to the assistant's message before it, unless there is a new thought between them."""
         last = self.messages[-1] if self.messages else {}
-        if last.get("role") != "assistant" or self._thought:
+        if last.get("role") != "assistant" or self._thoughts:
             last = {"role": "assistant", "content": None}
             self._take_thought(last)
             self.add(place, last)
@@ -61,13 +62,13 @@ class Conversation:
         self.add(place, {"role": "tool", "tool_call_id": call_id, **named, "content": content})
 
     def _take_thought(self, message: Message) -> None:
-        if self._thought:
-            message["reasoning_content"] = self._thought
-            self._thought = ""
+        if self._thoughts:
+            message["reasoning_content"] = "\n".join(self._thoughts)
+            self._thoughts.clear()
 
     def _end_thought(self, place: str) -> None:
-        """Add a thought without a text or call after it: the answer was cut."""
-        if self._thought:
+        """A thought after which nothing was said: the answer was cut."""
+        if self._thoughts:
             thought: Message = {"role": "assistant", "content": ""}
             self._take_thought(thought)
             self.messages.append(thought)
@@ -112,8 +113,13 @@ def _read_instructions(talk: Conversation, value: Any) -> None:
         talk.add("instructions", {"role": "system", "content": value})
 
 
+def kind_of(place: str, item: dict[str, Any]) -> str:
+    given = item.get("type")
+    return "message" if given is None else string(f"{place}.type", given) or "message"
+
+
 def _read_item(talk: Conversation, place: str, item: dict[str, Any]) -> None:
-    kind = string(f"{place}.type", item.get("type") or "message")
+    kind = kind_of(place, item)
     if kind == "message":
         _read_message(talk, place, item)
     elif kind == "reasoning":

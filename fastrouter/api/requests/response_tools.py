@@ -145,7 +145,10 @@ def _allowed(value: dict[str, Any], box: Toolbox) -> Any:
 def _chosen_name(tool: dict[str, Any]) -> str:
     function = tool.get("function")
     name = tool.get("name") or (function.get("name") if isinstance(function, dict) else None)
-    return flat_name(tool.get("namespace"), name) if isinstance(name, str) else str(tool.get("type"))
+    if not isinstance(name, str):
+        return str(tool.get("type"))
+    namespace = tool.get("namespace")
+    return flat_name(None if namespace is None else string("tool_choice.namespace", namespace), name)
 
 
 # ---------------------------------------------------------------- calls

@@ -115,6 +115,8 @@ def chat_of(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> Cha
 def read_response(body: dict[str, Any], earlier: Sequence[dict[str, Any]] = ()) -> ResponseAsk:
     """`earlier` as above. Raises InvalidRequest."""
     _refuse(body)
+    if body.get("input") is None and body.get("messages") is not None:
+        raise invalid("input", "is missing; 'messages' belongs to /v1/chat/completions")
     chat, reasoning = chat_of(body, earlier), _object(body, "reasoning")
     ask = _read_chat(chat)
     return ResponseAsk(

@@ -3,12 +3,14 @@
 Invariant: each tool has a name. Its other fields are not checked: an unusual description or schema does not make a request fail.
 """
 
+from itertools import islice
 from typing import Any
 
 from fastrouter.api.requests.checks import invalid, json_object, string
 from fastrouter.errors import InvalidRequest
 
 Tool = dict[str, Any]
+Known = dict[str, None]  # names of tools, in their order
 ToolChoice = str | dict[str, Any]  # "auto" | "none" | "required" | {"names": [...], "required": bool}
 
 _MAX_SHOWN, _MAX_SHOWN_CHARACTERS = 20, 64  # of tools and their names, in an error
@@ -19,7 +21,7 @@ def read_tools(body: dict[str, Any]) -> tuple[list[Tool], ToolChoice]:
     has_old = body.get("tools") is None and body.get("functions") is not None
     tools = _old_tools(body["functions"]) if has_old else _check_tools(body.get("tools"))
     field = "function_call" if body.get("tool_choice") is None and body.get("function_call") is not None else "tool_choice"
-    choice = _check_choice(field, body.get(field), [tool["function"]["name"] for tool in tools])
+    choice = _check_choice(field, body.get(field), dict.fromkeys(tool["function"]["name"] for tool in tools))
     return (tools, choice) if tools else ([], "none")
 
 
@@ -35,7 +37,9 @@ def _check_tool(name: str, value: Any) -> Tool:
     tool = json_object(name, value)
     if tool.get("type", "function") != "function":
         raise invalid(f"{name}.type", 'must be "function"')
-    _check_function(f"{name}.function", tool.get("function"))
+    if not isinstance(tool.get("function"), dict):
+        raise invalid(f"{name}.function", 'must be an object with the fields "name", "description" and "parameters"')
+    _check_function(f"{name}.function", tool["function"])
     return tool
 
 
@@ -59,7 +63,7 @@ def _old_tools(value: Any) -> list[Tool]:
     return [{"type": "function", "function": _check_function(f"functions[{index}]", item)} for index, item in enumerate(value)]
 
 
-def _check_choice(field: str, value: Any, known: list[str]) -> ToolChoice:
+def _check_choice(field: str, value: Any, known: Known) -> ToolChoice:
     if value is None:
         return "auto"
     if isinstance(value, str):
@@ -79,7 +83,7 @@ def _wrong(field: str) -> InvalidRequest:
     return invalid(field, f"must be {choices}")
 
 
-def _check_word(field: str, word: str, known: list[str]) -> ToolChoice:
+def _check_word(field: str, word: str, known: Known) -> ToolChoice:
     if word not in ("auto", "none", "required"):
         raise _wrong(field)
     if word == "required" and not known:
@@ -94,8 +98,8 @@ def _name_in(value: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _allowed(field: str, value: dict[str, Any], known: list[str]) -> ToolChoice:
-    """`{"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}`, or `mode` and `tools` next to the type."""
+def _allowed(field: str, value: dict[str, Any], known: Known) -> ToolChoice:
+    """`{"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}`, or `mode` and `tools` beside the type."""
     inner = value.get("allowed_tools", value)
     tools = inner.get("tools") if isinstance(inner, dict) else None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -107,9 +111,9 @@ def _allowed(field: str, value: dict[str, Any], known: list[str]) -> ToolChoice:
     return {"names": names, "required": mode == "required"}
 
 
-def _check_name(field: str, name: str, known: list[str]) -> str:
+def _check_name(field: str, name: str, known: Known) -> str:
     if name in known:
         return name
-    shown = ", ".join(text[:_MAX_SHOWN_CHARACTERS] for text in known[:_MAX_SHOWN]) + (", ..." if len(known) > _MAX_SHOWN else "")
+    shown = ", ".join(text[:_MAX_SHOWN_CHARACTERS] for text in islice(known, _MAX_SHOWN)) + (", ..." if len(known) > _MAX_SHOWN else "")
     there = f"the tools are: {shown}" if known else 'the request has no tools: add some in "tools"'
     raise invalid(field, f"names the tool {name[:_MAX_SHOWN_CHARACTERS]!r}, which is not there; {there}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from fastrouter._core import EventLog
+from fastrouter.api.requests.bodies import MAX_DEPTH
 from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
 from fastrouter.http.response import ErrorShape
@@ -21,10 +22,12 @@ class ToolCall:
     arguments: str  # JSON
 
     def arguments_object(self) -> dict[str, Any]:
-        """Empty if they are not a JSON object, for example when the answer was cut inside them."""
+        """Empty where an answer was cut inside its arguments, or where they are too deep to be written again."""
         try:
             arguments = orjson.loads(self.arguments or "{}")
-        except orjson.JSONDecodeError:
+            if self.arguments.count("[") + self.arguments.count("{") > MAX_DEPTH:
+                orjson.dumps([[[[[[[[arguments]]]]]]]])
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):
             return {}
         return arguments if isinstance(arguments, dict) else {}
 

@@ -115,9 +115,9 @@ class Whole(Answer):
             self._send()
 
     def _send(self) -> None:
-        self._complete()
         self._choices.sort(key=lambda choice: choice.index)
         body = orjson.dumps(self._flavour.whole(self._choices, self._usage))
+        self._complete()  # after what may fail: an answer that is over can tell its client nothing
         self._exchange.send(json_response(body, headers=self._timeline.header(self._first_text, time.monotonic())))
 
     def pause(self) -> None:

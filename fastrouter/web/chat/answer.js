@@ -1,14 +1,14 @@
-// One answer on its way: the request, its deltas, its figures. Knows no page and no conversation.
-// Invariant: `message` always holds all that has come; `onChange` may be called per token, so whoever draws must do so per frame.
+// One answer while it comes: the request, its deltas, its figures. Knows no page and no conversation.
+// Invariant: `message` always holds all that has come; `onChange` may be called for each token, so its receiver must draw only once per frame.
 
 import { ApiError } from "../lib/api.js";
 import { newId } from "./conversation.js";
 import { Times } from "./times.js";
 
-const BEGINNING = 64; // characters in which a tag may stand that opens the reasoning
-const COMMENT_EVERY_S = 0.25; // of a wait; what the router's default, 3 s, is too slow to watch
+const BEGINNING = 64; // characters at the start in which a tag may open the reasoning
+const COMMENT_EVERY_S = 0.25; // while it waits; the router's default of 3 s is too slow to watch
 
-/** Fills `message` ({content, reasoning, thought_ms, toolCalls, figures, error, isStopped, wait}); resolves when it has ended, however it did. */
+/** Fills `message` ({content, reasoning, thought_ms, toolCalls, figures, error, isStopped, wait}); resolves when the answer has ended or failed. */
 export async function runAnswer(api, request, message, { signal, onChange }) {
   const times = new Times();
   const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", calls: new Map(), num: 0, prompt: null, usage: null, timings: null, finish: null, headers: null };
@@ -23,7 +23,7 @@ export async function runAnswer(api, request, message, { signal, onChange }) {
   };
   const onComment = (text) => {
     times.wait(text);
-    if (times.first || (state.prompt && text === "prefill")) return; // its progress says more
+    if (times.first || (state.prompt && text === "prefill")) return; // the progress tells more
     message.wait = text;
     onChange();
   };
@@ -73,7 +73,7 @@ function takeProgress(state, progress, message, times) {
   if (!times.first && progress.total) message.wait = `prefill ${Math.floor((100 * progress.processed) / progress.total)}%`;
 }
 
-/** The whole text is looked at only where a tag may have ended. */
+/** The whole text is searched only if a tag may have ended. */
 function takeText(state, text) {
   state.raw += text;
   if (state.raw.length < BEGINNING || text.includes(">")) state.split = splitThinking(state.raw);
@@ -90,7 +90,7 @@ export function splitThinking(text) {
   return { reasoning: text.slice(start, end).trim(), content: text.slice(text.indexOf(">", end) + 1).trimStart(), isOpen: false };
 }
 
-/** `calls`: by index. The id comes with the first piece of a call; one that never comes is made here, because the result has to name it. */
+/** `calls`: by index. The id comes with the first piece of a call; if it never comes, it is made here, because the result must name it. */
 function addCalls(calls, deltas) {
   for (const { index = 0, id, function: called = {} } of deltas) {
     if (!calls.has(index)) calls.set(index, { id: id || `call_${newId()}`, name: "", arguments: "" });
@@ -112,13 +112,13 @@ function liveFigures(state, times) {
   };
 }
 
-/** What the router says, where it has; what the page has seen, where it has not: of an answer that was stopped, it says nothing. */
+/** The router's figures if there are any; otherwise what the page has measured: the router sends none for a stopped answer. */
 function finalFigures(state, times) {
   const { usage, timings } = state;
   const figures = { ...liveFigures(state, times), ...times.figures() };
   if (usage) Object.assign(figures, { num_tokens: usage.completion_tokens, num_prompt_tokens: usage.prompt_tokens, num_cached_tokens: usage.prompt_tokens_details?.cached_tokens ?? 0 });
   if (timings?.predicted_per_second) figures.per_second = timings.predicted_per_second;
-  // A head that went out with the first comment knows less than the last chunk does, and less than the page.
+  // Headers that were sent with the first comment tell less than the last chunk, and less than the page knows.
   const header = readServerTiming(state.headers?.get("server-timing") ?? "");
   const known = header.prefill === undefined ? {} : header;
   const parts = {

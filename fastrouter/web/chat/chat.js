@@ -1,5 +1,5 @@
 // What happens in conversations: sending, answering, branching, stopping. Knows no element of the page.
-// Invariant: the store gets every change; an answer runs on when another conversation is opened.
+// Invariant: the store gets every change; an answer continues when another conversation is opened.
 
 import { hasNoTemplate, stateOf } from "../models.js";
 import { runAnswer } from "./answer.js";
@@ -53,7 +53,7 @@ export class Chat extends EventTarget {
 
   // ------------------------------------------------------------ models
 
-  /** The model that answers next: the conversation's, the one used last, one that was made to chat. */
+  /** The model that answers next: the conversation's, else the one used last, else one that was made for chats. */
   get model() {
     const chosen = this.#models.get(this.conversation.model ?? "");
     if (chosen) return chosen;
@@ -62,7 +62,7 @@ export class Chat extends EventTarget {
     return (candidates.includes(last) ? last : candidates[0]) ?? null;
   }
 
-  /** What may be taken without being asked for: nothing broken, nothing that makes vectors; those that were made to chat first, of them those in memory. */
+  /** Models that may be used without a choice of the user: none that is broken or makes vectors. Models made for chats come first, of these those in memory. */
   #candidates() {
     const rank = (model) => 2 * hasNoTemplate(model) + (model.status.value !== "loaded");
     const isReady = (model) => canChat(model) && !["failed", "downloading"].includes(stateOf(model));
@@ -88,7 +88,7 @@ export class Chat extends EventTarget {
     this.keep();
   }
 
-  /** After a change of settings; a conversation without messages is nobody's business yet. */
+  /** After a change of settings; a conversation without messages is not stored yet. */
   keep() {
     if (Object.keys(this.conversation.messages).length) this.#save(this.conversation);
     this.#tell("changed");
@@ -102,12 +102,12 @@ export class Chat extends EventTarget {
     this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(images.length ? { images } : {}) }));
   }
 
-  /** A sibling with other words; what hangs below the old one stays. */
+  /** A sibling with another text; the messages below the old one stay. */
   edit(message, content) {
     this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(message.images ? { images: message.images } : {}) }));
   }
 
-  /** Of the tools that `message` calls; the answer goes on below them. Other results of the same calls are a sibling. */
+  /** Results of the tools that `message` calls; the answer continues below them. Other results of the same calls are a sibling. */
   giveResults(message, results) {
     tree.choose(this.conversation, message);
     const given = tree.addMessage(this.conversation, message.id, { role: "tool", results });
@@ -120,7 +120,7 @@ export class Chat extends EventTarget {
     if (question) this.#answer(question, model);
   }
 
-  /** In the place of an answer that failed. */
+  /** Replaces an answer that failed. */
   retry(message, model = message.model) {
     const question = this.conversation.messages[message.parent];
     tree.removeMessage(this.conversation, message);
@@ -214,10 +214,10 @@ export function canChat(model) {
 
 export const canSee = (model) => model?.architecture?.input_modalities?.includes("image") ?? false;
 
-/** What is not known of a model is not held against it. */
+/** A model whose abilities are not known is allowed. */
 export const canCall = (model) => !model?.capabilities || model.capabilities.includes("tools");
 
-/** `enable_thinking` travels to the template, `json_schema` and `tools` are texts here; everything else is a field. */
+/** `enable_thinking` goes to the template, `json_schema` and `tools` are texts here; everything else is a field. */
 function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, tool_choice: choice, ...sampling }) {
   const fields = { ...sampling };
   if (tools) Object.assign(fields, { tools: readTools(tools).tools }, choice ? { tool_choice: choice } : {});

@@ -1,5 +1,5 @@
-// Code blocks: a head with the language and a copy button, colours when the block is whole. Knows no message.
-// Invariant: the highlighter is fetched when the first block asks for it; without it code is plain, and still there.
+// Code blocks: a head with the language and a copy button; colours when the block is complete. Knows no message.
+// Invariant: the highlighter is fetched when the first block needs it; without it the code is shown without colours.
 
 import { h, icon } from "../lib/dom.js";
 import { purify } from "./markdown.js";
@@ -8,7 +8,7 @@ const LONGEST_COLOURED = 60_000; // characters
 
 let highlighter = null;
 
-/** `isOpen`: it may still grow. */
+/** `isOpen`: the block may still grow. */
 export function dressCode(root, { isOpen }) {
   for (const pre of root.querySelectorAll("pre")) {
     const code = pre.querySelector("code");
@@ -39,7 +39,7 @@ export async function colour(code, language) {
     if (!hljs.getLanguage(language)) return;
     code.replaceChildren(purify(hljs.highlight(text, { language, ignoreIllegals: true }).value));
   } catch {
-    highlighter = null; // the server is away: once more with the next block
+    highlighter = null; // the server cannot be reached: try again with the next block
   }
 }
 
@@ -51,7 +51,7 @@ export async function copyText(button, text) {
   setTimeout(() => button.replaceChildren(icon("copy"), ...(label ? [h("span", {}, before)] : [])), 1600);
 }
 
-/** Over plain HTTP from another machine there is no clipboard, but for the old command. */
+/** Over plain HTTP from another machine there is no clipboard, only the old command. */
 async function write(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,5 +1,5 @@
-// Where one writes: the text, long pastes, pictures, send and stop, how full the context is. Knows no answer.
-// Invariant: what was written is gone only when it was sent.
+// The box for writing: the text, long pastes, pictures, send and stop, how full the context is. Knows no answer.
+// Invariant: a written text is removed only after it was sent.
 
 import { h, icon, iconButton } from "../lib/dom.js";
 import { notify } from "../lib/dialogs.js";
@@ -10,17 +10,17 @@ import { isWhole, pathOf } from "./conversation.js";
 import { readTools } from "./tools.js";
 
 const MAX_PICTURE_BYTES = 12 << 20;
-const LONG_PASTE = { lines: 30, characters: 2000 }; // beyond either it is folded
+const LONG_PASTE = { lines: 30, characters: 2000 }; // a paste above one of these is folded
 
 export class Composer {
   #form;
   #chat;
   #contextOf;
   #pictures = [];
-  #pastes = []; // long texts, sent below what is written
+  #pastes = []; // long texts, sent after the written one
   #parts = {};
 
-  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again; `openSettings()` where the tools are. */
+  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again; `openSettings()` opens the settings at the tools. */
   constructor(form, chat, { contextOf, editLast, openSettings }) {
     this.#form = form;
     this.#chat = chat;
@@ -134,7 +134,7 @@ export class Composer {
     this.show();
   }
 
-  /** Into what is written, where it can be changed. */
+  /** Moves a paste into the written text, where it can be changed. */
   #unfold(at) {
     const [pasted] = this.#pastes.splice(at, 1);
     this.text = [this.text, pasted].filter(Boolean).join("\n\n");
@@ -187,7 +187,7 @@ export class Composer {
     const notes = [
       noteOf(models.filter(hasNoTemplate), ["has no chat template: it was not made to chat, and may not answer the question.", "have no chat template: they were not made to chat, and may not answer the question."]),
       toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
-      !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to go on without it.",
+      !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to continue without it.",
     ];
     note.textContent = notes.filter(Boolean).join(" ");
     note.hidden = !note.textContent;

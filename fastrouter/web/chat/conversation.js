@@ -1,10 +1,10 @@
-// One conversation: a tree of messages, of which one path is shown. Plain values, so that it can be stored and exported as it is.
-// Roles: user, assistant, and tool, whose `results` are those of its parent's `toolCalls`, in their order.
-// Knows no page, no model and no storage. Invariant: every message but the first ones has a parent; `chosen` names the child that is shown.
+// One conversation: a tree of messages, of which one path is shown. Plain values, so that it can be stored and exported unchanged.
+// Roles: user, assistant, and tool, whose `results` belong to its parent's `toolCalls`, in the same order.
+// Knows no page, no model and no storage. Invariant: every message except the first ones has a parent; `chosen` names the child that is shown.
 
 const ROOT = "";
 const LONGEST_TITLE = 60;
-const NO_RESULT = "No result."; // of a call that the user passed over: templates want one for each
+const NO_RESULT = "No result."; // of a call that the user skipped: templates need one for each
 
 export const newId = () => crypto.getRandomValues(new Uint32Array(3)).reduce((text, part) => text + part.toString(36).padStart(7, "0"), "");
 
@@ -13,7 +13,7 @@ export function newConversation(settings = {}) {
   return { id: newId(), title: "", created: now, updated: now, model: null, system: "", sampling: {}, messages: {}, chosen: {}, isNamed: false, ...settings };
 }
 
-/** Below `parent` (null: at the beginning), and shown from now on. */
+/** Adds a message below `parent` (null: at the beginning), and shows it. */
 export function addMessage(conversation, parent, fields) {
   const siblings = childrenOf(conversation, parent);
   const message = { id: newId(), parent, order: (siblings.at(-1)?.order ?? -1) + 1, created: Date.now(), content: "", ...fields };
@@ -47,12 +47,12 @@ export function pathOf(conversation) {
   return path;
 }
 
-/** The answers that stand side by side with this one, itself among them. */
+/** The answers that are shown beside this one, with itself. */
 export function pairOf(conversation, message) {
   return message.pair ? childrenOf(conversation, message.parent).filter((one) => one.pair === message.pair) : [message];
 }
 
-/** What can be shown in its place, itself among them; of a pair only one. */
+/** The messages that can be shown in its place, with itself; of a pair only one. */
 export function versionsOf(conversation, message) {
   const seen = new Set();
   return childrenOf(conversation, message.parent).filter((one) => {
@@ -68,7 +68,7 @@ export function choose(conversation, message) {
   conversation.chosen[message.parent ?? ROOT] = message.id;
 }
 
-/** With what was answered and asked below it. Shows a sibling, where there is one. */
+/** Removes it with all messages below it. Shows a sibling, if there is one. */
 export function removeMessage(conversation, message) {
   for (const child of childrenOf(conversation, message.id)) removeMessage(conversation, child);
   delete conversation.messages[message.id];
@@ -78,7 +78,7 @@ export function removeMessage(conversation, message) {
   else delete conversation.chosen[message.parent ?? ROOT];
 }
 
-/** The messages of a request that is answered below `message`. Questions that got no answer are left out: templates want turns. */
+/** The messages of a request that is answered below `message`. Questions without an answer are left out: templates need alternating turns. */
 export function promptOf(conversation, message) {
   const path = [];
   for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
@@ -90,7 +90,7 @@ export function promptOf(conversation, message) {
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
 }
 
-/** The arguments of a call that broke off cannot be read. */
+/** The arguments of an incomplete call cannot be read. */
 export function isWhole(call) {
   try {
     return typeof JSON.parse(call.arguments || "{}") === "object";
@@ -101,7 +101,7 @@ export function isWhole(call) {
 
 const hasSaid = ({ content, toolCalls }) => Boolean(content) || (toolCalls ?? []).some(isWhole);
 
-/** Whether a thought of an earlier turn is used, the model's template decides. */
+/** The model's template decides whether a thought of an earlier turn is used. */
 function answerOf(message, next) {
   if (!hasSaid(message)) return [];
   const calls = (message.toolCalls ?? []).filter(isWhole);

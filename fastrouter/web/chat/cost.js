@@ -9,9 +9,9 @@ const PARTS = [
   ["prefill", "prefill"],
   ["decode", "answer"],
 ];
-const LEAST_LOAD_MS = 1; // a model that was there
+const LEAST_LOAD_MS = 1; // less: the model was in memory
 
-/** An element, or null while there is nothing to say. What was stopped before its first token has still taken its time. */
+/** An element, or null while there is nothing to show. An answer that was stopped before its first token still has a time. */
 export function figuresOf({ figures, isStopped }, isRunning) {
   if (!figures?.num_tokens && !isStopped) return null;
   const timing = isRunning ? null : timingOf(figures);

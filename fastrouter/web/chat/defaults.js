@@ -1,5 +1,5 @@
-// What models do by themselves: sampling and context, asked once per load. Knows no conversation.
-// Invariant: asking loads and wakes nothing.
+// Models' own defaults: sampling and context, asked once per load. Knows no conversation.
+// Invariant: a question loads no model and wakes none.
 
 export class Defaults {
   #api;
@@ -15,18 +15,18 @@ export class Defaults {
     try {
       return { ...(await this.#look(model)).params };
     } catch {
-      return {}; // a model that does not answer just now has no placeholders
+      return {}; // a model that does not answer now has no placeholders
     }
   }
 
-  /** Tokens of its context, or null. Exact once the model is loaded and was looked at. */
+  /** Tokens of its context, or null. Exact after the model was loaded and asked. */
   contextOf(model) {
     const known = this.#known.get(model.id);
     if (model.status.value === "loaded" && known?.state !== "loaded") this.#look(model).catch(() => {});
     return known?.n_ctx ?? model.meta?.n_ctx ?? model.meta?.n_ctx_train ?? null;
   }
 
-  /** One question for each model and state, whoever asks. */
+  /** One question for each model and state, however many callers ask. */
   #look(model) {
     const state = model.status.value;
     const held = this.#asked.get(model.id);

@@ -1,5 +1,5 @@
-// Conversations as files: JSON that comes back as it was, Markdown to read. Knows no storage.
-// Invariant: what is read from a file is checked and copied field by field; nothing unknown gets in.
+// Conversations as files: JSON that can be imported unchanged, Markdown to read. Knows no storage.
+// Invariant: what is read from a file is checked and copied field by field; nothing unknown is taken.
 
 import { newConversation, newId, pathOf } from "./conversation.js";
 import { indented, isJson } from "../lib/json.js";
@@ -81,7 +81,7 @@ const string = (value) => (typeof value === "string" ? value : "");
 const number = (value) => (Number.isFinite(value) ? value : undefined);
 const object = (value) => (typeof value === "object" && value !== null ? value : {});
 
-/** What is shown of it. */
+/** The part of it that is shown. */
 export function toMarkdown(conversation) {
   const parts = [`# ${conversation.title || "Conversation"}`];
   if (conversation.system) parts.push(`> ${conversation.system.replaceAll("\n", "\n> ")}`);

@@ -1,5 +1,5 @@
-// Markdown that grows: finished blocks are rendered once, only the last one again. Knows no message.
-// Invariant: drawing costs what the last block costs, and no more than a fifth of the time, however long the answer is.
+// Markdown that grows: finished blocks are rendered once, only the last one is rendered again. Knows no message.
+// Invariant: drawing takes only the time of the last block, and at most a fifth of all time, however long the answer is.
 
 import { dressCode } from "./code.js";
 import { blocksOf, renderBlocks } from "./markdown.js";
@@ -8,7 +8,7 @@ import { dressMath } from "./math.js";
 const MOST_OF_TIME = 0.2;
 const LONG_LIST = 60; // items
 const KEPT_ITEMS = 10;
-const CERTAIN = 8; // characters that show what kind of block has begun
+const CERTAIN = 8; // characters that show the kind of a new block
 
 export class LiveMarkdown {
   #element;
@@ -28,7 +28,7 @@ export class LiveMarkdown {
     element.replaceChildren(this.#last);
   }
 
-  /** The whole text so far; drawn soon. */
+  /** Takes the whole text so far, and draws it soon. */
   set(text) {
     if (text === this.#text) return;
     if (!text.startsWith(this.#text.slice(0, this.#settled))) this.#restart();
@@ -39,7 +39,7 @@ export class LiveMarkdown {
     else this.#ask();
   }
 
-  /** The text is whole: draw it now. */
+  /** The text is complete: draw it now. */
   finish(text) {
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#timer);
@@ -84,7 +84,7 @@ export class LiveMarkdown {
     if (node) this.#code = { node, language: open[0].lang };
   }
 
-  /** Without touching what is there already. The name of its language may have been on its way, too. */
+  /** Adds to the block without changing what is there. The name of its language may still have been incomplete. */
   #growCode({ text, lang }) {
     if (!this.#code || this.#code.language !== lang) return false;
     const { node } = this.#code;
@@ -94,7 +94,7 @@ export class LiveMarkdown {
     return true;
   }
 
-  /** A list without end would be one block: its items are finished long before it is. */
+  /** A long list would be one block, but its items are finished long before the list. */
   #settleItems(open) {
     const [list] = open;
     if (open.length !== 1 || list.type !== "list" || list.items.length < LONG_LIST) return;
@@ -115,7 +115,7 @@ export class LiveMarkdown {
   }
 }
 
-/** All but the last one, and that one too where the next has only begun: "- a" may be a list, or go on as a paragraph. */
+/** All but the last one, and not the one before it either if the last has only begun: "- a" may be a list, or continue the paragraph. */
 function numDone(blocks) {
   let last = blocks.length - 1;
   while (last > 0 && blocks[last].type === "space") last -= 1;

@@ -1,5 +1,5 @@
 // Markdown of a model into safe nodes. Knows no message.
-// Invariant: nothing a model says reaches the page but through `purify`; HTML that it writes is text, a few harmless tags aside.
+// Invariant: a model's text reaches the page only through `purify`; its HTML is shown as text, except a few harmless tags.
 
 import DOMPurify from "../vendor/dompurify.js";
 import { Marked } from "../vendor/marked.js";
@@ -31,7 +31,7 @@ export function purify(html) {
 
 const renderer = {
   html: ({ text, raw }) => (HARMLESS.test((text ?? raw).trim()) ? text : escapeHtml(text ?? raw)),
-  // A picture would be asked for as soon as it is written, by whoever wrote it: it is a link.
+  // A browser would fetch a picture as soon as it is written, from any server that the text names: so it becomes a link.
   image: ({ href, text }) => `<a href="${escapeHtml(href)}">${escapeHtml(text || href)}</a>`,
   checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
   code: ({ text, lang }) => {
@@ -48,7 +48,7 @@ function formula(name, level, opening, pattern, isDisplay) {
     name,
     level,
     start: (source) => {
-      // No further than the text around may reach, or long answers would be searched again and again to their end.
+      // The search ends where the text around it may end; otherwise long answers would be searched to their end many times.
       const end = source.indexOf(level === "block" ? "\n\n" : "\n");
       const at = (end < 0 ? source : source.slice(0, end)).search(opening);
       return at < 0 ? undefined : at;
@@ -74,7 +74,7 @@ const marked = new Marked({
   ],
 });
 
-/** Blocks of the text; `raw` of them together is the text. */
+/** Blocks of the text; their `raw` values together are the text. */
 export const blocksOf = (text) => marked.lexer(text);
 
 export const renderBlocks = (blocks) => purify(marked.parser(blocks));

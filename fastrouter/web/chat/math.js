@@ -1,12 +1,12 @@
 // Formulas as MathML. Knows no message.
-// Invariant: the renderer is fetched when the first formula asks for it; what it cannot read stays as it was written.
+// Invariant: the renderer is fetched when the first formula needs it; a formula that it cannot read stays as it was written.
 
 import DOMPurify from "../vendor/dompurify.js";
 
 const LONGEST = 5_000; // characters
 const MAX_KEPT = 500;
 
-const rendered = new Map(); // finished formulas, since the last block is drawn again and again
+const rendered = new Map(); // finished formulas, because the last block is drawn many times
 let temml = null;
 let isAsked = false;
 
@@ -48,7 +48,7 @@ function toMathMl(latex, isDisplay) {
   } catch {
     return null;
   }
-  // Its styles come through the CSSOM; a string would lose them to the page's policy.
+  // Its styles are set through the CSSOM; the page's policy would remove them from a string.
   DOMPurify.sanitize(holder, { IN_PLACE: true, USE_PROFILES: { mathMl: true }, ADD_TAGS: ["span"] });
   if (isDisplay) holder.className = "math-display";
   return holder;

@@ -1,5 +1,5 @@
-// One message on the page. Knows how a message looks, not what its buttons do.
-// Invariant: `update` draws what changed since the last one; an answer's text is drawn by LiveMarkdown only.
+// One message on the page. Knows the look of a message, not the effect of its buttons.
+// Invariant: `update` draws what changed since the last `update`; only LiveMarkdown draws an answer's text.
 
 import { h, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
@@ -131,8 +131,8 @@ class AnswerView {
     if (this.#parts.head.dataset.pair === wanted) return;
     this.#parts.head.dataset.pair = wanted;
     this.#parts.head.querySelector(".pair-mark")?.remove();
-    if (wanted === "chosen") this.#parts.head.append(h("span.pair-mark.chip", { "data-state": "loaded" }, "goes on from here"));
-    if (wanted === "other") this.#parts.head.append(h("button.pair-mark.button.small", { type: "button", onclick: () => this.#acts.choose(this.message) }, "Go on with this one"));
+    if (wanted === "chosen") this.#parts.head.append(h("span.pair-mark.chip", { "data-state": "loaded" }, "continues from here"));
+    if (wanted === "other") this.#parts.head.append(h("button.pair-mark.button.small", { type: "button", onclick: () => this.#acts.choose(this.message) }, "Continue with this one"));
   }
 
   #showWait(isRunning) {
@@ -156,7 +156,7 @@ class AnswerView {
     end.dataset.isShown = "true";
     if (message.isUnfinished) end.append(h("p.note", {}, "Unfinished"));
     if (message.isStopped) end.append(h("p.note", {}, "Stopped"));
-    if (message.isCut) end.append(h("p.note", {}, "Cut at the limit of tokens or of the context"));
+    if (message.isCut) end.append(h("p.note", {}, "Ended at the limit of tokens or of the context"));
     if (message.error) end.append(failureOf(message, this.#acts));
   }
 }
@@ -180,7 +180,7 @@ function bubbleOf(text) {
 
 function failureOf(message, acts) {
   const { error } = message;
-  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // these say it in plain words
+  const helps = { [TOO_LONG]: "shorter", [TOO_LARGE]: "memory" }[error.type]; // for these the page has plain words
   const kind = helps ? null : kindOf(error.message);
   const file = kind?.isFile ? acts.fileOf(message.model) : null;
   const raw = [kind && error.message, ...(error.log ?? [])].filter(Boolean);
@@ -192,7 +192,7 @@ function failureOf(message, acts) {
     h("div.buttons", {}, waysOut(message, helps ?? kind?.helps ?? "retry", acts)));
 }
 
-/** The one that helps is the last, and the main one. */
+/** The button that helps is the last, and the main one. */
 function waysOut(message, helps, acts) {
   const ways = [
     ["retry", "Try again", () => acts.retry(message)],
@@ -208,10 +208,10 @@ function waysOut(message, helps, acts) {
 function headlineOf({ error, content }) {
   if (error.type === TOO_LONG) return "The conversation is too long for this model";
   if (/failed to load|cannot be loaded/.test(error.message)) return "The model could not be loaded";
-  return content ? "The answer broke off" : "There is no answer";
+  return content ? "The answer is incomplete" : "There is no answer";
 }
 
-/** Of the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
+/** For the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
 export function waitInWords(comment, model) {
   const loading = /^loading(?: (\d+)%)?(?: eta ([\d.]+)s)?/.exec(comment ?? "");
   if (loading) {
@@ -229,7 +229,7 @@ function showSiblings(holder, message, siblings, acts) {
   const at = siblings.findIndex((one) => one.id === message.id);
   if (siblings.length < 2 || at < 0) return holder.replaceChildren();
   const step = (by, name, label) => iconButton(name, label, () => acts.choose(siblings[at + by], label), { class: "icon-button small", disabled: !siblings[at + by] });
-  return holder.replaceChildren(step(-1, "left", "The version before"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "The next version"));
+  return holder.replaceChildren(step(-1, "left", "Previous version"), h("span", {}, `${at + 1} / ${siblings.length}`), step(1, "right", "Next version"));
 }
 
 function copyButton(text) {

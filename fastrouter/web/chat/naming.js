@@ -1,5 +1,5 @@
-// Conversations named by the model that answered first: one short request, after the answer. Knows no page.
-// Invariant: it loads no model, never delays an answer, and whatever goes wrong leaves the name as it is.
+// Names of conversations, from the model that answered first: one short request after the answer. Knows no page.
+// Invariant: it loads no model, never delays an answer, and the name stays unchanged after any failure.
 
 import { hasNoTemplate } from "../models.js";
 import { splitThinking } from "./answer.js";
@@ -7,15 +7,15 @@ import { titleOf } from "./conversation.js";
 
 const NAME = "fastrouter.naming";
 const MAX_TOKENS = 12;
-const PRIORITY = -100; // behind everything else
+const PRIORITY = -100; // after all other requests
 const LONGEST_PART = 400; // characters of the question, and of the answer
-const MAX_WORDS = 8; // more is a sentence, and the first words of the question say more
+const MAX_WORDS = 8; // a longer title is a sentence, and the start of the question tells more
 const ASK = "Write a title of two to five words for a conversation that begins like this, in its language. Write only the title.";
 
 export class Naming {
   #api;
   #models;
-  isUsual = true; // where this browser has not chosen
+  isUsual = true; // if this browser has no choice stored
 
   constructor(api, models) {
     this.#api = api;
@@ -30,14 +30,14 @@ export class Naming {
     localStorage.setItem(NAME, String(isOn));
   }
 
-  /** A title, or null. Asks once for each conversation, when it has its first answer. */
+  /** A title, or null. Asks once for each conversation, after its first answer. */
   async titleOf(conversation, answer) {
     const question = conversation.messages[answer.parent];
     if (!this.isOn || conversation.isNamed || question?.role !== "user" || !isFirst(conversation, answer) || !this.#canAsk(answer.model)) return null;
     conversation.isNamed = true;
     try {
       const title = readTitle(await this.#api.post("v1/chat/completions", requestOf(question, answer)));
-      return [question, answer].some(({ content }) => beginsWith(content, title)) ? null : title; // small models repeat what they read
+      return [question, answer].some(({ content }) => beginsWith(content, title)) ? null : title; // small models repeat the text that they read
     } catch (error) {
       console.info("not named:", error.message);
       return null;
@@ -70,7 +70,7 @@ function readTitle({ choices }) {
 
 const beginsWith = (text, title) => Boolean(title) && text.trim().toLowerCase().startsWith(title.toLowerCase());
 
-/** The first line without the marks that models put around it; of one that was cut, only whole words. Null where it is not a title. */
+/** The first line without the marks that models put around it; of a line that was cut, only whole words. Null if it is not a title. */
 export function tidy(text, isCut) {
   const [line, ...more] = text.trim().split("\n");
   const words = line.replace(/[*_`#"“”„«»]/g, "").trim().replace(/^(?:title|name)\s*:\s*/i, "").split(/\s+/);

@@ -9,7 +9,7 @@ import { CHOICES, EFFORTS, EXAMPLE, readTools } from "./tools.js";
 
 /** name, label, least, most, step, what it does */
 const FIRST = [
-  ["temperature", "Temperature", 0, 5, 0.05, "How varied the answers are. 0 always takes the most likely word; above 1 becomes erratic."],
+  ["temperature", "Temperature", 0, 5, 0.05, "How varied the answers are. 0 always takes the most likely word; above 1 they often make no sense."],
   ["max_tokens", "Maximum tokens", -1, 1_000_000, 1, "The longest answer. A token is about three quarters of an English word; -1 means no limit."],
 ];
 const MORE = [
@@ -25,7 +25,7 @@ const RANDOM_SEED = 4_294_967_295;
 const IN_WORDS = { max_tokens: (value) => (value < 0 ? "no limit" : null), seed: (value) => (value < 0 || value === RANDOM_SEED ? "random" : null) };
 export const SAMPLING_NAMES = [...FIRST, ...MORE].map(([name]) => name);
 
-/** `defaults`: the model's own values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
+/** `defaults`: the model's values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
 export async function editSettings(chat, model, defaults, naming) {
   const { conversation } = chat;
   const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, close));
@@ -58,10 +58,10 @@ function formOf(conversation, model, defaults, naming, close) {
     for (const input of [system, stop, schema.input, tools.input, ...fields.map((field) => field.input)]) input.value = "";
     for (const field of [tools, schema]) field.isFine();
   };
-  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
+  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
-    h("p.settings-note", {}, `An empty field means what ${model?.id ?? "the model"} does by itself. The grey value is that default.`),
+    h("p.settings-note", {}, `An empty field means the default of ${model?.id ?? "the model"}, which is shown in grey.`),
     tallOf(system, "System prompt", "What the model should always know or do: its role, tone, language."),
     first.map(({ row }) => row),
     thinking.map(({ row }) => row),
@@ -92,7 +92,7 @@ function numberOf([name, label, min, max, step, help], sampling, defaults) {
   return { name, input, row: rowOf(input, label, help) };
 }
 
-/** Only what the model's template reads. */
+/** Only rows that the model's template reads. */
 function thinkingOf(model, sampling) {
   const caps = model?.chat_template_caps;
   const isThinking = sampling.enable_thinking === undefined ? "" : String(sampling.enable_thinking);

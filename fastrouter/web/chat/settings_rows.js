@@ -1,4 +1,4 @@
-// The rows of the settings: a field, its name, a line that says what it does, and what is wrong with what stands in it. Knows no setting.
+// The rows of the settings: a field, its name, a line that says what it does, and what is wrong with its value. Knows no setting.
 
 import { h, icon } from "../lib/dom.js";
 
@@ -16,7 +16,7 @@ export function selectOf(name, value, choices, label, help) {
   return { name, input, row: rowOf(input, label, help) };
 }
 
-/** A text that has a form. `check(text)` gives {problem, note}: "" for none. `isFine()` shows and says it. */
+/** A text that must have a form. `check(text)` gives {problem, note}: "" for none. `isFine()` shows and says it. */
 export function checkedOf(input, label, help, check) {
   const problem = h("p.settings-problem", { role: "alert", hidden: true });
   const note = h("p.settings-fine", { role: "status" });

@@ -1,4 +1,4 @@
-// The list of conversations: search, rename, delete, files out and in. Knows no message's look.
+// The list of conversations: search, rename, delete, export, import. Does not know how messages look.
 
 import { askText, confirmAction, notify, openDialog } from "../lib/dialogs.js";
 import { h, icon, iconButton } from "../lib/dom.js";
@@ -14,9 +14,9 @@ export class Sidebar {
   #search;
   #file;
   #onOpen;
-  #shown = ""; // what the list was made of
+  #shown = ""; // the data of the list that is shown
 
-  /** `onOpen()` after another conversation was chosen. */
+  /** `onOpen()` is called after another conversation was chosen. */
   constructor(element, chat, store, onOpen) {
     this.#chat = chat;
     this.#store = store;
@@ -45,7 +45,7 @@ export class Sidebar {
     const words = this.#search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = this.#store.list().filter((conversation) => isMatch(conversation, words));
     const shown = JSON.stringify([this.#chat.conversation.id, words.length, found.map(({ id, title, updated }) => [id, title, dayOf(updated)])]);
-    if (shown === this.#shown) return; // an answer is kept every few seconds
+    if (shown === this.#shown) return; // an answer is stored every few seconds
     this.#shown = shown;
     const { activeElement: focused } = document;
     const focusedId = this.#list.contains(focused) ? focused.closest("li")?.dataset.id : null;
@@ -93,7 +93,7 @@ export class Sidebar {
   }
 
   async #remove(conversation) {
-    const isSure = await confirmAction("Delete this conversation?", `“${conversation.title || "Untitled"}” is gone from this browser then.`, "Delete");
+    const isSure = await confirmAction("Delete this conversation?", `“${conversation.title || "Untitled"}” will be removed from this browser.`, "Delete");
     if (isSure) await this.#chat.remove(conversation);
   }
 

@@ -1,5 +1,5 @@
 // Conversations in this browser's IndexedDB. Knows no page.
-// Invariant: what is listed is what is stored; a browser without storage still chats, and forgets.
+// Invariant: the list shows what is stored; a browser without storage can chat, but keeps nothing.
 
 const NAME = "fastrouter";
 const TABLE = "conversations";
@@ -31,12 +31,12 @@ export class Store extends EventTarget {
 
   async #read() {
     const stored = await settled(this.#table("readonly").getAll());
-    // A conversation that this tab has in its hands stays the object it is.
+    // A conversation that this tab uses stays the same object.
     this.#conversations = new Map(stored.map((one) => [one.id, refresh(this.#conversations.get(one.id), one)]));
     this.#changed();
   }
 
-  /** The one used last first. */
+  /** In the order of use, the last one first. */
   list() {
     return [...this.#conversations.values()].sort((a, b) => b.updated - a.updated);
   }
@@ -77,6 +77,6 @@ function settled(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
-    request.onblocked = () => reject(new Error("another tab holds the storage"));
+    request.onblocked = () => reject(new Error("another tab uses the storage"));
   });
 }

@@ -1,5 +1,5 @@
-// What a model thought before it answered: open while it comes, folded from then on, with the time that it took. Knows no message's place.
-// Invariant: who has opened or closed it decides.
+// A model's thought before its answer: open while it comes, then folded, with the time that it took. Does not know where the message is.
+// Invariant: after the user has opened or closed it, it stays so.
 
 import { h, icon } from "../lib/dom.js";
 import { secondsInWords } from "../lib/words.js";
@@ -13,7 +13,7 @@ export class Thoughts {
   #isTouched = false;
   element = h("div", { hidden: true });
 
-  /** Of an answer; it may have none. */
+  /** For an answer, which may have no thought. */
   update(message, isRunning) {
     if (!message.reasoning) return;
     if (!this.#details) this.#make();

@@ -17,11 +17,11 @@ export class Thread {
   #toEnd;
   #views = new Map();
   #isFollowing = true;
-  #top = 0; // where it stood last
+  #top = 0; // the last position
   #frame = 0;
   #waiting = new Set(); // messages to draw in the next frame
 
-  /** `welcome`: {element, show()} of an empty conversation; `giveFocus()` to something else, when what had it is gone. */
+  /** `welcome`: {element, show()} of an empty conversation; `giveFocus()` moves the focus when its element is gone. */
   constructor(element, chat, acts, welcome, giveFocus) {
     this.#element = element;
     this.#chat = chat;
@@ -31,7 +31,7 @@ export class Thread {
     this.#toEnd = iconButton("down", "To the end", () => this.toEnd(), { class: "to-end", hidden: true });
     element.replaceChildren(this.#list, this.#toEnd);
     element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    new ResizeObserver(() => this.#follow()).observe(this.#list); // also what colours and formulas add later
+    new ResizeObserver(() => this.#follow()).observe(this.#list); // also for colours and formulas that are added later
     chat.addEventListener("asked", () => this.toEnd());
     chat.addEventListener("opened", () => this.#open());
     chat.addEventListener("changed", () => this.show());
@@ -51,7 +51,7 @@ export class Thread {
   show() {
     const { conversation } = this.#chat;
     const path = pathOf(conversation);
-    const rows = path.filter(({ role }) => role !== "tool").map((message) => this.#rowOf(message)); // results stand with their calls
+    const rows = path.filter(({ role }) => role !== "tool").map((message) => this.#rowOf(message)); // results are shown with their calls
     const shown = new Set(rows.flatMap((row) => row.messages.map((message) => message.id)));
     for (const id of this.#views.keys()) if (!shown.has(id)) this.#views.delete(id);
     const elements = path.length ? rows.map((row) => row.element) : [this.#welcome.element];
@@ -68,7 +68,7 @@ export class Thread {
     else if (focused) this.#giveFocus();
   }
 
-  /** An answer of a pair stands beside the other one. */
+  /** An answer of a pair is shown beside the other one. */
   #rowOf(message) {
     const pair = pairOf(this.#chat.conversation, message);
     if (pair.length < 2) return { element: this.#viewOf(message).element, messages: [message] };
@@ -115,7 +115,7 @@ export class Thread {
     if (last) this.#views.get(last.id)?.edit();
   }
 
-  /** Of a message that has taken another's place: its button for the next step. */
+  /** For a message that has replaced another: focuses its button for the next step. */
   focusVersions(message, label) {
     const view = message.role === "tool" ? this.#views.get(message.parent)?.versions : this.#views.get(message.id)?.siblings;
     const steps = [...(view?.querySelectorAll("button:enabled") ?? [])];
@@ -130,7 +130,7 @@ export class Thread {
     this.#toEnd.hidden = true;
   }
 
-  /** Of what is no conversation yet: it is read from the top, whatever cards come. */
+  /** For an empty conversation: it is read from the top, whatever cards are added. */
   #toBeginning() {
     this.#isFollowing = false;
     this.#element.scrollTop = 0;
@@ -140,7 +140,7 @@ export class Thread {
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#element;
     const isEmpty = this.#list.classList.contains("is-empty");
-    // What has grown before our own scrolling is told is no reader who went away: that one goes up.
+    // The text may grow before the event of our own scrolling comes: that is not a reader who scrolls away, because a reader scrolls up.
     if (isEmpty || scrollTop < this.#top) this.#isFollowing = false;
     if (!isEmpty && scrollHeight - scrollTop - clientHeight < NEAR_PX) this.#isFollowing = true;
     this.#top = scrollTop;

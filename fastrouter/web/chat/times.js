@@ -1,7 +1,7 @@
-// Where the time of one answer goes, measured by the page: the router's own figures come only with the end of a whole answer.
+// Where the time of one answer goes, measured by the page: the router's figures come only at the end of a complete answer.
 // Knows no message. Invariant: the parts add up to the time since the request; a part is counted once.
 
-/** What the router's comments begin with: the part that it is. */
+/** The starts of the router's comments, and the part that each begins. */
 const PARTS = { queued: "queue", loading: "load", prefill: "prefill" };
 
 export class Times {
@@ -24,7 +24,7 @@ export class Times {
     if (part && !this.first) this.#enter(part, performance.now());
   }
 
-  /** Some text has come. `isThought`: of the reasoning. */
+  /** Some text has come. `isThought`: it belongs to the reasoning. */
   token(isThought) {
     const now = performance.now();
     if (!this.first) {
@@ -55,13 +55,13 @@ export class Times {
     return seconds > 0.25 ? (num - 1) / seconds : undefined;
   }
 
-  /** {queue_ms, load_ms, ...}: those that took any time. */
+  /** {queue_ms, load_ms, ...}: only parts that took some time. */
   figures() {
     const parts = Object.entries(this.#spent).filter(([, ms]) => ms > 0);
     return Object.fromEntries(parts.map(([part, ms]) => [`${part}_ms`, ms]));
   }
 
-  /** What came before the first comment belongs to the part that it names. */
+  /** The time before the first comment belongs to the part that it names. */
   #enter(part, now) {
     if (this.#part && part !== this.#part) {
       this.#spent[this.#part] += now - this.#since;

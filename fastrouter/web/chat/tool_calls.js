@@ -1,5 +1,5 @@
-// The tool calls of one answer, a card each: name, arguments as they come, result. Where a result is missing, it can be written.
-// Knows no request. Invariant: a card is made once and then changed; what is being written stays until it is sent or given up.
+// The tool calls of one answer, one card for each: name, arguments while they come, result. The user can write a missing result.
+// Knows no request. Invariant: a card is made once and then changed; a result that the user writes stays until it is sent or cancelled.
 
 import { h, icon } from "../lib/dom.js";
 import { indented, JsonPrinter } from "../lib/json.js";
@@ -20,7 +20,7 @@ export class ToolCalls {
   #onGive;
   #cards = [];
   #isEditing = false;
-  #shown = ""; // what the results and the buttons were made of
+  #shown = ""; // the data of the results and the buttons that are shown
   #foot = h("div.tool-foot");
   #siblings;
   #context = {};
@@ -146,7 +146,7 @@ class Card {
     if (TIPS[state]) this.#chip.dataset.tip = TIPS[state];
   }
 
-  /** `result`: null where there is none; `canWrite`: it is asked for. */
+  /** `result`: null if there is none; `canWrite`: the user may write it. */
   show(result, canWrite) {
     if (!this.isWhole) return;
     this.#say(canWrite ? "waiting" : result === null ? "passed" : "given");
@@ -159,7 +159,7 @@ class Card {
 
 function inputOf(call, value) {
   const input = h("textarea.input.mono", { rows: Math.min(10, value.split("\n").length + 1), value, required: true, spellcheck: "false", placeholder: "What the tool returned: text or JSON" });
-  input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // to be seen
+  input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();

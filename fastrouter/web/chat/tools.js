@@ -1,5 +1,5 @@
-// Tools as people paste them: OpenAI's list, one of it, or what other programs write for the same. Knows no field and no request.
-// Invariant: what is read here is a list in OpenAI's form; a text that cannot be read gets a problem that names the place and the way out.
+// Tools as people paste them: OpenAI's list, one tool of it, or the forms of other programs. Knows no field and no request.
+// Invariant: the result is a list in OpenAI's form; for a text that cannot be read, `problem` names the place and the way out.
 
 export const EXAMPLE = '[{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]';
 export const CHOICES = ["auto", "none", "required"];
@@ -7,7 +7,7 @@ export const EFFORTS = ["none", "minimal", "low", "medium", "high"];
 
 const FORM = 'Write a list of {"type": "function", "function": {"name": "…", "parameters": {…}}}.';
 
-/** {tools, problem}: `problem` is "" where there is none. */
+/** {tools, problem}: `problem` is "" if there is none. */
 export function readTools(text) {
   try {
     return { tools: toolsOf(JSON.parse(text)), problem: "" };

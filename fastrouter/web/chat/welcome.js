@@ -21,7 +21,7 @@ export class Welcome {
   #askAgain;
   element;
 
-  /** `onPick(id)`; `openAll()` shows what has no card; `openRoom()` where there is nothing to pick; `askAgain()` for the key. */
+  /** `onPick(id)`; `openAll()` shows the models without a card; `openRoom()` is for an empty list; `askAgain()` for the key. */
   constructor(models, chat, { onPick, openAll, openRoom, askAgain }) {
     this.#askAgain = askAgain;
     this.#openAll = openAll;
@@ -44,7 +44,7 @@ export class Welcome {
     if (fit.length > MAX_CARDS) this.#cards.append(h("button.card.all", { type: "button", onclick: this.#openAll }, `All ${fit.length} models`));
     this.#cards.querySelector(`[data-model="${CSS.escape(focused ?? "")}"]`)?.focus();
     if (!this.#models.isKnown && this.#models.isRefused) {
-      this.#text.textContent = "The router wants an API key before it says which models it has.";
+      this.#text.textContent = "The router needs an API key to list its models.";
       this.#cards.replaceChildren(h("button.button.primary", { type: "button", onclick: this.#askAgain }, "Enter the key"));
       return;
     }

@@ -1,7 +1,7 @@
-"""From a request to a sequence in a slot: its prompt, its sampler, its grammar, its turn, and what the KV cache already holds of it.
+"""From a request to a sequence in a slot: its prompt, its sampler, its grammar, its turn, and the part that the KV cache already holds.
 
 Owns slots, prefixes and the queue. Never imports: worker.llama.batch, worker.schedule.scheduler. Invariant: a sequence is here until it
-has a slot. A sequence that asks for a busy slot lets others pass; one for which the KV cache has no room does not.
+has a slot. Others may overtake a sequence that asks for a busy slot, but not one for which the KV cache has no room.
 """
 
 import time
@@ -42,7 +42,7 @@ class Admission:
     def __init__(
         self, model: Model, context: Context, answers: Answers, options: LoadOptions, prompts: Prompts, adapters: Adapters
     ) -> None:
-        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that set nothing
+        self.sampling = {**file_defaults(model), **options.sampling}  # of requests that do not set them
         self.slots = Slots(context.num_slots, options.slot_prompt_similarity)
         self.prefixes = Prefixes(model, context, self.slots, options)
         self._vocab = model.vocab
@@ -97,7 +97,7 @@ class Admission:
             self._answers.refuse(request_id, error)
 
     def _start_calls(self, request: GenerateRequest) -> None:
-        """The grammar of the calls that the answer must have, or may have. The prompt has been read, so the format is known."""
+        """Starts to compile the grammar of the calls that the answer must or may have. The prompt has been read, so the format is known."""
         found = self._chats.wish(request.generate)
         if found is not None and found[1].is_required:
             request.grammar, request.grammar_at = self._grammars.compile_calls(*found), time.monotonic()
@@ -116,7 +116,7 @@ class Admission:
         return replace(generate, **changes) if changes else generate
 
     def check_constraint(self) -> None:
-        """The model's own constraint. Raises FastrouterError; takes as long as compiling it."""
+        """Compiles the model's default constraint, and waits for that. Raises FastrouterError."""
         if self._options.constraint is not None and not self._options.embedding:
             found = self._grammars.compile(self._options.constraint, self._options.json_whitespace)
             try:
@@ -141,7 +141,7 @@ class Admission:
             raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
 
     def _queue(self, request: GenerateRequest) -> None:
-        """Its prompt and its grammar are ready. Raises what has made its grammar fail."""
+        """Its prompt and its grammar are ready. Raises the error of its grammar."""
         sequence = self.choice(request, 0)
         if request.prompt:
             self._waiting.add(sequence)
@@ -166,7 +166,7 @@ class Admission:
             self._let_go(request)
 
     def _has_prompt(self, request: GenerateRequest) -> bool:
-        """Takes it from the job that has read it. False: the grammar of its calls must be compiled first."""
+        """Takes the prompt from the job that has read it. False: the grammar of its calls must be compiled first."""
         if request.reading is None:
             return True
         request.take_prompt()
@@ -251,7 +251,7 @@ class Admission:
         return None
 
     def _has_room(self, sequence: Sequence) -> bool:
-        """As far as is known: how many tokens fit depends on how many are shared, so this is learned when the cache is full."""
+        """An estimate: how many tokens fit depends on how many are shared, so this is learned when the cache is full."""
         busy = [slot for slot in self.slots.all if slot.is_busy]
         if not self._num_fitting or not busy:
             return True
@@ -278,7 +278,7 @@ class Admission:
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
         if sequence.has_begun:
-            self.prefixes.keep(slot, sequence.prefix, adapters)  # its own start, if nothing else
+            self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
         elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
@@ -316,7 +316,7 @@ class Admission:
 
 
 def _copy_of(compiled: "Future[Matcher] | None") -> Matcher | None:
-    """None where it is not ready, or cannot be made: then calls are written freely."""
+    """None if it is not ready, or cannot be made: then calls do not follow a grammar."""
     is_ready = compiled is not None and compiled.done() and not compiled.cancelled() and compiled.exception() is None
     return compiled.result().copy() if compiled is not None and is_ready else None
 

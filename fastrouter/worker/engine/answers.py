@@ -1,4 +1,4 @@
-"""What leaves the engine: the text of sequences, their ends, errors of requests. Each is one record for the Outbox.
+"""The output of the engine: the text of sequences, their ends, errors of requests. Each is one record for the Outbox.
 
 Never imports: worker.kv.prefixes, worker.llama.context. Invariant: each choice of a request has exactly one FINISH, and the last one is
 marked; a request that fails has one ERROR instead of the records that are left.
@@ -61,7 +61,7 @@ class Answers:
         self._outbox.push(sequence.request.id, kind, sequence.choice, 0, num_tokens, text)
 
     def _send_pieces(self, sequence: Sequence, pieces: list[Piece]) -> None:
-        """Plain text and plain thoughts have records of their own, which the router passes on as they are."""
+        """Plain text and plain thoughts have separate records, which the router passes on unchanged."""
         if sequence.has_events:
             self._send_events(sequence, deltas_of(pieces))
             return
@@ -88,7 +88,7 @@ class Answers:
     def end(self, running: Running, stop_type: str, end_token: int = -1, *, truncated: bool = False) -> None:
         """The text that was held back, then the finish. `stop_type`: eos | limit | word."""
         sequence, slot = running.sequence, running.slot
-        shows_end = self._options.special or sequence.message is not None  # then it is hidden, if it is not a marker
+        shows_end = self._options.special or sequence.message is not None  # then it is hidden, unless it is a marker
         rest = sequence.detokenizer.push(end_token) if shows_end and end_token >= 0 else b""
         rest += sequence.detokenizer.finish()
         if sequence.probabilities is not None and sequence.detokenizer.is_stopped:
@@ -102,7 +102,7 @@ class Answers:
         self._finish(sequence, slot, stop_type, truncated=truncated)
 
     def end_empty(self, request: GenerateRequest, sequence: Sequence) -> None:
-        """A prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
+        """For a prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
         for choice in range(request.num_open):
             sequence.choice = choice
             self._finish(sequence, None, "limit")

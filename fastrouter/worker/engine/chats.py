@@ -1,4 +1,4 @@
-"""What a chat's answer needs beyond text: its parser, the pieces of its markers, and the guide from its thought to its answer.
+"""What a chat's answer needs in addition to text: its parser, the pieces of its markers, and the rules for its thought and its answer.
 
 Knows no slot and no record. Invariant: a chat without thoughts and tools, and every completion, has none of these and costs nothing more.
 """
@@ -17,6 +17,7 @@ from fastrouter.worker.text.message import Message
 from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.prompts import Prompts, shown_tools
+from fastrouter.worker.text.template_format import GENERIC_WAY
 
 Tools = list[dict[str, Any]]
 
@@ -27,19 +28,19 @@ class ChatReading:
 
     format: Format
     pieces: PieceTable
-    tools: Tools  # that it may call
+    tools: Tools  # tools that it may call
     is_thinking: bool  # the prompt has opened the thought
     parses_thoughts: bool
     is_parallel: bool
-    holds_calls: bool  # they are given out when they are complete
-    guidance: Guidance | None  # None: nothing is forced, and a form begins with the first token
+    holds_calls: bool  # calls are given out when they are complete
+    guidance: Guidance | None  # None: no token is forced, and a grammar begins with the first token
 
     @property
     def is_parsed(self) -> bool:
         return bool(self.tools) or (self.parses_thoughts and self.format.thought is not None) or is_always_parsed(self.format)
 
     def message(self) -> Message | None:
-        """For one choice. None: its text goes out as it is."""
+        """For one choice. None: its text is sent unchanged."""
         if not self.is_parsed:
             return None
         parser = MessageParser(
@@ -54,7 +55,7 @@ class ChatReading:
 
 
 class Chats:
-    """Of one model."""
+    """For one model."""
 
     def __init__(self, vocab: Vocab, prompts: Prompts, options: LoadOptions) -> None:
         self._prompts = prompts
@@ -62,21 +63,27 @@ class Chats:
         self._pieces = MarkerPieces(vocab)
 
     def _format(self, generate: Generate) -> Format | None:
-        """The prompt has been read. None: the answer is not read."""
+        """Call it after the prompt has been read. None: the answer is not parsed."""
         if generate.messages is None or self._options.skip_chat_parsing:
             return None
         return self._prompts.format_of(generate).format
 
     def wish(self, generate: Generate) -> tuple[Format, Wish] | None:
-        """The prompt has been read. Which calls the answer may have, or must have. None: it has none."""
+        """Call it after the prompt has been read. The calls that the answer may or must have. None: it has none."""
         format = self._format(generate)
         tools = _callable_tools(generate, format) if format is not None else []
         if format is None or not tools:
             return None
-        return format, Wish(tools, must_call(generate), generate.parallel_tool_calls)
+        return format, Wish(tools, must_call(generate), self._is_parallel(generate))
+
+    def _is_parallel(self, generate: Generate) -> bool:
+        """A model that was not trained for calls often writes the same one again and again."""
+        if generate.parallel_tool_calls is not None:
+            return generate.parallel_tool_calls
+        return self._prompts.format_of(generate).origin != GENERIC_WAY
 
     def reading(self, generate: Generate, prompt_end: str, *, has_form: bool) -> ChatReading | None:
-        """The prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: its text is not read."""
+        """Call it after the prompt has been read. `prompt_end`: of its text. `has_form`: the answer follows a grammar. None: no parsing."""
         options = self._options
         format = self._format(generate)
         if format is None:
@@ -90,7 +97,7 @@ class Chats:
             tools,
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",
-            generate.parallel_tool_calls,
+            self._is_parallel(generate),
             generate.holds_calls,
             self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools)),
         )
@@ -103,7 +110,7 @@ class Chats:
         if not (has_form or budget >= 0 or generate.reasoning_control or begun):
             return None
         if is_forced and format.calls is not None and isinstance(format.calls.syntax, Channels):
-            return None  # the grammar of the call has the thought in it
+            return None  # the grammar of the call contains the thought
         thought, calls = format.thought, _openings(format) if may_call else ()
         before = "" if is_forced else _before(format)
         is_off = self._prompts.kwargs_of(generate.chat_template_kwargs)["enable_thinking"] is False
@@ -126,21 +133,21 @@ class Chats:
 
 
 def must_call(generate: Generate) -> bool:
-    """The answer has to be a tool call."""
+    """Whether the answer must be a tool call."""
     choice = generate.tool_choice
     is_required = choice == "required" or (isinstance(choice, dict) and choice["required"])
     return bool(is_required and generate.tools and generate.parses_calls)
 
 
 def _callable_tools(generate: Generate, format: Format) -> Tools:
-    """That the answer may call."""
+    """The tools that the answer may call."""
     if not generate.parses_calls or format.calls is None:
         return []
     return shown_tools(generate.tools, generate.tool_choice) or []
 
 
 def _before_answer(generate: Generate, prompt_end: str) -> str:
-    """The text that ends where the answer begins. Of a continued answer, only that it is in its thought still counts."""
+    """The text that ends where the answer begins. For a continued answer, its text so far: it tells whether its thought is open."""
     if not generate.continue_final_message:
         return prompt_end
     content = (generate.messages or [{}])[-1].get("content")
@@ -148,7 +155,7 @@ def _before_answer(generate: Generate, prompt_end: str) -> str:
 
 
 def _openings(format: Format) -> tuple[str, ...]:
-    """What tool calls begin with."""
+    """The texts that begin tool calls."""
     calls = format.calls
     if calls is None:
         return ()
@@ -158,13 +165,13 @@ def _openings(format: Format) -> tuple[str, ...]:
 
 
 def _before(format: Format) -> str:
-    """What an answer without a thought begins with."""
+    """The text that begins an answer without a thought."""
     syntax = format.calls.syntax if format.calls else None
     return f"{syntax.text}\n" if isinstance(syntax, Recipients) else ""
 
 
 def _after(format: Format, *, has_tools: bool) -> str:
-    """What stands between a thought and an answer."""
+    """The text between a thought and an answer."""
     syntax = format.calls.syntax if format.calls else None
     if isinstance(syntax, Channels):
         return "" if has_tools else f"{syntax.start}assistant{syntax.channel}final{syntax.message}"

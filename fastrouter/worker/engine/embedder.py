@@ -217,7 +217,7 @@ class Embedder:
         first_rows: list[int] = []
         for seq_id, (job, index) in enumerate(packed):
             prompt, start = job.prompts[index], 0
-            while len(prompt) - start > most:  # it is alone then, and may be split
+            while len(prompt) - start > most:  # then it is alone, and may be split
                 self._decode(batch.put_outputs(0, prompt[start : start + most], start, seq_id))
                 start += most
             first_rows.append(row)

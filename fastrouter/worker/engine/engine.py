@@ -82,7 +82,7 @@ class Engine:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
 
     def close(self) -> None:
-        """Before its context and its model are closed."""
+        """Call it before the context and the model are closed."""
         self._admission.close()
 
     # ------------------------------------------------------------ requests
@@ -120,7 +120,7 @@ class Engine:
         self._admission.check_constraint()
 
     def abort(self, request_id: int) -> None:
-        """Forget a request; its slots keep their KV. An unknown id is allowed: the request may just have finished."""
+        """Forget a request; its slots keep their KV. An unknown id is allowed: the request may have finished a moment ago."""
         for group in (self._decoding, self._prefilling):
             for running in [running for running in group if running.sequence.request.id == request_id]:
                 group.remove(running)
@@ -129,7 +129,7 @@ class Engine:
         self._outbox.drop(request_id)
 
     def end_thought(self, request_id: int) -> bool:
-        """The answer begins now. False when no choice of the request is in a thought that can be ended."""
+        """End the thought, so that the answer begins. False if no choice of the request is in a thought that can be ended."""
         mine = [running.sequence for running in self.running if running.sequence.request.id == request_id]
         samplers = [sequence.sampler for sequence in mine if sequence.request.generate.reasoning_control]
         return sum(sampler.end_thought() for sampler in samplers if isinstance(sampler, GuidedSampler)) > 0  # all of them

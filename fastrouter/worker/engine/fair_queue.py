@@ -1,8 +1,8 @@
 """Which waiting sequence gets the next free slot. Callers share the slots, and so do the HTTP requests of one caller. Pure: no clock.
 
-Never imports: worker.kv. Invariant: a caller or a request that holds fewer slots comes before one that holds more; of equals the one
-comes first that has waited longest since it came or last gave back a slot. So no second choice or prompt of one request comes before the
-first of another, and all get their turn.
+Never imports: worker.kv. Invariant: a caller or a request that holds fewer slots comes before one that holds more; of equals, the
+one comes first that has waited longest since it came or last gave back a slot. So no second choice or prompt of one request comes before
+the first of another, and all get their turn.
 A sequence that had to give back its slot while it ran comes before all others.
 """
 

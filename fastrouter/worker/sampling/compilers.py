@@ -44,7 +44,7 @@ class Compilers(Generic[Result]):
         wait([future for future in list(self._open) if not future.cancel()])
 
     def replace(self, num_characters: int) -> None:
-        """A job of this size does not end."""
+        """Call it if a job of this size does not end."""
         if self._num_started < MAX_STARTED:
             self._start(_kind_of(num_characters))
 

@@ -24,7 +24,7 @@ from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of
 from fastrouter.worker.text.parsers.format import Format
 
-# Between the tokens of JSON. Compact: a blank where most texts have one, so that models need not write what they rarely saw.
+# Between the tokens of JSON. Compact: a blank where most texts have one, so that models can write what they usually saw.
 # Free: enough to indent, but not without a limit.
 _WHITESPACE: dict[str, dict[str, Any]] = {
     "compact": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
@@ -130,7 +130,7 @@ class Grammars:
 
     def compile_calls(self, format: Format, wish: Wish, *, after: str | None = None, is_waited_for: bool = True) -> Future[Matcher]:
         """The same for a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. Call `leave` in
-        the end if it `is_waited_for`."""
+        the end if `is_waited_for` is set."""
         tools = orjson.dumps(list(wish.tools)).decode()
         key = (f"calls {format.name}", f"{after}", tools, f"{wish.is_parallel}")
         found = self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
@@ -149,18 +149,18 @@ class Grammars:
         return found
 
     def leave(self, future: "Future[Matcher]") -> None:
-        """One request does not wait for it any more. When the last one has left, it is not started."""
+        """One request does not wait for it any more. If no request waits, it is not started."""
         self._num_waiting[future] -= 1
         if self._num_waiting[future] < 1:
             del self._num_waiting[future]
             future.cancel()
 
     def close(self) -> None:
-        """Nothing is compiled any more, so the vocabulary may go."""
+        """Ends all compiling, so that the vocabulary may be freed."""
         self._compilers.close()
 
     def give_up(self, field: str, num_chars: int, future: "Future[Matcher]") -> FastrouterError:
-        """It takes too long. `field`: the one with the grammar, of so many characters. Returns the error."""
+        """It takes too long. `field`: the field with the grammar; `num_chars`: its length. Returns the error."""
         if not future.running():
             return Unavailable("too many grammars are waiting to be compiled: try again later")
         self._compilers.replace(num_chars)
@@ -184,7 +184,7 @@ class Grammars:
             raise _unusable(field, str(error)) from None
         matcher = Matcher(_new_matcher(self._tokenizer, grammar), self._vocab.n_tokens, is_lazy=is_lazy)
         if not matcher.problem:
-            matcher.find_allowed()  # some grammars fail only here; and slow ones are slow here, not later
+            matcher.find_allowed()  # some grammars fail only here; slow grammars are slow here, not later
         if matcher.problem:
             raise _unusable(field, matcher.problem)
         return matcher
@@ -276,7 +276,10 @@ def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: s
         return LLMatcher.grammar_from_lark(call_grammar(format, wish, segments, after=after))
 
     def is_followed(wish: Wish) -> bool:
-        return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
+        try:
+            return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
+        except ValueError:  # it is too large
+            return False
 
     return grammar_of(loosened(wish, is_followed))
 

@@ -44,7 +44,7 @@ def longest_chain(children: Children, root: str) -> tuple[int, list[str], bool]:
 
 
 def check_rules(children: Children, num_leaves: Mapping[str, int], root: str) -> None:
-    """Of a GBNF grammar: what each rule refers to, each time it does, and how much else it contains."""
+    """Of a GBNF grammar: the rules that each rule refers to, once for each reference, and how much else it contains."""
     length, order, is_recursive = longest_chain(children, root)
     if length > MAX_CHAIN:
         raise ValueError(f"it has rules that refer to each other in a chain of more than {MAX_CHAIN}")

@@ -1,7 +1,7 @@
-"""A sampler that knows the thought before the answer: it ends a thought whose budget is spent, and binds only the answer to a form.
+"""A sampler that knows the thought before the answer: it ends a thought whose budget is used up, and only the answer follows a grammar.
 
-Owns where its sequence is, and the tokens that come next whatever the model would say. Must never know slots or rings. Invariant: a token
-that is forced is the only one that is allowed, and its probability is the model's.
+Owns the place of its sequence, and the tokens that come next whatever the model prefers. Knows no slots or rings. Invariant: a forced
+token is the only one that is allowed, and its probability is the model's.
 """
 
 import codecs
@@ -22,18 +22,18 @@ _decoder = codecs.getincrementaldecoder("utf-8")
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """Of one request."""
+    """For one request."""
 
-    opens: tuple[str, ...]  # begin a thought
-    closes: tuple[str, ...]  # end one
+    opens: tuple[str, ...]  # texts that begin a thought
+    closes: tuple[str, ...]  # texts that end one
     is_open: bool  # the prompt has opened the thought
-    before: str = ""  # what stands before an answer without a thought
-    after: str = ""  # what stands between a thought and an answer
+    before: str = ""  # the text before an answer without a thought
+    after: str = ""  # the text between a thought and an answer
     budget: int = -1  # tokens of each thought; -1: no limit
     message: str = ""  # the last words of a thought that the budget has ended
-    calls: tuple[str, ...] = ()  # an answer that begins with one of these is a tool call, which has a form of its own
-    triggers: tuple[str, ...] = ()  # behind one of these the form of a tool call begins
-    calls_in_thought: bool = False  # also where a thought is open
+    calls: tuple[str, ...] = ()  # an answer that begins with one of these is a tool call, without the answer's grammar
+    triggers: tuple[str, ...] = ()  # the grammar of a tool call begins after one of these
+    calls_in_thought: bool = False  # also in an open thought
 
 
 class GuidedSampler(Sampler):
@@ -50,14 +50,14 @@ class GuidedSampler(Sampler):
         calls: Callable[[], Matcher | None] = lambda: None,
         **options: Any,
     ) -> None:
-        """`matcher`: of the answer; None: it has no form. `piece`: a token's bytes, with those of markers. `calls`: the matcher of what
-        follows a trigger; None where it is not ready, then the call is written freely."""
+        """`matcher`: of the answer; None: it has no grammar. `piece`: a token's bytes, with those of markers. `calls`: the matcher of the
+        text after a trigger; None if it is not ready: then the call does not follow a grammar."""
         super().__init__(vocab, settings, load_defaults, **options)
         self._vocab = vocab
         self._guidance = guidance
         self._matcher = matcher
-        self._is_bound = False  # the answer has begun, and follows its form
-        self._is_call = False  # and the form is that of a call which the model has begun by itself
+        self._is_bound = False  # the answer has begun, and follows its grammar
+        self._is_call = False  # and that is the grammar of a call that the model has begun by itself
         self._piece = piece
         self._calls = calls
         self._triggers = MarkerWatch(guidance.triggers) if guidance.triggers else None
@@ -71,7 +71,7 @@ class GuidedSampler(Sampler):
             self._force(guidance.before)
 
     def end_thought(self) -> bool:
-        """As soon as its last character is whole. False when none is open."""
+        """Ends the thought when its last character is complete. False if none is open."""
         is_open = self._watch.place is Place.THOUGHT
         if is_open and not self._forced:
             self._budget = 0
@@ -113,7 +113,7 @@ class GuidedSampler(Sampler):
         return token
 
     def _settle(self, matcher: Matcher, token: int, address: int, n_vocab: int) -> int:
-        """What comes instead of this token, or itself. A thought is free; what begins after it is a form, a call or one more thought."""
+        """The token that replaces this one, or this one. A thought is free; after it comes the answer, a call or another thought."""
         if self._watch.place is Place.THOUGHT:
             if not self._vocab.is_eog(token):
                 return token
@@ -129,7 +129,7 @@ class GuidedSampler(Sampler):
         return token
 
     def _begins_marker(self, piece: bytes) -> bool:
-        """The rest of a marker that begins so is forced: half of one would be text without a form."""
+        """If a marker begins with this piece, its rest is forced: an incomplete marker would be text outside of the grammar."""
         guidance = self._guidance
         for text in (*guidance.calls, *guidance.opens):
             marker = text.strip().encode()
@@ -161,14 +161,14 @@ class GuidedSampler(Sampler):
                 self._begin_call(rest)
 
     def _begin_call(self, rest: bytes) -> None:
-        """A trigger has been written. `rest`: what stood behind it in its last token."""
+        """A trigger has been written. `rest`: the text after it in its last token."""
         self._triggers = None
         matcher = self._calls()
         if matcher is not None and all(map(matcher.accept, self._tokens_of(rest.decode("utf-8", "replace")))):
             self._matcher, self._is_bound, self._is_call = matcher, True, True
 
     def _is_spent(self) -> bool:
-        """A character is not cut."""
+        """Whether the budget is used up, and no character is incomplete."""
         is_over = 0 <= self._budget <= self._num_thought and self._watch.place is Place.THOUGHT
         return is_over and not self._decoder.getstate()[0]
 
@@ -181,5 +181,5 @@ class GuidedSampler(Sampler):
 
     def _tokens_of(self, text: str) -> list[int]:
         tokens = self._vocab.tokenize(text, add_special=False, parse_special=True) if text else []
-        is_padded = tokens and self._piece(tokens[0]) == b" " and not text.startswith(" ")  # some vocabularies begin each text so
+        is_padded = tokens and self._piece(tokens[0]) == b" " and not text.startswith(" ")  # some vocabularies begin each text with a blank
         return tokens[1:] if is_padded else tokens

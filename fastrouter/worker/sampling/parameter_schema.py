@@ -1,23 +1,23 @@
-"""What the JSON schema of a tool's parameters says of each parameter. Pure; takes any JSON and never raises.
+"""What the JSON schema of a tool's parameters says about each parameter. Pure; takes any JSON and never raises.
 
-Schemas come from clients as they are: without type, without properties, with references. What is not understood means: any value.
+Schemas come from clients as they are: without type, without properties, with references. A part that is not understood allows any value.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-MAX_REFERENCES = 32  # that are followed one after the other
+MAX_REFERENCES = 32  # references that are followed one after the other
 
 Schema = dict[str, Any]
 _ENDLESS: Schema = {}
 
 
 def parameters_of(tool: Mapping[str, Any]) -> Schema:
-    """A schema of an object. Where the tool names its parameters and says no more, there are no others."""
+    """A schema of an object. If the tool names its parameters and says no more, others are not allowed."""
     function = tool.get("function")
     given = function.get("parameters") if isinstance(function, Mapping) else None
     schema: Schema = dict(given) if isinstance(given, Mapping) else {}
-    schema["type"] = "object"  # also where a client calls it "dict"
+    schema["type"] = "object"  # also if a client calls it "dict"
     if isinstance(schema.get("properties"), Mapping) and schema["properties"] and "additionalProperties" not in schema:
         schema["additionalProperties"] = any(name in schema for name in ("patternProperties", "allOf", "anyOf", "oneOf", "$ref"))
     return schema
@@ -28,18 +28,18 @@ def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
     properties = schema.get("properties")
     known = dict(properties) if isinstance(properties, Mapping) else {}
     required = schema.get("required")
-    needed = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    needed = dict.fromkeys(name for name in required if isinstance(name, str)) if isinstance(required, list) else {}
     known.update({name: {} for name in needed if name not in known})
     return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
 
 
 def is_text(types: set[str]) -> bool:
-    """A value of these types may be a string, so it is read as one where strings stand without quotes. No types: any."""
+    """A value of these types may be a string, so it is read as one if strings have no quotes. No types: any type."""
     return not types or "string" in types
 
 
 def enum_texts(value: Any) -> list[str]:
-    """The texts that are allowed, where these are the only ones."""
+    """The allowed texts, if no others are allowed."""
     if not isinstance(value, Mapping):
         return []
     found = value["enum"] if isinstance(value.get("enum"), list) else [value["const"]] if "const" in value else []
@@ -47,14 +47,14 @@ def enum_texts(value: Any) -> list[str]:
 
 
 def sub_schema(root: Schema, value: Any) -> Schema:
-    """A parameter's schema on its own, with what its references need."""
+    """A parameter's schema alone, with the definitions that its references need."""
     if not isinstance(value, Mapping):
         return {}
     return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **value}
 
 
 def has_endless_reference(schema: Schema) -> bool:
-    """A reference leads back to itself before anything has been written, so no value can follow it."""
+    """Whether a reference leads back to itself before any text was written, so that no value can follow it."""
     waiting: list[Any] = [schema]
     while waiting:
         part = waiting.pop()

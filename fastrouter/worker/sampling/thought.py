@@ -1,7 +1,7 @@
-"""Where a model is between its thought and its answer, told from the raw pieces of its tokens. Pure: bytes in, states out.
+"""Whether a model is in its thought or its answer, found in the raw pieces of its tokens. Pure: bytes in, states out.
 
-Apart from the parser, because the next token's sampler must know it before stop strings have let the text out. Invariant: only white space
-may stand before a marker that opens a thought; a marker inside the answer is text.
+Separate from the parser, because the next token's sampler must know it while stop strings still hold back the text. Invariant: only
+white space is allowed before a marker that opens a thought; a marker inside the answer is text.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ class ThoughtWatch:
         self._num_kept = max(map(len, self._closes), default=1) - 1
         self._tail = b""
         self.place = Place.THOUGHT if is_open else Place.START
-        self.rest = b""  # what stood behind a marker that has closed a thought, in the same piece
+        self.rest = b""  # the text after a marker that has closed a thought, in the same piece
 
     def __repr__(self) -> str:
         return f"<ThoughtWatch {self.place.value} {self._tail!r}>"
 
     def push(self, piece: bytes) -> bool:
-        """True when this piece has closed the thought."""
+        """True if this piece has closed the thought."""
         text = self._tail + piece
         if self.place is Place.START:
             text = self._open(text)
@@ -47,7 +47,7 @@ class ThoughtWatch:
         return True
 
     def _open(self, text: bytes) -> bytes:
-        """What is behind the marker, if there is one."""
+        """The text after the marker, if there is one."""
         begun = text.lstrip()
         for marker in self._opens:
             if begun.startswith(marker):
@@ -72,7 +72,7 @@ class MarkerWatch:
         return f"<MarkerWatch {self._tail!r}>"
 
     def push(self, piece: bytes) -> bytes | None:
-        """What stands behind a marker that this piece has completed; None: it has completed none."""
+        """The text after a marker that this piece has completed; None: it has completed none."""
         text = self._tail + piece
         end = min((at + len(marker) for marker in self._markers if (at := text.find(marker)) >= 0), default=-1)
         self._tail = text[-self._num_kept :] if end < 0 and self._num_kept else b""

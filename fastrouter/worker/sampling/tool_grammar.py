@@ -1,7 +1,7 @@
 """Tools and the format of a model -> the Lark grammar of its tool calls, for llguidance. Pure.
 
-The grammar writes markers and white space as the model usually does, so it costs the model nothing to follow. Arguments follow the schema
-of the tool's parameters. Knows no sampler: who uses the grammar decides where in the answer it begins.
+The grammar writes markers and white space as the model usually does, so the model can follow it without effort. Arguments follow the schema
+of the tool's parameters. Knows no sampler: its user decides where in the answer the grammar begins.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,21 +30,22 @@ Segments = Callable[[str], Iterable[str | int]]  # a marker's plain texts, and t
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _ANY_TEXT = "/(?s:.*)/"
+MAX_CHARACTERS = 4 << 20  # of a grammar: each parameter's schema brings all definitions, so a small schema may make a large one
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a request wants of its tool calls."""
+    """What a request says about its tool calls."""
 
-    tools: Sequence[Tool]  # that may be called
+    tools: Sequence[Tool]  # tools that may be called
     is_required: bool  # there is at least one call
     is_parallel: bool = True  # there may be more than one
     loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 
 def triggers(format: Format) -> tuple[str, ...]:
-    """Texts after one of which a call must follow: where the grammar of a call that is not required begins. Without white space at the
-    ends. Empty: calls of this format begin without a marker, so only required ones can be held to a grammar."""
+    """Texts after which a call must follow: there the grammar of an optional call begins. Without white space at the
+    ends. Empty: calls of this format begin without a marker, so only required calls can follow a grammar."""
     calls = format.calls
     if calls is None or isinstance(calls.syntax, Recipients):
         return ()
@@ -55,15 +56,15 @@ def triggers(format: Format) -> tuple[str, ...]:
 
 def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str | None = None) -> str:
     """`after`: the trigger that has been written already, None: the grammar begins where the answer does. Raises ValueError for a format
-    without calls."""
+    without calls, and where the grammar is too large."""
     if format.calls is None:
         raise ValueError(f"the format {format.name} has no tool calls")
     return _Builder(format.calls, wish, segments).build(after)
 
 
 def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
-    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One odd tool must not
-    break a request."""
+    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One unusual tool must not
+    make a request fail."""
     if not any(map(_is_hopeless, wish.tools)) and is_followed(wish):
         return wish
     alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
@@ -73,7 +74,7 @@ def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
 
 
 def _is_hopeless(tool: Tool) -> bool:
-    """The compiler would take too long, or make a grammar that leads nowhere."""
+    """The compiler would take too long, or the grammar could never end."""
     try:
         schema = _cleaned(tool)
         if has_endless_reference(schema):
@@ -85,7 +86,7 @@ def _is_hopeless(tool: Tool) -> bool:
 
 
 def _cleaned(tool: Tool) -> dict[str, Any]:
-    """The schema of its parameters, without what the compiler does not take and need not know. Raises ValueError."""
+    """The schema of its parameters, without the parts that the compiler refuses and does not need. Raises ValueError."""
     found: dict[str, Any] = orjson.loads(schema_text(parameters_of(tool)))
     return found
 
@@ -118,6 +119,7 @@ class _Builder:
         self._segments = segments
         self._numbers = count()
         self._rules: list[str] = []
+        self._num_characters = 0
 
     def build(self, after: str | None) -> str:
         syntax = self._calls.syntax
@@ -134,6 +136,9 @@ class _Builder:
     def _rule(self, body: str, attributes: str = "") -> str:
         name = f"r{next(self._numbers)}"
         self._rules.append(f"{name}{attributes}: {body}")
+        self._num_characters += len(body)
+        if self._num_characters > MAX_CHARACTERS:
+            raise ValueError(f"the grammar of the calls has more than {MAX_CHARACTERS >> 20} MiB: use fewer tools, or smaller schemas")
         return name
 
     def _any_of(self, bodies: Iterable[str]) -> str:
@@ -224,7 +229,7 @@ class _Builder:
             return f"{_quoted('{' + _json_text(name) + ': ')} {arguments} {_quoted('}')}"
         identity = f'{_quoted(f"{_json_text(syntax.id_key)}: ")} /"[0-9A-Za-z_-]{{1,40}}"/ {_quoted(", ")}' if syntax.id_key else ""
         opened = f"{_json_text(syntax.name_keys[0])}: {_json_text(name)}, {_json_text(syntax.arguments_keys[0])}: "
-        is_wrapped = syntax.function_key and not self._calls.bare  # in answers that are a bare call, most models leave it out
+        is_wrapped = syntax.function_key and not self._calls.bare  # most models leave it out if the answer is a call without markers
         if is_wrapped:
             opened = f"{_json_text(syntax.function_key)}: {{{opened}"
         closed = "}}" if is_wrapped else "}"
@@ -279,16 +284,14 @@ class _Builder:
         self, needed: list[tuple[str, Any]], others: list[tuple[str, Any]], item: Callable[[str, Any], str], comma: str = ", "
     ) -> str:
         """The needed ones, then any of the others, with commas between them."""
-        rest = ""
+        rest, firsts = "", []
         for key, value in reversed(others):  # each rule: this one or not, then those behind it
-            rest = self._rule(f"({_quoted(comma)} {item(key, value)})? {rest}")
+            one = self._rule(item(key, value))
+            firsts.append(f"{one} {rest}")
+            rest = self._rule(f"({_quoted(comma)} {one})? {rest}")
         if needed:
             return f" {_quoted(comma)} ".join(item(key, value) for key, value in needed) + f" {rest}"
-        firsts = []
-        for number, (key, value) in enumerate(others):
-            behind = " ".join(f"({_quoted(comma)} {item(k, v)})?" for k, v in others[number + 1 :])
-            firsts.append(f"{item(key, value)} {behind}")
-        return f"({self._any_of(firsts)})?" if firsts else ""
+        return f"({self._any_of(reversed(firsts))})?" if firsts else ""
 
     def _braces(self, syntax: Braces, schema: dict[str, Any]) -> str:
         found = properties_of(schema)
@@ -313,7 +316,7 @@ class _Builder:
             return f'"[" ({item} ("," {item})*)? "]"'
         return self._json(sub_schema(root, value))
 
-    # ------------------------------------------------------------ formats that are more than calls
+    # ------------------------------------------------------------ formats with more than calls
 
     def _channels(self, syntax: Channels, *, is_begun: bool) -> str:
         """One call: after it, the turn is over."""
@@ -352,7 +355,7 @@ def _escaped(text: str) -> str:
 
 
 def _type_word(types: set[str], string_types: tuple[str, ...]) -> str:
-    """How a format that writes types writes one that is not a string."""
+    """For a format that writes types: how it writes a type other than string."""
     if set(string_types) <= {"true"}:
         return "false"
     return next(iter(sorted(types)), "object")

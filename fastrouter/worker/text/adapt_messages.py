@@ -1,6 +1,6 @@
-"""Messages as a chat template takes them: what it would drop in silence is moved to where it is shown.
+"""Messages changed for a chat template: what it would drop silently is moved to a place that it shows.
 
-Pure: messages in, other messages out; nothing of the caller's is changed. What a template refuses is the business of remedies.py.
+Pure: messages in, other messages out; the caller's messages do not change. remedies.py handles what a template refuses.
 Invariant: no text of a message is lost.
 """
 
@@ -17,13 +17,13 @@ Message = dict[str, Any]
 
 SYSTEM_FOLDED = "the system message is put before the first user message"
 SYSTEM_LATER = "system messages that come later are shown as user messages"
-TOOLS_DESCRIBED = "tools are described in the system message, as the template knows none"
+TOOLS_DESCRIBED = "tools are described in the system message, because the template does not know tools"
 CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
 RESULTS_WRITTEN = "results of tools are shown as user messages"
 
 
 def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> tuple[list[Message], Any]:
-    """Messages and tools. `note`: told what was changed, in words, where it changes more than the form."""
+    """Messages and tools. `note` gets a text about each change that is more than a change of form."""
     prepared = [dict(message) for message in messages]
     for message in prepared:
         if message.get("role") == "developer" and not can.takes_developer:
@@ -84,7 +84,7 @@ def _with_shown_system(messages: list[Message], can: Abilities, note: Callable[[
 
 
 def _folded(messages: list[Message]) -> list[Message]:
-    """System messages in front of the first user message's text; alone they become one."""
+    """Puts system messages before the first user message's text; without a user message they become the first one."""
     system = "\n".join(text_of(message.get("content")) for message in messages if message.get("role") == "system")
     others = [message for message in messages if message.get("role") != "system"]
     for number, message in enumerate(others):
@@ -99,7 +99,7 @@ def _folded(messages: list[Message]) -> list[Message]:
 
 
 def with_description(messages: list[Message], text: str) -> list[Message]:
-    """Behind what the first system message says, or in one of its own."""
+    """The text is put at the end of the first system message, or in a new one."""
     first = messages[0] if messages else {}
     if first.get("role") != "system":
         return [{"role": "system", "content": text}, *messages]
@@ -132,7 +132,7 @@ def _with_written_calls(message: Message, style: Calls | None) -> Message:
 
 
 def with_written_results(messages: list[Message]) -> list[Message]:
-    """Those in a row are one user message."""
+    """Several results in a row become one user message."""
     shown: list[Message] = []
     follows = False
     for message in messages:

@@ -1,6 +1,6 @@
-"""Ends of an answer that its text and the clock decide: `n_indent` and `t_max_predict_ms`, by llama-server's rules.
+"""Limits that end an answer by its text or by the clock: `n_indent` and `t_max_predict_ms`, by llama-server's rules.
 
-Knows no sequence. Invariant: what is over the bound is never sent, and a sequence without bounds has a plain Detokenizer.
+Knows no sequence. Invariant: text after the limit is never sent, and a sequence without limits has a plain Detokenizer.
 """
 
 import time
@@ -10,20 +10,20 @@ from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 
 
 class BoundedDetokenizer(Detokenizer):
-    """Ends the text before a line that is indented less, or after a line end that comes when the time is over."""
+    """Ends the text before a line that is indented less, or after a line end that comes after the time limit."""
 
     __slots__ = ("_clock_ns", "_end_ns", "_indent", "_least_indent", "_limit_ns")
 
     def __init__(
         self, pieces: PieceTable, stop: list[str], n_indent: int, limit_ms: int, clock_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        """`n_indent`: blanks and tabs that every line but the first begins with. `limit_ms`: counted from the first token. 0: no bound."""
+        """`n_indent`: blanks and tabs that every line but the first begins with. `limit_ms`: counted from the first token. 0: no limit."""
         super().__init__(pieces, stop)
         self._least_indent = n_indent
         self._indent = -1  # of the line that begins; -1: inside a line
         self._clock_ns = clock_ns
         self._limit_ns = limit_ms * 1_000_000
-        self._end_ns = 0  # 0: not begun
+        self._end_ns = 0  # 0: no token yet
 
     def push(self, token: int) -> bytes:
         text = super().push(token)
@@ -41,7 +41,7 @@ class BoundedDetokenizer(Detokenizer):
         return self._cut(super().finish()) if self._least_indent else super().finish()
 
     def _cut(self, text: bytes) -> bytes:
-        """Up to the first character of a line that comes too early."""
+        """The text up to the first character that is indented too little."""
         for position, byte in enumerate(text):
             if byte == 10 and self._indent < 0:
                 self._indent = 0

@@ -1,7 +1,7 @@
 """Chat messages to a prompt's text, through the model's own Jinja template.
 
-Owns the compiled template, what it can show (found by probing), and the way from messages that it refuses to messages that it takes.
-Must never know tokens, models or HTTP. Invariant: a template is foreign code; whatever it does, `render` returns text or raises
+Owns the compiled template, what it can show (found by probing), and the changes that make refused messages acceptable to it.
+Knows no tokens, models or HTTP. Invariant: a template is foreign code; whatever it does, `render` returns text or raises
 InvalidRequest.
 """
 
@@ -22,15 +22,15 @@ from fastrouter.worker.text.template_sandbox import NotAllowed, Sandbox, TooMuch
 
 MAX_SECONDS = 5.0
 _MAX_ERROR_CHARS = 2000
-_DATE = "%d %b %Y"  # of today, as llama-server gives it
-_FIREFUNCTION, _DATE_TIME = "functools[", "%b %d %Y %H:%M:%S"  # a template that wants two values of its own
+_DATE = "%d %b %Y"  # today's date, in llama-server's form
+_FIREFUNCTION, _DATE_TIME = "functools[", "%b %d %Y %H:%M:%S"  # a template that needs two values
 _TAG = "CONTINUE-HERE-4711 "  # its space shows whether the template trims
 
 Message = dict[str, Any]
 
 
 class ChatTemplate:
-    """One template, compiled. Empty: ChatML; a plain word: a built-in one; otherwise Jinja source."""
+    """One compiled template. Empty: ChatML; a plain word: a built-in template; otherwise Jinja source."""
 
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", max_seconds: float | None = None, only_tame: bool = False
@@ -44,7 +44,7 @@ class ChatTemplate:
         self._max_seconds = max_seconds
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self.is_tame = False
-        self.adaptations: dict[str, None] = {}  # what the last render has done to its messages, in words
+        self.adaptations: dict[str, None] = {}  # what the last render changed in its messages, in words
         self.can = Abilities(self._probe, self.source)
         if only_tame and len(self.source) > MAX_TAME_CHARS:
             return
@@ -81,7 +81,7 @@ class ChatTemplate:
         return self._run_adapted(prepared, tools, add_generation_prompt, kwargs)
 
     def _run_adapted(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
-        """As they are; when the template refuses that, with remedies. Raises its first refusal."""
+        """Renders the messages unchanged; if the template refuses them, with remedies. If these fail, raises its first refusal."""
 
         def run(messages: list[Message], tools: Any) -> str:
             return self._run(messages, tools, add_generation_prompt, kwargs)
@@ -101,7 +101,7 @@ class ChatTemplate:
         raise refusal
 
     def _probe(self, messages: list[Message], tools: Any) -> str:
-        """A strict sandbox does not end the whole render here: what a template does with a probe, it need not do with real messages."""
+        """A strict sandbox does not end the whole render here: a template may treat a probe and real messages differently."""
         try:
             return self._run(messages, tools, False, {})
         except NotAllowed:
@@ -115,7 +115,7 @@ class ChatTemplate:
         self._sandbox.given = (messages, tools)
         try:
             text = self._sandbox.concat(self._template.root_render_func(self._template.new_context(values)))
-            text.encode()  # half of a surrogate pair cannot leave in any answer
+            text.encode()  # half of a surrogate pair cannot be sent in any answer
             return text
         except MemoryError:
             raise TooMuchMemory from None
@@ -124,22 +124,22 @@ class ChatTemplate:
 
 
 def with_system(messages: list[Message], system: str | None) -> list[Message]:
-    """The messages after this system message, unless they bring their own."""
+    """This system message and then the messages; if they have a system message already, they stay unchanged."""
     if system is None or any(isinstance(message, dict) and message.get("role") in ("system", "developer") for message in messages):
         return messages
     return [{"role": "system", "content": system}, *messages]
 
 
 def _describe(error: Exception) -> str:
-    """The same for the same mistake."""
-    if isinstance(error, RecursionError):  # Python's words depend on where it happens
+    """Gives the same text for the same mistake."""
+    if isinstance(error, RecursionError):  # Python's message depends on the place
         return "it is nested too deeply"
     text = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
     return text[:_MAX_ERROR_CHARS]
 
 
 def _tagged(messages: list[Message]) -> list[Message]:
-    """A tag at the end of the last message's text: where the prompt will be cut."""
+    """Puts a tag at the end of the last message's text: the prompt is cut there."""
     last = messages[-1] if messages else {}
     content = last.get("content")
     if last.get("role") == "assistant" and isinstance(content, str):

@@ -1,8 +1,8 @@
-"""Tokens in, text that may be sent out: whole UTF-8 characters only, and never a piece of a stop string.
+"""Tokens in, text out that may be sent: whole UTF-8 characters only, and never a part of a stop string.
 
-Owns the pieces of a vocabulary (PieceTable, one per model) and what one sequence holds back (Detokenizer). Must never know llama.cpp, rings
-or requests. Invariant: what was sent, what is held and the bytes of an unfinished character are together all the text so far; held text is
-the longest end of it that could still become a stop string, so a later match never begins in what was sent.
+Owns the pieces of a vocabulary (PieceTable, one per model) and what one sequence holds back (Detokenizer). Knows no llama.cpp, rings or
+requests. Invariant: what was sent, what is held and the bytes of an unfinished character are together all the text so far; held text is
+the longest end of the text that could still become a stop string, so a later match never begins in what was sent.
 """
 
 import codecs
@@ -30,7 +30,7 @@ class PieceTable:
         self._special = special
         self._shown = shown
         self._pieces: list[bytes | None] = [None] * vocab.n_tokens
-        # the piece where it is whole UTF-8, b"" where it is not (or is empty), None where not asked yet
+        # the piece if it is whole UTF-8, b"" if it is not (or is empty), None if not asked yet
         self.whole: list[bytes | None] = [None] * vocab.n_tokens
 
     def __repr__(self) -> str:
@@ -57,9 +57,9 @@ class Detokenizer:
         starts = b"".join(re.escape(encoded[:1]) for _, encoded in self._stops)
         self._find_start = re.compile(b"[" + starts + b"]").search if starts else None
         self._held = b""
-        self._is_idle = True  # nothing is held and the text goes on
+        self._is_idle = True  # nothing is held and the text continues
         self.is_stopped = False
-        self.stop_type = "word"  # what it is when it is stopped
+        self.stop_type = "word"  # the reason, once `is_stopped` is set
         self.stopping_word = ""
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class Detokenizer:
         return text
 
     def end(self) -> None:
-        """Nothing that comes belongs to the text."""
+        """Later tokens do not belong to the text."""
         self.is_stopped, self.stop_type, self._held = True, "eos", b""
 
     def _scan(self, text: bytes) -> bytes:
@@ -102,7 +102,7 @@ class Detokenizer:
         text = self._held + text
         end, held_from = len(text), len(text)
         for word, encoded in self._stops:
-            found = text.find(encoded, 0, end + len(encoded) - 1)  # only what begins before the best match so far
+            found = text.find(encoded, 0, end + len(encoded) - 1)  # only a match that begins before the best one so far
             if found >= 0:
                 end, self.stopping_word, self.is_stopped = found, word, True
             elif not self.is_stopped:
@@ -115,7 +115,7 @@ class Detokenizer:
 
 
 def _partial(text: bytes, stop: bytes, limit: int) -> int:
-    """Where the longest end of `text` that `stop` begins with starts; `limit` when that is not before it."""
+    """Where the longest end of `text` starts that is also a start of `stop`; `limit` if that is not before `limit`."""
     start = text.find(stop[:1], max(0, len(text) - len(stop) + 1), limit)
     while start >= 0:
         if stop.startswith(text[start:]):

@@ -1,9 +1,9 @@
-"""The prompt of /infill: what is before and after a gap, and other files, with the vocabulary's FIM tokens around. llama-server's assembly.
+"""The prompt of /infill: text before and after a gap, and other files, with the vocabulary's FIM tokens. Built as in llama-server.
 
     [REP]myproject  [SEP]file text ...  [SEP]filename  BOS  [PRE]prefix prompt  [SUF]suffix  [MID]
 
-Knows the vocabulary, but no slot and no sequence. Invariant: the sides fit into one batch, three parts before the gap to one behind it;
-of the other files, the end fills what the context has beside that and two answers.
+Knows the vocabulary, but no slot and no sequence. Invariant: the text around the gap fits into one batch, three parts before the gap
+and one after it; the end of the other files fills the rest of the context, except the space of two answers.
 """
 
 from array import array
@@ -16,11 +16,11 @@ from fastrouter.worker.llama.vocab import Vocab
 
 _REPOSITORY = "myproject\n"
 _FILENAME = "filename\n"
-_SNIPPET = "\n\n--- snippet ---\n\n"  # between files, where there is no token for it
+_SNIPPET = "\n\n--- snippet ---\n\n"  # between files, if the vocabulary has no token for it
 
 
 def build_infill(vocab: Vocab, generate: Generate, options: LoadOptions, n_ctx: int) -> "array[int]":
-    """Raises ModelCannot for a model that has not learned this."""
+    """Raises ModelCannot for a model that was not trained for this."""
     _check(vocab)
     infill: dict[str, Any] = generate.infill or {}
     prompt = vocab.tokenize(str(generate.prompt or ""), add_special=False)
@@ -54,7 +54,7 @@ def _other_files(vocab: Vocab, extra: list[list[str]]) -> list[int]:
 
 
 def _tokens(vocab: Vocab, content: str | list[Any]) -> list[int]:
-    """Text, token ids or a mix. Nothing in a text is taken for a special token."""
+    """Text, token ids or a mix. A text never becomes a special token."""
     found: list[int] = []
     for item in [content] if isinstance(content, str) else content:
         if isinstance(item, str):

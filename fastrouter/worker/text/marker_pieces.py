@@ -1,6 +1,6 @@
 """How the tokens of a format's markers are shown. One object per model.
 
-Knows the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, also where it is a control token; all
+Knows the vocabulary, but no request, sampler or slot. Invariant: a marker is text for the parser, even if it is a control token; all
 other control tokens stay hidden.
 """
 
@@ -36,7 +36,7 @@ class MarkerPieces:
 
 
 def is_always_parsed(format: Format) -> bool:
-    """Even a plain answer has markers."""
+    """Whether even a plain answer has markers."""
     return bool(format.drop) or isinstance(format.calls and format.calls.syntax, Channels | Recipients)
 
 

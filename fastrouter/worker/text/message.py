@@ -1,6 +1,6 @@
-"""One answer on its way through its parser: text in, thoughts, text and tool calls out, with ids and counts.
+"""One answer and its parser: text in; thoughts, text and tool calls out, with ids and counts.
 
-Knows no record and no sequence. Invariant: the pieces come in the order of the text; a call's first piece has its id and its name, and no
+Knows no record and no sequence. Invariant: the pieces have the order of the text; a call's first piece has its id and its name, and no
 arguments.
 """
 
@@ -34,16 +34,16 @@ class Message:
         self._is_thinking = is_thinking
         self._is_parallel = is_parallel
         self._is_full = False  # it has as many calls as it may
-        self._num_counted = 0  # tokens, up to the last piece
+        self._num_counted = 0  # tokens up to the last piece
         self.num_calls = 0
         self.num_reasoning_tokens = 0
-        self.is_over = False  # nothing that comes belongs to it
+        self.is_over = False  # later text does not belong to it
 
     def __repr__(self) -> str:
         return f"<Message {self.num_calls} calls {self.num_reasoning_tokens} tokens of thought{' over' if self.is_over else ''}>"
 
     def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
-        """The fast way: what this text is, if it is plain text or plain thought. Then it is taken. None: `take` it."""
+        """The fast way: the kind of this text, if it is plain text or plain thought; then the text is taken. None: use `take`."""
         kind = self._plain_kind(text.decode())
         if kind is not None:
             self._is_thinking = kind is Kind.REASONING
@@ -53,27 +53,27 @@ class Message:
         return kind
 
     def take(self, text: bytes, num_tokens: int) -> list[Piece]:
-        """`text` is whole UTF-8. `num_tokens`: so many have come."""
+        """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far."""
         pieces = self._parser.push(text.decode())
         self.is_over = self.is_over or self._parser.is_over
         return self._note(pieces, num_tokens) if pieces else pieces
 
     def finish(self, num_tokens: int, *, is_cut: bool) -> list[Piece]:
-        """What was held back. `is_cut`: a limit has ended the text."""
+        """The text that was held back. `is_cut`: a limit has ended the text."""
         pieces = self._note(self._parser.finish(is_cut), num_tokens)
         if self._is_thinking:
             self.num_reasoning_tokens += num_tokens - self._num_counted
         return pieces
 
     def _note(self, pieces: list[Piece], num_tokens: int) -> list[Piece]:
-        """Count; and drop what is too much."""
+        """Counts tokens and calls, and drops calls that are not allowed."""
         if self._is_full:
             return []
         for number, piece in enumerate(pieces):
             is_thought = piece.kind is Kind.REASONING
             if self._is_thinking or is_thought:
                 num_new = num_tokens - self._num_counted
-                self.num_reasoning_tokens += num_new if is_thought else max(0, num_new - 1)  # the last one brought something else
+                self.num_reasoning_tokens += num_new if is_thought else max(0, num_new - 1)  # the last piece was of another kind
                 self._is_thinking = is_thought
             self._num_counted = num_tokens
             if piece.kind is Kind.CALL and not self._begin_call():
@@ -81,7 +81,7 @@ class Message:
         return pieces
 
     def _begin_call(self) -> bool:
-        """False when there may be no more."""
+        """False if no more calls are allowed."""
         if self.num_calls and not self._is_parallel:
             self._is_full = self.is_over = True
             return False
@@ -90,7 +90,7 @@ class Message:
 
 
 def deltas_of(pieces: Iterable[Piece]) -> list[Delta]:
-    """As few as hold the pieces in their order. A call's pieces are in a Delta of their own each: clients join them by its index."""
+    """As few Deltas as can hold the pieces in order. Each piece of a call has a separate Delta: clients join them by its index."""
     deltas: list[Delta] = []
     text, reasoning, calls, rank = "", "", list[CallDelta](), 0
     for piece in pieces:

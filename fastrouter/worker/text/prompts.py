@@ -1,6 +1,6 @@
 """Text in, token ids out: prompts of all shapes, chat messages, and the questions a router asks about them.
 
-Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input ends here as InvalidRequest.
+Knows the vocabulary and the chat template, but no context, slot or sequence. Bad input raises InvalidRequest here.
 """
 
 import re
@@ -23,10 +23,10 @@ _END_CHARS = 256
 
 
 class ReadPrompt(NamedTuple):
-    """A prompt as the model gets it."""
+    """A prompt in the form that the model gets."""
 
     tokens: "array[int]"
-    end: str = ""  # of its text, where a template has made it
+    end: str = ""  # the end of its text, if a template has made it
 
 
 class Prompts:
@@ -39,7 +39,7 @@ class Prompts:
         self._options = options
         given = options.chat_template or model.chat_template
         self.template_source = given or FALLBACK
-        # How a chat's answer ends when there is no template: it got ChatML, and the vocabulary may not know ChatML's end as a token.
+        # The end of a chat's answer without a template: the prompt is ChatML, and ChatML's end may not be a token of the vocabulary.
         self.fallback_stop = None if given else "<|im_end|>"
         self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})
 
@@ -52,12 +52,12 @@ class Prompts:
         return self._vocab.token_text(self._vocab.eos)
 
     def start_compiling(self) -> None:
-        """Compile the template on the side, while llama.cpp makes the context."""
+        """Compile the template in another thread, while llama.cpp makes the context."""
         self._renderer.start_compiling()
 
     def read(self, generate: Generate, limit: int) -> ReadPrompt | Job[ReadPrompt]:
-        """The prompt, or the job that makes it where that takes long. Raises ContextExceeded, also in the job, for one whose
-        size tells that it has more than `limit` tokens."""
+        """The prompt, or the job that makes it if that takes long. Raises ContextExceeded, also in the job, for a prompt that
+        must have more than `limit` tokens, judged by its size."""
         if generate.messages is not None:
             chat = self._chat(generate)
             text = self._renderer.render_now(chat)
@@ -103,7 +103,7 @@ class Prompts:
         return self._renderer.known_format(generate.chat_template)
 
     def take_notices(self) -> list[str]:
-        """What the user should know about the template, each once."""
+        """What the user should know about the template. Each text is returned once."""
         notices = self._renderer.notices
         return [notices.popleft() for _ in range(len(notices))]
 
@@ -116,7 +116,7 @@ class Prompts:
             raise context_exceeded(least, limit, is_least=True)
 
     def least_tokens(self, content: Any, limit: int) -> int:
-        """See Vocab.least_tokens; for a text, ids, or a mix. Texts that are soon counted exactly count for nothing."""
+        """See Vocab.least_tokens; for a text, ids, or a mix. Texts that can be counted exactly in a short time count as 0."""
         if isinstance(content, str):
             return self._vocab.least_tokens(content, limit) if len(content) > _COUNTED_CHARS else 0
         return sum(self.least_tokens(item, limit) if isinstance(item, str) else 1 for item in content or ())
@@ -138,7 +138,7 @@ class Prompts:
         return Chat(template, arguments, self.kwargs_of(kwargs))
 
     def kwargs_of(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The variables of a template, with what the options say. Some templates have another name for `enable_thinking`."""
+        """The variables of a template, with the values of the options. Some templates have another name for `enable_thinking`."""
         options = self._options
         found: dict[str, Any] = {"preserve_reasoning": options.reasoning_preserve}
         if options.reasoning_effort != "default":
@@ -151,13 +151,13 @@ class Prompts:
         return {"enable_thinking": True, **found}
 
     def render(self, chat: Chat) -> str:
-        """However long it takes, in any thread."""
+        """May take long; may be called in any thread."""
         is_main = threading.current_thread() is threading.main_thread()
         text = self._renderer.render_now(chat) if is_main else None
         return self._renderer.render(chat) if text is None else text
 
     def render_now(self, chat: Chat) -> str | None:
-        """None: `render` will take long."""
+        """None: it would take long, so use `render`."""
         return self._renderer.render_now(chat)
 
     def count_rendered(self, text: str) -> int:
@@ -170,11 +170,11 @@ class Prompts:
             text = text[len(bos) :]
         tokens = self._vocab.tokenize(text)
         if self._vocab.add_eos and tokens and tokens[-1] == self._vocab.eos:
-            tokens.pop()  # an end of sequence here would end the answer before it began
+            tokens.pop()  # an end of sequence here would end the answer before it begins
         return tokens
 
     def tokenize(self, content: Any, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Text, ids, or a list of both; special tokens are added only before a leading text."""
+        """Text, ids, or a list of both; special tokens are added only if it begins with a text."""
         if isinstance(content, str):
             return self._vocab.tokenize(content, add_special, parse_special)
         if not isinstance(content, list):
@@ -191,7 +191,7 @@ class Prompts:
         """What a reranker reads of each document: its own template, else the two between the vocabulary's special tokens."""
         template, vocab = self._model.rerank_template, self._vocab
         if template is not None:
-            # One pass over the template, so that no text of a user is taken for a place in it.
+            # One pass over the template, so that no text of a user is replaced.
             parts = re.split(r"(\{query\}|\{document\})", template)
             texts = ["".join([{"{query}": query, "{document}": document}.get(part, part) for part in parts]) for document in documents]
             return [vocab.tokenize(text, add_special=False, parse_special=True) for text in texts]
@@ -207,10 +207,10 @@ class Prompts:
 
 
 def shown_tools(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]] | None:
-    """Those that a request allows, with what templates read, in their order. `choice` as in Generate."""
+    """The tools that a request allows, with the keys that templates read, in their order. `choice` as in Generate."""
     if not tools or choice == "none":
         return None
-    names = choice["names"] if isinstance(choice, dict) else None
+    names = frozenset(choice["names"]) if isinstance(choice, dict) else None
     return [_shown(tool["function"]) for tool in tools if names is None or tool["function"]["name"] in names] or None
 
 
@@ -225,7 +225,7 @@ def _shown(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def context_exceeded(num_tokens: int, n_ctx: int, *, is_least: bool = False) -> ContextExceeded:
-    """`is_least`: so many at least; nobody has counted them."""
+    """`is_least`: it is the least number; the tokens were not counted."""
     shown = f"at least {num_tokens}" if is_least else f"{num_tokens}"
     message = f"request ({shown} tokens) exceeds the available context size ({n_ctx} tokens), try increasing it"
     return ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=n_ctx)

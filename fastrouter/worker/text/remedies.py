@@ -1,6 +1,6 @@
-"""What can be done with messages and tools that a chat template has refused: the mildest first.
+"""Changes to messages and tools that a chat template has refused: the smallest change first.
 
-Pure: each remedy gives other messages and tools, or the same when it has nothing to change. Invariant: no text of a message is lost.
+Pure: each remedy gives other messages and tools, or the same if there is nothing to change. Invariant: no text of a message is lost.
 """
 
 import re
@@ -14,7 +14,7 @@ from fastrouter.worker.text.tool_prompt import describe_tools
 
 
 def _one_thought(messages: list[Message]) -> list[Message]:
-    """gpt-oss takes either a thought or a text beside tool calls."""
+    """gpt-oss accepts either a thought or a text with tool calls, not both."""
     changed = []
     for message in messages:
         thought, content = message.get("thinking"), message.get("content")
@@ -25,7 +25,7 @@ def _one_thought(messages: list[Message]) -> list[Message]:
 
 
 def _short_ids(messages: list[Message]) -> list[Message]:
-    """Nine letters and digits: the same id always becomes the same."""
+    """Nine letters and digits: the same id always gives the same result."""
     changed = []
     for message in messages:
         if isinstance(message.get("tool_call_id"), str):
@@ -42,7 +42,7 @@ def _short_id(text: str) -> str:
 
 
 def _one_call_each(messages: list[Message]) -> list[Message]:
-    """An answer with several calls becomes several answers, each with its result behind it."""
+    """An answer with several calls becomes several answers, each followed by its result."""
     changed: list[Message] = []
     waiting: list[Message] = []  # answers that come after the results of those before them
     for message in messages:
@@ -64,7 +64,7 @@ def _one_call_each(messages: list[Message]) -> list[Message]:
 
 
 def _orphans_shown(messages: list[Message]) -> list[Message]:
-    """Results that belong to no call before them become user messages."""
+    """Results without a call before them become user messages."""
     changed: list[Message] = []
     has_calls = False
     for message in messages:
@@ -77,7 +77,7 @@ def _orphans_shown(messages: list[Message]) -> list[Message]:
 
 
 def _merged(messages: list[Message]) -> list[Message]:
-    """Messages of one role in a row become one."""
+    """Several messages of one role in a row become one."""
     changed: list[Message] = []
     for message in messages:
         last = changed[-1] if changed else {}
@@ -91,7 +91,7 @@ def _merged(messages: list[Message]) -> list[Message]:
 
 
 def _user_first(messages: list[Message]) -> list[Message]:
-    """An empty question before an answer that comes first."""
+    """Puts an empty question before an answer that comes first."""
     at = next((number for number, message in enumerate(messages) if message.get("role") != "system"), len(messages))
     if not messages or (at < len(messages) and messages[at].get("role") == "user"):
         return messages
@@ -99,7 +99,7 @@ def _user_first(messages: list[Message]) -> list[Message]:
 
 
 def _answer_between(messages: list[Message]) -> list[Message]:
-    """An empty answer between the result of a tool and a question."""
+    """Puts an empty answer between the result of a tool and a question."""
     changed: list[Message] = []
     for message in messages:
         if changed and changed[-1].get("role") == "tool" and message.get("role") == "user":
@@ -108,8 +108,14 @@ def _answer_between(messages: list[Message]) -> list[Message]:
     return changed
 
 
+def _space_in_empty_answers(messages: list[Message]) -> list[Message]:
+    """Where neither text nor calls are, some templates refuse the answer."""
+    is_empty = [message.get("role") == "assistant" and not message.get("content") and not message.get("tool_calls") for message in messages]
+    return [{**message, "content": " "} if empty else message for message, empty in zip(messages, is_empty, strict=True)]
+
+
 def _together(first: Any, second: Any) -> Any:
-    """Two contents as one."""
+    """Joins two contents."""
     if isinstance(first, list) or isinstance(second, list):
         return [*_parts(first), *_parts(second)]
     return "\n\n".join(text for text in (first, second) if text)
@@ -123,7 +129,7 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _plain_schema(schema: Any) -> Any:
-    """Without what only newer templates know: several types at once, and what else may be there."""
+    """Removes what only newer templates know: several types at the same time, and a boolean `additionalProperties`."""
     if isinstance(schema, list):
         return [_plain_schema(item) for item in schema]
     if not isinstance(schema, dict):
@@ -154,29 +160,30 @@ def _described_tools(messages: list[Message], tools: Any) -> tuple[list[Message]
 
 
 def _empty_tools(messages: list[Message], tools: Any) -> tuple[list[Message], Any]:
-    """Some templates count on a list."""
+    """Some templates need a list."""
     return messages, [] if tools is None else tools
 
 
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
-    ("a text beside a thought and tool calls is put behind the thought", _of_messages(_one_thought)),
+    ("a text beside a thought and tool calls is put after the thought", _of_messages(_one_thought)),
     ("ids of tool calls are replaced by nine letters and digits", _of_messages(_short_ids)),
     ("several tool calls of one answer are shown one after the other", _of_messages(_one_call_each)),
     ("results of tools that belong to no call are shown as user messages", _of_messages(_orphans_shown)),
     ("messages of one role in a row are joined", _of_messages(_merged)),
     ("an empty user message is put before an answer that comes first", _of_messages(_user_first)),
     ("an empty answer is put between the result of a tool and a user message", _of_messages(_answer_between)),
+    ("a space is put into answers without text", _of_messages(_space_in_empty_answers)),
     ("parameters of tools are shown with simpler types", _plain_tools),
-    ("tools are described in the system message, as the template refuses them", _described_tools),
-    ("an empty list of tools is shown where there are none", _empty_tools),
+    ("tools are described in the system message, because the template refuses them", _described_tools),
+    ("an empty list of tools is shown if there are none", _empty_tools),
 )
 
 
 def with_remedies(
     messages: list[Message], tools: Any, run: Callable[[list[Message], Any], str], refusal: InvalidRequest, *, keeps_all: bool
 ) -> tuple[str, list[str]] | None:
-    """The text, and the remedies that it took. One after the other is tried; those after which the template says the same as before are
-    dropped again, unless `keeps_all`. None: it refuses all."""
+    """The text, and the remedies that it took. They are tried one after the other; one that does not change the template's error is
+    removed again, unless `keeps_all`. None: it refuses all."""
     names: list[str] = []
     for name, remedy in REMEDIES:
         changed = remedy(messages, tools)

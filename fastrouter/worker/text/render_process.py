@@ -1,8 +1,8 @@
-"""A process that renders chat templates: whatever one does there ends in time, within its memory, and touches nobody else.
+"""A process that renders chat templates: a template there has limited time and memory, and cannot disturb other requests.
 
-Both ends in one file. The worker starts it, asks, and kills it when it is late; it reads one question after the other from a socket until
-that closes. Frames: `u32 little-endian length | JSON`. Invariant: an answer belongs to the question before it; a process that has missed
-its time is never asked again.
+Both sides are in this file. The worker starts it, asks, and kills it when it is late; it reads one question after the other from a
+socket until that closes. Frames: `u32 little-endian length | JSON`. Invariant: an answer belongs to the question before it;
+a process that was too late is never asked again.
 """
 
 import resource
@@ -23,9 +23,9 @@ from fastrouter.worker.text.template_sandbox import TooMuchMemory
 from fastrouter.worker.text_jobs import check
 
 MAX_MEMORY_BYTES = 1 << 30
-_START_S = 60.0  # it imports Jinja, maybe on a busy machine
-_GRACE_S = 1.0  # beyond what it stops at itself
-_LOOK_S = 0.05  # whether anybody still waits for the answer
+_START_S = 60.0  # it imports Jinja, perhaps on a busy machine
+_GRACE_S = 1.0  # more than the time after which it stops itself
+_LOOK_S = 0.05  # how often to check that a client still waits
 _MAX_TEMPLATES = 16  # kept compiled
 _LENGTH = struct.Struct("<I")
 _UP = b"!"  # its first byte: ready
@@ -34,7 +34,7 @@ _UP = b"!"  # its first byte: ready
 
 
 class ProcessEnded(InvalidRequest):
-    """It died while it was asked: of what it was asked, or of something else."""
+    """It died during a question, because of the question or for another reason."""
 
 
 class RenderProcess:
@@ -60,8 +60,8 @@ class RenderProcess:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 
     def render(self, question: dict[str, Any]) -> tuple[str, list[str]]:
-        """The text, and what was done to the messages, in words. Raises InvalidRequest, also when it had to be killed, and CancelledError
-        when nobody waits any more: it is killed then too."""
+        """The text, and what was changed in the messages, in words. Raises InvalidRequest, also when the process had to be killed, and
+        CancelledError when no client waits any more: then it is killed too."""
         try:
             if not self._is_up:
                 self._is_up = self._receive(1, time.monotonic() + _START_S) == _UP
@@ -120,7 +120,7 @@ _template = lru_cache(_MAX_TEMPLATES)(chat_template.ChatTemplate)
 
 
 def serve(fd: int) -> int:
-    """Until the worker closes its end."""
+    """Runs until the worker closes the socket."""
     asked = socket.socket(fileno=fd)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -134,7 +134,7 @@ def serve(fd: int) -> int:
 
 
 def _limit_time() -> None:
-    """Its worker may be dead when it should kill it."""
+    """For the case that the worker dies and cannot kill it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime + chat_template.MAX_SECONDS + 2 * _GRACE_S) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))

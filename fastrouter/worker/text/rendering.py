@@ -1,7 +1,7 @@
-"""Where a chat template is rendered: here when it is tame and done in a moment, else in a process that can be killed.
+"""Where a chat template is rendered: in the worker if it is tame and fast, else in a process that can be killed.
 
-Owns compiled templates and these processes. Knows no tokens and no requests. Invariant: the model's loop is held for QUICK_S at most; a
-slow template holds up only who asked for it.
+Owns compiled templates and these processes. Knows no tokens and no requests. Invariant: the model's loop waits for QUICK_S at most; a
+slow template delays only its own request.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from fastrouter.worker.text.template_sandbox import TookTooLong
 from fastrouter.worker.text_jobs import LONG_CHARS, count_chars
 
 QUICK_S = 0.05
-MAX_TEMPLATES = 16  # kept compiled; a variant of the model brings one
+MAX_TEMPLATES = 16  # kept compiled; each variant of the model may have one
 MAX_IDLE = 2  # processes that wait for the next question
 _MAX_FORMATS = 16  # known; a request may bring a template
-_QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # of this thread's time, and by the clock; most templates need 0.01 s
+_QUICK_DERIVE_S, _MAX_DERIVE_S = 0.2, 5.0  # CPU time of this thread, and time by the clock; most templates need 0.01 s
 
 
 class Chat(NamedTuple):
@@ -39,11 +39,11 @@ class Shown(NamedTuple):
     """A prompt."""
 
     text: str
-    adaptations: tuple[str, ...]  # what was done to the messages, in words
+    adaptations: tuple[str, ...]  # the changes to the messages, in words
 
 
 class _TakesLong(Exception):
-    """More than there is time for."""
+    """It takes more time than is allowed."""
 
 
 def _show_in(template: ChatTemplate, chat: Chat) -> Shown | None:
@@ -54,7 +54,7 @@ def _show_in(template: ChatTemplate, chat: Chat) -> Shown | None:
 
 
 class Renderer:
-    """Of one model. `render` may be called in any thread, `render_now` only in the one that owns signals."""
+    """For one model. `render` may be called in any thread, `render_now` only in the one that owns signals."""
 
     def __init__(self, source: str, tokens: dict[str, str]) -> None:
         """`source`: the model's template. `tokens`: `bos_token` and `eos_token`."""
@@ -65,15 +65,15 @@ class Renderer:
         self.idle: list[RenderProcess] = []
         self._formats: dict[str, TemplateFormat] = {}
         self._told: set[str] = set()
-        self.notices: deque[str] = deque()  # for the user; whoever tells them takes them out
+        self.notices: deque[str] = deque()  # for the user; the code that reports them removes them
 
     def start_compiling(self) -> None:
-        """On the side, while llama.cpp makes the context."""
+        """In another thread, while llama.cpp makes the context."""
         self._compiling = threading.Thread(target=self._prepare, name="template")
         self._compiling.start()
 
     def _prepare(self) -> None:
-        with contextlib.suppress(FastrouterError, _TakesLong):  # said again to whoever needs the template
+        with contextlib.suppress(FastrouterError, _TakesLong):  # raised again for each request that needs the template
             template = self._template(self._source)
             if template is None:
                 self.idle.append(self._take())
@@ -81,7 +81,7 @@ class Renderer:
                 self._find(self._source, lambda chat: _show_in(template, chat), time.thread_time, _QUICK_DERIVE_S)
 
     def _compile(self, source: str) -> ChatTemplate | None:
-        """None: not one to be rendered here. Raises InvalidRequest."""
+        """None: it must not be rendered here. Raises InvalidRequest."""
         template = ChatTemplate(source, max_seconds=QUICK_S, only_tame=True, **self._tokens)
         return template if template.is_tame else None
 
@@ -96,24 +96,24 @@ class Renderer:
         ChatTemplate(self._source, bos_token=self._tokens["bos_token"], eos_token=self._tokens["eos_token"])
 
     def show(self, chat: Chat) -> Shown:
-        """With what was done to the messages, which nobody else is told. In the thread that owns signals."""
+        """With the changes to the messages, which are not reported elsewhere. Only in the thread that owns signals."""
         return self._show_now(chat) or self._show(chat)
 
     def render_now(self, chat: Chat) -> str | None:
-        """The text; None when it would take long. Raises InvalidRequest."""
+        """The text; None if it would take long. Raises InvalidRequest."""
         shown = self._show_now(chat)
         return None if shown is None else self._told_text(shown)
 
     def render(self, chat: Chat) -> str:
-        """In a process of its own. Raises InvalidRequest."""
+        """In another process. Raises InvalidRequest."""
         return self._told_text(self._show(chat))
 
     def _told_text(self, shown: Shown) -> str:
-        """The user learns once what is done to messages."""
+        """Each kind of change to messages is reported once."""
         for adaptation in shown.adaptations:
             if adaptation not in self._told:
                 self._told.add(adaptation)
-                self.notices.append(f"the chat template does not take all messages as they are: {adaptation}")
+                self.notices.append(f"the chat template does not accept all messages unchanged: {adaptation}")
         return shown.text
 
     def _show_now(self, chat: Chat) -> Shown | None:
@@ -126,7 +126,7 @@ class Renderer:
         question = {"source": chat.source or self._source, "tokens": self._tokens, "arguments": chat.arguments, "kwargs": chat.kwargs}
         try:
             return self._ask(self._take(), question)
-        except ProcessEnded:  # maybe not of this template
+        except ProcessEnded:  # perhaps not because of this template
             return self._ask(self._take(), question)
 
     def _ask(self, process: RenderProcess, question: dict[str, Any]) -> Shown:
@@ -157,21 +157,21 @@ class Renderer:
     # ------------------------------------------------------------ what the template's models write
 
     def format_now(self, source: str | None) -> TemplateFormat | None:
-        """None: `find_format` will take long. `source`: a template instead of the model's."""
+        """None: it would take long, so use `find_format`. `source`: a template instead of the model's."""
         try:
             return self._find(source or self._source, self._show_now, time.thread_time, _QUICK_DERIVE_S)
         except _TakesLong:
             return None
 
     def find_format(self, source: str | None) -> TemplateFormat:
-        """However long it takes, in any thread. The generic one for a template that takes longer than that."""
+        """May take long; may be called in any thread. The generic format for a template that takes too long."""
         try:
             return self._find(source or self._source, self._show, time.monotonic, _MAX_DERIVE_S)
         except _TakesLong:
             return generic_format()
 
     def known_format(self, source: str | None) -> TemplateFormat:
-        """What one of the two above has found; if they have found nothing, the generic one."""
+        """The result of one of the two above; without a result, the generic format."""
         return self._formats.get(source or self._source) or generic_format()
 
     def _find(self, source: str, show: Callable[[Chat], Shown | None], clock: Callable[[], float], seconds: float) -> TemplateFormat:

@@ -1,7 +1,7 @@
-"""Whether a template may be rendered in the worker's own loop: one whose every single step is short, as most templates' are.
+"""Whether a template may be rendered in the worker's own loop: each of its steps must be short, as in most templates.
 
-Pure; looks at the syntax only. Invariant: a tame template cannot put a list or an object into another one, so nothing that it has is
-larger, seen as a tree, than what it was given; loops and sizes are the sandbox's business. What is not tame is rendered in another process.
+Pure; looks at the syntax only. Invariant: a tame template cannot put a list or an object into another one, so none of its values is
+larger, seen as a tree, than what it was given; the sandbox limits loops and sizes. Other templates are rendered in another process.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What a chat template can show, found by rendering probes: needles that come out again, or do not.
+"""What a chat template can show, found by rendering probes: known words that appear in the output, or do not.
 
-Knows no template by name. Each probe is rendered when it is first needed, and never again. Invariant: a template that refuses even a plain
-question is taken at its word: nothing is adapted for it.
+Knows no template by name. Each probe is rendered when it is first needed, and never again. Invariant: for a template that refuses even a
+plain question, nothing is adapted.
 """
 
 import json
@@ -26,11 +26,12 @@ _ID = "call04711"  # nine letters and digits, as Mistral wants them
 _ARGUMENTS = {"argument_needle": _NEEDLE}
 _USER: Message = {"role": "user", "content": "hello"}
 _ANSWER: Message = {"role": "assistant", "content": "hi"}
+_RESULT: Message = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
 _PARAMETERS = {"type": "object", "properties": {"argument_needle": {"type": "string", "description": "text"}}, "required": []}
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "text", "parameters": _PARAMETERS}}]
-_MAX_CHARS = 1 << 17  # of what a template makes of a probe
+_MAX_CHARS = 1 << 17  # of a template's output for a probe
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
-# How else a template may take a thought: as a part of the content, or in it between <think> and </think>, or before </think>.
+# Other places for a thought: as a part of the content, or in its text between <think> and </think>, or before </think>.
 PARTS, TAGS, END_TAG = "parts", "tags", "end tag"
 
 
@@ -42,7 +43,7 @@ class Abilities:
         self._source = source
 
     def _probe(self, *messages: Message, tools: Any = None) -> str:
-        """What it makes of these messages; empty when it refuses them."""
+        """Its output for these messages; empty if it refuses them."""
         try:
             return self._run(list(messages), tools)
         except TooMuchMemory:  # once is enough
@@ -52,7 +53,7 @@ class Abilities:
 
     @cached_property
     def _is_mute(self) -> bool:
-        """It needs something that no probe has."""
+        """True if it needs something that no probe has."""
         return not self._probe(_USER)
 
     # ------------------------------------------------------------ roles and contents
@@ -80,8 +81,12 @@ class Abilities:
 
     @cached_property
     def takes_null(self) -> bool:
-        text = self._probe(_USER, self._called(None))
-        return bool(text) and text.count("None") == self._probe(_USER, self._called("")).count("None")
+        """Instead of the text beside calls: at the end, and before a result."""
+        return bool(self._probe(_USER, self._called(None))) and all(self._shows_null_as_empty(*after) for after in ((), (_RESULT,)))
+
+    def _shows_null_as_empty(self, *after: Message) -> bool:
+        null, empty = (self._probe(_USER, self._called(content), *after) for content in (None, ""))
+        return bool(null) == bool(empty) and null.count("None") == empty.count("None")
 
     # ------------------------------------------------------------ tools
 
@@ -92,7 +97,7 @@ class Abilities:
         return {"role": "assistant", "content": content, "tool_calls": [call]}
 
     def _shown(self, *messages: Message) -> str:
-        """What it makes of messages after a question; with tools, as some show calls only then."""
+        """Its output for messages after a question; with tools, because some show calls only then."""
         for tools in (_TOOLS, None):
             text = self._probe(_USER, *messages, tools=tools)
             if 0 < len(text) <= _MAX_CHARS:
@@ -101,7 +106,7 @@ class Abilities:
 
     @cached_property
     def takes_object_arguments(self) -> bool:
-        """It quotes or walks the arguments itself: a JSON string would come out quoted twice, or not at all."""
+        """It quotes the arguments itself, or loops over them: a JSON string would be quoted twice, or not be shown."""
         as_text = json.dumps(_ARGUMENTS)
         of_text, of_object = (self._shown(self._called(arguments=arguments)) for arguments in (as_text, _ARGUMENTS))
         if "argument_needle" not in of_object or "{'argument_needle'" in of_object:
@@ -114,12 +119,12 @@ class Abilities:
 
     @cached_property
     def shows_calls(self) -> bool:
-        """Those of earlier answers."""
+        """Whether it shows the calls of earlier answers."""
         return _NEEDLE in self._shown(self._called()) or self._is_mute
 
     @cached_property
     def call_example(self) -> str:
-        """A call as it is shown; empty where none are."""
+        """A call in the template's form; empty if it shows none."""
         if not self.shows_calls:
             return ""
         function = {"name": EXAMPLE_NAME, "arguments": EXAMPLE_ARGUMENTS if self.takes_object_arguments else json.dumps(EXAMPLE_ARGUMENTS)}
@@ -130,21 +135,20 @@ class Abilities:
 
     @cached_property
     def call_style(self) -> Calls | None:
-        """How its models write calls, where it shows tools but no calls. None: not known."""
+        """How its models write calls, if it shows tools but no calls. None: not known."""
         known = find_format(self._source) if self.takes_tools else None
         return known.calls if known is not None else None
 
     @cached_property
     def shows_results(self) -> bool:
-        """What a tool has answered."""
-        result = {"role": "tool", "tool_call_id": _ID, "name": _NAME, "content": _NEEDLE + "-result"}
-        return not self.shows_calls or _NEEDLE + "-result" in self._shown(self._called(), result)
+        """Whether it shows the results of tools."""
+        return not self.shows_calls or _RESULT["content"] in self._shown(self._called(), _RESULT)
 
     # ------------------------------------------------------------ thoughts
 
     @cached_property
     def thought_key(self) -> str:
-        """Where it looks for the thought of an answer: one of THOUGHT_KEYS, PARTS, TAGS, END_TAG; empty: nowhere."""
+        """Where it reads the thought of an answer: one of THOUGHT_KEYS, PARTS, TAGS, END_TAG; empty: nowhere."""
         for key in THOUGHT_KEYS:
             thought = {key: _NEEDLE}
             calling = {**self._called(arguments={} if self.takes_object_arguments else "{}"), **thought}

@@ -1,6 +1,6 @@
 """Which format a template's models write: one from the table, one derived from the template, or the generic one.
 
-Pure but for `render`. Invariant: there is always one. What a template does with probes decides, not its name.
+Pure but for `render`. Invariant: there is always one. The template's output for probes decides, not its name.
 """
 
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ class TemplateFormat:
 
 
 def generic_format() -> TemplateFormat:
-    """For a template of which nothing can be told."""
+    """For a template that tells nothing."""
     return TemplateFormat(replace(GENERIC, thought=None), GENERIC_WAY)
 
 
 def format_of(source: str, render: Render) -> TemplateFormat:
-    """The first that reads the template's own messages back; else the first."""
+    """The first format that can read the template's own messages; else the first."""
     derived, known = _with_thought(derive(render), source), find_format(source)
     is_generic = _writes_calls_for(render)
     found: list[TemplateFormat] = []
@@ -52,6 +52,6 @@ def _with_ends(known: Format, derived: Format) -> Format:
 
 
 def _writes_calls_for(render: Render) -> bool:
-    """The template shows no calls, so they are written into the text."""
+    """The template shows no calls, so fastrouter writes them into the text."""
     shown = render([USER, assistant(calls=(ARGUMENTS,))], TOOLS, False) or ""
     return write_calls([(NAMES[0], ARGUMENTS)]) in shown

@@ -1,4 +1,4 @@
-"""What a chat template can do, for people who write or report one: its format, what it does with messages of all kinds, round trips.
+"""What a chat template can do, for people who write or report one: its format, its output for all kinds of messages, round trips.
 
 Knows no command line. Invariant: whatever the template does, there is a report; only a template that cannot be compiled raises.
 """
@@ -42,22 +42,23 @@ CONVERSATIONS: dict[str, tuple[list[Message], bool]] = {  # messages, and whethe
     "question after a result": ([_USER, _called(_ID), _result(_ID), _USER], True),
     "result without a call": ([_USER, _result(_ID)], True),
 }
-AS_IT_IS = "taken as it is"
+AS_IT_IS, REFUSED = "accepted unchanged", "refused: "
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     format: TemplateFormat
-    opens_thought: bool  # the prompt does
+    opens_thought: bool  # whether the prompt opens it
     opens_thought_if: dict[str, bool]  # with `enable_thinking` true and false
     keeps_thoughts: bool  # of the last answer
     keeps_earlier_thoughts: bool  # of answers before it
-    conversations: dict[str, str]  # what is done to each of CONVERSATIONS, in words; or the template's refusal
+    conversations: dict[str, str]  # what is changed in each of CONVERSATIONS, in words; or the template's refusal
     round_trips: dict[str, str]  # of each message: "ok", "refused" or what was different
 
     @property
     def is_good(self) -> bool:
-        return self.conversations["question"] == AS_IT_IS and all(text in ("ok", "refused") for text in self.round_trips.values())
+        is_refused = self.conversations["question"].startswith(REFUSED)
+        return not is_refused and all(text in ("ok", "refused") for text in self.round_trips.values())
 
     def to_json(self) -> dict[str, Any]:
         found = self.format
@@ -69,7 +70,7 @@ def _syntax_of(found: TemplateFormat) -> str | None:
 
 
 def report(renderer: Renderer) -> Report:
-    """Of the renderer's own template. Raises InvalidRequest when it cannot be compiled."""
+    """For the renderer's template. Raises InvalidRequest when it cannot be compiled."""
     renderer.check()
     found = renderer.format_now(None) or renderer.find_format(None)
     thought = found.format.thought
@@ -90,7 +91,7 @@ def report(renderer: Renderer) -> Report:
 
 
 def _shown(renderer: Renderer, messages: list[Message], *, prompt: bool = False, **kwargs: Any) -> str:
-    """Empty: it refuses them."""
+    """Empty if the template refuses the messages."""
     try:
         return renderer.show(Chat(None, (messages, None, prompt, False), kwargs)).text
     except InvalidRequest:
@@ -101,7 +102,7 @@ def _taken(renderer: Renderer, messages: list[Message], has_tools: bool) -> str:
     try:
         shown = renderer.show(Chat(None, (messages, TOOLS if has_tools else None, True, False), {}))
     except InvalidRequest as error:
-        return f"refused: {error.message}"
+        return f"{REFUSED}{error.message}"
     return "; ".join(shown.adaptations) or AS_IT_IS
 
 

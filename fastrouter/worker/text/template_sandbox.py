@@ -1,8 +1,8 @@
-"""A Jinja environment for templates that nobody has vetted: the sandbox, its limits, and the names Hugging Face templates expect.
+"""A Jinja environment for templates that were not checked: the sandbox, its limits, and the names Hugging Face templates expect.
 
-Must never know messages, models or what the text is for. Invariant: inside `within` a template ends in time, and no string or list that it
-makes grows past MAX_OUTPUT_CHARS. C code at work on one value is not interrupted, and a list that holds another one twice, and so on, is
-larger than it looks: only a strict sandbox, for tame templates, is safe from that; others belong into a process that can be killed.
+Knows no messages or models, nor the use of the text. Invariant: inside `within` a template ends in time, and no string or list that it
+makes grows past MAX_OUTPUT_CHARS. C code that works on one value is not interrupted, and a list that holds another one twice, and so on,
+is larger than its length: only a strict sandbox, for tame templates, is safe from that; others need a process that can be killed.
 """
 
 import json
@@ -42,18 +42,18 @@ T = TypeVar("T")
 
 
 class TookTooLong(InvalidRequest):
-    """It was ended, by the clock or because it does what a strict sandbox does not allow."""
+    """The render was ended: it took too long, or did what a strict sandbox does not allow."""
 
 
 class TooMuchMemory(InvalidRequest):
-    """It was ended because there is no more memory for it."""
+    """The render was ended because it needs too much memory."""
 
     def __init__(self) -> None:
-        super().__init__("chat template: it needs more memory than a template may take")
+        super().__init__("chat template: it needs more memory than a template may use")
 
 
 class _OutOfTime(BaseException):
-    """Not an Exception: no `except Exception` in Jinja may swallow it."""
+    """Not an Exception, so that no `except Exception` in Jinja catches it."""
 
 
 class NotAllowed(_OutOfTime):
@@ -61,7 +61,7 @@ class NotAllowed(_OutOfTime):
 
 
 def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
-    """`work()`, with _OutOfTime in it after `seconds`. Main thread only: elsewhere the sandbox's own clock has to do."""
+    """`work()`, with _OutOfTime in it after `seconds`. Main thread only: in other threads only the sandbox's own clock ends it."""
     if threading.current_thread() is not threading.main_thread():
         return work()
     is_armed = True
@@ -77,11 +77,11 @@ def _with_alarm(seconds: float, work: Callable[[], T]) -> T:
         try:
             return work()
         finally:
-            is_armed = False  # the alarm rings once: when it does so just before this line, the outer `finally` is safe from it
+            is_armed = False  # the alarm comes once: if it comes just before this line, the outer `finally` is safe from it
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)
-        if remaining:  # somebody else's timer goes on
+        if remaining:  # a timer of other code continues
             signal.setitimer(signal.ITIMER_REAL, max(1e-3, remaining - (time.monotonic() - started)), interval)
 
 
@@ -93,7 +93,7 @@ def _capped(size: int) -> None:
 
 
 def _size_after(name: str, text: str, args: tuple[Any, ...]) -> int:
-    """A bound for what `text.name(*args)` returns, for the methods of str that can blow it up."""
+    """A bound for the length of what `text.name(*args)` returns, for the methods of str that can make long texts."""
     first = args[0] if args else 0
     if name in {"center", "ljust", "rjust", "zfill"} and isinstance(first, int):
         return first
@@ -111,7 +111,7 @@ def _size_after(name: str, text: str, args: tuple[Any, ...]) -> int:
 
 
 def _format_size(text: str, args: tuple[Any, ...]) -> int:
-    """Over the cap when a width in a format string is, or is not told; a starred width is one of the arguments."""
+    """Over the cap if a width in a format string is over it or is not known; a starred width is one of the arguments."""
     widths = [arg for arg in args if isinstance(arg, int)] if "*" in text else []
     return max([MAX_OUTPUT_CHARS + 1 if _HUGE_WIDTH.search(text) or _NESTED_SPEC.search(text) else 0, *widths])
 
@@ -130,7 +130,7 @@ class _Generator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks the assistant's text for training masks; here it is only its body."""
+    """`{% generation %}` marks the assistant's text for training masks; here only its body counts."""
 
     tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
 
@@ -140,13 +140,13 @@ class _Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Every loop step, call and attribute looks at the clock now and then; everything that grows is capped."""
+    """Loop steps, calls and attributes check the clock from time to time; the size of every value is limited."""
 
     code_generator_class = _Generator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *, is_strict: bool = False) -> None:
-        """`is_strict`: less is allowed, and what is not ends the render with TookTooLong."""
+        """`is_strict`: less is allowed, and anything else ends the render with TookTooLong."""
         self._is_strict = is_strict
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
         self.given: tuple[Any, ...] = ()  # lists that a template may not change
@@ -224,7 +224,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Some templates collect what they show in a list of their own."""
+        """Some templates collect their output in a list."""
         if attr == "append" and type(obj) is list and not self._is_strict:
             return not any(obj is one for one in self.given)
         return super().is_safe_attribute(obj, attr, value)
@@ -239,7 +239,7 @@ class _Namespace(Namespace):
 
 
 def _plain(value: Any) -> Any:
-    """What filters such as `map` give is no list yet."""
+    """Filters such as `map` do not return a list."""
     if isinstance(value, Iterator):
         return list(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
@@ -290,7 +290,7 @@ def _format(value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def _limited(function: Any) -> Any:
-    """A filter whose numbers may not exceed a sane width."""
+    """A filter whose numbers must not exceed the greatest width."""
 
     def limited(value: Any, *args: Any, **kwargs: Any) -> Any:
         for number in (*args, *kwargs.values()):

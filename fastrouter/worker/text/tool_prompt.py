@@ -1,6 +1,6 @@
-"""Tools for templates that do not show them: a description for the system message; calls and results as text. The one place of that text.
+"""Tools for templates that do not show them: a description for the system message; calls and results as text. That text is only here.
 
-The generic style is that of Hermes, which most models have seen. Where the table knows how a template's models write calls, that is used.
+The generic style is that of Hermes, which most models have seen. If the table knows how a template's models write calls, that is used.
 Pure.
 """
 
@@ -37,7 +37,7 @@ def describe_tools(tools: Sequence[Any], example: str = "") -> str:
 
 
 def write_calls(calls: Sequence[tuple[str, Any]], style: Calls | None = None) -> str:
-    """Names and arguments, which are JSON text or what that stands for. `style`: how the model writes calls, where that is known."""
+    """Names and arguments, which are JSON text or its value. `style`: how the model writes calls, if that is known."""
     if style is None or not isinstance(style.syntax, JsonObject | Pythonic):
         style = GENERIC.calls
     assert style is not None

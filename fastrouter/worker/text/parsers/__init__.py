@@ -1,1 +1,1 @@
-"""What models write: tool calls and thoughts in their text, read as it comes."""
+"""What models write: tool calls and thoughts, read while the text comes."""

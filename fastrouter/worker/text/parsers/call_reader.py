@@ -9,7 +9,7 @@ from fastrouter.worker.text.parsers.source import MalformedError, Reading
 from fastrouter.worker.text.parsers.tagged import TaggedReader
 
 _JSON = JsonObject()
-LONGEST_NOISE = 256  # characters in a section of calls that are no call
+LONGEST_NOISE = 256  # characters in a section of calls that do not belong to a call
 
 
 class CallReader:
@@ -33,14 +33,14 @@ class CallReader:
         if start == "section" and self._section and not (yield from self._read_to_call(self._section)):
             return
         if self._may_be_json and (yield from self._desk.source.skip_space()) in ("{", "["):
-            yield from read_json_calls(self._desk, _JSON, False)  # models mix the syntaxes up
+            yield from read_json_calls(self._desk, _JSON, False)  # models confuse the two syntaxes
             return
         yield from self._read_one(start == "bare")
         while start == "section" and not self._section and (yield from self._desk.source.skip_space()) == "{":
             yield from self._read_one(False)  # one object after the other, with nothing between them
 
     def _read_to_call(self, markers: Markers) -> Reading[bool]:
-        """In a section of calls: pass over what is before the first. False when the section is empty."""
+        """In a section of calls: skip what is before the first call. False if the section is empty."""
         source = self._desk.source
         noise = ""
         while True:
@@ -56,7 +56,7 @@ class CallReader:
 
 
 def _names(calls: Calls) -> tuple[str, ...]:
-    """What stands before the name of a call; where its marker was forgotten, this begins it."""
+    """The text before the name of a call; if the model forgot the marker, this text begins the call."""
     before = calls.syntax.before_name if isinstance(calls.syntax, Tagged) else ""
     leads = any(text[0].isspace() for text in calls.open if text)
     return (("\n" if leads else "") + before,) if before.strip() else ()
@@ -81,4 +81,4 @@ def _reader(desk: Desk, calls: Calls) -> Callable[[bool], Reading[None]]:
     if isinstance(syntax, Tagged):
         tagged = TaggedReader(syntax, calls.open, calls.close)
         return lambda bare: tagged.read(desk)
-    raise TypeError(f"{type(syntax).__name__} has a reader of its own")
+    raise TypeError(f"{type(syntax).__name__} has a separate reader")

@@ -1,4 +1,4 @@
-"""Reads one tool call, or a list of them, in each of the syntaxes that are not tagged."""
+"""Reads one tool call, or a list of them, in each syntax without tags."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from fastrouter.worker.text.parsers.values import JSON, PYTHON, Dialect, Write, 
 from fastrouter.worker.text.parsers.writer import Writer
 
 LONGEST_NAME = 256
-LONGEST_TEXT = 2048  # a name or a key as it is written, escapes included; a longer one is none that we know
+LONGEST_TEXT = 2048  # of a name or a key as it is written, with escapes; a longer one cannot be known
 NAME_CHARACTERS = r"\w.:/@$ \t\r\n-"
 _NAME = re.compile(r"[\w.:/@$-]+")
 _NUMBERED = re.compile(r":\d+\Z")
@@ -29,20 +29,20 @@ class Desk:
     tools: Mapping[str, Mapping[str, Any]]  # the schema of each tool's parameters
 
     def begin(self, name: str, bare: bool = False) -> None:
-        """The name of a call is known. A call without a marker must name one of the tools."""
+        """Called when the name of a call is known. A call without a marker must name one of the tools."""
         if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or (bare and self.tools and name not in self.tools):
             raise MalformedError
         self.writer.call(name)
 
     def end(self) -> None:
-        """The call is complete; what follows is another matter."""
+        """Called when the call is complete; the text after it does not belong to it."""
         self.writer.end_call()
         if not self.writer.whole:
             self.source.keep()
 
 
 def read_name(source: Source, ends: tuple[Marker, ...], allowed: str = NAME_CHARACTERS, stays: bool = False) -> Reading[tuple[str, int]]:
-    """Read up to one of these markers: (what stands before it, which one it is). The marker is read too unless it stays."""
+    """Read up to one of these markers: (the text before it, which marker it is). The marker is read too unless `stays` is set."""
     seen = 0
     wrong = _none_of(allowed)
     while True:
@@ -89,7 +89,7 @@ def read_json_calls(desk: Desk, syntax: JsonObject, bare: bool) -> Reading[None]
 
 
 class _Call:
-    """What is known of a call that is written as an object."""
+    """What is known so far of a call that is written as an object."""
 
     __slots__ = ("arguments", "begun", "done", "name")
 
@@ -160,7 +160,7 @@ def _read_arguments(desk: Desk, call: _Call) -> Reading[None]:
 
 
 def read_arguments(source: Source, write: Write) -> Reading[None]:
-    """Read an object. Some models write it as a string that holds JSON, or null when there is nothing in it."""
+    """Read an object. Some models write it as a string that holds JSON, or null if it is empty."""
     following = yield from source.skip_space()
     if following == "{":
         yield from read_value(source, write, JSON)

@@ -10,7 +10,7 @@ from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
 LONGEST_HEADER = 512
 _ROLE = "assistant"
-_PEERS = ("assistant", "user", "all")  # recipients that are no tools
+_PEERS = ("assistant", "user", "all")  # recipients that are not tools
 
 
 class ChannelReader:
@@ -54,14 +54,14 @@ class ChannelReader:
 
     # --- headers --------------------------------------------------------------------------------
     def _read_header(self) -> Reading[str | None]:
-        """Read up to the message. None when there is none."""
+        """Read up to the message. None if there is no message."""
         source, skip = self._source, 0
         source.keep()
         while True:
             free, hit = self._header.find(source.text, source.at + skip, source.ended)
             if free - source.at > LONGEST_HEADER or not self._may_be_header(source.text[source.at : free]):
                 source.take_kept()
-                return ""  # there is no header: what stands here is the message
+                return ""  # there is no header: this text is the message
             if hit:
                 header = source.text[source.at : hit.start]
                 source.at = hit.end
@@ -80,7 +80,7 @@ class ChannelReader:
             yield
 
     def _may_be_header(self, text: str) -> bool:
-        """Whether a header can begin like this."""
+        """Whether a header can begin with this text."""
         bare = text.lstrip(SPACE)
         if _ROLE.startswith(bare):
             return True
@@ -113,7 +113,7 @@ class ChannelReader:
             self._writer.say_exactly(Kind.TEXT, syntax.ends[0])
 
     def _read_body(self, kind: Kind | None) -> Reading[bool]:
-        """Give out a message up to its end. False when the text ends before it. None: it is for a tool that was not offered."""
+        """Give out a message up to its end. False if the text ends before that. `kind` None: it is for a tool that was not offered."""
         source, skip = self._source, 0
         while True:
             text = source.text
@@ -137,7 +137,7 @@ class ChannelReader:
                 self.search = None
 
     def _after(self, hit: Hit) -> int:
-        """Where the next header begins. An end that no header follows is text."""
+        """Where the next header begins. An end without a header after it is text."""
         text, at, ended = self._source.text, hit.end, self._source.ended
         if hit.meaning == "start":
             return at
@@ -207,7 +207,7 @@ class RecipientReader:
             going = yield from self._read_text()
 
     def _read_recipient(self) -> Reading[str]:
-        """Read the line that names who gets the part. "" when there is none: then all is text."""
+        """Read the line that names the recipient of the part. "" if there is none: then all is text."""
         source, seen = self._source, 0
         while True:
             end = source.text.find("\n", source.at + seen)
@@ -224,7 +224,7 @@ class RecipientReader:
             yield
 
     def _read_text(self) -> Reading[bool]:
-        """Give out text up to the next part. False at the end."""
+        """Give out text up to the next part. False at the end of the text."""
         source = self._source
         while True:
             free, hit = self._markers.find(source.text, source.at, source.ended)

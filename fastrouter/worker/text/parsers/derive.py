@@ -1,8 +1,8 @@
-"""What a model's own chat template tells about what the model writes: render messages that are known, and compare.
+"""What a model's chat template tells about the model's output: known messages are rendered and compared.
 
 The template shows earlier answers as the model has written them. The difference between a conversation that ends with a question and one
-that goes on with an answer is that answer, with the markers of its thought and of its calls. Pure but for `render`. Invariant: a template
-that refuses probes costs what could have been told from them, never an error.
+that continues with an answer is that answer, with the markers of its thought and of its calls. Pure except for `render`. Invariant: if a
+template refuses probes, only what they would tell is missing; there is no error.
 """
 
 import json
@@ -29,7 +29,7 @@ TOOLS = [{"type": "function", "function": {"name": name, "description": name, "p
 
 
 def assistant(content: str | None = "", reasoning: str = "", calls: tuple[dict[str, Any], ...] = ()) -> Message:
-    """An answer; `calls`: the arguments of NAMES, one after the other."""
+    """An answer; `calls`: the arguments for each of NAMES in order."""
     message: Message = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -44,7 +44,7 @@ def assistant(content: str | None = "", reasoning: str = "", calls: tuple[dict[s
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What stands behind the question. `prompt`: what the template lets an answer begin with; the others are answers."""
+    """The text after the question. `prompt`: the start that the template gives an answer; the others are answers."""
 
     prompt: str
     text: str
@@ -58,7 +58,7 @@ class Probes:
 
     @classmethod
     def of(cls, render: Render) -> "Probes | None":
-        """None: it shows not even a plain answer."""
+        """None: the template does not even show a plain answer."""
 
         def shown(*messages: Message, prompt: bool = False) -> str:
             text = render([USER, *messages], TOOLS, prompt) or ""
@@ -86,7 +86,7 @@ class Probes:
 
     @property
     def header(self) -> str:
-        """What stands before every answer: nothing of it is written by the model, unless the template opens a thought."""
+        """The text before every answer: the model writes nothing of it, unless the template opens a thought."""
         return common_prefix(*filter(None, (self.prompt, self.text, self.thought, self.call, self.thought_call)))
 
     def without(self, header: str) -> "Probes":
@@ -94,7 +94,7 @@ class Probes:
 
 
 def derive(render: Render) -> Format:
-    """A format without calls, or without thoughts, when the template tells nothing about them."""
+    """A format without calls, or without thoughts, if the template tells nothing about them."""
     probes = Probes.of(render)
     if probes is None:
         return Format("derived")
@@ -120,7 +120,7 @@ def _with_calls(format: Format, probes: Probes, end: str) -> Format:
 
 
 def _with_space(calls: Calls, gap: str) -> Calls:
-    """With the white space before what stands first: the marker of the section, or that of each call."""
+    """Puts the white space into the first marker: that of the section, or that of each call."""
     if calls.section_open:
         return replace(calls, section_open=tuple(gap + text.lstrip() for text in calls.section_open))
     return replace(calls, open=tuple(gap + text.lstrip() for text in calls.open))
@@ -131,18 +131,18 @@ def _space_after_text(rest: str) -> str:
 
 
 def _call_only(text: str, end: str, format: Format) -> str:
-    """Without what stands before any answer, and what ends it."""
+    """Removes what is before any answer, and what ends it."""
     return _without_thought(text.removesuffix(end), format.thought or USUAL).removeprefix("".join(format.drop[:1]))
 
 
 def _marker_of(end: str) -> tuple[str, ...]:
-    """What stands first in what ends a turn; nothing if that may be text."""
+    """The first marker of the text that ends a turn; empty if it may be text."""
     first = first_marker(end) if is_marker(end.lstrip()) else end.strip()
     return (first,) if re.search(r"[^\w\s]", first) else ()
 
 
 def _without_end(calls: Calls, ends: tuple[str, ...]) -> tuple[Calls, tuple[str, ...]]:
-    """The calls without what ends the turn behind them, and that."""
+    """(the calls without the end of the turn, the end of the turn)."""
     close = calls.section_close
     if not calls.section_open:
         return replace(calls, section_close=""), _marker_of(close)
@@ -153,7 +153,7 @@ def _without_end(calls: Calls, ends: tuple[str, ...]) -> tuple[Calls, tuple[str,
 
 
 def _written_by_others(probes: Probes) -> str:
-    """The header, without a marker in it that opens every thought."""
+    """The header, without a marker that opens every thought."""
     header = probes.header
     shown = probes.thought or probes.thought_call
     rest = shown.partition(THOUGHT)[2].lstrip()
@@ -165,7 +165,7 @@ def _written_by_others(probes: Probes) -> str:
 
 
 def _turn_end(after_text: str, call: str, is_opened: bool) -> str:
-    """What ends an answer, whatever is in it. `is_opened`: the text has a marker before it, so it may have one behind it too."""
+    """What ends every kind of answer. `is_opened`: the text has a marker before it, so it may have one after it too."""
     return common_suffix(after_text, call) if call and is_opened else after_text
 
 
@@ -183,7 +183,7 @@ def _thought(probes: Probes) -> Thought | None:
 
 
 def _between(opening: str, rest: str, plain: str, all_of_it: str) -> Thought | None:
-    """`rest`: behind the thought; `plain`: the same answer without one, which may have an empty one."""
+    """`rest`: the text after the thought; `plain`: the same answer without a thought, which may show an empty one."""
     close = mirrored(opening, rest)
     plain = plain.removeprefix(opening.rstrip()) if opening.strip() else plain
     if not close and plain and rest.endswith(plain):
@@ -195,7 +195,7 @@ def _between(opening: str, rest: str, plain: str, all_of_it: str) -> Thought | N
 
 
 def _without_thought(text: str, thought: Thought) -> str:
-    """Without the empty thought that some templates show where there is none."""
+    """Removes the empty thought that some templates show for an answer without one."""
     rest = text.lstrip().removeprefix(thought.open[0].strip()).lstrip()
     close = thought.close[0].strip()
     return rest.removeprefix(close).removeprefix(thought.close[0][len(thought.close[0].rstrip()) :]) if rest.startswith(close) else text

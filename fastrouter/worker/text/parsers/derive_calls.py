@@ -1,6 +1,6 @@
-"""How calls are written, told from texts with calls that are known. Pure: strings in, `Calls` out.
+"""How calls are written, found in texts with known calls. Pure: strings in, `Calls` out.
 
-Each text is what a model would write for these calls, without the thought before them and the end of the turn behind them.
+Each text is what a model would write for these calls, without the thought before them and the end of the turn after them.
 """
 
 import json
@@ -16,17 +16,17 @@ from fastrouter.worker.text.parsers.format import Braces, Calls, JsonObject, Nam
 NAMES = ("ZQXNAME1", "ZQXNAME2")
 KEYS = ("ZQXKEY1", "ZQXKEY2")
 VALUES = ("ZQXVALUE1", "ZQXVALUE2")
-IDS = ("ZQXCALLI1", "ZQXCALLI2")  # nine letters and digits, as Mistral wants them
+IDS = ("ZQXCALLI1", "ZQXCALLI2")  # nine letters and digits, as Mistral needs
 NUMBER = 4711
 ARGUMENTS = dict(zip(KEYS, VALUES, strict=True))
 _NEEDLE = re.compile(NEEDLE)
-_MAX_STARTS = 64  # of what may be JSON in a text; each costs as much as it nests
+_MAX_STARTS = 64  # places in a text that may be JSON; the cost of each grows with its depth
 _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a template makes of calls; empty where it makes nothing of them."""
+    """A template's texts for calls; empty if it does not show them."""
 
     one: str  # NAMES[0] with ARGUMENTS
     two: str  # that, and NAMES[1] with ARGUMENTS
@@ -35,11 +35,11 @@ class Written:
 
 
 def derive_calls(written: Written) -> Calls | None:
-    """None: a `Calls` cannot say how these are written."""
+    """None: a `Calls` cannot describe how these are written."""
     if any(word not in written.one for word in (NAMES[0], *KEYS, *VALUES)):
         return None
     calls = _json_calls(written) or _named_calls(written) or _other_calls(written)
-    return None if calls is None or _NEEDLE.search(repr(calls)) else calls  # what changes with each call is no marker
+    return None if calls is None or _NEEDLE.search(repr(calls)) else calls  # a text that differs between calls is not a marker
 
 
 # ---------------------------------------------------------------- objects and arrays of JSON
@@ -100,7 +100,7 @@ def _are_arguments(value: Any) -> bool:
     return bool(value == ARGUMENTS)
 
 
-# ---------------------------------------------------------------- a name, and arguments as JSON behind it
+# ---------------------------------------------------------------- a name, then arguments as JSON
 
 
 def _named_calls(written: Written) -> Calls | None:
@@ -154,7 +154,7 @@ def _other_calls(written: Written) -> Calls | None:
 
 
 def _spans(text: str) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
-    """Where name, keys and values stand, if they come in this order."""
+    """The places of name, keys and values, if they come in this order."""
     at, found = text.find(NAMES[0]), []
     begin = at
     for word in (KEYS[0], VALUES[0], KEYS[1], VALUES[1]):
@@ -178,7 +178,7 @@ def _braces(written: Written, name: int, value2: int, quote: str) -> Calls | Non
 
 
 def _tagged(written: Written, places: tuple[int, int, int, int, int]) -> Calls | None:
-    """Between the name and a key, between a value and the next key, after the last value: the same texts come again."""
+    """Between the name and a key, between a value and the next key, after the last value. These texts must repeat."""
     name, key1, value1, key2, value2 = places
     one = written.one
     to_key = one[name + len(NAMES[0]) : key1]
@@ -203,12 +203,12 @@ def _tagged(written: Written, places: tuple[int, int, int, int, int]) -> Calls |
 
 
 def _common_start(text: str, marker: str) -> str:
-    """The marker as it begins the text, which may have less white space behind it."""
+    """The marker as it begins the text, perhaps with less white space after it."""
     return marker if text.startswith(marker) else marker.rstrip() if text.startswith(marker.rstrip()) else ""
 
 
 def _types(written: Written, to_value: str) -> tuple[str, str, tuple[str, ...]]:
-    """What stands between key and value: all of it, or a type in it that is another one for numbers."""
+    """The text between key and value: all of it, or with a type in it that differs for numbers."""
     found = re.search(rf"{KEYS[0]}(.*?){NUMBER}", written.number, re.DOTALL)
     if found is None or found[1] == to_value:
         return to_value, "", ()
@@ -227,11 +227,11 @@ def _equal_chars(left: str, right: str) -> int:
     return next((number for number, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-# ---------------------------------------------------------------- what is around each call
+# ---------------------------------------------------------------- the text around each call
 
 
 def _with_frame(syntax: Syntax, written: Written, one: tuple[int, int], two: list[tuple[int, int]]) -> Calls:
-    """`one`: where the call stands in `written.one`; `two`: where both stand in `written.two`, if they do."""
+    """`one`: the place of the call in `written.one`; `two`: the places of both in `written.two`, if they are there."""
     before, after = written.one[: one[0]], written.one[one[1] :]
     if len(two) < 2:
         close, gap, opening = after, "", before
@@ -250,7 +250,7 @@ def _with_frame(syntax: Syntax, written: Written, one: tuple[int, int], two: lis
 
 
 def _arranged(syntax: Syntax, section_open: str, section_close: str, opening: str, close: str, gap: str) -> Calls:
-    """The parts of a call's frame that belong to its syntax go there."""
+    """Moves the parts of a call's frame that belong to its syntax into the syntax."""
     if isinstance(syntax, NameThenJson | Tagged | Braces):
         opening, before_name = split_first_marker(opening)
         syntax = replace(syntax, before_name=before_name)

@@ -1,9 +1,9 @@
-"""Texts cut into tokens, so that two of them are compared by markers and not by characters. Pure."""
+"""Texts cut into tokens, so that they are compared by markers and not by characters. Pure."""
 
 import re
 from collections.abc import Sequence
 
-NEEDLE = r"ZQX[A-Z]+\d"  # what probes say begins so; no template has such words
+NEEDLE = r"ZQX[A-Z]+\d"  # the words of probes begin like this; no template has these words
 _TOKEN = re.compile(rf"{NEEDLE}|<[^<>]*(?:>|$)|\[/?[A-Z][A-Z_ ]*\]|\s+|(?:(?!{NEEDLE})[^<\[\s])+|.", re.DOTALL)
 _MARKER = re.compile(r"<[^<>\s][^<>]*|\[/?[A-Z]", re.DOTALL)
 _MAX_MIRRORED = 8  # tokens
@@ -11,12 +11,12 @@ _SIDE = re.compile(r"start|begin|open|end|close|/", re.IGNORECASE)
 
 
 def tokens_of(text: str) -> list[str]:
-    """Tags, words in brackets, white space, needles, and what is between them. Together they are the text."""
+    """Tags, words in brackets, white space, words of probes, and the text between them. Together they are the whole text."""
     return _TOKEN.findall(text)
 
 
 def common_prefix(*texts: str) -> str:
-    """As far as all have the same tokens."""
+    """The start in which all have the same tokens."""
     return "".join(_common([tokens_of(text) for text in texts]))
 
 
@@ -47,7 +47,7 @@ def mirrors(opening: str, closing: str) -> bool:
 
 
 def mirrored(opening: str, text: str) -> str:
-    """What the text begins with, if that closes `opening`, with the white space around it; else nothing."""
+    """The start of the text, if it closes `opening`, with the white space around it; else empty."""
     core, tokens, at = opening.strip(), tokens_of(text), 0
     if not is_marker(core):
         return ""
@@ -62,7 +62,7 @@ def mirrored(opening: str, text: str) -> str:
 
 
 def split_first_marker(text: str) -> tuple[str, str]:
-    """The text up to its first marker and the white space behind it, and the rest."""
+    """The text up to its first marker and the white space after it, and the rest."""
     tokens = tokens_of(text)
     end = next((number for number, token in enumerate(tokens, 1) if is_marker(token)), len(tokens))
     while end < len(tokens) and tokens[end].isspace():
@@ -88,7 +88,7 @@ def around(between: str, before: str, after: str) -> tuple[str, str, str]:
     opened = len(_common([inner[::-1], tokens_of(before)[::-1]]))
     closed = len(_common([inner, tokens_of(after)]))
     opened = min(opened, len(inner) - closed) if closed < len(inner) else opened
-    if closed + opened > len(inner):  # the whole of it is the one and the other
+    if closed + opened > len(inner):  # all of it is `close` and `open`
         closed = len(inner) - opened
     close, gap, opening = ("".join(part) for part in (inner[:closed], inner[closed : len(inner) - opened], inner[len(inner) - opened :]))
     return close, gap, opening

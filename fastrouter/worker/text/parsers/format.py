@@ -1,7 +1,7 @@
 """How a family of models writes thoughts and tool calls, as data.
 
 White space at the ends of a marker is what the model usually writes there. The parser removes it with the marker, and does not need it.
-Where several spellings are given, the first is the usual one.
+The first of several spellings is the usual one.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Thought:
 
     open: tuple[str, ...] = ("<think>\n",)
     close: tuple[str, ...] = ("\n</think>\n\n",)
-    calls_close: bool = False  # a tool call in the thought ends it; else the marker of a call is a part of the thought
+    calls_close: bool = False  # a tool call inside the thought ends it; else the marker of a call is a part of the thought
 
     def is_open(self, prompt: str) -> bool:
         """Whether a prompt ends inside a thought."""
@@ -28,8 +28,8 @@ class JsonObject:
     arguments_keys: tuple[str, ...] = ("arguments", "parameters")
     function_key: str = ""  # the key of an object around name and arguments: {"function": {"name": ...}}
     name_is_key: bool = False  # {"f": {...}}
-    id_key: str = ""  # where the model writes an id of the call
-    array: bool = False  # the calls stand in one array: [{...}, {...}]
+    id_key: str = ""  # the key of the call's id, if the model writes one
+    array: bool = False  # the calls are in one array: [{...}, {...}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ class Tagged:
     before_name: str
     after_name: str
     before_key: str
-    after_key: str  # ends where the value begins, or the type where there is one
+    after_key: str  # ends where the value begins, or the type if there is one
     after_value: str
     end: str = ""  # after the last parameter
     after_type: str = ""  # not empty: between after_key and this the model writes the type of the value
-    string_types: tuple[str, ...] = ()  # the types that say: the value is a string, as it stands
+    string_types: tuple[str, ...] = ()  # the types that mean: the value is a string without quotes
     after_number: str = ""  # not empty: between after_name and this the model writes the call's number
-    empty: str = ""  # stands for after_name and end in a call without parameters: '"/>'
+    empty: str = ""  # replaces after_name and end in a call without parameters: '"/>'
     entities: bool = False  # names and keys are written with &amp; and &quot;
-    quotes: tuple[str, str] = ("", "")  # may stand around a value: "<![CDATA[" and "]]>"
+    quotes: tuple[str, str] = ("", "")  # may be around a value: "<![CDATA[" and "]]>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Pythonic:
 
 @dataclass(frozen=True, slots=True)
 class Braces:
-    """`call:f{a:1,b:<|"|>x<|"|>}`: like JSON, with keys that are not quoted and a quote of its own (Gemma 4)."""
+    """`call:f{a:1,b:<|"|>x<|"|>}`: like JSON, but keys are not quoted, and strings have another quote (Gemma 4)."""
 
     before_name: str = "call:"
     quote: str = '<|"|>'
@@ -93,7 +93,7 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Recipients:
-    """`>>>all\\ntext>>>f\\n{...}`: each part names who gets it (Functionary v3.2). The prompt ends with the first `open`."""
+    """`>>>all\\ntext>>>f\\n{...}`: each part names its recipient (Functionary v3.2). The prompt ends with the first `open`."""
 
     open: str = ">>>"
     text: str = "all"
@@ -104,7 +104,7 @@ Syntax = JsonObject | NameThenJson | Tagged | Pythonic | Braces | Channels | Rec
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Where tool calls stand in a text, and how each is written.
+    """Where tool calls are in a text, and how each is written.
 
     The whole: section_open, then (open, the call, close) once or more often with `between` between them, then section_close.
     """
@@ -115,7 +115,7 @@ class Calls:
     section_open: tuple[str, ...] = ()  # begins the calls of a message
     section_close: str = ""
     between: str = ""
-    bare: bool = False  # a call may stand without any marker, as the whole of an answer (Llama 3)
+    bare: bool = False  # a call without any marker may be the whole answer (Llama 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +126,4 @@ class Format:
     thought: Thought | None = None
     calls: Calls | None = None
     drop: tuple[str, ...] = ()  # markers around the answer that do not belong to it
-    ends: tuple[str, ...] = ()  # texts that end a turn: neither they nor what follows belong to the message
+    ends: tuple[str, ...] = ()  # texts that end a turn: these and all text after them do not belong to the message

@@ -31,7 +31,7 @@ class Marker:
         return cls(tuple(core.split()), bool(before), bool(after), before, after)
 
     def match(self, text: str, at: int, ended: bool) -> int:
-        """Where it ends if it stands at this place; else NO or MORE."""
+        """Where it ends, if it is at this place; else NO or MORE."""
         for number, part in enumerate(self.parts):
             if number:
                 at = skip_gap(text, at)
@@ -45,7 +45,7 @@ class Marker:
 
 
 def skip_gap(text: str, at: int) -> int:
-    """The end of the white space that may stand inside a marker."""
+    """The end of the white space that may be inside a marker."""
     limit = min(len(text), at + WIDEST_GAP)
     while at < limit and text[at] in SPACE:
         at += 1
@@ -79,7 +79,7 @@ class Markers:
         self.leads = any(marker.leads for marker, _ in self._markers)
 
     def find(self, text: str, at: int, ended: bool) -> tuple[int, Hit | None]:
-        """(how far the text is free of markers, the marker that stands there if that is known)."""
+        """(how far the text has no markers, the marker at that place if it is known)."""
         while found := self._found.search(text, at):
             start = found.start()
             hit, waits = self._at(text, start, ended)
@@ -91,7 +91,7 @@ class Markers:
         return (len(text) if ended else self._free(text, at)), None
 
     def _at(self, text: str, start: int, ended: bool) -> tuple[Hit | None, bool]:
-        """The longest marker at a place, and whether one is still undecided."""
+        """The longest marker at a place, and whether a longer one is still possible."""
         best: Hit | None = None
         for marker, meaning in self._markers:
             end = marker.match(text, start, ended)

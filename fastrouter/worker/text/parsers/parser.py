@@ -1,6 +1,6 @@
 """Reads what a model writes, piece by piece: its thought, its answer and its tool calls.
 
-Each character is looked at once. What cannot be a marker is given out at once. Malformed calls are text.
+Each character is read only one time. What cannot be a marker is given out immediately. Malformed calls are text.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -60,17 +60,17 @@ class MessageParser:
         return self._writer.take()
 
     def plain_kind(self, text: str) -> Kind | None:
-        """What this text is if nothing in it needs a closer look. It need not be pushed then. None: it has to be."""
+        """The kind of this text if nothing in it must be parsed: then it need not be pushed. None: it must be pushed."""
         reader = self._reader
         return reader.kind if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None else None
 
     @property
     def is_over(self) -> bool:
-        """Nothing that comes belongs to the message."""
+        """Later text does not belong to the message."""
         return self._ended
 
     def finish(self, cut: bool = False) -> list[Piece]:
-        """What is left at the end of the text. With `cut` a limit has ended it: then a call that is not complete is dropped."""
+        """What is left at the end of the text. `cut`: a limit has ended it; then an incomplete call is dropped."""
         if not self._ended:
             self._source.ended = True
             self._reader.cut = cut

@@ -1,4 +1,4 @@
-"""What a parser of a model's text gives: one piece after the other, each of one kind."""
+"""The output of a parser of a model's text: one piece after the other, each of one kind."""
 
 from enum import Enum
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Kind(Enum):
 
 
 class Piece(NamedTuple):
-    """A part of a message. Pieces of one kind (and one call) in a row are one text."""
+    """A part of a message. Consecutive pieces of one kind (and one call) are one text."""
 
     kind: Kind
     text: str = ""

@@ -1,4 +1,4 @@
-"""Reads messages in which thoughts and calls stand between markers in the text."""
+"""Reads messages in which thoughts and calls are between markers in the text."""
 
 from collections.abc import Callable
 
@@ -35,12 +35,12 @@ class PlainReader:
         self._shows_thoughts = not parses_reasoning  # with their markers, as a part of the answer
         shown = (format.thought.open[0].strip(), format.thought.close[0].strip()) if format.thought else ()
         silent = (*format.drop, *(format.calls.section_open if format.calls else ()))
-        self._silent = frozenset(text.strip() for text in silent).difference(shown)  # not shown where they close a thought
+        self._silent = frozenset(text.strip() for text in silent).difference(shown)  # not shown if they close a thought
         self._answer, self._thought = self._what_matters(format)
         self.cut = False
         self.kind = Kind.TEXT
         self.search: Search | None = None
-        self._broken = False  # a call was malformed after it had been sent; its end is still to come
+        self._broken = False  # a call was malformed after it had been sent; its end has not come yet
 
     def _what_matters(self, format: Format) -> tuple[Markers, Markers]:
         """The markers that count in an answer and in a thought."""
@@ -67,7 +67,7 @@ class PlainReader:
         self._writer.end_space(self.kind, self._writer.after_call)
 
     def _read_answer(self) -> Reading[bool]:
-        """Read text up to the next thought or call, and that too. False at the end of the message."""
+        """Read text up to the next thought or call, and also that one. False at the end of the message."""
         self.kind = Kind.TEXT
         if self._writer.begins and self._calls and self._calls.bare and (yield from self._stands_bare(self._calls.bare)):
             yield from self._try_call(None)
@@ -87,7 +87,7 @@ class PlainReader:
         return True
 
     def _counts_in_answer(self, hit: Hit) -> bool:
-        """Whether a text that looks like a marker is one here."""
+        """Whether a text that looks like a marker is a marker here."""
         writer = self._writer
         if hit.meaning == "open":
             return writer.begins
@@ -96,7 +96,7 @@ class PlainReader:
         return hit.meaning != "after" or writer.after_call or self._broken
 
     def _stands_bare(self, first: str) -> Reading[bool]:
-        """Whether the answer begins as a call without a marker does."""
+        """Whether the answer begins like a call without a marker."""
         source = self._source
         while True:
             text, at = source.text, source.at
@@ -117,7 +117,7 @@ class PlainReader:
             self._writer.new_part(trims)
 
     def _read_thought(self) -> Reading[bool]:
-        """Read a thought that is open. False when the message ends in it."""
+        """Read an open thought. False if the message ends in it."""
         while True:
             hit = yield from self._read_to(self._thought, self._counts_in_thought)
             if hit is None or hit.meaning == "end":
@@ -138,7 +138,7 @@ class PlainReader:
 
     # --- markers --------------------------------------------------------------------------------
     def _read_to(self, markers: Markers, counts: Callable[[Hit], bool]) -> Reading[Hit | None]:
-        """Give out text up to the next marker, which stays. None where the text ends."""
+        """Give out text up to the next marker, which stays unread. None if the text ends."""
         source, skip = self._source, 0
         while True:
             text = source.text
@@ -158,7 +158,7 @@ class PlainReader:
             self.search = None
 
     def _pass(self, hit: Hit) -> None:
-        """Read a marker. It is given out only where thoughts are shown as they are."""
+        """Read a marker. It is given out only if thoughts are shown as text."""
         text, self._source.at = self._source.text[hit.start : hit.end], hit.end
         if self._shows_thoughts and hit.meaning in ("open", "close", "again") and text not in self._silent:
             self._writer.say_exactly(Kind.TEXT, text)
@@ -167,7 +167,7 @@ class PlainReader:
 
     # --- calls ----------------------------------------------------------------------------------
     def _try_call(self, hit: Hit | None) -> Reading[None]:
-        """Read calls, or find that there are none: then what was read is text."""
+        """Read calls. If there are none, what was read is text."""
         source, writer, calls = self._source, self._writer, self._calls
         if calls is None:
             return
@@ -185,7 +185,7 @@ class PlainReader:
             self._give_up(hit is not None)
 
     def _give_up(self, is_marked: bool) -> None:
-        """A call that a limit has cut is dropped, if it is known to be one. All else is text."""
+        """A call that a limit has cut is dropped, if it is known to be one. Everything else is text."""
         source, writer = self._source, self._writer
         raw, self._broken = source.take_kept(), not writer.give_up()
         if self.cut and source.ended and (is_marked or self._broken):

@@ -1,6 +1,6 @@
-"""A message through a template and back through the parser: what comes out must be what went in.
+"""A message goes through a template and back through the parser: the output must be the same message.
 
-The template writes the message as the model would; the parser reads that. So a template is its format's own test. Pure but for `render`.
+The template writes the message as the model would; the parser reads that. So a template tests its own format. Pure except for `render`.
 """
 
 import json
@@ -35,7 +35,7 @@ _MAX_PROMPT = 1 << 17  # characters of a question with tools
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer as a model writes it behind a prompt."""
+    """An answer as a model writes it after a prompt."""
 
     text: str
     reasoning_open: bool  # the prompt has opened its thought
@@ -43,9 +43,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """One message, sent and come back."""
+    """One message, and what came back."""
 
-    sent: Message  # without what the template does not show
+    sent: Message  # without the parts that the template does not show
     got: Message
     written: str
 
@@ -55,7 +55,7 @@ class Trip:
 
 
 def write(prompt: str, whole: str, thought: Thought | None) -> Written:
-    """`prompt`: a question, and what lets an answer begin; `whole`: the question with an answer."""
+    """`prompt`: a question, and the start of an answer; `whole`: the question with an answer."""
     begun = prompt if whole.startswith(prompt) else common_prefix(prompt, whole)
     text = whole[len(begun) :]
     if thought is None:
@@ -73,7 +73,7 @@ def read(format: Format, pieces: Sequence[str], *, reasoning_open: bool = False,
 
 
 def message_of(pieces: Sequence[Piece]) -> Message:
-    """What OpenAI's clients put together from these pieces; arguments stay text."""
+    """The message that OpenAI's clients make from these pieces; arguments stay text."""
     content, reasoning, calls = "", "", dict[int, dict[str, str]]()
     for kind, text, index in pieces:
         if kind is Kind.TEXT:
@@ -97,7 +97,7 @@ def _message(content: str, reasoning: str, calls: list[dict[str, str]]) -> Messa
 
 
 def trip(prompt: str, whole: str, format: Format, message: Message, size: int = 0, tools: Sequence[dict[str, Any]] = TOOLS) -> Trip:
-    """`prompt`, `whole`: as for `write`. `size`: of the pieces in which the text comes; 0: it comes whole."""
+    """`prompt`, `whole`: as for `write`. `size`: of the pieces of the text; 0: it comes whole."""
     written = write(prompt, whole, format.thought)
     size = size or len(written.text) or 1
     pieces = [written.text[at : at + size] for at in range(0, len(written.text), size)]
@@ -106,7 +106,7 @@ def trip(prompt: str, whole: str, format: Format, message: Message, size: int = 
 
 
 def _shown(message: Message, text: str) -> Message:
-    """Without a thought or a text that the template leaves out."""
+    """Without a thought or a text that the template does not show."""
     content, reasoning = message["content"], message.get("reasoning_content", "")
     calls = [call["function"] for call in message.get("tool_calls", ())]
     return _message(
@@ -130,7 +130,7 @@ def _value(text: str) -> Any:
 
 
 def rendered(render: Render, names: Iterable[str] = MESSAGES) -> dict[str, tuple[str, str]]:
-    """Prompt and whole of each of these MESSAGES that the template takes."""
+    """Prompt and whole text for each of these MESSAGES that the template takes."""
     prompt = render([USER], TOOLS, True)
     if prompt is None or len(prompt) > _MAX_PROMPT:
         return {}
@@ -139,6 +139,6 @@ def rendered(render: Render, names: Iterable[str] = MESSAGES) -> dict[str, tuple
 
 
 def failures(texts: dict[str, tuple[str, str]], format: Format) -> dict[str, Trip]:
-    """The messages that do not come back, by their names."""
+    """The messages that do not come back unchanged, by their names."""
     made = {name: trip(prompt, whole, format, MESSAGES[name]) for name, (prompt, whole) in texts.items()}
     return {name: one for name, one in made.items() if not one.is_round}

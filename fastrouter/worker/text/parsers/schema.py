@@ -7,12 +7,12 @@ from typing import Any
 
 from fastrouter.worker.text.parsers.values import LONGEST_ATOM, NUMBER, escaped
 
-_DEEPEST = 8  # references in each other
+_DEEPEST = 8  # references inside each other
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 
 
 def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The schema of each tool's parameters. Tools are as the OpenAI API has them, or only their functions."""
+    """The schema of each tool's parameters. Tools have the form of the OpenAI API, or are only their functions."""
     found: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool.get("function"), Mapping) else tool
@@ -24,7 +24,7 @@ def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def types_of(parameters: Mapping[str, Any], key: str) -> frozenset[str]:
-    """The JSON types that a parameter may have; none when the schema does not say."""
+    """The JSON types that a parameter may have; none if the schema does not say."""
     properties = parameters.get("properties")
     schema = properties.get(key) if isinstance(properties, Mapping) else None
     if schema is None:
@@ -33,7 +33,7 @@ def types_of(parameters: Mapping[str, Any], key: str) -> frozenset[str]:
 
 
 def types_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """The JSON types that a value of this schema may have; none when the schema does not say. `root`: where its references point to."""
+    """The JSON types that a value of this schema may have; none if the schema does not say. `root`: what its references point into."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return set()
     reference = schema.get("$ref")
@@ -87,12 +87,12 @@ def to_json(text: str, types: frozenset[str]) -> str:
 
 
 def _fits(kind: str, types: frozenset[str]) -> bool:
-    """Whether a value that is no string may stand here. A type that the schema does not name counts only where a string may not stand."""
+    """Whether a value other than a string is allowed. A type that the schema does not name counts only if a string is not allowed."""
     return kind in types or (kind in ("integer", "number") and bool(types & {"integer", "number"})) or "string" not in types
 
 
 def _as_json(bare: str, python: bool) -> tuple[str, str] | None:
-    """(its type, its JSON text) if it is a value that is no string."""
+    """(its type, its JSON text) if the value is not a string."""
     if len(bare) <= LONGEST_ATOM and NUMBER.fullmatch(bare):
         return ("number" if set(bare) & set(".eE") else "integer"), bare
     words = _PYTHON_WORDS if python else ("true", "false", "null")

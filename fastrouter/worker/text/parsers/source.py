@@ -1,6 +1,6 @@
-"""The text of a model while it comes: what has come and is not read yet, and where a call began.
+"""The text of a model while it comes: the part that is not read yet, and where a call began.
 
-A reader is a generator: it yields when it needs more text. Text that is read is dropped, so what waits here stays short.
+A reader is a generator: it yields when it needs more text. Text that is read is dropped, so the text here stays short.
 """
 
 from collections.abc import Generator
@@ -14,7 +14,7 @@ WIDEST_GAP = 64  # white space between the parts of a marker
 
 
 class MalformedError(Exception):
-    """What was read is no call."""
+    """What was read is not a call."""
 
 
 class Source:
@@ -38,11 +38,11 @@ class Source:
         self.at = 0
 
     def keep(self) -> None:
-        """From here on all that is read is kept, for the case that it is not a call."""
+        """Keep all text that is read from here on, for the case that it is not a call."""
         self._kept, self._kept_from = [], self.at
 
     def take_kept(self) -> str:
-        """What was read since `keep`; it is kept no longer."""
+        """The text that was read since `keep`; it is not kept any more."""
         kept = [*(self._kept or ()), self.text[self._kept_from : self.at]] if self._kept is not None else []
         self._kept = None
         return "".join(kept)
@@ -60,7 +60,7 @@ class Source:
         return self.text[self.at]
 
     def skip_space(self) -> Reading[str]:
-        """Read white space; the character after it stays unread. "" where the text ends."""
+        """Read white space; the character after it stays unread. "" if the text ends."""
         while True:
             text, at = self.text, self.at
             while at < len(text) and text[at] in SPACE:
@@ -84,6 +84,6 @@ class Source:
             yield
 
     def expect(self, expected: str) -> Reading[None]:
-        """Read this text, which must come next."""
+        """Read this text, which has to come next."""
         if not (yield from self.accept(expected)):
             raise MalformedError

@@ -1,4 +1,4 @@
-"""The formats that are known, and how the source of a chat template tells them.
+"""The known formats, and how they are recognised by the source of a chat template.
 
 To add a format: add a row with texts that only its templates contain, and a recorded output to the tests. Earlier rows win.
 """
@@ -80,7 +80,7 @@ KIMI_K3_TAGS = Tagged(
     entities=True,
 )
 
-GENERIC = Format("generic", OPEN_TO_CALLS, HERMES)  # for templates that say nothing of tools
+GENERIC = Format("generic", OPEN_TO_CALLS, HERMES)  # for templates that do not mention tools
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -281,7 +281,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def find_format(template: str) -> Format | None:
-    """The format of a chat template, by its source."""
+    """The format of a chat template, found by its source."""
     for row in ROWS:
         if row.tells and all(text in template for text in row.tells) and not any(text in template for text in row.lacks):
             return row.format

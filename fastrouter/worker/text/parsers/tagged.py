@@ -1,4 +1,4 @@
-"""Reads calls whose parameters stand between tags. Values are bare text; the schema says what they are."""
+"""Reads calls whose parameters are between tags. Values are bare text; the schema tells their types."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,8 +44,8 @@ class TaggedReader:
         self._number_end = Marker.of(syntax.after_number)
         self._type_end = Marker.of(syntax.after_type)
         end, closing = Marker.of(syntax.end), Marker.of(close)
-        self._ends = (end,) if end.parts else ()  # these end the parameters, and are read with them
-        self._closes = (closing,) if closing.parts else ()  # so do these, which stay
+        self._ends = (end,) if end.parts else ()  # these end the parameters, and are read too
+        self._closes = (closing,) if closing.parts else ()  # these end them too, but stay unread
         after_name = Marker.of(syntax.after_name)
         self._name_ends = (after_name,) if after_name.parts else (self._before_key, *self._ends, *self._closes)
         if syntax.empty:
@@ -56,7 +56,7 @@ class TaggedReader:
         self._quoted = Markers({"value": (syntax.quotes[1] + syntax.after_value,)})
 
     def _what_ends_a_value(self, syntax: Tagged, close: str) -> dict[str, tuple[str, ...]]:
-        """Its closing tag; where that was forgotten, what comes after the value."""
+        """Its closing tag; if the model forgot it, what comes after the value."""
         stops: dict[str, tuple[str, ...]] = {"value": (syntax.after_value,)}
         if self._value.before:
             stops["key"] = (syntax.before_key,)
@@ -123,7 +123,7 @@ class TaggedReader:
         return False
 
     def _types(self, source: Source, parameters: Mapping[str, Any], key: str) -> Reading[frozenset[str]]:
-        """The types that a value may have: as the model says, or the schema."""
+        """The types that a value may have, according to the model or the schema."""
         if not self._type_end.parts:
             return types_of(parameters, key)
         said, _ = yield from read_name(source, (self._type_end,))
@@ -162,7 +162,7 @@ class TaggedReader:
             yield from source.more()
 
     def _after(self, text: str, hit: Hit, ended: bool) -> int:
-        """Where reading goes on if a value ends here. What looks like an end and is not followed by what must follow is text."""
+        """Where reading continues if a value ends here. An end that is not followed by what must follow is text."""
         if hit.meaning == "key":
             return hit.start if text.endswith(self._value.before, 0, hit.start) else NO
         resume = hit.end if hit.meaning == "value" else hit.start
@@ -175,12 +175,12 @@ class TaggedReader:
         return MORE if MORE in found else NO
 
     def _without_before(self, text: str, begin: int, end: int) -> int:
-        """A value's end without the white space that belongs to the tag after it."""
+        """The end of a value, without the white space that belongs to the tag after it."""
         before = self._value.before
         return end - len(before) if before and end - begin >= len(before) and text.endswith(before, begin, end) else end
 
     def _may_be_before(self, text: str, begin: int, end: int) -> int:
-        """Where white space begins that may belong to the tag after it."""
+        """The start of the white space that may belong to the tag after it."""
         before = self._value.before
         for length in range(min(len(before), end - begin), 0, -1):
             if text.endswith(before[:length], begin, end):
@@ -189,4 +189,4 @@ class TaggedReader:
 
 
 def _nothing(_: str) -> None:
-    """For a parameter that the model has written before."""
+    """Takes the value of a parameter that the model has written before, and drops it."""

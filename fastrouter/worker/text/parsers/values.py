@@ -1,4 +1,4 @@
-"""Reads a value as a model writes it, and writes it as JSON text while it comes."""
+"""Reads a value that a model writes, and writes it as JSON text while it comes."""
 
 import ast
 import json
@@ -11,10 +11,10 @@ from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
 Write = Callable[[str], None]
 
-DEEPEST = 256  # containers in each other; readers of JSON have such a limit too
+DEEPEST = 256  # containers inside each other; readers of JSON have a limit like this too
 LONGEST_ATOM = 1024  # characters of a number or a word
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_STOPS = '\\"' + "".join(map(chr, range(32)))  # what JSON does not write as it is
+_STOPS = '\\"' + "".join(map(chr, range(32)))  # characters that JSON must escape
 _ESCAPES = {"n": "\\n", "t": "\\t", "r": "\\r", "b": "\\b", "f": "\\f", "/": "/", '"': '\\"', "\\": "\\\\", "'": "'"}
 _CONTROLS = re.compile(r'["\\\x00-\x1f]')
 _JSON_WORDS = {"true": "true", "false": "false", "null": "null"}
@@ -27,10 +27,10 @@ class Dialect:
 
     quotes: tuple[str, ...]
     words: dict[str, str]
-    escapes: bool = True  # a backslash in a string means something
-    copies: bool = False  # it is JSON: white space and escapes stay as they are
+    escapes: bool = True  # a backslash in a string is an escape
+    copies: bool = False  # it is JSON: white space and escapes stay unchanged
     bare_keys: bool = False  # keys are not quoted
-    bare_strings: bool = False  # nor need strings be
+    bare_strings: bool = False  # strings may be without quotes
     openers: str = "{["
     ends: str = ",]}:"
 
@@ -46,7 +46,7 @@ def braces(quote: str) -> Dialect:
 
 
 def escaped(text: str) -> str:
-    """Text as it stands inside a JSON string."""
+    """Text in the form that it has inside a JSON string."""
     return _CONTROLS.sub(_escape, text)
 
 
@@ -68,7 +68,7 @@ def read_value(source: Source, write: Write, dialect: Dialect) -> Reading[None]:
 
 
 def _begin(source: Source, write: Write, dialect: Dialect, open_: list[str]) -> Reading[bool]:
-    """Read a value up to its first inner value. True when there is one."""
+    """Read a value up to its first inner value. True if there is one."""
     char = yield from _char(source, write, dialect)
     if char not in dialect.openers:
         yield from _scalar(source, write, dialect)
@@ -88,7 +88,7 @@ def _begin(source: Source, write: Write, dialect: Dialect, open_: list[str]) -> 
 
 
 def _next(source: Source, write: Write, dialect: Dialect, open_: list[str]) -> Reading[bool]:
-    """After a value in a container: close it, or go on to the next value. True when a value follows."""
+    """After a value in a container: close the container, or continue with the next value. True if a value follows."""
     closer = _CLOSERS[open_[-1]]
     char = yield from _char(source, write, dialect)
     if char == ",":
@@ -127,7 +127,7 @@ def _char(source: Source, write: Write, dialect: Dialect) -> Reading[str]:
 
 
 def _skip(source: Source) -> str:
-    """Pass over the white space that has come. "" when more may come."""
+    """Skip the white space that has come. "" if more may come."""
     text, at = source.text, source.at
     while at < len(text) and text[at] in SPACE:
         at += 1
@@ -188,7 +188,7 @@ def _atom(word: str, dialect: Dialect) -> str:
 
 
 def _python_number(word: str) -> str:
-    """A number that Python writes and JSON does not: 1_000, +5, .5, 0x10."""
+    """A number in a form that Python has and JSON has not: 1_000, +5, .5, 0x10."""
     try:
         value = ast.literal_eval(word)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -238,7 +238,7 @@ def read_string(source: Source, write: Write, quote: str, dialect: Dialect) -> R
 
 
 def _special(source: Source, write: Write, dialect: Dialect) -> Reading[None]:
-    """One character of a string that JSON does not write as it is."""
+    """One character of a string that JSON must escape."""
     char = source.text[source.at]
     if char != "\\" or not dialect.escapes:
         source.at += 1

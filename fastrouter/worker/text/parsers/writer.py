@@ -1,4 +1,4 @@
-"""Collects the pieces of a message. White space that may belong to a marker waits; so does a call that is not certain yet."""
+"""Collects the pieces of a message. White space that may belong to a marker waits, and a call that is not certain yet waits too."""
 
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 from fastrouter.worker.text.parsers.source import SPACE
@@ -16,10 +16,10 @@ class Writer:
         self._call: list[Piece] | None = None
         self._calls = 0
         self._released = False
-        self._first = 0  # the number of the first call of those that count together
+        self._first = 0  # the number of the first call of a group that is accepted or refused together
         self.whole = False
-        self.trims = False  # white space that comes next belongs to the marker before it
-        self.begins = True  # no text since the beginning, the last thought or the last call
+        self.trims = False  # the next white space belongs to the marker before it
+        self.begins = True  # there was no text since the beginning, the last thought or the last call
         self.after_call = False
 
     # --- text -----------------------------------------------------------------------------------
@@ -38,18 +38,18 @@ class Writer:
             self._space.append(text)
 
     def say_exactly(self, kind: Kind, text: str) -> None:
-        """Text that was taken for a call, with the white space before it."""
+        """Text that looked like a call, with the white space before it."""
         self.end_space(kind, False)
         if text:
             self._pieces.append(Piece(kind, text))
             self.trims = self.begins = self.after_call = False
 
     def wait(self, text: str) -> None:
-        """Given out with the next text, as white space that waits is."""
+        """Text to give out with the next text, like white space that waits."""
         self._space.append(text)
 
     def end_space(self, kind: Kind, belongs_to_marker: bool) -> None:
-        """The white space that waits is text, or belongs to the marker after it."""
+        """The waiting white space becomes text, unless it belongs to the marker after it."""
         if self._space and not belongs_to_marker and not self.trims:
             self._pieces.append(Piece(kind, "".join(self._space)))
         self._space = []
@@ -59,12 +59,12 @@ class Writer:
         self.trims, self.begins, self._space = trims, True, []
 
     def is_clear(self) -> bool:
-        """Whether text goes out as it comes."""
+        """Whether text is given out immediately."""
         return not (self._space or self.trims or self.begins)
 
     # --- calls ----------------------------------------------------------------------------------
     def try_call(self, whole: bool = False) -> None:
-        """A call may come; until it is certain its pieces wait. `whole`: several calls, which count only together."""
+        """A call may come; its pieces wait until it is certain. `whole`: several calls, which are accepted or refused together."""
         self._call, self._released = [], False
         self.whole, self._first = whole and self.holds_calls, self._calls
 
@@ -100,7 +100,7 @@ class Writer:
         self._call, self._released = None, False
 
     def give_up(self) -> bool:
-        """It is not a call. False when it has been sent already: then it stays as it is."""
+        """It is not a call. False if it has been sent already: then it stays."""
         released, self._call, self._released = self._released, None, False
         if released:
             self._calls += 1
@@ -118,7 +118,7 @@ class Writer:
 
     # --- out ------------------------------------------------------------------------------------
     def take(self) -> list[Piece]:
-        """What is certain; pieces of one kind become one."""
+        """The pieces that are certain; consecutive ones of one kind become one."""
         pieces, self._pieces = self._pieces, []
         if len(pieces) < 2:
             return pieces
