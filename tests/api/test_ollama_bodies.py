@@ -132,7 +132,7 @@ def test_a_context_does_not_unpack_to_more_than_memory(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("text", [b"[" + b",".join([b'["",""]'] * 70_000) + b"]", b"[" * 300 + b"]" * 300])
 def test_a_context_has_no_more_values_than_a_body(text: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="'context' is not what an answer of this server had"):
+    with pytest.raises(InvalidRequest, match="'context' is not the 'context' of an answer of this server"):
         unpack("context", packed(0, text))
 
 

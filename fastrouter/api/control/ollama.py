@@ -96,7 +96,7 @@ class Ollama:
 
     def _unload(self, request: Request, spec: ModelSpec) -> None:
         if is_read_only(request):
-            raise Forbidden("this key is read-only: to unload a model needs a key without `read-only`")
+            raise Forbidden("this key is read-only: unloading a model needs a key without `read-only`")
         with contextlib.suppress(InvalidRequest):  # it is not loaded
             self._supervisor.unload(spec.runner.id)
 
