@@ -100,7 +100,7 @@ def test_a_template_that_does_not_come_back_ends_with_1(tmp_path: Path) -> None:
 def test_a_template_that_takes_a_question_with_a_remedy_ends_with_0(tmp_path: Path) -> None:
     counts = "{{ raise_exception('no list') if tools is not iterable }}" + CHATML
     found = checked(tmp_path, written(tmp_path, counts))
-    assert found["conversations"]["question"] == "an empty list of tools is shown where there are none"
+    assert found["conversations"]["question"] == "an empty list of tools is shown if there are none"
 
 
 @pytest.mark.parametrize(
