@@ -61,7 +61,7 @@ class Prompts:
         if generate.messages is not None:
             chat = self._chat(generate)
             text = self._renderer.render_now(chat)
-            if text is None or self._renderer.format_now(chat.source) is None:
+            if text is None or (self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None):
                 return self.jobs.start(lambda: self._read_chat(chat, limit), WAITS)
             if len(text) > SHORT_CHARS:
                 return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
@@ -95,7 +95,8 @@ class Prompts:
         )
 
     def _read_chat(self, chat: Chat, limit: int | None) -> ReadPrompt:
-        self._renderer.find_format(chat.source)
+        if self._renderer.needs_format(chat):
+            self._renderer.find_format(chat.source)
         return self._read_rendered(self._renderer.render(chat), limit)
 
     def format_of(self, generate: Generate) -> TemplateFormat:

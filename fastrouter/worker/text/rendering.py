@@ -16,7 +16,7 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.builtin_templates import source_of
 from fastrouter.worker.text.chat_template import ChatTemplate
 from fastrouter.worker.text.render_process import ProcessEnded, RenderProcess
-from fastrouter.worker.text.template_format import TemplateFormat, format_of, generic_format
+from fastrouter.worker.text.template_format import TemplateFormat, format_of, generic_format, is_plain
 from fastrouter.worker.text.template_sandbox import TookTooLong
 from fastrouter.worker.text_jobs import LONG_CHARS, count_chars
 
@@ -77,7 +77,7 @@ class Renderer:
             template = self._template(self._source)
             if template is None:
                 self.idle.append(self._take())
-            else:
+            elif not is_plain(self._source):
                 self._find(self._source, lambda chat: _show_in(template, chat), time.thread_time, _QUICK_DERIVE_S)
 
     def _compile(self, source: str) -> ChatTemplate | None:
@@ -169,6 +169,10 @@ class Renderer:
             return self._find(source or self._source, self._show, time.monotonic, _MAX_DERIVE_S)
         except _TakesLong:
             return generic_format()
+
+    def needs_format(self, chat: Chat) -> bool:
+        """The answer to this chat may have calls or a thought."""
+        return bool(chat.arguments[1]) or not is_plain(chat.source or self._source)
 
     def known_format(self, source: str | None) -> TemplateFormat:
         """The result of one of the two above; without a result, the generic format."""

@@ -13,6 +13,7 @@ from fastrouter.worker.text.parsers.table import GENERIC, find_format
 from fastrouter.worker.text.tool_prompt import write_calls
 
 TABLE, DERIVED, GENERIC_WAY = "table", "derived", "generic"
+_WORDS = ("tool", "Tool", "TOOL", "function", "think", "THINK", "thought", "reason", "channel")
 _TRIED = ("text", "call of odd values", "two calls", "thought, text and calls")  # of the round trip's messages: enough to choose
 
 
@@ -20,6 +21,12 @@ _TRIED = ("text", "call of odd values", "two calls", "thought, text and calls") 
 class TemplateFormat:
     format: Format
     origin: str  # TABLE, DERIVED or GENERIC_WAY
+
+
+def is_plain(source: str) -> bool:
+    """The template shows no tools and no thoughts. Then only chats with tools need a format; probing it takes longer than a small model
+    takes to load."""
+    return not any(word in source for word in _WORDS)
 
 
 def generic_format() -> TemplateFormat:
