@@ -1,8 +1,10 @@
 """Grammars of tool calls: every text that follows them is a call of the format, with arguments that its tool's schema allows."""
 
 import ctypes
+import gc
 import json
 import random
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -253,6 +255,26 @@ def test_the_parser_reads_what_the_grammar_writes(format: Format, vocab: Vocab, 
                 jsonschema.validate(arguments, CHOOSE["function"]["parameters"] if name == "choose" else {"type": "object"})
             num_calls += len(calls)
     assert num_calls
+
+
+def test_formats_of_one_name_have_their_own_grammars(grammars: Grammars) -> None:
+    wish = Wish([CHOOSE], is_required=True)
+    square, round_ = (Format("derived", None, Calls(JsonObject(), open=(marker,))) for marker in ("[", "("))
+    assert grammars.compile_calls(square, wish).result() is not grammars.compile_calls(round_, wish).result()
+    assert grammars.compile_calls(square, wish).result() is grammars.compile_calls(square, wish).result()
+
+
+def test_a_grammar_that_no_request_waits_for_is_not_kept(vocab: Vocab) -> None:
+    grammars, made = Grammars(vocab), []
+    for number in range(20):
+        wish = Wish([tool(f"f{number}")], is_required=False)
+        future = grammars.compile_calls(FORMATS["object"], wish, after="<tool_call>", is_waited_for=False)
+        future.result()
+        made.append(weakref.ref(future))
+        del future
+    grammars.close()
+    gc.collect()
+    assert len([future for future in made if future() is not None]) < 12, "only the latest ones"
 
 
 def test_only_the_odd_tool_is_loose() -> None:

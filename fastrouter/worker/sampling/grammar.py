@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self
@@ -34,7 +34,7 @@ _FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and
 _NUM_KEPT = 8  # compiled grammars
 _SPECIAL = b"\xff"  # llguidance expects this at the start of tokens that are not text
 _MAX_PROBLEM = 300  # characters of its messages
-_Key = tuple[str, str, str, str]  # the third is what is compiled
+_Key = tuple[Hashable, ...]
 _Source = Callable[[Any], tuple[str, bool]]  # llguidance's tokenizer -> its grammar, and whether the matcher is lazy
 _SHORT_SWITCH_S = 0.0005  # the engine's thread must not wait for this one
 
@@ -126,24 +126,26 @@ class Grammars:
         `leave` in the end."""
         field, text = constraint["field"], constraint["text"]
         translate = _TRANSLATE[constraint["kind"]]
-        return self._start((constraint["kind"], field, text, whitespace), field, lambda _: translate(text, whitespace))
+        key = (constraint["kind"], field, text, whitespace)
+        found = self._start(key, len(text), field, lambda _: translate(text, whitespace))
+        self._num_waiting[found] += 1
+        return found
 
     def compile_calls(self, format: Format, wish: Wish, *, after: str | None = None, is_waited_for: bool = True) -> Future[Matcher]:
         """The same for a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. Call `leave` in
         the end if `is_waited_for` is set."""
         tools = orjson.dumps(list(wish.tools)).decode()
-        key = (f"calls {format.name}", f"{after}", tools, f"{wish.is_parallel}")
-        found = self._start(key, "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
-        if not is_waited_for:
-            self._num_waiting[found] -= 1
+        key = ("calls", format, after, tools, wish.is_parallel)
+        found = self._start(key, len(tools), "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
+        if is_waited_for:
+            self._num_waiting[found] += 1
         return found
 
-    def _start(self, key: _Key, field: str, source: _Source) -> Future[Matcher]:
+    def _start(self, key: _Key, num_chars: int, field: str, source: _Source) -> Future[Matcher]:
         found = self._latest.pop(key, None)
         if found is None or found.cancelled() or (found.done() and found.exception()):
-            found = self._compilers.submit(partial(self._compile, field, source), len(key[2]))
+            found = self._compilers.submit(partial(self._compile, field, source), num_chars)
         self._latest[key] = found
-        self._num_waiting[found] += 1
         if len(self._latest) > _NUM_KEPT:
             self._latest.popitem(last=False)
         return found
@@ -169,7 +171,7 @@ class Grammars:
     def _compile(self, field: str, source: _Source) -> Matcher:
         try:
             return self._try_to_compile(field, source)
-        except Exception:
+        except Exception:  # an error of the grammar: its own class says whose fault it is
             raise
         except BaseException as error:  # a panic of the library must cost one request, not the worker
             raise FastrouterError(f"the grammar's compiler failed: {error}") from None
