@@ -44,6 +44,7 @@ cpdef enum:  # kinds of the ring's records: first those with text, and the first
 cpdef enum:  # flags of a record
     LAST = 1
 
+include "core/memory.pxi"
 include "core/sink.pxi"
 include "core/sse.pxi"
 include "core/ring.pxi"

@@ -69,8 +69,8 @@ cdef class Lookup:
             found.append(self._tokens[source] if source < self._num else found[source - self._num])
         return found
 
-    cdef bint _is_start_of(self, const int32_t *tokens, Py_ssize_t count, int32_t next_token) noexcept:
-        # C only. Whether the known tokens are a start of the text, judged by their end; a text that was shifted is another one.
+    cdef bint _is_start_of(self, const int32_t *tokens, Py_ssize_t count, int32_t next_token) noexcept:  # C only
+        # Whether the known tokens are a start of the text, judged by their end; a text that was shifted is another one.
         if not self._num:
             return True
         if self._num > count + 1:
@@ -100,8 +100,8 @@ cdef class Lookup:
             self._append(self._tokens[index])
         return 0
 
-    cdef void _append(self, int32_t token) noexcept:
-        # C only. _reserve has made room, and an entry is below 2 * _capacity, a power of two.
+    cdef void _append(self, int32_t token) noexcept:  # C only
+        # _reserve has made room, and an entry is below 2 * _capacity, a power of two.
         cdef uint64_t first, entry = 0
         cdef Py_ssize_t end
         cdef int probe

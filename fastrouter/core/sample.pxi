@@ -328,8 +328,8 @@ cdef class LogitSampler:
             self._longest[self._history[index]] = 0
         return 0
 
-    cdef void _save(self, float *logits, int32_t token) noexcept:
-        # C only. At most once per bias, and per step and token of the history, so _change has room for all of them.
+    cdef void _save(self, float *logits, int32_t token) noexcept:  # C only
+        # At most once per bias, and per step and token of the history, so _change has room for all of them.
         self._saved_tokens[self._num_saved] = token
         self._saved[self._num_saved] = logits[token]
         self._num_saved += 1
@@ -382,22 +382,3 @@ cdef class LogitSampler:
         return exp(logits[token] - most) / total, [
             (self._candidates[index].token, exp(self._candidates[index].logit - most) / total) for index in range(count)
         ]
-
-
-cdef void *_grown(void *memory, Py_ssize_t *capacity, Py_ssize_t wanted, size_t size) except? NULL:
-    cdef void *grown
-    if wanted <= capacity[0]:
-        return memory
-    wanted = max(<Py_ssize_t>64, 2 * wanted)
-    grown = PyMem_Realloc(memory, wanted * size)
-    if grown == NULL:
-        raise MemoryError()
-    capacity[0] = wanted
-    return grown
-
-
-cdef void *_allocate(size_t size) except NULL:
-    cdef void *memory = PyMem_Malloc(max(size, <size_t>1))
-    if memory == NULL:
-        raise MemoryError()
-    return memory
