@@ -10,6 +10,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import codex_requests
+import flavour_site
 import pytest
 from house import House, run_house
 from openai.types.responses import Response, ResponseStreamEvent
@@ -22,8 +23,7 @@ from fastrouter.api.flavours.responses import RESPONSE_ERRORS
 from fastrouter.api.requests.known import RESPONSES, ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.start import Generator
-from fastrouter.catalog.spec import ModelSpec
-from fastrouter.errors import ContextExceeded, ModelNotFound
+from fastrouter.errors import ContextExceeded
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.guard import Guard
 from fastrouter.http.routes import MAX_BODY, Routes
@@ -38,18 +38,10 @@ WEATHER = {"description": None, "strict": None, "type": "function", "name": "wea
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
-class FewModels:
-    """All that the routes ask of the models."""
+class FewModels(flavour_site.FewModels):
+    """All that the routes ask of the models, too."""
 
-    def __init__(self, here: House) -> None:
-        self._here = here
-
-    def choose(self, request: Request, body: dict[str, Any]) -> tuple[ModelSpec, bool]:
-        if body.get("model") != "a":
-            raise ModelNotFound(str(body.get("model")))
-        return self._here.spec("a"), True
-
-    for_use = choose
+    choose = flavour_site.FewModels.for_use
 
     def query(self, request: Request) -> dict[str, str]:
         return dict(parse_qsl(request.query))
