@@ -190,7 +190,7 @@ class ResponseStore:
                 raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
             database.executescript(_TABLES + f"PRAGMA user_version={_VERSION};")
             self._num_bytes = self._count(database)
-        except BaseException:
+        except BaseException:  # the caller gets it; the file must not stay open
             database.close()
             raise
         return database
@@ -224,7 +224,7 @@ class ResponseStore:
         tables.execute("BEGIN IMMEDIATE")
         try:
             yield tables
-        except BaseException:
+        except BaseException:  # the caller gets it; an open transaction would lock the file
             tables.execute("ROLLBACK")
             raise
         tables.execute("COMMIT")

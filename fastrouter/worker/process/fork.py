@@ -61,7 +61,7 @@ def _fork(requests: socket.socket, fds: list[int], router_pid: int, become: Beco
         if os.fork():
             os._exit(0)
         _settle(requests, fds, middle_pid, router_pid, become)
-    except BaseException:
+    except BaseException:  # this is a copy of the fork server: nothing may reach its loop
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -91,7 +91,7 @@ def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Cal
         code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the router has ended
-    except Exception:
+    except Exception:  # a bug of ours: the router shows the last lines of stderr
         traceback.print_exc()
     sys.stderr.flush()
     return code

@@ -76,7 +76,7 @@ class RenderProcess:
         except (OSError, EOFError):
             self.close()
             raise ProcessEnded("chat template: the process that rendered it has ended") from None
-        except BaseException:
+        except BaseException:  # the caller gets it; the process is in the middle of an answer
             self.close()
             raise
         if "error" in answer:
