@@ -106,10 +106,10 @@ class Residency:
 
     def _perform(self) -> None:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
+        limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
             waiting = snapshot.waiting(self._queue, self._memory.measures)
             residents = snapshot.residents(self._models, self._memory.measures)
-            limits, now = self._memory.limits(), self._timers.now()
             decided = self._plan = plan(waiting, residents, limits, now)
             self._do(decided, limits)
             if not (decided.evict or decided.start or decided.grant or decided.refuse):
