@@ -261,7 +261,7 @@ class Residency:
         self._save_later()
         self.rebalance()
         self._events.loaded(model.spec.id, instance.meta)
-        self._prime()
+        self._timers.soon(self._prime)  # the requests that waited go first
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         self._may_be_idle(model)
 
@@ -345,8 +345,8 @@ class Residency:
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         model.last_used = instance.last_used
         self._may_be_idle(model)
-        self._prime()
         self.rebalance()
+        self._timers.soon(self._prime)
 
 
 def _instance_of(model: ManagedModel) -> Instance:
