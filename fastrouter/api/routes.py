@@ -15,6 +15,7 @@ from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.control.tools import ToolRoutes, refuse_proxy, refuse_tools
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
@@ -34,6 +35,8 @@ from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
+from fastrouter.api.tools.proxy import PATH, Proxy
+from fastrouter.api.tools.server_tools import ServerTools
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.errors import FastrouterError, NotFound
@@ -43,22 +46,20 @@ from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result,
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
-    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
+    "GET": ("/v1/stream",),
     "DELETE": ("/v1/stream",),
-    "POST": (
-        *("/tools", "/cors-proxy"),
-        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
-    ),
+    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
 }
 # Below these paths, a POST also changes something for other clients.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
+_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/tools", PATH, "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
 _CHANGES_NOTHING = frozenset(("/models/plan",))
+_ALWAYS_CHANGED = frozenset((PATH,))  # a GET too
 
 
 def is_change(method: str, path: str) -> bool:
     """Whether a read-only key may not send the request. A new path below one of these counts as a change until it is listed above."""
     if method in ("GET", "HEAD"):
-        return False
+        return path in _ALWAYS_CHANGED
     path = path.removeprefix("/v1")
     return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
@@ -72,7 +73,13 @@ def is_not_yet(request: Request, prefix: str) -> bool:
 
 
 def add_routes(
-    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+    routes: Routes,
+    models: Models,
+    supervisor: Supervisor,
+    downloads: ModelDownloads,
+    store: ResponseStore,
+    tools: ServerTools | None,
+    config: Config,
 ) -> None:
     """All routes except /health, which answers before the catalog exists."""
     routes.is_change = is_change
@@ -156,6 +163,7 @@ def add_routes(
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
+    _add_tools(routes, tools, config)
     _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
@@ -174,6 +182,18 @@ def _naming_ignored(path: str, handler: Handler) -> Handler:
         return handler(request, exchange)
 
     return handle
+
+
+def _add_tools(routes: Routes, tools: ServerTools | None, config: Config) -> None:
+    if tools is None:
+        for method in ("GET", "POST"):
+            routes.add(method, "/tools", refuse_tools, max_body=0)
+    else:
+        routes.add("GET", "/tools", (of_tools := ToolRoutes(tools)).list)
+        routes.add("POST", "/tools", of_tools.call, max_body=MAX_BODY)
+    proxy = Proxy(config.mcp_servers).pass_on if config.ui_mcp_proxy else refuse_proxy
+    for method in ("GET", "POST", "DELETE"):
+        routes.add(method, PATH, proxy, max_body=MAX_BODY if config.ui_mcp_proxy else 0)
 
 
 def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:
