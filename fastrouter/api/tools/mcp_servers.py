@@ -5,6 +5,8 @@ Invariant: only a tool that a server has listed is called. The library of MCP is
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -15,7 +17,8 @@ from fastrouter.errors import FastrouterError
 
 log = logging.getLogger("fastrouter.tools")
 
-LIST_S = 10.0  # that a server may take to start and to list its tools
+LIST_S = 15.0  # that a server may take to start and to list its tools
+FRESH_S = 1.0  # a list stays valid without a question
 _SLACK_S = 10.0  # for the process that talks to them
 
 
@@ -49,6 +52,7 @@ class McpServers:
         self._tools: dict[str, McpTool] = {}  # of the last list, by name
         self._problems: dict[str, str] = {}  # by server
         self._listing: asyncio.Task[None] | None = None
+        self._listed_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<McpServers {list(self._timeouts)}>"
@@ -62,12 +66,16 @@ class McpServers:
         await self._host.stop()
 
     async def list(self) -> list[McpTool]:
-        """Of all servers that answer."""
-        await asyncio.shield(self._refresh())
+        """Of all servers that answer. Only the first caller waits for them; later ones get the last list, and a new one is made."""
+        has_list = self._listed_at > -math.inf
+        if not has_list or time.monotonic() - self._listed_at > FRESH_S:
+            listing = self._refresh()
+            if not has_list:
+                await asyncio.shield(listing)
         return list(self._tools.values())
 
     async def find(self, name: str) -> McpTool | None:
-        if self._listing is None or not self._listing.done() or name not in self._tools:
+        if name not in self._tools:
             await asyncio.shield(self._refresh())
         return self._tools.get(name)
 
@@ -85,6 +93,7 @@ class McpServers:
             return
         tools = [McpTool(*tool) for tool in answer["tools"]]
         self._tools = {tool.name: tool for tool in reversed(tools)}  # the first one of a name
+        self._listed_at = time.monotonic()
         self._log(answer["problems"])
 
     def _log(self, problems: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 Invariant: a tool that was not turned on cannot be called. The name of a built-in tool, or of an earlier MCP tool, is never taken by another.
 """
 
+import importlib.util
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from fastrouter.options.tool_definitions import ALL, chosen
 
 log = logging.getLogger("fastrouter.tools")
 
+HOW_TO_INSTALL = "install it with pip install 'fastrouter[mcp]'; the standalone executable does not have it"
 _SHELL = "exec_shell_command"
 
 
@@ -27,6 +29,8 @@ class UnknownTool(InvalidRequest):
 class ServerTools:
     def __init__(self, config: Config) -> None:
         """Raises ConfigError."""
+        if config.mcp_servers and importlib.util.find_spec("mcp") is None:
+            raise ConfigError(f"MCP servers need the package mcp: {HOW_TO_INSTALL}")
         self._root = config.tools_dir
         self._built_in = {tool.name: tool for tool in chosen(config.tools)}
         self._processes = ToolProcesses()
