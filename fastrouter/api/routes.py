@@ -51,7 +51,19 @@ _NOT_YET = {
     "POST": ("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
 }
 # Below these paths, a POST also changes something for other clients.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/tools", PATH, "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
+_CHANGED = (
+    "/models",
+    "/props",
+    "/lora-adapters",
+    "/slots",
+    "/tools",
+    PATH,
+    "/api/pull",
+    "/api/create",
+    "/api/copy",
+    "/api/push",
+    "/api/blobs",
+)
 _CHANGES_NOTHING = frozenset(("/models/plan",))
 _ALWAYS_CHANGED = frozenset((PATH,))  # a GET too
 

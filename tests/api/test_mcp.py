@@ -88,7 +88,9 @@ def two(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) ->
 def test_tools_of_all_servers_are_listed_by_their_names(two: Router) -> None:
     assert two.get("/health").status == 200
     tools = two.get("/tools").json
-    assert {tool["tool"] for tool in tools} == {f"{at}_{name}" for at in ("local", "web") for name in ("echo", "add", "fail_once", "sleep", "variables")}
+    assert {tool["tool"] for tool in tools} == {
+        f"{at}_{name}" for at in ("local", "web") for name in ("echo", "add", "fail_once", "sleep", "variables")
+    }
     echo = next(tool for tool in tools if tool["tool"] == "local_echo")
     assert (echo["type"], echo["display_name"], echo["permissions"], echo["uses_cwd"]) == ("mcp", "local_echo", {"write": False}, False)
     function = echo["definition"]["function"]
@@ -279,14 +281,18 @@ def test_a_client_that_leaves_cancels_its_call(with_servers: Callable[..., Route
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    connection.request("POST", "/tools", json.dumps({"tool": "local_sleep", "params": {"seconds": 50}}), {"Content-Type": "application/json"})
+    connection.request(
+        "POST", "/tools", json.dumps({"tool": "local_sleep", "params": {"seconds": 50}}), {"Content-Type": "application/json"}
+    )
     time.sleep(0.3)
     connection.close()
     assert text(server, "local_echo", message="m") == "m"
 
 
 def test_the_end_does_not_wait_for_a_slow_call(with_servers: Callable[..., Router]) -> None:
-    server = with_servers({"local": notes(timeout_ms=60_000), "stubborn": odd("stubborn"), "child": odd("child")}, "--shutdown-timeout", "0.5")
+    server = with_servers(
+        {"local": notes(timeout_ms=60_000), "stubborn": odd("stubborn"), "child": odd("child")}, "--shutdown-timeout", "0.5"
+    )
     assert "local_sleep" in names(server)
     assert text(server, "stubborn_echo", message="m") == text(server, "child_echo", message="m") == "m"
     with ThreadPoolExecutor(1) as thread:
@@ -347,7 +353,9 @@ def test_a_wrong_file_stops_the_start(refused: Callable[..., str], content: str 
 def test_both_flags_together(refused: Callable[..., str], tmp_path: Path) -> None:
     servers = '{"mcpServers": {"a": {"command": "x"}}}'
     (tmp_path / "mcp.json").write_text(servers)
-    assert "is in --mcp-servers-config and in" in refused(None, "--mcp-servers-config", str(tmp_path / "mcp.json"), "--mcp-servers-json", servers)
+    assert "is in --mcp-servers-config and in" in refused(
+        None, "--mcp-servers-config", str(tmp_path / "mcp.json"), "--mcp-servers-json", servers
+    )
     assert "must be a JSON object" in refused(None, "--mcp-servers-json", '["secretword"]')
     assert "secretword" not in refused(None, "--mcp-servers-json", '["secretword"]')
     assert "need an API key" in refused(None, "--mcp-servers-json", servers, "--host", "0.0.0.0", "--insecure")

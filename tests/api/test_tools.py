@@ -176,7 +176,9 @@ def test_glob_types_depth_and_limit(server: Router, here: Path) -> None:
 
 @needs_landlock
 def test_a_command_as_a_stream(server: Router) -> None:
-    with server.stream("/tools", {"tool": "exec_shell_command", "params": {"command": "echo hello; sleep 0.3; echo äöü"}, "stream": True}) as stream:
+    with server.stream(
+        "/tools", {"tool": "exec_shell_command", "params": {"command": "echo hello; sleep 0.3; echo äöü"}, "stream": True}
+    ) as stream:
         events = list(stream)
     assert events[-1] == {"done": True}
     assert "".join(event["chunk"] for event in events[:-1]) == "hello\näöü\n\n[exit code: 0]"
@@ -215,7 +217,18 @@ def test_another_runtime_is_refused_and_nothing_runs(server: Router, here: Path,
 
 @pytest.mark.parametrize(
     "path",
-    ["../secret.txt", "a/../../secret.txt", "/etc/passwd", "/proc/self/environ", "../tools-2/near.txt", "~/../secret.txt", "/", "..", "link", "links/secret.txt"],
+    [
+        "../secret.txt",
+        "a/../../secret.txt",
+        "/etc/passwd",
+        "/proc/self/environ",
+        "../tools-2/near.txt",
+        "~/../secret.txt",
+        "/",
+        "..",
+        "link",
+        "links/secret.txt",
+    ],
 )
 def test_nothing_outside_is_read_or_written(server: Router, folder: Path, path: str) -> None:
     for name, target in {"link": folder.parent / "secret.txt", "links": folder.parent}.items():
@@ -269,7 +282,12 @@ def test_wrong_parameters_are_named(server: Router, tool: str, params: dict[str,
 
 @pytest.mark.parametrize(
     ("body", "problem"),
-    [({}, "'tool'"), ({"tool": 1}, "'tool'"), ({"tool": "read_file", "params": []}, "is missing"), ({"tool": "get_info", "params": [1]}, "'params'")],
+    [
+        ({}, "'tool'"),
+        ({"tool": 1}, "'tool'"),
+        ({"tool": "read_file", "params": []}, "is missing"),
+        ({"tool": "get_info", "params": [1]}, "'params'"),
+    ],
 )
 def test_wrong_bodies_are_named(server: Router, body: dict[str, Any], problem: str) -> None:
     answer = server.post("/tools", body)
@@ -280,7 +298,9 @@ def test_a_regular_expression_without_end_does_not_hold_the_router(server: Route
     (here / "long").write_text("a" * 60 + "b")
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         body = json.dumps({"tool": "grep_search", "params": {"path": str(here), "pattern": "(a+)+$"}}).encode()
-        client.sendall(b"POST /tools HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        client.sendall(
+            b"POST /tools HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
         eventually(lambda: tool_pids(server), "the process of the tool")
         assert server.get("/health").status == 200
     eventually(lambda: not tool_pids(server), "the end of the process, because its client has left")
@@ -347,7 +367,10 @@ class TestCommands:
         eventually(lambda: not is_alive(int((folder / "pid3").read_text())), "its end")
 
     def test_it_ends_when_its_client_leaves(self, server: Router, folder: Path) -> None:
-        with server.stream("/tools", {"tool": "exec_shell_command", "params": {"command": "echo $$ > pid4; echo x; sleep 600", "timeout": 60}, "stream": True}) as stream:
+        with server.stream(
+            "/tools",
+            {"tool": "exec_shell_command", "params": {"command": "echo $$ > pid4; echo x; sleep 600", "timeout": 60}, "stream": True},
+        ) as stream:
             next(stream.events())
         eventually(lambda: (folder / "pid4").exists() and not is_alive(int((folder / "pid4").read_text())), "its end")
 
@@ -367,7 +390,9 @@ def test_a_command_that_would_never_end_does_not_keep_the_router(router: StartRo
     if not landlock_version():
         pytest.skip("this kernel has no Landlock")
     server = router("--tools", "all", "--tools-dir", str(tmp_path), "--shutdown-timeout", "1", is_fake=True)
-    with server.stream("/tools", {"tool": "exec_shell_command", "params": {"command": "echo x; sleep 600", "timeout": 60}, "stream": True}) as stream:
+    with server.stream(
+        "/tools", {"tool": "exec_shell_command", "params": {"command": "echo x; sleep 600", "timeout": 60}, "stream": True}
+    ) as stream:
         next(stream.events())
         assert server.stop() == 0  # it also checks that no process is left
 
@@ -378,9 +403,15 @@ def test_a_command_that_would_never_end_does_not_keep_the_router(router: StartRo
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[..., str]:
     """The error of a router that must not start."""
+
     def start(*flags: str, **env: str) -> str:
         found = subprocess.run(
-            [*FASTROUTER, "--port", "0", *flags], capture_output=True, text=True, env=environment(tmp_path, **env), cwd=tmp_path, check=False
+            [*FASTROUTER, "--port", "0", *flags],
+            capture_output=True,
+            text=True,
+            env=environment(tmp_path, **env),
+            cwd=tmp_path,
+            check=False,
         )
         assert found.returncode == 1, found
         return found.stderr
@@ -398,7 +429,9 @@ def refused(tmp_path: Path) -> Callable[..., str]:
         (("--cors-origins", "localhost,https://example.com"), "pages of other sites"),
     ],
 )
-def test_without_a_key_they_are_for_this_machine_only(refused: Callable[..., str], tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
+def test_without_a_key_they_are_for_this_machine_only(
+    refused: Callable[..., str], tmp_path: Path, flags: tuple[str, ...], problem: str
+) -> None:
     message = refused("--tools", "get_info", "--tools-dir", str(tmp_path), *flags)
     assert problem in message
     assert "--api-key-file" in message

@@ -93,7 +93,12 @@ def test_an_allowed_call_runs_and_the_answer_goes_on(page: Any) -> None:
     assert sent == [{"tool": "read_file", "params": {"path": "end.json"}}]
     assert [tool["function"]["name"] for tool in asked[0]["tools"]] == ["read_file"]
     assert "server_tools" not in asked[0]
-    assert asked[1]["messages"][-1] == {"role": "tool", "tool_call_id": "c0", "name": "read_file", "content": json.dumps(says("It is warm.")) + "\n"}
+    assert asked[1]["messages"][-1] == {
+        "role": "tool",
+        "tool_call_id": "c0",
+        "name": "read_file",
+        "content": json.dumps(says("It is warm.")) + "\n",
+    }
     assert page.locator(".tool-call .chip").inner_text() == "has its result"
     assert len(asked) == 2
 

@@ -28,7 +28,17 @@ FLOORS: tuple[set[str], ...] = (
 )
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
-    "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates", "tool_definitions"),
+    "options": (
+        "limits",
+        "cors",
+        "load",
+        "sampling",
+        "samplers",
+        "guess_types",
+        "constraint_text",
+        "builtin_templates",
+        "tool_definitions",
+    ),
     "ipc": ("messages", "wire", "records"),
     "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (

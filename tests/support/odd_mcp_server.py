@@ -1,6 +1,6 @@
 """An MCP server that speaks JSON lines by itself and misbehaves as its first argument says. It has the tool `echo`.
 
-crash: ends after each answer · burst: a notification and the answer in one write · garbage: lines that are no messages, before each answer ·
+crash: ends after each answer · burst: a notification and the answer in one write · garbage: no messages, before each answer ·
 long: a line of 20 MB without an end, before each answer · mute: never answers a call · deaf: never answers at all · flood: notifications
 without end, from the first call on · child: leaves a process that holds its pipes · empty: has no tools · huge: a result of 20 MB ·
 wrong: a result that is none · stubborn: does not end when its stdin ends · refuses: ends immediately, with a last word.

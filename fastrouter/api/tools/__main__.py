@@ -3,6 +3,7 @@
 Invariant: the last report of a built-in tool is its `result`, unless the process is killed.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -73,10 +74,8 @@ def _run(job: ToolJob, folder: Folder) -> dict[str, Any]:
 
 
 def _confine_to_folder(folder: Folder, *, can_write: bool) -> None:
-    try:
+    with contextlib.suppress(CannotConfine):  # without Landlock, the names of the files are checked all the same
         confine((folder.root,) if can_write else (), (folder.root,))
-    except CannotConfine:
-        pass  # without Landlock, the names of the files are checked all the same
 
 
 def _tell(piece: str) -> None:

@@ -36,7 +36,17 @@ _ETC = (
     *("protocols", "localtime", "timezone", "ssl", "pki", "ca-certificates", "alternatives", "mime.types", "gitconfig", "terminfo"),
     *("profile", "bash.bashrc", "inputrc", "magic", "os-release", "debian_version", "fonts", "locale.alias", "python3"),
 )
-_PROC = ("cpuinfo", "meminfo", "stat", "version", "filesystems", "loadavg", "uptime", "mounts", "sys")  # not of processes: a key may be there
+_PROC = (
+    "cpuinfo",
+    "meminfo",
+    "stat",
+    "version",
+    "filesystems",
+    "loadavg",
+    "uptime",
+    "mounts",
+    "sys",
+)  # not of processes: a key may be there
 SYSTEM = (*(f"/etc/{name}" for name in _ETC), *(f"/proc/{name}" for name in _PROC), "/sys")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 

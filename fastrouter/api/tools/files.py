@@ -1,6 +1,7 @@
 """The tools that read, write and edit one file."""
 
 import base64
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fastrouter.api.tools.folder import Folder, ToolFailed, number_param, read_bytes, switch_param, text_param, write_bytes
@@ -57,7 +58,7 @@ def edit_file(folder: Folder, params: dict[str, Any]) -> dict[str, Any]:
     path = folder.resolve(name)
     before = _text_of(path, name)
     found = sorted(_find(before, f"edits[{at}]", edit, name) for at, edit in enumerate(edits))
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         if one.end > other.start:
             raise ToolFailed(f"{one.place} and {other.place} overlap in {name}: make one edit of them")
     after = before

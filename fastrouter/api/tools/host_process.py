@@ -24,7 +24,11 @@ class _Running:
     """One process and its open questions."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", reader: asyncio.StreamReader, source: asyncio.BaseTransport, writer: asyncio.WriteTransport
+        self,
+        process: "subprocess.Popen[bytes]",
+        reader: asyncio.StreamReader,
+        source: asyncio.BaseTransport,
+        writer: asyncio.WriteTransport,
     ) -> None:
         self.process = process
         self.reader = reader

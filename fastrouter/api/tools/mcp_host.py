@@ -126,7 +126,10 @@ class Server:
         """Opens a connection, keeps it until `closing`, and closes it, all in one task, as the library needs it."""
         client: Client | None = None
         try:
-            async with self._transport(closing) as transport, Client(transport, client_info=Implementation(name="fastrouter", version=__version__)) as client:
+            async with (
+                self._transport(closing) as transport,
+                Client(transport, client_info=Implementation(name="fastrouter", version=__version__)) as client,
+            ):
                 ready.set_result(client)
                 await closing.wait()
                 await self._drain()
@@ -221,7 +224,11 @@ class Host:
 
     async def _list(self) -> dict[str, Any]:
         found = await asyncio.gather(*(server.tools() for server in self._servers.values()), return_exceptions=True)
-        problems = {name: str(each) or type(each).__name__ for name, each in zip(self._servers, found, strict=True) if isinstance(each, BaseException)}
+        problems = {
+            name: str(each) or type(each).__name__
+            for name, each in zip(self._servers, found, strict=True)
+            if isinstance(each, BaseException)
+        }
         return {"tools": [tool for each in found if not isinstance(each, BaseException) for tool in each], "problems": problems}
 
     async def _call(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """All tools that this router offers: the list for models, and calls by name.
 
-Invariant: a tool that was not turned on cannot be called. The name of a built-in tool, or of an earlier MCP tool, is never taken by another.
+Invariant: a tool that was not turned on cannot be called. The name of a built-in tool is never taken by an MCP tool.
 """
 
 import importlib.util
