@@ -29,6 +29,7 @@ from fastrouter.api.tools.shell import end_all
 MAX_TOOLS = 512  # of a server
 MAX_PAGES = 64
 MAX_RESULT_BYTES = 8 << 20
+MAX_REASON_CHARACTERS = 300
 PAUSE_S = 5.0  # after a failed attempt to connect
 END_S = 2.0
 _LOST = (CONNECTION_CLOSED, INVALID_REQUEST, INTERNAL_ERROR)  # so the library says that a connection or a session has ended
@@ -89,7 +90,7 @@ class Server:
         except TimeoutError:
             if self._num_calls == 1:
                 self._lose(client)  # it may hang
-            raise Unreachable(f"it did not answer within {limit_s:g} s ({what})") from None
+            raise Unreachable(self._tail.of(f"it did not answer within {limit_s:g} s ({what})")) from None
         except MCPError as error:
             if error.error.code in _LOST:
                 self._lose(client)
@@ -130,6 +131,8 @@ class Server:
                 self._transport(closing) as transport,
                 Client(transport, client_info=Implementation(name="fastrouter", version=__version__)) as client,
             ):
+                with contextlib.suppress(MCPError):  # the library checks results by this list, and would ask for it after the first one
+                    await client.list_tools()
                 ready.set_result(client)
                 await closing.wait()
                 await self._drain()
@@ -183,7 +186,7 @@ def _why(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, MCPError):
         return error.error.message
-    return f"{type(error).__name__}: {error}"[:500] if str(error) else type(error).__name__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS] if str(error) else type(error).__name__
 
 
 class Host:

@@ -56,7 +56,7 @@ async def program(server: dict[str, Any], tail: Tail, on_end: Callable[[], None]
     to_session, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     tasks = [
-        asyncio.create_task(_read(process.stdout, to_session, on_end)),
+        asyncio.create_task(_read(process.stdout, to_session, tail, on_end)),
         asyncio.create_task(_write(from_session, process.stdin)),
         asyncio.create_task(_listen(process.stderr, tail)),
     ]
@@ -70,12 +70,13 @@ async def program(server: dict[str, Any], tail: Tail, on_end: Callable[[], None]
         await asyncio.shield(_end(process))
 
 
-async def _read(source: asyncio.StreamReader, to_session: Any, on_end: Callable[[], None]) -> None:
+async def _read(source: asyncio.StreamReader, to_session: Any, tail: Tail, on_end: Callable[[], None]) -> None:
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
         while True:
             try:
                 line = await source.readline()
-            except ValueError:  # longer than the limit; what follows of it cannot be read either
+            except ValueError:  # what follows of it cannot be read either
+                tail.add(b" (a line of more than %d MiB was left out) " % (MAX_LINE_BYTES >> 20))
                 continue
             if not line:
                 break

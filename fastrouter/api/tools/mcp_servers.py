@@ -92,7 +92,10 @@ class McpServers:
             log.warning("the MCP servers cannot be asked: %s", error.message)
             return
         tools = [McpTool(*tool) for tool in answer["tools"]]
-        self._tools = {tool.name: tool for tool in reversed(tools)}  # the first one of a name
+        found: dict[str, McpTool] = {}
+        for tool in tools:
+            found.setdefault(tool.name, tool)  # the first one of a name
+        self._tools = found
         self._listed_at = time.monotonic()
         self._log(answer["problems"])
 
