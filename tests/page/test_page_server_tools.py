@@ -39,7 +39,8 @@ def scripted(module_router: StartRouter, folder: Path, tmp_path_factory: pytest.
 
 @pytest.fixture
 def page(tab: Tab, scripted: Router) -> Iterator[Any]:
-    opened = tab.open(scripted)
+    with tab.page.expect_response("**/tools", timeout=60_000):  # the first list waits for the MCP server
+        opened = tab.open(scripted)
     opened.wait_for_selector(".card")
     pick(opened, "calm")
     yield opened
@@ -143,7 +144,7 @@ def test_a_model_that_calls_for_ever_asks_again(page: Any) -> None:
     sent = posts(page)
     ask(page, calls("read_file", path="endless.json"))
     click(page, "Always for this tool")
-    page.wait_for_function("() => document.querySelectorAll('.answer').length === 26")
+    page.wait_for_function("() => document.querySelectorAll('.answer').length === 26", timeout=60_000)
     page.wait_for_selector(IDLE)
     eventually(lambda: page.locator(f"{CARD} >> .chip").inner_text() == "asks to be run", "a question")
     assert len(sent) == 25

@@ -13,6 +13,8 @@ export class ServerTools {
   #chat;
   #known = new Map(); // {name, title, description, isMcp, definition} by name
   #always = new Map(); // names, by the conversation's id
+  isLoading = false;
+  loaded = Promise.resolve(); // when the list has come, or cannot be had
   #runs = new Map(); // {conversation, calls: [{state, result, controller}]}, by the message's id
 
   constructor(api, chat) {
@@ -21,7 +23,17 @@ export class ServerTools {
     chat.serverTools = this;
   }
 
+  /** Asks the server. Its MCP servers may need some seconds. */
   async load() {
+    this.isLoading = true;
+    const loading = this.#load().finally(() => {
+      this.isLoading = false;
+    });
+    this.loaded = loading.catch(() => {});
+    return loading;
+  }
+
+  async #load() {
     const tools = await this.#api.get("tools");
     this.#known = new Map(tools.map(({ tool, display_name: title, type, definition }) => [tool, { name: tool, title, isMcp: type === "mcp", description: definition.function.description ?? "", definition }]));
     this.#changed();

@@ -29,7 +29,7 @@ export const SAMPLING_NAMES = [...FIRST, ...MORE].map(([name]) => name);
 /** `defaults`: the model's values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
 export async function editSettings(chat, model, defaults, naming) {
   const { conversation } = chat;
-  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, chat.serverTools.list(), close));
+  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, chat.serverTools, close));
   if (!changed) return;
   if (changed.isNaming !== naming.isOn) naming.isOn = changed.isNaming;
   conversation.system = changed.system;
@@ -37,7 +37,7 @@ export async function editSettings(chat, model, defaults, naming) {
   chat.keep();
 }
 
-function formOf(conversation, model, defaults, naming, offered, close) {
+function formOf(conversation, model, defaults, naming, ofServer, close) {
   const { sampling } = conversation;
   const system = h("textarea.input", { rows: 4, value: conversation.system, placeholder: "For example: You are a patient teacher. Answer briefly.", name: "system" });
   const first = FIRST.map((number) => numberOf(number, sampling, defaults));
@@ -46,7 +46,7 @@ function formOf(conversation, model, defaults, naming, offered, close) {
   const stop = h("textarea.input", { rows: 2, name: "stop", value: (sampling.stop ?? []).map(escaped).join("\n"), spellcheck: "false" });
   const schema = schemaOf(sampling);
   const tools = toolsOf(sampling);
-  const serverTools = serverToolsOf(offered, sampling.server_tools ?? []);
+  const serverTools = serverToolsOf(ofServer, sampling.server_tools ?? []);
   const choice = choiceOf(sampling);
   const names = h("input", { type: "checkbox", name: "naming", checked: naming.isOn });
   const fields = [...first, ...more, ...thinking, choice];
@@ -73,7 +73,7 @@ function formOf(conversation, model, defaults, naming, offered, close) {
       tallOf(stop, "Stop strings", "The answer ends where one of these appears. One on each line; \\n stands for a new line."),
       schema.row,
     ]),
-    sectionOf("Tools", Boolean(sampling.tools || offered.length), [serverTools.row, tools.row, choice.row].filter(Boolean)),
+    sectionOf("Tools", Boolean(sampling.tools || serverTools.row), [serverTools.row, tools.row, choice.row].filter(Boolean)),
     sectionOf("This browser", false, [rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. This is for all conversations.")]),
     h("div.buttons", {},
       h("button.button", { type: "button", onclick: reset }, "Defaults"),
