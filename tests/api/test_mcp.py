@@ -1,13 +1,18 @@
 """MCP servers through a real router: real ones of the official package, over both transports, and ones that misbehave."""
 
 import contextlib
+import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -167,7 +172,7 @@ def test_built_in_tools_and_servers_together(with_servers: Callable[..., Router]
 @pytest.fixture(scope="module")
 def odd_ones(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
     kinds = ("crash", "burst", "garbage", "long", "mute", "flood", "child", "empty", "huge", "wrong", "stubborn")
-    servers = {kind: odd(kind, timeout_ms=1500 if kind in ("mute", "huge") else 20_000) for kind in kinds}
+    servers = {kind: odd(kind, timeout_ms={"mute": 1500, "huge": 4000}.get(kind, 20_000)) for kind in kinds}
     servers["refuses"] = odd("refuses")
     config = tmp_path_factory.mktemp("odd") / "mcp.json"
     config.write_text(json.dumps({"mcpServers": servers}))
@@ -211,16 +216,13 @@ def test_a_flood_of_notices_does_not_stop_the_others(odd_ones: Router) -> None:
 
 
 def test_a_server_that_never_answers_does_not_hold_the_list_for_ever(with_servers: Callable[..., Router]) -> None:
-    server = with_servers({"deaf": odd("deaf"), "good": odd("burst")})
+    server = with_servers({"deaf": odd("deaf", timeout_ms=100), "good": odd("burst")})
     assert names(server) == ["good_echo"]
     assert text(server, "good_echo", message="m") == "m"
     eventually(lambda: "MCP server deaf: it did not answer within" in server.log, "the reason in the log")
 
 
 def test_a_process_of_ours_that_dies_is_started_again(with_servers: Callable[..., Router]) -> None:
-    import os
-    import signal
-
     server = with_servers({"good": odd("burst")})
     assert text(server, "good_echo", message="m") == "m"
     [host] = host_pids(server)
@@ -241,9 +243,6 @@ def test_a_web_server_that_comes_back_is_used_again(with_servers: Callable[..., 
 
 
 def test_a_redirect_to_another_place_is_not_followed(with_servers: Callable[..., Router]) -> None:
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-    from threading import Thread
-
     reached: list[str] = []
 
     class Elsewhere(BaseHTTPRequestHandler):
@@ -279,9 +278,6 @@ def test_a_redirect_to_another_place_is_not_followed(with_servers: Callable[...,
 def test_a_client_that_leaves_cancels_its_call(with_servers: Callable[..., Router]) -> None:
     server = with_servers({"local": notes(timeout_ms=60_000)})
     assert "local_sleep" in names(server)
-    connection, _ = None, None
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request(
         "POST", "/tools", json.dumps({"tool": "local_sleep", "params": {"seconds": 50}}), {"Content-Type": "application/json"}

@@ -30,6 +30,7 @@ MAX_TOOLS = 512  # of a server
 MAX_PAGES = 64
 MAX_RESULT_BYTES = 8 << 20
 MAX_REASON_CHARACTERS = 300
+LEAST_START_S = 3.0
 PAUSE_S = 5.0  # after a failed attempt to connect
 END_S = 2.0
 _LOST = (CONNECTION_CLOSED, INVALID_REQUEST, INTERNAL_ERROR)  # so the library says that a connection or a session has ended
@@ -44,7 +45,7 @@ class Server:
 
     def __init__(self, config: dict[str, Any], list_s: float) -> None:
         self._config = config
-        self._list_s = list_s
+        self._list_s = min(list_s, max(config["timeout_s"], LEAST_START_S))  # also for its start
         self._connecting = asyncio.Lock()
         self._client: Client | None = None
         self._holding: asyncio.Task[None] | None = None

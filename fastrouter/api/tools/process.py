@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import orjson
@@ -58,7 +58,7 @@ class ToolProcesses:
             self._num_running -= 1
 
 
-async def _reports(job: ToolJob) -> AsyncIterator[dict[str, Any]]:
+async def _reports(job: ToolJob) -> AsyncGenerator[dict[str, Any], None]:
     loop = asyncio.get_running_loop()
     try:
         process = await loop.run_in_executor(None, start_process, to_message(job))

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import httptools
+import orjson
 
 from fastrouter._core import Request, SseWriter
 from fastrouter.config.tools import McpServer, origin_of
@@ -50,7 +51,8 @@ class Proxy:
         except (OSError, TimeoutError) as error:
             raise BadGateway(f"the MCP server cannot be reached: {error or 'it took too long'}") from None
         try:
-            writer.write(_head_of(request, target) + request.take_body())
+            body = _body_of(request)
+            writer.write(_head_of(request, target, len(body)) + body)
             return await _pass_back(exchange, reader)
         except (OSError, TimeoutError, httptools.HttpParserError) as error:
             raise BadGateway(f"the MCP server's answer cannot be read: {error or 'it took too long'}") from None
@@ -79,14 +81,19 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     return await asyncio.open_connection(host, port, ssl=context, limit=MAX_HEAD_BYTES)
 
 
-def _head_of(request: Request, url: str) -> bytes:
+def _body_of(request: Request) -> bytes:
+    """It may have been parsed already, to find the model that it names."""
+    return request.take_body() or (orjson.dumps(request.json) if request.json is not None else b"")
+
+
+def _head_of(request: Request, url: str, num_bytes: int) -> bytes:
     parts = urlsplit(url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     marked = [(name[len(HEADER_PREFIX) :], value) for name, value in request.headers() if name.startswith(HEADER_PREFIX)]
     headers = {name: value for name, value in marked if name and name not in _OWN}
-    if request.body:
+    if num_bytes:
         headers.setdefault("content-type", request.header("content-type") or "application/json")
-    lines = [f"{request.method} {path} HTTP/1.1", f"Host: {parts.netloc}", "Connection: close", f"Content-Length: {len(request.body)}"]
+    lines = [f"{request.method} {path} HTTP/1.1", f"Host: {parts.netloc}", "Connection: close", f"Content-Length: {num_bytes}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
