@@ -22,20 +22,6 @@ from fastrouter.http.response import Response, encode_json, json_response
 _OF_HEADERS = ("cwd", "runtime", "resp_type")  # of built-in tools: a client sets them, not a model
 
 
-class FeatureDisabled(Forbidden):
-    """As llama-server answers for a feature that no flag has turned on."""
-
-    type = "feature_disabled"
-
-
-def refuse_tools(request: Request, exchange: Exchange) -> Response:
-    raise FeatureDisabled("the server has no tools: start it with --tools or --mcp-servers-config")
-
-
-def refuse_proxy(request: Request, exchange: Exchange) -> Response:
-    raise FeatureDisabled("the server passes nothing on: start it with --ui-mcp-proxy")
-
-
 class ToolRoutes:
     def __init__(self, tools: ServerTools) -> None:
         self._tools = tools
