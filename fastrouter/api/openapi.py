@@ -86,6 +86,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/models/load"): About("Load a model", MODEL, ("model",)),
     ("POST", "/models/unload"): About("Unload a model", MODEL, ("model",)),
     ("POST", "/models/plan"): About("What a load would do", MODEL, ("model",)),
+    ("POST", "/models/warm"): About("Prepare for a model that will be asked for soon", MODEL, ("model",)),
     ("POST", "/models/pin"): About("Never evict a model", MODEL, ("model",)),
     ("GET", "/tools"): About("The tools that models may use on this machine"),
     ("POST", "/tools"): About("Use a tool", TOOL_CALL, ("tool",), is_stream=True),

@@ -15,7 +15,6 @@ from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
-from fastrouter.api.control.tools import ToolRoutes, refuse_proxy, refuse_tools
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
@@ -35,11 +34,9 @@ from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
-from fastrouter.api.tools.proxy import PATH, Proxy
-from fastrouter.api.tools.server_tools import ServerTools
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
-from fastrouter.errors import FastrouterError, NotFound
+from fastrouter.errors import FastrouterError, FeatureDisabled, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
@@ -50,22 +47,14 @@ _NOT_YET = {
     "DELETE": ("/v1/stream",),
     "POST": ("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
 }
+_PROXY = "/cors-proxy"
 # Below these paths, a POST also changes something for other clients.
 _CHANGED = (
-    "/models",
-    "/props",
-    "/lora-adapters",
-    "/slots",
-    "/tools",
-    PATH,
-    "/api/pull",
-    "/api/create",
-    "/api/copy",
-    "/api/push",
-    "/api/blobs",
+    *("/models", "/props", "/lora-adapters", "/slots", "/tools", _PROXY),
+    *("/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs"),
 )
 _CHANGES_NOTHING = frozenset(("/models/plan",))
-_ALWAYS_CHANGED = frozenset((PATH,))  # a GET too
+_ALWAYS_CHANGED = frozenset((_PROXY,))  # a GET too
 
 
 def is_change(method: str, path: str) -> bool:
@@ -90,10 +79,10 @@ def add_routes(
     supervisor: Supervisor,
     downloads: ModelDownloads,
     store: ResponseStore,
-    tools: ServerTools | None,
+    tools: Any,
     config: Config,
 ) -> None:
-    """All routes except /health, which answers before the catalog exists."""
+    """All routes except /health, which answers before the catalog exists. `tools`: ServerTools, if a flag has turned them on."""
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
@@ -175,6 +164,7 @@ def add_routes(
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
+    routes.add("POST", "/models/warm", admin.warm)
     _add_tools(routes, tools, config)
     _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
@@ -196,16 +186,30 @@ def _naming_ignored(path: str, handler: Handler) -> Handler:
     return handle
 
 
-def _add_tools(routes: Routes, tools: ServerTools | None, config: Config) -> None:
-    if tools is None:
-        for method in ("GET", "POST"):
-            routes.add(method, "/tools", refuse_tools, max_body=0)
-    else:
-        routes.add("GET", "/tools", (of_tools := ToolRoutes(tools)).list)
-        routes.add("POST", "/tools", of_tools.call, max_body=MAX_BODY)
-    proxy = Proxy(config.mcp_servers).pass_on if config.ui_mcp_proxy else refuse_proxy
+def _add_tools(routes: Routes, tools: Any, config: Config) -> None:
+    """What no flag has turned on is not imported."""
+    listing = call = _refuse("the server has no tools: start it with --tools or --mcp-servers-config")
+    proxy = _refuse("the server passes nothing on: start it with --ui-mcp-proxy")
+    if tools is not None:
+        from fastrouter.api.control.tools import ToolRoutes
+
+        of_tools = ToolRoutes(tools)
+        listing, call = of_tools.list, of_tools.call
+    if config.ui_mcp_proxy:
+        from fastrouter.api.tools.proxy import Proxy
+
+        proxy = Proxy(config.mcp_servers).pass_on
+    routes.add("GET", "/tools", listing)
+    routes.add("POST", "/tools", call, max_body=MAX_BODY if tools is not None else 0)
     for method in ("GET", "POST", "DELETE"):
-        routes.add(method, PATH, proxy, max_body=MAX_BODY if config.ui_mcp_proxy else 0)
+        routes.add(method, _PROXY, proxy, max_body=MAX_BODY if config.ui_mcp_proxy else 0)
+
+
+def _refuse(why: str) -> Handler:
+    def refuse(request: Request, exchange: Exchange) -> Response:
+        raise FeatureDisabled(why)
+
+    return refuse
 
 
 def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:

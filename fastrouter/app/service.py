@@ -9,13 +9,13 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.operations.health import Health
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.routes import add_routes
-from fastrouter.api.tools.server_tools import ServerTools
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.watch import Watch
@@ -33,6 +33,13 @@ MAX_LISTED = 20
 NO_TEMPLATE = "no chat template"
 
 
+def _open_tools(config: Config) -> Any:
+    """ServerTools, which is imported only if a flag asks for it. Raises ConfigError."""
+    from fastrouter.api.tools.server_tools import ServerTools
+
+    return ServerTools(config)
+
+
 class Service:
     def __init__(self, config: Config, catalog: Catalog) -> None:
         self._config = config
@@ -42,7 +49,7 @@ class Service:
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
         self._store: ResponseStore | None = None
-        self._tools = ServerTools(config) if config.tools or config.mcp_servers else None
+        self._tools = _open_tools(config) if config.tools or config.mcp_servers else None
         self._watch: Watch | None = None
         self._health: Health | None = None
 

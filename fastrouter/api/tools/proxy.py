@@ -19,7 +19,6 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Response
 
-PATH = "/cors-proxy"
 HEADER_PREFIX = "x-llama-server-proxy-header-"
 CONNECT_S, SILENCE_S = 10.0, 300.0
 MAX_HEAD_BYTES = 64 << 10
