@@ -109,7 +109,7 @@ class App:
         if not all(map(is_loopback, hosts)) and not self._keys and not config.insecure:
             where = ",".join(hosts)
             raise ConfigError(f"--host {where} is open to other machines: set --api-key (or LLAMA_API_KEY), or say --insecure")
-        if config.has_tools and not self._keys:
+        if (config.tools or config.mcp_servers or config.ui_mcp_proxy) and not self._keys:
             check_closed(config, hosts, has_foreign_sockets=any(sock.family == socket.AF_UNIX for sock in self._inherited))
         self._certificate: Certificate | None = None
         if config.ssl_cert_file is not None and config.ssl_key_file is not None:

@@ -112,11 +112,6 @@ class Config:
     environment: Layer = field(default_factory=dict)
 
     @property
-    def has_tools(self) -> bool:
-        """Clients can make this machine do more than answer."""
-        return bool(self.tools or self.mcp_servers or self.ui_mcp_proxy)
-
-    @property
     def has_one_model(self) -> bool:
         """--model or --hf-repo, without a folder and a preset: every name in a request means this model."""
         return (self.model or self.hf_repo) is not None and self.models_dir is None and self.models_preset is None

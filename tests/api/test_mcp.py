@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +18,11 @@ from typing import Any
 
 import pytest
 from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
+
+from fastrouter.api.tools.server_tools import ServerTools
+from fastrouter.config.config import Config
+from fastrouter.config.tools import McpServer
+from fastrouter.errors import ConfigError
 
 NOTES = str(REPOSITORY / "tests" / "support" / "notes_mcp_server.py")
 ODD = str(REPOSITORY / "tests" / "support" / "odd_mcp_server.py")
@@ -346,6 +352,12 @@ def test_a_wrong_file_stops_the_start(refused: Callable[..., str], content: str 
     message = refused(content)
     assert problem in message
     assert "secretword" not in message
+
+
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"need the package mcp: install it with pip install 'fastrouter\[mcp\]'"):
+        ServerTools(Config(mcp_servers=(McpServer("notes", "x"),)))
 
 
 def test_both_flags_together(refused: Callable[..., str], tmp_path: Path) -> None:

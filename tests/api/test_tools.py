@@ -5,12 +5,13 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FASTROUTER, Router, StartRouter, descendants, environment, eventually, is_alive
+from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
 
 from fastrouter.api.tools.confine import landlock_version
 from fastrouter.options.tool_definitions import BUILT_IN
@@ -90,6 +91,12 @@ def test_without_the_flag_there_is_nothing(router: StartRouter) -> None:
     for answer in (server.get("/tools"), server.post("/tools", {"tool": "read_file"}), server.get("/cors-proxy")):
         assert (answer.status, answer.error["type"]) == (403, "feature_disabled")
     assert "tools_enabled" not in server.get("/props").json
+
+
+def test_what_is_off_is_not_imported() -> None:
+    script = "import sys, fastrouter.app.service; print([name for name in sys.modules if name.startswith(('fastrouter.api.tools', 'mcp'))])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert found.stdout == "[]\n"
 
 
 # ---------------------------------------------------------------- llama-server's own cases
