@@ -23,13 +23,13 @@ from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, Implem
 
 from fastrouter import __version__
 from fastrouter.api.tools.confine import adopt_orphans
-from fastrouter.api.tools.mcp_program import Tail, program
+from fastrouter.api.tools.mcp_program import Tail, plain, program
 from fastrouter.api.tools.shell import end_all
 
 MAX_TOOLS = 512  # of a server
 MAX_PAGES = 64
 MAX_RESULT_BYTES = 8 << 20
-MAX_REASON_CHARACTERS = 300
+MAX_REASON_CHARACTERS = 500
 LEAST_START_S = 3.0
 PAUSE_S = 5.0  # after a failed attempt to connect
 END_S = 2.0
@@ -95,7 +95,7 @@ class Server:
         except MCPError as error:
             if error.error.code in _LOST:
                 self._lose(client)
-            raise Unreachable(self._tail.of(error.error.message) if error.error.code in _LOST else error.error.message) from None
+            raise Unreachable(self._tail.of(_why(error)) if error.error.code in _LOST else _why(error)) from None
         except Exception as error:  # the library passes on whatever a server does
             self._lose(client)
             raise Unreachable(self._tail.of(f"{what} failed: {_why(error)}")) from None
@@ -186,8 +186,8 @@ def _why(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, MCPError):
-        return error.error.message
-    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS] if str(error) else type(error).__name__
+        return plain(error.error.message, MAX_REASON_CHARACTERS)
+    return plain(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, MAX_REASON_CHARACTERS)
 
 
 class Host:

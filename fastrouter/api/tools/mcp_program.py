@@ -22,6 +22,11 @@ GRACE_S = 1.0
 _PIECE_BYTES = 4096
 
 
+def plain(text: str, most: int) -> str:
+    """Text of a server in one line, without characters that mean something to a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:most]
+
+
 class Tail:
     """The last of what a program wrote to stderr."""
 
@@ -32,7 +37,7 @@ class Tail:
         self.text = (self.text + piece.decode("utf-8", "replace"))[-MAX_TAIL_CHARACTERS:]
 
     def of(self, problem: str) -> str:
-        said = " ".join(self.text.split())
+        said = plain(self.text, MAX_TAIL_CHARACTERS)
         return f"{problem}; its last words: {said}" if said else problem
 
 
