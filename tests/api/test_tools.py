@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
 
-from fastrouter.api.tools.confine import landlock_version
 from fastrouter.options.tool_definitions import BUILT_IN
+from fastrouter.system.confinement import landlock_version
 
 NAMES = [tool.name for tool in BUILT_IN]
 needs_landlock = pytest.mark.skipif(not landlock_version(), reason="this kernel has no Landlock")

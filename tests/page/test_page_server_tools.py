@@ -11,7 +11,7 @@ from browser import PHONE, Tab, violations
 from chat_page import IDLE, ask, is_wider_than_window, pick, says
 from conftest import REPOSITORY, Router, StartRouter, eventually
 
-from fastrouter.api.tools.confine import landlock_version
+from fastrouter.system.confinement import landlock_version
 
 CARD = ".tool-call >> nth=-1"
 

@@ -3,7 +3,6 @@
 Invariant: the last report of a built-in tool is its `result`, unless the process is killed.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -12,13 +11,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from fastrouter.api.tools.confine import CannotConfine, confine, in_own_thread, limit_resources
+from fastrouter.api.tools.confine import in_own_thread, limit_resources
 from fastrouter.api.tools.files import edit_file, read_file, write_file
 from fastrouter.api.tools.folder import Folder, ToolFailed
 from fastrouter.api.tools.job import MCP, ToolJob, read_job
 from fastrouter.api.tools.search import file_glob_search, grep_search
 from fastrouter.api.tools.shell import end_all, get_info, run_command
 from fastrouter.options.tool_definitions import BY_NAME
+from fastrouter.system.confinement import confine_files
 from fastrouter.system.standard_streams import open_missing
 
 _SEARCH_S = 15  # of a CPU
@@ -74,8 +74,8 @@ def _run(job: ToolJob, folder: Folder) -> dict[str, Any]:
 
 
 def _confine_to_folder(folder: Folder, *, can_write: bool) -> None:
-    with contextlib.suppress(CannotConfine):  # without Landlock, the names of the files are checked all the same
-        confine((folder.root,) if can_write else (), (folder.root,))
+    """A kernel without Landlock cannot; the names of the files are checked all the same."""
+    confine_files((folder.root,), (), (folder.root,) if can_write else ())
 
 
 def _tell(piece: str) -> None:

@@ -1,7 +1,7 @@
 """The folder in which tools may work: names of files -> paths below it.
 
 Invariant: no path outside the folder is returned, whatever `..`, links or absolute paths a name has. The kernel checks the same again
-where it can (confine.py), because a link may change between the check and the use.
+where it can (system/confinement.py), because a link may change between the check and the use.
 """
 
 import os

@@ -8,13 +8,13 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastrouter.api.tools.confine import landlock_version
 from fastrouter.api.tools.job import ToolJob
 from fastrouter.api.tools.mcp_servers import McpServers
 from fastrouter.api.tools.process import ToolProcesses
 from fastrouter.config.config import Config
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.tool_definitions import ALL, chosen
+from fastrouter.system.confinement import landlock_version
 
 log = logging.getLogger("fastrouter.tools")
 

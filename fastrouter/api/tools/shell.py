@@ -17,15 +17,14 @@ from fastrouter.api.tools.confine import (
     DEVICES,
     PROGRAMS,
     SYSTEM,
-    CannotConfine,
     adopt_orphans,
-    confine,
     drop_capabilities,
     in_own_thread,
     limit_resources,
 )
 from fastrouter.api.tools.folder import Folder, ToolFailed, number_param, text_param
 from fastrouter.options.tool_definitions import MAX_TEXT_BYTES, MAX_TIMEOUT_S, USUAL_TIMEOUT_S
+from fastrouter.system.confinement import confine_files
 
 PIECE_BYTES = 4096
 _ROUNDS = 200  # to end processes that start others meanwhile
@@ -64,10 +63,9 @@ def run_command(folder: Folder, params: dict[str, Any], on_piece: OnPiece) -> di
 
 def _confine_to(folder: Folder, own: str, timeout_s: int) -> None:
     drop_capabilities()
-    try:
-        confine((folder.root, own), SYSTEM, (*PROGRAMS, *_path_folders()), DEVICES)
-    except CannotConfine as error:
-        raise ToolFailed(f"commands cannot be confined to {folder.root}: {error}") from None
+    readable = (folder.root, *SYSTEM, *PROGRAMS, *_path_folders())
+    if not confine_files(readable, (), (folder.root, own, *DEVICES), keeps_network=True):
+        raise ToolFailed(f"this kernel cannot confine commands to {folder.root}")
     limit_resources(2 * timeout_s)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if memory ends, a command is ended first
