@@ -325,72 +325,90 @@ def tool_pids(server: Router) -> list[int]:
 # ---------------------------------------------------------------- commands
 
 
+def run(server: Router, command: str, **params: Any) -> str:
+    return text(server, "exec_shell_command", command=command, **params)
+
+
 @needs_landlock
-class TestCommands:
-    def run(self, server: Router, command: str, **params: Any) -> str:
-        return text(server, "exec_shell_command", command=command, **params)
+def test_it_sees_only_the_folder(server: Router, folder: Path) -> None:
+    secret = folder.parent / "secret.txt"
+    for command in (f"cat {secret}", f"ls {folder.parent}", "cat /etc/shadow", "ls /root /home"):
+        found = run(server, command)
+        assert "a secret" not in found
+        assert "exit code: 0" not in found, command
 
-    def test_it_sees_only_the_folder(self, server: Router, folder: Path) -> None:
-        secret = folder.parent / "secret.txt"
-        for command in (f"cat {secret}", f"ls {folder.parent}", "cat /etc/shadow", "ls /root /home"):
-            found = self.run(server, command)
-            assert "a secret" not in found
-            assert "exit code: 0" not in found, command
 
-    @pytest.mark.parametrize("name", ["environ", "cmdline", "maps", "mem", "exe", "fd/0", "root/etc/passwd", "cwd/log"])
-    def test_it_cannot_look_into_the_router(self, server: Router, name: str) -> None:
-        """Also as root, who may read all of /proc."""
-        assert "exit code: 0" not in self.run(server, f"head -c 10 /proc/{server.process.pid}/{name}")
+@needs_landlock
+@pytest.mark.parametrize("name", ["environ", "cmdline", "maps", "mem", "exe", "fd/0", "root/etc/passwd", "cwd/log"])
+def test_it_cannot_look_into_the_router(server: Router, name: str) -> None:
+    """Also as root, who may read all of /proc."""
+    assert "exit code: 0" not in run(server, f"head -c 10 /proc/{server.process.pid}/{name}")
 
-    def test_it_writes_only_below_the_folder(self, server: Router, folder: Path) -> None:
-        outside = folder.parent / "outside"
-        self.run(server, f"echo x > {outside}; touch /tmp/{folder.parent.name}; mv file ..; ln -s {folder.parent} up; echo x > up/outside")
-        self.run(server, f"rm -rf {folder.parent / 'secret.txt'} ../tools-2; mkdir ../made; chmod 777 ..")
-        assert sorted(path.name for path in folder.parent.iterdir()) == ["secret.txt", "tools", "tools-2"]
-        assert not Path(f"/tmp/{folder.parent.name}").exists()
-        assert self.run(server, "echo x > inside && cat inside && mktemp").splitlines()[0] == "x"
-        assert (folder / "inside").read_text() == "x\n"
 
-    def test_it_has_no_secrets_of_the_router(self, server: Router, folder: Path) -> None:
-        found = self.run(server, "env")
-        assert "SECRET_THING" not in found
-        assert f"HOME={folder}" in found
+@needs_landlock
+def test_it_writes_only_below_the_folder(server: Router, folder: Path) -> None:
+    outside = folder.parent / "outside"
+    run(server, f"echo x > {outside}; touch /tmp/{folder.parent.name}; mv file ..; ln -s {folder.parent} up; echo x > up/outside")
+    run(server, f"rm -rf {folder.parent / 'secret.txt'} ../tools-2; mkdir ../made; chmod 777 ..")
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["secret.txt", "tools", "tools-2"]
+    assert not Path(f"/tmp/{folder.parent.name}").exists()
+    assert run(server, "echo x > inside && cat inside && mktemp").splitlines()[0] == "x"
+    assert (folder / "inside").read_text() == "x\n"
 
-    def test_it_cannot_end_the_router(self, server: Router) -> None:
-        found = self.run(server, f"kill -9 {server.process.pid}; kill -9 $PPID; echo $?")
-        assert server.process.poll() is None
-        assert found
 
-    def test_it_ends_after_its_time_with_all_it_has_started(self, server: Router, folder: Path) -> None:
-        command = "(sleep 600 & echo $! > pid1; exec setsid sleep 601 >/dev/null 2>&1 & echo $! > pid2); sleep 602"
-        found = self.run(server, command, timeout=1)
-        assert "[exit due to timed out]" in found
-        pids = [int((folder / name).read_text()) for name in ("pid1", "pid2")]
-        eventually(lambda: not any(map(is_alive, pids)), "the end of its processes")
+@needs_landlock
+def test_it_has_no_secrets_of_the_router(server: Router, folder: Path) -> None:
+    found = run(server, "env")
+    assert "SECRET_THING" not in found
+    assert f"HOME={folder}" in found
 
-    def test_what_it_leaves_in_the_background_ends_with_it(self, server: Router, folder: Path) -> None:
-        found = self.run(server, "sleep 600 & echo $! > pid3; echo done")
-        assert found == "done\n\n[exit code: 0]"
-        eventually(lambda: not is_alive(int((folder / "pid3").read_text())), "its end")
 
-    def test_it_ends_when_its_client_leaves(self, server: Router, folder: Path) -> None:
-        with server.stream(
-            "/tools",
-            {"tool": "exec_shell_command", "params": {"command": "echo $$ > pid4; echo x; sleep 600", "timeout": 60}, "stream": True},
-        ) as stream:
-            next(stream.events())
-        eventually(lambda: (folder / "pid4").exists() and not is_alive(int((folder / "pid4").read_text())), "its end")
+@needs_landlock
+def test_it_cannot_end_the_router(server: Router) -> None:
+    found = run(server, f"kill -9 {server.process.pid}; kill -9 $PPID; echo $?")
+    assert server.process.poll() is None
+    assert found
 
-    def test_its_output_has_a_limit(self, server: Router) -> None:
-        found = self.run(server, "yes | head -c 5000000")
-        assert len(found) < 17_000
-        assert "[output truncated]\n[exit code: 0]" in found
-        assert self.run(server, "printf abcdef", max_output_size=3).startswith("abc\n[output truncated]")
 
-    def test_its_code_and_its_errors(self, server: Router) -> None:
-        assert self.run(server, "echo oh >&2; exit 3") == "oh\n\n[exit code: 3]"
-        assert "has a NUL" in error(server, "exec_shell_command", command="a\0b")
-        assert "[exit code: " in self.run(server, "cat")  # it reads nothing
+@needs_landlock
+def test_it_ends_after_its_time_with_all_it_has_started(server: Router, folder: Path) -> None:
+    command = "(sleep 600 & echo $! > pid1; exec setsid sleep 601 >/dev/null 2>&1 & echo $! > pid2); sleep 602"
+    found = run(server, command, timeout=1)
+    assert "[exit due to timed out]" in found
+    pids = [int((folder / name).read_text()) for name in ("pid1", "pid2")]
+    eventually(lambda: not any(map(is_alive, pids)), "the end of its processes")
+
+
+@needs_landlock
+def test_what_it_leaves_in_the_background_ends_with_it(server: Router, folder: Path) -> None:
+    found = run(server, "sleep 600 & echo $! > pid3; echo done")
+    assert found == "done\n\n[exit code: 0]"
+    eventually(lambda: not is_alive(int((folder / "pid3").read_text())), "its end")
+
+
+@needs_landlock
+def test_it_ends_when_its_client_leaves(server: Router, folder: Path) -> None:
+    with server.stream(
+        "/tools",
+        {"tool": "exec_shell_command", "params": {"command": "echo $$ > pid4; echo x; sleep 600", "timeout": 60}, "stream": True},
+    ) as stream:
+        next(stream.events())
+    eventually(lambda: (folder / "pid4").exists() and not is_alive(int((folder / "pid4").read_text())), "its end")
+
+
+@needs_landlock
+def test_its_output_has_a_limit(server: Router) -> None:
+    found = run(server, "yes | head -c 5000000")
+    assert len(found) < 17_000
+    assert "[output truncated]\n[exit code: 0]" in found
+    assert run(server, "printf abcdef", max_output_size=3).startswith("abc\n[output truncated]")
+
+
+@needs_landlock
+def test_its_code_and_its_errors(server: Router) -> None:
+    assert run(server, "echo oh >&2; exit 3") == "oh\n\n[exit code: 3]"
+    assert "has a NUL" in error(server, "exec_shell_command", command="a\0b")
+    assert "[exit code: " in run(server, "cat")  # it reads nothing
 
 
 def test_a_command_that_would_never_end_does_not_keep_the_router(router: StartRouter, tmp_path: Path) -> None:
