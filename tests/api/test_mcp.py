@@ -281,8 +281,8 @@ def test_a_redirect_to_another_place_is_not_followed(with_servers: Callable[...,
     assert reached == []
 
 
-def test_a_client_that_leaves_cancels_its_call(with_servers: Callable[..., Router]) -> None:
-    server = with_servers({"local": notes(timeout_ms=60_000)})
+def test_a_client_that_leaves_cancels_its_call(two: Router) -> None:
+    server = two
     assert "local_sleep" in names(server)
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request(
