@@ -135,8 +135,9 @@ class Grammars:
         """The same for a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. Call `leave` in
         the end if `is_waited_for` is set."""
         tools = orjson.dumps(list(wish.tools)).decode()
-        key = ("calls", format, after, tools, wish.is_parallel)
-        found = self._start(key, len(tools), "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
+        key = ("calls", format, after, tools, wish.is_parallel, wish.answer)
+        field = "response_format" if wish.answer else "tools"  # tools that cannot be followed become loose
+        found = self._start(key, len(tools), field, lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
         if is_waited_for:
             self._num_waiting[found] += 1
         return found
@@ -272,6 +273,8 @@ def _of_regex(text: str, whitespace: str) -> tuple[str, bool]:
 def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: str | None) -> str:
     from llguidance import LLMatcher
 
+    if wish.answer:
+        check_schema(wish.answer)
     segments = partial(segments_of, Vocab(vocab.pointer))
 
     def grammar_of(wish: Wish) -> str:

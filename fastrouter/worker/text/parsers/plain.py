@@ -143,7 +143,8 @@ class PlainReader:
         while True:
             text = source.text
             free, hit = markers.find(text, source.at + skip, source.ended)
-            self._writer.say(self.kind, text[source.at : free], markers.leads)
+            end = markers.half(text, source.at, counts) if self.cut and hit is None else free
+            self._writer.say(self.kind, text[source.at : end], markers.leads)
             source.at = free
             if hit and counts(hit):
                 return hit
