@@ -91,9 +91,7 @@ class Chats:
     """Chats in one engine, whose answers are parsed or not."""
 
     def __init__(self, path: Path, *, is_parsed: bool) -> None:
-        options = LoadOptions(
-            threads=1, parallel=PARSING_STREAMS, ctx_size=2048 * PARSING_STREAMS, skip_chat_parsing=not is_parsed
-        )
+        options = LoadOptions(threads=1, parallel=PARSING_STREAMS, ctx_size=2048 * PARSING_STREAMS, skip_chat_parsing=not is_parsed)
         self._model = Model(str(path), options)
         self._context = Context(self._model, options)
         self._ring = TokenRing.create(1 << 22)

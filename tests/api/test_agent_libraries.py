@@ -89,7 +89,9 @@ def test_openais_helper_of_streams_runs_a_tool(client: OpenAI) -> None:
 
 
 def test_openais_helper_of_response_streams(client: OpenAI) -> None:
-    with client.responses.stream(model="agent", input="cat", tools=[openai.pydantic_function_tool(add)["function"] | {"type": "function"}]) as stream:  # type: ignore[list-item]
+    with client.responses.stream(
+        model="agent", input="cat", tools=[openai.pydantic_function_tool(add)["function"] | {"type": "function"}]
+    ) as stream:  # type: ignore[list-item]
         events = list(stream)
         response = stream.get_final_response()
     assert events[-1].type == "response.completed"

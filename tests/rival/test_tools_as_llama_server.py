@@ -1,8 +1,8 @@
 """The requests of llama.cpp's own server tests for tools, templates and thoughts, and what must come back.
 
 Ported from test_tool_call.py and test_template.py of its source. Where those use a model of several gigabytes, a tiny model with random
-weights is enough: the grammar forces the call, and the template decides the prompt. The scripted models of tests/api/test_tool_calls.py stand
-for what a trained model writes by itself. docs/llama-server.md lists what differs on purpose.
+weights is enough: the grammar forces the call, and the template decides the prompt. What a trained model writes by itself is tested with
+scripted models in tests/api/test_tool_calls.py. docs/llama-server.md lists what differs on purpose.
 """
 
 import datetime

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_vocab import FakeVocab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from fake_vocab import FakeVocab
 from pieces import read, together
 from recorded_outputs import format_of, outputs
 
@@ -111,9 +111,7 @@ def test_arguments_of_calls_that_are_complete_are_objects(message: tuple[Format,
 
 @settings(max_examples=400, deadline=None)
 @given(messages(), st.lists(st.binary(max_size=4), max_size=6), st.booleans(), st.booleans())
-def test_any_bytes_in_any_pieces_make_a_message(
-    message: tuple[Format, str, list[int]], noise: list[bytes], holds: bool, cut: bool
-) -> None:
+def test_any_bytes_in_any_pieces_make_a_message(message: tuple[Format, str, list[int]], noise: list[bytes], holds: bool, cut: bool) -> None:
     """From tokens on: pieces may end inside a character, and need not be text."""
     form, text, cuts = message
     encoded = text.encode()

@@ -297,8 +297,8 @@ class _Builder:
         types = types_in(value, root)
         opened, closed = f"{syntax.mark}<{key}>", f"{syntax.mark}</{key}>"
         if is_text(types):
-            texts = enum_texts(value)
-            return f"{self._text(opened)} {f'({" | ".join(map(_quoted, texts))}) {self._text(closed)}' if texts else self._until(closed)}"
+            texts = " | ".join(map(_quoted, enum_texts(value)))
+            return f"{self._text(opened)} {f'({texts}) {self._text(closed)}' if texts else self._until(closed)}"
         if types == {"object"} and _is_plain(value, "properties", depth):
             inner = self._rule(self._elements(syntax, root, sub_schema(root, value), depth + 1))
         elif types == {"array"} and _is_plain(value, "items", depth):

@@ -3,7 +3,6 @@
 Texts are bare; the schema tells their types. An element holds either a text or other elements.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -91,7 +90,7 @@ class ElementsReader:
             if len(stack) > DEEPEST:
                 raise MalformedError
 
-    def _read_part(self, source: Source, inner: _Open, root: Any) -> Generator[None, None, _Open | None]:
+    def _read_part(self, source: Source, inner: _Open, root: Any) -> Reading[_Open | None]:
         """Read a text, or up to the first part of an object or an array, which is returned."""
         key = (yield from read_name(source, (_END_OF_TAG,), ""))[0]
         if key.startswith("/"):
@@ -122,7 +121,7 @@ def _value(text: str, types: set[str]) -> str:
     return to_json(text, frozenset(types))
 
 
-def _read_space(source: Source) -> Generator[None, None, str]:
+def _read_space(source: Source) -> Reading[str]:
     parts = []
     while (yield from source.peek()) in SPACE:
         parts.append(source.text[source.at])
