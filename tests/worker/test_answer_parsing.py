@@ -405,8 +405,11 @@ def test_with_a_form_and_tools_the_model_may_call_or_answer(tmp_path: Path, spec
 
 
 CHANNELS = (
-    "{# <|channel|> <|message|> analysis tool_calls arguments #}{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
-    "{% for message in messages %}{{ message.content }} {% endfor %}{{ word }}"
+    "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{% for call in message.tool_calls or [] %}<|start|>assistant<|channel|>commentary to=functions.{{ call.function.name }} "
+    "<|constrain|>json<|message|>{{ call.function.arguments | tojson }}<|call|>{% else %}"
+    "<|start|>assistant<|channel|>final<|message|>{{ message.content }}<|end|>{% endfor %}{# analysis #}"
+    "{% else %}{{ message.content }} {% endif %}{% endfor %}{{ word }}"
 )
 
 
@@ -414,7 +417,7 @@ CHANNELS = (
 def test_in_channels_with_a_form_and_tools_the_model_may_call_or_answer(tmp_path: Path, begun: str) -> None:
     scripts = {
         "cat": f"{begun}<|channel|>final<|message|>Sure, why not",
-        "dog": f'{begun}<|channel|>commentary to=functions.add <|constrain|>json<|message|>{{"a": 1, "b": "two words"}}<|call|>',
+        "dog": f'{begun}<|channel|>commentary to=functions.add <|constrain|>json<|message|>{{"a": 1, "b": "two words"}}',
     }
     here = Bench(make_scripted(tmp_path / "m.gguf", scripts, chat_template=CHANNELS), 1 << 18, ctx_size=1024, parallel=2)
     expected = THOUGHT if begun else ""
