@@ -29,7 +29,17 @@ from fastrouter.cli.bench.load_client import call
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
-TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
+JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+TYPES = {
+    "dict": "object",
+    "hashmap": "object",
+    "float": "number",
+    "double": "number",
+    "int": "integer",
+    "long": "integer",
+    "bool": "boolean",
+}
+TYPES |= {"tuple": "array", "list": "array", "arraylist": "array", "char": "string"}  # those of Python and Java
 # All tokens of the random model are equally likely, so it should close more often what it has opened.
 CLOSERS = [['"', 4.0], ["}", 4.0], ["]", 4.0]]
 NUM_STREAMS = 4
@@ -66,15 +76,16 @@ def tool_of(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(schema: Any) -> Any:
-    """With JSON Schema's names of types instead of Python's."""
+    """With JSON Schema's names of types; a type that it does not have may be anything."""
     if isinstance(schema, list):
         return [plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kind = schema.get("type")
     changed = {key: plain(value) for key, value in schema.items()}
-    if isinstance(kind, str) and kind in TYPES:
-        changed = {key: value for key, value in changed.items() if key != "type"} | ({"type": TYPES[kind]} if TYPES[kind] else {})
+    if isinstance(kind, str):
+        named = TYPES.get(kind.lower(), kind.lower())
+        changed = {key: value for key, value in changed.items() if key != "type"} | ({"type": named} if named in JSON_TYPES else {})
     return changed
 
 

@@ -3,7 +3,9 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
+globalThis.AI_SDK_LOG_WARNINGS = false; // they would go to stdout
 const provider = createOpenAICompatible({ name: "local", baseURL: process.argv[2], includeUsage: true });
+const withSchemas = createOpenAICompatible({ name: "local", baseURL: process.argv[2], supportsStructuredOutputs: true });
 const given = [];
 const add = tool({
     description: "adds",
@@ -20,7 +22,7 @@ const stream = streamText(asked);
 const kinds = new Set();
 for await (const part of stream.fullStream) kinds.add(part.type);
 const answer = await generateText({
-    model: provider("smollm2"),
+    model: withSchemas("smollm2"),
     prompt: "Is the sky blue?",
     output: Output.object({ schema: z.object({ isBlue: z.boolean() }) }),
 });
