@@ -30,16 +30,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
 JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-TYPES = {
-    "dict": "object",
-    "hashmap": "object",
-    "float": "number",
-    "double": "number",
-    "int": "integer",
-    "long": "integer",
-    "bool": "boolean",
+TYPES = {  # Python's and Java's names
+    **{"dict": "object", "hashmap": "object", "tuple": "array", "list": "array", "arraylist": "array", "char": "string"},
+    **{"float": "number", "double": "number", "int": "integer", "long": "integer", "bool": "boolean"},
 }
-TYPES |= {"tuple": "array", "list": "array", "arraylist": "array", "char": "string"}  # those of Python and Java
 # All tokens of the random model are equally likely, so it should close more often what it has opened.
 CLOSERS = [['"', 4.0], ["}", 4.0], ["]", 4.0]]
 NUM_STREAMS = 4
