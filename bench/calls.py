@@ -31,8 +31,17 @@ from tiny_models import make_llama
 
 JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 TYPES = {  # Python's and Java's names
-    **{"dict": "object", "hashmap": "object", "tuple": "array", "list": "array", "arraylist": "array", "char": "string"},
-    **{"float": "number", "double": "number", "int": "integer", "long": "integer", "bool": "boolean"},
+    "dict": "object",
+    "hashmap": "object",
+    "tuple": "array",
+    "list": "array",
+    "arraylist": "array",
+    "char": "string",
+    "float": "number",
+    "double": "number",
+    "int": "integer",
+    "long": "integer",
+    "bool": "boolean",
 }
 # All tokens of the random model are equally likely, so it should close more often what it has opened.
 CLOSERS = [['"', 4.0], ["}", 4.0], ["]", 4.0]]
