@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import Router, StartRouter
-from tiny_models import make_llama
+from tiny_models import CONTROL_PIECES, make_llama
 
 FOLDER = Path(__file__).parent.parent.parent / "build" / "llama-templates"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no templates: run python packaging/llama_templates.py build/llama-templates")
 CHAT = "/v1/chat/completions"
 LLAMA33, R1_QWEN = "meta-llama-Llama-3.3-70B-Instruct", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"
-CLOSERS = [['"', 14.0], ["}", 6.0], ["]", 6.0]]  # all tokens of the model are equally likely, so it should close what it has opened
+# All tokens of the model are equally likely, so it should close what it has opened, texts first.
+CLOSERS = [[len(CONTROL_PIECES) + ord(character), bias] for character, bias in (('"', 14.0), ("}", 6.0), ("]", 6.0))]
 
 
 def tool(name: str, description: str, key: str, schema: dict[str, Any]) -> dict[str, Any]:
