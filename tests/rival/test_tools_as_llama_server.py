@@ -77,7 +77,7 @@ def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory)
 
 def answer(server: Router, name: str, is_stream: bool, **fields: Any) -> tuple[dict[str, Any], str]:
     """The message and the reason of its end. A stream is put together as llama.cpp's tests do."""
-    body = {"model": f"{name}-auto", "seed": 1, "logit_bias": CLOSERS, "stream": is_stream, **fields}
+    body = {"model": f"{name}-auto", "seed": 1, "logit_bias": CLOSERS, "stream": is_stream, "reasoning_budget_tokens": 2, **fields}
     if not is_stream:
         found = server.post(CHAT, body)
         assert found.status == 200, found.body
