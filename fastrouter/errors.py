@@ -80,6 +80,12 @@ class Forbidden(FastrouterError):
     type = "permission_error"
 
 
+class FeatureDisabled(Forbidden):
+    """A feature that no flag has turned on, with llama-server's status and type."""
+
+    type = "feature_disabled"
+
+
 class NotFound(FastrouterError):
     status = 404
     type = "not_found_error"

@@ -10,7 +10,19 @@ import orjson
 
 from fastrouter import __version__
 from fastrouter._core import Request
-from fastrouter.api.requests.known import CHAT, COMPLETION, DETOKENIZE, EMBEDDINGS, INFILL, MODEL, RERANK, RESPONSES, TOKENIZE, Fields
+from fastrouter.api.requests.known import (
+    CHAT,
+    COMPLETION,
+    DETOKENIZE,
+    EMBEDDINGS,
+    INFILL,
+    MODEL,
+    RERANK,
+    RESPONSES,
+    TOKENIZE,
+    TOOL_CALL,
+    Fields,
+)
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Rendered, Response, json_response
 
@@ -76,6 +88,9 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/models/plan"): About("What a load would do", MODEL, ("model",)),
     ("POST", "/models/warm"): About("Prepare for a model that will be asked for soon", MODEL, ("model",)),
     ("POST", "/models/pin"): About("Never evict a model", MODEL, ("model",)),
+    ("GET", "/tools"): About("The tools that models may use on this machine"),
+    ("POST", "/tools"): About("Use a tool", TOOL_CALL, ("tool",), is_stream=True),
+    **{(method, "/cors-proxy"): About("Pass a request on to an MCP server", query=("url",)) for method in ("GET", "POST", "DELETE")},
     ("POST", "/v1/messages"): About("Answer a chat, in Anthropic's shape", is_stream=True),
     ("POST", "/v1/messages/count_tokens"): About("Count the tokens of a chat, in Anthropic's shape"),
     ("GET", "/api/version"): About("The version, in Ollama's shape"),

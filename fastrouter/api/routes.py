@@ -36,29 +36,31 @@ from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
-from fastrouter.errors import FastrouterError, NotFound
+from fastrouter.errors import FastrouterError, FeatureDisabled, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
-    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
+    "GET": ("/v1/stream",),
     "DELETE": ("/v1/stream",),
-    "POST": (
-        *("/tools", "/cors-proxy"),
-        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
-    ),
+    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
 }
+_PROXY = "/cors-proxy"
 # Below these paths, a POST also changes something for other clients.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
+_CHANGED = (
+    *("/models", "/props", "/lora-adapters", "/slots", "/tools", _PROXY),
+    *("/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs"),
+)
 _CHANGES_NOTHING = frozenset(("/models/plan",))
+_ALWAYS_CHANGED = frozenset((_PROXY,))  # a GET too
 
 
 def is_change(method: str, path: str) -> bool:
     """Whether a read-only key may not send the request. A new path below one of these counts as a change until it is listed above."""
     if method in ("GET", "HEAD"):
-        return False
+        return path in _ALWAYS_CHANGED
     path = path.removeprefix("/v1")
     return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
 
@@ -72,9 +74,15 @@ def is_not_yet(request: Request, prefix: str) -> bool:
 
 
 def add_routes(
-    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+    routes: Routes,
+    models: Models,
+    supervisor: Supervisor,
+    downloads: ModelDownloads,
+    store: ResponseStore,
+    tools: Any,
+    config: Config,
 ) -> None:
-    """All routes except /health, which answers before the catalog exists."""
+    """All routes except /health, which answers before the catalog exists. `tools`: ServerTools, if a flag has turned them on."""
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
@@ -157,6 +165,7 @@ def add_routes(
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
     routes.add("POST", "/models/warm", admin.warm)
+    _add_tools(routes, tools, config)
     _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
@@ -175,6 +184,32 @@ def _naming_ignored(path: str, handler: Handler) -> Handler:
         return handler(request, exchange)
 
     return handle
+
+
+def _add_tools(routes: Routes, tools: Any, config: Config) -> None:
+    """What no flag has turned on is not imported."""
+    listing = call = _refuse("the server has no tools: start it with --tools or --mcp-servers-config")
+    proxy = _refuse("the server passes nothing on: start it with --ui-mcp-proxy")
+    if tools is not None:
+        from fastrouter.api.control.tools import ToolRoutes
+
+        of_tools = ToolRoutes(tools)
+        listing, call = of_tools.list, of_tools.call
+    if config.ui_mcp_proxy:
+        from fastrouter.api.tools.proxy import Proxy
+
+        proxy = Proxy(config.mcp_servers).pass_on
+    routes.add("GET", "/tools", listing)
+    routes.add("POST", "/tools", call, max_body=MAX_BODY if tools is not None else 0)
+    for method in ("GET", "POST", "DELETE"):
+        routes.add(method, _PROXY, proxy, max_body=MAX_BODY if config.ui_mcp_proxy else 0)
+
+
+def _refuse(why: str) -> Handler:
+    def refuse(request: Request, exchange: Exchange) -> Response:
+        raise FeatureDisabled(why)
+
+    return refuse
 
 
 def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:

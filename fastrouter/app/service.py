@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
@@ -32,6 +33,13 @@ MAX_LISTED = 20
 NO_TEMPLATE = "no chat template"
 
 
+def _open_tools(config: Config) -> Any:
+    """ServerTools, which is imported only if a flag asks for it. Raises ConfigError."""
+    from fastrouter.api.tools.server_tools import ServerTools
+
+    return ServerTools(config)
+
+
 class Service:
     def __init__(self, config: Config, catalog: Catalog) -> None:
         self._config = config
@@ -41,6 +49,7 @@ class Service:
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
         self._store: ResponseStore | None = None
+        self._tools = _open_tools(config) if config.tools or config.mcp_servers else None
         self._watch: Watch | None = None
         self._health: Health | None = None
 
@@ -56,7 +65,9 @@ class Service:
         self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
         self._model_downloads = ModelDownloads(self._models, self._catalog, supervisor, downloads, self._config)
         self._store = ResponseStore(self._config.responses_dir, self._config.responses_mib << 20)
-        add_routes(routes, self._models, supervisor, self._model_downloads, self._store, self._config)
+        add_routes(routes, self._models, supervisor, self._model_downloads, self._store, self._tools, self._config)
+        if self._tools is not None:
+            self._tools.start()
         if self._config.watch:
             self._watch = Watch(self._config, self.reload)
 
@@ -107,6 +118,8 @@ class Service:
     async def stop(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
+        if self._tools is not None:
+            await self._tools.stop()
         if self._downloads is not None:
             await self._downloads.stop()
         if self._supervisor is not None:

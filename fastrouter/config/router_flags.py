@@ -2,6 +2,7 @@
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
+from fastrouter.options.tool_definitions import BY_NAME
 
 
 def router_flags() -> list[Flag]:
@@ -155,6 +156,32 @@ def router_flags() -> list[Flag]:
         flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
         flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, like `fastrouter completion bash`"),
         flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds that running requests get at the end (10)", low=0),
+    ]
+
+
+def tool_flags() -> list[Flag]:
+    scope = Scope.ROUTER
+    return [
+        flag(scope, "--tools", "TOOLS", Kind.LIST, "tools", f"tools of this machine for models: all, or some of {', '.join(BY_NAME)}"),
+        flag(scope, "--tools-dir", "TOOLS_DIR", Kind.FOLDER, "tools_dir", "the folder below which these tools work; --tools needs it"),
+        flag(
+            scope,
+            "--mcp-servers-config",
+            "MCP_SERVERS_CONFIG",
+            Kind.PATH,
+            "mcp_servers_config",
+            "JSON file of MCP servers whose tools are offered too",
+        ),
+        flag(scope, "--mcp-servers-json", "MCP_SERVERS_JSON", Kind.JSON, "mcp_servers_json", "the same as a text; a file is safer"),
+        flag(
+            scope,
+            "--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy",
+            "UI_MCP_PROXY",
+            Kind.SWITCH,
+            "ui_mcp_proxy",
+            "pages may send requests to the MCP servers of that file, by /cors-proxy (off)",
+        ),
+        flag(scope, "-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, "agent", "--tools all and --ui-mcp-proxy (off)"),
     ]
 
 

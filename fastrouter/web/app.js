@@ -4,6 +4,7 @@ import { api } from "./lib/api.js";
 import { Chat, canChat } from "./chat/chat.js";
 import { Composer } from "./chat/composer.js";
 import { Naming } from "./chat/naming.js";
+import { ServerTools } from "./chat/server_tools.js";
 import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
 import { Sidebar } from "./chat/sidebar.js";
 import { Store } from "./chat/store.js";
@@ -29,6 +30,7 @@ const models = new Models(api);
 const store = new Store();
 const naming = new Naming(api, models);
 const chat = new Chat(api, store, models, naming);
+const serverTools = new ServerTools(api, chat);
 const defaults = new Defaults(api);
 
 // ---------------------------------------------------------------- the bar
@@ -92,6 +94,7 @@ const acts = {
     chat.giveResults(message, results);
     if (HAS_KEYBOARD.matches) composer.focus();
   },
+  serverTools,
   openRoom: () => panels.room.toggle(true),
   fileOf: (id) => (models.get(id) ? fileOf(models.get(id)) : null),
   regenerateWith: async (message) => {
@@ -199,7 +202,8 @@ document.addEventListener("visibilitychange", () => {
 });
 
 async function readSettings() {
-  const { ui_settings: settings = {} } = await api.get("props");
+  const { ui_settings: settings = {}, tools_enabled: hasTools } = await api.get("props");
+  if (hasTools) serverTools.load().catch((error) => notify(`The server's tools cannot be used: ${error.message}`));
   naming.isUsual = settings.nameConversations !== false;
   const sampling = Object.fromEntries(SAMPLING_NAMES.filter((name) => Number.isFinite(settings[name])).map((name) => [name, settings[name]]));
   chat.defaults = { system: typeof settings.systemMessage === "string" ? settings.systemMessage : "", sampling };

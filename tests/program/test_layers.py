@@ -28,7 +28,17 @@ FLOORS: tuple[set[str], ...] = (
 )
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
-    "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
+    "options": (
+        "limits",
+        "cors",
+        "load",
+        "sampling",
+        "samplers",
+        "guess_types",
+        "constraint_text",
+        "builtin_templates",
+        "tool_definitions",
+    ),
     "ipc": ("messages", "wire", "records"),
     "system": (
         "machine",
@@ -76,7 +86,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "routes",
         "access_log",
     ),
-    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
+    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "config", "presets"),
     "catalog": (
         "gguf",
         "file_names",
@@ -120,6 +130,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "models",
         "serving",
         "operations",
+        "tools",
         "flavours",
         "control",
         "wrong_paths",

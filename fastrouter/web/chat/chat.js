@@ -18,6 +18,7 @@ export class Chat extends EventTarget {
   #running = new Map(); // AbortController by message id
   conversation = tree.newConversation();
   defaults = {}; // of new conversations: {system, sampling}
+  serverTools = null; // ServerTools
 
   constructor(api, store, models, naming) {
     super();
@@ -40,7 +41,7 @@ export class Chat extends EventTarget {
   }
 
   async remove(conversation) {
-    for (const id of Object.keys(conversation.messages)) this.#running.get(id)?.abort();
+    this.#stop(conversation);
     await this.#store.remove(conversation.id);
     if (conversation.id === this.conversation.id) this.startNew();
   }
@@ -108,11 +109,12 @@ export class Chat extends EventTarget {
   }
 
   /** Results of the tools that `message` calls; the answer continues below them. Other results of the same calls are a sibling. */
-  giveResults(message, results) {
-    tree.choose(this.conversation, message);
-    const given = tree.addMessage(this.conversation, message.id, { role: "tool", results });
-    this.#tell("asked");
-    this.#answer(given, (message.pair ? null : this.model?.id) ?? message.model);
+  giveResults(message, results, conversation = this.conversation) {
+    const isShown = conversation === this.conversation;
+    tree.choose(conversation, message);
+    const given = tree.addMessage(conversation, message.id, { role: "tool", results });
+    if (isShown) this.#tell("asked");
+    this.#answer(given, (message.pair || !isShown ? null : this.model?.id) ?? message.model, {}, conversation);
   }
 
   regenerate(message, model = message.model) {
@@ -148,9 +150,8 @@ export class Chat extends EventTarget {
     }
   }
 
-  async #answer(question, model, place = {}) {
-    const { conversation } = this;
-    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling) };
+  async #answer(question, model, place = {}, conversation = this.conversation) {
+    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling, this.toolsOf(conversation.sampling)) };
     const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
     const controller = new AbortController();
     this.#running.set(message.id, controller);
@@ -173,6 +174,7 @@ export class Chat extends EventTarget {
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
+    this.serverTools?.answered(conversation, message);
     this.#name(conversation, message);
   }
 
@@ -191,11 +193,22 @@ export class Chat extends EventTarget {
   }
 
   get isAnswering() {
-    return Object.keys(this.conversation.messages).some((id) => this.#running.has(id));
+    return Object.keys(this.conversation.messages).some((id) => this.#running.has(id)) || Boolean(this.serverTools?.isRunning(this.conversation));
   }
 
   stop() {
-    for (const id of Object.keys(this.conversation.messages)) this.#running.get(id)?.abort();
+    this.#stop(this.conversation);
+  }
+
+  #stop(conversation) {
+    for (const id of Object.keys(conversation.messages)) this.#running.get(id)?.abort();
+    this.serverTools?.stop(conversation);
+  }
+
+  /** All tools that a conversation offers to its model, in OpenAI's form. */
+  toolsOf(sampling) {
+    const pasted = sampling.tools ? readTools(sampling.tools).tools : [];
+    return [...pasted, ...(this.serverTools?.chosenOf(sampling) ?? []).map((tool) => tool.definition)];
   }
 
   #save(conversation) {
@@ -217,10 +230,10 @@ export const canSee = (model) => model?.architecture?.input_modalities?.includes
 /** A model whose abilities are not known is allowed. */
 export const canCall = (model) => !model?.capabilities || model.capabilities.includes("tools");
 
-/** `enable_thinking` goes to the template, `json_schema` and `tools` are texts here; everything else is a field. */
-function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, tool_choice: choice, ...sampling }) {
+/** `enable_thinking` goes to the template, `json_schema` is a text here, `all` are the tools; everything else is a field. */
+function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, server_tools: names, tool_choice: choice, ...sampling }, all) {
   const fields = { ...sampling };
-  if (tools) Object.assign(fields, { tools: readTools(tools).tools }, choice ? { tool_choice: choice } : {});
+  if (all.length) Object.assign(fields, { tools: all }, choice ? { tool_choice: choice } : {});
   if (isThinking !== undefined) fields.chat_template_kwargs = { enable_thinking: isThinking };
   if (schema) fields.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema) } };
   return fields;

@@ -7,7 +7,6 @@ import { hasNoTemplate } from "../models.js";
 import { inWords } from "../lib/words.js";
 import { canCall, canSee } from "./chat.js";
 import { isWhole, pathOf } from "./conversation.js";
-import { readTools } from "./tools.js";
 
 const MAX_PICTURE_BYTES = 12 << 20;
 const LONG_PASTE = { lines: 30, characters: 2000 }; // a paste above one of these is folded
@@ -174,7 +173,7 @@ export class Composer {
 
   #showTools() {
     const { tools } = this.#parts;
-    const found = toolsOf(this.#chat.conversation);
+    const found = this.#chat.toolsOf(this.#chat.conversation.sampling);
     tools.hidden = !found.length;
     const choice = this.#chat.conversation.sampling.tool_choice;
     tools.lastChild.textContent = `${found.length} ${found.length === 1 ? "tool" : "tools"}${choice ? `, ${choice}` : ""}`;
@@ -186,7 +185,7 @@ export class Composer {
     const { conversation, isAnswering } = this.#chat;
     const notes = [
       noteOf(models.filter(hasNoTemplate), ["has no chat template: it was not made to chat, and may not answer the question.", "have no chat template: they were not made to chat, and may not answer the question."]),
-      toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
+      this.#chat.toolsOf(conversation.sampling).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
       !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to continue without it.",
     ];
     note.textContent = notes.filter(Boolean).join(" ");
@@ -210,8 +209,6 @@ export class Composer {
 }
 
 const noteOf = (models, [one, several]) => (models.length ? `${models.map(({ id }) => id).join(" and ")} ${models.length > 1 ? several : one}` : "");
-
-const toolsOf = ({ sampling }) => (sampling.tools ? readTools(sampling.tools).tools : []);
 
 const isWaiting = (message) => (message?.toolCalls ?? []).some(isWhole);
 

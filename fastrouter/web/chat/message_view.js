@@ -14,7 +14,7 @@ const TOO_LONG = "exceed_context_size_error";
 const TOO_LARGE = "exceed_memory_error";
 const LONG_QUESTION = { lines: 18, characters: 1500 };
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), startNew(), openRoom(), fileOf(id)} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), serverTools, startNew(), openRoom(), fileOf(id)} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -93,7 +93,7 @@ class AnswerView {
     parts.figures = h("div");
     this.siblings = h("span.siblings");
     this.versions = h("span.siblings"); // of the results of its calls
-    this.#calls = new ToolCalls(message, this.versions, (results) => acts.giveResults(message, results));
+    this.#calls = new ToolCalls(message, this.versions, (results) => acts.giveResults(message, results), acts.serverTools);
     parts.tools = h("div.message-tools", {},
       this.siblings,
       copyButton(() => message.content || (message.toolCalls ?? []).map((call) => `${call.name}(${call.arguments})`).join("\n")),

@@ -30,8 +30,8 @@ class Api {
     return this.#json("GET", path);
   }
 
-  post(path, body = {}) {
-    return this.#json("POST", path, body);
+  post(path, body = {}, signal = undefined) {
+    return this.#json("POST", path, body, signal);
   }
 
   delete(path) {
@@ -71,8 +71,8 @@ class Api {
     }
   }
 
-  async #json(method, path, body) {
-    const response = await this.#fetch(method, path, body);
+  async #json(method, path, body, signal) {
+    const response = await this.#fetch(method, path, body, signal);
     return reaching(() => response.json());
   }
 
