@@ -450,7 +450,7 @@ def test_a_response_that_is_deleted_while_it_is_streamed_is_not_stored(serve: Se
             await reader.readuntil(b'"response":{"id":"')
             name = (await reader.readuntil(b'"'))[:-1].decode()
             assert (await at(site, name, "DELETE", key=key))[0] == status
-            await reader.readuntil(b"event: response.completed")
+            await reader.readuntil(b"event: response.incomplete")
             await reader.readuntil(b"\r\n0\r\n\r\n")
             writer.close()
             assert (await at(site, name, key="first"))[0] == (200 if status == 404 else 404)
