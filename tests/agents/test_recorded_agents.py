@@ -115,7 +115,7 @@ def test_the_table_of_the_page(server: Router, observed: dict[str, list[Read]]) 
                 f"`{path}`",
                 str(len(first.body["tools"])),
                 f"{THOUGHTS[path]}, {'sent back' if comes_back else 'not sent back'}",
-                f"{math.ceil(100 * max(found.share for found in later))} %",
+                f"< {math.ceil(20 * max(found.share for found in later)) * 5} %",
                 too_long(server, recording),
             )
         )
@@ -161,4 +161,4 @@ def test_a_shape_keeps_what_is_alike(tmp_path: Path) -> None:
     assert second.body["messages"][1]["content"].startswith(first.body["messages"][0]["content"] + "\n")
     assert first.body["tools"] == second.body["tools"]
     assert first.body["tools"][0]["input_schema"]["required"] == ["command"]
-    assert len(first.body["messages"][0]["content"].split("\n")[0]) == 32
+    assert len(first.body["messages"][0]["content"].split("\n")[0]) == 16

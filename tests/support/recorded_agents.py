@@ -21,6 +21,7 @@ OWN = frozenset((FILE, NOTE, COMMAND, ABOUT, *QUESTIONS, THOUGHT, SAYING, ANSWER
 HEADERS = ("anthropic-version", "anthropic-beta", "accept", "content-type")  # what is kept of a request's head
 _TEXT, _PART = "$text", "$part"
 _STEP = 8  # characters; the length of a line is a multiple of it
+_SHORTER = 2  # texts of requests that are made again have this part of their length: a tiny model reads many tokens slowly
 _MIN_PART = 100  # characters of JSON; what is shorter is written again
 _PLAIN = re.compile(r"[\w.$:/#@+*-]{0,80}")  # a word that the interface needs, as in `"type": "text"`
 _PLAIN_FIELDS = frozenset(
@@ -187,7 +188,7 @@ def _with_words(text: dict[str, list[int]], lines: list[int | str]) -> str:
 
 
 def _line(number: int, line: int | str) -> str:
-    return line if isinstance(line, str) else _filler(number, line)
+    return line if isinstance(line, str) else _filler(number, line // _SHORTER)
 
 
 def _filler(number: int, length: int) -> str:
