@@ -31,6 +31,7 @@ class Request:
     path: str  # percent-decoded, without query; http/routes.py removes doubled and trailing slashes
     query: str  # raw, without "?"
     body: bytes  # b"" after it was taken
+    num_body_bytes: int  # of the body that was taken
     keep_alive: bool
     http_minor: int
     caller: Any  # http.api_keys.Caller, set by the guard; None: may do everything

@@ -21,6 +21,7 @@ cdef class Request:
         public str path
         readonly str query
         readonly bytes body
+        readonly Py_ssize_t num_body_bytes
         readonly bint keep_alive
         readonly int http_minor
         public object caller
@@ -43,6 +44,7 @@ cdef class Request:
 
     def take_body(self):
         body, self.body = self.body, b""
+        self.num_body_bytes += len(body)
         return body
 
 

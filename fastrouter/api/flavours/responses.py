@@ -100,6 +100,16 @@ class Responses:
             **{name: sampling[name] for name in _SHOWN},
         }
 
+    @property
+    def id(self) -> str:
+        return str(self._fixed["id"])
+
+    def forget(self) -> bool:
+        """Its client has deleted it. False: it would not be kept, or it is complete and kept already."""
+        was_wanted = self._ask.is_stored
+        self._ask.is_stored = False
+        return was_wanted
+
     @staticmethod
     def read(body: dict[str, Any], earlier: Sequence[Item] = ()) -> ResponseAsk:
         return read_response(body, earlier)
@@ -119,7 +129,7 @@ class Responses:
 
     def _end(self, status: str, usage: Usage) -> dict[str, Any]:
         response = self._response(status, usage)
-        if self._ask.is_stored:
+        if self.forget():
             self._keep(self._ask, response)
         return response
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported_kind, string
-from fastrouter.api.requests.tools import tool_name
+from fastrouter.api.requests.tools import UNSEEN_IMAGE, tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
 _NOT_PASSED = frozenset(
@@ -146,7 +146,8 @@ def _user(blocks: Iterable[_Block], tool_names: dict[str, str]) -> list[Message]
 def _result(block: _Block, tool_names: dict[str, str]) -> Message:
     call_id = string(f"{block.name}.tool_use_id", block.value.get("tool_use_id"))
     content = block.value.get("content")
-    text = "\n".join(_text(part) for part in _blocks(f"{block.name}.content", content)) if content is not None else ""
+    parts = _blocks(f"{block.name}.content", content) if content is not None else []
+    text = "\n".join(UNSEEN_IMAGE if part.type == "image" else _text(part) for part in parts)
     if block.value.get("is_error") is True and not text.lstrip("<").lower().startswith(("error", "tool_use_error")):
         text = f"Error: {text}"
     named = {"name": tool_names[call_id]} if call_id in tool_names else {}

@@ -7,13 +7,14 @@ or the first interval of silence, so an earlier error can still have its own sta
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models, client_of, is_read_only
-from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.bodies import LONG_BODY, parse_object, read_long
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.answer import Answer
@@ -53,7 +54,22 @@ class Generator:
         return lambda request, exchange: self._start(request, exchange, flavour_type)
 
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
-        return self.start(request, exchange, flavour_type.read(parse_object(request)), flavour_type)
+        return self.read_and_start(request, exchange, partial(flavour_type.read, parse_object(request)), flavour_type)
+
+    def read_and_start(
+        self, request: Request, exchange: Exchange, read: Callable[[], Ask], make_flavour: Callable[[str, Any], Flavour]
+    ) -> Coroutine[Any, Any, None] | None:
+        """`start` with what `read` makes of the parsed body."""
+        if request.num_body_bytes > LONG_BODY:
+            return self._start_long(request, exchange, read, make_flavour)
+        return self.start(request, exchange, read(), make_flavour)
+
+    async def _start_long(
+        self, request: Request, exchange: Exchange, read: Callable[[], Ask], make_flavour: Callable[[str, Any], Flavour]
+    ) -> None:
+        waits = self.start(request, exchange, await read_long(read), make_flavour)
+        if waits is not None:
+            await waits
 
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
