@@ -1,6 +1,6 @@
 """GET /openapi.json: a description of the API, made from the table of routes and the tables of fields.
 
-Invariant: it contains exactly the routes that answer. A route without a line below has only its path.
+Invariant: it contains exactly the routes that answer. A route without a line below has only its path, and a test fails.
 """
 
 from collections.abc import Iterable
@@ -10,94 +10,198 @@ import orjson
 
 from fastrouter import __version__
 from fastrouter._core import Request
-from fastrouter.api.requests.known import CHAT, COMPLETION, DETOKENIZE, EMBEDDINGS, INFILL, MODEL, RERANK, RESPONSES, TOKENIZE, Fields
+from fastrouter.api.answer_shapes import ANSWERS, ERRORS, Schema
+from fastrouter.api.requests import known
+from fastrouter.api.requests.known import Fields
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Rendered, Response, json_response
 
-Schema = dict[str, Any]
+JSON, EVENTS, LINES, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 
 
 class About(NamedTuple):
     """One operation."""
 
     summary: str
+    answer: str = ""  # a name in ANSWERS; empty: text
     fields: Fields | None = None  # of its body
     required: tuple[str, ...] = ()
-    is_stream: bool = False  # its answer is a stream, or becomes one with `stream`
+    example: dict[str, Any] | list[Any] | None = None  # a body that works
+    stream: str = ""  # the type of its answer if that is a stream, or becomes one with `stream`
     query: tuple[str, ...] = ()
+    errors: str = "Error"  # a name in ERRORS
     rests: tuple[str, ...] = ("{name}",)  # the text in place of the "*" of a path
+    is_optional: bool = False  # its body
+    body: Schema | None = None  # a body that is no object with `fields`
+    is_upload: bool = False  # its body is a file
 
 
-_MODEL_QUERY = ("model",)
-_CHAT = About("Answer a chat", CHAT, ("messages",), is_stream=True)
-_COUNT = About("Count the tokens of a chat", CHAT, ("messages",))
-_EMBEDDINGS = About("Embed texts", EMBEDDINGS)
-_RERANK = About("Rank documents by a query", RERANK, ("query",))
-_RESPONSE = About("Answer a request of the Responses API", RESPONSES, is_stream=True)
-_COUNT_INPUT = About("Count the tokens of a request of the Responses API", RESPONSES)
-_STORED = About("A stored response, or the items that led to it", rests=("{name}", "{name}/input_items"))
-_DELETE_STORED = About("Delete a stored response")
-_LISTING = About("All models", query=("reload",))
-_ONE_MODEL = About("One model")
+_MODEL_QUERY = ("model", "autoload")
+_HELLO = [{"role": "user", "content": "Say hello."}]
+_NAME: dict[str, Any] = {"model": "my-model"}
+_ITEMS_OF_ADAPTERS: Schema = {"type": "array", "items": known.parts.LORA["items"]}
+
+
+def _ollama(summary: str, answer: str, fields: Fields | None = None, **more: Any) -> About:
+    example = {**_NAME, **more.pop("example", {})} if fields is not None else None
+    return About(summary, answer, fields, example=example, errors="OllamaError", **more)
+
+
+_CHAT = About("Answer a chat", "ChatCompletion", known.CHAT, ("messages",), {**_NAME, "messages": _HELLO, "max_tokens": 64}, EVENTS)
+_COUNT = About("Count the tokens of a chat", "InputTokens", known.CHAT, ("messages",), {**_NAME, "messages": _HELLO})
+_EMBEDDINGS = About("Embed texts", "NativeEmbeddings", known.EMBEDDINGS, example={**_NAME, "content": "hello"})
+_RERANK = About(
+    "Rank documents by a query",
+    "Ranking",
+    known.RERANK,
+    ("query",),
+    {**_NAME, "query": "hello", "documents": ["good morning", "good night"]},
+)
+_RESPONSE = About(
+    "Answer a request of the Responses API",
+    "Response",
+    known.RESPONSES,
+    example={**_NAME, "input": "Say hello.", "max_output_tokens": 64},
+    stream=EVENTS,
+    errors="ResponseError",
+)
+_COUNT_INPUT = _RESPONSE._replace(
+    summary="Count the tokens of a request of the Responses API", answer="InputTokens", example={**_NAME, "input": "Say hello."}, stream=""
+)
+_STORED = About(
+    "A stored response, or the items that led to it",
+    "StoredResponse",
+    query=("stream", "limit", "order", "after"),
+    errors="ResponseError",
+    rests=("{name}", "{name}/input_items"),
+)
+_DELETE_STORED = About("Delete a stored response", "DeletedResponse", errors="ResponseError")
+_COMPLETION = About(
+    "Continue a text", "Completion", known.COMPLETION, ("prompt",), {**_NAME, "prompt": "Once upon", "n_predict": 64}, EVENTS
+)
+_INFILL = About(
+    "Fill a gap in a text",
+    "Completion",
+    known.INFILL,
+    ("input_prefix", "input_suffix"),
+    {**_NAME, "input_prefix": "def f(", "input_suffix": "return x", "n_predict": 64},
+    EVENTS,
+)
+_LISTING = About("All models", "Models", query=("reload", "limit", "after_id", "before_id", "client_version"))
+_ONE_MODEL = About("One model", "Model")
+
+
+def _of_model(summary: str, answer: str = "Success", fields: Fields = known.MODEL) -> About:
+    return About(summary, answer, fields, ("model",), _NAME)
+
 
 ABOUT: dict[tuple[str, str], About] = {
     **{("POST", path): _CHAT for path in ("/chat/completions", "/v1/chat/completions")},
     **{("POST", path): _COUNT for path in ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens")},
-    **{("POST", path): _EMBEDDINGS for path in ("/v1/embeddings", "/embedding", "/embeddings")},
+    **{("POST", path): _EMBEDDINGS for path in ("/embedding", "/embeddings")},
     **{("POST", path): _RERANK for path in ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")},
     **{("POST", path): _RESPONSE for path in ("/responses", "/v1/responses")},
     **{("POST", path): _COUNT_INPUT for path in ("/responses/input_tokens", "/v1/responses/input_tokens")},
     **{("GET", path): _STORED for path in ("/responses/*", "/v1/responses/*")},
     **{("DELETE", path): _DELETE_STORED for path in ("/responses/*", "/v1/responses/*")},
-    **{("POST", path): About("Continue a text", COMPLETION, ("prompt",), is_stream=True) for path in ("/completion", "/completions")},
+    **{("POST", path): _COMPLETION for path in ("/completion", "/completions")},
     **{("GET", path): _LISTING for path in ("/models", "/v1/models")},
     **{("GET", path): _ONE_MODEL for path in ("/models/*", "/v1/models/*")},
-    ("POST", "/v1/completions"): About("Continue a text, in OpenAI's shape", COMPLETION, ("prompt",), is_stream=True),
-    ("POST", "/infill"): About("Fill a gap in a text", INFILL, ("input_prefix", "input_suffix"), is_stream=True),
-    ("POST", "/tokenize"): About("Text to tokens", TOKENIZE),
-    ("POST", "/detokenize"): About("Tokens to text", DETOKENIZE),
-    ("POST", "/apply-template"): About("The prompt of a chat", CHAT, ("messages",)),
-    ("GET", "/props"): About("Properties of the router or of a model", query=_MODEL_QUERY),
-    ("POST", "/props"): About("Change properties"),
-    ("GET", "/slots"): About("What a model's slots are doing", query=_MODEL_QUERY),
-    ("POST", "/slots/*"): About("Save, restore or erase a slot", query=("model", "action")),
-    ("GET", "/lora-adapters"): About("The LoRA adapters of a model", query=_MODEL_QUERY),
-    ("POST", "/lora-adapters"): About("Set the scales of LoRA adapters", query=_MODEL_QUERY),
+    ("POST", "/v1/embeddings"): _EMBEDDINGS._replace(answer="Embeddings", example={**_NAME, "input": "hello"}),
+    ("POST", "/v1/completions"): _COMPLETION._replace(
+        summary="Continue a text, in OpenAI's shape", answer="TextCompletion", example={**_NAME, "prompt": "Once upon", "max_tokens": 64}
+    ),
+    ("POST", "/v1/chat/completions/control"): About(
+        "End the thought of a chat that is running",
+        "Control",
+        known.CHAT_CONTROL,
+        ("id", "action"),
+        {**_NAME, "id": "chatcmpl-1", "action": "reasoning_end"},
+    ),
+    ("POST", "/infill"): _INFILL,
+    ("POST", "/tokenize"): About("Text to tokens", "Tokens", known.TOKENIZE, example={**_NAME, "content": "hello"}),
+    ("POST", "/detokenize"): About("Tokens to text", "Content", known.DETOKENIZE, example={**_NAME, "tokens": [1, 2]}),
+    ("POST", "/apply-template"): _COUNT._replace(summary="The prompt of a chat", answer="Prompt"),
+    ("GET", "/props"): About("Properties of the router or of a model", "Props", query=_MODEL_QUERY),
+    ("POST", "/props"): About("Change properties", "Success", {}, is_optional=True),
+    ("GET", "/slots"): About("What a model's slots are doing", "Slots", query=(*_MODEL_QUERY, "fail_on_no_slot")),
+    ("POST", "/slots/*"): About(
+        "Save, restore or erase a slot",
+        "SlotFile",
+        known.SLOT_FILE,
+        example={**_NAME, "filename": "slot.bin"},
+        query=("model", "action"),
+        is_optional=True,
+    ),
+    ("GET", "/lora-adapters"): About("The LoRA adapters of a model", "Adapters", query=_MODEL_QUERY),
+    ("POST", "/lora-adapters"): About(
+        "Set the scales of LoRA adapters", "Success", example=[{"id": 0, "scale": 1.0}], query=_MODEL_QUERY, body=_ITEMS_OF_ADAPTERS
+    ),
     ("GET", "/metrics"): About("Metrics for Prometheus"),
-    ("GET", "/health"): About("Whether the router is ready"),
-    ("GET", "/v1/health"): About("Whether the router is ready"),
-    ("GET", "/openapi.json"): About("This document"),
-    ("POST", "/models"): About("Download a model", MODEL, ("model",)),
-    ("DELETE", "/models"): About("Remove a downloaded model", query=_MODEL_QUERY),
-    ("GET", "/models/sse"): About("What happens to models, as a stream", is_stream=True, query=("usage",)),
-    ("GET", "/models/logs"): About("The last lines of a model's log", query=_MODEL_QUERY),
-    ("POST", "/models/load"): About("Load a model", MODEL, ("model",)),
-    ("POST", "/models/unload"): About("Unload a model", MODEL, ("model",)),
-    ("POST", "/models/plan"): About("What a load would do", MODEL, ("model",)),
-    ("POST", "/models/pin"): About("Never evict a model", MODEL, ("model",)),
-    ("POST", "/v1/messages"): About("Answer a chat, in Anthropic's shape", is_stream=True),
-    ("POST", "/v1/messages/count_tokens"): About("Count the tokens of a chat, in Anthropic's shape"),
-    ("GET", "/api/version"): About("The version, in Ollama's shape"),
-    ("GET", "/api/tags"): About("All models, in Ollama's shape"),
-    ("GET", "/api/ps"): About("Loaded models, in Ollama's shape"),
-    ("POST", "/api/show"): About("One model, in Ollama's shape"),
-    ("POST", "/api/chat"): About("Answer a chat, in Ollama's shape"),
-    ("POST", "/api/generate"): About("Continue a text, in Ollama's shape"),
-    ("POST", "/api/embed"): About("Embed texts, in Ollama's shape"),
-    ("POST", "/api/embeddings"): About("Embed a text, in Ollama's old shape"),
-    ("POST", "/api/pull"): About("Download a model, in Ollama's shape"),
-    ("DELETE", "/api/delete"): About("Remove a downloaded model, in Ollama's shape"),
-}
-_ERROR: Schema = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "code"],
-            "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "code": {"type": ["integer", "string", "null"]}},
-        }
-    },
+    ("GET", "/health"): About("Whether the router is ready", "Health"),
+    ("GET", "/v1/health"): About("Whether the router is ready", "Health"),
+    ("GET", "/openapi.json"): About("This document", "Document"),
+    ("POST", "/models"): _of_model("Download a model"),
+    ("DELETE", "/models"): About("Remove a downloaded model", "Success", query=("model",)),
+    ("GET", "/models/sse"): About("What happens to models, as a stream", stream=EVENTS, query=("usage",)),
+    ("GET", "/models/logs"): About("The last lines of a model's log", stream=EVENTS, query=("model", "tail", "follow")),
+    ("POST", "/models/load"): _of_model("Load a model"),
+    ("POST", "/models/unload"): _of_model("Unload a model"),
+    ("POST", "/models/plan"): _of_model("What a load would do", "Plan"),
+    ("POST", "/models/pin"): _of_model("Never evict a model", fields=known.PIN),
+    ("POST", "/v1/messages"): About(
+        "Answer a chat, in Anthropic's shape",
+        "Message",
+        known.MESSAGES,
+        ("messages",),
+        {**_NAME, "messages": _HELLO, "max_tokens": 64},
+        EVENTS,
+        errors="AnthropicError",
+    ),
+    ("POST", "/v1/messages/count_tokens"): About(
+        "Count the tokens of a chat, in Anthropic's shape",
+        "TokenCount",
+        known.MESSAGES,
+        ("messages",),
+        {**_NAME, "messages": _HELLO},
+        errors="AnthropicError",
+    ),
+    ("GET", "/api/version"): _ollama("The version, in Ollama's shape", "OllamaVersion"),
+    ("GET", "/api/tags"): _ollama("All models, in Ollama's shape", "OllamaModels"),
+    ("GET", "/api/ps"): _ollama("Loaded models, in Ollama's shape", "OllamaRunning"),
+    ("POST", "/api/show"): _ollama("One model, in Ollama's shape", "OllamaModel", known.OLLAMA_MODEL),
+    ("POST", "/api/chat"): _ollama(
+        "Answer a chat, in Ollama's shape", "OllamaChat", known.OLLAMA_CHAT, example={"messages": _HELLO}, stream=LINES
+    ),
+    ("POST", "/api/generate"): _ollama(
+        "Continue a text, in Ollama's shape", "OllamaText", known.OLLAMA_GENERATE, example={"prompt": "Say hello."}, stream=LINES
+    ),
+    ("POST", "/api/embed"): _ollama(
+        "Embed texts, in Ollama's shape", "OllamaEmbeddings", known.OLLAMA_EMBED, required=("input",), example={"input": "hello"}
+    ),
+    ("POST", "/api/embeddings"): _ollama(
+        "Embed a text, in Ollama's old shape", "OllamaEmbedding", known.OLLAMA_EMBEDDINGS, required=("prompt",), example={"prompt": "hello"}
+    ),
+    ("POST", "/api/pull"): _ollama("Download a model, in Ollama's shape", "OllamaStatus", known.OLLAMA_MODEL, stream=LINES),
+    ("POST", "/api/create"): _ollama(
+        "Make a model from another one or from an uploaded file, in Ollama's shape",
+        "OllamaStatus",
+        known.OLLAMA_CREATE,
+        required=("model",),
+        example={"model": "my-assistant", "from": "my-model", "system": "You are brief.", "parameters": {"temperature": 0.2}},
+        stream=LINES,
+    ),
+    ("POST", "/api/copy"): _ollama(
+        "Give a model a second name, in Ollama's shape",
+        "Nothing",
+        known.OLLAMA_COPY,
+        required=("source", "destination"),
+        example={"source": "my-model", "destination": "my-copy"},
+    ),
+    ("POST", "/api/push"): _ollama("Not possible: models cannot be uploaded from this server", "OllamaStatus", known.OLLAMA_MODEL),
+    ("GET", "/api/blobs/*"): _ollama("Whether a file with this digest was uploaded", ""),
+    ("POST", "/api/blobs/*"): _ollama("Upload a GGUF file; the path ends with sha256: and its hash", "", is_upload=True),
+    ("DELETE", "/api/delete"): _ollama("Remove a downloaded model, in Ollama's shape", "Success", known.OLLAMA_MODEL),
 }
 
 
@@ -115,7 +219,7 @@ def document(routes: Iterable[tuple[str, str]], prefix: str) -> Schema:
         "security": [{}, {"bearer": []}, {"header": []}],
         "paths": paths,
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": {**ERRORS, **ANSWERS},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -125,7 +229,6 @@ def document(routes: Iterable[tuple[str, str]], prefix: str) -> Schema:
 
 
 def _operation(method: str, path: str, about: About) -> Schema:
-    kinds = ["application/json", *(["text/event-stream"] if about.is_stream else [])]
     parameters: list[Schema] = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in about.query]
     if "{name}" in path:
         parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string"}})
@@ -133,21 +236,30 @@ def _operation(method: str, path: str, about: About) -> Schema:
         "summary": about.summary,
         "operationId": f"{method.lower()}{path}",
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": _body(about.fields, about.required)} if about.fields is not None else {}),
+        **({"requestBody": _body(about)} if about.fields is not None or about.body is not None or about.is_upload else {}),
         "responses": {
-            "200": {"description": "The answer", "content": {kind: {} for kind in kinds}},
-            "default": {
-                "description": "An error",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
+            "200": {"description": "The answer", "content": _content(about)},
+            "default": {"description": "An error", "content": {JSON: {"schema": _named(about.errors)}}},
         },
     }
 
 
-def _body(fields: Fields, required: tuple[str, ...]) -> Schema:
+def _named(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _content(about: About) -> Schema:
+    whole = {JSON: {"schema": _named(about.answer)}} if about.answer else {PLAIN: {"schema": {"type": "string"}}}
+    return {**whole, **({about.stream: {"schema": {"type": "string"}}} if about.stream else {})}
+
+
+def _body(about: About) -> Schema:
     """All other fields are ignored."""
-    schema = {"type": "object", "properties": fields, **({"required": list(required)} if required else {})}
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    if about.is_upload:
+        return {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    schema = about.body or {"type": "object", "properties": about.fields, **({"required": list(about.required)} if about.required else {})}
+    example = {"example": about.example} if about.example is not None else {}
+    return {"required": not about.is_optional, "content": {JSON: {"schema": schema, **example}}}
 
 
 class OpenApi:

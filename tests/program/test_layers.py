@@ -73,6 +73,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "sources",
         "spec",
         "header_cache",
+        "created",
         "difference",
         "watch",
         "sections",
@@ -101,6 +102,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
     "api": (
         "identity",
+        "answer_shapes",
         "response_store",
         "requests",
         "models",
