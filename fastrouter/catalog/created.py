@@ -59,7 +59,7 @@ class CreatedModels:
             self._write(sections)
 
     def remove(self, name: str) -> bool:
-        """And the files that only this model has used."""
+        """And the files that only this model has used. False: there is no such model."""
         if self._folder is None:
             return False
         with self._locked():
@@ -68,7 +68,7 @@ class CreatedModels:
             if lines is None:
                 return False
             self._write(sections)
-            self._remove_unused(lines, "".join(sections.values()))
+        self.remove_unused(lines)
         return True
 
     def users_of(self, name: str) -> list[str]:
@@ -149,10 +149,12 @@ class CreatedModels:
                 if entry.name not in used and time.time() - entry.stat().st_mtime > KEEP_UNUSED_S:
                     os.unlink(entry.path)
 
-    def _remove_unused(self, lines: str, others: str) -> None:
+    def remove_unused(self, lines: str) -> None:
+        """The files that were named by these lines, which are no section any more."""
+        used = "".join(self._read().values())
         folders = [self._need_folder() / "texts", self.blobs]
         for path in [path for folder in folders if folder.is_dir() for path in folder.iterdir()]:
-            if path.name in lines and path.name not in others:
+            if path.name in lines and path.name not in used:
                 with contextlib.suppress(OSError):
                     path.unlink()
 

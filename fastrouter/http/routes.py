@@ -130,7 +130,10 @@ class Routes:
         self._check(request)
         if route is None:
             raise self._missing(request)
-        if len(request.body) > route.max_body:  # it arrived before all routes were known
+        if request.body and route.sink is not None:  # it arrived before all routes were known
+            request.sink = route.sink(request, len(request.body))
+            request.sink.write(request.take_body())
+        if len(request.body) > route.max_body:  # the same
             raise BodyTooLarge(route.max_body)
         if self.prepare is not None and len(request.body) > LARGE_BODY:
             return self._handle_prepared(self.prepare(request), route.handler, request, exchange)

@@ -1,6 +1,6 @@
 """schemathesis against /openapi.json: for any input that it makes, no answer is a 5xx, and every answer is as the document says.
 
-The number of examples of each operation is small and the same in each run; `FASTROUTER_API_EXAMPLES=500` (as in `make fuzz-api`) tries more.
+There are few examples of each operation, the same ones in each run; `FASTROUTER_API_EXAMPLES=500` (as in `make fuzz-api`) tries more.
 """
 
 import os

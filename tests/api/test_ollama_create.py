@@ -101,9 +101,9 @@ def test_a_model_from_an_uploaded_file(router: StartRouter, folder: Path) -> Non
         digest, adapter_digest = client.create_blob(file), client.create_blob(adapter)
         assert digest == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
         assert server.request("HEAD", f"/api/blobs/{digest}").status == 200
-        made = client.create("mine", files={"other.gguf": digest}, parameters={"num_ctx": 128, "temperature": 0}, template=TEMPLATE)
+        made = client.create("mine", files={"other.gguf": digest}, parameters={"num_ctx": 512, "temperature": 0}, template=TEMPLATE)
         assert made.status == "success"
-        assert server.get("/props?model=mine&autoload=true").json["default_generation_settings"]["n_ctx"] == 128
+        assert server.get("/props?model=mine&autoload=true").json["default_generation_settings"]["n_ctx"] == 512
         plain = client.generate("mine", "the cat", raw=True, options=GREEDY).response
         client.create("changed", from_="tiny", adapters={"adapter.gguf": adapter_digest})
         assert client.generate("changed", "the cat", raw=True, options=GREEDY).response
@@ -121,9 +121,9 @@ def test_a_model_from_an_uploaded_file(router: StartRouter, folder: Path) -> Non
         ({}, "'from'"),
         ({"from_": "tiny", "quantize": "q4_K_M"}, "'quantize' is not supported: this server does not quantize"),
         ({"from_": "tiny", "template": "{{ .Prompt }}"}, "'template' must be a Jinja template"),
-        ({"from_": "tiny", "template": "{% for"}, "cannot be made"),
+        ({"from_": "tiny", "template": "{% for"}, "'template' cannot be used"),
         ({"from_": "tiny", "parameters": {"temperature": "hot"}}, "'parameters.temperature' must be a number"),
-        ({"from_": "tiny", "parameters": {"top_k": 2**70}}, "'parameters.top_k' must be"),
+        ({"from_": "tiny", "parameters": {"repeat_last_n": 2**70}}, "'parameters.repeat_last_n' must be"),
         ({"files": {"a.gguf": "sha256:" + "0" * 64}}, "there is no uploaded file sha256:000"),
         ({"files": {"a.gguf": "../../etc/passwd"}}, "a digest must be"),
     ],
@@ -197,6 +197,7 @@ def chunks(content: bytes, size: int) -> Iterator[bytes]:
 
 def test_a_large_upload_is_not_held_in_memory(router: StartRouter, folder: Path) -> None:
     server = router("--created-dir", str(folder / "created"), models_dir=folder / "models")
+    assert server.get("/models").status == 200, "all routes are there"
     content = bytes(range(256)) * (1 << 10) * 400  # 100 MiB: above the limit of all bodies together would be 256
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):

@@ -21,7 +21,7 @@ TEMPLATE = (
 SCRIPTS = {
     "cat": "Hello to you all.",
     "red": '<tool_call>\n{"name": "get_weather", "arguments": {"location": "San Francisco, CA"}}\n</tool_call>',
-    "old": "<think>\nI know that name.\n</think>\n\nIt is Alice!",
+    "dog": "<think>\nI know that name.\n</think>\n\nIt is Alice!",
 }
 WEATHER = {
     "type": "function",
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "basic response": {"input": [said("user", "cat")]},
     "system prompt": {"input": [said("system", "You are a pirate."), said("user", "cat")]},
     "tool calling": {"input": [said("user", "red")], "tools": [WEATHER]},
-    "multi-turn": {"input": [said("user", "My name is Alice."), said("assistant", "Hello Alice!"), said("user", "old")]},
+    "multi-turn": {"input": [said("user", "My name is Alice."), said("assistant", "Hello Alice!"), said("user", "dog")]},
     "text as input": {"input": "cat", "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "max_output_tokens": 50},
 }
 

@@ -27,10 +27,8 @@ class Operation:
 
     @property
     def body(self) -> dict[str, Any] | None:
-        """Its schema and example; None: it has no body."""
-        if "requestBody" not in self._about:
-            return None
-        found: dict[str, Any] = self._about["requestBody"]["content"]["application/json"]
+        """Its schema and example; None: it has no body of JSON."""
+        found: dict[str, Any] | None = self._about.get("requestBody", {}).get("content", {}).get("application/json")
         return found
 
     @property

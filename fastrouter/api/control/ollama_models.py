@@ -102,8 +102,10 @@ class OllamaModels:
         spec = self._models.lookup(name)
         problem = "it is not in the listing" if spec is None or spec.id != name else spec.error
         if problem is None:
+            await asyncio.to_thread(self._created.remove_unused, before or "")
             return
         await asyncio.to_thread(self._restore(name, before))
+        await asyncio.to_thread(self._created.remove_unused, lines)
         await self._models.reload()
         raise InvalidRequest(f"model '{name}' cannot be made: {problem}")
 

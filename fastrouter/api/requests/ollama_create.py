@@ -12,6 +12,7 @@ import orjson
 from fastrouter.api.requests.checks import Check, integer, invalid, json_object, string
 from fastrouter.api.requests.fields import FIELDS
 from fastrouter.api.requests.ollama_bodies import OPTIONS
+from fastrouter.catalog.header_cache import features_of
 from fastrouter.config.config import Setting
 from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.table import TABLE
@@ -91,6 +92,9 @@ def _template(value: Any) -> str:
         raise invalid(
             "template", "must be a Jinja template, with {% ... %}: templates of Ollama are not. Without it, the model's own is used"
         )
+    problem = features_of(text).problem if text else None
+    if problem is not None:
+        raise invalid("template", f"cannot be used: {problem}")
     return text
 
 

@@ -83,7 +83,8 @@ class Answers:
     def echo(self, sequence: Sequence) -> None:
         """The prompt, as the beginning of the answer."""
         generate = sequence.request.generate
-        text = generate.prompt if isinstance(generate.prompt, str) else self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace")
+        piece = sequence.detokenizer.pieces.piece
+        text = generate.prompt if isinstance(generate.prompt, str) else b"".join(map(piece, sequence.prompt)).decode("utf-8", "replace")
         parts = [text[start : start + _ECHO_CHARS] for start in range(0, len(text), _ECHO_CHARS)]
         if sequence.probabilities is not None:
             sequence.entries += sequence.probabilities.in_records(sequence.prompt_entries)

@@ -13,7 +13,7 @@ from fastrouter.worker.sequence import Sequence
 
 def read_prompt(sequence: Sequence, start: int, end: int, address: int, n_vocab: int, added_bos: int) -> int:
     """Tokens [start, end) were computed; `address`: their logits. Each row says how likely the token after it was. Returns the number of
-    rows before the one from which the next token is sampled, if that is one of them. `added_bos`: a BOS that is added to texts; -1: none."""
+    rows before the one from which the next token is sampled, if that is one of them. `added_bos`: what texts begin with; -1: nothing."""
     prompt, found = sequence.prefix, sequence.probabilities
     assert found is not None
     if start == 0:

@@ -13,7 +13,6 @@ from fastrouter.worker.kv.slots import AdapterSet
 from fastrouter.worker.prefill_speed import PrefillSpeed
 from fastrouter.worker.sequence import Running
 
-
 MAX_READ_ROWS = 32  # of a prompt whose tokens all need logits: more would take much memory, and hold up other sequences
 
 
