@@ -13,6 +13,7 @@ from fastrouter._core import Request
 from fastrouter.api.answer_shapes import ANSWERS, ERRORS, Schema
 from fastrouter.api.requests import known
 from fastrouter.api.requests.known import Fields
+from fastrouter.api.requests.known_parts import LORA
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Rendered, Response, json_response
 
@@ -39,7 +40,7 @@ class About(NamedTuple):
 _MODEL_QUERY = ("model", "autoload")
 _HELLO = [{"role": "user", "content": "Say hello."}]
 _NAME: dict[str, Any] = {"model": "my-model"}
-_ITEMS_OF_ADAPTERS: Schema = {"type": "array", "items": known.parts.LORA["items"]}
+_ITEMS_OF_ADAPTERS: Schema = {"type": "array", "items": LORA["items"]}
 
 
 def _ollama(summary: str, answer: str, fields: Fields | None = None, **more: Any) -> About:

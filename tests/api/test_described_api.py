@@ -54,6 +54,9 @@ def client(server: Router) -> Iterator[Client]:
     suppress_health_check=list(HealthCheck),
 )
 def test_any_input(case: Any, server: Router, client: Client) -> None:
+    if case.method.lower() not in DOCUMENT["paths"][case.path]:  # it tries other methods too
+        assert client.send(case.method, "/v1/models")[0] in (200, 400, 405, 501)
+        return
     operation = Operation(DOCUMENT, case.method.lower(), case.path)
     body: Any = case.body if operation.body is not None else None
     if isinstance(body, dict) and not case.path.startswith(NO_MODEL):

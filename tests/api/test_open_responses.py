@@ -190,3 +190,18 @@ def test_an_image_is_refused_by_name(server: Router) -> None:
     answer = server.post("/v1/responses", {"model": "agent", "input": [{"type": "message", "role": "user", "content": content}]})
     assert answer.status == 400
     assert re.search(r"input\[0\]\.content\[1\]", answer.error["message"])
+
+
+def test_what_llama_server_adds_to_a_stream(server: Router) -> None:
+    asked = {"model": "agent", "input": "cat", "stream": True, "timings_per_token": True, "return_progress": True}
+    with server.stream("/v1/responses", asked) as stream:
+        events = list(stream)
+    for event in events:
+        check(EVENT, event)
+    shown = [event for event in events if "prompt_progress" in event]
+    assert [event["type"] for event in shown] == ["response.in_progress"] * len(shown)
+    assert shown[-1]["prompt_progress"]["processed"] == shown[-1]["prompt_progress"]["total"] > 0
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert deltas
+    assert all(event["timings"]["predicted_n"] > 0 for event in (*deltas, events[-1]))
+    assert "".join(event["delta"] for event in deltas) == SCRIPTS["cat"]

@@ -143,8 +143,9 @@ MESSAGES: Fields = {**{name: schema for name, schema in CHAT.items() if name not
 
 _LOADING = "num_ctx num_batch num_gpu main_gpu num_thread use_mmap use_mlock numa low_vram f16_kv vocab_only penalize_newline"
 _OLLAMA_OPTIONS: Schema = {
-    **parts.object_of({}, **{**_each(_ANY, _LOADING), **{theirs: _GENERATED[ours] for theirs, ours in OPTIONS.items()}}),
     "type": ["object", "null"],
+    "properties": {**_each(_ANY, _LOADING), **{theirs: _GENERATED[ours] for theirs, ours in OPTIONS.items()}},
+    "examples": [{}],
 }
 _OLLAMA_TERMS: Fields = {**_MODEL, **_each(TEXT, "name"), **_each(SWITCH, "stream"), "keep_alive": _DURATION}
 _OLLAMA_GENERATED: Fields = {
