@@ -24,14 +24,15 @@ class About(NamedTuple):
     """One operation."""
 
     summary: str
-    answer: str = ""  # a name in ANSWERS; empty: text
     fields: Fields | None = None  # of its body
     required: tuple[str, ...] = ()
-    example: dict[str, Any] | list[Any] | None = None  # a body that works
-    stream: str = ""  # the type of its answer if that is a stream, or becomes one with `stream`
+    is_stream: bool = False  # its answer is a stream of events, or becomes one with `stream`
     query: tuple[str, ...] = ()
-    errors: str = "Error"  # a name in ERRORS
     rests: tuple[str, ...] = ("{name}",)  # the text in place of the "*" of a path
+    answer: str = ""  # a name in ANSWERS, or PLAIN; empty: any JSON
+    example: dict[str, Any] | list[Any] | None = None  # a body that works
+    errors: str = "Error"  # a name in ERRORS
+    is_lines: bool = False  # its answer can be lines of JSON
     is_optional: bool = False  # its body
     body: Schema | None = None  # a body that is no object with `fields`
     is_upload: bool = False  # its body is a file
@@ -45,55 +46,70 @@ _ITEMS_OF_ADAPTERS: Schema = {"type": "array", "items": LORA["items"]}
 
 def _ollama(summary: str, answer: str, fields: Fields | None = None, **more: Any) -> About:
     example = {**_NAME, **more.pop("example", {})} if fields is not None else None
-    return About(summary, answer, fields, example=example, errors="OllamaError", **more)
+    return About(summary, fields, answer=answer, example=example, errors="OllamaError", **more)
 
 
-_CHAT = About("Answer a chat", "ChatCompletion", known.CHAT, ("messages",), {**_NAME, "messages": _HELLO, "max_tokens": 64}, EVENTS)
-_COUNT = About("Count the tokens of a chat", "InputTokens", known.CHAT, ("messages",), {**_NAME, "messages": _HELLO})
-_EMBEDDINGS = About("Embed texts", "NativeEmbeddings", known.EMBEDDINGS, example={**_NAME, "content": "hello"})
+_CHAT = About(
+    "Answer a chat",
+    known.CHAT,
+    ("messages",),
+    is_stream=True,
+    answer="ChatCompletion",
+    example={**_NAME, "messages": _HELLO, "max_tokens": 64},
+)
+_COUNT = About("Count the tokens of a chat", known.CHAT, ("messages",), answer="InputTokens", example={**_NAME, "messages": _HELLO})
+_EMBEDDINGS = About("Embed texts", known.EMBEDDINGS, answer="NativeEmbeddings", example={**_NAME, "content": "hello"})
 _RERANK = About(
     "Rank documents by a query",
-    "Ranking",
     known.RERANK,
     ("query",),
-    {**_NAME, "query": "hello", "documents": ["good morning", "good night"]},
+    answer="Ranking",
+    example={**_NAME, "query": "hello", "documents": ["good morning", "good night"]},
 )
 _RESPONSE = About(
     "Answer a request of the Responses API",
-    "Response",
     known.RESPONSES,
+    is_stream=True,
+    answer="Response",
     example={**_NAME, "input": "Say hello.", "max_output_tokens": 64},
-    stream=EVENTS,
     errors="ResponseError",
 )
 _COUNT_INPUT = _RESPONSE._replace(
-    summary="Count the tokens of a request of the Responses API", answer="InputTokens", example={**_NAME, "input": "Say hello."}, stream=""
+    summary="Count the tokens of a request of the Responses API",
+    answer="InputTokens",
+    example={**_NAME, "input": "Say hello."},
+    is_stream=False,
 )
 _STORED = About(
     "A stored response, or the items that led to it",
-    "StoredResponse",
     query=("stream", "limit", "order", "after"),
+    answer="StoredResponse",
     errors="ResponseError",
     rests=("{name}", "{name}/input_items"),
 )
-_DELETE_STORED = About("Delete a stored response", "DeletedResponse", errors="ResponseError")
+_DELETE_STORED = About("Delete a stored response", answer="DeletedResponse", errors="ResponseError")
 _COMPLETION = About(
-    "Continue a text", "Completion", known.COMPLETION, ("prompt",), {**_NAME, "prompt": "Once upon", "n_predict": 64}, EVENTS
+    "Continue a text",
+    known.COMPLETION,
+    ("prompt",),
+    is_stream=True,
+    answer="Completion",
+    example={**_NAME, "prompt": "Once upon", "n_predict": 64},
 )
 _INFILL = About(
     "Fill a gap in a text",
-    "Completion",
     known.INFILL,
     ("input_prefix", "input_suffix"),
-    {**_NAME, "input_prefix": "def f(", "input_suffix": "return x", "n_predict": 64},
-    EVENTS,
+    is_stream=True,
+    answer="Completion",
+    example={**_NAME, "input_prefix": "def f(", "input_suffix": "return x", "n_predict": 64},
 )
-_LISTING = About("All models", "Models", query=("reload", "limit", "after_id", "before_id", "client_version"))
-_ONE_MODEL = About("One model", "Model")
+_LISTING = About("All models", query=("reload", "limit", "after_id", "before_id", "client_version"), answer="Models")
+_ONE_MODEL = About("One model", answer="Model")
 
 
 def _of_model(summary: str, answer: str = "Success", fields: Fields = known.MODEL) -> About:
-    return About(summary, answer, fields, ("model",), _NAME)
+    return About(summary, fields, ("model",), answer=answer, example=_NAME)
 
 
 ABOUT: dict[tuple[str, str], About] = {
@@ -114,57 +130,58 @@ ABOUT: dict[tuple[str, str], About] = {
     ),
     ("POST", "/v1/chat/completions/control"): About(
         "End the thought of a chat that is running",
-        "Control",
         known.CHAT_CONTROL,
         ("id", "action"),
-        {**_NAME, "id": "chatcmpl-1", "action": "reasoning_end"},
+        answer="Control",
+        example={**_NAME, "id": "chatcmpl-1", "action": "reasoning_end"},
     ),
     ("POST", "/infill"): _INFILL,
-    ("POST", "/tokenize"): About("Text to tokens", "Tokens", known.TOKENIZE, example={**_NAME, "content": "hello"}),
-    ("POST", "/detokenize"): About("Tokens to text", "Content", known.DETOKENIZE, example={**_NAME, "tokens": [1, 2]}),
+    ("POST", "/tokenize"): About("Text to tokens", known.TOKENIZE, answer="Tokens", example={**_NAME, "content": "hello"}),
+    ("POST", "/detokenize"): About("Tokens to text", known.DETOKENIZE, answer="Content", example={**_NAME, "tokens": [1, 2]}),
     ("POST", "/apply-template"): _COUNT._replace(summary="The prompt of a chat", answer="Prompt"),
-    ("GET", "/props"): About("Properties of the router or of a model", "Props", query=_MODEL_QUERY),
-    ("POST", "/props"): About("Change properties", "Success", {}, is_optional=True),
-    ("GET", "/slots"): About("What a model's slots are doing", "Slots", query=(*_MODEL_QUERY, "fail_on_no_slot")),
+    ("GET", "/props"): About("Properties of the router or of a model", query=_MODEL_QUERY, answer="Props"),
+    ("POST", "/props"): About("Change properties", {}, answer="Success", is_optional=True),
+    ("GET", "/slots"): About("What a model's slots are doing", query=(*_MODEL_QUERY, "fail_on_no_slot"), answer="Slots"),
     ("POST", "/slots/*"): About(
         "Save, restore or erase a slot",
-        "SlotFile",
         known.SLOT_FILE,
-        example={**_NAME, "filename": "slot.bin"},
         query=("model", "action"),
+        answer="SlotFile",
+        example={**_NAME, "filename": "slot.bin"},
         is_optional=True,
     ),
-    ("GET", "/lora-adapters"): About("The LoRA adapters of a model", "Adapters", query=_MODEL_QUERY),
+    ("GET", "/lora-adapters"): About("The LoRA adapters of a model", query=_MODEL_QUERY, answer="Adapters"),
     ("POST", "/lora-adapters"): About(
-        "Set the scales of LoRA adapters", "Success", example=[{"id": 0, "scale": 1.0}], query=_MODEL_QUERY, body=_ITEMS_OF_ADAPTERS
+        "Set the scales of LoRA adapters", query=_MODEL_QUERY, answer="Success", example=[{"id": 0, "scale": 1.0}], body=_ITEMS_OF_ADAPTERS
     ),
-    ("GET", "/metrics"): About("Metrics for Prometheus"),
-    ("GET", "/health"): About("Whether the router is ready", "Health"),
-    ("GET", "/v1/health"): About("Whether the router is ready", "Health"),
-    ("GET", "/openapi.json"): About("This document", "Document"),
+    ("GET", "/metrics"): About("Metrics for Prometheus", answer=PLAIN),
+    ("GET", "/health"): About("Whether the router is ready", answer="Health"),
+    ("GET", "/v1/health"): About("Whether the router is ready", answer="Health"),
+    ("GET", "/openapi.json"): About("This document", answer="Document"),
     ("POST", "/models"): _of_model("Download a model"),
-    ("DELETE", "/models"): About("Remove a downloaded model", "Success", query=("model",)),
-    ("GET", "/models/sse"): About("What happens to models, as a stream", stream=EVENTS, query=("usage",)),
-    ("GET", "/models/logs"): About("The last lines of a model's log", stream=EVENTS, query=("model", "tail", "follow")),
+    ("DELETE", "/models"): About("Remove a downloaded model", query=("model",), answer="Success"),
+    ("GET", "/models/sse"): About("What happens to models, as a stream", is_stream=True, query=("usage",), answer=PLAIN),
+    ("GET", "/models/logs"): About("The last lines of a model's log", is_stream=True, query=("model", "tail", "follow"), answer=PLAIN),
     ("POST", "/models/load"): _of_model("Load a model"),
     ("POST", "/models/unload"): _of_model("Unload a model"),
     ("POST", "/models/plan"): _of_model("What a load would do", "Plan"),
+    ("POST", "/models/warm"): _of_model("Prepare for a model that will be asked for soon"),
     ("POST", "/models/pin"): _of_model("Never evict a model", fields=known.PIN),
     ("POST", "/v1/messages"): About(
         "Answer a chat, in Anthropic's shape",
-        "Message",
         known.MESSAGES,
         ("messages",),
-        {**_NAME, "messages": _HELLO, "max_tokens": 64},
-        EVENTS,
+        is_stream=True,
+        answer="Message",
+        example={**_NAME, "messages": _HELLO, "max_tokens": 64},
         errors="AnthropicError",
     ),
     ("POST", "/v1/messages/count_tokens"): About(
         "Count the tokens of a chat, in Anthropic's shape",
-        "TokenCount",
         known.MESSAGES,
         ("messages",),
-        {**_NAME, "messages": _HELLO},
+        answer="TokenCount",
+        example={**_NAME, "messages": _HELLO},
         errors="AnthropicError",
     ),
     ("GET", "/api/version"): _ollama("The version, in Ollama's shape", "OllamaVersion"),
@@ -172,10 +189,10 @@ ABOUT: dict[tuple[str, str], About] = {
     ("GET", "/api/ps"): _ollama("Loaded models, in Ollama's shape", "OllamaRunning"),
     ("POST", "/api/show"): _ollama("One model, in Ollama's shape", "OllamaModel", known.OLLAMA_MODEL),
     ("POST", "/api/chat"): _ollama(
-        "Answer a chat, in Ollama's shape", "OllamaChat", known.OLLAMA_CHAT, example={"messages": _HELLO}, stream=LINES
+        "Answer a chat, in Ollama's shape", "OllamaChat", known.OLLAMA_CHAT, example={"messages": _HELLO}, is_lines=True
     ),
     ("POST", "/api/generate"): _ollama(
-        "Continue a text, in Ollama's shape", "OllamaText", known.OLLAMA_GENERATE, example={"prompt": "Say hello."}, stream=LINES
+        "Continue a text, in Ollama's shape", "OllamaText", known.OLLAMA_GENERATE, example={"prompt": "Say hello."}, is_lines=True
     ),
     ("POST", "/api/embed"): _ollama(
         "Embed texts, in Ollama's shape", "OllamaEmbeddings", known.OLLAMA_EMBED, required=("input",), example={"input": "hello"}
@@ -183,14 +200,14 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/api/embeddings"): _ollama(
         "Embed a text, in Ollama's old shape", "OllamaEmbedding", known.OLLAMA_EMBEDDINGS, required=("prompt",), example={"prompt": "hello"}
     ),
-    ("POST", "/api/pull"): _ollama("Download a model, in Ollama's shape", "OllamaStatus", known.OLLAMA_MODEL, stream=LINES),
+    ("POST", "/api/pull"): _ollama("Download a model, in Ollama's shape", "OllamaStatus", known.OLLAMA_MODEL, is_lines=True),
     ("POST", "/api/create"): _ollama(
         "Make a model from another one or from an uploaded file, in Ollama's shape",
         "OllamaStatus",
         known.OLLAMA_CREATE,
         required=("model",),
         example={"model": "my-assistant", "from": "my-model", "system": "You are brief.", "parameters": {"temperature": 0.2}},
-        stream=LINES,
+        is_lines=True,
     ),
     ("POST", "/api/copy"): _ollama(
         "Give a model a second name, in Ollama's shape",
@@ -200,8 +217,8 @@ ABOUT: dict[tuple[str, str], About] = {
         example={"source": "my-model", "destination": "my-copy"},
     ),
     ("POST", "/api/push"): _ollama("Not possible: models cannot be uploaded from this server", "OllamaStatus", known.OLLAMA_MODEL),
-    ("GET", "/api/blobs/*"): _ollama("Whether a file with this digest was uploaded", ""),
-    ("POST", "/api/blobs/*"): _ollama("Upload a GGUF file; the path ends with sha256: and its hash", "", is_upload=True),
+    ("GET", "/api/blobs/*"): _ollama("Whether a file with this digest was uploaded", PLAIN),
+    ("POST", "/api/blobs/*"): _ollama("Upload a GGUF file; the path ends with sha256: and its hash", PLAIN, is_upload=True),
     ("DELETE", "/api/delete"): _ollama("Remove a downloaded model, in Ollama's shape", "Success", known.OLLAMA_MODEL),
 }
 
@@ -210,7 +227,7 @@ def document(routes: Iterable[tuple[str, str]], prefix: str) -> Schema:
     """`routes`: (method, path), without the prefix."""
     paths: dict[str, Schema] = {}
     for method, path in sorted(routes, key=lambda route: (route[1], route[0])):
-        about = ABOUT.get((method, path), About(f"{method} {path}"))
+        about = ABOUT.get((method, path), About(f"{method} {path}", answer=PLAIN))
         for full in [path[:-1] + rest for rest in about.rests] if path.endswith("/*") else [path]:
             paths.setdefault(full, {})[method.lower()] = _operation(method, full, about)
     return {
@@ -250,8 +267,11 @@ def _named(name: str) -> Schema:
 
 
 def _content(about: About) -> Schema:
-    whole = {JSON: {"schema": _named(about.answer)}} if about.answer else {PLAIN: {"schema": {"type": "string"}}}
-    return {**whole, **({about.stream: {"schema": {"type": "string"}}} if about.stream else {})}
+    content: Schema = {JSON: {"schema": _named(about.answer)} if about.answer else {}}
+    if about.answer == PLAIN:
+        content = {PLAIN: {"schema": {"type": "string"}}}
+    streams = [kind for kind, is_there in ((EVENTS, about.is_stream), (LINES, about.is_lines)) if is_there]
+    return {**content, **{kind: {"schema": {"type": "string"}} for kind in streams}}
 
 
 def _body(about: About) -> Schema:

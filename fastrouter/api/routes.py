@@ -158,6 +158,7 @@ def add_routes(
     routes.add("POST", "/models/unload", admin.unload)
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
+    routes.add("POST", "/models/warm", admin.warm)
     ollama = Ollama(models, supervisor, downloads, generator)
     _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor), OllamaModels(models, config), Uploads(config))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)

@@ -9,7 +9,15 @@ from typing import Any
 from fastrouter.api.requests import known_parts as parts
 from fastrouter.api.requests.anthropic_messages import NOT_PASSED
 from fastrouter.api.requests.fields import FIELDS
-from fastrouter.api.requests.known_parts import LIST, NUMBER, OBJECT, SWITCH, TEXT, TEXT_OR_TEXTS, TEXTS, WHOLE, Schema
+from fastrouter.api.requests.known_parts import LIST as _LIST
+from fastrouter.api.requests.known_parts import NUMBER as _NUMBER
+from fastrouter.api.requests.known_parts import OBJECT as _OBJECT
+from fastrouter.api.requests.known_parts import SWITCH as _SWITCH
+from fastrouter.api.requests.known_parts import TEXT as _TEXT
+from fastrouter.api.requests.known_parts import TEXT_OR_TEXTS as _TEXT_OR_TEXTS
+from fastrouter.api.requests.known_parts import TEXTS as _TEXTS
+from fastrouter.api.requests.known_parts import WHOLE as _WHOLE
+from fastrouter.api.requests.known_parts import Schema
 from fastrouter.api.requests.ollama_bodies import OPTIONS
 from fastrouter.options.sampling import SAMPLING, Outside, SamplingField, Shape
 
@@ -22,12 +30,12 @@ _INPUT: Schema = {"type": ["string", "array", "object", "null"]}
 _DURATION: Schema = {"type": ["number", "string", "null"]}
 
 _SHAPES: dict[Shape, Schema] = {
-    Shape.NUMBER: NUMBER,
-    Shape.WHOLE: WHOLE,
-    Shape.SWITCH: SWITCH,
-    Shape.SEED: WHOLE,
-    Shape.SAMPLERS: TEXT_OR_TEXTS,
-    Shape.TEXTS: TEXTS,
+    Shape.NUMBER: _NUMBER,
+    Shape.WHOLE: _WHOLE,
+    Shape.SWITCH: _SWITCH,
+    Shape.SEED: _WHOLE,
+    Shape.SAMPLERS: _TEXT_OR_TEXTS,
+    Shape.TEXTS: _TEXTS,
     Shape.BIAS: {"type": ["array", "object", "null"]},
 }
 
@@ -38,28 +46,28 @@ def _each(schema: Schema, names: str) -> Fields:
 
 # The fields of fields.py without those for sampling. A field without a type here may have any value.
 _GENERATION: Fields = {
-    **_each(SWITCH, "stream verbose cache_prompt return_tokens return_progress timings_per_token backend_sampling echo"),
-    **_each(SWITCH, "parallel_tool_calls parse_tool_calls reasoning_control"),
-    **_each(WHOLE, "priority n_predict max_completion_tokens max_tokens n_cmpl n best_of n_cache_reuse id_slot n_keep n_indent n_discard"),
-    **_each(WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
-    **_each(WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),
-    **_each(NUMBER, "sse_ping_interval speculative.p_min adaptive_target"),
-    **_each(TEXT, "grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
+    **_each(_SWITCH, "stream verbose cache_prompt return_tokens return_progress timings_per_token backend_sampling echo"),
+    **_each(_SWITCH, "parallel_tool_calls parse_tool_calls reasoning_control"),
+    **_each(_WHOLE, "priority n_predict max_completion_tokens max_tokens n_cmpl n best_of n_cache_reuse id_slot n_keep n_indent n_discard"),
+    **_each(_WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
+    **_each(_WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),
+    **_each(_NUMBER, "sse_ping_interval speculative.p_min adaptive_target"),
+    **_each(_TEXT, "next_model grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
     **_each(_DURATION, "keep_alive ttl"),
-    **_each(TEXT_OR_TEXTS, "stop speculative.type"),
-    **_each(OBJECT, "response_format json_schema"),
-    **_each(TEXTS, "response_fields"),
+    **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
+    **_each(_OBJECT, "response_format json_schema"),
+    **_each(_TEXTS, "response_fields"),
     "stream_options": parts.STREAM_OPTIONS,
     "lora": parts.LORA,
     **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
 }
 # Fields that OpenAI's clients send and that a local server does not need.
 _ACCEPTED: Fields = {
-    **_each(TEXT, "user service_tier safety_identifier prompt_cache_key prompt_cache_retention"),
-    **_each(OBJECT, "metadata prompt_cache_options client_metadata"),
-    **_each(SWITCH, "store"),
+    **_each(_TEXT, "user service_tier safety_identifier prompt_cache_key prompt_cache_retention"),
+    **_each(_OBJECT, "metadata prompt_cache_options client_metadata"),
+    **_each(_SWITCH, "store"),
 }
-_MODEL: Fields = {"model": TEXT}
+_MODEL: Fields = {"model": _TEXT}
 
 
 def _schema_of(field: SamplingField) -> Schema:
@@ -78,19 +86,19 @@ _TEMPLATE: Fields = {
     "messages": parts.MESSAGES,
     "tools": parts.TOOLS,
     "functions": parts.FUNCTIONS,
-    **_each(SWITCH, "add_generation_prompt continue_final_message"),
+    **_each(_SWITCH, "add_generation_prompt continue_final_message"),
     **_each({"type": ["string", "object", "null"]}, "tool_choice function_call"),
-    **_each(OBJECT, "chat_template_kwargs"),
-    **_each(TEXT, "reasoning_effort"),
+    **_each(_OBJECT, "chat_template_kwargs"),
+    **_each(_TEXT, "reasoning_effort"),
 }
 CHAT: Fields = {
     **_GENERATED,
     **_TEMPLATE,
-    **_each(OBJECT, "prediction web_search_options audio"),
-    **_each(TEXTS, "modalities"),
-    **_each(TEXT, "verbosity"),
+    **_each(_OBJECT, "prediction web_search_options audio"),
+    **_each(_TEXTS, "modalities"),
+    **_each(_TEXT, "verbosity"),
 }
-COMPLETION: Fields = {**_GENERATED, "prompt": _INPUT, "prediction": OBJECT}
+COMPLETION: Fields = {**_GENERATED, "prompt": _INPUT, "prediction": _OBJECT}
 INFILL: Fields = {**COMPLETION, "input_prefix": _INPUT, "input_suffix": _INPUT, "input_extra": parts.EXTRA}
 RESPONSES: Fields = {
     **CHAT,
@@ -98,28 +106,28 @@ RESPONSES: Fields = {
     "tools": parts.RESPONSE_TOOLS,
     "text": parts.RESPONSE_TEXT,
     "reasoning": parts.REASONING,
-    "prompt": OBJECT,
-    **_each(LIST, "context_management"),
-    **_each(WHOLE, "max_output_tokens max_tool_calls"),
-    **_each(TEXTS, "include"),
-    **_each(TEXT, "truncation previous_response_id"),
-    **_each(SWITCH, "background"),
+    "prompt": _OBJECT,
+    **_each(_LIST, "context_management"),
+    **_each(_WHOLE, "max_output_tokens max_tool_calls"),
+    **_each(_TEXTS, "include"),
+    **_each(_TEXT, "truncation previous_response_id"),
+    **_each(_SWITCH, "background"),
     **_each(_ANY, "conversation"),
 }
-_TERMS: Fields = {**_MODEL, "priority": WHOLE, "keep_alive": _DURATION, "ttl": _DURATION, **_ACCEPTED}
-EMBEDDINGS: Fields = {**_TERMS, **_each(_INPUT, "input content"), **_each(WHOLE, "dimensions embd_normalize"), "encoding_format": TEXT}
+_TERMS: Fields = {**_MODEL, "priority": _WHOLE, "keep_alive": _DURATION, "ttl": _DURATION, **_ACCEPTED}
+EMBEDDINGS: Fields = {**_TERMS, **_each(_INPUT, "input content"), **_each(_WHOLE, "dimensions embd_normalize"), "encoding_format": _TEXT}
 RERANK: Fields = {
     **_TERMS,
-    **_each(LIST, "documents texts"),
-    **_each(SWITCH, "return_text return_documents"),
-    "query": TEXT,
-    "top_n": WHOLE,
+    **_each(_LIST, "documents texts"),
+    **_each(_SWITCH, "return_text return_documents"),
+    "query": _TEXT,
+    "top_n": _WHOLE,
 }
-TOKENIZE: Fields = {**_TERMS, "content": _INPUT, **_each(SWITCH, "add_special parse_special with_pieces")}
-DETOKENIZE: Fields = {**_TERMS, "tokens": LIST}
+TOKENIZE: Fields = {**_TERMS, "content": _INPUT, **_each(_SWITCH, "add_special parse_special with_pieces")}
+DETOKENIZE: Fields = {**_TERMS, "tokens": _LIST}
 MODEL: Fields = {"model": {"type": "string"}}
-PIN: Fields = {**MODEL, "pin": SWITCH}
-SLOT_FILE: Fields = {**_MODEL, "filename": TEXT}
+PIN: Fields = {**MODEL, "pin": _SWITCH}
+SLOT_FILE: Fields = {**_MODEL, "filename": _TEXT}
 CHAT_CONTROL: Fields = {**_MODEL, "id": {"type": "string"}, "action": {"enum": ["reasoning_end"]}}
 # ---------------------------------------------------------------- Anthropic
 
@@ -131,10 +139,10 @@ _OF_ANTHROPIC: Fields = {
     "tool_choice": parts.ANTHROPIC_CHOICE,
     "thinking": parts.THINKING,
     "output_config": parts.OUTPUT_CONFIG,
-    **_each(OBJECT, "output_format metadata context_management"),
-    **_each(TEXTS, "stop_sequences betas"),
-    **_each(TEXT, "service_tier speed"),
-    **_each(LIST, "mcp_servers"),
+    **_each(_OBJECT, "output_format metadata context_management"),
+    **_each(_TEXTS, "stop_sequences betas"),
+    **_each(_TEXT, "service_tier speed"),
+    **_each(_LIST, "mcp_servers"),
     **_each(_ANY, "container"),
 }
 MESSAGES: Fields = {**{name: schema for name, schema in CHAT.items() if name not in NOT_PASSED}, **_OF_ANTHROPIC}
@@ -147,43 +155,43 @@ _OLLAMA_OPTIONS: Schema = {
     "properties": {**_each(_ANY, _LOADING), **{theirs: _GENERATED[ours] for theirs, ours in OPTIONS.items()}},
     "examples": [{}],
 }
-_OLLAMA_TERMS: Fields = {**_MODEL, **_each(TEXT, "name"), **_each(SWITCH, "stream"), "keep_alive": _DURATION}
+_OLLAMA_TERMS: Fields = {**_MODEL, **_each(_TEXT, "name"), **_each(_SWITCH, "stream"), "keep_alive": _DURATION}
 _OLLAMA_GENERATED: Fields = {
     **_OLLAMA_TERMS,
     "options": _OLLAMA_OPTIONS,
     "format": parts.OLLAMA_FORMAT,
     "think": {"type": ["boolean", "string", "null"]},
-    **_each(SWITCH, "logprobs verbose"),
-    **_each(WHOLE, "top_logprobs priority"),
+    **_each(_SWITCH, "logprobs verbose"),
+    **_each(_WHOLE, "top_logprobs priority"),
 }
 OLLAMA_CHAT: Fields = {**_OLLAMA_GENERATED, "messages": parts.OLLAMA_MESSAGES, "tools": parts.TOOLS}
 OLLAMA_GENERATE: Fields = {
     **_OLLAMA_GENERATED,
-    **_each(TEXT, "prompt suffix system template"),
-    **_each(SWITCH, "raw"),
-    **_each(LIST, "images"),
+    **_each(_TEXT, "prompt suffix system template"),
+    **_each(_SWITCH, "raw"),
+    **_each(_LIST, "images"),
     "context": {"type": ["array", "null"], "items": {"type": "integer"}},
 }
 OLLAMA_EMBED: Fields = {
     **_OLLAMA_TERMS,
     **_each({"type": ["string", "array"]}, "input"),
-    **_each(WHOLE, "dimensions priority"),
-    **_each(SWITCH, "truncate"),
-    "options": OBJECT,
+    **_each(_WHOLE, "dimensions priority"),
+    **_each(_SWITCH, "truncate"),
+    "options": _OBJECT,
 }
-OLLAMA_EMBEDDINGS: Fields = {**_OLLAMA_TERMS, "prompt": {"type": "string"}, "options": OBJECT}
+OLLAMA_EMBEDDINGS: Fields = {**_OLLAMA_TERMS, "prompt": {"type": "string"}, "options": _OBJECT}
 OLLAMA_CREATE: Fields = {
     **_MODEL,
-    **_each(TEXT, "name from system template quantize"),
-    **_each(SWITCH, "stream"),
-    "files": OBJECT,
-    "adapters": OBJECT,
+    **_each(_TEXT, "name from system template quantize"),
+    **_each(_SWITCH, "stream"),
+    "files": _OBJECT,
+    "adapters": _OBJECT,
     "parameters": {**_OLLAMA_OPTIONS, "description": "as in the options of a request"},
     "messages": parts.OLLAMA_MESSAGES,
     "license": {"type": ["string", "array", "null"]},
 }
 OLLAMA_COPY: Fields = {"source": {"type": "string"}, "destination": {"type": "string"}}
-OLLAMA_MODEL: Fields = {**_MODEL, **_each(TEXT, "name"), **_each(SWITCH, "stream verbose insecure")}
+OLLAMA_MODEL: Fields = {**_MODEL, **_each(_TEXT, "name"), **_each(_SWITCH, "stream verbose insecure")}
 
 
 # ---------------------------------------------------------------- ignored fields
