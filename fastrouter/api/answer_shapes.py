@@ -202,7 +202,7 @@ ANSWERS: dict[str, Schema] = {
         role=_is("assistant"),
         model=_TEXT,
         content=_list(_BLOCK),
-        stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+        stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]},
         stop_sequence=_maybe(_TEXT),
         usage=_has(input_tokens=_COUNT, output_tokens=_COUNT, cache_read_input_tokens=_COUNT),
     ),
