@@ -39,6 +39,7 @@ class Request:
     denied: FastrouterError | None  # set by the gate: the error that answers it; its body is not kept
     json: Any  # set by the code that parses the body: its content
     model: str | None  # set by the code that parses the body: the model it names
+    sink: Any  # set by the gate: http.exchange.Sink, which takes the body; then `body` stays empty
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...
@@ -80,6 +81,12 @@ class RequestParser:
         """Nothing more is read: a request was denied before its body, or `close` was called."""
     @property
     def num_body_bytes(self) -> int: ...
+    @property
+    def num_held_bytes(self) -> int:
+        """The same, without a body that its sink takes."""
+    @property
+    def sink(self) -> Any:
+        """Of the body that is arriving, or None."""
 
 def scan_json(body: bytes, id_fields: bytes, *, max_values: int, max_depth: int) -> list[tuple[int, int]]:
     """Raises InvalidRequest for a body with more values or levels. Returns (start, end) of lists of 32 or more token ids: the value of a

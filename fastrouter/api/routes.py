@@ -13,8 +13,10 @@ from fastrouter.api.control.completions import ChatControl
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
+from fastrouter.api.control.ollama_models import OllamaModels
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.control.uploads import Uploads
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
@@ -166,7 +168,8 @@ def add_routes(
     routes.add("POST", "/models/pin", admin.pin)
     routes.add("POST", "/models/warm", admin.warm)
     _add_tools(routes, tools, config)
-    _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
+    ollama = Ollama(models, supervisor, downloads, generator)
+    _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor), OllamaModels(models, config), Uploads(config))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)
@@ -212,7 +215,7 @@ def _refuse(why: str) -> Handler:
     return refuse
 
 
-def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:
+def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings, made: OllamaModels, uploads: Uploads) -> None:
     def add(method: str, path: str, handler: Handler, max_body: int = SMALL_BODY) -> None:
         routes.add(method, path, handler, max_body=max_body, errors=OLLAMA_ERRORS)
 
@@ -226,11 +229,11 @@ def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) ->
     add("POST", "/api/embeddings", ollama.named(embeddings.embeddings), MAX_BODY)
     add("POST", "/api/pull", ollama.pull)
     add("DELETE", "/api/delete", ollama.delete)
-    add("POST", "/api/create", ollama.refuse_create)
-    add("POST", "/api/copy", ollama.refuse_copy)
+    add("POST", "/api/create", made.create, MAX_BODY)
+    add("POST", "/api/copy", made.copy)
+    add("GET", "/api/blobs/*", made.blob, 0)
+    routes.add("POST", "/api/blobs/*", uploads.finish, max_body=0, errors=OLLAMA_ERRORS, sink=uploads.begin)
     add("POST", "/api/push", ollama.refuse_push)
-    for method in ("GET", "POST"):
-        add(method, "/api/blobs/*", ollama.no_blob, 0)
 
 
 def _with_probe(files: Files, *, is_theirs: bool) -> Files:

@@ -132,7 +132,7 @@ class App:
 
     async def run(self) -> int:
         self._listen_to_signals()
-        sockets = self._inherited or self._bind()
+        sockets = [*(self._inherited or self._bind()), *self._bind_for_ollama()]
         addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
         await self._server.start(sockets, self._certificate)
         self._notifier.start_watchdog()
@@ -153,9 +153,17 @@ class App:
         return 0
 
     def _bind(self) -> list[socket.socket]:
-        sockets = bind(hosts_of(self._config), self._config.port, reuse_port=self._config.reuse_port)
+        config = self._config
+        sockets = bind(hosts_of(config), config.port, reuse_port=config.reuse_port)
         self._files = [SocketFile(sock) for sock in sockets if sock.family == socket.AF_UNIX]
         return sockets
+
+    def _bind_for_ollama(self) -> list[socket.socket]:
+        """On the same addresses. Its clients use no Unix sockets."""
+        config = self._config
+        if config.ollama_port is None:
+            return []
+        return bind([host for host in hosts_of(config) if not is_unix(host)], config.ollama_port, reuse_port=config.reuse_port)
 
     async def _boot(self, addresses: list[str]) -> None:
         # In a thread: imports, or a folder of ten thousand files, must not block the loop.

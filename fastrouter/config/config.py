@@ -24,13 +24,17 @@ from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
 from fastrouter.options.samplers import letters_of
-from fastrouter.system.fact_file import cache_folder
+from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
+_PATHS = (
+    *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"),
+    *("responses_dir", "created_dir"),
+)
 _SECRETS = ("api_keys", "hf_token", "mcp_servers_json")  # targets whose values are never shown
 
 
@@ -48,6 +52,7 @@ Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target
 class Config:
     host: str = "127.0.0.1"
     port: int = 8080
+    ollama_port: int | None = None  # a second port with the same API
     api_prefix: str = ""
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None  # http/api_keys.py reads it, now and after each change
@@ -71,6 +76,8 @@ class Config:
     tools_dir: str = ""  # the folder that they may use
     mcp_servers: tuple[McpServer, ...] = field(default=(), repr=False)
     ui_mcp_proxy: bool = False
+    created_dir: Path | None = None  # of models that clients have made; None: they cannot make any
+    blobs_mib: int = 64 << 10  # for files that clients upload; 0: none
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -133,10 +140,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "responses_dir"):
+    for name in _PATHS:
         if name in fields:
             fields[name] = Path(fields[name])
     fields.setdefault("responses_dir", cache_folder(environ))
+    fields.setdefault("created_dir", data_folder(environ))
     if isinstance(fields.get("ui_settings"), str):
         fields["ui_settings"] = _read_settings(fields["ui_settings"])
     read_tool_fields(fields)

@@ -79,6 +79,16 @@ def router_flags() -> list[Flag]:
         flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
         flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
         flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
+        flag(
+            scope,
+            "--ollama-port",
+            "OLLAMA_PORT",
+            Kind.INT,
+            "ollama_port",
+            "a second port, for clients of Ollama that only know 11434 (none; 0: any free one)",
+            low=0,
+            high=65535,
+        ),
         flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "prefix of all paths, such as /router"),
         flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds a client may stop reading (10) or be idle (75)", low=1),
         flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; a file is safer, because ps shows these"),
@@ -132,6 +142,15 @@ def router_flags() -> list[Flag]:
         flag(
             scope, "--responses-mib", "RESPONSES_MIB", Kind.INT, "responses_mib", "MiB of stored responses (256; 0: none is stored)", low=0
         ),
+        flag(
+            scope,
+            "--created-dir",
+            "CREATED_DIR",
+            Kind.PATH,
+            "created_dir",
+            "folder of models made with POST /api/create (fastrouter in the user's data folder)",
+        ),
+        flag(scope, "--blobs-mib", "BLOBS_MIB", Kind.INT, "blobs_mib", "MiB of model files that clients upload (65536; 0: none)", low=0),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),
@@ -231,6 +250,7 @@ def preset_flags() -> list[Flag]:
         flag(scope, "base", "", Kind.TEXT, "base", "the model whose process it shares; it may change what a request can set"),
         flag(scope, "system-prompt", "", Kind.TEXT, "system", "system message of chats that have none"),
         flag(scope, "system-prompt-file", "", Kind.PATH, "system", "a file with the system message"),
+        flag(scope, "messages-file", "", Kind.PATH, "messages", "a JSON file with messages that begin each chat"),
         flag(scope, "dedup-cache-models", "", Kind.SWITCH, "hides_cached", "do not list the cached model that a section uses"),
         flag(scope, "version", "", Kind.TEXT, "", "accepted"),
     ]

@@ -30,6 +30,17 @@ class Responder(Protocol):
         """End the answer with this error."""
 
 
+class Sink(Protocol):
+    """Takes the bytes of a body as they come. It ends by itself when nothing refers to it any more: its client has left."""
+
+    @property
+    def is_full(self) -> bool:
+        """No more bytes may come now."""
+
+    def call_when_free(self, callback: Callable[[], None]) -> None: ...
+    def write(self, data: bytes) -> None: ...
+
+
 class Door(Protocol):
     """What an exchange needs of the server."""
 

@@ -96,6 +96,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "sources",
         "spec",
         "header_cache",
+        "created",
         "difference",
         "watch",
         "sections",
@@ -125,6 +126,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
     "api": (
         "identity",
+        "answer_shapes",
         "response_store",
         "requests",
         "models",

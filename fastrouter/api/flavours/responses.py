@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrouter._core import REASONING, TEXT
+from fastrouter.api.flavours.native import progress_in, timings_in
 from fastrouter.api.flavours.openai import param_of, v1_status
 from fastrouter.api.flavours.response_items import (
     COMPLETED,
@@ -173,7 +174,9 @@ class Responses:
         return comment(text) + alive
 
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
-        return b""
+        """As in llama-server."""
+        more = {**progress_in(progress), **timings_in(progress)}
+        return self._begin() + self._events.make("response.in_progress", response=self._response(IN_PROGRESS), **more)
 
     def event(self, choice: int, event: Delta) -> bytes:
         events = self._begin()
@@ -188,7 +191,7 @@ class Responses:
     def _say(self, kind: type[OpenText], text: str, event: Delta) -> bytes:
         events = b"" if isinstance(self._open, kind) else self._turn_to(self._new_text(kind))
         assert isinstance(self._open, OpenText)
-        return events + self._open.add(text, event.probabilities)
+        return events + self._open.add(text, event.probabilities, timings_in(event))
 
     def _new_text(self, kind: type[OpenText]) -> OpenText:
         index = len(self._output) + (self._open is not None)
@@ -223,7 +226,8 @@ class Responses:
         if self._open is None and not self._output:
             events += self._turn_to(self._new_text(OpenMessage))
         events += self._close(status)
-        return events + self._events.make(f"response.{status}", response=self._end(status, usage))
+        timings = {"timings": choice.timings} if self._ask.generates[0].timings_per_token else {}
+        return events + self._events.make(f"response.{status}", response=self._end(status, usage), **timings)
 
     def done(self) -> bytes:
         return b""

@@ -194,6 +194,10 @@ class Models:
     def knows(self, name: str) -> bool:
         return self._catalog.get(name) is not None
 
+    def lookup(self, name: str) -> ModelSpec | None:
+        """A model of any name, whoever asks."""
+        return self._catalog.get(name)
+
     def is_here(self, name: str, caller: Caller | None) -> bool:
         """Whether it can be used without a download."""
         spec = self._catalog.get(name)

@@ -14,7 +14,7 @@ from fastrouter.api.requests.checks import boolean, integer, invalid, json_objec
 from fastrouter.api.requests.tools import UNSEEN_IMAGE, tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
-_NOT_PASSED = frozenset(
+NOT_PASSED = frozenset(
     (
         *("messages", "system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config", "output_format", "stop"),
         *("response_format", "json_schema", "n", "n_cmpl", "logprobs", "top_logprobs", "metadata", "stream_options"),
@@ -46,7 +46,7 @@ class _Block(NamedTuple):
 
 def chat_of(body: dict[str, Any]) -> dict[str, Any]:
     """Raises InvalidRequest."""
-    found = {name: value for name, value in body.items() if name not in _NOT_PASSED}
+    found = {name: value for name, value in body.items() if name not in NOT_PASSED}
     found["messages"] = _messages(body)
     found["stop"] = body.get("stop_sequences")
     found["return_progress"] = True  # the first record has the counts for the first event of a stream
