@@ -10,7 +10,19 @@ import orjson
 
 from fastrouter import __version__
 from fastrouter._core import Request
-from fastrouter.api.requests.known import CHAT, COMPLETION, DETOKENIZE, EMBEDDINGS, INFILL, MODEL, RERANK, RESPONSES, TOKENIZE, Fields
+from fastrouter.api.requests.known import (
+    CHAT,
+    COMPLETION,
+    DETOKENIZE,
+    EMBEDDINGS,
+    INFILL,
+    LOOKUP,
+    MODEL,
+    RERANK,
+    RESPONSES,
+    TOKENIZE,
+    Fields,
+)
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Rendered, Response, json_response
 
@@ -26,6 +38,7 @@ class About(NamedTuple):
     is_stream: bool = False  # its answer is a stream, or becomes one with `stream`
     query: tuple[str, ...] = ()
     rests: tuple[str, ...] = ("{name}",)  # the text in place of the "*" of a path
+    has_body: bool = True  # its answer
 
 
 _MODEL_QUERY = ("model",)
@@ -57,6 +70,9 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/tokenize"): About("Text to tokens", TOKENIZE),
     ("POST", "/detokenize"): About("Tokens to text", DETOKENIZE),
     ("POST", "/apply-template"): About("The prompt of a chat", CHAT, ("messages",)),
+    ("GET", "/v1/stream"): About("The rest of a named stream (X-Conversation-Id)", is_stream=True, query=("conv_id", "from", "wait")),
+    ("DELETE", "/v1/stream"): About("Stop a named stream", query=("conv_id",), has_body=False),
+    ("POST", "/v1/streams/lookup"): About("Which of these streams there are", LOOKUP),
     ("GET", "/props"): About("Properties of the router or of a model", query=_MODEL_QUERY),
     ("POST", "/props"): About("Change properties"),
     ("GET", "/slots"): About("What a model's slots are doing", query=_MODEL_QUERY),
@@ -88,6 +104,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/api/pull"): About("Download a model, in Ollama's shape"),
     ("DELETE", "/api/delete"): About("Remove a downloaded model, in Ollama's shape"),
 }
+_DONE: Schema = {"204": {"description": "It is done"}}
 _ERROR: Schema = {
     "type": "object",
     "required": ["error"],
@@ -135,7 +152,7 @@ def _operation(method: str, path: str, about: About) -> Schema:
         **({"parameters": parameters} if parameters else {}),
         **({"requestBody": _body(about.fields, about.required)} if about.fields is not None else {}),
         "responses": {
-            "200": {"description": "The answer", "content": {kind: {} for kind in kinds}},
+            **(_DONE if not about.has_body else {"200": {"description": "The answer", "content": {kind: {} for kind in kinds}}}),
             "default": {
                 "description": "An error",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},

@@ -15,6 +15,7 @@ from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.control.streams import StreamRoutes
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
@@ -33,6 +34,7 @@ from fastrouter.api.requests.bodies import parse_large, parse_object
 from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.recordings import Recordings
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
@@ -43,24 +45,20 @@ from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result,
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
-    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
-    "DELETE": ("/v1/stream",),
-    "POST": (
-        *("/tools", "/cors-proxy"),
-        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
-    ),
+    "GET": ("/tools", "/cors-proxy"),
+    "POST": ("/tools", "/cors-proxy", "/audio/transcriptions", "/v1/audio/transcriptions"),
 }
 # Below these paths, a POST also changes something for other clients.
 _CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
-_CHANGES_NOTHING = frozenset(("/models/plan",))
+_CHANGES_NOTHING = frozenset(("/models/plan", "/stream"))  # a client stops only its own streams
 
 
 def is_change(method: str, path: str) -> bool:
     """Whether a read-only key may not send the request. A new path below one of these counts as a change until it is listed above."""
-    if method in ("GET", "HEAD"):
-        return False
     path = path.removeprefix("/v1")
-    return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
+    if method in ("GET", "HEAD") or path in _CHANGES_NOTHING:
+        return False
+    return method != "POST" or any(path == root or path.startswith(root + "/") for root in _CHANGED)
 
 
 def not_yet(request: Request, exchange: Exchange) -> Response:
@@ -72,7 +70,13 @@ def is_not_yet(request: Request, prefix: str) -> bool:
 
 
 def add_routes(
-    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+    routes: Routes,
+    models: Models,
+    supervisor: Supervisor,
+    downloads: ModelDownloads,
+    store: ResponseStore,
+    recordings: Recordings,
+    config: Config,
 ) -> None:
     """All routes except /health, which answers before the catalog exists."""
     routes.is_change = is_change
@@ -81,7 +85,8 @@ def add_routes(
     routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
-    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
+    ping_s = config.sse_ping_interval_s
+    generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings)
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
     anthropic = Anthropic(models, supervisor)
@@ -120,6 +125,10 @@ def add_routes(
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
     routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
+    streams = StreamRoutes(models, recordings)
+    routes.add("GET", "/v1/stream", streams.show)
+    routes.add("DELETE", "/v1/stream", streams.stop)
+    routes.add("POST", "/v1/streams/lookup", streams.lookup)
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)

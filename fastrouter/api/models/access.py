@@ -36,6 +36,11 @@ def is_read_only(request: Request) -> bool:
     return request.caller is not None and request.caller.is_read_only
 
 
+def owner_of(request: Request) -> str:
+    """Whose things a request may find: those of its key. Empty: it needs no key, or its key may do everything."""
+    return "" if request.caller is None else str(request.caller.id)
+
+
 class Models:
     def __init__(
         self,

@@ -117,6 +117,7 @@ RERANK: Fields = {
 TOKENIZE: Fields = {**_TERMS, "content": _INPUT, **_each(_SWITCH, "add_special parse_special with_pieces")}
 DETOKENIZE: Fields = {**_TERMS, "tokens": _LIST}
 MODEL: Fields = {"model": {"type": "string"}}
+LOOKUP: Fields = {"conversation_ids": {"type": "array", "items": {"type": "string"}}}
 
 
 # ---------------------------------------------------------------- ignored fields
