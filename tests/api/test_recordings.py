@@ -54,9 +54,9 @@ class FakeExchange:
         self.responder.disconnect()
 
     def _finish(self, how: str) -> None:
-        assert not self.is_over
-        self.is_over = True
-        self.end_of = how
+        if not self.is_over:  # as in an Exchange
+            self.is_over = True
+            self.end_of = how
 
 
 class FakeStream:
@@ -121,7 +121,6 @@ def test_readers_get_the_bytes_from_their_place_on() -> None:
 
 def test_a_slow_client_gets_the_rest_later_in_pieces() -> None:
     def test() -> None:
-        size = 3 * PIECE_BYTES
         recording = started(Recordings(Limits()))
         slow = attached(recording, room=1)
         for _ in range(3):
@@ -131,9 +130,7 @@ def test_a_slow_client_gets_the_rest_later_in_pieces() -> None:
         for number in range(1, 4):
             reader_of(slow).resume()
             assert len(slow.got) == 6 + number * PIECE_BYTES
-        assert not slow.is_over
-        reader_of(slow).resume()
-        assert (slow.end_of, len(slow.got)) == ("whole", 6 + size)
+        assert slow.end_of == "whole"
 
     run(test)
 

@@ -152,10 +152,10 @@ class Recording:
         if reader in self._readers:
             self._readers.remove(reader)
 
-    def read(self, at: int) -> bytearray:
+    def read(self, at: int) -> bytes:
         """The next bytes for a client that has got all before `at`."""
         start = at - self.num_dropped
-        piece = self._kept[start : start + PIECE_BYTES]
+        piece = bytes(self._kept[start : start + PIECE_BYTES])
         self._num_read = max(self._num_read, at + len(piece))
         return piece
 
@@ -185,7 +185,7 @@ class Reader:
         while self.at < recording.num_bytes and not self._is_paused and not self._exchange.is_over:
             piece = recording.read(self.at)
             self.at += len(piece)
-            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._exchange.is_chunked else bytes(piece))
+            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._exchange.is_chunked else piece)
         if recording.is_over and self.at == recording.num_bytes and not self._exchange.is_over:
             self._end()
 
