@@ -24,10 +24,29 @@ BREAK = """(numRefused) => {
         const reader = response.body.getReader();
         let left = 4;
         const body = new ReadableStream({ async pull(controller) {
+            if (!left) return new Promise(() => {});
             const { value } = await reader.read();
             if (--left) return controller.enqueue(value);
             controller.enqueue(value.slice(0, value.length - 7));
             setTimeout(() => { reader.cancel(); controller.error(new TypeError('network error')); }, 50);
+        } }, { highWaterMark: 0 });
+        return new Response(body, { headers: response.headers });
+    };
+}"""
+
+# After the second piece of a streamed answer nothing comes any more, as from a server behind a network that is gone.
+SILENCE = """() => {
+    const real = window.fetch;
+    window.fetch = async (url, init) => {
+        const response = await real(url, init);
+        if (!String(url).endsWith('/v1/chat/completions')) return response;
+        const reader = response.body.getReader();
+        let left = 2;
+        const body = new ReadableStream({ start(controller) {
+            init.signal.addEventListener('abort', () => controller.error(init.signal.reason));
+        }, async pull(controller) {
+            if (!left--) return new Promise(() => {});
+            controller.enqueue((await reader.read()).value);
         } }, { highWaterMark: 0 });
         return new Response(body, { headers: response.headers });
     };
@@ -72,11 +91,12 @@ def test_an_answer_goes_on_after_a_reload(page: Any) -> None:
     page.wait_for_selector(IDLE)
     assert prose(page) == WHOLE
     assert page.locator(".figures").inner_text().startswith("150 tokens")
-    assert page.locator(".note, .failure").count() == 0
+    assert page.locator(".failure").count() == 0
+    assert page.get_by_text("Unfinished").count() == 0
     page.reload()
     page.locator(".conversation").click()
     assert prose(page) == WHOLE
-    assert page.locator(".note").count() == 0
+    assert page.get_by_text("Unfinished").count() == 0
 
 
 def test_a_reload_while_the_model_loads(page: Any) -> None:
@@ -97,7 +117,7 @@ def test_an_answer_that_ended_while_the_page_was_closed(page: Any, scripted: Rou
     page.goto(scripted.url)
     page.wait_for_selector(IDLE)
     assert prose(page).endswith("t19")
-    assert page.locator(".note").count() == 0
+    assert page.get_by_text("Unfinished").count() == 0
 
 
 def test_an_answer_that_the_server_does_not_have_stays_unfinished(page: Any, scripted: Router) -> None:
@@ -127,6 +147,18 @@ def test_an_answer_goes_on_after_the_connection_was_lost(page: Any) -> None:
     page.wait_for_selector(IDLE)
     assert prose(page) == "é🙂" * 40
     assert page.locator(".failure").count() == 0
+
+
+def test_a_connection_that_is_silent_is_lost(tab: Tab, scripted: Router) -> None:
+    tab.page.clock.install()
+    page = tab.open(scripted)
+    page.wait_for_selector(".card")
+    pick(page, "calm")
+    page.evaluate(SILENCE)
+    begin(page, {"tokens": 40, "delay_s": 0.02})
+    page.clock.run_for(30_000)
+    page.locator(f"{ANSWER} >> .prose", has_text="t39").wait_for()
+    assert prose(page) == " ".join(f"t{number}" for number in range(40))
 
 
 def test_two_tabs_see_one_answer_and_its_stop(page: Any, tab: Tab, scripted: Router) -> None:

@@ -33,7 +33,7 @@ class Recordings:
 
     def start(self, owner: str, name: str, model_id: str) -> Recording:
         """A new recording, in place of the one that has this name. Raises Unavailable."""
-        self.stop(owner, name)
+        self._stop((owner, name), "a newer request has the same X-Conversation-Id")
         while len(self._all) >= self._limits.max_recordings:
             if not self._drop_oldest():
                 raise Unavailable(f"{len(self._all)} answers with an {HEADER} header are running: try again later, or leave out the header")
@@ -53,22 +53,22 @@ class Recordings:
 
     def stop(self, owner: str, name: str) -> None:
         """Ends the generation and forgets the recording. Idempotent."""
-        recording = self._all.get((owner, name))
-        if recording is not None:
-            recording.stop("a client has stopped it")
-            self._drop((owner, name), recording)
+        self._stop((owner, name), "a client has stopped it")
 
     def keep_models(self, is_known: Callable[[str], bool]) -> None:
         """Those of other models end."""
-        for key, recording in list(self._all.items()):
-            if not is_known(recording.model_id):
-                recording.stop("its model was removed")
-                self._drop(key, recording)
+        for key in [key for key, recording in self._all.items() if not is_known(recording.model_id)]:
+            self._stop(key, "its model was removed")
 
     def close(self) -> None:
         """The server stops."""
-        for key, recording in list(self._all.items()):
-            recording.stop("the server is stopping")
+        for key in list(self._all):
+            self._stop(key, "the server is stopping")
+
+    def _stop(self, key: tuple[str, str], why: str) -> None:
+        recording = self._all.get(key)
+        if recording is not None:
+            recording.stop(why)
             self._drop(key, recording)
 
     # ------------------------------------------------------------ limits

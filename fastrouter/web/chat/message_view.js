@@ -110,6 +110,7 @@ class AnswerView {
   /** `context`: {isRunning, siblings, pair: null | {isChosen}, given: results of its calls or null, versions: siblings of these, isLast} */
   update({ isRunning, siblings, pair, given, versions, isLast }) {
     const { message } = this;
+    if (isRunning && this.#isFinished) this.#begin();
     this.element.setAttribute("aria-busy", String(isRunning));
     this.#showHead(pair);
     this.#showWait(isRunning);
@@ -127,6 +128,14 @@ class AnswerView {
     this.#parts.figures.replaceChildren(...[figuresOf(message, isRunning)].filter(Boolean));
     this.#parts.tools.hidden = isRunning;
     showSiblings(this.siblings, message, siblings, this.#acts);
+  }
+
+  /** It was shown as it is stored, and goes on now. */
+  #begin() {
+    this.#isFinished = false;
+    this.#prose = new LiveMarkdown(this.#parts.prose);
+    this.#parts.end.replaceChildren();
+    delete this.#parts.end.dataset.isShown;
   }
 
   #showHead(pair) {
