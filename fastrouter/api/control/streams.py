@@ -6,7 +6,7 @@ Invariant: a key finds only streams that were started with it. Keys that may do 
 from typing import Any
 
 from fastrouter._core import Request
-from fastrouter.api.models.access import Models, owner_of
+from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import invalid
 from fastrouter.api.serving.recording import Recording
@@ -27,7 +27,7 @@ class StreamRoutes:
     def show(self, request: Request, exchange: Exchange) -> Response | None:
         """GET /v1/stream?conv_id=NAME&from=N: the bytes from N on, then those that come. With `wait=1` also while the model loads."""
         query = self._models.query(request)
-        recording = self._recordings.find(owner_of(request), _name_of(query))
+        recording = self._recordings.find(client_of(request), _name_of(query))
         if recording is None:
             raise NotFound("stream not found or expired: there is none with this conv_id")
         at = _offset_of(query, recording)
@@ -40,7 +40,7 @@ class StreamRoutes:
 
     def stop(self, request: Request, exchange: Exchange) -> Response:
         """DELETE /v1/stream?conv_id=NAME. It is no error that there is none: it may have ended meanwhile."""
-        self._recordings.stop(owner_of(request), _name_of(self._models.query(request)))
+        self._recordings.stop(client_of(request), _name_of(self._models.query(request)))
         return Response(204)
 
     def lookup(self, request: Request, exchange: Exchange) -> Response:
@@ -48,7 +48,7 @@ class StreamRoutes:
         names = parse_object(request).get("conversation_ids", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > MAX_LOOKED_UP:
             raise invalid("conversation_ids", f"must be a list of at most {MAX_LOOKED_UP} strings")
-        owner = owner_of(request)
+        owner = client_of(request)
         found = {name: each for wanted in names if wanted for name, each in self._recordings.matching(owner, wanted)}
         return encode_json([_described(name, each) for name, each in found.items()])
 

@@ -12,7 +12,7 @@ from fastrouter._core import Request
 from fastrouter.api.flavours.native import chat_params
 from fastrouter.api.flavours.response_items import COMPLETED, Item, new_id
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
-from fastrouter.api.models.access import Models, owner_of
+from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
 from fastrouter.api.requests.response_items import kind_of
@@ -62,7 +62,7 @@ class ResponseRoutes:
             await waits
 
     def _start(self, request: Request, exchange: Exchange, ask: ResponseAsk) -> Coroutine[Any, Any, None] | None:
-        owner = owner_of(request)
+        owner = client_of(request)
 
         def keep(ask: ResponseAsk, response: dict[str, Any]) -> None:
             self._store.put(owner, response, [_with_id(item) for item in ask.items])
@@ -83,7 +83,7 @@ class ResponseRoutes:
 
     async def _from_store(self, request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], list[Item]]:
         """The body with items in place of references, and the items of the conversation before."""
-        owner, previous = owner_of(request), body.get("previous_response_id")
+        owner, previous = client_of(request), body.get("previous_response_id")
         earlier: list[Item] | None = []
         if previous is not None:
             earlier = await self._store.conversation(owner, string("previous_response_id", previous))
@@ -114,14 +114,14 @@ class ResponseRoutes:
         query = self._models.query(request)
         if query.get("stream") in ("true", "1"):
             raise invalid("stream", "is not supported here: a stored response is whole")
-        stored = await self._store.get(owner_of(request), response_id)
+        stored = await self._store.get(client_of(request), response_id)
         if stored is None or rest not in ("", "input_items"):
             raise _missing(response_id)
         return encode_json(_listed(stored, query) if rest else stored.response)
 
     async def delete(self, request: Request, exchange: Exchange) -> Response:
         response_id = _path_of(request)
-        if not await self._store.delete(owner_of(request), response_id):
+        if not await self._store.delete(client_of(request), response_id):
             raise _missing(response_id)
         return encode_json({"id": response_id, "object": "response", "deleted": True})
 

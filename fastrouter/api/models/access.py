@@ -36,9 +36,9 @@ def is_read_only(request: Request) -> bool:
     return request.caller is not None and request.caller.is_read_only
 
 
-def owner_of(request: Request) -> str:
-    """Whose things a request may find: those of its key. Empty: it needs no key, or its key may do everything."""
-    return "" if request.caller is None else str(request.caller.id)
+def client_of(request: Request) -> str:
+    """Its key's id; empty without a key, and for a key that may do everything."""
+    return request.caller.id if request.caller is not None else ""
 
 
 class Models:
@@ -94,6 +94,13 @@ class Models:
         spec, is_autoload = self.choose(request, body)
         self.check_may_load(request.caller, spec)
         return spec, is_autoload
+
+    def expect(self, name: str, caller: Caller | None) -> None:
+        """The client says which model it will ask for next. Raises ModelNotFound. Nothing happens for a read-only key, and for a model that
+        must be downloaded first."""
+        spec = self._meant(check_name(name), caller)
+        if spec.wanted is None and not (caller is not None and caller.is_read_only):
+            self._supervisor.expect(spec)
 
     def check_may_load(self, caller: Caller | None, spec: ModelSpec) -> None:
         """A read-only key may not load, because a load may evict other models. Raises Forbidden."""
