@@ -205,6 +205,7 @@ def test_files_are_accessible_and_fit_on_a_phone(chromium: Any, scripted: Router
     try:
         page = held.open(scripted)
         page.wait_for_selector(".card")
+        pick(page, "calm")
         for name in ("a_name_as_long_as_they_come_without_any_space_in_it_" * 3, "short"):
             assert not page.evaluate(DROP, [name, "x" * 300])
         page.locator(".composer .file >> nth=1").wait_for()
