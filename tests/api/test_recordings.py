@@ -1,6 +1,8 @@
 """The limits of recordings: bytes of one and of all, their number, their age, slow clients. Without a network and without time."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -175,6 +177,29 @@ def test_all_recordings_together_have_a_limit() -> None:
         assert not last.is_over
 
     run(test)
+
+
+def test_what_is_forgotten_is_freed_at_once() -> None:
+    async def test() -> None:
+        recordings = Recordings(KEPT)
+        recording, other = started(recordings), started(recordings, "b")
+        client = attached(recording)
+        for each in (recording, other):
+            each.write(b"x")
+            each.end_stream()
+        client.responder = None  # as an Exchange at its end
+        known = [weakref.ref(recording), weakref.ref(other)]
+        del recording, other, each
+        gc.disable()
+        try:
+            recordings.stop("", "a")
+            recordings.keep_models(lambda model_id: False)
+            await asyncio.sleep(0)
+            assert [each() for each in known] == [None, None]
+        finally:
+            gc.enable()
+
+    asyncio.run(test())
 
 
 def test_there_are_not_too_many() -> None:

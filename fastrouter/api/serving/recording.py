@@ -21,6 +21,10 @@ from fastrouter.http.response import Response
 PIECE_BYTES = 64 << 10  # of one write to a client that catches up
 
 
+def _nothing() -> None:
+    pass
+
+
 class Recording:
     is_chunked = False  # each Reader makes the chunks of its client
 
@@ -30,7 +34,7 @@ class Recording:
         self.started_at = time.time()
         self.completed_at = 0.0
         self.responder: Stream | Whole | None = None  # while it runs
-        self.end_count: Callable[[], None] = lambda: None  # it does not count for the limit of its key any more
+        self.end_count: Callable[[], None] = _nothing  # it does not count for the limit of its key any more
         self.headers = b""  # lines of the head of its answer
         self.has_begun = False  # those are known
         self.refusal: Response | None = None  # the answer, if it failed before its first byte
@@ -43,6 +47,7 @@ class Recording:
         self._is_full = False
         self._readers: list[Reader] = []
         self._task: asyncio.Task[None] | None = None  # waits for the model
+        self.expiry: asyncio.TimerHandle | None = None  # after its end, until it is forgotten
         self._grow, self._on_end = grow, on_end
 
     def __repr__(self) -> str:
@@ -135,7 +140,8 @@ class Recording:
             self.num_tokens = self.responder.num_tokens
             self.responder = None  # with the request's texts
         self.end_count()
-        self._on_end()
+        on_end, self._on_end = self._on_end, _nothing  # it refers to this object
+        on_end()
         for reader in tuple(self._readers):
             reader.advance()
 

@@ -78,7 +78,7 @@ class Recordings:
         if recording.refusal is not None and recording.has_readers:
             self._drop(key, recording)
         else:
-            asyncio.get_running_loop().call_later(self._limits.kept_s, self._drop, key, recording)
+            recording.expiry = asyncio.get_running_loop().call_later(self._limits.kept_s, self._drop, key, recording)
 
     def _grow(self, num_bytes: int) -> bool:
         self._num_bytes += num_bytes
@@ -98,5 +98,7 @@ class Recordings:
     def _drop(self, key: tuple[str, str], recording: Recording) -> None:
         """Idempotent."""
         if self._all.get(key) is recording:
+            if recording.expiry is not None:
+                recording.expiry.cancel()  # it would hold the bytes
             del self._all[key]
             self._num_bytes -= recording.num_kept
