@@ -179,7 +179,7 @@ def test_all_recordings_together_have_a_limit() -> None:
     run(test)
 
 
-def test_what_is_forgotten_is_freed_at_once() -> None:
+def test_what_is_forgotten_is_freed_immediately() -> None:
     async def test() -> None:
         recordings = Recordings(KEPT)
         recording, other = started(recordings), started(recordings, "b")
