@@ -156,7 +156,7 @@ export class Chat extends EventTarget {
     const { conversation } = this;
     const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling) };
     const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
-    sessionStorage.setItem(OPEN_NAME, conversation.id);
+    if (conversation === this.conversation) sessionStorage.setItem(OPEN_NAME, conversation.id);
     await this.#run(conversation, message, request);
   }
 
@@ -180,7 +180,8 @@ export class Chat extends EventTarget {
     this.#tell("changed");
     this.#tell("running");
     let saved = performance.now();
-    const isKnown = await runAnswer(this.#api, tree.streamIdOf(conversation, message), request, message, {
+    const id = tree.streamIdOf(conversation, message);
+    const isKnown = await runAnswer(this.#api, id, request, message, {
       signal: controller.signal,
       onChange: () => {
         this.#tell("progress", message);
@@ -195,7 +196,7 @@ export class Chat extends EventTarget {
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
-    this.#name(conversation, message);
+    if (isKnown) inOneTab(id, () => this.#name(conversation, message));
   }
 
   async #name(conversation, answer) {
@@ -227,6 +228,12 @@ export class Chat extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
+}
+
+/** What follows an answer is done once, also if several tabs have read the answer. */
+function inOneTab(id, act) {
+  if (!navigator.locks) return act(); // only pages of https and of this machine have them
+  return navigator.locks.request(`fastrouter ${id}`, { ifAvailable: true }, (lock) => (lock ? act() : null));
 }
 
 export function canChat(model) {
