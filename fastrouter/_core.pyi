@@ -1,9 +1,8 @@
 """Types and meaning of the Cython core. Each part has its own source file, see _core.pyx."""
 
-import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastrouter.errors import FastrouterError
 
@@ -140,6 +139,11 @@ class EventLog:
     def take_text(self) -> bytes:
         """All that was kept since the last time."""
 
+class _Writable(Protocol):
+    """A transport, as far as a writer needs one. Only for type checks."""
+
+    def write(self, data: bytes, /) -> None: ...
+
 class SseWriter(Sink):
     """Escapes text into events of one API flavour and writes all events of one drain in one transport.write.
 
@@ -150,9 +154,7 @@ class SseWriter(Sink):
     A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
 
-    def __init__(
-        self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
-    ) -> None: ...
+    def __init__(self, transport: _Writable | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes, end: bytes = b"", log: EventLog | None = None) -> None: ...
     def drop_template(self, kind: int, choice: int) -> None:
         """From now on its records go to on_record."""

@@ -36,6 +36,7 @@ class About(NamedTuple):
     is_optional: bool = False  # its body
     body: Schema | None = None  # a body that is no object with `fields`
     is_upload: bool = False  # its body is a file
+    has_body: bool = True  # its answer
 
 
 _MODEL_QUERY = ("model", "autoload")
@@ -139,6 +140,11 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/tokenize"): About("Text to tokens", known.TOKENIZE, answer="Tokens", example={**_NAME, "content": "hello"}),
     ("POST", "/detokenize"): About("Tokens to text", known.DETOKENIZE, answer="Content", example={**_NAME, "tokens": [1, 2]}),
     ("POST", "/apply-template"): _COUNT._replace(summary="The prompt of a chat", answer="Prompt"),
+    ("GET", "/v1/stream"): About(
+        "The rest of a named stream (X-Conversation-Id)", is_stream=True, query=("conv_id", "from", "wait"), answer=PLAIN
+    ),
+    ("DELETE", "/v1/stream"): About("Stop a named stream", query=("conv_id",), has_body=False),
+    ("POST", "/v1/streams/lookup"): About("Which of these streams there are", known.LOOKUP, example={"conversation_ids": ["chat-1"]}),
     ("GET", "/props"): About("Properties of the router or of a model", query=_MODEL_QUERY, answer="Props"),
     ("POST", "/props"): About("Change properties", {}, answer="Success", is_optional=True),
     ("GET", "/slots"): About("What a model's slots are doing", query=(*_MODEL_QUERY, "fail_on_no_slot"), answer="Slots"),
@@ -225,6 +231,8 @@ ABOUT: dict[tuple[str, str], About] = {
     ("DELETE", "/api/delete"): _ollama("Remove a downloaded model, in Ollama's shape", "Success", known.OLLAMA_MODEL),
 }
 
+_DONE: Schema = {"204": {"description": "It is done"}}
+
 
 def document(routes: Iterable[tuple[str, str]], prefix: str) -> Schema:
     """`routes`: (method, path), without the prefix."""
@@ -259,7 +267,7 @@ def _operation(method: str, path: str, about: About) -> Schema:
         **({"parameters": parameters} if parameters else {}),
         **({"requestBody": _body(about)} if about.fields is not None or about.body is not None or about.is_upload else {}),
         "responses": {
-            "200": {"description": "The answer", "content": _content(about)},
+            **({"200": {"description": "The answer", "content": _content(about)}} if about.has_body else _DONE),
             "default": {"description": "An error", "content": {JSON: {"schema": _named(about.errors)}}},
         },
     }

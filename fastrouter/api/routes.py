@@ -16,6 +16,7 @@ from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
 from fastrouter.api.control.ollama_models import OllamaModels
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.control.streams import StreamRoutes
 from fastrouter.api.control.uploads import Uploads
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
@@ -35,6 +36,7 @@ from fastrouter.api.requests.bodies import parse_large, parse_object
 from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.recordings import Recordings
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
@@ -45,9 +47,7 @@ from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result,
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
-    "GET": ("/v1/stream",),
-    "DELETE": ("/v1/stream",),
-    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
+    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions"),
 }
 _PROXY = "/cors-proxy"
 # Below these paths, a POST also changes something for other clients.
@@ -55,7 +55,7 @@ _CHANGED = (
     *("/models", "/props", "/lora-adapters", "/slots", "/tools", _PROXY),
     *("/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs"),
 )
-_CHANGES_NOTHING = frozenset(("/models/plan",))
+_CHANGES_NOTHING = frozenset(("/models/plan", "/stream"))  # a client stops only its own streams
 _ALWAYS_CHANGED = frozenset((_PROXY,))  # a GET too
 
 
@@ -64,7 +64,9 @@ def is_change(method: str, path: str) -> bool:
     if method in ("GET", "HEAD"):
         return path in _ALWAYS_CHANGED
     path = path.removeprefix("/v1")
-    return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
+    if method in ("GET", "HEAD") or path in _CHANGES_NOTHING:
+        return False
+    return method != "POST" or any(path == root or path.startswith(root + "/") for root in _CHANGED)
 
 
 def not_yet(request: Request, exchange: Exchange) -> Response:
@@ -82,6 +84,7 @@ def add_routes(
     downloads: ModelDownloads,
     store: ResponseStore,
     tools: Any,
+    recordings: Recordings,
     config: Config,
 ) -> None:
     """All routes except /health, which answers before the catalog exists. `tools`: ServerTools, if a flag has turned them on."""
@@ -91,7 +94,8 @@ def add_routes(
     routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
-    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
+    ping_s = config.sse_ping_interval_s
+    generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings)
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
     anthropic = Anthropic(models, supervisor)
@@ -130,6 +134,10 @@ def add_routes(
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
     routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
+    streams = StreamRoutes(models, recordings)
+    routes.add("GET", "/v1/stream", streams.show)
+    routes.add("DELETE", "/v1/stream", streams.stop)
+    routes.add("POST", "/v1/streams/lookup", streams.lookup)
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)

@@ -132,6 +132,12 @@ class Exchange:
             caller.enter()
             self._is_counted = True
 
+    def pass_count(self) -> Callable[[], None]:
+        """The generation may outlive this exchange: it counts until the returned function is called."""
+        is_counted, self._is_counted = self._is_counted, False
+        leave: Callable[[], None] = self.request.caller.leave if is_counted else lambda: None
+        return leave
+
     def _set_over(self, status: int | None) -> None:
         self.is_over = True
         if self._is_counted:

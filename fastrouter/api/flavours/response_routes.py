@@ -14,7 +14,7 @@ from fastrouter._core import Request
 from fastrouter.api.flavours.native import chat_params
 from fastrouter.api.flavours.response_items import COMPLETED, Item, new_id
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
-from fastrouter.api.models.access import Models
+from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
 from fastrouter.api.requests.response_items import kind_of
@@ -67,7 +67,7 @@ class ResponseRoutes:
     def _start(
         self, request: Request, exchange: Exchange, body: dict[str, Any], earlier: Sequence[Item] = ()
     ) -> Coroutine[Any, Any, None] | None:
-        owner, num_bytes = _owner(request), request.num_body_bytes
+        owner, num_bytes = client_of(request), request.num_body_bytes
 
         def keep(ask: ResponseAsk, response: dict[str, Any]) -> None:
             self._store.put(owner, response, lambda: [_with_id(item) for item in ask.items], num_bytes)
@@ -93,7 +93,7 @@ class ResponseRoutes:
 
     async def _from_store(self, request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], list[Item]]:
         """The body with items in place of references, and the items of the conversation before."""
-        owner, previous = _owner(request), body.get("previous_response_id")
+        owner, previous = client_of(request), body.get("previous_response_id")
         earlier: list[Item] | None = []
         if previous is not None:
             earlier = await self._store.conversation(owner, string("previous_response_id", previous))
@@ -124,14 +124,14 @@ class ResponseRoutes:
         query = self._models.query(request)
         if query.get("stream") in ("true", "1"):
             raise invalid("stream", "is not supported here: a stored response is whole")
-        stored = await self._store.get(_owner(request), response_id)
+        stored = await self._store.get(client_of(request), response_id)
         if stored is None or rest not in ("", "input_items"):
             raise _missing(response_id)
         return encode_json(_listed(stored, query) if rest else stored.response)
 
     async def delete(self, request: Request, exchange: Exchange) -> Response:
         """A response that is not complete yet is generated to its end, and not stored."""
-        response_id, caller = _path_of(request), _owner(request)
+        response_id, caller = _path_of(request), client_of(request)
         growing = (made for (owner, name), made in self._growing.items() if name == response_id and caller in (owner, ""))
         if not any(made.forget() for made in growing) and not await self._store.delete(caller, response_id):
             raise _missing(response_id)
@@ -144,10 +144,6 @@ def _path_of(request: Request) -> str:
 
 def _missing(response_id: str) -> NotFound:
     return NotFound(f"response with id '{response_id[:100]}' not found")
-
-
-def _owner(request: Request) -> str:
-    return "" if request.caller is None else str(request.caller.id)
 
 
 def _is_reference(item: Any) -> bool:

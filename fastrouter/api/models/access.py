@@ -37,7 +37,7 @@ def is_read_only(request: Request) -> bool:
 
 
 def client_of(request: Request) -> str:
-    """Its key's id; empty without a key."""
+    """Its key's id; empty without a key, and for a key that may do everything."""
     return request.caller.id if request.caller is not None else ""
 
 

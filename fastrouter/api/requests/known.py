@@ -130,6 +130,7 @@ TOOL_CALL: Fields = {"tool": {"type": "string"}, "params": _OBJECT, "stream": _S
 PIN: Fields = {**MODEL, "pin": _SWITCH}
 SLOT_FILE: Fields = {**_MODEL, "filename": _TEXT}
 CHAT_CONTROL: Fields = {**_MODEL, "id": {"type": "string"}, "action": {"enum": ["reasoning_end"]}}
+LOOKUP: Fields = {"conversation_ids": {"type": "array", "items": {"type": "string"}}}
 # ---------------------------------------------------------------- Anthropic
 
 _OF_ANTHROPIC: Fields = {

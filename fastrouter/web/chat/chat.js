@@ -7,7 +7,9 @@ import * as tree from "./conversation.js";
 import { readTools } from "./tools.js";
 
 const MODEL_NAME = "fastrouter.model";
+const OPEN_NAME = "fastrouter.open"; // of this tab's conversation
 const SAVE_EVERY_MS = 2_000; // while an answer comes
+const MAX_RESUMED = 200;
 
 /** Events: `opened` (another conversation), `changed` (its messages or settings), `progress` (detail: message), `asked`, `running`, `ended` (detail: message). */
 export class Chat extends EventTarget {
@@ -37,6 +39,7 @@ export class Chat extends EventTarget {
 
   open(conversation) {
     this.conversation = conversation;
+    sessionStorage.setItem(OPEN_NAME, conversation.id);
     this.#tell("opened");
   }
 
@@ -97,15 +100,16 @@ export class Chat extends EventTarget {
 
   // ------------------------------------------------------------ messages
 
-  send(content, images = []) {
+  send(content, { pictures = [], files = [] } = {}) {
     const { conversation } = this;
     const parent = tree.pathOf(conversation).at(-1)?.id ?? null;
-    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(images.length ? { images } : {}) }));
+    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(pictures.length ? { images: pictures } : {}), ...(files.length ? { files } : {}) }));
   }
 
   /** A sibling with another text; the messages below the old one stay. */
   edit(message, content) {
-    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(message.images ? { images: message.images } : {}) }));
+    const { images, files } = message;
+    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(images ? { images } : {}), ...(files ? { files } : {}) }));
   }
 
   /** Results of the tools that `message` calls; the answer continues below them. Other results of the same calls are a sibling. */
@@ -153,13 +157,32 @@ export class Chat extends EventTarget {
   async #answer(question, model, place = {}, conversation = this.conversation) {
     const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling, this.toolsOf(conversation.sampling)) };
     const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
+    if (conversation === this.conversation) sessionStorage.setItem(OPEN_NAME, conversation.id);
+    await this.#run(conversation, message, request);
+  }
+
+  /** Answers that this browser has not read to their end, and that the server still has. Opens the conversation that this tab had open. */
+  async resume() {
+    const unfinished = this.#store.list().flatMap(tree.unfinishedOf).filter(({ message }) => !this.#running.has(message.id)).slice(0, MAX_RESUMED);
+    if (!unfinished.length) return;
+    const found = await this.#api.post("v1/streams/lookup", { conversation_ids: unfinished.map(({ id }) => id) });
+    const ids = new Set(found.map((each) => each.conversation_id));
+    const resumed = unfinished.filter(({ id }) => ids.has(id));
+    const last = resumed.find(({ conversation }) => conversation.id === sessionStorage.getItem(OPEN_NAME));
+    if (last && !Object.keys(this.conversation.messages).length) this.open(last.conversation);
+    for (const { conversation, message } of resumed) this.#run(conversation, message, null);
+  }
+
+  /** `request` null: it is running already. */
+  async #run(conversation, message, request) {
     const controller = new AbortController();
     this.#running.set(message.id, controller);
     this.#save(conversation);
     this.#tell("changed");
     this.#tell("running");
     let saved = performance.now();
-    await runAnswer(this.#api, request, message, {
+    const id = tree.streamIdOf(conversation, message);
+    const isKnown = await runAnswer(this.#api, id, request, message, {
       signal: controller.signal,
       onChange: () => {
         this.#tell("progress", message);
@@ -169,13 +192,17 @@ export class Chat extends EventTarget {
       },
     });
     this.#running.delete(message.id);
-    delete message.isUnfinished;
+    if (isKnown) delete message.isUnfinished;
     tree.touch(conversation);
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
-    this.serverTools?.answered(conversation, message);
-    this.#name(conversation, message);
+    if (isKnown) {
+      inOneTab(id, () => {
+        this.serverTools?.answered(conversation, message);
+        return this.#name(conversation, message);
+      });
+    }
   }
 
   async #name(conversation, answer) {
@@ -218,6 +245,12 @@ export class Chat extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
+}
+
+/** What follows an answer is done once, also if several tabs have read the answer. */
+function inOneTab(id, act) {
+  if (!navigator.locks) return act(); // only pages of https and of this machine have them
+  return navigator.locks.request(`fastrouter ${id}`, { ifAvailable: true }, (lock) => (lock ? act() : null));
 }
 
 export function canChat(model) {

@@ -38,16 +38,17 @@ class Api {
     return this.#json("DELETE", path);
   }
 
-  /** POST that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`; resolves after the last one. */
-  async stream(path, body, { signal, onOpen = () => {}, onEvent = () => {}, onComment = () => {} } = {}) {
-    const response = await this.#fetch("POST", path, body, signal);
+  /** POST, or GET without a body, that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`, `onTaken(num_bytes)`;
+   * resolves after the last one. */
+  async stream(path, body, { signal, headers = {}, onOpen = () => {}, onEvent = () => {}, onComment = () => {}, onTaken = null } = {}) {
+    const response = await this.#fetch(body === undefined ? "GET" : "POST", path, body, signal, headers);
     onOpen(response.headers);
     let isDone = false;
     const onData = (data) => {
       if (data === "[DONE]") isDone = true;
       else onEvent(JSON.parse(data));
     };
-    await reaching(() => readEvents(response.body, { onData, onComment }), INCOMPLETE);
+    await reaching(() => readEvents(response.body, { onData, onComment, onTaken }), INCOMPLETE);
     if (!isDone) throw new ApiError(0, INCOMPLETE);
   }
 
@@ -73,7 +74,7 @@ class Api {
 
   async #json(method, path, body, signal) {
     const response = await this.#fetch(method, path, body, signal);
-    return reaching(() => response.json());
+    return response.status === 204 ? null : reaching(() => response.json());
   }
 
   async #fetch(method, path, body, signal, more = {}) {
