@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -24,6 +24,17 @@ check: install $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
+
+# Everything that can break, in full (about 15 minutes; writes docs/reliability.md), and half an hour of it at random.
+chaos: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
+
+soak: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --soak 1800
+
+# The ring's C code under sanitizers.
+sanitize: install
+	$(BIN)/python tests/core/ring_stress.py 20000000
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))

@@ -52,7 +52,15 @@ class Supervisor:
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
         self._memory = Memory(config, self._models, lambda: self.spares.pid)
         self._residency = Residency(
-            self._models, self._queue, self._memory, self.spares, self._timers, self._events, self.logs, config.verbosity
+            self._models,
+            self._queue,
+            self._memory,
+            self.spares,
+            self._timers,
+            self._events,
+            self.logs,
+            config.verbosity,
+            config.worker_hang_timeout_s,
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell

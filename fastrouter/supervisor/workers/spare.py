@@ -8,6 +8,7 @@ import logging
 
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Prime
+from fastrouter.supervisor.decide.hang import is_stopped
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.worker import Worker, WorkerMaker
 
@@ -75,11 +76,20 @@ class Spares:
     def take(self) -> Worker:
         """The spare, or a worker that is still starting. Raises FastrouterError, OSError."""
         spare, self.spare = self.spare, None
+        if spare is not None and is_stopped(spare.look()):
+            spare = self._drop(spare)
         if spare is not None and spare.pid is not None:
             self._maker.note_worker()
         taken = spare if spare is not None else self._maker.spawn()
         self._taken.append(taken)
         return taken
+
+    def _drop(self, spare: Worker) -> None:
+        """It was stopped by a signal, or the fork server was before it made the spare: a load would wait for ever."""
+        log.warning("the spare worker does not run and is replaced")
+        self._taken.append(spare)  # until it has ended
+        spare.on_exit = self.reap
+        spare.give_up()
 
     # ------------------------------------------------------------ ends
 
