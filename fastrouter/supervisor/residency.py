@@ -109,10 +109,10 @@ class Residency:
 
     def _perform(self) -> None:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
+        limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
             waiting = snapshot.waiting(self._queue, self._memory.measures)
             residents = snapshot.residents(self._models, self._memory.measures)
-            limits, now = self._memory.limits(), self._timers.now()
             decided = self._plan = plan(waiting, residents, limits, now)
             self._do(decided, limits)
             if not (decided.evict or decided.start or decided.grant or decided.refuse):
@@ -266,7 +266,7 @@ class Residency:
         self._save_later()
         self.rebalance()
         self._events.loaded(model.spec.id, instance.meta)
-        self._prime()
+        self._timers.soon(self._prime)  # the requests that waited go first
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         self._may_be_idle(model)
 
@@ -350,8 +350,8 @@ class Residency:
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         model.last_used = instance.last_used
         self._may_be_idle(model)
-        self._prime()
         self.rebalance()
+        self._timers.soon(self._prime)
 
 
 def _instance_of(model: ManagedModel) -> Instance:
