@@ -159,15 +159,6 @@ def test_the_error_says_how_it_hung(room: Room) -> None:
         raise sink.error or AssertionError("no error")
 
 
-def test_a_call_is_work(room: Room) -> None:
-    lease = room.lease("a")
-    worker, call = room.worker("a"), room.begin(lease.call("embed", {}))
-    worker.seen = Look("T")
-    room.advance(8)
-    assert worker.is_closed
-    assert isinstance(call.exception(), WorkerDied)
-
-
 def test_a_load_that_never_begins_goes_to_another_worker(room: Room) -> None:
     room.maker.load_s["a"] = 1e9
     asked, worker = room.ask("a"), room.worker("a")

@@ -42,6 +42,17 @@ def test_a_worker_that_hangs_in_mid_stream(house: Run, how: str) -> None:
     house(body)
 
 
+def test_a_call_is_work_too(house: Run) -> None:
+    async def body(house: House) -> None:
+        with await house.acquire("m") as lease:
+            os.kill(house.pid("m"), signal.SIGSTOP)
+            with pytest.raises(WorkerDied, match="hung and was killed"):
+                await lease.call("echo", {})
+        assert await house.ask("m") == WHOLE
+
+    house(body)
+
+
 @pytest.mark.parametrize("how", ["stop", "spin", "deadlock"])
 def test_a_load_that_hangs_before_it_is_ready(house: Run, how: str) -> None:
     """The second worker finds a model that loads."""
@@ -140,7 +151,8 @@ def test_a_pause_of_all_processes_kills_none(tmp_path: Path, router: StartRouter
     worker = server.get("/props?model=m").json["pid"]
     body = {"model": "m", "messages": [{"role": "user", "content": '{"tokens": 30, "delay_s": 0.1}'}], "stream": True}
     with server.stream("/v1/chat/completions", body) as events:
-        texts = [text_of(next(iter(events)))]
+        coming = iter(events)
+        texts = [text_of(next(coming)) for _ in range(2)]
         everything = [server.process.pid, worker]
         for pid in everything:
             os.kill(pid, signal.SIGSTOP)
@@ -148,7 +160,7 @@ def test_a_pause_of_all_processes_kills_none(tmp_path: Path, router: StartRouter
         time.sleep(4)
         for pid in reversed(everything):
             os.kill(pid, signal.SIGCONT)
-        texts += [text_of(event) for event in events]
+        texts += [text_of(event) for event in coming]
         assert events.is_done
     assert "".join(texts) == "".join(f"t{index} " for index in range(30))
     assert server.get("/props?model=m").json["pid"] == worker

@@ -77,7 +77,8 @@ class Spares:
         """The spare, or a worker that is still starting. Raises FastrouterError, OSError."""
         spare, self.spare = self.spare, None
         if spare is not None and is_stopped(spare.look()):
-            spare = self._drop(spare)
+            self._drop(spare)
+            spare = None
         if spare is not None and spare.pid is not None:
             self._maker.note_worker()
         taken = spare if spare is not None else self._maker.spawn()
