@@ -25,12 +25,12 @@ check: install $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
 
-# Everything that can break, in full (about 15 minutes; writes docs/reliability.md), and half an hour of it at random.
+# Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
 chaos: install $(VENV)/.test
 	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
 
 soak: install $(VENV)/.test
-	$(BIN)/python tests/chaos/run_chaos.py --soak 1800
+	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md
 
 # The ring's C code under sanitizers.
 sanitize: install

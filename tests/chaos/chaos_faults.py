@@ -327,7 +327,7 @@ async def _exhaust(site: Site, counts: Counts) -> None:
     pid = site.router.process.pid
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     writers = []
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (site.num_descriptors() + 4, usual[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (site.descriptors().total() + 4, usual[1]))
     try:
         begun_s = site.cpu_s()
         for _ in range(30):

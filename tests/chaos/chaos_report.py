@@ -1,4 +1,4 @@
-"""docs/reliability.md: written by `make chaos` and `make soak`, never by hand."""
+"""docs/reliability.md: written by `make chaos`; `make soak` adds its row. Never by hand."""
 
 import os
 import platform
@@ -50,6 +50,14 @@ def page(rows: list[Counts], seed: int, took_s: float) -> str:
     where = f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
     footer = f"\nMeasured {day} with seed {seed} in {took_s:.0f} s: {where}.\n"
     return HEAD + "\n".join(table) + "\n" + footer + RULE + "\n"
+
+
+def with_soak(text: str, row: Counts) -> str:
+    """The page with the row of this soak instead of the last one."""
+    row.row = "soak"
+    lines = [line for line in text.splitlines() if not line.startswith("| soak |")]
+    last = max(number for number, line in enumerate(lines) if line.startswith("| "))
+    return "\n".join([*lines[: last + 1], _line(row), *lines[last + 1 :]]) + "\n"
 
 
 def _line(row: Counts) -> str:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,13 @@ class Site:
 
     # ------------------------------------------------------------ what is seen from outside
 
-    def num_descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.router.process.pid}/fd"))
+    def descriptors(self) -> Counter[str]:
+        """What the router has open, by kind."""
+        folder, found = f"/proc/{self.router.process.pid}/fd", Counter[str]()
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found[os.readlink(f"{folder}/{name}").partition("[")[0]] += 1
+        return found
 
     def children(self) -> list[int]:
         return descendants(self.router.process.pid)
@@ -88,7 +94,7 @@ class Site:
     async def watched(self, counts: Counts, *, has_calm: bool = True) -> AsyncIterator[None]:
         """Meanwhile /health answers and another model streams; afterwards everything is as before."""
         await self._quiet(counts)
-        pid, descriptors, mib = self.router.process.pid, self.num_descriptors(), self.resident_mib()
+        pid, before, mib = self.router.process.pid, self.descriptors(), self.resident_mib()
         beside = [asyncio.create_task(self._ping(counts))]
         if has_calm:
             beside.append(asyncio.create_task(self._stream_calmly(counts)))
@@ -101,9 +107,7 @@ class Site:
                 counts.expect(ended is None or isinstance(ended, asyncio.CancelledError), f"beside it: {ended!r}")
         counts.expect(self.router.process.poll() is None and self.router.process.pid == pid, "the router has ended")
         await self._quiet(counts)
-        await self._until(
-            lambda: self.num_descriptors() <= descriptors, lambda: f"{self.num_descriptors()} of {descriptors} descriptors", counts
-        )
+        await self._until(lambda: not self.descriptors() - before, lambda: f"descriptors are left: {self.descriptors() - before}", counts)
         growth = self.resident_mib() - mib
         counts.notes["router grew by"] = f"{growth:.1f} MiB"
         counts.expect("Traceback" not in self.router.log, "a traceback is in the log")
@@ -113,7 +117,7 @@ class Site:
         for entry in (await self.get("/v1/models"))["data"]:
             if entry["status"]["value"] != "unloaded":
                 await self.post("/models/unload", {"model": entry["id"]})
-        await self._until(lambda: len(self.children()) <= 2, lambda: f"children are left: {self.children()}", counts)
+        await self._until(lambda: len(self.children()) == 2, lambda: f"children are left: {self.children()}", counts)
         await self._until(lambda: not self.zombies(), lambda: f"zombies are left: {self.zombies()}", counts)
 
     async def _until(self, is_so: Callable[[], bool], problem: Callable[[], str], counts: Counts) -> None:

@@ -7,7 +7,7 @@ import pytest
 from chaos_client import BROKEN, KEPT, LOST, REFUSED, Events, judge, percentile
 from chaos_faults import ROWS, slope
 from chaos_real import real
-from chaos_report import page
+from chaos_report import page, with_soak
 from conftest import StartRouter
 
 SHARES = {"F4": 0.07, "F5": 0.1, "F6": 0.2, "F7": 0.03, "F8": 0.1, "F17": 0.1, "F19": 0.03}
@@ -22,7 +22,9 @@ def test_nothing_is_lost(name: str, router: StartRouter, tmp_path: Path) -> None
     assert not counts.problems, f"{counts}: {counts.problems}"
     assert counts.num_lost == 0
     assert sum(counts.faults.values()) >= 2
-    assert counts.row in page([counts], SEED, 1.0)
+    text = page([counts], SEED, 1.0)
+    assert f"| {counts.row} |" in text
+    assert with_soak(with_soak(text, counts), counts).count("| soak |") == 1
 
 
 def test_nothing_is_lost_with_real_workers(router: StartRouter, tmp_path: Path) -> None:

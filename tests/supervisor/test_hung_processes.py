@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartRouter, eventually, is_alive, text_of
+from conftest import StartRouter, descendants, eventually, has_mapped, is_alive, text_of
 from house import WHOLE, Collector, House, Run, Streamer, run_house, submit
 from waiting import until
 
@@ -171,6 +171,17 @@ def state_of(pid: int) -> str:
 
 
 # ---------------------------------------------------------------- real workers
+
+
+def test_a_long_prefill_of_a_real_model_is_left_alone(smollm2: Path, router: StartRouter) -> None:
+    """One llama_decode that takes much longer than the limit."""
+    server = router("--model", str(smollm2), "--worker-hang-timeout", "1", "-c", "2048", "-b", "2048", "-ub", "2048", "-np", "1")
+    worker = [pid for pid in descendants(server.process.pid) if has_mapped(pid, smollm2)]
+    answer = server.post("/v1/completions", {"prompt": "word " * 1500, "max_tokens": 1, "temperature": 0})
+    assert answer.json["usage"]["prompt_tokens"] >= 1500
+    assert "hangs" not in server.log
+    assert worker
+    assert all(map(is_alive, worker))
 
 
 def test_a_real_worker_that_is_stopped(models: Path, router: StartRouter) -> None:

@@ -51,6 +51,10 @@ class FakeWorker:
     def give_up(self) -> None:
         self.kill()
 
+    @property
+    def is_stopped(self) -> bool:
+        return self.seen is not None and self.seen.state == "T"
+
     def look(self) -> Look | None:
         return self.seen
 

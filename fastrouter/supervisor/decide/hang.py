@@ -30,10 +30,6 @@ class Look:
     num_reads: int = 0  # bytes and pages from disks
 
 
-def is_stopped(look: Look | None) -> bool:
-    return look is not None and look.state == "T"
-
-
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A worker that has work, since it was looked at first."""

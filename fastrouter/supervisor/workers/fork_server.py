@@ -12,9 +12,8 @@ from functools import partial
 
 from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import DEFAULT_POLL
-from fastrouter.supervisor.decide.hang import is_stopped
 from fastrouter.supervisor.workers.line_pipe import LinePipe
-from fastrouter.supervisor.workers.look import look_at
+from fastrouter.supervisor.workers.look import is_stopped
 from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.system.reexec import command_of, environment_for_own, start
 
@@ -125,7 +124,7 @@ class ForkServer:
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)
-            if self._process is None or self._process.poll() is not None or self._is_stopped or not self._send(fds):
+            if self._process is None or self._process.poll() is not None or is_stopped(self.pid) or not self._send(fds):
                 self.start()
                 if not self._send(fds):
                     raise FastrouterError("cannot start worker processes: the fork server does not answer")
@@ -135,11 +134,6 @@ class ForkServer:
         process.starter_pid, process.end_starter = self.pid, partial(self._kill, self.pid)
         process.listen()
         return process
-
-    @property
-    def _is_stopped(self) -> bool:
-        """By a signal: it would not answer."""
-        return is_stopped(look_at(self.pid))
 
     def _kill(self, pid: int | None) -> None:
         """The one with this pid hangs: another one starts in its place."""

@@ -25,6 +25,14 @@ def look_at(pid: int | None) -> Look | None:
     return Look(_state_of_threads(pid, fields[_STATE]), cpu_s, int(fields[_MAJOR_FAULTS]) + _bytes_read(pid))
 
 
+def is_stopped(pid: int | None) -> bool:
+    """By a signal. Quick: only its first thread is looked at."""
+    try:
+        return _stat(Path(f"/proc/{pid}/stat"))[_STATE] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 def _stat(path: Path) -> list[str]:
     return path.read_text().rpartition(")")[2].split()
 

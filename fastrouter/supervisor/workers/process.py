@@ -25,7 +25,7 @@ from fastrouter.ipc.messages import Hello
 from fastrouter.ipc.wire import AsyncWire
 from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
-from fastrouter.supervisor.workers.look import look_at
+from fastrouter.supervisor.workers.look import is_stopped, look_at
 
 log = logging.getLogger("fastrouter.worker")
 
@@ -155,6 +155,11 @@ class WorkerProcess:
         else:
             self.end_starter()
             self._exited()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+        return is_stopped(self.pid or self.starter_pid)
 
     def look(self) -> Look | None:
         """Its process as the system sees it, or the process that should start it; None: unknown."""

@@ -8,7 +8,6 @@ import logging
 
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Prime
-from fastrouter.supervisor.decide.hang import is_stopped
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.worker import Worker, WorkerMaker
 
@@ -76,7 +75,7 @@ class Spares:
     def take(self) -> Worker:
         """The spare, or a worker that is still starting. Raises FastrouterError, OSError."""
         spare, self.spare = self.spare, None
-        if spare is not None and is_stopped(spare.look()):
+        if spare is not None and spare.is_stopped:
             self._drop(spare)
             spare = None
         if spare is not None and spare.pid is not None:

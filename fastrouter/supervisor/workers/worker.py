@@ -41,6 +41,10 @@ class Worker(Protocol):
     def give_up(self) -> None:
         """Like `kill`, for a worker that hangs, also when the process that should start it hangs."""
 
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+
     def look(self) -> Look | None:
         """Its process as the system sees it, or the process that should start it; None: unknown."""
 
