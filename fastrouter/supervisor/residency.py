@@ -15,11 +15,11 @@ from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
+from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
 from fastrouter.supervisor.memory_ledger import Memory
-from fastrouter.supervisor.next_model import next_model
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
@@ -28,7 +28,6 @@ from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker_log import Logs
-from fastrouter.system.machine import available_bytes
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -48,6 +47,7 @@ class Residency:
         timers: Timers,
         events: Events,
         logs: Logs,
+        foresight: Foresight,
         verbosity: int,
         hang_timeout_s: float,
     ) -> None:
@@ -58,6 +58,8 @@ class Residency:
         self._timers = timers
         self._events = events
         self._logs = logs
+        self._foresight = foresight
+        self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
@@ -81,6 +83,7 @@ class Residency:
         """End all processes, even busy ones."""
         for instance in self._models.instances():
             instance.kill()
+        self._foresight.stop()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
         self._save()
@@ -282,7 +285,7 @@ class Residency:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
-        self._spares.prime(next_model(self._models, available_bytes(), self._remedies.known))
+        self._spares.prime(self._foresight.prepare(self._remedies.known))
 
     # ------------------------------------------------------------ ends
 
