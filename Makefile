@@ -32,9 +32,10 @@ chaos: install $(VENV)/.test
 soak: install $(VENV)/.test
 	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md
 
-# The ring's C code under sanitizers.
-sanitize: install
+# The ring's C code, and the Cython core with what reads hostile bytes, under sanitizers (about 5 minutes).
+sanitize: install $(VENV)/.test
 	$(BIN)/python tests/core/ring_stress.py 20000000
+	$(BIN)/python tests/core/sanitized_core.py
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))

@@ -5,17 +5,15 @@ import contextlib
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from chaos_client import BROKEN, KEPT, LOST, REFUSED, Answer, Counts
-from chaos_site import At, Site, kill
-from conftest import StartRouter, is_alive
+from chaos_site import CALM, CALM_SCRIPT, At, Site, kill
+from conftest import FASTROUTER, StartRouter, is_alive
 
-FAKE_ROUTER = Path(__file__).parent.parent / "support" / "fake_router.py"
 SIGNALS = ("SIGKILL", "SIGSEGV", "SIGBUS", "SIGABRT", "exit3")
 STAGES = ("loading", "prefill", "first token", "mid-stream", "end", "idle", "unloading")
 FREEZES = ("stop", "spin", "deadlock", "turn")
@@ -153,7 +151,7 @@ def _stopped(site: Site, counts: Counts, which: str) -> Callable[[str], Coroutin
             kill(await site.pid_of(model), signal.SIGSTOP)
         else:
             await _unload(site, model)
-            kill(site.fork_server() if which == "fork server" else site.newest(), signal.SIGSTOP)
+            kill(site.fork_server() if which == "fork server" else await site.newest(), signal.SIGSTOP)
         answer = counts.take(await site.ask(model, {"tokens": 3}))
         counts.expect(answer.kind == KEPT, f"stopped {which}: {answer.kind}: {answer.why}")
 
@@ -313,7 +311,7 @@ async def _load_or_unload(site: Site, counts: Counts, room: asyncio.Semaphore, n
 async def f17(start: StartRouter, folder: Path, seed: int, share: float) -> Counts:
     counts = Counts("F17", "no descriptors left, and a port that is taken")
     site = Site(start, folder, lanes(), "--models-max", "4", seed=seed)
-    async with site.watched(counts, has_calm=False):
+    async with site.watched(counts, has_calm=False, has_pings=False):
         for number in range(times(20, share, 2)):
             if number % 2:
                 await _take_port(site, counts)
@@ -345,7 +343,7 @@ async def _exhaust(site: Site, counts: Counts) -> None:
 
 async def _take_port(site: Site, counts: Counts) -> None:
     counts.faults["port"] += 1
-    command = [sys.executable, str(FAKE_ROUTER), "--port", str(site.port), "--models-dir", str(site.folder)]
+    command = [*FASTROUTER, "--port", str(site.port), "--models-dir", str(site.folder)]
     second = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=site.folder)
     counts.expect(second.returncode and "Traceback" not in second.stderr, f"a second router on the port: {second.stderr[-300:]}")
     counts.expect(str(site.port) in second.stderr + second.stdout, f"its error does not name the port: {second.stderr[-300:]}")
@@ -363,6 +361,7 @@ async def f19(start: StartRouter, folder: Path, seed: int, share: float, seconds
     sizes: list[tuple[float, float]] = []
     async with site.watched(counts):
         end = time.monotonic() + max(8.0, seconds * share)
+        await site.ask(CALM, CALM_SCRIPT)  # it is loaded before anything breaks
         streams = [asyncio.create_task(_streams_until(site, counts, names, end, number)) for number in range(32)]
         while time.monotonic() < end:
             await _break_something(site, counts, names)
@@ -396,7 +395,7 @@ async def _break_something(site: Site, counts: Counts, names: list[str]) -> None
     elif what == "unload":
         await site.post("/models/unload", {"model": name})
     elif what in ("spare", "fork server"):
-        kill(site.fork_server() if what == "fork server" else site.newest(), site.random.choice([signal.SIGKILL, signal.SIGSTOP]))
+        kill(site.fork_server() if what == "fork server" else await site.newest(), site.random.choice([signal.SIGKILL, signal.SIGSTOP]))
     elif what == "leave":
         leaving = asyncio.create_task(site.ask(name, {"tokens": 100, "delay_s": 0.01}))
         await asyncio.sleep(0.05)

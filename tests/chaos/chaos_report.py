@@ -41,14 +41,15 @@ request finds out. What follows is the same as after a crash. `--worker-hang-tim
 A stopped spare worker or fork server is replaced when a load needs it."""
 
 
-def page(rows: list[Counts], seed: int, took_s: float) -> str:
+def page(rows: list[Counts], seed: int, share: float, took_s: float) -> str:
     """The whole file."""
     table = ["| row | what | faults | streams | kept | broken | refused | lost | calm | recovery p50, p99 | /health p99 | more |"]
     table.append("|" + "---|" * 12)
     table += [_line(row) for row in rows]
     day = datetime.now(UTC).date().isoformat()
     where = f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
-    footer = f"\nMeasured {day} with seed {seed} in {took_s:.0f} s: {where}.\n"
+    how_much = "" if share == 1 else f", {share:g} of the full number of faults"
+    footer = f"\nMeasured {day} with seed {seed}{how_much}, in {took_s:.0f} s: {where}.\n"
     return HEAD + "\n".join(table) + "\n" + footer + RULE + "\n"
 
 

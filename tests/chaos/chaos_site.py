@@ -64,7 +64,8 @@ class Site:
         folder, found = f"/proc/{self.router.process.pid}/fd", Counter[str]()
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):  # closed meanwhile
-                found[os.readlink(f"{folder}/{name}").partition("[")[0]] += 1
+                target = os.readlink(f"{folder}/{name}").partition("[")[0]
+                found["/dev/null" if target == "/" else target] += 1  # libuv keeps one of the two, for the time when there are none left
         return found
 
     def children(self) -> list[int]:
@@ -74,9 +75,10 @@ class Site:
         """The child that has one thread; workers have more."""
         return next((pid for pid in self.children() if _num_threads(pid) == 1 and is_alive(pid)), None)
 
-    def newest(self) -> int | None:
-        """The worker that was started last: the spare, if there is one."""
-        return max((pid for pid in self.children() if _num_threads(pid) > 1), key=_started, default=None)
+    async def newest(self) -> int | None:
+        """The worker that was started last: the spare, if there is one. Never the calm model's."""
+        calm = await self.pid_of(CALM)
+        return max((pid for pid in self.children() if _num_threads(pid) > 1 and pid != calm), key=_started, default=None)
 
     def zombies(self) -> list[int]:
         return [pid for pid in self.children() if not is_alive(pid)]
@@ -91,13 +93,12 @@ class Site:
     # ------------------------------------------------------------ around a row
 
     @contextlib.asynccontextmanager
-    async def watched(self, counts: Counts, *, has_calm: bool = True) -> AsyncIterator[None]:
+    async def watched(self, counts: Counts, *, has_calm: bool = True, has_pings: bool = True) -> AsyncIterator[None]:
         """Meanwhile /health answers and another model streams; afterwards everything is as before."""
         await self._quiet(counts)
         pid, before, mib = self.router.process.pid, self.descriptors(), self.resident_mib()
-        beside = [asyncio.create_task(self._ping(counts))]
-        if has_calm:
-            beside.append(asyncio.create_task(self._stream_calmly(counts)))
+        works = [self._ping] * has_pings + [self._stream_calmly] * has_calm
+        beside = [asyncio.create_task(work(counts)) for work in works]
         try:
             yield
         finally:

@@ -41,7 +41,7 @@ def main() -> int:
     if asked.report is not None and asked.soak:
         asked.report.write_text(with_soak(asked.report.read_text(), done[0]))
     elif asked.report is not None:
-        asked.report.write_text(page(done, asked.seed, time.monotonic() - begun))
+        asked.report.write_text(page(done, asked.seed, asked.share, time.monotonic() - begun))
     return int(any(counts.problems for counts in done))
 
 

@@ -22,7 +22,7 @@ def test_nothing_is_lost(name: str, router: StartRouter, tmp_path: Path) -> None
     assert not counts.problems, f"{counts}: {counts.problems}"
     assert counts.num_lost == 0
     assert sum(counts.faults.values()) >= 2
-    text = page([counts], SEED, 1.0)
+    text = page([counts], SEED, SHARES[name], 1.0)
     assert f"| {counts.row} |" in text
     assert with_soak(with_soak(text, counts), counts).count("| soak |") == 1
 
