@@ -49,6 +49,8 @@ class Residency:
         logs: Logs,
         foresight: Foresight,
         verbosity: int,
+        *,
+        is_confined: bool,
         hang_timeout_s: float,
     ) -> None:
         self._models = models
@@ -61,6 +63,7 @@ class Residency:
         self._foresight = foresight
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
+        self._is_confined = is_confined
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
@@ -239,7 +242,7 @@ class Residency:
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
-        instance.load(self._remedies.known.joined(model.remedy), self._verbosity)
+        instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         self._hangs.watch()

@@ -63,7 +63,8 @@ class Supervisor:
             self.logs,
             self._foresight,
             config.verbosity,
-            config.worker_hang_timeout_s,
+            is_confined=config.confine_workers,
+            hang_timeout_s=config.worker_hang_timeout_s,
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell

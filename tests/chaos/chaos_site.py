@@ -72,13 +72,13 @@ class Site:
         return descendants(self.router.process.pid)
 
     def fork_server(self) -> int | None:
-        """The child that has one thread; workers have more."""
-        return next((pid for pid in self.children() if _num_threads(pid) == 1 and is_alive(pid)), None)
+        """The child that has no ring."""
+        return next((pid for pid in self.children() if is_alive(pid) and not _has_ring(pid)), None)
 
     async def newest(self) -> int | None:
         """The worker that was started last: the spare, if there is one. Never the calm model's."""
         calm = await self.pid_of(CALM)
-        return max((pid for pid in self.children() if _num_threads(pid) > 1 and pid != calm), key=_started, default=None)
+        return max((pid for pid in self.children() if pid != calm and _has_ring(pid)), key=_started, default=None)
 
     def zombies(self) -> list[int]:
         return [pid for pid in self.children() if not is_alive(pid)]
@@ -159,11 +159,11 @@ def kill(pid: int | None, number: int = signal.SIGKILL) -> bool:
     return pid is not None
 
 
-def _num_threads(pid: int) -> int:
+def _has_ring(pid: int) -> bool:
     try:
-        return len(os.listdir(f"/proc/{pid}/task"))
+        return "fastrouter-ring" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
-        return 0
+        return False
 
 
 def _started(pid: int) -> int:
