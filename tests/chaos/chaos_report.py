@@ -65,6 +65,11 @@ def _line(row: Counts) -> str:
     faults = ", ".join(f"{name} {count}" for name, count in sorted(row.faults.items()))
     recovery = f"{milliseconds(row.recovery_s, 50)}, {milliseconds(row.recovery_s, 99)}" if row.recovery_s else ""
     cells = [row.row, row.what, f"{sum(row.faults.values())}: {faults}", sum(row.streams.values())]
-    cells += [*(row.streams[kind] for kind in (KEPT, BROKEN, REFUSED)), row.num_lost, sum(row.calm.values()), recovery]
+    cells += [
+        *(row.streams[kind] for kind in (KEPT, BROKEN, REFUSED)),
+        row.num_lost,
+        f"{row.calm[KEPT]} of {sum(row.calm.values())} kept" if row.calm else "",
+        recovery,
+    ]
     cells += [milliseconds(row.health_s, 99), "; ".join(f"{name} {value}" for name, value in row.notes.items())]
     return "| " + " | ".join(map(str, cells)) + " |"

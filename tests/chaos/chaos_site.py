@@ -31,6 +31,7 @@ class Site:
             self.write(name, script)
         self.router: Router = start(*flags, models_dir=folder, is_fake=True)
         self.random = random.Random(seed)
+        self._calm_pid: int | None = None  # the last one
 
     def write(self, model: str, script: dict[str, Any]) -> None:
         (self.folder / f"{model}.gguf").write_text(json.dumps(script))
@@ -77,8 +78,8 @@ class Site:
 
     async def newest(self) -> int | None:
         """The worker that was started last: the spare, if there is one. Never the calm model's."""
-        calm = await self.pid_of(CALM)
-        return max((pid for pid in self.children() if pid != calm and _has_ring(pid)), key=_started, default=None)
+        self._calm_pid = await self.pid_of(CALM) or self._calm_pid
+        return max((pid for pid in self.children() if pid != self._calm_pid and _has_ring(pid)), key=_started, default=None)
 
     def zombies(self) -> list[int]:
         return [pid for pid in self.children() if not is_alive(pid)]
@@ -97,6 +98,8 @@ class Site:
         """Meanwhile /health answers and another model streams; afterwards everything is as before."""
         await self._quiet(counts)
         pid, before, mib = self.router.process.pid, self.descriptors(), self.resident_mib()
+        if has_calm:  # it stays in memory, so that a fault never hits its load
+            await self.post("/models/pin", {"model": CALM, "pin": True})
         works = [self._ping] * has_pings + [self._stream_calmly] * has_calm
         beside = [asyncio.create_task(work(counts)) for work in works]
         try:
@@ -120,6 +123,10 @@ class Site:
                 await self.post("/models/unload", {"model": entry["id"]})
         await self._until(lambda: len(self.children()) == 2, lambda: f"children are left: {self.children()}", counts)
         await self._until(lambda: not self.zombies(), lambda: f"zombies are left: {self.zombies()}", counts)
+        before = None
+        while before != (now := self.descriptors()):  # the spare may still be starting
+            before = now
+            await asyncio.sleep(0.3)
 
     async def _until(self, is_so: Callable[[], bool], problem: Callable[[], str], counts: Counts) -> None:
         end = time.monotonic() + SETTLE_S
