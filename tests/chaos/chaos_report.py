@@ -1,4 +1,4 @@
-"""docs/reliability.md: written by `make chaos`; `make soak` adds its row. Never by hand."""
+"""docs/reliability.md: written by `make chaos`; `make soak`, or a run of some rows, replaces those rows. Never by hand."""
 
 import os
 import platform
@@ -53,12 +53,16 @@ def page(rows: list[Counts], seed: int, share: float, took_s: float) -> str:
     return HEAD + "\n".join(table) + "\n" + footer + RULE + "\n"
 
 
-def with_soak(text: str, row: Counts) -> str:
-    """The page with the row of this soak instead of the last one."""
-    row.row = "soak"
-    lines = [line for line in text.splitlines() if not line.startswith("| soak |")]
-    last = max(number for number, line in enumerate(lines) if line.startswith("| "))
-    return "\n".join([*lines[: last + 1], _line(row), *lines[last + 1 :]]) + "\n"
+def with_rows(text: str, rows: list[Counts]) -> str:
+    """The page with these rows in place of older ones."""
+    lines = text.splitlines()
+    for row in rows:
+        old = [number for number, line in enumerate(lines) if line.startswith(f"| {row.row} |")]
+        if old:
+            lines[old[0]] = _line(row)
+        else:
+            lines.insert(max(number for number, line in enumerate(lines) if line.startswith("| ")) + 1, _line(row))
+    return "\n".join(lines) + "\n"
 
 
 def _line(row: Counts) -> str:

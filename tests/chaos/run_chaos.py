@@ -17,7 +17,7 @@ sys.path += [str(HERE.parent), str(HERE.parent / "support")]
 from chaos_client import Counts  # noqa: E402
 from chaos_faults import ROWS, Row, f19  # noqa: E402
 from chaos_real import real  # noqa: E402
-from chaos_report import page, with_soak  # noqa: E402
+from chaos_report import page, with_rows  # noqa: E402
 from conftest import running  # noqa: E402
 
 ALL: dict[str, Row] = {**ROWS, "real": real}
@@ -38,8 +38,10 @@ def main() -> int:
         print(done[-1], flush=True)
         for problem in done[-1].problems:
             print(f"    {problem}", flush=True)
-    if asked.report is not None and asked.soak:
-        asked.report.write_text(with_soak(asked.report.read_text(), done[0]))
+    if asked.soak:
+        done[0].row = "soak"
+    if asked.report is not None and len(rows) < len(ALL) and asked.report.exists():
+        asked.report.write_text(with_rows(asked.report.read_text(), done))
     elif asked.report is not None:
         asked.report.write_text(page(done, asked.seed, asked.share, time.monotonic() - begun))
     return int(any(counts.problems for counts in done))
