@@ -1,6 +1,7 @@
 """A client that checks each answer to its last byte, and what it counts."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -142,7 +143,13 @@ async def _read(port: int, path: str, body: dict[str, Any], events: "Events") ->
             while piece := await reader.read(1 << 16):
                 events.feed(piece)
     finally:
-        writer.close()
+        await close(writer)
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 class Events:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from chaos_client import BROKEN, KEPT, LOST, REFUSED, Answer, Counts
+from chaos_client import BROKEN, KEPT, LOST, REFUSED, Answer, Counts, close
 from chaos_site import CALM, CALM_SCRIPT, At, Site, kill
 from conftest import FASTROUTER, StartRouter, is_alive
 
@@ -335,7 +335,7 @@ async def _exhaust(site: Site, counts: Counts) -> None:
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
         for writer in writers:
-            writer.close()
+            await close(writer)
     begun = time.monotonic()
     counts.expect(counts.take(await site.ask("lane0", {"tokens": 2})).kind == KEPT, "no answer after it had descriptors again")
     counts.recovery_s.append(time.monotonic() - begun)

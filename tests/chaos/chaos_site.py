@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from chaos_client import Answer, Counts, ask, body_of, text_of_script
+from chaos_client import Answer, Counts, ask, body_of, close, text_of_script
 from conftest import Router, StartRouter, descendants, is_alive
 
 PING_S = 0.02
@@ -140,9 +140,11 @@ class Site:
         while True:
             begun = time.monotonic()
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            counts.expect((await reader.read(-1)).startswith(b"HTTP/1.1 200"), "/health does not answer 200")
-            writer.close()
+            try:
+                writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                counts.expect((await reader.read(-1)).startswith(b"HTTP/1.1 200"), "/health does not answer 200")
+            finally:
+                await close(writer)
             counts.health_s.append(time.monotonic() - begun)
             await asyncio.sleep(PING_S)
 
