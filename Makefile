@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz-api bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -28,6 +28,18 @@ check: install $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
+
+# Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
+chaos: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
+
+soak: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md
+
+# The ring's C code, and the Cython core with what reads hostile bytes, under sanitizers (about 5 minutes).
+sanitize: install $(VENV)/.test
+	$(BIN)/python tests/core/ring_stress.py 20000000
+	$(BIN)/python tests/core/sanitized_core.py
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))

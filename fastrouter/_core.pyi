@@ -215,7 +215,14 @@ class TokenRing:
     def ring_doorbell(self) -> None:
         """Wake the consumer if it sleeps; costs no system call when it is awake."""
     def watch(self) -> CancelWatch: ...
+    def note_alive(self) -> None:
+        """The worker's loop turns. No system call."""
+    def note_progress(self) -> None:
+        """A piece of work is done. No system call."""
     # consumer
+    @property
+    def life(self) -> tuple[int, int]:
+        """How often the producer has noted (that it is alive, progress): only changes mean something. Zeros when closed."""
     def cancel(self, request_id: int) -> None:
         """Tell the producer immediately, even while it computes. Only the last cancelled request is visible; each also has its message."""
     def attach(self, sink: Sink) -> int:
@@ -231,8 +238,8 @@ class TokenRing:
     on_sink_error: Callable[[Sink, BaseException], None] | None
 
 class CancelWatch:
-    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled. It must live longer
-    than its users, and the ring's mapping longer than these."""
+    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled, and notes progress. It
+    must live longer than its users, and the ring's mapping longer than these."""
 
     function: int
     argument: int

@@ -98,6 +98,7 @@ class Config:
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
     poll: int = DEFAULT_POLL
+    worker_hang_timeout_s: float = 30.0  # 0: hung workers are not looked for
     queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True

@@ -50,6 +50,15 @@ def router_flags() -> list[Flag]:
         ),
         flag(
             scope,
+            "--worker-hang-timeout",
+            "WORKER_HANG_TIMEOUT",
+            Kind.FLOAT,
+            "worker_hang_timeout_s",
+            "seconds a worker may make no progress; then it is killed and its requests go on in a new one (30; 0: no limit)",
+            low=0,
+        ),
+        flag(
+            scope,
             "--models-autoload --no-models-autoload",
             "MODELS_AUTOLOAD",
             Kind.SWITCH,

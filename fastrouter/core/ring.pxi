@@ -6,6 +6,8 @@
 #            head      u64  @128  (producer)
 #            asleep    u32  @192  (both)
 #            cancelled u64  @256  (consumer)   the request that was cancelled last, so that a decode can end early
+#            alive     u64  @320  (producer)   grows with each turn of the worker's loop
+#            progress  u64  @384  (producer)   grows with each piece of work: an operation of a graph, a step, a part of a load
 #   page 1.. data, `capacity` bytes          data | data again      (mapped twice, so that no record wraps)
 #
 #   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
@@ -13,6 +15,9 @@
 # head and tail count all bytes and never go back; head - tail is what waits. One release store publishes a record. The consumer sets
 # `asleep` before it stops looking, then looks once more; the producer reads `asleep` after it has published. With a full fence on both
 # sides at least one of them sees the other, so no wake-up is lost, and an awake consumer costs the producer no system call.
+#
+# The last two are counters that only tell whether a worker hangs: relaxed, written by one thread at a time, and wrong values cost only the
+# worker that wrote them.
 #
 # The router trusts nothing that it reads here: its tail is private, a header is copied before it is checked, every length is
 # compared with what is really there, and the seals prevent the other side from truncating the file (which would be a SIGBUS).
@@ -54,10 +59,16 @@ cdef extern from *:
         while ((error = fr_outcome(read(doorbell, &count, 8))) == EINTR);
         return error == EAGAIN ? 0 : error; /* EAGAIN: it was not rung */
     }
-    /* llama.cpp calls this after each operation of a graph, from one of its threads, without the GIL: a load and a comparison. */
-    typedef struct { const uint64_t *cancelled; uint64_t watched; } fr_watch;
+    static inline void fr_count(uint64_t *counter) {
+        __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+    }
+    static inline void fr_bump(char *control, int at) { fr_count((uint64_t *)(control + at)); }
+    /* llama.cpp calls this after each operation of a graph, from one of its threads, without the GIL: a few loads and a store. A graph has
+       an end, so each operation is progress. */
+    typedef struct { const uint64_t *cancelled; uint64_t *progress; uint64_t watched; } fr_watch;
     static bool fr_is_cancelled(void *watch) {
         const fr_watch *asked = (const fr_watch *)watch;
+        fr_count(asked->progress);
         uint64_t watched = __atomic_load_n(&asked->watched, __ATOMIC_RELAXED);
         return watched && __atomic_load_n(asked->cancelled, __ATOMIC_RELAXED) == watched;
     }
@@ -80,6 +91,7 @@ cdef extern from *:
     """
     ctypedef struct fr_watch:
         const uint64_t *cancelled
+        uint64_t *progress
         uint64_t watched
     void fr_watch_for(fr_watch *watch, uint64_t id) noexcept
     void fr_is_cancelled()  # only its address is taken
@@ -93,6 +105,7 @@ cdef extern from *:
         uint32_t zero
     uint64_t fr_load(const char *control, int at) noexcept
     void fr_store(char *control, int at, uint64_t value) noexcept
+    void fr_bump(char *control, int at) noexcept
     void fr_set_asleep(char *control, uint32_t value) noexcept
     int fr_take_asleep(char *control) noexcept
     int fr_signal(int doorbell) noexcept
@@ -106,6 +119,8 @@ cdef enum:
     TAIL = 64
     HEAD = 128
     CANCELLED = 256
+    ALIVE = 320
+    PROGRESS_AT = 384
     HEADER_BYTES = 24
     MAX_CHOICES = 256
     INDEX_BITS = 12  # a request id is generation << INDEX_BITS | index into the table of sinks
@@ -230,11 +245,25 @@ cdef class TokenRing:
     def watch(self):
         return CancelWatch(self)
 
+    def note_alive(self):
+        if self._control != NULL:
+            fr_bump(self._control, ALIVE)
+
+    def note_progress(self):
+        if self._control != NULL:
+            fr_bump(self._control, PROGRESS_AT)
+
     # ---------------------------------------------------------------- consumer
 
     def cancel(self, uint32_t request_id):
         if self._control != NULL:
             fr_store(self._control, CANCELLED, request_id)
+
+    @property
+    def life(self):
+        if self._control == NULL:
+            return 0, 0
+        return fr_load(self._control, ALIVE), fr_load(self._control, PROGRESS_AT)
 
     def attach(self, Sink sink not None):
         cdef uint32_t index = self._index
@@ -356,6 +385,7 @@ cdef class CancelWatch:
             raise ValueError("the ring is closed")
         self._ring = ring
         self._watch.cancelled = <const uint64_t *>(ring._control + CANCELLED)
+        self._watch.progress = <uint64_t *>(ring._control + PROGRESS_AT)
 
     @property
     def function(self):

@@ -23,6 +23,7 @@ from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.workers.hang_watch import HangWatch
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
@@ -50,6 +51,7 @@ class Residency:
         verbosity: int,
         *,
         is_confined: bool,
+        hang_timeout_s: float,
     ) -> None:
         self._models = models
         self._queue = queue
@@ -65,6 +67,7 @@ class Residency:
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
+        self._hangs = HangWatch(timers, hang_timeout_s, models.instances)
         self._plan = Plan()  # the latest plan
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that one model was evicted for another
@@ -235,12 +238,14 @@ class Residency:
         instance = Instance(spec, measures.need(spec), process, self._timers.now, self._changed, self._noticed)
         model.instance = instance
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
+        instance.on_work = self._hangs.watch
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
+        self._hangs.watch()
         ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
         self._timers.at(model.load_timer, ends_at, lambda: self._end_load(instance))
         self._events.loading(spec.id, 0.0)

@@ -64,6 +64,7 @@ class Supervisor:
             self._foresight,
             config.verbosity,
             is_confined=config.confine_workers,
+            hang_timeout_s=config.worker_hang_timeout_s,
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell

@@ -42,6 +42,7 @@ from fastrouter.worker.process.spare import Spare
 _SHORT_WAIT_S = 0.0002  # until there is room in the ring, or a grammar is ready
 _PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
 _QUIET_MS = 2000  # without a request, before the worker frees memory
+_SIGN_MS = 1000  # at most between two signs of life while other threads work
 
 
 def run_worker(wire: BlockingWire, ring: TokenRing, watch_router: Callable[[], None]) -> int:
@@ -51,12 +52,13 @@ def run_worker(wire: BlockingWire, ring: TokenRing, watch_router: Callable[[], N
     mailbox = Mailbox(wire)
     spare = Spare(mailbox.wait)
     load, more = spare.await_load()
+    outbox = Outbox(ring)
     try:
-        loaded = Loader(load, wire, Outbox(ring), mailbox.wake, watch_router).run(spare)
+        loaded = Loader(load, wire, outbox, mailbox.wake, watch_router).run(spare)
     except FastrouterError as error:
         wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
         return 1
-    Loop(loaded, wire, mailbox.wait).run(spare, more)
+    Loop(loaded, wire, outbox, mailbox.wait).run(spare, more)
 
 
 class Mailbox:
@@ -85,9 +87,10 @@ class Mailbox:
 class Loop:
     """A loaded model at work."""
 
-    def __init__(self, loaded: LoadedModel, wire: BlockingWire, wait: Callable[[int | None], list[Message]]) -> None:
+    def __init__(self, loaded: LoadedModel, wire: BlockingWire, outbox: Outbox, wait: Callable[[int | None], list[Message]]) -> None:
         self._loaded = loaded
         self._wire = wire
+        self._outbox = outbox
         self._wait = wait
         self._engine = loaded.engine
         self._text_calls = loaded.text_calls
@@ -102,6 +105,7 @@ class Loop:
         """Until the router has ended: then it raises EOFError."""
         engine, embedder, slot_files, text_calls = self._engine, self._embedder, self._slot_files, self._text_calls
         while True:
+            self._note_life()
             for message in messages:
                 self._handle(message)
             if text_calls.has_work:
@@ -117,9 +121,20 @@ class Loop:
             if engine.has_work or embedder.has_work:
                 messages = self._wire.poll(0)
                 continue
-            messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
-            if not messages:
+            messages = self._wait(_SIGN_MS if self._has_helpers else _QUIET_MS if spare.has_leftovers else None)
+            if not messages and not self._has_helpers:
                 spare.tidy_up()
+
+    @property
+    def _has_helpers(self) -> bool:
+        """Other threads read texts or compile grammars."""
+        return self._text_calls.has_work or self._embedder.is_reading or self._engine.is_compiling
+
+    def _note_life(self) -> None:
+        """For the router, which ends a worker that hangs. Other threads have time limits, and a step of the embedder has an end."""
+        self._outbox.note_alive()
+        if self._has_helpers or self._embedder.has_work:
+            self._outbox.note_progress()
 
     def _publish(self, *methods: str) -> None:
         """So that the router can answer while this process computes."""

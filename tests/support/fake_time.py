@@ -50,6 +50,10 @@ class FakeLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise AssertionError(context)
 
+    @property
+    def num_timers(self) -> int:
+        return sum(not timer.is_cancelled for _, _, timer in self._timers)
+
     def advance(self, seconds: float = 0.0) -> None:
         """Let this much time pass; all that is due meanwhile runs, in its order."""
         end = self.now + seconds

@@ -5,18 +5,20 @@ Owns the script's words; must never import llama_cpp (it starts in a tenth of a 
 As a command: `fake_worker.py [--spare JSON] --fork-server FD`. There are three scripts, each a JSON object:
 
 spare    `--spare`: what happens before a Load. `hello_pid` N: claim to be that process; `raw` hex: bytes instead of a Hello;
-         `die`; `mute`: say nothing; `hangs`: close the wire, live on.
+         `die`; `freeze`; `mute`: say nothing; `hangs`: close the wire, live on.
 model    the content of the file at Load.path, or {"flood": true} for a file named `flood*`, {"flood": true, "lockstep": true} for
          `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
-         message, `die`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
+         message, `die`, `freeze`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
          exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
 request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, or `say`: a list of
          {"text"}, {"thought"}, {"event": a Delta}, {"progress": a PromptProgress}; `finish` {}: fields of the last record;
-         `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` after them, `raw` hex on the wire,
-         `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
+         `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` or `freeze` after them, `raw` hex on
+         the wire, `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
 
-`die` is a signal's name or `exit` + code. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
+`die` is a signal's name or `exit` + code. `freeze`: `stop` by a signal, `spin` in a loop, `deadlock`, or (only in a request) `turn`: the
+worker's loop turns and nothing else happens. A stream that hangs counts as work. `once` PATH, in a model or a request: its fault happens
+only if there is no such file, which it makes. In flood mode every request gets `tokens` (or max_tokens) tokens, all streams one token a
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
 """
 
@@ -27,6 +29,7 @@ import select
 import signal
 import struct
 import sys
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +59,7 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.process import fork
 
 NEVER = float("inf")
+SIGN_S = 1.0  # at most between two signs of life
 TAIL_OFFSET = 64  # of the consumer's index in the ring's control page
 HEAD_OFFSET = 128  # of the producer's index in the ring's control page
 META = {
@@ -92,6 +96,27 @@ def die(how: str) -> None:
         os._exit(int(how.removeprefix("exit")))
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(60)
+
+
+def is_due(script: Script) -> bool:
+    """Whether the fault in the script happens now."""
+    if "once" in script:
+        try:
+            Path(script["once"]).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+    return True
+
+
+def freeze(how: str) -> None:
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while how == "spin":
+        pass
+    if how == "deadlock":
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
 
 
 @dataclass(slots=True)
@@ -149,6 +174,8 @@ class Worker:
             time.sleep(60)
         if "die" in script:
             die(script["die"])
+        if "freeze" in script:
+            freeze(script["freeze"])
 
     def say_lines(self, script: Script) -> None:
         sys.stderr.write("".join(f"{line}\n" for line in script.get("lines", [])))
@@ -185,7 +212,8 @@ class Worker:
             self.wire.send(Failed(script["fail"], script.get("is_scarce", False)))
             time.sleep(60 if script.get("linger") else 0)
             return False
-        self.say(script)
+        if is_due(script):
+            self.say(script)
         if script.get("never_ready"):
             time.sleep(60)
         self.wire.send(Ready({**META, **script.get("meta", {})}))
@@ -244,9 +272,10 @@ class Worker:
         """Each stream at its own pace."""
         while True:
             due = min((stream.due for stream in self.streams.values()), default=NEVER)
-            wait = max(0.0, due - time.monotonic()) if due < NEVER else None
+            wait = min(SIGN_S, max(0.0, due - time.monotonic())) if self.streams else None
             if self.outbox.is_blocked:
                 wait = 0.0002
+            self.note_life()
             for message in self.wire.poll(wait):
                 self.handle(message)
             if self.outbox.flush():
@@ -255,15 +284,20 @@ class Worker:
                     self.step(stream, now)
             self.outbox.ring_doorbell()
 
+    def note_life(self) -> None:
+        self.ring.note_alive()
+        if not any(stream.due == NEVER and stream.script.get("freeze") == "turn" for stream in self.streams.values()):
+            self.ring.note_progress()
+
     def step(self, stream: Stream, now: float) -> None:
         script = stream.script
         if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):
             die(self.model["first_decode"])
-        if stream.num_sent >= script.get("die_after", 0):
-            if script.keys() & {"die", "raw", "ring_head"}:
+        if stream.num_sent >= script.get("die_after", 0) and is_due(script):
+            if script.keys() & {"die", "freeze", "raw", "ring_head"}:
                 self.outbox.ring_doorbell()
                 self.say(script)
-            if script.get("hang"):
+            if script.get("hang") or "freeze" in script:
                 stream.due = NEVER
                 self.outbox.ring_doorbell()
                 return
@@ -291,6 +325,7 @@ class Worker:
                 for message in self.wire.poll(None):
                     self.handle(message)
             ended = []
+            self.ring.note_progress()
             for stream in self.streams.values():
                 if stream.num_sent < stream.num_tokens:
                     while not push(stream.request_id, TEXT, 0, 0, 1, text):

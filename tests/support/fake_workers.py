@@ -9,6 +9,7 @@ from fake_time import FakeLoop
 
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
 from fastrouter.ipc.messages import Failed, Load, Prime, Progress, Ready
+from fastrouter.supervisor.decide.hang import Look
 
 EXIT_S = 0.01  # from a kill to the end
 
@@ -28,6 +29,7 @@ class FakeWorker:
         self.sent: list[Any] = []
         self._maker = maker
         self._is_doomed = False
+        self.seen: Look | None = None  # what a look at its process shows
 
     def __repr__(self) -> str:
         return f"<FakeWorker {self.pid}>"
@@ -45,6 +47,16 @@ class FakeWorker:
         if not self._is_doomed:
             self._is_doomed = True
             self._maker.loop.call_later(EXIT_S, self.die, -9)
+
+    def give_up(self) -> None:
+        self.kill()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.seen is not None and self.seen.state == "T"
+
+    def look(self) -> Look | None:
+        return self.seen
 
     def close(self) -> None:
         self.is_closed = True

@@ -95,6 +95,8 @@ class Instance:
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
+        self.hang: str | None = None  # how it hung, so that it was killed
+        self.on_work: Callable[[], None] = lambda: None  # it has got a request or a call
         self.started_at = self._now()
         self.ready_at = 0.0  # 0: not ready yet
         self.streams: dict[int, WorkerStream] = {}
@@ -129,6 +131,11 @@ class Instance:
         """The load takes too long; `cause` becomes the reason of its end."""
         self.failure = cause
         self.process.kill()
+
+    def end_hung(self, how: str) -> None:
+        """Kill it because it hangs: an end by itself, as after a crash."""
+        self.hang = how
+        self.process.give_up()
 
     def load(self, remedy: Remedy, verbosity: int, *, is_confined: bool = False) -> None:
         self.remedy = remedy
@@ -179,6 +186,7 @@ class Instance:
             self.process.ring.detach(request_id)
             raise
         self.streams[request_id] = stream
+        self.on_work()
         return request_id
 
     def abort(self, request_id: int) -> None:
@@ -213,6 +221,7 @@ class Instance:
         if method in DECODING_CALLS:
             self._decoding_ids.add(call.request_id)
         self.process.send(call)
+        self.on_work()
         try:
             return await future
         except asyncio.CancelledError:
@@ -307,6 +316,8 @@ class Instance:
         process = self.process
         if self.failure is not None:
             return self.failure
+        if self.hang is not None:
+            return f"its worker hung and was killed: {self.hang}"
         if process.broke_protocol is not None:
             return f"its worker broke the protocol: {process.broke_protocol}"
         last_line = f"; its last line: {process.lines[-1]}" if process.lines else ""
@@ -322,6 +333,12 @@ class Instance:
     def has_retries(self) -> bool:
         """It has requests that may have crashed a worker before."""
         return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
+
+    @property
+    def has_work(self) -> bool:
+        """It should be doing something now."""
+        is_asked = any(stream.sink.request_id == key for key, stream in self.streams.items())
+        return self.state is not State.DYING and (self.state is State.LOADING or is_asked or self.has_calls)
 
     @property
     def has_calls(self) -> bool:

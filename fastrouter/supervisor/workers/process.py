@@ -23,7 +23,9 @@ from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.ipc.messages import Hello
 from fastrouter.ipc.wire import AsyncWire
+from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
+from fastrouter.supervisor.workers.look import is_stopped, look_at
 
 log = logging.getLogger("fastrouter.worker")
 
@@ -82,6 +84,8 @@ class WorkerProcess:
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_exit: Callable[[], None] = lambda: None  # all its messages have been delivered before
         self.on_line: Callable[[str], None] = self._log_line
+        self.starter_pid: int | None = None  # the process that should start it
+        self.end_starter: Callable[[], None] = lambda: None
         self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
         self.broke_protocol: str | None = None
         self.is_closed = False
@@ -143,6 +147,23 @@ class WorkerProcess:
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """It hangs, or the process that should start it does: then that one is ended. `on_exit` follows."""
+        if self.pid is not None:
+            self.kill()
+        else:
+            self.end_starter()
+            self._exited()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+        return is_stopped(self.pid or self.starter_pid)
+
+    def look(self) -> Look | None:
+        """Its process as the system sees it, or the process that should start it; None: unknown."""
+        return look_at(self.pid or self.starter_pid)
 
     def _wait_at_most(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._timer is not None:

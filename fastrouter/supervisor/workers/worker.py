@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastrouter._core import TokenRing
+from fastrouter.supervisor.decide.hang import Look
 
 
 class Worker(Protocol):
@@ -36,6 +37,16 @@ class Worker(Protocol):
 
     def kill(self) -> None:
         """`on_exit` follows. Idempotent."""
+
+    def give_up(self) -> None:
+        """Like `kill`, for a worker that hangs, also when the process that should start it hangs."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+
+    def look(self) -> Look | None:
+        """Its process as the system sees it, or the process that should start it; None: unknown."""
 
     def close(self) -> None:
         """Stop watching one that does not end."""

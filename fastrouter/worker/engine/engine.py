@@ -154,6 +154,7 @@ class Engine:
             if code:
                 self._recovery.recover(code, step)
             else:
+                self._outbox.note_progress()
                 self._take(step)
             self._outbox.ring_doorbell()
 

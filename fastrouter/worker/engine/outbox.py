@@ -23,6 +23,8 @@ class Outbox:
         self._pending: deque[_Record] = deque()
         self.ring_doorbell = ring.ring_doorbell
         self.watch_cancels = ring.watch
+        self.note_alive = ring.note_alive
+        self.note_progress = ring.note_progress
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._pending)} pending>"
