@@ -69,6 +69,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("GET", "/openapi.json"): About("This document"),
     ("POST", "/models"): About("Download a model", MODEL, ("model",)),
     ("DELETE", "/models"): About("Remove a downloaded model", query=_MODEL_QUERY),
+    ("DELETE", "/models/parked"): About("Forget parked prompts", query=_MODEL_QUERY),
     ("GET", "/models/sse"): About("What happens to models, as a stream", is_stream=True, query=("usage",)),
     ("GET", "/models/logs"): About("The last lines of a model's log", query=_MODEL_QUERY),
     ("POST", "/models/load"): About("Load a model", MODEL, ("model",)),

@@ -85,6 +85,7 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
+    park_ram_mib: int = -1  # of prompts of models that have left; -1: what the machine can spare; 0: none
     poll: int = DEFAULT_POLL
     queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S

@@ -31,6 +31,15 @@ def router_flags() -> list[Flag]:
         ),
         flag(
             scope,
+            "--park-ram",
+            "PARK_RAM",
+            Kind.MEMORY,
+            "park_ram_mib",
+            "MiB for prompts of models that have left memory (auto: 8192, or a quarter of the free memory; 0: off)",
+            low=-1,
+        ),
+        flag(
+            scope,
             "--queue-timeout",
             "QUEUE_TIMEOUT",
             Kind.FLOAT,

@@ -20,10 +20,11 @@ from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
 from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.next_model import next_model
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.instance import Instance, fail_sink
+from fastrouter.supervisor.workers.instance import FAULTS, Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker_log import Logs
@@ -34,6 +35,8 @@ log = logging.getLogger("fastrouter.supervisor")
 END_TIMEOUT_S = 5.0
 FAILED_GRACE_S = 2.0  # a worker that has reported why it cannot load ends by itself
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load, because the first token is more important
+PARK_MS = 1000  # a worker that leaves may take this long to park its prompts
+PARK_GRACE_S = 0.5
 SAVE_DELAY_S = 5.0  # results of a load are written this long after it
 
 
@@ -43,6 +46,7 @@ class Residency:
         models: ManagedModels,
         queue: Queue,
         memory: Memory,
+        parking: Parking,
         spares: Spares,
         timers: Timers,
         events: Events,
@@ -52,6 +56,7 @@ class Residency:
         self._models = models
         self._queue = queue
         self._memory = memory
+        self._parking = parking
         self._spares = spares
         self._timers = timers
         self._events = events
@@ -80,6 +85,7 @@ class Residency:
             instance.kill()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
+        self._parking.close()
         self._save()
 
     # ------------------------------------------------------------ performing the plan
@@ -204,7 +210,7 @@ class Residency:
         model = self._models[model_id]
         instance = _instance_of(model)
         model.is_asleep, model.has_expired, model.meta = True, True, instance.meta
-        instance.kill()
+        self._part(instance)
         self._events.sleeping(model_id)
         metrics.evicted(model_id, "sleep")
 
@@ -226,13 +232,15 @@ class Residency:
         model.forget_end()
         model.is_asleep = model.has_expired = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
-        instance = Instance(spec, measures.need(spec), process, self._timers.now, self._changed, self._noticed)
+        need, now_of = measures.need(spec), self._timers.now
+        instance = Instance(spec, need, process, now_of, self._changed, self._noticed, self._parking.take)
         model.instance = instance
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity)
+        self._parking.lend(instance)
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
@@ -319,16 +327,27 @@ class Residency:
                 self._kill(instance)
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
-        """Without leases a worker holds nothing that must be saved, so it is killed."""
-        instance.kill()
+        self._part(instance, frees_first=reason == "memory")
         reason = reason or instance.leave_reason
         self._events.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
+
+    def _part(self, instance: Instance, *, frees_first: bool = False) -> None:
+        """The worker parks its prompts and ends, or is killed. `frees_first`: a load waits for its memory."""
+        wanted = [model.spec for model in self._queue.models() if model.instance is None]
+        room = self._memory.room_to_park(instance, wanted, frees_first=frees_first) if self._parking.is_on else 0
+        if room and instance.park(room, PARK_MS):
+            kills_at = self._timers.now() + PARK_MS / 1e3 + PARK_GRACE_S
+            self._timers.at(_end_timer(instance), kills_at, instance.process.kill)
+        else:
+            instance.kill()
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
         """The process has ended, and all its messages have been delivered."""
         self._spares.reap()
         self._timers.cancel(model.load_timer)
+        self._timers.cancel(_end_timer(instance))
+        self._parking.note_end(instance, has_crashed=instance.state is not State.DYING and instance.process.exit_code in FAULTS)
         model.instance = None
         model.end_load(self._timers.now())
         model.keep_alive_s = None
@@ -347,6 +366,11 @@ class Residency:
         self._may_be_idle(model)
         self._prime()
         self.rebalance()
+
+
+def _end_timer(instance: Instance) -> str:
+    """The name of the timer that ends a worker that does not end by itself."""
+    return f"end {instance.spec.id}"
 
 
 def _instance_of(model: ManagedModel) -> Instance:

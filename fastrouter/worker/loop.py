@@ -1,7 +1,7 @@
 """A worker from Hello to its end: it waits for a load, sends Ready, then handles messages of the router and steps the engine.
 
-Owns the wire and the model. One thread. Messages are polled between steps, and waited for when there is no work. The router ends it by
-SIGKILL.
+Owns the wire and the model. One thread. Messages are polled between steps, and waited for when there is no work. It ends after Park; the
+router may also end it by SIGKILL.
 """
 
 import contextlib
@@ -11,20 +11,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.ipc.messages import (
     DECODING_CALLS,
     SLOT_CALLS,
     Abort,
     Call,
+    Drop,
     Failed,
     Forget,
     Hello,
+    Lend,
     Message,
     Notice,
+    Park,
     PromptCacheSize,
     Reply,
     Share,
@@ -33,6 +36,7 @@ from fastrouter.ipc.messages import (
     Submit,
 )
 from fastrouter.ipc.wire import BlockingWire
+from fastrouter.worker.calls.park import Parker
 from fastrouter.worker.calls.text_calls import TEXT_CALLS
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import Scarcity
@@ -44,7 +48,7 @@ _PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
 _QUIET_MS = 2000  # without a request, before the worker frees memory
 
 
-def run_worker(wire: BlockingWire, ring: TokenRing) -> int:
+def run_worker(wire: BlockingWire, ring: TokenRing, descriptors: Descriptors) -> int:
     """Returns the exit code. Raises EOFError when the router has ended."""
     wire.send(Hello(os.getpid()))
     mailbox = Mailbox(wire)
@@ -55,7 +59,8 @@ def run_worker(wire: BlockingWire, ring: TokenRing) -> int:
     except FastrouterError as error:
         wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
         return 1
-    Loop(loaded, wire, mailbox.wait).run(spare, more)
+    Loop(loaded, wire, mailbox.wait, descriptors).run(spare, more)
+    return 0
 
 
 class Mailbox:
@@ -84,7 +89,9 @@ class Mailbox:
 class Loop:
     """A loaded model at work."""
 
-    def __init__(self, loaded: LoadedModel, wire: BlockingWire, wait: Callable[[int | None], list[Message]]) -> None:
+    def __init__(
+        self, loaded: LoadedModel, wire: BlockingWire, wait: Callable[[int | None], list[Message]], descriptors: Descriptors
+    ) -> None:
         self._loaded = loaded
         self._wire = wire
         self._wait = wait
@@ -92,17 +99,23 @@ class Loop:
         self._text_calls = loaded.text_calls
         self._embedder = loaded.embedder
         self._slot_files = loaded.slot_files
+        can_park = bool(loaded.context.memory) and not loaded.context.is_embedding
+        self._parker = Parker(loaded.engine.prefixes, descriptors, wire.send, is_on=can_park)
+        self._is_over = False  # everything is parked
         self._prompt_cache_bytes = 0  # as the router knows it
         self._engine.prefixes.prompt_cache.on_change = self._tell_prompt_cache_size
         self._engine.before_long_step = self._embedder.before_long_step = lambda: self._publish("slots")
         self._publish("props", "lora_adapters")
 
-    def run(self, spare: Spare, messages: list[Message]) -> NoReturn:
-        """Until the router has ended: then it raises EOFError."""
+    def run(self, spare: Spare, messages: list[Message]) -> None:
+        """Until it has parked everything. Raises EOFError when the router has ended."""
         engine, embedder, slot_files, text_calls = self._engine, self._embedder, self._slot_files, self._text_calls
+        parker = self._parker
         while True:
             for message in messages:
                 self._handle(message)
+            if self._is_over:
+                return
             if text_calls.has_work:
                 text_calls.step()
             engine.step()
@@ -114,11 +127,13 @@ class Loop:
             if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
                 time.sleep(_SHORT_WAIT_S)
             if engine.has_work or embedder.has_work:
+                parker.note_work()
                 messages = self._wire.poll(0)
                 continue
-            messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
+            messages = self._wait(_sooner(_QUIET_MS if spare.has_leftovers else None, parker.wait_ms()))
             if not messages:
                 spare.tidy_up()
+                parker.step()
 
     def _publish(self, *methods: str) -> None:
         """So that the router can answer while this process computes."""
@@ -148,6 +163,13 @@ class Loop:
             self._engine.speculation.share_cores(message.num_busy)
         elif isinstance(message, Shrink):
             self._engine.prefixes.prompt_cache.shrink(message.num_bytes)
+        elif isinstance(message, Lend):
+            self._parker.take(message)
+        elif isinstance(message, Drop):
+            self._parker.drop(message)
+        elif isinstance(message, Park):
+            self._parker.park_all(message)
+            self._is_over = True
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
@@ -171,3 +193,8 @@ class Loop:
         except Exception as error:  # a mistake in one answer must not end the model's streams
             traceback.print_exc(file=sys.stderr)
             return Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire())
+
+
+def _sooner(one_ms: int | None, other_ms: int | None) -> int | None:
+    """None: never."""
+    return min((time_ms for time_ms in (one_ms, other_ms) if time_ms is not None), default=None)

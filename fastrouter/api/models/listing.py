@@ -55,6 +55,9 @@ class Listing:
         """One entry with the current state."""
         runner_id = spec.runner.id
         entry = describe(spec, self._supervisor.status(runner_id))
+        num_parked, num_bytes = self._supervisor.parking.held(runner_id)
+        if num_parked:
+            entry["parked"] = {"entries": num_parked, "bytes": num_bytes}
         status, download = entry["status"], self._downloads.find(runner_id)
         failure = self._downloads.failure_of(runner_id) if spec.wanted is not None else None
         if download is not None:
@@ -95,6 +98,7 @@ class Listing:
     def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:
         runner = spec.runner
         is_plain = self._supervisor.status(runner.id) is UNLOADED and runner.wanted is None and runner.id not in downloads
+        is_plain = is_plain and not self._supervisor.parking.held(runner.id)[0]
         return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
 
 

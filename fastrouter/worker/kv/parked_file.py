@@ -1,0 +1,116 @@
+"""One parked prompt as a sealed memory file: its tokens, its part of the KV cache, its checkpoints. Written here and read here.
+
+    head | JSON | tokens | state | state of each checkpoint       (each part begins at a multiple of ALIGNMENT)
+
+Never imports: worker.kv.prefixes. Invariant: a file that was sealed never changes, so what is read from it stays true while it is mapped.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from fastrouter.worker.kv.prompt_cache import CachedPrompt
+from fastrouter.worker.kv.slots import AdapterSet, Checkpoint
+from fastrouter.worker.llama.sequence_state import SavedState
+
+ALIGNMENT = 64
+_MAGIC = b"frpark01"
+_HEAD = struct.Struct("<8sI")  # magic, bytes of JSON
+_TOKEN_BYTES = 4
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+Part = tuple[int, Callable[[SavedState], bool]]
+"""(bytes, what fills this many bytes); False: it could not."""
+
+
+def copy_of(state: SavedState) -> Part:
+    def fill(target: SavedState) -> bool:
+        target[:] = state
+        return True
+
+    return state.nbytes, fill
+
+
+def write(key: str, tokens: "array[int]", adapters: AdapterSet, oldest: int, state: Part, checkpoints: Sequence[Checkpoint]) -> int | None:
+    """The descriptor of the file. None: there is no memory for it, or llama.cpp refuses."""
+    parts = [state, *(copy_of(checkpoint.state) for checkpoint in checkpoints)]
+    about = {
+        "key": key,
+        "tokens": len(tokens),
+        "adapters": adapters,
+        "oldest": oldest,
+        "sizes": [num_bytes for num_bytes, _ in parts],
+        "lengths": [checkpoint.length for checkpoint in checkpoints],
+    }
+    content = orjson.dumps(about)
+    offsets, end = _places(len(content), len(tokens), about["sizes"])
+    fd = -1
+    try:
+        fd = os.memfd_create("fastrouter-parked", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, end)
+        if not _fill(fd, end, _HEAD.pack(_MAGIC, len(content)) + content, tokens, parts, offsets):
+            raise OSError("llama.cpp refuses")
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        if fd >= 0:
+            os.close(fd)
+        return None
+    return fd
+
+
+def _places(num_json_bytes: int, num_tokens: int, sizes: list[int]) -> tuple[list[int], int]:
+    """(where the tokens and each state begin, the end)"""
+    offsets, end = [], _HEAD.size + num_json_bytes
+    for num_bytes in (_TOKEN_BYTES * num_tokens, *sizes):
+        begin = -(-end // ALIGNMENT) * ALIGNMENT
+        offsets.append(begin)
+        end = begin + num_bytes
+    return offsets, end
+
+
+def _fill(fd: int, size: int, head: bytes, tokens: "array[int]", parts: list[Part], offsets: list[int]) -> bool:
+    with mmap.mmap(fd, size) as pages:
+        pages[: len(head)] = head
+        pages[offsets[0] : offsets[0] + _TOKEN_BYTES * len(tokens)] = tokens.tobytes()
+        for begin, (num_bytes, fill) in zip(offsets[1:], parts, strict=True):
+            target = np.frombuffer(pages, np.uint8, num_bytes, begin)
+            is_filled = fill(target)
+            del target  # it keeps the pages mapped, and a file that is mapped for writing cannot be sealed
+            if not is_filled:
+                return False
+    return True
+
+
+def read(fd: int, key: str) -> CachedPrompt:
+    """Its states are mapped, not copied; the caller may close `fd`. Raises ValueError, OSError."""
+    pages = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    about = _about(pages)
+    if about["key"] != key:
+        raise ValueError("it is of another model, or of another llama.cpp")
+    num_tokens, sizes, lengths = about["tokens"], about["sizes"], about["lengths"]
+    offsets, end = _places(_HEAD.unpack_from(pages)[1], num_tokens, sizes)
+    if end != len(pages) or len(sizes) != len(lengths) + 1 or min(num_tokens, *sizes) < 1:
+        raise ValueError("it is cut short")
+    tokens = array("i", pages[offsets[0] : offsets[0] + _TOKEN_BYTES * num_tokens])
+    states = [np.frombuffer(pages, np.uint8, size, begin) for begin, size in zip(offsets[1:], sizes, strict=True)]
+    adapters = tuple((int(adapter_id), float(scale)) for adapter_id, scale in about["adapters"])
+    return CachedPrompt(tokens, adapters, about["oldest"], states[0], tuple(map(Checkpoint, lengths, states[1:])))
+
+
+def _about(pages: mmap.mmap) -> dict[str, Any]:
+    try:
+        magic, length = _HEAD.unpack_from(pages)
+        about: dict[str, Any] = orjson.loads(pages[_HEAD.size : _HEAD.size + length])
+        numbers = [about["tokens"], about["oldest"], *about["sizes"], *about["lengths"]]
+    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError):
+        raise ValueError("it is damaged") from None
+    if magic != _MAGIC or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("it is damaged")
+    return about
