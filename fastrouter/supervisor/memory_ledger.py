@@ -50,18 +50,17 @@ class Memory:
         return DoesNotFit(spec.id, why + hint, **figures)
 
     def make_way(self) -> None:
-        """A load has begun. Limits count prompt caches as free, so these give back what is lacking; the least recently used model gives
-        first. Parked prompts come before them: they give back what the machine lacks, whatever the flags say."""
-        instances = self._models.instances()
+        """A load has begun. Limits count parked prompts and prompt caches as free, so these give back what is lacking: first the parked
+        prompts, but only what the machine lacks, whatever the flags say; then the prompt cache of the least recently used model."""
+        instances, parking = self._models.instances(), self._parking
         caching = [instance for instance in instances if instance.prompt_cache_bytes]
         needed = total(instance.need for instance in instances).host_bytes + sum(instance.prompt_cache_bytes for instance in caching)
-        room = self._limits.of_machine(self._held(), self._parking.num_bytes)
-        if room is not None:
-            self._parking.shrink(needed + self._parking.num_bytes - room)
-        limits = self.limits()
-        if limits.host_bytes is None:
+        if parking.num_bytes and (room := self._limits.of_machine(self._held(), parking.num_bytes)) is not None:
+            parking.shrink(needed + parking.num_bytes - room)
+        limits = self.limits() if caching else None
+        if limits is None or limits.host_bytes is None:
             return
-        lack = needed + (self._parking.num_bytes if self._limits.is_automatic else 0) - limits.host_bytes
+        lack = needed + (parking.num_bytes if self._limits.is_automatic else 0) - limits.host_bytes
         for instance in sorted(caching, key=lambda instance: instance.last_used):
             if lack > 0:
                 lack -= instance.shrink(lack)

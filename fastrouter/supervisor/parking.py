@@ -126,7 +126,7 @@ class Parking:
         self._on_change(instance.spec.id)
 
     def note_end(self, instance: Instance, *, has_crashed: bool) -> None:
-        """A worker has ended. `has_crashed`: by a fault in its code. If what it restored was the cause, the next worker must not die too."""
+        """Its worker has ended. `has_crashed`: by a fault in its code; if what it restored was the cause, the next one must not die too."""
         mine = [entry for entry in self._entries.values() if entry.user is instance]
         for entry in mine:
             entry.user = None

@@ -112,10 +112,10 @@ class Residency:
 
     def _perform(self) -> None:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
+        limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
             waiting = snapshot.waiting(self._queue, self._memory.measures)
             residents = snapshot.residents(self._models, self._memory.measures)
-            limits, now = self._memory.limits(), self._timers.now()
             decided = self._plan = plan(waiting, residents, limits, now)
             self._do(decided, limits)
             if not (decided.evict or decided.start or decided.grant or decided.refuse):
@@ -232,15 +232,15 @@ class Residency:
         model.forget_end()
         model.is_asleep = model.has_expired = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
-        need, now_of = measures.need(spec), self._timers.now
-        instance = Instance(spec, need, process, now_of, self._changed, self._noticed, self._parking.take)
+        need, clock = measures.need(spec), self._timers.now
+        instance = Instance(spec, need, process, clock, self._changed, self._noticed, self._parking.take)
         model.instance = instance
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity)
-        self._parking.lend(instance)
+        self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
@@ -269,7 +269,7 @@ class Residency:
         self._save_later()
         self.rebalance()
         self._events.loaded(model.spec.id, instance.meta)
-        self._prime()
+        self._timers.soon(self._prime)  # the requests that waited go first
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         self._may_be_idle(model)
 
@@ -334,13 +334,12 @@ class Residency:
 
     def _part(self, instance: Instance, *, frees_first: bool = False) -> None:
         """The worker parks its prompts and ends, or is killed. `frees_first`: a load waits for its memory."""
-        wanted = [model.spec for model in self._queue.models() if model.instance is None]
-        room = self._memory.room_to_park(instance, wanted, frees_first=frees_first) if self._parking.is_on else 0
-        if room and instance.park(room, PARK_MS):
-            kills_at = self._timers.now() + PARK_MS / 1e3 + PARK_GRACE_S
-            self._timers.at(_end_timer(instance), kills_at, instance.process.kill)
-        else:
+        if not (self._parking.is_on and instance.can_park):
             instance.kill()
+            return
+        wanted = [model.spec for model in self._queue.models() if model.instance is None]
+        instance.park(self._memory.room_to_park(instance, wanted, frees_first=frees_first), PARK_MS)
+        self._timers.at(_end_timer(instance), self._timers.now() + PARK_MS / 1e3 + PARK_GRACE_S, instance.process.kill)
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
         """The process has ended, and all its messages have been delivered."""
@@ -364,8 +363,8 @@ class Residency:
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         model.last_used = instance.last_used
         self._may_be_idle(model)
-        self._prime()
         self.rebalance()
+        self._timers.soon(self._prime)
 
 
 def _end_timer(instance: Instance) -> str:

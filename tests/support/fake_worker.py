@@ -247,7 +247,8 @@ class Worker:
 
     def answer(self, call: Call) -> None:
         """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
-        `forgotten`: calls that nobody waits for; `lent`: parked prompts; {} to those about text; `embed` as the model's `embed` says: a result, or "die"."""
+        `forgotten`: calls that nobody waits for; `lent`: parked prompts; {} to those about text; `embed` as the model's `embed` says: a
+        result, or "die"."""
         self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
         results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]

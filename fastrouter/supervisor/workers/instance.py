@@ -152,13 +152,15 @@ class Instance:
             self.advance(State.DYING)
         self.process.kill()
 
-    def park(self, max_bytes: int, max_ms: int) -> bool:
-        """Let it park its prompts and end. False: it has none, or ends already."""
-        if not self.has_prompts or self.streams or self.state in (State.LOADING, State.DYING):
-            return False
+    @property
+    def can_park(self) -> bool:
+        """It has no request now, and may have prompts of earlier ones."""
+        return self.has_prompts and not self.streams and self.state not in (State.LOADING, State.DYING)
+
+    def park(self, max_bytes: int, max_ms: int) -> None:
+        """Let it park its prompts and end."""
         self.advance(State.DYING)
         self.process.send(Park(max_bytes, max_ms))
-        return True
 
     # ------------------------------------------------------------ requests
 
