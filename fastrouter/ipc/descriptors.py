@@ -13,6 +13,7 @@ from fastrouter.errors import ProtocolError
 
 MAX_UNTAKEN = 256  # descriptors that have come, and that no message has named yet
 _NUMBER = struct.Struct("<Q")
+_FD = struct.Struct("i")
 
 
 def descriptor_pair() -> tuple[socket.socket, socket.socket]:
@@ -33,13 +34,15 @@ class Descriptors:
     def send(self, number: int, fd: int) -> bool:
         """The caller keeps its own. False: the other end has closed, or has not read earlier ones."""
         try:
-            socket.send_fds(self._sock, [_NUMBER.pack(number)], [fd], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            # Not socket.send_fds: it ignores flags.
+            attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd))]
+            self._sock.sendmsg([_NUMBER.pack(number)], attached, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             return False
         return True
 
     def take(self, number: int) -> int:
-        """The descriptor, which the caller closes. Raises ProtocolError when it has not come."""
+        """The descriptor, which the caller closes. Raises ProtocolError when it has not come, or when too many others have."""
         while number not in self._arrived and self._receive():
             pass
         if number not in self._arrived:
@@ -49,16 +52,17 @@ class Descriptors:
     def _receive(self) -> bool:
         """False: there is nothing to read."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _NUMBER.size, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            data, attached, _, _ = self._sock.recvmsg(_NUMBER.size, socket.CMSG_LEN(_FD.size), flags)
         except OSError:
             return False
-        if len(data) != _NUMBER.size or len(fds) != 1 or len(self._arrived) >= MAX_UNTAKEN:
-            for fd in fds:
-                os.close(fd)
+        fds = [_FD.unpack(value)[0] for _, kind, value in attached if kind == socket.SCM_RIGHTS and len(value) == _FD.size]
+        if len(data) != _NUMBER.size or not fds:
             return bool(data)
         number = _NUMBER.unpack(data)[0]
-        if number in self._arrived:
-            os.close(self._arrived[number])
+        if number in self._arrived or len(self._arrived) >= MAX_UNTAKEN:
+            os.close(fds[0])
+            raise ProtocolError("too many descriptors that no message names")
         self._arrived[number] = fds[0]
         return True
 

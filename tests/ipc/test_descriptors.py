@@ -65,7 +65,7 @@ def test_what_was_not_sent_cannot_be_taken(pair: Pair) -> None:
 
 
 def test_what_nobody_takes_is_closed_at_the_end(pair: Pair) -> None:
-    for number in (1, 2, 1):
+    for number in (1, 2):
         send_file(pair[0], number, b"%d" % number)
     with pytest.raises(ProtocolError):
         pair[1].take(3)
@@ -88,9 +88,7 @@ def test_too_many_that_are_not_named(pair: Pair, monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         send_file(pair[0], number, b"%d" % number)
     assert content_of(pair[1].take(2)) == b"2"
-    send_file(pair[0], 5, b"5")
-    assert content_of(pair[1].take(5)) == b"5"
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError, match="too many"):
         pair[1].take(4)
 
 

@@ -42,7 +42,7 @@ def ask(server: Router, model: str, prompt: list[int]) -> dict[str, Any]:
 def parked(server: Router, model: str) -> int:
     """Entries."""
     [found] = [entry for entry in server.get("/v1/models").json["data"] if entry["id"] == model]
-    count: int = found["parked"]["entries"]
+    count: int = found.get("parked", {"entries": 0})["entries"]
     return count
 
 

@@ -176,9 +176,12 @@ class Worker:
 
     def await_load(self) -> Load:
         while True:
-            for message in self.wire.poll(None):
-                if isinstance(message, Load):
-                    return message
+            messages = self.wire.poll(None)
+            loads = [message for message in messages if isinstance(message, Load)]
+            for message in messages[messages.index(loads[0]) + 1 :] if loads else ():
+                self.handle(message)
+            if loads:
+                return loads[0]
 
     def load(self, load: Load) -> bool:
         path = Path(load.path)

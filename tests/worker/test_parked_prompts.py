@@ -18,6 +18,7 @@ from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Drop, Lend, Park, Parked, Restoring, Unusable
 from fastrouter.worker.calls import park as park_module
 from fastrouter.worker.calls.park import Parker
+from fastrouter.worker.llama.binding import start_backends
 
 KINDS = ("llama", *MAKERS)
 EXACT = {"cache_type_k": "f32", "cache_type_v": "f32"}  # with these, the shape of a batch hardly changes a logit
@@ -77,6 +78,11 @@ class House:
 MakeHouse = Callable[..., House]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def backends() -> None:
+    start_backends()
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("parked")
@@ -115,13 +121,15 @@ def words(count: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_next_turn_in_a_new_process(house: MakeHouse, paths: dict[str, Path], kind: str, is_unified: bool) -> None:
     options = {"kv_unified": is_unified, "ctx_size": 2048, "checkpoint_min_step": 64}
-    first = house(paths[kind], **options)
+    alone = House(paths[kind], {}, **options)
     prompt = words(300)
-    answer, _ = first.ask(prompt)
+    answer, _ = alone.ask(prompt)
     longer = [*prompt, *answer, *words(20, 1)]
     other_end = [*prompt[:-2], *words(9, 2)]
-    expected = [first.ask(asked, cache_prompt=False)[0] for asked in (longer, prompt, other_end)]
-    first.ask(prompt)
+    expected = [alone.ask(asked, cache_prompt=False)[0] for asked in (longer, prompt, other_end)]
+    alone.close()
+    first = house(paths[kind], **options)
+    assert first.ask(prompt) == (answer, 0)
     assert first.park() == 1
 
     second = house(paths[kind], **options)

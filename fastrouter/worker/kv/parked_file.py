@@ -41,16 +41,17 @@ def copy_of(state: SavedState) -> Part:
 def write(key: str, tokens: "array[int]", adapters: AdapterSet, oldest: int, state: Part, checkpoints: Sequence[Checkpoint]) -> int | None:
     """The descriptor of the file. None: there is no memory for it, or llama.cpp refuses."""
     parts = [state, *(copy_of(checkpoint.state) for checkpoint in checkpoints)]
+    sizes = [num_bytes for num_bytes, _ in parts]
     about = {
         "key": key,
         "tokens": len(tokens),
         "adapters": adapters,
         "oldest": oldest,
-        "sizes": [num_bytes for num_bytes, _ in parts],
+        "sizes": sizes,
         "lengths": [checkpoint.length for checkpoint in checkpoints],
     }
     content = orjson.dumps(about)
-    offsets, end = _places(len(content), len(tokens), about["sizes"])
+    offsets, end = _places(len(content), len(tokens), sizes)
     fd = -1
     try:
         fd = os.memfd_create("fastrouter-parked", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -100,8 +101,7 @@ def read(fd: int, key: str) -> CachedPrompt:
         raise ValueError("it is cut short")
     tokens = array("i", pages[offsets[0] : offsets[0] + _TOKEN_BYTES * num_tokens])
     states = [np.frombuffer(pages, np.uint8, size, begin) for begin, size in zip(offsets[1:], sizes, strict=True)]
-    adapters = tuple((int(adapter_id), float(scale)) for adapter_id, scale in about["adapters"])
-    return CachedPrompt(tokens, adapters, about["oldest"], states[0], tuple(map(Checkpoint, lengths, states[1:])))
+    return CachedPrompt(tokens, about["adapters"], about["oldest"], states[0], tuple(map(Checkpoint, lengths, states[1:])))
 
 
 def _about(pages: mmap.mmap) -> dict[str, Any]:
@@ -109,8 +109,10 @@ def _about(pages: mmap.mmap) -> dict[str, Any]:
         magic, length = _HEAD.unpack_from(pages)
         about: dict[str, Any] = orjson.loads(pages[_HEAD.size : _HEAD.size + length])
         numbers = [about["tokens"], about["oldest"], *about["sizes"], *about["lengths"]]
-    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError):
+        about["adapters"] = tuple((int(adapter_id), float(scale)) for adapter_id, scale in about["adapters"])
+        is_ours = magic == _MAGIC and "key" in about and all(type(number) is int and number >= 0 for number in numbers)
+    except (struct.error, KeyError, TypeError, ValueError):
         raise ValueError("it is damaged") from None
-    if magic != _MAGIC or not all(type(number) is int and number >= 0 for number in numbers):
+    if not is_ours:
         raise ValueError("it is damaged")
     return about
