@@ -35,7 +35,7 @@ log = logging.getLogger("fastrouter.supervisor")
 END_TIMEOUT_S = 5.0
 FAILED_GRACE_S = 2.0  # a worker that has reported why it cannot load ends by itself
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load, because the first token is more important
-PARK_MS = 1000  # a worker that leaves may take this long to park its prompts
+PARK_MS = 5000  # a worker that leaves may take this long to park its prompts; each of them saves more time than it takes
 PARK_GRACE_S = 0.5
 SAVE_DELAY_S = 5.0  # results of a load are written this long after it
 
