@@ -68,7 +68,7 @@ SENTENCE = "the quick brown fox jumps over a lazy dog "  # 9 tokens
 def switch_back(name: str, rival: Path | None, models: Path) -> Samples:
     """First token of the next turn of a conversation whose model was evicted meanwhile (models-max 1), beside that of the whole prompt."""
     samples: Samples = defaultdict(list)
-    with running(name, rival, models, *FLAGS, "--models-max", "1") as server:
+    with running(name, rival, models, *FLAGS[:-2], "-np", "1", "--models-max", "1") as server:  # all of the context for one slot
         time.sleep(1)
         for num_tokens in BACK_TOKENS:
             prompt = f"{num_tokens} {SENTENCE * (num_tokens // 9)}"

@@ -57,6 +57,8 @@ class ModelCounts:
         self.evictions: Counter[str] = Counter()  # by reason
         self.num_failed_loads = 0
         self.num_deaths = 0
+        self.num_restored = 0  # parked prompts that a new worker has used
+        self.restored_tokens = 0
 
     @property
     def version(self) -> tuple[int, int]:
@@ -95,6 +97,13 @@ def load_failed(model_id: str) -> None:
 def evicted(model_id: str, reason: str) -> None:
     """It leaves memory. `reason` is one of a few fixed words: count, memory, ttl, unload, reload, crash ..."""
     of(model_id).evictions[reason] += 1
+
+
+def restored(model_id: str, num_tokens: int) -> None:
+    """A worker has used a parked prompt."""
+    counts = of(model_id)
+    counts.num_restored += 1
+    counts.restored_tokens += num_tokens
 
 
 def died(model_id: str) -> None:

@@ -86,6 +86,8 @@ class Config:
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
     park_ram_mib: int = -1  # of prompts of models that have left; -1: what the machine can spare; 0: none
+    park_dir: Path | None = None  # where parked prompts survive a restart; None: nowhere
+    park_disk_mib: int = 8192
     poll: int = DEFAULT_POLL
     queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S
@@ -126,7 +128,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "responses_dir"):
+    for name in (
+        "models_dir",
+        "models_preset",
+        "api_key_file",
+        "ssl_key_file",
+        "ssl_cert_file",
+        "static_path",
+        "responses_dir",
+        "park_dir",
+    ):
         if name in fields:
             fields[name] = Path(fields[name])
     fields.setdefault("responses_dir", cache_folder(environ))

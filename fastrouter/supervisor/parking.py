@@ -1,4 +1,4 @@
-"""Parked prompts of all models: the memory files that outlive the workers, who may use them, and how much memory they take.
+"""Parked prompts of all models: the memory files that outlive the workers, who may use them, how much memory and disk they take.
 
 The files are opaque here: workers write and read them. Never imports: supervisor.decide.planner. Invariant: an entry is lent only to a
 worker of the same model, with the same options and the same llama.cpp; its memory is only lent to it: a load that needs it gets it.
@@ -14,11 +14,15 @@ from dataclasses import dataclass
 
 import orjson
 
+from fastrouter import metrics
 from fastrouter.catalog.spec import ModelSpec
+from fastrouter.config.config import Config
 from fastrouter.errors import ProtocolError
 from fastrouter.ipc.messages import Drop, Lend, Parked, Restoring, Unusable
+from fastrouter.ipc.parked import Foot
 from fastrouter.supervisor.decide.parking import to_drop
-from fastrouter.supervisor.timers import Clock
+from fastrouter.supervisor.parked_files import Job, ParkedFiles
+from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.instance import Instance
 from fastrouter.system.build import LLAMA_BUILD
 from fastrouter.system.machine import available_bytes
@@ -31,6 +35,7 @@ AUTO_SHARE = 4  # of the memory that would be available without parked prompts
 MOST_LENT = 64  # entries that one worker gets, the most recently used ones
 DESCRIPTOR_SHARE = 16  # of those that this process may open
 MOST_ENTRIES = 1024
+MOST_FILES = 4096
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _OF_KV = ("cache_type_k", "cache_type_v", "flash_attn", "swa_full", "lora", "gpu_layers")  # options that change what is in a KV cache
 
@@ -44,31 +49,48 @@ def key_of(spec: ModelSpec) -> str:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One parked prompt. It owns its descriptor."""
+    """One parked prompt, in memory, on disk, or both. It owns its descriptor."""
 
     id: int
     model_id: str
     key: str
-    fd: int
+    fd: int  # -1: it is not in memory
     num_bytes: int
     num_tokens: int
     saves_ms: float
     used_at: float
+    file_bytes: int = 0  # 0: it is not on disk
     user: Instance | None = None  # the last one that restored it
 
 
 class Parking:
-    def __init__(self, limit_mib: int, now: Clock, instances: Callable[[], Iterable[Instance]], on_change: Callable[[str], None]) -> None:
-        """`limit_mib`: AUTO, or 0: off. `on_change` is called with the id of a model whose entries have changed."""
-        self._limit_mib = limit_mib
-        self._now = now
+    def __init__(
+        self, config: Config, timers: Timers, instances: Callable[[], Iterable[Instance]], on_change: Callable[[str, int, int], None]
+    ) -> None:
+        """`on_change` is called with a model, its number of entries and their bytes."""
+        self._limit_mib = config.park_ram_mib
+        self._disk_bytes = config.park_disk_mib << 20
+        self._now = timers.now
         self._instances = instances
         self._on_change = on_change
         self._entries: dict[int, Entry] = {}
         self._most_entries = min(MOST_ENTRIES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTOR_SHARE)
+        self.files = ParkedFiles(config.park_dir if self.is_on and self._disk_bytes else None, timers)
+        self.files.open_memory = self._copy_descriptor
+        self.files.on_written = self._written
 
     def __repr__(self) -> str:
         return f"<Parking {len(self._entries)} entries, {self.num_bytes} bytes>"
+
+    def start(self) -> None:
+        self.files.start(self._find)
+
+    def close(self) -> None:
+        """Idempotent. Files stay."""
+        self.files.close()
+        for entry in self._in_memory():
+            os.close(entry.fd)
+        self._entries.clear()
 
     @property
     def is_on(self) -> bool:
@@ -76,10 +98,14 @@ class Parking:
 
     @property
     def num_bytes(self) -> int:
-        return sum(entry.num_bytes for entry in self._entries.values())
+        """Of memory."""
+        return sum(entry.num_bytes for entry in self._in_memory())
+
+    def _in_memory(self) -> list[Entry]:
+        return [entry for entry in self._entries.values() if entry.fd >= 0]
 
     def limit_bytes(self) -> int:
-        """The limit now."""
+        """Of memory, now."""
         if self._limit_mib == AUTO:
             return min(AUTO_MOST_BYTES, (available_bytes() + self.num_bytes) // AUTO_SHARE)
         return self._limit_mib << 20
@@ -90,10 +116,25 @@ class Parking:
         """Give a worker that loads its model all that was parked for it."""
         if not self.is_on or instance.spec.options.embedding:
             return
-        key, descriptors = key_of(instance.spec), instance.process.descriptors
+        key = key_of(instance.spec)
         mine = sorted((entry for entry in self._entries.values() if entry.key == key), key=lambda entry: -entry.used_at)
-        sent = [entry.id for entry in mine[:MOST_LENT] if descriptors.send(entry.id, entry.fd)]
+        self._lend(instance, key, mine[:MOST_LENT])
+
+    def _lend(self, instance: Instance, key: str, entries: list[Entry]) -> None:
+        sent = [entry.id for entry in entries if self._send(instance, entry)]
         instance.process.send(Lend(key, self.limit_bytes(), sent))
+
+    def _send(self, instance: Instance, entry: Entry) -> bool:
+        descriptors = instance.process.descriptors
+        if entry.fd >= 0:
+            return descriptors.send(entry.id, entry.fd)
+        fd = self.files.open(entry.id) if entry.file_bytes else None
+        if fd is None:
+            return False
+        try:
+            return descriptors.send(entry.id, fd)
+        finally:
+            os.close(fd)
 
     def take(self, instance: Instance, message: Parked | Restoring | Unusable) -> None:
         """What a worker reports. Raises ProtocolError."""
@@ -103,27 +144,28 @@ class Parking:
             return  # it was dropped meanwhile
         elif isinstance(message, Restoring):
             entry.used_at, entry.user = self._now(), instance
+            metrics.restored(instance.spec.id, max(0, message.num_tokens))
         else:
             log.warning("%s: a parked prompt cannot be used: %s", entry.model_id, message.cause, extra={"model": entry.model_id})
             self._drop([entry])
 
     def _add(self, instance: Instance, message: Parked) -> None:
-        fd = instance.process.descriptors.take(message.entry_id)
+        fd, entry_id = instance.process.descriptors.take(message.entry_id), message.entry_id
         try:
-            if message.entry_id in self._entries or not self.is_on:
-                raise ProtocolError(f"prompt {message.entry_id} cannot be parked")
+            if entry_id in self._entries or not self.is_on:
+                raise ProtocolError(f"prompt {entry_id} cannot be parked")
             num_bytes = _size_of_sealed(fd)
         except ProtocolError:
             os.close(fd)
             raise
-        key, now = key_of(instance.spec), self._now()
-        replaced = [self._entries[entry_id] for entry_id in message.replaces if entry_id in self._entries]
-        self._drop([entry for entry in replaced if entry.key == key], is_known=True)
-        self._entries[message.entry_id] = Entry(
-            message.entry_id, instance.spec.id, key, fd, num_bytes, message.num_tokens, message.saves_ms, now
-        )
+        model_id, key, now = instance.spec.id, key_of(instance.spec), self._now()
+        num_tokens, saves_ms = max(0, message.num_tokens), max(0.0, message.saves_ms)
+        self._drop([entry for entry in self._entries.values() if entry.id in message.replaces and entry.key == key], is_known=True)
+        self._entries[entry_id] = Entry(entry_id, model_id, key, fd, num_bytes, num_tokens, saves_ms, now)
         self.shrink(self.num_bytes - self.limit_bytes())
-        self._on_change(instance.spec.id)
+        if entry_id in self._entries:
+            self.files.write(Job(entry_id, model_id, key, num_tokens, saves_ms))
+        self._on_change(model_id, *self.held(model_id))
 
     def note_end(self, instance: Instance, *, has_crashed: bool) -> None:
         """Its worker has ended. `has_crashed`: by a fault in its code; if what it restored was the cause, the next one must not die too."""
@@ -132,13 +174,60 @@ class Parking:
             entry.user = None
         self._drop(mine if has_crashed else [])
 
+    # ------------------------------------------------------------ disk
+
+    def _find(self, found: list[tuple[int, Foot, float]]) -> None:
+        """Files of an earlier run."""
+        now = self._now()
+        for entry_id, foot, age_s in found:
+            self._entries[entry_id] = Entry(
+                entry_id, foot.model_id, foot.key, -1, foot.num_bytes, foot.num_tokens, foot.saves_ms, now - age_s, foot.num_bytes
+            )
+        self._shrink_disk()
+        for instance in self._instances():  # it was loaded before they were found
+            self.lend(instance)
+        for model_id in self.model_ids():
+            self._on_change(model_id, *self.held(model_id))
+
+    def _copy_descriptor(self, entry_id: int) -> int | None:
+        entry = self._entries.get(entry_id)
+        return os.dup(entry.fd) if entry is not None and entry.fd >= 0 else None
+
+    def _written(self, entry_id: int, num_bytes: int) -> None:
+        entry = self._entries.get(entry_id)
+        if entry is None:
+            self.files.remove([entry_id])
+            return
+        entry.file_bytes = num_bytes
+        if not num_bytes and entry.fd < 0:
+            self._drop([entry])
+        self._shrink_disk()
+
+    def _shrink_disk(self) -> None:
+        on_disk = [entry for entry in self._entries.values() if entry.file_bytes]
+        lack = sum(entry.file_bytes for entry in on_disk) - self._disk_bytes
+        for entry in to_drop(on_disk, lack, len(on_disk) - MOST_FILES, self._now()):
+            entry.file_bytes = 0
+            self.files.remove([entry.id])
+            if entry.fd < 0:
+                self._drop([entry])
+
     # ------------------------------------------------------------ room
 
     def shrink(self, num_bytes: int) -> int:
-        """Drop at least this much, or all. Returns how much was dropped."""
-        dropped = to_drop(self._entries.values(), num_bytes, len(self._entries) - self._most_entries, self._now())
-        self._drop(dropped)
-        return sum(entry.num_bytes for entry in dropped)
+        """Take at least this much out of memory, or all. What is on disk stays there. Returns how much was taken."""
+        here = self._in_memory()
+        leaving = to_drop(here, num_bytes, len(here) - self._most_entries, self._now())
+        kept = [entry for entry in leaving if entry.file_bytes or self.files.is_writing(entry.id)]
+        self._drop([entry for entry in leaving if entry not in kept])
+        for entry in kept:
+            os.close(entry.fd)
+            entry.fd = -1
+        self._tell(kept)
+        for instance in self._instances() if kept else ():
+            if mine := [entry for entry in kept if entry.key == key_of(instance.spec)]:
+                self._lend(instance, mine[0].key, mine)
+        return sum(entry.num_bytes for entry in leaving)
 
     def drop(self, model_ids: Collection[str]) -> tuple[int, int]:
         """All entries of these models. Returns (entries, bytes)."""
@@ -150,25 +239,29 @@ class Parking:
         """`is_known`: the worker has dropped them itself."""
         for entry in entries:
             del self._entries[entry.id]
-            os.close(entry.fd)
-        for instance in self._instances() if entries and not is_known else ():
+            if entry.fd >= 0:
+                os.close(entry.fd)
+        self.files.remove([entry.id for entry in entries if entry.file_bytes])
+        if not is_known:
+            self._tell(entries)
+        for model_id in {entry.model_id for entry in entries}:
+            self._on_change(model_id, *self.held(model_id))
+
+    def _tell(self, entries: list[Entry]) -> None:
+        """Workers must let this memory go."""
+        for instance in self._instances() if entries else ():
             if mine := [entry.id for entry in entries if entry.model_id == instance.spec.id]:
                 instance.process.send(Drop(mine))
-        for model_id in {entry.model_id for entry in entries}:
-            self._on_change(model_id)
+
+    # ------------------------------------------------------------ reading
 
     def model_ids(self) -> set[str]:
         return {entry.model_id for entry in self._entries.values()}
 
     def held(self, model_id: str) -> tuple[int, int]:
-        """(entries, bytes) of a model."""
+        """(entries, bytes) of a model, in memory or on disk."""
         mine = [entry.num_bytes for entry in self._entries.values() if entry.model_id == model_id]
         return len(mine), sum(mine)
-
-    def close(self) -> None:
-        """Idempotent."""
-        while self._entries:
-            os.close(self._entries.popitem()[1].fd)
 
 
 def _size_of_sealed(fd: int) -> int:

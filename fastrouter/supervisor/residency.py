@@ -37,6 +37,7 @@ FAILED_GRACE_S = 2.0  # a worker that has reported why it cannot load ends by it
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load, because the first token is more important
 PARK_MS = 5000  # a worker that leaves may take this long to park its prompts; each of them saves more time than it takes
 PARK_GRACE_S = 0.5
+WRITE_TIMEOUT_S = 10.0  # at the end, for parked prompts that are not on disk yet
 SAVE_DELAY_S = 5.0  # results of a load are written this long after it
 
 
@@ -76,17 +77,28 @@ class Residency:
 
     def start(self) -> None:
         self._memory.measures.use(self._remedies.known)
+        self._parking.start()
         self._spares.start()
         self._prime()
 
     async def stop(self) -> None:
         """End all processes, even busy ones."""
+        if self._parking.files.is_on:
+            await self._park_all()
         for instance in self._models.instances():
             instance.kill()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
         self._parking.close()
         self._save()
+
+    async def _park_all(self) -> None:
+        """Before the router ends: what its workers hold goes to disk."""
+        parking = [instance for instance in self._models.instances() if instance.can_park]
+        for instance in parking:
+            self._part(instance)
+        await self._timers.until(lambda: all(instance.is_gone for instance in parking), PARK_MS / 1e3 + PARK_GRACE_S)
+        await self._timers.until(lambda: not self._parking.files.is_busy, WRITE_TIMEOUT_S)
 
     # ------------------------------------------------------------ performing the plan
 

@@ -51,7 +51,7 @@ class Supervisor:
         self._events = Events(on_event)
         self.logs = Logs()
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
-        self.parking = Parking(config.park_ram_mib, self._timers.now, self._models.instances, self._events.parked)
+        self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
         self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking)
         self._residency = Residency(
             self._models,

@@ -29,7 +29,7 @@ FLOORS: tuple[set[str], ...] = (
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
     "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
-    "ipc": ("descriptors", "messages", "wire", "records"),
+    "ipc": ("descriptors", "parked", "messages", "wire", "records"),
     "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
         "prefill_speed",
@@ -87,6 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "remedies",
         "workers",
         "lease",
+        "parked_files",
         "parking",
         "memory",
         "managed_model",

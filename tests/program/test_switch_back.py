@@ -84,3 +84,44 @@ def test_after_sigkill_of_an_idle_worker(router: StartRouter, folder: Path) -> N
     os.kill(server.worker_of("llama"), signal.SIGKILL)
     server.await_status("llama", "unloaded")
     assert ask(server, "llama", prompt) == {**first, "cache_n": 299, "prompt_n": 1}
+
+
+def test_after_a_restart_of_the_router(router: StartRouter, folder: Path, tmp_path: Path) -> None:
+    """Also when it is killed, and not when the file was changed."""
+    flags = ("--park-dir", str(tmp_path / "parked"), "-np", "1")
+    server = router(*flags, models_dir=folder)
+    prompt = words(300)
+    first = ask(server, "llama", prompt)
+    ask(server, "hybrid", prompt)
+    server.stop()
+    server = router(*flags, models_dir=folder)
+    assert ask(server, "llama", prompt) == {**first, "cache_n": 299, "prompt_n": 1}
+    assert ask(server, "hybrid", prompt)["cache_n"] >= 0.95 * len(prompt)
+    server.process.kill()
+    server.await_end()
+    server = router(*flags, models_dir=folder)
+    assert ask(server, "llama", prompt) == {**first, "cache_n": 299, "prompt_n": 1}
+    server.stop()
+    for path in (tmp_path / "parked").glob("*.parked"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    server = router(*flags, models_dir=folder)
+    assert ask(server, "llama", prompt) == {**first, "cache_n": 0, "prompt_n": 300}
+    assert "a parked prompt cannot be used: it is damaged" in server.log
+
+
+def test_they_can_be_forgotten(router: StartRouter, folder: Path) -> None:
+    server = router(models_dir=folder)
+    prompt = words(300)
+    ask(server, "llama", prompt)
+    server.unload("llama")
+    eventually(lambda: parked(server, "llama"), "parked")
+    assert "fastrouter_parked_bytes{" in server.get("/metrics").body.decode()
+    assert server.request("DELETE", "/models/parked?model=nothing").status == 404
+    assert server.request("DELETE", "/models/parked?model=other").json == {"entries": 0, "bytes": 0}
+    dropped = server.request("DELETE", "/models/parked").json
+    assert dropped["entries"] == 1
+    assert dropped["bytes"] > 0
+    assert parked(server, "llama") == 0
+    assert ask(server, "llama", prompt)["cache_n"] == 0

@@ -1,7 +1,10 @@
 """A parked prompt as a file: what was written is read, it cannot change, and what is damaged is refused."""
 
+import fcntl
 import os
+import zlib
 from array import array
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import descriptors
 
+from fastrouter.ipc.parked import Foot, read_foot
 from fastrouter.worker.kv import parked_file
 from fastrouter.worker.kv.slots import Checkpoint
 
@@ -30,7 +34,7 @@ def write(**changes: Any) -> int:
 def test_what_was_written_is_read() -> None:
     before = descriptors()
     fd = write()
-    entry = parked_file.read(fd, "k")
+    entry = parked_file.read(fd, "k").prompt
     os.close(fd)
     assert (entry.tokens, entry.adapters, entry.oldest) == (TOKENS, ADAPTERS, 12)
     assert np.array_equal(entry.state, STATE)
@@ -47,7 +51,7 @@ def test_it_cannot_change() -> None:
     for change in (lambda: os.ftruncate(fd, 10), lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 1 << 20)):
         with pytest.raises(PermissionError):
             change()
-    entry = parked_file.read(fd, "k")
+    entry = parked_file.read(fd, "k").prompt
     with pytest.raises(ValueError, match="read-only"):
         entry.state[0] = 1
     os.close(fd)
@@ -68,9 +72,18 @@ def test_of_another_model() -> None:
 
 
 def changed(content: bytes) -> int:
-    fd = os.memfd_create("test")
+    """As a worker that is wrong would have sealed it."""
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.write(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
     return fd
+
+
+def on_disk(content: bytes, folder: Path, **about: Any) -> int:
+    """With a foot, as the router writes it."""
+    fields = {"num_bytes": len(content), "crc32": zlib.crc32(content), **about}
+    (folder / "file").write_bytes(content + Foot("model", "k", 100, 5.0, **fields).to_bytes())
+    return os.open(folder / "file", os.O_RDONLY)
 
 
 def content_of(fd: int) -> bytes:
@@ -122,10 +135,48 @@ def test_any_byte_of_the_head(position: int, value: int) -> None:
     content[position] = value
     fd = changed(bytes(content))
     try:
-        entry = parked_file.read(fd, "k")
+        entry = parked_file.read(fd, "k").prompt
     except ValueError:
         return
     finally:
         os.close(fd)
     assert entry.num_bytes <= len(content)
     assert len(entry.tokens) <= len(content)
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def test_from_disk(tmp_path: Path) -> None:
+    fd = on_disk(content_of(write()), tmp_path)
+    found = parked_file.read(fd, "k")
+    assert np.array_equal(found.prompt.state, STATE)
+    assert found.is_intact()
+    assert read_foot(fd) == Foot("model", "k", 100, 5.0, os.fstat(fd).st_size - len(read_foot(fd).to_bytes()), read_foot(fd).crc32)
+    os.close(fd)
+
+
+def test_a_state_that_was_changed_on_disk_is_noticed(tmp_path: Path) -> None:
+    content = bytearray(content_of(write()))
+    crc32 = zlib.crc32(content)
+    content[-300] ^= 1
+    fd = on_disk(bytes(content), tmp_path, crc32=crc32)
+    assert not parked_file.read(fd, "k").is_intact()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("about", [{"num_bytes": 7}, {"num_bytes": -1}, {"crc32": -1}, {"crc32": None}], ids=str)
+def test_a_foot_that_does_not_fit(tmp_path: Path, about: dict[str, Any]) -> None:
+    fd = on_disk(content_of(write()), tmp_path, **about)
+    with pytest.raises(ValueError, match="damaged"):
+        parked_file.read(fd, "k")
+    os.close(fd)
+
+
+@given(st.binary(max_size=300))
+def test_any_end_of_a_file(end: bytes) -> None:
+    fd = os.memfd_create("test")
+    os.write(fd, end)
+    with pytest.raises(ValueError, match=r"whole file|damaged"):
+        read_foot(fd)
+    os.close(fd)

@@ -2,6 +2,8 @@
 
     head | JSON | tokens | state | state of each checkpoint       (each part begins at a multiple of ALIGNMENT)
 
+A file that the router has written to disk has a foot after this (ipc/parked.py).
+
 Never imports: worker.kv.prefixes. Invariant: a file that was sealed never changes, so what is read from it stays true while it is mapped.
 """
 
@@ -9,13 +11,15 @@ import fcntl
 import mmap
 import os
 import struct
+import zlib
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from fastrouter.ipc.parked import read_foot
 from fastrouter.worker.kv.prompt_cache import CachedPrompt
 from fastrouter.worker.kv.slots import AdapterSet, Checkpoint
 from fastrouter.worker.llama.sequence_state import SavedState
@@ -89,19 +93,41 @@ def _fill(fd: int, size: int, head: bytes, tokens: "array[int]", parts: list[Par
     return True
 
 
-def read(fd: int, key: str) -> CachedPrompt:
-    """Its states are mapped, not copied; the caller may close `fd`. Raises ValueError, OSError."""
+class ParkedFile(NamedTuple):
+    """`prompt`: its states are mapped, not copied."""
+
+    prompt: CachedPrompt
+    is_intact: Callable[[], bool]  # reads all bytes of a file on disk; what is in memory cannot have changed
+
+
+def read(fd: int, key: str) -> ParkedFile:
+    """The caller may close `fd`. Raises ValueError, OSError."""
+    foot = None if _is_sealed(fd) else read_foot(fd)
     pages = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
     about = _about(pages)
     if about["key"] != key:
         raise ValueError("it is of another model, or of another llama.cpp")
     num_tokens, sizes, lengths = about["tokens"], about["sizes"], about["lengths"]
     offsets, end = _places(_HEAD.unpack_from(pages)[1], num_tokens, sizes)
-    if end != len(pages) or len(sizes) != len(lengths) + 1 or min(num_tokens, *sizes) < 1:
+    num_bytes = foot.num_bytes if foot is not None else len(pages)
+    if end != num_bytes or len(sizes) != len(lengths) + 1 or min(num_tokens, *sizes) < 1:
         raise ValueError("it is cut short")
     tokens = array("i", pages[offsets[0] : offsets[0] + _TOKEN_BYTES * num_tokens])
     states = [np.frombuffer(pages, np.uint8, size, begin) for begin, size in zip(offsets[1:], sizes, strict=True)]
-    return CachedPrompt(tokens, about["adapters"], about["oldest"], states[0], tuple(map(Checkpoint, lengths, states[1:])))
+    prompt = CachedPrompt(tokens, about["adapters"], about["oldest"], states[0], tuple(map(Checkpoint, lengths, states[1:])))
+    return ParkedFile(prompt, lambda: foot is None or _checksum(pages, num_bytes) == foot.crc32)
+
+
+def _is_sealed(fd: int) -> bool:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:  # it is on disk
+        return False
+
+
+def _checksum(pages: mmap.mmap, num_bytes: int) -> int:
+    with memoryview(pages) as view:
+        return zlib.crc32(view[:num_bytes])
 
 
 def _about(pages: mmap.mmap) -> dict[str, Any]:

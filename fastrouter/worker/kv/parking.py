@@ -29,6 +29,7 @@ class Parking:
         self._key = ""
         self.limit_bytes = 0  # of one entry
         self._entries: dict[int, CachedPrompt] = {}
+        self._is_intact: dict[int, Callable[[], bool]] = {}  # of entries that were lent, until they are used
         self._arrived: dict[int, int] = {}  # id -> descriptor of an entry that was not read yet
         self.on_parked: Callable[[int, int, CachedPrompt, list[int]], bool] = lambda *_: False  # (id, descriptor, entry, ids it replaces)
         self.on_use: Callable[[int, int], None] = lambda *_: None  # (id, tokens)
@@ -54,6 +55,7 @@ class Parking:
     def drop(self, entry_ids: list[int]) -> None:
         for entry_id in entry_ids:
             self._entries.pop(entry_id, None)
+            self._is_intact.pop(entry_id, None)
             if (fd := self._arrived.pop(entry_id, None)) is not None:
                 os.close(fd)
 
@@ -62,14 +64,15 @@ class Parking:
         while self._arrived:
             entry_id, fd = self._arrived.popitem()
             try:
-                entry = parked_file.read(fd, self._key)
+                found = parked_file.read(fd, self._key)
             except (ValueError, OSError) as error:
                 self.on_broken(entry_id, str(error))
                 continue
             finally:
                 os.close(fd)
-            if len(entry.tokens) <= self._most_tokens:
-                self._entries[entry_id] = entry
+            if len(found.prompt.tokens) <= self._most_tokens:
+                self._entries[entry_id] = found.prompt
+                self._is_intact[entry_id] = found.is_intact
 
     # ------------------------------------------------------------ finding
 
@@ -83,18 +86,25 @@ class Parking:
         self._read_arrived()
         return any(entry.gives(tokens, adapters, usable) for entry in self._entries.values())
 
-    def note_use(self, entry: CachedPrompt, num_tokens: int) -> bool:
-        """False: it is not one of these."""
+    def has(self, entry: CachedPrompt) -> bool:
+        return self._id_of(entry) is not None
+
+    def begin_use(self, entry: CachedPrompt, num_tokens: int) -> bool:
+        """It is about to be restored. False: it is damaged, and is given up."""
         entry_id = self._id_of(entry)
-        if entry_id is not None:
-            self.on_use(entry_id, num_tokens)
-        return entry_id is not None
+        assert entry_id is not None
+        self.on_use(entry_id, num_tokens)
+        is_intact = self._is_intact.pop(entry_id, None)
+        if is_intact is not None and not is_intact():
+            self.give_up(entry, "it is damaged")
+            return False
+        return True
 
     def give_up(self, entry: CachedPrompt, cause: str) -> None:
         """It could not be restored."""
         entry_id = self._id_of(entry)
         if entry_id is not None:
-            del self._entries[entry_id]
+            self.drop([entry_id])
             self.on_broken(entry_id, cause)
 
     def _id_of(self, entry: CachedPrompt) -> int | None:
@@ -110,7 +120,7 @@ class Parking:
         if fd is None:
             return False
         try:
-            entry = parked_file.read(fd, self._key)
+            entry = parked_file.read(fd, self._key).prompt
             entry_id, replaced = secrets.randbits(_ID_BITS), self._replaced_by(entry, usable)
             if not self.on_parked(entry_id, fd, entry, replaced):
                 return False
@@ -133,6 +143,7 @@ class Parking:
     def close(self) -> None:
         """Idempotent."""
         self._entries.clear()
+        self._is_intact.clear()
         while self._arrived:
             with contextlib.suppress(OSError):
                 os.close(self._arrived.popitem()[1])

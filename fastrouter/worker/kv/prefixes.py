@@ -255,8 +255,9 @@ class Prefixes:
 
     def _bring_back(self, kept: CachedPrompt, slot: Slot, length: int) -> int:
         """From the prompt cache, or from where it is parked, into the slot. Returns how much of a start of that length it holds."""
-        if self.parking.note_use(kept, length):
-            pass  # it stays there until the slot has been parked again
+        if self.parking.has(kept):  # it stays there until the slot has been parked again
+            if not self.parking.begin_use(kept, length):
+                return 0
         elif length < MIN_KEPT * len(kept.tokens):
             self.prompt_cache.touch(kept)  # a part of it is used, and the whole may be used again
         else:
