@@ -15,11 +15,11 @@ from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
+from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
 from fastrouter.supervisor.memory_ledger import Memory
-from fastrouter.supervisor.next_model import next_model
 from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
@@ -28,7 +28,6 @@ from fastrouter.supervisor.workers.instance import FAULTS, Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker_log import Logs
-from fastrouter.system.machine import available_bytes
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -52,7 +51,10 @@ class Residency:
         timers: Timers,
         events: Events,
         logs: Logs,
+        foresight: Foresight,
         verbosity: int,
+        *,
+        is_confined: bool,
     ) -> None:
         self._models = models
         self._queue = queue
@@ -62,7 +64,10 @@ class Residency:
         self._timers = timers
         self._events = events
         self._logs = logs
+        self._foresight = foresight
+        self._foresight.on_change = self._prime
         self._verbosity = verbosity
+        self._is_confined = is_confined
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
@@ -87,6 +92,7 @@ class Residency:
             await self._park_all()
         for instance in self._models.instances():
             instance.kill()
+        self._foresight.stop()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
         self._parking.close()
@@ -251,7 +257,7 @@ class Residency:
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
-        instance.load(self._remedies.known.joined(model.remedy), self._verbosity)
+        instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
@@ -297,7 +303,7 @@ class Residency:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
-        self._spares.prime(next_model(self._models, available_bytes(), self._remedies.known))
+        self._spares.prime(self._foresight.prepare(self._remedies.known))
 
     # ------------------------------------------------------------ ends
 

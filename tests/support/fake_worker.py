@@ -29,6 +29,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,12 @@ _KINDS = {"text": TEXT, "thought": REASONING, "event": EVENT, "progress": PROGRE
 
 
 def serve(fd: int, spare: Script) -> int:
+    def work(wire: BlockingWire, ring: TokenRing, descriptors: Descriptors, watch_router: Callable[[], None]) -> int:
+        watch_router()
+        return Worker(wire, ring, descriptors, spare).run()
+
     def run(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> int:
-        return fork.run_worker(
-            control, memory, doorbell, lifeline, descriptors, lambda wire, ring, files: Worker(wire, ring, files, spare).run()
-        )
+        return fork.run_worker(control, memory, doorbell, lifeline, descriptors, work)
 
     return fork.serve(fd, lambda: None, run)
 

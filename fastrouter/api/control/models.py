@@ -71,6 +71,11 @@ class Admin:
         num_entries, num_bytes = parking.drop(dropped)
         return encode_json({"entries": num_entries, "bytes": num_bytes})
 
+    def warm(self, request: Request, exchange: Exchange) -> Response:
+        """POST /models/warm: `{"model"}`. It will be asked for soon: its file is read ahead, but it is not loaded."""
+        self._supervisor.expect(self._named(request, NotFound))
+        return _SUCCESS
+
     def plan(self, request: Request, exchange: Exchange) -> Response:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)

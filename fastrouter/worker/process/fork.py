@@ -26,9 +26,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 Become = Callable[[int, int, int, int, int], int]
 """(control, memory, doorbell, lifeline, descriptors) -> exit code: what a fresh process does. It owns the descriptors."""
 
-Run = Callable[[BlockingWire, TokenRing, Descriptors], int]
-"""Returns the exit code."""
-
 
 def die_with_parent(parent_pid: int) -> None:
     """SIGKILL when the parent dies; exits immediately if it is already dead."""
@@ -84,15 +81,20 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
     os._exit(become(*channels))
 
 
+Run = Callable[[BlockingWire, TokenRing, Descriptors, Callable[[], None]], int]
+"""(wire, ring, descriptors, watch_router) -> exit code. It calls `watch_router` when its work begins; EOFError means that the router has
+ended."""
+
+
 def run_worker(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int, run: Run) -> int:
-    """Returns the exit code. `run` raises EOFError when the router has ended."""
+    """Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these are for the router, which ends its workers
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True).start()
     code = 1
     try:
-        wire = BlockingWire(socket.socket(fileno=control))
-        code = run(wire, TokenRing.open(memory, doorbell), Descriptors(socket.socket(fileno=descriptors)))
+        guard = threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True)
+        wire, files = BlockingWire(socket.socket(fileno=control)), Descriptors(socket.socket(fileno=descriptors))
+        code = run(wire, TokenRing.open(memory, doorbell), files, guard.start)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the router has ended
     except Exception:  # a bug of ours: the router shows the last lines of stderr
