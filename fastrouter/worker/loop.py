@@ -36,7 +36,7 @@ from fastrouter.ipc.messages import (
     Submit,
 )
 from fastrouter.ipc.wire import BlockingWire
-from fastrouter.worker.calls.park import Parker
+from fastrouter.worker.calls.park import Parker, kind_of
 from fastrouter.worker.calls.text_calls import TEXT_CALLS
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import Scarcity
@@ -100,8 +100,9 @@ class Loop:
         self._text_calls = loaded.text_calls
         self._embedder = loaded.embedder
         self._slot_files = loaded.slot_files
-        can_park = bool(loaded.context.memory) and not loaded.context.is_embedding
-        self._parker = Parker(loaded.engine.prefixes, descriptors, wire.send, is_on=can_park)
+        has_text = bool(loaded.context.memory) and not loaded.context.is_embedding
+        kind = kind_of(loaded.model, loaded.context) if has_text else None
+        self._parker = Parker(loaded.engine.prefixes, descriptors, wire.send, kind)
         self._is_over = False  # everything is parked
         self._prompt_cache_bytes = 0  # as the router knows it
         self._engine.prefixes.prompt_cache.on_change = self._tell_prompt_cache_size

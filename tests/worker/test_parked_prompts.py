@@ -6,6 +6,7 @@ import os
 import random
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_models import make_llama, make_lora
 from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Drop, Lend, Park, Parked, Restoring, Unusable
 from fastrouter.worker.calls import park as park_module
-from fastrouter.worker.calls.park import Parker
+from fastrouter.worker.calls.park import Parker, kind_of
 from fastrouter.worker.llama.binding import start_backends
 
 KINDS = ("llama", *MAKERS)
@@ -36,7 +37,9 @@ class House:
         self.messages: list[Any] = []
         ours, theirs = descriptor_pair()
         self._descriptors, self._its = Descriptors(ours), Descriptors(theirs)
-        self.parker = Parker(self.bench.engine.prefixes, self._its, self._receive, is_on=True, idle_s=0.0)
+        self.parker = Parker(
+            self.bench.engine.prefixes, self._its, self._receive, kind_of(self.bench.model, self.bench.context), idle_s=0.0
+        )
         for entry_id, fd in store.items():
             assert self._descriptors.send(entry_id, fd)
         self.parker.take(Lend(key, limit_bytes, list(store)))
@@ -289,6 +292,21 @@ def test_an_entry_that_llama_cpp_refuses_is_given_up(house: MakeHouse, paths: di
     assert second.ask(words(200))[1] == 0
     assert [message.cause for message in second.heard(Unusable)] == ["llama.cpp cannot read it"]
     assert second.ask(words(200, 5))[0] == expected
+
+
+def test_a_context_that_needs_other_position_factors() -> None:
+    class Long:
+        """A model whose factors change beyond 4,096 tokens."""
+
+        def meta_value(self, key: str) -> str:
+            return {"general.architecture": "phi3", "phi3.rope.scaling.original_context_length": "4096"}.get(key, "")
+
+    @dataclass
+    class Size:
+        n_ctx_slot: int
+
+    kinds: list[str] = [kind_of(Long(), Size(num_tokens)) for num_tokens in (512, 4096, 8192)]  # type: ignore[arg-type]
+    assert kinds == ["short", "short", "long"]
 
 
 def test_a_prompt_longer_than_the_context_is_left_alone(house: MakeHouse, paths: dict[str, Path]) -> None:

@@ -13,6 +13,8 @@ from fastrouter.system.machine import available_bytes
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.prompt_cache import CachedPrompt
 from fastrouter.worker.kv.slots import Slot
+from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.model import Model
 
 IDLE_S = 3.0  # after the last work; a client that reads a short answer and asks again comes earlier
 SHARE = 0.02
@@ -21,17 +23,23 @@ BYTES_PER_NS = 0.4  # a guess: a new page costs more than the copy into it
 MIN_MEASURED_BYTES = 1 << 20
 
 
+def kind_of(model: Model, context: Context) -> str:
+    """What the size of the context changes in a KV cache: some models have other position factors for long contexts. Empty: nothing."""
+    original = model.meta_value(f"{model.meta_value('general.architecture')}.rope.scaling.original_context_length")
+    return "" if not original.isdigit() else "long" if context.n_ctx_slot > int(original) else "short"
+
+
 class Parker:
-    """For one loaded model. `is_on` False: its context computes no text."""
+    """For one loaded model. `kind`: see `kind_of`; None: its context computes no text."""
 
     def __init__(
-        self, prefixes: Prefixes, descriptors: Descriptors, send: Callable[[Message], None], *, is_on: bool, idle_s: float = IDLE_S
+        self, prefixes: Prefixes, descriptors: Descriptors, send: Callable[[Message], None], kind: str | None, *, idle_s: float = IDLE_S
     ) -> None:
         self._prefixes = prefixes
         self._parking = prefixes.parking
         self._descriptors = descriptors
         self._send = send
-        self._is_on = is_on
+        self._kind = kind
         self._idle_s = idle_s
         self._due: float | None = None  # when the next one is parked; None: there is nothing new
         self._has_worked = False
@@ -48,7 +56,7 @@ class Parker:
     def take(self, lend: Lend) -> None:
         """Raises ProtocolError when a descriptor is missing."""
         arrived = {entry_id: self._descriptors.take(entry_id) for entry_id in lend.entry_ids}
-        self._parking.open(lend.key, lend.limit_bytes if self._is_on else 0, arrived)
+        self._parking.open(f"{lend.key} {self._kind}", lend.limit_bytes if self._kind is not None else 0, arrived)
 
     def drop(self, drop: Drop) -> None:
         self._parking.drop(drop.entry_ids)
