@@ -118,7 +118,7 @@ def test_they_can_be_forgotten(router: StartRouter, folder: Path) -> None:
     server.unload("llama")
     eventually(lambda: parked(server, "llama"), "parked")
     assert "fastrouter_parked_bytes{" in server.get("/metrics").body.decode()
-    assert server.request("DELETE", "/models/parked?model=nothing").status == 404
+    assert server.request("DELETE", "/models/parked?model=nothing").status == 400
     assert server.request("DELETE", "/models/parked?model=other").json == {"entries": 0, "bytes": 0}
     dropped = server.request("DELETE", "/models/parked").json
     assert dropped["entries"] == 1
