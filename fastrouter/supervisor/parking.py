@@ -124,6 +124,13 @@ class Parking:
         sent = [entry.id for entry in entries if self._send(instance, entry)]
         instance.process.send(Lend(key, self.limit_bytes(), sent))
 
+    def _lend_more(self, entries: list[Entry]) -> None:
+        """To workers that have loaded their models already."""
+        for instance in self._instances() if entries else ():
+            key = key_of(instance.spec)
+            if mine := [entry for entry in entries if entry.key == key]:
+                self._lend(instance, key, mine)
+
     def _send(self, instance: Instance, entry: Entry) -> bool:
         descriptors = instance.process.descriptors
         if entry.fd >= 0:
@@ -184,8 +191,7 @@ class Parking:
                 entry_id, foot.model_id, foot.key, -1, foot.num_bytes, foot.num_tokens, foot.saves_ms, now - age_s, foot.num_bytes
             )
         self._shrink_disk()
-        for instance in self._instances():  # it was loaded before they were found
-            self.lend(instance)
+        self._lend_more([self._entries[entry_id] for entry_id, _, _ in found if entry_id in self._entries])
         for model_id in self.model_ids():
             self._on_change(model_id, *self.held(model_id))
 
@@ -224,9 +230,7 @@ class Parking:
             os.close(entry.fd)
             entry.fd = -1
         self._tell(kept)
-        for instance in self._instances() if kept else ():
-            if mine := [entry for entry in kept if entry.key == key_of(instance.spec)]:
-                self._lend(instance, mine[0].key, mine)
+        self._lend_more(kept)
         return sum(entry.num_bytes for entry in leaving)
 
     def drop(self, model_ids: Collection[str]) -> tuple[int, int]:

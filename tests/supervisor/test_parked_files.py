@@ -96,13 +96,18 @@ def test_a_prompt_survives_the_router(room_of: Rooms, tmp_path: Path) -> None:
     assert lent(answered(again, "b")) == {}
 
 
-def test_a_model_that_was_loaded_before_the_folder_was_read(room_of: Rooms) -> None:
+def test_a_model_that_was_loaded_before_the_folder_was_read(room_of: Rooms, tmp_path: Path) -> None:
     room = room_of()
-    park(room, answered(room, "a"), 7)
-    again = room_of()
-    worker = answered(again, "a")
-    again.supervisor.parking._find([])
-    assert [lend.entry_ids for lend in sent(worker, Lend)] == [[7], [7]]
+    worker = answered(room, "a")
+    park(room, worker, 7)
+    [path] = files(tmp_path)
+    path.with_name("0000000000009.parked").write_bytes(path.read_bytes())
+    with path.open("rb") as file:
+        foot = read_foot(file.fileno())
+    other = answered(room, "b")
+    room.supervisor.parking._find([(9, foot, 5.0)])
+    assert lent(worker) == {9: b"\7\7\7"}
+    assert lent(other) == {}
 
 
 @pytest.mark.parametrize(
