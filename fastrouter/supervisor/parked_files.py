@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import stat
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -61,7 +60,7 @@ class ParkedFiles:
         return self._writing is not None or bool(self._queue)
 
     def start(self, then: Callable[[list[tuple[int, Foot, float]]], None]) -> None:
-        """Find the files of earlier runs; `then` gets (id, foot, age in seconds) of each."""
+        """Find the files of earlier runs; `then` gets of each (id, foot, seconds by which it is older than the newest)."""
         if self._folder is not None:
             folder = self._folder
             self._timers.aside(lambda: self._begin(folder), lambda found: self._begun(found, then))
@@ -155,7 +154,9 @@ class ParkedFiles:
             log.warning("--park-dir %s is not used: %s", folder, why)
             return None
         _unlink(list(folder.glob(f"*{_PART}")))  # of a run that was killed
-        return [found for path in folder.glob(f"*{_SUFFIX}") if (found := _read(path)) is not None]
+        found = [one for path in folder.glob(f"*{_SUFFIX}") if (one := _read(path)) is not None]
+        newest = max((changed_s for _, _, changed_s in found), default=0.0)
+        return [(entry_id, foot, newest - changed_s) for entry_id, foot, changed_s in found]
 
 
 def _copy(job: Job, memory: int, part: Path) -> int:
@@ -178,7 +179,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _read(path: Path) -> tuple[int, Foot, float] | None:
-    """None: it is not a file of ours. One that is damaged is removed."""
+    """(id, foot, when it was written). None: it is not a file of ours. One that is damaged is removed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -188,7 +189,7 @@ def _read(path: Path) -> tuple[int, Foot, float] | None:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             log.warning("%s is not used: it must be a file that only this user can read", path)
             return None
-        return int(path.stem, 16), read_foot(fd), max(0.0, time.time() - status.st_mtime)
+        return int(path.stem, 16), read_foot(fd), status.st_mtime
     except (ValueError, OSError) as error:
         log.warning("%s cannot be used and is removed: %s", path, error)
         _unlink([path])
