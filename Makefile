@@ -16,7 +16,7 @@ run: install $(VENV)/.demo
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 # Two files at a time: most tests mostly wait for processes.
-test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install $(VENV)/.test
@@ -94,6 +94,11 @@ $(VENV)/.browser: packaging/chromium.py packaging/vendor_web.py | $(VENV)/.venv
 # The chat templates that llama.cpp ships, for the tests that send messages through them and back.
 $(VENV)/.templates: packaging/llama_templates.py | $(VENV)/.venv
 	@$(BIN)/python packaging/llama_templates.py build/llama-templates || echo "llama.cpp's templates cannot be fetched: their tests will be skipped"
+	@touch $@
+
+# npm's AI SDK, where node is installed.
+$(VENV)/.ai_sdk: packaging/ai_sdk tests/support/ai_sdk/package.json tests/support/ai_sdk/loop.mjs | $(VENV)/.venv
+	@! command -v npm > /dev/null || packaging/ai_sdk build/ai_sdk || echo "npm cannot fetch the AI SDK: its test will be skipped"
 	@touch $@
 
 clean:

@@ -99,7 +99,9 @@ class Admission:
     def _start_calls(self, request: GenerateRequest) -> None:
         """Starts to compile the grammar of the calls that the answer must or may have. The prompt has been read, so the format is known."""
         found = self._chats.wish(request.generate)
-        if found is not None and found[1].is_required:
+        if found is not None and (found[1].is_required or found[1].answer):
+            if request.grammar is not None:
+                self._grammars.leave(request.grammar)
             request.grammar, request.grammar_at = self._grammars.compile_calls(*found), time.monotonic()
         elif found is not None and (begun := triggers(found[0])):
             request.calls = self._grammars.compile_calls(*found, after=begun[0], is_waited_for=False)
