@@ -14,6 +14,7 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.departures import Departures
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
@@ -24,7 +25,7 @@ from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.instance import FAULTS, Instance, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker_log import Logs
@@ -34,9 +35,6 @@ log = logging.getLogger("fastrouter.supervisor")
 END_TIMEOUT_S = 5.0
 FAILED_GRACE_S = 2.0  # a worker that has reported why it cannot load ends by itself
 SPARE_DELAY_S = 0.15  # the next spare starts this long after a load, because the first token is more important
-PARK_MS = 5000  # a worker that leaves may take this long to park its prompts; each of them saves more time than it takes
-PARK_GRACE_S = 0.5
-WRITE_TIMEOUT_S = 10.0  # at the end, for parked prompts that are not on disk yet
 SAVE_DELAY_S = 5.0  # results of a load are written this long after it
 
 
@@ -68,6 +66,7 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
+        self._departures = Departures(queue, memory, parking, timers)
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
@@ -88,8 +87,7 @@ class Residency:
 
     async def stop(self) -> None:
         """End all processes, even busy ones."""
-        if self._parking.files.is_on:
-            await self._park_all()
+        await self._departures.write_all(self._models.instances())
         for instance in self._models.instances():
             instance.kill()
         self._foresight.stop()
@@ -97,14 +95,6 @@ class Residency:
         self._timers.close()
         self._parking.close()
         self._save()
-
-    async def _park_all(self) -> None:
-        """Before the router ends: what its workers hold goes to disk."""
-        parking = [instance for instance in self._models.instances() if instance.can_park]
-        for instance in parking:
-            self._part(instance)
-        await self._timers.until(lambda: all(instance.is_gone for instance in parking), PARK_MS / 1e3 + PARK_GRACE_S)
-        await self._timers.until(lambda: not self._parking.files.is_busy, WRITE_TIMEOUT_S)
 
     # ------------------------------------------------------------ performing the plan
 
@@ -228,7 +218,7 @@ class Residency:
         model = self._models[model_id]
         instance = _instance_of(model)
         model.is_asleep, model.has_expired, model.meta = True, True, instance.meta
-        self._part(instance)
+        self._departures.leave(instance)
         self._events.sleeping(model_id)
         metrics.evicted(model_id, "sleep")
 
@@ -345,26 +335,16 @@ class Residency:
                 self._kill(instance)
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
-        self._part(instance, frees_first=reason == "memory")
+        self._departures.leave(instance, frees_first=reason == "memory")
         reason = reason or instance.leave_reason
         self._events.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
-
-    def _part(self, instance: Instance, *, frees_first: bool = False) -> None:
-        """The worker parks its prompts and ends, or is killed. `frees_first`: a load waits for its memory."""
-        if not (self._parking.is_on and instance.can_park):
-            instance.kill()
-            return
-        wanted = [model.spec for model in self._queue.models() if model.instance is None]
-        instance.park(self._memory.room_to_park(instance, wanted, frees_first=frees_first), PARK_MS)
-        self._timers.at(_end_timer(instance), self._timers.now() + PARK_MS / 1e3 + PARK_GRACE_S, instance.process.kill)
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
         """The process has ended, and all its messages have been delivered."""
         self._spares.reap()
         self._timers.cancel(model.load_timer)
-        self._timers.cancel(_end_timer(instance))
-        self._parking.note_end(instance, has_crashed=instance.state is not State.DYING and instance.process.exit_code in FAULTS)
+        self._departures.note_end(instance)
         model.instance = None
         model.end_load(self._timers.now())
         model.keep_alive_s = None
@@ -383,11 +363,6 @@ class Residency:
         self._may_be_idle(model)
         self.rebalance()
         self._timers.soon(self._prime)
-
-
-def _end_timer(instance: Instance) -> str:
-    """The name of the timer that ends a worker that does not end by itself."""
-    return f"end {instance.spec.id}"
 
 
 def _instance_of(model: ManagedModel) -> Instance:

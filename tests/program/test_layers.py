@@ -109,6 +109,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "next_model",
         "foresight",
         "memory_ledger",
+        "departures",
         "preview",
         "deaths",
         "residency",

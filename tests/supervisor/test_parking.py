@@ -19,8 +19,8 @@ from waiting import until
 from fastrouter.errors import ProtocolError
 from fastrouter.ipc.messages import Drop, Lend, Load, Park, Parked, Restoring, Unusable
 from fastrouter.options.load import LoadOptions
+from fastrouter.supervisor import departures as departures_module
 from fastrouter.supervisor import parking as parking_module
-from fastrouter.supervisor import residency as residency_module
 from fastrouter.supervisor.decide.parking import room_to_park, to_drop, usefulness
 from fastrouter.supervisor.memory import limits as limits_module
 from fastrouter.supervisor.parking import key_of
@@ -205,9 +205,9 @@ def test_one_that_does_not_end_is_killed(room_of: Rooms) -> None:
     worker = answered(room, "a")
     worker.ends_after_park = False
     asked = room.ask("b")
-    room.advance(residency_module.PARK_MS / 1e3)
+    room.advance(departures_module.PARK_MS / 1e3)
     assert not worker.is_closed
-    room.advance(residency_module.PARK_GRACE_S + EXIT_S + 0.1)
+    room.advance(departures_module.PARK_GRACE_S + EXIT_S + 0.1)
     assert (worker.is_closed, worker.exit_code) == (True, -9)
     asked.result().release()
     answered(room, "a")
@@ -385,8 +385,8 @@ def test_descriptors_come_from_a_worker_and_go_to_the_next(house: Run) -> None:
 
 
 def test_a_worker_that_ignores_the_order_delays_nothing(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residency_module, "PARK_MS", 100)
-    monkeypatch.setattr(residency_module, "PARK_GRACE_S", 0.1)
+    monkeypatch.setattr(departures_module, "PARK_MS", 100)
+    monkeypatch.setattr(departures_module, "PARK_GRACE_S", 0.1)
 
     async def body(here: House) -> None:
         here.spec("a", ignores_park=True)
