@@ -14,7 +14,7 @@ from fastrouter.supervisor.workers.instance import FAULTS, Instance
 
 PARK_MS = 5000  # a worker that leaves may take this long to park its prompts; each of them saves more time than it takes
 PARK_GRACE_S = 0.5
-WRITE_TIMEOUT_S = 10.0  # at the end, for parked prompts that are not on disk yet
+WRITE_TIMEOUT_S = 8.0  # at the end, for parked prompts that are not on disk yet
 
 
 class Departures:
