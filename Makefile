@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz-api bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -18,6 +18,10 @@ run: install $(VENV)/.demo
 # Two files at a time: most tests mostly wait for processes.
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every bad value in every field, and many inputs made from /openapi.json: minutes.
+fuzz-api: install $(VENV)/.test
+	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .

@@ -274,6 +274,7 @@ class Admission:
         self._waiting.start(sibling, has_waited=False)
         self.slots.take(slot)
         sibling.started_ns, sibling.num_cached = first.started_ns, first.num_cached
+        sibling.prompt_entries = first.prompt_entries
         sibling.num_decodes_before = self._answers.num_decodes
         return Running(sibling, slot)
 
@@ -281,6 +282,8 @@ class Admission:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
         if sequence.has_begun:
             self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
+        elif sequence.reads_prompt:
+            self.prefixes.start_uncached(slot, adapters)
         elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
