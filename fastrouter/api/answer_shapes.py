@@ -84,7 +84,7 @@ _RANKED = _has({"document": _OBJECT}, index=_COUNT, relevance_score=_maybe(_NUMB
 _RANKED_TEI = _has({"text": _TEXT}, index=_COUNT, score=_maybe(_NUMBER))
 _TOTAL = _has(prompt_tokens=_COUNT, total_tokens=_COUNT)
 _MODEL = _has(
-    {"meta": _maybe(_OBJECT), "usage": _OBJECT, "capabilities": _list(_TEXT)},
+    {"meta": _maybe(_OBJECT), "usage": _OBJECT, "capabilities": _list(_TEXT), "parked": _has(entries=_COUNT, bytes=_COUNT)},
     id=_TEXT,
     aliases=_list(_TEXT),
     tags=_list(_TEXT),
@@ -147,6 +147,7 @@ _OLLAMA_MODEL = {"name": _TEXT, "model": _TEXT, "size": _COUNT, "digest": _TEXT,
 ANSWERS: dict[str, Schema] = {
     "Nothing": _has(),
     "Success": _has(success=_is(True)),
+    "Forgotten": _has(entries=_COUNT, bytes=_COUNT),
     "Health": _has(status=_TEXT),
     "ChatCompletion": _has(
         {"timings": _OBJECT},

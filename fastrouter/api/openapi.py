@@ -166,6 +166,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("GET", "/openapi.json"): About("This document", answer="Document"),
     ("POST", "/models"): _of_model("Download a model"),
     ("DELETE", "/models"): About("Remove a downloaded model", query=("model",), answer="Success"),
+    ("DELETE", "/models/parked"): About("Forget parked prompts", query=_MODEL_QUERY, answer="Forgotten"),
     ("GET", "/models/sse"): About("What happens to models, as a stream", is_stream=True, query=("usage",), answer=PLAIN),
     ("GET", "/models/logs"): About("The last lines of a model's log", is_stream=True, query=("model", "tail", "follow"), answer=PLAIN),
     ("POST", "/models/load"): _of_model("Load a model"),

@@ -166,6 +166,7 @@ def add_routes(
     routes.add("GET", "/v1/models", lambda request, exchange: who_lists(request, exchange).list(request, exchange))
     routes.add("POST", "/models", downloads.post)
     routes.add("DELETE", "/models", downloads.delete)
+    routes.add("DELETE", "/models/parked", admin.drop_parked)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
     routes.add("GET", "/models/*", models.show)

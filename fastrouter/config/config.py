@@ -33,7 +33,7 @@ _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _PATHS = (
     *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"),
-    *("responses_dir", "created_dir"),
+    *("responses_dir", "created_dir", "park_dir"),
 )
 _SECRETS = ("api_keys", "hf_token", "mcp_servers_json")  # targets whose values are never shown
 
@@ -97,6 +97,9 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
+    park_ram_mib: int = -1  # of prompts of models that have left; -1: what the machine can spare; 0: none
+    park_dir: Path | None = None  # where parked prompts survive a restart; None: nowhere
+    park_disk_mib: int = 8192
     poll: int = DEFAULT_POLL
     worker_hang_timeout_s: float = 30.0  # 0: hung workers are not looked for
     queue_timeout_s: float = 0.0  # 0: no limit

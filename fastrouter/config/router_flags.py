@@ -32,6 +32,17 @@ def router_flags() -> list[Flag]:
         ),
         flag(
             scope,
+            "--park-ram",
+            "PARK_RAM",
+            Kind.MEMORY,
+            "park_ram_mib",
+            "MiB for prompts of models that have left memory (auto: 8192, or a quarter of the free memory; 0: off)",
+            low=-1,
+        ),
+        flag(scope, "--park-dir", "PARK_DIR", Kind.PATH, "park_dir", "folder where parked prompts survive a restart (none)"),
+        flag(scope, "--park-disk", "PARK_DISK", Kind.INT, "park_disk_mib", "MiB of parked prompts in --park-dir (8192)", low=0),
+        flag(
+            scope,
             "--queue-timeout",
             "QUEUE_TIMEOUT",
             Kind.FLOAT,

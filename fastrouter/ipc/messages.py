@@ -115,6 +115,30 @@ class Shrink:
 
 
 @dataclass(frozen=True, slots=True)
+class Lend:
+    """Prompts that were parked for this model, as descriptors with these numbers; the worker may park more from now on."""
+
+    key: str  # of the model, its options and llama.cpp: other prompts are of no use
+    limit_bytes: int  # one prompt may have at most this many; 0: none is parked
+    entry_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """These parked prompts are gone: the worker lets their memory go."""
+
+    entry_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Park what is worth it, the most recently used first, then end. Only to a worker without requests."""
+
+    max_bytes: int
+    max_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     request_id: int
 
@@ -186,6 +210,32 @@ class PromptCacheSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """A prompt with its part of the KV cache is in a sealed memory file: the descriptor with this number."""
+
+    entry_id: int
+    num_tokens: int
+    saves_ms: float  # the time that computing it takes
+    replaces: list[int]  # parked prompts that are starts of it
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """The worker is about to use a parked prompt."""
+
+    entry_id: int
+    num_tokens: int  # of it that the new prompt starts with
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A parked prompt cannot be used, and never will."""
+
+    entry_id: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a Call of this method would be answered now. The worker sends it without being asked, before a long computation or after a
     change."""
@@ -208,6 +258,9 @@ Message = (
     | Submit
     | Share
     | Shrink
+    | Lend
+    | Drop
+    | Park
     | Abort
     | Call
     | Forget
@@ -217,6 +270,9 @@ Message = (
     | Failed
     | Reply
     | PromptCacheSize
+    | Parked
+    | Restoring
+    | Unusable
     | Snapshot
     | Notice
 )

@@ -14,12 +14,14 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.departures import Departures
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
 from fastrouter.supervisor.memory_ledger import Memory
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.timers import Timers
@@ -43,6 +45,7 @@ class Residency:
         models: ManagedModels,
         queue: Queue,
         memory: Memory,
+        parking: Parking,
         spares: Spares,
         timers: Timers,
         events: Events,
@@ -56,6 +59,7 @@ class Residency:
         self._models = models
         self._queue = queue
         self._memory = memory
+        self._parking = parking
         self._spares = spares
         self._timers = timers
         self._events = events
@@ -64,6 +68,7 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
+        self._departures = Departures(queue, memory, parking, timers)
         self._remedies = Remedies()
         self._deaths = Deaths(queue, events, self._remedies, timers)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
@@ -79,16 +84,19 @@ class Residency:
 
     def start(self) -> None:
         self._memory.measures.use(self._remedies.known)
+        self._parking.start()
         self._spares.start()
         self._prime()
 
     async def stop(self) -> None:
         """End all processes, even busy ones."""
+        await self._departures.write_all(self._models.instances())
         for instance in self._models.instances():
             instance.kill()
         self._foresight.stop()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
+        self._parking.close()
         self._save()
 
     # ------------------------------------------------------------ performing the plan
@@ -213,7 +221,7 @@ class Residency:
         model = self._models[model_id]
         instance = _instance_of(model)
         model.is_asleep, model.has_expired, model.meta = True, True, instance.meta
-        instance.kill()
+        self._departures.leave(instance)
         self._events.sleeping(model_id)
         metrics.evicted(model_id, "sleep")
 
@@ -235,7 +243,8 @@ class Residency:
         model.forget_end()
         model.is_asleep = model.has_expired = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
-        instance = Instance(spec, measures.need(spec), process, self._timers.now, self._changed, self._noticed)
+        need, clock = measures.need(spec), self._timers.now
+        instance = Instance(spec, need, process, clock, self._changed, self._noticed, self._parking.take)
         model.instance = instance
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
         instance.on_work = self._hangs.watch
@@ -243,6 +252,7 @@ class Residency:
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
+        self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         self._hangs.watch()
@@ -330,8 +340,7 @@ class Residency:
                 self._kill(instance)
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
-        """Without leases a worker holds nothing that must be saved, so it is killed."""
-        instance.kill()
+        self._departures.leave(instance, frees_first=reason == "memory")
         reason = reason or instance.leave_reason
         self._events.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
@@ -340,6 +349,7 @@ class Residency:
         """The process has ended, and all its messages have been delivered."""
         self._spares.reap()
         self._timers.cancel(model.load_timer)
+        self._departures.note_end(instance)
         model.instance = None
         model.end_load(self._timers.now())
         model.keep_alive_s = None

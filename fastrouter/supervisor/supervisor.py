@@ -18,6 +18,7 @@ from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.residency import Residency
@@ -51,12 +52,14 @@ class Supervisor:
         self._events = Events(on_event)
         self.logs = Logs()
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
-        self._memory = Memory(config, self._models, lambda: self.spares.pid)
+        self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
+        self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking)
         self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
         self._residency = Residency(
             self._models,
             self._queue,
             self._memory,
+            self.parking,
             self.spares,
             self._timers,
             self._events,

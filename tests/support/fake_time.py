@@ -44,6 +44,9 @@ class FakeLoop(asyncio.AbstractEventLoop):
     def call_soon(self, action: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> Timer:  # type: ignore[override]
         return self.call_later(0.0, action, *args, context=context)
 
+    def call_soon_threadsafe(self, action: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> Timer:  # type: ignore[override]
+        return self.call_later(0.0, action, *args, context=context)
+
     def run_in_executor(self, executor: None, action: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         action(*args)
 

@@ -10,7 +10,7 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
          `lockstep*`. `progress` [values], `load_s`, `fail`, `is_scarce`
          message, `die`, `freeze`, `never_ready`, `raw` hex on the wire, `ring_head` N, `first_decode` "SIGSEGV": dies so at the first token
          unless Load.safe_mode and, for more than one of `remedies`, Load.num_dropped; `meta` {}, `linger`: after `fail` it does not
-         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache.
+         exit, `lines` to say on stderr, `shelved` N: bytes that it says are on its prompt cache, `parks` [{}]: see `park`.
 request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, or `say`: a list of
          {"text"}, {"thought"}, {"event": a Delta}, {"progress": a PromptProgress}; `finish` {}: fields of the last record;
          `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` or `freeze` after them, `raw` hex on
@@ -22,6 +22,7 @@ only if there is no such file, which it makes. In flood mode every request gets 
 step, one doorbell a step, as fast as the ring takes them; in lockstep, a step begins when the router has taken the last one.
 """
 
+import fcntl
 import json
 import mmap
 import os
@@ -31,21 +32,27 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fastrouter._core import EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, TokenRing
 from fastrouter.errors import InvalidRequest
+from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.ipc.messages import (
     Abort,
     Call,
+    Drop,
     Failed,
     Forget,
     Generate,
     Hello,
+    Lend,
     Load,
     Message,
+    Park,
+    Parked,
     Progress,
     PromptCacheSize,
     Ready,
@@ -80,8 +87,12 @@ _KINDS = {"text": TEXT, "thought": REASONING, "event": EVENT, "progress": PROGRE
 
 
 def serve(fd: int, spare: Script) -> int:
-    def run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
-        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring, watch: (watch(), Worker(wire, ring, spare).run())[1])
+    def work(wire: BlockingWire, ring: TokenRing, descriptors: Descriptors, watch_router: Callable[[], None]) -> int:
+        watch_router()
+        return Worker(wire, ring, descriptors, spare).run()
+
+    def run(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> int:
+        return fork.run_worker(control, memory, doorbell, lifeline, descriptors, work)
 
     return fork.serve(fd, lambda: None, run)
 
@@ -139,8 +150,9 @@ class Stream:
 
 
 class Worker:
-    def __init__(self, wire: BlockingWire, ring: TokenRing, spare: Script) -> None:
+    def __init__(self, wire: BlockingWire, ring: TokenRing, descriptors: Descriptors, spare: Script) -> None:
         self.wire = wire
+        self.descriptors = descriptors
         self.ring = ring
         self.outbox = Outbox(ring)
         self.spare = spare
@@ -148,6 +160,8 @@ class Worker:
         self.num_remedies = 0
         self.num_calls = 0
         self.forgotten: list[int] = []
+        self.lent: Lend | None = None
+        self.dropped: list[int] = []
         self.streams: dict[int, Stream] = {}
 
     def run(self) -> int:
@@ -192,9 +206,12 @@ class Worker:
 
     def await_load(self) -> Load:
         while True:
-            for message in self.wire.poll(None):
-                if isinstance(message, Load):
-                    return message
+            messages = self.wire.poll(None)
+            loads = [message for message in messages if isinstance(message, Load)]
+            for message in messages[messages.index(loads[0]) + 1 :] if loads else ():
+                self.handle(message)
+            if loads:
+                return loads[0]
 
     def load(self, load: Load) -> bool:
         path = Path(load.path)
@@ -241,15 +258,37 @@ class Worker:
             self.forgotten.append(message.request_id)
         elif isinstance(message, Shrink):
             self.wire.send(PromptCacheSize(message.num_bytes))
+        elif isinstance(message, Lend):
+            self.lent = message
+        elif isinstance(message, Drop):
+            self.dropped += message.entry_ids
+        elif isinstance(message, Park):
+            self.park(message)
+
+    def park(self, park: Park) -> None:
+        """As the model's `parks` says: [{"id", "bytes", "tokens", "saves_ms", "replaces", "is_open"}]; `ignores_park`: it goes on."""
+        for wanted in self.model.get("parks", []):
+            fd = os.memfd_create("parked", os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, wanted.get("bytes", 4096))
+            if not wanted.get("is_open"):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+            self.descriptors.send(wanted["id"], fd)
+            tokens, saves_ms = wanted.get("tokens", 100), wanted.get("saves_ms", 100.0)
+            self.wire.send(Parked(wanted["id"], tokens, saves_ms, wanted.get("replaces", [])))
+        if not self.model.get("ignores_park"):
+            sys.stderr.flush()
+            os._exit(0)
 
     def answer(self, call: Call) -> None:
         """`echo` its parameters, `fail`, `die`, `pid`, never answer to `hang`, `aborted`: how many streams are left; `slots`, `props`;
-        `forgotten`: calls that nobody waits for; {} to those about text; `embed` as the model's `embed` says: a result, or "die"."""
+        `forgotten`: calls that nobody waits for; `lent`: parked prompts; {} to those about text; `embed` as the model's `embed` says: a
+        result, or "die"."""
         self.num_calls += 1
         results = {"echo": call.params, "pid": os.getpid(), "num_streams": len(self.streams)}
         results["slots"] = [{"id": number, "is_processing": bool(self.streams)} for number in range(2)]
         results["props"] = {"pid": os.getpid(), "num_calls": self.num_calls}
         results["forgotten"] = self.forgotten
+        results["lent"] = {"ids": self.lent.entry_ids if self.lent else None, "dropped": self.dropped}
         results |= {method: {} for method in ("tokenize", "detokenize", "apply_template", "count_tokens")}
         if call.method == "embed":
             if "first_decode" in self.model and self.num_remedies < self.model.get("remedies", 1):

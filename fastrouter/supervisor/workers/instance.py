@@ -23,14 +23,18 @@ from fastrouter.ipc.messages import (
     Generate,
     Load,
     Notice,
+    Park,
+    Parked,
     Progress,
     PromptCacheSize,
     Ready,
     Reply,
+    Restoring,
     Share,
     Shrink,
     Snapshot,
     Submit,
+    Unusable,
 )
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
@@ -77,6 +81,7 @@ class Instance:
         clock: Clock,
         on_change: Callable[["Instance"], None],
         on_notice: Callable[["Instance", Notice], None],
+        on_parking: Callable[["Instance", Parked | Restoring | Unusable], None] = lambda instance, message: None,
     ) -> None:
         self.spec = spec
         self.process = process
@@ -91,6 +96,7 @@ class Instance:
         self.unmapped_bytes = 0  # of its weights: a repacked copy is in other memory
         self.remedy = NONE  # how it is loaded
         self.has_begun = False  # the worker has reported that it loads the model
+        self.has_prompts = False  # it has got requests, so there may be something to park
         self.has_answered = False  # a first token or embedding came, so decoding works
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
@@ -108,6 +114,7 @@ class Instance:
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
+        self._on_parking = on_parking
         process.on_message = self._receive
         process.ring.on_sink_error = self._sink_failed
 
@@ -154,6 +161,16 @@ class Instance:
             self.advance(State.DYING)
         self.process.kill()
 
+    @property
+    def can_park(self) -> bool:
+        """It has no request now, and may have prompts of earlier ones."""
+        return self.has_prompts and not self.streams and self.state not in (State.LOADING, State.DYING)
+
+    def park(self, max_bytes: int, max_ms: int) -> None:
+        """Let it park its prompts and end."""
+        self.advance(State.DYING)
+        self.process.send(Park(max_bytes, max_ms))
+
     # ------------------------------------------------------------ requests
 
     def lend(self) -> None:
@@ -186,6 +203,7 @@ class Instance:
             self.process.ring.detach(request_id)
             raise
         self.streams[request_id] = stream
+        self.has_prompts = True
         self.on_work()
         return request_id
 
@@ -291,6 +309,8 @@ class Instance:
                 self._on_change(self)
         elif isinstance(message, PromptCacheSize):
             self.prompt_cache_bytes = max(0, message.num_bytes)
+        elif isinstance(message, Parked | Restoring | Unusable):
+            self._on_parking(self, message)
         elif isinstance(message, Snapshot):
             self._snapshots[message.method] = (self._now(), message.result)
         elif isinstance(message, Notice):

@@ -21,6 +21,7 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Hello
 from fastrouter.ipc.wire import AsyncWire
 from fastrouter.supervisor.decide.hang import Look
@@ -96,6 +97,10 @@ class WorkerProcess:
             undo.callback(self._child_sock.close)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._sock.setblocking(False)
+            ours, self._child_descriptors = descriptor_pair()
+            self.descriptors = Descriptors(ours)
+            undo.callback(self.descriptors.close)
+            undo.callback(self._child_descriptors.close)
             self._log = LinePipe(self._take_line)
             undo.callback(self._log.close)
             self.ring = TokenRing.create()
@@ -118,11 +123,13 @@ class WorkerProcess:
 
     def child_fds(self, lifeline: int) -> list[int]:
         """In the order of the fork request; valid until `listen`."""
-        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._log.child_fd]
+        wire, descriptors = self._child_sock.fileno(), self._child_descriptors.fileno()
+        return [wire, self.ring.memory_fd, self.ring.doorbell_fd, lifeline, descriptors, self._log.child_fd]
 
     def listen(self) -> None:
         """Its descriptors have been sent."""
         self._child_sock.close()
+        self._child_descriptors.close()
         self._is_listening = True
         self._loop.add_reader(self._sock.fileno(), self._handshake)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
@@ -285,6 +292,8 @@ class WorkerProcess:
             os.close(self._pidfd)
             self._pidfd = None
         self._child_sock.close()
+        self._child_descriptors.close()
+        self.descriptors.close()
         self._log.close()
         self._wire.close()
         self.ring.close()

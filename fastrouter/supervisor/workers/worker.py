@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastrouter._core import TokenRing
+from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.supervisor.decide.hang import Look
 
 
@@ -29,6 +30,8 @@ class Worker(Protocol):
     def lines(self) -> Sequence[str]: ...  # what it wrote last on its standard error
     @property
     def ring(self) -> TokenRing: ...
+    @property
+    def descriptors(self) -> Descriptors: ...
 
     def send(self, message: Any) -> None: ...
 
