@@ -167,6 +167,18 @@ class WorkerDied(FastrouterError):
         super().__init__(message, log=list(log))
 
 
+class KillsWorkers(WorkerDied):
+    """Two workers died with this request, and the second one did nothing else. It is refused for a while."""
+
+    status = 422
+    type = "invalid_request_error"
+    retry_after_s = None
+
+    def __init__(self, model_id: str, cause: str = "", log: Sequence[str] = ()) -> None:
+        why = f"model {model_id} has crashed: {cause}; " if cause else ""
+        super().__init__(f"{why}this request has ended two workers of model {model_id}, so it is refused for a minute; change it", log)
+
+
 class ConfigError(FastrouterError):
     """A flag, environment variable or preset is wrong. At the start the program ends with exit code 1; a reload is refused with this
     error."""

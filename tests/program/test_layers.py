@@ -33,6 +33,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
     "worker": (
         "prefill_speed",
+        "resumed",
         "text_jobs",
         "llama",
         "kv",
@@ -86,6 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "idle_watch",
         "remedies",
         "workers",
+        "resume",
         "lease",
         "memory",
         "managed_model",
