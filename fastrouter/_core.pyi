@@ -211,9 +211,7 @@ class TokenRing:
     def open(memory_fd: int, doorbell_fd: int, page_bytes: int | None = None) -> TokenRing: ...
     def close(self) -> None: ...
     # producer
-    def try_push(
-        self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes, words: bytes = b""
-    ) -> bool:
+    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes, words: bytes = b"") -> bool:
         """False when there is no room now. ValueError when it can never fit (over capacity / 2). `words`: int32 that the next worker gets
         back when this one dies."""
     def ring_doorbell(self) -> None:

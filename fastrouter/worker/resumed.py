@@ -77,7 +77,7 @@ def read_resumed(given: dict[str, Any], n_vocab: int) -> ResumedRequest:
             elif words:
                 choices[choice] = _read_choice(array("i", words), num_records, n_vocab)
         return ResumedRequest(int(given["elapsed_ms"]) * 1_000_000, choices, frozenset(finished))
-    except (KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, StopIteration) as error:
         raise FastrouterError(f"the answer cannot be continued: its last worker left wrong data: {error}") from None
 
 

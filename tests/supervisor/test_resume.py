@@ -218,15 +218,12 @@ def test_one_that_is_too_long_to_be_kept(house: Run) -> None:
 
     async def body(here: House) -> None:
         with await here.acquire("flood") as lease:
-            streams = [submit(lease, kind(), tokens=(1 << 18) + 500) for kind in (Streamer, Collector)]
+            streams = [submit(lease, kind(), tokens=1 << 19) for kind in (Streamer, Collector)]
             await until(lambda: all(sink.num_tokens > 1 << 18 for sink in streams), "more than is kept")
             kill(here, "flood")
             with pytest.raises(WorkerDied):
                 await streams[0].end()
-            assert await streams[1].end() == b" token" * ((1 << 18) + 500)
-
-    class Slow(House):
-        pass
+            assert await streams[1].end() == b" token" * (1 << 19)
 
     house(body)
 
@@ -420,10 +417,7 @@ def test_kills_at_random(house: Run, seed: int, monkeypatch: pytest.MonkeyPatch)
             await asyncio.wait_for(asyncio.gather(*(client(here, source, source.choice("ab")) for _ in range(8))), 120)
         is_over = True
         await killing
-        for model in "ab":
-            await until(lambda: all(i.process.pid and not i.process.is_closed for i in here.supervisor.instances()), "at rest")
-            with here.clock_stands_still():
-                pass
-            assert all(instance.num_leases == 0 for instance in here.supervisor.instances()), model
+        await until(lambda: not any(instance.num_leases for instance in here.supervisor.instances()), "at rest")
+        assert "<Queue >" in repr(here.supervisor)
 
     house(body)

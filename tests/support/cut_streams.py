@@ -42,13 +42,23 @@ class Cut(Client):
         """All that a client can see of it."""
         assert self.error is None, self.error
         finishes = {choice: {k: v for k, v in finish.items() if k not in _OWN} for choice, finish in self.finishes.items()}
-        events = [orjson.dumps({k: v for k, v in event.items() if k not in _EVENT_OWN}) for event in self.events]
+        events = [orjson.dumps(_rounded({k: v for k, v in event.items() if k not in _EVENT_OWN})) for event in self.events]
         return {"texts": self.texts, "thoughts": self.thoughts, "finishes": finishes, "events": sorted(events), "kinds": self.kinds}
 
 
+def _rounded(value: Any) -> Any:
+    """Probabilities differ in their last digits, because more tokens are computed together."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
 def generate(prompt: Any = None, max_tokens: int = 40, **more: Any) -> Generate:
-    sampling = {"temperature": 0, **more.pop("sampling", {})}
-    return Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, chance=7, asked_at=1e9, **more)
+    fields = {"cache_prompt": False, "chance": 7, "asked_at": 1e9, **more}
+    fields["sampling"] = {"temperature": 0, **fields.get("sampling", {})}
+    return Generate(prompt=prompt, max_tokens=max_tokens, **fields)
 
 
 def start(bench: Bench, client: Cut, asked: Generate, most: int = -1) -> None:

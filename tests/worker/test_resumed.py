@@ -68,7 +68,7 @@ CHATS = {
     "two calls": chat("red"),
     "text": chat("dog"),
     "a broken call": chat("two"),
-    "a budget": chat("one", reasoning_budget=6, reasoning_budget_message=" enough", chat_template_kwargs={"opens": True}, max_tokens=30),
+    "a budget": chat("cat", reasoning_budget=3, reasoning_budget_message="... enough.", max_tokens=60),
     "probabilities": chat("cat", logprobs=True, sampling={"n_probs": 2}),
     "a forced call": chat("dog", tool_choice="required", sampling=SEEDED, max_tokens=120),
     "one call only": chat("red", parallel_tool_calls=False),
@@ -183,10 +183,11 @@ def test_what_the_router_keeps_is_small(benches: list[Bench]) -> None:
 
 def test_usage_is_that_of_the_whole_answer(benches: list[Bench]) -> None:
     prompt = [1, *range(300, 328)]
-    undisturbed(benches[0], generate(prompt, 4))
-    expected = undisturbed(benches[0], generate(prompt, 30))
+    asked = generate(prompt, 30, cache_prompt=True)
+    undisturbed(benches[0], asked)
+    expected = undisturbed(benches[0], asked)
     assert expected.finish["cached_tokens"] > 20
-    client = disturbed([benches[0], benches[1]], generate(prompt, 30), [10])
+    client = disturbed(benches, asked, [10])
     for field in ("prompt_tokens", "cached_tokens", "completion_tokens"):
         assert client.finish[field] == expected.finish[field]
     timings = client.finish["timings"]
@@ -194,17 +195,19 @@ def test_usage_is_that_of_the_whole_answer(benches: list[Bench]) -> None:
 
 
 def test_a_thought_that_was_ended_from_outside(chatting: list[Bench]) -> None:
-    asked = chat("one", reasoning_control=True, chat_template_kwargs={"opens": True}, max_tokens=40)
-    client = Cut()
-    start(chatting[0], client, asked, 6)
-    number = client.request_id
-    chatting[0].step_until(lambda: client.num_text >= 3)
-    assert chatting[0].engine.end_thought(number)
-    run(chatting[0], client)
-    start(chatting[1], client, asked)
-    run(chatting[1], client)
-    assert len(client.thoughts[0]) < 60, "the second engine knows that it was ended"
-    assert client.texts[0]
+    asked, found = chat("cat", reasoning_control=True), []
+    for most in (-1, 3, 4, 5, 6):
+        client = Cut()
+        start(chatting[0], client, asked, most)
+        chatting[0].step_until(lambda: client.num_text >= 2)  # noqa: B023
+        assert chatting[0].engine.end_thought(client.request_id)
+        run(chatting[0], client)
+        if not client.is_over:
+            start(chatting[1], client, asked)
+            run(chatting[1], client)
+        found.append(client.shown())
+    assert found[1:] == found[:1] * 4, "the second engine knows that it was ended"
+    assert len(found[0]["thoughts"][0]) < 20
 
 
 # ---------------------------------------------------------------- the words

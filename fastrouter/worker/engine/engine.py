@@ -32,6 +32,7 @@ from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Statu
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import Prompts
 
+
 class Engine:
     """All generations of one model."""
 
