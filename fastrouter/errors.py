@@ -161,7 +161,7 @@ class WorkerDied(FastrouterError):
 
     status = 503
     code = "worker_died"
-    retry_after_s = 1
+    retry_after_s: int | None = 1
 
     def __init__(self, message: str, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=list(log))

@@ -1,9 +1,9 @@
 """Requests that outlive their worker: which of them another worker continues, in which order, and which ones are to blame.
 
-A worker that dies by a fault dies of one of its requests, but the router cannot know which one. So the next worker gets them one by one: each
-when the one before has sent something. The one after which the worker dies again is refused from then on. Never imports:
-supervisor.decide.planner. Invariant: a request is refused only if it was in two workers that died within MEMORY_S, and nothing came from the
-second one.
+A worker that dies by a fault dies of one of its requests, but the router cannot know which one. So the next worker gets them one by
+one: each when the one before has sent something. The one after which the worker dies again is refused from then on.
+Never imports: supervisor.decide. Invariant: a request is refused only if it was in two workers that died within MEMORY_S, and nothing
+came from the second one.
 """
 
 import hashlib

@@ -353,9 +353,9 @@ def test_workers_that_die_in_a_row_are_replaced_more_slowly(house: Run) -> None:
         started = []
         with await here.acquire("a") as lease:
             sink = submit(lease, Streamer(), tokens=400, delay_s=0.01)
+            [model] = [model for model in here.supervisor._models if model.spec.id == "a"]
             for number in range(3):
                 await until(lambda n=number: sink.num_tokens > 3 * n, "tokens")  # type: ignore[misc]
-                [model] = [model for model in here.supervisor._models if model.spec.id == "a"]
                 kill(here)
                 await until(lambda n=number: model.num_deaths == n + 1, "noticed")  # type: ignore[misc]
                 started.append(model.start_at - model.died_at)

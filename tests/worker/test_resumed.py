@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from cut_streams import Cut, disturbed, generate, run, start, undisturbed
 from engine_bench import PROMPTS, Bench, backends
+from scripted_models import make_scripted
 from test_answer_parsing import HELLO, QWEN, SCRIPTS, TOOLS
 from tiny_memories import MAKERS
 from tiny_models import make_llama
-from scripted_models import make_scripted
 
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Generate

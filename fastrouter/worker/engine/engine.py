@@ -315,10 +315,7 @@ class Engine:
             sequence.note_prompt()
             self.speculation.begin(sequence)
             return True
-        for _ in range(len(sequence.prefix) - len(sequence.prompt)):
-            if self._add(running, self._follow(sequence)):
-                return False
-        return True
+        return all(not self._add(running, self._follow(sequence)) for _ in range(len(sequence.prefix) - len(sequence.prompt)))
 
     def _next_token(self, sequence: Sequence, address: int) -> int:
         return sequence.sampler.sample(address, self._context.n_vocab) if sequence.past is None else self._follow(sequence, address)
