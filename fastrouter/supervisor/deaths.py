@@ -9,6 +9,7 @@ Invariant: every request of the worker gets an error, or waits in the queue for 
 import logging
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from fastrouter import metrics
 from fastrouter.errors import KillsWorkers, LoadPostponed, Unavailable, WorkerDied
@@ -128,8 +129,9 @@ class Deaths:
         is_fault = process.exit_code not in _FROM_OUTSIDE or process.broke_protocol is not None or instance.failure is not None
         num_stuck = NUM_STUCK + 1 if remedy is not None else NUM_STUCK if is_fault else NUM_STUCK_OUTSIDE
         may_continue, works = was is not State.STOPPING and not self._queue.is_closed, instance.works
-        unharmed, streams = self._resumption.take(instance), instance.take_streams()
-        verdict = judge(streams, self._timers.now(), num_stuck=num_stuck, is_fault=is_fault, may_continue=may_continue)
+        unharmed, latest = self._resumption.take(instance)
+        terms: dict[str, Any] = {"num_stuck": num_stuck, "is_fault": is_fault, "may_continue": may_continue, "latest": latest}
+        verdict = judge(instance.take_streams(), self._timers.now(), **terms)
         (verdict.again if may_continue else verdict.lost).extend(unharmed)
         for stream in verdict.again:
             stream.has_worked |= works

@@ -43,13 +43,14 @@ class Lease:
         return self._is_released
 
     def submit(self, generate: Generate, sink: Sink) -> None:
-        """Records go to `sink`; this sets its request id. Raises Unavailable, WorkerDied."""
+        """Records go to `sink`; this sets its request id. If the worker has crashed, the next one gets the request. Raises Unavailable,
+        WorkerDied."""
         sink.drop_trail()
         stream = WorkerStream(generate, sink, self)
-        if not (self._instance.is_gone and self._request_ids):
+        if not self._instance.has_crashed:
             self._submit(stream)
             return
-        self.resumed.append(stream)  # the worker died after the last request of this lease
+        self.resumed.append(stream)
         if len(self.resumed) == 1:
             self._lender.queue(self, self._instance.spec.id)
 

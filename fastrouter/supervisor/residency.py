@@ -333,7 +333,7 @@ class Residency:
                 self._kill(instance)
 
     def _fail_streams(self, instance: Instance, why: str) -> None:
-        for stream in [*instance.take_streams(), *self._resumption.take(instance)]:
+        for stream in [*instance.take_streams(), *self._resumption.take(instance)[0]]:
             fail_sink(stream.sink, Unavailable(why))
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:

@@ -64,16 +64,17 @@ class Verdict:
     guilty: list[WorkerStream] = field(default_factory=list)
 
 
-def judge(streams: list[WorkerStream], now: float, *, num_stuck: int, is_fault: bool, may_continue: bool) -> Verdict:
-    """`num_stuck`: see NUM_STUCK. `is_fault`: the worker did not end by a signal from outside."""
+def judge(
+    streams: list[WorkerStream], now: float, *, num_stuck: int, is_fault: bool, may_continue: bool, latest: WorkerStream | None = None
+) -> Verdict:
+    """`num_stuck`: see NUM_STUCK. `is_fault`: the worker did not end by a signal from outside. `latest`: the last one that it got, if it
+    got them one by one."""
     for stream in streams:
         stream.note_death(now, MEMORY_S)
     streams = [stream for stream in streams if not stream.owner.is_released]
     stuck = [stream for stream in streams if stream.num_stuck > num_stuck]
-    if is_fault and len(stuck) > 1:  # one of them; the next worker gets them one by one
-        for stream in stuck:
-            stream.num_stuck = 1
-        stuck = []
+    if is_fault and len(stuck) > 1:  # it was the latest, or it is not known yet: the next worker gets them one by one
+        stuck = [stream for stream in stuck if stream is latest]
     verdict = Verdict()
     for stream in streams:
         stream.is_suspect = is_fault and len(streams) > 1
@@ -92,7 +93,7 @@ class Trial:
     def __init__(self, streams: Iterable[WorkerStream], timers: Timers) -> None:
         self._line = deque(streams)
         self._timers = timers
-        self._tested: WorkerStream | None = None
+        self.latest: WorkerStream | None = None
         self._tested_at = 0.0
 
     def __repr__(self) -> str:
@@ -110,13 +111,13 @@ class Trial:
         while self._line and not self._is_pending():
             stream = self._line.popleft()
             if not stream.owner.is_released:
-                self._tested, self._tested_at = stream, self._timers.now()
+                self.latest, self._tested_at = stream, self._timers.now()
                 stream.sink.on_drain = self.advance
                 resubmit(stream)
                 self._timers.after(TRIAL_S, self.advance)
 
     def _is_pending(self) -> bool:
-        stream = self._tested
+        stream = self.latest
         if stream is None or stream.has_progress or stream.is_over or self._timers.now() - self._tested_at >= TRIAL_S:
             return False
         stream.sink.on_drain = self.advance
@@ -149,14 +150,14 @@ class Resumption:
         if instance in self._trials:
             self._trials[instance].advance()
 
-    def take(self, instance: Instance) -> list[WorkerStream]:
-        """Those that the instance, which has ended, did not get yet."""
+    def take(self, instance: Instance) -> tuple[list[WorkerStream], WorkerStream | None]:
+        """(those that the instance, which has ended, did not get yet; the last one that it got)"""
         trial = self._trials.pop(instance, None)
         if trial is None:
-            return []
+            return [], None
         waiting = trial.waiting
         trial.close()
-        return waiting
+        return waiting, trial.latest
 
 
 def resubmit(stream: WorkerStream) -> None:

@@ -217,10 +217,11 @@ def test_one_that_is_too_long_to_be_kept(house: Run) -> None:
     """A stream ends with an error; a whole answer begins again, because the client has seen nothing of it."""
 
     async def body(here: House) -> None:
-        with await here.acquire("flood") as lease:
+        here.spec("a", flood=True)
+        with await here.acquire("a") as lease:
             streams = [submit(lease, kind(), tokens=1 << 19) for kind in (Streamer, Collector)]
             await until(lambda: all(sink.num_tokens > 1 << 18 for sink in streams), "more than is kept")
-            kill(here, "flood")
+            kill(here)
             with pytest.raises(WorkerDied):
                 await streams[0].end()
             assert await streams[1].end() == b" token" * (1 << 19)

@@ -289,6 +289,11 @@ class Instance:
         return self.process.is_closed
 
     @property
+    def has_crashed(self) -> bool:
+        """It ended by itself, and no one had told it to stop."""
+        return self.is_gone and self.state in (State.LOADED, State.DRAINING)
+
+    @property
     def cause_of_death(self) -> str:
         """For a user: the worker's own reason, otherwise how it ended and its last line."""
         process = self.process
