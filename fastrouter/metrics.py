@@ -55,6 +55,7 @@ class ModelCounts:
         self.num_busy_decodes = 0  # the same, counted once for each sequence that had a slot
         self.most_tokens = 0  # of one request, prompt and answer
         self.evictions: Counter[str] = Counter()  # by reason
+        self.foreseen: Counter[str] = Counter()  # turns to this model by whether it was expected: right | wrong
         self.num_failed_loads = 0
         self.num_deaths = 0
 
@@ -95,6 +96,11 @@ def load_failed(model_id: str) -> None:
 def evicted(model_id: str, reason: str) -> None:
     """It leaves memory. `reason` is one of a few fixed words: count, memory, ttl, unload, reload, crash ..."""
     of(model_id).evictions[reason] += 1
+
+
+def foreseen(model_id: str, is_right: bool) -> None:
+    """A client has turned to this model while the router had foreseen this one, or another one."""
+    of(model_id).foreseen["right" if is_right else "wrong"] += 1
 
 
 def died(model_id: str) -> None:

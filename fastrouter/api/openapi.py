@@ -74,6 +74,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/models/load"): About("Load a model", MODEL, ("model",)),
     ("POST", "/models/unload"): About("Unload a model", MODEL, ("model",)),
     ("POST", "/models/plan"): About("What a load would do", MODEL, ("model",)),
+    ("POST", "/models/warm"): About("Prepare for a model that will be asked for soon", MODEL, ("model",)),
     ("POST", "/models/pin"): About("Never evict a model", MODEL, ("model",)),
     ("POST", "/v1/messages"): About("Answer a chat, in Anthropic's shape", is_stream=True),
     ("POST", "/v1/messages/count_tokens"): About("Count the tokens of a chat, in Anthropic's shape"),

@@ -89,6 +89,8 @@ class Config:
     queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
+    foresee: bool = True
+    read_ahead_mib: int = -1  # -1: half of the free memory
     strict: bool = False  # a wrong section of the preset file ends the start
     watch: bool = False
     offline: bool = False

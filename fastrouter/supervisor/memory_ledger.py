@@ -46,9 +46,10 @@ class Memory:
     def make_way(self) -> None:
         """A load has begun. Limits count prompt caches as free, so these give back what is lacking; the least recently used model gives
         first."""
-        limits, instances = self.limits(), self._models.instances()
+        instances = self._models.instances()
         caching = [instance for instance in instances if instance.prompt_cache_bytes]
-        if limits.host_bytes is None:
+        limits = self.limits() if caching else None
+        if limits is None or limits.host_bytes is None:
             return
         needed = total(instance.need for instance in instances).host_bytes + sum(instance.prompt_cache_bytes for instance in caching)
         lack = needed - limits.host_bytes

@@ -15,11 +15,11 @@ from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
+from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels, Waiter
 from fastrouter.supervisor.memory_ledger import Memory
-from fastrouter.supervisor.next_model import next_model
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.resume import Condemned, Resumption
@@ -29,7 +29,6 @@ from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker_log import Logs
-from fastrouter.system.machine import available_bytes
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -49,6 +48,7 @@ class Residency:
         timers: Timers,
         events: Events,
         logs: Logs,
+        foresight: Foresight,
         verbosity: int,
     ) -> None:
         self._models = models
@@ -58,6 +58,8 @@ class Residency:
         self._timers = timers
         self._events = events
         self._logs = logs
+        self._foresight = foresight
+        self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._remedies = Remedies()
         self._resumption = Resumption(timers)
@@ -82,6 +84,7 @@ class Residency:
         """End all processes, even busy ones."""
         for instance in self._models.instances():
             instance.kill()
+        self._foresight.stop()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
         self._save()
@@ -110,8 +113,8 @@ class Residency:
 
     def _perform(self) -> None:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
+        limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
-            limits, now = self._memory.limits(), self._timers.now()
             waiting = snapshot.waiting(self._queue, self._memory.measures, now)
             residents = snapshot.residents(self._models, self._memory.measures)
             decided = self._plan = plan(waiting, residents, limits, now)
@@ -276,7 +279,7 @@ class Residency:
         self._save_later()
         self.rebalance()
         self._events.loaded(model.spec.id, instance.meta)
-        self._prime()
+        self._timers.soon(self._prime)  # the requests that waited go first
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         self._may_be_idle(model)
 
@@ -292,7 +295,7 @@ class Residency:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
-        self._spares.prime(next_model(self._models, available_bytes(), self._remedies.known))
+        self._spares.prime(self._foresight.prepare(self._remedies.known))
 
     # ------------------------------------------------------------ ends
 
@@ -363,8 +366,8 @@ class Residency:
         self._timers.after(SPARE_DELAY_S, self._spares.make)
         model.last_used = instance.last_used
         self._may_be_idle(model)
-        self._prime()
         self.rebalance()
+        self._timers.soon(self._prime)
 
 
 def _instance_of(model: ManagedModel) -> Instance:

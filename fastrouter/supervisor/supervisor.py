@@ -15,6 +15,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
+from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
@@ -52,8 +53,9 @@ class Supervisor:
         self.logs = Logs()
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
         self._memory = Memory(config, self._models, lambda: self.spares.pid)
+        self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
         self._residency = Residency(
-            self._models, self._queue, self._memory, self.spares, self._timers, self._events, self.logs, config.verbosity
+            self._models, self._queue, self._memory, self.spares, self._timers, self._events, self.logs, self._foresight, config.verbosity
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell
@@ -84,6 +86,14 @@ class Supervisor:
     def check(self, spec: ModelSpec, generates: Iterable[Generate]) -> None:
         """Raises KillsWorkers for a request that has killed two workers."""
         self._residency.condemned.check(spec.runner.id, generates)
+
+    def note_turn(self, spec: ModelSpec, client: str) -> None:
+        """A request for a model is about to acquire it: the order of the models of each client is learned from this."""
+        self._foresight.note(client, self._models.of(spec))
+
+    def expect(self, spec: ModelSpec) -> None:
+        """A client will probably ask for this model soon: its file is read ahead, and a spare may open it. It is not loaded."""
+        self._foresight.expect(self._models.of(spec))
 
     def acquire_now(self, spec: ModelSpec) -> Lease | None:
         """A lease without waiting, when the model is loaded and admits requests."""

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+from functools import cache
 from pathlib import Path
 
 _GROUP = Path("/sys/fs/cgroup")
@@ -23,10 +24,15 @@ def total_bytes() -> int:
     """Of the machine, or of the control group; 0: unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        found.append(_memory_line("MemTotal:"))
+        found.append(_installed_bytes())
     with contextlib.suppress(OSError, ValueError):
         found.append(int((_GROUP / "memory.max").read_text()))
     return min(found, default=0)
+
+
+@cache
+def _installed_bytes() -> int:
+    return _memory_line("MemTotal:")
 
 
 def _memory_line(name: str) -> int:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from fastrouter.worker.llama.binding import has_device_backend, start_backends
+from fastrouter.worker.llama.binding import cpu_variant, has_device_backend, start_backends
 from fastrouter.worker.loop import run_worker
 from fastrouter.worker.process import fork
 from fastrouter.worker.text.chat_template import ChatTemplate
@@ -24,7 +24,8 @@ def serve(fd: int) -> int:
 
 def _prepare() -> None:
     start_backends()
-    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # fills Jinja's caches once for all workers
+    cpu_variant()
+    ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # both fill caches once for all workers
     sys.setswitchinterval(0.0005)  # a thread that compiles must not delay the loop for the usual 5 ms
     gc.collect()
     gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages

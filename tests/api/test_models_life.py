@@ -162,6 +162,21 @@ def test_priority_decides_who_comes_first(router: StartRouter, endless: Path) ->
     assert done == ["tiny2", "tiny1", "tiny3"]
 
 
+def test_a_client_says_which_model_comes_next(router: StartRouter, models: Path) -> None:
+    server = router("--models-max", "1", models_dir=models)
+    assert server.post("/models/warm", {"model": "tiny1"}).json == {"success": True}
+    assert server.post("/models/warm", {"model": "nobody"}).status == 404
+    body = {"model": "tiny0", "prompt": "we all", "max_tokens": 1}
+    assert server.post("/v1/completions", {**body, "next_model": "tiny1"}).status == 200
+    unknown = server.post("/v1/completions", {**body, "next_model": "tiny11"})
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+    assert server.post("/v1/completions", {**body, "next_model": 5}).status == 400
+    for _ in range(3):
+        for name in ("tiny0", "tiny1"):
+            assert server.post("/v1/completions", {**body, "model": name}).status == 200
+    assert 'fastrouter_foreseen_turns_total{model="tiny1",outcome="right"} 1' in server.get("/metrics").body.decode()
+
+
 def test_pin(router: StartRouter, models: Path, tmp_path: Path) -> None:
     presets = tmp_path / "presets.ini"
     presets.write_text("[tiny0]\npin = true\nload-on-startup = 1\n")

@@ -30,7 +30,19 @@ FLOORS: tuple[set[str], ...] = (
 INSIDE: dict[str, tuple[str, ...]] = {
     "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
     "ipc": ("messages", "wire", "records"),
-    "system": ("machine", "heap", "words", "text_file", "build", "fact_file", "reexec", "line_sink", "near_names", "standard_streams"),
+    "system": (
+        "machine",
+        "read_ahead",
+        "heap",
+        "words",
+        "text_file",
+        "build",
+        "fact_file",
+        "reexec",
+        "line_sink",
+        "near_names",
+        "standard_streams",
+    ),
     "worker": (
         "prefill_speed",
         "resumed",
@@ -94,6 +106,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "queue",
         "snapshot",
         "next_model",
+        "foresight",
         "memory_ledger",
         "preview",
         "deaths",

@@ -61,6 +61,11 @@ class Admin:
         self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
         return _SUCCESS
 
+    def warm(self, request: Request, exchange: Exchange) -> Response:
+        """POST /models/warm: `{"model"}`. It will be asked for soon: its file is read ahead, but it is not loaded."""
+        self._supervisor.expect(self._named(request, NotFound))
+        return _SUCCESS
+
     def plan(self, request: Request, exchange: Exchange) -> Response:
         """POST /models/plan: what a request for the model would lead to now."""
         spec = self._named(request, NotFound)

@@ -36,6 +36,11 @@ def is_read_only(request: Request) -> bool:
     return request.caller is not None and request.caller.is_read_only
 
 
+def client_of(request: Request) -> str:
+    """Its key's id; empty without a key."""
+    return request.caller.id if request.caller is not None else ""
+
+
 class Models:
     def __init__(
         self,
@@ -89,6 +94,13 @@ class Models:
         spec, is_autoload = self.choose(request, body)
         self.check_may_load(request.caller, spec)
         return spec, is_autoload
+
+    def expect(self, name: str, caller: Caller | None) -> None:
+        """The client says which model it will ask for next. Raises ModelNotFound. Nothing happens for a read-only key, and for a model that
+        must be downloaded first."""
+        spec = self._meant(check_name(name), caller)
+        if spec.wanted is None and not (caller is not None and caller.is_read_only):
+            self._supervisor.expect(spec)
 
     def check_may_load(self, caller: Caller | None, spec: ModelSpec) -> None:
         """A read-only key may not load, because a load may evict other models. Raises Forbidden."""

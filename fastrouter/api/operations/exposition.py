@@ -138,6 +138,8 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     loads = [(("ok",), float(sum(counts.load.counts))), (("failed",), float(counts.num_failed_loads))]
     yield counter("fastrouter_loads", "Loads that have ended.", "outcome", rows=loads)
     yield counter("fastrouter_evictions", "Times that the model was removed from memory.", "reason", rows=_by_one(counts.evictions))
+    foreseen = "Turns of clients to this model, by whether the router had foreseen them."
+    yield counter("fastrouter_foreseen_turns", foreseen, "outcome", rows=_by_one(counts.foreseen))
     num_processed = counts.prompt_tokens - counts.cached_tokens
     plain = (
         ("fastrouter_worker_deaths", "Workers that died while they served.", counts.num_deaths),

@@ -53,6 +53,7 @@ class Ask:
     priority: int = 0  # in the queue; higher first
     keep_alive_s: float | None = None  # how long the model stays loaded afterwards; inf: forever; None: as configured
     has_thoughts_in_content: bool = False  # also in the content, between <think> and </think>
+    next_model: str = ""  # the model that the client will ask for next
     id: str = ""  # of the answer, if its client may control it while it is generated
     ping_interval_s: float | None = None  # None: the server's default; 0 or less: never
 
@@ -105,6 +106,7 @@ FIELDS: dict[str, Field] = {
     "stream_options": Field("ask", "has_usage", _stream_options),
     "verbose": Field("ask", "is_verbose", boolean),
     "priority": Field("ask", "priority", integer(-1000, 1000)),
+    "next_model": Field("ask", "next_model", string),
     "keep_alive": Field("ask", "keep_alive_s", duration),
     "ttl": Field("ask", "keep_alive_s", duration, 1),
     "response_fields": Field("ask", "response_fields", short_strings),

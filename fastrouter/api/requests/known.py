@@ -49,7 +49,7 @@ _GENERATION: Fields = {
     **_each(_WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
     **_each(_WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),
     **_each(_NUMBER, "sse_ping_interval speculative.p_min adaptive_target"),
-    **_each(_TEXT, "grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
+    **_each(_TEXT, "next_model grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
     **_each(_DURATION, "keep_alive ttl"),
     **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
     **_each(_OBJECT, "stream_options response_format json_schema"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter._core import Request
-from fastrouter.api.models.access import Models, is_read_only
+from fastrouter.api.models.access import Models, client_of, is_read_only
 from fastrouter.api.requests.fields import read_terms
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.catalog.spec import ModelSpec
@@ -47,6 +47,8 @@ class Caller:
         """The whole response. It may load the model. `method` is also the flavour in the metrics. `write(spec, result)` makes the
         body, and an error in it is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
+        if method in DECODING_CALLS:
+            self._supervisor.note_turn(spec, client_of(request))
         priority, keep_alive_s = read_terms(body)
         terms = _Terms(is_autoload, priority, None if is_read_only(request) else keep_alive_s)
         timeline = Timeline(spec, method, self._supervisor.wait_preview)

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fastrouter._core import Request
-from fastrouter.api.models.access import Models, is_read_only
+from fastrouter.api.models.access import Models, client_of, is_read_only
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
@@ -68,6 +68,9 @@ class Generator:
         spec, is_autoload = self._models.for_use(request, parse_object(request))
         if is_read_only(request):
             ask.keep_alive_s = None
+        if ask.next_model:
+            self._models.expect(ask.next_model, request.caller)
+        self._supervisor.note_turn(spec, client_of(request))
         exchange.count_generation()
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]

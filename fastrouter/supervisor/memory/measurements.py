@@ -6,6 +6,7 @@ so.
 
 import hashlib
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -84,6 +85,7 @@ class Measures:
         return found if all(type(value) in (int, float) and value >= 0 for value in values) else None
 
 
+@lru_cache(MAX_ENTRIES)  # specs do not change, and each decision asks for every loaded model
 def _key(spec: ModelSpec) -> str:
     """Equal for the same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
     options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}

@@ -23,9 +23,8 @@ class Batch:
         self.pos = (_I * capacity)()
         self.seq = (_I * capacity)()
         self.logits = (ctypes.c_int8 * capacity)()
-        self._num_seq = (_I * capacity)(*([1] * capacity))
-        address = ctypes.addressof(self.seq)
-        self._seq_pointers = (_P * capacity)(*range(address, address + 4 * capacity, 4))
+        self._num_seq = np.ones(capacity, dtype=np.int32)
+        self._seq_pointers = ctypes.addressof(self.seq) + 4 * np.arange(capacity, dtype=np.uintp)
         self._token_view = np.frombuffer(memoryview(self.token), dtype=np.int32)
         self._pos_view = np.frombuffer(memoryview(self.pos), dtype=np.int32)
         self._seq_view = np.frombuffer(memoryview(self.seq), dtype=np.int32)
@@ -34,8 +33,8 @@ class Batch:
         batch = self.struct = struct
         batch.token = ctypes.cast(self.token, type(batch.token))
         batch.pos = ctypes.cast(self.pos, type(batch.pos))
-        batch.n_seq_id = ctypes.cast(self._num_seq, type(batch.n_seq_id))
-        batch.seq_id = ctypes.cast(self._seq_pointers, type(batch.seq_id))
+        batch.n_seq_id = ctypes.cast(self._num_seq.ctypes.data, type(batch.n_seq_id))
+        batch.seq_id = ctypes.cast(self._seq_pointers.ctypes.data, type(batch.seq_id))
         batch.logits = ctypes.cast(self.logits, type(batch.logits))
 
     def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:

@@ -13,7 +13,7 @@ from fastrouter.worker.llama import params as llama_params
 from fastrouter.worker.llama.batch import Batch
 from fastrouter.worker.llama.binding import I, LlamaError, P, api, bind, cpu_function, has_device_backend, lib, log, refusal
 from fastrouter.worker.llama.model import Adapter, Model
-from fastrouter.worker.llama.sequence_state import States
+from fastrouter.worker.llama.sequence_state import StateFunctions, States
 from fastrouter.worker.llama.thread_pools import ThreadPools, placements_of
 
 _decode = bind("llama_decode", I, P, api.llama_batch)
@@ -25,6 +25,7 @@ _seq_cp = bind("llama_memory_seq_cp", None, P, I, I, I, I)
 _attach_threadpool = bind("llama_attach_threadpool", None, P, P, P)
 _set_abort_callback = bind("llama_set_abort_callback", None, P, P, P)
 _set_adapters = bind("llama_set_adapters_lora", I, P, P, ctypes.c_size_t, P)
+_state_functions = StateFunctions(lib)
 
 
 class Context:
@@ -54,7 +55,7 @@ class Context:
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
-        self.states = States(lib, self.pointer, self.memory)
+        self.states = States(_state_functions, self.pointer, self.memory)
         self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by one token
         self.can_forget_end: bool = self.can_cut and not model.n_swa  # the last tokens; a window has lost others because of them
         self.batch = Batch(self.n_batch, api.llama_batch())

@@ -6,6 +6,7 @@ after.
 
 import ctypes
 import os
+from functools import cache
 from pathlib import Path
 
 _PATTERN = "libggml-cpu-*.so"
@@ -34,6 +35,7 @@ def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> None:
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
+    of_address.cache_clear()
     present = lib.ggml_backend_reg_by_name(b"CPU")
     if present:
         lib.ggml_backend_unload(present)
@@ -47,6 +49,7 @@ def name_of(path: Path) -> str:
     return path.stem.removeprefix("libggml-cpu-")
 
 
+@cache
 def of_address(address: int) -> str:
     """The name of the variant that has this function; "native" if the build has only one."""
     with open("/proc/self/maps") as file:

@@ -22,46 +22,53 @@ _MAX_TOKENS_IN_FILE = 1 << 26
 _HUGE_PAGE_BYTES = 2 << 20
 
 
-class States:
-    """For the sequences of one context; unusable after its close."""
+class StateFunctions:
+    """The functions of llama.cpp that States calls. Bind them once: it takes a millisecond."""
 
-    def __init__(self, library: Any, context: int, memory: int) -> None:
+    def __init__(self, library: Any) -> None:
         def bind(name: str, result: Any, *arguments: Any) -> Any:
             return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
-        self._context, self._memory = context, memory
-        self._get_size = bind("llama_state_seq_get_size_ext", _SIZE, _P, _I, _FLAGS)
-        self._get = bind("llama_state_seq_get_data_ext", _SIZE, _P, _P, _SIZE, _I, _FLAGS)
-        self._set = bind("llama_state_seq_set_data_ext", _SIZE, _P, _P, _SIZE, _I, _FLAGS)
-        self._save_file = bind("llama_state_seq_save_file", _SIZE, _P, ctypes.c_char_p, _I, _P, _SIZE)
-        self._load_file = bind("llama_state_seq_load_file", _SIZE, _P, ctypes.c_char_p, _I, _P, _SIZE, _P)
-        self._shift = bind("llama_memory_seq_add", None, _P, _I, _I, _I, _I)
-        self._oldest = bind("llama_memory_seq_pos_min", _I, _P, _I)
-        self._newest = bind("llama_memory_seq_pos_max", _I, _P, _I)
-        self.can_shift: bool = bool(memory) and bind("llama_memory_can_shift", ctypes.c_bool, _P)(memory)
+        self.get_size = bind("llama_state_seq_get_size_ext", _SIZE, _P, _I, _FLAGS)
+        self.get = bind("llama_state_seq_get_data_ext", _SIZE, _P, _P, _SIZE, _I, _FLAGS)
+        self.set = bind("llama_state_seq_set_data_ext", _SIZE, _P, _P, _SIZE, _I, _FLAGS)
+        self.save_file = bind("llama_state_seq_save_file", _SIZE, _P, ctypes.c_char_p, _I, _P, _SIZE)
+        self.load_file = bind("llama_state_seq_load_file", _SIZE, _P, ctypes.c_char_p, _I, _P, _SIZE, _P)
+        self.shift = bind("llama_memory_seq_add", None, _P, _I, _I, _I, _I)
+        self.oldest = bind("llama_memory_seq_pos_min", _I, _P, _I)
+        self.newest = bind("llama_memory_seq_pos_max", _I, _P, _I)
+        self.can_shift = bind("llama_memory_can_shift", ctypes.c_bool, _P)
+
+
+class States:
+    """For the sequences of one context; unusable after its close."""
+
+    def __init__(self, functions: StateFunctions, context: int, memory: int) -> None:
+        self._functions, self._context, self._memory = functions, context, memory
+        self.can_shift: bool = bool(memory) and functions.can_shift(memory)
 
     def size(self, seq_id: int, *, is_part: bool = False) -> int:
         """Bytes that `save` makes."""
-        num_bytes: int = self._get_size(self._context, seq_id, _PART if is_part else _WHOLE)
+        num_bytes: int = self._functions.get_size(self._context, seq_id, _PART if is_part else _WHOLE)
         return num_bytes
 
     def save(self, seq_id: int, *, is_part: bool = False) -> SavedState | None:
         """None when llama.cpp refuses."""
         state = _allocate(self.size(seq_id, is_part=is_part))
         flags = _PART if is_part else _WHOLE
-        written = self._get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
+        written = self._functions.get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return state if written == state.nbytes else None
 
     def restore(self, seq_id: int, state: SavedState, *, is_part: bool = False) -> bool:
         """False when there is no room, or the bytes are not of this model. A part replaces only the part."""
         flags = _PART if is_part else _WHOLE
-        read = self._set(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
+        read = self._functions.set(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
         return bool(read == state.nbytes)
 
     def write_file(self, path: str, seq_id: int, tokens: "array[int]") -> int:
         """In llama.cpp's format. Returns the number of bytes, 0 after a failure."""
         address, _ = tokens.buffer_info()
-        written: int = self._save_file(self._context, os.fsencode(path), seq_id, address, len(tokens))
+        written: int = self._functions.save_file(self._context, os.fsencode(path), seq_id, address, len(tokens))
         return written
 
     def read_file(self, path: str, seq_id: int) -> tuple["array[int]", int] | None:
@@ -69,16 +76,16 @@ class States:
         count = _SIZE()
         tokens = array("i", bytes(4 * min(_MAX_TOKENS_IN_FILE, os.path.getsize(path) // 4)))
         address, capacity = tokens.buffer_info()
-        read = self._load_file(self._context, os.fsencode(path), seq_id, address, capacity, ctypes.addressof(count))
+        read = self._functions.load_file(self._context, os.fsencode(path), seq_id, address, capacity, ctypes.addressof(count))
         return (tokens[: count.value], read) if read else None
 
     def span(self, seq_id: int) -> tuple[int, int]:
         """(first, last) position, (-1, -1) when there is none."""
-        return self._oldest(self._memory, seq_id), self._newest(self._memory, seq_id)
+        return self._functions.oldest(self._memory, seq_id), self._functions.newest(self._memory, seq_id)
 
     def shift(self, seq_id: int, first_pos: int, end_pos: int, by: int) -> None:
         """Move positions. In a unified cache, other sequences that share these cells are moved too."""
-        self._shift(self._memory, seq_id, first_pos, end_pos, by)
+        self._functions.shift(self._memory, seq_id, first_pos, end_pos, by)
 
 
 def _allocate(num_bytes: int) -> SavedState:

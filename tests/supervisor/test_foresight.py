@@ -1,0 +1,97 @@
+"""What is prepared for the model that comes next: the spare, and the page cache."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_room import Room
+
+from fastrouter.system.read_ahead import STEP_BYTES, read_ahead
+
+
+def turns(room: Room, models: str) -> None:
+    for model in models:
+        room.supervisor.note_turn(room.spec(model), "")
+        room.use(model)
+
+
+def prepared(room: Room) -> str | None:
+    """The model that the spare opens."""
+    path = room.maker.workers[-1].primed.path
+    return None if path is None else Path(path).name
+
+
+def room_of(models_max: int, **settings: Any) -> Room:
+    return Room(models_max, **settings)
+
+
+def test_agents_take_turns_and_the_next_one_is_prepared() -> None:
+    room = room_of(1)
+    turns(room, "abcabcabc")
+    assert prepared(room) == "a"
+    turns(room, "a")
+    assert prepared(room) == "b"
+
+
+def test_without_an_order_it_is_the_model_that_left_last() -> None:
+    room = room_of(1)
+    turns(room, "abc")
+    assert prepared(room) == "b"
+
+
+def test_with_one_flag_nothing_is_learned() -> None:
+    room = room_of(1, foresee=False)
+    turns(room, "abcabcabc")
+    assert prepared(room) == "b"
+
+
+def test_a_client_says_what_comes_next() -> None:
+    room = room_of(1)
+    turns(room, "abc")
+    room.supervisor.expect(room.spec("x"))
+    assert prepared(room) == "x"  # it was never loaded
+    turns(room, "x")
+    assert prepared(room) == "c"  # the hint is used up
+    room.supervisor.expect(room.spec("x"))
+    assert prepared(room) == "c"  # it is loaded
+
+
+def test_a_resident_model_needs_no_preparation() -> None:
+    room = room_of(2)
+    turns(room, "ababababab")
+    assert prepared(room) is None
+
+
+def is_cached(path: Path, at: int) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def test_a_file_is_read_into_the_page_cache(tmp_path: Path) -> None:
+    path, size = tmp_path / "large.gguf", 2 * STEP_BYTES + 4097
+    path.write_bytes(os.urandom(size))
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    places = [STEP_BYTES // 2, STEP_BYTES + STEP_BYTES // 2, size - 1]
+    try:
+        if any(is_cached(path, at) for at in places):
+            pytest.skip("this file system does not let pages go")
+    except OSError as error:
+        pytest.skip(f"this file system cannot tell: {error}")
+    assert read_ahead([str(tmp_path / "missing"), str(path)]) == size
+    assert all(is_cached(path, at) for at in places)
+
+
+def test_reading_ends_when_it_is_not_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "large.gguf"
+    path.write_bytes(bytes(3 * STEP_BYTES))
+    answers = iter([True, True, False])
+    assert read_ahead([str(path)], lambda: next(answers)) == 2 * STEP_BYTES
