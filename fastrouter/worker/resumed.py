@@ -21,6 +21,7 @@ FREE_CALL = -3  # this call does not follow a grammar
 MU = -4  # the next word is mirostat's state after this token, as the bits of a float
 
 NUM_MEASURED = 256  # the last tokens whose probabilities are computed again, because they may be unsent
+NUM_EXACT = 512  # up to this many tokens of a reproducible answer are decoded one by one, as they were the first time
 
 _FLOAT, _WORD = struct.Struct("<f"), struct.Struct("<i")
 
@@ -44,9 +45,12 @@ class Resumed:
     def is_done(self) -> bool:
         return self.num_read == len(self.tokens)
 
-    def num_prefilled(self, num_prompt: int, n_ctx: int, *, is_measured: bool) -> int:
-        """How many of its tokens are computed together with the prompt. The others are decoded one by one, because the context shifts
-        between them or their probabilities are needed."""
+    def num_prefilled(self, num_prompt: int, n_ctx: int, *, is_exact: bool, is_measured: bool) -> int:
+        """How many of its tokens are computed together with the prompt, which is faster. The others are decoded one by one: llama.cpp's
+        results depend on how many tokens it computes together (`is_exact`: that matters), the context shifts between them, or their
+        probabilities are needed (`is_measured`)."""
+        if is_exact and len(self.tokens) <= NUM_EXACT:
+            return 0
         count = min(len(self.tokens), max(0, n_ctx - 2 - num_prompt))
         return max(0, min(count, len(self.tokens) - NUM_MEASURED)) if is_measured else count
 

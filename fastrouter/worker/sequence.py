@@ -183,6 +183,11 @@ class Sequence:
         self.detokenizer.count_from(_LATER_NS)
         self.started_ns = max(1, self.first_ns - past.prompt_ns)
 
+    @property
+    def is_catching_up(self) -> bool:
+        """It has begun in another worker, and nothing of it has been followed yet."""
+        return self.past is not None and not self.past.num_read
+
     def follow(self, address: int, n_vocab: int) -> int:
         """Its next token, as the other worker has chosen it. `address` of its logits; 0: they were not computed."""
         past, sampler = self.past, self.sampler

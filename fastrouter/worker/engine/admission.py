@@ -206,7 +206,8 @@ class Admission:
         sequence = Sequence(request, choice, sampler, _detokenizer(pieces, generate), max_tokens, self._num_sequences, message)
         past = request.resumed.choices.get(choice)
         if past is not None:
-            num_prefilled = past.num_prefilled(len(request.prompt), self._context.n_ctx_slot, is_measured=generate.logprobs)
+            n_ctx, is_exact = self._context.n_ctx_slot, sampler.is_reproducible
+            num_prefilled = past.num_prefilled(len(request.prompt), n_ctx, is_exact=is_exact, is_measured=generate.logprobs)
             sequence.resume(past, request.resumed.elapsed_ns, num_prefilled)
         return sequence
 
@@ -290,9 +291,10 @@ class Admission:
 
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
-        if sequence.has_begun:
+        is_cached = options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt
+        if sequence.has_begun and (is_cached or not sequence.is_catching_up):
             self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
-        elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
+        elif is_cached:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
         else:

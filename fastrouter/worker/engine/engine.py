@@ -297,7 +297,7 @@ class Engine:
     def _start_decoding(self, running: Running, address: int) -> None:
         """Its prompt is in the KV, or its tokens from before it gave back its slot: sample the next token from the last one's logits."""
         sequence = running.sequence
-        has_begun = sequence.has_begun if sequence.past is None else sequence.past.num_read > 0
+        has_begun = sequence.has_begun and not sequence.is_catching_up
         sequence.first_ns = sequence.first_ns or time.monotonic_ns()
         sequence.advance(Status.DECODE)
         if sequence.max_tokens == 0:

@@ -49,6 +49,7 @@ class Sampler(LogitSampler):
         self._settings = {**merged, "seed": seed, "logit_bias": shown}
         has_dry = merged["dry_multiplier"] != 0
         self.has_marks = merged["mirostat"] != 0  # `take_marks` may return some
+        self.is_reproducible: bool = merged["temperature"] <= 0 or int(merged["seed"]) not in RANDOM_SEEDS  # the client wants one text
         self._num_probs = merged["n_probs"] if has_probabilities else -1
         super().__init__(
             vocab.n_tokens,
