@@ -90,6 +90,7 @@ class Config:
     queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
     foresee: bool = True
+    confine_workers: bool = True
     read_ahead_mib: int = -1  # -1: half of the free memory
     strict: bool = False  # a wrong section of the preset file ends the start
     watch: bool = False

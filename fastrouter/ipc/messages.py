@@ -25,6 +25,8 @@ class Load:
     safe_mode: bool = False  # no extra buffer types: the second attempt after a crash in the first decode
     verbosity: int = QUIET  # llama-server's levels; above QUIET, llama.cpp's lines are shown too
     num_dropped: int = 0  # CPU variants of llama.cpp to leave out, the best first, because they crash even in the safe mode
+    files: list[str] = field(default_factory=list)  # all that it reads: shards, projector, adapters, draft model
+    is_confined: bool = False  # it gives up the right to other files and to the network
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ class Residency:
         logs: Logs,
         foresight: Foresight,
         verbosity: int,
+        *,
+        is_confined: bool,
     ) -> None:
         self._models = models
         self._queue = queue
@@ -61,6 +63,7 @@ class Residency:
         self._foresight = foresight
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
+        self._is_confined = is_confined
         self._remedies = Remedies()
         self._resumption = Resumption(timers)
         self.condemned = Condemned(timers)
@@ -250,7 +253,7 @@ class Residency:
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
-        instance.load(self._remedies.known.joined(model.remedy), self._verbosity)
+        instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None

@@ -55,7 +55,16 @@ class Supervisor:
         self._memory = Memory(config, self._models, lambda: self.spares.pid)
         self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
         self._residency = Residency(
-            self._models, self._queue, self._memory, self.spares, self._timers, self._events, self.logs, self._foresight, config.verbosity
+            self._models,
+            self._queue,
+            self._memory,
+            self.spares,
+            self._timers,
+            self._events,
+            self.logs,
+            self._foresight,
+            config.verbosity,
+            is_confined=config.confine_workers,
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell

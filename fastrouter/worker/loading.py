@@ -22,6 +22,7 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import log
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.process.confine import confine
 from fastrouter.worker.process.footprint import Footprint
 from fastrouter.worker.process.spare import Spare
 from fastrouter.worker.speculation.draft_model import Draft
@@ -81,13 +82,16 @@ class ProgressReport:
 
 
 class Loader:
-    """One load. `wake` ends the loop's wait for messages, in any thread."""
+    """One load. `wake` ends the loop's wait for messages, in any thread. `watch_router`: see loop.py."""
 
-    def __init__(self, load: Load, wire: BlockingWire, outbox: Outbox, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, load: Load, wire: BlockingWire, outbox: Outbox, wake: Callable[[], None], watch_router: Callable[[], None] = lambda: None
+    ) -> None:
         self._load = load
         self._wire = wire
         self._outbox = outbox
         self._wake = wake
+        self._watch_router = watch_router
         self._phases_ms: dict[str, float] = {}
         self._phase_began = time.perf_counter()
 
@@ -96,6 +100,8 @@ class Loader:
         load = self._load
         log.set_verbosity(load.verbosity)
         on_progress = ProgressReport(self._wire)
+        gone = confine(load) if load.is_confined else []
+        self._watch_router()
         spare.drop_variants(load.num_dropped)
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
@@ -103,7 +109,7 @@ class Loader:
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
-        self._say_ready(loaded, footprint)
+        self._say_ready(loaded, footprint, gone)
         return loaded
 
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
@@ -138,7 +144,7 @@ class Loader:
         began, self._phase_began = self._phase_began, time.perf_counter()
         self._phases_ms[name] = 1e3 * (self._phase_began - began)
 
-    def _say_ready(self, loaded: LoadedModel, footprint: Footprint) -> None:
+    def _say_ready(self, loaded: LoadedModel, footprint: Footprint, gone: list[str]) -> None:
         engine, context, options = loaded.engine, loaded.context, self._load.options
         no_shift = _NO_SHIFT_NOTICE if options.context_shift and not engine.shifts.is_on else None
         for notice in filter(None, (no_shift, context.notice, engine.speculation.notice)):
@@ -148,5 +154,6 @@ class Loader:
         cpu = describe.cpu(is_repacking=not self._load.safe_mode)
         self._wire.send(Ready({**describe.meta(loaded.model, context, engine, self._phases_ms), **taken, "cpu": cpu}))
         parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in self._phases_ms.items())
+        confined = f", no access to other {' and '.join(gone)}" if gone else ""
         took = f"loaded in {sum(self._phases_ms.values()):.0f} ms ({parts})"
-        sys.stderr.write(f"{took}: {describe.context_in_words(context)}, CPU variant {cpu['variant']}\n")
+        sys.stderr.write(f"{took}: {describe.context_in_words(context)}, CPU variant {cpu['variant']}{confined}\n")

@@ -44,14 +44,15 @@ _PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
 _QUIET_MS = 2000  # without a request, before the worker frees memory
 
 
-def run_worker(wire: BlockingWire, ring: TokenRing) -> int:
-    """Returns the exit code. Raises EOFError when the router has ended."""
+def run_worker(wire: BlockingWire, ring: TokenRing, watch_router: Callable[[], None]) -> int:
+    """Returns the exit code. Raises EOFError when the router has ended. `watch_router` starts a thread that ends this process with the
+    router; it starts late, because a thread keeps the rights that it began with."""
     wire.send(Hello(os.getpid()))
     mailbox = Mailbox(wire)
     spare = Spare(mailbox.wait)
     load, more = spare.await_load()
     try:
-        loaded = Loader(load, wire, Outbox(ring), mailbox.wake).run(spare)
+        loaded = Loader(load, wire, Outbox(ring), mailbox.wake, watch_router).run(spare)
     except FastrouterError as error:
         wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
         return 1

@@ -23,7 +23,7 @@ from tiny_models import make_llama, make_lora
 from fastrouter.api.requests.fields import FIELDS
 
 DOCS = REPOSITORY / "docs"
-PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "SECURITY.md", *sorted(DOCS.glob("*.md"))]
 ADDRESS = re.compile(r"(?:http://)?(?:localhost|127\.0\.0\.1):8080")
 PRESETS = """
 [smollm2]
@@ -218,6 +218,12 @@ def test_every_field_of_a_request_is_told() -> None:
     code = " ".join(re.findall(r"`([^`\n]+)`", text))
     named = set(re.findall(r"[\w.]+", code)) | set(re.findall(r"\w+", code))
     assert not FIELDS.keys() - named
+
+
+def test_tests_that_hold_promises_exist() -> None:
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_\w+)`", (REPOSITORY / "SECURITY.md").read_text())
+    assert len(named) > 25
+    assert [name for name in named if f"\ndef {name[1]}(" not in (REPOSITORY / name[0]).read_text()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

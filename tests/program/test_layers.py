@@ -33,6 +33,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "system": (
         "machine",
         "read_ahead",
+        "confinement",
         "heap",
         "words",
         "text_file",

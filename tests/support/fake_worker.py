@@ -79,7 +79,7 @@ _KINDS = {"text": TEXT, "thought": REASONING, "event": EVENT, "progress": PROGRE
 
 def serve(fd: int, spare: Script) -> int:
     def run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
-        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring: Worker(wire, ring, spare).run())
+        return fork.run_worker(control, memory, doorbell, lifeline, lambda wire, ring, watch: (watch(), Worker(wire, ring, spare).run())[1])
 
     return fork.serve(fd, lambda: None, run)
 

@@ -16,6 +16,24 @@ from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.binding import backend_folder
 
 EXECUTED = [sys.executable, str(Path(__file__).parent.parent / "support" / "exec_fork_server.py")]
+CURIOUS = [sys.executable, str(Path(__file__).parent.parent / "support" / "curious_fork_server.py")]
+
+
+@pytest.mark.parametrize("is_confined", [True, False])
+def test_a_confined_worker_reaches_its_files_only(models: Path, is_confined: bool) -> None:
+    async def scenario(fork_server: ForkServer) -> None:
+        talk = Talk(fork_server.spawn())
+        path, other = str(models / "tiny0.gguf"), str(models / "tiny1.gguf")
+        talk.process.send(Prime(1 << 20, other, OPTIONS))
+        talk.process.send(Load("tiny0", path, OPTIONS, files=[path], is_confined=is_confined))
+        await talk.hear(Ready)
+        assert (await talk.generate(prompt="the cat"))[0]
+        talk.process.send(Call(1, "props", {"paths": [path, other, "/etc/passwd", f"/proc/{os.getpid()}/environ"]}))
+        reached = (await talk.hear(Reply)).result
+        assert reached == {"files": [True, *[not is_confined] * 3], "network": not is_confined}
+        await end(talk)
+
+    run(scenario, CURIOUS)
 
 
 @pytest.mark.parametrize("command", [None, EXECUTED], ids=["forked", "executed"])

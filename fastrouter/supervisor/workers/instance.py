@@ -119,10 +119,12 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
-    def load(self, remedy: Remedy, verbosity: int) -> None:
+    def load(self, remedy: Remedy, verbosity: int, *, is_confined: bool = False) -> None:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
-        self.process.send(Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped))
+        files = [path for path in self.spec.files if path.isprintable()]  # one with another name cannot be loaded
+        load = Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped, files, is_confined)
+        self.process.send(load)
 
     def advance(self, state: State) -> None:
         check(self.state, state)

@@ -81,14 +81,18 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
     os._exit(become(control, memory, doorbell, lifeline))
 
 
-def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Callable[[BlockingWire, TokenRing], int]) -> int:
-    """Returns the exit code. `run` raises EOFError when the router has ended."""
+Run = Callable[[BlockingWire, TokenRing, Callable[[], None]], int]
+"""(wire, ring, watch_router) -> exit code. It calls `watch_router` when its work begins; EOFError means that the router has ended."""
+
+
+def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Run) -> int:
+    """Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these are for the router, which ends its workers
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True).start()
     code = 1
     try:
-        code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell))
+        guard = threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True)
+        code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell), guard.start)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the router has ended
     except Exception:  # a bug of ours: the router shows the last lines of stderr
