@@ -3,6 +3,7 @@
 Invariant: the client sees records until one chosen record, and nothing of what the first engine did after it.
 """
 
+import time
 from typing import Any
 
 import orjson
@@ -72,6 +73,9 @@ def start(bench: Bench, client: Cut, asked: Generate, most: int = -1) -> None:
 def run(bench: Bench, *clients: Cut) -> None:
     """Until all are over or cut; then the engine knows none of them any more."""
     numbers = [client.request_id for client in clients]
+    while bench.engine.is_compiling:
+        time.sleep(0.001)
+        bench.step()
     bench.step_until(lambda: all(client.is_over or client.is_cut for client in clients))
     for number in numbers:
         bench.ring.detach(number)
