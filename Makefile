@@ -9,15 +9,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz-api bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 # Two files at a time: most tests mostly wait for processes.
-test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every bad value in every field, and many inputs made from /openapi.json: minutes.
+fuzz-api: install $(VENV)/.test
+	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .
@@ -94,6 +98,11 @@ $(VENV)/.browser: packaging/chromium.py packaging/vendor_web.py | $(VENV)/.venv
 # The chat templates that llama.cpp ships, for the tests that send messages through them and back.
 $(VENV)/.templates: packaging/llama_templates.py | $(VENV)/.venv
 	@$(BIN)/python packaging/llama_templates.py build/llama-templates || echo "llama.cpp's templates cannot be fetched: their tests will be skipped"
+	@touch $@
+
+# npm's AI SDK, where node is installed.
+$(VENV)/.ai_sdk: packaging/ai_sdk tests/support/ai_sdk/package.json tests/support/ai_sdk/loop.mjs | $(VENV)/.venv
+	@! command -v npm > /dev/null || packaging/ai_sdk build/ai_sdk || echo "npm cannot fetch the AI SDK: its test will be skipped"
 	@touch $@
 
 clean:

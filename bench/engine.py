@@ -2,18 +2,20 @@
 
 Three tables: the step without llama_decode, by the number of streams; sampling, by the size of the vocabulary, compared with llama.cpp's
 own `llama_sampler_sample` on the same logits in the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with and
-without it. Writes results/engine.json. Each number is the best of many short runs: it shows the cost of the code, not the other load of the
-machine.
+without it. Writes results/engine.json. Each number of the first two is the best of many short runs: it shows the cost of the code, not the
+other load of the machine. `python -m bench.engine parsing` measures the parser only, and writes nothing.
 """
 
 import ctypes
 import json
 import os
+import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import llama_cpp
@@ -36,7 +38,8 @@ STREAMS = (1, 4, 8, 16)
 VOCABULARIES = (32_000, 128_000, 256_000)
 SETTINGS: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "default": {}}
 RUNS, STEPS = 30, 100
-PARSING_RUNS, PARSING_BLOCKS = 5, 10
+PARSING_STREAMS, PARSING_RUNS, PARSING_PAIRS, PARSING_STEPS = 16, 5, 60, 20
+BOOTSTRAPS = 2000
 
 
 def step_costs(model_path: Path) -> dict[str, float]:
@@ -84,42 +87,76 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
     return (taken - decode_ns) / STEPS
 
 
+class Chats:
+    """Chats in one engine, whose answers are parsed or not."""
+
+    def __init__(self, path: Path, *, is_parsed: bool) -> None:
+        options = LoadOptions(threads=1, parallel=PARSING_STREAMS, ctx_size=2048 * PARSING_STREAMS, skip_chat_parsing=not is_parsed)
+        self._model = Model(str(path), options)
+        self._context = Context(self._model, options)
+        self._ring = TokenRing.create(1 << 22)
+        self._writer = TokenRing.open(os.dup(self._ring.memory_fd), os.dup(self._ring.doorbell_fd))
+        self._engine = Engine(self._model, self._context, Outbox(self._writer), options)
+
+    def begin(self) -> None:
+        """All streams write."""
+        tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
+        for number in range(PARSING_STREAMS):
+            messages = [{"role": "user", "content": f"the cat {number}"}]
+            generate = Generate(messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
+            self._engine.submit(self._ring.attach(TextCollector()), generate)
+        while len([running for running in self._engine.running if running.sequence.num_generated]) < PARSING_STREAMS:
+            self._engine.step()
+        self._ring.drain()
+
+    def block(self) -> float:
+        """Seconds of the thread's own time for each token of some steps, llama_decode included."""
+        begun = time.thread_time()
+        for _ in range(PARSING_STEPS):
+            self._engine.step()
+        taken = time.thread_time() - begun
+        if len(self._engine.running) < PARSING_STREAMS:
+            raise RuntimeError("a stream has ended inside the measurement")
+        self._ring.drain()
+        return taken / (PARSING_STEPS * PARSING_STREAMS)
+
+    def close(self) -> None:
+        for closable in (self._writer, self._ring, self._context, self._model):
+            closable.close()
+
+
 def parsing_costs(folder: Path) -> dict[str, float]:
-    """Tokens a second of the thread's own time, llama_decode included, of many chats, parsed and not; the best of runs in turn."""
+    """Tokens/s of many chats, plain and parsed. Blocks of both alternate in one process, so other load slows both; each pair of blocks
+    gives one ratio. `ratio` is their median, `low` and `high` are the ends of its 95 % interval."""
     template = "{# <tool_call> tool_calls <think> </think> #}{{ messages[0].content }}"
     path = make_llama(folder / "parsed.gguf", chat_template=template)
-    best = dict.fromkeys(("plain", "parsed"), 0.0)
+    pairs: list[tuple[float, float]] = []
     for _ in range(PARSING_RUNS):
-        for name in best:
-            best[name] = max(best[name], _chat_speed(path, is_parsed=name == "parsed"))
-    return {**{f"{name}_tokens_per_s": round(speed, 1) for name, speed in best.items()}, "ratio": round(best["parsed"] / best["plain"], 4)}
+        chats = {is_parsed: Chats(path, is_parsed=is_parsed) for is_parsed in (False, True)}
+        for one in chats.values():
+            one.begin()
+        for number in range(PARSING_PAIRS):
+            first = number % 2 == 0
+            taken = {is_parsed: chats[is_parsed].block() for is_parsed in (first, not first)}
+            pairs.append((taken[False], taken[True]))
+        for one in chats.values():
+            one.close()
+    low, high = median_interval([plain / parsed for plain, parsed in pairs])
+    return {
+        "plain_tokens_per_s": round(1 / median(plain for plain, _ in pairs), 1),
+        "parsed_tokens_per_s": round(1 / median(parsed for _, parsed in pairs), 1),
+        "ratio": round(median(plain / parsed for plain, parsed in pairs), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "pairs": len(pairs),
+    }
 
 
-def _chat_speed(path: Path, *, is_parsed: bool) -> float:
-    num_streams = STREAMS[-1]
-    options = LoadOptions(threads=1, parallel=num_streams, ctx_size=2048 * num_streams, skip_chat_parsing=not is_parsed)
-    model = Model(str(path), options)
-    context = Context(model, options)
-    ring = TokenRing.create(1 << 22)
-    writer = TokenRing.open(os.dup(ring.memory_fd), os.dup(ring.doorbell_fd))
-    engine = Engine(model, context, Outbox(writer), options)
-    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
-    for number in range(num_streams):
-        messages = [{"role": "user", "content": f"the cat {number}"}]
-        generate = Generate(messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
-        engine.submit(ring.attach(TextCollector()), generate)
-    while len([running for running in engine.running if running.sequence.num_generated]) < num_streams:
-        engine.step()
-    speed = 0.0
-    for _ in range(PARSING_BLOCKS):
-        begun = time.thread_time()
-        for _ in range(STEPS):
-            engine.step()
-        speed = max(speed, num_streams * STEPS / (time.thread_time() - begun))
-        ring.drain()
-    for closable in (writer, ring, context, model):
-        closable.close()
-    return speed
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of their median, found by a bootstrap."""
+    chance = random.Random(1)
+    medians = sorted(median(chance.choices(values, k=len(values))) for _ in range(BOOTSTRAPS))
+    return medians[BOOTSTRAPS // 40], medians[-BOOTSTRAPS // 40 - 1]
 
 
 def sampling_costs(folder: Path) -> list[dict[str, Any]]:
@@ -179,6 +216,9 @@ def _best_us(sample: Callable[[], Any]) -> float:
 def main() -> None:
     start_backends()
     with tempfile.TemporaryDirectory() as folder:
+        if sys.argv[1:] == ["parsing"]:
+            print(json.dumps(parsing_costs(Path(folder)), indent=1))
+            return
         result = {
             "step_us": step_costs(make_llama(Path(folder) / "tiny.gguf")),
             "sampling": sampling_costs(Path(folder)),

@@ -122,7 +122,9 @@ def _parsing(found: dict[str, float] | None) -> str:
     if found is None:
         return ""
     plain, parsed, ratio = found["plain_tokens_per_s"], found["parsed_tokens_per_s"], found["ratio"]
-    return f"\n16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed: {ratio:.3f}x (goal: 0.98x).\n"
+    interval = f", 95 % interval {found['low']:.3f} to {found['high']:.3f}" if "low" in found else ""
+    words = f"16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed"
+    return f"\n{words}: {ratio:.3f}x (goal: 0.98x{interval}).\n"
 
 
 def render(result: dict[str, Any]) -> str:

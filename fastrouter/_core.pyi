@@ -1,9 +1,8 @@
 """Types and meaning of the Cython core. Each part has its own source file, see _core.pyx."""
 
-import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastrouter.errors import FastrouterError
 
@@ -31,6 +30,7 @@ class Request:
     path: str  # percent-decoded, without query; http/routes.py removes doubled and trailing slashes
     query: str  # raw, without "?"
     body: bytes  # b"" after it was taken
+    num_body_bytes: int  # of the body that was taken
     keep_alive: bool
     http_minor: int
     caller: Any  # http.api_keys.Caller, set by the guard; None: may do everything
@@ -38,6 +38,7 @@ class Request:
     denied: FastrouterError | None  # set by the gate: the error that answers it; its body is not kept
     json: Any  # set by the code that parses the body: its content
     model: str | None  # set by the code that parses the body: the model it names
+    sink: Any  # set by the gate: http.exchange.Sink, which takes the body; then `body` stays empty
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...
@@ -79,6 +80,12 @@ class RequestParser:
         """Nothing more is read: a request was denied before its body, or `close` was called."""
     @property
     def num_body_bytes(self) -> int: ...
+    @property
+    def num_held_bytes(self) -> int:
+        """The same, without a body that its sink takes."""
+    @property
+    def sink(self) -> Any:
+        """Of the body that is arriving, or None."""
 
 def scan_json(body: bytes, id_fields: bytes, *, max_values: int, max_depth: int) -> list[tuple[int, int]]:
     """Raises InvalidRequest for a body with more values or levels. Returns (start, end) of lists of 32 or more token ids: the value of a
@@ -143,6 +150,11 @@ class EventLog:
     def take_text(self) -> bytes:
         """All that was kept since the last time."""
 
+class _Writable(Protocol):
+    """A transport, as far as a writer needs one. Only for type checks."""
+
+    def write(self, data: bytes, /) -> None: ...
+
 class SseWriter(Sink):
     """Escapes text into events of one API flavour and writes all events of one drain in one transport.write.
 
@@ -153,9 +165,7 @@ class SseWriter(Sink):
     A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
 
-    def __init__(
-        self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
-    ) -> None: ...
+    def __init__(self, transport: _Writable | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes, end: bytes = b"", log: EventLog | None = None) -> None: ...
     def drop_template(self, kind: int, choice: int) -> None:
         """From now on its records go to on_record."""

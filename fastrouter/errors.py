@@ -41,6 +41,12 @@ class ContextExceeded(InvalidRequest):
     type = "exceed_context_size_error"
 
 
+class StreamStopped(InvalidRequest):
+    """A client has stopped the generation, or no client reads its answer."""
+
+    type = "cancelled_error"
+
+
 class ModelNotFound(InvalidRequest):
     def __init__(self, model_id: str, hint: str = "") -> None:
         super().__init__(f"model '{model_id}' not found{hint}")
@@ -78,6 +84,12 @@ class InvalidApiKey(FastrouterError):
 class Forbidden(FastrouterError):
     status = 403
     type = "permission_error"
+
+
+class FeatureDisabled(Forbidden):
+    """A feature that no flag has turned on, with llama-server's status and type."""
+
+    type = "feature_disabled"
 
 
 class NotFound(FastrouterError):

@@ -86,6 +86,7 @@ class Generate:
     return_progress: bool = False  # PROGRESS records while the prompt is computed
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with the n_probs (see `sampling`) most likely tokens at each place
+    echoes: bool = False  # the answer begins with the prompt; with `logprobs`, also with the probabilities of its tokens
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     # The form of the answer: {"kind": json_schema | gbnf | regex, "text", "field": the field or flag that set it}
     constraint: dict[str, str] | None = None

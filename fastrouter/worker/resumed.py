@@ -97,8 +97,6 @@ def _read_choice(words: "array[int]", num_records: int, n_vocab: int) -> Resumed
             found.mu = mu_of(next(rest))
         else:
             found.marks.setdefault(len(found.tokens), []).append(word)
-    if not found.tokens:
-        raise ValueError("a choice without a token")
     return found
 
 

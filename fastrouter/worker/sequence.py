@@ -118,8 +118,8 @@ class Sequence:
     __slots__ = (
         "_call_seed", "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens",
         "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_known",
-        "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "request", "sampler", "started_ns", "status", "tokens",
-        "words",
+        "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "request", "sampler", "started_ns",
+        "status", "tokens", "words",
     )  # fmt: skip
 
     def __init__(
@@ -154,6 +154,7 @@ class Sequence:
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
+        self.prompt_entries: list[Entry] = []  # of the prompt's tokens, if the answer begins with them
         self.entries: list[list[Entry]] = []  # of `probabilities`, for text that the parser holds back
         self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # tokens not yet in a record
         self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text is sent with additional data
@@ -175,8 +176,10 @@ class Sequence:
 
     def resume(self, past: Resumed, elapsed_ns: int, num_prefilled: int) -> None:
         """It has begun in another worker, `elapsed_ns` ago."""
-        self.past = past
         self.num_known = past.num_records
+        if not past.tokens:
+            return
+        self.past = past
         self.prefix = self.prompt + past.tokens[:num_prefilled]
         self.num_cached = past.num_cached
         self.first_ns = max(1, time.monotonic_ns() - elapsed_ns)
@@ -220,6 +223,12 @@ class Sequence:
     def has_begun(self) -> bool:
         """A token was sampled, so its prompt was computed once."""
         return self.first_ns > 0
+
+    @property
+    def reads_prompt(self) -> bool:
+        """The probabilities of its prompt's tokens are wanted, so each of them needs logits."""
+        generate = self.request.generate
+        return generate.echoes and generate.logprobs and (not self.has_begun or self.is_catching_up)
 
     @property
     def is_pending(self) -> bool:

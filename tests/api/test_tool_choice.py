@@ -1,6 +1,7 @@
 """Forced tool calls through a real router: the answer always has the call, and its arguments fit the schema."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,25 @@ def test_tools_of_recorded_outputs(server: Router) -> None:
             jsonschema.validate(arguments, each["function"].get("parameters") or {})
             num_whole += 1
     assert num_whole > len(tools) / 2
+
+
+def test_arguments_of_a_real_model_fit_the_schema(server: Router) -> None:
+    """`python -m bench.calls` does the same with 300 schemas of BFCL."""
+    smallest = sorted(SCHEMAS, key=lambda name: len(json.dumps(SCHEMAS[name])))[:20]
+    asked = [(name.replace(" ", "_"), parameters(SCHEMAS[name]), number % 2 * 1.5) for number, name in enumerate(smallest)]
+
+    def ask(called: str, schema: dict[str, Any], temperature: float) -> list[tuple[str, Any]] | None:
+        fields: dict[str, Any] = {"model": "smollm2", "temperature": temperature, "logit_bias": [], "max_tokens": 60}
+        return calls_of(server, chat([tool(called, schema)], **fields))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: ask(*one), asked))
+    for calls, (called, schema, _) in zip(found, asked, strict=True):
+        if calls is not None:
+            [(written, arguments)] = calls
+            assert written == called
+            jsonschema.validate(arguments, schema)
+    assert len([calls for calls in found if calls is not None]) > 10
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "count"}}])

@@ -28,7 +28,17 @@ FLOORS: tuple[set[str], ...] = (
 )
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
-    "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
+    "options": (
+        "limits",
+        "cors",
+        "load",
+        "sampling",
+        "samplers",
+        "guess_types",
+        "constraint_text",
+        "builtin_templates",
+        "tool_definitions",
+    ),
     "ipc": ("messages", "wire", "records"),
     "system": (
         "machine",
@@ -77,7 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "routes",
         "access_log",
     ),
-    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
+    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "config", "presets"),
     "catalog": (
         "gguf",
         "file_names",
@@ -87,6 +97,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "sources",
         "spec",
         "header_cache",
+        "created",
         "difference",
         "watch",
         "sections",
@@ -117,11 +128,13 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
     "api": (
         "identity",
+        "answer_shapes",
         "response_store",
         "requests",
         "models",
         "serving",
         "operations",
+        "tools",
         "flavours",
         "control",
         "wrong_paths",

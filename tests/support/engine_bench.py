@@ -1,6 +1,7 @@
 """An engine without a router: a real model, a real ring, and a client that reads it."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class Bench:
         return client
 
     def step(self) -> None:
+        if self.engine.is_compiling:
+            time.sleep(0.001)  # for a thread or a process: the number of steps is limited
         self.engine.step()
         self.ring.drain()
 

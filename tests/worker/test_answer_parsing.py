@@ -382,6 +382,14 @@ def test_a_form_binds_from_the_first_token_without_a_thought(special: Bench) -> 
         assert (thought(client), orjson.loads(client.text()).keys()) == ("", {"ok"})
 
 
+def test_a_cut_answer_does_not_end_in_a_part_of_a_marker(bench: Bench) -> None:
+    text = "I call it."
+    for max_tokens in range(1, ask(bench, "cat").finish["completion_tokens"]):
+        client = ask(bench, "cat", max_tokens=max_tokens)
+        assert text.startswith(client.text().rstrip())
+        assert THOUGHT.startswith(thought(client).rstrip())
+
+
 def test_a_marker_of_several_tokens_is_written_whole(bench: Bench) -> None:
     """An incomplete marker would be text outside of the grammar."""
     client = ask(bench, "cat", tools=None, constraint=FORM, reasoning_budget=1)
@@ -394,6 +402,31 @@ def test_with_a_form_and_tools_the_model_may_call_or_answer(tmp_path: Path, spec
     assert calls(ask(here, "cat", constraint=FORM)) == [("add", ARGUMENTS)]
     here.close()
     assert orjson.loads(ask(special, "dog", constraint=FORM).text()).keys() == {"ok"}
+
+
+CHANNELS = (
+    "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{% for call in message.tool_calls or [] %}<|start|>assistant<|channel|>commentary to=functions.{{ call.function.name }} "
+    "<|constrain|>json<|message|>{{ call.function.arguments | tojson }}<|call|>{% else %}"
+    "<|start|>assistant<|channel|>final<|message|>{{ message.content }}<|end|>{% endfor %}{# analysis #}"
+    "{% else %}{{ message.content }} {% endif %}{% endfor %}{{ word }}"
+)
+
+
+@pytest.mark.parametrize("begun", ["", f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant"])
+def test_in_channels_with_a_form_and_tools_the_model_may_call_or_answer(tmp_path: Path, begun: str) -> None:
+    scripts = {
+        "cat": f"{begun}<|channel|>final<|message|>Sure, why not",
+        "dog": f'{begun}<|channel|>commentary to=functions.add <|constrain|>json<|message|>{{"a": 1, "b": "two words"}}',
+    }
+    here = Bench(make_scripted(tmp_path / "m.gguf", scripts, chat_template=CHANNELS), 1 << 18, ctx_size=1024, parallel=2)
+    expected = THOUGHT if begun else ""
+    answered = ask(here, "cat", constraint=FORM)
+    assert (thought(answered), orjson.loads(answered.text()).keys(), calls(answered)) == (expected, {"ok"}, [])
+    called = ask(here, "dog", constraint=FORM)
+    assert (thought(called), called.text(), calls(called)) == (expected, "", [("add", ARGUMENTS)])
+    assert "Sure" in ask(here, "cat").text()
+    here.close()
 
 
 def test_a_thought_without_an_end_is_closed_for_a_form(tmp_path: Path) -> None:

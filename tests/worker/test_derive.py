@@ -92,6 +92,16 @@ CALLS = {
         made(f"<one>{NAME}<id>{{{{ c.id }}}}<args>{JSON}"),
         Calls(NameThenJson("", "<args>", "<id>"), open=("<one>",)),
     ),
+    "an id before the name": (
+        made(f"<one>{{{{ c.id }}}}<name>{NAME}<args>{JSON}</one>", before="<all>", after="</all>"),
+        Calls(
+            NameThenJson("", "<args>", after_id="<name>"),
+            open=("<one>",),
+            close="</one>",
+            section_open=("<all>",),
+            section_close="</all>",
+        ),
+    ),
     "no close": (made(f"<one>{NAME} {JSON}"), Calls(NameThenJson("", " "), open=("<one>",))),
     "tagged": (
         made(f"{NEW_LINE}<one>\n<f={NAME}>\n{ITEMS}<p={{{{ k }}}}>\n{{{{ v }}}}\n</p>\n{{% endfor %}}</f>\n</one>"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrouter.ipc.records import CallDelta
-from fastrouter.worker.sampling.thought import Place, ThoughtWatch
+from fastrouter.worker.sampling.thought import MarkerWatch, Place, ThoughtWatch
 from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
 from fastrouter.worker.text.marker_pieces import is_always_parsed, texts_of
 from fastrouter.worker.text.message import Message, deltas_of
@@ -140,6 +140,24 @@ def test_what_stands_behind_the_end_in_one_token() -> None:
     assert not watch.push(b"a</thi")
     assert watch.push(b"nk>\n\n")
     assert watch.rest == b"\n\n"
+
+
+@given(
+    st.lists(st.sampled_from(["<", "tool", ">", "<tool>", "<|c", "|>", "[", "X]", "a ", "<t"]), max_size=12),
+    st.sets(st.sampled_from(["<tool>", "<|c|>", "[X]"])),
+    st.lists(st.integers(0, 40), max_size=5),
+)
+def test_a_marker_is_found_wherever_the_text_is_cut(words: list[str], markers: set[str], cuts: list[int]) -> None:
+    text = "".join(words).encode()
+    watch, ends_of_pieces = MarkerWatch(sorted(markers)), sorted(min(cut, len(text)) for cut in cuts)
+    ends = [text.find(marker.encode()) + len(marker) for marker in markers if marker.encode() in text]
+    for begin, end in zip([0, *ends_of_pieces], [*ends_of_pieces, len(text)], strict=True):
+        rest = watch.push(text[begin:end])
+        if rest is not None:
+            assert end - len(rest) in ends
+            assert begin < min(ends) <= end
+            return
+    assert not ends
 
 
 # ---------------------------------------------------------------- formats and what is shown of tokens

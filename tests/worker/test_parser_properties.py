@@ -1,22 +1,33 @@
 """For any text of a model, cut into any pieces, the parser gives the same message and never raises."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_vocab import FakeVocab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pieces import read
+from pieces import read, together
 from recorded_outputs import format_of, outputs
 
+from fastrouter.errors import InvalidRequest
+from fastrouter.worker.text.chat_template import ChatTemplate
+from fastrouter.worker.text.detokenizer import Detokenizer, PieceTable
+from fastrouter.worker.text.parsers.derive import derive
 from fastrouter.worker.text.parsers.format import Format
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.source import Source
-from fastrouter.worker.text.parsers.table import GENERIC, ROWS
+from fastrouter.worker.text.parsers.table import GENERIC, MINIMAX_MARK, ROWS
 
 FORMATS = (GENERIC, *(row.format for row in ROWS))
+FOLDER = Path(__file__).parent.parent.parent / "build" / "llama-templates"
 PROPERTIES = {"a": {"type": "string"}, "n": {"type": "integer"}, "o": {"type": "object"}, "b": {"type": ["boolean", "null"]}}
 TOOLS = (
     {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": PROPERTIES}}},
@@ -29,6 +40,23 @@ FRAGMENTS = (
     *("x" * 300, "x" * 2100, " " * 70, "9" * 1100, "[" * 300),  # longer than the limits of a name, a key, a gap, a number and a depth
     *('f(a=1, a="x")', "f(n=2)", "call:f{a:1}", "{'x': 1}", "{}", "analysis", "json"),
 )
+
+
+@cache
+def every_format() -> tuple[Format, ...]:
+    """Those of the table, and those that are derived from llama.cpp's templates."""
+    return tuple(dict.fromkeys((*FORMATS, *(derived(path.read_text()) for path in sorted(FOLDER.glob("*.jinja"))))))
+
+
+def derived(source: str) -> Format:
+    template = ChatTemplate(source, bos_token="<BOS>", eos_token="<EOS>")
+
+    def render(messages: list[Any], tools: list[Any], add_generation_prompt: bool) -> str | None:
+        with contextlib.suppress(InvalidRequest):
+            return template.render(messages, tools, add_generation_prompt, False)
+        return None
+
+    return derive(render)
 
 
 def markers_of(part: object) -> Iterator[str]:
@@ -46,7 +74,7 @@ def markers_of(part: object) -> Iterator[str]:
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[Format, str, list[int]]:
     """A format, a text made of its markers and of texts between them, and the places where the text is cut."""
-    form = draw(st.sampled_from(FORMATS))
+    form = draw(st.sampled_from(every_format()))
     markers = sorted(set(markers_of(form)))
     marker = st.sampled_from([*markers, *(each.strip() for each in markers)])
     begun = st.tuples(marker, st.integers(1, 12)).map(lambda pair: pair[0].strip()[: pair[1]])
@@ -81,6 +109,22 @@ def test_arguments_of_calls_that_are_complete_are_objects(message: tuple[Format,
         assert isinstance(json.loads(arguments), dict)
 
 
+@settings(max_examples=400, deadline=None)
+@given(messages(), st.lists(st.binary(max_size=4), max_size=6), st.booleans(), st.booleans())
+def test_any_bytes_in_any_pieces_make_a_message(message: tuple[Format, str, list[int]], noise: list[bytes], holds: bool, cut: bool) -> None:
+    """From tokens on: pieces may end inside a character, and need not be text."""
+    form, text, cuts = message
+    encoded = text.encode()
+    parts = [encoded[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(encoded)], strict=True)]
+    tokens = [piece for pair in zip_longest(parts, noise, fillvalue=b"") for piece in pair]
+    detokenizer = Detokenizer(PieceTable(FakeVocab(tokens)), [])
+    parser = MessageParser(form, TOOLS, holds_calls=holds)
+    found = [piece for token in range(len(tokens)) for piece in parser.push(detokenizer.push(token).decode())]
+    found += [*parser.push(detokenizer.finish().decode()), *parser.finish(cut)]
+    whole = b"".join(tokens).decode(errors="replace")
+    assert together(found) == read(MessageParser(form, TOOLS, holds_calls=holds), [whole], cut)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(outputs()), st.data())
 def test_recorded_outputs_are_the_same_in_any_pieces(output: object, data: st.DataObject) -> None:
@@ -97,7 +141,7 @@ def test_recorded_outputs_are_the_same_in_any_pieces(output: object, data: st.Da
 def test_text_without_markers_is_given_out_at_once(form: Format, text: str, cut: int) -> None:
     """All of the text, as soon as it comes."""
     parser = MessageParser(form, TOOLS)
-    before = "<|channel|>final<|message|>" if form.name == "gpt-oss" else "all\n" if form.name == "functionary-3.2" else ""
+    before = {"gpt-oss": "<|channel|>final<|message|>", "muse": " to=user<|message|>", "functionary-3.2": "all\n"}.get(form.name, "")
     parser.push(before + "x")
     for chunk in filter(None, (text[:cut], text[cut:])):
         assert "".join(piece.text for piece in parser.push(chunk)) == chunk
@@ -121,6 +165,9 @@ HOSTILE = {
     "headers": ("gpt-oss", "", "<|start|>assistant<|channel|>"),
     "ends": ("gpt-oss", "<|channel|>final<|message|>", "<|end|>"),
     "lists": ("llama-4", "", "[f(a="),
+    "elements in elements": ("minimax-m3", f'{MINIMAX_MARK}<tool_call>{MINIMAX_MARK}<invoke name="f">', f"{MINIMAX_MARK}<a>"),
+    "elements": ("minimax-m3", f'{MINIMAX_MARK}<tool_call>{MINIMAX_MARK}<invoke name="f">', f"{MINIMAX_MARK}<a>x{MINIMAX_MARK}</a>"),
+    "headers of recipients": ("muse", "", "<|start|>assistant to="),
     "quotes": ("gemma4", "<|tool_call>call:f{a:", '<|"'),
 }
 

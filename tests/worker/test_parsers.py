@@ -8,10 +8,11 @@ import json
 import pytest
 from pieces import Message, read
 
+from fastrouter.worker.text.parsers.format import Calls, Channels, Format, NameThenJson, Recipients
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 from fastrouter.worker.text.parsers.schema import parameters_of, to_json, types_of
-from fastrouter.worker.text.parsers.table import GENERIC, ROWS, find_format, known_format
+from fastrouter.worker.text.parsers.table import GENERIC, MINIMAX_MARK, ROWS, find_format, known_format
 
 WEATHER = {
     "name": "get_weather",
@@ -33,6 +34,20 @@ RENDERED = {
         "I think.\n</think>\n\nLet me see.\n<minimax:tool_call>\n"
         f'<invoke name="get_weather">\n<parameter name="city">{CITY}</parameter>\n<parameter name="days">3</parameter>\n'
         '<parameter name="tags">["a", "b"]</parameter>\n</invoke>\n<invoke name="get_time">\n</invoke>\n</minimax:tool_call>'
+    ),
+    "minimax-m3": (
+        "<mm:think>I think.</mm:think>Let me see.{m}<tool_call>\n"
+        f'{{m}}<invoke name="get_weather">{{m}}<city>{CITY}{{m}}</city>{{m}}<days>3{{m}}</days>'
+        "{m}<tags>{m}<item>a{m}</item>{m}<item>b{m}</item>{m}</tags>{m}</invoke>\n"
+        '{m}<invoke name="get_time">{m}</invoke>\n{m}</tool_call>'
+    ).replace("{m}", MINIMAX_MARK),
+    "muse": (
+        " to=self<|message|>I think.<|eom|><|start|>assistant to=user<|message|>Let me see.<|eom|>"
+        '<|start|>assistant to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n'
+        f'<atem:parameter name="city">{CITY}</atem:parameter>\n<atem:parameter name="days">3</atem:parameter>\n'
+        '<atem:parameter name="tags">["a", "b"]</atem:parameter>\n</atem:invoke>\n</atem:function_calls><|eom|>'
+        '<|start|>assistant to=get_time<|message|><atem:function_calls>\n<atem:invoke name="get_time">\n</atem:invoke>\n'
+        "</atem:function_calls><|eot|>"
     ),
     "minimax-m1": (
         "<think>\nI think.\n</think>\n\nLet me see.\n<tool_calls>\n"
@@ -194,6 +209,39 @@ def test_a_call_that_a_limit_has_cut_is_dropped() -> None:
     assert parse("hermes", text, cut=False, holds_calls=True) == Message(text, "", ())
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("hermes", "Hello <tool_ca", "Hello"),
+        ("hermes", "1 <", "1"),
+        ("hermes", "It is 5 <thi", "It is 5 <thi"),  # a thought cannot begin here
+        ("deepseek-4.1", "Hm.\n\n<｜DSML｜ ca", "Hm."),  # the second half of a marker with a blank inside
+        ("gpt-oss", "<|channel|>final<|message|>Hm.<|start|>assis", "Hm."),
+        ("muse", " to=user<|message|>Hm.<|start|>", "Hm."),
+        ("functionary-3.2", "all\nHm.>>", "Hm."),
+        ("functionary-3.2", "get_we", ""),
+    ],
+)
+def test_a_part_of_a_marker_at_a_cut_is_dropped(name: str, text: str, expected: str) -> None:
+    """A client may send the answer back to be continued. Without the part, the model writes the whole marker again."""
+    assert parse(name, text, cut=True).text.rstrip() == expected
+
+
+def test_a_part_of_a_marker_at_a_cut_is_dropped_in_a_thought() -> None:
+    assert parse("hermes", "Hm.\n</thi", reasoning_open=True, cut=True).reasoning.strip() == "Hm."
+
+
+@pytest.mark.parametrize("format", [row.format for row in ROWS if row.format.calls], ids=lambda format: format.name)
+def test_no_part_of_a_call_is_text_wherever_the_answer_is_cut(format: Format) -> None:
+    assert format.calls is not None
+    begun = {"gpt-oss": "<|channel|>final<|message|>", "muse": " to=user<|message|>", "functionary-3.2": "all\n"}.get(format.name, "")
+    syntax = format.calls.syntax
+    markers = [syntax.start, *syntax.ends] if isinstance(syntax, Channels) else [syntax.open] if isinstance(syntax, Recipients) else []
+    for marker in (*markers, *format.calls.section_open, *format.calls.open):
+        for length in range(1, len(marker.strip())):
+            assert parse(format.name, f"{begun}Hello.{marker.strip()[:length]}", cut=True).text == "Hello."
+
+
 def test_a_call_that_was_given_out_and_is_malformed_ends_and_its_markers_are_no_text() -> None:
     text = '<tool_call>{"name": "get_time", "arguments": {"a": 1 oops}}</tool_call>Hello.'
     message = parse("hermes", text)
@@ -247,6 +295,45 @@ def test_the_old_array_of_mistral_is_read_where_its_newer_syntax_is_usual() -> N
 def test_a_value_in_cdata_is_what_stands_inside() -> None:
     text = '<function name="get_weather"><param name="city"><![CDATA[a]] </param> & <b>]]></param></function>'
     assert [json.loads(arguments) for _, arguments in parse("minicpm", text).calls] == [{"city": "a]] </param> & <b>"}]
+
+
+def element(name: str, *parts: str) -> str:
+    return f"{MINIMAX_MARK}<{name}>{''.join(parts)}{MINIMAX_MARK}</{name}>"
+
+
+def test_values_inside_values_are_elements() -> None:
+    """Their types are those of the schema; without a schema, a part named `item` makes an array."""
+    parts = {"type": "object", "properties": {"id": {"type": "string"}, "on": {"type": "boolean"}, "none": {"type": "array"}}}
+    schema = {
+        "$defs": {"part": parts},
+        "properties": {"parts": {"type": "array", "items": {"$ref": "#/$defs/part"}}, "any": {"anyOf": [{"type": "null"}, parts]}},
+    }
+    tools = [{"function": {"name": "f", "parameters": schema}}]
+    first = element("item", element("id", "7"), "\n", element("on", "true"), element("none"))
+    written = element("parts", "\n", first, element("item", element("id", "{x}"))) + element("any", element("id", ""), element("id", "2"))
+    more = element("free", element("item", "1"), element("item", element("k", "v"))) + element("empty")
+    text = f'{MINIMAX_MARK}<tool_call>\n{MINIMAX_MARK}<invoke name="f">{written}{more}{MINIMAX_MARK}</invoke>\n{MINIMAX_MARK}</tool_call>'
+    for chunks in ([text], list(text)):
+        message = read(MessageParser(known_format("minimax-m3"), tools), chunks)
+        [(_, arguments)] = message.calls
+        assert json.loads(arguments) == {
+            "parts": [{"id": "7", "on": True, "none": []}, {"id": "{x}"}],
+            "any": {"id": ""},
+            "free": [1, {"k": "v"}],
+            "empty": "",
+        }
+
+
+@pytest.mark.parametrize("written", [f"{MINIMAX_MARK}<a>", element("a", element("b", "x"), "y"), f"{MINIMAX_MARK}</a>", "x"])
+def test_elements_that_do_not_match_are_text(written: str) -> None:
+    text = f'{MINIMAX_MARK}<tool_call>{MINIMAX_MARK}<invoke name="get_time">{written}{MINIMAX_MARK}</invoke>'
+    assert parse("minimax-m3", text, holds_calls=True) == Message(text, "", ())
+
+
+def test_an_id_before_the_name_is_skipped() -> None:
+    form = Format("id first", None, Calls(NameThenJson(after_name="<args>", after_id="<name>"), open=("<call>",), close="<end>"))
+    text = 'Hm.<call>a1b2c3d4e5<name>get_time<args>{"a": 1}<end>'
+    assert read(MessageParser(form, TOOLS), text) == Message("Hm.", "", (("get_time", '{"a": 1}'),))
 
 
 def test_a_parameter_that_is_written_twice_counts_once() -> None:

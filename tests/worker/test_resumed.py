@@ -62,6 +62,8 @@ PLAIN = {
     "ngrams": generate(PROMPTS[0], 60, speculation={"types": ["ngram-simple"], "ngram_size_n": 2}),
     "progress": generate(PROMPTS[0], return_progress=True),
     "one token": generate(PROMPTS[0], 1),
+    "an echo": generate(PROMPTS[0] * 9, echoes=True, sampling=SEEDED),
+    "an echo with probabilities": generate(PROMPTS[0], echoes=True, logprobs=True, sampling={"n_probs": 2, **SEEDED}),
 }
 CHATS = {
     "a thought and a call": chat("cat"),
@@ -252,7 +254,6 @@ def test_words() -> None:
         {},
         {"elapsed_ms": 0},
         {"elapsed_ms": 0, "choices": [[[1, 2, 20], 1, False]]},
-        {"elapsed_ms": 0, "choices": [[[1, 2], 1, False]]},
         {"elapsed_ms": 0, "choices": [[[1], 1, False]]},
         {"elapsed_ms": 0, "choices": [[[1, 2, 3, MU], 1, False]]},
         {"elapsed_ms": 0, "choices": [[["a"], 1, False]]},

@@ -158,6 +158,26 @@ def test_one_call_after_the_other() -> None:
     assert done == ["several tool calls of one answer are shown one after the other"]
 
 
+def test_a_template_that_shows_only_the_first_call() -> None:
+    """It does not refuse the others, so they would be lost silently."""
+    first = "{% if m.tool_calls %}({{ m.tool_calls[0].function.name }} {{ m.tool_calls[0].function.arguments }}){% endif %}"
+    source = turns("[{{ m.role }}:{{ m.content or '' }}" + first + "]")
+    other = {**call(2), "function": {"name": "get_time", "arguments": "{}"}}
+    both = {"role": "assistant", "content": "I look.", "tool_calls": [call(1), other]}
+    text, done = render(source, [USER, both, result(1, "one"), result(2, "two"), ANSWER])
+    assert text == (
+        '[user:Hello][assistant:I look.(get_weather {"city": "Bern"})][tool:one][assistant:(get_time {})][tool:two][assistant:Hi]'
+    )
+    assert done == ["several tool calls of one answer are shown one after the other"]
+    assert render(source, [USER, called(1), result(1)])[1] == []
+
+
+def test_a_thought_that_the_template_opens_is_ended() -> None:
+    source = turns("[{% if m.role == 'assistant' %}<think>{% endif %}{{ m.content }}]{# </think> #}")
+    assert render(source, [USER, ANSWER, USER])[0] == "[Hello][<think>\n</think>\n\nHi][Hello]"
+    assert render(source, [USER, {"role": "assistant", "content": ""}])[0] == "[Hello][<think>]"
+
+
 def test_an_answer_that_comes_first() -> None:
     text, done = render(USER_FIRST, [ANSWER, USER])
     assert text == "[user:][assistant:Hi][user:Hello]"

@@ -18,12 +18,14 @@ from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Grammars, Matcher
+from fastrouter.worker.sampling.marker_segments import segments_of
 from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of
-from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of, triggers
+from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, triggers
 from fastrouter.worker.text.parsers.format import (
     Braces,
     Calls,
     Channels,
+    Elements,
     Format,
     JsonObject,
     NameThenJson,
@@ -67,6 +69,13 @@ FORMATS = {
     ),
     "python": Format("python", None, Calls(Pythonic(), open=("<|calls|>",), close="<|/calls|>")),
     "braces": Format("braces", None, Calls(Braces(), open=("<|tool_call>",), close="<tool_call|>")),
+    "elements": Format(
+        "elements",
+        None,
+        Calls(Elements('^<invoke name="', '">', "^</invoke>\n", "^"), section_open=("^<calls>\n",), section_close="^</calls>"),
+    ),
+    "id first": Format("id first", None, Calls(NameThenJson(after_name="<args>", after_id="<name>"), open=("<call>",), close="<end>")),
+    "recipients with tags": Format("recipients with tags", None, next(row.format.calls for row in ROWS if row.format.name == "muse")),
     "channels": Format("channels", None, Calls(Channels())),
     "recipients": Format("recipients", None, Calls(Recipients())),
 }
@@ -153,7 +162,7 @@ def walk(matcher: Matcher, vocab: Vocab, chance: random.Random) -> str | None:
     return text.decode()
 
 
-@pytest.mark.parametrize("name", ["object", "array", "bare", "name is key", "wrapped", "name, JSON", "channels", "recipients"])
+@pytest.mark.parametrize("name", ["object", "array", "bare", "name is key", "wrapped", "name, JSON", "id first", "channels", "recipients"])
 def test_arguments_are_json_of_the_schema(name: str, vocab: Vocab, grammars: Grammars) -> None:
     format = FORMATS[name]
     matcher = grammars.compile_calls(format, Wish([WEATHER], is_required=True, is_parallel=False)).result()
@@ -235,10 +244,11 @@ def read(format: Format, text: str, tools: list[dict[str, Any]]) -> tuple[str, l
     return "".join(p.text for p in pieces if p.kind is Kind.TEXT), [(n, json.loads(a)) for n, a in zip(names, arguments, strict=True)]
 
 
-# This vocabulary reads "▁" as a blank, so it cannot write DeepSeek's markers. In a random walk the thoughts of gpt-oss have no end.
+# This vocabulary reads "▁" as a blank, so it cannot write DeepSeek's markers. In a random walk the thoughts of
+# gpt-oss and Muse have no end.
 @pytest.mark.parametrize(
     "format",
-    [row.format for row in ROWS if row.format.calls and "▁" not in repr(row.format) and row.format.name != "gpt-oss"],
+    [row.format for row in ROWS if row.format.calls and "▁" not in repr(row.format) and row.format.name not in ("gpt-oss", "muse")],
     ids=lambda f: f.name,
 )
 def test_the_parser_reads_what_the_grammar_writes(format: Format, vocab: Vocab, grammars: Grammars) -> None:
@@ -255,6 +265,42 @@ def test_the_parser_reads_what_the_grammar_writes(format: Format, vocab: Vocab, 
                 jsonschema.validate(arguments, CHOOSE["function"]["parameters"] if name == "choose" else {"type": "object"})
             num_calls += len(calls)
     assert num_calls
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "muse"])
+def test_a_grammar_of_channels_is_the_answer_or_a_call(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    """After a thought, or without one. Nothing else can be in the answer."""
+    form = next(row.format for row in ROWS if row.format.name == name)
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    wish = Wish([CHOOSE], is_required=False, answer=json.dumps(schema))
+    matcher = grammars.compile_calls(form, wish).result()
+    syntax = form.calls.syntax if form.calls else None
+    assert isinstance(syntax, Channels)
+    thought = f"{syntax.header(syntax.thought)}I see.{syntax.ends[0]}{syntax.start}assistant"
+    call = f"{syntax.channel}commentary to=functions.choose <|constrain|>json<|message|>" if syntax.channel else " to=choose<|message|>"
+    answer = syntax.header(syntax.answer)
+    for begun in ("", thought):
+        assert takes(matcher, begun + answer + '{"ok": true}')
+        assert takes(matcher, begun + call)
+        assert not takes(matcher, begun + answer + "Sure!")
+        assert not takes(matcher, begun + syntax.header("commentary"))
+        assert not takes(matcher, begun + "Sure!")
+
+
+def takes(matcher: Matcher, text: str) -> bool:
+    """The vocabulary has all bytes."""
+    here = matcher.copy()
+    return all(here.accept(len(CONTROL_PIECES) + byte) for byte in text.encode())
+
+
+TREE = {"type": "object", "properties": {"of": {"$ref": "#/$defs/node"}}, "$defs": {"node": {"type": "object", "properties": {}}}}
+TREE["$defs"]["node"]["properties"] = {"name": {"type": "string"}, "parts": {"type": "array", "items": {"$ref": "#/$defs/node"}}}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_schema_that_contains_itself(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    matcher = grammars.compile_calls(FORMATS[name], Wish([tool("plant", TREE)], is_required=True)).result()
+    assert [text for seed in range(4) if (text := walk(matcher.copy(), vocab, random.Random(seed))) and "plant" in text]
 
 
 def test_formats_of_one_name_have_their_own_grammars(grammars: Grammars) -> None:
@@ -284,6 +330,24 @@ def test_only_the_odd_tool_is_loose() -> None:
     assert loosened(Wish([WEATHER], True), lambda one: True).loose == set()
     hopeless = loosened(wish, lambda one: False)
     assert hopeless.loose == {t["function"]["name"] for t in wish.tools}
+
+
+def test_an_odd_tool_among_many_is_found_with_little_work() -> None:
+    sizes = []
+
+    def is_followed(one: Wish) -> bool:
+        sizes.append(len(one.tools))
+        return all(t["function"]["name"] != "f617" or "f617" in one.loose for t in one.tools)
+
+    tools = [tool(f"f{number}") for number in range(1000)]
+    assert loosened(Wish(tools, is_required=True), is_followed).loose == {"f617"}
+    assert len(sizes) < 25
+    assert sum(sizes) <= 4 * len(tools)
+
+
+def test_tools_that_are_too_large_together_are_loose_together() -> None:
+    found = loosened(Wish([tool(name) for name in "abcdefgh"], True), lambda one: len([t for t in one.tools if not one.loose]) < 5)
+    assert found.loose == set("abcdefgh")
 
 
 def test_a_format_without_calls_is_refused() -> None:

@@ -36,7 +36,8 @@ class Admin:
             "default_generation_settings": {"params": None, "n_ctx": 0},
             "ui_settings": self._config.ui_settings,
             "build_info": BUILD_INFO,
-            "cors_proxy_enabled": False,
+            "cors_proxy_enabled": self._config.ui_mcp_proxy,
+            **({"tools_enabled": True} if self._config.tools or self._config.mcp_servers else {}),
         }
 
     def change_props(self, request: Request, exchange: Exchange) -> Response:

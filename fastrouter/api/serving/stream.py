@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from fastrouter._core import REASONING, TEXT, Sink, SseWriter
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.serving.answer import Answer
+from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Choice, Flavour
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -20,7 +19,7 @@ LEAST_PING_INTERVAL_S = 0.1
 class Stream(Answer, SseWriter):
     """Writes text directly into events. Several prompts run one after the other, so that one writer can frame all of them."""
 
-    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
+    def __init__(self, exchange: Outlet, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
         SseWriter.__init__(self, exchange.transport, flavour.stream_head, chunked=exchange.is_chunked)
         Answer.__init__(self, exchange, ask, flavour, timeline)
         self._prompt = 0  # index of the running prompt

@@ -101,7 +101,9 @@ class Admission:
     def _start_calls(self, request: GenerateRequest) -> None:
         """Starts to compile the grammar of the calls that the answer must or may have. The prompt has been read, so the format is known."""
         found = self._chats.wish(request.generate)
-        if found is not None and found[1].is_required:
+        if found is not None and (found[1].is_required or found[1].answer):
+            if request.grammar is not None:
+                self._grammars.leave(request.grammar)
             request.grammar, request.grammar_at = self._grammars.compile_calls(*found), time.monotonic()
         elif found is not None and (begun := triggers(found[0])):
             request.calls = self._grammars.compile_calls(*found, after=begun[0], is_waited_for=False)
@@ -208,7 +210,7 @@ class Admission:
         if past is not None:
             n_ctx, is_exact = self._context.n_ctx_slot, sampler.is_reproducible
             num_prefilled = past.num_prefilled(len(request.prompt), n_ctx, is_exact=is_exact, is_measured=generate.logprobs)
-            sequence.resume(past, request.resumed.elapsed_ns, num_prefilled)
+            sequence.resume(past, request.resumed.elapsed_ns, 0 if sequence.reads_prompt else num_prefilled)
         return sequence
 
     def _sampler(self, request: GenerateRequest, choice: int, guidance: Guidance | None, pieces: PieceTable) -> Sampler:
@@ -286,13 +288,16 @@ class Admission:
         self._waiting.start(sibling, has_waited=False)
         self.slots.take(slot)
         sibling.started_ns, sibling.num_cached = first.started_ns, first.num_cached
+        sibling.prompt_entries = first.prompt_entries
         sibling.num_decodes_before = self._answers.num_decodes
         return Running(sibling, slot)
 
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
         is_cached = options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt
-        if sequence.has_begun and (is_cached or not sequence.is_catching_up):
+        if sequence.reads_prompt:
+            self.prefixes.start_uncached(slot, adapters)
+        elif sequence.has_begun and (is_cached or not sequence.is_catching_up):
             self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
         elif is_cached:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse

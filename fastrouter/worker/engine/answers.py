@@ -20,6 +20,7 @@ from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 from fastrouter.worker.text.message import Message, call_delta, deltas_of
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
+_ECHO_CHARS = 4096  # of a prompt, in one record
 _KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
 
 
@@ -78,6 +79,19 @@ class Answers:
     def _send_events(self, sequence: Sequence, parts: list[Delta]) -> None:
         for event in sequence.events(parts):
             self._push(sequence, EVENT, event.to_payload())
+
+    def echo(self, sequence: Sequence) -> None:
+        """The prompt, as the beginning of the answer."""
+        generate = sequence.request.generate
+        piece = sequence.detokenizer.pieces.piece
+        text = generate.prompt if isinstance(generate.prompt, str) else b"".join(map(piece, sequence.prompt)).decode("utf-8", "replace")
+        parts = [text[start : start + _ECHO_CHARS] for start in range(0, len(text), _ECHO_CHARS)]
+        if sequence.probabilities is not None:
+            sequence.entries += sequence.probabilities.in_records(sequence.prompt_entries)
+            self._send_events(sequence, [Delta(text=part) for part in parts])
+            return
+        for part in parts:
+            self._push(sequence, TEXT, part.encode())
 
     def progress(self, running: Running) -> None:
         """How much of the prompt is computed. The other choices of a request have no progress of their own."""

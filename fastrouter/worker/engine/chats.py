@@ -74,7 +74,8 @@ class Chats:
         tools = _callable_tools(generate, format) if format is not None else []
         if format is None or not tools:
             return None
-        return format, Wish(tools, must_call(generate), self._is_parallel(generate))
+        answer = _answer_schema(generate) if is_in_channels(format) else ""
+        return format, Wish(tools, must_call(generate), self._is_parallel(generate), answer)
 
     def _is_parallel(self, generate: Generate) -> bool:
         """A model that was not trained for calls often writes the same one again and again."""
@@ -109,8 +110,8 @@ class Chats:
         begun = triggers(format) if may_call else ()
         if not (has_form or budget >= 0 or generate.reasoning_control or begun):
             return None
-        if is_forced and format.calls is not None and isinstance(format.calls.syntax, Channels):
-            return None  # the grammar of the call contains the thought
+        if has_tools and is_in_channels(format) and (is_forced or _answer_schema(generate)):
+            return None  # one grammar covers the thought, the calls and the answer
         thought, calls = format.thought, _openings(format) if may_call else ()
         before = "" if is_forced else _before(format)
         is_off = self._prompts.kwargs_of(generate.chat_template_kwargs)["enable_thinking"] is False
@@ -137,6 +138,17 @@ def must_call(generate: Generate) -> bool:
     choice = generate.tool_choice
     is_required = choice == "required" or (isinstance(choice, dict) and choice["required"])
     return bool(is_required and generate.tools and generate.parses_calls)
+
+
+def is_in_channels(format: Format) -> bool:
+    """Whether calls, thoughts and answers are messages with different headers."""
+    return format.calls is not None and isinstance(format.calls.syntax, Channels)
+
+
+def _answer_schema(generate: Generate) -> str:
+    """The JSON schema of an answer without calls."""
+    constraint = generate.constraint
+    return constraint["text"] if constraint is not None and constraint["kind"] == "json_schema" and not must_call(generate) else ""
 
 
 def _callable_tools(generate: Generate, format: Format) -> Tools:
@@ -174,6 +186,6 @@ def _after(format: Format, *, has_tools: bool) -> str:
     """The text between a thought and an answer."""
     syntax = format.calls.syntax if format.calls else None
     if isinstance(syntax, Channels):
-        return "" if has_tools else f"{syntax.start}assistant{syntax.channel}final{syntax.message}"
+        return "" if has_tools else f"{syntax.start}assistant{syntax.header(syntax.answer)}"
     close = format.thought.close[0] if format.thought else ""
     return close[len(close.rstrip()) :]

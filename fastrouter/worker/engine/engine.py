@@ -19,6 +19,7 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.admission import Admission
 from fastrouter.worker.engine.answers import Answers
 from fastrouter.worker.engine.context_shift import ContextShift
+from fastrouter.worker.engine.echo import read_prompt
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.engine.recovery import Recovery
 from fastrouter.worker.kv.slots import AdapterSet, Slot
@@ -74,6 +75,7 @@ class Engine:
         can_guess_beside_prompts = context.is_unified or not model.n_swa
         self._limits = BatchLimits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
         self._row_bytes = 4 * context.n_vocab
+        self._added_bos = model.vocab.bos if model.vocab.add_bos else -1
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)
         self._step_ns = 0  # of the last step
@@ -218,7 +220,11 @@ class Engine:
             if not sequence.started_ns:
                 sequence.started_ns = time.monotonic_ns()
             tokens = np.frombuffer(sequence.prefix, dtype=np.int32)[start:end]
-            row = self._context.batch.put_prompt(row, tokens, start, piece.running.slot.id, wants_logits=piece.is_last)
+            batch, seq_id = self._context.batch, piece.running.slot.id
+            if sequence.reads_prompt:
+                row = batch.put_outputs(row, tokens, start, seq_id)
+            else:
+                row = batch.put_prompt(row, tokens, start, seq_id, wants_logits=piece.is_last)
         return row
 
     # ------------------------------------------------------------ take
@@ -277,6 +283,8 @@ class Engine:
             running = piece.running
             sequence, slot = running.sequence, running.slot
             slot.tokens.extend(sequence.prefix[piece.start : piece.end])
+            if sequence.reads_prompt:
+                address += self._row_bytes * read_prompt(sequence, piece.start, piece.end, address, self._context.n_vocab, self._added_bos)
             if self._checkpoints.is_on:
                 self._checkpoints.note(slot, len(sequence.prefix))
             if sequence.request.generate.return_progress and not sequence.has_begun:
@@ -300,6 +308,10 @@ class Engine:
         has_begun = sequence.has_begun and not sequence.is_catching_up
         sequence.first_ns = sequence.first_ns or time.monotonic_ns()
         sequence.advance(Status.DECODE)
+        if not has_begun:
+            sequence.note_prompt()
+            if sequence.request.generate.echoes:
+                self._answers.echo(sequence)
         if sequence.max_tokens == 0:
             self._answers.end(running, "limit")
         elif (has_begun or self._begin(running)) and not self._add(running, self._next_token(sequence, address)):
@@ -312,7 +324,6 @@ class Engine:
         sequence = running.sequence
         sequence.sampler.prime(sequence.prompt)
         if sequence.past is None:
-            sequence.note_prompt()
             self.speculation.begin(sequence)
             return True
         return all(not self._add(running, self._follow(sequence)) for _ in range(len(sequence.prefix) - len(sequence.prompt)))

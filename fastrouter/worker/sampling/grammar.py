@@ -20,8 +20,9 @@ from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot, Unav
 from fastrouter.worker.llama.vocab import TOKENIZE_ADDRESS, Vocab
 from fastrouter.worker.sampling.compilers import Compilers
 from fastrouter.worker.sampling.grammar_limits import check_schema
+from fastrouter.worker.sampling.marker_segments import segments_of
 from fastrouter.worker.sampling.sampler import Sampler
-from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, segments_of
+from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened
 from fastrouter.worker.text.parsers.format import Format
 
 # Between the tokens of JSON. Compact: a blank where most texts have one, so that models can write what they usually saw.
@@ -140,8 +141,9 @@ class Grammars:
         """The same for a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. Call `leave` in
         the end if `is_waited_for` is set."""
         tools = orjson.dumps(list(wish.tools)).decode()
-        key = ("calls", format, after, tools, wish.is_parallel)
-        found = self._start(key, len(tools), "tools", lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
+        key = ("calls", format, after, tools, wish.is_parallel, wish.answer)
+        field = "response_format" if wish.answer else "tools"  # tools that cannot be followed become loose
+        found = self._start(key, len(tools), field, lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
         if is_waited_for:
             self._num_waiting[found] += 1
         return found
@@ -277,6 +279,8 @@ def _of_regex(text: str, whitespace: str) -> tuple[str, bool]:
 def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: str | None) -> str:
     from llguidance import LLMatcher
 
+    if wish.answer:
+        check_schema(wish.answer)
     segments = partial(segments_of, Vocab(vocab.pointer))
 
     def grammar_of(wish: Wish) -> str:

@@ -192,6 +192,9 @@ class GuidedSampler(Sampler):
 
     def _note(self, piece: bytes) -> None:
         watch = self._watch
+        if watch.place is Place.ANSWER:  # nearly all tokens: no thought can begin any more
+            self._look_for_call(piece)
+            return
         was_open = watch.place is Place.THOUGHT
         has_closed = watch.push(piece)
         is_open = watch.place is Place.THOUGHT
@@ -203,10 +206,12 @@ class GuidedSampler(Sampler):
             self._decoder.reset()
             if self._matcher is not None and not self._forced and not watch.rest:
                 self._force(self._guidance.after)
-        if self._triggers is not None and (not is_open or self._guidance.calls_in_thought):
-            rest = self._triggers.push(piece)
-            if rest is not None:
-                self._begin_call(rest)
+        if not is_open or self._guidance.calls_in_thought:
+            self._look_for_call(piece)
+
+    def _look_for_call(self, piece: bytes) -> None:
+        if self._triggers is not None and (rest := self._triggers.push(piece)) is not None:
+            self._begin_call(rest)
 
     def _begin_call(self, rest: bytes) -> None:
         """A trigger has been written. `rest`: the text after it in its last token."""

@@ -4,6 +4,7 @@ Separate from the parser, because the next token's sampler must know it while st
 white space is allowed before a marker that opens a thought; a marker inside the answer is text.
 """
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 
@@ -61,21 +62,27 @@ class ThoughtWatch:
 class MarkerWatch:
     """Looks for markers in the pieces of tokens."""
 
-    __slots__ = ("_markers", "_num_kept", "_tail")
+    __slots__ = ("_begin", "_markers", "_num_kept", "_tail")
 
     def __init__(self, markers: Sequence[str]) -> None:
         self._markers = _cores(markers)
         self._num_kept = max(map(len, self._markers), default=1) - 1
-        self._tail = b""
+        firsts = b"".join(re.escape(marker[:1]) for marker in self._markers)
+        self._begin = re.compile(b"[" + firsts + b"]" if firsts else b"(?!)").search  # where a marker may begin
+        self._tail = b""  # the end of the text, from there on
 
     def __repr__(self) -> str:
         return f"<MarkerWatch {self._tail!r}>"
 
     def push(self, piece: bytes) -> bytes | None:
         """The text after a marker that this piece has completed; None: it has completed none."""
+        if not self._tail and self._begin(piece) is None:
+            return None
         text = self._tail + piece
         end = min((at + len(marker) for marker in self._markers if (at := text.find(marker)) >= 0), default=-1)
-        self._tail = text[-self._num_kept :] if end < 0 and self._num_kept else b""
+        kept = text[-self._num_kept :] if end < 0 and self._num_kept else b""
+        begun = self._begin(kept)
+        self._tail = kept[begun.start() :] if begun else b""
         return text[end:] if end >= 0 else None
 
 

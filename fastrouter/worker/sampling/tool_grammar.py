@@ -7,7 +7,7 @@ of the tool's parameters. Knows no sampler: its user decides where in the answer
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -21,7 +21,19 @@ from fastrouter.worker.sampling.parameter_schema import (
     properties_of,
     sub_schema,
 )
-from fastrouter.worker.text.parsers.format import Braces, Calls, Channels, Format, JsonObject, NameThenJson, Pythonic, Recipients, Tagged
+from fastrouter.worker.text.parsers.format import (
+    Braces,
+    Calls,
+    Channels,
+    Elements,
+    Format,
+    JsonObject,
+    NameThenJson,
+    Pythonic,
+    Recipients,
+    Syntax,
+    Tagged,
+)
 from fastrouter.worker.text.parsers.schema import types_in
 
 Tool = Mapping[str, Any]
@@ -29,6 +41,8 @@ Named = list[tuple[str, Any]]
 Segments = Callable[[str], Iterable[str | int]]  # a marker's plain texts, and the ids of its special tokens
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+_MAX_DEPTH = 6  # of values that are written part by part
+_COUNTED = {"minItems", "maxItems", "uniqueItems", "prefixItems", "minProperties", "maxProperties", "patternProperties"}
 _ANY_TEXT = "/(?s:.*)/"
 MAX_CHARACTERS = 4 << 20  # of a grammar: each parameter's schema brings all definitions, so a small schema may make a large one
 
@@ -40,6 +54,7 @@ class Wish:
     tools: Sequence[Tool]  # tools that may be called
     is_required: bool  # there is at least one call
     is_parallel: bool = True  # there may be more than one
+    answer: str = ""  # the JSON schema of an answer without calls; only for formats in which a grammar must cover the whole answer
     loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 
@@ -50,7 +65,8 @@ def triggers(format: Format) -> tuple[str, ...]:
     if calls is None or isinstance(calls.syntax, Recipients):
         return ()
     if isinstance(calls.syntax, Channels):
-        return (calls.syntax.recipient + calls.syntax.namespace,)
+        body = calls.syntax.body
+        return (body.section_open[0].strip() if body else calls.syntax.recipient + calls.syntax.namespace,)
     return tuple(marker.strip() for marker in calls.section_open or calls.open if marker.strip())
 
 
@@ -65,12 +81,28 @@ def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str |
 def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
     """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One unusual tool must not
     make a request fail."""
-    if not any(map(_is_hopeless, wish.tools)) and is_followed(wish):
+    is_hopeless = [_is_hopeless(tool) for tool in wish.tools]
+    hopeless = frozenset(_name_of(tool) for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if is_so)
+    others = replace(wish, tools=[tool for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if not is_so])
+    refused = _refused(others, is_followed)
+    if not hopeless and not refused:
         return wish
-    alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
-    loose = {name for name, one in alone.items() if _is_hopeless(one.tools[0]) or not is_followed(one)}
-    found = replace(wish, loose=frozenset(loose))
-    return found if is_followed(found) else replace(wish, loose=frozenset(alone))
+    found = replace(wish, loose=hopeless | refused)
+    return found if is_followed(found) else replace(wish, loose=frozenset(map(_name_of, wish.tools)))
+
+
+def _refused(wish: Wish, is_followed: Callable[[Wish], bool]) -> frozenset[str]:
+    """The names of the tools that the compiler does not take, or of all if it takes each half but not the whole. It gets many tools
+    together, because few of them are refused."""
+    if not wish.tools or is_followed(wish):
+        return frozenset()
+    half = len(wish.tools) // 2
+    parts = [replace(wish, tools=part) for part in (wish.tools[:half], wish.tools[half:])] if half else []
+    return frozenset().union(*(_refused(part, is_followed) for part in parts)) or frozenset(map(_name_of, wish.tools))
+
+
+def _name_of(tool: Tool) -> str:
+    return str(tool["function"]["name"])
 
 
 def _is_hopeless(tool: Tool) -> bool:
@@ -89,27 +121,6 @@ def _cleaned(tool: Tool) -> dict[str, Any]:
     """The schema of its parameters, without the parts that the compiler refuses and does not need. Raises ValueError."""
     found: dict[str, Any] = orjson.loads(schema_text(parameters_of(tool)))
     return found
-
-
-class MarkerVocab(Protocol):
-    """The part of a vocabulary that is needed here."""
-
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]: ...
-    def is_special(self, token: int) -> bool: ...
-    def token_to_piece(self, token: int, special: bool = True) -> bytes: ...
-
-
-def segments_of(vocab: MarkerVocab, marker: str) -> list[str | int]:
-    """A marker's plain texts, and the ids of its special tokens."""
-    found: list[str | int] = []
-    rest = marker
-    for token in vocab.tokenize(marker, False, True) if marker else ():
-        piece = vocab.token_to_piece(token).decode("utf-8", "replace") if vocab.is_special(token) else ""
-        before, is_there, after = rest.partition(piece) if piece else (rest, "", rest)
-        if is_there:
-            found += [before, token] if before else [token]
-            rest = after
-    return [*found, rest] if rest else found
 
 
 class _Builder:
@@ -178,7 +189,7 @@ class _Builder:
     def _marked(self, after: str | None) -> str:
         """Calls between markers."""
         calls, syntax = self._calls, self._calls.syntax
-        call = self._any_of(self._call(tool) for tool in self._wish.tools)
+        call = self._any_of(self._call(syntax, tool) for tool in self._wish.tools)
         usual_open = self._text(calls.open[0]) if calls.open else ""
         close = self._text(calls.close)
         is_array = isinstance(syntax, JsonObject) and syntax.array
@@ -206,8 +217,8 @@ class _Builder:
         marker = next(marker for marker in markers if marker.strip() == trigger)
         return self._text(marker[len(marker.rstrip()) :])
 
-    def _call(self, tool: Tool) -> str:
-        syntax, name = self._calls.syntax, str(tool["function"]["name"])
+    def _call(self, syntax: Syntax, tool: Tool) -> str:
+        name = str(tool["function"]["name"])
         schema = self._schema(tool, name)
         if isinstance(syntax, JsonObject):
             return self._json_object(syntax, name, schema)
@@ -215,6 +226,9 @@ class _Builder:
             return self._name_then_json(syntax, name, schema)
         if isinstance(syntax, Tagged):
             return self._tagged(syntax, name, schema)
+        if isinstance(syntax, Elements):
+            parts = self._elements(syntax, schema, schema)
+            return f"{self._text(syntax.before_name + name + syntax.after_name)} {parts} {self._text(syntax.end)}"
         if isinstance(syntax, Pythonic):
             return self._pythonic(name, schema)
         if isinstance(syntax, Braces):
@@ -238,8 +252,9 @@ class _Builder:
     def _name_then_json(self, syntax: NameThenJson, name: str, schema: dict[str, Any]) -> str:
         numbered = '":" /[0-9]{1,4}/' if syntax.numbered else ""
         identity = f"({self._text(syntax.before_id)} /[0-9A-Za-z_-]{{1,40}}/)?" if syntax.before_id else ""
+        first = f"/[0-9A-Za-z_-]{{1,40}}/ {self._text(syntax.after_id)}" if syntax.after_id else ""
         before, after = self._text(syntax.before_name + name), self._text(syntax.after_name)
-        return f"{before} {numbered} {identity} {after} {self._json(schema)} {self._text(syntax.after_arguments)}"
+        return f"{first} {before} {numbered} {identity} {after} {self._json(schema)} {self._text(syntax.after_arguments)}"
 
     def _tagged(self, syntax: Tagged, name: str, schema: dict[str, Any]) -> str:
         parameters = []
@@ -265,6 +280,27 @@ class _Builder:
         if texts:
             return f"({' | '.join(map(_quoted, texts))}) {self._text(syntax.after_value)}"
         return self._until(syntax.after_value)
+
+    def _elements(self, syntax: Elements, root: dict[str, Any], schema: dict[str, Any], depth: int = 0) -> str:
+        parts = []
+        for key, value, is_needed in properties_of(schema):
+            part = self._element(syntax, root, key, value, depth)
+            parts.append(part if is_needed else f"({part})?")
+        return " ".join(parts)
+
+    def _element(self, syntax: Elements, root: dict[str, Any], key: str, value: Any, depth: int) -> str:
+        types = types_in(value, root)
+        opened, closed = f"{syntax.mark}<{key}>", f"{syntax.mark}</{key}>"
+        if is_text(types):
+            texts = " | ".join(map(_quoted, enum_texts(value)))
+            return f"{self._text(opened)} {f'({texts}) {self._text(closed)}' if texts else self._until(closed)}"
+        if types == {"object"} and _is_plain(value, "properties", depth):
+            inner = self._rule(self._elements(syntax, root, sub_schema(root, value), depth + 1))
+        elif types == {"array"} and _is_plain(value, "items", depth):
+            inner = f"({self._rule(self._element(syntax, root, syntax.item, value['items'], depth + 1))})*"
+        else:
+            inner = self._json(sub_schema(root, value))
+        return f"{self._text(opened)} {inner} {self._text(closed)}"
 
     def _pythonic(self, name: str, schema: dict[str, Any]) -> str:
         needed = [(key, value) for key, value, is_needed in properties_of(schema) if is_needed]
@@ -293,45 +329,51 @@ class _Builder:
             return f" {_quoted(comma)} ".join(item(key, value) for key, value in needed) + f" {rest}"
         return f"({self._any_of(reversed(firsts))})?" if firsts else ""
 
-    def _braces(self, syntax: Braces, schema: dict[str, Any]) -> str:
+    def _braces(self, syntax: Braces, schema: dict[str, Any], depth: int = 0) -> str:
         found = properties_of(schema)
         needed = [(key, value) for key, value, is_needed in found if is_needed]
         others = [(key, value) for key, value, is_needed in found if not is_needed]
 
         def item(key: str, value: Any) -> str:
-            return f"{_quoted(key + ':')} {self._braced_value(syntax, schema, value)}"
+            return f"{_quoted(key + ':')} {self._braced_value(syntax, schema, value, depth)}"
 
         return f"{_quoted('{')} {self._in_order(needed, others, item, ',')} {_quoted('}')}"
 
-    def _braced_value(self, syntax: Braces, root: dict[str, Any], value: Any) -> str:
+    def _braced_value(self, syntax: Braces, root: dict[str, Any], value: Any, depth: int) -> str:
         types = types_in(value, root)
         if is_text(types):
             texts = enum_texts(value)
             inner = f"({' | '.join(map(_quoted, texts))}) {self._text(syntax.quote)}" if texts else self._until(syntax.quote)
             return f"{self._text(syntax.quote)} {inner}"
-        if types == {"object"} and isinstance(value, dict) and isinstance(value.get("properties"), dict):
-            return self._braces(syntax, sub_schema(root, value))
-        if types == {"array"} and isinstance(value, dict) and isinstance(value.get("items"), dict):
-            item = self._rule(self._braced_value(syntax, root, value["items"]))
+        if types == {"object"} and _is_plain(value, "properties", depth):
+            return self._braces(syntax, sub_schema(root, value), depth + 1)
+        if types == {"array"} and _is_plain(value, "items", depth):
+            item = self._rule(self._braced_value(syntax, root, value["items"], depth + 1))
             return f'"[" ({item} ("," {item})*)? "]"'
         return self._json(sub_schema(root, value))
 
     # ------------------------------------------------------------ formats with more than calls
 
     def _channels(self, syntax: Channels, *, is_begun: bool) -> str:
-        """One call: after it, the turn is over."""
-        header = f'({self._text(" " + syntax.constrain)} "json" | " json")?'
-        calls = []
-        for tool in self._wish.tools:
-            name = str(tool["function"]["name"])
-            schema = self._schema(tool, name)
-            calls.append(f"{_quoted(name)} {header} {self._text(syntax.message)} {self._json(schema)}")
-        call = self._any_of(calls)
+        """One call: after it, the turn is over. Or the answer, if it has a form."""
+        call = self._any_of(self._channel_call(syntax, tool, is_begun=is_begun) for tool in self._wish.tools)
         if is_begun:
-            return call
-        opened = self._text(f"{syntax.channel}commentary {syntax.recipient}{syntax.namespace}")
-        thought = f"{self._text(syntax.channel + syntax.thought + syntax.message)} {self._until(syntax.ends[0])}"
-        return f"({thought} {self._text(syntax.start + 'assistant')})? {opened} {call}"
+            return f"{self._rest_of(syntax.body.section_open, syntax.body.section_open[0].strip())} {call}" if syntax.body else call
+        thought = f"{self._text(syntax.header(syntax.thought))} {self._until(syntax.ends[0])}"
+        channel = f"{syntax.channel}commentary " if syntax.channel else " "
+        turns = [f"{self._text(channel + syntax.recipient + syntax.namespace)} {call}"]
+        if self._wish.answer:
+            turns.append(f"{self._text(syntax.header(syntax.answer))} {self._json(orjson.loads(self._wish.answer))}")
+        return f"({thought} {self._text(syntax.start + 'assistant')})? {self._any_of(turns)}"
+
+    def _channel_call(self, syntax: Channels, tool: Tool, *, is_begun: bool) -> str:
+        """From the name in its header on; if the message has begun already, what is in the message."""
+        name, body = str(tool["function"]["name"]), syntax.body
+        if body is not None:
+            opened = "" if is_begun else self._text(name + syntax.message + body.section_open[0])
+            return f"{opened} {self._call(body.syntax, tool)} {self._text(body.section_close)}"
+        header = f'({self._text(" " + syntax.constrain)} "json" | " json")?'
+        return f"{_quoted(name)} {header} {self._text(syntax.message)} {self._json(self._schema(tool, name))}"
 
     def _parts(self, syntax: Recipients) -> str:
         """The prompt ends with the marker that opens the first part."""
@@ -341,6 +383,11 @@ class _Builder:
             schema = self._schema(tool, name)
             calls.append(f"{_quoted(name + chr(10))} {self._json(schema)}")
         return self._repeated(self._any_of(calls), syntax.open, is_parallel=self._wish.is_parallel)
+
+
+def _is_plain(value: Any, parts: str, depth: int) -> bool:
+    """Whether a value is written part by part, and not as JSON: nothing else is required of it, and it does not contain itself."""
+    return isinstance(value, dict) and isinstance(value.get(parts), dict) and depth < _MAX_DEPTH and not _COUNTED & value.keys()
 
 
 def _quoted(text: str) -> str:

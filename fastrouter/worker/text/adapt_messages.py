@@ -20,6 +20,7 @@ SYSTEM_LATER = "system messages that come later are shown as user messages"
 TOOLS_DESCRIBED = "tools are described in the system message, because the template does not know tools"
 CALLS_WRITTEN = "tool calls of earlier answers are written into their text"
 RESULTS_WRITTEN = "results of tools are shown as user messages"
+ONE_CALL_EACH = "several tool calls of one answer are shown one after the other"
 
 
 def prepare(messages: list[Message], tools: Any, can: Abilities, note: Callable[[str], object]) -> tuple[list[Message], Any]:
@@ -43,8 +44,12 @@ def _adapt_fields(message: Message, can: Abilities) -> None:
     if isinstance(message.get("tool_calls"), list) and can.takes_object_arguments:
         message["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
     thought = message.get("reasoning_content")
-    if message.get("role") == "assistant" and isinstance(thought, str) and thought:
+    if message.get("role") != "assistant":
+        return
+    if isinstance(thought, str) and thought:
         _carry_thought(message, thought, can.thought_key)
+    elif isinstance(message["content"], str) and message["content"].strip() and can.thought_key == END_TAG:
+        _carry_thought(message, "", END_TAG)  # the template opens a thought before every answer
 
 
 def _content(content: Any, can: Abilities) -> Any:
@@ -117,7 +122,15 @@ def _with_shown_tools(messages: list[Message], tools: Any, can: Abilities, note:
     if writes_results:
         note(RESULTS_WRITTEN)
         messages = with_written_results(messages)
+    if not writes_calls and any(_num_calls(message) > 1 for message in messages) and not can.shows_all_calls:
+        note(ONE_CALL_EACH)
+        messages = with_one_call_each(messages)
     return messages
+
+
+def _num_calls(message: Message) -> int:
+    calls = message.get("tool_calls")
+    return len(calls) if isinstance(calls, list) else 0
 
 
 def _with_written_calls(message: Message, style: Calls | None) -> Message:
@@ -129,6 +142,28 @@ def _with_written_calls(message: Message, style: Calls | None) -> Message:
     text = text_of(message.get("content"))
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**rest, "content": "\n".join(filter(None, (text, write_calls(named, style))))}
+
+
+def with_one_call_each(messages: list[Message]) -> list[Message]:
+    """An answer with several calls becomes several answers, each followed by its result."""
+    changed: list[Message] = []
+    waiting: list[Message] = []  # answers that come after the results of those before them
+    for message in messages:
+        calls = message.get("tool_calls")
+        if message.get("role") == "tool":
+            number = next((n for n, one in enumerate(waiting) if one["tool_calls"][0].get("id") == message.get("tool_call_id")), -1)
+            if number >= 0:
+                changed += [waiting.pop(number)]
+            changed.append(message)
+            continue
+        changed += waiting
+        waiting = []
+        if not isinstance(calls, list) or len(calls) < 2 or not all(isinstance(call, dict) for call in calls):
+            changed.append(message)
+            continue
+        changed.append({**message, "tool_calls": calls[:1]})
+        waiting = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls[1:]]
+    return changed + waiting
 
 
 def with_written_results(messages: list[Message]) -> list[Message]:

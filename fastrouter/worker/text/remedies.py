@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
-from fastrouter.worker.text.adapt_messages import Message, with_description, with_written_results
+from fastrouter.worker.text.adapt_messages import ONE_CALL_EACH, Message, with_description, with_one_call_each, with_written_results
 from fastrouter.worker.text.tool_prompt import describe_tools
 
 
@@ -39,28 +39,6 @@ def _short_ids(messages: list[Message]) -> list[Message]:
 
 def _short_id(text: str) -> str:
     return text if re.fullmatch(r"[a-zA-Z0-9]{9}", text) else f"{zlib.crc32(text.encode(errors='replace')):09x}"
-
-
-def _one_call_each(messages: list[Message]) -> list[Message]:
-    """An answer with several calls becomes several answers, each followed by its result."""
-    changed: list[Message] = []
-    waiting: list[Message] = []  # answers that come after the results of those before them
-    for message in messages:
-        calls = message.get("tool_calls")
-        if message.get("role") == "tool":
-            number = next((n for n, one in enumerate(waiting) if one["tool_calls"][0].get("id") == message.get("tool_call_id")), -1)
-            if number >= 0:
-                changed += [waiting.pop(number)]
-            changed.append(message)
-            continue
-        changed += waiting
-        waiting = []
-        if not isinstance(calls, list) or len(calls) < 2 or not all(isinstance(call, dict) for call in calls):
-            changed.append(message)
-            continue
-        changed.append({**message, "tool_calls": calls[:1]})
-        waiting = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls[1:]]
-    return changed + waiting
 
 
 def _orphans_shown(messages: list[Message]) -> list[Message]:
@@ -167,7 +145,7 @@ def _empty_tools(messages: list[Message], tools: Any) -> tuple[list[Message], An
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ("a text beside a thought and tool calls is put after the thought", _of_messages(_one_thought)),
     ("ids of tool calls are replaced by nine letters and digits", _of_messages(_short_ids)),
-    ("several tool calls of one answer are shown one after the other", _of_messages(_one_call_each)),
+    (ONE_CALL_EACH, _of_messages(with_one_call_each)),
     ("results of tools that belong to no call are shown as user messages", _of_messages(_orphans_shown)),
     ("messages of one role in a row are joined", _of_messages(_merged)),
     ("an empty user message is put before an answer that comes first", _of_messages(_user_first)),

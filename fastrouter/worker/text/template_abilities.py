@@ -22,6 +22,7 @@ Run = Callable[[list[Message], Any], str]  # messages and tools; raises InvalidR
 
 _NEEDLE = "needle-4711"
 _NAME = "probe_4711"
+_OTHER_NAME = "other_4711"
 _ID = "call04711"  # nine letters and digits, as Mistral wants them
 _ARGUMENTS = {"argument_needle": _NEEDLE}
 _USER: Message = {"role": "user", "content": "hello"}
@@ -121,6 +122,14 @@ class Abilities:
     def shows_calls(self) -> bool:
         """Whether it shows the calls of earlier answers."""
         return _NEEDLE in self._shown(self._called()) or self._is_mute
+
+    @cached_property
+    def shows_all_calls(self) -> bool:
+        """Whether it shows more than the first call of an answer. True if it refuses several calls: then a remedy is found."""
+        (call,) = self._called()["tool_calls"]
+        other = {**call, "id": "call14711", "function": {**call["function"], "name": _OTHER_NAME}}
+        text = self._shown({"role": "assistant", "content": "", "tool_calls": [call, other]})
+        return _OTHER_NAME in text or not text
 
     @cached_property
     def call_example(self) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from fastrouter.worker.text.parsers.calls import BracesReader, Desk, NameReader, read_json_calls, read_pythonic
-from fastrouter.worker.text.parsers.format import Braces, Calls, JsonObject, NameThenJson, Pythonic, Tagged
+from fastrouter.worker.text.parsers.elements import ElementsReader
+from fastrouter.worker.text.parsers.format import Braces, Calls, Elements, JsonObject, NameThenJson, Pythonic, Tagged
 from fastrouter.worker.text.parsers.markers import Markers
 from fastrouter.worker.text.parsers.source import MalformedError, Reading
 from fastrouter.worker.text.parsers.tagged import TaggedReader
@@ -26,7 +27,7 @@ class CallReader:
         inner = {"call": calls.open, "name": names, "close": (calls.section_close,) if calls.section_close else ()}
         self._section = Markers(inner) if calls.open or names else None
         self._read_one = _reader(desk, calls)
-        self._may_be_json = isinstance(calls.syntax, NameThenJson | Tagged)
+        self._may_be_json = isinstance(calls.syntax, NameThenJson | Tagged | Elements)
 
     def read(self, start: str) -> Reading[None]:
         """Read what follows one of the starts."""
@@ -57,7 +58,7 @@ class CallReader:
 
 def _names(calls: Calls) -> tuple[str, ...]:
     """The text before the name of a call; if the model forgot the marker, this text begins the call."""
-    before = calls.syntax.before_name if isinstance(calls.syntax, Tagged) else ""
+    before = calls.syntax.before_name if isinstance(calls.syntax, Tagged | Elements) else ""
     leads = any(text[0].isspace() for text in calls.open if text)
     return (("\n" if leads else "") + before,) if before.strip() else ()
 
@@ -81,4 +82,7 @@ def _reader(desk: Desk, calls: Calls) -> Callable[[bool], Reading[None]]:
     if isinstance(syntax, Tagged):
         tagged = TaggedReader(syntax, calls.open, calls.close)
         return lambda bare: tagged.read(desk)
+    if isinstance(syntax, Elements):
+        elements = ElementsReader(syntax)
+        return lambda bare: elements.read(desk)
     raise TypeError(f"{type(syntax).__name__} has a separate reader")

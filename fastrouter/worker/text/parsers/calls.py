@@ -210,10 +210,11 @@ def _read_text(source: Source) -> Reading[str]:
 class NameReader:
     """Reads the name of a call, and the JSON after it."""
 
-    __slots__ = ("_after_arguments", "_before", "_before_json", "_ends", "_numbered")
+    __slots__ = ("_after_arguments", "_after_id", "_before", "_before_json", "_ends", "_numbered")
 
     def __init__(self, syntax: NameThenJson) -> None:
         self._numbered = syntax.numbered
+        self._after_id = (Marker.of(syntax.after_id),) if syntax.after_id else ()
         self._before = Marker.of(syntax.before_name)
         self._before_json = Marker.of(syntax.after_name) if syntax.after_name.strip() else None
         ids = (Marker.of(syntax.before_id),) if syntax.before_id else ()
@@ -224,6 +225,8 @@ class NameReader:
         """Read one call."""
         source = desk.source
         yield from source.skip_space()
+        if self._after_id:
+            yield from read_name(source, self._after_id)
         yield from accept(source, self._before)
         name, which = yield from read_name(source, self._ends)
         if which:  # an id follows

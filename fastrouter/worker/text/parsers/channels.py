@@ -2,7 +2,8 @@
 
 import re
 
-from fastrouter.worker.text.parsers.calls import Desk, read_arguments
+from fastrouter.worker.text.parsers.call_reader import CallReader
+from fastrouter.worker.text.parsers.calls import Desk, accept, read_arguments
 from fastrouter.worker.text.parsers.format import Channels, Recipients
 from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, Search
 from fastrouter.worker.text.parsers.pieces import Kind
@@ -13,14 +14,22 @@ _ROLE = "assistant"
 _PEERS = ("assistant", "user", "all")  # recipients that are not tools
 
 
+def _every(hit: Hit) -> bool:
+    """Every marker counts."""
+    return True
+
+
 class ChannelReader:
     """Reads the channels of gpt-oss. The prompt ends inside the first header."""
 
     __slots__ = (
+        "_begins",
         "_body",
+        "_calls",
         "_desk",
         "_followers",
         "_header",
+        "_opening",
         "_parses_calls",
         "_parses_reasoning",
         "_recipient",
@@ -38,7 +47,10 @@ class ChannelReader:
         self._parses_calls, self._parses_reasoning = parses_calls, parses_reasoning
         self._header = Markers({"message": (syntax.message,), "end": syntax.ends, "start": (syntax.start,)})
         self._body = Markers({"end": syntax.ends, "start": (syntax.start + _ROLE,)})
-        self._followers = (Marker.of(syntax.start), Marker.of(syntax.channel))
+        self._followers = tuple(map(Marker.of, filter(None, (syntax.start, syntax.channel))))
+        self._begins = tuple(filter(None, (syntax.channel, syntax.constrain, syntax.recipient)))
+        self._calls = CallReader(desk, syntax.body) if syntax.body else None
+        self._opening = Marker.of(syntax.body.section_open[0] if syntax.body else "")
         self._recipient = re.compile(re.escape(syntax.recipient) + r"([^\s<]+)")
         self.kind = Kind.TEXT
         self.search: Search | None = None
@@ -85,30 +97,34 @@ class ChannelReader:
         if _ROLE.startswith(bare):
             return True
         bare = bare.removeprefix(_ROLE).lstrip(SPACE)
-        begins = (self._syntax.channel, self._syntax.constrain, self._syntax.recipient)
-        return any(bare.startswith(begin) or begin.startswith(bare) for begin in begins)
+        return any(bare.startswith(begin) or begin.startswith(bare) for begin in self._begins)
 
     # --- messages -------------------------------------------------------------------------------
     def _read_message(self, header: str) -> Reading[None]:
         syntax = self._syntax
         recipient = self._recipient.search(header)
-        channel = header.rpartition(syntax.channel)[2].split() if syntax.channel in header else []
         name = recipient.group(1) if recipient else ""
-        if name.startswith(syntax.namespace) or name in self._desk.tools:
+        is_for_tool = name not in ("", syntax.thought, *_PEERS)
+        if name in self._desk.tools or (is_for_tool and name.startswith(syntax.namespace)):
             yield from self._read_call(name.removeprefix(syntax.namespace), header)
-        elif name and name not in _PEERS:
+        elif is_for_tool:
             yield from self._read_body(None)  # for a tool that was not offered
-        elif channel and channel[0].partition("<")[0] == syntax.thought:
+        elif syntax.thought in (name, self._channel_of(header)):
             yield from self._read_thought()
         else:
             yield from self._read_body(Kind.TEXT)
+
+    def _channel_of(self, header: str) -> str:
+        channel = self._syntax.channel
+        words = header.rpartition(channel)[2].split() if channel and channel in header else []
+        return words[0].partition("<")[0] if words else ""
 
     def _read_thought(self) -> Reading[None]:
         if self._parses_reasoning:
             yield from self._read_body(Kind.REASONING)
             return
         syntax = self._syntax
-        self._writer.say_exactly(Kind.TEXT, syntax.channel + syntax.thought + syntax.message)
+        self._writer.say_exactly(Kind.TEXT, syntax.header(syntax.thought))
         if (yield from self._read_body(Kind.TEXT)):
             self._writer.say_exactly(Kind.TEXT, syntax.ends[0])
 
@@ -119,8 +135,9 @@ class ChannelReader:
             text = source.text
             free, hit = self._body.find(text, source.at + skip, source.ended)
             after = self._after(hit) if hit else NO
+            end = self._body.half(text, source.at, _every) if self.cut and hit is None else free
             if kind:
-                self._writer.say_exactly(kind, text[source.at : free])
+                self._writer.say_exactly(kind, text[source.at : end])
             source.at = free
             skip = 0
             if hit and after == NO:
@@ -146,7 +163,9 @@ class ChannelReader:
         found = [marker.match(text, at, ended) for marker in self._followers]
         if found[0] >= 0:
             return found[0]
-        return at if found[1] >= 0 else max(found, key=lambda place: place == MORE)
+        if any(place >= 0 for place in found):
+            return at
+        return MORE if MORE in found else NO
 
     # --- calls ----------------------------------------------------------------------------------
     def _read_call(self, name: str, header: str) -> Reading[None]:
@@ -158,12 +177,7 @@ class ChannelReader:
         source.keep()
         writer.try_call()
         try:
-            self._desk.begin(name)
-            if (yield from source.skip_space()) == "<":
-                writer.arguments("{}")
-            else:
-                yield from read_arguments(source, writer.arguments)
-            self._desk.end()
+            yield from self._read_inside(name)
             writer.settle()
             source.take_kept()
         except MalformedError:
@@ -171,6 +185,22 @@ class ChannelReader:
             yield from self._read_body(Kind.TEXT)
             return
         yield from self._read_body(None)
+
+    def _read_inside(self, name: str) -> Reading[None]:
+        """Read the call in a message."""
+        source = self._source
+        following = yield from source.skip_space()
+        if self._calls is not None:
+            if not (yield from accept(source, self._opening)):
+                raise MalformedError
+            yield from self._calls.read("section")
+            return
+        self._desk.begin(name)
+        if following == "<":
+            self._writer.arguments("{}")
+        else:
+            yield from read_arguments(source, self._writer.arguments)
+        self._desk.end()
 
     def _give_up(self, is_cut: bool, header: str) -> None:
         source = self._source
@@ -218,7 +248,10 @@ class RecipientReader:
                 source.at = end + 1
                 return name
             line = source.text[source.at :]
-            if source.ended or not any(each.startswith(line) for each in self._recipients):
+            is_half = any(each.startswith(line) for each in self._recipients)
+            if source.ended and self.cut and is_half:
+                source.at = len(source.text)
+            if source.ended or not is_half:
                 return ""
             seen = len(line)
             yield
@@ -227,8 +260,10 @@ class RecipientReader:
         """Give out text up to the next part. False at the end of the text."""
         source = self._source
         while True:
-            free, hit = self._markers.find(source.text, source.at, source.ended)
-            self._writer.say_exactly(Kind.TEXT, source.text[source.at : free])
+            text = source.text
+            free, hit = self._markers.find(text, source.at, source.ended)
+            end = self._markers.half(text, source.at, _every) if self.cut and hit is None else free
+            self._writer.say_exactly(Kind.TEXT, text[source.at : end])
             source.at = free
             if hit:
                 source.at = hit.end

@@ -108,8 +108,10 @@ def _named_calls(written: Written) -> Calls | None:
     if not places:
         return None
     begin, end = places[0]
-    arguments_at = written.one.index("{", begin + len(NAMES[0]))
-    middle = written.one[begin + len(NAMES[0]) : arguments_at]
+    name_at = written.one.index(NAMES[0], begin)
+    first_id = written.one[begin:name_at].removeprefix(IDS[0])
+    arguments_at = written.one.index("{", name_at + len(NAMES[0]))
+    middle = written.one[name_at + len(NAMES[0]) : arguments_at]
     before_id, id_, after_id = middle.partition(IDS[0])
     numbered = re.match(r":0(?!\d)", middle)
     if id_:
@@ -118,19 +120,21 @@ def _named_calls(written: Written) -> Calls | None:
         syntax = NameThenJson(numbered=True, after_name=middle[2:])
     else:
         syntax = NameThenJson(after_name=middle)
+    syntax = replace(syntax, after_id=first_id)
     return _with_frame(syntax, written, (begin, end), _named_places(written.two, NAMES))
 
 
 def _named_places(text: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
-    """From each name to the end of its arguments."""
+    """From each name, or the id before it, to the end of its arguments."""
     places, at = [], 0
-    for name in names:
+    for name, id_ in zip(names, IDS, strict=False):
         begin = text.find(name, at)
         found = next(_values(text[begin:], KEYS[0]), None) if begin >= 0 else None
         if found is None or found[2] != ARGUMENTS:
             return []
+        id_at = text.find(id_, at, begin)
         at = begin + found[1]
-        places.append((begin, at))
+        places.append((begin if id_at < 0 else id_at, at))
     return places
 
 

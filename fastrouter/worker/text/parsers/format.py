@@ -41,6 +41,7 @@ class NameThenJson:
     before_id: str = ""  # an id of the call between name and arguments: "[CALL_ID]"
     numbered: bool = False  # the name ends with the call's number: "f:0"
     after_arguments: str = ""  # "\n```"
+    after_id: str = ""  # not empty: an id of the call comes first, and this text after it: "<|tool_call:name|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,18 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
+class Elements:
+    """Each parameter is an element that is named after it, and so are the parts of its value:
+    `<invoke name="f"><k><a>v</a></k><list><item>v</item></list></invoke>` (MiniMax M3)."""
+
+    before_name: str
+    after_name: str
+    end: str  # after the last parameter
+    mark: str  # before the `<` of each element, and of its end
+    item: str = "item"  # the elements of an array
+
+
+@dataclass(frozen=True, slots=True)
 class Pythonic:
     """`[f(a=1, b="x"), g()]`."""
 
@@ -79,16 +92,23 @@ class Braces:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Messages with a header: `<|channel|>analysis<|message|>...<|end|>` (gpt-oss). Thoughts, texts and calls are channels."""
+    """Messages with a header: `<|channel|>analysis<|message|>...<|end|>` (gpt-oss). Thoughts, texts and calls are channels, or without
+    channels they have different recipients: ` to=self<|message|>...<|eom|>` (Muse)."""
 
     start: str = "<|start|>"
     channel: str = "<|channel|>"
     constrain: str = "<|constrain|>"
     message: str = "<|message|>"
     ends: tuple[str, ...] = ("<|end|>", "<|call|>", "<|return|>")
-    thought: str = "analysis"
+    thought: str = "analysis"  # the channel of thoughts, or their recipient
+    answer: str = "final"  # the same for the answer
     recipient: str = "to="
     namespace: str = "functions."
+    body: "Calls | None" = None  # how a call is written inside its message; None: only its arguments, as JSON
+
+    def header(self, kind: str) -> str:
+        """The header of a message for this channel or recipient."""
+        return (self.channel or f" {self.recipient}") + kind + self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,7 @@ class Recipients:
     text: str = "all"
 
 
-Syntax = JsonObject | NameThenJson | Tagged | Pythonic | Braces | Channels | Recipients
+Syntax = JsonObject | NameThenJson | Tagged | Elements | Pythonic | Braces | Channels | Recipients
 
 
 @dataclass(frozen=True, slots=True)

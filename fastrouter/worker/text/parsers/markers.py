@@ -90,6 +90,16 @@ class Markers:
             at = start + 1
         return (len(text) if ended else self._free(text, at)), None
 
+    def half(self, text: str, at: int, counts: Callable[[Hit], bool]) -> int:
+        """Where the text ends in the first part of a marker that counts; the end of the text if it does not."""
+        while found := self.begin(text, at):
+            at = found.start()
+            for marker, meaning in self._markers:
+                if marker.match(text, at, False) == MORE and counts(Hit(at, len(text), marker, meaning)):
+                    return at
+            at += 1
+        return len(text)
+
     def _at(self, text: str, start: int, ended: bool) -> tuple[Hit | None, bool]:
         """The longest marker at a place, and whether a longer one is still possible."""
         best: Hit | None = None

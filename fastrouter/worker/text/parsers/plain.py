@@ -143,7 +143,11 @@ class PlainReader:
         while True:
             text = source.text
             free, hit = markers.find(text, source.at + skip, source.ended)
-            self._writer.say(self.kind, text[source.at : free], markers.leads)
+            whole = markers.half(text, source.at, counts) if self.cut else free
+            self._writer.say(self.kind, text[source.at : min(free, whole)], markers.leads)
+            if whole < free:
+                source.at = len(text)
+                return None
             source.at = free
             if hit and counts(hit):
                 return hit

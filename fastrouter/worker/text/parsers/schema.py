@@ -8,6 +8,7 @@ from typing import Any
 from fastrouter.worker.text.parsers.values import LONGEST_ATOM, NUMBER, escaped
 
 _DEEPEST = 8  # references inside each other
+_MOST_CHOICES = 32  # parts of a schema that are looked at
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 
 
@@ -50,6 +51,25 @@ def types_in(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
             found = [types_in(choice, root, depth + 1) for choice in choices]
             return set().union(*found) if word == "allOf" or all(found) else set()
     return _types_of_values(schema)
+
+
+def part_of(schema: Any, key: str | None, root: Mapping[str, Any]) -> Any:
+    """The schema of a property of an object; without `key`, of the items of an array. None: it does not say."""
+    waiting = [schema]
+    for _ in range(_MOST_CHOICES):
+        found = waiting.pop(0) if waiting else None
+        if isinstance(found, Mapping) and isinstance(found.get("$ref"), str):
+            found = _resolve(found["$ref"], root)
+        if not isinstance(found, Mapping):
+            continue
+        properties = found.get("properties")
+        part = found.get("items") if key is None else properties.get(key) if isinstance(properties, Mapping) else None
+        if part is None and key is not None:
+            part = found.get("additionalProperties")
+        if isinstance(part, Mapping):
+            return part
+        waiting += [choice for word in ("anyOf", "oneOf", "allOf") if isinstance(found.get(word), list) for choice in found[word]]
+    return None
 
 
 def _types_of_values(schema: Mapping[str, Any]) -> set[str]:

@@ -9,6 +9,7 @@ from fastrouter.worker.text.parsers.format import (
     Braces,
     Calls,
     Channels,
+    Elements,
     Format,
     JsonObject,
     NameThenJson,
@@ -67,6 +68,12 @@ def _deepseek(syntax: NameThenJson, between: str = "") -> Calls:
 HERMES = Calls(JsonObject(), open=("\n<tool_call>\n",), close="\n</tool_call>", between="\n")
 QWEN_TAGS = Tagged("<function=", ">\n", "<parameter=", ">\n", "\n</parameter>\n", "</function>\n")
 GLM_TAGS = Tagged("", "\n", "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
+MUSE_CALL = Calls(
+    Tagged('<atem:invoke name="', '">\n', '<atem:parameter name="', '">', "</atem:parameter>\n", "</atem:invoke>\n"),
+    section_open=("<atem:function_calls>\n",),
+    section_close="</atem:function_calls>",
+)
+MINIMAX_MARK = "]<]minimax[>["
 KIMI_K3_TAGS = Tagged(
     before_name='<|open|>call tool="',
     after_name='" index="',
@@ -86,6 +93,16 @@ ROWS: tuple[Row, ...] = (
     Row(
         Format("gpt-oss", Thought(("<|channel|>analysis<|message|>",), ("<|end|>",)), Calls(Channels())),
         ("<|channel|>", "<|message|>", "analysis"),
+    ),
+    Row(
+        Format(
+            "muse",
+            Thought((" to=self<|message|>",), ("<|eom|>",)),
+            Calls(
+                Channels(channel="", constrain="", ends=("<|eom|>", "<|eot|>"), thought="self", answer="user", namespace="", body=MUSE_CALL)
+            ),
+        ),
+        ("<atem:function_calls>", "to=self"),
     ),
     Row(Format("functionary-3.2", None, Calls(Recipients())), (">>>all", ">>>' + ")),
     Row(
@@ -135,6 +152,18 @@ ROWS: tuple[Row, ...] = (
             ends=("<turn|>", "<|tool_response>"),
         ),
         ("<|tool_call>call:",),
+    ),
+    Row(
+        Format(
+            "minimax-m3",
+            Thought(("<mm:think>",), ("</mm:think>",)),
+            Calls(
+                Elements(f'{MINIMAX_MARK}<invoke name="', '">', f"{MINIMAX_MARK}</invoke>\n", MINIMAX_MARK),
+                section_open=(f"{MINIMAX_MARK}<tool_call>\n",),
+                section_close=f"{MINIMAX_MARK}</tool_call>",
+            ),
+        ),
+        (MINIMAX_MARK, '<invoke name="'),
     ),
     Row(
         Format(
