@@ -314,7 +314,7 @@ class Engine:
                 self._answers.echo(sequence)
         if sequence.max_tokens == 0:
             self._answers.end(running, "limit")
-        elif (has_begun or self._begin(running)) and not self._add(running, self._next_token(sequence, address)):
+        elif (has_begun or self._begin(running)) and not self._add(running, self._follow(sequence, address)):
             insort(self._decoding, running, key=_slot_id)
             return
         self._admission.retire(running)
@@ -328,11 +328,10 @@ class Engine:
             return True
         return all(not self._add(running, self._follow(sequence)) for _ in range(len(sequence.prefix) - len(sequence.prompt)))
 
-    def _next_token(self, sequence: Sequence, address: int) -> int:
-        return sequence.sampler.sample(address, self._context.n_vocab) if sequence.past is None else self._follow(sequence, address)
-
     def _follow(self, sequence: Sequence, address: int = 0) -> int:
-        """Its next token, as another worker has chosen it. `address` of its logits, if they were computed."""
+        """Its next token, as another worker has chosen it, if there is one. `address` of its logits, if they were computed."""
+        if sequence.past is None:
+            return sequence.sampler.sample(address, self._context.n_vocab)
         token = sequence.follow(address, self._context.n_vocab)
         if sequence.past is None:
             self.speculation.begin(sequence)
