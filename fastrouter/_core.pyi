@@ -122,7 +122,18 @@ class Sink:
     def fail(self, error: Exception) -> None:
         """The worker has ended: no more records will come. Override."""
     def restart(self) -> bool:
-        """The worker has ended: forget what came. False when that is not possible, because some of it has reached the client."""
+        """Forget what came, because it will come again. False when that is not possible, because some of it has reached the client."""
+    def suspend(self) -> None:
+        """The worker has ended, and another one will continue. Override."""
+    on_drain: Callable[[], None] | None  # called once, after the next records have been delivered
+    def trail(self) -> list[tuple[bytes, int, bool]] | None:
+        """What came since `drop_trail`, for each choice: its words, the number of its records with text, and whether it has finished.
+        None: there were too many words to keep."""
+    def drop_trail(self) -> None:
+        """Another request begins."""
+    @property
+    def trail_ns(self) -> int:
+        """Monotonic ns of the first record with text since `drop_trail`; 0 before."""
 
 class TextCollector(Sink):
     """Collects the text of a non-streaming request, per choice, without a Python object per token."""
@@ -210,8 +221,9 @@ class TokenRing:
     def open(memory_fd: int, doorbell_fd: int, page_bytes: int | None = None) -> TokenRing: ...
     def close(self) -> None: ...
     # producer
-    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> bool:
-        """False when there is no room now. ValueError when it can never fit (over capacity / 2)."""
+    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes, words: bytes = b"") -> bool:
+        """False when there is no room now. ValueError when it can never fit (over capacity / 2). `words`: int32 that the next worker gets
+        back when this one dies."""
     def ring_doorbell(self) -> None:
         """Wake the consumer if it sleeps; costs no system call when it is awake."""
     def watch(self) -> CancelWatch: ...
@@ -283,7 +295,11 @@ class LogitSampler:
         """Token id from the `n_vocab` float32 at `address`, which stay unchanged. `mask`: address of ceil(n_vocab / 32) uint32 with a
         bit for each token that is allowed, lowest bit first; 0: all are."""
     def accept(self, token: int) -> None:
-        """A token of the text so far, for the penalties."""
+        """The next token of the answer, for the penalties. The random numbers for the token after it depend only on the seed and on how
+        many tokens were accepted."""
+    mu: float  # mirostat's state
+    def measure(self, address: int, n_vocab: int, token: int) -> None:
+        """Set `probabilities` for a token that was chosen before. The draws that this takes do not count."""
     def prime(self, tokens: Sequence[int]) -> None:
         """The prompt, for the penalties."""
 

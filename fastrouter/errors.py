@@ -173,10 +173,22 @@ class WorkerDied(FastrouterError):
 
     status = 503
     code = "worker_died"
-    retry_after_s = 1
+    retry_after_s: int | None = 1
 
     def __init__(self, message: str, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=list(log))
+
+
+class KillsWorkers(WorkerDied):
+    """Two workers died with this request, and the second one did nothing else. It is refused for a while."""
+
+    status = 422
+    type = "invalid_request_error"
+    retry_after_s = None
+
+    def __init__(self, model_id: str, cause: str = "", log: Sequence[str] = ()) -> None:
+        why = f"model {model_id} has crashed: {cause}; " if cause else ""
+        super().__init__(f"{why}this request has ended two workers of model {model_id}, so it is refused for a minute; change it", log)
 
 
 class ConfigError(FastrouterError):

@@ -10,7 +10,10 @@
 #            progress  u64  @384  (producer)   grows with each piece of work: an operation of a graph, a step, a part of a load
 #   page 1.. data, `capacity` bytes          data | data again      (mapped twice, so that no record wraps)
 #
-#   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
+#   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | num_words u32 | payload | words, padded to 8
+#
+# `size` counts the payload and the words. Words are 32-bit numbers that the router keeps and never interprets: when the worker dies, the
+# next one gets them back, see worker/resumed.py.
 #
 # head and tail count all bytes and never go back; head - tail is what waits. One release store publishes a record. The consumer sets
 # `asleep` before it stops looking, then looks once more; the producer reads `asleep` after it has published. With a full fence on both
@@ -31,7 +34,7 @@ cdef extern from *:
     #include <unistd.h>
     #define FR_ASLEEP 192
 
-    typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, zero; } fr_record;
+    typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, num_words; } fr_record;
 
     static inline uint64_t fr_load(const char *control, int at) { return __atomic_load_n((const uint64_t *)(control + at), __ATOMIC_ACQUIRE); }
     static inline void fr_store(char *control, int at, uint64_t value) { __atomic_store_n((uint64_t *)(control + at), value, __ATOMIC_RELEASE); }
@@ -102,7 +105,7 @@ cdef extern from *:
         uint16_t choice
         uint32_t flags
         uint32_t num_tokens
-        uint32_t zero
+        uint32_t num_words
     uint64_t fr_load(const char *control, int at) noexcept
     void fr_store(char *control, int at, uint64_t value) noexcept
     void fr_bump(char *control, int at) noexcept
@@ -207,12 +210,18 @@ cdef class TokenRing:
 
     # ---------------------------------------------------------------- producer
 
-    def try_push(self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload not None):
-        cdef uint64_t size = PyBytes_GET_SIZE(payload)
+    def try_push(
+        self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload not None,
+        bytes words not None=b"",
+    ):
+        cdef uint64_t num_payload = PyBytes_GET_SIZE(payload)
+        cdef uint64_t size = num_payload + <uint64_t>PyBytes_GET_SIZE(words)
         cdef uint64_t total = HEADER_BYTES + ((size + 7) & ~<uint64_t>7)
         cdef fr_record *record
         if self._control == NULL:
             raise ValueError("the ring is closed")
+        if PyBytes_GET_SIZE(words) & 3:
+            raise ValueError("words have four bytes each")
         if total > self.capacity >> 1:
             raise ValueError(f"a record of {size} bytes never fits into the ring")
         if self._head + total - self._tail > self.capacity:
@@ -227,8 +236,9 @@ cdef class TokenRing:
         record.choice = choice
         record.flags = flags
         record.num_tokens = num_tokens
-        record.zero = 0
-        memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), size)
+        record.num_words = <uint32_t>(PyBytes_GET_SIZE(words) // 4)
+        memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), num_payload)
+        memcpy(<char *>record + HEADER_BYTES + num_payload, PyBytes_AS_STRING(words), size - num_payload)
         self._head += total
         fr_store(self._control, HEAD, self._head)
         return True
@@ -325,6 +335,7 @@ cdef class TokenRing:
                 sink.is_dirty = False
                 try:
                     sink.end_drain()
+                    sink.tell()
                 except Exception as error:
                     self._sink_failed(sink, error)
         return num_records
@@ -334,7 +345,7 @@ cdef class TokenRing:
         global fr_drain_ns
         cdef fr_record record
         cdef const char *at
-        cdef uint64_t total
+        cdef uint64_t total, word_bytes
         cdef Py_ssize_t num_records = 0
         cdef Sink sink
         fr_drain_ns = fr_now_ns()
@@ -343,7 +354,10 @@ cdef class TokenRing:
             at = self._data + (self._tail & self._mask)
             memcpy(&record, at, HEADER_BYTES)
             total = HEADER_BYTES + ((<uint64_t>record.size + 7) & ~<uint64_t>7)
+            word_bytes = 4 * <uint64_t>record.num_words
             if waiting < HEADER_BYTES or total > waiting or not TEXT <= record.kind <= ERROR or record.choice >= MAX_CHOICES:
+                raise ProtocolError("a worker wrote an impossible record")
+            if word_bytes > record.size:
                 raise ProtocolError("a worker wrote an impossible record")
             sink = self._sinks[record.request_id & (NUM_SINKS - 1)]
             if sink is not None and sink.request_id == record.request_id:
@@ -355,7 +369,8 @@ cdef class TokenRing:
                     sink.is_dirty = True
                     dirty.append(sink)
                 try:
-                    sink.take(record.kind, record.choice, record.flags, at + HEADER_BYTES, record.size)
+                    sink.keep(record.kind, record.choice, at + HEADER_BYTES + record.size - word_bytes, record.num_words)
+                    sink.take(record.kind, record.choice, record.flags, at + HEADER_BYTES, record.size - word_bytes)
                 except Exception as error:
                     self._sink_failed(sink, error)
                 if self._control == NULL:

@@ -75,6 +75,9 @@ class Generate:
     n: int = 1
     caller: int = 0  # the number of its API key, 0: a key without limits, or none; callers share the slots
     exchange: int = 0  # the number of its HTTP request, 0: a separate one
+    # Both make the answer the same when another worker has to continue it:
+    chance: int = 0  # decides what is random: the seed if none is set, the ids of calls; 0: the worker chooses
+    asked_at: float = 0.0  # Unix time, for templates that show the date; 0: now
     cache_prompt: bool | None = None  # None: the model's option
     n_cache_reuse: int | None = None
     id_slot: int = -1
@@ -98,6 +101,8 @@ class Submit:
 
     request_id: int
     generate: Generate
+    # Another worker has died with it: {"elapsed_ms": since its first text, "choices": [[words, number of records, is finished], ...]}
+    resumed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,16 +19,18 @@ from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
+from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels, Waiter
 from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
+from fastrouter.supervisor.resume import Condemned, Resumption
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.hang_watch import HangWatch
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
+from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker_log import Logs
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -70,7 +72,9 @@ class Residency:
         self._is_confined = is_confined
         self._departures = Departures(queue, memory, parking, timers)
         self._remedies = Remedies()
-        self._deaths = Deaths(queue, events, self._remedies, timers)
+        self._resumption = Resumption(timers)
+        self.condemned = Condemned(timers)
+        self._deaths = Deaths(queue, events, self._remedies, timers, self._resumption, self.condemned)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
         self._hangs = HangWatch(timers, hang_timeout_s, models.instances)
         self._plan = Plan()  # the latest plan
@@ -125,7 +129,7 @@ class Residency:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
         limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
-            waiting = snapshot.waiting(self._queue, self._memory.measures)
+            waiting = snapshot.waiting(self._queue, self._memory.measures, now)
             residents = snapshot.residents(self._models, self._memory.measures)
             decided = self._plan = plan(waiting, residents, limits, now)
             self._do(decided, limits)
@@ -156,13 +160,17 @@ class Residency:
 
     def _grant(self, model: ManagedModel) -> None:
         instance = _instance_of(model)
+        resumed: list[WorkerStream] = []
         for waiter in self._queue.take_all(model):
             if waiter.lease is not None:
                 if not waiter.lease.is_released:
                     self._use(instance)
                     waiter.lease.move_to(instance)
+                    resumed += waiter.lease.resumed
             elif waiter.is_awaited:
                 waiter.resolve(self.lend(instance) if waiter.wants_lease else None)
+        if resumed:
+            self._resumption.start(instance, resumed)
 
     # ------------------------------------------------------------ leases
 
@@ -183,6 +191,7 @@ class Residency:
     def take_back(self, instance: Instance) -> None:
         """For the release of a lease."""
         instance.take_back()
+        self._resumption.note_release(instance)
         model = self._models[instance.spec.id]
         if self._deaths.note_answer(model, instance):
             self._memory.measures.use(self._remedies.known)
@@ -195,6 +204,12 @@ class Residency:
             self._kill(instance)
         if self._queue:
             self._timers.soon(self.rebalance)  # not now: the caller is still busy with its answer
+
+    def queue(self, lease: Lease, model_id: str) -> None:
+        """The lease needs a new worker. Raises Unavailable."""
+        self._queue.check_open()
+        self._queue.add(self._models[model_id], Waiter(lease=lease), self._timers.now())
+        self._timers.soon(self.rebalance)
 
     def forget(self, lease: Lease) -> None:
         """The lease was released while it waited for a new worker."""
@@ -334,10 +349,13 @@ class Residency:
     def _stop_now(self, instance: Instance) -> None:
         """The time to finish is over."""
         if instance.state is State.STOPPING:
-            for stream in instance.take_streams():
-                fail_sink(stream.sink, Unavailable("the model is being unloaded"))
+            self._fail_streams(instance, "the model is being unloaded")
             if instance.state is State.STOPPING:
                 self._kill(instance)
+
+    def _fail_streams(self, instance: Instance, why: str) -> None:
+        for stream in [*instance.take_streams(), *self._resumption.take(instance)[0]]:
+            fail_sink(stream.sink, Unavailable(why))
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
         self._departures.leave(instance, frees_first=reason == "memory")
@@ -358,8 +376,8 @@ class Residency:
         stderr_tail = self._logs.of(model.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
             self._deaths.take(model, instance, was, stderr_tail)
-        for stream in instance.take_streams():
-            fail_sink(stream.sink, Unavailable("the model was unloaded"))
+            self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
+        self._fail_streams(instance, "the model was unloaded")
         for waiter in self._queue.take_where(model, can_start=False) if not model.is_wanted else ():
             waiter.refuse(ModelNotLoaded(model.spec.id))
         instance.fail_calls(WorkerDied(f"the worker of model {instance.spec.id} has ended: {instance.cause_of_death}", stderr_tail))

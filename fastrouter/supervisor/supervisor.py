@@ -10,7 +10,8 @@ from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
-from fastrouter.errors import InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.errors import InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
@@ -94,6 +95,10 @@ class Supervisor:
         await self._residency.stop()
 
     # ------------------------------------------------------------ leases
+
+    def check(self, spec: ModelSpec, generates: Iterable[Generate]) -> None:
+        """Raises KillsWorkers for a request that has killed two workers."""
+        self._residency.condemned.check(spec.runner.id, generates)
 
     def note_turn(self, spec: ModelSpec, client: str) -> None:
         """A request for a model is about to acquire it: the order of the models of each client is learned from this."""
@@ -201,6 +206,8 @@ class Supervisor:
             if model is not None:
                 model.forget_failures()
                 self._residency.end(model, "reload")
+                if find(model_id) is None:
+                    self._queue.refuse_resumed(model, ModelNotFound(model_id))
         self._models.renew(find)
         self._residency.reconsider()
         self._events.reloaded()
@@ -209,9 +216,9 @@ class Supervisor:
 
     def preview(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would cause now; changes nothing, see preview.py."""
-        measures = self._memory.measures
-        waiting, residents = snapshot.waiting(self._queue, measures), snapshot.residents(self._models, measures)
-        return look_ahead(spec.runner, waiting, residents, self.limits(), measures, self._timers.now())
+        measures, now = self._memory.measures, self._timers.now()
+        waiting, residents = snapshot.waiting(self._queue, measures, now), snapshot.residents(self._models, measures)
+        return look_ahead(spec.runner, waiting, residents, self.limits(), measures, now)
 
     async def peek(self, model_id: str, method: str) -> Any:
         """The answer of a loaded model's worker; None: the model is not loaded. It has no other effect: no lease, no load, no change to the

@@ -172,7 +172,7 @@ class Loop:
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Submit):
-            self._engine.submit(message.request_id, message.generate)
+            self._engine.submit(message.request_id, message.generate, message.resumed)
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):

@@ -56,6 +56,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     ),
     "worker": (
         "prefill_speed",
+        "resumed",
         "text_jobs",
         "llama",
         "kv",
@@ -110,6 +111,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "idle_watch",
         "remedies",
         "workers",
+        "resume",
         "lease",
         "parked_files",
         "parking",

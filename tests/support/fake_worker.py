@@ -14,7 +14,8 @@ model    the content of the file at Load.path, or {"flood": true} for a file nam
 request  the last message's content or the prompt. `tokens`, `text` of each, or `deltas` [{}] instead of them, or `say`: a list of
          {"text"}, {"thought"}, {"event": a Delta}, {"progress": a PromptProgress}; `finish` {}: fields of the last record;
          `delay_s` between two, `wait_s` before the first, `die` after `die_after` tokens, `hang` or `freeze` after them, `raw` hex on
-         the wire, `ring_head` N, `error` message, `lines` to say on stderr before the first of them.
+         the wire, `ring_head` N, `error` message, `lines` to say on stderr before the first of them; `once` path: `die` only if there is
+         no such file, which it makes. A resumed request continues after its last record; its words must be those that were sent.
 
 `die` is a signal's name or `exit` + code. `freeze`: `stop` by a signal, `spin` in a loop, `deadlock`, or (only in a request) `turn`: the
 worker's loop turns and nothing else happens. A stream that hangs counts as work. `once` PATH, in a model or a request: its fault happens
@@ -32,6 +33,7 @@ import struct
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,15 +140,31 @@ class Stream:
     script: Script
     num_tokens: int
     num_sent: int = 0
+    num_text: int = 0  # records with text
     due: float = field(default_factory=time.monotonic)
 
-    def record(self) -> tuple[int, int, int, int, bytes]:
-        """(kind, choice, flags, tokens, payload) of the next step."""
+    def record(self) -> tuple[int, int, int, int, bytes, bytes]:
+        """(kind, choice, flags, tokens, payload, words) of the next step."""
         records = records_of(self.script)
         record = {"text": self.script.get("text") or f"t{self.num_sent} "} if records is None else records[self.num_sent]
         [(kind, content)] = record.items()
         payload = content if isinstance(content, str) else json.dumps(content)
-        return _KINDS[kind], 0, 0, int(kind != "progress"), payload.encode()
+        if kind == "progress":
+            return PROGRESS, 0, 0, 0, payload.encode(), b""
+        words = array("i", [self.num_text]) if self.num_text else words_of(1)
+        self.num_text += 1
+        return _KINDS[kind], 0, 0, 1, payload.encode(), words.tobytes()
+
+    def resume(self, resumed: dict[str, Any]) -> None:
+        """To the place after the last record that the router has."""
+        [(words, num_records, is_over)] = resumed["choices"]
+        assert not is_over
+        if words != words_of(num_records).tolist():
+            self.script = {"error": f"wrong words: {words} for {num_records} records"}
+            return
+        while self.num_text < num_records:
+            self.record()
+            self.num_sent += 1
 
 
 class Worker:
@@ -249,6 +267,8 @@ class Worker:
             num_tokens = script.get("tokens", usual if records is None else len(records))
             stream = self.streams[message.request_id] = Stream(message.request_id, script, num_tokens)
             stream.due += script.get("wait_s", 0.0)
+            if message.resumed is not None:
+                stream.resume(message.resumed)
         elif isinstance(message, Abort):
             self.streams.pop(message.request_id, None)
             self.outbox.drop(message.request_id)
@@ -367,7 +387,8 @@ class Worker:
             self.ring.note_progress()
             for stream in self.streams.values():
                 if stream.num_sent < stream.num_tokens:
-                    while not push(stream.request_id, TEXT, 0, 0, 1, text):
+                    words = stream.num_sent.to_bytes(4, "little") if stream.num_sent else words_of(1).tobytes()
+                    while not push(stream.request_id, TEXT, 0, 0, 1, text, words):
                         self.ring.ring_doorbell()
                         time.sleep(0.0002)
                     stream.num_sent += 1
@@ -381,6 +402,11 @@ class Worker:
             self.ring.ring_doorbell()
             while is_lockstep and len(set(indices.unpack_from(memory, TAIL_OFFSET))) > 1:
                 time.sleep(0.0001)
+
+
+def words_of(num_records: int) -> "array[int]":
+    """Of the first records: two for the prompt, then a token for each."""
+    return array("i", [3, 7, *range(num_records)] if num_records else [])
 
 
 def finish_of(stream: Stream) -> Finish:

@@ -5,10 +5,12 @@ or the first interval of silence, so an earlier error can still have its own sta
 """
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from random import getrandbits
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -103,7 +105,11 @@ class Generator:
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
-        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
+        self._supervisor.check(spec, ask.generates)
+        asked_at = time.time()
+        ask.generates = [
+            replace(generate, caller=caller, exchange=number, chance=getrandbits(48) | 1, asked_at=asked_at) for generate in ask.generates
+        ]
         flavour = make_flavour(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
         outlet = self._outlet(request, exchange, spec.id) if ask.is_stream else exchange

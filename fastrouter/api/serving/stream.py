@@ -76,9 +76,15 @@ class Stream(Answer, SseWriter):
             due_s = self._ping_interval_s
         self._ping_in(due_s)
 
+    def suspend(self) -> None:
+        if self._ping_timer is not None and self.first_text_ns:
+            self.write_ping(self._flavour.ping(b"resuming"))
+
     def _comment(self) -> bytes:
-        if self._lease is None or self._lease.resubmitted:
+        if self._lease is None or (self._lease.resumed and not self.first_text_ns):
             return self._timeline.comment()
+        if self._lease.resumed:
+            return b"resuming"
         return b"ping" if self.first_text_ns else b"prefill"
 
     # ------------------------------------------------------------ records

@@ -8,7 +8,6 @@ import copy
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastrouter._core import Sink
@@ -20,7 +19,6 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
-    Generate,
     Load,
     Notice,
     Park,
@@ -41,6 +39,7 @@ from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.timers import Clock
 from fastrouter.supervisor.workers.process import describe_exit
+from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker import Worker
 from fastrouter.system.machine import total_bytes
 
@@ -58,16 +57,6 @@ def fail_sink(sink: Sink, error: Exception) -> None:
         sink.fail(error)
     except Exception:  # a mistake of ours in one sink: logged with its traceback
         log.exception("a client could not be told that its answer has failed")
-
-
-@dataclass(slots=True)
-class WorkerStream:
-    """One request in a worker. It holds all that a new worker would need, so that the stream can outlive this worker."""
-
-    generate: Generate
-    sink: Sink
-    owner: Any  # the lease
-    num_deaths: int = 0  # workers that died while they had it
 
 
 class Instance:
@@ -198,7 +187,7 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self.process.send(Submit(request_id, stream.generate))
+            self.process.send(Submit(request_id, stream.generate, stream.begin()))
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
@@ -212,7 +201,7 @@ class Instance:
         stream = self.streams.pop(request_id, None)
         if stream is None:
             return
-        self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+        self.has_answered = self.has_answered or stream.has_progress
         if stream.sink.request_id == request_id:  # the ring releases a sink with its last record
             self.process.ring.detach(request_id)
             self.process.ring.cancel(request_id)
@@ -331,6 +320,11 @@ class Instance:
         return self.process.is_closed
 
     @property
+    def has_crashed(self) -> bool:
+        """It ended by itself, and no one had told it to stop."""
+        return self.is_gone and self.state in (State.LOADED, State.DRAINING)
+
+    @property
     def cause_of_death(self) -> str:
         """For a user: the worker's own reason, otherwise how it ended and its last line."""
         process = self.process
@@ -346,8 +340,13 @@ class Instance:
     def is_killed_by_first_decode(self) -> bool:
         """It died by a fault in its code while it had requests, and no request got a token: see Load.safe_mode."""
         code = self.process.exit_code
-        is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
-        return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
+        has_worked = any(stream.has_worked for stream in self.streams.values())
+        return code in FAULTS and bool(self.streams or self._decoding_ids) and not (self.works or has_worked)
+
+    @property
+    def works(self) -> bool:
+        """A token or an embedding has come."""
+        return self.has_answered or any(stream.has_progress for stream in self.streams.values())
 
     @property
     def has_retries(self) -> bool:
