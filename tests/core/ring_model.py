@@ -21,7 +21,11 @@ MAX_UNITS = 2  # that one drain takes, so that it calls itself back
 # step -> (function in ring.pxi, its line)
 STEPS = {
     "producer: look at tail": ("try_push", "self._tail = fr_load(self._control, TAIL)"),
-    "producer: write": ("try_push", "memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), size)"),
+    "producer: write": ("try_push", "memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), num_payload)"),
+    "producer: write words": (
+        "try_push",
+        "memcpy(<char *>record + HEADER_BYTES + num_payload, PyBytes_AS_STRING(words), size - num_payload)",
+    ),
     "producer: publish": ("try_push", "fr_store(self._control, HEAD, self._head)"),
     "producer: fence": ("fr_take_asleep", "__atomic_thread_fence(__ATOMIC_SEQ_CST);"),
     "producer: look at asleep": ("fr_take_asleep", "if (!__atomic_load_n((uint32_t *)(control + FR_ASLEEP), __ATOMIC_RELAXED)) return 0;"),

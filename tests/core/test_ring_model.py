@@ -13,7 +13,9 @@ SHARED = re.compile(r"fr_load\(|fr_store\(|fr_set_asleep\(|fr_take_asleep\(|fr_s
 def body_of(function: str) -> list[str]:
     """Its lines below the first one; of a C function on one line, what is in the braces."""
     lines = SOURCE.splitlines()
-    [start] = [n for n, line in enumerate(lines) if re.search(rf"(def|static)\b.*\b{function}\(.*(:|\{{|\}})$", line)]
+    [start] = [n for n, line in enumerate(lines) if re.search(rf"(def|static)\b.*\b{function}\((|.*(:|\{{|\}}))$", line)]
+    if lines[start].endswith("("):  # its arguments have lines of their own
+        start = next(n for n in range(start, len(lines)) if lines[n].strip() == "):")
     if lines[start].endswith("}"):
         return [lines[start].partition("{")[2].removesuffix("}").strip()]
     indent = len(lines[start]) - len(lines[start].lstrip())
