@@ -22,10 +22,12 @@ REPOSITORY = HERE.parent.parent
 RESULTS = REPOSITORY / "build" / "fuzz"
 NAMES = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py"))
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize=alignment -fno-sanitize-recover=undefined"
-COVERAGE = f"-fsanitize-coverage=trace-pc -include {HERE / 'coverage.h'}"
+COVERAGE = f"-fsanitize-coverage=trace-pc,trace-cmp -include {HERE / 'coverage.h'}"
 NUM_COUNTERS = 65536  # as in coverage.h
 OPTIONS = {
-    "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0:allocator_may_return_null=1:handle_abort=1",  # Python keeps memory until its end
+    # Python keeps memory until its end, so what is not freed says nothing.
+    "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0:allocator_may_return_null=1:abort_on_error=1",
+    "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",  # libFuzzer keeps the input of an abort
     "PYTHONMALLOC": "malloc",  # each object is an allocation of its own, which the sanitizer watches
 }
 
@@ -47,7 +49,7 @@ def main() -> int:
 
 
 def _build_core() -> tuple[Path | None, str]:
-    """The extension with sanitizers and coverage, and the library that must be loaded before Python; (None, "") without them."""
+    """The extension with sanitizers and coverage, and what must be loaded before Python; (None, "") without them."""
     compiler = shutil.which("gcc")
     asked = [compiler or "", "-print-file-name=libasan.so"]
     library = subprocess.run(asked, capture_output=True, text=True).stdout.strip() if compiler else ""
@@ -59,11 +61,17 @@ def _build_core() -> tuple[Path | None, str]:
     places = [f"--build-lib={RESULTS / 'core'}", f"--build-temp={RESULTS / 'objects'}"]
     command = [sys.executable, "setup.py", "-q", "build_ext", *places]
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, stderr=subprocess.DEVNULL)
-    # libFuzzer first: the sanitizer has empty functions of the same names for coverage.
-    import atheris
+    forward = RESULTS / "forward.so"
+    subprocess.run([compiler or "", "-O2", "-shared", "-fPIC", "-o", forward, HERE / "forward.c"], check=True)
+    return next((RESULTS / "core").rglob("_core*.so")), f"{forward}:{library}"
 
-    fuzzer = next(Path(atheris.__file__).parent.glob("core_with_libfuzzer*.so"))
-    return next((RESULTS / "core").rglob("_core*.so")), f"{fuzzer}:{library}"
+
+def _fuzzer() -> Path:
+    """The library with atheris's libFuzzer."""
+    spec = importlib.util.find_spec("atheris")
+    assert spec is not None
+    assert spec.origin is not None
+    return next(Path(spec.origin).parent.glob("core_with_libfuzzer*.so"))
 
 
 def _campaign(name: str, seconds: int, core: Path | None, library: str) -> bool:
@@ -74,12 +82,12 @@ def _campaign(name: str, seconds: int, core: Path | None, library: str) -> bool:
     code = f"import campaign; campaign.fuzz({name!r}, {str(core or '')!r})"
     command = [sys.executable, "-c", code, *options, str(folder), str(HERE / "corpus" / name)]
     path = os.pathsep.join(map(str, (HERE, REPOSITORY / "tests" / "support", REPOSITORY)))
-    environment = {**os.environ, "PYTHONPATH": path} | ({**OPTIONS, "LD_PRELOAD": library} if core else {})
+    environment = {**os.environ, "PYTHONPATH": path} | ({**OPTIONS, "LD_PRELOAD": library, "FR_FUZZER": str(_fuzzer())} if core else {})
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", cwd=RESULTS)
     output = done.stdout + done.stderr
     runs = re.search(r"number_of_executed_units: (\d+)", output)
-    covered = re.findall(r"cov: (\d+)", output)
-    print(f"{name:8} {runs[1] if runs else '?':>9} inputs, {covered[-1] if covered else '?':>6} places, ", end="")
+    covered = re.findall(r"ft: (\d+)", output)
+    print(f"{name:8} {runs[1] if runs else '?':>9} inputs, {covered[-1] if covered else '?':>6} features, ", end="")
     print("nothing found" if done.returncode == 0 else f"FOUND:\n{output[-6000:]}", flush=True)
     return done.returncode == 0
 
@@ -89,14 +97,14 @@ def fuzz(name: str, core: str) -> None:
     import atheris
 
     if core:
-        _load_core(core, atheris)
+        _load_core(core)
     with atheris.instrument_imports(include=["fastrouter"], enable_loader_override=False):
         target = importlib.import_module(f"fuzz_{name}")
     atheris.Setup(sys.argv, target.check)
     atheris.Fuzz()
 
 
-def _load_core(core: str, atheris: object) -> None:
+def _load_core(core: str) -> None:
     """In place of the installed one, with its counters in libFuzzer's hands."""
     import fastrouter
 
@@ -107,7 +115,7 @@ def _load_core(core: str, atheris: object) -> None:
     sys.modules["fastrouter._core"] = fastrouter._core = module
     spec.loader.exec_module(module)
     start = ctypes.addressof((ctypes.c_uint8 * NUM_COUNTERS).in_dll(ctypes.CDLL(core), "fr_coverage"))
-    fuzzer = ctypes.CDLL(next(str(path) for path in Path(atheris.__file__).parent.glob("core_with_libfuzzer*.so")))
+    fuzzer = ctypes.CDLL(str(_fuzzer()))
     fuzzer.__sanitizer_cov_8bit_counters_init(ctypes.c_void_p(start), ctypes.c_void_p(start + NUM_COUNTERS))
 
 

@@ -10,11 +10,10 @@ def check(data: bytes) -> None:
     try:
         os.write(descriptor, data)
         header = read_header(f"/proc/self/fd/{descriptor}")
-    except GgufError as error:
-        assert str(error)
-    else:
-        assert header.architecture
-        assert 0 <= header.size_bytes <= len(data)
-        assert header.num_tensors >= 0
+    except GgufError:
+        return
     finally:
         os.close(descriptor)
+    assert header.architecture
+    assert 0 <= header.size_bytes <= len(data)
+    assert header.num_tensors >= 0

@@ -13,8 +13,7 @@ def check(data: bytes) -> None:
     (request,) = RequestParser().feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
     try:
         found = parse_json(request)
-    except InvalidRequest as error:
-        assert str(error)
+    except InvalidRequest:
         return
     assert _plain(found) == orjson.loads(data)
 

@@ -1,7 +1,7 @@
 """SSE: whatever text and events come from a worker, the client gets whole chunks, whole events, and the same text.
 
-The first byte says how: chunked or not, with a log or not. Then pieces of a length byte each; a piece is text, thought, an event, a ping, or
-a pause, by the two low bits of its length.
+The first byte says how: chunked or not, with a log or not. Pieces follow, each with a byte for its length and its kind. The kinds are
+text, thought, an event, and a change (pause, resume, drain, ping).
 """
 
 import json
