@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -19,6 +19,10 @@ run: install $(VENV)/.demo
 # Two files at a time: most tests mostly wait for processes.
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every bad value in every field, and many inputs made from /openapi.json: minutes.
+fuzz-api: install $(VENV)/.test
+	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .
@@ -29,6 +33,18 @@ check: install $(VENV)/.test
 # The readers of hostile bytes, guided by coverage, SECONDS each. What it finds is in build/fuzz.
 fuzz: install $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/campaign.py --seconds $(SECONDS)
+
+# Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
+chaos: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
+
+soak: install $(VENV)/.test
+	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md
+
+# The ring's C code, and the Cython core with what reads hostile bytes, under sanitizers (about 5 minutes).
+sanitize: install $(VENV)/.test
+	$(BIN)/python tests/core/ring_stress.py 20000000
+	$(BIN)/python tests/core/sanitized_core.py
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastrouter.cli.bench import servers
 from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
 from fastrouter.cli.bench.servers import MeasuredServer
-from fastrouter.cli.bench.switching import SHORT, cold, hot, in_turn, ttft
+from fastrouter.cli.bench.switching import PAUSE_S, SHORT, cold, hot, in_turn, ttft
 
 Samples = dict[str, list[float]]
 FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
@@ -58,6 +58,30 @@ def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
         samples["evict_tiny_s"] = in_turn(server, ("tiny1", "tiny2"), 8)
         ttft(server, "smol0")
         samples["evict_135m_s"] = in_turn(server, ("smol1", "smol0"), 4)
+    return samples
+
+
+BACK_TOKENS = (500, 2000, 7500)
+SENTENCE = "the quick brown fox jumps over a lazy dog "  # 9 tokens
+
+
+def switch_back(name: str, rival: Path | None, models: Path) -> Samples:
+    """First token of the next turn of a conversation whose model was evicted meanwhile (models-max 1), beside that of the whole prompt."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS[:-2], "-np", "1", "--models-max", "1") as server:  # all of the context for one slot
+        time.sleep(1)
+        for num_tokens in BACK_TOKENS:
+            prompt = f"{num_tokens} {SENTENCE * (num_tokens // 9)}"
+            ttft(server, "smol0")
+            whole = ttft(server, "smol0", prompt)
+            time.sleep(PAUSE_S)
+            ttft(server, "tiny0")
+            time.sleep(PAUSE_S)
+            back = ttft(server, "smol0", f"{prompt} and then?")
+            samples[f"back_{num_tokens}_s"].append(back)
+            samples[f"back_{num_tokens}_share"].append(back / whole)
+            ttft(server, "tiny0")
+            time.sleep(PAUSE_S)
     return samples
 
 
@@ -176,6 +200,7 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "start": start_and_memory,
     "cold": cold_switch,
     "evict": evict_and_switch,
+    "back": switch_back,
     "hot": hot_switch,
     "throughput": throughput,
     "storm": storm,

@@ -1,9 +1,8 @@
 """Types and meaning of the Cython core. Each part has its own source file, see _core.pyx."""
 
-import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastrouter.errors import FastrouterError
 
@@ -31,6 +30,7 @@ class Request:
     path: str  # percent-decoded, without query; http/routes.py removes doubled and trailing slashes
     query: str  # raw, without "?"
     body: bytes  # b"" after it was taken
+    num_body_bytes: int  # of the body that was taken
     keep_alive: bool
     http_minor: int
     caller: Any  # http.api_keys.Caller, set by the guard; None: may do everything
@@ -38,6 +38,7 @@ class Request:
     denied: FastrouterError | None  # set by the gate: the error that answers it; its body is not kept
     json: Any  # set by the code that parses the body: its content
     model: str | None  # set by the code that parses the body: the model it names
+    sink: Any  # set by the gate: http.exchange.Sink, which takes the body; then `body` stays empty
     def header(self, name: str) -> str | None:
         """Value of a header, name in lower case; repeated fields are joined with ", "."""
     def headers(self) -> list[tuple[str, str]]: ...
@@ -79,6 +80,12 @@ class RequestParser:
         """Nothing more is read: a request was denied before its body, or `close` was called."""
     @property
     def num_body_bytes(self) -> int: ...
+    @property
+    def num_held_bytes(self) -> int:
+        """The same, without a body that its sink takes."""
+    @property
+    def sink(self) -> Any:
+        """Of the body that is arriving, or None."""
 
 def scan_json(body: bytes, id_fields: bytes, *, max_values: int, max_depth: int) -> list[tuple[int, int]]:
     """Raises InvalidRequest for a body with more values or levels. Returns (start, end) of lists of 32 or more token ids: the value of a
@@ -115,7 +122,18 @@ class Sink:
     def fail(self, error: Exception) -> None:
         """The worker has ended: no more records will come. Override."""
     def restart(self) -> bool:
-        """The worker has ended: forget what came. False when that is not possible, because some of it has reached the client."""
+        """Forget what came, because it will come again. False when that is not possible, because some of it has reached the client."""
+    def suspend(self) -> None:
+        """The worker has ended, and another one will continue. Override."""
+    on_drain: Callable[[], None] | None  # called once, after the next records have been delivered
+    def trail(self) -> list[tuple[bytes, int, bool]] | None:
+        """What came since `drop_trail`, for each choice: its words, the number of its records with text, and whether it has finished.
+        None: there were too many words to keep."""
+    def drop_trail(self) -> None:
+        """Another request begins."""
+    @property
+    def trail_ns(self) -> int:
+        """Monotonic ns of the first record with text since `drop_trail`; 0 before."""
 
 class TextCollector(Sink):
     """Collects the text of a non-streaming request, per choice, without a Python object per token."""
@@ -132,6 +150,11 @@ class EventLog:
     def take_text(self) -> bytes:
         """All that was kept since the last time."""
 
+class _Writable(Protocol):
+    """A transport, as far as a writer needs one. Only for type checks."""
+
+    def write(self, data: bytes, /) -> None: ...
+
 class SseWriter(Sink):
     """Escapes text into events of one API flavour and writes all events of one drain in one transport.write.
 
@@ -142,9 +165,7 @@ class SseWriter(Sink):
     A ping sends the head too, but it is nothing of the answer: a writer that has sent only pings can restart.
     """
 
-    def __init__(
-        self, transport: asyncio.WriteTransport | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10
-    ) -> None: ...
+    def __init__(self, transport: _Writable | None, head: bytes, *, chunked: bool = True, max_buffered: int = 256 << 10) -> None: ...
     def set_template(self, kind: int, choice: int, prefix: bytes, suffix: bytes, end: bytes = b"", log: EventLog | None = None) -> None: ...
     def drop_template(self, kind: int, choice: int) -> None:
         """From now on its records go to on_record."""
@@ -200,12 +221,20 @@ class TokenRing:
     def open(memory_fd: int, doorbell_fd: int, page_bytes: int | None = None) -> TokenRing: ...
     def close(self) -> None: ...
     # producer
-    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> bool:
-        """False when there is no room now. ValueError when it can never fit (over capacity / 2)."""
+    def try_push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes, words: bytes = b"") -> bool:
+        """False when there is no room now. ValueError when it can never fit (over capacity / 2). `words`: int32 that the next worker gets
+        back when this one dies."""
     def ring_doorbell(self) -> None:
         """Wake the consumer if it sleeps; costs no system call when it is awake."""
     def watch(self) -> CancelWatch: ...
+    def note_alive(self) -> None:
+        """The worker's loop turns. No system call."""
+    def note_progress(self) -> None:
+        """A piece of work is done. No system call."""
     # consumer
+    @property
+    def life(self) -> tuple[int, int]:
+        """How often the producer has noted (that it is alive, progress): only changes mean something. Zeros when closed."""
     def cancel(self, request_id: int) -> None:
         """Tell the producer immediately, even while it computes. Only the last cancelled request is visible; each also has its message."""
     def attach(self, sink: Sink) -> int:
@@ -221,8 +250,8 @@ class TokenRing:
     on_sink_error: Callable[[Sink, BaseException], None] | None
 
 class CancelWatch:
-    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled. It must live longer
-    than its users, and the ring's mapping longer than these."""
+    """A callback `bool function(void *argument)` in C that says whether the request that is computed was cancelled, and notes progress. It
+    must live longer than its users, and the ring's mapping longer than these."""
 
     function: int
     argument: int
@@ -266,7 +295,11 @@ class LogitSampler:
         """Token id from the `n_vocab` float32 at `address`, which stay unchanged. `mask`: address of ceil(n_vocab / 32) uint32 with a
         bit for each token that is allowed, lowest bit first; 0: all are."""
     def accept(self, token: int) -> None:
-        """A token of the text so far, for the penalties."""
+        """The next token of the answer, for the penalties. The random numbers for the token after it depend only on the seed and on how
+        many tokens were accepted."""
+    mu: float  # mirostat's state
+    def measure(self, address: int, n_vocab: int, token: int) -> None:
+        """Set `probabilities` for a token that was chosen before. The draws that this takes do not count."""
     def prime(self, tokens: Sequence[int]) -> None:
         """The prompt, for the penalties."""
 

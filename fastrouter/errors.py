@@ -41,6 +41,12 @@ class ContextExceeded(InvalidRequest):
     type = "exceed_context_size_error"
 
 
+class StreamStopped(InvalidRequest):
+    """A client has stopped the generation, or no client reads its answer."""
+
+    type = "cancelled_error"
+
+
 class ModelNotFound(InvalidRequest):
     def __init__(self, model_id: str, hint: str = "") -> None:
         super().__init__(f"model '{model_id}' not found{hint}")
@@ -78,6 +84,12 @@ class InvalidApiKey(FastrouterError):
 class Forbidden(FastrouterError):
     status = 403
     type = "permission_error"
+
+
+class FeatureDisabled(Forbidden):
+    """A feature that no flag has turned on, with llama-server's status and type."""
+
+    type = "feature_disabled"
 
 
 class NotFound(FastrouterError):
@@ -161,10 +173,22 @@ class WorkerDied(FastrouterError):
 
     status = 503
     code = "worker_died"
-    retry_after_s = 1
+    retry_after_s: int | None = 1
 
     def __init__(self, message: str, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=list(log))
+
+
+class KillsWorkers(WorkerDied):
+    """Two workers died with this request, and the second one did nothing else. It is refused for a while."""
+
+    status = 422
+    type = "invalid_request_error"
+    retry_after_s = None
+
+    def __init__(self, model_id: str, cause: str = "", log: Sequence[str] = ()) -> None:
+        why = f"model {model_id} has crashed: {cause}; " if cause else ""
+        super().__init__(f"{why}this request has ended two workers of model {model_id}, so it is refused for a minute; change it", log)
 
 
 class ConfigError(FastrouterError):

@@ -58,6 +58,8 @@ class ModelCounts:
         self.foreseen: Counter[str] = Counter()  # turns to this model by whether it was expected: right | wrong
         self.num_failed_loads = 0
         self.num_deaths = 0
+        self.num_restored = 0  # parked prompts that a new worker has used
+        self.restored_tokens = 0
 
     @property
     def version(self) -> tuple[int, int]:
@@ -96,6 +98,13 @@ def load_failed(model_id: str) -> None:
 def evicted(model_id: str, reason: str) -> None:
     """It leaves memory. `reason` is one of a few fixed words: count, memory, ttl, unload, reload, crash ..."""
     of(model_id).evictions[reason] += 1
+
+
+def restored(model_id: str, num_tokens: int) -> None:
+    """A worker has used a parked prompt."""
+    counts = of(model_id)
+    counts.num_restored += 1
+    counts.restored_tokens += num_tokens
 
 
 def foreseen(model_id: str, is_right: bool) -> None:

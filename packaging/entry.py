@@ -7,7 +7,7 @@ import os
 import runpy
 import sys
 
-MODULES = ("fastrouter.worker", "fastrouter.hub")
+MODULES = ("fastrouter.worker", "fastrouter.hub", "fastrouter.api.tools")
 RUN_MODULE = "--run-module"
 NAMES_A_MODEL = ("-m", "--model", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file")
 MODEL_VARIABLES = ("LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO")

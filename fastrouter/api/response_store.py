@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ FILE_NAME = "responses.sqlite3"
 MAX_CHAIN = 10_000  # responses of one conversation
 MAX_CONVERSATION_BYTES = 8 << 20  # that one request may bring back, as much as a body
 MAX_PENDING = 256  # responses that wait for a slow disk
+MAX_PENDING_BYTES = 64 << 20  # of the requests that they answer
 MAX_JOURNAL_BYTES = 4 << 20  # beside the file, when nothing is written
 _VERSION = 2
 _TABLES = """
@@ -72,7 +74,8 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
         self._num_bytes = 0
-        self._num_pending = 0
+        self._pending = (0, 0)  # responses, and bytes of the requests that they answer
+        self._pending_lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "responses")
 
     def __repr__(self) -> str:
@@ -84,18 +87,26 @@ class ResponseStore:
 
     # ------------------------------------------------------------ for the event loop
 
-    def put(self, owner: str, response: dict[str, Any], items: list[Item]) -> None:
-        """Written later, in the store's thread; later calls find it. The response and its items must not be changed any more."""
+    def put(self, owner: str, response: dict[str, Any], items: Callable[[], list[Item]], num_bytes: int) -> None:
+        """Written later, in the store's thread; later calls find it. `items` makes its input items there. Neither they nor the response
+        may change any more. `num_bytes`: how much memory they take, about."""
         if not self.is_on:
             return
-        if self._num_pending >= MAX_PENDING:
+        if not self._has_room(num_bytes):
             log.warning("the disk is too slow: response %s is not kept", response["id"])
             return
-        self._num_pending += 1
-        self._thread.submit(self._guarded, lambda: self._put(owner, response, items), None).add_done_callback(self._on_put)
+        self._count_pending(1, num_bytes)
+        written = self._thread.submit(self._guarded, lambda: self._put(owner, response, items()), None)
+        written.add_done_callback(lambda _: self._count_pending(-1, -num_bytes))
 
-    def _on_put(self, future: Any) -> None:
-        self._num_pending -= 1
+    def _has_room(self, num_bytes: int) -> bool:
+        count, pending_bytes = self._pending
+        return count < MAX_PENDING and pending_bytes + num_bytes <= MAX_PENDING_BYTES
+
+    def _count_pending(self, count: int, num_bytes: int) -> None:
+        """Also in the store's thread."""
+        with self._pending_lock:
+            self._pending = (self._pending[0] + count, self._pending[1] + num_bytes)
 
     async def get(self, owner: str, response_id: str) -> Stored | None:
         found = await self._up_to(owner, response_id, 0)

@@ -13,8 +13,11 @@ from fastrouter.api.control.completions import ChatControl
 from fastrouter.api.control.lora import Lora
 from fastrouter.api.control.models import Admin
 from fastrouter.api.control.ollama import RUNNING, Ollama, is_probe
+from fastrouter.api.control.ollama_models import OllamaModels
 from fastrouter.api.control.props import Props
 from fastrouter.api.control.slot_files import SlotActions
+from fastrouter.api.control.streams import StreamRoutes
+from fastrouter.api.control.uploads import Uploads
 from fastrouter.api.flavours.anthropic import ERRORS, Anthropic, Messages, is_asked
 from fastrouter.api.flavours.native import Completion, Infill, Native
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS
@@ -33,34 +36,37 @@ from fastrouter.api.requests.bodies import parse_large, parse_object
 from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.recordings import Recordings
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
-from fastrouter.errors import FastrouterError, NotFound
+from fastrouter.errors import FastrouterError, FeatureDisabled, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
 from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
 _NOT_YET = {
-    "GET": ("/tools", "/cors-proxy", "/v1/stream"),
-    "DELETE": ("/v1/stream",),
-    "POST": (
-        *("/tools", "/cors-proxy"),
-        *("/audio/transcriptions", "/v1/audio/transcriptions", "/v1/streams/lookup"),
-    ),
+    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions"),
 }
+_PROXY = "/cors-proxy"
 # Below these paths, a POST also changes something for other clients.
-_CHANGED = ("/models", "/props", "/lora-adapters", "/slots", "/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs")
-_CHANGES_NOTHING = frozenset(("/models/plan",))
+_CHANGED = (
+    *("/models", "/props", "/lora-adapters", "/slots", "/tools", _PROXY),
+    *("/api/pull", "/api/create", "/api/copy", "/api/push", "/api/blobs"),
+)
+_CHANGES_NOTHING = frozenset(("/models/plan", "/stream"))  # a client stops only its own streams
+_ALWAYS_CHANGED = frozenset((_PROXY,))  # a GET too
 
 
 def is_change(method: str, path: str) -> bool:
     """Whether a read-only key may not send the request. A new path below one of these counts as a change until it is listed above."""
     if method in ("GET", "HEAD"):
-        return False
+        return path in _ALWAYS_CHANGED
     path = path.removeprefix("/v1")
-    return method != "POST" or (path not in _CHANGES_NOTHING and any(path == root or path.startswith(root + "/") for root in _CHANGED))
+    if method in ("GET", "HEAD") or path in _CHANGES_NOTHING:
+        return False
+    return method != "POST" or any(path == root or path.startswith(root + "/") for root in _CHANGED)
 
 
 def not_yet(request: Request, exchange: Exchange) -> Response:
@@ -72,16 +78,24 @@ def is_not_yet(request: Request, prefix: str) -> bool:
 
 
 def add_routes(
-    routes: Routes, models: Models, supervisor: Supervisor, downloads: ModelDownloads, store: ResponseStore, config: Config
+    routes: Routes,
+    models: Models,
+    supervisor: Supervisor,
+    downloads: ModelDownloads,
+    store: ResponseStore,
+    tools: Any,
+    recordings: Recordings,
+    config: Config,
 ) -> None:
-    """All routes except /health, which answers before the catalog exists."""
+    """All routes except /health, which answers before the catalog exists. `tools`: ServerTools, if a flag has turned them on."""
     routes.is_change = is_change
     routes.prepare = parse_large
     routes.hint = hint
     routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
-    generator = Generator(models, supervisor, ping_interval_s=config.sse_ping_interval_s, is_verbose=is_verbose)
+    ping_s = config.sse_ping_interval_s
+    generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings)
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
     anthropic = Anthropic(models, supervisor)
@@ -120,6 +134,10 @@ def add_routes(
 
     serve(("/chat/completions", "/v1/chat/completions"), Chat)
     routes.add("POST", "/v1/chat/completions/control", ChatControl(generator).act)
+    streams = StreamRoutes(models, recordings)
+    routes.add("GET", "/v1/stream", streams.show)
+    routes.add("DELETE", "/v1/stream", streams.stop)
+    routes.add("POST", "/v1/streams/lookup", streams.lookup)
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)
@@ -148,6 +166,7 @@ def add_routes(
     routes.add("GET", "/v1/models", lambda request, exchange: who_lists(request, exchange).list(request, exchange))
     routes.add("POST", "/models", downloads.post)
     routes.add("DELETE", "/models", downloads.delete)
+    routes.add("DELETE", "/models/parked", admin.drop_parked)
     routes.add("GET", "/models/sse", models.feed)
     routes.add("GET", "/models/logs", WorkerLogs(models, supervisor).show)
     routes.add("GET", "/models/*", models.show)
@@ -157,7 +176,9 @@ def add_routes(
     routes.add("POST", "/models/plan", admin.plan)
     routes.add("POST", "/models/pin", admin.pin)
     routes.add("POST", "/models/warm", admin.warm)
-    _add_ollama(routes, Ollama(models, supervisor, downloads, generator), OllamaEmbeddings(models, supervisor))
+    _add_tools(routes, tools, config)
+    ollama = Ollama(models, supervisor, downloads, generator)
+    _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor), OllamaModels(models, config), Uploads(config))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)
@@ -177,7 +198,33 @@ def _naming_ignored(path: str, handler: Handler) -> Handler:
     return handle
 
 
-def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) -> None:
+def _add_tools(routes: Routes, tools: Any, config: Config) -> None:
+    """What no flag has turned on is not imported."""
+    listing = call = _refuse("the server has no tools: start it with --tools or --mcp-servers-config")
+    proxy = _refuse("the server passes nothing on: start it with --ui-mcp-proxy")
+    if tools is not None:
+        from fastrouter.api.control.tools import ToolRoutes
+
+        of_tools = ToolRoutes(tools)
+        listing, call = of_tools.list, of_tools.call
+    if config.ui_mcp_proxy:
+        from fastrouter.api.tools.proxy import Proxy
+
+        proxy = Proxy(config.mcp_servers).pass_on
+    routes.add("GET", "/tools", listing)
+    routes.add("POST", "/tools", call, max_body=MAX_BODY if tools is not None else 0)
+    for method in ("GET", "POST", "DELETE"):
+        routes.add(method, _PROXY, proxy, max_body=MAX_BODY if config.ui_mcp_proxy else 0)
+
+
+def _refuse(why: str) -> Handler:
+    def refuse(request: Request, exchange: Exchange) -> Response:
+        raise FeatureDisabled(why)
+
+    return refuse
+
+
+def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings, made: OllamaModels, uploads: Uploads) -> None:
     def add(method: str, path: str, handler: Handler, max_body: int = SMALL_BODY) -> None:
         routes.add(method, path, handler, max_body=max_body, errors=OLLAMA_ERRORS)
 
@@ -191,11 +238,11 @@ def _add_ollama(routes: Routes, ollama: Ollama, embeddings: OllamaEmbeddings) ->
     add("POST", "/api/embeddings", ollama.named(embeddings.embeddings), MAX_BODY)
     add("POST", "/api/pull", ollama.pull)
     add("DELETE", "/api/delete", ollama.delete)
-    add("POST", "/api/create", ollama.refuse_create)
-    add("POST", "/api/copy", ollama.refuse_copy)
+    add("POST", "/api/create", made.create, MAX_BODY)
+    add("POST", "/api/copy", made.copy)
+    add("GET", "/api/blobs/*", made.blob, 0)
+    routes.add("POST", "/api/blobs/*", uploads.finish, max_body=0, errors=OLLAMA_ERRORS, sink=uploads.begin)
     add("POST", "/api/push", ollama.refuse_push)
-    for method in ("GET", "POST"):
-        add(method, "/api/blobs/*", ollama.no_blob, 0)
 
 
 def _with_probe(files: Files, *, is_theirs: bool) -> Files:

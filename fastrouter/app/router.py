@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -81,6 +81,20 @@ def hosts_of(config: Config) -> list[str]:
     return [host.strip().removeprefix("[").removesuffix("]") for host in config.host.split(",") if host.strip()]
 
 
+def check_closed(config: Config, hosts: Sequence[str], *, has_foreign_sockets: bool) -> None:
+    """Without a key, tools are for this machine only: not for other machines, a proxy, or pages of other sites. Raises ConfigError."""
+    names = {origin.strip() for origin in config.cors_origins.split(",")} - {""}
+    reasons = {
+        "--host has an address that other machines can reach": not all(map(is_loopback, hosts)),
+        "systemd has passed a Unix socket on": has_foreign_sockets,
+        "--allowed-hosts lets a proxy in": bool(config.allowed_hosts),
+        "--cors-origins lets pages of other sites in": bool(names - {"localhost"}),
+    }
+    reason = next((reason for reason, is_so in reasons.items() if is_so), None)
+    if reason is not None:
+        raise ConfigError(f"tools and MCP servers need an API key here, because {reason}: set --api-key-file or LLAMA_API_KEY")
+
+
 class App:
     def __init__(self, config: Config, fork_server_command: list[str] | None = None) -> None:
         self._config = config
@@ -95,6 +109,8 @@ class App:
         if not all(map(is_loopback, hosts)) and not self._keys and not config.insecure:
             where = ",".join(hosts)
             raise ConfigError(f"--host {where} is open to other machines: set --api-key (or LLAMA_API_KEY), or say --insecure")
+        if (config.tools or config.mcp_servers or config.ui_mcp_proxy) and not self._keys:
+            check_closed(config, hosts, has_foreign_sockets=any(sock.family == socket.AF_UNIX for sock in self._inherited))
         self._certificate: Certificate | None = None
         if config.ssl_cert_file is not None and config.ssl_key_file is not None:
             self._certificate = Certificate(config.ssl_cert_file, config.ssl_key_file)
@@ -116,7 +132,7 @@ class App:
 
     async def run(self) -> int:
         self._listen_to_signals()
-        sockets = self._inherited or self._bind()
+        sockets = [*(self._inherited or self._bind()), *self._bind_for_ollama()]
         addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
         await self._server.start(sockets, self._certificate)
         self._notifier.start_watchdog()
@@ -137,9 +153,17 @@ class App:
         return 0
 
     def _bind(self) -> list[socket.socket]:
-        sockets = bind(hosts_of(self._config), self._config.port, reuse_port=self._config.reuse_port)
+        config = self._config
+        sockets = bind(hosts_of(config), config.port, reuse_port=config.reuse_port)
         self._files = [SocketFile(sock) for sock in sockets if sock.family == socket.AF_UNIX]
         return sockets
+
+    def _bind_for_ollama(self) -> list[socket.socket]:
+        """On the same addresses. Its clients use no Unix sockets."""
+        config = self._config
+        if config.ollama_port is None:
+            return []
+        return bind([host for host in hosts_of(config) if not is_unix(host)], config.ollama_port, reuse_port=config.reuse_port)
 
     async def _boot(self, addresses: list[str]) -> None:
         # In a thread: imports, or a folder of ten thousand files, must not block the loop.

@@ -9,12 +9,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
 from fastrouter.api.operations.health import Health
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.routes import add_routes
+from fastrouter.api.serving.recordings import Recordings
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.watch import Watch
@@ -32,6 +34,13 @@ MAX_LISTED = 20
 NO_TEMPLATE = "no chat template"
 
 
+def _open_tools(config: Config) -> Any:
+    """ServerTools, which is imported only if a flag asks for it. Raises ConfigError."""
+    from fastrouter.api.tools.server_tools import ServerTools
+
+    return ServerTools(config)
+
+
 class Service:
     def __init__(self, config: Config, catalog: Catalog) -> None:
         self._config = config
@@ -41,6 +50,8 @@ class Service:
         self._downloads: Downloads | None = None
         self._model_downloads: ModelDownloads | None = None
         self._store: ResponseStore | None = None
+        self._tools = _open_tools(config) if config.tools or config.mcp_servers else None
+        self._recordings = Recordings()
         self._watch: Watch | None = None
         self._health: Health | None = None
 
@@ -56,7 +67,9 @@ class Service:
         self._models = Models(self._catalog, supervisor, downloads, self._config, before_reload=before_reload)
         self._model_downloads = ModelDownloads(self._models, self._catalog, supervisor, downloads, self._config)
         self._store = ResponseStore(self._config.responses_dir, self._config.responses_mib << 20)
-        add_routes(routes, self._models, supervisor, self._model_downloads, self._store, self._config)
+        add_routes(routes, self._models, supervisor, self._model_downloads, self._store, self._tools, self._recordings, self._config)
+        if self._tools is not None:
+            self._tools.start()
         if self._config.watch:
             self._watch = Watch(self._config, self.reload)
 
@@ -78,6 +91,8 @@ class Service:
 
     def _on_event(self, event: Event) -> None:
         """/health waits only for the first load of the only model."""
+        if event.event == "models_reload":
+            self._recordings.keep_models(lambda model_id: self._catalog.get(model_id) is not None)
         only = self._catalog.only
         if only is None or event.model != only.id or self._health is None:
             return
@@ -107,8 +122,11 @@ class Service:
     async def stop(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
+        if self._tools is not None:
+            await self._tools.stop()
         if self._downloads is not None:
             await self._downloads.stop()
+        self._recordings.close()
         if self._supervisor is not None:
             await self._supervisor.stop(self._config.stop_timeout_s)
         if self._store is not None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastrouter.catalog.capabilities import capabilities, embedding_options, input_modalities
+from fastrouter.catalog.created import CreatedModels
 from fastrouter.catalog.difference import Difference, compare
 from fastrouter.catalog.gguf import Unusual
 from fastrouter.catalog.header_cache import Headers, features_of
@@ -24,7 +25,7 @@ from fastrouter.catalog.sources import (
     stat_of,
 )
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, system_of
+from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, messages_of, system_of
 from fastrouter.config.config import Config, Layer, load_options, merge, to_arguments, to_section
 from fastrouter.config.flag import Scope
 from fastrouter.config.presets import Presets, read_presets
@@ -57,6 +58,8 @@ class Scan:
         folders = [str(config.models_dir)] if config.models_dir is not None else []
         text = presets.text if presets is not None else None
         self.presets = read_presets(config.models_preset, folders, text) if config.models_preset else Presets()
+        if not config.has_one_model:
+            self.presets = self.presets.with_created(CreatedModels(config.created_dir).presets())
         self.folder_ids = folder_ids or {}
         self.problems = list(self.presets.problems)  # these end a start, or a reload
         self._sections = Sections(self.presets)
@@ -76,6 +79,7 @@ class Scan:
         models |= {name: self._to_broken(name, models.get(name), known.get(name)) for name in self._sections.faults}
         for hidden in self._hidden(models):
             models[hidden] = replace(models[hidden], is_listed=False)
+        models |= {name: _as_created(spec) for name, spec in models.items() if self.presets.is_created(name)}
         same = {model_id for model_id, spec in models.items() if known.get(model_id) == spec}
         self.models = {model_id: (known if model_id in same else models)[model_id] for model_id in sorted(models)}
         self.names = self._name_all()
@@ -133,7 +137,7 @@ class Scan:
     def _read_files(self, layer: Layer, section: str | None = None) -> tuple[LoadOptions, RequestDefaults]:
         """The settings of a layer, with the files that it names."""
         try:
-            return load_options(layer), RequestDefaults(system=system_of(layer))
+            return load_options(layer), RequestDefaults(system=system_of(layer), messages=messages_of(layer))
         except ConfigError as problem:
             if section is None:
                 self.problems.append(f"for every model: {problem.message}")
@@ -286,6 +290,11 @@ class Scan:
             for alias in spec.aliases:
                 names.setdefault(alias, spec.id)
         return self._by_spelling() | names
+
+
+def _as_created(spec: ModelSpec) -> ModelSpec:
+    """A model that a client has made. It is listed only while its base is there: other routers of the same user see it too."""
+    return replace(spec, source="created", can_remove=True, is_listed=spec.is_listed and spec.fault is None)
 
 
 def _with_adapters(base: ModelSpec, paths: Iterable[str]) -> ModelSpec:

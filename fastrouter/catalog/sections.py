@@ -39,7 +39,7 @@ class Sections:
 
     def note(self, name: str, problem: ConfigError) -> None:
         """`problem` contains the place, or it is about the whole section."""
-        is_located = problem.message.startswith(f"{self._presets.path}:")
+        is_located = problem.message.startswith(f"{self._presets.path_of(name)}:")
         self.faults.setdefault(name, []).append(problem.message if is_located else f"{self.where(name)}: {problem.message}")
 
     def check_source(self, name: str, names: Iterable[str], *, is_known: bool) -> None:
@@ -137,6 +137,8 @@ class Sections:
         """All that keeps the sections' models from being loaded, in the order of the file."""
         wrong = []
         for name in self._presets.sections:
+            if self._presets.is_created(name):
+                continue  # its user cannot change the file
             spec = models[name]
             if spec.wanted is None and spec.error is not None:
                 wrong += self.faults.get(name) or [f"{self.where(name)}: {spec.error}"]

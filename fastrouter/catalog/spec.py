@@ -20,7 +20,7 @@ class ModelSpec:
     path: str  # the first shard
     mmproj: str | None
     options: LoadOptions = field(hash=False)
-    source: str  # models_dir | cache | preset | file: the one that --model names
+    source: str  # models_dir | cache | preset | created | file: the one that --model names
     args: tuple[str, ...]
     preset: str | None  # the text of its section
     created: int  # seconds since 1970

@@ -3,6 +3,7 @@
 Invariant: a variant differs from its base only in what a request could set itself, so both share one process and one KV cache.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 from fastrouter.config.config import Layer, constraint_of
 from fastrouter.config.flag import Kind, Scope
 from fastrouter.errors import ConfigError
+from fastrouter.options.limits import MAX_FIRST_MESSAGES
 from fastrouter.system.text_file import read_text
 
-_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora")  # names of load options
+_OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora", "stop")  # names of load options
 _OF_NAMES = ("aliases", "tags")
-_OF_VARIANTS = ("base", "system", "load_on_startup", "")  # "": accepted and dropped
+_OF_VARIANTS = ("base", "system", "messages", "load_on_startup", "")  # "": accepted and dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class RequestDefaults:
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None  # the system message of chats without one
+    messages: tuple[dict[str, Any], ...] = ()  # they begin each chat, after its system message
+    stop: tuple[str, ...] = ()
     constraint: dict[str, str] | None = None  # like Generate.constraint
     lora: tuple[tuple[int, float], ...] | None = None  # (adapter id, scale); None: those of the model
 
@@ -48,6 +52,28 @@ def text_of(layer: Layer, name: str) -> str | None:
 
 def system_of(layer: Layer) -> str | None:
     return text_of(layer, "system")
+
+
+def messages_of(layer: Layer) -> tuple[dict[str, Any], ...]:
+    """Raises ConfigError."""
+    text = text_of(layer, "messages")
+    if text is None:
+        return ()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    is_right = isinstance(found, list) and len(found) <= MAX_FIRST_MESSAGES and all(map(_is_message, found))
+    if not is_right:
+        shape = '[{"role": "user", "content": "text"}, ...]'
+        raise ConfigError(
+            f"messages-file {layer['messages'].value}: must be a JSON list of at most {MAX_FIRST_MESSAGES} messages, as {shape}"
+        )
+    return tuple(found)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
 def check_variant(section: Layer, where: Callable[[str], str]) -> None:
@@ -73,6 +99,8 @@ def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adap
         chat_template=text_of(own, "chat_template"),
         chat_template_kwargs=own["chat_template_kwargs"].value if "chat_template_kwargs" in own else {},
         system=base.system if "system" not in own else system_of(own),
+        messages=base.messages if "messages" not in own else messages_of(own),
+        stop=tuple(own["stop"].value) if "stop" in own else (),
         lora=tuple((adapters.index(path), scale) for path, scale in own["lora"].value) if "lora" in own else None,
     )
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.help import help_text
 from fastrouter.config.preset_values import write_value
+from fastrouter.config.tools import McpServer, check_tools, read_tool_fields
 from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_yet
 from fastrouter.errors import ConfigError
 from fastrouter.options.constraint_text import check_grammar, schema_text
@@ -23,14 +24,18 @@ from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET, LoadOptions
 from fastrouter.options.samplers import letters_of
-from fastrouter.system.fact_file import cache_folder
+from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
-_SECRETS = ("api_keys", "hf_token")  # targets whose values are never shown
+_PATHS = (
+    *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"),
+    *("responses_dir", "created_dir", "park_dir"),
+)
+_SECRETS = ("api_keys", "hf_token", "mcp_servers_json")  # targets whose values are never shown
 
 
 class Setting(NamedTuple):
@@ -47,6 +52,7 @@ Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target
 class Config:
     host: str = "127.0.0.1"
     port: int = 8080
+    ollama_port: int | None = None  # a second port with the same API
     api_prefix: str = ""
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None  # http/api_keys.py reads it, now and after each change
@@ -66,6 +72,12 @@ class Config:
     ui: bool = True
     responses_dir: Path | None = None  # of stored responses; None: they are in memory
     responses_mib: int = 256  # 0: none is stored
+    tools: tuple[str, ...] = ()  # built-in ones; none: the server has no tools
+    tools_dir: str = ""  # the folder that they may use
+    mcp_servers: tuple[McpServer, ...] = field(default=(), repr=False)
+    ui_mcp_proxy: bool = False
+    created_dir: Path | None = None  # of models that clients have made; None: they cannot make any
+    blobs_mib: int = 64 << 10  # for files that clients upload; 0: none
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -85,7 +97,11 @@ class Config:
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
+    park_ram_mib: int = -1  # of prompts of models that have left; -1: what the machine can spare; 0: none
+    park_dir: Path | None = None  # where parked prompts survive a restart; None: nowhere
+    park_disk_mib: int = 8192
     poll: int = DEFAULT_POLL
+    worker_hang_timeout_s: float = 30.0  # 0: hung workers are not looked for
     queue_timeout_s: float = 0.0  # 0: no limit
     queue_patience_s: float = DEFAULT_PATIENCE_S
     models_autoload: bool = True
@@ -128,12 +144,14 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     if "log_jsonl" in fields:
         fields.setdefault("log_format", "json" if fields.pop("log_jsonl") else "text")
         fields.pop("log_jsonl", None)
-    for name in ("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "responses_dir"):
+    for name in _PATHS:
         if name in fields:
             fields[name] = Path(fields[name])
     fields.setdefault("responses_dir", cache_folder(environ))
+    fields.setdefault("created_dir", data_folder(environ))
     if isinstance(fields.get("ui_settings"), str):
         fields["ui_settings"] = _read_settings(fields["ui_settings"])
+    read_tool_fields(fields)
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
     config = Config(
         **fields,
@@ -250,6 +268,7 @@ def _check(config: Config) -> None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
     if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
         raise ConfigError("--hf-token (HF_TOKEN) is not a token: it has blanks or other characters that cannot be sent")
+    check_tools(config.tools, config.tools_dir)
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     load_options(merge(config.environment, config.command_line))

@@ -7,7 +7,7 @@ or in [*], concern all sections. The table of flags says which values are valid.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,32 @@ class Presets:
     warnings: tuple[str, ...] = ()  # about lines that are followed, but probably not meant
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by section: paths where a missing file may appear
     text: str = ""  # of the whole file
+    created: "Presets | None" = None  # sections of models that clients have made; they are in `sections` too
+
+    def path_of(self, name: str) -> str:
+        """The file of a section."""
+        return self.created.path if self.created is not None and self.is_created(name) else self.path
+
+    def is_created(self, name: str) -> bool:
+        return self.created is not None and name in self.created.sections
+
+    def with_created(self, created: "Presets") -> "Presets":
+        """And the sections of another file. A section of this file comes before one with the same name there."""
+        names = [name for name in created.sections if name not in self.sections]
+        own = replace(created, sections={name: created.sections[name] for name in names})
+        return replace(
+            self,
+            sections={**self.sections, **own.sections},
+            lines={**created.lines, **self.lines},
+            key_lines={**created.key_lines, **self.key_lines},
+            faults={**{name: created.faults[name] for name in names if name in created.faults}, **self.faults},
+            missing={**{name: created.missing[name] for name in names if name in created.missing}, **self.missing},
+            created=own,
+        )
 
     def where(self, name: str, target: str = "") -> str:
         """The line of a section's key, otherwise that of the section."""
-        return f"{self.path}:{self.key_lines.get((name, target), self.lines[name])} [{name}]"
+        return f"{self.path_of(name)}:{self.key_lines.get((name, target), self.lines[name])} [{name}]"
 
 
 def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None) -> Presets:

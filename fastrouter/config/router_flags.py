@@ -2,6 +2,7 @@
 
 from fastrouter.config.flag import Flag, Kind, Scope, flag
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
+from fastrouter.options.tool_definitions import BY_NAME
 
 
 def router_flags() -> list[Flag]:
@@ -31,6 +32,17 @@ def router_flags() -> list[Flag]:
         ),
         flag(
             scope,
+            "--park-ram",
+            "PARK_RAM",
+            Kind.MEMORY,
+            "park_ram_mib",
+            "MiB for prompts of models that have left memory (auto: 8192, or a quarter of the free memory; 0: off)",
+            low=-1,
+        ),
+        flag(scope, "--park-dir", "PARK_DIR", Kind.PATH, "park_dir", "folder where parked prompts survive a restart (none)"),
+        flag(scope, "--park-disk", "PARK_DISK", Kind.INT, "park_disk_mib", "MiB of parked prompts in --park-dir (8192)", low=0),
+        flag(
+            scope,
             "--queue-timeout",
             "QUEUE_TIMEOUT",
             Kind.FLOAT,
@@ -45,6 +57,15 @@ def router_flags() -> list[Flag]:
             Kind.FLOAT,
             "queue_patience_s",
             f"seconds that requests for models in memory may go before one that waits for its model ({DEFAULT_PATIENCE_S:g})",
+            low=0,
+        ),
+        flag(
+            scope,
+            "--worker-hang-timeout",
+            "WORKER_HANG_TIMEOUT",
+            Kind.FLOAT,
+            "worker_hang_timeout_s",
+            "seconds a worker may make no progress; then it is killed and its requests go on in a new one (30; 0: no limit)",
             low=0,
         ),
         flag(
@@ -78,6 +99,16 @@ def router_flags() -> list[Flag]:
         flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
         flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
         flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
+        flag(
+            scope,
+            "--ollama-port",
+            "OLLAMA_PORT",
+            Kind.INT,
+            "ollama_port",
+            "a second port, for clients of Ollama that only know 11434 (none; 0: any free one)",
+            low=0,
+            high=65535,
+        ),
         flag(scope, "--api-prefix", "API_PREFIX", Kind.TEXT, "api_prefix", "prefix of all paths, such as /router"),
         flag(scope, "-to --timeout", "TIMEOUT", Kind.FLOAT, "timeout_s", "seconds a client may stop reading (10) or be idle (75)", low=1),
         flag(scope, "--api-key", "LLAMA_API_KEY", Kind.LIST, "api_keys", "keys, comma-separated; a file is safer, because ps shows these"),
@@ -131,6 +162,15 @@ def router_flags() -> list[Flag]:
         flag(
             scope, "--responses-mib", "RESPONSES_MIB", Kind.INT, "responses_mib", "MiB of stored responses (256; 0: none is stored)", low=0
         ),
+        flag(
+            scope,
+            "--created-dir",
+            "CREATED_DIR",
+            Kind.PATH,
+            "created_dir",
+            "folder of models made with POST /api/create (fastrouter in the user's data folder)",
+        ),
+        flag(scope, "--blobs-mib", "BLOBS_MIB", Kind.INT, "blobs_mib", "MiB of model files that clients upload (65536; 0: none)", low=0),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),
@@ -155,6 +195,32 @@ def router_flags() -> list[Flag]:
         flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
         flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, like `fastrouter completion bash`"),
         flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds that running requests get at the end (10)", low=0),
+    ]
+
+
+def tool_flags() -> list[Flag]:
+    scope = Scope.ROUTER
+    return [
+        flag(scope, "--tools", "TOOLS", Kind.LIST, "tools", f"tools of this machine for models: all, or some of {', '.join(BY_NAME)}"),
+        flag(scope, "--tools-dir", "TOOLS_DIR", Kind.FOLDER, "tools_dir", "the folder below which these tools work; --tools needs it"),
+        flag(
+            scope,
+            "--mcp-servers-config",
+            "MCP_SERVERS_CONFIG",
+            Kind.PATH,
+            "mcp_servers_config",
+            "JSON file of MCP servers whose tools are offered too",
+        ),
+        flag(scope, "--mcp-servers-json", "MCP_SERVERS_JSON", Kind.JSON, "mcp_servers_json", "the same as a text; a file is safer"),
+        flag(
+            scope,
+            "--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy",
+            "UI_MCP_PROXY",
+            Kind.SWITCH,
+            "ui_mcp_proxy",
+            "pages may send requests to the MCP servers of that file, by /cors-proxy (off)",
+        ),
+        flag(scope, "-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, "agent", "--tools all and --ui-mcp-proxy (off)"),
     ]
 
 
@@ -204,6 +270,7 @@ def preset_flags() -> list[Flag]:
         flag(scope, "base", "", Kind.TEXT, "base", "the model whose process it shares; it may change what a request can set"),
         flag(scope, "system-prompt", "", Kind.TEXT, "system", "system message of chats that have none"),
         flag(scope, "system-prompt-file", "", Kind.PATH, "system", "a file with the system message"),
+        flag(scope, "messages-file", "", Kind.PATH, "messages", "a JSON file with messages that begin each chat"),
         flag(scope, "dedup-cache-models", "", Kind.SWITCH, "hides_cached", "do not list the cached model that a section uses"),
         flag(scope, "version", "", Kind.TEXT, "", "accepted"),
     ]

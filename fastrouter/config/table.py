@@ -8,7 +8,7 @@ from typing import Any
 
 from fastrouter.config.flag import Kind, Scope, flag
 from fastrouter.config.model_flags import cache_flags, model_flags, sampling_flags, speculation_flags
-from fastrouter.config.router_flags import lifetime_flags, preset_flags, router_flags, source_flags
+from fastrouter.config.router_flags import lifetime_flags, preset_flags, router_flags, source_flags, tool_flags
 
 # These values ask for what fastrouter does anyway, so existing command lines work: (names, environment, kind, accepted values).
 _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
@@ -21,8 +21,6 @@ _ONE_WAY: tuple[tuple[str, str, Kind, tuple[Any, ...]], ...] = (
     ("--spec-draft-sampling", "SPEC_DRAFT_SAMPLING", Kind.TEXT, ("greedy",)),
     ("-bs --backend-sampling", "BACKEND_SAMPLING", Kind.SWITCH, (True, False)),
     ("--spec-draft-backend-sampling --no-spec-draft-backend-sampling", "SPEC_DRAFT_BACKEND_SAMPLING", Kind.SWITCH, (True, False)),
-    ("--ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy", "UI_MCP_PROXY", Kind.SWITCH, (False,)),
-    ("-ag --agent -no-ag --no-agent", "AGENT", Kind.SWITCH, (False,)),
 )
 
 _NOT_YET = """
@@ -40,8 +38,7 @@ _NOT_YET = """
 -mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
 --image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
---tools TOOLS | --tools-runtime TOOLS_RUNTIME |
---mcp-servers-config MCP_SERVERS_CONFIG | --mcp-servers-json MCP_SERVERS_JSON | --threads-http THREADS_HTTP |
+--tools-runtime TOOLS_RUNTIME | --threads-http THREADS_HTTP |
 --media-path |
 --prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
@@ -60,7 +57,7 @@ _NOT_YET = """
 """  # names, then the environment name
 
 
-TABLE = [*router_flags(), *source_flags(), *model_flags(), *cache_flags(), *sampling_flags()]
+TABLE = [*router_flags(), *tool_flags(), *source_flags(), *model_flags(), *cache_flags(), *sampling_flags()]
 TABLE += [*speculation_flags(), *lifetime_flags(), *preset_flags()]
 TABLE += [flag(Scope.NOT_YET, _names, _env, _kind, "", only=_only) for _names, _env, _kind, _only in _ONE_WAY]
 for _line in _NOT_YET.split("|"):

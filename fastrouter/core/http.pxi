@@ -17,6 +17,7 @@ cdef enum:  # what the next byte belongs to
     IS_BROKEN
 
 _TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NO_LIMIT = 1 << 62  # its sink has one
 _MAX_DROPPED = 64 << 10  # bytes of an unneeded body that are read so that the connection can continue
 _CONTROLS = bytes((*range(32), 127))
 _SUPPORTED_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))
@@ -103,6 +104,14 @@ cdef class RequestParser:
     @property
     def num_body_bytes(self):
         return self._body.num_bytes
+
+    @property
+    def num_held_bytes(self):
+        return self._body.num_bytes if self._body.sink is None else 0
+
+    @property
+    def sink(self):
+        return self._body.sink
 
     def feed(self, bytes data not None, gate=None):
         requests = []
@@ -300,8 +309,6 @@ cdef class RequestParser:
             raise HttpError(400, "a request needs exactly one Host header")
         if is_chunked and (request.http_minor == 0 or length is not None):
             raise HttpError(400, "Transfer-Encoding does not go with HTTP/1.0 or Content-Length")
-        if length is not None and length > self._max_body:
-            raise HttpError(413, f"the body is larger than {self._max_body} bytes")
         return -1 if is_chunked else (length or 0)
 
     cdef int _start_body(self, length, list requests) except -1:
@@ -312,6 +319,11 @@ cdef class RequestParser:
         if length == 0:
             return self._complete(b"", requests)
         self._body.limit = min(self._max_body, self._gate(self._request, length)) if self._gate is not None else self._max_body
+        self._body.sink = self._request.sink
+        if self._body.sink is not None:
+            self._body.limit = _NO_LIMIT
+        elif length > self._max_body:
+            raise HttpError(413, f"the body is larger than {self._max_body} bytes")
         self._body.is_dropped = self._request.denied is not None
         if self._body.is_dropped and (waits or not 0 < length <= _MAX_DROPPED):
             self._parser = None

@@ -149,6 +149,9 @@ cdef extern from *:
         return z ^ (z >> 31);
     }
 
+    /* The state before the draws of the token after `num_tokens`: each token has 256 numbers of the sequence for itself. */
+    static uint64_t fr_state_at(uint64_t seed, uint64_t num_tokens) { return seed + num_tokens * 256 * 0x9E3779B97F4A7C15ull; }
+
     static float fr_unit(uint64_t *state) { return (float)((fr_random(state) >> 40) * (1.0 / (1 << 24))); }
 
     /* Writes the top_k best to `c`; `scratch`: one float per block. 0 < top_k < n; `most` is finite. */
@@ -217,6 +220,7 @@ cdef extern from *:
         int32_t token
     int fr_block_maxima(const float *logits, int n, float *maxima) noexcept
     int fr_argmax(const float *logits, int n, const float *maxima, int blocks) noexcept
+    uint64_t fr_state_at(uint64_t seed, uint64_t num_tokens) noexcept
     float fr_unit(uint64_t *state) noexcept
     float fr_largest(const float *maxima, int blocks) noexcept
     int fr_collect(const float *logits, int n, const float *maxima, int blocks, float least, fr_candidate *out) noexcept

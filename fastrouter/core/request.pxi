@@ -21,6 +21,7 @@ cdef class Request:
         public str path
         readonly str query
         readonly bytes body
+        readonly Py_ssize_t num_body_bytes
         readonly bint keep_alive
         readonly int http_minor
         public object caller
@@ -28,6 +29,7 @@ cdef class Request:
         public object denied
         public object json
         public object model
+        public object sink  # takes the body; then `body` stays empty
         list _headers  # (name, value), bytes, names in lower case
 
     def __repr__(self):
@@ -43,6 +45,7 @@ cdef class Request:
 
     def take_body(self):
         body, self.body = self.body, b""
+        self.num_body_bytes += len(body)
         return body
 
 
@@ -55,13 +58,16 @@ cdef class BodyBuffer:
         readonly Py_ssize_t num_bytes  # that have come
         public Py_ssize_t limit
         public bint is_dropped  # the body is not needed: its bytes are only counted
+        public object sink  # takes the bytes instead; None: they are kept here
 
     def __dealloc__(self):
         Py_XDECREF(self._bytes)
 
     cdef int append(self, const char *data, Py_ssize_t size) except -1:
         cdef Py_ssize_t needed = self.num_bytes + size
-        if not self.is_dropped:
+        if self.sink is not None:
+            self.sink.write(PyBytes_FromStringAndSize(<char *>data, size))
+        elif not self.is_dropped:
             if self._bytes == NULL:
                 self._room = max(needed, _LEAST_ROOM)
                 self._bytes = _new_bytes(NULL, self._room)
@@ -84,5 +90,6 @@ cdef class BodyBuffer:
     cdef int clear(self) except -1:
         Py_XDECREF(self._bytes)
         self._bytes = NULL
+        self.sink = None
         self._room = self.num_bytes = 0
         return 0

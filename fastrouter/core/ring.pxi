@@ -6,13 +6,21 @@
 #            head      u64  @128  (producer)
 #            asleep    u32  @192  (both)
 #            cancelled u64  @256  (consumer)   the request that was cancelled last, so that a decode can end early
+#            alive     u64  @320  (producer)   grows with each turn of the worker's loop
+#            progress  u64  @384  (producer)   grows with each piece of work: an operation of a graph, a step, a part of a load
 #   page 1.. data, `capacity` bytes          data | data again      (mapped twice, so that no record wraps)
 #
-#   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | 0 u32 | payload, padded to 8
+#   record   size u32 | request_id u32 | kind u16 | choice u16 | flags u32 | num_tokens u32 | num_words u32 | payload | words, padded to 8
+#
+# `size` counts the payload and the words. Words are 32-bit numbers that the router keeps and never interprets: when the worker dies, the
+# next one gets them back, see worker/resumed.py.
 #
 # head and tail count all bytes and never go back; head - tail is what waits. One release store publishes a record. The consumer sets
 # `asleep` before it stops looking, then looks once more; the producer reads `asleep` after it has published. With a full fence on both
 # sides at least one of them sees the other, so no wake-up is lost, and an awake consumer costs the producer no system call.
+#
+# The last two are counters that only tell whether a worker hangs: relaxed, written by one thread at a time, and wrong values cost only the
+# worker that wrote them.
 #
 # The router trusts nothing that it reads here: its tail is private, a header is copied before it is checked, every length is
 # compared with what is really there, and the seals prevent the other side from truncating the file (which would be a SIGBUS).
@@ -26,7 +34,7 @@ cdef extern from *:
     #include <unistd.h>
     #define FR_ASLEEP 192
 
-    typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, zero; } fr_record;
+    typedef struct { uint32_t size, request_id; uint16_t kind, choice; uint32_t flags, num_tokens, num_words; } fr_record;
 
     static inline uint64_t fr_load(const char *control, int at) { return __atomic_load_n((const uint64_t *)(control + at), __ATOMIC_ACQUIRE); }
     static inline void fr_store(char *control, int at, uint64_t value) { __atomic_store_n((uint64_t *)(control + at), value, __ATOMIC_RELEASE); }
@@ -54,10 +62,16 @@ cdef extern from *:
         while ((error = fr_outcome(read(doorbell, &count, 8))) == EINTR);
         return error == EAGAIN ? 0 : error; /* EAGAIN: it was not rung */
     }
-    /* llama.cpp calls this after each operation of a graph, from one of its threads, without the GIL: a load and a comparison. */
-    typedef struct { const uint64_t *cancelled; uint64_t watched; } fr_watch;
+    static inline void fr_count(uint64_t *counter) {
+        __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+    }
+    static inline void fr_bump(char *control, int at) { fr_count((uint64_t *)(control + at)); }
+    /* llama.cpp calls this after each operation of a graph, from one of its threads, without the GIL: a few loads and a store. A graph has
+       an end, so each operation is progress. */
+    typedef struct { const uint64_t *cancelled; uint64_t *progress; uint64_t watched; } fr_watch;
     static bool fr_is_cancelled(void *watch) {
         const fr_watch *asked = (const fr_watch *)watch;
+        fr_count(asked->progress);
         uint64_t watched = __atomic_load_n(&asked->watched, __ATOMIC_RELAXED);
         return watched && __atomic_load_n(asked->cancelled, __ATOMIC_RELAXED) == watched;
     }
@@ -80,6 +94,7 @@ cdef extern from *:
     """
     ctypedef struct fr_watch:
         const uint64_t *cancelled
+        uint64_t *progress
         uint64_t watched
     void fr_watch_for(fr_watch *watch, uint64_t id) noexcept
     void fr_is_cancelled()  # only its address is taken
@@ -90,9 +105,10 @@ cdef extern from *:
         uint16_t choice
         uint32_t flags
         uint32_t num_tokens
-        uint32_t zero
+        uint32_t num_words
     uint64_t fr_load(const char *control, int at) noexcept
     void fr_store(char *control, int at, uint64_t value) noexcept
+    void fr_bump(char *control, int at) noexcept
     void fr_set_asleep(char *control, uint32_t value) noexcept
     int fr_take_asleep(char *control) noexcept
     int fr_signal(int doorbell) noexcept
@@ -106,6 +122,8 @@ cdef enum:
     TAIL = 64
     HEAD = 128
     CANCELLED = 256
+    ALIVE = 320
+    PROGRESS_AT = 384
     HEADER_BYTES = 24
     MAX_CHOICES = 256
     INDEX_BITS = 12  # a request id is generation << INDEX_BITS | index into the table of sinks
@@ -192,12 +210,18 @@ cdef class TokenRing:
 
     # ---------------------------------------------------------------- producer
 
-    def try_push(self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload not None):
-        cdef uint64_t size = PyBytes_GET_SIZE(payload)
+    def try_push(
+        self, uint32_t request_id, uint16_t kind, uint16_t choice, uint32_t flags, uint32_t num_tokens, bytes payload not None,
+        bytes words not None=b"",
+    ):
+        cdef uint64_t num_payload = PyBytes_GET_SIZE(payload)
+        cdef uint64_t size = num_payload + <uint64_t>PyBytes_GET_SIZE(words)
         cdef uint64_t total = HEADER_BYTES + ((size + 7) & ~<uint64_t>7)
         cdef fr_record *record
         if self._control == NULL:
             raise ValueError("the ring is closed")
+        if PyBytes_GET_SIZE(words) & 3:
+            raise ValueError("words have four bytes each")
         if total > self.capacity >> 1:
             raise ValueError(f"a record of {size} bytes never fits into the ring")
         if self._head + total - self._tail > self.capacity:
@@ -212,8 +236,9 @@ cdef class TokenRing:
         record.choice = choice
         record.flags = flags
         record.num_tokens = num_tokens
-        record.zero = 0
-        memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), size)
+        record.num_words = <uint32_t>(PyBytes_GET_SIZE(words) // 4)
+        memcpy(<char *>record + HEADER_BYTES, PyBytes_AS_STRING(payload), num_payload)
+        memcpy(<char *>record + HEADER_BYTES + num_payload, PyBytes_AS_STRING(words), size - num_payload)
         self._head += total
         fr_store(self._control, HEAD, self._head)
         return True
@@ -230,11 +255,25 @@ cdef class TokenRing:
     def watch(self):
         return CancelWatch(self)
 
+    def note_alive(self):
+        if self._control != NULL:
+            fr_bump(self._control, ALIVE)
+
+    def note_progress(self):
+        if self._control != NULL:
+            fr_bump(self._control, PROGRESS_AT)
+
     # ---------------------------------------------------------------- consumer
 
     def cancel(self, uint32_t request_id):
         if self._control != NULL:
             fr_store(self._control, CANCELLED, request_id)
+
+    @property
+    def life(self):
+        if self._control == NULL:
+            return 0, 0
+        return fr_load(self._control, ALIVE), fr_load(self._control, PROGRESS_AT)
 
     def attach(self, Sink sink not None):
         cdef uint32_t index = self._index
@@ -296,6 +335,7 @@ cdef class TokenRing:
                 sink.is_dirty = False
                 try:
                     sink.end_drain()
+                    sink.tell()
                 except Exception as error:
                     self._sink_failed(sink, error)
         return num_records
@@ -305,7 +345,7 @@ cdef class TokenRing:
         global fr_drain_ns
         cdef fr_record record
         cdef const char *at
-        cdef uint64_t total
+        cdef uint64_t total, word_bytes
         cdef Py_ssize_t num_records = 0
         cdef Sink sink
         fr_drain_ns = fr_now_ns()
@@ -314,7 +354,10 @@ cdef class TokenRing:
             at = self._data + (self._tail & self._mask)
             memcpy(&record, at, HEADER_BYTES)
             total = HEADER_BYTES + ((<uint64_t>record.size + 7) & ~<uint64_t>7)
+            word_bytes = 4 * <uint64_t>record.num_words
             if waiting < HEADER_BYTES or total > waiting or not TEXT <= record.kind <= ERROR or record.choice >= MAX_CHOICES:
+                raise ProtocolError("a worker wrote an impossible record")
+            if word_bytes > record.size:
                 raise ProtocolError("a worker wrote an impossible record")
             sink = self._sinks[record.request_id & (NUM_SINKS - 1)]
             if sink is not None and sink.request_id == record.request_id:
@@ -326,7 +369,8 @@ cdef class TokenRing:
                     sink.is_dirty = True
                     dirty.append(sink)
                 try:
-                    sink.take(record.kind, record.choice, record.flags, at + HEADER_BYTES, record.size)
+                    sink.keep(record.kind, record.choice, at + HEADER_BYTES + record.size - word_bytes, record.num_words)
+                    sink.take(record.kind, record.choice, record.flags, at + HEADER_BYTES, record.size - word_bytes)
                 except Exception as error:
                     self._sink_failed(sink, error)
                 if self._control == NULL:
@@ -356,6 +400,7 @@ cdef class CancelWatch:
             raise ValueError("the ring is closed")
         self._ring = ring
         self._watch.cancelled = <const uint64_t *>(ring._control + CANCELLED)
+        self._watch.progress = <uint64_t *>(ring._control + PROGRESS_AT)
 
     @property
     def function(self):

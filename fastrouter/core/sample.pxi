@@ -36,8 +36,10 @@ cdef class LogitSampler:
     cdef:
         int _n_vocab
         fr_settings _s
-        uint64_t _state  # of the random numbers
-        float _mu  # mirostat's, from token to token
+        uint64_t _seed
+        uint64_t _num_accepted  # tokens of the answer
+        uint64_t _state  # of the random numbers: each token has its own range of them
+        public float mu  # mirostat's, from token to token
         list _head  # steps that change the logits in place: penalties and dry before all others
         list _steps  # all others, without those that do nothing
         bint _is_greedy
@@ -66,7 +68,7 @@ cdef class LogitSampler:
         float _sum  # of their weights
         int _num_probs  # -1: none are kept
         bint _is_after  # probabilities of after the chain
-        readonly object probabilities  # of the last sample: (the token's own, [(token, probability), ...] best first)
+        public object probabilities  # of the last sample: (the token's own, [(token, probability), ...] best first)
 
     def __init__(
         self, int n_vocab, dict settings, *, seed, list bias, Breakers breakers=None, int num_probs=-1, bint is_after=False,
@@ -74,8 +76,8 @@ cdef class LogitSampler:
         self._n_vocab = n_vocab
         self._s = settings
         self._s.dry_allowed_length = max(self._s.dry_allowed_length, 0)
-        self._state = seed
-        self._mu = 2 * self._s.mirostat_tau
+        self._seed = self._state = seed
+        self.mu = 2 * self._s.mirostat_tau
         self._num_probs = num_probs
         self._is_after = is_after
         self._plan([SAMPLERS.index(name) for name in settings["samplers"]])
@@ -167,11 +169,16 @@ cdef class LogitSampler:
             window = max(window, len(tokens) if self._s.dry_penalty_last_n < 0 else self._s.dry_penalty_last_n)
         if window:
             for token in tokens[max(0, len(tokens) - window):]:
-                self.accept(token)
+                self._remember(token)
 
     def accept(self, int32_t token):
+        self._num_accepted += 1
+        self._state = fr_state_at(self._seed, self._num_accepted)
+        self._remember(token)
+
+    cdef int _remember(self, int32_t token) except -1:
         if not (self._has_penalties or self._has_dry) or not 0 <= token < self._n_vocab:
-            return
+            return 0
         self._history = <int32_t *>_grown(self._history, &self._history_capacity, self._num_history + 1, sizeof(int32_t))
         self._history[self._num_history] = token
         self._num_history += 1
@@ -179,6 +186,7 @@ cdef class LogitSampler:
             self._counts[token] += 1
             if 0 <= self._s.repeat_last_n < self._num_history:  # the oldest leaves
                 self._counts[self._history[self._num_history - 1 - self._s.repeat_last_n]] -= 1
+        return 0
 
     # ------------------------------------------------------------ a sample
 
@@ -251,13 +259,13 @@ cdef class LogitSampler:
             elif step == _TEMPERATURE:
                 count = fr_temperature(c, count, s.temperature, s.dynatemp_range, s.dynatemp_exponent)
             elif step == _MIROSTAT:
-                count = fr_mirostat(c, count, self._n_vocab, self._mu)
+                count = fr_mirostat(c, count, self._n_vocab, self.mu)
             else:
-                count = fr_mirostat_2(c, count, self._mu)
+                count = fr_mirostat_2(c, count, self.mu)
         token = fr_choose(c, count, fr_most(c, count), 1, &self._state, &self._sum)
         self._num_kept = count
         if self._steps and self._steps[len(self._steps) - 1] >= _MIROSTAT:
-            self._mu -= s.mirostat_eta * (-log2(self._chance(token)) - s.mirostat_tau)
+            self.mu -= s.mirostat_eta * (-log2(self._chance(token)) - s.mirostat_tau)
         return token
 
     # ------------------------------------------------------------ in place, and back
@@ -340,6 +348,16 @@ cdef class LogitSampler:
             logits[self._saved_tokens[index]] = self._saved[index]
 
     # ------------------------------------------------------------ probabilities
+
+    def measure(self, size_t address, int n_vocab, int token):
+        cdef float mu = self.mu
+        if not 0 <= token < self._n_vocab:
+            raise ValueError(f"token {token} is outside the vocabulary")
+        self.sample(address, n_vocab)
+        self.mu = mu
+        self._state = fr_state_at(self._seed, self._num_accepted)
+        if self._num_probs >= 0:
+            self.probabilities = self._after(token) if self._is_after else self._before(<float *>address, token)
 
     cdef float _chance(self, int token) noexcept:  # C only
         cdef int index

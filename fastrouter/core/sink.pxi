@@ -160,6 +160,19 @@ cdef class ItlHistogram:
 cdef long long fr_drain_ns = 0  # when the ring took the records that it is delivering
 
 
+cdef enum:
+    MAX_WORDS = 1 << 18  # of one request, 1 MiB: with more, another worker cannot continue it
+
+
+# What came for one choice: all that another worker needs to continue it.
+cdef struct fr_trail:
+    int32_t *words
+    Py_ssize_t num_words
+    Py_ssize_t capacity
+    uint32_t num_records  # TEXT, REASONING and EVENT
+    bint is_over
+
+
 cdef class Sink:
     cdef:
         readonly uint32_t request_id  # 0: not attached
@@ -167,7 +180,86 @@ cdef class Sink:
         readonly long long first_text_ns
         long long _last_text_ns  # of choice 0
         public ItlHistogram itl
+        public object on_drain  # called once, after the next records have been delivered
         bint is_dirty  # on the ring's list of sinks to flush after this drain
+        fr_trail *_trails  # per choice
+        Py_ssize_t _num_trails
+        Py_ssize_t _num_words  # of all choices
+        bint _has_lost_words  # there were too many
+        long long _trail_ns  # when the first of these records came
+
+    def __dealloc__(self):
+        self._free_trails()
+
+    cdef void _free_trails(self) noexcept:  # C only, as __dealloc__ needs it
+        cdef Py_ssize_t choice
+        for choice in range(self._num_trails):
+            PyMem_Free(self._trails[choice].words)
+        PyMem_Free(self._trails)
+        self._trails = NULL
+        self._num_trails = 0
+        self._num_words = 0
+
+    cdef int keep(self, int kind, int choice, const char *words, Py_ssize_t num_words) except -1:
+        """Note a record for `trail`. `words` is memory that another process can still write; they are copied, and not read here."""
+        cdef fr_trail *trail
+        if self._has_lost_words or (kind > EVENT and kind != FINISH):
+            return 0
+        if choice >= self._num_trails:
+            self._add_trails(choice + 1)
+        if self._num_words + num_words > MAX_WORDS:
+            self._free_trails()
+            self._has_lost_words = True
+            return 0
+        trail = &self._trails[choice]
+        if kind == FINISH:
+            trail.is_over = True
+            return 0
+        if not self._trail_ns:
+            self._trail_ns = fr_drain_ns
+        trail.num_records += 1
+        if num_words:
+            trail.words = <int32_t *>_grown(trail.words, &trail.capacity, trail.num_words + num_words, sizeof(int32_t))
+            memcpy(trail.words + trail.num_words, words, num_words * sizeof(int32_t))
+            trail.num_words += num_words
+            self._num_words += num_words
+        return 0
+
+    cdef int _add_trails(self, Py_ssize_t count) except -1:
+        cdef fr_trail *trails = <fr_trail *>PyMem_Realloc(self._trails, count * sizeof(fr_trail))
+        if trails == NULL:
+            raise MemoryError()
+        memset(trails + self._num_trails, 0, (count - self._num_trails) * sizeof(fr_trail))
+        self._trails = trails
+        self._num_trails = count
+        return 0
+
+    def trail(self):
+        cdef Py_ssize_t choice
+        cdef fr_trail *trail
+        if self._has_lost_words:
+            return None
+        found = []
+        for choice in range(self._num_trails):
+            trail = &self._trails[choice]
+            words = PyBytes_FromStringAndSize(<char *>trail.words, trail.num_words * sizeof(int32_t)) if trail.num_words else b""
+            found.append((words, trail.num_records, bool(trail.is_over)))
+        return found
+
+    def drop_trail(self):
+        self._free_trails()
+        self._has_lost_words = False
+        self._trail_ns = 0
+
+    @property
+    def trail_ns(self):
+        return self._trail_ns
+
+    cdef int tell(self) except -1:
+        if self.on_drain is not None:
+            action, self.on_drain = self.on_drain, None
+            action()
+        return 0
 
     cdef int take(self, int kind, int choice, int flags, const char *payload, Py_ssize_t size) except -1:
         """One record. `payload` is invalid after the call."""
@@ -190,9 +282,15 @@ cdef class Sink:
         self.num_tokens = 0
         self.first_text_ns = 0
         self._last_text_ns = 0
+        self._free_trails()
+        self._has_lost_words = False
+        self._trail_ns = 0
 
     def restart(self):
         return False
+
+    def suspend(self):
+        pass
 
     # A subclass implements these two; a missing one is a mistake that the ring reports through on_sink_error.
 

@@ -126,11 +126,14 @@ class Connection(asyncio.Protocol):
             self._queue.extend(requests)
             self._waiting_bytes += len(data)
             self._pump()
-        if self._held_bytes or self._answering_bytes or self._parser.num_body_bytes > LEAST_HELD_BYTES:
+        if self._held_bytes or self._answering_bytes or self._parser.num_held_bytes > LEAST_HELD_BYTES:
             self._count_held()
+        if (sink := self._parser.sink) is not None and sink.is_full:
+            self._hold_reading(True)
+            sink.call_when_free(self._read_on)
         if self._parser.error is not None:
             self.refuse(self._parser.error.status, str(self._parser.error))
-        elif self._parser.num_body_bytes > LEAST_HELD_BYTES and self.server.held_bytes > self.server.max_held_bytes:
+        elif self._parser.num_held_bytes > LEAST_HELD_BYTES and self.server.held_bytes > self.server.max_held_bytes:
             self._parser.close()
             self.refuse(503, "too many large requests at the moment: try again later")
         elif self._parser.owes_continue:
@@ -201,9 +204,14 @@ class Connection(asyncio.Protocol):
                 self._linger(self._refusal)
 
     def _count_held(self) -> None:
-        held = self._parser.num_body_bytes + self._answering_bytes + sum(len(request.body) for request in self._queue)
+        held = self._parser.num_held_bytes + self._answering_bytes + sum(len(request.body) for request in self._queue)
         self.server.held_bytes += held - self._held_bytes
         self._held_bytes = held
+
+    def _read_on(self) -> None:
+        """The sink of a body has room again."""
+        if self._state is _OPEN and not self.transport.is_closing():
+            self._hold_reading(False)
 
     def _hold_reading(self, is_held: bool) -> None:
         if is_held != self._is_reading_held:

@@ -30,6 +30,17 @@ class Responder(Protocol):
         """End the answer with this error."""
 
 
+class Sink(Protocol):
+    """Takes the bytes of a body as they come. It ends by itself when nothing refers to it any more: its client has left."""
+
+    @property
+    def is_full(self) -> bool:
+        """No more bytes may come now."""
+
+    def call_when_free(self, callback: Callable[[], None]) -> None: ...
+    def write(self, data: bytes) -> None: ...
+
+
 class Door(Protocol):
     """What an exchange needs of the server."""
 
@@ -120,6 +131,12 @@ class Exchange:
         if caller is not None and not self._is_counted:
             caller.enter()
             self._is_counted = True
+
+    def pass_count(self) -> Callable[[], None]:
+        """The generation may outlive this exchange: it counts until the returned function is called."""
+        is_counted, self._is_counted = self._is_counted, False
+        leave: Callable[[], None] = self.request.caller.leave if is_counted else lambda: None
+        return leave
 
     def _set_over(self, status: int | None) -> None:
         self.is_over = True

@@ -43,7 +43,7 @@ class Response:
     def render(self, more: bytes = b"", *, is_head: bool = False) -> bytes:
         """`more`: header lines that depend on the request. `is_head`: the same head without the body, for a HEAD request."""
         lines = more + self.headers
-        if self.status != HTTPStatus.NOT_MODIFIED:
+        if self.status not in (HTTPStatus.NOT_MODIFIED, HTTPStatus.NO_CONTENT):
             lines += b"Content-Length: %d\r\n" % len(self.body)
         head = render_head(self.status, lines)
         return head if is_head else head + self.body

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastrouter._core import Request
 from fastrouter.errors import BodyTooLarge, FastrouterError, Forbidden, MethodNotAllowed, NotFound
-from fastrouter.http.exchange import Exchange
+from fastrouter.http.exchange import Exchange, Sink
 from fastrouter.http.guard import Guard
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response
 
@@ -20,6 +20,7 @@ LARGE_BODY = 256 << 10  # parsing a longer body would delay other clients
 
 Result = Response | None | Coroutine[Any, Any, Response | None]
 Handler = Callable[[Request, Exchange], Result]
+MakeSink = Callable[[Request, int], Sink]  # gets the announced length, or -1; raises FastrouterError
 Files = Callable[[Request, str], Coroutine[Any, Any, Response | None]]  # gets the path below the prefix; None: there is no such file
 
 
@@ -28,6 +29,7 @@ class Route(NamedTuple):
     max_body: int
     is_public: bool
     errors: ErrorShape
+    sink: "MakeSink | None" = None  # takes the body of each request, whatever its length
 
 
 class Routes:
@@ -52,9 +54,11 @@ class Routes:
         public: bool = False,
         max_body: int = SMALL_BODY,
         errors: ErrorShape = OPENAI_ERRORS,
+        sink: MakeSink | None = None,
     ) -> None:
-        """A path that ends with "/*" includes everything below it. `max_body` 0: a body is dropped. `errors`: the shape of its errors."""
-        route = Route(handler, max_body, public, errors)
+        """A path that ends with "/*" includes everything below it. `max_body` 0: a body is dropped. `errors`: the shape of its errors.
+        `sink`: where a body goes that is too large for memory."""
+        route = Route(handler, max_body, public, errors, sink)
         for path in [paths] if isinstance(paths, str) else paths:
             path = self._prefix + path
             if path.endswith("/*"):
@@ -85,6 +89,10 @@ class Routes:
         if request.method == "OPTIONS":
             return SMALL_BODY
         limit = self._max_body_of(request)
+        route = self._find(request)
+        if route is not None and route.sink is not None:
+            request.sink = route.sink(request, num_bytes)
+            return 0
         if num_bytes > limit or not limit:
             raise BodyTooLarge(limit) if limit else _Dropped()
         return limit
@@ -122,7 +130,10 @@ class Routes:
         self._check(request)
         if route is None:
             raise self._missing(request)
-        if len(request.body) > route.max_body:  # it arrived before all routes were known
+        if request.body and route.sink is not None:  # it arrived before all routes were known
+            request.sink = route.sink(request, len(request.body))
+            request.sink.write(request.take_body())
+        if len(request.body) > route.max_body:  # the same
             raise BodyTooLarge(route.max_body)
         if self.prepare is not None and len(request.body) > LARGE_BODY:
             return self._handle_prepared(self.prepare(request), route.handler, request, exchange)

@@ -17,6 +17,7 @@ _ORIGINS = {
     "file": "it is the file that --model names",
     "models_dir": "it is a file of --models-dir",
     "preset": "a preset section names it",
+    "created": "a client has made it",
 }
 
 

@@ -75,6 +75,9 @@ class Generate:
     n: int = 1
     caller: int = 0  # the number of its API key, 0: a key without limits, or none; callers share the slots
     exchange: int = 0  # the number of its HTTP request, 0: a separate one
+    # Both make the answer the same when another worker has to continue it:
+    chance: int = 0  # decides what is random: the seed if none is set, the ids of calls; 0: the worker chooses
+    asked_at: float = 0.0  # Unix time, for templates that show the date; 0: now
     cache_prompt: bool | None = None  # None: the model's option
     n_cache_reuse: int | None = None
     id_slot: int = -1
@@ -83,6 +86,7 @@ class Generate:
     return_progress: bool = False  # PROGRESS records while the prompt is computed
     timings_per_token: bool = False
     logprobs: bool = False  # EVENT records carry "probabilities", with the n_probs (see `sampling`) most likely tokens at each place
+    echoes: bool = False  # the answer begins with the prompt; with `logprobs`, also with the probabilities of its tokens
     verbose: bool = False  # FINISH carries "prompt" and "generation_settings" (native /completion)
     # The form of the answer: {"kind": json_schema | gbnf | regex, "text", "field": the field or flag that set it}
     constraint: dict[str, str] | None = None
@@ -97,6 +101,8 @@ class Submit:
 
     request_id: int
     generate: Generate
+    # Another worker has died with it: {"elapsed_ms": since its first text, "choices": [[words, number of records, is finished], ...]}
+    resumed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,30 @@ class Shrink:
     """Another model needs memory: at most this many bytes may stay in the prompt cache."""
 
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Prompts that were parked for this model, as descriptors with these numbers; the worker may park more from now on."""
+
+    key: str  # of the model, its options and llama.cpp: other prompts are of no use
+    limit_bytes: int  # one prompt may have at most this many; 0: none is parked
+    entry_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """These parked prompts are gone: the worker lets their memory go."""
+
+    entry_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Park what is worth it, the most recently used first, then end. Only to a worker without requests."""
+
+    max_bytes: int
+    max_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +215,32 @@ class PromptCacheSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """A prompt with its part of the KV cache is in a sealed memory file: the descriptor with this number."""
+
+    entry_id: int
+    num_tokens: int
+    saves_ms: float  # the time that computing it takes
+    replaces: list[int]  # parked prompts that are starts of it
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """The worker is about to use a parked prompt."""
+
+    entry_id: int
+    num_tokens: int  # of it that the new prompt starts with
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A parked prompt cannot be used, and never will."""
+
+    entry_id: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a Call of this method would be answered now. The worker sends it without being asked, before a long computation or after a
     change."""
@@ -207,6 +263,9 @@ Message = (
     | Submit
     | Share
     | Shrink
+    | Lend
+    | Drop
+    | Park
     | Abort
     | Call
     | Forget
@@ -216,6 +275,9 @@ Message = (
     | Failed
     | Reply
     | PromptCacheSize
+    | Parked
+    | Restoring
+    | Unusable
     | Snapshot
     | Notice
 )

@@ -8,4 +8,5 @@ MIN_FLASH_HEAD_SIZE = 32  # smaller heads do not use flash attention on CPUs
 POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # llama.cpp's numbers
 DEFAULT_POLL = 50  # how long the workers' threads look for work: 0 not at all, 100 about a millisecond
 DEFAULT_PATIENCE_S = 1.0  # seconds that requests for models in memory may overtake one that waits for its model
+MAX_FIRST_MESSAGES = 256  # of a model's preset
 MAX_SCALE = 1000.0  # of an adapter: larger values only overflow

@@ -9,18 +9,21 @@ Invariant: every request of the worker gets an error, or waits in the queue for 
 import logging
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from fastrouter import metrics
-from fastrouter.errors import LoadPostponed, Unavailable, WorkerDied
+from fastrouter.errors import KillsWorkers, LoadPostponed, Unavailable, WorkerDied
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies, Remedy
+from fastrouter.supervisor.resume import MEMORY_S, NUM_STUCK, NUM_STUCK_OUTSIDE, Condemned, Resumption, Verdict, judge
 from fastrouter.supervisor.timers import Timers
-from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
+from fastrouter.supervisor.workers.stream import WorkerStream
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -38,7 +41,11 @@ _FROM_OUTSIDE = {
 class Deaths:
     """A rebalance follows each call."""
 
-    def __init__(self, queue: Queue, events: Events, remedies: Remedies, timers: Timers) -> None:
+    def __init__(
+        self, queue: Queue, events: Events, remedies: Remedies, timers: Timers, resumption: Resumption, condemned: Condemned
+    ) -> None:
+        self._resumption = resumption
+        self._condemned = condemned
         self._queue = queue
         self._events = events
         self._remedies = remedies
@@ -56,6 +63,8 @@ class Deaths:
 
     def note_answer(self, model: ManagedModel, instance: Instance) -> bool:
         """A request has ended. True: it ended well after a remedy for a crash, and this remedy is new for all models."""
+        if instance.has_answered and not instance.has_retries:
+            model.num_deaths = 0
         code = model.crash_code
         if code is None or not instance.has_answered or instance.remedy != model.remedy or instance.has_retries:
             return False
@@ -95,31 +104,53 @@ class Deaths:
         metrics.evicted(spec.id, "crash")
         is_first_decode = instance.is_killed_by_first_decode()
         remedy = self._try_remedy(model, instance) if is_first_decode else None
-        may_retry = was is not State.STOPPING and not self._queue.is_closed
-        again, lost = _divide(instance.take_streams(), num_retries=(1 if remedy is None else 2) if may_retry else 0)
-        is_unseen = not lost and (remedy is not None or bool(again and not instance.has_calls))
+        verdict = self._judge(instance, was, remedy)
+        is_unseen = not (verdict.lost or verdict.guilty) and (remedy is not None or bool(verdict.again and not instance.has_calls))
         if is_unseen:
-            self._tell_of_retry(spec.id, cause, "its requests start again on another worker", remedy)
+            self._tell_of_retry(spec.id, cause, "its requests continue on another worker", remedy)
         else:
             self._tell(model, instance, stderr_tail)
             if is_first_decode:
                 model.note_no_cure(remedy)
-        self._start_again(model, again)
-        for stream in lost:
+        self._continue(model, verdict.again, is_unseen=remedy is not None)
+        for stream in verdict.lost:
             fail_sink(stream.sink, WorkerDied(f"model {spec.id} has crashed: {cause}", stderr_tail))
+        for stream in verdict.guilty:
+            self._condemned.add(spec.id, stream.generate)
+            error = WorkerDied(f"model {spec.id} has crashed: {cause}", stderr_tail)
+            fail_sink(stream.sink, error if is_first_decode else KillsWorkers(spec.id, cause, stderr_tail))
         if is_unseen:
             self._events.unloaded(spec.id, "crash")
         else:
             self._events.failed(spec.id, exit_code, cause, stderr_tail)
 
-    def _start_again(self, model: ManagedModel, streams: list[WorkerStream]) -> None:
-        leases = dict.fromkeys(stream.owner for stream in streams)  # keeps the order
+    def _judge(self, instance: Instance, was: State, remedy: Remedy | None) -> Verdict:
+        process = instance.process
+        is_fault = process.exit_code not in _FROM_OUTSIDE or process.broke_protocol is not None or instance.failure is not None
+        num_stuck = NUM_STUCK + 1 if remedy is not None else NUM_STUCK if is_fault else NUM_STUCK_OUTSIDE
+        may_continue, works = was is not State.STOPPING and not self._queue.is_closed, instance.works
+        unharmed, latest = self._resumption.take(instance)
+        terms: dict[str, Any] = {"num_stuck": num_stuck, "is_fault": is_fault, "may_continue": may_continue, "latest": latest}
+        verdict = judge(instance.take_streams(), self._timers.now(), **terms)
+        (verdict.again if may_continue else verdict.lost).extend(unharmed)
+        for stream in verdict.again:
+            stream.has_worked |= works
+            stream.is_suspect &= remedy is None  # otherwise the CPU is the suspect
+        return verdict
+
+    def _continue(self, model: ManagedModel, streams: list[WorkerStream], *, is_unseen: bool) -> None:
+        """On the next worker. `is_unseen`: another cause than the requests has been found, so there is no pause."""
         for stream in streams:
             lease: Lease = stream.owner
-            lease.resubmitted.append(stream)
-        for lease in leases:
+            if stream not in lease.resumed:
+                lease.resumed.append(stream)
+            stream.sink.suspend()
+        now = self._timers.now()
+        for lease in dict.fromkeys(stream.owner for stream in streams):  # keeps the order
             if not lease.is_released:
-                self._queue.add(model, Waiter(lease=lease), self._timers.now())
+                self._queue.add(model, Waiter(lease=lease), now)
+        if not is_unseen:
+            model.note_death(now, MEMORY_S)
 
     # ------------------------------------------------------------ both
 
@@ -143,16 +174,3 @@ class Deaths:
             if line not in cause and cause not in line:
                 log.info("%s: | %s", model_id, line, extra={"model": model_id, "event": "worker_line"})
         model.note_end(cause, exit_code, stderr_tail)
-
-
-def _divide(streams: list[WorkerStream], num_retries: int) -> tuple[list[WorkerStream], list[WorkerStream]]:
-    """(streams that can start again, because their clients have seen nothing of the answer; the other streams)"""
-    again: list[WorkerStream] = []
-    lost: list[WorkerStream] = []
-    for stream in streams:
-        stream.num_deaths += 1
-        if stream.owner.is_released:
-            continue  # the end of another stream of the same lease ended it
-        can_restart = stream.num_deaths <= num_retries and stream.sink.restart()
-        (again if can_restart else lost).append(stream)
-    return again, lost

@@ -57,6 +57,10 @@ class Events:
         details = {"error": error, "log": list(stderr_tail)}
         self._emit(model_id, {"status": "unloaded", "exit_code": exit_code, "failed": True, **details})
 
+    def parked(self, model_id: str, num_entries: int, num_bytes: int) -> None:
+        """What is parked for the model has changed."""
+        self.tell(model_id, "parked", {"entries": num_entries, "bytes": num_bytes})
+
     def reloaded(self) -> None:
         self.tell("*", "models_reload", {})
 

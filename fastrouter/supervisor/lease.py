@@ -6,9 +6,10 @@ Never imports: supervisor.decide. Invariant: `release` gives the lease back exac
 from typing import Any, Protocol
 
 from fastrouter._core import Sink
-from fastrouter.errors import FastrouterError, WorkerDied
+from fastrouter.errors import WorkerDied
 from fastrouter.ipc.messages import Generate
-from fastrouter.supervisor.workers.instance import Instance, WorkerStream, fail_sink
+from fastrouter.supervisor.workers.instance import Instance
+from fastrouter.supervisor.workers.stream import WorkerStream
 
 
 class Lender(Protocol):
@@ -16,6 +17,7 @@ class Lender(Protocol):
 
     def take_back(self, instance: Instance) -> None: ...
     def forget(self, lease: "Lease") -> None: ...
+    def queue(self, lease: "Lease", model_id: str) -> None: ...
     def keep_alive(self, instance: Instance, seconds: float) -> None: ...
 
 
@@ -25,7 +27,7 @@ class Lease:
         self._instance = instance
         self._request_ids: list[int] = []  # ids inside that instance
         self._is_released = False
-        self.resubmitted: list[WorkerStream] = []  # streams that wait for a new worker
+        self.resumed: list[WorkerStream] = []  # streams that wait for a new worker
 
     def __repr__(self) -> str:
         return f"<Lease {'released' if self._is_released else self._instance}>"
@@ -41,8 +43,16 @@ class Lease:
         return self._is_released
 
     def submit(self, generate: Generate, sink: Sink) -> None:
-        """Records go to `sink`; this sets its request id. Raises Unavailable, WorkerDied."""
-        self._submit(WorkerStream(generate, sink, self))
+        """Records go to `sink`; this sets its request id. If the worker has crashed, the next one gets the request. Raises Unavailable,
+        WorkerDied."""
+        sink.drop_trail()
+        stream = WorkerStream(generate, sink, self)
+        if not self._instance.has_crashed:
+            self._submit(stream)
+            return
+        self.resumed.append(stream)
+        if len(self.resumed) == 1:
+            self._lender.queue(self, self._instance.spec.id)
 
     def _submit(self, stream: WorkerStream) -> None:
         self._request_ids.append(self._live_instance().submit(stream))
@@ -75,19 +85,18 @@ class Lease:
         self._is_released = True
         for request_id in self._request_ids:
             self._instance.abort(request_id)
-        if self.resubmitted:
-            self.resubmitted.clear()
+        if self.resumed:
+            self.resumed.clear()
             self._lender.forget(self)
         if not self._instance.is_gone:
             self._lender.take_back(self._instance)
 
     def move_to(self, instance: Instance) -> None:
-        """A new worker: streams that have sent nothing start again there."""
+        """A new worker. Its streams follow by `resubmit`."""
         self._instance = instance
         self._request_ids.clear()
-        streams, self.resubmitted = self.resubmitted, []
-        for stream in streams:
-            try:
-                self._submit(stream)
-            except FastrouterError as error:
-                fail_sink(stream.sink, error)
+
+    def resubmit(self, stream: WorkerStream) -> None:
+        """The new worker continues this stream. Raises Unavailable, WorkerDied."""
+        self.resumed.remove(stream)
+        self._submit(stream)

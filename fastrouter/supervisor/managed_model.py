@@ -88,7 +88,7 @@ class Waiter:
 
     def refuse(self, error: FastrouterError) -> None:
         if self.lease is not None:
-            for stream in list(self.lease.resubmitted):
+            for stream in list(self.lease.resumed):
                 fail_sink(stream.sink, error)
         elif self.future is not None and not self.future.done():
             self.future.set_exception(error)
@@ -103,6 +103,9 @@ class ManagedModel:
     last_used: float = 0.0  # when its last instance was used last
     num_failures: int = 0  # failed loads in a row
     retry_at: float = 0.0
+    num_deaths: int = 0  # workers in a row that died after their load, while no request ended well
+    died_at: float = 0.0  # the last of them
+    start_at: float = 0.0  # not before this time, because of them
     error: str | None = None
     exit_code: int | None = None
     stderr_tail: tuple[str, ...] = ()  # of the worker that failed
@@ -180,6 +183,13 @@ class ManagedModel:
         self.num_failures += 1
         self.retry_at = now + BACK_OFF_S[min(self.num_failures, len(BACK_OFF_S)) - 1]
 
+    def note_death(self, now: float, memory_s: float) -> float:
+        """Its worker died while it had requests. Returns when the next one may start. A death that is `memory_s` old does not count."""
+        self.num_deaths = self.num_deaths + 1 if now - self.died_at <= memory_s else 1
+        self.died_at = now
+        self.start_at = now + BACK_OFF_S[min(self.num_deaths, len(BACK_OFF_S)) - 1]
+        return self.start_at
+
     def note_load(self) -> None:
         self.num_failures, self.retry_at = 0, 0.0
         self.num_sudden_ends = self.num_lost_workers = 0
@@ -195,6 +205,7 @@ class ManagedModel:
     def forget_failures(self) -> None:
         self.note_load()
         self.forget_end()
+        self.num_deaths, self.start_at = 0, 0.0
         self.remedy, self.crash_code = NONE, None
 
     def note_no_cure(self, remedy: Remedy | None) -> None:

@@ -3,24 +3,27 @@
 Invariant: an instance's `need` is the one that it was admitted with, until its load has shown a better one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.errors import DoesNotFit, FastrouterError, Unavailable
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.need import total
+from fastrouter.supervisor.decide.parking import room_to_park
 from fastrouter.supervisor.decide.planner import Limits
 from fastrouter.supervisor.managed_model import ManagedModels
 from fastrouter.supervisor.memory.limits import Held, LimitReader
 from fastrouter.supervisor.memory.measurements import Measures
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.workers.instance import Instance
 from fastrouter.system.machine import total_bytes
 
 
 class Memory:
-    def __init__(self, config: Config, models: ManagedModels, spare_pid: Callable[[], int | None]) -> None:
+    def __init__(self, config: Config, models: ManagedModels, spare_pid: Callable[[], int | None], parking: Parking) -> None:
         self._models = models
+        self._parking = parking
         self._spare_pid = spare_pid
         self.measures = Measures()
         self._limits = LimitReader(config)
@@ -30,7 +33,10 @@ class Memory:
 
     def limits(self) -> Limits:
         """What all models may take now. The memory that the spare has prepared is for the next model, so it counts as free."""
-        return self._limits.read([*snapshot.held(self._models), Held(self._spare_pid(), total_bytes())])
+        return self._limits.read(self._held(), self._parking.num_bytes)
+
+    def _held(self) -> list[Held]:
+        return [*snapshot.held(self._models), Held(self._spare_pid(), total_bytes())]
 
     def refusal(self, spec: ModelSpec, why: str, limits: Limits) -> FastrouterError:
         """The error for a model that does not fit: never, or as long as other programs use the memory."""
@@ -44,18 +50,28 @@ class Memory:
         return DoesNotFit(spec.id, why + hint, **figures)
 
     def make_way(self) -> None:
-        """A load has begun. Limits count prompt caches as free, so these give back what is lacking; the least recently used model gives
-        first."""
-        instances = self._models.instances()
+        """A load has begun. Limits count parked prompts and prompt caches as free, so these give back what is lacking: first the parked
+        prompts, but only what the machine lacks, whatever the flags say; then the prompt cache of the least recently used model."""
+        instances, parking = self._models.instances(), self._parking
         caching = [instance for instance in instances if instance.prompt_cache_bytes]
+        needed = total(instance.need for instance in instances).host_bytes + sum(instance.prompt_cache_bytes for instance in caching)
+        if parking.num_bytes and (room := self._limits.of_machine(self._held(), parking.num_bytes)) is not None:
+            parking.shrink(needed + parking.num_bytes - room)
         limits = self.limits() if caching else None
         if limits is None or limits.host_bytes is None:
             return
-        needed = total(instance.need for instance in instances).host_bytes + sum(instance.prompt_cache_bytes for instance in caching)
-        lack = needed - limits.host_bytes
+        lack = needed + (parking.num_bytes if self._limits.is_automatic else 0) - limits.host_bytes
         for instance in sorted(caching, key=lambda instance: instance.last_used):
             if lack > 0:
                 lack -= instance.shrink(lack)
+
+    def room_to_park(self, leaving: Instance, wanted: Iterable[ModelSpec], *, frees_first: bool) -> int:
+        """How much a worker may park before it ends. `wanted`: models that wait for a load; `frees_first`: they wait for its end."""
+        room = self._limits.of_machine([], 0)
+        if room is None:
+            return self._parking.limit_bytes()
+        needed = total(self.measures.need(spec) for spec in wanted).host_bytes
+        return min(self._parking.limit_bytes(), room_to_park(room, needed, leaving.heap_bytes if frees_first else 0))
 
     def learn(self, instance: Instance) -> None:
         """Learn from a load that has just succeeded."""

@@ -14,18 +14,23 @@ from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
+from fastrouter.supervisor.departures import Departures
 from fastrouter.supervisor.events import Events
 from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.idle_watch import IdleWatch
 from fastrouter.supervisor.lease import Lease
-from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels
+from fastrouter.supervisor.managed_model import ManagedModel, ManagedModels, Waiter
 from fastrouter.supervisor.memory_ledger import Memory
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
+from fastrouter.supervisor.resume import Condemned, Resumption
 from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.workers.hang_watch import HangWatch
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
+from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker_log import Logs
 
 log = logging.getLogger("fastrouter.supervisor")
@@ -42,6 +47,7 @@ class Residency:
         models: ManagedModels,
         queue: Queue,
         memory: Memory,
+        parking: Parking,
         spares: Spares,
         timers: Timers,
         events: Events,
@@ -50,10 +56,12 @@ class Residency:
         verbosity: int,
         *,
         is_confined: bool,
+        hang_timeout_s: float,
     ) -> None:
         self._models = models
         self._queue = queue
         self._memory = memory
+        self._parking = parking
         self._spares = spares
         self._timers = timers
         self._events = events
@@ -62,9 +70,13 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
+        self._departures = Departures(queue, memory, parking, timers)
         self._remedies = Remedies()
-        self._deaths = Deaths(queue, events, self._remedies, timers)
+        self._resumption = Resumption(timers)
+        self.condemned = Condemned(timers)
+        self._deaths = Deaths(queue, events, self._remedies, timers, self._resumption, self.condemned)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
+        self._hangs = HangWatch(timers, hang_timeout_s, models.instances)
         self._plan = Plan()  # the latest plan
         self._is_rebalancing = False
         self._evicted_at = -1.0  # the last time that one model was evicted for another
@@ -76,16 +88,19 @@ class Residency:
 
     def start(self) -> None:
         self._memory.measures.use(self._remedies.known)
+        self._parking.start()
         self._spares.start()
         self._prime()
 
     async def stop(self) -> None:
         """End all processes, even busy ones."""
+        await self._departures.write_all(self._models.instances())
         for instance in self._models.instances():
             instance.kill()
         self._foresight.stop()
         await self._spares.stop(END_TIMEOUT_S)
         self._timers.close()
+        self._parking.close()
         self._save()
 
     # ------------------------------------------------------------ performing the plan
@@ -114,7 +129,7 @@ class Residency:
         """Repeat until a plan has nothing more to do: what it grants or refuses may change the next plan."""
         limits, now = self._memory.limits(), self._timers.now()
         while self._queue:
-            waiting = snapshot.waiting(self._queue, self._memory.measures)
+            waiting = snapshot.waiting(self._queue, self._memory.measures, now)
             residents = snapshot.residents(self._models, self._memory.measures)
             decided = self._plan = plan(waiting, residents, limits, now)
             self._do(decided, limits)
@@ -145,13 +160,17 @@ class Residency:
 
     def _grant(self, model: ManagedModel) -> None:
         instance = _instance_of(model)
+        resumed: list[WorkerStream] = []
         for waiter in self._queue.take_all(model):
             if waiter.lease is not None:
                 if not waiter.lease.is_released:
                     self._use(instance)
                     waiter.lease.move_to(instance)
+                    resumed += waiter.lease.resumed
             elif waiter.is_awaited:
                 waiter.resolve(self.lend(instance) if waiter.wants_lease else None)
+        if resumed:
+            self._resumption.start(instance, resumed)
 
     # ------------------------------------------------------------ leases
 
@@ -172,6 +191,7 @@ class Residency:
     def take_back(self, instance: Instance) -> None:
         """For the release of a lease."""
         instance.take_back()
+        self._resumption.note_release(instance)
         model = self._models[instance.spec.id]
         if self._deaths.note_answer(model, instance):
             self._memory.measures.use(self._remedies.known)
@@ -184,6 +204,12 @@ class Residency:
             self._kill(instance)
         if self._queue:
             self._timers.soon(self.rebalance)  # not now: the caller is still busy with its answer
+
+    def queue(self, lease: Lease, model_id: str) -> None:
+        """The lease needs a new worker. Raises Unavailable."""
+        self._queue.check_open()
+        self._queue.add(self._models[model_id], Waiter(lease=lease), self._timers.now())
+        self._timers.soon(self.rebalance)
 
     def forget(self, lease: Lease) -> None:
         """The lease was released while it waited for a new worker."""
@@ -210,7 +236,7 @@ class Residency:
         model = self._models[model_id]
         instance = _instance_of(model)
         model.is_asleep, model.has_expired, model.meta = True, True, instance.meta
-        instance.kill()
+        self._departures.leave(instance)
         self._events.sleeping(model_id)
         metrics.evicted(model_id, "sleep")
 
@@ -232,15 +258,19 @@ class Residency:
         model.forget_end()
         model.is_asleep = model.has_expired = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
-        instance = Instance(spec, measures.need(spec), process, self._timers.now, self._changed, self._noticed)
+        need, clock = measures.need(spec), self._timers.now
+        instance = Instance(spec, need, process, clock, self._changed, self._noticed, self._parking.take)
         model.instance = instance
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
+        instance.on_work = self._hangs.watch
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
         self._memory.make_way()
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
+        self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
+        self._hangs.watch()
         ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
         self._timers.at(model.load_timer, ends_at, lambda: self._end_load(instance))
         self._events.loading(spec.id, 0.0)
@@ -319,14 +349,16 @@ class Residency:
     def _stop_now(self, instance: Instance) -> None:
         """The time to finish is over."""
         if instance.state is State.STOPPING:
-            for stream in instance.take_streams():
-                fail_sink(stream.sink, Unavailable("the model is being unloaded"))
+            self._fail_streams(instance, "the model is being unloaded")
             if instance.state is State.STOPPING:
                 self._kill(instance)
 
+    def _fail_streams(self, instance: Instance, why: str) -> None:
+        for stream in [*instance.take_streams(), *self._resumption.take(instance)[0]]:
+            fail_sink(stream.sink, Unavailable(why))
+
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
-        """Without leases a worker holds nothing that must be saved, so it is killed."""
-        instance.kill()
+        self._departures.leave(instance, frees_first=reason == "memory")
         reason = reason or instance.leave_reason
         self._events.unloaded(instance.spec.id, reason)
         metrics.evicted(instance.spec.id, reason)
@@ -335,6 +367,7 @@ class Residency:
         """The process has ended, and all its messages have been delivered."""
         self._spares.reap()
         self._timers.cancel(model.load_timer)
+        self._departures.note_end(instance)
         model.instance = None
         model.end_load(self._timers.now())
         model.keep_alive_s = None
@@ -343,8 +376,8 @@ class Residency:
         stderr_tail = self._logs.of(model.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
             self._deaths.take(model, instance, was, stderr_tail)
-        for stream in instance.take_streams():
-            fail_sink(stream.sink, Unavailable("the model was unloaded"))
+            self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
+        self._fail_streams(instance, "the model was unloaded")
         for waiter in self._queue.take_where(model, can_start=False) if not model.is_wanted else ():
             waiter.refuse(ModelNotLoaded(model.spec.id))
         instance.fail_calls(WorkerDied(f"the worker of model {instance.spec.id} has ended: {instance.cause_of_death}", stderr_tail))

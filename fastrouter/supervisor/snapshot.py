@@ -11,13 +11,14 @@ from fastrouter.supervisor.memory.measurements import Measures
 from fastrouter.supervisor.queue import Queue
 
 
-def waiting(queue: Queue, measures: Measures) -> list[Waiting]:
+def waiting(queue: Queue, measures: Measures, now: float) -> list[Waiting]:
+    """A model whose workers died in a row must not start for a while."""
     return [
         Waiting(
             model.spec.id,
             model.since,
             measures.need(model.spec),
-            any(waiter.can_start for waiter in model.waiters),
+            now >= model.start_at and any(waiter.can_start for waiter in model.waiters),
             max(waiter.priority for waiter in model.waiters),
             measures.expected_load_s(model.spec),
         )

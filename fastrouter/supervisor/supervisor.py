@@ -10,7 +10,8 @@ from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
-from fastrouter.errors import InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.errors import InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
@@ -18,6 +19,7 @@ from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
+from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.residency import Residency
@@ -51,12 +53,14 @@ class Supervisor:
         self._events = Events(on_event)
         self.logs = Logs()
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
-        self._memory = Memory(config, self._models, lambda: self.spares.pid)
+        self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
+        self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking)
         self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
         self._residency = Residency(
             self._models,
             self._queue,
             self._memory,
+            self.parking,
             self.spares,
             self._timers,
             self._events,
@@ -64,6 +68,7 @@ class Supervisor:
             self._foresight,
             config.verbosity,
             is_confined=config.confine_workers,
+            hang_timeout_s=config.worker_hang_timeout_s,
         )
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell
@@ -90,6 +95,10 @@ class Supervisor:
         await self._residency.stop()
 
     # ------------------------------------------------------------ leases
+
+    def check(self, spec: ModelSpec, generates: Iterable[Generate]) -> None:
+        """Raises KillsWorkers for a request that has killed two workers."""
+        self._residency.condemned.check(spec.runner.id, generates)
 
     def note_turn(self, spec: ModelSpec, client: str) -> None:
         """A request for a model is about to acquire it: the order of the models of each client is learned from this."""
@@ -197,6 +206,8 @@ class Supervisor:
             if model is not None:
                 model.forget_failures()
                 self._residency.end(model, "reload")
+                if find(model_id) is None:
+                    self._queue.refuse_resumed(model, ModelNotFound(model_id))
         self._models.renew(find)
         self._residency.reconsider()
         self._events.reloaded()
@@ -205,9 +216,9 @@ class Supervisor:
 
     def preview(self, spec: ModelSpec) -> dict[str, Any]:
         """What a request for the model would cause now; changes nothing, see preview.py."""
-        measures = self._memory.measures
-        waiting, residents = snapshot.waiting(self._queue, measures), snapshot.residents(self._models, measures)
-        return look_ahead(spec.runner, waiting, residents, self.limits(), measures, self._timers.now())
+        measures, now = self._memory.measures, self._timers.now()
+        waiting, residents = snapshot.waiting(self._queue, measures, now), snapshot.residents(self._models, measures)
+        return look_ahead(spec.runner, waiting, residents, self.limits(), measures, now)
 
     async def peek(self, model_id: str, method: str) -> Any:
         """The answer of a loaded model's worker; None: the model is not loaded. It has no other effect: no lease, no load, no change to the

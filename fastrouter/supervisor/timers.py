@@ -8,8 +8,9 @@ not needed has a name and is cancelled.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Clock = Callable[[], float]  # monotonic seconds
 
 CLOCK_STEP_S = 0.002  # the event loop's clock counts milliseconds, and may be early by up to that much
@@ -72,9 +73,15 @@ class Timers:
         del self._named[name]
         action()
 
-    def aside(self, action: Callable[[], None]) -> None:
-        """Runs in a thread, because it may block."""
-        self._loop.run_in_executor(None, action)
+    def aside(self, action: Callable[[], T], then: Callable[[T], object] | None = None) -> None:
+        """Runs in a thread, because it may block. `then` gets its result in the event loop."""
+
+        def run() -> None:
+            result = action()
+            if then is not None:
+                self._loop.call_soon_threadsafe(self._run, lambda: then(result))
+
+        self._loop.run_in_executor(None, run)
 
     def future(self) -> "asyncio.Future[Any]":
         return self._loop.create_future()

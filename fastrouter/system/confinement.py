@@ -38,14 +38,19 @@ class _PathRule(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
 
 
-def confine_files(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str]) -> bool:
+def landlock_version() -> int:
+    """0: this kernel has none."""
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)))
+
+
+def confine_files(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str], *, keeps_network: bool = False) -> bool:
     """Leave only these files and folders, with all that is in them. A folder of `listable` shows only names. Paths that do not exist are
     left out. False: this kernel cannot do it."""
-    version = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
-    if version < 1:
+    version = landlock_version()
+    if not version:
         return False
     everything = _ALL_OF_VERSION[max(known for known in _ALL_OF_VERSION if known <= version)]
-    ruleset = _Ruleset(everything, _TCP if version >= 4 else 0, _ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0)
+    ruleset = _Ruleset(everything, _TCP if version >= 4 and not keeps_network else 0, _ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = _libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), 0)
     if rules < 0:

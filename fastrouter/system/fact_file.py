@@ -27,6 +27,14 @@ def cache_folder(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
+def data_folder(environ: Mapping[str, str]) -> Path | None:
+    """The folder for what a user has made and would miss; None: there is none."""
+    for name, below in (("XDG_DATA_HOME", ""), ("HOME", ".local/share")):
+        if os.path.isabs(environ.get(name, "")):
+            return Path(environ[name], below, "fastrouter")
+    return None
+
+
 class FactFile:
     """A dictionary of JSON values. It has one owner; `save` may run in a thread while the owner changes it."""
 

@@ -1,9 +1,11 @@
 // Puts the page together: it connects the parts, and does nothing else.
 
 import { api } from "./lib/api.js";
+import { PasteLimit } from "./chat/attachments.js";
 import { Chat, canChat } from "./chat/chat.js";
 import { Composer } from "./chat/composer.js";
 import { Naming } from "./chat/naming.js";
+import { ServerTools } from "./chat/server_tools.js";
 import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
 import { Sidebar } from "./chat/sidebar.js";
 import { Store } from "./chat/store.js";
@@ -28,7 +30,9 @@ api.askForKey = askForKey;
 const models = new Models(api);
 const store = new Store();
 const naming = new Naming(api, models);
+const pastes = new PasteLimit();
 const chat = new Chat(api, store, models, naming);
+const serverTools = new ServerTools(api, chat);
 const defaults = new Defaults(api);
 
 // ---------------------------------------------------------------- the bar
@@ -51,7 +55,7 @@ at("topbar").append(
 
 async function openSettings() {
   const { model } = chat;
-  await editSettings(chat, model, model ? await defaults.of(model) : {}, naming);
+  await editSettings(chat, model, model ? await defaults.of(model) : {}, { naming, pastes });
 }
 
 function showBar() {
@@ -92,6 +96,7 @@ const acts = {
     chat.giveResults(message, results);
     if (HAS_KEYBOARD.matches) composer.focus();
   },
+  serverTools,
   openRoom: () => panels.room.toggle(true),
   fileOf: (id) => (models.get(id) ? fileOf(models.get(id)) : null),
   regenerateWith: async (message) => {
@@ -118,7 +123,7 @@ const panels = {};
 let room = null; // imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
 const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
-const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast(), openSettings: () => openSettings() });
+const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast(), openSettings: () => openSettings(), pastes });
 new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();
   composer.focus();
@@ -199,8 +204,10 @@ document.addEventListener("visibilitychange", () => {
 });
 
 async function readSettings() {
-  const { ui_settings: settings = {} } = await api.get("props");
+  const { ui_settings: settings = {}, tools_enabled: hasTools } = await api.get("props");
+  if (hasTools) serverTools.load().catch((error) => notify(`The server's tools cannot be used: ${error.message}`));
   naming.isUsual = settings.nameConversations !== false;
+  if (settings.pasteLongTextToFileLen >= 0) pastes.usual = settings.pasteLongTextToFileLen;
   const sampling = Object.fromEntries(SAMPLING_NAMES.filter((name) => Number.isFinite(settings[name])).map((name) => [name, settings[name]]));
   chat.defaults = { system: typeof settings.systemMessage === "string" ? settings.systemMessage : "", sampling };
   if (!Object.keys(chat.conversation.messages).length) Object.assign(chat.conversation, chat.defaults, { sampling: { ...sampling, ...chat.conversation.sampling } });
@@ -221,5 +228,5 @@ showTips();
 showTheme();
 showBar();
 composer.focus();
-store.open();
+store.open().then(() => chat.resume()).catch((error) => console.info("nothing is resumed:", error.message));
 begin();

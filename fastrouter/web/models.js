@@ -115,6 +115,7 @@ export class Models extends EventTarget {
     if (event.event === "status_change") return; // the same event as model_status under its other name
     this.#note(event);
     if (event.event === "model_status") this.#status(event.model, event.data);
+    else if (event.event === "parked") this.#update(event.model, { parked: event.data });
     else if (event.event === "download_progress") this.#update(event.model, { status: { value: "downloading", progress: event.data } });
     if (CATALOGUE_EVENTS.has(event.event) || (event.event === "model_status" && this.isKnown && !this.#models.has(event.model))) {
       this.refresh().catch(() => {});

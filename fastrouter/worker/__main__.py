@@ -1,5 +1,5 @@
-"""A worker process: `--fork-server FD` answers fork requests, `--spare CONTROL MEM DOORBELL LIFELINE` is one worker started directly;
-`--render FD` renders chat templates for one worker.
+"""A worker process: `--fork-server FD` answers fork requests, `--spare CONTROL MEM DOORBELL LIFELINE DESCRIPTORS` is one worker started
+directly; `--render FD` renders chat templates for one worker.
 
 This file handles only argv and the environment that a worker needs before its imports; the rest is in fork_server.py and loop.py.
 """
@@ -21,10 +21,11 @@ def main(argv: list[str]) -> int:
 
     if len(argv) == 2 and argv[0] == "--fork-server":
         return fork_server.serve(int(argv[1]))
-    if len(argv) == 5 and argv[0] == "--spare":
-        control, memory, doorbell, lifeline = map(int, argv[1:])
-        return fork_server.run_spare(control, memory, doorbell, lifeline)
-    sys.stderr.write("usage: python -m fastrouter.worker --fork-server FD | --render FD | --spare CONTROL MEM DOORBELL LIFELINE\n")
+    if len(argv) == 6 and argv[0] == "--spare":
+        control, memory, doorbell, lifeline, descriptors = map(int, argv[1:])
+        return fork_server.run_spare(control, memory, doorbell, lifeline, descriptors)
+    spare = "--spare CONTROL MEM DOORBELL LIFELINE DESCRIPTORS"
+    sys.stderr.write(f"usage: python -m fastrouter.worker --fork-server FD | --render FD | {spare}\n")
     return 2
 
 

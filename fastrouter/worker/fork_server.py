@@ -31,8 +31,8 @@ def _prepare() -> None:
     gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages
 
 
-def _run(control: int, memory: int, doorbell: int, lifeline: int) -> int:
-    return fork.run_worker(control, memory, doorbell, lifeline, run_worker)
+def _run(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> int:
+    return fork.run_worker(control, memory, doorbell, lifeline, descriptors, run_worker)
 
 
 def _execute(*fds: int) -> NoReturn:
@@ -42,7 +42,7 @@ def _execute(*fds: int) -> NoReturn:
     os.execv(sys.executable, [*sys.orig_argv[: sys.orig_argv.index("--fork-server")], "--spare", *map(str, fds)])
 
 
-def run_spare(control: int, memory: int, doorbell: int, lifeline: int) -> NoReturn:
+def run_spare(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> NoReturn:
     """A worker in a process that was started directly."""
     start_backends()
-    os._exit(_run(control, memory, doorbell, lifeline))
+    os._exit(_run(control, memory, doorbell, lifeline, descriptors))

@@ -65,12 +65,14 @@ class LoadedModel:
 class ProgressReport:
     """llama.cpp calls this while it loads; it tells the router, but not too often. False stops the load."""
 
-    def __init__(self, wire: BlockingWire) -> None:
+    def __init__(self, wire: BlockingWire, note: Callable[[], None]) -> None:
         self._wire = wire
+        self._note = note
         self._next = time.perf_counter() + _PROGRESS_INTERVAL_S
         wire.send(Progress(0.0))  # from here on, the end of this process concerns the model
 
     def __call__(self, value: float) -> bool:
+        self._note()
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + _PROGRESS_INTERVAL_S
@@ -99,7 +101,7 @@ class Loader:
         """Raises FastrouterError."""
         load = self._load
         log.set_verbosity(load.verbosity)
-        on_progress = ProgressReport(self._wire)
+        on_progress = ProgressReport(self._wire, self._outbox.note_progress)
         gone = confine(load) if load.is_confined else []
         self._watch_router()
         spare.drop_variants(load.num_dropped)
@@ -141,6 +143,7 @@ class Loader:
         return Draft(context, options, safe_mode=self._load.safe_mode, on_progress=lambda _: on_progress(1.0))
 
     def _end_phase(self, name: str) -> None:
+        self._outbox.note_progress()
         began, self._phase_began = self._phase_began, time.perf_counter()
         self._phases_ms[name] = 1e3 * (self._phase_began - began)
 

@@ -1,7 +1,7 @@
 """A worker from Hello to its end: it waits for a load, sends Ready, then handles messages of the router and steps the engine.
 
-Owns the wire and the model. One thread. Messages are polled between steps, and waited for when there is no work. The router ends it by
-SIGKILL.
+Owns the wire and the model. One thread. Messages are polled between steps, and waited for when there is no work. It ends after Park; the
+router may also end it by SIGKILL.
 """
 
 import contextlib
@@ -11,20 +11,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.ipc.messages import (
     DECODING_CALLS,
     SLOT_CALLS,
     Abort,
     Call,
+    Drop,
     Failed,
     Forget,
     Hello,
+    Lend,
     Message,
     Notice,
+    Park,
     PromptCacheSize,
     Reply,
     Share,
@@ -33,6 +36,7 @@ from fastrouter.ipc.messages import (
     Submit,
 )
 from fastrouter.ipc.wire import BlockingWire
+from fastrouter.worker.calls.park import Parker, kind_of
 from fastrouter.worker.calls.text_calls import TEXT_CALLS
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import Scarcity
@@ -42,21 +46,24 @@ from fastrouter.worker.process.spare import Spare
 _SHORT_WAIT_S = 0.0002  # until there is room in the ring, or a grammar is ready
 _PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
 _QUIET_MS = 2000  # without a request, before the worker frees memory
+_SIGN_MS = 1000  # at most between two signs of life while other threads work
 
 
-def run_worker(wire: BlockingWire, ring: TokenRing, watch_router: Callable[[], None]) -> int:
+def run_worker(wire: BlockingWire, ring: TokenRing, descriptors: Descriptors, watch_router: Callable[[], None]) -> int:
     """Returns the exit code. Raises EOFError when the router has ended. `watch_router` starts a thread that ends this process with the
     router; it starts late, because a thread keeps the rights that it began with."""
     wire.send(Hello(os.getpid()))
     mailbox = Mailbox(wire)
     spare = Spare(mailbox.wait)
     load, more = spare.await_load()
+    outbox = Outbox(ring)
     try:
-        loaded = Loader(load, wire, Outbox(ring), mailbox.wake, watch_router).run(spare)
+        loaded = Loader(load, wire, outbox, mailbox.wake, watch_router).run(spare)
     except FastrouterError as error:
         wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
         return 1
-    Loop(loaded, wire, mailbox.wait).run(spare, more)
+    Loop(loaded, wire, outbox, mailbox.wait, descriptors).run(spare, more)
+    return 0
 
 
 class Mailbox:
@@ -85,25 +92,41 @@ class Mailbox:
 class Loop:
     """A loaded model at work."""
 
-    def __init__(self, loaded: LoadedModel, wire: BlockingWire, wait: Callable[[int | None], list[Message]]) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        wire: BlockingWire,
+        outbox: Outbox,
+        wait: Callable[[int | None], list[Message]],
+        descriptors: Descriptors,
+    ) -> None:
         self._loaded = loaded
         self._wire = wire
+        self._outbox = outbox
         self._wait = wait
         self._engine = loaded.engine
         self._text_calls = loaded.text_calls
         self._embedder = loaded.embedder
         self._slot_files = loaded.slot_files
+        has_text = bool(loaded.context.memory) and not loaded.context.is_embedding
+        kind = kind_of(loaded.model, loaded.context) if has_text else None
+        self._parker = Parker(loaded.engine.prefixes, descriptors, wire.send, kind)
+        self._is_over = False  # everything is parked
         self._prompt_cache_bytes = 0  # as the router knows it
         self._engine.prefixes.prompt_cache.on_change = self._tell_prompt_cache_size
         self._engine.before_long_step = self._embedder.before_long_step = lambda: self._publish("slots")
         self._publish("props", "lora_adapters")
 
-    def run(self, spare: Spare, messages: list[Message]) -> NoReturn:
-        """Until the router has ended: then it raises EOFError."""
+    def run(self, spare: Spare, messages: list[Message]) -> None:
+        """Until it has parked everything. Raises EOFError when the router has ended."""
         engine, embedder, slot_files, text_calls = self._engine, self._embedder, self._slot_files, self._text_calls
+        parker = self._parker
         while True:
+            self._note_life()
             for message in messages:
                 self._handle(message)
+            if self._is_over:
+                return
             if text_calls.has_work:
                 text_calls.step()
             engine.step()
@@ -115,11 +138,25 @@ class Loop:
             if engine.is_blocked or (engine.is_compiling and not embedder.has_work):
                 time.sleep(_SHORT_WAIT_S)
             if engine.has_work or embedder.has_work:
+                parker.note_work()
                 messages = self._wire.poll(0)
                 continue
-            messages = self._wait(_QUIET_MS if spare.has_leftovers else None)
-            if not messages:
+            quiet_ms = _sooner(_QUIET_MS if spare.has_leftovers else None, parker.wait_ms())
+            messages = self._wait(_SIGN_MS if self._has_helpers else quiet_ms)
+            if not messages and not self._has_helpers:
                 spare.tidy_up()
+                parker.step()
+
+    @property
+    def _has_helpers(self) -> bool:
+        """Other threads read texts or compile grammars."""
+        return self._text_calls.has_work or self._embedder.is_reading or self._engine.is_compiling
+
+    def _note_life(self) -> None:
+        """For the router, which ends a worker that hangs. Other threads have time limits, and a step of the embedder has an end."""
+        self._outbox.note_alive()
+        if self._has_helpers or self._embedder.has_work:
+            self._outbox.note_progress()
 
     def _publish(self, *methods: str) -> None:
         """So that the router can answer while this process computes."""
@@ -135,7 +172,7 @@ class Loop:
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Submit):
-            self._engine.submit(message.request_id, message.generate)
+            self._engine.submit(message.request_id, message.generate, message.resumed)
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):
@@ -149,6 +186,13 @@ class Loop:
             self._engine.speculation.share_cores(message.num_busy)
         elif isinstance(message, Shrink):
             self._engine.prefixes.prompt_cache.shrink(message.num_bytes)
+        elif isinstance(message, Lend):
+            self._parker.take(message)
+        elif isinstance(message, Drop):
+            self._parker.drop(message)
+        elif isinstance(message, Park):
+            self._parker.park_all(message)
+            self._is_over = True
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
@@ -172,3 +216,8 @@ class Loop:
         except Exception as error:  # a mistake in one answer must not end the model's streams
             traceback.print_exc(file=sys.stderr)
             return Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire())
+
+
+def _sooner(one_ms: int | None, other_ms: int | None) -> int | None:
+    """None: never."""
+    return min((time_ms for time_ms in (one_ms, other_ms) if time_ms is not None), default=None)

@@ -3,6 +3,8 @@
 Does not change the KV cache or the ring. Times are monotonic nanoseconds. Invariant: `status` changes only along TRANSITIONS.
 """
 
+import hashlib
+import os
 import time
 from array import array
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from typing import Any
 
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, Entry, PromptProgress
+from fastrouter.options.limits import INT32_MAX
 from fastrouter.worker.kv.slots import AdapterSet, Slot
+from fastrouter.worker.resumed import Resumed, ResumedRequest
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
 from fastrouter.worker.sampling.sampler import Sampler
@@ -24,6 +28,7 @@ from fastrouter.worker.text.prompts import ReadPrompt
 from fastrouter.worker.text_jobs import Job
 
 NO_DRAFT: list[int] = []  # never changed
+_LATER_NS = 1 << 62  # no limit of time is over before its last token from the other worker
 
 
 class Status(Enum):
@@ -56,11 +61,19 @@ class GenerateRequest:
         "prompt",
         "prompt_end",
         "reading",
+        "resumed",
         "spare_choices",
     )
 
-    def __init__(self, request_id: int, generate: Generate, prompt: ReadPrompt | Job[ReadPrompt], adapters: AdapterSet) -> None:
-        """`prompt`: the prompt, or the job that makes it."""
+    def __init__(
+        self,
+        request_id: int,
+        generate: Generate,
+        prompt: ReadPrompt | Job[ReadPrompt],
+        adapters: AdapterSet,
+        resumed: ResumedRequest | None = None,
+    ) -> None:
+        """`prompt`: the prompt, or the job that makes it. `resumed`: a worker has died with it."""
         self.generate = generate
         self.id = request_id
         self.reading = prompt if isinstance(prompt, Job) else None
@@ -70,8 +83,14 @@ class GenerateRequest:
         self.grammar: Future[Matcher] | None = None  # each choice starts with a copy of it
         self.grammar_at = self.came_at  # when its compiling was started
         self.calls: Future[Matcher] | None = None  # of optional calls; the request does not wait for it
-        self.num_open = max(1, generate.n)  # choices without a FINISH
-        self.spare_choices = list(range(1, self.num_open))  # they start when the prefill of the first choice is done
+        self.resumed = resumed or ResumedRequest()
+        self.num_open = len(self.open_choices())  # choices without a FINISH
+        new = [choice for choice in self.open_choices() if choice not in self.resumed.choices]
+        self.spare_choices = new[1:]  # they start when the prefill of the first choice is done
+
+    def open_choices(self) -> list[int]:
+        """Those that had not finished when it came."""
+        return [choice for choice in range(max(1, self.generate.n)) if choice not in self.resumed.finished]
 
     def take_prompt(self) -> None:
         """Takes the prompt from the job that has made it. Raises the job's error."""
@@ -82,7 +101,12 @@ class GenerateRequest:
     @property
     def is_ready(self) -> bool:
         """Whether all its parts are ready."""
-        return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done())
+        return (self.reading is None or self.reading.done()) and (self.grammar is None or self.grammar.done()) and not self.waits_for_calls
+
+    @property
+    def waits_for_calls(self) -> bool:
+        """Calls that it has begun may follow their grammar, so it has to be there."""
+        return bool(self.resumed.choices) and self.calls is not None and not self.calls.done()
 
     def __repr__(self) -> str:
         return f"<GenerateRequest {self.id} prompt {len(self.prompt)} open {self.num_open}>"
@@ -92,9 +116,10 @@ class Sequence:
     """One choice of a request, from the queue to its FINISH."""
 
     __slots__ = (
-        "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens", "message",
-        "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_unsent", "number", "prefix",
-        "probabilities", "prompt", "request", "sampler", "started_ns", "status", "tokens",
+        "_call_seed", "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens",
+        "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_known",
+        "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "request", "sampler", "started_ns",
+        "status", "tokens", "words",
     )  # fmt: skip
 
     def __init__(
@@ -129,11 +154,16 @@ class Sequence:
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate
         self.probabilities = Probabilities(detokenizer.pieces, is_after=sampler.is_after) if asked.logprobs else None
+        self.prompt_entries: list[Entry] = []  # of the prompt's tokens, if the answer begins with them
         self.entries: list[list[Entry]] = []  # of `probabilities`, for text that the parser holds back
         self.tokens: list[int] | None = [] if asked.return_tokens or asked.tokens_per_event else None  # tokens not yet in a record
         self.has_events = asked.logprobs or asked.timings_per_token or asked.tokens_per_event  # its text is sent with additional data
         self.started_ns = 0  # the prefill began
         self.first_ns = 0  # the prefill is done, the first token is sampled
+        self.words = array("i")  # for the next record, see resumed.py
+        self.past: Resumed | None = None  # what it has to follow before it goes on
+        self.num_known = 0  # of the next records with text, those that the router has already
+        self._call_seed = f"{asked.chance or os.urandom(8).hex()} {choice}"
 
     def __repr__(self) -> str:
         size = f"prompt {len(self.prompt)} generated {self.num_generated}"
@@ -144,10 +174,61 @@ class Sequence:
             raise AssertionError(f"{self!r} cannot become {status.value}")
         self.status = status
 
+    def resume(self, past: Resumed, elapsed_ns: int, num_prefilled: int) -> None:
+        """It has begun in another worker, `elapsed_ns` ago."""
+        self.num_known = past.num_records
+        if not past.tokens:
+            return
+        self.past = past
+        self.prefix = self.prompt + past.tokens[:num_prefilled]
+        self.num_cached = past.num_cached
+        self.first_ns = max(1, time.monotonic_ns() - elapsed_ns)
+        self.detokenizer.count_from(_LATER_NS)
+        self.started_ns = max(1, self.first_ns - past.prompt_ns)
+
+    @property
+    def is_catching_up(self) -> bool:
+        """It has begun in another worker, and nothing of it has been followed yet."""
+        return self.past is not None and not self.past.num_read
+
+    def follow(self, address: int, n_vocab: int) -> int:
+        """Its next token, as the other worker has chosen it. `address` of its logits; 0: they were not computed."""
+        past, sampler = self.past, self.sampler
+        assert past is not None
+        token, marks = past.next()
+        sampler.follow(token, marks)
+        if address and self.probabilities is not None:
+            sampler.measure(address, n_vocab, token)
+        if past.is_done:
+            self.past = None
+            sampler.mu = sampler.mu if past.mu is None else past.mu
+            self.detokenizer.count_from(self.first_ns)
+        return token
+
+    def note_prompt(self) -> None:
+        """Its first words; its prompt is in the KV."""
+        prompt_us = (self.first_ns - (self.started_ns or self.first_ns)) // 1000
+        self.words.extend((self.num_cached, min(prompt_us, INT32_MAX)))
+
+    def take_words(self) -> bytes:
+        words = self.words.tobytes()
+        del self.words[:]
+        return words
+
+    def call_id(self, index: int) -> str:
+        """The id of one of its tool calls."""
+        return f"call_{hashlib.blake2b(f'{self._call_seed} {index}'.encode(), digest_size=12).hexdigest()}"
+
     @property
     def has_begun(self) -> bool:
         """A token was sampled, so its prompt was computed once."""
         return self.first_ns > 0
+
+    @property
+    def reads_prompt(self) -> bool:
+        """The probabilities of its prompt's tokens are wanted, so each of them needs logits."""
+        generate = self.request.generate
+        return generate.echoes and generate.logprobs and (not self.has_begun or self.is_catching_up)
 
     @property
     def is_pending(self) -> bool:

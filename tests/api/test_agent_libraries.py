@@ -1,10 +1,9 @@
-"""openai's helpers, instructor and smolagents at their defaults: tool loops over scripted models, and answers with a form."""
+"""openai's helpers and smolagents at their defaults: tool loops over scripted models, and answers with a form."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import instructor
 import openai
 import pytest
 from conftest import Router, StartRouter
@@ -99,20 +98,6 @@ def test_openais_helper_of_response_streams(client: OpenAI) -> None:
     assert thought.type == "reasoning"
     assert THOUGHT in [part.text for part in thought.content or []]
     assert (text.type, call.type) == ("message", "function_call")
-
-
-# ---------------------------------------------------------------- instructor
-
-
-def test_instructor_gets_an_object(client: OpenAI) -> None:
-    asked: Any = {"model": "smollm2", "messages": QUESTION, "response_model": Answer}
-    assert isinstance(instructor.from_openai(client).chat.completions.create(**asked), Answer)
-
-
-def test_instructor_gets_an_object_as_it_comes(client: OpenAI) -> None:
-    asked: Any = {"model": "smollm2", "messages": QUESTION, "response_model": Answer}
-    *_, last = instructor.from_openai(client).chat.completions.create_partial(**asked)
-    assert isinstance(last.is_blue, bool)
 
 
 # ---------------------------------------------------------------- smolagents

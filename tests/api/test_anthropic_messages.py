@@ -106,6 +106,12 @@ def test_documents_are_text() -> None:
     assert messages_of(user(plain, parts)) == [{"role": "user", "content": "T\nx\ny"}]
 
 
+def test_an_image_in_a_result_does_not_end_the_conversation() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aaaa"}}
+    [message] = messages_of(user({"type": "tool_result", "tool_use_id": "t", "content": [text("a"), image]}))
+    assert message["content"] == "a\n[An image. This model cannot see images.]"
+
+
 def test_tools() -> None:
     odd = {"name": "now", "type": "custom", "input_schema": {"type": "object"}, "cache_control": {}, "defer_loading": True}
     found = chat_of({"messages": HELLO, "tools": [ADD, odd, {"type": "web_search_20250305", "name": "web_search"}]})

@@ -1,6 +1,7 @@
 """An invented API in one class. It serves streamed and whole answers, and every error has its shape."""
 
 import json
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,25 @@ def test_a_mistake_in_a_whole_answer_is_an_error_and_no_silence(parrot: Parrots)
         assert (answer[0], json.loads(answer[2])) == (500, {"squawk": "TypeError: unhashable type: 'list'", "status": 500})
 
     parrot(test)
+
+
+def test_a_long_body_is_read_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of messages must not hold the event loop. Errors keep their shape."""
+    monkeypatch.setattr("fastrouter.api.serving.start.LONG_BODY", 1000)
+    threads = []
+
+    class Owl(Parrot):
+        @staticmethod
+        def read(body: dict[str, Any]) -> Ask:
+            threads.append(threading.current_thread().name.partition("_")[0])
+            return Parrot.read(body)
+
+    async def test(site: Site) -> None:
+        for padding in ("", "x" * 1000):
+            for live in (False, True):
+                assert (await ask(site, {"tokens": 2}, path="/owl", live=live, padding=padding))[0] == 200
+            status, _, body = await ask(site, path="/owl", padding=padding)
+            assert (status, json.loads(body)) == (400, {"squawk": "say something", "status": 400})
+
+    run_site(tmp_path, {"/owl": (Owl, 0)}, test)
+    assert threads == ["MainThread"] * 3 + ["bodies"] * 3

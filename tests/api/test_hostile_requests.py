@@ -56,3 +56,23 @@ def test_arguments_of_a_call_can_be_written_again(depth: int) -> None:
     assert orjson.loads(orjson.dumps({"content": [{"input": found}]})) == {
         "content": [{"input": json.loads(text) if depth <= MAX_DEPTH else {}}]
     }
+
+
+PICTURE = "A" * (4 << 20)
+URL = f"data:image/png;base64,{PICTURE}"
+SOURCE = {"type": "base64", "media_type": "image/png", "data": PICTURE}
+PICTURES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}]}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": [{"type": "image", "source": SOURCE}]}], "max_tokens": 4},
+    "/v1/responses": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": URL}]}]},
+    "/api/chat": {"messages": [{"role": "user", "content": "", "images": [PICTURE]}]},
+}
+
+
+def test_a_large_picture_is_refused_in_few_words(router: StartRouter, models: Path) -> None:
+    server = router(models_dir=models)
+    for path, body in PICTURES.items():
+        answer = server.post(path, {"model": "tiny0", **body})
+        assert answer.status == 400, path
+        assert b"not supported yet" in answer.body
+        assert len(answer.body) < 400

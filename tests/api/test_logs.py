@@ -278,7 +278,7 @@ def test_worker_that_died_while_serving(router: StartRouter, folder: Path) -> No
     assert (last["error"]["code"], last["error"]["log"]) == ("worker_died", ["oh no"])
     status = server.get("/v1/models/quiet").json["status"]
     assert (status["failed"], status["log"]) == (True, ["oh no"])
-    eventually(lambda: server.log.count("oh no") == 1, "in the cause, and not again below it")
+    eventually(lambda: server.log.count("oh no") == 2, "in the cause of each death, and not again below it")
 
 
 # ---------------------------------------------------------------- real workers

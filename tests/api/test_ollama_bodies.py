@@ -1,6 +1,7 @@
 """The bodies of Ollama's chat and generate become ours, field by field; errors name the client's fields."""
 
 import json
+import math
 import zlib
 from typing import Any
 
@@ -48,6 +49,33 @@ def test_options() -> None:
     assert (generate.max_tokens, generate.stop, generate.n_keep, ask.keep_alive_s) == (7, ["a"], 4, 300)
     assert generate.sampling == {"temperature": 0.5, "typical_p": 0.9, "seed": 3}
     assert Chat.read({"messages": HELLO, "options": {"num_predict": -2}}).generates[0].max_tokens == -1
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        *(
+            ("5m", 300),
+            ("1h30m", 5400),
+            ("1.5h", 5400),
+            (".5s", 0.5),
+            ("+5m", 300),
+            ("100ms", 0.1),
+            ("1us", 1e-6),
+            ("1µs", 1e-6),
+            ("3ns", 3e-9),
+        ),
+        *((300, 300), ("60", 60), (0, 0), ("0", 0), ("0s", 0), (-1, math.inf), ("-1", math.inf), ("-1m", math.inf), (1e300, 3.4e38)),
+    ],
+)
+def test_keep_alive(given: Any, seconds: float) -> None:
+    assert Chat.read({"messages": HELLO, "keep_alive": given}).keep_alive_s == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("given", ["m", "5x", "", "1h-5m", "--5m", "nan", "5 m", "٣m", [], {}, True, "1e400x"])
+def test_a_bad_keep_alive(given: Any) -> None:
+    with pytest.raises(InvalidRequest, match="keep_alive"):
+        Chat.read({"messages": HELLO, "keep_alive": given})
 
 
 @pytest.mark.parametrize(("stream", "is_stream"), [(None, True), (True, True), (False, False)])

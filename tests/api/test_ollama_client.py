@@ -127,8 +127,6 @@ def test_what_is_refused(client: ollama.Client) -> None:
         client.chat("nobody", MESSAGES)
     assert caught.value.status_code == 404
     for act in (
-        lambda: client.copy("smollm2", "other"),
-        lambda: client.create("other", from_="smollm2"),
         lambda: client.push("smollm2"),
         lambda: client.pull("llama3.2"),
         lambda: client.delete("tiny0"),

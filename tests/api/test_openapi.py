@@ -40,7 +40,15 @@ def test_it_names_what_is_served(server: Router) -> None:
     for method, path in described:
         if method == "POST" and "{" not in path:  # it exists, and needs more than an empty object
             assert server.post(f"/router{path}", {}).status != 404, path
-        elif "{" not in path and path not in ("/models/sse", "/models/logs", "/slots", "/lora-adapters"):
+        elif "{" not in path and path not in (
+            "/models/sse",
+            "/models/logs",
+            "/slots",
+            "/lora-adapters",
+            "/tools",
+            "/cors-proxy",
+            "/v1/stream",
+        ):
             assert method == "DELETE" or server.get(f"/router{path}").status == 200, path
 
 

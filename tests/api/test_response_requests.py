@@ -338,6 +338,13 @@ def test_the_oldest_turns_go_first() -> None:
     assert without_beginning(of("system", "system"), 0.5) is None
 
 
+def test_an_image_in_a_result_does_not_end_the_conversation() -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,aaaa"}
+    call = {"type": "function_call", "call_id": "c", "name": "view_image", "arguments": "{}"}
+    *_, result = messages_of(said("user", "hi"), call, {"type": "function_call_output", "call_id": "c", "output": [picture]})
+    assert result["content"] == "[An image. This model cannot see images.]"
+
+
 def test_what_a_chat_refuses_is_named_as_here() -> None:
     picture = {"role": "user", "content": [{"type": "input_image", "image_url": "data:x"}]}
     assert "input[1].content[0]" in refused(input=[said("developer", "x"), picture], instructions="y")

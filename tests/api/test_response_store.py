@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ def asked(name: str) -> list[dict[str, Any]]:
 
 
 def put(store: ResponseStore, name: str, previous: str | None = None, owner: str = "", text: str = "yes") -> None:
-    store.put(owner, response(name, previous, text), asked(name))
+    store.put(owner, response(name, previous, text), lambda: asked(name), 100)
 
 
 def ids(items: list[dict[str, Any]] | None) -> list[str] | None:
@@ -173,8 +174,28 @@ def test_off(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_waits_for_a_slow_disk_is_bounded(
+    store: ResponseStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(response_store, "MAX_PENDING_BYTES", 1000)
+    is_ready = threading.Event()
+
+    def slow_items() -> list[dict[str, Any]]:
+        is_ready.wait(60)
+        return asked("a")
+
+    store.put("", response("a"), slow_items, 600)
+    store.put("", response("b"), lambda: asked("b"), 600)
+    store.put("", response("c"), lambda: asked("c"), 400)
+    is_ready.set()
+    assert [do(store.get("", f"resp_{name}")) is not None for name in "abc"] == [True, False, True]
+    assert "response resp_b is not kept" in caplog.text
+    store.put("", response("b"), lambda: asked("b"), 600)
+    assert do(store.get("", "resp_b")) is not None
+
+
 def test_what_cannot_be_written_costs_only_itself(store: ResponseStore, caplog: pytest.LogCaptureFixture) -> None:
-    store.put("", {**response("a"), "strange": object()}, [])
+    store.put("", {**response("a"), "strange": object()}, list, 100)
     put(store, "b")
     assert do(store.get("", "resp_b")) is not None
     assert "store of responses failed" in caplog.text
@@ -192,8 +213,8 @@ def test_two_routers_share_a_file(tmp_path: Path) -> None:
 
 
 def test_an_id_of_an_item_that_several_owners_use(store: ResponseStore) -> None:
-    store.put("ann", response("a"), [{"id": "same", "text": "ann's"}])
-    store.put("bob", response("b"), [{"id": "same", "text": "bob's"}])
+    store.put("ann", response("a"), lambda: [{"id": "same", "text": "ann's"}], 100)
+    store.put("bob", response("b"), lambda: [{"id": "same", "text": "bob's"}], 100)
     assert [do(store.items(owner, ["same"]))["same"]["text"] for owner in ("ann", "bob")] == ["ann's", "bob's"]
     assert do(store.delete("bob", "resp_b"))
     assert do(store.items("ann", ["same"]))["same"]["text"] == "ann's"

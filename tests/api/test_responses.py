@@ -440,6 +440,24 @@ def test_stored_responses(serve: Serve) -> None:
     serve(test)
 
 
+def test_a_response_that_is_deleted_while_it_is_streamed_is_not_stored(serve: Serve) -> None:
+    body = json.dumps({"model": "a", "stream": True, "input": json.dumps({"tokens": 20, "delay_s": 0.02})}).encode()
+
+    async def test(site: Site) -> None:
+        for key, status in (("second", 404), ("first", 200), ("all", 200)):
+            reader, writer = await site.connect()
+            writer.write(request("/v1/responses", "POST", body, Authorization="Bearer first"))
+            await reader.readuntil(b'"response":{"id":"')
+            name = (await reader.readuntil(b'"'))[:-1].decode()
+            assert (await at(site, name, "DELETE", key=key))[0] == status
+            await reader.readuntil(b"event: response.incomplete")
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+            writer.close()
+            assert (await at(site, name, key="first"))[0] == (200 if status == 404 else 404)
+
+    serve(test)
+
+
 def test_what_is_not_stored(serve: Serve) -> None:
     async def test(site: Site) -> None:
         answer = await whole(site, {"text": "a"}, store=False)

@@ -51,6 +51,57 @@ def test_echo(server: Router) -> None:
     ] * 4
 
 
+TEXT = "the cat is in the red house, and a dog sings" * 2  # more tokens than are read in one step
+
+
+def ids_of(server: Router, text: str) -> list[int]:
+    found: list[int] = server.post("/tokenize", {"model": "tiny", "content": text, "add_special": True}).json["tokens"]
+    return found
+
+
+def test_echo_with_probabilities(server: Router) -> None:
+    """Each is the one that the model gives the token when it is asked after the tokens before it."""
+    ids = ids_of(server, TEXT)
+    assert len(ids) > 40
+    [plain] = complete(server, prompt=TEXT, logprobs=2)
+    [echoed] = complete(server, prompt=TEXT, logprobs=2, echo=True)
+    assert echoed["text"] == TEXT + plain["text"]
+    found = echoed["logprobs"]
+    num_hidden = len(ids) + len(plain["logprobs"]["tokens"]) - len(found["tokens"])
+    assert num_hidden in (0, 1), "a BOS is not a part of the text"
+    assert "".join(found["tokens"]).strip() == echoed["text"]
+    shown = found["token_logprobs"][: len(ids) - num_hidden]
+    for place in (1, 2, 7, 31, 32, 33, 34, len(ids) - 1):
+        [step] = complete(server, prompt=ids[:place], max_tokens=1, logprobs=500)
+        known = {rival["id"]: rival["logprob"] for rival in step["logprobs"]["content"][0]["top_logprobs"]}
+        assert shown[place - num_hidden] == pytest.approx(known[ids[place]], abs=1e-3), place
+        best = found["content"][place - num_hidden]["top_logprobs"]
+        assert [rival["id"] for rival in best] == sorted(known, key=lambda token: -known[token])[:2]
+    assert found["token_logprobs"][len(shown) :] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-3)
+    assert found["text_offset"][1] == len(found["tokens"][0])
+
+
+def test_only_the_prompt(server: Router) -> None:
+    """As programs that score texts ask."""
+    ids = ids_of(server, "the cat is")
+    [scored] = complete(server, prompt=ids, max_tokens=0, logprobs=1, echo=True)
+    assert (scored["finish_reason"], len(scored["logprobs"]["tokens"])) == ("length", len(ids))
+    assert scored["logprobs"]["token_logprobs"][0] is None
+    assert all(value < 0 for value in scored["logprobs"]["token_logprobs"][1:])
+    assert scored["text"].strip() == "the cat is"
+    [again] = complete(server, prompt=ids, max_tokens=0, logprobs=1, echo=True)
+    assert again == scored, "what a slot already holds changes nothing"
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": 1}])
+def test_an_echo_of_several_choices_and_streams(server: Router, fields: dict[str, Any]) -> None:
+    prompts = [ids_of(server, "the cat"), ids_of(server, "a dog sings")]
+    both = complete(server, prompt=prompts, n=2, echo=True, temperature=1, seed=3, **fields)
+    assert [choice["text"].strip().startswith(("the cat", "a dog sings")[index // 2]) for index, choice in enumerate(both)] == [True] * 4
+    texts = streamed(server, prompt=prompts, n=2, echo=True, temperature=1, seed=3, **fields)
+    assert texts == {index: choice["text"] for index, choice in enumerate(both)}
+
+
 def test_suffix(server: Router) -> None:
     asked = {"model": "fim", "max_tokens": 6, "temperature": 0}
     infilled = server.post("/infill", {**asked, "input_prefix": "the cat is ", "input_suffix": " red", "prompt": ""}).json["content"]
@@ -93,8 +144,8 @@ def test_fields_that_change_nothing_here(server: Router) -> None:
     ("fields", "expected"),
     [
         ({"echo": "yes"}, "'echo' must be true or false"),
-        ({"echo": True, "logprobs": 1}, "'echo' cannot be used together with 'logprobs'"),
-        ({"echo": True, "prompt": [1, 2]}, "'echo' needs a 'prompt' that is text"),
+        ({"echo": True, "logprobs": 1, "suffix": "y"}, "'echo' cannot be used together with 'logprobs' and 'suffix'"),
+        ({"echo": True, "logprobs": 1, "post_sampling_probs": True}, "'echo' cannot be used together with 'logprobs' and 'post"),
         ({"suffix": 5}, "'suffix' must be a string"),
         ({"best_of": 1, "n": 2}, "'best_of' must be at least 'n', which is 2"),
         ({"best_of": 2, "stream": True}, "'best_of' cannot be greater than 'n' in a stream"),

@@ -360,6 +360,49 @@ def test_nothing_is_left_to_the_collector() -> None:
         gc.enable()
 
 
+class Taker:
+    """A sink."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def write(self, data: bytes) -> None:
+        self.content += data
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("data", [post(b"x" * 5000), chunked(b"1000\r\n" + b"x" * 4096 + b"\r\n388\r\n" + b"x" * 904 + b"\r\n0\r\n\r\n")])
+def test_a_body_for_a_sink(data: bytes, size: int) -> None:
+    """It is not limited and not kept here, and the next request of the connection is read as always."""
+    parser, taker = RequestParser(max_body=100), Taker()
+
+    def begin(request: Any, num_bytes: int) -> int:
+        request.sink = taker
+        return 0
+
+    requests: list[Any] = []
+    data += get()
+    for start in range(0, len(data), size):
+        requests += parser.feed(data[start : start + size], begin)
+        assert parser.num_held_bytes == 0
+    assert [(request.method, request.body, request.sink is taker) for request in requests] == [("POST", b"", True), ("GET", b"", False)]
+    assert taker.content == b"x" * 5000
+    assert parser.sink is None
+
+
+def test_a_sink_is_let_go_with_its_connection() -> None:
+    parser, taker = RequestParser(), Taker()
+
+    def begin(request: Any, num_bytes: int) -> int:
+        request.sink = taker
+        return 0
+
+    parser.feed(post(b"x" * 100)[:-50], begin)
+    assert parser.sink is taker
+    parser.close()
+    assert parser.sink is None
+
+
 SEEDS = [get(), post(b'{"model":"x"}'), chunked(b"5\r\nhello\r\n0\r\nT: 1\r\n\r\n"), get() + post(b"x")]
 
 

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import zlib
+from array import array
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter._core import EVENT, FINISH, LAST, TEXT, Sink, TextCollector, TokenRing
+from fastrouter._core import EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, Sink, TextCollector, TokenRing
 from fastrouter.errors import ProtocolError, Unavailable
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -362,6 +363,86 @@ def test_a_killed_producer_leaves_only_whole_records() -> None:
             pass
         assert not errors
         ring.close()
+
+
+# ---------------------------------------------------------------- what another worker would need
+
+
+def words_of(*numbers: int) -> bytes:
+    return array("i", numbers).tobytes()
+
+
+def test_words_are_kept_for_each_choice_and_never_delivered() -> None:
+    ring, producer = pair()
+    sink = Recorder()
+    request_id = ring.attach(sink)
+    assert sink.trail() == []
+    for kind, choice, words in (
+        (TEXT, 1, (5, -1)),
+        (PROGRESS, 0, ()),
+        (EVENT, 1, (6,)),
+        (TEXT, 0, ()),
+        (REASONING, 1, (7, 8)),
+        (FINISH, 1, ()),
+    ):
+        assert producer.try_push(request_id, kind, choice, 0, 1, b"text", words_of(*words))
+    ring.drain()
+    assert all(payload == b"text" for *_, payload in sink.records)
+    assert sink.trail() == [(b"", 1, False), (words_of(5, -1, 6, 7, 8), 3, True)]
+    assert sink.trail_ns > 0
+    sink.drop_trail()
+    assert (sink.trail(), sink.trail_ns) == ([], 0)
+    with pytest.raises(ValueError, match="four bytes"):
+        producer.try_push(request_id, TEXT, 0, 0, 1, b"", b"abc")
+
+
+def test_a_record_of_plain_text_takes_four_bytes_more() -> None:
+    """A token of up to four bytes takes no more room than before; all records are padded to eight bytes."""
+    sizes = []
+    for words in (b"", words_of(7)):
+        ring, producer = pair()
+        request_id, count = ring.attach(Recorder()), 0
+        while producer.try_push(request_id, TEXT, 0, 0, 1, b" the", words):
+            count += 1
+        sizes.append((1 << 16) // count)
+    assert sizes == [32, 32]
+
+
+def test_words_beyond_the_limit_are_dropped() -> None:
+    ring, producer = pair(1 << 20)
+    sink = Recorder()
+    request_id = ring.attach(sink)
+    for number in range(3):
+        assert producer.try_push(request_id, TEXT, number, 0, 1, b"", words_of(*range(100_000)))
+        ring.drain()
+        assert (sink.trail() is None) == (number == 2), "262,144 are kept"
+    sink.drop_trail()
+    assert sink.trail() == []
+
+
+def test_more_words_than_a_record_has_room_for_are_refused() -> None:
+    ring, producer = pair()
+    sink = Recorder()
+    request_id = ring.attach(sink)
+    producer.try_push(request_id, TEXT, 0, 0, 1, b"12345678", words_of(1))
+    for num_words in (4, 1 << 30, (1 << 32) - 1):
+        with mmap.mmap(ring.memory_fd, 2 * PAGE) as memory:
+            memory[PAGE + 20 : PAGE + 24] = num_words.to_bytes(4, "little")
+        with pytest.raises(ProtocolError, match="impossible record"):
+            ring.drain()
+    assert not sink.records
+
+
+def test_a_sink_is_told_once_that_something_has_come() -> None:
+    ring, producer = pair()
+    sink, calls = Recorder(), list[int]()
+    request_id = ring.attach(sink)
+    sink.on_drain = lambda: calls.append(len(sink.records))
+    for _ in range(3):
+        producer.try_push(request_id, TEXT, 0, 0, 1, b"a")
+        producer.try_push(request_id, TEXT, 0, 0, 1, b"b")
+        ring.drain()
+    assert calls == [2]
 
 
 def test_a_collector_keeps_text_by_choice() -> None:

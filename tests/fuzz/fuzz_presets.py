@@ -17,4 +17,4 @@ def check(data: bytes) -> None:
     for problem in (*presets.problems, *presets.warnings, *(each for faults in presets.faults.values() for each in faults)):
         found = re.search(rf"{PATH}:(\d+)", problem)
         assert found, problem
-        assert lines[int(found[1]) - 1].strip(), problem
+        assert lines[int(found[1]) - 1].strip(" \t"), problem

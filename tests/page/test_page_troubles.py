@@ -76,6 +76,14 @@ def test_a_worker_that_dies_says_of_what(page: Any) -> None:
     assert "t19" in page.locator(".prose").inner_text()
 
 
+def test_a_worker_that_dies_is_a_pause(page: Any, tmp_path: Path) -> None:
+    ask(page, {"tokens": 60, "delay_s": 0.01, "die": "SIGKILL", "die_after": 20, "once": str(tmp_path / "died")})
+    page.locator(".prose").get_by_text("t59").wait_for()
+    page.wait_for_selector(".answer[aria-busy=true]", state="detached")
+    assert not page.locator(".failure").count()
+    assert page.locator(".prose").inner_text().split() == [f"t{number}" for number in range(60)]
+
+
 def test_what_is_too_long_for_the_model_begins_anew(tab: Tab, router: StartRouter, tmp_path: Path) -> None:
     make_llama(tmp_path / "tiny.gguf")
     opened = tab.open(router("-c", "256", models_dir=tmp_path))

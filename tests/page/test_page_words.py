@@ -222,38 +222,16 @@ def test_the_gauge_is_there_after_a_stop(tab: Tab, mixed: Router) -> None:
     eventually(lambda: not mixed.is_processing("d-chat"), "the end of the stopped stream")
 
 
-PASTE = """(text) => {
-    const clipboardData = new DataTransfer();
-    clipboardData.setData('text/plain', text);
-    const event = new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true });
-    return document.querySelector('#composer-text').dispatchEvent(event);
-}"""  # false: what the browser would do is prevented
-
-
-def test_long_pastes_are_folded(page: Any) -> None:
-    assert page.evaluate(PASTE, "short text")
+def test_long_questions_are_folded(page: Any) -> None:
     long = "\n".join(f"line {number}" for number in range(200))
-    assert not page.evaluate(PASTE, long)
-    page.locator(".paste", has_text="200 lines").wait_for()
-    assert not page.evaluate(PASTE, "x" * 5000)
-    page.get_by_role("button", name="Remove pasted text 2").click()
-    assert page.locator(".paste").count() == 1
-    page.fill(TEXT, "Summarise this:")
     page.route(CHAT, lambda route: route.fulfill(content_type="text/event-stream", body=sse(delta(content="done"), "[DONE]")))
-    with page.expect_request(CHAT) as request:
-        page.press(TEXT, "Enter")
-    assert request.value.post_data_json["messages"] == [{"role": "user", "content": f"Summarise this:\n\n{long}"}]
-    page.wait_for_selector(IDLE)
-    assert not page.locator(".pastes").is_visible()
+    ask(page, long)
     bubble = page.locator(".bubble")
     folded = bubble.bounding_box()["height"]
-    page.get_by_role("button", name="Show all 202 lines").click()
+    page.get_by_role("button", name="Show all 200 lines").click()
     assert bubble.bounding_box()["height"] > 4 * folded
     page.get_by_role("button", name="Show less").click()
     assert bubble.bounding_box()["height"] == folded
-    assert not page.evaluate(PASTE, long)
-    page.locator(".paste .quiet").click()
-    assert page.input_value(TEXT) == long
 
 
 # ---------------------------------------------------------------- settings
@@ -272,7 +250,7 @@ def test_settings_explain_themselves(page: Any) -> None:
     helps = dialog.locator("input, select, textarea").evaluate_all(
         "(fields) => fields.map((field) => document.getElementById(field.getAttribute('aria-describedby')).textContent)"
     )
-    assert len(helps) == 15
+    assert len(helps) == 16
     assert all(len(text) > 20 for text in helps)
 
 

@@ -6,6 +6,7 @@ Names on the pages must exist: endpoints, metrics, request fields, files, target
 import ast
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -145,7 +146,8 @@ def test_python_examples_run(page: Path, code: str, fleet: Router) -> None:
         pytest.skip(f"not installed: {missing}")
     assert ADDRESS.search(code), f"{page.name}: which router?"
     program = ADDRESS.sub(fleet.url, code)
-    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    offline = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # litellm would fetch prices
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120, env=offline)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 

@@ -28,8 +28,18 @@ FLOORS: tuple[set[str], ...] = (
 )
 # Inside each package, bottom first: files and folders. `__init__` is the package itself.
 INSIDE: dict[str, tuple[str, ...]] = {
-    "options": ("limits", "cors", "load", "sampling", "samplers", "guess_types", "constraint_text", "builtin_templates"),
-    "ipc": ("messages", "wire", "records"),
+    "options": (
+        "limits",
+        "cors",
+        "load",
+        "sampling",
+        "samplers",
+        "guess_types",
+        "constraint_text",
+        "builtin_templates",
+        "tool_definitions",
+    ),
+    "ipc": ("descriptors", "parked", "messages", "wire", "records"),
     "system": (
         "machine",
         "read_ahead",
@@ -46,6 +56,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     ),
     "worker": (
         "prefill_speed",
+        "resumed",
         "text_jobs",
         "llama",
         "kv",
@@ -76,7 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "routes",
         "access_log",
     ),
-    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "config", "presets"),
+    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "config", "presets"),
     "catalog": (
         "gguf",
         "file_names",
@@ -86,6 +97,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "sources",
         "spec",
         "header_cache",
+        "created",
         "difference",
         "watch",
         "sections",
@@ -99,7 +111,10 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "idle_watch",
         "remedies",
         "workers",
+        "resume",
         "lease",
+        "parked_files",
+        "parking",
         "memory",
         "managed_model",
         "queue",
@@ -107,6 +122,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "next_model",
         "foresight",
         "memory_ledger",
+        "departures",
         "preview",
         "deaths",
         "residency",
@@ -115,11 +131,13 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
     "api": (
         "identity",
+        "answer_shapes",
         "response_store",
         "requests",
         "models",
         "serving",
         "operations",
+        "tools",
         "flavours",
         "control",
         "wrong_paths",

@@ -1,6 +1,7 @@
 """What is prepared for the model that comes next: the spare, and the page cache."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,19 @@ def prepared(room: Room) -> str | None:
     return None if path is None else Path(path).name
 
 
+ROOMS: list[Room] = []
+
+
+@pytest.fixture(autouse=True)
+def rooms_end() -> Iterator[None]:
+    yield
+    while ROOMS:
+        ROOMS.pop().close()
+
+
 def room_of(models_max: int, **settings: Any) -> Room:
-    return Room(models_max, **settings)
+    ROOMS.append(Room(models_max, **settings))
+    return ROOMS[-1]
 
 
 def test_agents_take_turns_and_the_next_one_is_prepared() -> None:

@@ -44,11 +44,18 @@ class FakeLoop(asyncio.AbstractEventLoop):
     def call_soon(self, action: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> Timer:  # type: ignore[override]
         return self.call_later(0.0, action, *args, context=context)
 
+    def call_soon_threadsafe(self, action: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> Timer:  # type: ignore[override]
+        return self.call_later(0.0, action, *args, context=context)
+
     def run_in_executor(self, executor: None, action: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         action(*args)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise AssertionError(context)
+
+    @property
+    def num_timers(self) -> int:
+        return sum(not timer.is_cancelled for _, _, timer in self._timers)
 
     def advance(self, seconds: float = 0.0) -> None:
         """Let this much time pass; all that is due meanwhile runs, in its order."""

@@ -8,7 +8,9 @@ from typing import Any
 from fake_time import FakeLoop
 
 from fastrouter._core import FINISH, LAST, TEXT, TokenRing
-from fastrouter.ipc.messages import Failed, Load, Prime, Progress, Ready
+from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
+from fastrouter.ipc.messages import Failed, Load, Park, Prime, Progress, Ready
+from fastrouter.supervisor.decide.hang import Look
 
 EXIT_S = 0.01  # from a kill to the end
 
@@ -23,11 +25,14 @@ class FakeWorker:
         self.broke_protocol: str | None = None
         self.lines: deque[str] = deque()
         self.ring = TokenRing.create(1 << 16)
+        self.descriptors, self.its_descriptors = map(Descriptors, descriptor_pair())
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_exit: Callable[[], None] = lambda: None
         self.sent: list[Any] = []
+        self.ends_after_park = True
         self._maker = maker
         self._is_doomed = False
+        self.seen: Look | None = None  # what a look at its process shows
 
     def __repr__(self) -> str:
         return f"<FakeWorker {self.pid}>"
@@ -37,6 +42,9 @@ class FakeWorker:
         if isinstance(message, Load):
             load_s = self._maker.load_s.get(message.model_id, self._maker.usual_load_s)
             self._maker.loop.call_later(load_s, self.say, Ready(self._maker.meta.get(message.model_id, {})))
+        elif isinstance(message, Park) and self.ends_after_park and not self._is_doomed:
+            self._is_doomed = True
+            self._maker.loop.call_later(EXIT_S, self.die, 0)
 
     def tell(self, on_line: Callable[[str], None]) -> None:
         pass
@@ -46,9 +54,21 @@ class FakeWorker:
             self._is_doomed = True
             self._maker.loop.call_later(EXIT_S, self.die, -9)
 
+    def give_up(self) -> None:
+        self.kill()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.seen is not None and self.seen.state == "T"
+
+    def look(self) -> Look | None:
+        return self.seen
+
     def close(self) -> None:
         self.is_closed = True
         self.ring.close()
+        self.descriptors.close()
+        self.its_descriptors.close()
 
     # ------------------------------------------------------------ actions for tests
 

@@ -22,6 +22,7 @@ from fastrouter._core import EVENT
 from fastrouter.ipc.messages import Call, Generate, Load, Reply
 from fastrouter.worker.calls.slot_files import SlotFiles
 from fastrouter.worker.engine.engine import Engine
+from fastrouter.worker.kv.prompt_cache import CachedPrompt
 from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot
 from fastrouter.worker.llama.binding import api, start_backends
 from fastrouter.worker.speculation.draft_model import Draft
@@ -69,6 +70,9 @@ class Everything(Bench):
         )
         self._keep = self.engine.prefixes.keep
         self.engine.prefixes.keep = self._keep_exactly  # type: ignore[method-assign]
+        self.parked: list[int] = []
+        self.engine.prefixes.parking.open("k", 1 << 30, {})
+        self.engine.prefixes.parking.on_parked = self._note_parked
         self.replies: list[Reply] = []
         self.files = SlotFiles(self.context, self.engine, Load("x", str(path), self.options), self.replies.append)
 
@@ -81,6 +85,10 @@ class Everything(Bench):
         sampling = {"temperature": 0, **more.pop("sampling", {})}
         self.engine.submit(self.ring.attach(client), Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
         return client
+
+    def _note_parked(self, entry_id: int, fd: int, entry: CachedPrompt, replaced: list[int]) -> bool:
+        self.parked.append(entry_id)
+        return True
 
     def _keep_exactly(self, slot: Slot, prompt: Any, adapters: AdapterSet, min_chunk: int = 0) -> int:
         """Tiny models often give the same answer after a start that is not exactly right."""
@@ -266,6 +274,15 @@ class Script:
         self.num_calls += 1
         self.one.files.submit(Call(self.num_calls, method, {"id_slot": slot_id, "filename": name}))
 
+    def park(self) -> None:
+        """Idle sequences and the prompt cache; sometimes the router drops what it has."""
+        prefixes = self.one.engine.prefixes
+        for held in prefixes.to_park()[: self.random.randrange(4)]:
+            prefixes.park(held)
+        if self.random.random() < 0.2:
+            prefixes.parking.drop(self.one.parked)
+        self.one.check()
+
     # ------------------------------------------------------------ checks
 
     def judge(self) -> None:
@@ -369,7 +386,15 @@ def test_whatever_happens(paths: dict[str, Path], lones: dict[tuple[str, bool], 
         lones[key] = Lone(paths[kind], options["lora"])
     one = Everything(paths[kind], random_.choice((1 << 13, 1 << 16, 1 << 20)), **options)
     script = Script(seed, one, lones[key])
-    actions = [script.submit] * 12 + [script.run] * 8 + [script.finish] * 2 + [script.abort] * 3 + [script.stall] + [script.slot_file] * 3
+    actions = (
+        [script.submit] * 12
+        + [script.run] * 8
+        + [script.finish] * 2
+        + [script.abort] * 3
+        + [script.stall]
+        + [script.slot_file] * 3
+        + [script.park] * 2
+    )
     for _ in range(NUM_ACTIONS):
         random_.choice(actions)()
     script.finish()

@@ -91,7 +91,7 @@ def test_deltas_keep_the_order_and_a_call_has_one_piece_in_each() -> None:
         Piece(Kind.TEXT, "c"),
         Piece(Kind.REASONING, "d"),
     ]
-    deltas = deltas_of(pieces)
+    deltas = deltas_of(pieces, str)
     shown = [(delta.reasoning, delta.text, [(call.index, call.name, call.arguments) for call in delta.calls]) for delta in deltas]
     assert shown == [
         ("a", "b", [(0, "f", "")]),
@@ -102,7 +102,7 @@ def test_deltas_keep_the_order_and_a_call_has_one_piece_in_each() -> None:
     ]
     assert isinstance(deltas[0].calls[0], CallDelta)
     assert len({call.id for delta in deltas for call in delta.calls if call.name}) == 2
-    assert deltas_of([]) == []
+    assert deltas_of([], str) == []
 
 
 # ---------------------------------------------------------------- thoughts, token by token

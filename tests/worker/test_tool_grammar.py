@@ -332,6 +332,24 @@ def test_only_the_odd_tool_is_loose() -> None:
     assert hopeless.loose == {t["function"]["name"] for t in wish.tools}
 
 
+def test_an_odd_tool_among_many_is_found_with_little_work() -> None:
+    sizes = []
+
+    def is_followed(one: Wish) -> bool:
+        sizes.append(len(one.tools))
+        return all(t["function"]["name"] != "f617" or "f617" in one.loose for t in one.tools)
+
+    tools = [tool(f"f{number}") for number in range(1000)]
+    assert loosened(Wish(tools, is_required=True), is_followed).loose == {"f617"}
+    assert len(sizes) < 25
+    assert sum(sizes) <= 4 * len(tools)
+
+
+def test_tools_that_are_too_large_together_are_loose_together() -> None:
+    found = loosened(Wish([tool(name) for name in "abcdefgh"], True), lambda one: len([t for t in one.tools if not one.loose]) < 5)
+    assert found.loose == set("abcdefgh")
+
+
 def test_a_format_without_calls_is_refused() -> None:
     with pytest.raises(ValueError, match="the format plain has no tool calls"):
         call_grammar(Format("plain"), Wish([WEATHER], True), lambda text: [text])

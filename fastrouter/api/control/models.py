@@ -36,7 +36,8 @@ class Admin:
             "default_generation_settings": {"params": None, "n_ctx": 0},
             "ui_settings": self._config.ui_settings,
             "build_info": BUILD_INFO,
-            "cors_proxy_enabled": False,
+            "cors_proxy_enabled": self._config.ui_mcp_proxy,
+            **({"tools_enabled": True} if self._config.tools or self._config.mcp_servers else {}),
         }
 
     def change_props(self, request: Request, exchange: Exchange) -> Response:
@@ -60,6 +61,16 @@ class Admin:
         spec, wanted = self._named(request, NotFound), parse_optional(request).get("pin")
         self._supervisor.pin(spec, True if wanted is None else boolean("pin", wanted))
         return _SUCCESS
+
+    def drop_parked(self, request: Request, exchange: Exchange) -> Response:
+        """DELETE /models/parked: the prompts that were parked for one model (`?model=`), or for all models of this caller."""
+        name, parking = self._models.query(request).get("model"), self._supervisor.parking
+        if name:
+            dropped = {self._models.find(name, request.caller).runner.id}
+        else:
+            dropped = {model_id for model_id in parking.model_ids() if self._models.may_see_id(request.caller, model_id)}
+        num_entries, num_bytes = parking.drop(dropped)
+        return encode_json({"entries": num_entries, "bytes": num_bytes})
 
     def warm(self, request: Request, exchange: Exchange) -> Response:
         """POST /models/warm: `{"model"}`. It will be asked for soon: its file is read ahead, but it is not loaded."""

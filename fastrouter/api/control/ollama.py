@@ -22,7 +22,7 @@ from fastrouter.api.requests.fields import read_terms
 from fastrouter.api.requests.ollama_bodies import is_load
 from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.errors import Forbidden, InvalidRequest, NotFound
+from fastrouter.errors import Forbidden, InvalidRequest
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Response, encode_json
 from fastrouter.http.routes import Handler, Result
@@ -163,19 +163,8 @@ class Ollama:
         self._body(request)
         return await self._downloads.delete(request, exchange)
 
-    def refuse_create(self, request: Request, exchange: Exchange) -> Response:
-        raise InvalidRequest(
-            "models cannot be made over HTTP: add a section to the file of --models-preset, with `model`, parameters and `system-prompt`"
-        )
-
-    def refuse_copy(self, request: Request, exchange: Exchange) -> Response:
-        raise InvalidRequest("models cannot be copied over HTTP: give the model another name with `alias` in the file of --models-preset")
-
     def refuse_push(self, request: Request, exchange: Exchange) -> Response:
         raise InvalidRequest("models cannot be uploaded from this server")
-
-    def no_blob(self, request: Request, exchange: Exchange) -> Response:
-        raise NotFound("there are no blobs here: put .gguf files into the folder of --models-dir, or pull a model")
 
 
 async def _progress(download: Download | None) -> AsyncIterator[dict[str, Any]]:

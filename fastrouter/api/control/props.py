@@ -33,7 +33,7 @@ class Props:
             "endpoint_metrics": config.metrics_endpoint,
             "ui_settings": {},
             "build_info": BUILD_INFO,
-            "cors_proxy_enabled": False,
+            "cors_proxy_enabled": config.ui_mcp_proxy,
         }
 
     async def ask(self, request: Request, spec: ModelSpec, method: str) -> Any:

@@ -102,9 +102,10 @@ class OpenText(OpenItem):
     def where(self) -> dict[str, Any]:
         """The fields of its deltas in addition to their text."""
 
-    def add(self, text: str, probabilities: list[Entry]) -> bytes:
+    def add(self, text: str, probabilities: list[Entry], more: dict[str, Any]) -> bytes:
+        """`more`: fields of llama-server."""
         self.events.log.keep(text.encode())
-        return self.make(self.delta_kind, **self.where(), delta=text)
+        return self.make(self.delta_kind, **self.where(), delta=text, **more)
 
     def template(self) -> Template:
         return self.events.around_text(self.delta_kind, item_id=self.id, output_index=self.index, **self.where())
@@ -127,12 +128,12 @@ class OpenMessage(OpenText):
         added = self.added({**message_item(self.id, "", [], IN_PROGRESS), "content": []})
         return added + self.make("response.content_part.added", content_index=0, part=text_part("", []))
 
-    def add(self, text: str, probabilities: list[Entry]) -> bytes:
+    def add(self, text: str, probabilities: list[Entry], more: dict[str, Any]) -> bytes:
         if not probabilities:
-            return super().add(text, probabilities)
+            return super().add(text, probabilities, more)
         self._probabilities += probabilities
         self.events.log.keep(text.encode())
-        return self.make(self.delta_kind, content_index=0, logprobs=probabilities, delta=text)
+        return self.make(self.delta_kind, content_index=0, logprobs=probabilities, delta=text, **more)
 
     def end(self, status: str) -> tuple[bytes, Item]:
         text = self.take_text()

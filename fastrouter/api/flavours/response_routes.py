@@ -3,8 +3,10 @@
 Invariant: a key sees only responses that were made with it. A key that may do everything sees all.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -12,7 +14,7 @@ from fastrouter._core import Request
 from fastrouter.api.flavours.native import chat_params
 from fastrouter.api.flavours.response_items import COMPLETED, Item, new_id
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
-from fastrouter.api.models.access import Models
+from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
 from fastrouter.api.requests.response_items import kind_of
@@ -46,6 +48,7 @@ class ResponseRoutes:
         self._generator = generator
         self._store = store
         self._caller = Caller(models, supervisor, RESPONSE_ERRORS)
+        self._growing: WeakValueDictionary[tuple[str, str], Responses] = WeakValueDictionary()  # by owner and id
 
     # ------------------------------------------------------------ a new response
 
@@ -53,21 +56,28 @@ class ResponseRoutes:
         body = parse_object(request)
         if _needs_store(body):
             return self._create_from_store(request, exchange, body)
-        return self._start(request, exchange, Responses.read(body))
+        return self._start(request, exchange, body)
 
     async def _create_from_store(self, request: Request, exchange: Exchange, body: dict[str, Any]) -> None:
         body, earlier = await self._from_store(request, body)
-        waits = self._start(request, exchange, Responses.read(body, earlier))
+        waits = self._start(request, exchange, body, earlier)
         if waits is not None:
             await waits
 
-    def _start(self, request: Request, exchange: Exchange, ask: ResponseAsk) -> Coroutine[Any, Any, None] | None:
-        owner = _owner(request)
+    def _start(
+        self, request: Request, exchange: Exchange, body: dict[str, Any], earlier: Sequence[Item] = ()
+    ) -> Coroutine[Any, Any, None] | None:
+        owner, num_bytes = client_of(request), request.num_body_bytes
 
         def keep(ask: ResponseAsk, response: dict[str, Any]) -> None:
-            self._store.put(owner, response, [_with_id(item) for item in ask.items])
+            self._store.put(owner, response, lambda: [_with_id(item) for item in ask.items], num_bytes)
 
-        return self._generator.start(request, exchange, ask, lambda model_id, ask: Responses(model_id, ask, keep))
+        def make(model_id: str, ask: ResponseAsk) -> Responses:
+            made = Responses(model_id, ask, keep)
+            self._growing[owner, made.id] = made
+            return made
+
+        return self._generator.read_and_start(request, exchange, partial(Responses.read, body, earlier), make)
 
     async def count(self, request: Request, exchange: Exchange) -> Response:
         """POST /v1/responses/input_tokens"""
@@ -83,7 +93,7 @@ class ResponseRoutes:
 
     async def _from_store(self, request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], list[Item]]:
         """The body with items in place of references, and the items of the conversation before."""
-        owner, previous = _owner(request), body.get("previous_response_id")
+        owner, previous = client_of(request), body.get("previous_response_id")
         earlier: list[Item] | None = []
         if previous is not None:
             earlier = await self._store.conversation(owner, string("previous_response_id", previous))
@@ -114,14 +124,16 @@ class ResponseRoutes:
         query = self._models.query(request)
         if query.get("stream") in ("true", "1"):
             raise invalid("stream", "is not supported here: a stored response is whole")
-        stored = await self._store.get(_owner(request), response_id)
+        stored = await self._store.get(client_of(request), response_id)
         if stored is None or rest not in ("", "input_items"):
             raise _missing(response_id)
         return encode_json(_listed(stored, query) if rest else stored.response)
 
     async def delete(self, request: Request, exchange: Exchange) -> Response:
-        response_id = _path_of(request)
-        if not await self._store.delete(_owner(request), response_id):
+        """A response that is not complete yet is generated to its end, and not stored."""
+        response_id, caller = _path_of(request), client_of(request)
+        growing = (made for (owner, name), made in self._growing.items() if name == response_id and caller in (owner, ""))
+        if not any(made.forget() for made in growing) and not await self._store.delete(caller, response_id):
             raise _missing(response_id)
         return encode_json({"id": response_id, "object": "response", "deleted": True})
 
@@ -132,10 +144,6 @@ def _path_of(request: Request) -> str:
 
 def _missing(response_id: str) -> NotFound:
     return NotFound(f"response with id '{response_id[:100]}' not found")
-
-
-def _owner(request: Request) -> str:
-    return "" if request.caller is None else str(request.caller.id)
 
 
 def _is_reference(item: Any) -> bool:

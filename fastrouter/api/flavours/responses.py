@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrouter._core import REASONING, TEXT
+from fastrouter.api.flavours.native import progress_in, timings_in
 from fastrouter.api.flavours.openai import param_of, v1_status
 from fastrouter.api.flavours.response_items import (
     COMPLETED,
@@ -100,6 +101,16 @@ class Responses:
             **{name: sampling[name] for name in _SHOWN},
         }
 
+    @property
+    def id(self) -> str:
+        return str(self._fixed["id"])
+
+    def forget(self) -> bool:
+        """Its client has deleted it. False: it would not be kept, or it is complete and kept already."""
+        was_wanted = self._ask.is_stored
+        self._ask.is_stored = False
+        return was_wanted
+
     @staticmethod
     def read(body: dict[str, Any], earlier: Sequence[Item] = ()) -> ResponseAsk:
         return read_response(body, earlier)
@@ -119,7 +130,7 @@ class Responses:
 
     def _end(self, status: str, usage: Usage) -> dict[str, Any]:
         response = self._response(status, usage)
-        if self._ask.is_stored:
+        if self.forget():
             self._keep(self._ask, response)
         return response
 
@@ -163,7 +174,9 @@ class Responses:
         return comment(text) + alive
 
     def progress(self, choice: int, progress: PromptProgress) -> bytes:
-        return b""
+        """As in llama-server."""
+        more = {**progress_in(progress), **timings_in(progress)}
+        return self._begin() + self._events.make("response.in_progress", response=self._response(IN_PROGRESS), **more)
 
     def event(self, choice: int, event: Delta) -> bytes:
         events = self._begin()
@@ -178,7 +191,7 @@ class Responses:
     def _say(self, kind: type[OpenText], text: str, event: Delta) -> bytes:
         events = b"" if isinstance(self._open, kind) else self._turn_to(self._new_text(kind))
         assert isinstance(self._open, OpenText)
-        return events + self._open.add(text, event.probabilities)
+        return events + self._open.add(text, event.probabilities, timings_in(event))
 
     def _new_text(self, kind: type[OpenText]) -> OpenText:
         index = len(self._output) + (self._open is not None)
@@ -213,7 +226,8 @@ class Responses:
         if self._open is None and not self._output:
             events += self._turn_to(self._new_text(OpenMessage))
         events += self._close(status)
-        return events + self._events.make(f"response.{status}", response=self._end(status, usage))
+        timings = {"timings": choice.timings} if self._ask.generates[0].timings_per_token else {}
+        return events + self._events.make(f"response.{status}", response=self._end(status, usage), **timings)
 
     def done(self) -> bytes:
         return b""

@@ -37,7 +37,7 @@ def is_read_only(request: Request) -> bool:
 
 
 def client_of(request: Request) -> str:
-    """Its key's id; empty without a key."""
+    """Its key's id; empty without a key, and for a key that may do everything."""
     return request.caller.id if request.caller is not None else ""
 
 
@@ -193,6 +193,10 @@ class Models:
 
     def knows(self, name: str) -> bool:
         return self._catalog.get(name) is not None
+
+    def lookup(self, name: str) -> ModelSpec | None:
+        """A model of any name, whoever asks."""
+        return self._catalog.get(name)
 
     def is_here(self, name: str, caller: Caller | None) -> bool:
         """Whether it can be used without a download."""

@@ -12,6 +12,7 @@ from fastrouter._core import Request
 from fastrouter.api.models.access import Models, check_name
 from fastrouter.api.requests.bodies import parse_optional
 from fastrouter.catalog.catalog import Catalog
+from fastrouter.catalog.created import CreatedModels
 from fastrouter.catalog.sources import Wanted, parse_name
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
@@ -39,6 +40,7 @@ class ModelDownloads:
         self._supervisor = supervisor
         self._downloads = downloads
         self._config = config
+        self._created = CreatedModels(config.created_dir)
         self._caches = [os.path.abspath(cache) for cache in config.cache_dirs]
         self._loads: set[asyncio.Task[None]] = set()
 
@@ -150,11 +152,21 @@ class ModelDownloads:
         if spec is not None and spec.wanted is None:
             if not spec.can_remove:
                 raise InvalidRequest(f"model '{name}' is not removable: {why_it_stays(spec)}")
+            if spec.source == "created":
+                await self._check_unused(spec)
             await self._end(spec)
-            await self._remove(spec)
+            await (self._remove_created(spec) if spec.source == "created" else self._remove(spec))
             await self._rescan()
         self._supervisor.tell(spec.id if spec else name, "model_remove", {})
         return _SUCCESS
+
+    async def _check_unused(self, spec: ModelSpec) -> None:
+        users = await asyncio.to_thread(self._created.users_of, spec.id)
+        if users:
+            raise InvalidRequest(f"model '{spec.id}' is not removable: {', '.join(users[:5])} is made from it; remove that first")
+
+    async def _remove_created(self, spec: ModelSpec) -> None:
+        await asyncio.to_thread(self._created.remove, spec.id)
 
     async def _remove(self, spec: ModelSpec) -> None:
         try:

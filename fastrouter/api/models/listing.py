@@ -55,6 +55,9 @@ class Listing:
         """One entry with the current state."""
         runner_id = spec.runner.id
         entry = describe(spec, self._supervisor.status(runner_id))
+        num_parked, num_bytes = self._supervisor.parking.held(runner_id)
+        if num_parked:
+            entry["parked"] = {"entries": num_parked, "bytes": num_bytes}
         status, download = entry["status"], self._downloads.find(runner_id)
         failure = self._downloads.failure_of(runner_id) if spec.wanted is not None else None
         if download is not None:
@@ -76,7 +79,10 @@ class Listing:
     def _join(self, patterns: Patterns, can_see: CanSee) -> Rendered:
         models = self._catalog.models()
         downloads = {download.name: download for download in self._downloads.all()}
-        parts = {spec.id: self._encode(spec, downloads) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))}
+        parked = self._supervisor.parking.model_ids()
+        parts = {
+            spec.id: self._encode(spec, downloads, parked) for spec in models if spec.is_listed and (patterns is None or can_see(spec.id))
+        }
         coming = [name for name in downloads if self._catalog.get(name) is None and can_see(name)]
         parts |= {name: orjson.dumps(describe_download(downloads[name])) for name in coming}
         if coming:
@@ -92,9 +98,10 @@ class Listing:
         whole = self._whole[patterns] = Rendered.of(json_response(body))
         return whole
 
-    def _encode(self, spec: ModelSpec, downloads: dict[str, Download]) -> bytes:
+    def _encode(self, spec: ModelSpec, downloads: dict[str, Download], parked: set[str]) -> bytes:
         runner = spec.runner
-        is_plain = self._supervisor.status(runner.id) is UNLOADED and runner.wanted is None and runner.id not in downloads
+        has_more = runner.wanted is not None or runner.id in downloads or runner.id in parked
+        is_plain = not has_more and self._supervisor.status(runner.id) is UNLOADED
         return self._plain[spec.id][1] if is_plain else orjson.dumps(self.describe(spec))
 
 

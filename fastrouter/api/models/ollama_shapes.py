@@ -63,11 +63,16 @@ def _quant(file_type: str) -> str:
 
 def shown(spec: ModelSpec, meta: dict[str, Any]) -> dict[str, Any]:
     """/api/show."""
-    parameters = {"num_ctx": meta.get("n_ctx"), **spec.defaults.sampling}
+    parameters = {"num_ctx": meta.get("n_ctx"), **spec.options.sampling, **spec.defaults.sampling}
+    base = spec.base.id if spec.base is not None else spec.id
+    system = {"system": spec.defaults.system} if spec.defaults.system is not None else {}
+    messages = {"messages": list(spec.defaults.messages)} if spec.defaults.messages else {}
     return {
-        "modelfile": f"# the flags and presets of the server control how this model is loaded\nFROM {spec.id}\n",
+        "modelfile": f"# the flags and presets of the server control how this model is loaded\nFROM {base}\n",
         "parameters": "\n".join(f"{name:<30} {value}" for name, value in parameters.items() if value is not None),
         "template": (spec.header.chat_template if spec.header is not None else None) or "",
+        **system,
+        **messages,
         "details": details(spec, meta),
         "model_info": _info(spec),
         "capabilities": [_CAPABILITIES[name] for name in spec.capabilities if name in _CAPABILITIES],

@@ -118,6 +118,7 @@ class UsageReporter:
             "device_bytes": state.need.device_bytes,
             "resident_bytes": resident_bytes(instance.process.pid) if instance is not None else 0,
             "shelf_bytes": instance.prompt_cache_bytes if instance is not None else 0,
+            "parked_bytes": self._supervisor.parking.held(model_id)[1],
             "running": state.num_running,
             "waiting": state.num_waiting,
             "num_slots": num_slots if type(num_slots) is int else 0,

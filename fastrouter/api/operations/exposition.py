@@ -55,6 +55,7 @@ class Fleet:
 
     residents: list[ResidentFigures] = field(default_factory=list)
     models_max: int = 0
+    parked: dict[str, tuple[int, int]] = field(default_factory=dict)  # (entries, bytes) by model
 
 
 def content_type_for(accept: str) -> str:
@@ -143,6 +144,12 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     num_processed = counts.prompt_tokens - counts.cached_tokens
     plain = (
         ("fastrouter_worker_deaths", "Workers that died while they served.", counts.num_deaths),
+        ("fastrouter_parked_prompts_restored", "Parked prompts that a new worker has used.", counts.num_restored),
+        (
+            "fastrouter_parked_tokens_restored",
+            "Tokens that were not computed again because they were parked.",
+            counts.restored_tokens,
+        ),
         ("fastrouter_prompt_tokens", "Tokens of prompts, including those from the cache.", counts.prompt_tokens),
         ("fastrouter_cached_tokens", "Tokens of prompts that came from the cache.", counts.cached_tokens),
         ("fastrouter_generated_tokens", "Tokens of answers.", counts.generated_tokens),
@@ -194,6 +201,10 @@ def collect_fleet(fleet: Fleet, *, is_whole: bool) -> Iterator[Metric]:
     yield _gauge("fastrouter_budgeted_memory_bytes", "Memory that the router counts for the model.", ("model", "kind"), budgeted)
     states = [((each.model_id, each.state), 1.0) for each in residents]
     yield _gauge("fastrouter_instance_state", "1 for the state of the model; absent when it has no place.", ("model", "state"), states)
+    counts = [(model_id, float(count)) for model_id, (count, _) in fleet.parked.items()]
+    sizes = [(model_id, float(num_bytes)) for model_id, (_, num_bytes) in fleet.parked.items()]
+    yield gauge("fastrouter_parked_prompts", "Prompts that are parked for the model, in memory or on disk.", counts)
+    yield gauge("fastrouter_parked_bytes", "Bytes of these prompts.", sizes)
     if is_whole:
         yield GaugeMetricFamily("fastrouter_models_resident", "Models that have a place: loading, loaded or asleep.", len(residents))
         yield GaugeMetricFamily("fastrouter_models_max", "Places (--models-max); 0: no limit.", fleet.models_max)

@@ -52,7 +52,9 @@ class MetricsPage:
         for model_id, counts in list(metrics.by_model().items()):
             if only in (None, model_id) and exposition.refresh(model_id, counts):
                 await asyncio.sleep(0)
-        fleet = module.Fleet(self._residents(module.ResidentFigures, only), self._config.models_max)
+        parking = self._supervisor.parking
+        parked = {model_id: parking.held(model_id) for model_id in sorted(parking.model_ids()) if only in (None, model_id)}
+        fleet = module.Fleet(self._residents(module.ResidentFigures, only), self._config.models_max, parked)
         text = exposition.text(fleet, only, has_one_model=self._config.has_one_model)
         headers = f"Process-Start-Time-Unix: {STARTED_S}\r\nContent-Type: {content_type}\r\n"
         return Response(200, headers.encode(), text)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported_kind, string
-from fastrouter.api.requests.tools import tool_name
+from fastrouter.api.requests.tools import UNSEEN_IMAGE, tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
-_NOT_PASSED = frozenset(
+NOT_PASSED = frozenset(
     (
         *("messages", "system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config", "output_format", "stop"),
         *("response_format", "json_schema", "n", "n_cmpl", "logprobs", "top_logprobs", "metadata", "stream_options"),
@@ -46,7 +46,7 @@ class _Block(NamedTuple):
 
 def chat_of(body: dict[str, Any]) -> dict[str, Any]:
     """Raises InvalidRequest."""
-    found = {name: value for name, value in body.items() if name not in _NOT_PASSED}
+    found = {name: value for name, value in body.items() if name not in NOT_PASSED}
     found["messages"] = _messages(body)
     found["stop"] = body.get("stop_sequences")
     found["return_progress"] = True  # the first record has the counts for the first event of a stream
@@ -146,7 +146,8 @@ def _user(blocks: Iterable[_Block], tool_names: dict[str, str]) -> list[Message]
 def _result(block: _Block, tool_names: dict[str, str]) -> Message:
     call_id = string(f"{block.name}.tool_use_id", block.value.get("tool_use_id"))
     content = block.value.get("content")
-    text = "\n".join(_text(part) for part in _blocks(f"{block.name}.content", content)) if content is not None else ""
+    parts = _blocks(f"{block.name}.content", content) if content is not None else []
+    text = "\n".join(UNSEEN_IMAGE if part.type == "image" else _text(part) for part in parts)
     if block.value.get("is_error") is True and not text.lstrip("<").lower().startswith(("error", "tool_use_error")):
         text = f"Error: {text}"
     named = {"name": tool_names[call_id]} if call_id in tool_names else {}

@@ -8,8 +8,10 @@ bytes are freed after the parse. Long lists of token ids stay text (`Ids`): a mi
 import asyncio
 import gc
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,12 +22,14 @@ MAX_VALUES = 1 << 16
 MAX_DEPTH = 200  # orjson writes no more than 254 levels, and an answer may repeat a field some levels down
 MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
+LONG_BODY = 64 << 10  # bytes; a longer body is read in a thread, because it may have thousands of messages
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
 _ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
 _PLACE = secrets.token_hex(16)  # replaces a list of ids while the rest is parsed; clients cannot know it
 _one_by_one = ThreadPoolExecutor(1, "bodies")  # the parse holds the GIL: two at the same time would block the event loop for longer
 
 Ids = orjson.Fragment
+T = TypeVar("T")
 
 
 def parse_json(request: Request) -> Any:
@@ -52,15 +56,20 @@ def parse_optional(request: Request) -> dict[str, Any]:
 
 async def parse_large(request: Request) -> None:
     """`parse_json`, while the event loop continues."""
-    await asyncio.get_running_loop().run_in_executor(_one_by_one, _parse_unwatched, request)
+    await asyncio.get_running_loop().run_in_executor(_one_by_one, _unwatched, partial(parse_json, request))
 
 
-def _parse_unwatched(request: Request) -> None:
-    """Parse without the garbage collector, which would visit all new objects many times. JSON has no cycles."""
+async def read_long(read: Callable[[], T]) -> T:
+    """Reads what was parsed, while the event loop continues."""
+    return await asyncio.get_running_loop().run_in_executor(_one_by_one, _unwatched, read)
+
+
+def _unwatched(work: Callable[[], T]) -> T:
+    """Without the garbage collector, which would visit all new objects many times. JSON has no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        parse_json(request)
+        return work()
     finally:
         if was_enabled:
             gc.enable()

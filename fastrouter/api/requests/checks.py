@@ -109,8 +109,9 @@ def seed(name: str, value: Any) -> int:
 
 
 MAX_DURATION_CHARACTERS = 64
-_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|m|s|ms))+")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+_SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "h": 3600.0, "m": 60.0, "s": 1.0}
+_PART = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_SECONDS)})", re.ASCII)
+_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+", re.ASCII)
 
 
 def duration(name: str, value: Any) -> float:
@@ -119,9 +120,8 @@ def duration(name: str, value: Any) -> float:
         raise invalid(name, f"is longer than {MAX_DURATION_CHARACTERS} characters")
     if type(value) in (int, float):
         seconds = float(value)
-    elif isinstance(value, str) and _DURATION.fullmatch(value.removeprefix("-")):
-        parts = re.findall(r"(\d+(?:\.\d*)?)(ms|h|m|s)", value)
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts) * (-1 if value.startswith("-") else 1)
+    elif isinstance(value, str) and _DURATION.fullmatch(value):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(value)) * (-1 if value.startswith("-") else 1)
     else:
         try:
             seconds = float(value) if isinstance(value, str) and value.isascii() else math.nan

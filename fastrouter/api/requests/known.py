@@ -6,23 +6,26 @@ Invariant: every field that a reader uses is here. The readers decide which fiel
 from functools import lru_cache
 from typing import Any
 
+from fastrouter.api.requests import known_parts as parts
+from fastrouter.api.requests.anthropic_messages import NOT_PASSED
 from fastrouter.api.requests.fields import FIELDS
+from fastrouter.api.requests.known_parts import LIST as _LIST
+from fastrouter.api.requests.known_parts import NUMBER as _NUMBER
+from fastrouter.api.requests.known_parts import OBJECT as _OBJECT
+from fastrouter.api.requests.known_parts import SWITCH as _SWITCH
+from fastrouter.api.requests.known_parts import TEXT as _TEXT
+from fastrouter.api.requests.known_parts import TEXT_OR_TEXTS as _TEXT_OR_TEXTS
+from fastrouter.api.requests.known_parts import TEXTS as _TEXTS
+from fastrouter.api.requests.known_parts import WHOLE as _WHOLE
+from fastrouter.api.requests.known_parts import Schema
+from fastrouter.api.requests.ollama_bodies import OPTIONS
 from fastrouter.options.sampling import SAMPLING, Outside, SamplingField, Shape
 
-Schema = dict[str, Any]
 Fields = dict[str, Schema]
 
 MAX_NAMED = 16  # ignored fields in a header
 MAX_NAME = 64  # characters of each
 _ANY: Schema = {}
-_TEXT: Schema = {"type": ["string", "null"]}
-_WHOLE: Schema = {"type": ["integer", "null"]}
-_NUMBER: Schema = {"type": ["number", "null"]}
-_SWITCH: Schema = {"type": ["boolean", "null"]}
-_OBJECT: Schema = {"type": ["object", "null"]}
-_LIST: Schema = {"type": ["array", "null"]}
-_TEXTS: Schema = {"type": ["array", "null"], "items": {"type": "string"}}
-_TEXT_OR_TEXTS: Schema = {"type": ["string", "array", "null"], "items": {"type": "string"}}
 _INPUT: Schema = {"type": ["string", "array", "object", "null"]}
 _DURATION: Schema = {"type": ["number", "string", "null"]}
 
@@ -52,9 +55,10 @@ _GENERATION: Fields = {
     **_each(_TEXT, "next_model grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
     **_each(_DURATION, "keep_alive ttl"),
     **_each(_TEXT_OR_TEXTS, "stop speculative.type"),
-    **_each(_OBJECT, "stream_options response_format json_schema"),
+    **_each(_OBJECT, "response_format json_schema"),
     **_each(_TEXTS, "response_fields"),
-    **_each(_LIST, "lora"),
+    "stream_options": parts.STREAM_OPTIONS,
+    "lora": parts.LORA,
     **_each({"type": ["boolean", "integer", "null"]}, "logprobs"),
 }
 # Fields that OpenAI's clients send and that a local server does not need.
@@ -79,7 +83,9 @@ _GENERATED: Fields = {
     **_ACCEPTED,
 }
 _TEMPLATE: Fields = {
-    **_each(_LIST, "tools messages functions"),
+    "messages": parts.MESSAGES,
+    "tools": parts.TOOLS,
+    "functions": parts.FUNCTIONS,
     **_each(_SWITCH, "add_generation_prompt continue_final_message"),
     **_each({"type": ["string", "object", "null"]}, "tool_choice function_call"),
     **_each(_OBJECT, "chat_template_kwargs"),
@@ -93,11 +99,14 @@ CHAT: Fields = {
     **_each(_TEXT, "verbosity"),
 }
 COMPLETION: Fields = {**_GENERATED, "prompt": _INPUT, "prediction": _OBJECT}
-INFILL: Fields = {**COMPLETION, "input_prefix": _INPUT, "input_suffix": _INPUT, "input_extra": _LIST}
+INFILL: Fields = {**COMPLETION, "input_prefix": _INPUT, "input_suffix": _INPUT, "input_extra": parts.EXTRA}
 RESPONSES: Fields = {
     **CHAT,
-    **_each({"type": ["string", "array", "null"]}, "input instructions"),
-    **_each(_OBJECT, "text reasoning prompt"),
+    **_each(parts.ITEMS, "input instructions"),
+    "tools": parts.RESPONSE_TOOLS,
+    "text": parts.RESPONSE_TEXT,
+    "reasoning": parts.REASONING,
+    "prompt": _OBJECT,
     **_each(_LIST, "context_management"),
     **_each(_WHOLE, "max_output_tokens max_tool_calls"),
     **_each(_TEXTS, "include"),
@@ -117,6 +126,74 @@ RERANK: Fields = {
 TOKENIZE: Fields = {**_TERMS, "content": _INPUT, **_each(_SWITCH, "add_special parse_special with_pieces")}
 DETOKENIZE: Fields = {**_TERMS, "tokens": _LIST}
 MODEL: Fields = {"model": {"type": "string"}}
+TOOL_CALL: Fields = {"tool": {"type": "string"}, "params": _OBJECT, "stream": _SWITCH}
+PIN: Fields = {**MODEL, "pin": _SWITCH}
+SLOT_FILE: Fields = {**_MODEL, "filename": _TEXT}
+CHAT_CONTROL: Fields = {**_MODEL, "id": {"type": "string"}, "action": {"enum": ["reasoning_end"]}}
+LOOKUP: Fields = {"conversation_ids": {"type": "array", "items": {"type": "string"}}}
+# ---------------------------------------------------------------- Anthropic
+
+_OF_ANTHROPIC: Fields = {
+    **_MODEL,
+    "messages": parts.ANTHROPIC_MESSAGES,
+    "system": parts.BLOCKS,
+    "tools": parts.ANTHROPIC_TOOLS,
+    "tool_choice": parts.ANTHROPIC_CHOICE,
+    "thinking": parts.THINKING,
+    "output_config": parts.OUTPUT_CONFIG,
+    **_each(_OBJECT, "output_format metadata context_management"),
+    **_each(_TEXTS, "stop_sequences betas"),
+    **_each(_TEXT, "service_tier speed"),
+    **_each(_LIST, "mcp_servers"),
+    **_each(_ANY, "container"),
+}
+MESSAGES: Fields = {**{name: schema for name, schema in CHAT.items() if name not in NOT_PASSED}, **_OF_ANTHROPIC}
+
+# ---------------------------------------------------------------- Ollama
+
+_LOADING = "num_ctx num_batch num_gpu main_gpu num_thread use_mmap use_mlock numa low_vram f16_kv vocab_only penalize_newline"
+_OLLAMA_OPTIONS: Schema = {
+    "type": ["object", "null"],
+    "properties": {**_each(_ANY, _LOADING), **{theirs: _GENERATED[ours] for theirs, ours in OPTIONS.items()}},
+    "examples": [{}],
+}
+_OLLAMA_TERMS: Fields = {**_MODEL, **_each(_TEXT, "name"), **_each(_SWITCH, "stream"), "keep_alive": _DURATION}
+_OLLAMA_GENERATED: Fields = {
+    **_OLLAMA_TERMS,
+    "options": _OLLAMA_OPTIONS,
+    "format": parts.OLLAMA_FORMAT,
+    "think": {"type": ["boolean", "string", "null"]},
+    **_each(_SWITCH, "logprobs verbose"),
+    **_each(_WHOLE, "top_logprobs priority"),
+}
+OLLAMA_CHAT: Fields = {**_OLLAMA_GENERATED, "messages": parts.OLLAMA_MESSAGES, "tools": parts.TOOLS}
+OLLAMA_GENERATE: Fields = {
+    **_OLLAMA_GENERATED,
+    **_each(_TEXT, "prompt suffix system template"),
+    **_each(_SWITCH, "raw"),
+    **_each(_LIST, "images"),
+    "context": {"type": ["array", "null"], "items": {"type": "integer"}},
+}
+OLLAMA_EMBED: Fields = {
+    **_OLLAMA_TERMS,
+    **_each({"type": ["string", "array"]}, "input"),
+    **_each(_WHOLE, "dimensions priority"),
+    **_each(_SWITCH, "truncate"),
+    "options": _OBJECT,
+}
+OLLAMA_EMBEDDINGS: Fields = {**_OLLAMA_TERMS, "prompt": {"type": "string"}, "options": _OBJECT}
+OLLAMA_CREATE: Fields = {
+    **_MODEL,
+    **_each(_TEXT, "name from system template quantize"),
+    **_each(_SWITCH, "stream"),
+    "files": _OBJECT,
+    "adapters": _OBJECT,
+    "parameters": {**_OLLAMA_OPTIONS, "description": "as in the options of a request"},
+    "messages": parts.OLLAMA_MESSAGES,
+    "license": {"type": ["string", "array", "null"]},
+}
+OLLAMA_COPY: Fields = {"source": {"type": "string"}, "destination": {"type": "string"}}
+OLLAMA_MODEL: Fields = {**_MODEL, **_each(_TEXT, "name"), **_each(_SWITCH, "stream verbose insecure")}
 
 
 # ---------------------------------------------------------------- ignored fields

@@ -21,10 +21,10 @@ from fastrouter.options.sampling import SAMPLING
 Message = dict[str, Any]
 
 _RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep"}
-_OPTIONS = {**{field.name: field.name for field in SAMPLING if field.name != "n_probs"}, **_RENAMED, "stop": "stop"}
+OPTIONS = {**{field.name: field.name for field in SAMPLING if field.name != "n_probs"}, **_RENAMED, "stop": "stop"}
 # Our names -> the client's, for fields that are checked after the translation.
 NAMES = {
-    **{ours: f"options.{theirs}" for theirs, ours in _OPTIONS.items()},
+    **{ours: f"options.{theirs}" for theirs, ours in OPTIONS.items()},
     "response_format": "format",
     "response_format.json_schema": "format",
     "input_suffix": "suffix",
@@ -207,7 +207,7 @@ def _is_turn(value: Any) -> bool:
 def _common(body: dict[str, Any]) -> dict[str, Any]:
     given = body.get("options")
     options = json_object("options", given) if given is not None else {}
-    found = {ours: options[theirs] for theirs, ours in _OPTIONS.items() if theirs in options}
+    found = {ours: options[theirs] for theirs, ours in OPTIONS.items() if theirs in options}
     if found.get("n_predict") == -2:  # until the context is full
         found["n_predict"] = -1
     stream = body.get("stream")

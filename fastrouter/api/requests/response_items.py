@@ -13,6 +13,7 @@ import orjson
 
 from fastrouter.api.requests.checks import invalid, json_object, string
 from fastrouter.api.requests.response_tools import LOCAL_SHELL, custom_arguments, flat_name
+from fastrouter.api.requests.tools import UNSEEN_IMAGE
 
 MAX_ITEMS = 1 << 16
 _SEALED = "fastrouter-1:"  # before the text in an `encrypted_content`
@@ -135,7 +136,7 @@ def _read_item(talk: Conversation, place: str, item: dict[str, Any]) -> None:
         arguments = orjson.dumps({name: value for name, value in action.items() if name != "type" and value}).decode()
         talk.call(place, _call_id(place, item), LOCAL_SHELL, arguments)
     elif kind in _OUTPUTS:
-        talk.answer(place, _call_id(place, item), _content(f"{place}.output", item.get("output")))
+        talk.answer(place, _call_id(place, item), _content(f"{place}.output", item.get("output"), is_result=True))
 
 
 def _read_message(talk: Conversation, place: str, item: dict[str, Any]) -> None:
@@ -160,13 +161,15 @@ def _call_name(place: str, item: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- content
 
 
-def _content(name: str, value: Any) -> Any:
-    """A text, or parts if one of them is not text."""
+def _content(name: str, value: Any, *, is_result: bool = False) -> Any:
+    """A text, or parts if one of them is not text. `is_result`: of a tool."""
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list):
         raise invalid(name, "must be a string or a list of parts")
     parts = [part for index, given in enumerate(value) for part in _part(f"{name}[{index}]", given)]
+    if is_result:
+        parts = [{"type": "text", "text": UNSEEN_IMAGE} if part["type"] == "image_url" else part for part in parts]
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts

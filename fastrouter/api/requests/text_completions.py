@@ -31,8 +31,10 @@ def read_text(body: dict[str, Any]) -> TextAsk:
     found = TextAsk(**{name: getattr(ask, name) for name in Ask.__slots__}, has_logprobs=has_logprobs)
     if has_logprobs:
         found.generates = [replace(generate, logprobs=True) for generate in found.generates]
+    if has_echo and suffix and has_logprobs:
+        raise invalid("echo", "cannot be used together with 'logprobs' and 'suffix'")
     if has_echo:
-        found.echo = [_echo_of(generate, has_logprobs=has_logprobs) for generate in found.generates]
+        _set_echo(found, has_logprobs=has_logprobs)
     if suffix:
         found.generates = [_with_suffix(generate, suffix) for generate in found.generates]
     if best_of is not None:
@@ -40,12 +42,12 @@ def read_text(body: dict[str, Any]) -> TextAsk:
     return found
 
 
-def _echo_of(generate: Generate, *, has_logprobs: bool) -> str:
-    if has_logprobs:
-        raise invalid("echo", "cannot be used together with 'logprobs': the probabilities of a prompt's tokens are not computed")
-    if not isinstance(generate.prompt, str):
-        raise invalid("echo", "needs a 'prompt' that is text")
-    return generate.prompt
+def _set_echo(ask: TextAsk, *, has_logprobs: bool) -> None:
+    """A worker must write it if its tokens have probabilities, or if they are all that is known of it."""
+    if has_logprobs and any(generate.sampling.get("post_sampling_probs") for generate in ask.generates):
+        raise invalid("echo", "cannot be used together with 'logprobs' and 'post_sampling_probs': no token of a prompt was sampled")
+    ask.echo = ["" if has_logprobs or not isinstance(generate.prompt, str) else generate.prompt for generate in ask.generates]
+    ask.generates = [replace(generate, echoes=not text) for generate, text in zip(ask.generates, ask.echo, strict=True)]
 
 
 def _with_suffix(generate: Generate, suffix: str) -> Generate:

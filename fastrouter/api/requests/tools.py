@@ -13,6 +13,8 @@ Tool = dict[str, Any]
 Known = dict[str, None]  # names of tools, in their order
 ToolChoice = str | dict[str, Any]  # "auto" | "none" | "required" | {"names": [...], "required": bool}
 
+# Instead of an image in the result of a tool: an agent cannot take back such a result, so an error would end its conversation.
+UNSEEN_IMAGE = "[An image. This model cannot see images.]"
 _MAX_SHOWN, _MAX_SHOWN_CHARACTERS = 20, 64  # of tools and their names, in an error
 
 

@@ -7,22 +7,40 @@ everything that still runs. Each finish is counted once.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 from fastrouter._core import ERROR, EVENT, FINISH, LAST, PROGRESS, REASONING, TEXT, Sink
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.flavour import Flavour, Usage
 from fastrouter.api.serving.timeline import CANCELLED, OK, Timeline
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange
-from fastrouter.http.response import error_response
+from fastrouter.http.response import Response, error_response
 from fastrouter.ipc.records import Delta, Failure, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
+
+
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+
+
+class Outlet(Protocol):
+    """Where an answer goes: to the exchange of its client, or to a recording."""
+
+    @property
+    def transport(self) -> Writable: ...
+    @property
+    def is_chunked(self) -> bool: ...
+    def stream_head(self, headers: bytes) -> bytes: ...
+    def send(self, response: Response) -> None: ...
+    def end_stream(self) -> None: ...
+    def end(self, *, is_whole: bool = True) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Answer(ABC):
     """The answer to one request, from the wait for a lease to the last byte."""
 
-    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
+    def __init__(self, exchange: Outlet, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
         self.ask = ask
         self._exchange = exchange
         self._flavour = flavour
@@ -129,6 +147,13 @@ class Answer(ABC):
         public = error if isinstance(error, FastrouterError) else FastrouterError(f"{type(error).__name__}: {error}")
         self._timeline.fail(public, self._first_text)
         self._send_error(public)
+
+    def cancel(self, error: FastrouterError) -> None:
+        """A client has stopped it."""
+        if not self._is_over:
+            self._lose()
+            self._timeline.end(CANCELLED, self._first_text)
+            self._send_error(error)
 
     def disconnect(self) -> None:
         """The client has left."""

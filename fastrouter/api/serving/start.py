@@ -5,19 +5,25 @@ or the first interval of silence, so an earlier error can still have its own sta
 """
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from itertools import count
+from random import getrandbits
 from typing import Any
 from weakref import WeakValueDictionary
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models, client_of, is_read_only
-from fastrouter.api.requests.bodies import parse_object
+from fastrouter.api.requests.bodies import LONG_BODY, parse_object, read_long
+from fastrouter.api.requests.checks import invalid
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.serving.answer import Answer
+from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.recording import Recording
+from fastrouter.api.serving.recordings import HEADER, Recordings
 from fastrouter.api.serving.stream import Stream
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.api.serving.whole import Whole
@@ -29,17 +35,28 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter.api")
 
+MAX_NAME_CHARACTERS = 512  # of a recording
+
 
 class Generator:
     """Starts the generation that a request asks for."""
 
-    def __init__(self, models: Models, supervisor: Supervisor, *, ping_interval_s: float, is_verbose: bool = False) -> None:
+    def __init__(
+        self,
+        models: Models,
+        supervisor: Supervisor,
+        *,
+        ping_interval_s: float,
+        is_verbose: bool = False,
+        recordings: Recordings | None = None,
+    ) -> None:
         """`ping_interval_s`: a stream that was silent for this time gets a comment; 0 or less: never. `is_verbose`: as if each request
-        had asked for `verbose`."""
+        had asked for `verbose`. `recordings` has the streams that other requests can find."""
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
         self._is_verbose = is_verbose
+        self._recordings = recordings or Recordings()
         self._numbers = count(1)  # of requests
         self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
 
@@ -53,7 +70,22 @@ class Generator:
         return lambda request, exchange: self._start(request, exchange, flavour_type)
 
     def _start(self, request: Request, exchange: Exchange, flavour_type: type[Flavour]) -> Coroutine[Any, Any, None] | None:
-        return self.start(request, exchange, flavour_type.read(parse_object(request)), flavour_type)
+        return self.read_and_start(request, exchange, partial(flavour_type.read, parse_object(request)), flavour_type)
+
+    def read_and_start(
+        self, request: Request, exchange: Exchange, read: Callable[[], Ask], make_flavour: Callable[[str, Any], Flavour]
+    ) -> Coroutine[Any, Any, None] | None:
+        """`start` with what `read` makes of the parsed body."""
+        if request.num_body_bytes > LONG_BODY:
+            return self._start_long(request, exchange, read, make_flavour)
+        return self.start(request, exchange, read(), make_flavour)
+
+    async def _start_long(
+        self, request: Request, exchange: Exchange, read: Callable[[], Ask], make_flavour: Callable[[str, Any], Flavour]
+    ) -> None:
+        waits = self.start(request, exchange, await read_long(read), make_flavour)
+        if waits is not None:
+            await waits
 
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
@@ -73,25 +105,45 @@ class Generator:
         if spec.defaults.is_some:
             ask.generates = [with_defaults(generate, spec.defaults) for generate in ask.generates]
         caller, number = id(request.caller) if request.caller is not None else 0, next(self._numbers)
-        ask.generates = [replace(generate, caller=caller, exchange=number) for generate in ask.generates]
+        self._supervisor.check(spec, ask.generates)
+        asked_at = time.time()
+        ask.generates = [
+            replace(generate, caller=caller, exchange=number, chance=getrandbits(48) | 1, asked_at=asked_at) for generate in ask.generates
+        ]
         flavour = make_flavour(spec.id, ask)
         timeline = Timeline(spec, flavour.name, self._supervisor.wait_preview)
-        answer = exchange.responder = self._answer(exchange, ask, flavour, timeline)
+        outlet = self._outlet(request, exchange, spec.id) if ask.is_stream else exchange
+        answer = outlet.responder = self._answer(outlet, ask, flavour, timeline)
         if ask.id:
             self._answers[ask.id] = answer
         lease = self._supervisor.acquire_now(spec)
-        if lease is None:
-            return self._queue(spec, is_autoload, exchange, answer)
-        _begin(answer, lease)
+        if lease is not None:
+            _begin(answer, lease)
+        elif isinstance(outlet, Exchange):
+            return self._queue(spec, is_autoload, answer)
+        else:
+            outlet.run(self._queue(spec, is_autoload, answer))
         return None
 
-    def _answer(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> Stream | Whole:
-        if not ask.is_stream:
-            return Whole(exchange, ask, flavour, timeline)
-        interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
-        return Stream(exchange, ask, flavour, timeline, interval_s)
+    def _outlet(self, request: Request, exchange: Exchange, model_id: str) -> Exchange | Recording:
+        """A stream with a name goes on when its client leaves."""
+        name = request.header(HEADER)
+        if not name:
+            return exchange
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise invalid("X-Conversation-Id", f"is longer than {MAX_NAME_CHARACTERS} characters")
+        recording = self._recordings.start(client_of(request), name, model_id)
+        recording.end_count = exchange.pass_count()
+        recording.attach(exchange, 0)
+        return recording
 
-    async def _queue(self, spec: Any, is_autoload: bool, exchange: Exchange, answer: Answer) -> None:
+    def _answer(self, outlet: Outlet, ask: Ask, flavour: Flavour, timeline: Timeline) -> Stream | Whole:
+        if not ask.is_stream:
+            return Whole(outlet, ask, flavour, timeline)
+        interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
+        return Stream(outlet, ask, flavour, timeline, interval_s)
+
+    async def _queue(self, spec: Any, is_autoload: bool, answer: Answer) -> None:
         answer.wait()
         try:
             lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
@@ -100,7 +152,7 @@ class Generator:
                 log.exception("waiting for %s", spec.id)
             answer.fail(error)
             return
-        if exchange.is_over:
+        if answer.is_over:
             lease.release()
         else:
             _begin(answer, lease)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from fastrouter._core import REASONING, TEXT, Sink, SseWriter
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.serving.answer import Answer
+from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Choice, Flavour
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.errors import FastrouterError
-from fastrouter.http.exchange import Exchange
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -20,7 +19,7 @@ LEAST_PING_INTERVAL_S = 0.1
 class Stream(Answer, SseWriter):
     """Writes text directly into events. Several prompts run one after the other, so that one writer can frame all of them."""
 
-    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
+    def __init__(self, exchange: Outlet, ask: Ask, flavour: Flavour, timeline: Timeline, ping_interval_s: float) -> None:
         SseWriter.__init__(self, exchange.transport, flavour.stream_head, chunked=exchange.is_chunked)
         Answer.__init__(self, exchange, ask, flavour, timeline)
         self._prompt = 0  # index of the running prompt
@@ -77,9 +76,15 @@ class Stream(Answer, SseWriter):
             due_s = self._ping_interval_s
         self._ping_in(due_s)
 
+    def suspend(self) -> None:
+        if self._ping_timer is not None and self.first_text_ns:
+            self.write_ping(self._flavour.ping(b"resuming"))
+
     def _comment(self) -> bytes:
-        if self._lease is None or self._lease.resubmitted:
+        if self._lease is None or (self._lease.resumed and not self.first_text_ns):
             return self._timeline.comment()
+        if self._lease.resumed:
+            return b"resuming"
         return b"ping" if self.first_text_ns else b"prefill"
 
     # ------------------------------------------------------------ records

@@ -8,10 +8,9 @@ import orjson
 
 from fastrouter._core import TextCollector
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.serving.answer import Answer
+from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Choice, Flavour, ToolCall
 from fastrouter.api.serving.timeline import Timeline
-from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import json_response
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
@@ -73,7 +72,7 @@ def joined_calls(pieces: Iterable[CallDelta]) -> list[ToolCall]:
 class Whole(Answer):
     """An answer in one piece: all prompts run at the same time."""
 
-    def __init__(self, exchange: Exchange, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
+    def __init__(self, exchange: Outlet, ask: Ask, flavour: Flavour, timeline: Timeline) -> None:
         super().__init__(exchange, ask, flavour, timeline)
         self._choices: list[Choice] = []
         self._collectors = [Collector(self, prompt) for prompt in range(len(ask.generates))]

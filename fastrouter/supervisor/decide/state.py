@@ -12,7 +12,7 @@ class State(Enum):
     LOADED = "loaded"
     DRAINING = "draining"  # admits nothing, so that a waiting model gets its turn; may be undone
     STOPPING = "stopping"  # admits nothing, finishes its requests, then ends
-    DYING = "dying"  # killed, but the process has not ended yet; its memory is being freed
+    DYING = "dying"  # killed, or parking its prompts; the process has not ended yet, and its memory is being freed
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {

@@ -48,19 +48,24 @@ class LimitReader:
     def _reserved_bytes(self) -> int:
         return min(MOST_RESERVED_BYTES, total_bytes() // RESERVED_SHARE)
 
-    def read(self, held: Iterable[Held]) -> Limits:
+    def read(self, held: Iterable[Held], parked_bytes: int = 0) -> Limits:
+        """`parked_bytes`: memory that a load takes back, so it counts as free."""
         config = self._config
-        return Limits(config.models_max, self._host_bytes(held), self._device_limit(), config.queue_patience_s)
+        return Limits(config.models_max, self._host_bytes(held, parked_bytes), self._device_limit(), config.queue_patience_s)
 
-    def _host_bytes(self, held: Iterable[Held]) -> int | None:
+    def _host_bytes(self, held: Iterable[Held], parked_bytes: int) -> int | None:
         wanted = self._config.models_memory_mib
         if wanted != AUTO:
             return wanted << 20 if wanted else None
+        return self.of_machine(held, parked_bytes)
+
+    def of_machine(self, held: Iterable[Held], parked_bytes: int) -> int | None:
+        """What all models may take if only the machine is the limit. None: unknown."""
         available = available_bytes()
         if not available:
             return None  # no worker has reported it
         ours = sum(min(one.heap_bytes, anonymous_bytes(one.pid)) for one in held if one.pid is not None)
-        return available + ours - self._reserved_bytes()
+        return available + ours + parked_bytes - self._reserved_bytes()
 
     def _device_limit(self) -> int | None:
         wanted = self._config.models_memory_device_mib

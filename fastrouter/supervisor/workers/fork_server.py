@@ -13,6 +13,7 @@ from functools import partial
 from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import DEFAULT_POLL
 from fastrouter.supervisor.workers.line_pipe import LinePipe
+from fastrouter.supervisor.workers.look import is_stopped
 from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
 from fastrouter.system.reexec import command_of, environment_for_own, start
 
@@ -123,15 +124,22 @@ class ForkServer:
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)
-            if self._process is None or self._process.poll() is not None or not self._send(fds):
+            if self._process is None or self._process.poll() is not None or is_stopped(self.pid) or not self._send(fds):
                 self.start()
                 if not self._send(fds):
                     raise FastrouterError("cannot start worker processes: the fork server does not answer")
         except BaseException:  # its descriptors are closed, whatever the exception is
             process.close()
             raise
+        process.starter_pid, process.end_starter = self.pid, partial(self._kill, self.pid)
         process.listen()
         return process
+
+    def _kill(self, pid: int | None) -> None:
+        """The one with this pid hangs: another one starts in its place."""
+        if self._process is not None and self.pid == pid:
+            log.error("the fork server hangs and is killed")
+            self._hung_up()
 
     def _send(self, fds: list[int]) -> bool:
         assert self._socket is not None

@@ -8,7 +8,6 @@ import copy
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastrouter._core import Sink
@@ -20,23 +19,27 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
-    Generate,
     Load,
     Notice,
+    Park,
+    Parked,
     Progress,
     PromptCacheSize,
     Ready,
     Reply,
+    Restoring,
     Share,
     Shrink,
     Snapshot,
     Submit,
+    Unusable,
 )
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.timers import Clock
 from fastrouter.supervisor.workers.process import describe_exit
+from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker import Worker
 from fastrouter.system.machine import total_bytes
 
@@ -56,16 +59,6 @@ def fail_sink(sink: Sink, error: Exception) -> None:
         log.exception("a client could not be told that its answer has failed")
 
 
-@dataclass(slots=True)
-class WorkerStream:
-    """One request in a worker. It holds all that a new worker would need, so that the stream can outlive this worker."""
-
-    generate: Generate
-    sink: Sink
-    owner: Any  # the lease
-    num_deaths: int = 0  # workers that died while they had it
-
-
 class Instance:
     """Made by the supervisor when a load starts; over when `on_exit` has been called."""
 
@@ -77,6 +70,7 @@ class Instance:
         clock: Clock,
         on_change: Callable[["Instance"], None],
         on_notice: Callable[["Instance", Notice], None],
+        on_parking: Callable[["Instance", Parked | Restoring | Unusable], None] = lambda instance, message: None,
     ) -> None:
         self.spec = spec
         self.process = process
@@ -91,10 +85,13 @@ class Instance:
         self.unmapped_bytes = 0  # of its weights: a repacked copy is in other memory
         self.remedy = NONE  # how it is loaded
         self.has_begun = False  # the worker has reported that it loads the model
+        self.has_prompts = False  # it has got requests, so there may be something to park
         self.has_answered = False  # a first token or embedding came, so decoding works
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
+        self.hang: str | None = None  # how it hung, so that it was killed
+        self.on_work: Callable[[], None] = lambda: None  # it has got a request or a call
         self.started_at = self._now()
         self.ready_at = 0.0  # 0: not ready yet
         self.streams: dict[int, WorkerStream] = {}
@@ -106,6 +103,7 @@ class Instance:
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
+        self._on_parking = on_parking
         process.on_message = self._receive
         process.ring.on_sink_error = self._sink_failed
 
@@ -130,6 +128,11 @@ class Instance:
         self.failure = cause
         self.process.kill()
 
+    def end_hung(self, how: str) -> None:
+        """Kill it because it hangs: an end by itself, as after a crash."""
+        self.hang = how
+        self.process.give_up()
+
     def load(self, remedy: Remedy, verbosity: int, *, is_confined: bool = False) -> None:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
@@ -146,6 +149,16 @@ class Instance:
         if self.state is not State.DYING:
             self.advance(State.DYING)
         self.process.kill()
+
+    @property
+    def can_park(self) -> bool:
+        """It has no request now, and may have prompts of earlier ones."""
+        return self.has_prompts and not self.streams and self.state not in (State.LOADING, State.DYING)
+
+    def park(self, max_bytes: int, max_ms: int) -> None:
+        """Let it park its prompts and end."""
+        self.advance(State.DYING)
+        self.process.send(Park(max_bytes, max_ms))
 
     # ------------------------------------------------------------ requests
 
@@ -174,11 +187,13 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self.process.send(Submit(request_id, stream.generate))
+            self.process.send(Submit(request_id, stream.generate, stream.begin()))
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
         self.streams[request_id] = stream
+        self.has_prompts = True
+        self.on_work()
         return request_id
 
     def abort(self, request_id: int) -> None:
@@ -186,7 +201,7 @@ class Instance:
         stream = self.streams.pop(request_id, None)
         if stream is None:
             return
-        self.has_answered = self.has_answered or stream.sink.num_tokens > 0
+        self.has_answered = self.has_answered or stream.has_progress
         if stream.sink.request_id == request_id:  # the ring releases a sink with its last record
             self.process.ring.detach(request_id)
             self.process.ring.cancel(request_id)
@@ -213,6 +228,7 @@ class Instance:
         if method in DECODING_CALLS:
             self._decoding_ids.add(call.request_id)
         self.process.send(call)
+        self.on_work()
         try:
             return await future
         except asyncio.CancelledError:
@@ -282,6 +298,8 @@ class Instance:
                 self._on_change(self)
         elif isinstance(message, PromptCacheSize):
             self.prompt_cache_bytes = max(0, message.num_bytes)
+        elif isinstance(message, Parked | Restoring | Unusable):
+            self._on_parking(self, message)
         elif isinstance(message, Snapshot):
             self._snapshots[message.method] = (self._now(), message.result)
         elif isinstance(message, Notice):
@@ -302,11 +320,18 @@ class Instance:
         return self.process.is_closed
 
     @property
+    def has_crashed(self) -> bool:
+        """It ended by itself, and no one had told it to stop."""
+        return self.is_gone and self.state in (State.LOADED, State.DRAINING)
+
+    @property
     def cause_of_death(self) -> str:
         """For a user: the worker's own reason, otherwise how it ended and its last line."""
         process = self.process
         if self.failure is not None:
             return self.failure
+        if self.hang is not None:
+            return f"its worker hung and was killed: {self.hang}"
         if process.broke_protocol is not None:
             return f"its worker broke the protocol: {process.broke_protocol}"
         last_line = f"; its last line: {process.lines[-1]}" if process.lines else ""
@@ -315,13 +340,24 @@ class Instance:
     def is_killed_by_first_decode(self) -> bool:
         """It died by a fault in its code while it had requests, and no request got a token: see Load.safe_mode."""
         code = self.process.exit_code
-        is_mute = not self.has_answered and not any(stream.sink.num_tokens for stream in self.streams.values())
-        return code in FAULTS and bool(self.streams or self._decoding_ids) and is_mute
+        has_worked = any(stream.has_worked for stream in self.streams.values())
+        return code in FAULTS and bool(self.streams or self._decoding_ids) and not (self.works or has_worked)
+
+    @property
+    def works(self) -> bool:
+        """A token or an embedding has come."""
+        return self.has_answered or any(stream.has_progress for stream in self.streams.values())
 
     @property
     def has_retries(self) -> bool:
         """It has requests that may have crashed a worker before."""
         return self.has_calls or any(stream.num_deaths for stream in self.streams.values())
+
+    @property
+    def has_work(self) -> bool:
+        """It should be doing something now."""
+        is_asked = any(stream.sink.request_id == key for key, stream in self.streams.items())
+        return self.state is not State.DYING and (self.state is State.LOADING or is_asked or self.has_calls)
 
     @property
     def has_calls(self) -> bool:

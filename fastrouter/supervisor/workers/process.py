@@ -21,9 +21,12 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Hello
 from fastrouter.ipc.wire import AsyncWire
+from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
+from fastrouter.supervisor.workers.look import is_stopped, look_at
 
 log = logging.getLogger("fastrouter.worker")
 
@@ -82,6 +85,8 @@ class WorkerProcess:
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_exit: Callable[[], None] = lambda: None  # all its messages have been delivered before
         self.on_line: Callable[[str], None] = self._log_line
+        self.starter_pid: int | None = None  # the process that should start it
+        self.end_starter: Callable[[], None] = lambda: None
         self.lines: deque[str] = deque(maxlen=NUM_LOG_LINES)
         self.broke_protocol: str | None = None
         self.is_closed = False
@@ -92,6 +97,10 @@ class WorkerProcess:
             undo.callback(self._child_sock.close)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._sock.setblocking(False)
+            ours, self._child_descriptors = descriptor_pair()
+            self.descriptors = Descriptors(ours)
+            undo.callback(self.descriptors.close)
+            undo.callback(self._child_descriptors.close)
             self._log = LinePipe(self._take_line)
             undo.callback(self._log.close)
             self.ring = TokenRing.create()
@@ -114,11 +123,13 @@ class WorkerProcess:
 
     def child_fds(self, lifeline: int) -> list[int]:
         """In the order of the fork request; valid until `listen`."""
-        return [self._child_sock.fileno(), self.ring.memory_fd, self.ring.doorbell_fd, lifeline, self._log.child_fd]
+        wire, descriptors = self._child_sock.fileno(), self._child_descriptors.fileno()
+        return [wire, self.ring.memory_fd, self.ring.doorbell_fd, lifeline, descriptors, self._log.child_fd]
 
     def listen(self) -> None:
         """Its descriptors have been sent."""
         self._child_sock.close()
+        self._child_descriptors.close()
         self._is_listening = True
         self._loop.add_reader(self._sock.fileno(), self._handshake)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
@@ -143,6 +154,23 @@ class WorkerProcess:
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """It hangs, or the process that should start it does: then that one is ended. `on_exit` follows."""
+        if self.pid is not None:
+            self.kill()
+        else:
+            self.end_starter()
+            self._exited()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+        return is_stopped(self.pid or self.starter_pid)
+
+    def look(self) -> Look | None:
+        """Its process as the system sees it, or the process that should start it; None: unknown."""
+        return look_at(self.pid or self.starter_pid)
 
     def _wait_at_most(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -264,6 +292,8 @@ class WorkerProcess:
             os.close(self._pidfd)
             self._pidfd = None
         self._child_sock.close()
+        self._child_descriptors.close()
+        self.descriptors.close()
         self._log.close()
         self._wire.close()
         self.ring.close()

@@ -75,11 +75,21 @@ class Spares:
     def take(self) -> Worker:
         """The spare, or a worker that is still starting. Raises FastrouterError, OSError."""
         spare, self.spare = self.spare, None
+        if spare is not None and spare.is_stopped:
+            self._drop(spare)
+            spare = None
         if spare is not None and spare.pid is not None:
             self._maker.note_worker()
         taken = spare if spare is not None else self._maker.spawn()
         self._taken.append(taken)
         return taken
+
+    def _drop(self, spare: Worker) -> None:
+        """It was stopped by a signal, or the fork server was before it made the spare: a load would wait for ever."""
+        log.warning("the spare worker does not run and is replaced")
+        self._taken.append(spare)  # until it has ended
+        spare.on_exit = self.reap
+        spare.give_up()
 
     # ------------------------------------------------------------ ends
 

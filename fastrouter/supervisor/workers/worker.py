@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastrouter._core import TokenRing
+from fastrouter.ipc.descriptors import Descriptors
+from fastrouter.supervisor.decide.hang import Look
 
 
 class Worker(Protocol):
@@ -28,6 +30,8 @@ class Worker(Protocol):
     def lines(self) -> Sequence[str]: ...  # what it wrote last on its standard error
     @property
     def ring(self) -> TokenRing: ...
+    @property
+    def descriptors(self) -> Descriptors: ...
 
     def send(self, message: Any) -> None: ...
 
@@ -36,6 +40,16 @@ class Worker(Protocol):
 
     def kill(self) -> None:
         """`on_exit` follows. Idempotent."""
+
+    def give_up(self) -> None:
+        """Like `kill`, for a worker that hangs, also when the process that should start it hangs."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Its process, or the one that should start it, was stopped by a signal."""
+
+    def look(self) -> Look | None:
+        """Its process as the system sees it, or the process that should start it; None: unknown."""
 
     def close(self) -> None:
         """Stop watching one that does not end."""

@@ -3,22 +3,32 @@
 
 import { ApiError } from "../lib/api.js";
 import { newId } from "./conversation.js";
+import { readStream, stopStream } from "./resumable.js";
 import { Times } from "./times.js";
 
 const BEGINNING = 64; // characters at the start in which a tag may open the reasoning
 const COMMENT_EVERY_S = 0.25; // while it waits; the router's default of 3 s is too slow to watch
 
-/** Fills `message` ({content, reasoning, thought_ms, toolCalls, figures, error, isStopped, wait}); resolves when the answer has ended or failed. */
-export async function runAnswer(api, request, message, { signal, onChange }) {
+export const RECONNECTING = "reconnecting"; // in `message.wait`
+
+/** Fills `message` ({content, reasoning, thought_ms, toolCalls, figures, error, isStopped, wait}); resolves when the answer has ended or failed.
+ * `id`: of its stream. `request` null: it was started before this page was loaded; false if the server does not have it any more. */
+export async function runAnswer(api, id, request, message, { signal, onChange }) {
   const times = new Times();
   const state = { raw: "", split: { reasoning: "", content: "", isOpen: false }, thought: "", calls: new Map(), num: 0, prompt: null, usage: null, timings: null, finish: null, headers: null };
-  const body = { ...request, stream: true, stream_options: { include_usage: true }, return_progress: true, sse_ping_interval: COMMENT_EVERY_S };
+  const stored = request ? null : { ...message.figures };
+  const body = request && { ...request, stream: true, stream_options: { include_usage: true }, return_progress: true, sse_ping_interval: COMMENT_EVERY_S };
   const onOpen = (headers) => {
     state.headers = headers;
+    if (message.wait === RECONNECTING) delete message.wait;
   };
   const onEvent = (event) => {
     take(state, event, message, times);
-    message.figures = liveFigures(state, times);
+    message.figures = withStored(liveFigures(state, times), stored);
+    onChange();
+  };
+  const onLost = () => {
+    message.wait = RECONNECTING;
     onChange();
   };
   const onComment = (text) => {
@@ -28,19 +38,34 @@ export async function runAnswer(api, request, message, { signal, onChange }) {
     onChange();
   };
   try {
-    await api.stream("v1/chat/completions", body, { signal, onOpen, onEvent, onComment });
+    await readStream(api, id, body, { signal, onLost, onOpen, onEvent, onComment });
     if (state.finish === "length") message.isCut = true;
   } catch (error) {
-    if (error.name === "AbortError") message.isStopped = true;
+    if (error.name === "AbortError") stopStream(api, id).catch(() => {}); // offline: it ends by itself
+    else if (!request && !state.headers) {
+      delete message.wait;
+      return false;
+    }
+    if (error.name === "AbortError" || error.type === "cancelled_error") message.isStopped = true; // the other: by another tab
     else message.error = { message: error.message, type: error.type ?? "server_error", log: error.log ?? [] };
   }
   times.end();
   delete message.wait;
   delete message.isThinking;
-  if (message.reasoning) message.thought_ms = times.thought_ms;
-  message.figures = finalFigures(state, times);
+  if (message.reasoning) message.thought_ms = thoughtOf(message, times);
+  message.figures = withStored(finalFigures(state, times), stored, state.timings);
   onChange();
+  return true;
 }
+
+/** Of an answer that began before this page was loaded: times that the page would measure are wrong, those that were stored are right. */
+function withStored(figures, stored, timings = null) {
+  if (!stored) return figures;
+  const { ttft_ms, per_second, ...rest } = figures;
+  return { ...rest, ...(stored.ttft_ms ? { ttft_ms: stored.ttft_ms } : {}), ...(timings && per_second ? { per_second } : {}) };
+}
+
+const thoughtOf = (message, times) => Math.max(message.thought_ms ?? 0, times.thought_ms); // it may have begun before this page was loaded
 
 function take(state, event, message, times) {
   if (event.error) throw new ApiError(event.error.code, event.error);
@@ -63,7 +88,7 @@ function take(state, event, message, times) {
   const thought = state.thought + state.split.reasoning;
   if (!thought) return;
   message.reasoning = thought;
-  message.thought_ms = times.thought_ms;
+  message.thought_ms = thoughtOf(message, times);
 }
 
 /** Of reading the prompt: {total, cache, processed} tokens. */

@@ -7,7 +7,9 @@ import * as tree from "./conversation.js";
 import { readTools } from "./tools.js";
 
 const MODEL_NAME = "fastrouter.model";
+const OPEN_NAME = "fastrouter.open"; // of this tab's conversation
 const SAVE_EVERY_MS = 2_000; // while an answer comes
+const MAX_RESUMED = 200;
 
 /** Events: `opened` (another conversation), `changed` (its messages or settings), `progress` (detail: message), `asked`, `running`, `ended` (detail: message). */
 export class Chat extends EventTarget {
@@ -18,6 +20,7 @@ export class Chat extends EventTarget {
   #running = new Map(); // AbortController by message id
   conversation = tree.newConversation();
   defaults = {}; // of new conversations: {system, sampling}
+  serverTools = null; // ServerTools
 
   constructor(api, store, models, naming) {
     super();
@@ -36,11 +39,12 @@ export class Chat extends EventTarget {
 
   open(conversation) {
     this.conversation = conversation;
+    sessionStorage.setItem(OPEN_NAME, conversation.id);
     this.#tell("opened");
   }
 
   async remove(conversation) {
-    for (const id of Object.keys(conversation.messages)) this.#running.get(id)?.abort();
+    this.#stop(conversation);
     await this.#store.remove(conversation.id);
     if (conversation.id === this.conversation.id) this.startNew();
   }
@@ -96,23 +100,25 @@ export class Chat extends EventTarget {
 
   // ------------------------------------------------------------ messages
 
-  send(content, images = []) {
+  send(content, { pictures = [], files = [] } = {}) {
     const { conversation } = this;
     const parent = tree.pathOf(conversation).at(-1)?.id ?? null;
-    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(images.length ? { images } : {}) }));
+    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(pictures.length ? { images: pictures } : {}), ...(files.length ? { files } : {}) }));
   }
 
   /** A sibling with another text; the messages below the old one stay. */
   edit(message, content) {
-    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(message.images ? { images: message.images } : {}) }));
+    const { images, files } = message;
+    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(images ? { images } : {}), ...(files ? { files } : {}) }));
   }
 
   /** Results of the tools that `message` calls; the answer continues below them. Other results of the same calls are a sibling. */
-  giveResults(message, results) {
-    tree.choose(this.conversation, message);
-    const given = tree.addMessage(this.conversation, message.id, { role: "tool", results });
-    this.#tell("asked");
-    this.#answer(given, (message.pair ? null : this.model?.id) ?? message.model);
+  giveResults(message, results, conversation = this.conversation) {
+    const isShown = conversation === this.conversation;
+    tree.choose(conversation, message);
+    const given = tree.addMessage(conversation, message.id, { role: "tool", results });
+    if (isShown) this.#tell("asked");
+    this.#answer(given, (message.pair || !isShown ? null : this.model?.id) ?? message.model, {}, conversation);
   }
 
   regenerate(message, model = message.model) {
@@ -148,17 +154,35 @@ export class Chat extends EventTarget {
     }
   }
 
-  async #answer(question, model, place = {}) {
-    const { conversation } = this;
-    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling) };
+  async #answer(question, model, place = {}, conversation = this.conversation) {
+    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling, this.toolsOf(conversation.sampling)) };
     const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
+    if (conversation === this.conversation) sessionStorage.setItem(OPEN_NAME, conversation.id);
+    await this.#run(conversation, message, request);
+  }
+
+  /** Answers that this browser has not read to their end, and that the server still has. Opens the conversation that this tab had open. */
+  async resume() {
+    const unfinished = this.#store.list().flatMap(tree.unfinishedOf).filter(({ message }) => !this.#running.has(message.id)).slice(0, MAX_RESUMED);
+    if (!unfinished.length) return;
+    const found = await this.#api.post("v1/streams/lookup", { conversation_ids: unfinished.map(({ id }) => id) });
+    const ids = new Set(found.map((each) => each.conversation_id));
+    const resumed = unfinished.filter(({ id }) => ids.has(id));
+    const last = resumed.find(({ conversation }) => conversation.id === sessionStorage.getItem(OPEN_NAME));
+    if (last && !Object.keys(this.conversation.messages).length) this.open(last.conversation);
+    for (const { conversation, message } of resumed) this.#run(conversation, message, null);
+  }
+
+  /** `request` null: it is running already. */
+  async #run(conversation, message, request) {
     const controller = new AbortController();
     this.#running.set(message.id, controller);
     this.#save(conversation);
     this.#tell("changed");
     this.#tell("running");
     let saved = performance.now();
-    await runAnswer(this.#api, request, message, {
+    const id = tree.streamIdOf(conversation, message);
+    const isKnown = await runAnswer(this.#api, id, request, message, {
       signal: controller.signal,
       onChange: () => {
         this.#tell("progress", message);
@@ -168,12 +192,17 @@ export class Chat extends EventTarget {
       },
     });
     this.#running.delete(message.id);
-    delete message.isUnfinished;
+    if (isKnown) delete message.isUnfinished;
     tree.touch(conversation);
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
     this.#tell("running");
-    this.#name(conversation, message);
+    if (isKnown) {
+      inOneTab(id, () => {
+        this.serverTools?.answered(conversation, message);
+        return this.#name(conversation, message);
+      });
+    }
   }
 
   async #name(conversation, answer) {
@@ -191,11 +220,22 @@ export class Chat extends EventTarget {
   }
 
   get isAnswering() {
-    return Object.keys(this.conversation.messages).some((id) => this.#running.has(id));
+    return Object.keys(this.conversation.messages).some((id) => this.#running.has(id)) || Boolean(this.serverTools?.isRunning(this.conversation));
   }
 
   stop() {
-    for (const id of Object.keys(this.conversation.messages)) this.#running.get(id)?.abort();
+    this.#stop(this.conversation);
+  }
+
+  #stop(conversation) {
+    for (const id of Object.keys(conversation.messages)) this.#running.get(id)?.abort();
+    this.serverTools?.stop(conversation);
+  }
+
+  /** All tools that a conversation offers to its model, in OpenAI's form. */
+  toolsOf(sampling) {
+    const pasted = sampling.tools ? readTools(sampling.tools).tools : [];
+    return [...pasted, ...(this.serverTools?.chosenOf(sampling) ?? []).map((tool) => tool.definition)];
   }
 
   #save(conversation) {
@@ -205,6 +245,12 @@ export class Chat extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
+}
+
+/** What follows an answer is done once, also if several tabs have read the answer. */
+function inOneTab(id, act) {
+  if (!navigator.locks) return act(); // only pages of https and of this machine have them
+  return navigator.locks.request(`fastrouter ${id}`, { ifAvailable: true }, (lock) => (lock ? act() : null));
 }
 
 export function canChat(model) {
@@ -217,10 +263,10 @@ export const canSee = (model) => model?.architecture?.input_modalities?.includes
 /** A model whose abilities are not known is allowed. */
 export const canCall = (model) => !model?.capabilities || model.capabilities.includes("tools");
 
-/** `enable_thinking` goes to the template, `json_schema` and `tools` are texts here; everything else is a field. */
-function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, tool_choice: choice, ...sampling }) {
+/** `enable_thinking` goes to the template, `json_schema` is a text here, `all` are the tools; everything else is a field. */
+function requestFieldsOf({ enable_thinking: isThinking, json_schema: schema, tools, server_tools: names, tool_choice: choice, ...sampling }, all) {
   const fields = { ...sampling };
-  if (tools) Object.assign(fields, { tools: readTools(tools).tools }, choice ? { tool_choice: choice } : {});
+  if (all.length) Object.assign(fields, { tools: all }, choice ? { tool_choice: choice } : {});
   if (isThinking !== undefined) fields.chat_template_kwargs = { enable_thinking: isThinking };
   if (schema) fields.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema) } };
   return fields;

@@ -1,43 +1,44 @@
-// The box for writing: the text, long pastes, pictures, send and stop, how full the context is. Knows no answer.
+// The box for writing: the text, what is attached, send and stop, how full the context is. Knows no answer.
 // Invariant: a written text is removed only after it was sent.
 
 import { h, icon, iconButton } from "../lib/dom.js";
-import { notify } from "../lib/dialogs.js";
 import { hasNoTemplate } from "../models.js";
 import { inWords } from "../lib/words.js";
+import { Attachments } from "./attachments.js";
 import { canCall, canSee } from "./chat.js";
 import { isWhole, pathOf } from "./conversation.js";
-import { readTools } from "./tools.js";
-
-const MAX_PICTURE_BYTES = 12 << 20;
-const LONG_PASTE = { lines: 30, characters: 2000 }; // a paste above one of these is folded
 
 export class Composer {
   #form;
   #chat;
   #contextOf;
-  #pictures = [];
-  #pastes = []; // long texts, sent after the written one
+  #attachments;
+  #pastes;
   #parts = {};
 
-  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again; `openSettings()` opens the settings at the tools. */
-  constructor(form, chat, { contextOf, editLast, openSettings }) {
+  /** `contextOf(model)`: tokens, or null. `editLast()` opens the last question again; `openSettings()` opens the settings at the tools.
+   * `pastes`: a PasteLimit. */
+  constructor(form, chat, { contextOf, editLast, openSettings, pastes }) {
     this.#form = form;
     this.#chat = chat;
     this.#contextOf = contextOf;
+    this.#pastes = pastes;
+    this.#attachments = new Attachments({
+      model: () => chat.model && { id: chat.model.id, seesPictures: canSee(chat.model) },
+      onChange: () => this.show(),
+      intoText: (text) => { this.text = [this.text, text].filter(Boolean).join("\n\n"); },
+    });
     const parts = this.#parts;
     parts.text = h("textarea", { id: "composer-text", rows: 1, placeholder: "Ask something", "aria-label": "Message", "aria-keyshortcuts": "/" });
-    parts.file = h("input", { type: "file", accept: "image/*", multiple: true, hidden: true, "aria-label": "Pictures", onchange: () => this.#attach([...parts.file.files]) });
-    parts.attach = iconButton("image", "Attach pictures", () => parts.file.click(), { hidden: true });
-    parts.pictures = h("div.pictures", { hidden: true });
-    parts.pastes = h("div.pastes", { hidden: true });
+    parts.file = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files", onchange: () => this.#chosen() });
+    parts.attach = iconButton("clip", "Attach files", () => parts.file.click());
     parts.note = h("p.composer-note", { role: "note", hidden: true });
     parts.send = h("button.send", { type: "submit", "aria-label": "Send", "data-tip": "Send (Enter)", disabled: true }, icon("send"));
     parts.stop = h("button.send.stop", { type: "button", "aria-label": "Stop", "data-tip": "Stop (Esc)", hidden: true, onclick: () => chat.stop() }, icon("stop"));
     parts.gauge = h("div.gauge", { hidden: true });
     parts.tools = h("button.quiet.composer-tools", { type: "button", hidden: true, onclick: openSettings }, icon("tool"), h("span"));
     form.append(parts.note,
-      h("div.composer-box", {}, parts.pictures, parts.text, parts.pastes, h("div.composer-row", {}, parts.attach, parts.file, parts.tools, parts.gauge, h("span.push"), parts.send, parts.stop)));
+      h("div.composer-box", {}, this.#attachments.element, parts.text, h("div.composer-row", {}, parts.attach, parts.file, parts.tools, parts.gauge, h("span.push"), parts.send, parts.stop)));
     this.#listen(editLast);
     this.show();
   }
@@ -60,10 +61,12 @@ export class Composer {
       }
     });
     text.addEventListener("paste", (event) => this.#pasted(event));
-    this.#form.addEventListener("dragover", (event) => event.preventDefault());
-    this.#form.addEventListener("drop", (event) => {
+    // Anywhere on the page: elsewhere the browser would open the file in place of the page.
+    document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      if (!hasFiles(event)) return;
       event.preventDefault();
-      this.#attach([...event.dataTransfer.files]);
+      this.#attachments.add([...event.dataTransfer.files]);
     });
     for (const name of ["opened", "changed", "running", "ended"]) this.#chat.addEventListener(name, () => this.show());
   }
@@ -83,14 +86,12 @@ export class Composer {
   }
 
   #send() {
-    const content = [this.text.trim(), ...this.#pastes].filter(Boolean).join("\n\n");
-    if ((!content && !this.#pictures.length) || this.#chat.isAnswering || !this.#chat.model) return;
-    const pictures = canSee(this.#chat.model) ? this.#pictures : [];
-    this.#pictures = [];
-    this.#pastes = [];
+    const content = this.text.trim();
+    if ((!content && this.#attachments.isEmpty) || this.#chat.isAnswering || !this.#chat.model) return;
+    const attached = this.#attachments.take();
     this.#parts.text.value = "";
     this.#written();
-    this.#chat.send(content, pictures);
+    this.#chat.send(content, attached);
   }
 
   #written() {
@@ -100,71 +101,31 @@ export class Composer {
     this.show();
   }
 
-  // ------------------------------------------------------------ pictures
-
-  async #attach(files) {
-    const pictures = files.filter((file) => file.type.startsWith("image/"));
-    if (!pictures.length) return;
-    if (!canSee(this.#chat.model)) return notify(`${this.#chat.model?.id ?? "This model"} cannot see pictures`);
-    for (const file of pictures) {
-      if (file.size > MAX_PICTURE_BYTES) notify(`${file.name} is larger than ${MAX_PICTURE_BYTES >> 20} MB`);
-      else this.#pictures.push(await readFile(file));
-    }
-    this.#parts.file.value = "";
-    this.show();
+  #chosen() {
+    const { file } = this.#parts;
+    this.#attachments.add([...file.files]);
+    file.value = "";
   }
-
-  #showPictures() {
-    const { pictures } = this.#parts;
-    pictures.hidden = !this.#pictures.length;
-    pictures.replaceChildren(...this.#pictures.map((url, at) => {
-      const remove = () => { this.#pictures.splice(at, 1); this.show(); };
-      return h("span.picture", {}, h("img", { src: url, alt: `Picture ${at + 1}` }), iconButton("close", `Remove picture ${at + 1}`, remove, { class: "icon-button small" }));
-    }));
-  }
-
-  // ------------------------------------------------------------ long texts
 
   #pasted(event) {
-    const pasted = event.clipboardData.getData("text/plain");
-    this.#attach([...event.clipboardData.files]);
-    if (pasted.length <= LONG_PASTE.characters && linesOf(pasted) <= LONG_PASTE.lines) return;
+    const { clipboardData } = event;
+    const pasted = clipboardData.getData("text/plain");
+    this.#attachments.add([...clipboardData.files]);
+    if (!this.#pastes.isLong(pasted)) return;
     event.preventDefault();
-    this.#pastes.push(pasted.trimEnd());
-    this.show();
-  }
-
-  /** Moves a paste into the written text, where it can be changed. */
-  #unfold(at) {
-    const [pasted] = this.#pastes.splice(at, 1);
-    this.text = [this.text, pasted].filter(Boolean).join("\n\n");
-  }
-
-  #showPastes() {
-    const { pastes } = this.#parts;
-    pastes.hidden = !this.#pastes.length;
-    pastes.replaceChildren(...this.#pastes.map((pasted, at) => {
-      const words = `Pasted text, ${inWords(linesOf(pasted))} ${linesOf(pasted) === 1 ? "line" : "lines"}, ${inWords(pasted.length)} characters`;
-      const remove = () => { this.#pastes.splice(at, 1); this.show(); this.focus(); };
-      return h("span.paste", {},
-        h("button.quiet", { type: "button", "data-tip": "Put it into the text, to read or change it", onclick: () => this.#unfold(at) }, words),
-        iconButton("close", `Remove pasted text ${at + 1}`, remove, { class: "icon-button small" }));
-    }));
+    this.#attachments.addPaste(pasted);
   }
 
   // ------------------------------------------------------------ state
 
   show() {
-    const { send, stop, attach, text } = this.#parts;
+    const { send, stop, text } = this.#parts;
     const { model, second, isAnswering } = this.#chat;
     const hadFocus = document.activeElement === send || document.activeElement === stop;
     send.hidden = isAnswering;
     stop.hidden = !isAnswering;
-    send.disabled = !model || (!this.text.trim() && !this.#pictures.length && !this.#pastes.length);
-    attach.hidden = !canSee(model);
+    send.disabled = !model || (!this.text.trim() && this.#attachments.isEmpty);
     text.placeholder = model ? `Ask ${[model, second].filter(Boolean).map(({ id, aliases, spellings }) => aliases.find((name) => !spellings.includes(name)) ?? id).join(" and ")}` : "Pick a model first";
-    this.#showPictures();
-    this.#showPastes();
     this.#showTools();
     this.#showNotes([model, second].filter(Boolean));
     this.#showGauge(model);
@@ -174,7 +135,7 @@ export class Composer {
 
   #showTools() {
     const { tools } = this.#parts;
-    const found = toolsOf(this.#chat.conversation);
+    const found = this.#chat.toolsOf(this.#chat.conversation.sampling);
     tools.hidden = !found.length;
     const choice = this.#chat.conversation.sampling.tool_choice;
     tools.lastChild.textContent = `${found.length} ${found.length === 1 ? "tool" : "tools"}${choice ? `, ${choice}` : ""}`;
@@ -186,7 +147,7 @@ export class Composer {
     const { conversation, isAnswering } = this.#chat;
     const notes = [
       noteOf(models.filter(hasNoTemplate), ["has no chat template: it was not made to chat, and may not answer the question.", "have no chat template: they were not made to chat, and may not answer the question."]),
-      toolsOf(conversation).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
+      this.#chat.toolsOf(conversation.sampling).length && noteOf(models.filter((model) => !hasNoTemplate(model) && !canCall(model)), ["was not made to call tools: its chat template has no place for them.", "were not made to call tools: their chat templates have no place for them."]),
       !isAnswering && isWaiting(pathOf(conversation).at(-1)) && "The model waits for the result of a tool call. Send a message to continue without it.",
     ];
     note.textContent = notes.filter(Boolean).join(" ");
@@ -211,17 +172,6 @@ export class Composer {
 
 const noteOf = (models, [one, several]) => (models.length ? `${models.map(({ id }) => id).join(" and ")} ${models.length > 1 ? several : one}` : "");
 
-const toolsOf = ({ sampling }) => (sampling.tools ? readTools(sampling.tools).tools : []);
+const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
 
 const isWaiting = (message) => (message?.toolCalls ?? []).some(isWhole);
-
-const linesOf = (text) => text.split("\n").length;
-
-function readFile(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
-}

@@ -2,6 +2,8 @@
 // Roles: user, assistant, and tool, whose `results` belong to its parent's `toolCalls`, in the same order.
 // Knows no page, no model and no storage. Invariant: every message except the first ones has a parent; `chosen` names the child that is shown.
 
+import { partOf } from "./text_files.js";
+
 const ROOT = "";
 const LONGEST_TITLE = 60;
 const NO_RESULT = "No result."; // of a call that the user skipped: templates need one for each
@@ -20,7 +22,7 @@ export function addMessage(conversation, parent, fields) {
   conversation.messages[message.id] = message;
   conversation.chosen[parent ?? ROOT] = message.id;
   touch(conversation);
-  if (!conversation.title && message.role === "user") conversation.title = titleOf(message.content);
+  if (!conversation.title && message.role === "user") conversation.title = titleOf(message.content || filesInWords(message));
   return message;
 }
 
@@ -85,7 +87,7 @@ export function promptOf(conversation, message) {
   const prompt = path.flatMap((each, at) => {
     if (each.role === "tool") return resultsOf(path[at - 1], each.results);
     if (each.role === "assistant") return answerOf(each, path[at + 1]);
-    return at + 1 === path.length || hasSaid(path[at + 1]) ? [{ role: "user", content: partsOf(each.content, each.images) }] : [];
+    return at + 1 === path.length || hasSaid(path[at + 1]) ? [{ role: "user", content: partsOf(each) }] : [];
   });
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
 }
@@ -117,10 +119,22 @@ function resultsOf({ toolCalls = [] }, results) {
   return given.filter(({ call }) => isWhole(call)).map(({ call, content }) => ({ role: "tool", tool_call_id: call.id, name: call.name, content }));
 }
 
-function partsOf(content, images) {
-  if (!images?.length) return content;
+/** The files come first: they stay the same when the question is changed, so that the model need not read them again. */
+function partsOf({ content, images = [], files = [] }) {
+  if (!images.length && !files.length) return content;
   const pictures = images.map((url) => ({ type: "image_url", image_url: { url } }));
-  return content ? [{ type: "text", text: content }, ...pictures] : pictures;
+  return [...files.map(partOf), ...(content ? [{ type: "text", text: content }] : []), ...pictures];
+}
+
+export const filesInWords = ({ files = [] }) => files.map(({ name }) => name).join(", ");
+
+/** Of the stream that brings an answer. */
+export const streamIdOf = (conversation, message) => `${conversation.id}::${message.id}`;
+
+/** [{conversation, message, id of its stream}]: answers that were not read to their end. */
+export function unfinishedOf(conversation) {
+  const found = Object.values(conversation.messages).filter((message) => message.isUnfinished);
+  return found.map((message) => ({ conversation, message, id: streamIdOf(conversation, message) }));
 }
 
 export function titleOf(text) {
@@ -130,7 +144,7 @@ export function titleOf(text) {
 
 export function isMatch(conversation, words) {
   if (!words.length) return true;
-  const textsOf = ({ content, toolCalls = [], results = [] }) => [content, ...toolCalls.map((call) => `${call.name} ${call.arguments}`), ...results];
+  const textsOf = ({ content, toolCalls = [], results = [], files = [] }) => [content, ...files.map(({ name }) => name), ...toolCalls.map((call) => `${call.name} ${call.arguments}`), ...results];
   const text = [conversation.title, ...Object.values(conversation.messages).flatMap(textsOf)].join("\n").toLowerCase();
   return words.every((word) => text.includes(word));
 }

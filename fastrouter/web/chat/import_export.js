@@ -4,6 +4,7 @@
 import { newConversation, newId, pathOf } from "./conversation.js";
 import { indented, isJson } from "../lib/json.js";
 import { problemOfSchema } from "./schema.js";
+import { nameOf } from "./text_files.js";
 import { CHOICES, EFFORTS, readTools } from "./tools.js";
 
 const FORMAT = "fastrouter-conversations";
@@ -58,6 +59,8 @@ function readMessage(given, ids) {
   if (number(given.thought_ms)) message.thought_ms = given.thought_ms;
   if (given.model) message.model = string(given.model);
   if (Array.isArray(given.images)) message.images = given.images.filter((url) => /^data:image\/[\w+.-]+;base64,/.test(url));
+  const files = (Array.isArray(given.files) ? given.files : []).filter((file) => typeof file?.text === "string" && file.text);
+  if (files.length) message.files = files.map(({ name, text }) => ({ name: nameOf(string(name)), text }));
   if (given.pair) message.pair = string(given.pair);
   if (Array.isArray(given.toolCalls)) message.toolCalls = given.toolCalls.map((call) => ({ id: string(call?.id) || `call_${newId()}`, name: string(call?.name), arguments: string(call?.arguments) }));
   if (given.role === "tool") message.results = Array.isArray(given.results) ? given.results.map(string) : [];
@@ -92,7 +95,8 @@ export function toMarkdown(conversation) {
 function partsOf(message) {
   const calls = (message.toolCalls ?? []).map((call) => `Calls \`${call.name}\`:\n\n${fenced(call.arguments)}`);
   const thoughts = message.reasoning && `<details><summary>Reasoning</summary>\n\n${message.reasoning.trim()}\n\n</details>`;
-  return [`## ${message.role === "user" ? "You" : message.model || "Model"}`, thoughts, message.content.trim(), ...calls];
+  const files = (message.files ?? []).map(({ name, text }) => `File \`${name}\`:\n\n${fenced(text)}`);
+  return [`## ${message.role === "user" ? "You" : message.model || "Model"}`, thoughts, message.content.trim(), ...files, ...calls];
 }
 
 function resultsOf(conversation, message) {

@@ -1,12 +1,14 @@
 // One message on the page. Knows the look of a message, not the effect of its buttons.
 // Invariant: `update` draws what changed since the last `update`; only LiveMarkdown draws an answer's text.
 
-import { h, iconButton } from "../lib/dom.js";
+import { h, icon, iconButton } from "../lib/dom.js";
 import { kindOf } from "../failures.js";
 import { inWords } from "../lib/words.js";
 import { copyText } from "./code.js";
+import { RECONNECTING } from "./answer.js";
 import { figuresOf } from "./cost.js";
 import { LiveMarkdown } from "./live_markdown.js";
+import { labelOf } from "./text_files.js";
 import { Thoughts } from "./thoughts.js";
 import { ToolCalls } from "./tool_calls.js";
 
@@ -14,7 +16,7 @@ const TOO_LONG = "exceed_context_size_error";
 const TOO_LARGE = "exceed_memory_error";
 const LONG_QUESTION = { lines: 18, characters: 1500 };
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), startNew(), openRoom(), fileOf(id)} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), serverTools, startNew(), openRoom(), fileOf(id)} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -36,6 +38,7 @@ class QuestionView {
     this.element.replaceChildren(
       ...[
         pictures.length ? h("div.pictures", {}, pictures) : "",
+        message.files?.length ? h("div.attachments", {}, message.files.map(fileOf)) : "",
         message.content ? bubbleOf(message.content) : "",
         h("div.message-tools", {},
           this.siblings,
@@ -51,7 +54,7 @@ class QuestionView {
     const done = () => { this.#show(); this.update(this.#context); this.element.querySelector("button")?.focus(); };
     const submit = (event) => {
       event.preventDefault();
-      if (text.value.trim()) this.#acts.edit(message, text.value.trim());
+      if (text.value.trim() || message.files) this.#acts.edit(message, text.value.trim());
     };
     const form = h("form.edit", { onsubmit: submit }, text,
       h("div.buttons", {},
@@ -93,7 +96,7 @@ class AnswerView {
     parts.figures = h("div");
     this.siblings = h("span.siblings");
     this.versions = h("span.siblings"); // of the results of its calls
-    this.#calls = new ToolCalls(message, this.versions, (results) => acts.giveResults(message, results));
+    this.#calls = new ToolCalls(message, this.versions, (results) => acts.giveResults(message, results), acts.serverTools);
     parts.tools = h("div.message-tools", {},
       this.siblings,
       copyButton(() => message.content || (message.toolCalls ?? []).map((call) => `${call.name}(${call.arguments})`).join("\n")),
@@ -107,6 +110,7 @@ class AnswerView {
   /** `context`: {isRunning, siblings, pair: null | {isChosen}, given: results of its calls or null, versions: siblings of these, isLast} */
   update({ isRunning, siblings, pair, given, versions, isLast }) {
     const { message } = this;
+    if (isRunning && this.#isFinished) this.#begin();
     this.element.setAttribute("aria-busy", String(isRunning));
     this.#showHead(pair);
     this.#showWait(isRunning);
@@ -126,6 +130,14 @@ class AnswerView {
     showSiblings(this.siblings, message, siblings, this.#acts);
   }
 
+  /** It was shown as it is stored, and goes on now. */
+  #begin() {
+    this.#isFinished = false;
+    this.#prose = new LiveMarkdown(this.#parts.prose);
+    this.#parts.end.replaceChildren();
+    delete this.#parts.end.dataset.isShown;
+  }
+
   #showHead(pair) {
     const wanted = pair === null || pair === undefined ? "" : pair.isChosen ? "chosen" : "other";
     if (this.#parts.head.dataset.pair === wanted) return;
@@ -138,7 +150,8 @@ class AnswerView {
   #showWait(isRunning) {
     const { wait } = this.#parts;
     const { message } = this;
-    const isWaiting = isRunning && !message.content && !message.reasoning && !message.toolCalls;
+    const isEmpty = !message.content && !message.reasoning && !message.toolCalls;
+    const isWaiting = isRunning && (isEmpty || message.wait === RECONNECTING);
     wait.hidden = !isWaiting;
     if (!isWaiting) return;
     const { text, share } = waitInWords(message.wait, message.model);
@@ -159,6 +172,13 @@ class AnswerView {
     if (message.isCut) end.append(h("p.note", {}, "Ended at the limit of tokens or of the context"));
     if (message.error) end.append(failureOf(message, this.#acts));
   }
+}
+
+/** Its text is drawn when it is opened. */
+function fileOf(file) {
+  const text = h("pre", { tabindex: 0 });
+  const draw = () => { text.textContent ||= file.text; };
+  return h("details.file", { ontoggle: draw }, h("summary", {}, icon("clip"), labelOf(file)), text);
 }
 
 /** A long text shows its beginning; a button unfolds it. */
@@ -213,6 +233,7 @@ function headlineOf({ error, content }) {
 
 /** For the router's comments: `queued 2`, `loading 43% eta 1.2s`, `prefill`; the last with a percentage where its progress is known. */
 export function waitInWords(comment, model) {
+  if (comment === RECONNECTING) return { text: "The connection was lost. Trying again", share: null };
   const loading = /^loading(?: (\d+)%)?(?: eta ([\d.]+)s)?/.exec(comment ?? "");
   if (loading) {
     const rest = loading[2] ? `, about ${loading[2]} s` : "";

@@ -4,6 +4,7 @@
 import { openDialog } from "../lib/dialogs.js";
 import { h } from "../lib/dom.js";
 import { problemOfSchema } from "./schema.js";
+import { serverToolsOf } from "./server_tools_rows.js";
 import { checkedOf, rowOf, sectionOf, selectOf, tallOf } from "./settings_rows.js";
 import { CHOICES, EFFORTS, EXAMPLE, readTools } from "./tools.js";
 
@@ -25,18 +26,20 @@ const RANDOM_SEED = 4_294_967_295;
 const IN_WORDS = { max_tokens: (value) => (value < 0 ? "no limit" : null), seed: (value) => (value < 0 || value === RANDOM_SEED ? "random" : null) };
 export const SAMPLING_NAMES = [...FIRST, ...MORE].map(([name]) => name);
 
-/** `defaults`: the model's values by name, as far as they are known. `naming`: whether models name conversations, in this browser. */
-export async function editSettings(chat, model, defaults, naming) {
+/** `defaults`: the model's values by name, as far as they are known. Of this browser: `naming`, whether models name conversations; `pastes`,
+ * how long a pasted text may be. */
+export async function editSettings(chat, model, defaults, { naming, pastes }) {
   const { conversation } = chat;
-  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, naming, close));
+  const changed = await openDialog("Settings of this conversation", (close) => formOf(conversation, model, defaults, { naming, pastes, ofServer: chat.serverTools, close }));
   if (!changed) return;
   if (changed.isNaming !== naming.isOn) naming.isOn = changed.isNaming;
+  if (changed.paste !== pastes.characters) pastes.characters = changed.paste;
   conversation.system = changed.system;
   conversation.sampling = changed.sampling;
   chat.keep();
 }
 
-function formOf(conversation, model, defaults, naming, close) {
+function formOf(conversation, model, defaults, { naming, pastes, ofServer, close }) {
   const { sampling } = conversation;
   const system = h("textarea.input", { rows: 4, value: conversation.system, placeholder: "For example: You are a patient teacher. Answer briefly.", name: "system" });
   const first = FIRST.map((number) => numberOf(number, sampling, defaults));
@@ -45,20 +48,23 @@ function formOf(conversation, model, defaults, naming, close) {
   const stop = h("textarea.input", { rows: 2, name: "stop", value: (sampling.stop ?? []).map(escaped).join("\n"), spellcheck: "false" });
   const schema = schemaOf(sampling);
   const tools = toolsOf(sampling);
+  const serverTools = serverToolsOf(ofServer, sampling.server_tools ?? []);
   const choice = choiceOf(sampling);
   const names = h("input", { type: "checkbox", name: "naming", checked: naming.isOn });
+  const paste = h("input.input", { type: "number", name: "paste", min: 0, max: 1_000_000, step: 1, required: true, value: pastes.characters });
   const fields = [...first, ...more, ...thinking, choice];
   const submit = (event) => {
     event.preventDefault();
     const wrong = [tools, schema].filter((field) => !field.isFine());
     if (wrong.length) return show(wrong[0].input);
-    return close({ system: system.value.trim(), sampling: read(fields, { stop, schema, tools }), isNaming: names.checked });
+    return close({ system: system.value.trim(), sampling: read(fields, { stop, schema, tools, serverTools }), isNaming: names.checked, paste: Number(paste.value) });
   };
   const reset = () => {
     for (const input of [system, stop, schema.input, tools.input, ...fields.map((field) => field.input)]) input.value = "";
     for (const field of [tools, schema]) field.isFine();
+    serverTools.clear();
   };
-  for (const { input } of more) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
+  for (const input of [paste, ...more.map((each) => each.input)]) input.addEventListener("invalid", () => input.closest("details").setAttribute("open", "")); // so that the message is seen
   return h("form.settings", { onsubmit: submit },
     h("h2", {}, "Settings of this conversation"),
     h("p.settings-note", {}, `An empty field means the default of ${model?.id ?? "the model"}, which is shown in grey.`),
@@ -70,8 +76,11 @@ function formOf(conversation, model, defaults, naming, close) {
       tallOf(stop, "Stop strings", "The answer ends where one of these appears. One on each line; \\n stands for a new line."),
       schema.row,
     ]),
-    sectionOf("Tools", Boolean(sampling.tools), [tools.row, choice.row]),
-    sectionOf("This browser", false, [rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. This is for all conversations.")]),
+    sectionOf("Tools", Boolean(sampling.tools || serverTools.row), [serverTools.row, tools.row, choice.row].filter(Boolean)),
+    sectionOf("This browser", false, [
+      rowOf(names, "Names by the model", "After the first answer, the model is asked for a short name for the conversation. This is for all conversations."),
+      rowOf(paste, "Long pastes", "A pasted text with more characters than this is attached as a file. 0: never."),
+    ]),
     h("div.buttons", {},
       h("button.button", { type: "button", onclick: reset }, "Defaults"),
       h("button.button", { type: "button", onclick: () => close() }, "Cancel"),
@@ -119,7 +128,7 @@ function toolsOf(sampling) {
     const { tools, problem } = readTools(text);
     return { problem, note: problem ? "" : `${tools.length} ${tools.length === 1 ? "tool" : "tools"}: ${tools.map((tool) => tool.function.name).join(", ")}` };
   };
-  return checkedOf(input, "Tools", "What the model may call, as JSON. The page runs nothing: you write what a tool returns.", check);
+  return checkedOf(input, "Tools", "What the model may call, as JSON. These are not run: you write what a tool returns.", check);
 }
 
 function choiceOf(sampling) {
@@ -129,10 +138,12 @@ function choiceOf(sampling) {
 
 // ---------------------------------------------------------------- values
 
-function read(fields, { stop, schema, tools }) {
+function read(fields, { stop, schema, tools, serverTools }) {
   const given = fields.filter(({ input }) => input.value !== "").map(({ name, input }) => [name, READ[name]?.(input.value) ?? Number(input.value)]);
   const texts = stop.value.split("\n").filter(Boolean).map(unescaped);
   if (texts.length) given.push(["stop", texts]);
+  const names = serverTools.names();
+  if (names.length) given.push(["server_tools", names]);
   for (const { input } of [schema, tools]) if (input.value.trim()) given.push([input.name, input.value.trim()]);
   return Object.fromEntries(given);
 }

@@ -1,10 +1,12 @@
 // The tool calls of one answer, one card for each: name, arguments while they come, result. The user can write a missing result.
-// Knows no request. Invariant: a card is made once and then changed; a result that the user writes stays until it is sent or cancelled.
+// A call of a tool of the server asks the user instead. Knows no request.
+// Invariant: a card is made once and then changed; a result that the user writes stays until it is sent or cancelled.
 
 import { h, icon } from "../lib/dom.js";
 import { indented, JsonPrinter } from "../lib/json.js";
 import { colour, copyButton } from "./code.js";
 import { isWhole } from "./conversation.js";
+import { questionOf } from "./tool_question.js";
 
 const STATES = {
   coming: "writing its arguments",
@@ -12,6 +14,10 @@ const STATES = {
   waiting: "waits for its result",
   given: "has its result",
   passed: "got no result",
+  asked: "asks to be run",
+  running: "runs on the server",
+  denied: "not allowed",
+  stopped: "stopped",
 };
 const TIPS = { broken: "The arguments are not valid JSON. The call is left out of the conversation." };
 
@@ -23,11 +29,13 @@ export class ToolCalls {
   #shown = ""; // the data of the results and the buttons that are shown
   #foot = h("div.tool-foot");
   #siblings;
+  #serverTools;
   #context = {};
   element;
 
   /** `onGive(results)`: one for each call, in their order. `siblings`: an element that shows the versions of the results. */
-  constructor(message, siblings, onGive) {
+  constructor(message, siblings, onGive, serverTools) {
+    this.#serverTools = serverTools;
     this.#message = message;
     this.#onGive = onGive;
     this.#siblings = siblings;
@@ -54,13 +62,22 @@ export class ToolCalls {
   #showResults() {
     const { given, isLast } = this.#context;
     const canWrite = this.#isEditing || (isLast && !given);
-    const shown = `${given?.id} ${isLast} ${canWrite}`;
+    const states = isLast && !given && !this.#isEditing ? this.#cards.map((_, at) => this.#serverTools.stateOf(this.#message, at)) : [];
+    const shown = `${given?.id} ${isLast} ${canWrite} ${states}`;
     if (shown === this.#shown) return;
     this.#shown = shown;
-    const isUseful = this.#cards.some((card) => card.isWhole);
-    this.#cards.forEach((card, at) => card.show(given ? (given.results[at] ?? "") : null, canWrite));
-    this.#foot.hidden = !isUseful;
+    const isUseful = this.#cards.some((card, at) => card.isWhole && !states[at]);
+    this.#cards.forEach((card, at) => {
+      if (states[at]) card.showServer(states[at], this.#serverTools.resultOf(this.#message, at), this.#actsOf(at));
+      else card.show(given ? (given.results[at] ?? "") : null, canWrite);
+    });
+    this.#foot.hidden = !isUseful || states.some((state) => ["asked", "running", "stopped"].includes(state));
     this.#foot.replaceChildren(this.#siblings, ...(canWrite ? this.#buttons() : [this.#editButton(given)]));
+  }
+
+  #actsOf(at) {
+    const tools = this.#serverTools;
+    return { allow: () => tools.allow(this.#message, at), always: () => tools.allow(this.#message, at, { isAlways: true }), deny: () => tools.deny(this.#message, at) };
   }
 
   #buttons() {
@@ -85,7 +102,7 @@ export class ToolCalls {
   #submit(event) {
     event.preventDefault();
     this.#isEditing = false;
-    this.#onGive(this.#cards.map((card) => card.written));
+    this.#onGive(this.#cards.map((card, at) => this.#serverTools.resultOf(this.#message, at) ?? card.written));
   }
 }
 
@@ -146,9 +163,19 @@ class Card {
     if (TIPS[state]) this.#chip.dataset.tip = TIPS[state];
   }
 
+  /** A call that the server runs, after the user has allowed it. */
+  showServer(state, result, acts) {
+    this.#say(state);
+    this.#input = null;
+    this.element.setAttribute("aria-busy", String(state === "running"));
+    const isOpen = state === "asked" || state === "stopped";
+    this.#result.replaceChildren(...(isOpen ? [questionOf(this.#call.name, acts)] : result === null ? [] : [resultOf(result)]));
+  }
+
   /** `result`: null if there is none; `canWrite`: the user may write it. */
   show(result, canWrite) {
     if (!this.isWhole) return;
+    this.element.setAttribute("aria-busy", "false");
     this.#say(canWrite ? "waiting" : result === null ? "passed" : "given");
     const before = this.#input?.value;
     this.#input = canWrite ? inputOf(this.#call, before ?? result ?? "") : null;

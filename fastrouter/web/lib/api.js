@@ -30,24 +30,25 @@ class Api {
     return this.#json("GET", path);
   }
 
-  post(path, body = {}) {
-    return this.#json("POST", path, body);
+  post(path, body = {}, signal = undefined) {
+    return this.#json("POST", path, body, signal);
   }
 
   delete(path) {
     return this.#json("DELETE", path);
   }
 
-  /** POST that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`; resolves after the last one. */
-  async stream(path, body, { signal, onOpen = () => {}, onEvent = () => {}, onComment = () => {} } = {}) {
-    const response = await this.#fetch("POST", path, body, signal);
+  /** POST, or GET without a body, that answers with server-sent events: `onOpen(headers)`, `onEvent(json)`, `onComment(text)`, `onTaken(num_bytes)`;
+   * resolves after the last one. */
+  async stream(path, body, { signal, headers = {}, onOpen = () => {}, onEvent = () => {}, onComment = () => {}, onTaken = null } = {}) {
+    const response = await this.#fetch(body === undefined ? "GET" : "POST", path, body, signal, headers);
     onOpen(response.headers);
     let isDone = false;
     const onData = (data) => {
       if (data === "[DONE]") isDone = true;
       else onEvent(JSON.parse(data));
     };
-    await reaching(() => readEvents(response.body, { onData, onComment }), INCOMPLETE);
+    await reaching(() => readEvents(response.body, { onData, onComment, onTaken }), INCOMPLETE);
     if (!isDone) throw new ApiError(0, INCOMPLETE);
   }
 
@@ -71,9 +72,9 @@ class Api {
     }
   }
 
-  async #json(method, path, body) {
-    const response = await this.#fetch(method, path, body);
-    return reaching(() => response.json());
+  async #json(method, path, body, signal) {
+    const response = await this.#fetch(method, path, body, signal);
+    return response.status === 204 ? null : reaching(() => response.json());
   }
 
   async #fetch(method, path, body, signal, more = {}) {

@@ -1,11 +1,14 @@
 // Server-sent events from a body of bytes.
 // Invariant: a line is read once, however the bytes were split.
 
-/** `onData` gets the text of each event, `onComment` the text after a colon. */
-export async function readEvents(body, { onData, onComment = () => {} }) {
+const encoder = new TextEncoder();
+
+/** `onData` gets the text of each event, `onComment` the text after a colon, `onTaken` the bytes up to the end of the last whole event. */
+export async function readEvents(body, { onData, onComment = () => {}, onTaken = null }) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let data = [];
+  let num_bytes = 0;
   const take = (line) => {
     if (line === "") {
       if (data.length) onData(data.join("\n"));
@@ -22,7 +25,12 @@ export async function readEvents(body, { onData, onComment = () => {} }) {
       if (done) return;
       const lines = (rest + value).split("\n");
       rest = lines.pop();
-      for (const line of lines) take(line.endsWith("\r") ? line.slice(0, -1) : line);
+      for (const line of lines) {
+        take(line.endsWith("\r") ? line.slice(0, -1) : line);
+        if (!onTaken) continue;
+        num_bytes += encoder.encode(line).length + 1;
+        if (!data.length) onTaken(num_bytes);
+      }
     }
   } finally {
     reader.cancel().catch(() => {}); // also when a callback has thrown

@@ -7,7 +7,7 @@ import { h, iconButton } from "../lib/dom.js";
 import { percentOf, stateOf } from "../models.js";
 import { bytesInWords, inWords, stateInWords, traitsOf } from "../lib/words.js";
 import { Detail } from "./detail.js";
-import { durationInWords } from "./words.js";
+import { durationInWords, parkedInWords } from "./words.js";
 
 const IN_MEMORY = new Set(["loading", "loaded", "sleeping"]);
 const MAX_SLOT_BARS = 16;
@@ -91,7 +91,7 @@ class Card {
     parts.chip.textContent = WAITING[figures?.state] ?? stateInWords(state, percent);
     parts.unload.hidden = !IN_MEMORY.has(model.status.value);
     const memory = figures?.host_bytes ? `${bytesInWords(figures.host_bytes + figures.device_bytes)} of memory` : "";
-    parts.traits.textContent = [memory, ...traitsOf(model).filter((trait) => trait !== bytesInWords(model.meta?.size))].filter(Boolean).join(" · ");
+    parts.traits.textContent = [memory, ...traitsOf(model).filter((trait) => trait !== bytesInWords(model.meta?.size)), parkedInWords(model)].filter(Boolean).join(" · ");
     showBadges(parts.badges, model);
     parts.progress.hidden = state !== "loading";
     parts.progress.firstChild.style.transform = `scaleX(${(percent ?? 0) / 100})`;

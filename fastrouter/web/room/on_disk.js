@@ -8,7 +8,7 @@ import { kindOf } from "../failures.js";
 import { stateOf } from "../models.js";
 import { bytesInWords, inWords } from "../lib/words.js";
 import { Detail } from "./detail.js";
-import { durationInWords, leavingInWords } from "./words.js";
+import { durationInWords, leavingInWords, parkedInWords } from "./words.js";
 
 const NUM_SHOWN = 8;
 const NUM_MORE = 50;
@@ -155,9 +155,10 @@ class Row {
 
 function costInWords(model, plan) {
   const size = bytesInWords(model.meta?.size);
-  if (!plan) return size;
+  const parked = parkedInWords(model);
+  if (!plan) return [size, parked].filter(Boolean).join(" · ");
   const about = plan.need.is_measured ? "" : "about ";
   const seconds = plan.load_s ? `ready in ${about}${durationInWords(plan.load_s)}` : "";
   const memory = plan.need.host_bytes + plan.need.device_bytes;
-  return [seconds, memory ? `takes ${about}${bytesInWords(memory)}` : size, leavingInWords(plan)].filter(Boolean).join(" · ");
+  return [seconds, memory ? `takes ${about}${bytesInWords(memory)}` : size, parked, leavingInWords(plan)].filter(Boolean).join(" · ");
 }

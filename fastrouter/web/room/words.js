@@ -1,6 +1,7 @@
 // Events of models in words.
 
 import { causeInWords } from "../failures.js";
+import { bytesInWords } from "../lib/words.js";
 
 export const clockOf = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
 
@@ -26,6 +27,12 @@ export function durationInWords(seconds) {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+/** What is stored of conversations whose model has left memory, or may leave. */
+export function parkedInWords({ parked }) {
+  if (!parked?.entries) return "";
+  return `${parked.entries === 1 ? "1 conversation" : `${parked.entries} conversations`} parked (${bytesInWords(parked.bytes)})`;
 }
 
 /** The evictions that a load would cause. */

@@ -21,6 +21,7 @@ from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.slots import Slot, Slots
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.resumed import read_resumed
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars, Matcher
 from fastrouter.worker.sampling.guide import Guidance, GuidedSampler
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
@@ -77,19 +78,20 @@ class Admission:
 
     # ------------------------------------------------------------ in
 
-    def submit(self, request_id: int, generate: Generate) -> None:
-        """Queue a request. A bad one gets its ERROR record; nothing is raised."""
+    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None) -> None:
+        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit."""
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
-            request = GenerateRequest(request_id, generate, self._read(generate), self._adapters.resolve(generate.lora))
+            past = read_resumed(resumed, self._vocab.n_tokens) if resumed else None
+            request = GenerateRequest(request_id, generate, self._read(generate), self._adapters.resolve(generate.lora), past)
             self._check_length(request)
             if generate.constraint is not None and not must_call(generate):
                 request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
             if request.reading is None:
                 self._start_calls(request)
-            if request.grammar is None and request.reading is None:
+            if request.grammar is None and request.reading is None and not request.waits_for_calls:
                 self._queue(request)
             else:
                 self._compiling.append(request)
@@ -144,16 +146,21 @@ class Admission:
 
     def _queue(self, request: GenerateRequest) -> None:
         """Its prompt and its grammar are ready. Raises the error of its grammar."""
-        sequence = self.choice(request, 0)
+        new = [choice for choice in request.open_choices() if choice not in request.resumed.choices]
+        sequences = [self.choice(request, choice) for choice in (*sorted(request.resumed.choices), *new[:1])]
         if request.prompt:
-            self._waiting.add(sequence)
+            for sequence in sequences:
+                self._waiting.add(sequence)
         else:
-            self._answers.end_empty(request, sequence)
+            self._answers.end_empty(request, sequences[0])
 
     def _queue_compiled(self) -> None:
         for request in self._compiling[:]:
             grammar = request.grammar
-            late = grammar if time.monotonic() > request.grammar_at + COMPILE_DEADLINE_S and grammar and not grammar.done() else None
+            is_late = time.monotonic() > request.grammar_at + COMPILE_DEADLINE_S
+            late = grammar if is_late and grammar and not grammar.done() else None
+            if is_late and request.waits_for_calls:
+                request.calls = None  # its next calls follow no grammar
             if not (request.is_ready or late):
                 continue
             try:
@@ -198,11 +205,18 @@ class Admission:
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
         message = reading.message() if reading is not None else None
         self._num_sequences += 1
-        return Sequence(request, choice, sampler, _detokenizer(pieces, generate), max_tokens, self._num_sequences, message)
+        sequence = Sequence(request, choice, sampler, _detokenizer(pieces, generate), max_tokens, self._num_sequences, message)
+        past = request.resumed.choices.get(choice)
+        if past is not None:
+            n_ctx, is_exact = self._context.n_ctx_slot, sampler.is_reproducible
+            num_prefilled = past.num_prefilled(len(request.prompt), n_ctx, is_exact=is_exact, is_measured=generate.logprobs)
+            sequence.resume(past, request.resumed.elapsed_ns, 0 if sequence.reads_prompt else num_prefilled)
+        return sequence
 
     def _sampler(self, request: GenerateRequest, choice: int, guidance: Guidance | None, pieces: PieceTable) -> Sampler:
-        settings, defaults = request.generate.sampling, self.sampling
-        options: dict[str, Any] = {"choice": choice, "has_probabilities": request.generate.logprobs}
+        asked = request.generate
+        settings, defaults = asked.sampling, self.sampling
+        options: dict[str, Any] = {"choice": choice, "chance": asked.chance, "has_probabilities": asked.logprobs}
         matcher = request.grammar.result().copy() if request.grammar is not None else None
         if guidance is not None:
             calls = partial(_copy_of, request.calls)
@@ -274,14 +288,18 @@ class Admission:
         self._waiting.start(sibling, has_waited=False)
         self.slots.take(slot)
         sibling.started_ns, sibling.num_cached = first.started_ns, first.num_cached
+        sibling.prompt_entries = first.prompt_entries
         sibling.num_decodes_before = self._answers.num_decodes
         return Running(sibling, slot)
 
     def _keep_prefix(self, sequence: Sequence, slot: Slot) -> None:
         generate, adapters, options = sequence.request.generate, sequence.request.adapters, self._options
-        if sequence.has_begun:
+        is_cached = options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt
+        if sequence.reads_prompt:
+            self.prefixes.start_uncached(slot, adapters)
+        elif sequence.has_begun and (is_cached or not sequence.is_catching_up):
             self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
-        elif options.cache_prompt if generate.cache_prompt is None else generate.cache_prompt:
+        elif is_cached:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
         else:

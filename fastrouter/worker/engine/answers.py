@@ -20,6 +20,7 @@ from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 from fastrouter.worker.text.message import Message, call_delta, deltas_of
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
+_ECHO_CHARS = 4096  # of a prompt, in one record
 _KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
 
 
@@ -42,11 +43,11 @@ class Answers:
             sequence.hold_entries(len(text))
             self._send_events(sequence, [Delta(text.decode())])
         else:
-            self._send_plain(sequence, TEXT, text)
+            self._push(sequence, TEXT, text)
 
     def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
         if not sequence.has_events and (kind := message.plain_kind(text, sequence.num_generated)) is not None:
-            self._send_plain(sequence, _KINDS[kind], text)
+            self._push(sequence, _KINDS[kind], text)
         else:
             pieces = message.take(text, sequence.num_generated)
             if sequence.probabilities is not None:
@@ -56,28 +57,41 @@ class Answers:
             if message.is_over:
                 sequence.detokenizer.end()
 
-    def _send_plain(self, sequence: Sequence, kind: int, text: bytes) -> None:
+    def _push(self, sequence: Sequence, kind: int, payload: bytes) -> None:
+        """A record with text. One that the router got from the worker before this one is not sent again."""
         num_tokens, sequence.num_unsent = sequence.num_unsent, 0
-        self._outbox.push(sequence.request.id, kind, sequence.choice, 0, num_tokens, text)
+        words = sequence.take_words()
+        if sequence.num_known:
+            sequence.num_known -= 1
+        else:
+            self._outbox.push(sequence.request.id, kind, sequence.choice, 0, num_tokens, payload, words)
 
     def _send_pieces(self, sequence: Sequence, pieces: list[Piece]) -> None:
         """Plain text and plain thoughts have separate records, which the router passes on unchanged."""
         if sequence.has_events:
-            self._send_events(sequence, deltas_of(pieces))
+            self._send_events(sequence, deltas_of(pieces, sequence.call_id))
             return
-        push, request_id, choice = self._outbox.push, sequence.request.id, sequence.choice
-        num_tokens, sequence.num_unsent = sequence.num_unsent, 0
         for piece in pieces:
             kind = _KINDS.get(piece.kind, EVENT)
-            payload = Delta(calls=[call_delta(piece)]).to_payload() if kind == EVENT else piece.text.encode()
-            push(request_id, kind, choice, 0, num_tokens, payload)
-            num_tokens = 0
+            payload = Delta(calls=[call_delta(piece, sequence.call_id)]).to_payload() if kind == EVENT else piece.text.encode()
+            self._push(sequence, kind, payload)
 
     def _send_events(self, sequence: Sequence, parts: list[Delta]) -> None:
-        num_tokens, sequence.num_unsent = sequence.num_unsent, 0
         for event in sequence.events(parts):
-            self._outbox.push(sequence.request.id, EVENT, sequence.choice, 0, num_tokens, event.to_payload())
-            num_tokens = 0
+            self._push(sequence, EVENT, event.to_payload())
+
+    def echo(self, sequence: Sequence) -> None:
+        """The prompt, as the beginning of the answer."""
+        generate = sequence.request.generate
+        piece = sequence.detokenizer.pieces.piece
+        text = generate.prompt if isinstance(generate.prompt, str) else b"".join(map(piece, sequence.prompt)).decode("utf-8", "replace")
+        parts = [text[start : start + _ECHO_CHARS] for start in range(0, len(text), _ECHO_CHARS)]
+        if sequence.probabilities is not None:
+            sequence.entries += sequence.probabilities.in_records(sequence.prompt_entries)
+            self._send_events(sequence, [Delta(text=part) for part in parts])
+            return
+        for part in parts:
+            self._push(sequence, TEXT, part.encode())
 
     def progress(self, running: Running) -> None:
         """How much of the prompt is computed. The other choices of a request have no progress of their own."""
@@ -103,7 +117,7 @@ class Answers:
 
     def end_empty(self, request: GenerateRequest, sequence: Sequence) -> None:
         """For a prompt without any token, not even BOS: every choice is an empty answer, as in llama-server."""
-        for choice in range(request.num_open):
+        for choice in request.open_choices():
             sequence.choice = choice
             self._finish(sequence, None, "limit")
         self._outbox.ring_doorbell()

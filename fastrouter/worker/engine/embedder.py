@@ -87,6 +87,11 @@ class Embedder:
     def has_work(self) -> bool:
         return bool(self._jobs)
 
+    @property
+    def is_reading(self) -> bool:
+        """Texts become tokens in other threads."""
+        return bool(self._reading)
+
     # ------------------------------------------------------------ calls
 
     def submit(self, call: Call) -> None:

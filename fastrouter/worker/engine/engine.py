@@ -8,6 +8,7 @@ enters both with the next decode. Sequences with different adapters never share 
 import time
 from bisect import insort
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.admission import Admission
 from fastrouter.worker.engine.answers import Answers
 from fastrouter.worker.engine.context_shift import ContextShift
+from fastrouter.worker.engine.echo import read_prompt
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.engine.recovery import Recovery
 from fastrouter.worker.kv.slots import AdapterSet, Slot
@@ -27,7 +29,7 @@ from fastrouter.worker.prefill_speed import LONG_NS
 from fastrouter.worker.sampling.guide import GuidedSampler
 from fastrouter.worker.schedule.adapter_turns import Turns
 from fastrouter.worker.schedule.scheduler import BatchLimits, Step, schedule
-from fastrouter.worker.sequence import GenerateRequest, Running, Status
+from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Status
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import Prompts
 
@@ -73,6 +75,7 @@ class Engine:
         can_guess_beside_prompts = context.is_unified or not model.n_swa
         self._limits = BatchLimits(context.n_batch, self._checkpoints.is_on, can_guess_beside_prompts)
         self._row_bytes = 4 * context.n_vocab
+        self._added_bos = model.vocab.bos if model.vocab.add_bos else -1
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)
         self._step_ns = 0  # of the last step
@@ -106,14 +109,14 @@ class Engine:
         """All sequences that have a slot."""
         return self._decoding + self._prefilling
 
-    def submit(self, request_id: int, generate: Generate) -> None:
-        """Queue a request. A bad one gets its ERROR record; nothing is raised."""
+    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None) -> None:
+        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit."""
         try:
             self.speculation.check(generate)
         except FastrouterError as error:
             self._answers.refuse(request_id, error)
         else:
-            self._admission.submit(request_id, generate)
+            self._admission.submit(request_id, generate, resumed)
 
     def check_constraint(self) -> None:
         """The constraint that answers follow by default. Raises FastrouterError."""
@@ -152,6 +155,7 @@ class Engine:
             if code:
                 self._recovery.recover(code, step)
             else:
+                self._outbox.note_progress()
                 self._take(step)
             self._outbox.ring_doorbell()
 
@@ -217,7 +221,11 @@ class Engine:
             if not sequence.started_ns:
                 sequence.started_ns = time.monotonic_ns()
             tokens = np.frombuffer(sequence.prefix, dtype=np.int32)[start:end]
-            row = self._context.batch.put_prompt(row, tokens, start, piece.running.slot.id, wants_logits=piece.is_last)
+            batch, seq_id = self._context.batch, piece.running.slot.id
+            if sequence.reads_prompt:
+                row = batch.put_outputs(row, tokens, start, seq_id)
+            else:
+                row = batch.put_prompt(row, tokens, start, seq_id, wants_logits=piece.is_last)
         return row
 
     # ------------------------------------------------------------ take
@@ -244,7 +252,8 @@ class Engine:
                 has_ended = self._verify(running, address)
                 address += num_rows * row_bytes
             else:
-                has_ended = self._add(running, sequence.sampler.sample(address, n_vocab))
+                token = sequence.sampler.sample(address, n_vocab) if sequence.past is None else self._follow(sequence, address)
+                has_ended = self._add(running, token)
                 address += row_bytes
             if has_ended:
                 self._decoding.remove(running)
@@ -275,6 +284,8 @@ class Engine:
             running = piece.running
             sequence, slot = running.sequence, running.slot
             slot.tokens.extend(sequence.prefix[piece.start : piece.end])
+            if sequence.reads_prompt:
+                address += self._row_bytes * read_prompt(sequence, piece.start, piece.end, address, self._context.n_vocab, self._added_bos)
             if self._checkpoints.is_on:
                 self._checkpoints.note(slot, len(sequence.prefix))
             if sequence.request.generate.return_progress and not sequence.has_begun:
@@ -295,19 +306,37 @@ class Engine:
     def _start_decoding(self, running: Running, address: int) -> None:
         """Its prompt is in the KV, or its tokens from before it gave back its slot: sample the next token from the last one's logits."""
         sequence = running.sequence
-        has_begun = sequence.has_begun
+        has_begun = sequence.has_begun and not sequence.is_catching_up
         sequence.first_ns = sequence.first_ns or time.monotonic_ns()
         sequence.advance(Status.DECODE)
+        if not has_begun:
+            sequence.note_prompt()
+            if sequence.request.generate.echoes:
+                self._answers.echo(sequence)
         if sequence.max_tokens == 0:
             self._answers.end(running, "limit")
-        else:
-            if not has_begun:
-                sequence.sampler.prime(sequence.prompt)
-                self.speculation.begin(sequence)
-            if not self._add(running, sequence.sampler.sample(address, self._context.n_vocab)):
-                insort(self._decoding, running, key=_slot_id)
-                return
+        elif (has_begun or self._begin(running)) and not self._add(running, self._follow(sequence, address)):
+            insort(self._decoding, running, key=_slot_id)
+            return
         self._admission.retire(running)
+
+    def _begin(self, running: Running) -> bool:
+        """Its prompt is in the KV, and so are the first tokens that it got in a worker that has died. False: it has ended."""
+        sequence = running.sequence
+        sequence.sampler.prime(sequence.prompt)
+        if sequence.past is None:
+            self.speculation.begin(sequence)
+            return True
+        return all(not self._add(running, self._follow(sequence)) for _ in range(len(sequence.prefix) - len(sequence.prompt)))
+
+    def _follow(self, sequence: Sequence, address: int = 0) -> int:
+        """Its next token, as another worker has chosen it, if there is one. `address` of its logits, if they were computed."""
+        if sequence.past is None:
+            return sequence.sampler.sample(address, self._context.n_vocab)
+        token = sequence.follow(address, self._context.n_vocab)
+        if sequence.past is None:
+            self.speculation.begin(sequence)
+        return token
 
     def _start_siblings(self, first: Running, address: int) -> None:
         """The other choices share the prefill: by a copy of the KV if a slot is free, otherwise later by prefix reuse."""
@@ -340,6 +369,9 @@ class Engine:
         detokenizer, probabilities = sequence.detokenizer, sequence.probabilities
         sequence.num_generated += 1
         sequence.num_unsent += 1
+        if sequence.sampler.has_marks:
+            sequence.words.extend(sequence.sampler.take_marks())
+        sequence.words.append(token)
         if sequence.tokens is not None:
             sequence.tokens.append(token)
         if probabilities is not None:

@@ -11,7 +11,7 @@ from fastrouter.ipc.records import MAX_MESSAGE, Failure, Finish
 
 _HEADER_BYTES = 64  # of a record and its padding, at most
 
-_Record = tuple[int, int, int, int, int, bytes]
+_Record = tuple[int, int, int, int, int, bytes, bytes]
 
 
 class Outbox:
@@ -23,6 +23,8 @@ class Outbox:
         self._pending: deque[_Record] = deque()
         self.ring_doorbell = ring.ring_doorbell
         self.watch_cancels = ring.watch
+        self.note_alive = ring.note_alive
+        self.note_progress = ring.note_progress
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._pending)} pending>"
@@ -31,12 +33,13 @@ class Outbox:
     def is_blocked(self) -> bool:
         return bool(self._pending)
 
-    def push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes) -> None:
-        if len(payload) > self._most:
+    def push(self, request_id: int, kind: int, choice: int, flags: int, num_tokens: int, payload: bytes, words: bytes = b"") -> None:
+        """`words`: see worker/resumed.py."""
+        if len(payload) + len(words) > self._most:
             problem = FastrouterError(f"a part of the answer has {len(payload)} bytes, more than the limit of {self._most}")
-            kind, choice, flags, num_tokens, payload = ERROR, 0, LAST, 0, Failure(problem).to_payload()
-        if self._pending or not self._try_push(request_id, kind, choice, flags, num_tokens, payload):
-            self._pending.append((request_id, kind, choice, flags, num_tokens, payload))
+            kind, choice, flags, num_tokens, payload, words = ERROR, 0, LAST, 0, Failure(problem).to_payload(), b""
+        if self._pending or not self._try_push(request_id, kind, choice, flags, num_tokens, payload, words):
+            self._pending.append((request_id, kind, choice, flags, num_tokens, payload, words))
 
     def finish(self, request_id: int, choice: int, is_last: bool, finish: Finish) -> None:
         self.push(request_id, FINISH, choice, LAST if is_last else 0, 0, finish.to_payload(self._most // 2))

@@ -1,4 +1,4 @@
-"""How much of a prompt is already in memory: in its slot, in another slot to copy from, or in the prompt cache in RAM.
+"""How much of a prompt is already in memory: in its slot, in another slot to copy from, in the prompt cache in RAM, or parked.
 
 Owns all changes of `Slot.tokens` and `Slot.adapters`. Never imports: worker.llama.batch. Invariant: after every call `slot.tokens` is
 what the KV holds, computed with `slot.adapters`; different adapters share nothing; what a memory cannot give exactly is computed again.
@@ -7,7 +7,9 @@ what the KV holds, computed with `slot.adapters`; different adapters share nothi
 from array import array
 
 from fastrouter.options.load import LoadOptions
+from fastrouter.worker.kv import parked_file
 from fastrouter.worker.kv.checkpoints import Checkpoints, longest
+from fastrouter.worker.kv.parking import Parking
 from fastrouter.worker.kv.prompt_cache import CachedPrompt, PromptCache
 from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 from fastrouter.worker.llama.context import Context
@@ -29,6 +31,7 @@ class Prefixes:
         self._slots = slots
         self.speed = PrefillSpeed(model.n_params)
         self.prompt_cache = PromptCache(options.cache_ram_mib)
+        self.parking = Parking(context.n_ctx_slot)
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
         self._can_cut = context.can_cut
@@ -49,6 +52,9 @@ class Prefixes:
         kept, cached = self.prompt_cache.best(prompt, adapters, self._usable_of_kept)
         if kept is not None and self._is_worth(cached - length, kept.num_bytes):
             source, length = kept, cached
+        parked, restored = self.parking.best(prompt, adapters, self._usable_of_kept)
+        if parked is not None and self._is_worth(restored - length, parked.num_bytes):
+            source, length = parked, restored
         if isinstance(source, CachedPrompt):
             length = self._bring_back(source, slot, length)
         elif source is not slot:
@@ -107,7 +113,7 @@ class Prefixes:
 
     def _is_worth(self, num_tokens: int, num_bytes: int) -> bool:
         """True: moving this many bytes is faster than computing this many tokens."""
-        return num_tokens * self.speed.prefill_ns > num_bytes / COPY_BYTES_PER_NS
+        return self.speed.expected_ns(num_tokens) > num_bytes / COPY_BYTES_PER_NS
 
     def _move_chunks(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, length: int, least: int) -> int:
         """Move runs of at least `least` tokens after `length` to their places in the prompt, in order, as in llama-server. They were
@@ -236,6 +242,8 @@ class Prefixes:
         if there is not None:
             self.prompt_cache.touch(there)
             return True
+        if self.parking.gives(slot.tokens, slot.adapters, self._usable_of_kept):
+            return True
         num_bytes, limit_bytes = self._states.size(slot.id), self.prompt_cache.limit_bytes()
         if (limit_bytes is not None and num_bytes > limit_bytes) or not self._is_worth(len(slot.tokens), 2 * num_bytes):
             return False
@@ -246,18 +254,61 @@ class Prefixes:
         return self.prompt_cache.put(kept, self._usable_of_kept, limit_bytes)
 
     def _bring_back(self, kept: CachedPrompt, slot: Slot, length: int) -> int:
-        """From the prompt cache into the slot. Returns how much of a start of that length it holds."""
-        if length < MIN_KEPT * len(kept.tokens):
+        """From the prompt cache, or from where it is parked, into the slot. Returns how much of a start of that length it holds."""
+        if self.parking.has(kept):  # it stays there until the slot has been parked again
+            if not self.parking.begin_use(kept, length):
+                return 0
+        elif length < MIN_KEPT * len(kept.tokens):
             self.prompt_cache.touch(kept)  # a part of it is used, and the whole may be used again
         else:
             self.prompt_cache.take(kept)
         self.make_room(slot, len(kept.tokens))
         if not (self._has_room(len(kept.tokens)) and self._states.restore(slot.id, kept.state)):
             self._context.remove(slot.id)
+            if not any(other.is_busy for other in self._slots.all if other is not slot):
+                self.parking.give_up(kept, "llama.cpp cannot read it")  # there was room
             return 0
         slot.tokens.extend(kept.tokens)
         slot.adapters, slot.checkpoints = kept.adapters, list(kept.checkpoints)
         return self._usable_of(slot, length)
+
+    # ------------------------------------------------------------ parking
+
+    def to_park(self) -> list[Slot | CachedPrompt]:
+        """What is worth parking and is not parked yet, the most recently used first."""
+        if not self.parking.is_open:
+            return []
+        slots = sorted(self._slots.idle, key=lambda slot: -slot.last_used)
+        held: list[Slot | CachedPrompt] = [slot for slot in slots if MIN_CACHED <= len(slot.tokens) <= slot.num_exact]
+        held += reversed(list(self.prompt_cache))
+        return [one for one in held if self._is_to_park(one)]
+
+    def _is_to_park(self, held: Slot | CachedPrompt) -> bool:
+        num_bytes = self.num_bytes_of(held)
+        if num_bytes > self.parking.limit_bytes or not self._is_worth(len(held.tokens), 2 * num_bytes):
+            return False
+        return not self.parking.gives(held.tokens, held.adapters, self._usable_of_kept)
+
+    def num_bytes_of(self, held: Slot | CachedPrompt) -> int:
+        """The memory that it takes when it is parked."""
+        if isinstance(held, CachedPrompt):
+            return held.num_bytes
+        return self._states.size(held.id) + sum(checkpoint.state.nbytes for checkpoint in held.checkpoints)
+
+    def park(self, held: Slot | CachedPrompt) -> bool:
+        """False: it is not possible now. A slot keeps its content; an entry of the prompt cache moves."""
+        if isinstance(held, CachedPrompt):
+            oldest, state = held.oldest, parked_file.copy_of(held.state)
+        else:
+            slot_id = held.id
+            oldest = self._oldest_in_state(held)
+            state = self._states.size(slot_id), lambda target: self._states.save_into(slot_id, target)
+        is_parked = self.parking.put(held.tokens[:], held.adapters, oldest, state, list(held.checkpoints), self._usable_of_kept)
+        if is_parked and isinstance(held, CachedPrompt):
+            self.prompt_cache.take(held)
+        return is_parked
+
+    # ------------------------------------------------------------ room
 
     def make_room(self, slot: Slot, num_tokens: int) -> None:
         """For this many tokens in this slot, which loses its content; idle slots lose theirs if needed."""

@@ -5,7 +5,7 @@ A CachedPrompt needs nothing else (tokens, adapters, bytes). Invariant: together
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from fastrouter.system.machine import available_bytes
@@ -41,6 +41,20 @@ class CachedPrompt(NamedTuple):
 Usable = Callable[[CachedPrompt, int], int]  # (entry, length of a shared start) -> how much of that is usable
 
 
+def best_of(entries: Iterable[CachedPrompt], prompt: "array[int]", adapters: AdapterSet, usable: Usable) -> tuple[CachedPrompt | None, int]:
+    """(the one that holds the longest start of the prompt, its length)"""
+    found: CachedPrompt | None = None
+    longest = 0
+    most = len(prompt) - 1  # the last token must be computed for its logits
+    for kept in entries:
+        if kept.adapters == adapters:
+            shared = min(common_prefix(kept.tokens, prompt), most)
+            length = usable(kept, shared) if shared > longest else 0
+            if length > longest:
+                found, longest = kept, length
+    return found, longest
+
+
 class PromptCache:
     """`limit_mib`: None is automatic, -1 no limit, 0 off."""
 
@@ -54,6 +68,10 @@ class PromptCache:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __iter__(self) -> Iterator[CachedPrompt]:
+        """The least recently used first."""
+        return iter(self._kept[:])
 
     @property
     def is_open(self) -> bool:
@@ -70,17 +88,8 @@ class PromptCache:
         return self._limit_mib << 20 if self._limit_mib >= 0 else None
 
     def best(self, prompt: "array[int]", adapters: AdapterSet, usable: Usable) -> tuple[CachedPrompt | None, int]:
-        """(the one that holds the longest start of the prompt, its length)"""
-        found: CachedPrompt | None = None
-        longest = 0
-        most = len(prompt) - 1  # the last token must be computed for its logits
-        for kept in self._kept:
-            if kept.adapters == adapters:
-                shared = min(common_prefix(kept.tokens, prompt), most)
-                length = usable(kept, shared) if shared > longest else 0
-                if length > longest:
-                    found, longest = kept, length
-        return found, longest
+        """See `best_of`."""
+        return best_of(self._kept, prompt, adapters, usable)
 
     def find(self, tokens: "array[int]", adapters: AdapterSet, usable: Usable) -> CachedPrompt | None:
         """One that holds all of this."""

@@ -55,9 +55,13 @@ class States:
     def save(self, seq_id: int, *, is_part: bool = False) -> SavedState | None:
         """None when llama.cpp refuses."""
         state = _allocate(self.size(seq_id, is_part=is_part))
+        return state if self.save_into(seq_id, state, is_part=is_part) else None
+
+    def save_into(self, seq_id: int, state: SavedState, *, is_part: bool = False) -> bool:
+        """`state` has exactly the size that `size` says. False when llama.cpp refuses."""
         flags = _PART if is_part else _WHOLE
         written = self._functions.get(self._context, state.ctypes.data, state.nbytes, seq_id, flags)
-        return state if written == state.nbytes else None
+        return bool(written == state.nbytes)
 
     def restore(self, seq_id: int, state: SavedState, *, is_part: bool = False) -> bool:
         """False when there is no room, or the bytes are not of this model. A part replaces only the part."""

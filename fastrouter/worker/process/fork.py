@@ -16,14 +16,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from fastrouter._core import TokenRing
+from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.ipc.wire import BlockingWire
 
 _PR_SET_PDEATHSIG = 1
-_NUM_FDS = 5  # control, ring memory, doorbell, lifeline, log
+_NUM_FDS = 6  # control, ring memory, doorbell, lifeline, descriptors, log
 _libc = ctypes.CDLL(None, use_errno=True)
 
-Become = Callable[[int, int, int, int], int]
-"""(control, memory, doorbell, lifeline) -> exit code: what a fresh process does. It owns the descriptors."""
+Become = Callable[[int, int, int, int, int], int]
+"""(control, memory, doorbell, lifeline, descriptors) -> exit code: what a fresh process does. It owns the descriptors."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -77,22 +78,23 @@ def _settle(requests: socket.socket, fds: list[int], middle_pid: int, router_pid
     while os.getppid() == middle_pid:  # the router becomes the parent within microseconds
         time.sleep(0.0001)
     die_with_parent(router_pid)
-    control, memory, doorbell, lifeline = channels
-    os._exit(become(control, memory, doorbell, lifeline))
+    os._exit(become(*channels))
 
 
-Run = Callable[[BlockingWire, TokenRing, Callable[[], None]], int]
-"""(wire, ring, watch_router) -> exit code. It calls `watch_router` when its work begins; EOFError means that the router has ended."""
+Run = Callable[[BlockingWire, TokenRing, Descriptors, Callable[[], None]], int]
+"""(wire, ring, descriptors, watch_router) -> exit code. It calls `watch_router` when its work begins; EOFError means that the router has
+ended."""
 
 
-def run_worker(control: int, memory: int, doorbell: int, lifeline: int, run: Run) -> int:
+def run_worker(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int, run: Run) -> int:
     """Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these are for the router, which ends its workers
         signal.signal(number, signal.SIG_IGN)
     code = 1
     try:
         guard = threading.Thread(target=_guard, args=(lifeline,), name="lifeline", daemon=True)
-        code = run(BlockingWire(socket.socket(fileno=control)), TokenRing.open(memory, doorbell), guard.start)
+        wire, files = BlockingWire(socket.socket(fileno=control)), Descriptors(socket.socket(fileno=descriptors))
+        code = run(wire, TokenRing.open(memory, doorbell), files, guard.start)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the router has ended
     except Exception:  # a bug of ours: the router shows the last lines of stderr

@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self
@@ -96,6 +96,11 @@ class ConstrainedSampler(Sampler):
             return -1
         self.is_complete = matcher.is_complete
         return token
+
+    def follow(self, token: int, marks: Sequence[int] = ()) -> None:
+        super().follow(token, marks)
+        self._matcher.accept(token)
+        self.is_complete = self._matcher.is_complete
 
 
 def sample_allowed(matcher: Matcher, sample: Callable[[int, int, int], int], address: int, n_vocab: int) -> int:

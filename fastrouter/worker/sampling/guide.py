@@ -6,13 +6,14 @@ token is the only one that is allowed, and its probability is the model's.
 
 import codecs
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.resumed import CUT_THOUGHT, END_THOUGHT, FREE_CALL
 from fastrouter.worker.sampling.grammar import Matcher, no_token, sample_allowed
 from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.sampling.thought import MarkerWatch, Place, ThoughtWatch
@@ -63,6 +64,8 @@ class GuidedSampler(Sampler):
         self._triggers = MarkerWatch(guidance.triggers) if guidance.triggers else None
         self._watch = ThoughtWatch(guidance.opens, guidance.closes, is_open=guidance.is_open)
         self._forced: deque[int] = deque()
+        self.has_marks = True
+        self._marks: list[int] = []
         self._budget = guidance.budget  # of the thought that is open, or of the next one
         self._num_thought = 0  # tokens of it
         self._decoder = _decoder("replace")
@@ -75,7 +78,14 @@ class GuidedSampler(Sampler):
         is_open = self._watch.place is Place.THOUGHT
         if is_open and not self._forced:
             self._budget = 0
+            self._marks.append(END_THOUGHT)
         return is_open
+
+    def take_marks(self) -> Sequence[int]:
+        if not self._marks:
+            return super().take_marks()
+        marks, self._marks = [*self._marks, *super().take_marks()], []
+        return marks
 
     # ------------------------------------------------------------ a sample
 
@@ -99,6 +109,7 @@ class GuidedSampler(Sampler):
         token = sample_allowed(matcher, super().sample, address, n_vocab)
         if token < 0 and self._is_call:
             self._is_bound, self._matcher = False, None
+            self._marks.append(FREE_CALL)
             return super().sample(address, n_vocab)
         if token < 0:
             self.error = no_token(matcher)
@@ -118,15 +129,52 @@ class GuidedSampler(Sampler):
             if not self._vocab.is_eog(token):
                 return token
             self._force_end()
+            self._marks.append(CUT_THOUGHT)
             return self._sample_forced(address, n_vocab) if self._forced else token
         if not matcher.allows(token) and self._begins_marker(self._piece(token)):
             return token
         self._is_bound = True
         if not matcher.allows(token):
             return self._sample_bound(matcher, address, n_vocab)
+        self._accept(matcher, token)
+        return token
+
+    # ------------------------------------------------------------ a token that another worker has chosen
+
+    def follow(self, token: int, marks: Sequence[int] = ()) -> None:
+        super().follow(token, marks)
+        for mark in marks:
+            self._follow_mark(mark)
+        if self._is_bound and self._matcher is not None:
+            self._accept(self._matcher, token)
+            return
+        if not self._forced and self._is_spent():
+            self._force_end()
+        if self._forced:
+            self._forced.popleft()
+        elif self._matcher is not None and self._watch.place is not Place.THOUGHT:
+            self._follow_answer(self._matcher, token)
+        if not self._is_bound:
+            self._note(self._piece(token))
+
+    def _follow_mark(self, mark: int) -> None:
+        if mark == END_THOUGHT:
+            self._budget = 0
+        elif mark == CUT_THOUGHT:
+            self._force_end()
+        elif mark == FREE_CALL:
+            self._calls = lambda: None
+            if self._is_call:
+                self._is_bound, self._matcher = False, None
+
+    def _follow_answer(self, matcher: Matcher, token: int) -> None:
+        if matcher.allows(token) or not self._begins_marker(self._piece(token)):
+            self._is_bound = True
+            self._accept(matcher, token)
+
+    def _accept(self, matcher: Matcher, token: int) -> None:
         matcher.accept(token)
         self.is_complete = matcher.is_complete
-        return token
 
     def _begins_marker(self, piece: bytes) -> bool:
         """If a marker begins with this piece, its rest is forced: an incomplete marker would be text outside of the grammar."""
@@ -169,7 +217,9 @@ class GuidedSampler(Sampler):
         """A trigger has been written. `rest`: the text after it in its last token."""
         self._triggers = None
         matcher = self._calls()
-        if matcher is not None and all(map(matcher.accept, self._tokens_of(rest.decode("utf-8", "replace")))):
+        if matcher is None:
+            self._marks.append(FREE_CALL)
+        elif all(map(matcher.accept, self._tokens_of(rest.decode("utf-8", "replace")))):
             self._matcher, self._is_bound, self._is_call = matcher, True, True
 
     def _is_spent(self) -> bool:

@@ -29,9 +29,22 @@ class Probabilities:
 
     def add(self, token: int, found: Found | None) -> None:
         if found is not None:
-            own, best = found
-            rivals = [self._entry(rival, p) for rival, p in best]
-            self._pending.append({**self._entry(token, own), "top_probs" if self._is_after else "top_logprobs": rivals})
+            self._pending.append(self.made(token, found))
+
+    def made(self, token: int, found: Found) -> dict[str, Any]:
+        own, best = found
+        rivals = [self._entry(rival, p) for rival, p in best]
+        return {**self._entry(token, own), "top_probs" if self._is_after else "top_logprobs": rivals}
+
+    def made_unknown(self, token: int) -> dict[str, Any]:
+        """For a token before which there is none."""
+        return {**self._entry(token, 1.0), "logprob": None, "top_logprobs": []}
+
+    def in_records(self, entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """In lists for one record each."""
+        rivals = max((len(entry["top_probs" if self._is_after else "top_logprobs"]) for entry in entries), default=0)
+        most = max(1, _MAX_ENTRIES // (1 + rivals))
+        return [entries[start : start + most] for start in range(0, len(entries), most)]
 
     def _entry(self, token: int, p: float) -> dict[str, Any]:
         piece = self._pieces.piece(token)
@@ -52,8 +65,7 @@ class Probabilities:
         """All that waits, in lists for one record each (at least one list), with a text of `num_bytes` bytes."""
         pending, self._pending = self._pending, []
         self._unsent_bytes = max(0, self._unsent_bytes + sum(len(entry["bytes"]) for entry in pending) - num_bytes)
-        most = max(1, _MAX_ENTRIES // (1 + len(pending[0]["top_probs" if self._is_after else "top_logprobs"]))) if pending else 1
-        return [pending[start : start + most] for start in range(0, len(pending), most)] or [[]]
+        return self.in_records(pending) or [[]]
 
     @property
     def is_pending(self) -> bool:

@@ -5,6 +5,7 @@ Order of each setting: the request, the model's defaults (flags, preset), those 
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from fastrouter._core import LogitSampler
@@ -14,6 +15,7 @@ from fastrouter.options.samplers import defaults_of
 from fastrouter.options.sampling import defaults
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.resumed import mu_words
 from fastrouter.worker.sampling.dry_breakers import dry_breakers_of
 
 DEFAULTS = defaults()
@@ -33,30 +35,50 @@ class Sampler(LogitSampler):
         load_defaults: dict[str, Any],
         *,
         choice: int = 0,
+        chance: int = 0,
         has_probabilities: bool = False,
     ) -> None:
-        """`choice`: several choices of one request get different seeds. `has_probabilities`: each sample sets `probabilities`."""
+        """`choice`: several choices of one request get different seeds. `chance` decides the seed if none is set; 0: the system does.
+        `has_probabilities`: each sample sets `probabilities`."""
         merged = {**DEFAULTS, **load_defaults, **settings}
         seed = int(merged["seed"])
-        seed = int.from_bytes(os.urandom(4), "little") if seed in RANDOM_SEEDS else seed + choice
+        seed = _random_seed(chance, choice) if seed in RANDOM_SEEDS else seed + choice
         self.is_after: bool = merged["post_sampling_probs"]  # the probabilities are those after the chain
         bias = _bias(vocab, merged["logit_bias"], merged["ignore_eos"])
         shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
         self._settings = {**merged, "seed": seed, "logit_bias": shown}
         has_dry = merged["dry_multiplier"] != 0
+        self.has_marks = merged["mirostat"] != 0  # `take_marks` may return some
+        self.is_reproducible: bool = merged["temperature"] <= 0 or int(merged["seed"]) not in RANDOM_SEEDS  # the client wants one text
+        self._num_probs = merged["n_probs"] if has_probabilities else -1
         super().__init__(
             vocab.n_tokens,
             merged,
             seed=seed,
             breakers=dry_breakers_of(vocab, tuple(merged["dry_sequence_breakers"])) if has_dry else None,
             bias=bias,
-            num_probs=merged["n_probs"] if has_probabilities else -1,
+            num_probs=self._num_probs,
             is_after=self.is_after,
         )
+
+    def follow(self, token: int, marks: Sequence[int] = ()) -> None:
+        """In place of `sample`: another worker has chosen this token. `marks`: see worker/resumed.py. Its probabilities have been sent, so
+        only their number counts."""
+        if self._num_probs >= 0:
+            self.probabilities = 1.0, [(token, 1.0)] * self._num_probs
+
+    def take_marks(self) -> Sequence[int]:
+        """What another worker must know in addition to the token that was sampled last."""
+        return mu_words(self.mu) if self._settings["mirostat"] else ()
 
     def settings(self) -> dict[str, Any]:
         """As llama-server's `generation_settings` shows them."""
         return dict(self._settings)
+
+
+def _random_seed(chance: int, choice: int) -> int:
+    chosen = int.from_bytes(os.urandom(4), "little") if not chance else chance + choice
+    return chosen & UINT32_MAX
 
 
 def _bias(vocab: Vocab, pairs: list[list[Any]], ignore_eos: bool) -> list[tuple[int, float]]:

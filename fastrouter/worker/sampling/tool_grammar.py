@@ -81,12 +81,28 @@ def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str |
 def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
     """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One unusual tool must not
     make a request fail."""
-    if not any(map(_is_hopeless, wish.tools)) and is_followed(wish):
+    is_hopeless = [_is_hopeless(tool) for tool in wish.tools]
+    hopeless = frozenset(_name_of(tool) for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if is_so)
+    others = replace(wish, tools=[tool for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if not is_so])
+    refused = _refused(others, is_followed)
+    if not hopeless and not refused:
         return wish
-    alone = {str(tool["function"]["name"]): replace(wish, tools=[tool]) for tool in wish.tools}
-    loose = {name for name, one in alone.items() if _is_hopeless(one.tools[0]) or not is_followed(one)}
-    found = replace(wish, loose=frozenset(loose))
-    return found if is_followed(found) else replace(wish, loose=frozenset(alone))
+    found = replace(wish, loose=hopeless | refused)
+    return found if is_followed(found) else replace(wish, loose=frozenset(map(_name_of, wish.tools)))
+
+
+def _refused(wish: Wish, is_followed: Callable[[Wish], bool]) -> frozenset[str]:
+    """The names of the tools that the compiler does not take, or of all if it takes each half but not the whole. It gets many tools
+    together, because few of them are refused."""
+    if not wish.tools or is_followed(wish):
+        return frozenset()
+    half = len(wish.tools) // 2
+    parts = [replace(wish, tools=part) for part in (wish.tools[:half], wish.tools[half:])] if half else []
+    return frozenset().union(*(_refused(part, is_followed) for part in parts)) or frozenset(map(_name_of, wish.tools))
+
+
+def _name_of(tool: Tool) -> str:
+    return str(tool["function"]["name"])
 
 
 def _is_hopeless(tool: Tool) -> bool:

@@ -13,6 +13,8 @@ from fastrouter.worker.kv.slots import AdapterSet
 from fastrouter.worker.prefill_speed import PrefillSpeed
 from fastrouter.worker.sequence import Running
 
+MAX_READ_ROWS = 32  # of a prompt whose tokens all need logits: more would take much memory, and hold up other sequences
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
@@ -102,5 +104,5 @@ def _with(adapters: AdapterSet, group: Sequence[Running]) -> Sequence[Running]:
 def _piece(running: Running, take: int, limits: BatchLimits) -> Piece:
     sequence, slot = running.sequence, running.slot
     start = len(slot.tokens)
-    end = start + take
+    end = start + (min(take, MAX_READ_ROWS) if sequence.reads_prompt else take)
     return Piece(running, start, stop_at_checkpoint(len(sequence.prefix), start, end) if limits.has_checkpoints else end)

@@ -25,6 +25,9 @@ class BoundedDetokenizer(Detokenizer):
         self._limit_ns = limit_ms * 1_000_000
         self._end_ns = 0  # 0: no token yet
 
+    def count_from(self, begun_ns: int) -> None:
+        self._end_ns = begun_ns + self._limit_ns
+
     def push(self, token: int) -> bytes:
         text = super().push(token)
         if self._least_indent:

@@ -6,7 +6,6 @@ InvalidRequest.
 """
 
 import json
-from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -64,11 +63,20 @@ class ChatTemplate:
         return f"<ChatTemplate {self.source[:40]!r}>"
 
     def render(
-        self, messages: list[Message], tools: Any, add_generation_prompt: bool, continue_final_message: bool, /, **kwargs: Any
+        self,
+        messages: list[Message],
+        tools: Any,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        at: float = 0.0,
+        /,
+        **kwargs: Any,
     ) -> str:
-        """The prompt's text. `kwargs` are the template's own options; they cannot replace the arguments."""
+        """The prompt's text. `at`: the Unix time that it shows; 0: now. `kwargs` are the template's own options; they cannot replace the
+        arguments."""
         if not all(isinstance(message, dict) for message in messages):
             raise InvalidRequest("every message must be an object")
+        self._sandbox.at = at
         return self._sandbox.within(
             self._max_seconds or MAX_SECONDS, lambda: self._render(messages, tools, add_generation_prompt, continue_final_message, kwargs)
         )
@@ -108,9 +116,9 @@ class ChatTemplate:
             raise InvalidRequest("chat template: it adds or formats lists") from None
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, kwargs: dict[str, Any]) -> str:
-        values = {**self._tokens, "documents": None, "date_string": datetime.now().strftime(_DATE), **kwargs}
+        values = {**self._tokens, "documents": None, "date_string": self._sandbox.now().strftime(_DATE), **kwargs}
         if _FIREFUNCTION in self.source:
-            values.update(functions=json.dumps(tools, indent=2) if tools else "", datetime=datetime.now().strftime(_DATE_TIME))
+            values.update(functions=json.dumps(tools, indent=2) if tools else "", datetime=self._sandbox.now().strftime(_DATE_TIME))
         values.update(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt)
         self._sandbox.given = (messages, tools)
         try:

@@ -91,6 +91,9 @@ class Detokenizer:
         self._is_idle = True
         return text
 
+    def count_from(self, begun_ns: int) -> None:
+        """When its text began; a limit of time counts from there."""
+
     def end(self) -> None:
         """Later tokens do not belong to the text."""
         self.is_stopped, self.stop_type, self._held = True, "eos", b""

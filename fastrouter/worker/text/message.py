@@ -4,8 +4,7 @@ Knows no record and no sequence. Invariant: the pieces have the order of the tex
 arguments.
 """
 
-import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastrouter.ipc.records import CallDelta, Delta
 from fastrouter.worker.text.parsers.parser import MessageParser
@@ -89,7 +88,7 @@ class Message:
         return True
 
 
-def deltas_of(pieces: Iterable[Piece]) -> list[Delta]:
+def deltas_of(pieces: Iterable[Piece], call_id: Callable[[int], str]) -> list[Delta]:
     """As few Deltas as can hold the pieces in order. Each piece of a call has a separate Delta: clients join them by its index."""
     deltas: list[Delta] = []
     text, reasoning, calls, rank = "", "", list[CallDelta](), 0
@@ -100,7 +99,7 @@ def deltas_of(pieces: Iterable[Piece]) -> list[Delta]:
             text, reasoning, calls = "", "", []
         rank = _RANK[piece.kind]
         if rank == 2:
-            calls.append(call_delta(piece))
+            calls.append(call_delta(piece, call_id))
         elif rank == 1:
             text += piece.text
         else:
@@ -110,7 +109,8 @@ def deltas_of(pieces: Iterable[Piece]) -> list[Delta]:
     return deltas
 
 
-def call_delta(piece: Piece) -> CallDelta:
+def call_delta(piece: Piece, call_id: Callable[[int], str]) -> CallDelta:
+    """`call_id`: from the index of a call to its id."""
     if piece.kind is Kind.CALL:
-        return CallDelta(piece.index, id=f"call_{secrets.token_hex(12)}", name=piece.text)
+        return CallDelta(piece.index, id=call_id(piece.index), name=piece.text)
     return CallDelta(piece.index, piece.text)

@@ -92,6 +92,7 @@ class Prompts:
             kwargs=generate.chat_template_kwargs,
             template=generate.chat_template,
             system=generate.system,
+            at=generate.asked_at,
         )
 
     def _read_chat(self, chat: Chat, limit: int | None) -> ReadPrompt:
@@ -132,11 +133,12 @@ class Prompts:
         kwargs: dict[str, Any],
         template: str | None = None,
         system: str | None = None,
+        at: float = 0.0,
     ) -> Chat:
         if tools and not self._options.jinja:
             raise InvalidRequest("tools param requires --jinja flag")
         arguments = with_system(messages, system), tools, add_generation_prompt, continue_final_message
-        return Chat(template, arguments, self.kwargs_of(kwargs))
+        return Chat(template, arguments, self.kwargs_of(kwargs), at)
 
     def kwargs_of(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The variables of a template, with the values of the options. Some templates have another name for `enable_thinking`."""

@@ -33,6 +33,7 @@ class Chat(NamedTuple):
     source: str | None  # a template instead of the model's
     arguments: tuple[list[dict[str, Any]], Any, bool, bool]  # messages, tools, add_generation_prompt, continue_final_message
     kwargs: dict[str, Any]
+    at: float = 0.0  # Unix time that it shows; 0: now
 
 
 class Shown(NamedTuple):
@@ -48,7 +49,7 @@ class _TakesLong(Exception):
 
 def _show_in(template: ChatTemplate, chat: Chat) -> Shown | None:
     try:
-        return Shown(template.render(*chat.arguments, **chat.kwargs), tuple(template.adaptations))
+        return Shown(template.render(*chat.arguments, chat.at, **chat.kwargs), tuple(template.adaptations))
     except TookTooLong:
         return None
 
@@ -123,7 +124,8 @@ class Renderer:
         return _show_in(template, chat)
 
     def _show(self, chat: Chat) -> Shown:
-        question = {"source": chat.source or self._source, "tokens": self._tokens, "arguments": chat.arguments, "kwargs": chat.kwargs}
+        arguments = [*chat.arguments, chat.at]
+        question = {"source": chat.source or self._source, "tokens": self._tokens, "arguments": arguments, "kwargs": chat.kwargs}
         try:
             return self._ask(self._take(), question)
         except ProcessEnded:  # perhaps not because of this template

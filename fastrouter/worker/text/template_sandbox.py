@@ -150,13 +150,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._is_strict = is_strict
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
         self.given: tuple[Any, ...] = ()  # lists that a template may not change
+        self.at = 0.0  # Unix time that it shows; 0: now
         self._deadline = 0.0  # of time.monotonic
         self._num_ticks = 0
         self.filters.update(tojson=_to_json, join=_join, replace=_replace, format=_format, ticking=self._ticking)
         for name in ("center", "indent", "batch", "slice"):
             self.filters[name] = _limited(self.filters[name])
-        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, namespace=_Namespace)
+        self.globals.update(raise_exception=_raise_exception, strftime_now=self._strftime_now, namespace=_Namespace)
         del self.globals["lipsum"]
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at) if self.at else datetime.now()
+
+    def _strftime_now(self, pattern: str) -> str:
+        return self.now().strftime(pattern)
 
     def within(self, seconds: float, work: Callable[[], T]) -> T:
         """`work()`, or TookTooLong."""
@@ -259,10 +266,6 @@ def _to_json(
 
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
 
 
 @pass_eval_context

@@ -1,0 +1,1 @@
+"""Tools of the server: built-in ones and those of MCP servers. What they do, they do in processes of their own."""
