@@ -88,8 +88,12 @@ def _campaign(name: str, seconds: int, core: Path | None, library: str) -> bool:
     runs = re.search(r"number_of_executed_units: (\d+)", output)
     covered = re.findall(r"ft: (\d+)", output)
     print(f"{name:8} {runs[1] if runs else '?':>9} inputs, {covered[-1] if covered else '?':>6} features, ", end="")
-    print("nothing found" if done.returncode == 0 else f"FOUND:\n{output[-6000:]}", flush=True)
+    print("nothing found" if done.returncode == 0 else f"FOUND:\n{_without_progress(output)}", flush=True)
     return done.returncode == 0
+
+
+def _without_progress(output: str) -> str:
+    return "\n".join(line[:200] for line in output.splitlines() if not line.startswith(("#", "INFO")))
 
 
 def fuzz(name: str, core: str) -> None:

@@ -38,7 +38,7 @@ def theirs(data: bytes) -> Found:
     """Each request with a connection of its own: h11 ends one after a request that says so, our parser leaves that to the server. An empty
     line before a request is removed: h11 refuses it, we read on as RFC 9112 2.2 asks for."""
     requests: list[tuple[str, str, bytes]] = []
-    while data := data.removeprefix(b"\r\n"):
+    while (data := data.removeprefix(b"\r\n")) and data != b"\r":
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=32 << 10)
         connection.receive_data(data)
         request, body = None, bytearray()
