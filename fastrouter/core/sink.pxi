@@ -83,10 +83,10 @@ cdef class _Buffer:
         PyMem_Free(self.bytes)
 
     cdef int reserve(self, Py_ssize_t extra) except -1:
-        """Room for `extra` more bytes after `size`."""
+        """Room for `extra` more bytes after `size`, and a place for them even if there are none: C's memcpy takes no NULL."""
         cdef Py_ssize_t wanted = self.size + extra
         cdef char *grown
-        if wanted <= self.capacity:
+        if wanted <= self.capacity and self.bytes != NULL:
             return 0
         wanted = max(wanted, 2 * self.capacity, <Py_ssize_t>1024)
         grown = <char *>PyMem_Realloc(self.bytes, wanted)

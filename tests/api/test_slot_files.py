@@ -121,6 +121,7 @@ def test_files_that_are_not_restored(server: Router, folder: Path) -> None:
         "cut head.bin": (good[:10], "it is not a slot file"),
         "cut foot.bin": (good[:-3], ""),
         "flipped.bin": (bytes(flipped), "it is damaged"),
+        "no adapters.bin": (good.replace(b'"adapters"', b'"adopters"'), "it is damaged"),
         "text.bin": (b"this is no file of a slot", "it is not a slot file"),
         "empty.bin": (b"", "it is not a slot file"),
         "version.bin": (wrong_version, "it is cut short, or from another model or llama.cpp"),

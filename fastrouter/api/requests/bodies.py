@@ -94,7 +94,7 @@ def _parse(body: bytes) -> Any:
 def _without_ids(body: bytes, spans: list[tuple[int, int]]) -> bytes:
     pieces, before = [], 0
     for number, (start, end) in enumerate(spans):
-        pieces += [body[before:start], b'"%b %d"' % (_PLACE.encode(), number)]
+        pieces += [body[before:start], b'["%b %d"]' % (_PLACE.encode(), number)]  # a list too: it may stand only where one may
         before = end
     return b"".join((*pieces, body[before:]))
 
@@ -103,13 +103,12 @@ def _with_ids(value: dict[str, Any], ids: list[Ids]) -> dict[str, Any]:
     """Lists of ids are in these fields, or directly in lists in them."""
 
     def place(item: Any) -> Any:
-        if not isinstance(item, str) or not item.startswith(_PLACE):
+        if not isinstance(item, list) or len(item) != 1 or not isinstance(item[0], str) or not item[0].startswith(_PLACE):
             return item
-        return ids[int(item.rpartition(" ")[2])]
+        return ids[int(item[0].rpartition(" ")[2])]
 
     for name in _ID_FIELDS:
-        item = value.get(name)
-        value_of = [place(each) for each in item] if isinstance(item, list) else place(item)
         if name in value:
-            value[name] = value_of
+            item = place(value[name])
+            value[name] = [place(each) for each in item] if isinstance(item, list) else item
     return value

@@ -170,10 +170,11 @@ class SlotFiles:
         if signed.get("model") != self._fingerprint:
             raise InvalidRequest("it was saved with another model")
         known = {os.path.basename(adapter.path): number for number, adapter in enumerate(self._adapters.all)}
-        missing = [name for name, _ in signed["adapters"] if name not in known]
+        pairs = _pairs_of(signed)
+        missing = [name for name, _ in pairs if name not in known]
         if missing:
             raise InvalidRequest(f"it was saved with the LoRA adapter {missing[0]}, which is not loaded")
-        return self._adapters.resolve([[known[name], scale] for name, scale in signed["adapters"]])
+        return self._adapters.resolve([[known[name], scale] for name, scale in pairs])
 
 
 def _count_tokens(file: BinaryIO) -> int:
@@ -190,6 +191,18 @@ def _read_object(text: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         raise InvalidRequest("it is damaged") from None
     return found if isinstance(found, dict) else {}
+
+
+def _pairs_of(signed: dict[str, Any]) -> list[Any]:
+    """[name, scale] of each adapter."""
+    pairs = signed.get("adapters")
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+        raise InvalidRequest("it is damaged")
+    return pairs
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) in (int, float)
 
 
 def _crc32(file: BinaryIO, size: int) -> int:
