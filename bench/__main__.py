@@ -20,6 +20,8 @@ from fastrouter.system.machine import cpu_name
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import make_llama
 
+QUICK = ("start", "cold", "evict", "back", "hot", "agents")
+
 
 def make_models(folder: Path) -> None:
     """tiny0..tiny7 (0.5 MB each) and smol0, smol1: two names of the embedded SmolLM2-135M."""
@@ -37,7 +39,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--no-save", action="store_true", help="print the table only")
+    parser.add_argument("--quick", action="store_true", help="one round of the switches, in about two minutes")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.only = 1, [name for name in QUICK if name in arguments.only]
     names = ["fastrouter"] + (["llama-server"] if arguments.rival else [])
     versions = {"fastrouter": fastrouter.__version__, "llama-cpp-python": version("llama-cpp-python")}
     if arguments.rival:
@@ -61,6 +66,8 @@ def main() -> None:
         "samples": samples,
     }
     print(report.table(result))
+    for goal in report.missed(result):
+        print(f"missed: {goal}")
     if not arguments.no_save:
         results = Path(__file__).parent / "results"
         results.mkdir(exist_ok=True)

@@ -34,6 +34,7 @@ def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
     for _ in range(3):
         with running(name, rival, models, *FLAGS) as server:
             samples["start_s"].append(server.start_s)
+            samples["start_to_token_s"].append(server.start_s + ttft(server, "tiny0"))
             time.sleep(0.7)
             samples["router_rss_bytes"].append(server.rss_bytes())
     return samples
@@ -155,6 +156,24 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
+ROLES = (("planner", "smol0"), ("coder", "smol1"), ("critic", "tiny0"))
+NUM_AGENT_TURNS = 4
+
+
+def agents(name: str, rival: Path | None, models: Path) -> Samples:
+    """Three agents take turns, each with its own model and a conversation that grows; there is room for two models."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "2") as server:
+        time.sleep(1)
+        start = time.perf_counter()
+        for turn in range(1, NUM_AGENT_TURNS + 1):
+            for role, model in ROLES:
+                history = " ".join(f"{role} {past}: " + "the quick brown fox jumps over a lazy dog " * 20 for past in range(turn))
+                samples["agents_ttft_s"].append(ttft(server, model, history, 8))
+        samples["agents_s"].append(time.perf_counter() - start)
+    return samples
+
+
 NUM_CLIENTS, NUM_TURNS = 24, 10
 
 
@@ -203,6 +222,7 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "back": switch_back,
     "hot": hot_switch,
     "throughput": throughput,
+    "agents": agents,
     "storm": storm,
     "beside": beside_a_prompt,
     "repeat": repeat,
