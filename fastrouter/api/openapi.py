@@ -279,7 +279,7 @@ def _named(name: str) -> Schema:
 
 
 def _content(about: About) -> Schema:
-    content: Schema = {JSON: {"schema": _named(about.answer)} if about.answer else {}}
+    content: Schema = {JSON: {"schema": _named(about.answer) if about.answer else {}}}
     if about.answer == PLAIN:
         content = {PLAIN: {"schema": {"type": "string"}}}
     streams = [kind for kind, is_there in ((EVENTS, about.is_stream), (LINES, about.is_lines)) if is_there]

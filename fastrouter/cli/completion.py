@@ -85,7 +85,7 @@ def all_verbs() -> list[Verb]:
 def _template_options() -> tuple[Option, ...]:
     return (
         Option(("--template",), (FILES,), "a template, or a GGUF file that has one"),
-        Option(("--tools",), (FILES,), "tools as JSON"),
+        Option(("--tools",), (), "tools as JSON"),
         Option(("--json",), None, "the result, as JSON"),
     )
 

@@ -102,8 +102,9 @@ def test_flags_and_verbs_exist(page: Path) -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    titles = (line.lstrip("# ").lower() for line in page.read_text().splitlines() if line.startswith("#"))
-    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+    text = page.read_text()
+    titles = (line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#"))
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles} | set(re.findall(r'<a id="([\w-]+)">', text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

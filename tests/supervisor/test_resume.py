@@ -117,7 +117,7 @@ def test_killed_again_and_again(house: Run) -> None:
                 kill(here, number=signal.SIGSEGV if number % 2 else signal.SIGKILL)
             assert await sink.end() == text(60)
         with await here.acquire("a") as lease:
-            sink = submit(lease, Streamer(), tokens=200, delay_s=0.01)
+            sink = submit(lease, Streamer(), tokens=5000, delay_s=0.01)
             for _ in range(resume.MAX_DEATHS):
                 num_tokens = sink.num_tokens
                 await until(lambda n=num_tokens: sink.num_tokens > n, "tokens")  # type: ignore[misc]

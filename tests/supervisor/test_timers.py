@@ -8,7 +8,7 @@ from fake_time import FakeLoop
 from fastrouter.supervisor.timers import CLOCK_STEP_S, Timers
 
 SUPERVISOR = Path(__file__).parent.parent.parent / "fastrouter" / "supervisor"
-PROCESSES = ("fork_server.py", "process.py", "worker_log.py")
+PROCESSES = ("fork_server.py", "process.py", "stream.py", "worker_log.py")
 
 
 def test_timers_of_a_name_replace_each_other() -> None:

@@ -38,12 +38,16 @@ class Operation:
     @property
     def kinds(self) -> set[str]:
         """Media types of its answer."""
-        return set(self._about["responses"]["200"]["content"])
+        return set(self._about["responses"].get("200", {"content": ()})["content"])
 
     def check(self, status: int, kind: str, body: bytes) -> None:
         """Raises AssertionError."""
         assert status < 500, body
-        found = "200" if status == 200 else "default"
+        found = str(status) if str(status) in self._about["responses"] else "default"
+        if status == 204:
+            assert not body
+            assert "204" in self._about["responses"]
+            return
         kind = kind.partition(";")[0]
         content = self._about["responses"][found]["content"]
         assert kind in content, (kind, body[:200])
