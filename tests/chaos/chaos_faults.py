@@ -77,10 +77,9 @@ async def _with_death(site: Site, counts: Counts, number: int, model: str, stage
     if stage == "unloading":
         return await _die_while_unloading(site, model, tokens, how)
     if stage == "loading":
-        await _unload(site, model)
-        site.write(model, {"load_s": 0.02, **fault})
+        await _change(site, model, {"load_s": 0.02, **fault})
         answer = await site.ask(model, {"tokens": tokens})
-        site.write(model, {})
+        await _change(site, model, {})
         return answer
     after = {"prefill": 0, "first token": 0, "mid-stream": site.random.randrange(1, tokens), "end": tokens}[stage]
     wait_s = 0.05 if stage == "prefill" else 0.0
@@ -102,6 +101,13 @@ async def _unload(site: Site, model: str) -> None:
     await site.post("/models/unload", {"model": model})
     while (await site.get(f"/v1/models/{model}"))["status"]["value"] != "unloaded":
         await asyncio.sleep(0.005)
+
+
+async def _change(site: Site, model: str, script: dict[str, Any]) -> None:
+    """Before the next request: a file that changes under a request ends its model."""
+    await _unload(site, model)
+    site.write(model, script)
+    await site.get("/models?reload=1")
 
 
 async def _recover(site: Site, counts: Counts, model: str, answer: Answer) -> None:
