@@ -9,7 +9,6 @@ Invariant: every request of the worker gets an error, or waits in the queue for 
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Any
 
 from fastrouter import metrics
 from fastrouter.errors import KillsWorkers, LoadPostponed, Unavailable, WorkerDied
@@ -130,8 +129,8 @@ class Deaths:
         num_stuck = NUM_STUCK + 1 if remedy is not None else NUM_STUCK if is_fault else NUM_STUCK_OUTSIDE
         may_continue, works = was is not State.STOPPING and not self._queue.is_closed, instance.works
         unharmed, latest = self._resumption.take(instance)
-        terms: dict[str, Any] = {"num_stuck": num_stuck, "is_fault": is_fault, "may_continue": may_continue, "latest": latest}
-        verdict = judge(instance.take_streams(), self._timers.now(), **terms)
+        streams, now = instance.take_streams(), self._timers.now()
+        verdict = judge(streams, now, num_stuck=num_stuck, is_fault=is_fault, may_continue=may_continue, latest=latest)
         (verdict.again if may_continue else verdict.lost).extend(unharmed)
         for stream in verdict.again:
             stream.has_worked |= works

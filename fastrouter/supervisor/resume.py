@@ -15,7 +15,7 @@ import orjson
 
 from fastrouter.errors import FastrouterError, KillsWorkers
 from fastrouter.ipc.messages import Generate
-from fastrouter.supervisor.timers import CLOCK_STEP_S, Timers
+from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.stream import WorkerStream
 
@@ -90,7 +90,8 @@ def judge(
 class Trial:
     """The streams of one instance that follow each other."""
 
-    def __init__(self, streams: Iterable[WorkerStream], timers: Timers) -> None:
+    def __init__(self, model_id: str, streams: Iterable[WorkerStream], timers: Timers) -> None:
+        self._timer = f"trial {model_id}"  # a model has one instance at a time
         self._line = deque(streams)
         self._timers = timers
         self.latest: WorkerStream | None = None
@@ -105,6 +106,7 @@ class Trial:
 
     def close(self) -> None:
         self._line.clear()
+        self._timers.cancel(self._timer)
 
     def advance(self) -> None:
         """Submit the next one, unless the last one has not shown yet that it does no harm."""
@@ -114,7 +116,7 @@ class Trial:
                 self.latest, self._tested_at = stream, self._timers.now()
                 stream.sink.on_drain = self.advance
                 resubmit(stream)
-                self._timers.after(TRIAL_S + 2 * CLOCK_STEP_S, self.advance)  # a timer may be early
+                self._timers.at(self._timer, self._tested_at + TRIAL_S, self.advance)
 
     def _is_pending(self) -> bool:
         stream = self.latest
@@ -140,7 +142,7 @@ class Resumption:
         for stream in streams:
             if stream not in suspects:
                 resubmit(stream)
-        trial = Trial(suspects, self._timers)
+        trial = Trial(instance.spec.id, suspects, self._timers)
         if len(suspects) > 1:
             self._trials[instance] = trial
         trial.advance()

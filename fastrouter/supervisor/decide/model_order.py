@@ -51,7 +51,7 @@ class _Client:
 
 
 class ModelOrder:
-    """Of all clients. A client is known by its API key or its conversation; all others are one client."""
+    """Of all clients. A client is known by its API key; all requests without a key are one client."""
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # the one that asked last is the last
