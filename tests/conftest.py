@@ -82,6 +82,16 @@ def environ_of(pid: int) -> bytes:
         return b""
 
 
+def descendants_that_run(pid: int, words: bytes) -> list[int]:
+    """Those with these words in their command line."""
+    found = []
+    for each in descendants(pid):
+        with contextlib.suppress(OSError):
+            if words in Path(f"/proc/{each}/cmdline").read_bytes():
+                found.append(each)
+    return found
+
+
 def has_mapped(pid: int, path: Path) -> bool:
     try:
         return str(path) in Path(f"/proc/{pid}/maps").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from flavour_site import KEY, FewModels
+from flavour_site import KEY, FewModels, listening
 from house import House, run_house
 from raw_http import Site, request
 from waiting import until
@@ -23,8 +23,6 @@ from fastrouter.api.serving.start import Generator
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.guard import Guard
 from fastrouter.http.routes import MAX_BODY, Routes
-from fastrouter.http.server import Server
-from fastrouter.http.sockets import bind
 
 FLAVOURS: dict[str, type[Flavour]] = {
     "/v1/chat/completions": openai.Chat,
@@ -47,15 +45,9 @@ async def serving(here: House) -> AsyncIterator[Site]:
     for path, flavour in FLAVOURS.items():
         routes.add("POST", path, generator.handler(flavour), max_body=MAX_BODY, errors=flavour.errors)
     routes.add("POST", "/v1/responses", ResponseRoutes(models, here.supervisor, generator, store).create, max_body=MAX_BODY)
-    server = Server(routes.dispatch, guard, admit=routes.admit)
-    sockets = bind(["127.0.0.1"], 0)
-    await server.start(sockets, None)
-    try:
-        yield Site(server, sockets[0].getsockname()[1])
-    finally:
-        await server.drain(0)
-        server.close()
-        store.close()
+    async with listening(routes, guard) as site:
+        yield site
+    store.close()
 
 
 def asking(path: str, *, stream: bool = True, **script: Any) -> bytes:

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
+from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
 
 from fastrouter.api.tools.server_tools import ServerTools
 from fastrouter.config.config import Config
@@ -159,12 +159,7 @@ def test_the_router_does_not_import_the_library(two: Router) -> None:
 
 
 def host_pids(server: Router) -> list[int]:
-    found = []
-    for pid in descendants(server.process.pid):
-        with contextlib.suppress(OSError):
-            if b"fastrouter.api.tools" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    return descendants_that_run(server.process.pid, b"fastrouter.api.tools")
 
 
 def test_built_in_tools_and_servers_together(with_servers: Callable[..., Router], tmp_path: Path) -> None:

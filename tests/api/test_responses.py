@@ -1,6 +1,5 @@
 """/v1/responses over a scripted worker: whole answers, the order of a stream's events, and what is stored."""
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -27,8 +26,6 @@ from fastrouter.errors import ContextExceeded
 from fastrouter.http.api_keys import KeyRing
 from fastrouter.http.guard import Guard
 from fastrouter.http.routes import MAX_BODY, Routes
-from fastrouter.http.server import Server
-from fastrouter.http.sockets import bind
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.lease import Lease
 
@@ -57,17 +54,9 @@ async def serving(here: House, folder: Path, ping_interval_s: float = 0) -> Asyn
     routes.add("POST", "/v1/responses", paths.create, max_body=MAX_BODY, errors=RESPONSE_ERRORS)
     routes.add("GET", "/v1/responses/*", paths.show, errors=RESPONSE_ERRORS)
     routes.add("DELETE", "/v1/responses/*", paths.delete, errors=RESPONSE_ERRORS)
-    server = Server(routes.dispatch, guard, admit=routes.admit)
-    sockets = bind(["127.0.0.1"], 0)
-    await server.start(sockets, None)
-    try:
-        yield Site(server, sockets[0].getsockname()[1])
-    finally:
-        await server.drain(0)
-        server.close()
-        while server.connections:
-            await asyncio.sleep(0.005)
-        store.close()
+    async with flavour_site.listening(routes, guard) as site:
+        yield site
+    store.close()
 
 
 Test = Callable[[Site], Coroutine[Any, Any, None]]

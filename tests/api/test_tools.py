@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants, environment, eventually, is_alive
+from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
 
 from fastrouter.options.tool_definitions import BUILT_IN
 from fastrouter.system.confinement import landlock_version
@@ -314,12 +314,7 @@ def test_a_regular_expression_without_end_does_not_hold_the_router(server: Route
 
 
 def tool_pids(server: Router) -> list[int]:
-    found = []
-    for pid in descendants(server.process.pid):
-        with contextlib.suppress(OSError):
-            if b"fastrouter.api.tools" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    return descendants_that_run(server.process.pid, b"fastrouter.api.tools")
 
 
 # ---------------------------------------------------------------- commands

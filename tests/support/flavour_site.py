@@ -43,6 +43,13 @@ async def serving(here: House, served: Served) -> AsyncIterator[Site]:
     for path, (flavour, ping_interval_s) in served.items():
         generator = Generator(cast(Any, FewModels(here)), here.supervisor, ping_interval_s=ping_interval_s)
         routes.add("POST", path, generator.handler(flavour), errors=flavour.errors)
+    async with listening(routes, guard) as site:
+        yield site
+
+
+@asynccontextmanager
+async def listening(routes: Routes, guard: Guard) -> AsyncIterator[Site]:
+    """A real server with these routes."""
     server = Server(routes.dispatch, guard, admit=routes.admit)
     sockets = bind(["127.0.0.1"], 0)
     await server.start(sockets, None)
