@@ -26,8 +26,9 @@ from fastrouter.catalog.sources import (
 )
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, messages_of, system_of
-from fastrouter.config.config import Config, Layer, load_options, merge, to_arguments, to_section
-from fastrouter.config.flag import Scope
+from fastrouter.config.config import Config, merge
+from fastrouter.config.flag import Layer, Scope
+from fastrouter.config.forms import load_options, to_arguments, to_section
 from fastrouter.config.presets import Presets, read_presets
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.load import LoadOptions

@@ -11,7 +11,9 @@ from dataclasses import replace
 from fastrouter.catalog.sources import stat_of
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import adapters_of, chain_of, check_variant, defaults_of
-from fastrouter.config.config import Layer, merge, to_section
+from fastrouter.config.config import merge
+from fastrouter.config.flag import Layer
+from fastrouter.config.forms import to_section
 from fastrouter.config.presets import Presets
 from fastrouter.errors import ConfigError
 from fastrouter.system.near_names import did_you_mean

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastrouter.config.config import Layer, constraint_of
-from fastrouter.config.flag import Kind, Scope
+from fastrouter.config.flag import Kind, Layer, Scope
+from fastrouter.config.forms import constraint_of
 from fastrouter.errors import ConfigError
 from fastrouter.options.limits import MAX_FIRST_MESSAGES
 from fastrouter.system.text_file import read_text

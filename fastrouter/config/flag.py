@@ -4,9 +4,10 @@ Never imports: config.table. Invariant: the tables make flags only with `flag()`
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Scope(Enum):
@@ -72,6 +73,16 @@ class Flag:
     def keeps_quotes(self) -> bool:
         """Its value has quotes of its own, for names with a comma."""
         return self.kind in (Kind.FILES, Kind.SCALED_FILES)
+
+
+class Setting(NamedTuple):
+    """The value of a flag, wherever it was given."""
+
+    flag: Flag
+    value: Any
+
+
+Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
 
 
 def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastrouter.config.config import load_options, merge, parse, to_arguments
+from fastrouter.config.config import merge, parse
+from fastrouter.config.forms import load_options, to_arguments
 from fastrouter.config.table import TABLE
 from fastrouter.config.values import ALL_LAYERS, BY_ENV, BY_NAME
 from fastrouter.errors import ConfigError

@@ -8,7 +8,8 @@ import pytest
 from conftest import StartRouter
 from tiny_models import make_llama
 
-from fastrouter.config.config import load_options, parse, to_arguments
+from fastrouter.config.config import parse
+from fastrouter.config.forms import load_options, to_arguments
 from fastrouter.errors import ConfigError
 
 GBNF = 'root ::= "red" | "dog"\n'

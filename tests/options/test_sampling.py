@@ -10,7 +10,8 @@ from sampling_examples import EXAMPLES, VALUES, as_json
 
 from fastrouter._core import SAMPLER_SETTINGS, LogitSampler
 from fastrouter.api.requests.fields import read_completion
-from fastrouter.config.config import load_options, merge, parse
+from fastrouter.config.config import merge, parse
+from fastrouter.config.forms import load_options
 from fastrouter.config.presets import read_presets
 from fastrouter.config.values import BY_NAME
 from fastrouter.errors import ConfigError, InvalidRequest

@@ -87,7 +87,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "routes",
         "access_log",
     ),
-    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "config", "presets"),
+    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "forms", "config", "presets"),
     "catalog": (
         "gguf",
         "file_names",

@@ -16,7 +16,8 @@ from tiny_models import NUM_SILENT, make_llama, make_lora, make_vocabulary
 from fastrouter._core import Lookup
 from fastrouter.api.requests.fields import read_completion
 from fastrouter.catalog.catalog import Catalog
-from fastrouter.config.config import Config, load_options, parse
+from fastrouter.config.config import Config, parse
+from fastrouter.config.forms import load_options
 from fastrouter.errors import ConfigError, FastrouterError, InvalidRequest
 from fastrouter.options.load import LoadOptions
 from fastrouter.supervisor.memory.estimate import estimate

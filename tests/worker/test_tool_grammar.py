@@ -20,7 +20,8 @@ from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Grammars, Matcher
 from fastrouter.worker.sampling.marker_segments import segments_of
 from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of
-from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened, triggers
+from fastrouter.worker.sampling.tool_grammar import call_grammar, triggers
+from fastrouter.worker.sampling.tool_wish import Wish, loosened
 from fastrouter.worker.text.parsers.format import (
     Braces,
     Calls,

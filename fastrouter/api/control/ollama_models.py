@@ -15,7 +15,8 @@ from fastrouter.api.requests.checks import boolean, invalid, string
 from fastrouter.api.requests.ollama_create import NewModel, new_name, read_create
 from fastrouter.catalog.created import CreatedModels
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.config.config import Config, to_section
+from fastrouter.config.config import Config
+from fastrouter.config.forms import to_section
 from fastrouter.config.preset_values import write_value
 from fastrouter.errors import InvalidRequest, ModelNotFound, NotFound
 from fastrouter.http.exchange import Exchange

@@ -13,8 +13,7 @@ from fastrouter.api.requests.checks import Check, integer, invalid, json_object,
 from fastrouter.api.requests.fields import FIELDS
 from fastrouter.api.requests.ollama_bodies import OPTIONS
 from fastrouter.catalog.header_cache import features_of
-from fastrouter.config.config import Setting
-from fastrouter.config.flag import Flag, Kind, Scope
+from fastrouter.config.flag import Flag, Kind, Scope, Setting
 from fastrouter.config.table import TABLE
 from fastrouter.options.limits import MAX_FIRST_MESSAGES
 from fastrouter.options.sampling import SAMPLING, Shape

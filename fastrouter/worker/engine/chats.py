@@ -10,7 +10,8 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
-from fastrouter.worker.sampling.tool_grammar import Wish, triggers
+from fastrouter.worker.sampling.tool_grammar import triggers
+from fastrouter.worker.sampling.tool_wish import Wish
 from fastrouter.worker.text.detokenizer import PieceTable
 from fastrouter.worker.text.marker_pieces import MarkerPieces, is_always_parsed
 from fastrouter.worker.text.message import Message

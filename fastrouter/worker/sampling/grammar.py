@@ -22,7 +22,8 @@ from fastrouter.worker.sampling.compilers import Compilers
 from fastrouter.worker.sampling.grammar_limits import check_schema
 from fastrouter.worker.sampling.marker_segments import segments_of
 from fastrouter.worker.sampling.sampler import Sampler
-from fastrouter.worker.sampling.tool_grammar import Wish, call_grammar, loosened
+from fastrouter.worker.sampling.tool_grammar import call_grammar
+from fastrouter.worker.sampling.tool_wish import Wish, loosened
 from fastrouter.worker.text.parsers.format import Format
 
 # Between the tokens of JSON. Compact: a blank where most texts have one, so that models can write what they usually saw.

@@ -4,23 +4,19 @@ The grammar writes markers and white space as the model usually does, so the mod
 of the tool's parameters. Knows no sampler: its user decides where in the answer the grammar begins.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 
 import orjson
 
-from fastrouter.options.constraint_text import schema_text
-from fastrouter.worker.sampling.grammar_limits import check_schema
 from fastrouter.worker.sampling.parameter_schema import (
     enum_texts,
-    has_endless_reference,
     is_text,
-    parameters_of,
     properties_of,
     sub_schema,
 )
+from fastrouter.worker.sampling.tool_wish import Tool, Wish, cleaned
 from fastrouter.worker.text.parsers.format import (
     Braces,
     Calls,
@@ -36,7 +32,6 @@ from fastrouter.worker.text.parsers.format import (
 )
 from fastrouter.worker.text.parsers.schema import types_in
 
-Tool = Mapping[str, Any]
 Named = list[tuple[str, Any]]
 Segments = Callable[[str], Iterable[str | int]]  # a marker's plain texts, and the ids of its special tokens
 
@@ -45,17 +40,6 @@ _MAX_DEPTH = 6  # of values that are written part by part
 _COUNTED = {"minItems", "maxItems", "uniqueItems", "prefixItems", "minProperties", "maxProperties", "patternProperties"}
 _ANY_TEXT = "/(?s:.*)/"
 MAX_CHARACTERS = 4 << 20  # of a grammar: each parameter's schema brings all definitions, so a small schema may make a large one
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request says about its tool calls."""
-
-    tools: Sequence[Tool]  # tools that may be called
-    is_required: bool  # there is at least one call
-    is_parallel: bool = True  # there may be more than one
-    answer: str = ""  # the JSON schema of an answer without calls; only for formats in which a grammar must cover the whole answer
-    loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 
 def triggers(format: Format) -> tuple[str, ...]:
@@ -76,51 +60,6 @@ def call_grammar(format: Format, wish: Wish, segments: Segments, *, after: str |
     if format.calls is None:
         raise ValueError(f"the format {format.name} has no tool calls")
     return _Builder(format.calls, wish, segments).build(after)
-
-
-def loosened(wish: Wish, is_followed: Callable[[Wish], bool]) -> Wish:
-    """The same, with any object as the arguments of the tools whose schema the grammar's compiler does not take. One unusual tool must not
-    make a request fail."""
-    is_hopeless = [_is_hopeless(tool) for tool in wish.tools]
-    hopeless = frozenset(_name_of(tool) for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if is_so)
-    others = replace(wish, tools=[tool for tool, is_so in zip(wish.tools, is_hopeless, strict=True) if not is_so])
-    refused = _refused(others, is_followed)
-    if not hopeless and not refused:
-        return wish
-    found = replace(wish, loose=hopeless | refused)
-    return found if is_followed(found) else replace(wish, loose=frozenset(map(_name_of, wish.tools)))
-
-
-def _refused(wish: Wish, is_followed: Callable[[Wish], bool]) -> frozenset[str]:
-    """The names of the tools that the compiler does not take, or of all if it takes each half but not the whole. It gets many tools
-    together, because few of them are refused."""
-    if not wish.tools or is_followed(wish):
-        return frozenset()
-    half = len(wish.tools) // 2
-    parts = [replace(wish, tools=part) for part in (wish.tools[:half], wish.tools[half:])] if half else []
-    return frozenset().union(*(_refused(part, is_followed) for part in parts)) or frozenset(map(_name_of, wish.tools))
-
-
-def _name_of(tool: Tool) -> str:
-    return str(tool["function"]["name"])
-
-
-def _is_hopeless(tool: Tool) -> bool:
-    """The compiler would take too long, or the grammar could never end."""
-    try:
-        schema = _cleaned(tool)
-        if has_endless_reference(schema):
-            return True
-        check_schema(orjson.dumps(schema).decode())
-    except (ValueError, TypeError, RecursionError):
-        return True
-    return False
-
-
-def _cleaned(tool: Tool) -> dict[str, Any]:
-    """The schema of its parameters, without the parts that the compiler refuses and does not need. Raises ValueError."""
-    found: dict[str, Any] = orjson.loads(schema_text(parameters_of(tool)))
-    return found
 
 
 class _Builder:
@@ -176,7 +115,7 @@ class _Builder:
         return self._rule(f"%json {orjson.dumps(schema).decode()}")
 
     def _schema(self, tool: Tool, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": "object"} if name in self._wish.loose else _cleaned(tool)
+        found: dict[str, Any] = {"type": "object"} if name in self._wish.loose else cleaned(tool)
         return found
 
     def _repeated(self, item: str, between: str, *, is_parallel: bool) -> str:
