@@ -202,7 +202,7 @@ BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
 def short_table(result: dict[str, Any]) -> str:
     """For the top of the README: a few measures, and their origin."""
     ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
-    machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
+    machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores, {result['date']}"
     lines = [f"| {machine}, medians of one run ([more](bench/README.md)) | llama-server | fastrouter | ratio |", "|---|---|---|---|"]
     for measure in SHOWN_FIRST:
         if measure in ours and measure in theirs:

@@ -1,8 +1,11 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The parts of the Cython core, in core/: one extension, small files. Types and meaning are in _core.pyi.
 
-ring.pxi     TokenRing, the shared-memory ring between a worker and the router; CancelWatch
-sse.pxi      Sink and its kinds: SseWriter (streams), TextCollector (whole answers)
+ring.pxi     TokenRing, the shared-memory ring between a worker and the router
+cancel.pxi   CancelWatch, for llama.cpp in the middle of a decode
+memory.pxi   memory that grows, with MemoryError where there is none
+sink.pxi     Sink, where the records of a request go; TextCollector, for whole answers; EventLog, ItlHistogram
+sse.pxi      SseWriter, for streams
 request.pxi  Request, HttpError, BodyBuffer
 http.pxi     RequestParser
 scan.pxi     scan_json, which looks at a request's JSON before it is parsed
@@ -48,6 +51,7 @@ include "core/memory.pxi"
 include "core/sink.pxi"
 include "core/sse.pxi"
 include "core/ring.pxi"
+include "core/cancel.pxi"
 include "core/scan.pxi"
 include "core/request.pxi"
 include "core/http.pxi"

@@ -206,7 +206,7 @@ class Router:
         try:
             connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
             return connection, connection.getresponse()
-        except BaseException:
+        except BaseException:  # whatever it is, no one else closes the connection
             connection.close()
             raise
 
