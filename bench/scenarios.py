@@ -156,7 +156,8 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
-ROLES = (("planner", "smol0"), ("coder", "smol1"), ("critic", "tiny0"))
+# A role, its model, and how often a turn repeats its sentence: the tiny model needs a token for each character.
+ROLES = (("planner", "smol0", 20), ("coder", "smol1", 20), ("critic", "tiny0", 8))
 NUM_AGENT_TURNS = 4
 
 
@@ -167,8 +168,8 @@ def agents(name: str, rival: Path | None, models: Path) -> Samples:
         time.sleep(1)
         start = time.perf_counter()
         for turn in range(1, NUM_AGENT_TURNS + 1):
-            for role, model in ROLES:
-                history = " ".join(f"{role} {past}: " + "the quick brown fox jumps over a lazy dog " * 20 for past in range(turn))
+            for role, model, length in ROLES:
+                history = " ".join(f"{role} {past}: " + "the quick brown fox jumps over a lazy dog " * length for past in range(turn))
                 samples["agents_ttft_s"].append(ttft(server, model, history, 8))
         samples["agents_s"].append(time.perf_counter() - start)
     return samples
