@@ -73,6 +73,13 @@ class ModelCannot(InvalidRequest):
     type = "not_supported_error"
 
 
+class CannotSee(ModelCannot):
+    """A picture for a model without a projector, with llama-server's words."""
+
+    def __init__(self) -> None:
+        super().__init__("image input is not supported - hint: if this is unexpected, you may need to provide the mmproj")
+
+
 class InvalidApiKey(FastrouterError):
     status = 401
     type = "authentication_error"

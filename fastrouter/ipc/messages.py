@@ -50,6 +50,7 @@ class Generate:
 
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
+    pictures: list[list[str]] = field(default_factory=list)  # [[mark, name of its field], ...]; a mark stands for it in `messages`
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}
@@ -103,6 +104,7 @@ class Submit:
     generate: Generate
     # Another worker has died with it: {"elapsed_ms": since its first text, "choices": [[words, number of records, is finished], ...]}
     resumed: dict[str, Any] | None = None
+    files: list[Any] | None = None  # of its pictures: [number of a descriptor with one after the other, [bytes of each]]
 
 
 @dataclass(frozen=True, slots=True)

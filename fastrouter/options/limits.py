@@ -10,3 +10,4 @@ DEFAULT_POLL = 50  # how long the workers' threads look for work: 0 not at all, 
 DEFAULT_PATIENCE_S = 1.0  # seconds that requests for models in memory may overtake one that waits for its model
 MAX_FIRST_MESSAGES = 256  # of a model's preset
 MAX_SCALE = 1000.0  # of an adapter: larger values only overflow
+KEPT_PICTURES_BYTES = 64 << 20  # of the embeddings of one model's pictures, which a second use of them needs

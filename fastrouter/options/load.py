@@ -61,6 +61,10 @@ class LoadOptions:
     cache_idle_slots: bool = False  # prompts of idle slots go there when a request begins
     slot_prompt_similarity: float = 0.1
     swa_full: bool = False
+    mmproj: str | None = None  # the file of its projector
+    mmproj_offload: bool = True  # the projector may use a GPU
+    image_min_tokens: int = -1  # of a picture, for projectors that take pictures of any size; -1: as the projector says
+    image_max_tokens: int = -1
     ctx_checkpoints: int = 8  # stored states of a slot, for memories that cannot go back to an earlier token; 0: none
     checkpoint_min_step: int = 256  # tokens between them
     slot_save_path: str | None = None  # folder for files of slots; None: there are no such files

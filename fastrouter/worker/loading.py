@@ -12,6 +12,7 @@ from typing import Any
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import Load, Notice, Progress, Ready
 from fastrouter.ipc.wire import BlockingWire
+from fastrouter.options.limits import KEPT_PICTURES_BYTES
 from fastrouter.worker.calls import describe
 from fastrouter.worker.calls.slot_files import SlotFiles
 from fastrouter.worker.calls.text_calls import TextCalls
@@ -22,6 +23,8 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import log
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.projector import Projector
+from fastrouter.worker.media.pictures import Pictures
 from fastrouter.worker.process.confine import confine
 from fastrouter.worker.process.footprint import Footprint
 from fastrouter.worker.process.spare import Spare
@@ -117,6 +120,7 @@ class Loader:
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options
         prompts = Prompts(model, options, TextJobs(self._wake))
+        projector = self._open_projector(model)
         prompts.start_compiling()
         adapters = Adapters(model, options)
         context = Context(model, options)
@@ -126,6 +130,8 @@ class Loader:
         speculation = Speculation(context, options, self._open_draft(context, on_progress))
         engine = Engine(model, context, self._outbox, options, prompts, adapters, speculation)
         engine.check_constraint()
+        if projector is not None:
+            engine.see(Pictures(projector, context.n_batch, self._wake))
         return LoadedModel(
             self._load,
             model,
@@ -135,6 +141,20 @@ class Loader:
             Embedder(model, context, prompts, adapters, options, self._wire.send),
             SlotFiles(context, engine, self._load, self._wire.send),
         )
+
+    def _open_projector(self, model: Model) -> Projector | None:
+        """None: its requests cannot have pictures."""
+        options = self._load.options
+        if options.mmproj is None or options.embedding:
+            return None
+        projector = Projector(model, options.mmproj, options)
+        self._end_phase("projector")
+        if projector.sees and not projector.has_own_positions:
+            return projector
+        projector.close()
+        why = "its positions (M-RoPE) are not supported yet" if projector.sees else "it is not for pictures"
+        self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: {why}"))
+        return None
 
     def _open_draft(self, context: Context, on_progress: ProgressReport) -> Draft | None:
         options = self._load.options
@@ -153,7 +173,8 @@ class Loader:
         for notice in filter(None, (no_shift, context.notice, engine.speculation.notice)):
             self._wire.send(Notice("warning", notice))
         draft = engine.speculation.draft
-        taken = footprint.taken([loaded.model, *([draft.model] if draft else [])], options)
+        later_bytes = KEPT_PICTURES_BYTES if engine.prompts.pictures is not None else 0
+        taken = footprint.taken([loaded.model, *([draft.model] if draft else [])], options, later_bytes)
         cpu = describe.cpu(is_repacking=not self._load.safe_mode)
         self._wire.send(Ready({**describe.meta(loaded.model, context, engine, self._phases_ms), **taken, "cpu": cpu}))
         parts = ", ".join(f"{phase} {ms:.1f} ms" for phase, ms in self._phases_ms.items())

@@ -46,6 +46,7 @@ from fastrouter.worker.process.spare import Spare
 _SHORT_WAIT_S = 0.0002  # until there is room in the ring, or a grammar is ready
 _PROMPT_CACHE_STEP_BYTES = 16 << 20  # the router need not know it more exactly
 _QUIET_MS = 2000  # without a request, before the worker frees memory
+_PICTURE_MS = 5  # at most between two looks at new requests while only pictures are computed
 _SIGN_MS = 1000  # at most between two signs of life while other threads work
 
 
@@ -104,6 +105,7 @@ class Loop:
         self._wire = wire
         self._outbox = outbox
         self._wait = wait
+        self._descriptors = descriptors
         self._engine = loaded.engine
         self._text_calls = loaded.text_calls
         self._embedder = loaded.embedder
@@ -139,6 +141,9 @@ class Loop:
                 time.sleep(_SHORT_WAIT_S)
             if engine.has_work or embedder.has_work:
                 parker.note_work()
+                if engine.waits_for_picture and not embedder.has_work and not text_calls.has_work:
+                    messages = self._wait(_PICTURE_MS)
+                    continue
                 messages = self._wire.poll(0)
                 continue
             quiet_ms = _sooner(_QUIET_MS if spare.has_leftovers else None, parker.wait_ms())
@@ -149,8 +154,9 @@ class Loop:
 
     @property
     def _has_helpers(self) -> bool:
-        """Other threads read texts or compile grammars."""
-        return self._text_calls.has_work or self._embedder.is_reading or self._engine.is_compiling
+        """Other threads read texts, compile grammars or compute pictures."""
+        engine = self._engine
+        return self._text_calls.has_work or self._embedder.is_reading or engine.is_compiling or engine.is_encoding
 
     def _note_life(self) -> None:
         """For the router, which ends a worker that hangs. Other threads have time limits, and a step of the embedder has an end."""
@@ -172,7 +178,7 @@ class Loop:
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Submit):
-            self._engine.submit(message.request_id, message.generate, message.resumed)
+            self._engine.submit(message.request_id, message.generate, message.resumed, self._files_of(message))
         elif isinstance(message, Abort):
             self._engine.abort(message.request_id)
         elif isinstance(message, Call):
@@ -195,6 +201,17 @@ class Loop:
             self._is_over = True
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
+
+    def _files_of(self, submit: Submit) -> tuple[bytes, ...]:
+        """Raises ProtocolError when their descriptor is missing."""
+        if submit.files is None:
+            return ()
+        number, sizes = submit.files
+        fd = self._descriptors.take(number)
+        try:
+            return tuple(os.pread(fd, size, sum(sizes[:index])) for index, size in enumerate(sizes))
+        finally:
+            os.close(fd)
 
     def _take_call(self, call: Call) -> None:
         if call.method in TEXT_CALLS:

@@ -18,6 +18,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, Entry, PromptProgress
 from fastrouter.options.limits import INT32_MAX
 from fastrouter.worker.kv.slots import AdapterSet, Slot
+from fastrouter.worker.media.pictures import PlacedPicture
 from fastrouter.worker.resumed import Resumed, ResumedRequest
 from fastrouter.worker.sampling.grammar import Matcher
 from fastrouter.worker.sampling.probabilities import Probabilities
@@ -58,6 +59,7 @@ class GenerateRequest:
         "grammar_at",
         "id",
         "num_open",
+        "pictures",
         "prompt",
         "prompt_end",
         "reading",
@@ -77,7 +79,7 @@ class GenerateRequest:
         self.generate = generate
         self.id = request_id
         self.reading = prompt if isinstance(prompt, Job) else None
-        self.prompt, self.prompt_end = ReadPrompt(array("i")) if isinstance(prompt, Job) else prompt
+        self.prompt, self.prompt_end, self.pictures = ReadPrompt(array("i")) if isinstance(prompt, Job) else prompt
         self.adapters = adapters
         self.came_at = time.monotonic()
         self.grammar: Future[Matcher] | None = None  # each choice starts with a copy of it
@@ -95,7 +97,7 @@ class GenerateRequest:
     def take_prompt(self) -> None:
         """Takes the prompt from the job that has made it. Raises the job's error."""
         if self.reading is not None:
-            self.prompt, self.prompt_end = self.reading.result()
+            self.prompt, self.prompt_end, self.pictures = self.reading.result()
             self.reading = None
 
     @property
@@ -225,6 +227,15 @@ class Sequence:
         return self.first_ns > 0
 
     @property
+    def prompt_text(self) -> "array[int]":
+        """The tokens of its prompt without those that stand for pictures."""
+        return array("i", [token for token in self.prompt if token >= 0]) if self.request.pictures else self.prompt
+
+    def picture_after(self, num_held: int) -> PlacedPicture | None:
+        """The first picture of its prompt that is not completely in the KV, which holds this many tokens."""
+        return next((picture for picture in self.request.pictures if picture.end > num_held), None)
+
+    @property
     def reads_prompt(self) -> bool:
         """The probabilities of its prompt's tokens are wanted, so each of them needs logits."""
         generate = self.request.generate
@@ -299,8 +310,10 @@ class Running:
 
     @property
     def num_unread(self) -> int:
-        """Tokens that must still go into the KV before the next one is sampled."""
-        return len(self.sequence.prefix) - len(self.slot.tokens)
+        """Tokens of text that must still go into the KV before the next picture, or before the next token is sampled."""
+        num_held = len(self.slot.tokens)
+        picture = self.sequence.picture_after(num_held) if self.sequence.request.pictures else None
+        return max(0, picture.start - num_held) if picture is not None else len(self.sequence.prefix) - num_held
 
     def progress(self) -> PromptProgress:
         sequence = self.sequence

@@ -60,6 +60,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "text_jobs",
         "llama",
         "kv",
+        "media",
         "text",
         "process",
         "sampling",

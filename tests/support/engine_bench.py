@@ -1,5 +1,6 @@
 """An engine without a router: a real model, a real ring, and a client that reads it."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import api, start_backends
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.projector import Projector
+from fastrouter.worker.media.pictures import Pictures
 
 MAX_STEPS = 20_000
 # The best token of each of the first 32 steps is at least 0.07 above the second: batching changes no logit by that much.
@@ -80,9 +83,15 @@ class Bench:
         self._writer = TokenRing.open(os.dup(self.ring.memory_fd), os.dup(self.ring.doorbell_fd))
         self.outbox = Outbox(self._writer)
         self.engine = Engine(self.model, self.context, self.outbox, self.options, adapters=adapters)
+        self.pictures: Pictures | None = None
+        if self.options.mmproj is not None:
+            self.pictures = Pictures(Projector(self.model, self.options.mmproj, self.options), self.context.n_batch)
+            self.engine.see(self.pictures)
 
     def close(self) -> None:
         self.engine.close()
+        if self.pictures is not None:
+            self.pictures.close()
         self._writer.close()
         self.ring.close()
         self.context.close()
@@ -92,14 +101,25 @@ class Bench:
         client = Client()
         request_id = self.ring.attach(client)
         sampling = {"temperature": 0, **more.pop("sampling", {})}
-        self.engine.submit(request_id, Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more))
+        files = tuple(more.pop("files", ()))
+        self.engine.submit(request_id, Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, **more), files=files)
         return client
 
     def step(self) -> None:
-        if self.engine.is_compiling:
+        if self.engine.is_compiling or self.engine.waits_for_picture:
             time.sleep(0.001)  # for a thread or a process: the number of steps is limited
         self.engine.step()
         self.ring.drain()
+
+    def show(self, *parts: str | bytes, **more: Any) -> Client:
+        """Asks a user's message of texts and files of pictures."""
+        files = [part for part in parts if isinstance(part, bytes)]
+        marks = [f"<picture {hashlib.sha256(file).hexdigest()} {index}>" for index, file in enumerate(files)]
+        left = iter(marks)
+        content = "".join(next(left) if isinstance(part, bytes) else part for part in parts)
+        messages = [*more.pop("before", []), {"role": "user", "content": content}]
+        named = [[mark, f"picture {index}"] for index, mark in enumerate(marks)]
+        return self.submit(None, messages=messages, pictures=named, files=files, **more)
 
     def step_until(self, is_so: Callable[[], bool]) -> int:
         """The number of steps."""

@@ -84,6 +84,8 @@ class SlotFiles:
 
     def _save(self, slot: Slot, name: str) -> dict[str, Any]:
         begun = time.perf_counter()
+        if min(slot.tokens, default=0) < 0:
+            raise InvalidRequest("Unable to save slot: its prompt has a picture, and slot files hold only text")
         self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # moved tokens are not the start of a prompt, so not saved
         part = self._folder / f".slot-{os.getpid()}-{slot.id}.part"
         try:

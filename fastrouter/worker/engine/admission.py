@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fastrouter.errors import FastrouterError, ModelCannot
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
@@ -78,14 +78,14 @@ class Admission:
 
     # ------------------------------------------------------------ in
 
-    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None) -> None:
-        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit."""
+    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None, files: tuple[bytes, ...] = ()) -> None:
+        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit. `files`: of its pictures."""
         try:
             if not self._context.memory or self._context.is_embedding:
                 raise ModelCannot("this model cannot generate text: it is for /v1/embeddings or /v1/rerank")
             generate = self._with_defaults(generate)
             past = read_resumed(resumed, self._vocab.n_tokens) if resumed else None
-            request = GenerateRequest(request_id, generate, self._read(generate), self._adapters.resolve(generate.lora), past)
+            request = GenerateRequest(request_id, generate, self._read(generate, files), self._adapters.resolve(generate.lora), past)
             self._check_length(request)
             if generate.constraint is not None and not must_call(generate):
                 request.grammar = self._grammars.compile(generate.constraint, generate.json_whitespace or self._options.json_whitespace)
@@ -128,10 +128,10 @@ class Admission:
             finally:
                 self._grammars.leave(found)
 
-    def _read(self, generate: Generate) -> ReadPrompt | Job[ReadPrompt]:
+    def _read(self, generate: Generate, files: tuple[bytes, ...]) -> ReadPrompt | Job[ReadPrompt]:
         """The prompt, or the job that makes it."""
         if generate.infill is None:
-            return self._prompts.read(generate, self._context.n_ctx_slot)
+            return self._prompts.read(generate, self._context.n_ctx_slot, files)
         num_chars = count_chars([generate.prompt, generate.infill], LONG_CHARS)
         if num_chars <= SHORT_CHARS:
             return self._build_infill(generate)
@@ -143,6 +143,8 @@ class Admission:
     def _check_length(self, request: GenerateRequest) -> None:
         if len(request.prompt) >= self._context.n_ctx_slot:
             raise context_exceeded(len(request.prompt), self._context.n_ctx_slot)
+        if request.pictures and request.pictures[-1].end == len(request.prompt):
+            raise InvalidRequest("the prompt ends with a picture, so no token can follow: add text after it, or a generation prompt")
 
     def _queue(self, request: GenerateRequest) -> None:
         """Its prompt and its grammar are ready. Raises the error of its grammar."""
@@ -301,6 +303,7 @@ class Admission:
             self.prefixes.keep(slot, sequence.prefix, adapters)  # at least its own start
         elif is_cached:
             min_chunk = options.cache_reuse if generate.n_cache_reuse is None else generate.n_cache_reuse
+            min_chunk = 0 if sequence.request.pictures else min_chunk
             sequence.num_cached = self.prefixes.keep(slot, sequence.prompt, adapters, min_chunk)
         else:
             self.prefixes.start_uncached(slot, adapters)

@@ -34,9 +34,9 @@ class ContextShift:
 
     def make_room(self, running: Running) -> bool:
         """Remove a part from the middle of the sequence. False: that is not possible, so the sequence has to end."""
-        if not self.is_on:
-            return False
         sequence, slot = running.sequence, running.slot
+        if not self.is_on or sequence.request.pictures:  # a part of a picture means nothing
+            return False
         asked = sequence.request.generate
         n_keep = self._n_keep if asked.n_keep is None else asked.n_keep
         num_keep = (len(sequence.prompt) if n_keep < 0 else n_keep) + self._num_added

@@ -21,10 +21,12 @@ from fastrouter.worker.engine.answers import Answers
 from fastrouter.worker.engine.context_shift import ContextShift
 from fastrouter.worker.engine.echo import read_prompt
 from fastrouter.worker.engine.outbox import Outbox
+from fastrouter.worker.engine.picture_steps import PictureSteps
 from fastrouter.worker.engine.recovery import Recovery
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.media.pictures import Pictures
 from fastrouter.worker.prefill_speed import LONG_NS
 from fastrouter.worker.sampling.guide import GuidedSampler
 from fastrouter.worker.schedule.adapter_turns import Turns
@@ -78,11 +80,19 @@ class Engine:
         self._added_bos = model.vocab.bos if model.vocab.add_bos else -1
         self._cancelled = outbox.watch_cancels()
         context.abort_when(self._cancelled.function, self._cancelled.argument)
+        self._pictures: PictureSteps | None = None
         self._step_ns = 0  # of the last step
         self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
 
     def __repr__(self) -> str:
         return f"<Engine {self._admission!r} {len(self._prefilling)} prefill {len(self._decoding)} decode>"
+
+    def see(self, pictures: Pictures) -> None:
+        """From here on its prompts may have pictures."""
+        self.prompts.pictures = pictures
+        steps = PictureSteps(pictures, self._context, self.prefixes, self.adapters, self._recovery, self._end_with, self._note_prefill)
+        steps.watch = lambda request_id: self._cancelled.start(request_id) if request_id else self._cancelled.stop()
+        self._pictures = steps
 
     def close(self) -> None:
         """Call it before the context and the model are closed."""
@@ -105,18 +115,28 @@ class Engine:
         return self._admission.is_compiling and not (self._decoding or self._prefilling)
 
     @property
+    def is_encoding(self) -> bool:
+        """A picture is being computed in another thread."""
+        return self._pictures is not None and self._pictures.is_encoding
+
+    @property
+    def waits_for_picture(self) -> bool:
+        """Nothing can be decoded until a picture is ready."""
+        return self.is_encoding and not self._decoding and not any(running.num_unread for running in self._prefilling)
+
+    @property
     def running(self) -> list[Running]:
         """All sequences that have a slot."""
         return self._decoding + self._prefilling
 
-    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None) -> None:
-        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit."""
+    def submit(self, request_id: int, generate: Generate, resumed: dict[str, Any] | None = None, files: tuple[bytes, ...] = ()) -> None:
+        """Queue a request. A bad one gets its ERROR record; nothing is raised. `resumed`: see Submit. `files`: of its pictures."""
         try:
             self.speculation.check(generate)
         except FastrouterError as error:
             self._answers.refuse(request_id, error)
         else:
-            self._admission.submit(request_id, generate, resumed)
+            self._admission.submit(request_id, generate, resumed, files)
 
     def check_constraint(self) -> None:
         """The constraint that answers follow by default. Raises FastrouterError."""
@@ -165,8 +185,14 @@ class Engine:
         """New sequences get their slots, then the scheduler says who is in this step, then guesses use the rows that are left."""
         if self._admission.has_work:
             self._prefilling += self._admission.admit(bool(self._decoding or self._prefilling))
+        prefilling = self._prefilling
+        if self._pictures is not None:
+            if self._pictures.step(prefilling, len(self._decoding)):
+                self._outbox.note_progress()
+                self._outbox.ring_doorbell()
+            prefilling = [running for running in prefilling if running.num_unread]
         turn = self._next_turn() if self.adapters.all else None
-        step = schedule(self._decoding, self._prefilling, self._limits, self._speed, turn)
+        step = schedule(self._decoding, prefilling, self._limits, self._speed, turn)
         if self.speculation.is_wanted:
             self.speculation.guess(step.decoding, step.num_free_rows)
         return step
@@ -286,15 +312,20 @@ class Engine:
             slot.tokens.extend(sequence.prefix[piece.start : piece.end])
             if sequence.reads_prompt:
                 address += self._row_bytes * read_prompt(sequence, piece.start, piece.end, address, self._context.n_vocab, self._added_bos)
-            if self._checkpoints.is_on:
-                self._checkpoints.note(slot, len(sequence.prefix))
-            if sequence.request.generate.return_progress and not sequence.has_begun:
-                self._answers.progress(running)
+            self._note_prefill(running)
             if piece.is_last:
                 self._prefilling.remove(running)
                 self._start_decoding(running, address)
                 self._start_siblings(running, address)
                 address += self._row_bytes
+
+    def _note_prefill(self, running: Running) -> None:
+        """More of its prompt is in the KV."""
+        sequence = running.sequence
+        if self._checkpoints.is_on:
+            self._checkpoints.note(running.slot, len(sequence.prefix))
+        if sequence.request.generate.return_progress and not sequence.has_begun:
+            self._answers.progress(running)
 
     def _end_broken(self) -> None:
         for request, error in self._broken.items():
@@ -323,7 +354,7 @@ class Engine:
     def _begin(self, running: Running) -> bool:
         """Its prompt is in the KV, and so are the first tokens that it got in a worker that has died. False: it has ended."""
         sequence = running.sequence
-        sequence.sampler.prime(sequence.prompt)
+        sequence.sampler.prime(sequence.prompt_text)
         if sequence.past is None:
             self.speculation.begin(sequence)
             return True

@@ -36,17 +36,24 @@ class Batch:
         batch.n_seq_id = ctypes.cast(self._num_seq.ctypes.data, type(batch.n_seq_id))
         batch.seq_id = ctypes.cast(self._seq_pointers.ctypes.data, type(batch.seq_id))
         batch.logits = ctypes.cast(self.logits, type(batch.logits))
+        self.embeddings = type(batch).from_buffer_copy(batch)  # the same rows without tokens
+        self.embeddings.token = None
 
     def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
         """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
         end = row + len(tokens)
         self._token_view[row:end] = tokens
-        np.add(self._positions[: end - row], first_pos, out=self._pos_view[row:end])
-        self._seq_view[row:end] = seq_id
-        self._logits_view[row:end] = 0
+        self.put_places(len(tokens), first_pos, seq_id, row)
         if wants_logits:
             self.logits[end - 1] = 1
         return end
+
+    def put_places(self, count: int, first_pos: int, seq_id: int, row: int = 0) -> None:
+        """Rows of one sequence without logits; the caller sets what is computed there."""
+        end = row + count
+        np.add(self._positions[:count], first_pos, out=self._pos_view[row:end])
+        self._seq_view[row:end] = seq_id
+        self._logits_view[row:end] = 0
 
     def put_draft(self, row: int, tokens: list[int], first_pos: int, seq_id: int) -> int:
         """Rows for a few tokens, each with logits. Returns the next free row."""

@@ -50,6 +50,15 @@ log = LlamaLog()
 _log_callback = api.llama_log_callback(log.take)  # kept alive: llama.cpp stores its address
 
 
+@cache
+def mtmd() -> Any:
+    """libmtmd, for projectors. It is loaded with the first one."""
+    from llama_cpp import mtmd_cpp
+
+    mtmd_cpp.mtmd_helper_log_set(_log_callback, None)
+    return mtmd_cpp
+
+
 def backend_folder() -> Path:
     """Where the portable build keeps its CPU variants (`site-packages/bin`)."""
     return Path(llama_cpp.__file__).resolve().parent.parent / "bin"

@@ -109,6 +109,19 @@ class Context:
         code: int = _decode(self.pointer, struct)
         return code
 
+    def decode_embeddings(self, rows: NDArray[np.float32], first_pos: int, seq_id: int, *, is_causal: bool) -> int:
+        """Like `decode`, for rows that are not tokens. No logits. `is_causal` False: all of them see each other."""
+        self.batch.put_places(len(rows), first_pos, seq_id)
+        struct = self.batch.embeddings
+        struct.n_tokens, struct.embd = len(rows), rows.ctypes.data_as(type(struct.embd))
+        if is_causal:
+            return int(_decode(self.pointer, struct))
+        api.llama_set_causal_attn(self.pointer, False)
+        try:
+            return int(_decode(self.pointer, struct))
+        finally:
+            api.llama_set_causal_attn(self.pointer, True)
+
     def abort_when(self, function: int, argument: int) -> None:
         """A decode ends early, with code 2, when this C function says so; it is called after each operation."""
         _set_abort_callback(self.pointer, function, argument)

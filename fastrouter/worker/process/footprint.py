@@ -15,10 +15,10 @@ class Footprint:
         self._heap = allocated_bytes() - opened_bytes
         self._device_free = device_free_bytes()
 
-    def taken(self, models: list[Model], options: LoadOptions) -> dict[str, Any]:
-        """`memory` of Ready's meta: bytes by kind. Mapped weights count, because a model needs them in memory. With devices also how
-        much of their memory is free now."""
-        host = max(0, allocated_bytes() - self._heap)
+    def taken(self, models: list[Model], options: LoadOptions, later_bytes: int = 0) -> dict[str, Any]:
+        """`memory` of Ready's meta: bytes by kind. Mapped weights count, because a model needs them in memory, and so does what is
+        allocated later. With devices also how much of their memory is free now."""
+        host = max(0, allocated_bytes() - self._heap) + later_bytes
         mapped = sum(model.size_bytes for model in models) if options.mmap else 0
         if self._device_free is None:
             return {"memory": {"host_bytes": host + mapped, "device_bytes": 0}}

@@ -85,7 +85,9 @@ class Speculation:
             raise InvalidRequest(f"field 'speculative.type' asks for {DRAFT}, but the model was loaded without a draft model")
 
     def begin(self, sequence: Sequence) -> None:
-        """Its prompt is in the KV."""
+        """Its prompt is in the KV. With pictures it does not guess: they are not in the draft model's KV, nor words to look up."""
+        if sequence.request.pictures:
+            return
         asked = sequence.request.generate.speculation
         types = asked.get("types", self._types)
         if not types or not self._can_cut or asked.get("n_max") == 0:

@@ -8,11 +8,12 @@ import threading
 from array import array
 from typing import Any, NamedTuple
 
-from fastrouter.errors import ContextExceeded, InvalidRequest
+from fastrouter.errors import CannotSee, ContextExceeded, InvalidRequest
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.media.pictures import Pictures, PlacedPicture
 from fastrouter.worker.text.chat_template import with_system
 from fastrouter.worker.text.rendering import Chat, Renderer
 from fastrouter.worker.text.template_format import TemplateFormat
@@ -27,6 +28,7 @@ class ReadPrompt(NamedTuple):
 
     tokens: "array[int]"
     end: str = ""  # the end of its text, if a template has made it
+    pictures: tuple[PlacedPicture, ...] = ()  # in the order of their places
 
 
 class Prompts:
@@ -42,6 +44,7 @@ class Prompts:
         # The end of a chat's answer without a template: the prompt is ChatML, and ChatML's end may not be a token of the vocabulary.
         self.fallback_stop = None if given else "<|im_end|>"
         self._renderer = Renderer(self.template_source, {"bos_token": self.bos_token, "eos_token": self.eos_token})
+        self.pictures: Pictures | None = None  # of a model with a projector
 
     @property
     def bos_token(self) -> str:
@@ -55,11 +58,13 @@ class Prompts:
         """Compile the template in another thread, while llama.cpp makes the context."""
         self._renderer.start_compiling()
 
-    def read(self, generate: Generate, limit: int) -> ReadPrompt | Job[ReadPrompt]:
-        """The prompt, or the job that makes it if that takes long. Raises ContextExceeded, also in the job, for a prompt that
-        must have more than `limit` tokens, judged by its size."""
+    def read(self, generate: Generate, limit: int, files: tuple[bytes, ...] = ()) -> ReadPrompt | Job[ReadPrompt]:
+        """The prompt, or the job that makes it if that takes long. `files`: those of `generate.pictures`. Raises ContextExceeded, also in
+        the job, for a prompt that must have more than `limit` tokens, judged by its size."""
         if generate.messages is not None:
             chat = self._chat(generate)
+            if generate.pictures:
+                return self.jobs.start(lambda: self._read_with_pictures(generate, chat, files, limit), WAITS)
             text = self._renderer.render_now(chat)
             if text is None or (self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None):
                 return self.jobs.start(lambda: self._read_chat(chat, limit), WAITS)
@@ -99,6 +104,21 @@ class Prompts:
         if self._renderer.needs_format(chat):
             self._renderer.find_format(chat.source)
         return self._read_rendered(self._renderer.render(chat), limit)
+
+    def _read_with_pictures(self, generate: Generate, chat: Chat, files: tuple[bytes, ...], limit: int) -> ReadPrompt:
+        if self.pictures is None:
+            raise CannotSee
+        if self._renderer.needs_format(chat):
+            self._renderer.find_format(chat.source)
+        text = self._renderer.render(chat)
+        self._refuse_too_long(text, limit)
+        places = {mark: index for index, (mark, _) in enumerate(generate.pictures)}
+        pieces = re.split(f"({'|'.join(map(re.escape, places))})", self._without_bos(text))
+        parts = [places.get(piece, piece) for piece in pieces if piece]
+        named = [(name, file) for (_, name), file in zip(generate.pictures, files, strict=True)]
+        tokens, placed = self.pictures.read(parts, named)
+        self._drop_end(tokens)
+        return ReadPrompt(tokens, text[-_END_CHARS:], tuple(placed))
 
     def format_of(self, generate: Generate) -> TemplateFormat:
         """How the answer to this chat is written; known once its prompt has been read."""
@@ -168,13 +188,18 @@ class Prompts:
 
     def _tokenize_rendered(self, text: str) -> list[int]:
         """A template that writes BOS itself must not get a second one."""
-        bos = self.bos_token
-        if self._vocab.add_bos and bos and text.startswith(bos):
-            text = text[len(bos) :]
-        tokens = self._vocab.tokenize(text)
-        if self._vocab.add_eos and tokens and tokens[-1] == self._vocab.eos:
-            tokens.pop()  # an end of sequence here would end the answer before it begins
+        tokens = self._vocab.tokenize(self._without_bos(text))
+        self._drop_end(tokens)
         return tokens
+
+    def _without_bos(self, text: str) -> str:
+        bos = self.bos_token
+        return text[len(bos) :] if self._vocab.add_bos and bos and text.startswith(bos) else text
+
+    def _drop_end(self, tokens: "list[int] | array[int]") -> None:
+        """An end of sequence here would end the answer before it begins."""
+        if self._vocab.add_eos and tokens and tokens[-1] == self._vocab.eos:
+            tokens.pop()
 
     def tokenize(self, content: Any, *, add_special: bool, parse_special: bool) -> list[int]:
         """Text, ids, or a list of both; special tokens are added only if it begins with a text."""

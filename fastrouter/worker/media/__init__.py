@@ -1,0 +1,1 @@
+"""Pictures: files -> tokens and embeddings, in threads beside the loop."""

@@ -1,0 +1,143 @@
+"""The pictures of one model: files become tokens and places in a prompt; a thread computes embeddings while the model's loop continues.
+
+Never imports: worker.kv, worker.text. Invariant: a picture is computed once at a time, and its embeddings stay until newer ones need their
+place. The tokens of a picture are negative and come from a hash of its file, so equal prompts are equal lists of tokens.
+"""
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrouter.errors import InvalidRequest
+from fastrouter.options.limits import KEPT_PICTURES_BYTES
+from fastrouter.worker.llama.projector import BrokenFile, Embeddings, PictureChunk, Projector
+from fastrouter.worker.media import picture_files
+
+_SIGN = np.int32(-(1 << 31))
+
+Key = tuple[str, int]
+
+
+class PlacedPicture(NamedTuple):
+    """Tokens [start, end) of a prompt are this picture."""
+
+    start: int
+    end: int
+    chunk: PictureChunk
+
+
+class Pictures:
+    """For one projector. `wake` is called in another thread when a picture is ready."""
+
+    def __init__(self, projector: Projector, most_at_once: int, wake: Callable[[], None] = lambda: None) -> None:
+        """`most_at_once`: tokens that the context can compute together."""
+        self._projector = projector
+        self._most_at_once = most_at_once
+        self._wake = wake
+        self._kept: OrderedDict[Key, Embeddings] = OrderedDict()  # the least recently used first
+        self._coming: dict[Key, Future[Embeddings]] = {}
+        self._thread: ThreadPoolExecutor | None = None  # a spare forks, so it has no threads
+        self.num_encoded = 0
+
+    def __repr__(self) -> str:
+        return f"<Pictures {len(self._kept)} kept, {len(self._coming)} coming>"
+
+    @property
+    def is_causal(self) -> bool:
+        """Their tokens are read one after the other, like those of text. Otherwise they all see each other."""
+        return self._projector.is_causal
+
+    # ------------------------------------------------------------ files -> tokens
+
+    def read(self, parts: Sequence[str | int], files: Sequence[tuple[str, bytes]]) -> tuple["array[int]", list[PlacedPicture]]:
+        """`parts`: texts, and for each picture its index in `files`, which are (name of the field, content). Takes long. Raises
+        InvalidRequest."""
+        shown = [part for part in parts if isinstance(part, int)]
+        for index in shown:
+            try:
+                picture_files.check(files[index][1])
+            except ValueError as problem:
+                raise InvalidRequest(f"field '{files[index][0]}' {problem}") from None
+        try:
+            chunks = self._projector.read([part if isinstance(part, str) else files[part][1] for part in parts])
+        except BrokenFile as error:
+            name = files[shown[error.index]][0]
+            raise InvalidRequest(f"field '{name}' is a picture that cannot be decoded: its file is broken or cut short") from None
+        return self._place(chunks)
+
+    def _place(self, chunks: Iterable[PictureChunk | array]) -> tuple["array[int]", list[PlacedPicture]]:  # type: ignore[type-arg]
+        tokens, placed = array("i"), []
+        for chunk in chunks:
+            if isinstance(chunk, PictureChunk):
+                if not self.is_causal and chunk.num_tokens > self._most_at_once:
+                    raise InvalidRequest(
+                        f"a picture has {chunk.num_tokens} tokens that must be computed together, but at most {self._most_at_once} can be: "
+                        f"load the model with --ubatch-size {chunk.num_tokens}"
+                    )
+                placed.append(PlacedPicture(len(tokens), len(tokens) + chunk.num_tokens, chunk))
+                tokens.extend(tokens_of(chunk.key, chunk.num_tokens))
+            else:
+                tokens.extend(chunk)
+        return tokens, placed
+
+    # ------------------------------------------------------------ embeddings
+
+    @property
+    def is_encoding(self) -> bool:
+        return any(not future.done() for future in self._coming.values())
+
+    def get(self, chunk: PictureChunk) -> Embeddings | None:
+        """None: they are being computed. Raises LlamaError."""
+        kept = self._kept.get(chunk.key)
+        if kept is not None:
+            self._kept.move_to_end(chunk.key)
+            return kept
+        coming = self._coming.get(chunk.key)
+        if coming is None:
+            self._start(chunk)
+            return None
+        if not coming.done():
+            return None
+        del self._coming[chunk.key]
+        found = coming.result()
+        self._keep(chunk.key, found)
+        return found
+
+    def _start(self, chunk: PictureChunk) -> None:
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        future = self._coming[chunk.key] = self._thread.submit(self._projector.encode, chunk)
+        future.add_done_callback(lambda _: self._wake())
+        self.num_encoded += 1
+
+    def _keep(self, key: Key, found: Embeddings) -> None:
+        self._kept[key] = found
+        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > KEPT_PICTURES_BYTES:
+            self._kept.popitem(last=False)
+
+    def forget_all_but(self, wanted: set[Key]) -> None:
+        """No one needs the other pictures that are coming: those that were not begun are not computed."""
+        for key in [key for key in self._coming if key not in wanted]:
+            future = self._coming[key]
+            if future.cancel():
+                del self._coming[key]
+            elif future.done():
+                del self._coming[key]
+                if future.exception() is None:
+                    self._keep(key, future.result())
+
+    def close(self) -> None:
+        """Waits for the picture that is being computed."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._projector.close()
+
+
+def tokens_of(key: Key, count: int) -> "array[int]":
+    """Negative numbers that stand for the tokens of a picture."""
+    digest = hashlib.shake_128(f"{key[0]} {key[1]} {count}".encode()).digest(4 * count)
+    return array("i", (np.frombuffer(digest, np.int32) | _SIGN).tobytes())

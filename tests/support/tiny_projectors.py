@@ -1,0 +1,142 @@
+"""Writes small projectors (mmproj files) with random weights for the models of tiny_models.py, and small pictures. Uses nothing of
+fastrouter.
+
+`make_llava`: a CLIP encoder and two layers, as LLaVA has; its pictures have 16 tokens and are read like text. `make_gemma3`: a SigLIP
+encoder whose patches are averaged, as Gemma 3 has; its pictures have 4 tokens, which all look at each other.
+"""
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from tiny_models import WIDTH
+
+INNER, NUM_HEADS, NUM_LAYERS, FEED_FORWARD = 32, 2, 2, 48
+IMAGE_SIZE, PATCH_SIZE = 56, 14
+NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
+LLAVA_TOKENS = NUM_PATCHES
+MERGED = 2  # patches of each side that Gemma 3 averages
+GEMMA3_TOKENS = NUM_PATCHES // MERGED**2
+
+Matrix = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+def make_llava(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Path:
+    """`width`: of the text model. A larger `image_size` makes more tokens."""
+    random = np.random.default_rng(3000 + seed)
+    tensors = _encoder(random, image_size)
+    tensors |= {"v.pre_ln.weight": np.ones(INNER, np.float32), "v.pre_ln.bias": np.zeros(INNER, np.float32)}
+    for name, rows, columns, scale in (("mm.0", FEED_FORWARD, INNER, 0.3), ("mm.2", width, FEED_FORWARD, 0.03)):
+        tensors |= {f"{name}.weight": _matrix(random, rows, columns, scale), f"{name}.bias": np.zeros(rows, np.float32)}
+    return _write(path, "mlp", tensors, image_size, use_gelu=False)
+
+
+def make_gemma3(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Path:
+    """See make_llava."""
+    random = np.random.default_rng(4000 + seed)
+    tensors = _encoder(random, image_size)
+    tensors |= {"v.post_ln.weight": np.ones(INNER, np.float32), "v.post_ln.bias": np.zeros(INNER, np.float32)}
+    tensors["mm.input_projection.weight"] = _matrix(random, INNER, width, 0.15)
+    tensors["mm.soft_emb_norm.weight"] = np.ones(INNER, np.float32)
+    return _write(path, "gemma3", tensors, image_size, use_gelu=True)
+
+
+def _matrix(random: np.random.Generator, rows: int, columns: int, scale: float) -> Matrix:
+    return (random.standard_normal((rows, columns)) * scale).astype(np.float32)
+
+
+def _encoder(random: np.random.Generator, image_size: int) -> dict[str, Matrix]:
+    num_patches = (image_size // PATCH_SIZE) ** 2
+    patches = (random.standard_normal((INNER, 3, PATCH_SIZE, PATCH_SIZE)) * 0.1).astype(np.float32)
+    tensors: dict[str, Matrix] = {"v.patch_embd.weight": patches, "v.patch_embd.bias": np.zeros(INNER, np.float32)}
+    tensors["v.position_embd.weight"] = _matrix(random, num_patches, INNER, 0.3)
+    for layer in range(NUM_LAYERS):
+        block = f"v.blk.{layer}"
+        for name in ("ln1", "ln2"):
+            tensors |= {f"{block}.{name}.weight": np.ones(INNER, np.float32), f"{block}.{name}.bias": np.zeros(INNER, np.float32)}
+        shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_out"), (INNER, INNER))
+        shapes |= {"ffn_up": (FEED_FORWARD, INNER), "ffn_down": (INNER, FEED_FORWARD)}
+        for name, (rows, columns) in shapes.items():
+            tensors[f"{block}.{name}.weight"] = _matrix(random, rows, columns, 0.3)
+            tensors[f"{block}.{name}.bias"] = np.zeros(rows, np.float32)
+    return tensors
+
+
+def _write(path: Path | str, kind: str, tensors: dict[str, Matrix], image_size: int, *, use_gelu: bool) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_name(f"tiny {kind}")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", kind)
+    writer.add_bool("clip.use_gelu", use_gelu)
+    numbers = {
+        "embedding_length": INNER,
+        "feed_forward_length": FEED_FORWARD,
+        "block_count": NUM_LAYERS,
+        "projection_dim": WIDTH,
+        "attention.head_count": NUM_HEADS,
+        "image_size": image_size,
+        "patch_size": PATCH_SIZE,
+        "projector.scale_factor": MERGED,
+    }
+    for key, value in numbers.items():
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
+    writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def picture(seed: int = 0, width: int = 40, height: int = 30) -> Pixels:
+    """Rows of RGB pixels: a few large areas, so that resizing keeps most of it."""
+    random = np.random.default_rng(5000 + seed)
+    blocks = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    rows, columns = np.arange(height) * 5 // height, np.arange(width) * 5 // width
+    found: Pixels = np.ascontiguousarray(blocks[rows][:, columns])
+    return found
+
+
+def png(pixels: Pixels) -> bytes:
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", head) + _png_chunk(b"IDAT", zlib.compress(rows)) + _png_chunk(b"IEND", b"")
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bmp(pixels: Pixels) -> bytes:
+    height, width, _ = pixels.shape
+    padding = b"\0" * (-3 * width % 4)
+    rows = b"".join(row[:, ::-1].tobytes() + padding for row in pixels[::-1])
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(rows), 2835, 2835, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + info + rows
+
+
+def data_url(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_part(content: bytes, **more: Any) -> dict[str, Any]:
+    """A part of a message of OpenAI's chat API."""
+    return {"type": "image_url", "image_url": {"url": data_url(content), **more}}
