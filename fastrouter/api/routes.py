@@ -95,7 +95,9 @@ def add_routes(
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
     ping_s = config.sse_ping_interval_s
-    generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings)
+    generator = Generator(
+        models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings, media_path=config.media_path
+    )
     native = Native(models, supervisor)
     embeddings = Embeddings(models, supervisor)
     anthropic = Anthropic(models, supervisor)

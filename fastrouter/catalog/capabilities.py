@@ -21,7 +21,7 @@ _FILE_TYPES = {
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
 _CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to a multiple of this
-SERVED_MODALITIES = ("text",)  # requests with images or audio are refused, even when the model understands them
+SERVED_MODALITIES = ("text", "image")  # requests with audio are refused, even when the model understands it
 _DEFAULT_CONTEXT = 8192  # tokens, for a decoder that makes embeddings: a cache for its whole training context may take gigabytes
 
 
@@ -89,10 +89,12 @@ def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
     )
 
 
-def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
+def input_modalities(header: Header | None, projector: Header | None, *, has_projector: bool = False) -> list[str]:
     """What the model understands and requests may contain. `projector`: the header of its mmproj file. `has_projector` without a header:
-    the file cannot be read; most such files are for images."""
+    the file cannot be read; most such files are for images. Positions of several parts are not supported yet."""
     understood = ["text"]
+    if header is not None and header.has_rope_sections:
+        return understood
     if projector is None:
         understood += ["image"] * has_projector
     else:
@@ -106,7 +108,7 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
         return ["rerank"]
     if is_embedder(header, options):
         return ["embedding"]
-    heard = input_modalities(projector)
+    heard = input_modalities(header, projector)
     has_template = options.chat_template is not None if template is None else template.problem is None
     found = {
         "completion": True,

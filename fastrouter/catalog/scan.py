@@ -229,7 +229,8 @@ class Scan:
         if section is not None:
             options, defaults = self._read_files(layer, found.id)
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
-        mmproj = found.mmproj if uses_mmproj else None
+        mmproj = self._projector_of(found, layer) or (found.mmproj if uses_mmproj else None)
+        mmproj = mmproj if mmproj is not None and printable(mmproj) == mmproj else None
         draft = options.speculation.get("draft_model")
         beside = [path for path, _ in options.lora] + ([draft] if draft else [])
         files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
@@ -244,6 +245,9 @@ class Scan:
         if printable(found.files[0]) != found.files[0]:
             error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
         projector = self._headers.read_if_good(mmproj)
+        modalities = tuple(input_modalities(header, projector, has_projector=mmproj is not None))
+        if mmproj is not None and "image" in modalities:
+            options = replace(options, mmproj=mmproj)
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}
         aliases = tuple(
@@ -265,6 +269,7 @@ class Scan:
             stop_timeout_s=layer["stop_timeout_s"].value if "stop_timeout_s" in layer else self._config.stop_timeout_s,
             size_bytes=sum(state[0] for state in states[: len(found.files)]),
             header=header,
+            projector=projector if options.mmproj is not None else None,
             draft=self._headers.read_if_good(draft),
             error=error,
             is_unusual=isinstance(problem, Unusual) and found.error is None,
@@ -275,10 +280,16 @@ class Scan:
             spellings=tuple(self._other_names(found)),
             template=template,
             capabilities=tuple(capabilities(header, template, projector, options)) if header is not None and error is None else (),
-            modalities=tuple(input_modalities(projector, has_projector=mmproj is not None)),
+            modalities=modalities,
             **_lifetime(layer),
             defaults=defaults,
         )
+
+    def _projector_of(self, found: Found, layer: Layer) -> str | None:
+        """The one that its section names, or the command line for its model."""
+        if "mmproj" in layer:
+            return os.path.abspath(layer["mmproj"].value)
+        return os.path.abspath(self._config.mmproj) if self._config.mmproj is not None and found.id == self.default_id else None
 
     def _other_names(self, found: Found) -> Iterable[str]:
         names = dict.fromkeys((*found.spellings, *found.short_spellings))

@@ -13,7 +13,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import adapters_of, chain_of, check_variant, defaults_of
 from fastrouter.config.config import merge
 from fastrouter.config.flag import Layer
-from fastrouter.config.forms import to_section
+from fastrouter.config.forms import check_file, to_section
 from fastrouter.config.presets import Presets
 from fastrouter.errors import ConfigError
 from fastrouter.system.near_names import did_you_mean
@@ -47,6 +47,8 @@ class Sections:
     def check_source(self, name: str, names: Iterable[str], *, is_known: bool) -> None:
         """Raises ConfigError unless the section's file is clear. `is_known`: the section has the name of an existing model."""
         where, layer = self.where(name), self.models[name]
+        if "mmproj" in layer:
+            check_file(layer["mmproj"].value, f"{self.where(name, 'mmproj')} mmproj {layer['mmproj'].value}")
         if "hf_file" in layer and "hf_repo" not in layer:
             raise ConfigError(f"{self.where(name, 'hf_file')} hf-file: hf-repo is missing")
         if "model" in layer and "hf_repo" in layer:

@@ -34,6 +34,7 @@ class ModelSpec:
     files: tuple[str, ...] = ()  # all that its process reads, and missing shards
     states: tuple[tuple[int, int, int], ...] = ()  # the state of these files, see stat_of
     spellings: tuple[str, ...] = ()  # its other names in addition to the id and the aliases
+    projector: Header | None = None
     draft: Header | None = None  # of the smaller model that guesses for it
     fault: str | None = None  # what is wrong with its section of the preset file; then it is its `error` too
     is_pinned: bool = False  # never evicted

@@ -28,7 +28,7 @@ EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _PATHS = (
-    *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path"),
+    *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "media_path"),
     *("responses_dir", "created_dir", "park_dir"),
 )
 _SECRETS = ("api_keys", "hf_token", "mcp_servers_json")  # targets whose values are never shown
@@ -67,6 +67,7 @@ class Config:
     ui_mcp_proxy: bool = False
     created_dir: Path | None = None  # of models that clients have made; None: they cannot make any
     blobs_mib: int = 64 << 10  # for files that clients upload; 0: none
+    media_path: Path | None = None  # folder of pictures that requests may name; None: they may not
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -106,6 +107,7 @@ class Config:
     model: str | None = None
     hf_repo: str | None = None
     hf_file: str | None = None
+    mmproj: str | None = None  # the projector of the default model
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     command_line: Layer = field(default_factory=dict)  # settings of models, not of the router
@@ -260,7 +262,19 @@ def _check(config: Config) -> None:
     check_tools(config.tools, config.tools_dir)
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
+    if config.media_path is not None and not config.media_path.is_dir():
+        raise ConfigError(f"--media-path {config.media_path}: {why_no_folder(config.media_path)}")
+    if config.mmproj is not None:
+        _check_mmproj(config, config.mmproj)
     load_options(merge(config.environment, config.command_line))
+
+
+def _check_mmproj(config: Config, mmproj: str) -> None:
+    if config.model is None and config.hf_repo is None:
+        raise ConfigError(
+            f"--mmproj {mmproj}: it belongs to one model, so --model is missing; for others, put mmproj into a preset's section"
+        )
+    check_file(mmproj, f"--mmproj {mmproj}")
 
 
 def check_adapters(config: Config) -> None:

@@ -59,6 +59,27 @@ def model_flags() -> list[Flag]:
             "cont_batching",
             "requests share batches (on)",
         ),
+        flag(
+            scope,
+            "--mmproj-offload --no-mmproj-offload",
+            "MMPROJ_OFFLOAD",
+            Kind.SWITCH,
+            "mmproj_offload",
+            "the projector may use a GPU (on)",
+        ),
+        *(
+            flag(
+                scope,
+                f"--image-{end}-tokens",
+                f"IMAGE_{end.upper()}_TOKENS",
+                Kind.INT,
+                f"image_{end}_tokens",
+                f"tokens of a picture, at {word}, if its size is free (as the projector says)",
+                low=1,
+                high=INT32_MAX,
+            )
+            for end, word in (("min", "least"), ("max", "most"))
+        ),
         flag(scope, "--embeddings --embedding", "EMBEDDINGS", Kind.SWITCH, "embedding", "the model makes embeddings"),
         flag(scope, "--rerank --reranking", "RERANKING", Kind.SWITCH, "reranking", "the model ranks documents"),
         flag(scope, "--embd-normalize", "", Kind.INT, "embd_normalize", "norm of embeddings (2; -1: none)", low=-1, high=INT32_MAX),

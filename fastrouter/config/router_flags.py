@@ -172,6 +172,7 @@ def router_flags() -> list[Flag]:
         ),
         flag(scope, "--blobs-mib", "BLOBS_MIB", Kind.INT, "blobs_mib", "MiB of model files that clients upload (65536; 0: none)", low=0),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
+        flag(scope, "--media-path", "", Kind.PATH, "media_path", "folder of pictures that requests may name as file:// URLs"),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),
         flag(scope, "--webui-config-file --ui-config-file", "UI_CONFIG_FILE", Kind.PATH, "ui_settings", "the same from a file"),
@@ -230,6 +231,7 @@ def source_flags() -> list[Flag]:
         flag(scope, "-m --model", "MODEL", Kind.PATH, "model", "GGUF file"),
         flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant]; downloaded if it is not in the cache"),
         flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
+        flag(scope, "-mm --mmproj", "MMPROJ", Kind.PATH, "mmproj", "the model's projector, for pictures (the mmproj file beside it)"),
         flag(
             scope,
             "--mmproj-auto --no-mmproj --no-mmproj-auto",

@@ -34,12 +34,10 @@ _NOT_YET = """
 --control-vector | --control-vector-scaled | --control-vector-layer-range | -mu --model-url MODEL_URL |
 -dr --docker-repo DOCKER_REPO |
 --adaptive-target | --adaptive-decay | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
---kv-unified-per-slot KV_UNIFIED_PER_SLOT | -mm --mmproj MMPROJ |
--mmu --mmproj-url MMPROJ_URL | --mmproj-offload --no-mmproj-offload MMPROJ_OFFLOAD | -mmdev --mmproj-device |
---image-min-tokens IMAGE_MIN_TOKENS | --image-max-tokens IMAGE_MAX_TOKENS | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
+--kv-unified-per-slot KV_UNIFIED_PER_SLOT |
+-mmu --mmproj-url MMPROJ_URL | -mmdev --mmproj-device | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --tools-runtime TOOLS_RUNTIME | --threads-http THREADS_HTTP |
---media-path |
 --prefill-assistant --no-prefill-assistant PREFILL_ASSISTANT |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO | --spec-draft-cpu-mask -Cd --cpu-mask-draft |
 --spec-draft-cpu-range -Crd --cpu-range-draft | --spec-draft-cpu-strict --cpu-strict-draft | --spec-draft-prio --prio-draft |

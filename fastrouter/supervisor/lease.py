@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from fastrouter._core import Sink
 from fastrouter.errors import WorkerDied
+from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.workers.instance import Instance
 from fastrouter.supervisor.workers.stream import WorkerStream
@@ -42,11 +43,11 @@ class Lease:
     def is_released(self) -> bool:
         return self._is_released
 
-    def submit(self, generate: Generate, sink: Sink) -> None:
-        """Records go to `sink`; this sets its request id. If the worker has crashed, the next one gets the request. Raises Unavailable,
-        WorkerDied."""
+    def submit(self, generate: Generate, sink: Sink, files: AttachedFiles | None = None) -> None:
+        """Records go to `sink`; this sets its request id. `files`: of its pictures. If the worker has crashed, the next one gets the
+        request. Raises Unavailable, WorkerDied."""
         sink.drop_trail()
-        stream = WorkerStream(generate, sink, self)
+        stream = WorkerStream(generate, sink, self, files)
         if not self._instance.has_crashed:
             self._submit(stream)
             return

@@ -37,7 +37,16 @@ DESCRIPTOR_SHARE = 16  # of those that this process may open
 MOST_ENTRIES = 1024
 MOST_FILES = 4096
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_OF_KV = ("cache_type_k", "cache_type_v", "flash_attn", "swa_full", "lora", "gpu_layers")  # options that change what is in a KV cache
+_OF_KV = (
+    "cache_type_k",
+    "cache_type_v",
+    "flash_attn",
+    "swa_full",
+    "lora",
+    "gpu_layers",
+    "image_min_tokens",
+    "image_max_tokens",
+)  # options that change what is in a KV cache
 
 
 def key_of(spec: ModelSpec) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.attached_files import read_attached
 from fastrouter.ipc.descriptors import Descriptors
 from fastrouter.ipc.messages import (
     DECODING_CALLS,
@@ -209,7 +210,7 @@ class Loop:
         number, sizes = submit.files
         fd = self._descriptors.take(number)
         try:
-            return tuple(os.pread(fd, size, sum(sizes[:index])) for index, size in enumerate(sizes))
+            return read_attached(fd, sizes)
         finally:
             os.close(fd)
 

@@ -39,7 +39,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "builtin_templates",
         "tool_definitions",
     ),
-    "ipc": ("descriptors", "parked", "messages", "wire", "records"),
+    "ipc": ("descriptors", "attached_files", "parked", "messages", "wire", "records"),
     "system": (
         "machine",
         "read_ahead",

@@ -148,7 +148,8 @@ class Generate(_Answer):
 
     def __init__(self, model_id: str, ask: Ask) -> None:
         super().__init__(model_id, ask)
-        self._messages = ask.generates[0].messages
+        messages = ask.generates[0].messages
+        self._messages = ask.pictures.unseen(messages) if messages is not None else None
         self._texts: list[str] = []
 
     def content(self, text: str, thought: str = "", calls: list[ToolCall] | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported_kind, string
-from fastrouter.api.requests.tools import UNSEEN_IMAGE, tool_name
+from fastrouter.api.requests.tools import tool_name
 
 # These names are translated, or mean something else in the bodies of OpenAI and llama-server.
 NOT_PASSED = frozenset(
@@ -138,20 +138,48 @@ def _user(blocks: Iterable[_Block], tool_names: dict[str, str]) -> list[Message]
         if block.type == "tool_result":
             results.append(_result(block, tool_names))
         else:
-            texts.append(_text(block))
-    text = "\n".join(filter(None, texts))
-    return [*results, {"role": "user", "content": text}] if text or not results else results
+            texts.append(_part(block))
+    content = _content(texts)
+    return [*results, {"role": "user", "content": content}] if content or not results else results
+
+
+def _part(block: _Block, *, is_optional: bool = False) -> str | dict[str, Any]:
+    """A text, or a picture as a part of an OpenAI chat."""
+    if block.type != "image":
+        return _text(block)
+    name = f"{block.name}.source"
+    source = json_object(name, block.value.get("source"))
+    if source.get("type") == "url":
+        url = string(f"{name}.url", source.get("url"))
+    elif source.get("type") == "base64":
+        kind = string(f"{name}.media_type", source.get("media_type"))
+        url = f"data:{kind};base64,{string(f'{name}.data', source.get('data'))}"
+    else:
+        raise invalid(f"{name}.type", 'must be "base64" or "url"')
+    return {"type": "image_url", "image_url": {"url": url}, "field": name, "is_optional": is_optional}
+
+
+def _content(parts: list[str | dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """A text, or parts if there are pictures."""
+    if not any(isinstance(part, dict) for part in parts):
+        return "\n".join(part for part in parts if isinstance(part, str) and part)
+    return [part if isinstance(part, dict) else {"type": "text", "text": part} for part in parts if part]
 
 
 def _result(block: _Block, tool_names: dict[str, str]) -> Message:
     call_id = string(f"{block.name}.tool_use_id", block.value.get("tool_use_id"))
     content = block.value.get("content")
     parts = _blocks(f"{block.name}.content", content) if content is not None else []
-    text = "\n".join(UNSEEN_IMAGE if part.type == "image" else _text(part) for part in parts)
-    if block.value.get("is_error") is True and not text.lstrip("<").lower().startswith(("error", "tool_use_error")):
-        text = f"Error: {text}"
+    found = [_part(part, is_optional=True) for part in parts]
+    content = _content(found) if any(isinstance(part, dict) for part in found) else "\n".join(map(str, found))
+    if block.value.get("is_error") is True and isinstance(content, str) and not _says_error(content):
+        content = f"Error: {content}"
     named = {"name": tool_names[call_id]} if call_id in tool_names else {}
-    return {"role": "tool", "tool_call_id": call_id, **named, "content": text}
+    return {"role": "tool", "tool_call_id": call_id, **named, "content": content}
+
+
+def _says_error(text: str) -> bool:
+    return text.lstrip("<").lower().startswith(("error", "tool_use_error"))
 
 
 def _text(block: _Block) -> str:
@@ -168,7 +196,7 @@ def _text(block: _Block) -> str:
         case "document":
             title = [value["title"]] if isinstance(value.get("title"), str) else []
             return "\n".join((*title, _document(f"{name}.source", value.get("source"))))
-        case "image" | "container_upload":
+        case "container_upload" | "image":
             raise not_supported_kind(name, block.type)
     raise invalid(f"{name}.type", f"must be {_TEXT_TYPES}")
 

@@ -1,24 +1,47 @@
 """Checks of chat messages and prefill as OpenAI's clients send them, before they are sent to the worker.
 
-Invariant: the result is a list of objects with a text content (or parts of text). For content that is not text, the error names the field.
+Invariant: the result is a list of objects with a text content (or parts of text). Pictures become marks in a text. For other content that
+is not text, the error names the field.
 """
 
 from typing import Any
 
 from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported_kind, string
+from fastrouter.api.requests.pictures import Pictures
+from fastrouter.api.requests.tools import UNSEEN_IMAGE
 from fastrouter.errors import InvalidRequest
 
-_MEDIA_PARTS = frozenset({"image_url", "input_audio", "input_video", "video_url", "input_image", "file"})
+_MEDIA_PARTS = frozenset({"input_audio", "input_video", "video_url", "input_image", "file"})
 
 
-def check_messages(value: Any) -> list[dict[str, Any]]:
+def check_messages(value: Any, pictures: Pictures | None = None) -> list[dict[str, Any]]:
+    """`pictures` gets those in the messages; None: they are refused."""
     if value is None:
         raise InvalidRequest("'messages' is required")
     if not isinstance(value, list) or not value:
         raise invalid("messages", "must be a list with at least one message")
     for index, message in enumerate(value):
         _check_message(f"messages[{index}]", message)
-    return value
+    return [_without_pictures(f"messages[{index}]", message, pictures) for index, message in enumerate(value)]
+
+
+def _without_pictures(name: str, message: dict[str, Any], pictures: Pictures | None) -> dict[str, Any]:
+    """A content with pictures becomes a text, as in llama-server: a new line between texts, and nothing around a picture."""
+    parts = message.get("content")
+    if not isinstance(parts, list) or not any(part["type"] == "image_url" for part in parts):
+        return message
+    text, is_after_picture = "", True
+    for index, part in enumerate(parts):
+        place = f"{name}.content[{index}]"
+        is_picture = part["type"] == "image_url"
+        is_optional = is_picture and part.get("is_optional") is True
+        if is_picture and pictures is None and not is_optional:
+            raise not_supported_kind(place, part["type"])
+        more = part["text"] if not is_picture else pictures.add_part(place, part) if pictures is not None else UNSEEN_IMAGE
+        is_alone = is_picture and not is_optional
+        text += more if is_alone or is_after_picture else f"\n{more}"
+        is_after_picture = is_alone
+    return {**message, "content": text}
 
 
 def _check_message(name: str, value: Any) -> None:
@@ -49,8 +72,10 @@ def _check_parts(name: str, value: Any) -> None:
         kind = json_object(f"{name}[{index}]", part).get("type")
         if isinstance(kind, str) and kind in _MEDIA_PARTS:
             raise not_supported_kind(f"{name}[{index}]", kind)
+        if kind == "image_url":
+            continue
         if kind != "text":
-            raise invalid(f"{name}[{index}].type", 'must be "text"')
+            raise invalid(f"{name}[{index}].type", 'must be "text" or "image_url"')
         string(f"{name}[{index}].text", part.get("text"))
 
 

@@ -28,8 +28,10 @@ from fastrouter.api.requests.checks import (
     stop_strings,
     string,
 )
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.requests.tools import read_tools
 from fastrouter.errors import FastrouterError
+from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.guess_types import MAX_GUESSED
 from fastrouter.options.limits import FLOAT_MAX
@@ -55,6 +57,8 @@ class Ask:
     has_thoughts_in_content: bool = False  # also in the content, between <think> and </think>
     next_model: str = ""  # the model that the client will ask for next
     id: str = ""  # of the answer, if its client may control it while it is generated
+    pictures: Pictures = field(default_factory=Pictures)
+    files: AttachedFiles | None = None  # those of the pictures, as workers get them
     ping_interval_s: float | None = None  # None: the server's default; 0 or less: never
 
     def shorten(self, error: FastrouterError) -> bool:
@@ -167,7 +171,11 @@ def read_chat(body: dict[str, Any]) -> Ask:
     if num_probs is not None:
         into["sampling"]["n_probs"] = num_probs
         into["generate"]["logprobs"] = True
-    into["generate"].update(chat_input(body))
+    pictures = Pictures()
+    into["generate"].update(chat_input(body, pictures))
+    if pictures.all:
+        into["ask"]["pictures"] = pictures
+        into["generate"]["pictures"] = pictures.marks
     _settle_calls(into["generate"])
     _settle_thoughts(into)
     return _ask(into, [{}])
@@ -243,9 +251,10 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     return Ask([Generate(**fields, **prompt) for prompt in prompts], **ask)
 
 
-def chat_input(body: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a chat that make the prompt; also what /apply-template takes."""
-    messages = with_new_names(check_messages(body.get("messages")))
+def chat_input(body: dict[str, Any], pictures: Pictures | None = None) -> dict[str, Any]:
+    """The fields of a chat that make the prompt; also what /apply-template takes. `pictures` gets those in the messages; None: they are
+    refused."""
+    messages = with_new_names(check_messages(body.get("messages"), pictures))
     tools, tool_choice = read_tools(body)
     found: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_kwargs(body), **prefill_of(body, messages)}
     if tool_choice != "none":

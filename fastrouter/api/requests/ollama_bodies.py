@@ -12,7 +12,7 @@ import orjson
 
 from fastrouter._core import scan_json
 from fastrouter.api.requests.bodies import MAX_DEPTH, MAX_VALUES
-from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, not_supported, string
+from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string
 from fastrouter.api.requests.fields import Ask, read_chat, read_completion
 from fastrouter.api.requests.infill import read_infill
 from fastrouter.errors import InvalidRequest
@@ -58,11 +58,10 @@ def _messages(values: list[Any]) -> list[Message]:
     for index, value in enumerate(values):
         name = f"messages[{index}]"
         message = json_object(name, value)
-        if message.get("images"):
-            raise not_supported(f"{name}.images")
         content = message.get("content")
         read: Message = {"role": string(f"{name}.role", message.get("role"))}
-        read["content"] = "" if content is None else string(f"{name}.content", content)
+        text = "" if content is None else string(f"{name}.content", content)
+        read["content"] = _with_images(f"{name}.images", message.get("images"), text)
         if message.get("thinking"):
             read["reasoning_content"] = string(f"{name}.thinking", message["thinking"])
         if message.get("tool_calls"):
@@ -72,6 +71,17 @@ def _messages(values: list[Any]) -> list[Message]:
             read.update(_result_of(message, open_calls))
         found.append(read)
     return found
+
+
+def _with_images(name: str, values: Any, text: str) -> str | list[dict[str, Any]]:
+    """The content of a message, with its pictures before the text, as in Ollama."""
+    if not values:
+        return text
+    parts = [
+        {"type": "image_url", "image_url": string(f"{name}[{index}]", value), "field": f"{name}[{index}]"}
+        for index, value in enumerate(values if isinstance(values, list) else [values])
+    ]
+    return [*parts, {"type": "text", "text": text}]
 
 
 def _calls(name: str, values: Any, message: int) -> list[dict[str, Any]]:
@@ -142,8 +152,8 @@ def _tools(value: Any) -> dict[str, Any]:
 
 def read_generate(body: dict[str, Any]) -> Ask:
     """One prompt: as a turn of a chat, unchanged (`raw`), or with a `suffix` after a gap. Raises InvalidRequest."""
-    if body.get("images"):
-        raise not_supported("images")
+    if body.get("images") and (body.get("raw") or body.get("suffix")):
+        raise invalid("images", "cannot be used together with 'raw' or 'suffix'")
     if body.get("template"):
         raise invalid("template", "is not supported: the model's own template is used. Use 'raw' for a prompt that is complete")
     prompt = string("prompt", body["prompt"]) if body.get("prompt") is not None else ""
@@ -165,7 +175,7 @@ def _turns(body: dict[str, Any], prompt: str) -> list[Message]:
     if body.get("system"):
         system = {"role": "system", "content": string("system", body["system"])}
         before = [system, *(message for message in before if message["role"] != "system")]
-    return [*before, {"role": "user", "content": prompt}]
+    return [*before, {"role": "user", "content": _with_images("images", body.get("images"), prompt)}]
 
 
 def pack(messages: list[Message]) -> list[int]:

@@ -13,7 +13,6 @@ import orjson
 
 from fastrouter.api.requests.checks import invalid, json_object, string
 from fastrouter.api.requests.response_tools import LOCAL_SHELL, custom_arguments, flat_name
-from fastrouter.api.requests.tools import UNSEEN_IMAGE
 
 MAX_ITEMS = 1 << 16
 _SEALED = "fastrouter-1:"  # before the text in an `encrypted_content`
@@ -169,7 +168,7 @@ def _content(name: str, value: Any, *, is_result: bool = False) -> Any:
         raise invalid(name, "must be a string or a list of parts")
     parts = [part for index, given in enumerate(value) for part in _part(f"{name}[{index}]", given)]
     if is_result:
-        parts = [{"type": "text", "text": UNSEEN_IMAGE} if part["type"] == "image_url" else part for part in parts]
+        parts = [{**part, "is_optional": True} if part["type"] == "image_url" else part for part in parts]
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
@@ -187,7 +186,7 @@ def _part(name: str, value: Any) -> Iterator[dict[str, Any]]:
         if url is None:
             raise invalid(name, "needs an `image_url`: this server does not store files, so a `file_id` cannot be used")
         detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
-        yield {"type": "image_url", "image_url": {"url": string(f"{name}.image_url", url), **detail}}
+        yield {"type": "image_url", "image_url": {"url": string(f"{name}.image_url", url), **detail}, "field": f"{name}.image_url"}
     elif kind == "input_audio":
         yield {"type": "input_audio", "input_audio": part.get("input_audio")}
     elif kind == "input_file":

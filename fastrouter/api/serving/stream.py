@@ -51,7 +51,7 @@ class Stream(Answer, SseWriter):
             index = self._index(self._prompt, choice)
             self.set_first(choice, self._flavour.first(index))
             self._set_templates(choice)
-        lease.submit(generate, self)
+        lease.submit(generate, self, self.ask.files)
 
     def _set_templates(self, choice: int) -> None:
         """Text without a template arrives as a record and goes through the flavour's `event`."""

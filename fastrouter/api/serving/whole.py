@@ -96,7 +96,7 @@ class Whole(Answer):
     def _submit(self, lease: Lease) -> None:
         for collector, generate in zip(self._collectors, self.ask.generates, strict=True):
             if not self._is_over:
-                lease.submit(generate, collector)
+                lease.submit(generate, collector, self.ask.files)
 
     def _on_event(self, prompt: int, choice: int, event: Delta) -> None:
         self._collectors[prompt].add(choice, event)

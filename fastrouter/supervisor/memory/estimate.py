@@ -6,8 +6,9 @@ These are estimates: what llama.cpp really allocates depends on its version and 
 from dataclasses import replace
 
 from fastrouter.catalog.capabilities import is_encoder
+from fastrouter.catalog.gguf import Header
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.options.limits import MIN_FLASH_HEAD_SIZE
+from fastrouter.options.limits import KEPT_PICTURES_BYTES, MIN_FLASH_HEAD_SIZE
 from fastrouter.supervisor.decide.need import Need, total
 from fastrouter.supervisor.memory.repacking import NOTHING as NO_REPACKING
 from fastrouter.supervisor.memory.repacking import Repacking, sizes
@@ -51,17 +52,24 @@ def unmapped_bytes(spec: ModelSpec, repacking: Repacking) -> int:
 
 def _draft_of(spec: ModelSpec) -> ModelSpec:
     """The draft model, like any other model; its context is as long as that of the main model."""
-    return replace(spec, header=spec.draft, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
+    return replace(spec, header=spec.draft, projector=None, draft=None, options=replace(spec.options.of_draft, ctx_size=_num_tokens(spec)))
 
 
 def heap_bytes(spec: ModelSpec) -> int:
     """What a load allocates in addition to the mapped weights. 0 when the header does not say it."""
     if spec.draft is not None:
         return heap_bytes(replace(spec, draft=None)) + heap_bytes(_draft_of(spec))
+    if spec.projector is not None:
+        return heap_bytes(replace(spec, projector=None)) + _projector_bytes(spec.projector)
     header = spec.header
     if header is None or not (header.block_count and header.embedding_length and header.head_count):
         return 0
     return _LEAST_BYTES + _cache_bytes(spec) + _compute_bytes(spec) + _BYTES_PER_TOKEN_OF_VOCABULARY * (header.vocab_size or 0)
+
+
+def _projector_bytes(projector: Header) -> int:
+    """It is not mapped. Its intermediate results take about a quarter of its size; then there are the pictures that it has computed."""
+    return projector.size_bytes * 5 // 4 + KEPT_PICTURES_BYTES
 
 
 def _cache_bytes(spec: ModelSpec) -> int:

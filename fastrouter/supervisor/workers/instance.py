@@ -6,6 +6,7 @@ Invariant: `streams` holds every request that has not ended. A request that has 
 import asyncio
 import copy
 import logging
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from fastrouter._core import Sink
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import (
     DECODING_CALLS,
     Abort,
@@ -46,6 +48,7 @@ from fastrouter.system.machine import total_bytes
 log = logging.getLogger("fastrouter.supervisor")
 
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
+_FILE_BITS = 52  # of the number of a descriptor: JSON's numbers
 PEEK_TIMEOUT_S = 3.0
 SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and its last message is still true
 SLOTS_AGE_S = 60.0  # older messages about slots are not used: the worker hangs
@@ -187,7 +190,7 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self.process.send(Submit(request_id, stream.generate, stream.begin()))
+            self.process.send(Submit(request_id, stream.generate, stream.begin(), self._send_files(stream.files)))
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
@@ -195,6 +198,15 @@ class Instance:
         self.has_prompts = True
         self.on_work()
         return request_id
+
+    def _send_files(self, files: AttachedFiles | None) -> list[Any] | None:
+        """For Submit. Raises Unavailable."""
+        if files is None:
+            return None
+        number = secrets.randbits(_FILE_BITS)
+        if not self.process.descriptors.send(number, files.fd):
+            raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
+        return [number, files.sizes]
 
     def abort(self, request_id: int) -> None:
         """Forget a request, and stop it if it has not ended. Idempotent."""

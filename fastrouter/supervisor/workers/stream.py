@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrouter._core import Sink
+from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import Generate
 
 
@@ -17,6 +18,7 @@ class WorkerStream:
     generate: Generate
     sink: Sink
     owner: Any  # the lease
+    files: AttachedFiles | None = None  # of its pictures
     num_deaths: int = 0  # workers that died while they had it
     num_stuck: int = 0  # of these, the last ones in a row between which nothing came
     died_at: float = 0.0  # the last of them
