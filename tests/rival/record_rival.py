@@ -65,16 +65,18 @@ def _without_paths(answer: Any, folder: str, smollm2: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rival", required=True, help=f"llama-server, {BUILD}")
-    program = parser.parse_args().rival
+    parser.add_argument("servers", nargs="*", default=SERVERS, metavar="SERVER", help=f"some of {', '.join(SERVERS)}")
+    asked = parser.parse_args()
+    program = asked.rival
     found = subprocess.run(
-        [sys.executable, RECORDED.parent.parent / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
+        [sys.executable, RECORDED.parent.parent.parent / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
     )
     smollm2 = Path(found.stdout.strip())
     RECORDED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_models(folder)
-        for server in SERVERS:
+        for server in asked.servers:
             flags = [flag.replace(name, "MODELS").replace(str(smollm2), smollm2.name) for flag in flags_of(server, folder, smollm2)]
             about = {"build": BUILD, "version": version_of(program), "flags": " ".join(flags)}
             answers = record(program, server, folder, smollm2)

@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 from tiny_encoders import make_bert
 from tiny_models import make_llama, make_lora
+from tiny_projectors import make_gemma3, make_llava
 
 BUILD = "b11434"
 TEMPLATE = (
@@ -43,6 +44,9 @@ def make_models(folder: Path) -> None:
     make_lora(folder / "lora.gguf", seed=1, task_name="rhymes")
     make_bert(folder / "embedder.gguf")
     make_bert(folder / "ranker.gguf", seed=3, pooling=gguf.PoolingType.RANK)
+    make_llama(folder / "sees.gguf", seed=1, chat_template=TEMPLATE)
+    make_llava(folder / "mmproj-llava.gguf")
+    make_gemma3(folder / "mmproj-gemma3.gguf")
     for seed in (1, 2):
         make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
 
@@ -51,6 +55,9 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     """Understood by both."""
     shared = ["-t", "2", "--host", "127.0.0.1"]
     one = ["--slots", "--metrics", *shared]
+    if server in SEEING:
+        model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
+        return [*model, "-c", "2048", "-np", "1", *one]
     return {
         "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
         "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],
@@ -60,7 +67,8 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     }[server]
 
 
-SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router")
+SEEING = ("llava", "gemma3")
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *SEEING)
 
 
 def ask(port: int, case: Case) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The table of requests, see rival.py; when fastrouter answers differently on purpose, rival_differs.py says so."""
 
+import base64
 from typing import Any
 
 from rival import GREEDY, Case
+from tiny_projectors import GIF, JPEG, bmp, image_part, picture, png
 
 PROMPT = "the cat is on"
 CHAT = [{"role": "system", "content": "you"}, {"role": "user", "content": "the red cat"}]
@@ -156,4 +158,51 @@ def _router() -> list[Case]:
     ]
 
 
-CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router()]
+def _seeing(server: str) -> list[Case]:
+    """A model with a projector."""
+    one, other = image_part(png(picture(1))), image_part(png(picture(2, 70, 50)))
+
+    def user(*parts: Any) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]}
+
+    def chat(name: str, *messages: dict[str, Any], n: int = 16, **more: Any) -> Case:
+        return _chat(server, name, list(messages), n, **more)
+
+    turn = [user("the cat", one), {"role": "assistant", "content": "a dog"}, user("and one of", other, "is red")]
+    encoded = base64.b64encode(png(picture(1))).decode()
+    anthropic = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": encoded}}
+
+    def url(text: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": text}}
+
+    return [
+        chat("chat without a picture", {"role": "user", "content": "the cat is"}),
+        chat("chat with a picture", user("the cat is", one)),
+        chat("chat with another picture", user("the cat is", other)),
+        chat("chat with a picture, again", user("the cat is", other)),
+        chat("chat with a picture first", user(one, "the cat is")),
+        chat("chat with only a picture", user(one)),
+        chat("chat with two pictures and text between", user("the", one, "and", other, "two")),
+        chat("chat with the same picture twice", user("the", one, one, "two")),
+        chat("chat with a JPEG", user("the cat", image_part(JPEG, detail="low"))),
+        chat("chat with a GIF", user("the cat", image_part(GIF))),
+        chat("chat with a BMP", user("the cat", image_part(bmp(picture(4))))),
+        chat("chat with a picture in base64", user("the cat is", url(encoded))),
+        chat("chat with a picture, streamed", user("the cat is", one), stream=True, stream_options={"include_usage": True}),
+        chat("chat with a system message and a picture", {"role": "system", "content": "you"}, user("the", "red cat", one)),
+        chat("chat of two turns with pictures, the first", *turn[:1]),
+        chat("chat of two turns with pictures", *turn),
+        chat("chat of two turns with other pictures", user("the cat", other), *turn[1:]),
+        chat("chat with a picture and a grammar", user("the cat", one), grammar='root ::= "dog" | "cat"'),
+        chat("chat with a picture and penalties", user("the cat", one), repeat_penalty=1.3, repeat_last_n=64),
+        chat("chat with a broken picture", user("the cat", image_part(png(picture(1))[:60]))),
+        chat("chat with a picture that is none", user("the cat", image_part(b"nonsense"))),
+        chat("chat with a URL of another kind", user("the cat", url("data:text/plain;base64,YQ=="))),
+        chat("chat with a file", user("the cat", url("file://a.png"))),
+        Case(server, "messages with a picture", "/v1/messages", {"max_tokens": 16, "messages": [user("the", anthropic)], **GREEDY}),
+        Case(server, "props", "/props"),
+        Case(server, "models", "/v1/models"),
+    ]
+
+
+CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_seeing("llava"), *_seeing("gemma3")]

@@ -51,7 +51,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "json.chat_template": "a built-in template is called by its name",
         "json.default_generation_settings.params.*": "all settings, and the same ones as in an answer",
         "json.endpoint_metrics": "on without --metrics",
-        "json.media_marker": "there are no images yet",
+        "json.media_marker": "a client does not place pictures itself",
         "json.ui": "of the web page",
         "json.model_alias": "the program's own name, of a router",
     },

@@ -104,6 +104,23 @@ def _write(path: Path | str, kind: str, tensors: dict[str, Matrix], image_size: 
 
 # ---------------------------------------------------------------- pictures
 
+# Both are picture(3, 24, 16).
+JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5aYVpQYEpRUk//"
+    "2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0//wAARCAAQABgDASIAAhEBAxEB/8QA"
+    "HwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEGE1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkK"
+    "FhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWGh4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXG"
+    "x8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEBAQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAEC"
+    "AxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYkNOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOE"
+    "hYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwDRbWklG2KN"
+    "XI5wsmf6UxXhuJlZ5kidiB5ZYZHatGHRdNVibK28uTHJZ2PH5n2rLu7a2g1fa8ZLq6nIJx0HvWnuzrycVJadl/meU6M6Evdlyyemy2ZJqEr2Hl+TC1zvznZ/"
+    "DjHpn1/SirMrRtjYpHrmiuRYFVPeVH72/wDMfLiaH7uK5kup/9k="
+)
+GIF = base64.b64decode(
+    "R0lGODdhGAAQAIIAAKTmdWPlpzDugyrHUMGbvMJk1jakxCBXsiwAAAAAGAAQAEAIfgADCBQooGDBAggRDli4EIBDAAciRiRAkaLEiAMFMhxgoGPHjQMMFswY"
+    "4OLDkw89dkQpkqRIAQkVbjyp0gDIlyRNoqSpkqXBihRJ1gRKIKZLkTELgDx51GDSpSlV3myZ8aJVolZJbrwKNGvGmTujevRZkKhQlURjms04FGjMgAA7"
+)
+
 
 def picture(seed: int = 0, width: int = 40, height: int = 30) -> Pixels:
     """Rows of RGB pixels: a few large areas, so that resizing keeps most of it."""
