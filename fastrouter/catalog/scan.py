@@ -288,8 +288,9 @@ class Scan:
     def _projector_of(self, found: Found, layer: Layer) -> str | None:
         """The one that its section names, or the command line for its model."""
         if "mmproj" in layer:
-            return os.path.abspath(layer["mmproj"].value)
-        return os.path.abspath(self._config.mmproj) if self._config.mmproj is not None and found.id == self.default_id else None
+            return os.path.abspath(str(layer["mmproj"].value))
+        mmproj = self._config.mmproj if found.id == self.default_id else None
+        return os.path.abspath(mmproj) if mmproj is not None else None
 
     def _other_names(self, found: Found) -> Iterable[str]:
         names = dict.fromkeys((*found.spellings, *found.short_spellings))

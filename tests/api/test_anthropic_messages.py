@@ -7,6 +7,7 @@ import pytest
 
 from fastrouter.api.flavours.anthropic import ERRORS, Messages
 from fastrouter.api.requests.anthropic_messages import chat_of
+from fastrouter.api.requests.chat_messages import check_messages
 from fastrouter.errors import (
     ContextExceeded,
     FastrouterError,
@@ -109,7 +110,8 @@ def test_documents_are_text() -> None:
 def test_an_image_in_a_result_does_not_end_the_conversation() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aaaa"}}
     [message] = messages_of(user({"type": "tool_result", "tool_use_id": "t", "content": [text("a"), image]}))
-    assert message["content"] == "a\n[An image. This model cannot see images.]"
+    [seen] = check_messages([message])
+    assert seen["content"] == "a\n[An image. This model cannot see images.]"
 
 
 def test_tools() -> None:
@@ -195,7 +197,7 @@ def test_the_rest() -> None:
         ({"messages": [{"role": "user"}]}, "field 'messages[0].content' must be a string or a list of blocks"),
         (
             {"messages": [user({"type": "image"})]},
-            "field 'messages[0].content[0].type' is \"image\", which is not supported yet",
+            "field 'messages[0].content[0].source' must be an object",
         ),
         ({"messages": [*HELLO, user({"type": "poem"})]}, 'field \'messages[1].content[0].type\' must be "text", "tool_result"'),
         (

@@ -236,10 +236,10 @@ def test_templates_and_system_messages_are_no_fields_of_a_request() -> None:
     assert (generate.chat_template, generate.system) == (None, None)
 
 
-def test_images_are_refused_by_name() -> None:
-    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+def test_audio_is_refused_by_name() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
     message = refused(messages=[{"role": "user", "content": [{"type": "text", "text": "what is this"}, part]}])
-    assert message == "field 'messages[0].content[1].type' is \"image_url\", which is not supported yet: send text"
+    assert message == "field 'messages[0].content[1].type' is \"input_audio\", which is not supported yet: send text"
 
 
 def test_a_trailing_assistant_message_is_a_prefill() -> None:

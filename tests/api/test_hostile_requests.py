@@ -74,5 +74,5 @@ def test_a_large_picture_is_refused_in_few_words(router: StartRouter, models: Pa
     for path, body in PICTURES.items():
         answer = server.post(path, {"model": "tiny0", **body})
         assert answer.status == 400, path
-        assert b"not supported yet" in answer.body
+        assert b"image input is not supported" in answer.body
         assert len(answer.body) < 400

@@ -194,7 +194,7 @@ def test_what_only_loads() -> None:
     ("flavour", "fields", "message"),
     [
         (Chat, {"messages": "x"}, "field 'messages' must be a list"),
-        (Chat, {"messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "field 'messages[0].images' is not supported yet"),
+        (Chat, {"messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "field 'messages[0].images[0]' must be base64"),
         (Chat, {"messages": [{"role": "user", "content": 1}]}, "field 'messages[0].content' must be a string"),
         (Chat, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "field 'messages[0].tool_calls[0].function' must be an object"),
         (Chat, {"messages": HELLO, "options": []}, "field 'options' must be an object"),
@@ -206,7 +206,7 @@ def test_what_only_loads() -> None:
         (Chat, {"messages": HELLO, "keep_alive": "soon"}, "field 'keep_alive' must be"),
         (Chat, {"messages": HELLO, "tools": [{}]}, "field 'tools[0].function' must be an object"),
         (Generate, {"prompt": 1}, "field 'prompt' must be a string"),
-        (Generate, {"prompt": "a", "images": ["x"]}, "field 'images' is not supported yet"),
+        (Generate, {"prompt": "a", "images": ["x"]}, "field 'images[0]' must be base64"),
         (Generate, {"prompt": "a", "template": "{{ .Prompt }}"}, "field 'template' is not supported"),
         (Generate, {"prompt": "a", "raw": True, "context": [1]}, "field 'context' cannot be used together with"),
         (Generate, {"prompt": "a", "suffix": 5}, "field 'suffix' must be a string"),

@@ -1,10 +1,9 @@
 """The acceptance cases of Open Responses (openresponses.org): its requests, and what its specification of April 2026 says about responses,
 items and events. Written from the specification; its own runner needs another runtime.
 
-The case with an image is refused by name until there are images.
+The case with an image is in test_pictures.py, and needs a model that sees.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +181,6 @@ def test_streamed(server: Router, name: str) -> None:
 
 def nameless(output: list[dict[str, Any]]) -> Any:
     return [{name: value for name, value in item.items() if name not in ("id", "call_id")} for item in output]
-
-
-def test_an_image_is_refused_by_name(server: Router) -> None:
-    picture = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
-    content = [{"type": "input_text", "text": "cat"}, picture]
-    answer = server.post("/v1/responses", {"model": "agent", "input": [{"type": "message", "role": "user", "content": content}]})
-    assert answer.status == 400
-    assert re.search(r"input\[0\]\.content\[1\]", answer.error["message"])
 
 
 def test_what_llama_server_adds_to_a_stream(server: Router) -> None:

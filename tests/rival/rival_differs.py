@@ -13,7 +13,17 @@ ONE_BUDGET = "usage counts all prompts, not only the first"
 NO_END = "a grammar that is complete ends the answer; no token is spent on the end"
 OTHER_GRAMMARS = "schemas are followed by llguidance, which leaves other white space open; both answers fit the schema"
 
+NO_VIDEO = "there are no videos yet"
+
 DIFFERS: dict[str, dict[str, str]] = {
+    **{
+        f"*: chat with a {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
+        for what in ("broken picture", "picture that is none", "URL of another kind", "file")
+    },
+    "*: chat with a picture and a grammar": {
+        f"json.{name}": NO_END for name in ("usage.completion_tokens", "usage.total_tokens", "timings.predicted_n")
+    },
+    "*: messages with a picture": {"json.usage.cache_creation_input_tokens": "Anthropic's clients read it"},
     "tiny: completion of no tokens": {
         "json.content": "n_predict 0 fills the cache and generates nothing, as llama-server's documentation has it",
         "json.tokens_predicted": "as content",
@@ -44,6 +54,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "json.data.*.spellings": KNOWN,
         "json.data.*.meta": "known before the model is loaded",
         "json.data.*.aliases": "the other names, without the id",
+        "json.data.*.architecture.input_modalities": NO_VIDEO,
     },
     "*: props*": {
         "json.is_loaded": "props are there without a load",
@@ -52,6 +63,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "json.default_generation_settings.params.*": "all settings, and the same ones as in an answer",
         "json.endpoint_metrics": "on without --metrics",
         "json.media_marker": "a client does not place pictures itself",
+        "json.modalities.video": NO_VIDEO,
         "json.ui": "of the web page",
         "json.model_alias": "the program's own name, of a router",
     },

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrouter.errors import InvalidRequest
+from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
 from fastrouter.worker.llama.projector import BrokenFile, Embeddings, PictureChunk, Projector
 from fastrouter.worker.media import picture_files
@@ -92,7 +92,7 @@ class Pictures:
         return any(not future.done() for future in self._coming.values())
 
     def get(self, chunk: PictureChunk) -> Embeddings | None:
-        """None: they are being computed. Raises LlamaError."""
+        """None: they are being computed. Raises FastrouterError."""
         kept = self._kept.get(chunk.key)
         if kept is not None:
             self._kept.move_to_end(chunk.key)
@@ -104,7 +104,12 @@ class Pictures:
         if not coming.done():
             return None
         del self._coming[chunk.key]
-        found = coming.result()
+        try:
+            found = coming.result()
+        except FastrouterError:
+            raise
+        except Exception as error:  # any error: it must cost one request, not the worker
+            raise FastrouterError(f"a picture could not be computed: {type(error).__name__}: {error}") from error
         self._keep(chunk.key, found)
         return found
 
