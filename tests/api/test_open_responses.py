@@ -1,7 +1,7 @@
 """The acceptance cases of Open Responses (openresponses.org): its requests, and what its specification of April 2026 says about responses,
 items and events. Written from the specification; its own runner needs another runtime.
 
-The case with an image is in test_pictures.py, and needs a model that sees.
+The case with an image is in test_image_requests.py, and needs a model that sees.
 """
 
 from pathlib import Path
