@@ -15,6 +15,7 @@ from fastrouter.options.load import QUIET
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml's levels
 _LEAST_BY_VERBOSITY = {QUIET: _WARN, QUIET + 1: _INFO}  # llama-server's verbosity; above: everything
 _HARMLESS = re.compile(r"[Uu]sing special_pad_id instead|failed to find a memory slot")  # llama.cpp calls these errors, but continues
+_UNSAID = re.compile(r"ffprobe|failed to decode buffer as")  # about a broken picture, whose request gets an error of ours
 _PREFIX = re.compile(r"(?:\w+: )?(?:error loading model: )?(?:\w+_\w+: )?")  # C++ functions, and words that the error contains anyway
 
 
@@ -38,7 +39,7 @@ class LlamaLog:
     def take(self, level: int, text: bytes, _: int = 0) -> None:
         """llama.cpp's callback."""
         if level != _CONT:
-            self._is_shown = level >= self._least
+            self._is_shown = level >= self._least and not _UNSAID.search(text.decode("utf-8", "replace"))
         if self._is_shown:
             line = text.decode("utf-8", "replace")
             sys.stderr.write(line)

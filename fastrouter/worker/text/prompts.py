@@ -63,11 +63,13 @@ class Prompts:
         the job, for a prompt that must have more than `limit` tokens, judged by its size."""
         if generate.messages is not None:
             chat = self._chat(generate)
-            if generate.pictures:
-                return self.jobs.start(lambda: self._read_with_pictures(generate, chat, files, limit), WAITS)
             text = self._renderer.render_now(chat)
-            if text is None or (self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None):
-                return self.jobs.start(lambda: self._read_chat(chat, limit), WAITS)
+            if text is not None and self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None:
+                text = None
+            if generate.pictures:
+                return self.jobs.start(lambda: self._read_pictures(generate, text or self._render_whole(chat), files, limit), WAITS)
+            if text is None:
+                return self.jobs.start(lambda: self._read_rendered(self._render_whole(chat), limit), WAITS)
             if len(text) > SHORT_CHARS:
                 return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
             return self._read_rendered(text, limit)
@@ -100,17 +102,16 @@ class Prompts:
             at=generate.asked_at,
         )
 
-    def _read_chat(self, chat: Chat, limit: int | None) -> ReadPrompt:
+    def _render_whole(self, chat: Chat) -> str:
+        """In a job."""
         if self._renderer.needs_format(chat):
             self._renderer.find_format(chat.source)
-        return self._read_rendered(self._renderer.render(chat), limit)
+        return self._renderer.render(chat)
 
-    def _read_with_pictures(self, generate: Generate, chat: Chat, files: tuple[bytes, ...], limit: int) -> ReadPrompt:
+    def _read_pictures(self, generate: Generate, text: str, files: tuple[bytes, ...], limit: int) -> ReadPrompt:
+        """In a job. The marks in the text become pictures."""
         if self.pictures is None:
             raise CannotSee
-        if self._renderer.needs_format(chat):
-            self._renderer.find_format(chat.source)
-        text = self._renderer.render(chat)
         self._refuse_too_long(text, limit)
         places = {mark: index for index, (mark, _) in enumerate(generate.pictures)}
         pieces = re.split(f"({'|'.join(map(re.escape, places))})", self._without_bos(text))
