@@ -9,6 +9,7 @@ import logging
 import secrets
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from fastrouter._core import Sink
@@ -36,6 +37,7 @@ from fastrouter.ipc.messages import (
     Submit,
     Unusable,
 )
+from fastrouter.ipc.wire import encode
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
@@ -190,7 +192,7 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self.process.send(Submit(request_id, stream.generate, stream.begin(), self._send_files(stream.files)))
+            self._send_submit(Submit(request_id, stream.generate, stream.begin()), stream.files)
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
@@ -199,14 +201,14 @@ class Instance:
         self.on_work()
         return request_id
 
-    def _send_files(self, files: AttachedFiles | None) -> list[Any] | None:
-        """For Submit. Raises Unavailable."""
-        if files is None:
-            return None
-        number = secrets.randbits(_FILE_BITS)
-        if not self.process.descriptors.send(number, files.fd):
-            raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
-        return [number, files.sizes]
+    def _send_submit(self, submit: Submit, files: AttachedFiles | None) -> None:
+        """Raises Unavailable."""
+        if files is not None:
+            submit = replace(submit, files=[secrets.randbits(_FILE_BITS), files.sizes])
+            encode(submit)  # it fails before its descriptor is sent, which would stay there without a message
+            if not self.process.descriptors.send(submit.files[0], files.fd):
+                raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
+        self.process.send(submit)
 
     def abort(self, request_id: int) -> None:
         """Forget a request, and stop it if it has not ended. Idempotent."""

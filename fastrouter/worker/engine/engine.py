@@ -10,8 +10,6 @@ from bisect import insort
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from fastrouter.errors import FastrouterError
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
@@ -23,6 +21,7 @@ from fastrouter.worker.engine.echo import read_prompt
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.engine.picture_steps import PictureSteps
 from fastrouter.worker.engine.recovery import Recovery
+from fastrouter.worker.engine.rows import put_decoding, put_pieces
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
@@ -211,9 +210,10 @@ class Engine:
     def _decode(self, step: Step) -> int:
         """Returns the code of llama_decode. A prompt that is alone in the step ends the decode when its client leaves; other sequences
         would lose their results."""
-        num_rows, pieces = self._put_decoding(step), step.pieces
+        batch, pieces = self._context.batch, step.pieces
+        num_rows = put_decoding(batch, step.decoding)
         if pieces:
-            num_rows = self._put_pieces(step, num_rows)
+            num_rows = put_pieces(batch, pieces, num_rows)
             self._cancelled.start(step.lone_request_id)
         if self._step_ns > LONG_NS or (pieces and self._speed.expected_ns(step.num_prompt_tokens) > LONG_NS):
             self.before_long_step()
@@ -223,36 +223,6 @@ class Engine:
         if pieces:
             self._cancelled.stop()
         return code
-
-    def _put_decoding(self, step: Step) -> int:
-        """A row for each sequence that decodes, and its guess. Returns the number of rows."""
-        batch = self._context.batch
-        token, pos, seq, wants_logits = batch.token, batch.pos, batch.seq, batch.logits
-        row = 0
-        for running in step.decoding:
-            sequence, slot = running.sequence, running.slot
-            token[row] = sequence.next_token
-            pos[row] = len(slot.tokens)
-            seq[row] = slot.id
-            wants_logits[row] = 1
-            row += 1
-            if sequence.draft:
-                row = batch.put_draft(row, sequence.draft, len(slot.tokens) + 1, slot.id)
-        return row
-
-    def _put_pieces(self, step: Step, row: int) -> int:
-        """Pieces of prompts, from row `row` on. Returns the number of rows."""
-        for piece in step.pieces:
-            sequence, start, end = piece.running.sequence, piece.start, piece.end
-            if not sequence.started_ns:
-                sequence.started_ns = time.monotonic_ns()
-            tokens = np.frombuffer(sequence.prefix, dtype=np.int32)[start:end]
-            batch, seq_id = self._context.batch, piece.running.slot.id
-            if sequence.reads_prompt:
-                row = batch.put_outputs(row, tokens, start, seq_id)
-            else:
-                row = batch.put_prompt(row, tokens, start, seq_id, wants_logits=piece.is_last)
-        return row
 
     # ------------------------------------------------------------ take
 

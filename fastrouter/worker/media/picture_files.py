@@ -22,7 +22,7 @@ _STEP_BYTES = 1 << 20
 
 def check(file: bytes) -> None:
     """Raises ValueError: what is wrong with it, and what to do."""
-    size = _size_of(file)
+    size = size_of(file)
     if size is None:
         raise ValueError(f"is not a picture that can be read{_guess(file)}: send PNG, JPEG, GIF or BMP")
     width, height = size
@@ -44,7 +44,7 @@ def _guess(file: bytes) -> str:
     return " (it is SVG, HTML or XML)" if file[:256].lstrip().startswith(b"<") else ""
 
 
-def _size_of(file: bytes) -> tuple[int, int] | None:
+def size_of(file: bytes) -> tuple[int, int] | None:
     """(width, height); zeros: the file is cut short. None: another kind of file."""
     if not file.startswith(_KINDS):
         return None
