@@ -204,9 +204,10 @@ class Instance:
     def _send_submit(self, submit: Submit, files: AttachedFiles | None) -> None:
         """Raises Unavailable."""
         if files is not None:
-            submit = replace(submit, files=[secrets.randbits(_FILE_BITS), files.sizes])
+            number = secrets.randbits(_FILE_BITS)
+            submit = replace(submit, files=[number, files.sizes])
             encode(submit)  # it fails before its descriptor is sent, which would stay there without a message
-            if not self.process.descriptors.send(submit.files[0], files.fd):
+            if not self.process.descriptors.send(number, files.fd):
                 raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
         self.process.send(submit)
 
