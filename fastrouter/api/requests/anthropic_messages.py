@@ -172,16 +172,17 @@ def _result(block: _Block, tool_names: dict[str, str]) -> Message:
     parts = _blocks(f"{block.name}.content", content) if content is not None else []
     found = [_part(part, is_optional=True) for part in parts]
     content = _content(found) if any(isinstance(part, dict) for part in found) else "\n".join(map(str, found))
-    if block.value.get("is_error") is True and isinstance(content, list):
-        content = [{"type": "text", "text": "Error:"}, *content]
-    elif block.value.get("is_error") is True and not _says_error(content):
-        content = f"Error: {content}"
+    if block.value.get("is_error") is True:
+        content = _as_error(content)
     named = {"name": tool_names[call_id]} if call_id in tool_names else {}
     return {"role": "tool", "tool_call_id": call_id, **named, "content": content}
 
 
-def _says_error(text: str) -> bool:
-    return text.lstrip("<").lower().startswith(("error", "tool_use_error"))
+def _as_error(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(content, list):
+        return [{"type": "text", "text": "Error:"}, *content]
+    says_it = content.lstrip("<").lower().startswith(("error", "tool_use_error"))
+    return content if says_it else f"Error: {content}"
 
 
 def _text(block: _Block) -> str:
