@@ -198,7 +198,7 @@ def test_a_projector_of_another_model(router: StartRouter, tmp_path: Path) -> No
 
 
 def test_a_stream_with_a_picture_survives_its_worker(server: Router) -> None:
-    body = {"model": "sees", "messages": BODIES["/v1/chat/completions"]["messages"], "max_tokens": 600, "temperature": 0, "stream": True}
+    body = {"model": "sees", "messages": BODIES["/v1/chat/completions"]["messages"], "max_tokens": 1900, "temperature": 0, "stream": True}
     with server.stream("/v1/chat/completions", body) as stream:
         expected = "".join(map(text_of, stream))
     with server.stream("/v1/chat/completions", body) as stream:

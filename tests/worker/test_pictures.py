@@ -298,6 +298,7 @@ def mutations(count: int) -> Iterator[bytes]:
         yield bytes(file)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a template's time may be over inside a weakref's callback
 def test_broken_files_are_refused_or_shown(bench: MakeBench) -> None:
     """Three hundred of them, beside a stream."""
     one = bench(parallel=4)
