@@ -69,7 +69,7 @@ def main() -> None:
     asked = parser.parse_args()
     program = asked.rival
     found = subprocess.run(
-        [sys.executable, RECORDED.parent.parent.parent / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
+        [sys.executable, RECORDED.parents[2] / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
     )
     smollm2 = Path(found.stdout.strip())
     RECORDED.mkdir(exist_ok=True)

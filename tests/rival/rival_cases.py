@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from rival import GREEDY, Case
+from rival import FLAGGED, GREEDY, Case
 from tiny_projectors import GIF, JPEG, bmp, image_part, picture, png
 
 PROMPT = "the cat is on"
@@ -205,4 +205,17 @@ def _seeing(server: str) -> list[Case]:
     ]
 
 
-CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_seeing("llava"), *_seeing("gemma3")]
+def _flagged() -> list[Case]:
+    """Flags that change what the model computes, or where."""
+    return [
+        case
+        for server in FLAGGED
+        for case in (
+            _completion(server, "completion", "the cat is on the red mat and the dog sees a moon over the house", n=24),
+            _completion(server, "completion with n_probs", "a small bird over the moon", n=4, n_probs=3),
+            Case(server, "tokenize", "/tokenize", {"content": "the cat", "add_special": True}),
+        )
+    ]
+
+
+CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_seeing("llava"), *_seeing("gemma3")]
