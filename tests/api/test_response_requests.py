@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastrouter.api.requests.chat_messages import check_messages
 from fastrouter.api.requests.known import RESPONSES
 from fastrouter.api.requests.response_items import seal, unseal
 from fastrouter.api.requests.response_tools import Tool, call_item, custom_arguments, custom_input
@@ -342,9 +341,9 @@ def test_the_oldest_turns_go_first() -> None:
 def test_an_image_in_a_result_does_not_end_the_conversation() -> None:
     picture = {"type": "input_image", "image_url": "data:image/png;base64,aaaa"}
     call = {"type": "function_call", "call_id": "c", "name": "view_image", "arguments": "{}"}
-    *_, result = messages_of(said("user", "hi"), call, {"type": "function_call_output", "call_id": "c", "output": [picture]})
-    [seen] = check_messages([result])
-    assert seen["content"] == "[An image. This model cannot see images.]"
+    output = {"type": "function_call_output", "call_id": "c", "output": [picture]}
+    ask = read_response({"input": [said("user", "hi"), call, output]})
+    assert ask.pictures.unseen(ask.generates[0].messages or [])[-1]["content"] == "[An image. This model cannot see images.]"
 
 
 def test_what_a_chat_refuses_is_named_as_here() -> None:
