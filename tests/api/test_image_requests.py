@@ -204,7 +204,7 @@ def test_a_stream_with_a_picture_survives_its_worker(server: Router) -> None:
     with server.stream("/v1/chat/completions", body) as stream:
         events = iter(stream)
         begun = [next(events) for _ in range(5)]
-        os.kill(server.worker_of("sees"), signal.SIGKILL)
+        os.kill(server.worker_of("sees/sees"), signal.SIGKILL)
         found = "".join(map(text_of, [*begun, *events]))
     assert found == expected
     eventually(lambda: "SIGKILL" in server.log, "the death of its worker")
