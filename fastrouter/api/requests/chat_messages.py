@@ -7,7 +7,7 @@ is not text, the error names the field.
 from typing import Any
 
 from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported_kind, string
-from fastrouter.api.requests.pictures import Pictures
+from fastrouter.api.requests.pictures import Pictures, field_of
 from fastrouter.api.requests.tools import UNSEEN_IMAGE
 from fastrouter.errors import InvalidRequest
 
@@ -30,16 +30,16 @@ def _without_pictures(name: str, message: dict[str, Any], pictures: Pictures | N
     parts = message.get("content")
     if not isinstance(parts, list) or not any(part["type"] == "image_url" for part in parts):
         return message
-    text, is_after_picture = "", True
+    text, is_after_picture = "", False
     for index, part in enumerate(parts):
         place = f"{name}.content[{index}]"
         is_picture = part["type"] == "image_url"
         is_optional = is_picture and part.get("is_optional") is True
         if is_picture and pictures is None and not is_optional:
-            raise not_supported_kind(place, part["type"])
+            raise invalid(field_of(place, part), "is a picture, and only generations take pictures: send text")
         more = part["text"] if not is_picture else pictures.add_part(place, part) if pictures is not None else UNSEEN_IMAGE
         is_alone = is_picture and not is_optional
-        text += more if is_alone or is_after_picture else f"\n{more}"
+        text += more if is_alone or is_after_picture or not text else f"\n{more}"
         is_after_picture = is_alone
     return {**message, "content": text}
 

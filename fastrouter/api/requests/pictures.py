@@ -22,6 +22,7 @@ MAX_PICTURES = 64  # of a request
 MAX_PICTURE_BYTES = 20 << 20
 _MAX_SHOWN = 40  # characters of a URL, in an error
 _DATA_URL = re.compile(r"data:(?P<kind>[^,;]{0,100})(?:;[^,;]{0,100})*;base64,")
+_MAX_NAME = 200  # characters
 _FILE = "file://"
 _SECRET = secrets.token_bytes(32)
 _NO_BASE64 = "must be base64 without other characters"
@@ -56,8 +57,8 @@ class Pictures:
         return mark
 
     def add_part(self, name: str, part: dict[str, Any]) -> str:
-        """A part of type image_url. Other APIs' readers give it the name that their clients know."""
-        name = part["field"] if isinstance(part.get("field"), str) else f"{name}.image_url"
+        """A part of type image_url."""
+        name = field_of(name, part)
         given = part.get("image_url")
         url = given if isinstance(given, str) else string(f"{name}.url", json_object(name, given).get("url"))
         return self.add(name, url, is_optional=part.get("is_optional") is True)
@@ -79,6 +80,12 @@ class Pictures:
     def contents(self, folder: Path | None) -> list[bytes]:
         """Reads the files, which are below this folder. Raises InvalidRequest."""
         return [_read(picture, folder) if picture.content is None else picture.content for picture in self.all]
+
+
+def field_of(name: str, part: dict[str, Any]) -> str:
+    """The name of a picture's field. The readers of other APIs put the name that their clients know into the part."""
+    given = part.get("field")
+    return given if isinstance(given, str) and len(given) <= _MAX_NAME else f"{name}.image_url"
 
 
 def _content_of(name: str, url: str) -> bytes:

@@ -91,6 +91,7 @@ class Engine:
         self.prompts.pictures = pictures
         steps = PictureSteps(pictures, self._context, self.prefixes, self.adapters, self._recovery, self._end_with, self._note_prefill)
         steps.watch = lambda request_id: self._cancelled.start(request_id) if request_id else self._cancelled.stop()
+        steps.before_long_step = lambda: self.before_long_step()
         self._pictures = steps
 
     def close(self) -> None:

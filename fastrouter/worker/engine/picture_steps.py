@@ -14,6 +14,7 @@ from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.projector import Embeddings
 from fastrouter.worker.media.pictures import Pictures, PlacedPicture
+from fastrouter.worker.prefill_speed import LONG_NS
 from fastrouter.worker.schedule.scheduler import Piece, Step
 from fastrouter.worker.sequence import Running
 
@@ -38,6 +39,7 @@ class PictureSteps:
         self._recovery = recovery
         self._fail = fail
         self._on_done = on_done
+        self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a picture goes into the cache
         self.watch: Callable[[int], None] = lambda request_id: None  # this request's decode ends early when its client leaves; 0: none
 
     def __repr__(self) -> str:
@@ -76,6 +78,8 @@ class PictureSteps:
             sequence.started_ns = time.monotonic_ns()
         if self._adapters.all:
             self._adapters.use(sequence.request.adapters, self._context)
+        if self._prefixes.speed.expected_ns(end - start) > LONG_NS:
+            self.before_long_step()
         rows = embeddings[start - picture.start : end - picture.start]
         begun_ns = time.monotonic_ns()
         self.watch(sequence.request.id)
