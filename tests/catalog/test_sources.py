@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from conftest import Router, StartRouter, eventually
 from tiny_models import make_llama
+from tiny_projectors import make_gemma3, make_llava
 
 from fastrouter.catalog import capabilities
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.config.config import parse
+from fastrouter.options.limits import KEPT_PICTURES_BYTES
+from fastrouter.supervisor.memory.estimate import estimate
 
 NUM_FOLDERS = NUM_FILES = 100  # in each folder
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}{% if tools %}{{ tools }}{% endif %}"
@@ -247,3 +250,49 @@ def test_a_projector_tells_what_its_model_understands(tmp_path: Path, monkeypatc
     [spec] = Catalog(parse(["--models-dir", str(tmp_path / "models")], {})).models()
     assert (spec.modalities, spec.capabilities) == (("text", "audio"), ("completion", "chat", "tools", "audio"))
     assert Catalog(parse(["--models-dir", str(tmp_path / "models"), "--no-mmproj"], {})).models()[0].modalities == ("text",)
+
+
+def projectors(folder: Path) -> tuple[Path, Path]:
+    """A model with a projector beside it, and another projector."""
+    model, other = folder / "models" / "v" / "m.gguf", folder / "other.gguf"
+    model.parent.mkdir(parents=True)
+    make_llama(model, chat_template=TEMPLATE)
+    make_gemma3(model.with_name("mmproj-m.gguf"))
+    make_llava(other)
+    return model, other
+
+
+def test_which_projector_a_model_gets(tmp_path: Path) -> None:
+    model, other = projectors(tmp_path)
+    beside, models = str(model.with_name("mmproj-m.gguf")), ["--models-dir", str(tmp_path / "models")]
+    preset = tmp_path / "preset.ini"
+    preset.write_text(f"[v]\nmmproj = {other}\n[w]\nmodel = {model}\n[u]\nmodel = {model}\nmmproj = {other}\n")
+
+    def found(*flags: str) -> dict[str, tuple[str | None, bool]]:
+        specs = Catalog(parse(list(flags), {})).models()
+        return {spec.id: (spec.options.mmproj, "image" in spec.modalities and "vision" in spec.capabilities) for spec in specs}
+
+    assert found(*models) == {"v": (beside, True)}
+    assert found(*models, "--no-mmproj") == {"v": (None, False)}
+    assert found("-m", str(model)) == {"m": (None, False)}
+    assert found("-m", str(model), "--mmproj", str(other)) == {"m": (str(other), True)}
+    named = found(*models, "--models-preset", str(preset))
+    assert named == {"v": (str(other), True), "w": (None, False), "u": (str(other), True)}
+
+
+def test_models_whose_pictures_are_not_served_yet(tmp_path: Path) -> None:
+    model, _ = projectors(tmp_path)
+    make_llama(model, architecture="qwen2vl", chat_template=TEMPLATE)
+    [spec] = Catalog(parse(["--models-dir", str(tmp_path / "models")], {})).models()
+    assert (spec.options.mmproj, spec.modalities) == (None, ("text",))
+    assert spec.mmproj is not None
+    assert "vision" not in spec.capabilities
+
+
+def test_a_projector_counts_in_the_need_of_its_model(tmp_path: Path) -> None:
+    projectors(tmp_path)
+    models = ["--models-dir", str(tmp_path / "models")]
+    [with_it], [without] = (Catalog(parse([*models, *flags], {})).models() for flags in ([], ["--no-mmproj"]))
+    more = estimate(with_it, has_device=False).host_bytes - estimate(without, has_device=False).host_bytes
+    assert with_it.projector is not None
+    assert more >= with_it.projector.size_bytes + KEPT_PICTURES_BYTES
