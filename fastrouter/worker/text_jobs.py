@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 SHORT_CHARS = 4096  # a text of this length is tokenized in a millisecond: not worth a job
 LONG_CHARS = 1 << 18
 WAITS = -1  # instead of a number of characters: the job waits for another process
-_NUM_THREADS = {"texts": 2, "long-texts": 2, "waiting-texts": 8}
+DECODES = -2  # the job decodes pictures
+_LANES = {WAITS: "waiting-texts", DECODES: "pictures"}
+_NUM_THREADS = {"texts": 2, "long-texts": 2, "waiting-texts": 8, "pictures": 2}
 
 T = TypeVar("T")
 _here = threading.local()  # `.job`: the work of this thread
@@ -85,7 +87,7 @@ class TextJobs:
 
     def start(self, work: Callable[[], T], num_chars: int) -> Job[T]:
         job = Job(work)
-        lane = "waiting-texts" if num_chars == WAITS else "long-texts" if num_chars > LONG_CHARS else "texts"
+        lane = _LANES.get(num_chars) or ("long-texts" if num_chars > LONG_CHARS else "texts")
         if lane not in self._threads:
             self._threads[lane] = ThreadPoolExecutor(_NUM_THREADS[lane], thread_name_prefix=lane)
         self._threads[lane].submit(self._run, job)

@@ -114,7 +114,7 @@ class Pictures:
         return found
 
     def _start(self, chunk: PictureChunk) -> None:
-        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="encoder")
         future = self._coming[chunk.key] = self._thread.submit(self._projector.encode, chunk)
         future.add_done_callback(lambda _: self._wake())
         self.num_encoded += 1

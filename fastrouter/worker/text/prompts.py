@@ -17,7 +17,7 @@ from fastrouter.worker.media.pictures import Pictures, PlacedPicture
 from fastrouter.worker.text.chat_template import with_system
 from fastrouter.worker.text.rendering import Chat, Renderer
 from fastrouter.worker.text.template_format import TemplateFormat
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
+from fastrouter.worker.text_jobs import DECODES, LONG_CHARS, SHORT_CHARS, WAITS, Job, TextJobs, count_chars
 
 _COUNTED_CHARS = 1 << 16
 _END_CHARS = 256
@@ -67,7 +67,7 @@ class Prompts:
             if text is not None and self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None:
                 text = None
             if generate.pictures:
-                return self.jobs.start(lambda: self._read_pictures(generate, text or self._render_whole(chat), files, limit), WAITS)
+                return self.jobs.start(lambda: self._read_pictures(generate, text or self._render_whole(chat), files, limit), DECODES)
             if text is None:
                 return self.jobs.start(lambda: self._read_rendered(self._render_whole(chat), limit), WAITS)
             if len(text) > SHORT_CHARS:
