@@ -194,7 +194,7 @@ def test_a_projector_of_another_model(router: StartRouter, tmp_path: Path) -> No
     make_gemma3(tmp_path / "models" / "odd" / "mmproj-odd.gguf", width=32)
     message = chat(router(models_dir=tmp_path / "models"), image_part(FILE), model="odd").error["message"]
     assert "mismatch" in message
-    assert "mmproj" in message
+    assert "--no-mmproj" in message
 
 
 def test_a_stream_with_a_picture_survives_its_worker(server: Router) -> None:

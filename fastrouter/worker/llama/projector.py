@@ -75,7 +75,8 @@ class Projector:
         log.clear()
         self.pointer: int | None = lib.mtmd_init_from_file(os.fsencode(path), model.pointer, params)
         if not self.pointer:
-            raise refusal(log.cause() or "llama.cpp could not load the projector; --no-mmproj loads the model without it", path)
+            cause = (log.cause() or "llama.cpp could not load the projector").splitlines()[0]
+            raise refusal(f"{cause}; --no-mmproj loads the model without pictures", path)
         self.sees: bool = lib.mtmd_support_vision(self.pointer)
         self.has_own_positions: bool = lib.mtmd_decode_use_mrope(self.pointer)
         self.is_causal: bool = not lib.mtmd_decode_use_non_causal(self.pointer, None)
