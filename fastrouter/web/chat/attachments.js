@@ -6,7 +6,7 @@ import { h, icon, iconButton } from "../lib/dom.js";
 import { bytesInWords } from "../lib/words.js";
 import { bytesOf, labelOf, MAX_FILES_BYTES, readTextFile } from "./text_files.js";
 
-const MAX_PICTURE_BYTES = 12 << 20;
+const MAX_PICTURE_BYTES = 5 << 20; // in a request it takes a third more, and a request may have 8 MiB
 const PASTED = "Pasted text";
 const STORED = "fastrouter.pasteLength";
 
@@ -86,7 +86,7 @@ export class Attachments {
   async #addPicture(file) {
     const model = this.#model();
     if (!model?.seesPictures) throw new Error(`${model?.id ?? "This model"} cannot see pictures`);
-    if (file.size > MAX_PICTURE_BYTES) throw new Error(`${file.name} is larger than ${MAX_PICTURE_BYTES >> 20} MB`);
+    if (file.size > MAX_PICTURE_BYTES) throw new Error(`${file.name} is larger than ${MAX_PICTURE_BYTES >> 20} MB: send a smaller picture`);
     this.#pictures.push(await addressOf(file));
   }
 
