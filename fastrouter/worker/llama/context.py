@@ -50,7 +50,7 @@ class Context:
         self._num_threads = (params.n_threads, params.n_threads_batch)
         self._pools: ThreadPools | None = None
         placements = placements_of(options)
-        if not all(placement.is_free for placement in placements):
+        if not all(each.is_free for each in placements):
             self._pools = ThreadPools(cpu_function, placements, self._num_threads)
             _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
