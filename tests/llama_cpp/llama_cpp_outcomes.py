@@ -15,6 +15,7 @@ KINDS = {  # as the page's table calls them
     "missing": "not there yet",
     "network": "needs the internet",
 }
+LARGE = "large model, not run"
 BEGIN, END = "<!-- llama.cpp's tests: begin -->\n", "<!-- llama.cpp's tests: end -->\n"
 
 
@@ -26,7 +27,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    outcome: str  # passed | words | failed | skipped
+    outcome: str  # passed | words | failed | skipped | large: it was not run
     why: str = ""
 
 
@@ -58,7 +59,7 @@ def surprises(outcomes: dict[str, Outcome], expected: dict[str, Reason], *, is_t
 
 
 def surprise(test: str, outcome: Outcome, reason: Reason | None, *, is_trained: bool) -> str:
-    if outcome.outcome == "skipped" or (is_trained and reason is not None and reason.kind in (WORDS, "trained")):
+    if outcome.outcome in ("skipped", "large") or (is_trained and reason is not None and reason.kind in (WORDS, "trained")):
         return ""
     if reason is None:
         return "" if outcome.outcome == "passed" else f"{test}: {outcome.outcome}, and not in the list: {outcome.why}"
@@ -74,7 +75,7 @@ def table(outcomes: dict[str, Outcome], expected: dict[str, Reason]) -> str:
     for test, outcome in outcomes.items():
         name = test.partition("::")[0].removeprefix("unit/")
         rows.setdefault(name, Counter())[column(test, outcome, expected)] += 1
-    head = ["passed", *KINDS.values(), "failed", "skipped"]
+    head = ["passed", *KINDS.values(), "failed", "skipped", LARGE]
     used = [name for name in head if any(row[name] for row in rows.values())]
     lines = [["file", "tests", *used]]
     lines += [[f"`{name}`", sum(row.values()), *(row[each] or "" for each in used)] for name, row in sorted(rows.items())]
@@ -87,6 +88,8 @@ def table(outcomes: dict[str, Outcome], expected: dict[str, Reason]) -> str:
 def column(test: str, outcome: Outcome, expected: dict[str, Reason]) -> str:
     if outcome.outcome in ("passed", "skipped"):
         return outcome.outcome
+    if outcome.outcome == "large":
+        return LARGE
     reason = reason_of(test, expected)
     return KINDS[reason.kind] if reason is not None else "failed"
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 WORDS = "other words"
+SLOW_WITH_TINY_MODEL = "test_completion_without_tool_call_slow"  # all other slow tests load models of several gigabytes
 other_words: list[str] = []  # of the running test: what was expected
 
 sys.modules.setdefault("wget", types.ModuleType("wget"))  # utils.py imports it; downloads are answered below
@@ -54,6 +55,16 @@ def downloaded(url: str, output_file_path: str | None = None) -> str:
     return path
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of large models are counted and not run."""
+    large = [item for item in items if item.get_closest_marker("slow") and not item.name.startswith(SLOW_WITH_TINY_MODEL)]
+    items[:] = [item for item in items if item not in large]
+    config.hook.pytest_deselected(items=large)
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
+        for item in large:
+            write_outcome(item.nodeid, "large", "it loads a model of several gigabytes")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     other_words.clear()
@@ -75,5 +86,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome = "words" if report.passed and dict(report.user_properties).get(WORDS) is not None else report.outcome
     crash = getattr(report.longrepr, "reprcrash", None)
     why = crash.message if crash is not None else str(report.longrepr or "")
+    write_outcome(report.nodeid, outcome, why[-500:])
+
+
+def write_outcome(test: str, outcome: str, why: str) -> None:
     with open(os.environ["LLAMA_CPP_OUTCOMES"], "a") as file:
-        file.write(json.dumps({"test": report.nodeid, "outcome": outcome, "why": why[-500:]}) + "\n")
+        file.write(json.dumps({"test": test, "outcome": outcome, "why": why}) + "\n")

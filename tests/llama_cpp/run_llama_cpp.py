@@ -70,10 +70,10 @@ def program() -> Path:
 
 
 def run(server: Path, hub: Path, jobs: str, tests: list[str]) -> None:
-    """Their pytest, in their folder, with their `-m "not slow"`."""
+    """Their pytest, in their folder."""
     cache = WORK / "cache"
     shutil.copytree(hub, cache)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "llama_cpp_plugin", "-p", "no:cacheprovider", "-m", "not slow", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "llama_cpp_plugin", "-p", "no:cacheprovider", "--tb=short"]
     with serving(FakeHub(repos=make_downloadable())) as downloads:
         given = {
             "LLAMA_SERVER_BIN_PATH": str(server.absolute()),
