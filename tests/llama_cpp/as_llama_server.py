@@ -6,12 +6,14 @@ A flag of the test comes later and wins. docs/llama-server.md lists these defaul
 import os
 import sys
 
-THEIRS = ["--no-metrics", "--cors-origins", "*"]
-TOOLS = ["--tools-dir", "/"]  # llama-server's tools may use every file
+METRICS = ["--no-metrics"]
+ORIGINS = ["--cors-origins", "*"]
+TOOLS = ["--tools-dir", "/"]  # llama-server's tools may use every file, and pages of other sites may not use them
+TOOL_FLAGS = {"--tools", "--mcp-servers-config", "--mcp-servers-json", "--ui-mcp-proxy"}
 
 
 def main(given: list[str]) -> None:
-    flags = THEIRS + (TOOLS if "--tools" in given else [])
+    flags = METRICS + ([] if TOOL_FLAGS & set(given) else ORIGINS) + (TOOLS if "--tools" in given else [])
     os.execv(sys.executable, [sys.executable, "-m", "fastrouter", *flags, *given])
 
 

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     utils.match_regex, utils.download_file = match_regex, downloaded
     utils.ServerProcess.start = start_on_free_port
+    utils.ServerPreset.load_all = lambda: None  # the models are there
 
 
 def free_port() -> int:

@@ -119,6 +119,19 @@ def test_a_batch_has_its_limits(bench: Open) -> None:
     assert max(300 * 2, 1502) > PACKED_TOKENS
 
 
+@pytest.mark.parametrize("size", [1, 63, 65, 300, 331])
+def test_any_size_of_a_batch_works(bench: Open, size: int) -> None:
+    """llama.cpp itself takes only multiples of the number of sequences."""
+    texts = ["the", "cat"][: size // 3 + 1] if size > 1 else [[5]]
+    vectors = []
+    for ubatch_size in (2048, size):
+        one = bench(ubatch_size=ubatch_size, batch_size=ubatch_size)
+        one.submit(1, texts)
+        one.run()
+        vectors.append(one.vectors(1))
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
 def test_calls_take_turns(bench: Open) -> None:
     one = bench()
     one.submit(1, ["cat " * 400] * 20)
