@@ -104,6 +104,7 @@ def test_short_texts_share_one_decode(bench: Open) -> None:
     assert one.vectors(1).shape == (20, WIDTH)
     assert one.vectors(2).shape == (1, WIDTH)
     assert one.answers[1].result["prompt_tokens"] == 80
+    assert [one.answers[call].result["num_decodes"] for call in (1, 2)] == [1, 0], "a decode is counted once"
 
 
 def test_a_batch_has_its_limits(bench: Open) -> None:
