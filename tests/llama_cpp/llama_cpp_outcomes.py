@@ -13,7 +13,6 @@ KINDS = {  # as the page's table calls them
     "trained": "needs the trained model",
     "differs": "differs on purpose",
     "missing": "not there yet",
-    "network": "needs the internet",
 }
 LARGE = "large model, not run"
 BEGIN, END = "<!-- llama.cpp's tests: begin -->\n", "<!-- llama.cpp's tests: end -->\n"

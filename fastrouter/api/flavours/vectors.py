@@ -17,7 +17,7 @@ import orjson
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import Ids, parse_object, read_parsed
-from fastrouter.api.requests.checks import boolean, integer, invalid, string, token_ids
+from fastrouter.api.requests.checks import boolean, integer, invalid, not_supported, string, token_ids
 from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
@@ -127,6 +127,8 @@ def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
 
 def _read_input(name: str, value: Any) -> str | list[Any]:
     if isinstance(value, dict):
+        if value.get("multimodal_data"):
+            raise not_supported(f"{name}.multimodal_data")
         value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
     if isinstance(value, Ids):
         return cast(list[Any], value)
