@@ -45,6 +45,7 @@ def thread_name() -> str:
 def test_only_a_long_body_is_read_in_a_thread() -> None:
     for body, name in ((b'"x"', "MainThread"), (b'"%s"' % (b"x" * bodies.LONG_BODY), "bodies")):
         [request] = RequestParser().feed(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        bodies.parse_json(request)
         assert asyncio.run(bodies.read_parsed(request, thread_name)) == name
 
 
