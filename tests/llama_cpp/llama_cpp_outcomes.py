@@ -31,7 +31,7 @@ class Outcome:
 
 
 def read_expected(path: Path = EXPECTED) -> dict[str, Reason]:
-    """By test; a name without [...] means all its cases."""
+    """By test."""
     groups = tomllib.loads(path.read_text())["reason"]
     return {test: Reason(group["kind"], group["why"]) for group in groups for test in group["tests"]}
 
@@ -46,15 +46,12 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     return found
 
 
-def reason_of(test: str, expected: dict[str, Reason]) -> Reason | None:
-    return expected.get(test) or expected.get(test.partition("[")[0])
-
-
-def surprises(outcomes: dict[str, Outcome], expected: dict[str, Reason], *, is_trained: bool = False) -> list[str]:
-    """A line for each test that did what the list does not say. `is_trained`: with the real models, more may pass."""
-    return [
-        line for test, outcome in outcomes.items() if (line := surprise(test, outcome, reason_of(test, expected), is_trained=is_trained))
-    ]
+def surprises(outcomes: dict[str, Outcome], expected: dict[str, Reason], *, is_trained: bool = False, is_whole: bool = True) -> list[str]:
+    """A line for each test that did what the list does not say. `is_trained`: with the real models, more may pass. `is_whole`: all tests
+    were run."""
+    lines = [surprise(test, outcome, expected.get(test), is_trained=is_trained) for test, outcome in outcomes.items()]
+    gone = [f"{test}: in the list, but there is no such test" for test in expected if is_whole and test not in outcomes]
+    return [line for line in lines if line] + gone
 
 
 def surprise(test: str, outcome: Outcome, reason: Reason | None, *, is_trained: bool) -> str:
@@ -89,7 +86,7 @@ def column(test: str, outcome: Outcome, expected: dict[str, Reason]) -> str:
         return outcome.outcome
     if outcome.outcome == "large":
         return LARGE
-    reason = reason_of(test, expected)
+    reason = expected.get(test)
     return KINDS[reason.kind] if reason is not None else "failed"
 
 

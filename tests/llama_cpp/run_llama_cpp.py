@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("--jobs", default="2")
     parser.add_argument("tests", nargs="*", help="files or tests, such as unit/test_basic.py (default: all)")
     asked = parser.parse_args()
+    if asked.report is not None and asked.tests:
+        parser.error("--report needs a run of all tests")
     if not prepare(asked.source, asked.hub):
         return 1
     run(asked.server or program(), asked.hub or WORK / "hub", asked.jobs, asked.tests)
@@ -43,7 +45,7 @@ def main() -> int:
         return 0
     if asked.report is not None:
         asked.report.write_text(with_table(asked.report.read_text(), table(outcomes, expected)))
-    found = surprises(outcomes, expected, is_trained=asked.hub is not None)
+    found = surprises(outcomes, expected, is_trained=asked.hub is not None, is_whole=not asked.tests)
     print("\n".join(found) or "as expected")
     return int(bool(found))
 
