@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
+SOURCE ?=
 SECONDS ?= 60
 DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -23,6 +24,10 @@ test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(
 # Every bad value in every field, and many inputs made from /openapi.json: minutes.
 fuzz-api: install $(VENV)/.test
 	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
+
+# llama.cpp's own server tests, against fastrouter with tiny models. SOURCE: a source tree of llama.cpp, if not the one that pip fetches.
+llama-cpp-tests: install $(VENV)/.test
+	$(BIN)/python tests/llama_cpp/run_llama_cpp.py $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .

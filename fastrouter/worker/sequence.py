@@ -117,9 +117,9 @@ class Sequence:
 
     __slots__ = (
         "_call_seed", "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens",
-        "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_known",
-        "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "request", "sampler", "started_ns",
-        "status", "tokens", "words",
+        "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_guesses",
+        "num_known", "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "request", "sampler",
+        "started_ns", "status", "tokens", "words",
     )  # fmt: skip
 
     def __init__(
@@ -149,7 +149,8 @@ class Sequence:
         self.is_truncated = False  # it has lost a part of its context
         self.guesser: Any = None  # for speculation, if it has one
         self.draft = NO_DRAFT  # tokens that may follow next_token in this step
-        self.num_guessed = 0
+        self.num_guesses = 0
+        self.num_guessed = 0  # tokens in these guesses
         self.num_accepted = 0  # of the drafted tokens
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate

@@ -59,7 +59,9 @@ class Caller:
                 result = await self._ask(spec, terms, timeline, method, params)
             answer = await write(spec, result)
             if isinstance(result, dict) and "prompt_tokens" in result:
-                timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
+                num_decodes = count_of(result, "num_decodes")
+                counts = Finish(prompt_tokens=count_of(result, "prompt_tokens"), num_decodes=num_decodes, num_busy_decodes=num_decodes)
+                timeline.count_tokens(counts, is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
             return error_response(error, self._errors, timeline.header())

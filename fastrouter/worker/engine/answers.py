@@ -146,6 +146,7 @@ class Answers:
             id_slot=slot.id if slot else -1,
             num_decodes=self.num_decodes - self._num_told,
             num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
+            num_guesses=sequence.num_guesses,
             timings=sequence.timings(),
             tokens=(sequence.tokens or []) if generate.return_tokens else [],
             prompt=self._vocab.text_of(sequence.prompt) if generate.verbose else "",
