@@ -11,9 +11,17 @@ import select
 import stat
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 MAX_WAITING = 4096  # lines
 FLUSH_S = 1.0  # at the end, for a slow reader
+
+
+class Target(Protocol):
+    """Where lines go."""
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError."""
 
 
 class Descriptor:
@@ -65,7 +73,7 @@ class File:
 class LineSink(io.TextIOBase):
     """A stream to print and log to. Only one thread at a time writes to it."""
 
-    def __init__(self, target: Descriptor | File, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
+    def __init__(self, target: Target, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
         """Both are called in the sink's thread: `on_failure` the first time that a line cannot be written, `on_dropped` when lines can
         be written again, with the number of lost lines."""
         self._target = target
