@@ -15,7 +15,7 @@ from typing import Any
 from fastrouter.cli.arguments import Parser
 from fastrouter.cli.terminal import pad, plain
 from fastrouter.errors import ConfigError, FastrouterError
-from fastrouter.simulator.grid import Tried, best_of, next_step, settings_of, usual_axes
+from fastrouter.simulator.grid import Tried, best_of, least_memory, next_step, settings_of, usual_axes
 from fastrouter.simulator.simulation import RECORDED, Outcome, Setting, Simulation, recorded, with_load_times
 from fastrouter.simulator.trace import Trace, read_trace
 from fastrouter.system.near_names import did_you_mean
@@ -25,6 +25,7 @@ TEXT = "what a run that was recorded with `serve --record FILE` would have been 
 EPILOG = """Lists are comma-separated, and every combination is simulated. Memory is in MiB, or in GiB with a G: 32768 and 32G are the same;
 +8G is 8 GiB more than recorded; 0 is no limit."""
 AGREES = 0.05
+AGREES_S = 0.05  # of each load: a busy machine takes that long from one event to the next
 MAX_SETTINGS = 500
 MIB = 1 << 20
 _NAMES = {
@@ -110,11 +111,14 @@ def _axes(options: argparse.Namespace, trace: Trace) -> dict[str, Sequence[Any]]
     readers["models_max"] = _count
     readers["memory_mib"] = lambda text, place: _mib(text, place, trace.host_bytes)
     readers["device_mib"] = lambda text, place: _mib(text, place, trace.device_bytes)
+    recorded_values: dict[str, Any] = {name: getattr(trace, name) for name in ("models_max", "queue_patience_s", "queue_timeout_s")}
+    recorded_values |= {"memory_mib": (trace.host_bytes or 0) // MIB, "device_mib": (trace.device_bytes or 0) // MIB}
     axes: dict[str, Sequence[Any]] = {}
     for field, name in _NAMES.items():
         given = getattr(options, name.replace("-", "_"))
         if given is not None:
-            axes[field] = [readers[field](part.strip(), f"--{name} {given}") for part in given.split(",")]
+            values = [readers[field](part.strip(), f"--{name} {given}") for part in given.split(",")]
+            axes[field] = [None if value == recorded_values.get(field) else value for value in values]
     return axes
 
 
@@ -175,7 +179,7 @@ def _in_words(trace: Trace, tried: Sequence[Tried], num_runs: int) -> list[str]:
 
 
 def _about(trace: Trace, num_runs: int) -> str:
-    limits = [f"{trace.models_max or 'any number of'} models"]
+    limits = ["1 model" if trace.models_max == 1 else f"{trace.models_max or 'any number of'} models"]
     limits += [f"{in_words(size)}{what}" for size, what in ((trace.host_bytes, ""), (trace.device_bytes, " of device memory")) if size]
     which = f"the last of {num_runs} runs, " if num_runs > 1 else ""
     end = "" if trace.is_whole else "; its end is missing, because the router was killed or still runs"
@@ -196,7 +200,7 @@ def _row(name: str, outcome: Outcome, trace: Trace) -> tuple[str, ...]:
 
 
 def differences(real: Outcome, simulated: Outcome) -> dict[str, tuple[float, float]]:
-    """What differs by more than AGREES: (recorded, simulated)."""
+    """What differs by more than AGREES: (recorded, simulated). Waits may also differ by AGREES_S for each load."""
     pairs: dict[str, tuple[float, float]] = {
         "loads": (real.num_loads, simulated.num_loads),
         "evictions": (real.num_evictions, simulated.num_evictions),
@@ -204,7 +208,8 @@ def differences(real: Outcome, simulated: Outcome) -> dict[str, tuple[float, flo
         "seconds of waiting": (sum(real.waits), sum(simulated.waits)),
         "refused requests": (real.num_refused, simulated.num_refused),
     }
-    return {name: (a, b) for name, (a, b) in pairs.items() if abs(a - b) > AGREES * max(a, b)}
+    blur_s = {"seconds of waiting": AGREES_S * real.num_loads}
+    return {name: (a, b) for name, (a, b) in pairs.items() if abs(a - b) > max(AGREES * max(a, b), blur_s.get(name, 0.0))}
 
 
 def _agreement(real: Outcome, simulated: Outcome) -> str:
@@ -220,18 +225,17 @@ def _advice(trace: Trace, tried: Sequence[Tried]) -> list[str]:
     if len(tried) < 2:
         return ["Try others: --grid, or for example --models-memory +8G --models-max 4,8."]
     best, now = best_of(tried, trace), tried[0]
+    more = [*_more_memory(tried, best, trace), *_less_memory(tried, best, trace)]
     if best is now:
-        return ["The recorded setting is the best of these.", *_more_memory(tried, best, trace)]
+        return ["The recorded setting is the best of these.", *more]
     saved_s = now.total_wait_s - best.total_wait_s
-    if saved_s < 1 and best.outcome.num_loads == now.outcome.num_loads and best.outcome.num_refused == now.outcome.num_refused:
-        return [f"Best of these: {plain(_name_of(best.setting))}: as good as the recorded setting, and it takes less."]
     gains = [
         f"waits are {_time_text(saved_s)} shorter together" if saved_s >= 1 else "waits are the same",
         f"{best.outcome.num_loads} loads instead of {now.outcome.num_loads}",
     ]
     if best.outcome.num_refused != now.outcome.num_refused:
         gains.append(f"{best.outcome.num_refused} refused requests instead of {now.outcome.num_refused}")
-    return [f"Best of these: {plain(_name_of(best.setting))}: {', '.join(gains)}.", *_more_memory(tried, best, trace)]
+    return [f"Best of these: {plain(_name_of(best.setting))}: {', '.join(gains)}.", *more]
 
 
 def _more_memory(tried: Sequence[Tried], best: Tried, trace: Trace) -> list[str]:
@@ -241,6 +245,11 @@ def _more_memory(tried: Sequence[Tried], best: Tried, trace: Trace) -> list[str]
     saved_s, num_saved = best.total_wait_s - step.total_wait_s, best.outcome.num_loads - step.outcome.num_loads
     gain = f"make waits {_time_text(saved_s)} shorter and save {num_saved} loads" if saved_s >= 1 else "not make waits shorter"
     return [f"The next step of memory ({plain(_name_of(step.setting))}) would {gain}."]
+
+
+def _less_memory(tried: Sequence[Tried], best: Tried, trace: Trace) -> list[str]:
+    less = least_memory(tried, best, trace)
+    return [] if less is None else [f"Less memory would do as well: {plain(_name_of(less.setting))}."]
 
 
 def _as_json(trace: Trace, tried: Sequence[Tried]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -58,18 +58,33 @@ def _places(recorded: int, num_models: int) -> list[int | None]:
 
 
 def best_of(tried: Sequence[Tried], trace: Trace) -> Tried:
-    """The fewest refusals, then the shortest waits; of settings that are as good, the one that takes least."""
+    """The fewest refusals, then the shortest waits; of settings that are as good, the one that adds least to the recorded one."""
+    return min(_as_good(tried), key=lambda one: (*_added(one, trace), _num_changes(one), one.total_wait_s))
+
+
+def _as_good(tried: Sequence[Tried]) -> list[Tried]:
+    """All that are as good as the best."""
     fewest = min(one.outcome.num_refused for one in tried)
     good = [one for one in tried if one.outcome.num_refused == fewest]
     shortest = min(one.total_wait_s for one in good)
     margin_s = AS_GOOD * max(one.total_wait_s for one in tried)
-    return min((one for one in good if one.total_wait_s <= shortest + margin_s), key=lambda one: (_size(one, trace), one.total_wait_s))
+    return [one for one in good if one.total_wait_s <= shortest + margin_s]
 
 
 def next_step(tried: Sequence[Tried], of: Tried, trace: Trace) -> Tried | None:
     """The same setting with the next larger memory that was tried."""
-    larger = [one for one in tried if _memory(one, trace) > _memory(of, trace) and _without_memory(one) == _without_memory(of)]
+    larger = [one for one in _same_but_memory(tried, of) if _memory(one, trace) > _memory(of, trace)]
     return min(larger, key=lambda one: _memory(one, trace), default=None)
+
+
+def least_memory(tried: Sequence[Tried], best: Tried, trace: Trace) -> Tried | None:
+    """The same setting with the least memory that is as good; None: the best one has it."""
+    smaller = [one for one in _same_but_memory(_as_good(tried), best) if _memory(one, trace) < _memory(best, trace)]
+    return min(smaller, key=lambda one: _memory(one, trace), default=None)
+
+
+def _same_but_memory(tried: Sequence[Tried], of: Tried) -> list[Tried]:
+    return [one for one in tried if _without_memory(one) == _without_memory(of)]
 
 
 def _without_memory(one: Tried) -> Setting:
@@ -77,15 +92,23 @@ def _without_memory(one: Tried) -> Setting:
 
 
 def _memory(one: Tried, trace: Trace) -> tuple[float, float]:
+    """MiB of devices and of the host."""
     sizes = ((one.setting.device_mib, trace.device_bytes), (one.setting.memory_mib, trace.host_bytes))
-    device, host = (_or_none(limit // MIB if limit is not None and wanted is None else wanted) for wanted, limit in sizes)
+    device, host = (_or_inf((limit or 0) // MIB if wanted is None else wanted) for wanted, limit in sizes)
     return device, host
 
 
-def _size(one: Tried, trace: Trace) -> tuple[float, float, float]:
+def _added(one: Tried, trace: Trace) -> list[float]:
+    """Memory and places that the recorded router did not have."""
     wanted = one.setting.models_max
-    return (*_memory(one, trace), _or_none(trace.models_max if wanted is None else wanted))
+    mine = (*_memory(one, trace), _or_inf(trace.models_max if wanted is None else wanted))
+    recorded = (*_memory(Tried(RECORDED, one.outcome), trace), _or_inf(trace.models_max))
+    return [max(0.0, size - before) if size != before else 0.0 for size, before in zip(mine, recorded, strict=True)]
 
 
-def _or_none(limit: int | None) -> float:
+def _num_changes(one: Tried) -> int:
+    return sum(getattr(one.setting, field.name) != getattr(RECORDED, field.name) for field in fields(one.setting))
+
+
+def _or_inf(limit: int) -> float:
     return limit or math.inf

@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "models"
     made.mkdir()
     for model, load_s in LOADS_S.items():
-        memory = {"host_bytes": 300 << 20, "device_bytes": 0}
-        (made / f"{model}.gguf").write_text(json.dumps({"load_s": load_s, "meta": {"memory": memory}}))
+        memory = {"host_bytes": 2 << 20, "device_bytes": 0}
+        (made / f"{model}.gguf").write_text(json.dumps({"load_s": load_s, "meta": {"memory": memory}}).ljust(2 << 20))
     return made
 
 
@@ -63,7 +63,7 @@ def work(server: Router) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [("--models-max", "1"), ("--models-max", "2"), ("--models-max", "0", "--models-memory", "700")],
+    [("--models-max", "1"), ("--models-max", "2"), ("--models-max", "0", "--models-memory", "5")],
     ids=lambda limits: " ".join(limits),
 )
 def test_the_simulation_agrees_with_the_recorded_run(router: StartRouter, tmp_path: Path, folder: Path, limits: tuple[str, ...]) -> None:
@@ -82,9 +82,9 @@ def test_the_simulation_agrees_with_the_recorded_run(router: StartRouter, tmp_pa
     assert same["total_wait_s"] == pytest.approx(real["total_wait_s"], rel=AGREES, abs=BLUR_S * found["num_requests"])
     assert real["reload_s"] >= sum(count * LOADS_S[model] for model, count in real["loads_by_model"].items())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    more = simulate(path, "--models-max", "3", "--models-memory", "1000")
+    more = simulate(path, "--models-max", "3", "--models-memory", "7")
     assert [one["loads"] for one in more["simulated"]] == [real["loads"], 3]
-    assert more["best"] == {"models_max": 3, "memory_mib": 1000}
+    assert more["best"] == {"models_max": 3, "memory_mib": 7}
 
 
 def test_a_router_that_was_killed_leaves_a_trace(router: StartRouter, tmp_path: Path, folder: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from traces import MIB, write_trace
 
-from fastrouter.simulator.grid import Tried, best_of, next_step, settings_of, usual_axes
+from fastrouter.simulator.grid import Tried, best_of, least_memory, next_step, settings_of, usual_axes
 from fastrouter.simulator.simulation import RECORDED, Outcome, Setting
 from fastrouter.simulator.trace import Trace, read_trace
 
@@ -42,13 +42,18 @@ def test_the_best_has_the_fewest_refusals_then_the_shortest_waits(tmp_path: Path
     assert best_of([now, tried(Setting(memory_mib=3000), 1.0, refused=1)], trace) is now
     assert next_step([now, more, most], more, trace) is most
     assert next_step([now, more, most], most, trace) is None
+    assert least_memory([now, more, most], more, trace) is None
+    assert least_memory([now, more, most], most, trace) is more
+    less = tried(Setting(memory_mib=1000), 50.0)
+    assert best_of([less, now], trace) is now  # it adds nothing to the recorded setting, and changes nothing
+    assert least_memory([less, now], now, trace) is less
     unlimited = tried(Setting(memory_mib=0), 1.0)
     assert best_of([now, unlimited], trace) is unlimited
     assert next_step([now, more, unlimited], more, trace) is unlimited
 
 
-def test_fewer_places_are_less(tmp_path: Path) -> None:
+def test_the_fewest_places_that_are_added(tmp_path: Path) -> None:
     trace = trace_of(tmp_path, models_max=4)
-    few, any_number = tried(Setting(models_max=2), 5.0), tried(Setting(models_max=0), 5.0)
-    assert best_of([tried(RECORDED, 5.0), few, any_number], trace) is few
-    assert next_step([few, any_number], few, trace) is None  # that is no step of memory
+    more, any_number = tried(Setting(models_max=8), 1.0), tried(Setting(models_max=0), 1.0)
+    assert best_of([tried(RECORDED, 5.0), any_number, more], trace) is more
+    assert next_step([more, any_number], more, trace) is None  # that is not a step of memory
