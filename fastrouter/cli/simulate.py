@@ -6,6 +6,7 @@ Invariant: exit code 0 only when every setting has been simulated.
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -70,12 +71,15 @@ def run_simulate(arguments: Sequence[str]) -> int:
         trace = with_load_times(trace, _load_times(options.load_time))
         settings = _settings(options, trace)
         tried = [Tried(setting, _simulate(trace, setting, options)) for setting in settings]
+        print(json.dumps(_as_json(trace, tried), indent=1) if options.json else "\n".join(_in_words(trace, tried, num_runs)), flush=True)
     except FastrouterError as error:
         print(f"fastrouter: {error.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(_as_json(trace, tried), indent=1) if options.json else "\n".join(_in_words(trace, tried, num_runs)))
+    except BrokenPipeError:  # the reader has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -83,7 +83,7 @@ class TraceFile:
             data = data[num_written:]
 
     def close(self) -> None:
-        self._is_over = True
+        """Nothing may be written afterwards."""
         os.close(self._fd)
 
 
@@ -134,8 +134,8 @@ class TraceWriter:
         if not self._is_over:
             self._write("stop")
             self._is_over = True
-            self._sink.finish(FLUSH_S)
-            self._file.close()
+            if self._sink.finish(FLUSH_S):  # otherwise its thread still writes
+                self._file.close()
 
     # ------------------------------------------------------------ what the supervisor reports
 
@@ -147,7 +147,7 @@ class TraceWriter:
         self._write("trace", **about, **asdict(settings()))
         log.info("times and sizes of requests and loads are recorded in %s", self.path, extra={"event": "record"})
 
-    def turn(self, client: str) -> int:
+    def _number_of(self, client: str) -> int:
         """The number of a client; 0: there are too many."""
         if client not in self._clients and len(self._clients) < MAX_CLIENTS:
             self._clients[client] = len(self._clients) + 1
@@ -163,7 +163,7 @@ class TraceWriter:
         self._describe(spec.runner)
         self._num_requests += 1
         number = self._num_requests
-        fields = {"client": None if client is None else self.turn(client), "priority": priority, "autoload": is_autoload}
+        fields = {"client": None if client is None else self._number_of(client), "priority": priority, "autoload": is_autoload}
         self._write("request", id=number, model=spec.runner.id, **fields)
         return RequestTrace(self, number, self._now)
 

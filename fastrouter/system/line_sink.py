@@ -135,11 +135,12 @@ class LineSink(io.TextIOBase):
             self._on_dropped(num_dropped - self._num_told)
             self._num_told = num_dropped
 
-    def finish(self, timeout_s: float = FLUSH_S) -> None:
-        """Write what is left, for a limited time. Nothing may be written afterwards. Idempotent."""
+    def finish(self, timeout_s: float = FLUSH_S) -> bool:
+        """Write what is left, for a limited time. False: that was not enough. Nothing may be written afterwards. Idempotent."""
         if self._half_line:
             self.write("\n")
         self._is_ending = True
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
