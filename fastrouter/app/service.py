@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.supervisor.trace_writer import open_trace
 from fastrouter.supervisor.workers.fork_server import ForkServer
-from fastrouter.system.words import size_text
+from fastrouter.system.words import size_text, utc_time
 
 log = logging.getLogger("fastrouter")
 
@@ -53,7 +54,7 @@ class Service:
         self._store: ResponseStore | None = None
         self._tools = _open_tools(config) if config.tools or config.mcp_servers else None
         self._recordings = Recordings()
-        self._trace = open_trace(config.record) if config.record is not None else None
+        self._trace = open_trace(config.record, utc_time(time.time())) if config.record is not None else None
         self._watch: Watch | None = None
         self._health: Health | None = None
 

@@ -7,7 +7,6 @@ Invariant: a line is written by a thread and never delays the router; after the 
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from fastrouter.supervisor.changes import Changes, Departure, EndedLoad
 from fastrouter.supervisor.events import Event
 from fastrouter.supervisor.lease import Lease
 from fastrouter.system.line_sink import LineSink
-from fastrouter.system.words import utc_time
 
 log = logging.getLogger("fastrouter.supervisor")
 
@@ -87,22 +85,22 @@ class TraceFile:
         os.close(self._fd)
 
 
-def open_trace(path: str) -> "TraceWriter":
-    """Raises ConfigError."""
+def open_trace(path: str, began: str = "") -> "TraceWriter":
+    """`began`: when the router was started, in words. Raises ConfigError."""
     try:
-        return TraceWriter(TraceFile(path), path)
+        return TraceWriter(TraceFile(path), path, began)
     except OSError as error:
         raise ConfigError(f"--record {path}: {error.strerror or error}") from None
 
 
 class TraceWriter:
-    def __init__(self, file: TraceFile, path: str = "") -> None:
+    def __init__(self, file: TraceFile, path: str = "", began: str = "") -> None:
         self.path = path
         self._file = file
         self._sink = LineSink(file, self._fail, self._note_lost)
         self._is_over = False
-        self._now: Callable[[], float] = time.monotonic
-        self._began = 0.0
+        self._now: Callable[[], float] = lambda: 0.0
+        self._began, self._began_text = 0.0, began
         self._num_requests = 0
         self._clients: dict[str, int] = {}
         self._specs: dict[str, ModelSpec] = {}  # as they were written last
@@ -143,7 +141,7 @@ class TraceWriter:
         """The supervisor starts."""
         self._now, self._settings, self._facts_of = now, settings, facts_of
         self._began = now()
-        about = {"format": FORMAT, "version": VERSION, "program": __version__, "began": utc_time(time.time())}
+        about = {"format": FORMAT, "version": VERSION, "program": __version__, "began": self._began_text}
         self._write("trace", **about, **asdict(settings()))
         log.info("times and sizes of requests and loads are recorded in %s", self.path, extra={"event": "record"})
 
