@@ -294,6 +294,20 @@ def test_parsing_can_be_left_out(path: Path) -> None:
     here.close()
 
 
+@pytest.mark.parametrize(
+    ("option", "field", "is_held"), [(False, None, False), (True, None, True), (True, False, False), (False, True, True)]
+)
+def test_a_call_is_held_until_it_is_complete(path: Path, option: bool, field: bool | None, is_held: bool) -> None:
+    here = Bench(path, 1 << 18, ctx_size=512, parallel=1, hold_tool_calls=option)
+    client = ask(here, "cat", holds_calls=field)
+    assert (thought(client), client.text(), calls(client)) == (THOUGHT, "I call it.", [("add", ARGUMENTS)])
+    pieces = [piece for event in client.events for piece in event["calls"]]
+    assert (len(pieces) == 2) == is_held
+    cut = ask(here, "cat", max_tokens=client.finish["completion_tokens"] - 5, holds_calls=field)
+    assert (cut.text(), not any(event["calls"] for event in cut.events)) == ("I call it.", is_held)
+    here.close()
+
+
 # ---------------------------------------------------------------- thoughts that end
 
 

@@ -22,6 +22,7 @@ from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
 _ECHO_CHARS = 4096  # of a prompt, in one record
 _KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
+_PLAIN_TEXT = Kind.TEXT  # an attribute of an Enum takes longer
 
 
 class Answers:
@@ -38,7 +39,11 @@ class Answers:
         """Text that is final: complete UTF-8, and not the start of a stop string."""
         message = sequence.message
         if message is not None:
-            self._parse(sequence, message, text)
+            kind = None if sequence.has_events else message.plain_kind(text, sequence.num_generated)
+            if kind is None:
+                self._parse(sequence, message, text)
+            else:
+                self._push(sequence, TEXT if kind is _PLAIN_TEXT else REASONING, text)
         elif sequence.has_events:
             sequence.hold_entries(len(text))
             self._send_events(sequence, [Delta(text.decode())])
@@ -46,16 +51,13 @@ class Answers:
             self._push(sequence, TEXT, text)
 
     def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
-        if not sequence.has_events and (kind := message.plain_kind(text, sequence.num_generated)) is not None:
-            self._push(sequence, _KINDS[kind], text)
-        else:
-            pieces = message.take(text, sequence.num_generated)
-            if sequence.probabilities is not None:
-                sequence.hold_entries(len(text))
-            if pieces:
-                self._send_pieces(sequence, pieces)
-            if message.is_over:
-                sequence.detokenizer.end()
+        pieces = message.take(text, sequence.num_generated)
+        if sequence.probabilities is not None:
+            sequence.hold_entries(len(text))
+        if pieces:
+            self._send_pieces(sequence, pieces)
+        if message.is_over:
+            sequence.detokenizer.end()
 
     def _push(self, sequence: Sequence, kind: int, payload: bytes) -> None:
         """A record with text. One that the router got from the worker before this one is not sent again."""

@@ -6,6 +6,8 @@ Schemas come from clients as they are: without type, without properties, with re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 MAX_REFERENCES = 32  # references that are followed one after the other
 
 Schema = dict[str, Any]
@@ -30,7 +32,7 @@ def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
     required = schema.get("required")
     needed = dict.fromkeys(name for name in required if isinstance(name, str)) if isinstance(required, list) else {}
     known.update({name: {} for name in needed if name not in known})
-    return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
+    return [(name, resolved(schema, value), name in needed) for name, value in known.items()]
 
 
 def is_text(types: set[str]) -> bool:
@@ -47,9 +49,11 @@ def enum_texts(value: Any) -> list[str]:
 
 
 def sub_schema(root: Schema, value: Any) -> Schema:
-    """A parameter's schema alone, with the definitions that its references need."""
+    """A parameter's schema alone, with the definitions if it has references."""
     if not isinstance(value, Mapping):
         return {}
+    if b'"$ref"' not in orjson.dumps(value):
+        return dict(value)
     return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **value}
 
 
@@ -59,7 +63,7 @@ def has_endless_reference(schema: Schema) -> bool:
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
-            if "$ref" in part and _resolved(schema, part) is _ENDLESS:
+            if "$ref" in part and resolved(schema, part) is _ENDLESS:
                 return True
             waiting += part.values()
         elif isinstance(part, list):
@@ -67,8 +71,8 @@ def has_endless_reference(schema: Schema) -> bool:
     return False
 
 
-def _resolved(root: Schema, value: Any) -> Any:
-    """References to the root's definitions are followed, so that the type is known."""
+def resolved(root: Schema, value: Any) -> Any:
+    """What its reference leads to, so that the type is known; the value itself if it has none."""
     for _ in range(MAX_REFERENCES):
         reference = value.get("$ref") if isinstance(value, Mapping) else None
         if not isinstance(reference, str) or not reference.startswith("#/"):

@@ -24,6 +24,8 @@ class Wish:
     is_required: bool  # there is at least one call
     is_parallel: bool = True  # there may be more than one
     answer: str = ""  # the JSON schema of an answer without calls; only for formats in which a grammar must cover the whole answer
+    answer_whitespace: str = "compact"  # of `answer`: compact | free
+    keeps_order: bool = False  # arguments come in the order of the schema, not in any order
     loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 

@@ -10,6 +10,7 @@ from fastrouter.ipc.records import CallDelta, Delta
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
+_REASONING = Kind.REASONING  # an attribute of an Enum takes longer
 _RANK = {Kind.REASONING: 0, Kind.TEXT: 1, Kind.CALL: 2, Kind.ARGUMENTS: 2}  # the order inside one Delta
 
 
@@ -43,9 +44,9 @@ class Message:
 
     def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
         """The fast way: the kind of this text, if it is plain text or plain thought; then the text is taken. None: use `take`."""
-        kind = self._plain_kind(text.decode())
+        kind = self._plain_kind(text)
         if kind is not None:
-            self._is_thinking = kind is Kind.REASONING
+            self._is_thinking = kind is _REASONING
             if self._is_thinking:
                 self.num_reasoning_tokens += num_tokens - self._num_counted
             self._num_counted = num_tokens
@@ -53,7 +54,7 @@ class Message:
 
     def take(self, text: bytes, num_tokens: int) -> list[Piece]:
         """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far."""
-        pieces = self._parser.push(text.decode())
+        pieces = self._parser.read(text.decode())
         self.is_over = self.is_over or self._parser.is_over
         return self._note(pieces, num_tokens) if pieces else pieces
 

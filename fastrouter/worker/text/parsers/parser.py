@@ -12,7 +12,7 @@ from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 from fastrouter.worker.text.parsers.plain import PlainReader
 from fastrouter.worker.text.parsers.schema import parameters_of
-from fastrouter.worker.text.parsers.source import SPACE, Source
+from fastrouter.worker.text.parsers.source import Source
 from fastrouter.worker.text.parsers.writer import Writer
 
 
@@ -51,18 +51,20 @@ class MessageParser:
 
     def push(self, text: str) -> list[Piece]:
         """What is certain after this text."""
-        kind = self.plain_kind(text)
-        if kind is not None:
-            return [Piece(kind, text)]
+        kind = self.plain_kind(text.encode("utf-8", "surrogatepass"))
+        return [Piece(kind, text)] if kind is not None else self.read(text)
+
+    def read(self, text: str) -> list[Piece]:
+        """The same for a text that has no plain kind."""
         if not self._ended and text:
             self._source.add(text)
             self._step()
         return self._writer.take()
 
-    def plain_kind(self, text: str) -> Kind | None:
-        """The kind of this text if nothing in it must be parsed: then it need not be pushed. None: it must be pushed."""
+    def plain_kind(self, text: bytes) -> Kind | None:
+        """The kind of this text if nothing in it must be parsed: then it need not be read. None: it must be read."""
         reader = self._reader
-        return reader.kind if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None else None
+        return reader.kind if reader.quiet is not None and reader.quiet[text] else None
 
     @property
     def is_over(self) -> bool:
