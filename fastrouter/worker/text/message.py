@@ -21,7 +21,7 @@ class Message:
         "_is_thinking",
         "_num_counted",
         "_parser",
-        "_plain_kind",
+        "_reader",
         "is_over",
         "num_calls",
         "num_reasoning_tokens",
@@ -30,7 +30,7 @@ class Message:
     def __init__(self, parser: MessageParser, *, is_thinking: bool, is_parallel: bool) -> None:
         """`is_thinking`: the prompt has opened the thought. Without `is_parallel` the first call is the last."""
         self._parser = parser
-        self._plain_kind = parser.plain_kind
+        self._reader = parser.reader
         self._is_thinking = is_thinking
         self._is_parallel = is_parallel
         self._is_full = False  # it has as many calls as it may
@@ -44,12 +44,14 @@ class Message:
 
     def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
         """The fast way: the kind of this text, if it is plain text or plain thought; then the text is taken. None: use `take`."""
-        kind = self._plain_kind(text)
-        if kind is not None:
-            self._is_thinking = kind is _REASONING
-            if self._is_thinking:
-                self.num_reasoning_tokens += num_tokens - self._num_counted
-            self._num_counted = num_tokens
+        quiet = self._reader.quiet  # as MessageParser.plain_kind, without a call
+        if quiet is None or not quiet[text]:
+            return None
+        kind = self._reader.kind
+        self._is_thinking = kind is _REASONING
+        if self._is_thinking:
+            self.num_reasoning_tokens += num_tokens - self._num_counted
+        self._num_counted = num_tokens
         return kind
 
     def take(self, text: bytes, num_tokens: int) -> list[Piece]:

@@ -19,7 +19,7 @@ from fastrouter.worker.text.parsers.writer import Writer
 class MessageParser:
     """Reads one message."""
 
-    __slots__ = ("_ended", "_reader", "_run", "_source", "_writer")
+    __slots__ = ("_ended", "_run", "_source", "_writer", "reader")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MessageParser:
             reader = RecipientReader(desk, syntax, format.ends, parses_calls)
         else:
             reader = PlainReader(desk, format, reasoning_open, parses_calls, parses_reasoning)
-        self._reader = reader
+        self.reader = reader
         self._run: Generator[None, None, None] = reader.read()
         self._ended = False
         next(self._run)
@@ -63,8 +63,8 @@ class MessageParser:
 
     def plain_kind(self, text: bytes) -> Kind | None:
         """The kind of this text if nothing in it must be parsed: then it need not be read. None: it must be read."""
-        reader = self._reader
-        return reader.kind if reader.quiet is not None and reader.quiet[text] else None
+        quiet = self.reader.quiet
+        return self.reader.kind if quiet is not None and quiet[text] else None
 
     @property
     def is_over(self) -> bool:
@@ -75,7 +75,7 @@ class MessageParser:
         """What is left at the end of the text. `cut`: a limit has ended it; then an incomplete call is dropped."""
         if not self._ended:
             self._source.ended = True
-            self._reader.cut = cut
+            self.reader.cut = cut
             self._step()
             self._ended = True
         return self._writer.take()
