@@ -21,7 +21,7 @@ from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Grammars, Matcher
 from fastrouter.worker.sampling.grammar_rules import MAX_IN_ANY_ORDER
 from fastrouter.worker.sampling.marker_segments import segments_of
-from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of
+from fastrouter.worker.sampling.parameter_schema import is_endless, is_text, parameters_of, properties_of
 from fastrouter.worker.sampling.tool_grammar import call_grammar, triggers
 from fastrouter.worker.sampling.tool_wish import Wish, loosened
 from fastrouter.worker.text.parsers.format import (
@@ -320,6 +320,13 @@ def test_definitions_are_not_repeated_for_every_property() -> None:
     assert len(text) < 2 * len(json.dumps(schema))
 
 
+def test_references_to_the_whole_schema_keep_their_meaning(grammars: Grammars) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"oneOf": [{"$ref": "#"}, {"type": "null"}]}}}
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"a": 1, "b": {"a": 2, "b": null}}}')
+    assert not takes(matcher, '{"name": "f", "parameters": {"a": 1, "b": {"oneOf"')
+
+
 # This vocabulary reads "▁" as a blank, so it cannot write DeepSeek's markers. In a random walk the thoughts of
 # gpt-oss and Muse have no end.
 @pytest.mark.parametrize(
@@ -517,6 +524,38 @@ def test_a_grammar_grows_with_its_schema_and_no_faster(format: Format) -> None:
         return len(call_grammar(format, Wish([tool("a", parameters)], True), lambda marker: [marker]))
 
     assert size(400) < 2.5 * size(200)
+
+
+def node(required: list[str], **more: Any) -> dict[str, Any]:
+    reference = {"$ref": "#/$defs/node"}
+    inner = {
+        "type": "object",
+        "properties": {"next": reference, "list": {"type": "array", "items": reference, **more}},
+        "required": required,
+    }
+    return {"type": "object", "properties": {"first": reference}, "required": ["first"], "$defs": {"node": inner}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (node([]), False),
+        (node(["next"]), True),
+        (node(["list"]), False),
+        (node(["list"], minItems=1), True),
+        ({**node(["next"]), "required": []}, False),
+        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, False),
+        (TREE, False),
+        (PLAN, False),
+    ],
+)
+def test_schemas_that_no_text_can_follow(schema: dict[str, Any], expected: bool) -> None:
+    assert is_endless(schema) == expected
+
+
+def test_a_tool_that_no_text_can_follow_takes_any_object(grammars: Grammars) -> None:
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", node(["next"]))], True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"anything": 1}}')
 
 
 def test_a_tool_whose_grammar_is_too_large_takes_any_object(grammars: Grammars) -> None:

@@ -32,7 +32,7 @@ class JsonGrammar:
     def __init__(self, rules: Rules, root: Schema, *, keeps_order: bool = False) -> None:
         self._rules = rules
         self._root = root
-        self._keeps_order = keeps_order or _is_too_large(root)
+        self._keeps_order = keeps_order or _is_one_piece(root)
         self._targets: dict[int, str] = {}  # the rule of each object that a reference has led to
 
     def value(self, schema: Any) -> str:
@@ -108,7 +108,9 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_too_large(root: Schema) -> bool:
-    """Each part with a reference brings all definitions."""
-    definitions = orjson.dumps([root.get("$defs"), root.get("definitions")])
-    return orjson.dumps(root).count(b'"$ref"') * len(definitions) > _MOST_REPEATED
+def _is_one_piece(root: Schema) -> bool:
+    """Its parts cannot stand alone: they refer to more than definitions, or each would bring many of these."""
+    text, definitions = orjson.dumps(root), orjson.dumps([root.get("$defs"), root.get("definitions")])
+    num_references = text.count(b'"$ref"')
+    is_free = num_references == text.count(b'"$ref":"#/$defs/') + text.count(b'"$ref":"#/definitions/')
+    return not is_free or num_references * len(definitions) > _MOST_REPEATED

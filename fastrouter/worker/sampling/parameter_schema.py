@@ -71,6 +71,35 @@ def has_endless_reference(schema: Schema) -> bool:
     return False
 
 
+def is_endless(schema: Schema) -> bool:
+    """Whether each value of it contains itself, as when a node requires a node."""
+    return _contains_itself(schema, schema, {})
+
+
+def _contains_itself(root: Schema, value: Any, known: dict[int, bool]) -> bool:
+    """`known`: by the identity of a part. A part whose own parts are looked at counts as one that contains itself."""
+    value = resolved(root, value)
+    if not isinstance(value, Mapping):
+        return False
+    if id(value) not in known:
+        known[id(value)] = True
+        choices = value.get("anyOf", value.get("oneOf"))
+        is_found = any(_contains_itself(root, part, known) for part in _needed_parts(value))
+        if not is_found and isinstance(choices, list) and choices:
+            is_found = all(_contains_itself(root, choice, known) for choice in choices)
+        known[id(value)] = is_found
+    return known[id(value)]
+
+
+def _needed_parts(value: Mapping[str, Any]) -> list[Any]:
+    """The schemas of what every object or array of this schema has."""
+    properties, required = value.get("properties"), value.get("required")
+    if value.get("type") == "object" and isinstance(properties, Mapping) and isinstance(required, list):
+        return [properties[name] for name in required if isinstance(name, str) and name in properties]
+    is_filled = value.get("type") == "array" and isinstance(value.get("minItems"), int) and value["minItems"] > 0
+    return [value.get("items")] if is_filled else []
+
+
 def resolved(root: Schema, value: Any) -> Any:
     """What its reference leads to, so that the type is known; the value itself if it has none."""
     for _ in range(MAX_REFERENCES):

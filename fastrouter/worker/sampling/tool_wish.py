@@ -11,7 +11,7 @@ import orjson
 
 from fastrouter.options.constraint_text import schema_text
 from fastrouter.worker.sampling.grammar_limits import check_schema
-from fastrouter.worker.sampling.parameter_schema import has_endless_reference, parameters_of
+from fastrouter.worker.sampling.parameter_schema import has_endless_reference, is_endless, parameters_of
 
 Tool = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def _is_hopeless(tool: Tool) -> bool:
     """The compiler would take too long, or the grammar could never end."""
     try:
         schema = cleaned(tool)
-        if has_endless_reference(schema):
+        if has_endless_reference(schema) or is_endless(schema):
             return True
         check_schema(orjson.dumps(schema).decode())
     except (ValueError, TypeError, RecursionError):
