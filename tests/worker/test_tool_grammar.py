@@ -320,6 +320,19 @@ def test_definitions_are_not_repeated_for_every_property() -> None:
     assert len(text) < 2 * len(json.dumps(schema))
 
 
+def test_a_long_chain_of_definitions_is_followed(grammars: Grammars) -> None:
+    """Too long to be written in any order here."""
+    names = [f"d{number}" for number in range(240)]
+    chain = {
+        name: {"type": "object", "properties": {"x": {"$ref": f"#/$defs/{after}"}, "y": {"type": "null"}}}
+        for name, after in zip(names, [*names[1:], "d"], strict=True)
+    }
+    parameters = {"$defs": {**chain, "d": {"type": "integer"}}, "properties": {"of": {"$ref": "#/$defs/d0"}}}
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"of": {"x": {"x": {"y": null')
+    assert not takes(matcher, '{"name": "f", "parameters": {"of": {"z"')
+
+
 def test_references_to_the_whole_schema_keep_their_meaning(grammars: Grammars) -> None:
     parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"oneOf": [{"$ref": "#"}, {"type": "null"}]}}}
     matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()

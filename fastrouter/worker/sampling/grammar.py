@@ -286,7 +286,7 @@ def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: s
     def is_followed(wish: Wish) -> bool:
         try:
             return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
-        except ValueError:  # it is too large
+        except (ValueError, RecursionError):  # it is too large, or too deep to be written in any order
             return False
 
     free = loosened(wish, is_followed)
