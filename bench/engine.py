@@ -40,7 +40,8 @@ VOCABULARIES = (32_000, 128_000, 256_000)
 SETTINGS: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "default": {}}
 RUNS, STEPS = 30, 100
 PARSING_STREAMS, PARSING_RUNS, PARSING_STEPS = 16, 5, 20
-# (what the chats write, tokens of each)
+PROMPT_TOKENS = 600  # at most: the tools are described in it
+# (what opens the answers, tokens of each)
 PARSED = {"short answers": ("", 320), "short thoughts": ("<think>", 320), "long answers": ("", 1500)}
 BOOTSTRAPS = 2000
 
@@ -94,7 +95,7 @@ class Chats:
     """Chats in one engine, whose answers are parsed or not."""
 
     def __init__(self, path: Path, num_tokens: int, *, is_parsed: bool) -> None:
-        n_ctx = (num_tokens + 64) * PARSING_STREAMS
+        n_ctx = (num_tokens + PROMPT_TOKENS) * PARSING_STREAMS
         options = LoadOptions(threads=1, parallel=PARSING_STREAMS, ctx_size=n_ctx, skip_chat_parsing=not is_parsed)
         self._num_tokens = num_tokens
         self._model = Model(str(path), options)
@@ -112,6 +113,7 @@ class Chats:
             self._engine.submit(self._ring.attach(TextCollector()), generate)
         while len([running for running in self._engine.running if running.sequence.num_generated]) < PARSING_STREAMS:
             self._engine.step()
+            self._check()
         self._ring.drain()
 
     def block(self) -> float:
@@ -120,10 +122,13 @@ class Chats:
         for _ in range(PARSING_STEPS):
             self._engine.step()
         taken = time.thread_time() - begun
-        if len(self._engine.running) < PARSING_STREAMS:
-            raise RuntimeError("a stream has ended inside the measurement")
+        self._check()
         self._ring.drain()
         return taken / (PARSING_STEPS * PARSING_STREAMS)
+
+    def _check(self) -> None:
+        if len(self._engine.running) < PARSING_STREAMS:
+            raise RuntimeError("a stream has ended too early")
 
     def close(self) -> None:
         for closable in (self._writer, self._ring, self._context, self._model):

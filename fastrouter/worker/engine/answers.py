@@ -22,7 +22,6 @@ from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
 _ECHO_CHARS = 4096  # of a prompt, in one record
 _KINDS = {Kind.TEXT: TEXT, Kind.REASONING: REASONING}
-_PLAIN_TEXT = Kind.TEXT  # an attribute of an Enum takes longer
 
 
 class Answers:
@@ -38,12 +37,11 @@ class Answers:
     def send(self, sequence: Sequence, text: bytes) -> None:
         """Text that is final: complete UTF-8, and not the start of a stop string."""
         message = sequence.message
-        if message is not None:
-            kind = None if sequence.has_events else message.plain_kind(text, sequence.num_generated)
-            if kind is None:
-                self._parse(sequence, message, text)
-            else:
-                self._push(sequence, TEXT if kind is _PLAIN_TEXT else REASONING, text)
+        if sequence.quiet is not None and sequence.quiet[text]:  # nearly all texts of a message
+            sequence.num_quiet = sequence.num_generated
+            self._push(sequence, sequence.quiet_kind, text)
+        elif message is not None:
+            self._parse(sequence, message, text)
         elif sequence.has_events:
             sequence.hold_entries(len(text))
             self._send_events(sequence, [Delta(text.decode())])
@@ -51,7 +49,9 @@ class Answers:
             self._push(sequence, TEXT, text)
 
     def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
-        pieces = message.take(text, sequence.num_generated)
+        pieces = message.take(text, sequence.num_generated, sequence.num_quiet)
+        if not sequence.has_events:
+            sequence.quiet, sequence.quiet_kind = message.quiet, _KINDS[message.kind]
         if sequence.probabilities is not None:
             sequence.hold_entries(len(text))
         if pieces:
@@ -112,7 +112,7 @@ class Answers:
         if rest or sequence.is_pending:
             self.send(sequence, rest)
         if sequence.message is not None:
-            rest_of_message = sequence.message.finish(sequence.num_generated, is_cut=stop_type == "limit")
+            rest_of_message = sequence.message.finish(sequence.num_generated, sequence.num_quiet, is_cut=stop_type == "limit")
             if rest_of_message or sequence.is_pending:
                 self._send_pieces(sequence, rest_of_message)
         self._finish(sequence, slot, stop_type, truncated=truncated)

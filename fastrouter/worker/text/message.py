@@ -7,10 +7,10 @@ arguments.
 from collections.abc import Callable, Iterable
 
 from fastrouter.ipc.records import CallDelta, Delta
+from fastrouter.worker.text.parsers.markers import QuietTexts
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
-_REASONING = Kind.REASONING  # an attribute of an Enum takes longer
 _RANK = {Kind.REASONING: 0, Kind.TEXT: 1, Kind.CALL: 2, Kind.ARGUMENTS: 2}  # the order inside one Delta
 
 
@@ -42,30 +42,37 @@ class Message:
     def __repr__(self) -> str:
         return f"<Message {self.num_calls} calls {self.num_reasoning_tokens} tokens of thought{' over' if self.is_over else ''}>"
 
-    def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
-        """The fast way: the kind of this text, if it is plain text or plain thought; then the text is taken. None: use `take`."""
-        quiet = self._reader.quiet  # as MessageParser.plain_kind, without a call
-        if quiet is None or not quiet[text]:
-            return None
-        kind = self._reader.kind
-        self._is_thinking = kind is _REASONING
-        if self._is_thinking:
-            self.num_reasoning_tokens += num_tokens - self._num_counted
-        self._num_counted = num_tokens
-        return kind
+    @property
+    def quiet(self) -> QuietTexts | None:
+        """Plain texts, of this `kind`, that need not be taken now. Tell `take` how many tokens had come with the last of them."""
+        return self._reader.quiet
 
-    def take(self, text: bytes, num_tokens: int) -> list[Piece]:
-        """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far."""
+    @property
+    def kind(self) -> Kind:
+        return self._reader.kind
+
+    def take(self, text: bytes, num_tokens: int, num_quiet: int = 0) -> list[Piece]:
+        """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far. `num_quiet`: the same for the last quiet text."""
+        self._pass(num_quiet)
         pieces = self._parser.read(text.decode())
         self.is_over = self.is_over or self._parser.is_over
         return self._note(pieces, num_tokens) if pieces else pieces
 
-    def finish(self, num_tokens: int, *, is_cut: bool) -> list[Piece]:
+    def finish(self, num_tokens: int, num_quiet: int = 0, *, is_cut: bool) -> list[Piece]:
         """The text that was held back. `is_cut`: a limit has ended the text."""
+        self._pass(num_quiet)
         pieces = self._note(self._parser.finish(is_cut), num_tokens)
         if self._is_thinking:
             self.num_reasoning_tokens += num_tokens - self._num_counted
         return pieces
+
+    def _pass(self, num_quiet: int) -> None:
+        """Counts the tokens of quiet texts. Call it before the kind changes."""
+        if num_quiet > self._num_counted:
+            self._is_thinking = self._reader.kind is Kind.REASONING
+            if self._is_thinking:
+                self.num_reasoning_tokens += num_quiet - self._num_counted
+            self._num_counted = num_quiet
 
     def _note(self, pieces: list[Piece], num_tokens: int) -> list[Piece]:
         """Counts tokens and calls, and drops calls that are not allowed."""
