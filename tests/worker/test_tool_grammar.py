@@ -333,6 +333,17 @@ def test_a_long_chain_of_definitions_is_followed(grammars: Grammars) -> None:
     assert not takes(matcher, '{"name": "f", "parameters": {"of": {"z"')
 
 
+@pytest.mark.parametrize("name", ["bare", "tags"])
+def test_one_of_several_cases_may_fit_more_than_one(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    cases = [{"type": "integer"}, {"type": "number"}, {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}]
+    picky = tool("pick", {"properties": {"x": {"oneOf": cases}}, "required": ["x"]})
+    matcher = grammars.compile_calls(FORMATS[name], Wish([picky], is_required=True)).result()
+    begun = '{"name": "pick", "parameters": {"x": ' if name == "bare" else "<tool_call>\n<function=pick>\n<parameter=x>\n"
+    assert takes(matcher, begun + "1.5")
+    assert takes(matcher, begun + '{"a": null}')
+    assert not takes(matcher, begun + "true")
+
+
 def test_references_to_the_whole_schema_keep_their_meaning(grammars: Grammars) -> None:
     parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()

@@ -19,6 +19,7 @@ SPACINGS: dict[str, dict[str, Any]] = {
     "compact": {"whitespace_flexible": False, "item_separator": COMMA, "key_separator": COLON},
     "free": {"whitespace_pattern": r"( |\n {0,20})?"},
 }
+_OF_CALLS = {**SPACINGS["compact"], "coerce_one_of": True}  # better than any object, where it is not known that only one case fits
 _NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated", "nullable"}
 _OBJECT = {"type", "properties", "required", "additionalProperties"}
 _ARRAY = {"type", "items", "minItems", "maxItems"}
@@ -49,8 +50,8 @@ class JsonGrammar:
         keys = schema.keys() - _NOTES
         if keys == {"$ref"}:
             return self._target(resolved(self._root, schema))
-        if keys == {"anyOf"} and isinstance(schema["anyOf"], list) and any(map(self._may_have_one, schema["anyOf"])):
-            return self._rules.any_of(map(self.value, schema["anyOf"]))
+        if keys in ({"anyOf"}, {"oneOf"}):
+            return self._any_of(schema[keys.pop()])
         kind = schema.get("type")
         if isinstance(kind, list) and {"object", "array"} & {*filter(_is_text, kind)}:
             return self._one_of_types(schema, kind)
@@ -60,9 +61,14 @@ class JsonGrammar:
             return self._array(schema)
         return ""
 
+    def _any_of(self, cases: Any) -> str:
+        if isinstance(cases, list) and any(map(self._may_have_one, cases)):
+            return self._rules.any_of(map(self.value, cases))
+        return ""
+
     def _may_have_one(self, schema: Any) -> bool:
         found = resolved(self._root, schema)
-        return isinstance(found, Mapping) and bool({"properties", "items", "anyOf"} & found.keys())
+        return isinstance(found, Mapping) and bool({"properties", "items", "anyOf", "oneOf"} & found.keys())
 
     def _target(self, schema: Any) -> str:
         """It may contain itself."""
@@ -97,10 +103,10 @@ class JsonGrammar:
         return f'"[" {items} "]"' if low else f'"[" ({items})? "]"'
 
 
-def exact_value(rules: Rules, schema: Any, whitespace: str = "compact") -> str:
+def exact_value(rules: Rules, schema: Any, options: Mapping[str, Any] = _OF_CALLS) -> str:
     """llguidance's own grammar of a schema."""
     if isinstance(schema, dict):
-        schema = {"x-guidance": SPACINGS[whitespace], **schema}
+        schema = {"x-guidance": options, **schema}
     return rules.add(f"%json {orjson.dumps(schema).decode()}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from fastrouter.worker.sampling.grammar_rules import Part, Rules, quoted
-from fastrouter.worker.sampling.json_grammar import JsonGrammar, exact_value
+from fastrouter.worker.sampling.json_grammar import SPACINGS, JsonGrammar, exact_value
 from fastrouter.worker.sampling.parameter_schema import (
     enum_texts,
     is_text,
@@ -282,7 +282,7 @@ class _Builder:
 
     def _answer(self) -> str:
         """In the schema's order, as every answer that a schema binds."""
-        return exact_value(self._rules, orjson.loads(self._wish.answer), self._wish.answer_whitespace)
+        return exact_value(self._rules, orjson.loads(self._wish.answer), SPACINGS[self._wish.answer_whitespace])
 
     def _channel_call(self, syntax: Channels, tool: Tool, *, is_begun: bool) -> str:
         """From the name in its header on; if the message has begun already, what is in the message."""
