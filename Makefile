@@ -18,7 +18,7 @@ run: install $(VENV)/.demo
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 # Two files at a time: most tests mostly wait for processes.
-test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk build/instructor
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every bad value in every field, and many inputs made from /openapi.json: minutes.
@@ -126,6 +126,10 @@ $(VENV)/.templates: packaging/llama_templates.py | $(VENV)/.venv
 $(VENV)/.ai_sdk: packaging/ai_sdk tests/support/ai_sdk/package.json tests/support/ai_sdk/loop.mjs | $(VENV)/.venv
 	@! command -v npm > /dev/null || packaging/ai_sdk build/ai_sdk || echo "npm cannot fetch the AI SDK: its test will be skipped"
 	@touch $@
+
+# instructor needs an older jiter than the newest openai, so it has an environment of its own.
+build/instructor: | $(VENV)/.venv
+	@$(PYTHON) -m venv $@ && timeout 180 $@/bin/pip install -q "instructor==1.17.*" || { rm -rf $@; echo "instructor cannot be fetched: its test will be skipped"; }
 
 clean:
 	rm -rf $(VENV) build dist packaging/completions *.egg-info fastrouter/_core.c fastrouter/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

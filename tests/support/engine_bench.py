@@ -83,6 +83,7 @@ class Bench:
 
     def close(self) -> None:
         self.engine.close()
+        self.engine.prompts.close()
         self._writer.close()
         self.ring.close()
         self.context.close()
