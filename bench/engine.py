@@ -1,9 +1,10 @@
 """`python -m bench.engine`: what a token costs in the worker in addition to llama_decode, in one process, without a router.
 
 Three tables: the step without llama_decode, by the number of streams; sampling, by the size of the vocabulary, compared with llama.cpp's
-own `llama_sampler_sample` on the same logits in the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with and
-without it. Writes results/engine.json. Each number of the first two is the best of many short runs: it shows the cost of the code, not the
-other load of the machine. `python -m bench.engine parsing` measures the parser only, and writes nothing.
+own `llama_sampler_sample` on the same logits in the same run; and the parser of thoughts and tool calls, as tokens/s of 16 chats with
+tools, with and without it: in short answers, in short thoughts, and in long answers, where nearly all of the time is llama_decode's.
+Writes results/engine.json. Each number of the first two is the best of many short runs: it shows the cost of the code, not the other load
+of the machine. `python -m bench.engine parsing` measures the parser only, and writes nothing.
 """
 
 import ctypes
@@ -38,7 +39,10 @@ STREAMS = (1, 4, 8, 16)
 VOCABULARIES = (32_000, 128_000, 256_000)
 SETTINGS: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}, "default": {}}
 RUNS, STEPS = 30, 100
-PARSING_STREAMS, PARSING_RUNS, PARSING_PAIRS, PARSING_STEPS = 16, 5, 60, 20
+PARSING_STREAMS, PARSING_RUNS, PARSING_STEPS = 16, 5, 20
+PROMPT_TOKENS = 600  # at most: the tools are described in it
+# (what opens the answers, tokens of each)
+PARSED = {"short answers": ("", 320), "short thoughts": ("<think>", 320), "long answers": ("", 1500)}
 BOOTSTRAPS = 2000
 
 
@@ -90,8 +94,10 @@ def _one_run(engine: Engine, context: Any, ring: TokenRing, num_streams: int) ->
 class Chats:
     """Chats in one engine, whose answers are parsed or not."""
 
-    def __init__(self, path: Path, *, is_parsed: bool) -> None:
-        options = LoadOptions(threads=1, parallel=PARSING_STREAMS, ctx_size=2048 * PARSING_STREAMS, skip_chat_parsing=not is_parsed)
+    def __init__(self, path: Path, num_tokens: int, *, is_parsed: bool) -> None:
+        n_ctx = (num_tokens + PROMPT_TOKENS) * PARSING_STREAMS
+        options = LoadOptions(threads=1, parallel=PARSING_STREAMS, ctx_size=n_ctx, skip_chat_parsing=not is_parsed)
+        self._num_tokens = num_tokens
         self._model = Model(str(path), options)
         self._context = Context(self._model, options)
         self._ring = TokenRing.create(1 << 22)
@@ -103,10 +109,11 @@ class Chats:
         tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
         for number in range(PARSING_STREAMS):
             messages = [{"role": "user", "content": f"the cat {number}"}]
-            generate = Generate(messages=messages, tools=tools, max_tokens=1500, sampling={"temperature": 0})
+            generate = Generate(messages=messages, tools=tools, max_tokens=self._num_tokens, sampling={"temperature": 0})
             self._engine.submit(self._ring.attach(TextCollector()), generate)
         while len([running for running in self._engine.running if running.sequence.num_generated]) < PARSING_STREAMS:
             self._engine.step()
+            self._check()
         self._ring.drain()
 
     def block(self) -> float:
@@ -115,41 +122,52 @@ class Chats:
         for _ in range(PARSING_STEPS):
             self._engine.step()
         taken = time.thread_time() - begun
-        if len(self._engine.running) < PARSING_STREAMS:
-            raise RuntimeError("a stream has ended inside the measurement")
+        self._check()
         self._ring.drain()
         return taken / (PARSING_STEPS * PARSING_STREAMS)
+
+    def _check(self) -> None:
+        if len(self._engine.running) < PARSING_STREAMS:
+            raise RuntimeError("a stream has ended too early")
 
     def close(self) -> None:
         for closable in (self._writer, self._ring, self._context, self._model):
             closable.close()
 
 
-def parsing_costs(folder: Path) -> dict[str, float]:
+def parsing_costs(folder: Path) -> dict[str, dict[str, float]]:
     """Tokens/s of many chats, plain and parsed. Blocks of both alternate in one process, so other load slows both; each pair of blocks
     gives one ratio. `ratio` is their median, `low` and `high` are the ends of its 95 % interval."""
-    template = "{# <tool_call> tool_calls <think> </think> #}{{ messages[0].content }}"
-    path = make_llama(folder / "parsed.gguf", chat_template=template)
-    pairs: list[tuple[float, float]] = []
-    for _ in range(PARSING_RUNS):
-        chats = {is_parsed: Chats(path, is_parsed=is_parsed) for is_parsed in (False, True)}
-        for one in chats.values():
-            one.begin()
-        for number in range(PARSING_PAIRS):
-            first = number % 2 == 0
-            taken = {is_parsed: chats[is_parsed].block() for is_parsed in (first, not first)}
-            pairs.append((taken[False], taken[True]))
-        for one in chats.values():
-            one.close()
-    low, high = median_interval([plain / parsed for plain, parsed in pairs])
-    return {
-        "plain_tokens_per_s": round(1 / median(plain for plain, _ in pairs), 1),
-        "parsed_tokens_per_s": round(1 / median(parsed for _, parsed in pairs), 1),
-        "ratio": round(median(plain / parsed for plain, parsed in pairs), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "pairs": len(pairs),
-    }
+    found = {}
+    for number, (name, (begun, num_tokens)) in enumerate(PARSED.items()):
+        template = "{# <tool_call> tool_calls <think> </think> #}{{ messages[0].content }}" + begun
+        path = make_llama(folder / f"parsed{number}.gguf", chat_template=template, n_ctx=4096)
+        pairs = [pair for _ in range(PARSING_RUNS) for pair in _parsing_run(path, num_tokens)]
+        low, high = median_interval([plain / parsed for plain, parsed in pairs])
+        found[name] = {
+            "plain_tokens_per_s": round(1 / median(plain for plain, _ in pairs), 1),
+            "parsed_tokens_per_s": round(1 / median(parsed for _, parsed in pairs), 1),
+            "ratio": round(median(plain / parsed for plain, parsed in pairs), 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "pairs": len(pairs),
+        }
+    return found
+
+
+def _parsing_run(path: Path, num_tokens: int) -> list[tuple[float, float]]:
+    """(seconds of a token that is not parsed, of one that is) for many blocks of steps."""
+    chats = {is_parsed: Chats(path, num_tokens, is_parsed=is_parsed) for is_parsed in (False, True)}
+    pairs = []
+    for one in chats.values():
+        one.begin()
+    for number in range(num_tokens // PARSING_STEPS - 4):
+        first = number % 2 == 0
+        taken = {is_parsed: chats[is_parsed].block() for is_parsed in (first, not first)}
+        pairs.append((taken[False], taken[True]))
+    for one in chats.values():
+        one.close()
+    return pairs
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:

@@ -156,6 +156,15 @@ ENGINE_SECTION = """
 {parsing}"""
 
 
+PARSING_TABLE = """
+16 chats with tools, with and without the parser of thoughts and tool calls (goal: 0.98x):
+
+| the chats write | tokens/s, not parsed | tokens/s, parsed | ratio (95 %) |
+|---|---|---|---|
+{rows}
+"""
+
+
 def engine_section(result: dict[str, Any]) -> str:
     steps = ", ".join(f"{us:.1f} us with {num_streams}" for num_streams, us in result["step_us"].items())
     rows = []
@@ -165,14 +174,16 @@ def engine_section(result: dict[str, Any]) -> str:
     return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows), parsing=_parsing(result.get("parsing")))
 
 
-def _parsing(found: dict[str, float] | None) -> str:
+def _parsing(found: dict[str, dict[str, float]] | None) -> str:
     """Absent in older results."""
     if found is None:
         return ""
-    plain, parsed, ratio = found["plain_tokens_per_s"], found["parsed_tokens_per_s"], found["ratio"]
-    interval = f", 95 % interval {found['low']:.3f} to {found['high']:.3f}" if "low" in found else ""
-    words = f"16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed"
-    return f"\n{words}: {ratio:.3f}x (goal: 0.98x{interval}).\n"
+    rows = [
+        f"| {name} | {row['plain_tokens_per_s']:,.0f} | {row['parsed_tokens_per_s']:,.0f} "
+        f"| {row['ratio']:.3f}x ({row['low']:.3f} to {row['high']:.3f}) |"
+        for name, row in found.items()
+    ]
+    return PARSING_TABLE.format(rows="\n".join(rows))
 
 
 def render(result: dict[str, Any]) -> str:

@@ -47,7 +47,8 @@ class ModelCounts:
         self.prompt_tokens = 0  # including those from the cache
         self.cached_tokens = 0
         self.generated_tokens = 0
-        self.draft_tokens = 0  # guessed by speculative decoding
+        self.drafts = 0  # guesses of speculative decoding
+        self.draft_tokens = 0  # in these guesses
         self.draft_tokens_accepted = 0
         self.prompt_s = 0.0  # as measured by the worker
         self.generated_s = 0.0

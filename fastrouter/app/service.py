@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ from fastrouter.errors import FastrouterError
 from fastrouter.http.routes import Routes
 from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
+from fastrouter.supervisor.trace_writer import open_trace
 from fastrouter.supervisor.workers.fork_server import ForkServer
-from fastrouter.system.words import size_text
+from fastrouter.system.words import size_text, utc_time
 
 log = logging.getLogger("fastrouter")
 
@@ -52,6 +54,7 @@ class Service:
         self._store: ResponseStore | None = None
         self._tools = _open_tools(config) if config.tools or config.mcp_servers else None
         self._recordings = Recordings()
+        self._trace = open_trace(config.record, utc_time(time.time())) if config.record is not None else None
         self._watch: Watch | None = None
         self._health: Health | None = None
 
@@ -59,7 +62,7 @@ class Service:
         """From here on requests can be answered. `before_reload`: what else a client's reload does; it may refuse. `health` learns how
         the load of the only model goes."""
         maker = ForkServer(fork_server_command, self._config.poll)
-        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
+        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event, trace=self._trace)
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()
@@ -129,6 +132,8 @@ class Service:
         self._recordings.close()
         if self._supervisor is not None:
             await self._supervisor.stop(self._config.stop_timeout_s)
+        if self._trace is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._trace.close)
         if self._store is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
 

@@ -34,6 +34,10 @@ def main() -> int:
         from fastrouter.cli.template import run_template
 
         return run_template(arguments[1:])
+    if arguments and arguments[0] == "simulate":
+        from fastrouter.cli.simulate import run_simulate
+
+        return run_simulate(arguments[1:])
     if arguments and arguments[0] == "bench":
         from fastrouter.cli.bench.command import run_bench
 

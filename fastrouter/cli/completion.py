@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from fastrouter.cli import client, pull
+from fastrouter.cli import client, pull, simulate
 from fastrouter.cli.client import Client, perform
 from fastrouter.cli.completion_model import FILES, FOLDERS, MODELS, Option, Verb
 from fastrouter.cli.verb_names import ALL_VERBS
@@ -77,6 +77,7 @@ def all_verbs() -> list[Verb]:
         Verb("preset", "check a preset file and explain it", flags, ("check", FILES)),
         Verb("template", "what a chat template can do", _template_options() + flags, ("check", "parse", FILES, MODELS)),
         Verb("bench", "measure how long switching models takes", own + flags, (FILES, MODELS)),
+        Verb("simulate", "a recorded run with other limits", _options_of(simulate.make_parser()), (FILES,)),
         Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
         Verb("help", "all flags, or the help of a verb", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
     ]
@@ -107,10 +108,14 @@ def _of_parser(parser: argparse.ArgumentParser) -> list[Verb]:
     helps = {choice.dest: choice.help or "" for choice in verbs._choices_actions}
     made = []
     for name, verb in verbs.choices.items():
-        options = tuple(_of_action(action) for action in verb._actions if action.option_strings)
+        options = _options_of(verb)
         takes_model = name != "pull" and any(action.dest == "model" for action in verb._actions if not action.option_strings)
         made.append(Verb(name, helps[name], options, (MODELS,) if takes_model else ()))
     return made
+
+
+def _options_of(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
+    return tuple(_of_action(action) for action in parser._actions if action.option_strings)
 
 
 def _of_action(action: argparse.Action) -> Option:

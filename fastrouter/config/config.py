@@ -84,6 +84,7 @@ class Config:
     log_requests: bool = False
     verbosity: int = QUIET  # llama-server's levels: 0 nothing, 1 errors, 2 warnings, 3 events, 4 more, 5 everything
     verbose: bool = False
+    record: str | None = None  # the file of a trace for `fastrouter simulate`
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
     models_dir: Path | None = None

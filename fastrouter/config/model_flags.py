@@ -157,6 +157,14 @@ def _reasoning_flags() -> list[Flag]:
             "skip_chat_parsing",
             "thoughts and tool calls stay in the content (off)",
         ),
+        flag(
+            scope,
+            "--hold-tool-calls --no-hold-tool-calls",
+            "",
+            Kind.SWITCH,
+            "hold_tool_calls",
+            "streams get a tool call when it is complete, not as it is written (off)",
+        ),
     ]
 
 

@@ -194,6 +194,14 @@ def router_flags() -> list[Flag]:
             low=-1,
         ),
         flag(scope, "-v --log-verbose --verbose", "", Kind.SWITCH, "verbose", "log everything"),
+        flag(
+            scope,
+            "--record",
+            "RECORD",
+            Kind.PATH,
+            "record",
+            "file for times and sizes of requests and loads, for `fastrouter simulate`",
+        ),
         flag(scope, "--completion-bash", "", Kind.SWITCH, "", "print a script for bash, like `fastrouter completion bash`"),
         flag(scope, "--shutdown-timeout", "", Kind.FLOAT, "shutdown_timeout_s", "seconds that running requests get at the end (10)", low=0),
     ]

@@ -55,7 +55,7 @@ class Generate:
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}
     parallel_tool_calls: bool | None = None  # False: the answer ends with its first call; None: if the template knows no calls
-    holds_calls: bool = False  # a tool call is given out when it is complete, not as it comes
+    holds_calls: bool | None = None  # a tool call is given out when it is complete, not as it comes; None: the model's option
     parses_calls: bool = True  # False: a call stays text
     reasoning_format: str | None = None  # none: thoughts stay text; "" or None: as the model's options say
     reasoning_budget: int = -1  # tokens of a thought; -1: as the model's options say

@@ -107,6 +107,7 @@ class Finish:
     id_slot: int = -1
     num_decodes: int = 0  # of the engine, since the last finish of any request
     num_busy_decodes: int = 0  # those while this request had a slot
+    num_guesses: int = 0  # of speculative decoding; each was tried in one decode
     timings: Timings = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)  # when they were asked for
     prompt: str = ""  # when the request is verbose
@@ -140,6 +141,7 @@ class Finish:
             id_slot=id_slot if type(id_slot) is int else -1,
             num_decodes=count_of(values, "num_decodes"),
             num_busy_decodes=count_of(values, "num_busy_decodes"),
+            num_guesses=count_of(values, "num_guesses"),
             timings=_timings(values),
             tokens=_list(values, "tokens"),
             prompt=_text(values, "prompt"),

@@ -72,6 +72,7 @@ class LoadOptions:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     jinja: bool = True
     skip_chat_parsing: bool = False  # thoughts and tool calls stay in the text
+    hold_tool_calls: bool = False  # streams get a tool call when it is complete, not as it comes
     reasoning: str = "auto"  # on | off | auto: whether templates are asked for thoughts; auto: as on, where a template knows them
     reasoning_format: str = "auto"  # as a request's, where it says nothing
     reasoning_effort: str = "default"  # of templates that know it; default: the template's own

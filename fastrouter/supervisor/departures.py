@@ -3,7 +3,7 @@
 Never imports: supervisor.decide.planner. Invariant: a worker that was told to leave is gone after PARK_MS and PARK_GRACE_S.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.memory_ledger import Memory
@@ -18,17 +18,28 @@ WRITE_TIMEOUT_S = 8.0  # at the end, for parked prompts that are not on disk yet
 
 
 class Departures:
-    def __init__(self, queue: Queue, memory: Memory, parking: Parking, timers: Timers) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        memory: Memory,
+        parking: Parking,
+        timers: Timers,
+        on_gone: Callable[[str, float], None],
+    ) -> None:
+        """`on_gone` gets the model and the seconds from the order to leave to the end of the process."""
         self._queue = queue
         self._memory = memory
         self._parking = parking
         self._timers = timers
+        self._left_at: dict[str, float] = {}  # by model, of those that have not ended yet
+        self._on_gone = on_gone
 
     def __repr__(self) -> str:
         return f"<Departures {self._parking!r}>"
 
     def leave(self, instance: Instance, *, frees_first: bool = False) -> None:
         """`frees_first`: a load waits for its memory."""
+        self._left_at[instance.spec.id] = self._timers.now()
         if not (self._parking.is_on and instance.can_park):
             instance.kill()
             return
@@ -39,6 +50,9 @@ class Departures:
     def note_end(self, instance: Instance) -> None:
         """Its process is gone."""
         self._timers.cancel(_timer_of(instance))
+        left_at = self._left_at.pop(instance.spec.id, None)
+        if left_at is not None:
+            self._on_gone(instance.spec.id, self._timers.now() - left_at)
         self._parking.note_end(instance, has_crashed=instance.state is not State.DYING and instance.process.exit_code in FAULTS)
 
     async def write_all(self, instances: Iterable[Instance]) -> None:

@@ -22,6 +22,15 @@ class Lender(Protocol):
     def keep_alive(self, instance: Instance, seconds: float) -> None: ...
 
 
+class Watcher(Protocol):
+    """An object that learns what happens with a lease."""
+
+    def submitted(self, generate: Generate, sink: Sink) -> None: ...
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None: ...
+    def kept_alive(self, seconds: float) -> None: ...
+    def released(self) -> None: ...
+
+
 class Lease:
     def __init__(self, lender: Lender, instance: Instance) -> None:
         self._lender = lender
@@ -29,6 +38,7 @@ class Lease:
         self._request_ids: list[int] = []  # ids inside that instance
         self._is_released = False
         self.resumed: list[WorkerStream] = []  # streams that wait for a new worker
+        self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<Lease {'released' if self._is_released else self._instance}>"
@@ -47,6 +57,8 @@ class Lease:
         """Records go to `sink`; this sets its request id. `files`: of its pictures. If the worker has crashed, the next one gets the
         request. Raises Unavailable, WorkerDied."""
         sink.drop_trail()
+        if self.watcher is not None:
+            self.watcher.submitted(generate, sink)
         stream = WorkerStream(generate, sink, self, files)
         if not self._instance.has_crashed:
             self._submit(stream)
@@ -61,6 +73,13 @@ class Lease:
     def keep_alive(self, seconds: float) -> None:
         """How long the model stays in memory when it is idle, from now on; inf: no limit, 0: it leaves immediately."""
         self._lender.keep_alive(self._instance, seconds)
+        if self.watcher is not None:
+            self.watcher.kept_alive(seconds)
+
+    def count_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The worker has reported the size of a prompt."""
+        if self.watcher is not None:
+            self.watcher.counted(prompt_tokens, cached_tokens)
 
     def abort(self, request_id: int) -> None:
         """The client does not want this answer any more. Idempotent."""
@@ -91,6 +110,8 @@ class Lease:
             self._lender.forget(self)
         if not self._instance.is_gone:
             self._lender.take_back(self._instance)
+        if self.watcher is not None:
+            self.watcher.released()
 
     def move_to(self, instance: Instance) -> None:
         """A new worker. Its streams follow by `resubmit`."""

@@ -21,11 +21,13 @@ from fastrouter.system.machine import total_bytes
 
 
 class Memory:
-    def __init__(self, config: Config, models: ManagedModels, spare_pid: Callable[[], int | None], parking: Parking) -> None:
+    def __init__(
+        self, config: Config, models: ManagedModels, spare_pid: Callable[[], int | None], parking: Parking, measures: Measures | None = None
+    ) -> None:
         self._models = models
         self._parking = parking
         self._spare_pid = spare_pid
-        self.measures = Measures()
+        self.measures = measures or Measures()
         self._limits = LimitReader(config)
 
     def __repr__(self) -> str:

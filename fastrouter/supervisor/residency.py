@@ -6,6 +6,7 @@ that it owns change an instance.
 """
 
 import logging
+from collections.abc import Callable
 
 from fastrouter import metrics
 from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
@@ -57,7 +58,9 @@ class Residency:
         *,
         is_confined: bool,
         hang_timeout_s: float,
+        on_gone: Callable[[str, float], None] = lambda model_id, took_s: None,
     ) -> None:
+        """`on_gone` is called when the process of a model that has left has ended, with the time that this took."""
         self._models = models
         self._queue = queue
         self._memory = memory
@@ -70,7 +73,7 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
-        self._departures = Departures(queue, memory, parking, timers)
+        self._departures = Departures(queue, memory, parking, timers, on_gone)
         self._remedies = Remedies()
         self._resumption = Resumption(timers)
         self.condemned = Condemned(timers)

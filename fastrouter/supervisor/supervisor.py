@@ -5,12 +5,12 @@ Invariant: a caller that is cancelled, or has waited too long, leaves the queue,
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
-from fastrouter.errors import InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
@@ -18,12 +18,14 @@ from fastrouter.supervisor.events import Event, Events
 from fastrouter.supervisor.foresight import Foresight
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
+from fastrouter.supervisor.memory.measurements import Measures
 from fastrouter.supervisor.memory_ledger import Memory
 from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.preview import look_ahead
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.residency import Residency
 from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.trace_writer import Facts, RequestTrace, Settings, TraceWriter
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.worker import WorkerMaker
@@ -44,8 +46,12 @@ class Supervisor:
         on_event: Callable[[Event], None] | None = None,
         maker: WorkerMaker | None = None,
         timers: Timers | None = None,
+        measures: Measures | None = None,
+        trace: TraceWriter | None = None,
     ) -> None:
-        """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop."""
+        """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop. `measures`; None: those
+        of earlier runs. `trace` gets all that happens; None: nothing is recorded."""
+        self._trace = trace
         self._queue_timeout_s = config.queue_timeout_s
         self._timers = timers or Timers()
         self._models = ManagedModels()
@@ -54,7 +60,7 @@ class Supervisor:
         self.logs = Logs()
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
         self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
-        self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking)
+        self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking, measures)
         self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
         self._residency = Residency(
             self._models,
@@ -69,7 +75,10 @@ class Supervisor:
             config.verbosity,
             is_confined=config.confine_workers,
             hang_timeout_s=config.worker_hang_timeout_s,
+            on_gone=trace.gone if trace is not None else lambda model_id, took_s: None,
         )
+        if trace is not None:
+            self._events.subscribe(trace.on_event)
         self.subscribe = self._events.subscribe
         self.tell = self._events.tell
         self.instances = self._models.instances
@@ -82,7 +91,17 @@ class Supervisor:
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
+        if self._trace is not None:
+            self._trace.begin(self._timers.now, self._settings, self._facts)
         self._residency.start()
+
+    def _settings(self) -> Settings:
+        limits = self.limits()
+        return Settings(limits.models_max, limits.host_bytes, limits.device_bytes, limits.patience_s, self._queue_timeout_s)
+
+    def _facts(self, spec: ModelSpec) -> Facts:
+        need = self._memory.measures.need(spec)
+        return Facts(need.host_bytes, need.device_bytes, self._memory.measures.expected_load_s(spec))
 
     def refuse_waiting(self) -> None:
         """From now on no request gets a lease; those that have one keep it. Idempotent."""
@@ -108,20 +127,29 @@ class Supervisor:
         """A client will probably ask for this model soon: its file is read ahead, and a spare may open it. It is not loaded."""
         self._foresight.expect(self._models.of(spec))
 
-    def acquire_now(self, spec: ModelSpec) -> Lease | None:
-        """A lease without waiting, when the model is loaded and admits requests."""
+    def acquire_now(self, spec: ModelSpec, client: str | None = None, priority: int = 0) -> Lease | None:
+        """A lease without waiting, when the model is loaded and admits requests. `client` and `priority` are only recorded."""
         model = self._models.get(spec.runner.id)
         instance = model.instance if model is not None else None
         if instance is None or instance.state is not State.LOADED or model.waiters or self._queue.is_closed:  # type: ignore[union-attr]
             return None
-        return self._residency.lend(instance)
+        lease = self._residency.lend(instance)
+        if self._trace is not None:
+            self._trace.request(spec, client, priority, is_autoload=True).grant(lease)
+        return lease
 
-    async def acquire(self, spec: ModelSpec, autoload: bool, priority: int = 0) -> Lease:
-        """A lease, after a load if one is needed. A caller that is cancelled leaves the queue. Raises LoadFailed, ModelNotLoaded,
-        DoesNotFit, Unavailable."""
-        lease = self.acquire_now(spec)
+    async def acquire(self, spec: ModelSpec, autoload: bool, priority: int = 0, client: str | None = None) -> Lease:
+        """A lease, after a load if one is needed. A caller that is cancelled leaves the queue. `client` is only recorded. Raises
+        LoadFailed, ModelNotLoaded, DoesNotFit, Unavailable."""
+        lease = self.acquire_now(spec, client, priority)
         if lease is not None:
             return lease
+        waiting = self._acquire(spec, autoload, priority)
+        if self._trace is None:
+            return await waiting
+        return await _traced(self._trace.request(spec, client, priority, is_autoload=autoload), waiting)
+
+    async def _acquire(self, spec: ModelSpec, autoload: bool, priority: int) -> Lease:
         model = self._models.of(spec)
         if not (autoload or model.is_asleep) and (model.instance is None or model.instance.state is State.DYING):
             raise ModelNotLoaded(spec.id)
@@ -182,6 +210,7 @@ class Supervisor:
     async def load(self, spec: ModelSpec) -> None:
         """Returns as soon as the load has begun. Raises InvalidRequest when the model is already running, LoadFailed, Unavailable."""
         model = self._models.of(spec)
+        self._note_ask("load", spec)
         if model.is_asleep or (model.instance is not None and model.instance.state is not State.DYING):
             raise InvalidRequest("model is already running", model=spec.id)
         await self._wait(model, Waiter(self._timers.future(), wants_lease=False))
@@ -190,12 +219,15 @@ class Supervisor:
         """Admit no more, let running requests finish (at most the model's stop-timeout), end. Raises InvalidRequest when the model does not
         run."""
         model = self._models.get(model_id)
+        if model is not None:
+            self._note_ask("unload", model.spec)
         if model is None or not self._residency.end(model, "unload"):
             raise InvalidRequest("model is not running", model=model_id)
 
     def pin(self, spec: ModelSpec, is_pinned: bool) -> None:
         """From now on it is never evicted, or may be evicted again, whatever its preset says."""
         self._models.of(spec).pin = is_pinned
+        self._note_ask("pin" if is_pinned else "unpin", spec)
         self._residency.reconsider()
 
     def reload(self, changed: Iterable[str], find: Callable[[str], ModelSpec | None] = lambda model_id: None) -> None:
@@ -205,12 +237,17 @@ class Supervisor:
             model = self._models.get(model_id)
             if model is not None:
                 model.forget_failures()
+                self._note_ask("unload", model.spec)
                 self._residency.end(model, "reload")
                 if find(model_id) is None:
                     self._queue.refuse_resumed(model, ModelNotFound(model_id))
         self._models.renew(find)
         self._residency.reconsider()
         self._events.reloaded()
+
+    def _note_ask(self, what: str, spec: ModelSpec) -> None:
+        if self._trace is not None:
+            self._trace.ask(what, spec)
 
     # ------------------------------------------------------------ reading
 
@@ -242,3 +279,16 @@ class Supervisor:
 
     def sleeping(self) -> list[str]:
         return [model.spec.id for model in self._models if model.is_asleep]
+
+
+async def _traced(request: RequestTrace, waiting: Awaitable[Lease]) -> Lease:
+    try:
+        lease = await waiting
+    except asyncio.CancelledError:
+        request.leave()
+        raise
+    except FastrouterError as error:
+        request.refuse(error)
+        raise
+    request.grant(lease)
+    return lease

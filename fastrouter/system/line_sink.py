@@ -11,9 +11,17 @@ import select
 import stat
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 MAX_WAITING = 4096  # lines
 FLUSH_S = 1.0  # at the end, for a slow reader
+
+
+class Target(Protocol):
+    """Where lines go."""
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError."""
 
 
 class Descriptor:
@@ -65,7 +73,7 @@ class File:
 class LineSink(io.TextIOBase):
     """A stream to print and log to. Only one thread at a time writes to it."""
 
-    def __init__(self, target: Descriptor | File, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
+    def __init__(self, target: Target, on_failure: Callable[[OSError], None], on_dropped: Callable[[int], None]) -> None:
         """Both are called in the sink's thread: `on_failure` the first time that a line cannot be written, `on_dropped` when lines can
         be written again, with the number of lost lines."""
         self._target = target
@@ -127,11 +135,12 @@ class LineSink(io.TextIOBase):
             self._on_dropped(num_dropped - self._num_told)
             self._num_told = num_dropped
 
-    def finish(self, timeout_s: float = FLUSH_S) -> None:
-        """Write what is left, for a limited time. Nothing may be written afterwards. Idempotent."""
+    def finish(self, timeout_s: float = FLUSH_S) -> bool:
+        """Write what is left, for a limited time. False: that was not enough. Nothing may be written afterwards. Idempotent."""
         if self._half_line:
             self.write("\n")
         self._is_ending = True
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()

@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import zip_longest
 from typing import Any
 
+from fastrouter._core import TEXT
 from fastrouter.ipc.messages import Generate
 from fastrouter.ipc.records import Delta, Entry, PromptProgress
 from fastrouter.options.limits import INT32_MAX
@@ -25,6 +26,7 @@ from fastrouter.worker.sampling.probabilities import Probabilities
 from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.text.detokenizer import Detokenizer
 from fastrouter.worker.text.message import Message
+from fastrouter.worker.text.parsers.markers import QuietTexts
 from fastrouter.worker.text.prompts import ReadPrompt
 from fastrouter.worker.text_jobs import Job
 
@@ -119,9 +121,9 @@ class Sequence:
 
     __slots__ = (
         "_call_seed", "choice", "detokenizer", "draft", "entries", "first_ns", "guesser", "has_events", "is_truncated", "max_tokens",
-        "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_known",
-        "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "request", "sampler", "started_ns",
-        "status", "tokens", "words",
+        "message", "next_token", "num_accepted", "num_cached", "num_decodes_before", "num_generated", "num_guessed", "num_guesses",
+        "num_known", "num_quiet", "num_unsent", "number", "past", "prefix", "probabilities", "prompt", "prompt_entries", "quiet",
+        "quiet_kind", "request", "sampler", "started_ns", "status", "tokens", "words",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +138,9 @@ class Sequence:
     ) -> None:
         self.request = request
         self.message = message  # None: its text is not parsed
+        self.quiet: QuietTexts | None = None  # texts that are not parsed in this place of the message ...
+        self.quiet_kind = TEXT  # ... but sent in records of this kind
+        self.num_quiet = 0  # tokens when the last of them came
         self.choice = choice
         self.number = number  # counts the sequences of a model in the order in which they come
         self.prompt = request.prompt
@@ -151,7 +156,8 @@ class Sequence:
         self.is_truncated = False  # it has lost a part of its context
         self.guesser: Any = None  # for speculation, if it has one
         self.draft = NO_DRAFT  # tokens that may follow next_token in this step
-        self.num_guessed = 0
+        self.num_guesses = 0
+        self.num_guessed = 0  # tokens in these guesses
         self.num_accepted = 0  # of the drafted tokens
         self.num_unsent = 0  # tokens whose text is held back (half a character, or the start of a stop string)
         asked = request.generate

@@ -280,6 +280,7 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
         ({"input": "a", "encoding_format": ["float"]}, "encoding_format"),
         ({"input": "a", "embd_normalize": -2}, "embd_normalize"),
         ({"input": "a", "embd_normalize": True}, "embd_normalize"),
+        ({"input": ["a", {"prompt_string": "a <__media__>", "multimodal_data": ["AAAA"]}]}, "input[1].multimodal_data"),
     ],
 )
 def test_bad_input_is_named(server: Router, fields: dict[str, Any], named: str) -> None:
@@ -395,9 +396,10 @@ def test_they_are_counted(server: Router) -> None:
         lines = [line for line in server.get("/metrics").body.decode().splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if 'model="cls"' in line)
 
-    before = count("fastrouter_prompt_tokens_total")
+    before, num_decodes = count("fastrouter_prompt_tokens_total"), count("llamacpp:n_decode_total")
     embed(server, "cls", TEXTS[0])
     eventually(lambda: count("fastrouter_prompt_tokens_total") == before + len(of_bert(TEXTS[0])), "the count of its tokens")
+    assert count("llamacpp:n_decode_total") > num_decodes
 
 
 def test_a_key_has_its_limit_and_its_models(router: StartRouter, folder: Path, tmp_path: Path) -> None:

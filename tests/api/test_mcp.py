@@ -172,7 +172,7 @@ def test_built_in_tools_and_servers_together(with_servers: Callable[..., Router]
 
 @pytest.fixture(scope="module")
 def odd_ones(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
-    kinds = ("crash", "burst", "garbage", "long", "mute", "flood", "child", "empty", "huge", "wrong", "stubborn")
+    kinds = ("crash", "burst", "garbage", "long", "mute", "flood", "child", "empty", "huge", "wrong", "twice", "stubborn")
     servers = {kind: odd(kind, timeout_ms={"mute": 1500, "huge": 4000}.get(kind, 20_000)) for kind in kinds}
     servers["refuses"] = odd("refuses")
     config = tmp_path_factory.mktemp("odd") / "mcp.json"
@@ -183,7 +183,7 @@ def odd_ones(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
 def test_only_their_own_tools_are_missing(odd_ones: Router) -> None:
     found = names(odd_ones)
     assert {name.removesuffix("_echo") for name in found} == {
-        *("crash", "burst", "garbage", "long", "mute", "flood", "child", "huge", "wrong", "stubborn")
+        *("crash", "burst", "garbage", "long", "mute", "flood", "child", "huge", "wrong", "twice", "stubborn")
     }
     eventually(lambda: "the notes are locked" in odd_ones.log, "the last words of a server that refused")
 
@@ -198,6 +198,11 @@ def test_a_server_that_died_is_started_again(odd_ones: Router) -> None:
     for number in range(3):
         assert text(odd_ones, "crash_echo", message=f"m{number}") == f"m{number}"
         time.sleep(0.3)  # until its end is known
+
+
+def test_a_server_that_refused_a_call_keeps_its_state(odd_ones: Router) -> None:
+    assert "ask again" in call(odd_ones, "twice_echo", message="m")["error"]
+    assert text(odd_ones, "twice_echo", message="m") == "m"
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,13 @@ def test_parallel_calls_and_their_parsing() -> None:
     assert (generate.parallel_tool_calls, generate.parses_calls) == (False, False)
 
 
+def test_calls_are_held_in_whole_answers_and_in_streams_that_want_it() -> None:
+    assert chat(tools=TOOLS).holds_calls is True
+    assert chat(tools=TOOLS, hold_tool_calls=False).holds_calls is True  # nothing else is sent before a whole answer
+    assert chat(tools=TOOLS, stream=True).holds_calls is None
+    assert chat(tools=TOOLS, stream=True, hold_tool_calls=True).holds_calls is True
+
+
 def test_a_named_tool_is_called_once_unless_more_are_wanted() -> None:
     named = {"type": "function", "function": {"name": "add"}}
     assert chat(tools=TOOLS, tool_choice=named).parallel_tool_calls is False

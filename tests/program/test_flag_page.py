@@ -9,8 +9,8 @@ from fastrouter.config.table import TABLE
 PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 HEAD = """# Flags
 
-Every flag of the command line, those of llama-server included. In preset files, flags of models are keys without dashes. This page is made from
-the program's own table; `fastrouter --help` shows the same.
+Every flag of the command line, those of llama-server included. In preset files, flags of models are keys without dashes. This page is made
+from the program's own table; `fastrouter --help` shows the same.
 """
 
 

@@ -92,7 +92,7 @@ def test_examples_of_presets_can_be_read(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_and_verbs_exist(page: Path) -> None:
     text = page.read_text()
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", text)):
         assert flag in BY_NAME or flag in OF_VERBS or f'"{flag}"' in SCRIPTS, f"{page.name} names {flag}"
     for name in set(re.findall(r"LLAMA_ARG_[A-Z_]+[A-Z]", text)):
         assert name in BY_ENV, f"{page.name} names {name}"

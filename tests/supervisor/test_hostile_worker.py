@@ -8,7 +8,6 @@ import random
 import time
 
 import pytest
-from fake_time import FakeLoop
 from fake_workers import FakeMaker, FakeWorker
 from house import Collector
 from specs import spec_of
@@ -18,6 +17,7 @@ from fastrouter.errors import FastrouterError, ProtocolError
 from fastrouter.ipc.messages import Failed, Generate, Message, Notice, Progress, PromptCacheSize, Ready, Reply, Snapshot
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
 from fastrouter.ipc.wire import AsyncWire, encode
+from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.supervisor.decide.need import NOTHING
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.workers.instance import Instance, WorkerStream
@@ -74,7 +74,7 @@ class Subject:
     """An instance with two requests and two calls, whose worker writes what it wants."""
 
     def __init__(self, chance: random.Random) -> None:
-        self.worker = FakeWorker(FakeMaker(FakeLoop(), 1.0), 100)
+        self.worker = FakeWorker(FakeMaker(SimulatedLoop(), 1.0), 100)
         self.refused = 0
         self.instance = Instance(spec_of("m", "/m"), NOTHING, self.worker, time.monotonic, lambda _: None, lambda *_: None)
         self.wire = AsyncWire(self.worker.say, self._closed)

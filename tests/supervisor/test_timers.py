@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from fake_time import FakeLoop
-
+from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.supervisor.timers import CLOCK_STEP_S, Timers
 
 SUPERVISOR = Path(__file__).parent.parent.parent / "fastrouter" / "supervisor"
@@ -12,7 +11,7 @@ PROCESSES = ("fork_server.py", "process.py", "stream.py", "worker_log.py")
 
 
 def test_timers_of_a_name_replace_each_other() -> None:
-    loop, fired = FakeLoop(), []
+    loop, fired = SimulatedLoop(), []
     timers = Timers(loop.time, loop)
     timers.at("x", loop.now + 5, lambda: fired.append("first"))
     timers.at("x", loop.now + 3, lambda: fired.append("second"))
@@ -30,7 +29,7 @@ def test_timers_of_a_name_replace_each_other() -> None:
 
 
 def test_timers_that_are_many() -> None:
-    loop, fired = FakeLoop(), []
+    loop, fired = SimulatedLoop(), []
     timers = Timers(loop.time, loop)
     timers.soon(lambda: fired.append("soon"))
     cancel = timers.after(1, lambda: fired.append("never"))
@@ -44,7 +43,7 @@ def test_timers_that_are_many() -> None:
 
 
 def test_none_fires_after_the_end() -> None:
-    loop, fired = FakeLoop(), []
+    loop, fired = SimulatedLoop(), []
     timers = Timers(loop.time, loop)
     timers.after(1, lambda: fired.append("a"))
     timers.at("x", loop.now + 1, lambda: fired.append("b"))
@@ -57,7 +56,7 @@ def test_none_fires_after_the_end() -> None:
 
 
 def test_until() -> None:
-    loop, done = FakeLoop(), []
+    loop, done = SimulatedLoop(), []
     timers = Timers(loop.time, loop)
     by_itself, too_late = (loop.create_task(timers.until(lambda: bool(done), timeout_s)) for timeout_s in (10, 1))
     given_up = loop.create_task(timers.until(lambda: False, 10))

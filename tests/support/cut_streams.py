@@ -13,7 +13,7 @@ from fastrouter._core import EVENT, FINISH, TokenRing
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.workers.stream import WorkerStream
 
-_OWN = ("timings", "id_slot", "num_decodes", "num_busy_decodes", "held_tokens")  # what differs from run to run
+_OWN = ("timings", "id_slot", "num_decodes", "num_busy_decodes", "num_guesses", "held_tokens")  # what differs from run to run
 _EVENT_OWN = ("timings",)
 
 

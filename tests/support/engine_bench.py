@@ -90,6 +90,7 @@ class Bench:
 
     def close(self) -> None:
         self.engine.close()
+        self.engine.prompts.close()
         if self.pictures is not None:
             self.pictures.close()
         self._writer.close()

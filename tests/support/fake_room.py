@@ -4,7 +4,6 @@ import asyncio
 import re
 from typing import Any
 
-from fake_time import FakeLoop
 from fake_workers import FakeMaker, FakeWorker
 from house import Collector
 from specs import spec_of
@@ -12,23 +11,26 @@ from specs import spec_of
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
 from fastrouter.ipc.messages import Generate
+from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.supervisor.timers import Timers
+from fastrouter.supervisor.trace_writer import TraceWriter
 
 _INSTANCE = re.compile(r"<Instance (\S+) (\S+) (\d+) leases \d+ streams>")
 
 
 class Room:
-    def __init__(self, models_max: int = 2, *, load_s: float = 1.0, **settings: Any) -> None:
+    def __init__(self, models_max: int = 2, *, load_s: float = 1.0, trace: TraceWriter | None = None, **settings: Any) -> None:
         """`load_s` infinite: loads end when a test says so."""
-        self.loop = FakeLoop()
+        self.loop = SimulatedLoop()
         self.maker = FakeMaker(self.loop, load_s)
         self.events: list[str] = []
         self.fields: dict[str, dict[str, Any]] = {}
         self.tasks: list[asyncio.Task[Any]] = []
         config = Config(models_max=models_max, **{"models_memory_mib": 0, **settings})
-        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, timers=Timers(self.loop.time, self.loop))
+        timers = Timers(self.loop.time, self.loop)
+        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, timers=timers, trace=trace)
         self.run(self.supervisor.start())
 
     def __repr__(self) -> str:

@@ -3,7 +3,8 @@
 crash: ends after each answer · burst: a notification and the answer in one write · garbage: no messages, before each answer ·
 long: a line of 20 MB without an end, before each answer · mute: never answers a call · deaf: never answers at all · flood: notifications
 without end, from the first call on · child: leaves a process that holds its pipes · empty: has no tools · huge: a result of 20 MB ·
-wrong: a result that is none · stubborn: does not end when its stdin ends · refuses: ends immediately, with a last word.
+wrong: a result that is none · twice: refuses the first call, with the code that the library has for lost connections ·
+stubborn: does not end when its stdin ends · refuses: ends immediately, with a last word.
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any
 
 KIND = sys.argv[1]
 SCHEMA = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
+TRANSIENT = {"code": -32000, "message": "ask again"}
+calls: list[Any] = []
 NOTICE = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "hello"}}
 
 
@@ -37,6 +40,9 @@ def answer(request: dict[str, Any]) -> None:
     method, is_call = request["method"], request["method"] == "tools/call"
     result = result_of(method, request.get("params") or {})
     body = {"result": result} if result is not None else {"error": {"code": -32601, "message": f"Method not found: {method}"}}
+    if is_call:
+        calls.append(request["id"])
+        body = {"error": TRANSIENT} if KIND == "twice" and len(calls) == 1 else body
     reply = {"jsonrpc": "2.0", "id": request["id"], **body}
     if KIND == "deaf" or (KIND == "mute" and is_call):
         return

@@ -34,14 +34,14 @@ def words_to_ids(text: str) -> list[int]:
     return [IDS.get(f"▁{word}", UNKNOWN) for word in text.split()]
 
 
-def make_tensors(seed: int, n_ctx: int, *, is_ranker: bool) -> dict[str, Matrix]:
+def make_tensors(seed: int, n_ctx: int, *, is_ranker: bool, num_tokens: int = len(VOCABULARY)) -> dict[str, Matrix]:
     random = np.random.default_rng(seed)
 
     def draw(*shape: int, scale: float = 0.15, around: float = 0.0) -> Matrix:
         return (around + random.standard_normal(shape) * scale).astype(np.float32)
 
     tensors = {
-        "token_embd.weight": draw(len(VOCABULARY), WIDTH, scale=1.0),
+        "token_embd.weight": draw(num_tokens, WIDTH, scale=1.0),
         "position_embd.weight": draw(n_ctx, WIDTH),
         "token_types.weight": draw(2, WIDTH),
         "token_embd_norm.weight": draw(WIDTH, around=1.0),
@@ -62,8 +62,17 @@ def make_tensors(seed: int, n_ctx: int, *, is_ranker: bool) -> dict[str, Matrix]
     return tensors
 
 
-def make_bert(path: Path | str, *, seed: int = 0, pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN, n_ctx: int = 128) -> Path:
-    """An encoder of about 0.2 MB at `path`; with pooling RANK it has the head of a reranker."""
+def make_bert(
+    path: Path | str,
+    *,
+    seed: int = 0,
+    pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN,
+    n_ctx: int = 128,
+    vocabulary: tuple[list[str], dict[str, int]] | None = None,
+) -> Path:
+    """An encoder of about 0.2 MB at `path`; with pooling RANK it has the head of a reranker.
+
+    `vocabulary`: other pieces, and the special ones among them by role."""
     path = Path(path)
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name(f"tiny-bert-{seed}")
@@ -77,16 +86,17 @@ def make_bert(path: Path | str, *, seed: int = 0, pooling: gguf.PoolingType | No
     writer.add_causal_attention(False)
     if pooling is not None:
         writer.add_pooling_type(pooling)
-    writer.add_vocab_size(len(VOCABULARY))
+    pieces, roles = vocabulary or (VOCABULARY, {"pad": PAD, "unk": UNKNOWN, "bos": CLS, "sep": SEP, "mask": MASK})
+    writer.add_vocab_size(len(pieces))
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(VOCABULARY)
-    writer.add_token_types([gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * (len(VOCABULARY) - len(SPECIAL)))
-    roles = {"pad": PAD, "unk": UNKNOWN, "bos": CLS, "sep": SEP, "mask": MASK}
+    writer.add_token_list(pieces)
+    special = set(roles.values())
+    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in range(len(pieces))])
     for role, token in roles.items():
         getattr(writer, f"add_{role}_token_id")(token)
-    for name, tensor in make_tensors(seed, n_ctx, is_ranker=pooling == gguf.PoolingType.RANK).items():
+    for name, tensor in make_tensors(seed, n_ctx, is_ranker=pooling == gguf.PoolingType.RANK, num_tokens=len(pieces)).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

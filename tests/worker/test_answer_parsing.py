@@ -294,6 +294,28 @@ def test_parsing_can_be_left_out(path: Path) -> None:
     here.close()
 
 
+def test_a_forced_call_may_have_its_arguments_in_another_order(tmp_path: Path) -> None:
+    text = '<tool_call>\n{"name": "add", "arguments": {"b": "two words", "a": 1}}\n</tool_call>'
+    here = Bench(make_scripted(tmp_path / "m.gguf", {"cat": text}, chat_template=QWEN), 1 << 18, ctx_size=512, parallel=1)
+    [(name, arguments)] = calls(ask(here, "cat", tool_choice="required"))
+    assert (name, arguments, [*arguments]) == ("add", ARGUMENTS, ["b", "a"])
+    here.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "is_held"), [(False, None, False), (True, None, True), (True, False, False), (False, True, True)]
+)
+def test_a_call_is_held_until_it_is_complete(path: Path, option: bool, field: bool | None, is_held: bool) -> None:
+    here = Bench(path, 1 << 18, ctx_size=512, parallel=1, hold_tool_calls=option)
+    client = ask(here, "cat", holds_calls=field)
+    assert (thought(client), client.text(), calls(client)) == (THOUGHT, "I call it.", [("add", ARGUMENTS)])
+    pieces = [piece for event in client.events for piece in event["calls"]]
+    assert (len(pieces) == 2) == is_held
+    cut = ask(here, "cat", max_tokens=client.finish["completion_tokens"] - 5, holds_calls=field)
+    assert (cut.text(), not any(event["calls"] for event in cut.events)) == ("I call it.", is_held)
+    here.close()
+
+
 # ---------------------------------------------------------------- thoughts that end
 
 
@@ -426,6 +448,15 @@ def test_in_channels_with_a_form_and_tools_the_model_may_call_or_answer(tmp_path
     called = ask(here, "dog", constraint=FORM)
     assert (thought(called), called.text(), calls(called)) == (expected, "", [("add", ARGUMENTS)])
     assert "Sure" in ask(here, "cat").text()
+    here.close()
+
+
+def test_in_channels_the_white_space_of_a_form_may_be_free(tmp_path: Path) -> None:
+    text = '{\n  "ok": true\n}'
+    script = f"<|channel|>final<|message|>{text}"
+    here = Bench(make_scripted(tmp_path / "m.gguf", {"cat": script}, chat_template=CHANNELS), 1 << 18, ctx_size=1024, parallel=2)
+    assert ask(here, "cat", constraint=FORM, json_whitespace="free").text() == text
+    assert "\n" not in ask(here, "cat", constraint=FORM).text()
     here.close()
 
 

@@ -104,6 +104,7 @@ def test_short_texts_share_one_decode(bench: Open) -> None:
     assert one.vectors(1).shape == (20, WIDTH)
     assert one.vectors(2).shape == (1, WIDTH)
     assert one.answers[1].result["prompt_tokens"] == 80
+    assert [one.answers[call].result["num_decodes"] for call in (1, 2)] == [1, 0], "a decode is counted once"
 
 
 def test_a_batch_has_its_limits(bench: Open) -> None:
@@ -117,6 +118,19 @@ def test_a_batch_has_its_limits(bench: Open) -> None:
     one.run()
     assert sorted(one.num_rows) == [300, 300, 300, 1502]
     assert max(300 * 2, 1502) > PACKED_TOKENS
+
+
+@pytest.mark.parametrize("size", [1, 63, 65, 300, 331])
+def test_any_size_of_a_batch_works(bench: Open, size: int) -> None:
+    """llama.cpp itself takes only multiples of the number of sequences."""
+    texts = ["the", "cat"][: size // 3 + 1] if size > 1 else [[5]]
+    vectors = []
+    for ubatch_size in (2048, size):
+        one = bench(ubatch_size=ubatch_size, batch_size=ubatch_size)
+        one.submit(1, texts)
+        one.run()
+        vectors.append(one.vectors(1))
+    np.testing.assert_allclose(*vectors, atol=1e-5)
 
 
 def test_calls_take_turns(bench: Open) -> None:

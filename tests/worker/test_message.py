@@ -29,10 +29,14 @@ def message(*, is_parallel: bool = True, **options: Any) -> Message:
 def pieces_of(message: Message, texts: list[str]) -> list[Piece]:
     """The pieces of the message, taken in the same way as in the engine."""
     found: list[Piece] = []
+    num_quiet = 0
     for number, text in enumerate(texts, 1):
-        kind = message.plain_kind(text.encode(), number)
-        found += [Piece(kind, text)] if kind is not None else message.take(text.encode(), number)
-    return found + message.finish(len(texts), is_cut=False)
+        if message.quiet is not None and message.quiet[text.encode()]:
+            found.append(Piece(message.kind, text))
+            num_quiet = number
+        else:
+            found += message.take(text.encode(), number, num_quiet)
+    return found + message.finish(len(texts), num_quiet, is_cut=False)
 
 
 def joined(pieces: list[Piece]) -> dict[tuple[Kind, int], str]:

@@ -718,8 +718,14 @@ def test_a_router_with_a_draft_model(router: StartRouter, paths: list[Path], mod
     assert len(events) > 10
     assert [slot["speculative"] for slot in server.get("/slots?model=tiny0").json] == [True] * 4
     metrics = server.get("/metrics").body.decode()
-    [line] = re.findall(r'^fastrouter_draft_tokens_accepted_total{model="tiny0"} (\S+)', metrics, re.MULTILINE)
-    assert float(line) == whole["timings"]["draft_n_accepted"] + last["timings"]["draft_n_accepted"]
+
+    def counted(name: str) -> float:
+        [value] = re.findall(rf'^{name}_total{{model="tiny0"}} (\S+)', metrics, re.MULTILINE)
+        return float(value)
+
+    accepted = whole["timings"]["draft_n_accepted"] + last["timings"]["draft_n_accepted"]
+    assert counted("fastrouter_draft_tokens_accepted") == counted("llamacpp:spec_decode_num_accepted_tokens") == accepted
+    assert 0 < counted("llamacpp:spec_decode_num_drafts") < counted("llamacpp:spec_decode_num_draft_tokens")
     other = server.post("/completion", {**body, "model": "tiny1"}).json  # a bad guesser, but the same vocabulary
     assert other["content"] == server.post("/completion", {**body, "model": "tiny1", "speculative.n_max": 0}).json["content"]
 

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import json
 import random
+import re
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,9 @@ from fastrouter.worker.llama.binding import start_backends
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.grammar import Grammars, Matcher
+from fastrouter.worker.sampling.grammar_rules import MAX_IN_ANY_ORDER
 from fastrouter.worker.sampling.marker_segments import segments_of
-from fastrouter.worker.sampling.parameter_schema import is_text, parameters_of, properties_of
+from fastrouter.worker.sampling.parameter_schema import is_endless, is_text, parameters_of, properties_of
 from fastrouter.worker.sampling.tool_grammar import call_grammar, triggers
 from fastrouter.worker.sampling.tool_wish import Wish, loosened
 from fastrouter.worker.text.parsers.format import (
@@ -168,16 +170,16 @@ def test_arguments_are_json_of_the_schema(name: str, vocab: Vocab, grammars: Gra
     format = FORMATS[name]
     matcher = grammars.compile_calls(format, Wish([WEATHER], is_required=True, is_parallel=False)).result()
     schema = WEATHER["function"]["parameters"]
-    num_calls = 0
+    found = []
     for seed in range(12):
         text = walk(matcher.copy(), vocab, random.Random(seed))
-        if text is not None and "{" in text:
-            start = text.index('{"city"')
-            arguments, _ = json.JSONDecoder().raw_decode(text[start:])
+        if text is not None and (begun := re.search(r'{"(city|days|unit|tags|exact)":', text)):
+            arguments, _ = json.JSONDecoder().raw_decode(text[begun.start() :])
             jsonschema.validate(arguments, schema)
             assert "get_weather" in text
-            num_calls += 1
-    assert num_calls > 6
+            found.append([*arguments])
+    assert len(found) > 6
+    assert any(keys.index("exact") < keys.index("city") for keys in found), "in any order"
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -243,6 +245,110 @@ def read(format: Format, text: str, tools: list[dict[str, Any]]) -> tuple[str, l
     names = [piece.text for piece in pieces if piece.kind is Kind.CALL]
     arguments = ["".join(p.text for p in pieces if p.kind is Kind.ARGUMENTS and p.index == index) for index in range(len(names))]
     return "".join(p.text for p in pieces if p.kind is Kind.TEXT), [(n, json.loads(a)) for n, a in zip(names, arguments, strict=True)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_arguments_come_in_any_order(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    both = tool("pick", {"properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"]})
+    matcher = grammars.compile_calls(FORMATS[name], Wish([both], is_required=True, is_parallel=False)).result()
+    orders = set()
+    for seed in range(12):
+        written = walk(matcher.copy(), vocab, random.Random(seed))
+        if written is not None and (name != "channels" or "analysis" not in written):
+            [(_, arguments)] = read(FORMATS[name], written, [both])[1]
+            jsonschema.validate(arguments, both["function"]["parameters"])
+            orders.add("".join(arguments))
+    assert orders == {"ab", "ba"}
+
+
+STEP = {"type": "object", "properties": {"text": {"type": "string"}, "done": {"type": "boolean"}}, "required": ["text", "done"]}
+PLAN = {
+    "type": "object",
+    "properties": {
+        "steps": {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": 2},
+        "last": {"anyOf": [{"$ref": "#/$defs/step"}, {"type": "null"}]},
+        "maybe": {**STEP, "type": ["object", "null"]},
+        "open": {**STEP, "additionalProperties": True},
+    },
+    "required": ["steps"],
+    "$defs": {"step": {**STEP, "properties": {**STEP["properties"], "parts": {"type": "array", "items": {"$ref": "#/$defs/step"}}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_taken"),
+    [
+        ('{"steps": [{"text": "a", "done": true}]}', True),
+        ('{"steps": [{"done": true, "text": "a"}, {"parts": [{"done": false, "text": "b"}], "text": "a", "done": true}]}', True),
+        ('{"last": null, "steps": [{"done":true,"text":"a"}]}', True),
+        ('{"last": {"done": true, "text": "a"}, "steps": [{"done": true, "text": "a"}]}', True),
+        ('{"maybe": {"done": true, "text": "a"}, "steps": [{"done": true, "text": "a"}]}', True),
+        ('{"maybe": null, "steps": [{"done": true, "text": "a"}]}', True),
+        ('{"open": {"text": "a", "done": true, "more": 1}, "steps": [{"done": true, "text": "a"}]}', True),
+        ('{"open": {"done"', False),  # others may follow, so the order is the schema's
+        ('{"steps": []', False),
+        ('{"steps": [{"done": true}', False),
+        ('{"steps": [{"done": true, "done"', False),
+        ('{"steps": [{"done": true, "other"', False),
+        ('{"last": null}', False),
+        ('{"steps": [{"done": true, "text": "a"}, {"done": true, "text": "a"},', False),
+    ],
+)
+def test_objects_inside_of_arguments_too(arguments: str, is_taken: bool, grammars: Grammars) -> None:
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("plan", PLAN)], is_required=True)).result()
+    assert takes(matcher, '{"name": "plan", "parameters": ' + arguments) == is_taken
+
+
+@pytest.mark.parametrize("name", ["bare", "tags", "python"])
+def test_very_many_properties_have_one_order(name: str, grammars: Grammars) -> None:
+    """The needed ones come first."""
+    many = {"properties": {f"p{number}": {"type": "boolean"} for number in range(MAX_IN_ANY_ORDER + 1)}, "required": ["p7", "p3"]}
+    text = call_grammar(FORMATS[name], Wish([tool("f", many)], True), lambda marker: [marker])
+    assert "set_bit" not in text
+    assert not grammars.compile_calls(FORMATS[name], Wish([tool("f", many)], True)).result().problem
+
+
+def test_definitions_are_not_repeated_for_every_property() -> None:
+    names = [f"d{number}" for number in range(200)]
+    shapes = {name: {"type": "object", "properties": {"x": {"enum": ["long" * 40]}}} for name in names}
+    parameters = {
+        "$defs": shapes,
+        "properties": {f"p{number}": {"type": "array", "items": {"$ref": f"#/$defs/d{number}"}} for number in range(50)},
+    }
+    schema = parameters_of(tool("f", parameters))
+    text = call_grammar(FORMATS["bare"], Wish([tool("f", parameters)], True), lambda marker: [marker])
+    assert len(text) < 2 * len(json.dumps(schema))
+
+
+def test_a_long_chain_of_definitions_is_followed(grammars: Grammars) -> None:
+    """Too long to be written in any order here."""
+    names = [f"d{number}" for number in range(240)]
+    chain = {
+        name: {"type": "object", "properties": {"x": {"$ref": f"#/$defs/{after}"}, "y": {"type": "null"}}}
+        for name, after in zip(names, [*names[1:], "d"], strict=True)
+    }
+    parameters = {"$defs": {**chain, "d": {"type": "integer"}}, "properties": {"of": {"$ref": "#/$defs/d0"}}}
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"of": {"x": {"x": {"y": null')
+    assert not takes(matcher, '{"name": "f", "parameters": {"of": {"z"')
+
+
+@pytest.mark.parametrize("name", ["bare", "tags"])
+def test_one_of_several_cases_may_fit_more_than_one(name: str, vocab: Vocab, grammars: Grammars) -> None:
+    cases = [{"type": "integer"}, {"type": "number"}, {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}]
+    picky = tool("pick", {"properties": {"x": {"oneOf": cases}}, "required": ["x"]})
+    matcher = grammars.compile_calls(FORMATS[name], Wish([picky], is_required=True)).result()
+    begun = '{"name": "pick", "parameters": {"x": ' if name == "bare" else "<tool_call>\n<function=pick>\n<parameter=x>\n"
+    assert takes(matcher, begun + "1.5")
+    assert takes(matcher, begun + '{"a": null}')
+    assert not takes(matcher, begun + "true")
+
+
+def test_references_to_the_whole_schema_keep_their_meaning(grammars: Grammars) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", parameters)], is_required=True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"a": 1, "b": {"a": 2, "b": null}}}')
+    assert not takes(matcher, '{"name": "f", "parameters": {"a": 1, "b": {"anyOf"')
 
 
 # This vocabulary reads "▁" as a blank, so it cannot write DeepSeek's markers. In a random walk the thoughts of
@@ -444,9 +550,41 @@ def test_a_grammar_grows_with_its_schema_and_no_faster(format: Format) -> None:
     assert size(400) < 2.5 * size(200)
 
 
+def node(required: list[str], **more: Any) -> dict[str, Any]:
+    reference = {"$ref": "#/$defs/node"}
+    inner = {
+        "type": "object",
+        "properties": {"next": reference, "list": {"type": "array", "items": reference, **more}},
+        "required": required,
+    }
+    return {"type": "object", "properties": {"first": reference}, "required": ["first"], "$defs": {"node": inner}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (node([]), False),
+        (node(["next"]), True),
+        (node(["list"]), False),
+        (node(["list"], minItems=1), True),
+        ({**node(["next"]), "required": []}, False),
+        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, False),
+        (TREE, False),
+        (PLAN, False),
+    ],
+)
+def test_schemas_that_no_text_can_follow(schema: dict[str, Any], expected: bool) -> None:
+    assert is_endless(schema) == expected
+
+
+def test_a_tool_that_no_text_can_follow_takes_any_object(grammars: Grammars) -> None:
+    matcher = grammars.compile_calls(FORMATS["bare"], Wish([tool("f", node(["next"]))], True)).result()
+    assert takes(matcher, '{"name": "f", "parameters": {"anything": 1}}')
+
+
 def test_a_tool_whose_grammar_is_too_large_takes_any_object(grammars: Grammars) -> None:
     names = [f"d{number}" for number in range(2000)]
-    properties = {f"p{number}": {"$ref": f"#/$defs/{name}"} for number, name in enumerate(names[:500])}
+    properties = {f"p{number}": {"type": "array", "items": {"$ref": f"#/$defs/{name}"}} for number, name in enumerate(names[:500])}
     parameters = {"$defs": {name: {"type": "integer"} for name in names}, "properties": properties, "required": list(properties)}
     tags = next(row.format for row in ROWS if row.format.calls and isinstance(row.format.calls.syntax, Tagged))
     wish = Wish([tool("a", parameters)], True)

@@ -15,7 +15,7 @@ from fastrouter.api.models.access import Models
 from fastrouter.api.requests.anthropic_messages import NAMES, chat_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import invalid
-from fastrouter.api.requests.fields import Ask, read_chat
+from fastrouter.api.requests.fields import Ask, chat_input, read_chat
 from fastrouter.api.requests.renamed import renamed
 from fastrouter.api.serving.call import Caller
 from fastrouter.api.serving.flavour import Choice, Usage
@@ -230,7 +230,7 @@ class Anthropic:
 
     async def count_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = chat_params(self._models, request, chat_of(body))
+        params = await chat_params(self._models, request, lambda: chat_input(chat_of(body)))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"input_tokens": result.get("input_tokens", 0)})

@@ -3,13 +3,15 @@
 Never imports: http.connection. Invariant: a call to a worker holds its lease only during the call.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
-from fastrouter.api.requests.bodies import Ids, parse_object
+from fastrouter.api.requests.bodies import Ids, parse_object, read_parsed
 from fastrouter.api.requests.checks import boolean, invalid, token_ids
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask, chat_input, read_completion
@@ -184,13 +186,8 @@ class Native:
 
     async def tokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        content = body.get("content")
-        if not isinstance(content, str | list | Ids | None):
-            raise invalid("content", "must be a string or a list of strings and token ids")
-        if isinstance(content, list):
-            content = [item if isinstance(item, str) else token_ids("content", [item])[0] for item in content]
         params = {
-            "content": "" if content is None else content,
+            "content": await read_parsed(request, partial(_content_of, body)),
             "add_special": _flag(body, "add_special", False),
             "parse_special": _flag(body, "parse_special", True),
             "with_pieces": _flag(body, "with_pieces", False),
@@ -200,16 +197,17 @@ class Native:
     async def detokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         tokens = body.get("tokens")
-        params = {"tokens": [] if tokens is None else token_ids("tokens", tokens)}
-        return await self._caller.answer(request, body, "detokenize", params)
+        ids = [] if tokens is None else await read_parsed(request, partial(token_ids, "tokens", tokens))
+        return await self._caller.answer(request, body, "detokenize", {"tokens": ids})
 
     async def apply_template(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        return await self._caller.answer(request, body, "apply_template", chat_params(self._models, request, body))
+        params = await chat_params(self._models, request, partial(chat_input, body))
+        return await self._caller.answer(request, body, "apply_template", params)
 
     async def count_chat_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = chat_params(self._models, request, body)
+        params = await chat_params(self._models, request, partial(chat_input, body))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})
@@ -224,11 +222,21 @@ class Native:
             return await lease.call(method, params)
 
 
-def chat_params(models: Models, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a call that applies the template. `body`: that of an OpenAI chat."""
-    spec, _ = models.choose(request, body)
-    asked = with_defaults(Generate(**chat_input(body)), spec.defaults)
+async def chat_params(models: Models, request: Request, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of a call that applies the template. `read` is `chat_input` for the parsed body."""
+    spec, _ = models.choose(request, parse_object(request))
+    asked = with_defaults(Generate(**await read_parsed(request, read)), spec.defaults)
     return {name: getattr(asked, name) for name in _OF_TEMPLATES}
+
+
+def _content_of(body: dict[str, Any]) -> Any:
+    """What /tokenize is to make tokens of."""
+    content = body.get("content")
+    if not isinstance(content, str | list | Ids | None):
+        raise invalid("content", "must be a string or a list of strings and token ids")
+    if isinstance(content, list):
+        return [item if isinstance(item, str) else token_ids("content", [item])[0] for item in content]
+    return "" if content is None else content
 
 
 def _flag(body: dict[str, Any], name: str, default: bool) -> bool:

@@ -18,7 +18,7 @@ from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
 from fastrouter.api.requests.response_items import kind_of
-from fastrouter.api.requests.responses import ResponseAsk, chat_of, named_as_here
+from fastrouter.api.requests.responses import ResponseAsk, chat_input_of
 from fastrouter.api.response_store import ResponseStore, Stored
 from fastrouter.api.serving.call import Caller
 from fastrouter.api.serving.start import Generator
@@ -82,9 +82,7 @@ class ResponseRoutes:
     async def count(self, request: Request, exchange: Exchange) -> Response:
         """POST /v1/responses/input_tokens"""
         body, earlier = await self._from_store(request, parse_object(request))
-        chat = chat_of(body, earlier)
-        with named_as_here(chat.places):
-            params = chat_params(self._models, request, chat.body)
+        params = await chat_params(self._models, request, partial(chat_input_of, body, earlier))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
@@ -15,8 +16,8 @@ import orjson
 
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
-from fastrouter.api.requests.bodies import Ids, parse_object
-from fastrouter.api.requests.checks import boolean, integer, invalid, string, token_ids
+from fastrouter.api.requests.bodies import Ids, parse_object, read_parsed
+from fastrouter.api.requests.checks import boolean, integer, invalid, not_supported, string, token_ids
 from fastrouter.api.serving.call import Caller
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
@@ -47,7 +48,7 @@ class Embeddings:
             return await self.native(request, exchange)
         check_embeds(self._models, request, body)
         is_base64 = _is_base64(body.get("encoding_format"))
-        params = {**_embedding_params(body), "is_pooled": True}
+        params = {**await read_parsed(request, partial(_embedding_params, body)), "is_pooled": True}
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
@@ -58,7 +59,7 @@ class Embeddings:
     async def native(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         check_embeds(self._models, request, body)
-        params = _embedding_params(body)
+        params = await read_parsed(request, partial(_embedding_params, body))
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
@@ -126,6 +127,8 @@ def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
 
 def _read_input(name: str, value: Any) -> str | list[Any]:
     if isinstance(value, dict):
+        if value.get("multimodal_data"):
+            raise not_supported(f"{name}.multimodal_data")
         value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
     if isinstance(value, Ids):
         return cast(list[Any], value)

@@ -161,6 +161,9 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
         ("llamacpp:tokens_predicted", "Number of generation tokens processed.", counts.generated_tokens),
         ("llamacpp:tokens_predicted_seconds", "Predict process time in seconds.", counts.generated_s),
         ("llamacpp:n_decode", "Number of llama_decode() calls, counted when answers end.", counts.num_decodes),
+        ("llamacpp:spec_decode_num_drafts", "Speculative: guesses that were tried.", counts.drafts),
+        ("llamacpp:spec_decode_num_draft_tokens", "Speculative: tokens in these guesses.", counts.draft_tokens),
+        ("llamacpp:spec_decode_num_accepted_tokens", "Speculative: those that became part of an answer.", counts.draft_tokens_accepted),
     )
     for name, help, value in plain:
         yield counter(name, help, rows=[((), value)])

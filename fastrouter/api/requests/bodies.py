@@ -64,6 +64,11 @@ async def read_long(read: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_one_by_one, _unwatched, read)
 
 
+async def read_parsed(request: Request, read: Callable[[], T]) -> T:
+    """Reads what was parsed: a short body now, a long one as `read_long` does."""
+    return await read_long(read) if request.num_body_bytes > LONG_BODY else read()
+
+
 def _unwatched(work: Callable[[], T]) -> T:
     """Without the garbage collector, which would visit all new objects many times. JSON has no cycles."""
     was_enabled = gc.isenabled()

@@ -143,6 +143,7 @@ FIELDS: dict[str, Field] = {
     "n_discard": Field("generate", "n_discard", integer(0)),
     "parallel_tool_calls": Field("generate", "parallel_tool_calls", boolean),
     "parse_tool_calls": Field("generate", "parses_calls", boolean),
+    "hold_tool_calls": Field("generate", "holds_calls", boolean),
     "reasoning_format": Field("generate", "reasoning_format", one_of("", *REASONING_FORMATS)),
     "reasoning_budget_tokens": Field("generate", "reasoning_budget", integer(-1)),
     "thinking_budget_tokens": Field("generate", "reasoning_budget", integer(-1), 1),

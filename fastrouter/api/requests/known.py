@@ -47,7 +47,7 @@ def _each(schema: Schema, names: str) -> Fields:
 # The fields of fields.py without those for sampling. A field without a type here may have any value.
 _GENERATION: Fields = {
     **_each(_SWITCH, "stream verbose cache_prompt return_tokens return_progress timings_per_token backend_sampling echo"),
-    **_each(_SWITCH, "parallel_tool_calls parse_tool_calls reasoning_control"),
+    **_each(_SWITCH, "parallel_tool_calls parse_tool_calls hold_tool_calls reasoning_control"),
     **_each(_WHOLE, "priority n_predict max_completion_tokens max_tokens n_cmpl n best_of n_cache_reuse id_slot n_keep n_indent n_discard"),
     **_each(_WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
     **_each(_WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),

@@ -119,6 +119,8 @@ class Answer(ABC):
         is_new_prompt = not self._num_finished[prompt]
         self._num_finished[prompt] += 1
         self._timeline.count_tokens(finish, is_new_prompt=is_new_prompt)
+        if is_new_prompt and self._lease is not None:
+            self._lease.count_prompt(finish.prompt_tokens, finish.cached_tokens)
         self._usage.add(finish, is_new_prompt=is_new_prompt)
 
     def _index(self, prompt: int, choice: int) -> int:

@@ -32,6 +32,7 @@ class _Terms(NamedTuple):
     is_autoload: bool
     priority: int
     keep_alive_s: float | None
+    client: str | None  # None: its models are not a turn
 
 
 class Caller:
@@ -47,10 +48,11 @@ class Caller:
         """The whole response. It may load the model. `method` is also the flavour in the metrics. `write(spec, result)` makes the
         body, and an error in it is the worker's fault. Token counts in the result are counted as prompts."""
         spec, is_autoload = self._models.for_use(request, body)
-        if method in DECODING_CALLS:
-            self._supervisor.note_turn(spec, client_of(request))
+        client = client_of(request) if method in DECODING_CALLS else None
+        if client is not None:
+            self._supervisor.note_turn(spec, client)
         priority, keep_alive_s = read_terms(body)
-        terms = _Terms(is_autoload, priority, None if is_read_only(request) else keep_alive_s)
+        terms = _Terms(is_autoload, priority, None if is_read_only(request) else keep_alive_s, client)
         timeline = Timeline(spec, method, self._supervisor.wait_preview)
         try:
             try:
@@ -59,7 +61,9 @@ class Caller:
                 result = await self._ask(spec, terms, timeline, method, params)
             answer = await write(spec, result)
             if isinstance(result, dict) and "prompt_tokens" in result:
-                timeline.count_tokens(Finish(prompt_tokens=count_of(result, "prompt_tokens")), is_new_prompt=True)
+                num_decodes = count_of(result, "num_decodes")
+                counts = Finish(prompt_tokens=count_of(result, "prompt_tokens"), num_decodes=num_decodes, num_busy_decodes=num_decodes)
+                timeline.count_tokens(counts, is_new_prompt=True)
         except FastrouterError as error:
             timeline.fail(error)
             return error_response(error, self._errors, timeline.header())
@@ -70,10 +74,10 @@ class Caller:
         return json_response(answer, headers=timeline.header())
 
     async def _ask(self, spec: ModelSpec, terms: _Terms, timeline: Timeline, method: str, params: dict[str, Any]) -> Any:
-        lease = self._supervisor.acquire_now(spec)
+        lease = self._supervisor.acquire_now(spec, terms.client, terms.priority)
         if lease is None:
             timeline.wait()
-            lease = await self._supervisor.acquire(spec, autoload=terms.is_autoload, priority=terms.priority)
+            lease = await self._supervisor.acquire(spec, terms.is_autoload, terms.priority, terms.client)
         with lease:
             if terms.keep_alive_s is not None:
                 lease.keep_alive(terms.keep_alive_s)

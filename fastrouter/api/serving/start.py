@@ -152,13 +152,14 @@ class Generator:
         answer = outlet.responder = self._answer(outlet, ask, flavour, timeline)
         if ask.id:
             self._answers[ask.id] = answer
-        lease = self._supervisor.acquire_now(spec)
+        client = client_of(request)
+        lease = self._supervisor.acquire_now(spec, client, ask.priority)
         if lease is not None:
             _begin(answer, lease)
         elif isinstance(outlet, Exchange):
-            return self._queue(spec, is_autoload, answer)
+            return self._queue(spec, is_autoload, answer, client)
         else:
-            outlet.run(self._queue(spec, is_autoload, answer))
+            outlet.run(self._queue(spec, is_autoload, answer, client))
         return None
 
     def _outlet(self, request: Request, exchange: Exchange, model_id: str) -> Exchange | Recording:
@@ -179,10 +180,10 @@ class Generator:
         interval_s = self._ping_interval_s if ask.ping_interval_s is None else ask.ping_interval_s
         return Stream(outlet, ask, flavour, timeline, interval_s)
 
-    async def _queue(self, spec: Any, is_autoload: bool, answer: Answer) -> None:
+    async def _queue(self, spec: Any, is_autoload: bool, answer: Answer, client: str) -> None:
         answer.wait()
         try:
-            lease = await self._supervisor.acquire(spec, autoload=is_autoload, priority=answer.ask.priority)
+            lease = await self._supervisor.acquire(spec, is_autoload, answer.ask.priority, client)
         except Exception as error:  # any error: the head may be sent already, so only the answer can report the error
             if not isinstance(error, FastrouterError):
                 log.exception("waiting for %s", spec.id)

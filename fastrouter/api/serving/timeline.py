@@ -128,6 +128,7 @@ class Timeline:
         counts.generated_s += timings.get("predicted_ms", 0) / 1e3
         counts.num_decodes += finish.num_decodes
         counts.num_busy_decodes += finish.num_busy_decodes
+        counts.drafts += finish.num_guesses
         counts.draft_tokens += int(timings.get("draft_n", 0))
         counts.draft_tokens_accepted += int(timings.get("draft_n_accepted", 0))
         counts.most_tokens = max(counts.most_tokens, finish.prompt_tokens + finish.completion_tokens)

@@ -33,7 +33,8 @@ MAX_REASON_CHARACTERS = 500
 LEAST_START_S = 3.0
 PAUSE_S = 5.0  # after a failed attempt to connect
 END_S = 2.0
-_LOST = (CONNECTION_CLOSED, INVALID_REQUEST, INTERNAL_ERROR)  # so the library says that a connection or a session has ended
+_CLOSED = (CONNECTION_CLOSED, "Connection closed")  # so the library says it; servers use this code for errors of their own
+_SESSION_ENDED = (INVALID_REQUEST, INTERNAL_ERROR)  # so HTTP servers say it
 
 
 class Unreachable(Exception):
@@ -93,14 +94,20 @@ class Server:
                 self._lose(client)  # it may hang
             raise Unreachable(self._tail.of(f"it did not answer within {limit_s:g} s ({what})")) from None
         except MCPError as error:
-            if error.error.code in _LOST:
+            is_lost = self._is_lost(error)
+            if is_lost:
                 self._lose(client)
-            raise Unreachable(self._tail.of(_why(error)) if error.error.code in _LOST else _why(error)) from None
+            raise Unreachable(self._tail.of(_why(error)) if is_lost else _why(error)) from None
         except Exception as error:  # the library passes on whatever a server does
             self._lose(client)
             raise Unreachable(self._tail.of(f"{what} failed: {_why(error)}")) from None
         finally:
             self._num_calls -= 1
+
+    def _is_lost(self, error: MCPError) -> bool:
+        """Whether the connection or its session has ended. A program that has only refused a call is used again, with its state."""
+        code, message = error.error.code, error.error.message
+        return (code, message) == _CLOSED or (not self._config["command"] and code in _SESSION_ENDED)
 
     async def _connected(self) -> Client:
         async with self._connecting:

@@ -15,7 +15,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.answers import Answers
-from fastrouter.worker.engine.chats import Chats, must_call
+from fastrouter.worker.engine.chats import ChatReading, Chats, must_call
 from fastrouter.worker.engine.fair_queue import FairQueue
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.slots import Slot, Slots
@@ -23,7 +23,7 @@ from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.resumed import read_resumed
 from fastrouter.worker.sampling.grammar import ConstrainedSampler, Grammars, Matcher
-from fastrouter.worker.sampling.guide import Guidance, GuidedSampler
+from fastrouter.worker.sampling.guide import GuidedSampler
 from fastrouter.worker.sampling.sampler import Sampler, file_defaults
 from fastrouter.worker.sampling.tool_grammar import triggers
 from fastrouter.worker.sequence import GenerateRequest, Running, Sequence, Status
@@ -203,7 +203,7 @@ class Admission:
         generate = request.generate
         reading = self._chats.reading(generate, request.prompt_end, has_form=request.grammar is not None)
         pieces = reading.pieces if reading is not None and reading.is_parsed else self._pieces
-        sampler = self._sampler(request, choice, reading.guidance if reading is not None else None, reading.pieces if reading else pieces)
+        sampler = self._sampler(request, choice, reading)
         max_tokens = generate.max_tokens if generate.max_tokens >= 0 else self._options.n_predict
         message = reading.message() if reading is not None else None
         self._num_sequences += 1
@@ -215,14 +215,14 @@ class Admission:
             sequence.resume(past, request.resumed.elapsed_ns, 0 if sequence.reads_prompt else num_prefilled)
         return sequence
 
-    def _sampler(self, request: GenerateRequest, choice: int, guidance: Guidance | None, pieces: PieceTable) -> Sampler:
+    def _sampler(self, request: GenerateRequest, choice: int, reading: ChatReading | None) -> Sampler:
         asked = request.generate
         settings, defaults = asked.sampling, self.sampling
         options: dict[str, Any] = {"choice": choice, "chance": asked.chance, "has_probabilities": asked.logprobs}
         matcher = request.grammar.result().copy() if request.grammar is not None else None
-        if guidance is not None:
-            calls = partial(_copy_of, request.calls)
-            return GuidedSampler(self._vocab, settings, defaults, guidance, matcher, pieces.piece, calls, **options)
+        if reading is not None and reading.guidance is not None and reading.quiet is not None:
+            calls, piece = partial(_copy_of, request.calls), reading.pieces.piece
+            return GuidedSampler(self._vocab, settings, defaults, reading.guidance, matcher, piece, reading.quiet, calls, **options)
         if matcher is not None:
             return ConstrainedSampler(self._vocab, settings, defaults, matcher, **options)
         return Sampler(self._vocab, settings, defaults, **options)

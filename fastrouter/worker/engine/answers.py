@@ -37,7 +37,10 @@ class Answers:
     def send(self, sequence: Sequence, text: bytes) -> None:
         """Text that is final: complete UTF-8, and not the start of a stop string."""
         message = sequence.message
-        if message is not None:
+        if sequence.quiet is not None and sequence.quiet[text]:  # nearly all texts of a message
+            sequence.num_quiet = sequence.num_generated
+            self._push(sequence, sequence.quiet_kind, text)
+        elif message is not None:
             self._parse(sequence, message, text)
         elif sequence.has_events:
             sequence.hold_entries(len(text))
@@ -46,16 +49,15 @@ class Answers:
             self._push(sequence, TEXT, text)
 
     def _parse(self, sequence: Sequence, message: Message, text: bytes) -> None:
-        if not sequence.has_events and (kind := message.plain_kind(text, sequence.num_generated)) is not None:
-            self._push(sequence, _KINDS[kind], text)
-        else:
-            pieces = message.take(text, sequence.num_generated)
-            if sequence.probabilities is not None:
-                sequence.hold_entries(len(text))
-            if pieces:
-                self._send_pieces(sequence, pieces)
-            if message.is_over:
-                sequence.detokenizer.end()
+        pieces = message.take(text, sequence.num_generated, sequence.num_quiet)
+        if not sequence.has_events:
+            sequence.quiet, sequence.quiet_kind = message.quiet, _KINDS[message.kind]
+        if sequence.probabilities is not None:
+            sequence.hold_entries(len(text))
+        if pieces:
+            self._send_pieces(sequence, pieces)
+        if message.is_over:
+            sequence.detokenizer.end()
 
     def _push(self, sequence: Sequence, kind: int, payload: bytes) -> None:
         """A record with text. One that the router got from the worker before this one is not sent again."""
@@ -110,7 +112,7 @@ class Answers:
         if rest or sequence.is_pending:
             self.send(sequence, rest)
         if sequence.message is not None:
-            rest_of_message = sequence.message.finish(sequence.num_generated, is_cut=stop_type == "limit")
+            rest_of_message = sequence.message.finish(sequence.num_generated, sequence.num_quiet, is_cut=stop_type == "limit")
             if rest_of_message or sequence.is_pending:
                 self._send_pieces(sequence, rest_of_message)
         self._finish(sequence, slot, stop_type, truncated=truncated)
@@ -146,6 +148,7 @@ class Answers:
             id_slot=slot.id if slot else -1,
             num_decodes=self.num_decodes - self._num_told,
             num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
+            num_guesses=sequence.num_guesses,
             timings=sequence.timings(),
             tokens=(sequence.tokens or []) if generate.return_tokens else [],
             prompt=self._vocab.text_of(sequence.prompt_text) if generate.verbose else "",

@@ -4,12 +4,14 @@ Knows no slot and no record. Invariant: a chat without thoughts and tools, and e
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
+from fastrouter.worker.sampling.quiet_tokens import QuietTokens
 from fastrouter.worker.sampling.tool_grammar import triggers
 from fastrouter.worker.sampling.tool_wish import Wish
 from fastrouter.worker.text.detokenizer import PieceTable
@@ -21,6 +23,7 @@ from fastrouter.worker.text.prompts import Prompts, shown_tools
 from fastrouter.worker.text.template_format import GENERIC_WAY
 
 Tools = list[dict[str, Any]]
+_NUM_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class ChatReading:
     is_parallel: bool
     holds_calls: bool  # calls are given out when they are complete
     guidance: Guidance | None  # None: no token is forced, and a grammar begins with the first token
+    quiet: QuietTokens | None  # of the guidance
 
     @property
     def is_parsed(self) -> bool:
@@ -62,6 +66,7 @@ class Chats:
         self._prompts = prompts
         self._options = options
         self._pieces = MarkerPieces(vocab)
+        self._quiet = lru_cache(_NUM_KEPT)(QuietTokens)
 
     def _format(self, generate: Generate) -> Format | None:
         """Call it after the prompt has been read. None: the answer is not parsed."""
@@ -76,7 +81,8 @@ class Chats:
         if format is None or not tools:
             return None
         answer = _answer_schema(generate) if is_in_channels(format) else ""
-        return format, Wish(tools, must_call(generate), self._is_parallel(generate), answer)
+        whitespace = generate.json_whitespace or self._options.json_whitespace
+        return format, Wish(tools, must_call(generate), self._is_parallel(generate), answer, whitespace)
 
     def _is_parallel(self, generate: Generate) -> bool:
         """A model that was not trained for calls often writes the same one again and again."""
@@ -93,15 +99,18 @@ class Chats:
         thought = format.thought
         is_thinking = thought is not None and thought.is_open(_before_answer(generate, prompt_end))
         tools = _callable_tools(generate, format)
+        guidance = self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools))
+        pieces = self._pieces.of(format, options.special)
         return ChatReading(
             format,
-            self._pieces.of(format, options.special),
+            pieces,
             tools,
             is_thinking,
             (generate.reasoning_format or options.reasoning_format) != "none",
             self._is_parallel(generate),
-            generate.holds_calls,
-            self._guidance(generate, format, is_thinking=is_thinking, has_form=has_form, has_tools=bool(tools)),
+            options.hold_tool_calls if generate.holds_calls is None else generate.holds_calls,
+            guidance,
+            self._quiet(pieces, guidance.watched) if guidance is not None else None,
         )
 
     def _guidance(self, generate: Generate, format: Format, *, is_thinking: bool, has_form: bool, has_tools: bool) -> Guidance | None:

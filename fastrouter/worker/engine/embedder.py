@@ -76,6 +76,7 @@ class Embedder:
         self._reply = reply
         self._reading: list[tuple[Call, Job[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
         self._jobs: deque[EmbedJob] = deque()  # they take turns, text by text
+        self._num_decodes = 0  # since the last answer
         self._speed = PrefillSpeed(model.n_params)
         self.before_long_step: Callable[[], None] = lambda: None  # no call is answered while a step is computed
         self.max_tokens = context.n_ctx_slot if context.can_split else min(context.n_ctx_slot, context.n_batch)  # of one sequence
@@ -233,6 +234,7 @@ class Embedder:
             job.num_done += 1
 
     def _decode(self, num_rows: int) -> None:
+        self._num_decodes += 1
         code = self._context.decode(num_rows)
         if code:
             raise LlamaError(f"llama_decode failed with code {code}")
@@ -273,6 +275,7 @@ class Embedder:
             text = base64.b64encode(vectors.astype("<f4").tobytes()).decode()
             num_rows = counts if self._is_unpooled else [1] * len(counts)
             result = {"vectors": text, "width": job.width, "num_rows": num_rows, "prompt_tokens": sum(counts)}
+        result["num_decodes"], self._num_decodes = self._num_decodes, 0
         self._reply(Reply(job.call.request_id, result=result))
 
     def _fail(self, call: Call, error: FastrouterError) -> None:

@@ -50,7 +50,7 @@ class Context:
         self._num_threads = (params.n_threads, params.n_threads_batch)
         self._pools: ThreadPools | None = None
         placements = placements_of(options)
-        if not all(placement.is_free for placement in placements):
+        if not all(each.is_free for each in placements):
             self._pools = ThreadPools(cpu_function, placements, self._num_threads)
             _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
@@ -76,8 +76,8 @@ class Context:
         params.n_seq_max = self.num_sequences
         params.kv_unified = self.is_unified
         # A row for every sequence, or a prompt would wait for a stream to end; together, or a window may lose tokens that others need.
-        params.n_batch = max(options.batch_size, self.num_sequences)
-        params.n_ubatch = max(min(options.ubatch_size, options.batch_size), self.num_sequences)
+        params.n_ubatch = llama_params.micro_batch_of(options, self.num_sequences)
+        params.n_batch = max(options.batch_size, params.n_ubatch)
         decode, prefill = placements_of(options)
         params.n_threads = llama_params.threads_for(model.size_bytes, options.threads, len(decode.cpus))
         asked = options.threads_batch if options.threads_batch > 0 else options.threads

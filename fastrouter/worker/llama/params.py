@@ -53,6 +53,12 @@ def sequences_of(options: LoadOptions) -> int:
     return max(1, min(PACKED_SEQUENCES, options.batch_size, options.ubatch_size))
 
 
+def micro_batch_of(options: LoadOptions, num_sequences: int) -> int:
+    """Of embeddings a multiple of the sequences: for other sizes llama.cpp reserves a graph that does not fit, and aborts."""
+    size = max(min(options.ubatch_size, options.batch_size), num_sequences)
+    return size + -size % num_sequences if options.embedding else size
+
+
 def threads_for(model_bytes: int, asked: int, num_cpus: int = 0) -> int:
     """`asked` (or one for each core of `num_cpus`; 0: of all) is the maximum; a small model gets fewer, because its threads would lose
     time waiting for each other."""

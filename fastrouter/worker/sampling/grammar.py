@@ -10,6 +10,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -20,18 +21,13 @@ from fastrouter.errors import FastrouterError, InvalidRequest, ModelCannot, Unav
 from fastrouter.worker.llama.vocab import TOKENIZE_ADDRESS, Vocab
 from fastrouter.worker.sampling.compilers import Compilers
 from fastrouter.worker.sampling.grammar_limits import check_schema
+from fastrouter.worker.sampling.json_grammar import SPACINGS
 from fastrouter.worker.sampling.marker_segments import segments_of
 from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.sampling.tool_grammar import call_grammar
 from fastrouter.worker.sampling.tool_wish import Wish, loosened
 from fastrouter.worker.text.parsers.format import Format
 
-# Between the tokens of JSON. Compact: a blank where most texts have one, so that models can write what they usually saw.
-# Free: enough to indent, but not without a limit.
-_WHITESPACE: dict[str, dict[str, Any]] = {
-    "compact": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
-    "free": {"whitespace_pattern": r"( |\n {0,20})?"},
-}
 _FIRST_FUEL, _STEP_FUEL = 300_000, 50_000  # llguidance's steps at the start and for one mask: at most about 0.1 s and 30 MB
 _NUM_KEPT = 8  # compiled grammars
 _SPECIAL = b"\xff"  # llguidance expects this at the start of tokens that are not text
@@ -142,7 +138,7 @@ class Grammars:
         """The same for a model's tool calls: see `call_grammar`. A tool whose schema cannot be followed takes any object. Call `leave` in
         the end if `is_waited_for` is set."""
         tools = orjson.dumps(list(wish.tools)).decode()
-        key = ("calls", format, after, tools, wish.is_parallel, wish.answer)
+        key = ("calls", format, after, tools, wish.is_parallel, wish.answer, wish.answer_whitespace)
         field = "response_format" if wish.answer else "tools"  # tools that cannot be followed become loose
         found = self._start(key, len(tools), field, lambda tokenizer: (_of_calls(tokenizer, self._vocab, format, wish, after), True))
         if is_waited_for:
@@ -258,7 +254,7 @@ def _of_schema(text: str, whitespace: str) -> tuple[str, bool]:
     from llguidance import LLMatcher
 
     check_schema(text)
-    overrides: Any = _WHITESPACE[whitespace]
+    overrides: Any = SPACINGS[whitespace]
     return LLMatcher.grammar_from_json_schema(text, overrides=overrides), False
 
 
@@ -290,10 +286,14 @@ def _of_calls(tokenizer: Any, vocab: Vocab, format: Format, wish: Wish, after: s
     def is_followed(wish: Wish) -> bool:
         try:
             return not _new_matcher(tokenizer, grammar_of(wish)).get_error()
-        except ValueError:  # it is too large
+        except (ValueError, RecursionError):  # it is too large, or too deep to be written in any order
             return False
 
-    return grammar_of(loosened(wish, is_followed))
+    free = loosened(wish, is_followed)
+    if not free.loose:
+        return grammar_of(free)
+    ordered = loosened(replace(wish, keeps_order=True), is_followed)  # its grammar is smaller
+    return grammar_of(ordered if len(ordered.loose) < len(free.loose) else free)
 
 
 _TRANSLATE = {"json_schema": _of_schema, "gbnf": _of_gbnf, "regex": _of_regex}

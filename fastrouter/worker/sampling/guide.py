@@ -15,9 +15,11 @@ import numpy as np
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.resumed import CUT_THOUGHT, END_THOUGHT, FREE_CALL
 from fastrouter.worker.sampling.grammar import Matcher, no_token, sample_allowed
+from fastrouter.worker.sampling.quiet_tokens import QUIET, QuietTokens
 from fastrouter.worker.sampling.sampler import Sampler
 from fastrouter.worker.sampling.thought import MarkerWatch, Place, ThoughtWatch
 
+_THOUGHT, _ANSWER = Place.THOUGHT, Place.ANSWER  # an attribute of an Enum takes longer
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -36,6 +38,11 @@ class Guidance:
     triggers: tuple[str, ...] = ()  # the grammar of a tool call begins after one of these
     calls_in_thought: bool = False  # also in an open thought
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The markers that matter in a thought or an answer."""
+        return (*self.closes, *self.triggers)
+
 
 class GuidedSampler(Sampler):
     """Like a ConstrainedSampler, but for the answer only."""
@@ -48,11 +55,12 @@ class GuidedSampler(Sampler):
         guidance: Guidance,
         matcher: Matcher | None,
         piece: Callable[[int], bytes],
+        quiet: QuietTokens,
         calls: Callable[[], Matcher | None] = lambda: None,
         **options: Any,
     ) -> None:
-        """`matcher`: of the answer; None: it has no grammar. `piece`: a token's bytes, with those of markers. `calls`: the matcher of the
-        text after a trigger; None if it is not ready: then the call does not follow a grammar."""
+        """`matcher`: of the answer; None: it has no grammar. `piece`: a token's bytes, with those of markers. `quiet`: for the markers that
+        are watched. `calls`: the matcher of the text after a trigger; None if it is not ready: then the call does not follow a grammar."""
         super().__init__(vocab, settings, load_defaults, **options)
         self._vocab = vocab
         self._guidance = guidance
@@ -60,11 +68,12 @@ class GuidedSampler(Sampler):
         self._is_bound = False  # the answer has begun, and follows its grammar
         self._is_call = False  # and that is the grammar of a call that the model has begun by itself
         self._piece = piece
+        self._quiet = quiet
+        self._is_quiet = False  # a quiet token changes nothing here
         self._calls = calls
         self._triggers = MarkerWatch(guidance.triggers) if guidance.triggers else None
         self._watch = ThoughtWatch(guidance.opens, guidance.closes, is_open=guidance.is_open)
         self._forced: deque[int] = deque()
-        self.has_marks = True
         self._marks: list[int] = []
         self._budget = guidance.budget  # of the thought that is open, or of the next one
         self._num_thought = 0  # tokens of it
@@ -75,21 +84,46 @@ class GuidedSampler(Sampler):
 
     def end_thought(self) -> bool:
         """Ends the thought when its last character is complete. False if none is open."""
-        is_open = self._watch.place is Place.THOUGHT
+        is_open = self._watch.place is _THOUGHT
         if is_open and not self._forced:
             self._budget = 0
-            self._marks.append(END_THOUGHT)
+            self._is_quiet = False
+            self._mark(END_THOUGHT)
         return is_open
 
+    def _mark(self, mark: int) -> None:
+        self._marks.append(mark)
+        self.has_marks = True
+
     def take_marks(self) -> Sequence[int]:
-        if not self._marks:
-            return super().take_marks()
         marks, self._marks = [*self._marks, *super().take_marks()], []
+        self.has_marks = self.has_mu
         return marks
 
     # ------------------------------------------------------------ a sample
 
     def sample(self, address: int, n_vocab: int, mask: int = 0) -> int:
+        token = -1
+        if self._is_quiet:  # nearly always
+            token = Sampler.sample(self, address, n_vocab)
+            is_quiet = (self._quiet.kinds[token] or self._quiet.look(token)) == QUIET
+            if is_quiet and (self._matcher is None or not self._vocab.is_eog(token)):
+                return token
+        token = self._sample_next(token, address, n_vocab)
+        self._is_quiet = self._will_be_quiet()
+        return token
+
+    def _will_be_quiet(self) -> bool:
+        """Nothing is forced or bound, and no marker may have begun."""
+        triggers, place = self._triggers, self._watch.place
+        if self._is_bound or self._forced or not self._watch.is_quiet or (triggers is not None and not triggers.is_quiet):
+            return False
+        if place is _THOUGHT:
+            return self._budget < 0 and not self._decoder.getstate()[0]
+        return place is _ANSWER and self._matcher is None
+
+    def _sample_next(self, token: int, address: int, n_vocab: int) -> int:
+        """`token`: what was sampled already, or -1."""
         matcher = self._matcher
         if self._is_bound and matcher is not None:
             return self._sample_bound(matcher, address, n_vocab)
@@ -98,7 +132,7 @@ class GuidedSampler(Sampler):
         if self._forced:
             token = self._sample_forced(address, n_vocab)
         else:
-            token = super().sample(address, n_vocab)
+            token = super().sample(address, n_vocab) if token < 0 else token
             if matcher is not None:
                 token = self._settle(matcher, token, address, n_vocab)
         if not self._is_bound:
@@ -109,7 +143,7 @@ class GuidedSampler(Sampler):
         token = sample_allowed(matcher, super().sample, address, n_vocab)
         if token < 0 and self._is_call:
             self._is_bound, self._matcher = False, None
-            self._marks.append(FREE_CALL)
+            self._mark(FREE_CALL)
             return super().sample(address, n_vocab)
         if token < 0:
             self.error = no_token(matcher)
@@ -125,11 +159,11 @@ class GuidedSampler(Sampler):
 
     def _settle(self, matcher: Matcher, token: int, address: int, n_vocab: int) -> int:
         """The token that replaces this one, or this one. A thought is free; after it comes the answer, a call or another thought."""
-        if self._watch.place is Place.THOUGHT:
+        if self._watch.place is _THOUGHT:
             if not self._vocab.is_eog(token):
                 return token
             self._force_end()
-            self._marks.append(CUT_THOUGHT)
+            self._mark(CUT_THOUGHT)
             return self._sample_forced(address, n_vocab) if self._forced else token
         if not matcher.allows(token) and self._begins_marker(self._piece(token)):
             return token
@@ -143,6 +177,7 @@ class GuidedSampler(Sampler):
 
     def follow(self, token: int, marks: Sequence[int] = ()) -> None:
         super().follow(token, marks)
+        self._is_quiet = False
         for mark in marks:
             self._follow_mark(mark)
         if self._is_bound and self._matcher is not None:
@@ -152,7 +187,7 @@ class GuidedSampler(Sampler):
             self._force_end()
         if self._forced:
             self._forced.popleft()
-        elif self._matcher is not None and self._watch.place is not Place.THOUGHT:
+        elif self._matcher is not None and self._watch.place is not _THOUGHT:
             self._follow_answer(self._matcher, token)
         if not self._is_bound:
             self._note(self._piece(token))
@@ -192,12 +227,12 @@ class GuidedSampler(Sampler):
 
     def _note(self, piece: bytes) -> None:
         watch = self._watch
-        if watch.place is Place.ANSWER:  # nearly all tokens: no thought can begin any more
+        if watch.place is _ANSWER:  # nearly all tokens: no thought can begin any more
             self._look_for_call(piece)
             return
-        was_open = watch.place is Place.THOUGHT
+        was_open = watch.place is _THOUGHT
         has_closed = watch.push(piece)
-        is_open = watch.place is Place.THOUGHT
+        is_open = watch.place is _THOUGHT
         self._num_thought = self._num_thought + 1 if was_open and is_open else 0
         if is_open:
             self._decoder.decode(piece)
@@ -218,13 +253,13 @@ class GuidedSampler(Sampler):
         self._triggers = None
         matcher = self._calls()
         if matcher is None:
-            self._marks.append(FREE_CALL)
+            self._mark(FREE_CALL)
         elif all(map(matcher.accept, self._tokens_of(rest.decode("utf-8", "replace")))):
             self._matcher, self._is_bound, self._is_call = matcher, True, True
 
     def _is_spent(self) -> bool:
         """Whether the budget is used up, and no character is incomplete."""
-        is_over = 0 <= self._budget <= self._num_thought and self._watch.place is Place.THOUGHT
+        is_over = 0 <= self._budget <= self._num_thought and self._watch.place is _THOUGHT
         return is_over and not self._decoder.getstate()[0]
 
     def _force_end(self) -> None:

@@ -6,6 +6,8 @@ Schemas come from clients as they are: without type, without properties, with re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 MAX_REFERENCES = 32  # references that are followed one after the other
 
 Schema = dict[str, Any]
@@ -30,7 +32,7 @@ def properties_of(schema: Schema) -> list[tuple[str, Any, bool]]:
     required = schema.get("required")
     needed = dict.fromkeys(name for name in required if isinstance(name, str)) if isinstance(required, list) else {}
     known.update({name: {} for name in needed if name not in known})
-    return [(name, _resolved(schema, value), name in needed) for name, value in known.items()]
+    return [(name, resolved(schema, value), name in needed) for name, value in known.items()]
 
 
 def is_text(types: set[str]) -> bool:
@@ -47,9 +49,11 @@ def enum_texts(value: Any) -> list[str]:
 
 
 def sub_schema(root: Schema, value: Any) -> Schema:
-    """A parameter's schema alone, with the definitions that its references need."""
+    """A parameter's schema alone, with the definitions if it has references."""
     if not isinstance(value, Mapping):
         return {}
+    if b'"$ref"' not in orjson.dumps(value):
+        return dict(value)
     return {**{name: root[name] for name in ("$defs", "definitions") if name in root}, **value}
 
 
@@ -59,7 +63,7 @@ def has_endless_reference(schema: Schema) -> bool:
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
-            if "$ref" in part and _resolved(schema, part) is _ENDLESS:
+            if "$ref" in part and resolved(schema, part) is _ENDLESS:
                 return True
             waiting += part.values()
         elif isinstance(part, list):
@@ -67,8 +71,37 @@ def has_endless_reference(schema: Schema) -> bool:
     return False
 
 
-def _resolved(root: Schema, value: Any) -> Any:
-    """References to the root's definitions are followed, so that the type is known."""
+def is_endless(schema: Schema) -> bool:
+    """Whether each value of it contains itself, as when a node requires a node."""
+    return _contains_itself(schema, schema, {})
+
+
+def _contains_itself(root: Schema, value: Any, known: dict[int, bool]) -> bool:
+    """`known`: by the identity of a part. A part whose own parts are looked at counts as one that contains itself."""
+    value = resolved(root, value)
+    if not isinstance(value, Mapping):
+        return False
+    if id(value) not in known:
+        known[id(value)] = True
+        choices = value.get("anyOf", value.get("oneOf"))
+        is_found = any(_contains_itself(root, part, known) for part in _needed_parts(value))
+        if not is_found and isinstance(choices, list) and choices:
+            is_found = all(_contains_itself(root, choice, known) for choice in choices)
+        known[id(value)] = is_found
+    return known[id(value)]
+
+
+def _needed_parts(value: Mapping[str, Any]) -> list[Any]:
+    """The schemas of what every object or array of this schema has."""
+    properties, required = value.get("properties"), value.get("required")
+    if value.get("type") == "object" and isinstance(properties, Mapping) and isinstance(required, list):
+        return [properties[name] for name in required if isinstance(name, str) and name in properties]
+    is_filled = value.get("type") == "array" and isinstance(value.get("minItems"), int) and value["minItems"] > 0
+    return [value.get("items")] if is_filled else []
+
+
+def resolved(root: Schema, value: Any) -> Any:
+    """What its reference leads to, so that the type is known; the value itself if it has none."""
     for _ in range(MAX_REFERENCES):
         reference = value.get("$ref") if isinstance(value, Mapping) else None
         if not isinstance(reference, str) or not reference.startswith("#/"):

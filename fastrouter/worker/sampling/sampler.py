@@ -48,7 +48,8 @@ class Sampler(LogitSampler):
         shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
         self._settings = {**merged, "seed": seed, "logit_bias": shown}
         has_dry = merged["dry_multiplier"] != 0
-        self.has_marks = merged["mirostat"] != 0  # `take_marks` may return some
+        self.has_mu: bool = merged["mirostat"] != 0
+        self.has_marks = self.has_mu  # `take_marks` may return some
         self.is_reproducible: bool = merged["temperature"] <= 0 or int(merged["seed"]) not in RANDOM_SEEDS  # the client wants one text
         self._num_probs = merged["n_probs"] if has_probabilities else -1
         super().__init__(
@@ -69,7 +70,7 @@ class Sampler(LogitSampler):
 
     def take_marks(self) -> Sequence[int]:
         """What another worker must know in addition to the token that was sampled last."""
-        return mu_words(self.mu) if self._settings["mirostat"] else ()
+        return mu_words(self.mu) if self.has_mu else ()
 
     def settings(self) -> dict[str, Any]:
         """As llama-server's `generation_settings` shows them."""

@@ -18,33 +18,33 @@ class Place(Enum):
 
 
 class ThoughtWatch:
-    __slots__ = ("_closes", "_num_kept", "_opens", "_tail", "place", "rest")
+    __slots__ = ("_closes", "_head", "_opens", "place", "rest")
 
     def __init__(self, opens: Sequence[str], closes: Sequence[str], *, is_open: bool) -> None:
         """`is_open`: the prompt has opened the thought."""
         self._opens = _cores(opens)
-        self._closes = _cores(closes)
-        self._num_kept = max(map(len, self._closes), default=1) - 1
-        self._tail = b""
+        self._closes = MarkerWatch(closes)
+        self._head = b""  # the text at the start, while it may become a marker
         self.place = Place.THOUGHT if is_open else Place.START
         self.rest = b""  # the text after a marker that has closed a thought, in the same piece
 
     def __repr__(self) -> str:
-        return f"<ThoughtWatch {self.place.value} {self._tail!r}>"
+        return f"<ThoughtWatch {self.place.value} {self._head!r} {self._closes!r}>"
+
+    @property
+    def is_quiet(self) -> bool:
+        """A piece changes nothing unless a marker may begin in it."""
+        return self.place is Place.ANSWER or (self.place is Place.THOUGHT and self._closes.is_quiet)
 
     def push(self, piece: bytes) -> bool:
         """True if this piece has closed the thought."""
-        text = self._tail + piece
         if self.place is Place.START:
-            text = self._open(text)
-        if self.place is not Place.THOUGHT:
-            self._tail = text if self.place is Place.START else b""
+            piece = self._open(self._head + piece)
+            self._head = piece if self.place is Place.START else b""
+        rest = self._closes.push(piece) if self.place is Place.THOUGHT else None
+        if rest is None:
             return False
-        end = min((at + len(marker) for marker in self._closes if (at := text.find(marker)) >= 0), default=-1)
-        if end < 0:
-            self._tail = text[-self._num_kept :] if self._num_kept else b""
-            return False
-        self.place, self.rest, self._tail = Place.START, text[end:], b""
+        self.place, self.rest = Place.START, rest
         return True
 
     def _open(self, text: bytes) -> bytes:
@@ -73,6 +73,11 @@ class MarkerWatch:
 
     def __repr__(self) -> str:
         return f"<MarkerWatch {self._tail!r}>"
+
+    @property
+    def is_quiet(self) -> bool:
+        """No marker may have begun."""
+        return not self._tail
 
     def push(self, piece: bytes) -> bytes | None:
         """The text after a marker that this piece has completed; None: it has completed none."""

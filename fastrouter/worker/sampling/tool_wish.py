@@ -11,7 +11,7 @@ import orjson
 
 from fastrouter.options.constraint_text import schema_text
 from fastrouter.worker.sampling.grammar_limits import check_schema
-from fastrouter.worker.sampling.parameter_schema import has_endless_reference, parameters_of
+from fastrouter.worker.sampling.parameter_schema import has_endless_reference, is_endless, parameters_of
 
 Tool = Mapping[str, Any]
 
@@ -24,6 +24,8 @@ class Wish:
     is_required: bool  # there is at least one call
     is_parallel: bool = True  # there may be more than one
     answer: str = ""  # the JSON schema of an answer without calls; only for formats in which a grammar must cover the whole answer
+    answer_whitespace: str = "compact"  # of `answer`: compact | free
+    keeps_order: bool = False  # arguments come in the order of the schema, not in any order
     loose: frozenset[str] = frozenset()  # names of tools whose schema cannot be followed: their arguments are any object
 
 
@@ -58,7 +60,7 @@ def _is_hopeless(tool: Tool) -> bool:
     """The compiler would take too long, or the grammar could never end."""
     try:
         schema = cleaned(tool)
-        if has_endless_reference(schema):
+        if has_endless_reference(schema) or is_endless(schema):
             return True
         check_schema(orjson.dumps(schema).decode())
     except (ValueError, TypeError, RecursionError):

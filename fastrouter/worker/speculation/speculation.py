@@ -163,6 +163,7 @@ class Speculation:
         """`num_accepted` tokens of its guess held; the guess is over."""
         num_guessed = len(sequence.draft)
         sequence.draft = NO_DRAFT
+        sequence.num_guesses += 1
         sequence.num_guessed += num_guessed
         sequence.num_accepted += num_accepted
         sequence.guesser.chosen.note(num_guessed, num_accepted)

@@ -7,6 +7,7 @@ arguments.
 from collections.abc import Callable, Iterable
 
 from fastrouter.ipc.records import CallDelta, Delta
+from fastrouter.worker.text.parsers.markers import QuietTexts
 from fastrouter.worker.text.parsers.parser import MessageParser
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 
@@ -20,7 +21,7 @@ class Message:
         "_is_thinking",
         "_num_counted",
         "_parser",
-        "_plain_kind",
+        "_reader",
         "is_over",
         "num_calls",
         "num_reasoning_tokens",
@@ -29,7 +30,7 @@ class Message:
     def __init__(self, parser: MessageParser, *, is_thinking: bool, is_parallel: bool) -> None:
         """`is_thinking`: the prompt has opened the thought. Without `is_parallel` the first call is the last."""
         self._parser = parser
-        self._plain_kind = parser.plain_kind
+        self._reader = parser.reader
         self._is_thinking = is_thinking
         self._is_parallel = is_parallel
         self._is_full = False  # it has as many calls as it may
@@ -41,28 +42,37 @@ class Message:
     def __repr__(self) -> str:
         return f"<Message {self.num_calls} calls {self.num_reasoning_tokens} tokens of thought{' over' if self.is_over else ''}>"
 
-    def plain_kind(self, text: bytes, num_tokens: int) -> Kind | None:
-        """The fast way: the kind of this text, if it is plain text or plain thought; then the text is taken. None: use `take`."""
-        kind = self._plain_kind(text.decode())
-        if kind is not None:
-            self._is_thinking = kind is Kind.REASONING
-            if self._is_thinking:
-                self.num_reasoning_tokens += num_tokens - self._num_counted
-            self._num_counted = num_tokens
-        return kind
+    @property
+    def quiet(self) -> QuietTexts | None:
+        """Plain texts, of this `kind`, that need not be taken now. Tell `take` how many tokens had come with the last of them."""
+        return self._reader.quiet
 
-    def take(self, text: bytes, num_tokens: int) -> list[Piece]:
-        """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far."""
-        pieces = self._parser.push(text.decode())
+    @property
+    def kind(self) -> Kind:
+        return self._reader.kind
+
+    def take(self, text: bytes, num_tokens: int, num_quiet: int = 0) -> list[Piece]:
+        """`text` is whole UTF-8. `num_tokens`: how many tokens have come so far. `num_quiet`: the same for the last quiet text."""
+        self._pass(num_quiet)
+        pieces = self._parser.read(text.decode())
         self.is_over = self.is_over or self._parser.is_over
         return self._note(pieces, num_tokens) if pieces else pieces
 
-    def finish(self, num_tokens: int, *, is_cut: bool) -> list[Piece]:
+    def finish(self, num_tokens: int, num_quiet: int = 0, *, is_cut: bool) -> list[Piece]:
         """The text that was held back. `is_cut`: a limit has ended the text."""
+        self._pass(num_quiet)
         pieces = self._note(self._parser.finish(is_cut), num_tokens)
         if self._is_thinking:
             self.num_reasoning_tokens += num_tokens - self._num_counted
         return pieces
+
+    def _pass(self, num_quiet: int) -> None:
+        """Counts the tokens of quiet texts. Call it before the kind changes."""
+        if num_quiet > self._num_counted:
+            self._is_thinking = self._reader.kind is Kind.REASONING
+            if self._is_thinking:
+                self.num_reasoning_tokens += num_quiet - self._num_counted
+            self._num_counted = num_quiet
 
     def _note(self, pieces: list[Piece], num_tokens: int) -> list[Piece]:
         """Counts tokens and calls, and drops calls that are not allowed."""

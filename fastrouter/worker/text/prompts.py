@@ -58,6 +58,10 @@ class Prompts:
         """Compile the template in another thread, while llama.cpp makes the context."""
         self._renderer.start_compiling()
 
+    def close(self) -> None:
+        """Ends the processes that render templates. Idempotent."""
+        self._renderer.close()
+
     def read(self, generate: Generate, limit: int, files: tuple[bytes, ...] = ()) -> ReadPrompt | Job[ReadPrompt]:
         """The prompt, or the job that makes it if that takes long. `files`: those of `generate.pictures`. Raises ContextExceeded, also in
         the job, for a prompt that must have more than `limit` tokens, judged by its size."""

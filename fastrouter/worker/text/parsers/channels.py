@@ -5,7 +5,7 @@ import re
 from fastrouter.worker.text.parsers.call_reader import CallReader
 from fastrouter.worker.text.parsers.calls import Desk, accept, read_arguments
 from fastrouter.worker.text.parsers.format import Channels, Recipients
-from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, Search
+from fastrouter.worker.text.parsers.markers import MORE, NO, Hit, Marker, Markers, QuietTexts
 from fastrouter.worker.text.parsers.pieces import Kind
 from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
@@ -38,7 +38,7 @@ class ChannelReader:
         "_writer",
         "cut",
         "kind",
-        "search",
+        "quiet",
     )
 
     def __init__(self, desk: Desk, syntax: Channels, parses_calls: bool, parses_reasoning: bool) -> None:
@@ -53,7 +53,7 @@ class ChannelReader:
         self._opening = Marker.of(syntax.body.section_open[0] if syntax.body else "")
         self._recipient = re.compile(re.escape(syntax.recipient) + r"([^\s<]+)")
         self.kind = Kind.TEXT
-        self.search: Search | None = None
+        self.quiet: QuietTexts | None = None  # such texts need not be read now
         self.cut = False
 
     def read(self) -> Reading[None]:
@@ -149,9 +149,9 @@ class ChannelReader:
                 return False
             else:
                 if kind and free == len(text):
-                    self.kind, self.search = kind, self._body.begin
+                    self.kind, self.quiet = kind, self._body.quiet
                 yield
-                self.search = None
+                self.quiet = None
 
     def _after(self, hit: Hit) -> int:
         """Where the next header begins. An end without a header after it is text."""
@@ -214,7 +214,7 @@ class ChannelReader:
 class RecipientReader:
     """Reads the parts of Functionary v3.2. The prompt ends with the first marker."""
 
-    __slots__ = ("_desk", "_markers", "_recipients", "_source", "_syntax", "_writer", "cut", "kind", "search")
+    __slots__ = ("_desk", "_markers", "_recipients", "_source", "_syntax", "_writer", "cut", "kind", "quiet")
 
     def __init__(self, desk: Desk, syntax: Recipients, ends: tuple[str, ...], parses_calls: bool) -> None:
         self._recipients = (syntax.text, *(desk.tools if parses_calls else ()))
@@ -222,7 +222,7 @@ class RecipientReader:
         self._syntax = syntax
         self._markers = Markers({"open": (syntax.open,), "end": ends})
         self.kind = Kind.TEXT
-        self.search: Search | None = None
+        self.quiet: QuietTexts | None = None  # such texts need not be read now
         self.cut = False
 
     def read(self) -> Reading[None]:
@@ -271,9 +271,9 @@ class RecipientReader:
             if source.ended:
                 return False
             if free == len(source.text):
-                self.search = self._markers.begin
+                self.quiet = self._markers.quiet
             yield
-            self.search = None
+            self.quiet = None
 
     def _read_call(self, name: str) -> Reading[None]:
         source, writer = self._source, self._writer

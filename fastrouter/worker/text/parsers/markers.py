@@ -3,10 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastrouter.worker.text.parsers.source import SPACE, WIDEST_GAP
-
-Search = Callable[..., re.Match[str] | None]
 
 NO = -1
 MORE = -2  # the text so far may become this marker
@@ -62,10 +61,35 @@ class Hit:
     meaning: str
 
 
+class QuietTexts(dict[bytes, bool]):
+    """Whether no marker may begin in a text and the text does not end with white space. Most texts are tokens, so each is looked at only
+    one time."""
+
+    __slots__ = ("_begin",)
+
+    MOST = 1 << 15  # texts that are remembered
+    LONGEST = 64
+
+    def __init__(self, begin: re.Pattern[str]) -> None:
+        self._begin = begin
+
+    def __missing__(self, text: bytes) -> bool:
+        shown = text.decode("utf-8", "surrogatepass")
+        found = shown[-1:] not in SPACE and self._begin.search(shown) is None
+        if len(text) <= self.LONGEST and len(self) < self.MOST:
+            self[text] = found
+        return found
+
+
+@lru_cache(maxsize=8)  # a model has few formats
+def _quiet_texts(begin: re.Pattern[str]) -> QuietTexts:
+    return QuietTexts(begin)
+
+
 class Markers:
     """Several markers that are looked for together."""
 
-    __slots__ = ("_firsts", "_found", "_longest", "_markers", "begin", "leads")
+    __slots__ = ("_begins", "_firsts", "_found", "_longest", "_markers", "leads", "quiet")
 
     def __init__(self, meanings: dict[str, tuple[str, ...]]) -> None:
         """Takes the spellings of each meaning. Spellings of an earlier meaning win."""
@@ -73,8 +97,9 @@ class Markers:
         self._markers = [(marker, meaning) for marker, meaning in pairs if marker.parts]
         self._firsts = tuple(dict.fromkeys(marker.parts[0] for marker, _ in self._markers))
         self._found = re.compile("|".join(map(re.escape, sorted(self._firsts, key=len, reverse=True))) or r"(?!)")
-        begins = re.compile("[" + "".join(map(re.escape, sorted({first[0] for first in self._firsts}))) + "]" if self._firsts else r"(?!)")
-        self.begin: Search = begins.search  # where in a text a marker may begin
+        begins = "".join(map(re.escape, sorted({first[0] for first in self._firsts})))
+        self._begins = re.compile(f"[{begins}]" if begins else r"(?!)")  # where in a text a marker may begin
+        self.quiet = _quiet_texts(self._begins)
         self._longest = max(map(len, self._firsts), default=1)
         self.leads = any(marker.leads for marker, _ in self._markers)
 
@@ -92,7 +117,7 @@ class Markers:
 
     def half(self, text: str, at: int, counts: Callable[[Hit], bool]) -> int:
         """Where the text ends in the first part of a marker that counts; the end of the text if it does not."""
-        while found := self.begin(text, at):
+        while found := self._begins.search(text, at):
             at = found.start()
             for marker, meaning in self._markers:
                 if marker.match(text, at, False) == MORE and counts(Hit(at, len(text), marker, meaning)):
@@ -114,7 +139,7 @@ class Markers:
     def _free(self, text: str, at: int) -> int:
         """Where a marker may begin that is not complete yet."""
         at = max(at, len(text) - self._longest + 1)
-        while found := self.begin(text, at):
+        while found := self._begins.search(text, at):
             rest = text[found.start() :]
             if any(first.startswith(rest) for first in self._firsts):
                 return found.start()

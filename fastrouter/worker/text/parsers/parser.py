@@ -12,14 +12,14 @@ from fastrouter.worker.text.parsers.format import Channels, Format, Recipients
 from fastrouter.worker.text.parsers.pieces import Kind, Piece
 from fastrouter.worker.text.parsers.plain import PlainReader
 from fastrouter.worker.text.parsers.schema import parameters_of
-from fastrouter.worker.text.parsers.source import SPACE, Source
+from fastrouter.worker.text.parsers.source import Source
 from fastrouter.worker.text.parsers.writer import Writer
 
 
 class MessageParser:
     """Reads one message."""
 
-    __slots__ = ("_ended", "_reader", "_run", "_source", "_writer")
+    __slots__ = ("_ended", "_run", "_source", "_writer", "reader")
 
     def __init__(
         self,
@@ -44,25 +44,27 @@ class MessageParser:
             reader = RecipientReader(desk, syntax, format.ends, parses_calls)
         else:
             reader = PlainReader(desk, format, reasoning_open, parses_calls, parses_reasoning)
-        self._reader = reader
+        self.reader = reader
         self._run: Generator[None, None, None] = reader.read()
         self._ended = False
         next(self._run)
 
     def push(self, text: str) -> list[Piece]:
         """What is certain after this text."""
-        kind = self.plain_kind(text)
-        if kind is not None:
-            return [Piece(kind, text)]
+        kind = self.plain_kind(text.encode("utf-8", "surrogatepass"))
+        return [Piece(kind, text)] if kind is not None else self.read(text)
+
+    def read(self, text: str) -> list[Piece]:
+        """The same for a text that has no plain kind."""
         if not self._ended and text:
             self._source.add(text)
             self._step()
         return self._writer.take()
 
-    def plain_kind(self, text: str) -> Kind | None:
-        """The kind of this text if nothing in it must be parsed: then it need not be pushed. None: it must be pushed."""
-        reader = self._reader
-        return reader.kind if reader.search is not None and text[-1:] not in SPACE and reader.search(text) is None else None
+    def plain_kind(self, text: bytes) -> Kind | None:
+        """The kind of this text if nothing in it must be parsed: then it need not be read. None: it must be read."""
+        quiet = self.reader.quiet
+        return self.reader.kind if quiet is not None and quiet[text] else None
 
     @property
     def is_over(self) -> bool:
@@ -73,7 +75,7 @@ class MessageParser:
         """What is left at the end of the text. `cut`: a limit has ended it; then an incomplete call is dropped."""
         if not self._ended:
             self._source.ended = True
-            self._reader.cut = cut
+            self.reader.cut = cut
             self._step()
             self._ended = True
         return self._writer.take()

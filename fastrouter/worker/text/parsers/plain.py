@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastrouter.worker.text.parsers.call_reader import CallReader
 from fastrouter.worker.text.parsers.calls import Desk
 from fastrouter.worker.text.parsers.format import Format
-from fastrouter.worker.text.parsers.markers import Hit, Markers, Search
+from fastrouter.worker.text.parsers.markers import Hit, Markers, QuietTexts
 from fastrouter.worker.text.parsers.pieces import Kind
 from fastrouter.worker.text.parsers.source import SPACE, MalformedError, Reading
 
@@ -25,7 +25,7 @@ class PlainReader:
         "_writer",
         "cut",
         "kind",
-        "search",
+        "quiet",
     )
 
     def __init__(self, desk: Desk, format: Format, reasoning_open: bool, parses_calls: bool, parses_reasoning: bool) -> None:
@@ -39,7 +39,7 @@ class PlainReader:
         self._answer, self._thought = self._what_matters(format)
         self.cut = False
         self.kind = Kind.TEXT
-        self.search: Search | None = None
+        self.quiet: QuietTexts | None = None  # such texts need not be read now
         self._broken = False  # a call was malformed after it had been sent; its end has not come yet
 
     def _what_matters(self, format: Format) -> tuple[Markers, Markers]:
@@ -157,9 +157,9 @@ class PlainReader:
             if source.ended:
                 return None
             if free == len(text) and self._writer.is_clear():
-                self.search = markers.begin
+                self.quiet = markers.quiet
             yield
-            self.search = None
+            self.quiet = None
 
     def _pass(self, hit: Hit) -> None:
         """Read a marker. It is given out only if thoughts are shown as text."""

@@ -1,7 +1,8 @@
-"""An event loop whose time passes only when a test says so. It runs timers and tasks, has no descriptors, and never waits."""
+"""An event loop whose time passes only when its owner says so. It runs timers and tasks, has no descriptors, and never waits."""
 
 import asyncio
 import contextvars
+import math
 from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
 from itertools import count
@@ -17,7 +18,7 @@ class Timer:
         self.is_cancelled = True
 
 
-class FakeLoop(asyncio.AbstractEventLoop):
+class SimulatedLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self.now = 1000.0
         self._timers: list[tuple[float, int, Timer]] = []
@@ -61,8 +62,16 @@ class FakeLoop(asyncio.AbstractEventLoop):
         """Let this much time pass; all that is due meanwhile runs, in its order."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
-            moment, _, timer = heappop(self._timers)
-            self.now = max(self.now, moment)
-            if not timer.is_cancelled:
-                timer.run()
+            self._step()
         self.now = end
+
+    def run_until(self, is_over: Callable[[], bool], end: float = math.inf) -> None:
+        """Let time pass until it is over, until nothing is left to do, or until the moment `end`."""
+        while not is_over() and self._timers and self._timers[0][0] <= end:
+            self._step()
+
+    def _step(self) -> None:
+        moment, _, timer = heappop(self._timers)
+        if not timer.is_cancelled:
+            self.now = max(self.now, moment)
+            timer.run()
