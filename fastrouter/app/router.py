@@ -35,6 +35,7 @@ from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
 from fastrouter.options.cors import Cors
+from fastrouter.supervisor.workers.launch import Launched
 from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 
@@ -48,7 +49,12 @@ class Backend(Protocol):
     """service.Service, which this file must not import before it listens."""
 
     async def start(
-        self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health
+        self,
+        routes: Routes,
+        fork_server_command: list[str] | None,
+        launched: Launched | None,
+        before_reload: Callable[[], None],
+        health: Health,
     ) -> None: ...
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
@@ -70,11 +76,12 @@ def _open_service(config: Config, catalog: Any) -> Backend:
     return Service(config, catalog)
 
 
-def run(config: Config, *, fork_server_command: list[str] | None = None) -> int:
-    """Serve until a signal; returns the exit code. Raises ConfigError. Tests pass in their own fork server."""
+def run(config: Config, *, fork_server_command: list[str] | None = None, launched: Launched | None = None) -> int:
+    """Serve until a signal; returns the exit code. Raises ConfigError. Tests pass in their own fork server. `launched`: one that has been
+    started already."""
     keep_large_blocks_apart()
     with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(App(config, fork_server_command).run())
+        return runner.run(App(config, fork_server_command, launched).run())
 
 
 def hosts_of(config: Config) -> list[str]:
@@ -96,9 +103,10 @@ def check_closed(config: Config, hosts: Sequence[str], *, has_foreign_sockets: b
 
 
 class App:
-    def __init__(self, config: Config, fork_server_command: list[str] | None = None) -> None:
+    def __init__(self, config: Config, fork_server_command: list[str] | None = None, launched: Launched | None = None) -> None:
         self._config = config
         self._fork_server_command = fork_server_command
+        self._launched = launched
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
@@ -175,7 +183,7 @@ class App:
             self._health.be_ready()
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
         service = self._service = await in_thread(_open_service, self._config, catalog)
-        await service.start(self._routes, self._fork_server_command, self._reload_doors, self._health)
+        await service.start(self._routes, self._fork_server_command, self._launched, self._reload_doors, self._health)
         self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()

@@ -21,9 +21,9 @@ from typing import Any
 
 from fastrouter._core import TokenRing
 from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.ipc.async_wire import AsyncWire
 from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Hello
-from fastrouter.ipc.wire import AsyncWire
 from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.look import is_stopped, look_at

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.text.parsers.source import SPACE, WIDEST_GAP
 
 Search = Callable[..., re.Match[str] | None]
