@@ -6,8 +6,9 @@ Invariant: except for the text of tracebacks, such a class is the same as one of
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass as dataclass  # this is what type checkers see, see the last line
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 _UNSET = object()
 
@@ -17,7 +18,7 @@ def _repr(self: Any) -> str:
     return f"{type(self).__qualname__}({shown})"
 
 
-def _eq(self: Any, other: object) -> Any:
+def _eq(self: Any, other: Any) -> Any:
     if self is other:
         return True
     return self._compared(self) == self._compared(other) if other.__class__ is self.__class__ else NotImplemented
@@ -52,7 +53,9 @@ def _init(made: type[Any]) -> Any:
     """`__init__` of a class whose fields have slots: it calls the setters of the slots."""
     fields = [field for field in dataclasses.fields(made) if field.init]
     space: dict[str, Any] = {"_unset": _UNSET}
-    positional, named, body = [], [], []
+    positional: list[str] = []
+    named: list[str] = []
+    body: list[str] = []
     for field in dataclasses.fields(made):
         name, value = field.name, field.name
         space[f"_set_{name}"] = getattr(made, name).__set__
@@ -104,7 +107,4 @@ def _dataclass(*, frozen: bool = False, slots: bool = False, kw_only: bool = Fal
     return dataclasses.dataclass(frozen=frozen, slots=slots, kw_only=kw_only, **more)
 
 
-if TYPE_CHECKING:
-    from dataclasses import dataclass as dataclass
-else:
-    dataclass = _dataclass
+globals()["dataclass"] = _dataclass

@@ -1,37 +1,43 @@
 """Reads files into the page cache before they are needed, at the speed of the disk and without a copy. Only Linux.
 
-Invariant: it changes nothing but the page cache; a file that cannot be read is left out.
+Some threads read a part of the file each, from its start to its end: the kernel then reads far ahead in each part, and uses large pages,
+which are mapped in a tenth of the time. Invariant: it changes nothing but the page cache; a file that cannot be read is left out.
 """
 
 import contextlib
+import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-STEP_BYTES = 16 << 20
-NUM_STEPS = 4  # that the disk gets at the same time
+NUM_PARTS = 4
+STEP_BYTES = 16 << 20  # between two looks whether it is still wanted
 NUM_SAMPLES = 64  # places of a file that are looked at, to learn whether it is in the page cache
 LARGE_BYTES = 32 << 20  # smaller files are read in no time
+_POPULATE_READ = 22  # for madvise, since Linux 5.14
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
-def read_ahead(paths: Iterable[str], is_wanted: Callable[[], bool] = lambda: True) -> int:
-    """Blocks until the files are read, or `is_wanted` says no between two steps. Returns the number of bytes."""
-    num_bytes = 0
-    for path in paths:
-        with contextlib.suppress(OSError), _opened(path) as fd:
-            num_bytes += _read(fd, os.fstat(fd).st_size, is_wanted)
-    return num_bytes
+def read_ahead(paths: Iterable[str], is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """Blocks until the files are read, or `is_wanted` says no between two steps."""
+    for thread in _start(list(paths), range(NUM_PARTS), is_wanted):
+        thread.join()
 
 
 @contextlib.contextmanager
 def reading_ahead(paths: Sequence[str]) -> Iterator[None]:
-    """While the block runs, a thread reads the files that are large and not in the page cache."""
+    """The block reads the files from their start. Meanwhile threads read the other parts of those that are large and not in the page
+    cache."""
     missing = [path for path in paths if is_missing(path)]
-    if not missing:
-        yield
-        return
     is_over = threading.Event()
-    threading.Thread(target=read_ahead, args=(missing, lambda: not is_over.is_set()), name="read ahead", daemon=True).start()
+    _start(missing, range(1, NUM_PARTS), lambda: not is_over.is_set())
     try:
         yield
     finally:
@@ -44,6 +50,39 @@ def is_missing(path: str) -> bool:
         size = os.fstat(fd).st_size
         return size >= LARGE_BYTES and not all(_is_cached(fd, size * part // NUM_SAMPLES) for part in range(NUM_SAMPLES))
     return False
+
+
+def _start(paths: list[str], parts: Iterable[int], is_wanted: Callable[[], bool]) -> list[threading.Thread]:
+    if not paths:
+        return []
+    threads = [threading.Thread(target=_read_parts, args=(paths, part, is_wanted), name="read ahead", daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _read_parts(paths: list[str], part: int, is_wanted: Callable[[], bool]) -> None:
+    """This part of each file."""
+    for path in paths:
+        with contextlib.suppress(OSError), _opened(path) as fd:
+            num_steps = -(-os.fstat(fd).st_size // STEP_BYTES)
+            for step in range(part * num_steps // NUM_PARTS, (part + 1) * num_steps // NUM_PARTS):
+                if not is_wanted():
+                    return
+                _read(fd, step * STEP_BYTES)
+
+
+def _read(fd: int, start: int) -> None:
+    """One step. Raises OSError."""
+    address = _libc.mmap(None, STEP_BYTES, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
+    if address == _FAILED:
+        raise OSError(ctypes.get_errno(), "mmap")
+    try:
+        # It fails behind the end of the file, when all before it has been read, and on an old kernel.
+        if _libc.madvise(address, STEP_BYTES, _POPULATE_READ):
+            os.preadv(fd, [bytearray(STEP_BYTES)], start)
+    finally:
+        _libc.munmap(address, STEP_BYTES)
 
 
 @contextlib.contextmanager
@@ -60,16 +99,3 @@ def _is_cached(fd: int, place: int) -> bool:
         return os.preadv(fd, [bytearray(1)], place, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
-
-
-def _read(fd: int, size: int, is_wanted: Callable[[], bool]) -> int:
-    """The kernel reads some steps in the background; reading the last byte of the first of them waits for that one."""
-    asked = 0
-    for start in range(0, size, STEP_BYTES):
-        if not is_wanted():
-            return start
-        while asked < min(size, start + NUM_STEPS * STEP_BYTES):
-            os.posix_fadvise(fd, asked, STEP_BYTES, os.POSIX_FADV_WILLNEED)
-            asked += STEP_BYTES
-        os.pread(fd, 1, min(start + STEP_BYTES, size) - 1)
-    return size

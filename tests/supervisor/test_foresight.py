@@ -10,6 +10,7 @@ import pytest
 from conftest import eventually
 from fake_room import Room
 
+from fastrouter.system import read_ahead as read_ahead_module
 from fastrouter.system.read_ahead import LARGE_BYTES, STEP_BYTES, is_missing, read_ahead, reading_ahead
 
 
@@ -105,7 +106,7 @@ def uncached(path: Path, size: int) -> Path:
 def test_a_file_is_read_into_the_page_cache(tmp_path: Path) -> None:
     size = 2 * STEP_BYTES + 4097
     path = uncached(tmp_path / "large.gguf", size)
-    assert read_ahead([str(tmp_path / "missing"), str(path)]) == size
+    read_ahead([str(tmp_path / "missing"), str(path)])
     assert all(is_cached(path, at) for at in (STEP_BYTES // 2, STEP_BYTES + STEP_BYTES // 2, size - 1))
 
 
@@ -134,7 +135,13 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def test_reading_ends_when_it_is_not_wanted(tmp_path: Path) -> None:
-    path = tmp_path / "large.gguf"
-    path.write_bytes(bytes(3 * STEP_BYTES))
-    answers = iter([True, True, False])
-    assert read_ahead([str(path)], lambda: next(answers)) == 2 * STEP_BYTES
+    path = uncached(tmp_path / "large.gguf", 4 * STEP_BYTES)
+    read_ahead([str(path)], lambda: False)
+    assert is_missing(str(path))
+
+
+def test_an_old_kernel_reads_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = uncached(tmp_path / "large.gguf", LARGE_BYTES + 4097)
+    monkeypatch.setattr(read_ahead_module, "_POPULATE_READ", 9999)
+    read_ahead([str(path)])
+    assert not is_missing(str(path))
