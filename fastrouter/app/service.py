@@ -56,17 +56,10 @@ class Service:
         self._watch: Watch | None = None
         self._health: Health | None = None
 
-    async def start(
-        self,
-        routes: Routes,
-        fork_server_command: list[str] | None,
-        launched: Launched | None,
-        before_reload: Callable[[], None],
-        health: Health,
-    ) -> None:
-        """From here on requests can be answered. `before_reload`: what else a client's reload does; it may refuse. `health` learns how
-        the load of the only model goes."""
-        maker = ForkServer(fork_server_command, self._config.poll, launched)
+    async def start(self, routes: Routes, launched: Launched, before_reload: Callable[[], None], health: Health) -> None:
+        """From here on requests can be answered. `launched`: the fork server. `before_reload`: what else a client's reload does; it may
+        refuse. `health` learns how the load of the only model goes."""
+        maker = ForkServer(launched=launched)
         supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
         self._health = health
         supervisor.subscribe(self._on_event)

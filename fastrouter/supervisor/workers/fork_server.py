@@ -10,10 +10,10 @@ from functools import partial
 
 from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import DEFAULT_POLL
-from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of
+from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of, in_words
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.look import is_stopped
-from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
+from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans, describe_exit, reap_unknown
 
 log = logging.getLogger("fastrouter.worker")
 
@@ -25,13 +25,10 @@ class ForkServer:
     """Started when it is needed, and again when it has ended."""
 
     def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL, launched: Launched | None = None) -> None:
-        """`poll`: how long the workers' threads look for work, 0 to 100. `launched`: one that was started before; it is used if it fits."""
-        self.command = command or FORK_SERVER_COMMAND
-        self._environment = environment_of(os.environ, poll)
+        """`poll`: how long the workers' threads look for work, 0 to 100. `launched`: one that was started before, instead of both."""
         self._early = launched
-        if launched is not None and not launched.fits(self.command, self._environment):
-            launched.close()
-            self._early = None
+        self.command = launched.command if launched is not None else command or FORK_SERVER_COMMAND
+        self._environment = launched.environment if launched is not None else environment_of(os.environ, poll)
         self.on_end: Callable[[], None] = lambda: None  # it has ended, and does not start again by itself
         self._launched: Launched | None = None
         self._num_failed_starts = 0  # in a row, of fork servers that ended by themselves before a worker was ready
@@ -55,8 +52,7 @@ class ForkServer:
         if time.monotonic() < self._retry_at:
             raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
         early, self._early = self._early, None
-        with _in_words():
-            launched = early or Launched(self.command, self._environment)
+        launched = early or Launched(self.command, self._environment)
         launched.socket.settimeout(SPAWN_TIMEOUT_S)
         # It writes only when something is wrong.
         self._launched, self._output = launched, LinePipe(partial(log.warning, "fork server: %s"), launched.output_fd)
@@ -97,7 +93,7 @@ class ForkServer:
 
     def spawn(self) -> WorkerProcess:
         """A new worker that is still starting. Raises FastrouterError."""
-        with _in_words():
+        with in_words():
             return self._spawn()
 
     def _spawn(self) -> WorkerProcess:

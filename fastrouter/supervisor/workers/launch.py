@@ -1,21 +1,22 @@
-"""The process of a fork server. The command starts one before it imports the router, so that both import at the same time.
+"""The process of a fork server. The router starts it before it imports what is behind the socket, so that both import at the same time.
 
-So this file imports only what that needs. Never imports: supervisor.workers.process. Invariant: what Launched has opened, `close` or `end`
-closes; its output belongs to the caller once that has taken it.
+So this file imports only what that needs. Never imports: ipc, supervisor.workers.process. Invariant: what Launched has opened, `close`
+closes; whoever takes its output closes that, and calls `end`.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import DEFAULT_POLL
 from fastrouter.system.reexec import command_of, environment_for_own, start
 
 FORK_SERVER_COMMAND = command_of("fastrouter.worker")
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle value; between it and each end
-_OF_SYSTEMD = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")  # for the router only
 
 
 def spin_count(poll: int) -> int:
@@ -26,20 +27,30 @@ def spin_count(poll: int) -> int:
 
 def environment_of(environ: Mapping[str, str], poll: int) -> dict[str, str]:
     """Of a fork server and its workers."""
-    kept = {name: value for name, value in environment_for_own(environ).items() if name not in _OF_SYSTEMD}
+    kept = environment_for_own(environ)
     kept.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort in llama.cpp starts a debugger on the worker
     if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in environ:
         kept["GOMP_SPINCOUNT"] = str(spin_count(poll))
     return kept
 
 
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """Raises FastrouterError for errors of the system."""
+    try:
+        yield
+    except OSError as error:
+        more = "; allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise FastrouterError(f"cannot start worker processes: {error.strerror or error}{more}") from None
+
+
 class Launched:
     """A fork server that was started, with our end of its socket and what it writes."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        """Raises OSError."""
-        self._command, self._environment = command, environment
-        with contextlib.ExitStack() as undo:
+        """Raises FastrouterError."""
+        self.command, self.environment = command, environment
+        with in_words(), contextlib.ExitStack() as undo:
             self.output_fd, output = os.pipe2(os.O_CLOEXEC)
             undo.callback(os.close, self.output_fd)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -64,10 +75,6 @@ class Launched:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def fits(self, command: list[str], environment: dict[str, str]) -> bool:
-        """It is the same as one that would be started now."""
-        return (self._command, self._environment) == (command, environment)
-
     def end(self) -> int:
         """Returns the exit code. The output stays open. Idempotent."""
         self.socket.close()
@@ -80,10 +87,3 @@ class Launched:
         self.end()
         if is_first:
             os.close(self.output_fd)
-
-
-def launch_early(environ: Mapping[str, str]) -> Launched | None:
-    """With the default options; None: it cannot be started, and whoever needs one later learns why."""
-    with contextlib.suppress(OSError):
-        return Launched(FORK_SERVER_COMMAND, environment_of(environ, DEFAULT_POLL))
-    return None
