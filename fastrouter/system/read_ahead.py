@@ -26,8 +26,15 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def read_ahead(paths: Iterable[str], is_wanted: Callable[[], bool] = lambda: True) -> None:
-    """Blocks until the files are read, or `is_wanted` says no between two steps."""
-    for thread in _start(list(paths), range(NUM_PARTS), is_wanted):
+    """Blocks until the large files are read, or `is_wanted` says no between two steps. The kernel reads small ones in the background:
+    threads for them would delay the event loop."""
+    large = []
+    for path in paths:
+        if is_missing(path):
+            large.append(path)
+        else:
+            _ask_for(path)
+    for thread in _start(large, range(NUM_PARTS), is_wanted):
         thread.join()
 
 
@@ -50,6 +57,11 @@ def is_missing(path: str) -> bool:
         size = os.fstat(fd).st_size
         return size >= LARGE_BYTES and not all(_is_cached(fd, size * part // NUM_SAMPLES) for part in range(NUM_SAMPLES))
     return False
+
+
+def _ask_for(path: str) -> None:
+    with contextlib.suppress(OSError), _opened(path) as fd:
+        os.posix_fadvise(fd, 0, LARGE_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def _start(paths: list[str], parts: Iterable[int], is_wanted: Callable[[], bool]) -> list[threading.Thread]:
