@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from bench.large import large
 from fastrouter.cli.bench import servers
 from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
 from fastrouter.cli.bench.servers import MeasuredServer
@@ -228,4 +229,5 @@ SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
     "storm": storm,
     "beside": beside_a_prompt,
     "repeat": repeat,
+    "large": large,
 }

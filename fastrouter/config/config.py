@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from fastrouter.options.cors import Cors
 from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET
+from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
@@ -218,9 +219,12 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
             layer.setdefault(meant.target, Setting(meant, convert(meant, text, name)))
         return
     if flag.target == "load_mode":
-        for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
-            layer[name] = Setting(find_argument(f"--{name}")[0], is_on)
+        is_mapped = value in ("auto", "mmap", "mmap+mlock")
+        for name, is_on in (("mmap", is_mapped), ("mlock", "mlock" in value), ("direct-io", value == "dio")):
+            layer[name.replace("-", "_")] = Setting(find_argument(f"--{name}")[0], is_on)
         return
+    if flag.target == "direct_io" and value:
+        layer["mmap"] = Setting(find_argument("--mmap")[0], False)
     if flag.target == "spec_default":
         flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
     if flag.kind is Kind.FILES:

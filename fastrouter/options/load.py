@@ -1,7 +1,9 @@
 """How a model is loaded: the options of a worker. Plain data."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
+
+from fastrouter.quick_dataclass import dataclass
 
 QUIET = 3  # verbosity: events, and no more
 REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
@@ -64,6 +66,7 @@ class LoadOptions:
     cache_type_v: str = "f16"
     mmap: bool = True
     mlock: bool = False
+    direct_io: bool = False  # without mmap only
     embedding: bool = False  # the context computes embeddings, and no text
     reranking: bool = False
     pooling: str | None = None  # none | mean | cls | last | rank

@@ -12,6 +12,7 @@ from typing import Any
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import Load, Notice, Progress, Ready
 from fastrouter.ipc.wire import BlockingWire
+from fastrouter.system.read_ahead import reading_ahead
 from fastrouter.worker.calls import describe
 from fastrouter.worker.calls.slot_files import SlotFiles
 from fastrouter.worker.calls.text_calls import TextCalls
@@ -107,12 +108,18 @@ class Loader:
         spare.drop_variants(load.num_dropped)
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
-        model = taken or Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
+        model = taken or self._open(on_progress)
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
         self._say_ready(loaded, footprint, gone)
         return loaded
+
+    def _open(self, on_progress: ProgressReport) -> Model:
+        """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""
+        load = self._load
+        with reading_ahead([] if load.options.direct_io else load.files or [load.path]):
+            return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
 
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options

@@ -209,7 +209,8 @@ def test_the_start_imports_only_what_it_needs() -> None:
     code = "import sys, fastrouter.cli.serve, fastrouter.catalog.catalog; print(*sys.modules)"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     late = ("fastrouter.ipc", "fastrouter.supervisor", "fastrouter.hub", "fastrouter.worker", "fastrouter.api.flavours", "jinja2", "numpy")
-    assert [name for name in there if name.startswith(late)] == []
+    launch = "fastrouter.supervisor.workers.launch"  # it starts the fork server, and imports little
+    assert [name for name in there if name.startswith(late) and not launch.startswith(name)] == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")

@@ -1,7 +1,8 @@
 """Which idle models have to leave or to sleep, and when. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from fastrouter.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
