@@ -3,13 +3,12 @@
 Invariant: a name that llama-server uses has the same meaning here.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.catalog.gguf import Header
 from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
-from fastrouter.quick_dataclass import dataclass
 
 # The names of llama.cpp (llama_ftype_name), so that a model looks the same before and after it is loaded.
 _FILE_TYPES = {

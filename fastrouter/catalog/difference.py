@@ -4,9 +4,9 @@ Invariant: each id is in at most one group.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

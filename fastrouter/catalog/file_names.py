@@ -3,9 +3,8 @@
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
-
-from fastrouter.quick_dataclass import dataclass
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(?i:gguf)")  # name of the model, number, count
 _QUANT = re.compile(r"[-.]([A-Za-z0-9_]+)$")

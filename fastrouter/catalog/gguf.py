@@ -8,7 +8,7 @@ when it is mapped.
 import math
 import os
 import stat
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from struct import Struct
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from fastrouter._core import skip_strings
 from fastrouter.errors import FastrouterError
 from fastrouter.options.samplers import OF_FILES, defaults_of
-from fastrouter.quick_dataclass import dataclass
 
 FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 16, 1 << 20
 MAX_HEADER_BYTES = 128 << 20  # the largest vocabularies take about 20 MiB

@@ -9,14 +9,13 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
 from fastrouter.catalog.capabilities import TemplateFeatures
 from fastrouter.catalog.gguf import GgufError, Header, Unreadable, Unusual, read_header
 from fastrouter.catalog.sources import printable
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.fact_file import FactFile
 
 MAX_REMEMBERED = 1 << 16  # about 300 bytes each

@@ -10,11 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from fastrouter.catalog.file_names import DEFAULT_QUANTS, FileGroup, group_files, is_gguf, is_shard, quant_of, stem_of
 from fastrouter.errors import InvalidRequest
-from fastrouter.quick_dataclass import dataclass
 
 log = logging.getLogger("fastrouter")
 

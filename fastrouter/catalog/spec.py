@@ -1,6 +1,6 @@
 """ModelSpec: a model with all its settings, as the catalog makes it and all other code uses it."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastrouter.catalog.capabilities import TemplateFeatures
@@ -8,7 +8,6 @@ from fastrouter.catalog.gguf import Header
 from fastrouter.catalog.sources import Wanted
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults
 from fastrouter.options.load import LoadOptions
-from fastrouter.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

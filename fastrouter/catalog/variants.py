@@ -5,7 +5,7 @@ Invariant: a variant differs from its base only in what a request could set itse
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from fastrouter.config.flag import Kind, Layer, Scope
 from fastrouter.config.forms import constraint_of
 from fastrouter.errors import ConfigError
 from fastrouter.options.limits import MAX_FIRST_MESSAGES
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.text_file import read_text
 
 _OF_REQUESTS = ("n_predict", "chat_template", "chat_template_kwargs", "lora", "stop")  # names of load options

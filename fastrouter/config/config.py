@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from fastrouter.options.cors import Cors
 from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 

@@ -5,10 +5,9 @@ Never imports: config.table. Invariant: the tables make flags only with `flag()`
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
-
-from fastrouter.quick_dataclass import dataclass
 
 
 class Scope(Enum):

@@ -7,7 +7,7 @@ or in [*], concern all sections. The table of flags says which values are valid.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from fastrouter.config.flag import Flag, Kind, Layer, Scope, Setting
 from fastrouter.config.preset_values import Value, read_value
 from fastrouter.config.values import convert, find_key, suggest
 from fastrouter.errors import ConfigError
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.text_file import read_text
 
 EVERY_MODEL = "*"

@@ -7,14 +7,13 @@ Invariant: an error names the server and the key, and never shows a value: these
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastrouter.errors import ConfigError
 from fastrouter.options.tool_definitions import ALL, BY_NAME
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.text_file import read_text
 
 DEFAULT_TIMEOUT_S = 30.0

@@ -10,10 +10,10 @@ import hmac
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastrouter.errors import ConfigError, InvalidApiKey, RateLimited
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.system.text_file import read_text
 
 log = logging.getLogger("fastrouter.http")

@@ -4,6 +4,7 @@ Invariant: a response is rendered once, with all of its header lines. The bytes 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastrouter.errors import FastrouterError, MethodNotAllowed
-from fastrouter.quick_dataclass import dataclass
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _JSON = b"Content-Type: application/json; charset=utf-8\r\n"

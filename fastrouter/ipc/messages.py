@@ -3,11 +3,10 @@
 Tokens are not sent here: they go through the ring (`_core.TokenRing`) as records.
 """
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from fastrouter.options.load import QUIET, LoadOptions
-from fastrouter.quick_dataclass import dataclass
 
 DECODING_CALLS = ("embed", "rerank")  # the model computes these, so they take time
 SLOT_CALLS = ("slot_save", "slot_restore", "slot_erase")  # these wait until the slot is idle

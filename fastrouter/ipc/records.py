@@ -4,13 +4,12 @@ Text records are not JSON and are not handled here. The kinds of records are in 
 of its field, and counts are neither negative nor huge. A missing or wrong value becomes the field's default.
 """
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from fastrouter.errors import FastrouterError, ProtocolError, from_wire
-from fastrouter.quick_dataclass import dataclass
 
 MAX_COUNT = 1 << 40
 MAX_CALLS = 4096  # tool calls of one choice

@@ -1,9 +1,7 @@
 """How a model is loaded: the options of a worker. Plain data."""
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from fastrouter.quick_dataclass import dataclass
 
 QUIET = 3  # verbosity: events, and no more
 REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")

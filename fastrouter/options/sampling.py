@@ -4,12 +4,12 @@ Plain data. A new field is a row here, its code in core/sample.pxi, and a line i
 """
 
 import math
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from fastrouter._core import SAMPLERS
 from fastrouter.options.limits import FLOAT_MAX, INT32_MAX, UINT32_MAX
-from fastrouter.quick_dataclass import dataclass
 
 MAX_PROBS = 500  # other likely tokens whose probabilities are shown
 _MANY = 1e4  # larger values make no difference to a token's chance, or only overflow

@@ -7,12 +7,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, LoadFailed, ModelUnusable
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.supervisor.decide.need import NOTHING, Need
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.lease import Lease

@@ -1,6 +1,6 @@
 """What an API flavour must implement, and what it receives: choices, usage, records. Never imports: supervisor, http.connection."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -11,7 +11,6 @@ from fastrouter.api.requests.fields import Ask
 from fastrouter.errors import FastrouterError
 from fastrouter.http.response import ErrorShape
 from fastrouter.ipc.records import Delta, Entry, Finish, PromptProgress, Timings
-from fastrouter.quick_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,7 @@ A worker whose loop turns without progress has the same limit. When the router i
 the machine was, all counts begin again.
 """
 
-from dataclasses import replace
-
-from fastrouter.quick_dataclass import dataclass
+from dataclasses import dataclass, replace
 
 STOPPED_S = 5.0  # a stopped process does not continue by itself
 MAX_GAP_S = 3.0  # between two looks; more means that the router has not run

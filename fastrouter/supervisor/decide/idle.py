@@ -1,8 +1,7 @@
 """Which idle models have to leave or to sleep, and when. Pure."""
 
 from collections.abc import Iterable
-
-from fastrouter.quick_dataclass import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from fastrouter.options.limits import DEFAULT_PATIENCE_S
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.supervisor.decide.eviction import choose_victims
 from fastrouter.supervisor.decide.need import NOTHING, Need, total
 from fastrouter.supervisor.decide.state import State

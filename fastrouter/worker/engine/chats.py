@@ -3,12 +3,12 @@
 Knows no slot and no record. Invariant: a chat without thoughts and tools, and every completion, has none of these and costs nothing more.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.sampling.guide import Guidance
 from fastrouter.worker.sampling.quiet_tokens import QuietTokens

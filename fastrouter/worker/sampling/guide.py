@@ -7,11 +7,11 @@ token is the only one that is allowed, and its probability is the model's.
 import codecs
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.llama.vocab import Vocab
 from fastrouter.worker.resumed import CUT_THOUGHT, END_THOUGHT, FREE_CALL
 from fastrouter.worker.sampling.grammar import Matcher, no_token, sample_allowed

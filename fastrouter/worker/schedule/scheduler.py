@@ -6,8 +6,8 @@ one batch; and every decoding sequence of the turn is in it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.kv.checkpoints import stop_at_checkpoint
 from fastrouter.worker.kv.slots import AdapterSet
 from fastrouter.worker.prefill_speed import PrefillSpeed

@@ -4,7 +4,7 @@ White space at the ends of a marker is what the model usually writes there. The 
 The first of several spellings is the usual one.
 """
 
-from fastrouter.quick_dataclass import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

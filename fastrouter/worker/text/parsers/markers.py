@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.text.parsers.source import SPACE, WIDEST_GAP
 
 NO = -1

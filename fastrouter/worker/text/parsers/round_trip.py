@@ -5,9 +5,9 @@ The template writes the message as the model would; the parser reads that. So a 
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fastrouter.quick_dataclass import dataclass
 from fastrouter.worker.text.parsers.derive import MAX_SHOWN, QUESTION, TOOLS, USER, Message, Render, assistant
 from fastrouter.worker.text.parsers.derive_calls import ARGUMENTS, KEYS
 from fastrouter.worker.text.parsers.derive_text import common_prefix
