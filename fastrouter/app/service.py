@@ -59,7 +59,7 @@ class Service:
         """From here on requests can be answered. `before_reload`: what else a client's reload does; it may refuse. `health` learns how
         the load of the only model goes."""
         maker = ForkServer(fork_server_command, self._config.poll)
-        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event)
+        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event, find=self._catalog.get)
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()

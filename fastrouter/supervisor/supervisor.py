@@ -15,7 +15,8 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
-from fastrouter.supervisor.foresight import Foresight
+from fastrouter.supervisor.foresight import Find, Foresight
+from fastrouter.supervisor.kept_order import KeptOrder
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory_ledger import Memory
@@ -44,8 +45,10 @@ class Supervisor:
         on_event: Callable[[Event], None] | None = None,
         maker: WorkerMaker | None = None,
         timers: Timers | None = None,
+        find: Find = lambda model_id: None,
     ) -> None:
-        """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop."""
+        """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop. `find` a model in the
+        catalog: the order of models is known from an earlier run."""
         self._queue_timeout_s = config.queue_timeout_s
         self._timers = timers or Timers()
         self._models = ManagedModels()
@@ -55,7 +58,15 @@ class Supervisor:
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
         self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
         self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking)
-        self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
+        self._foresight = Foresight(
+            self._models,
+            self._timers,
+            KeptOrder(f"{config.models_dir and config.models_dir.absolute()} {config.models_preset and config.models_preset.absolute()}"),
+            find,
+            is_on=config.foresee,
+            may_load=config.models_autoload,
+            read_ahead_mib=config.read_ahead_mib,
+        )
         self._residency = Residency(
             self._models,
             self._queue,
@@ -105,7 +116,8 @@ class Supervisor:
         self._foresight.note(client, self._models.of(spec))
 
     def expect(self, spec: ModelSpec) -> None:
-        """A client will probably ask for this model soon: its file is read ahead, and a spare may open it. It is not loaded."""
+        """A client will probably ask for this model soon: it is loaded if there is room that nothing else uses; otherwise its file is
+        read ahead, and a spare may open it."""
         self._foresight.expect(self._models.of(spec))
 
     def acquire_now(self, spec: ModelSpec) -> Lease | None:
@@ -182,6 +194,8 @@ class Supervisor:
     async def load(self, spec: ModelSpec) -> None:
         """Returns as soon as the load has begun. Raises InvalidRequest when the model is already running, LoadFailed, Unavailable."""
         model = self._models.of(spec)
+        if self._residency.ahead.claim(model):
+            return
         if model.is_asleep or (model.instance is not None and model.instance.state is not State.DYING):
             raise InvalidRequest("model is already running", model=spec.id)
         await self._wait(model, Waiter(self._timers.future(), wants_lease=False))
@@ -192,6 +206,7 @@ class Supervisor:
         model = self._models.get(model_id)
         if model is None or not self._residency.end(model, "unload"):
             raise InvalidRequest("model is not running", model=model_id)
+        model.is_sent_away = True
 
     def pin(self, spec: ModelSpec, is_pinned: bool) -> None:
         """From now on it is never evicted, or may be evicted again, whatever its preset says."""
