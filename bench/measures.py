@@ -49,8 +49,8 @@ SWITCHES = Section(
         "back_2000_share": _share("the same as a part of its first turn", 5.0),
         "back_7500_s": _ms("the same with 7,500 tokens", 0.03),
         "back_7500_share": _share("the same as a part of its first turn", 3.0),
-        "agents_s": Measure("12 turns of three agents with a model each, room for two models", "s", 1.0, 0.3),
-        "agents_ttft_s": _ms("the same: first token"),
+        "agents_s": Measure("agent trace: three agents take turns, each with a model, room for two models; all turns", "s", 1.0, 0.3),
+        "agents_ttft_s": _ms("the same: first token of each turn"),
     },
 )
 HOT = Section(

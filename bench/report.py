@@ -52,6 +52,8 @@ def _tails_text(samples: list[float], measure: Measure) -> str:
     if not samples:
         return "-"
     found = [value * measure.factor for value in tails(samples, is_less_better=measure.is_less_better)]
+    if len(samples) == 1:
+        del found[1:]
     return f"{' / '.join(map(_number, found))} {measure.unit}".rstrip()
 
 
