@@ -148,6 +148,29 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
+NUM_PAIRS = 5
+
+
+def foreseen_switch(name: str, rival: Path | None, models: Path) -> Samples:
+    """A client says which model comes next, while it reads the answer of another one. With the hint and without it in turns: what the hint
+    saves, and what the load costs the model that answers."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "2") as server:
+        ttft(server, "smol0")
+        for pair in range(NUM_PAIRS):
+            rates = {}
+            for is_hinted in (True, False) if pair % 2 == 0 else (False, True):
+                hint = {"next_model": "smol1"} if is_hinted else {}
+                stream = stream_all(server.port, [request_bytes("smol0", f"{SHORT} {pair}", 100, **hint)])[0]
+                rates[is_hinted] = timings_of(stream)["predicted_per_second"]
+                time.sleep(2 * PAUSE_S)
+                samples["foreseen_135m_s" if is_hinted else "not_foreseen_135m_s"].append(ttft(server, "smol1"))
+                server.unload("smol1")
+                time.sleep(PAUSE_S)
+            samples["foreseen_rate_share"].append(rates[True] / rates[False])
+    return samples
+
+
 # A role, its model, and how many sentences its instructions and each of its turns have. The tiny model has a token for each character.
 ROLES = (("planner", "smol0", 100, 8), ("coder", "smol1", 100, 8), ("critic", "tiny0", 15, 2))
 NUM_AGENT_TURNS = 7

@@ -29,6 +29,7 @@ SCENARIOS: dict[str, Scenario] = {
     "evict": Scenario(scenarios.evict_and_switch, ALL, is_quick=True),
     "back": Scenario(scenarios.switch_back, ALL, is_quick=True, quick_run=scenarios.switch_back_quickly),
     "hot": Scenario(scenarios.hot_switch, ALL, is_quick=True),
+    "foreseen": Scenario(scenarios.foreseen_switch, (OURS,), is_once=True),
     "agents": Scenario(scenarios.agents, (*ROUTERS, OLLAMA), is_quick=True),
     "throughput": Scenario(scenarios.throughput, (*ROUTERS, LLAMA_SWAP)),
     "beside": Scenario(scenarios.beside_a_prompt, (*ROUTERS, LLAMA_SWAP)),

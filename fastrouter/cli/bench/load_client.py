@@ -42,7 +42,8 @@ class TimedStream:
         return b"data: [DONE]" in self.body
 
 
-def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
+def request_bytes(model: str, prompt: str, max_tokens: int, **more: Any) -> bytes:
+    """`more`: other fields of the body."""
     body = json.dumps(
         {
             "model": model,
@@ -51,6 +52,7 @@ def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
             "temperature": 0,
             "stream": True,
             "ignore_eos": True,
+            **more,
         }
     ).encode()
     return head_bytes("POST", "/v1/chat/completions", len(body)) + body

@@ -6,6 +6,7 @@ Invariant: from the router's Hurry on, it never waits again.
 import time
 from collections.abc import Callable
 
+from fastrouter.errors import ProtocolError
 from fastrouter.ipc.messages import Hurry, Message
 from fastrouter.system.machine import is_core_free
 
@@ -40,7 +41,7 @@ class Courtesy:
     def _read(self, timeout_ms: int) -> None:
         try:
             messages = self._wait(timeout_ms)
-        except EOFError:  # the router has ended, which the next message to it finds out
+        except (EOFError, OSError, ProtocolError):  # the router has ended, which the next message to it finds out
             self._is_on = False
             return
         self.take(messages)
