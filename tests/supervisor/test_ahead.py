@@ -104,6 +104,7 @@ def test_no_memory_is_taken_for_a_guess() -> None:
 
 def test_a_prompt_cache_does_not_shrink_for_a_guess() -> None:
     room = learned(models_memory_mib=1000)
+    room.settle("b", size_bytes=60 * MIB)
     turns(room, "a")
     [instance] = room.supervisor.instances()
     instance.prompt_cache_bytes = 990 * MIB
@@ -148,13 +149,12 @@ def test_a_request_that_comes_while_it_loads_makes_it_hurry() -> None:
     turns(room, "a")
     room.advance(DELAY_S + 1.0)
     assert repr(room) == "a loaded 0, b loading 0"
-    began = room.loop.now
     asked = room.ask("b")
     assert [type(message) for message in room.worker("b").sent].count(Hurry) == 1
     room.advance(3.0)
     asked.result().release()
     saved_s = metrics.by_model()["b"].ahead_saved_s
-    assert 0.8 < saved_s < 1.3, f"it had loaded for about a second at {began}"
+    assert 0.8 < saved_s < 1.5
     assert dict(metrics.by_model()["b"].ahead) == {"used": 1}
 
 
