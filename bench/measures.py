@@ -56,6 +56,22 @@ SWITCHES = Section(
         "agents_ttft_s": _ms("the same: first token of each turn"),
     },
 )
+LARGE = Section(
+    "A model of some GB",
+    "the file is dropped from the page cache before each load that is not cached",
+    {
+        "large_read_once_s": Measure("the file, not in the page cache, read once by parallel reads", "s"),
+        "large_cold_s": Measure("load, not in the page cache", "s"),
+        "large_cold_share": _share("load, not in the page cache: as a part of reading the file once", 105.0),
+        "large_cold_token_s": Measure("load, not in the page cache: until the first token", "s"),
+        "large_foreseen_s": Measure("load after POST /models/warm", "s"),
+        "large_foreseen_share": _share("load after POST /models/warm: as a part of reading the file once", 20.0),
+        "large_foreseen_token_s": Measure("load after POST /models/warm: until the first token", "s"),
+        "large_cached_s": Measure("load, in the page cache", "s"),
+        "large_cached_share": _share("load, in the page cache: as a part of reading the file once"),
+        "large_cached_token_s": Measure("load, in the page cache: until the first token", "s"),
+    },
+)
 HOT = Section(
     "Models in memory: time to the first token",
     "one request to each model",
@@ -121,5 +137,5 @@ ROUTER = Section(
         "scripted_512_lockstep_tokens_per_s": _rate("512 streams in lockstep: every token is an event and a write"),
     },
 )
-SECTIONS = (SWITCHES, HOT, TOKENS, MANY, ROUTER)
+SECTIONS = (SWITCHES, LARGE, HOT, TOKENS, MANY, ROUTER)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}
