@@ -140,7 +140,7 @@ def test_nothing_is_drawn_of_what_was_not_measured(name: str) -> None:
 
 def test_the_waterfall_ends_where_the_request_does() -> None:
     root = ElementTree.fromstring(plots.waterfall(result_of(SAMPLES)) or "")
-    bars = [(float(bar.get("x", "")), float(bar.get("width", ""))) for bar in root.iter() if bar.tag.endswith("rect")][1:]
+    bars = [(float(bar.get("x", "0")), float(bar.get("width", "0"))) for bar in root.iter() if bar.tag.endswith("rect")][1:]
     *phases, whole = bars
     assert len(phases) == len(plots.PHASES)
     assert all(abs(x + width - after) < 0.2 for (x, width), (after, _) in itertools.pairwise(phases)), "each begins where one ends"
