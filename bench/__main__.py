@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace, programs: Programs, folder: Path) -> dict
             scenario = SCENARIOS[scenario_name]
             if number and scenario.is_once:
                 continue
-            measure = scenario.quick_run if arguments.quick and scenario.quick_run else scenario.run
+            is_short = scenario.short_run is not None and (arguments.quick or number > 0)
+            measure = scenario.short_run if is_short else scenario.run
             names = [name for name in programs if name in scenario.servers]
             for name in names if number % 2 == 0 else names[::-1]:
                 print(f"round {number + 1}: {scenario_name}, {name}", file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
 
 
 BACK_TOKENS = (500, 2000, 7500)
-QUICK_BACK_TOKENS = (500, 2000)
+SHORT_BACK_TOKENS = (500, 2000)  # reading 7,500 tokens takes a minute and more
 SENTENCE = "the quick brown fox jumps over a lazy dog "  # 9 tokens
 
 
@@ -73,8 +73,8 @@ def switch_back(name: str, rival: Path | None, models: Path, lengths: tuple[int,
     return samples
 
 
-def switch_back_quickly(name: str, rival: Path | None, models: Path) -> Samples:
-    return switch_back(name, rival, models, QUICK_BACK_TOKENS)
+def short_switch_back(name: str, rival: Path | None, models: Path) -> Samples:
+    return switch_back(name, rival, models, SHORT_BACK_TOKENS)
 
 
 def hot_switch(name: str, rival: Path | None, models: Path) -> Samples:

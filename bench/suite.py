@@ -18,7 +18,7 @@ class Scenario:
     run: Callable[[str, Path | None, Path], Samples]
     servers: tuple[str, ...] = ROUTERS
     is_quick: bool = False
-    quick_run: Callable[[str, Path | None, Path], Samples] | None = None  # a shorter one for `--quick`
+    short_run: Callable[[str, Path | None, Path], Samples] | None = None  # for `--quick`, and for all rounds but the first
     is_once: bool = False  # one round is enough: it repeats itself inside
 
 
@@ -27,10 +27,10 @@ SCENARIOS: dict[str, Scenario] = {
     "cold": Scenario(scenarios.cold_switch, ALL, is_quick=True),
     "phases": Scenario(phases.phases, (OURS,), is_quick=True, is_once=True),
     "evict": Scenario(scenarios.evict_and_switch, ALL, is_quick=True),
-    "back": Scenario(scenarios.switch_back, ALL, is_quick=True, quick_run=scenarios.switch_back_quickly),
+    "back": Scenario(scenarios.switch_back, ALL, is_quick=True, short_run=scenarios.short_switch_back),
     "hot": Scenario(scenarios.hot_switch, ALL, is_quick=True),
     "foreseen": Scenario(scenarios.foreseen_switch, (OURS,), is_once=True),
-    "agents": Scenario(scenarios.agents, (*ROUTERS, OLLAMA), is_quick=True),
+    "agents": Scenario(scenarios.agents, (*ROUTERS, OLLAMA)),
     "throughput": Scenario(scenarios.throughput, (*ROUTERS, LLAMA_SWAP)),
     "beside": Scenario(scenarios.beside_a_prompt, (*ROUTERS, LLAMA_SWAP)),
     "repeat": Scenario(scenarios.repeat),
