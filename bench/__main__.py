@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace, programs: Programs, folder: Path) -> dict
 def main() -> None:
     arguments = read_arguments(sys.argv[1:])
     programs = programs_of(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and the folder are removed too
     versions = {OURS: fastrouter.__version__, "llama-cpp-python": version("llama-cpp-python")}
     versions |= {name: version_of(path) for name, path in programs.items() if path is not None}
     begun = time.monotonic()
