@@ -117,8 +117,8 @@ MANY = Section(
         "mixed_ttft_s": _ms("mixed: first token"),
         "mixed_itl_p99_s": _ms("mixed: p99 between two reads of a stream"),
         "catalogue_start_s": _ms("1,000 models (links to 8 files): start to /health"),
-        "catalogue_list_s": _ms("the same: one GET /v1/models"),
-        "catalogue_cold_tiny_s": _ms("the same: cold switch, 0.5 MB model"),
+        "catalogue_list_s": _ms("1,000 models: one GET /v1/models"),
+        "catalogue_cold_tiny_s": _ms("1,000 models: cold switch, 0.5 MB model"),
     },
 )
 ROUTER = Section(
@@ -133,7 +133,7 @@ ROUTER = Section(
         "health_per_s": _rate("GET /health, 16 connections", 1.5, "/s"),
         "models_per_s": _rate("GET /v1/models, 16 connections, 10 models", 8.0, "/s"),
         "scripted_512_tokens_per_s": _rate("512 streams of scripted workers"),
-        "scripted_512_tokens_per_cpu_s": _rate("the same, per second of the router's CPU time", own_goal=500_000),
+        "scripted_512_tokens_per_cpu_s": _rate("512 streams of scripted workers, per second of the router's CPU time", own_goal=500_000),
         "scripted_512_lockstep_tokens_per_s": _rate("512 streams in lockstep: every token is an event and a write"),
     },
 )
