@@ -51,7 +51,9 @@ SWITCHES = Section(
         "back_7500_share": _share("back to a conversation of 7,500 tokens: as a part of its first turn", 3.0),
         "not_foreseen_135m_s": _ms("SmolLM2-135M answers, then 0.6 s pause, then a cold switch to another SmolLM2-135M"),
         "foreseen_135m_s": _ms("the same when the first request has said which model comes next"),
-        "foreseen_rate_share": _share("tokens/s of SmolLM2-135M while the next model is loaded ahead: with / without that load", 98.0, is_less_better=False),
+        "foreseen_rate_share": _share(
+            "tokens/s while the next model is loaded ahead, with / without that load", 98.0, is_less_better=False
+        ),
         "agents_s": Measure("agent trace: three agents take turns, each with a model, room for two models; all turns", "s", 1.0, 0.3),
         "agents_ttft_s": _ms("the same: first token of each turn"),
     },
