@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench rival dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -53,6 +53,10 @@ sanitize: install $(VENV)/.test
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
+
+# The llama-server to compare with, with the best flags for this machine (about 20 minutes on 2 cores, once).
+rival: install
+	$(BIN)/python -m bench.build_rival build/rival
 
 # The standalone executables; their tests, for what may differ from the package, also in an empty Debian (needs
 # root and debootstrap; see packaging/smoke).

@@ -63,7 +63,9 @@ class Service:
         """From here on requests can be answered. `launched`: the fork server. `before_reload`: what else a client's reload does; it may
         refuse. `health` learns how the load of the only model goes."""
         maker = ForkServer(launched=launched)
-        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event, trace=self._trace)
+        supervisor = self._supervisor = Supervisor(
+            self._config, maker=maker, on_event=_log_event, trace=self._trace, find=self._catalog.get
+        )
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()

@@ -116,6 +116,7 @@ class ManagedModel:
     crash_code: int | None = None  # the exit code of that worker; None: the remedy has been judged
     is_asleep: bool = False  # idle and without a process; it keeps its place, and the next request loads it
     has_expired: bool = False  # it left because it was idle for too long: its memory is needed elsewhere, so nothing is prepared for it
+    is_sent_away: bool = False  # a client has unloaded it: it is not loaded again before a request asks for it
     keep_alive_s: float | None = None  # set by a request, until the instance ends; inf: no limit
     pin: bool | None = None  # set by a user while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker reported about it

@@ -12,6 +12,7 @@ from fastrouter import metrics
 from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.ipc.messages import Notice
 from fastrouter.supervisor import snapshot
+from fastrouter.supervisor.ahead_loads import AheadLoads
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
@@ -73,6 +74,7 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
+        self.ahead = AheadLoads(models, queue, memory, spares, timers, foresight, self._start, self._limit_load)
         self._departures = Departures(queue, memory, parking, timers, on_gone)
         self._remedies = Remedies()
         self._resumption = Resumption(timers)
@@ -112,6 +114,7 @@ class Residency:
         """The queue or the set of loaded models has changed."""
         if self._is_rebalancing or self._queue.is_closed:
             return
+        self.ahead.claim_wanted()
         self._is_rebalancing = True
         try:
             self._perform()
@@ -182,6 +185,7 @@ class Residency:
         return Lease(self, instance)
 
     def _use(self, instance: Instance) -> None:
+        self.ahead.note_use(instance)
         instance.lend()
         if instance.num_leases == 1:
             self._share_cores()
@@ -249,7 +253,7 @@ class Residency:
 
     # ------------------------------------------------------------ loads
 
-    def _start(self, model: ManagedModel) -> None:
+    def _start(self, model: ManagedModel, *, is_ahead: bool = False) -> None:
         """Give the model to the spare."""
         try:
             process = self._spares.take()
@@ -259,24 +263,29 @@ class Residency:
             return
         now, spec, measures = self._timers.now(), model.spec, self._memory.measures
         model.forget_end()
-        model.is_asleep = model.has_expired = False
+        model.is_asleep = model.has_expired = model.is_sent_away = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
         need, clock = measures.need(spec), self._timers.now
         instance = Instance(spec, need, process, clock, self._changed, self._noticed, self._parking.take)
         model.instance = instance
+        instance.is_ahead = is_ahead
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
         instance.on_work = self._hangs.watch
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
-        self._memory.make_way()
+        if not is_ahead:
+            self._memory.make_way()
+            self._limit_load(model, instance)
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         self._hangs.watch()
-        ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
-        self._timers.at(model.load_timer, ends_at, lambda: self._end_load(instance))
         self._events.loading(spec.id, 0.0)
+
+    def _limit_load(self, model: ManagedModel, instance: Instance) -> None:
+        limit_s = instance.spec.load_timeout_s
+        self._timers.at(model.load_timer, self._timers.now() + limit_s if limit_s else None, lambda: self._end_load(instance))
 
     def _end_load(self, instance: Instance) -> None:
         if instance.state is State.LOADING:
@@ -295,7 +304,7 @@ class Residency:
         model = self._models[instance.spec.id]
         self._timers.cancel(model.load_timer)
         model.note_load()
-        metrics.loaded(model.spec.id, model.end_load(self._timers.now()))
+        metrics.loaded(model.spec.id, self.ahead.note_load(instance, model.end_load(self._timers.now())))
         self._memory.learn(instance)
         self._save_later()
         self.rebalance()
@@ -316,6 +325,7 @@ class Residency:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
+        self.ahead.look_later()
         self._spares.prime(self._foresight.prepare(self._remedies.known))
 
     # ------------------------------------------------------------ ends
@@ -368,6 +378,7 @@ class Residency:
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
         """The process has ended, and all its messages have been delivered."""
+        self.ahead.note_end(instance)
         self._spares.reap()
         self._timers.cancel(model.load_timer)
         self._departures.note_end(instance)

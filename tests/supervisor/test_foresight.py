@@ -30,7 +30,8 @@ ROOMS: list[Room] = []
 
 
 @pytest.fixture(autouse=True)
-def rooms_end() -> Iterator[None]:
+def rooms_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # the order of one test must not reach the next one
     yield
     while ROOMS:
         ROOMS.pop().close()

@@ -19,6 +19,7 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
+    Hurry,
     Load,
     Notice,
     Park,
@@ -87,6 +88,8 @@ class Instance:
         self.has_begun = False  # the worker has reported that it loads the model
         self.has_prompts = False  # it has got requests, so there may be something to park
         self.has_answered = False  # a first token or embedding came, so decoding works
+        self.is_ahead = False  # it was foreseen, and no request has asked for it yet
+        self.hurried_at: float | None = None  # when a request came while it loaded ahead
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
@@ -137,8 +140,20 @@ class Instance:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
         files = [path for path in self.spec.files if path.isprintable()]  # one with another name cannot be loaded
-        load = Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped, files, is_confined)
+        options, is_ahead = self.spec.options, self.is_ahead
+        load = Load(self.spec.id, self.spec.path, options, safe_mode, verbosity, num_dropped, files, is_confined, is_ahead)
         self.process.send(load)
+
+    def hurry(self) -> None:
+        """A request waits for its load now."""
+        self.is_ahead = False
+        self.hurried_at = self._now()
+        self.process.send(Hurry())
+
+    @property
+    def saved_s(self) -> float:
+        """How much of its load was done before a request came."""
+        return self.load_s if self.hurried_at is None else max(0.0, self.load_s - (self.ready_at - self.hurried_at))
 
     def advance(self, state: State) -> None:
         check(self.state, state)
