@@ -124,6 +124,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "memory_ledger",
         "departures",
         "preview",
+        "succession",
         "deaths",
         "residency",
         "supervisor",
