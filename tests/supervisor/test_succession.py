@@ -72,7 +72,7 @@ def test_who_waits_for_a_load_gets_the_new_file(house: Run) -> None:
             with lease:
                 assert worker_meta(here) == "new"
                 assert await submit(lease, Collector()).end() == WHOLE
-        assert [what for _, what in here.events].count("loading") == 4
+        assert here.reasons == [("a", "reload")] * 3
         assert await here.ask("a") == WHOLE
 
     house(body)
