@@ -33,7 +33,7 @@ def ask(requirements: Path, database: str) -> list[dict[str, Any]] | str:
         return f"{database}: no answer in {ALL_S} s"
     except (ValueError, LookupError, TypeError):
         return f"{database}: {(done.stderr.strip().splitlines() or ['no answer'])[-1][:200]}"
-    return found
+    return found if any("vulns" in entry for entry in found) else f"{database}: it knows none of them"
 
 
 def report(found: list[dict[str, Any]]) -> int:
@@ -42,9 +42,9 @@ def report(found: list[dict[str, Any]]) -> int:
     for entry, known in unsafe:
         fixed = ", ".join(known.get("fix_versions", [])) or "no version"
         print(f"{entry['name']} {entry['version']}: {known['id']}, fixed in {fixed}: {known.get('description', '')[:200]}")
-    unknown = [f"{entry['name']} ({entry['skip_reason']})" for entry in found if "skip_reason" in entry]
+    unknown = [entry["name"] for entry in found if "skip_reason" in entry]
     if unknown:
-        print(f"not audited: {', '.join(unknown)}")
+        print(f"not in the database: {', '.join(unknown)}")
     print(f"audited {len(found) - len(unknown)} dependencies: {len(unsafe)} known vulnerabilities")
     return int(bool(unsafe))
 

@@ -42,7 +42,7 @@ async def f1(start: StartRouter, folder: Path, seed: int, share: float) -> Count
         alone_s = await _typical_s(site, counts)
         sitting = [asyncio.create_task(_sit(site, counts, kinds[number % len(kinds)])) for number in range(_num_sockets(share))]
         reading = [asyncio.create_task(_read_slowly(site, counts)) for _ in range(times(40, share))]
-        await asyncio.sleep(1)  # all of them are there
+        await asyncio.sleep(3)  # all of them are there, and buffers are full
         beside_s = await _typical_s(site, counts)
         closed_s = await asyncio.gather(*sitting)
         await asyncio.gather(*reading)
@@ -77,7 +77,7 @@ async def _sit(site: Site, counts: Counts, kind: str) -> float:
     writer.write(first)
     reading = asyncio.create_task(reader.read())
     while not reading.done() and time.monotonic() < begun + MOST_S:
-        await asyncio.wait([reading], timeout=1.0)
+        await asyncio.wait([reading], timeout=1.0 if more else MOST_S)
         writer.write(more)
     took_s = time.monotonic() - begun
     counts.expect(reading.done(), f"{kind}: still open after {MOST_S:g} s")
@@ -91,7 +91,7 @@ async def _sit(site: Site, counts: Counts, kind: str) -> float:
 async def _read_slowly(site: Site, counts: Counts) -> None:
     """It gets all of its answer, in its own time."""
     counts.faults["slow reader"] += 1
-    answer = await ask(site.port, body_of("lane1", LONG_ANSWER), text_of_script(LONG_ANSWER), path=CHAT, pace_s=0.05)
+    answer = await ask(site.port, body_of("lane1", LONG_ANSWER), text_of_script(LONG_ANSWER), path=CHAT, pace_s=0.2)
     counts.expect(counts.take(answer).kind == KEPT, f"a slow reader: {answer.kind}: {answer.why[:200]}")
 
 

@@ -28,11 +28,11 @@ from fastrouter.cli.bench import servers
 STAGES = ("loading", "prefill", "mid-stream", "idle")
 NUM_LANES = 5  # each has a model of its own
 FLAGS = ("-c", "16384", "-np", "8", "-t", "2", "--models-max", "8")
-PATIENCE_S = 12.0  # a stream that is not over by then hangs; undisturbed ones take less than a second
-NEXT_PATIENCE_S = 5.0
+PATIENCE_S = 20.0  # a stream that is not over by then hangs; undisturbed ones take about a second
 GONE_S = 1.0  # a router's children must have ended this long after it
 NUM_STREAMS = 8  # when the router ends
-SHORT, LONG = ("Once upon a time", 1500), ("the cat and the dog " * 300, 60)  # (prompt, tokens of the answer)
+# (prompt, tokens of the answer)
+SHORT, LONG, NEXT = ("Once upon a time", 400), ("the cat and the dog " * 300, 60), ("And then", 8)
 ENDINGS = ("went on", "error", "cut", "looks complete", "hung")
 Asked = tuple[str, int]
 
@@ -59,7 +59,7 @@ def ending_of(answer: Answer) -> str:
     """`cut`: the connection broke. `looks complete`: a proper end of the body, although something is missing or wrong."""
     if answer.kind == KEPT:
         return "went on"
-    if answer.kind in (BROKEN, REFUSED):
+    if answer.kind in (BROKEN, REFUSED) or answer.status >= 400:
         return "error"
     if answer.is_hung:
         return "hung"
@@ -69,30 +69,29 @@ def ending_of(answer: Answer) -> str:
 class Target:
     """One running server with its models."""
 
-    def __init__(self, server: servers.MeasuredServer, folder: Path, seed: int) -> None:
+    def __init__(self, server: servers.MeasuredServer, folder: Path, seed: int, patience_s: float = PATIENCE_S) -> None:
         self.server = server
+        self.patience_s = patience_s
         self.random = random.Random(seed)
         self._folder = folder
         self._texts: dict[tuple[str, Asked], str] = {}  # of undisturbed runs
 
-    async def ask(
-        self, model: str, asked: Asked, on_text: Callable[[int], None] = lambda count: None, patience_s: float = PATIENCE_S
-    ) -> Answer:
+    async def ask(self, model: str, asked: Asked, on_text: Callable[[int], None] = lambda count: None) -> Answer:
         expected = self._texts.get((model, asked), "")
-        return await ask(self.server.port, body_of(model, asked), expected, on_text, "/v1/completions", patience_s=patience_s)
+        return await ask(self.server.port, body_of(model, asked), expected, on_text, "/v1/completions", patience_s=self.patience_s)
 
     async def learn(self) -> None:
         for model in lanes():
-            for asked in (SHORT, LONG):
-                answer = await self.ask(model, asked, patience_s=60)
+            for asked in (SHORT, LONG, NEXT):
+                answer = await self.ask(model, asked)
                 self._texts[model, asked] = answer.text
                 assert answer.text, answer
 
     async def ready(self, model: str) -> int:
         """The pid of its worker, when it answers."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 5 * self.patience_s
         while time.monotonic() < end:
-            if (await self.ask(model, SHORT, patience_s=NEXT_PATIENCE_S)).kind == KEPT:
+            if (await self.ask(model, NEXT)).kind == KEPT:
                 return self.worker_of(model) or 0
             await asyncio.sleep(0.2)
         raise TimeoutError(f"{self.server.name}: {model} is not served any more")
@@ -148,9 +147,9 @@ async def _kill_in(target: Target, endings: Endings, stage: str, model: str) -> 
     worker = await target.ready(model)
     if stage == "loading":
         await asyncio.to_thread(target.server.unload, model)
-        await target.until(lambda: not is_alive(worker), NEXT_PATIENCE_S)
+        await target.until(lambda: not is_alive(worker), target.patience_s)
         asking = asyncio.create_task(target.ask(model, SHORT))
-        kill(await target.until(lambda: target.worker_of(model), NEXT_PATIENCE_S))
+        kill(await target.until(lambda: target.worker_of(model), target.patience_s))
         endings.take(await asking)
     elif stage == "idle":
         kill(worker)
@@ -184,7 +183,10 @@ async def _hit(target: Target, model: str, stage: str, number: signal.Signals) -
 
 async def _ask_next(target: Target, endings: Endings, model: str) -> None:
     endings.num_next += 1
-    endings.num_served += (await target.ask(model, SHORT, patience_s=NEXT_PATIENCE_S)).kind == KEPT
+    answer = await target.ask(model, NEXT)
+    endings.num_served += answer.kind == KEPT
+    if answer.kind != KEPT:
+        print(f"{target.server.name}, after {endings.fault}: {ending_of(answer)}: {answer.why[:200]}", flush=True)
 
 
 # ---------------------------------------------------------------- the router dies
@@ -193,7 +195,7 @@ async def _ask_next(target: Target, endings: Endings, model: str) -> None:
 async def _end_router(target: Target, endings: Endings) -> None:
     begun = [At(1) for _ in range(NUM_STREAMS)]
     streams = [asyncio.create_task(target.ask("tiny0", SHORT, at)) for at in begun]
-    await asyncio.wait_for(asyncio.gather(*(at.reached.wait() for at in begun)), 60)
+    await asyncio.wait_for(asyncio.gather(*(at.reached.wait() for at in begun)), 5 * target.patience_s)
     children = target.children()
     target.server.process.kill()
     began = time.monotonic()
@@ -216,13 +218,13 @@ def running(rival: Path | None, folder: Path) -> Iterator[servers.MeasuredServer
         yield server
 
 
-def measure(rival: Path | None, folder: Path, seed: int, share: float) -> list[Endings]:
+def measure(rival: Path | None, folder: Path, seed: int, share: float, patience_s: float = PATIENCE_S) -> list[Endings]:
     with running(rival, folder) as server:
-        found = asyncio.run(_hurt_workers(Target(server, folder, seed), share))
+        found = asyncio.run(_hurt_workers(Target(server, folder, seed, patience_s), share))
     found.append(Endings(f"F7: router killed, {NUM_STREAMS} streams"))
     for _ in range(max(1, round(10 * share))):
         with running(rival, folder) as server:
-            asyncio.run(_end_router(Target(server, folder, seed), found[-1]))
+            asyncio.run(_end_router(Target(server, folder, seed, patience_s), found[-1]))
     return found
 
 
@@ -259,9 +261,10 @@ def _line(server: str, endings: Endings) -> str:
 
 ABOUT = """The same faults hit this router and llama-server's ({version}): five tiny models, the same flags (`{flags}`), the same
 client, real workers, greedy answers that are compared with undisturbed ones. **Went on**: complete and right. **Error**: an explicit
-error. **Cut**: the connection broke. **Looks complete**: a proper end, although something is missing or wrong. **Hung**: not over after
-{patience} seconds. **Pause**: the longest one in a stream that went on; for F7, until the children have ended. **Children left**: {gone}
-second after the end of their router.
+error, as an event or a status. **Cut**: the connection broke. **Looks complete**: a proper end, although something is missing or wrong;
+llama-server then adds a line `proxy error: ...` to the stream, which is not an event, so clients skip it. **Hung**: not over after
+{patience} seconds. **Next request**: to the same model, immediately after it. **Pause**: the longest one in a stream that went on; for
+F7, until the children have ended. **Children left**: {gone} second after the end of their router.
 """
 
 
@@ -273,5 +276,5 @@ def section(rival: Path, found: dict[str, list[Endings]], how: str) -> str:
 
 def version_of(rival: Path) -> str:
     said = subprocess.run([rival, "--version"], capture_output=True, text=True)
-    found = re.search(r"version: (\d+)", said.stderr + said.stdout)
-    return f"b{found[1]}" if found else "its version is unknown"
+    found = re.search(r"version: (.+)", said.stderr + said.stdout)
+    return found[1] if found else "unknown version"

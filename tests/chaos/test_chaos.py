@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos_client import BROKEN, KEPT, LOST, REFUSED, Answer, Events, judge, percentile
+from chaos_client import BROKEN, KEPT, LOST, PATIENCE_S, REFUSED, Answer, Events, judge, percentile
 from chaos_clients import CLIENT_ROWS
 from chaos_faults import ROWS, slope
 from chaos_real import real
@@ -44,7 +44,7 @@ def test_nothing_is_lost_with_real_workers(router: StartRouter, tmp_path: Path) 
 def test_what_is_compared_with_a_rival(tmp_path: Path) -> None:
     """The part of the comparison that hits this router."""
     folder = make_models(tmp_path)
-    found = measure(None, folder, SEED, 0.1)
+    found = measure(None, folder, SEED, 0.1, PATIENCE_S)
     assert sum(endings.streams.total() for endings in found) == 4 + 2 + 8
     *workers, router = found
     for endings in workers:
@@ -90,6 +90,7 @@ def test_what_counts_as_lost(status: int, data: bytes, kind: str) -> None:
         (Answer(KEPT), "went on"),
         (Answer(BROKEN), "error"),
         (Answer(REFUSED), "error"),
+        (Answer(LOST, status=500), "error"),
         (Answer(LOST, is_hung=True), "hung"),
         (Answer(LOST, is_cut=True), "cut"),
         (Answer(LOST), "looks complete"),

@@ -26,7 +26,7 @@ def test_what_is_known_fails_it(audit: ModuleType, capsys: pytest.CaptureFixture
     assert audit.report([good, {"name": "c", "skip_reason": "not on PyPI"}]) == 0
     assert audit.report([good, bad]) == 1
     said = capsys.readouterr().out
-    assert "not audited: c (not on PyPI)\naudited 1 dependencies: 0 known vulnerabilities\n" in said
+    assert "not in the database: c\naudited 1 dependencies: 0 known vulnerabilities\n" in said
     assert said.endswith("b 1.0: CVE-1, fixed in 2.0: bad\naudited 2 dependencies: 1 known vulnerabilities\n")
 
 

@@ -117,8 +117,8 @@ class Failing:
         self.has_failed = False
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        self._left -= 1
-        if self._left == -1:
+        self._left -= not (arguments and isinstance(arguments[0], int) and self._real is io.open)  # a descriptor is open already
+        if self._left == -1 and not self.has_failed:
             self.has_failed = True
             raise OSError(self._number, os.strerror(self._number))
         return self._real(*arguments, **named)
