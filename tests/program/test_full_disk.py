@@ -112,12 +112,14 @@ class Failing:
 
     def __init__(self, module: Any, name: str, nth: int, number: int) -> None:
         self._real = getattr(module, name)
+        self._is_open = module in (io, builtins)
         self._left = nth
         self._number = number
         self.has_failed = False
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        self._left -= not (arguments and isinstance(arguments[0], int) and self._real is io.open)  # a descriptor is open already
+        is_open = self._is_open and isinstance(arguments[0], int)  # a file object for a descriptor
+        self._left -= not is_open
         if self._left == -1 and not self.has_failed:
             self.has_failed = True
             raise OSError(self._number, os.strerror(self._number))
@@ -183,6 +185,7 @@ def test_every_call_fails(write: Write, states: Any, folder: Path, monkeypatch: 
     for module, name in CALLS:
         for number in ERRORS:
             for nth in range(50):
+                write(folder, OLD)
                 failing = Failing(module, name, nth, number)
                 with monkeypatch.context() as patch:
                     patch.setattr(module, name, failing)
