@@ -30,7 +30,8 @@ def when_and_how(seed: int, share: float) -> str:
 
 
 def machine() -> str:
-    return f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {system}, load average {os.getloadavg()[2]:.1f}"
 
 
 def rival_of(text: str) -> str:
