@@ -34,14 +34,16 @@ check: install $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
+	$(BIN)/python packaging/audit.py
 
 # The readers of hostile bytes, guided by coverage, SECONDS each. What it finds is in build/fuzz.
 fuzz: install $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/campaign.py --seconds $(SECONDS)
 
 # Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
+# RIVAL=/path/to/llama-server breaks some of it there too (4 minutes more).
 chaos: install $(VENV)/.test
-	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
+	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md $(if $(RIVAL),--rival $(RIVAL))
 
 soak: install $(VENV)/.test
 	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md

@@ -53,13 +53,13 @@ class Lease:
         return self._is_released
 
     def submit(self, generate: Generate, sink: Sink) -> None:
-        """Records go to `sink`; this sets its request id. If the worker has crashed, the next one gets the request. Raises Unavailable,
+        """Records go to `sink`; this sets its request id. If the worker is gone, the next one gets the request. Raises Unavailable,
         WorkerDied."""
         sink.drop_trail()
         if self.watcher is not None:
             self.watcher.submitted(generate, sink)
         stream = WorkerStream(generate, sink, self)
-        if not self._instance.has_crashed:
+        if not self._instance.is_followed:
             self._submit(stream)
             return
         self.resumed.append(stream)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from fastrouter import metrics
+from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.ipc.messages import Notice
 from fastrouter.supervisor import snapshot
@@ -27,9 +28,10 @@ from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.resume import Condemned, Resumption
+from fastrouter.supervisor.succession import Succession
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.hang_watch import HangWatch
-from fastrouter.supervisor.workers.instance import Instance, fail_sink
+from fastrouter.supervisor.workers.instance import Instance
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.stream import WorkerStream
@@ -80,6 +82,7 @@ class Residency:
         self._resumption = Resumption(timers)
         self.condemned = Condemned(timers)
         self._deaths = Deaths(queue, events, self._remedies, timers, self._resumption, self.condemned)
+        self._succession = Succession(queue, timers, self._resumption)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
         self._hangs = HangWatch(timers, hang_timeout_s, models.instances)
         self._plan = Plan()  # the latest plan
@@ -305,6 +308,7 @@ class Residency:
         self._timers.cancel(model.load_timer)
         model.note_load()
         metrics.loaded(model.spec.id, self.ahead.note_load(instance, model.end_load(self._timers.now())))
+        model.num_changes = 0
         self._memory.learn(instance)
         self._save_later()
         self.rebalance()
@@ -340,6 +344,11 @@ class Residency:
         self._stop_instance(model.instance, reason)
         return True
 
+    def replace(self, model: ManagedModel, spec: ModelSpec | None) -> None:
+        """Its source is now this; None: it has vanished. A rebalance follows."""
+        self._succession.prepare(model, spec)
+        self.end(model, "reload")
+
     def _evict(self, model: ManagedModel, scarce: str) -> None:
         self._evicted_at = self._timers.now()
         if model.is_asleep:
@@ -348,10 +357,11 @@ class Residency:
             self._kill(_instance_of(model), scarce)
 
     def _stop_instance(self, instance: Instance, reason: str) -> None:
+        instance.has_successor &= reason == "reload"
         if instance.state is State.STOPPING:
             return
         instance.leave_reason = reason
-        if instance.state is State.LOADING:
+        if instance.state is State.LOADING and reason == "unload":
             self._queue.refuse_all(self._models[instance.spec.id], Unavailable("the model was unloaded while it was loading"))
         if instance.state is State.LOADING or not instance.num_leases:
             self._kill(instance)
@@ -362,13 +372,9 @@ class Residency:
     def _stop_now(self, instance: Instance) -> None:
         """The time to finish is over."""
         if instance.state is State.STOPPING:
-            self._fail_streams(instance, "the model is being unloaded")
+            self._succession.end_streams(self._models[instance.spec.id], instance, "the model is being unloaded")
             if instance.state is State.STOPPING:
                 self._kill(instance)
-
-    def _fail_streams(self, instance: Instance, why: str) -> None:
-        for stream in [*instance.take_streams(), *self._resumption.take(instance)[0]]:
-            fail_sink(stream.sink, Unavailable(why))
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
         self._departures.leave(instance, frees_first=reason == "memory")
@@ -390,8 +396,8 @@ class Residency:
         stderr_tail = self._logs.of(model.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
             self._deaths.take(model, instance, was, stderr_tail)
-            self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
-        self._fail_streams(instance, "the model was unloaded")
+        self._succession.end_streams(model, instance, "the model was unloaded")
+        self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
         for waiter in self._queue.take_where(model, can_start=False) if not model.is_wanted else ():
             waiter.refuse(ModelNotLoaded(model.spec.id))
         instance.fail_calls(WorkerDied(f"the worker of model {instance.spec.id} has ended: {instance.cause_of_death}", stderr_tail))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
-from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
@@ -248,16 +248,15 @@ class Supervisor:
         self._residency.reconsider()
 
     def reload(self, changed: Iterable[str], find: Callable[[str], ModelSpec | None] = lambda model_id: None) -> None:
-        """The sources of these models have changed or vanished: their instances end, and old failures are forgotten. `find` returns the
-        catalog's present data: all other models go on with it, for example with other times or another pin."""
+        """The sources of these models have changed or vanished: their instances end, what waits gets the next ones (see succession.py), and
+        old failures are forgotten. `find` returns the catalog's present data: all other models go on with it, for example with other times
+        or another pin."""
         for model_id in changed:
             model = self._models.get(model_id)
             if model is not None:
                 model.forget_failures()
                 self._note_ask("unload", model.spec)
-                self._residency.end(model, "reload")
-                if find(model_id) is None:
-                    self._queue.refuse_resumed(model, ModelNotFound(model_id))
+                self._residency.replace(model, find(model_id))
         self._models.renew(find)
         self._residency.reconsider()
         self._events.reloaded()

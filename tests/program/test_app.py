@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Router, StartRouter, environment, eventually
+from conftest import Router, StartRouter, descendants, environment, eventually, has_mapped, text_of
 from gguf import PoolingType
 from tiny_encoders import make_bert
 from tiny_models import make_llama
@@ -363,6 +363,31 @@ def test_stream_survives_a_reload(router: StartRouter, tmp_path: Path) -> None:
         assert stream.is_done
     assert last["usage"]["completion_tokens"] == 1900
     assert ask(server, "one").status == 200
+
+
+def test_a_stream_goes_on_after_a_reload_of_its_presets(router: StartRouter, tmp_path: Path) -> None:
+    """It is not over when its model's time to stop is: the next process, with the new options, continues it to the letter."""
+    preset = tmp_path / "p.ini"
+    preset.write_text("[one]\nctx-size = 1024\nstop-timeout = 0\n")
+    make_llama(tmp_path / "one.gguf", seed=1)
+    server = router("--models-preset", str(preset), models_dir=tmp_path)
+    body = {"model": "one", "prompt": "the cat", "max_tokens": 500, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    whole = server.post("/v1/completions", body).json["choices"][0]["text"]
+    for number in range(20):  # on a quick machine it may be over before the reload
+        ask(server, "one")
+        worker = server.worker_of("one")
+        with server.stream("/v1/completions", {**body, "stream": True}) as stream:
+            events = stream.events()
+            parts = [text_of(next(events))]
+            preset.write_text(f"[one]\nctx-size = {1280 + 256 * number}\nstop-timeout = 0\n")
+            server.process.send_signal(signal.SIGHUP)
+            parts += [text_of(event) for event in events]
+            assert stream.is_done
+        assert "".join(parts) == whole
+        now = [pid for pid in descendants(server.process.pid) if has_mapped(pid, tmp_path / "one.gguf")]
+        if now and worker not in now:
+            return
+    pytest.fail("no stream has outlived its worker")
 
 
 def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> None:

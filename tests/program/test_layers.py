@@ -131,6 +131,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "departures",
         "ahead_loads",
         "preview",
+        "succession",
         "deaths",
         "residency",
         "supervisor",

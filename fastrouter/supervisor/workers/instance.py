@@ -93,6 +93,7 @@ class Instance:
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
+        self.has_successor = False  # it was told to stop, and the model's next worker continues what it does not finish
         self.hang: str | None = None  # how it hung, so that it was killed
         self.on_work: Callable[[], None] = lambda: None  # it has got a request or a call
         self.started_at = self._now()
@@ -335,9 +336,9 @@ class Instance:
         return self.process.is_closed
 
     @property
-    def has_crashed(self) -> bool:
-        """It ended by itself, and no one had told it to stop."""
-        return self.is_gone and self.state in (State.LOADED, State.DRAINING)
+    def is_followed(self) -> bool:
+        """It is gone, and the model's next worker continues its requests: it ended by itself, or has a successor."""
+        return self.is_gone and (self.has_successor or self.state in (State.LOADED, State.DRAINING))
 
     @property
     def cause_of_death(self) -> str:
