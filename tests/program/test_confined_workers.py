@@ -17,7 +17,7 @@ def rights_of(pid: int) -> tuple[str, str]:
 
 
 def log_of(server: Router, model: str) -> str:
-    return "\n".join(line["text"] for line in server.get(f"/models/logs?model={model}").json["lines"])
+    return server.get(f"/models/logs?model={model}").body.decode()
 
 
 @pytest.mark.parametrize("is_confined", [True, False])
@@ -34,17 +34,15 @@ def test_a_loaded_worker_has_no_rights_that_it_does_not_need(router: StartRouter
         assert "no access to other" not in log_of(server, "tiny0")
 
 
-def test_what_a_confined_worker_imports_late_is_in_its_reach(router: StartRouter, models: Path, tmp_path: Path) -> None:
-    server = router("--slot-save-path", str(tmp_path), models_dir=models)
-    server.load("tiny0")
-    asked = {"model": "tiny0", "prompt": "the cat", "max_tokens": 24}
+def test_what_a_confined_worker_imports_late_is_in_its_reach(router: StartRouter, smollm2: Path, tmp_path: Path) -> None:
+    server = router("-m", str(smollm2), "--alias", "smollm2", "-c", "1024", "--slot-save-path", str(tmp_path))
+    asked = {"prompt": "the cat", "max_tokens": 24}
     for more in ({"json_schema": SCHEMA}, {"grammar": 'root ::= "a"'}, {"logprobs": 2}, {"n": 2}):
         assert server.post("/v1/completions", {**asked, **more}).status == 200, more
-    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    chat = {"model": "tiny0", "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 8, "chat_template": template}
+    chat = {"messages": [{"role": "user", "content": "Look at 7."}], "max_tokens": 48}
     tools = [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}}]
     for more in ({}, {"tools": tools, "tool_choice": "required"}):
-        assert server.post("/v1/chat/completions", {**chat, **more}).status in (200, 400), more
-    assert server.post("/slots/0?action=save", {"model": "tiny0", "filename": "kept"}).status == 200
+        assert server.post("/v1/chat/completions", {**chat, **more}).status == 200, more
+    assert server.post("/slots/0?action=save", {"filename": "kept"}).status == 200
     assert (tmp_path / "kept").exists()
-    assert not [line for line in log_of(server, "tiny0").splitlines() if "Error" in line or "Permission denied" in line]
+    assert not [line for line in log_of(server, "smollm2").splitlines() if "Error" in line or "Permission denied" in line]
