@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Router, StartRouter, eventually
+from conftest import Router, StartRouter, descendants_that_run, eventually
 
 from fastrouter.system.confinement import landlock_version
 
@@ -46,3 +46,12 @@ def test_what_a_confined_worker_imports_late_is_in_its_reach(router: StartRouter
     assert server.post("/slots/0?action=save", {"filename": "kept"}).status == 200
     assert (tmp_path / "kept").exists()
     assert not [line for line in log_of(server, "smollm2").splitlines() if "Error" in line or "Permission denied" in line]
+
+
+def test_a_confined_worker_starts_the_process_that_renders(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    """For templates with steps that may take long, as this filter."""
+    (tmp_path / "counts.jinja").write_text("{% for message in messages %}{{ message.content | wordcount }} words{% endfor %}")
+    server = router("--chat-template-file", str(tmp_path / "counts.jinja"), models_dir=models)
+    answer = server.post("/apply-template", {"model": "tiny0", "messages": [{"role": "user", "content": "the cat and the dog"}]})
+    assert answer.json == {"prompt": "5 words"}
+    assert descendants_that_run(server.process.pid, b"--render")
