@@ -36,7 +36,7 @@ MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival
     "repeat_off_tokens_per_s": ("SmolLM2-135M copies a listing", "tokens/s", 1, None, False),
     "repeat_on_tokens_per_s": ("the same with --spec-type ngram-simple", "tokens/s", 1, None, False),
     "repeat_held_share": ("the same: guesses that were accepted", "%", 1e2, None, False),
-    "agents_s": ("12 turns of three agents with a model each, room for two models", "s", 1, 0.3, True),
+    "agents_s": ("21 turns of three agents with a model each, room for two models", "s", 1, 0.3, True),
     "agents_ttft_s": ("the same: first token", "ms", 1e3, None, True),
     "storm_s": ("storm: 240 requests of 24 clients to 3 tiny models, room for one model", "s", 1, None, True),
     "storm_swaps": ("storm: loads", "", 1, None, True),

@@ -156,20 +156,22 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
     return samples
 
 
-ROLES = (("planner", "smol0"), ("coder", "smol1"), ("critic", "tiny0"))
-NUM_AGENT_TURNS = 4
+# A role, its model, and how many sentences its instructions and each of its turns have. The tiny model has a token for each character.
+ROLES = (("planner", "smol0", 100, 8), ("coder", "smol1", 100, 8), ("critic", "tiny0", 15, 2))
+NUM_AGENT_TURNS = 7
 
 
 def agents(name: str, rival: Path | None, models: Path) -> Samples:
-    """Three agents take turns, each with its own model and a conversation that grows; there is room for two models."""
+    """Three agents take turns. Each has its own model, long instructions, and a conversation that grows a little with each turn, as agents
+    have. There is room for two models."""
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS, "--models-max", "2") as server:
         time.sleep(1)
         start = time.perf_counter()
-        for turn in range(1, NUM_AGENT_TURNS + 1):
-            for role, model in ROLES:
-                history = " ".join(f"{role} {past}: " + "the quick brown fox jumps over a lazy dog " * 20 for past in range(turn))
-                samples["agents_ttft_s"].append(ttft(server, model, history, 8))
+        for num_turns in range(1, NUM_AGENT_TURNS + 1):
+            for role, model, instructions, sentences in ROLES:
+                turns = " ".join(f"{number}: {SENTENCE * sentences}" for number in range(num_turns))
+                samples["agents_ttft_s"].append(ttft(server, model, f"{role}: {SENTENCE * instructions} {turns}", 8))
         samples["agents_s"].append(time.perf_counter() - start)
     return samples
 
