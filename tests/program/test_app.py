@@ -1,6 +1,7 @@
 """The router as a program: its first lines, its flags, its signals, folders that change while it runs."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -60,6 +61,8 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert helped.stdout == fastrouter(tmp_path, "help").stdout == fastrouter(tmp_path, "serve", "-h").stdout
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
+    usage = helped.stdout.partition("\n\n")[0]
+    assert [verb for verb in ALL_VERBS if not re.search(rf"\b{verb}\b", usage)] == []
     assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
