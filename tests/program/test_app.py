@@ -78,6 +78,7 @@ def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
 
 def test_unknown_flag(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--modles-dir", "."), "--modles-dir", "did you mean --models-dir?")
+    check_refused(fastrouter(tmp_path, "--prot", "1"), "--prot", "did you mean --port?")
     check_refused(fastrouter(tmp_path, "--xyzzy"), "unknown flag --xyzzy; `fastrouter help` lists all")
     check_refused(fastrouter(tmp_path, "--port", "0", "list"), "unexpected argument 'list'", "a verb comes first")
 
@@ -119,6 +120,7 @@ def test_help_of_a_verb(tmp_path: Path, verb: str) -> None:
 
 def test_wrong_values(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--port", "99999"), "--port")
+    check_refused(fastrouter(tmp_path, "--port", "8181", "--ollama-port", "8181"), "--ollama-port 8181: --port is the same")
     check_refused(fastrouter(tmp_path, "--lora", "no.gguf"), "--lora no.gguf: there is no such file")
     check_refused(fastrouter(tmp_path, "--models-dir", "no-such"), "there is no such folder; looked for", f"{tmp_path}/no-such")
     check_refused(fastrouter(tmp_path, "--models-preset", "no.ini"), "no.ini")
