@@ -231,7 +231,7 @@ class Scan:
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = found.mmproj if uses_mmproj else None
         draft = options.speculation.get("draft_model")
-        beside = [path for path, _ in options.lora] + ([draft] if draft else [])
+        beside = [path for path, _ in (*options.lora, *options.control_vectors)] + ([draft] if draft else [])
         files = (*found.files, *([mmproj] if mmproj else []), *beside, *found.missing)
         states = tuple(map(stat_of, files))  # before they are read: then a change in between is noticed later
         known, problem = self._headers.read_model(found.files)

@@ -4,6 +4,7 @@ Invariant: precedence is decided only here: command line, then a preset's sectio
 invalid value ends in a ConfigError that names its place.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, cast
 from fastrouter.config.flag import Flag, Kind, Layer, Scope, Setting
 from fastrouter.config.forms import check_file, load_options
 from fastrouter.config.help import help_text
+from fastrouter.config.ready_made import READY_MADE
 from fastrouter.config.tools import McpServer, check_tools, read_tool_fields
 from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_yet
 from fastrouter.errors import ConfigError
@@ -23,6 +25,8 @@ from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET
 from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
+
+log = logging.getLogger("fastrouter.config")
 
 EVERYTHING = 5  # verbosity
 DEFAULT_HUB = "https://huggingface.co"
@@ -181,6 +185,8 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
         if not flag.only:
             refuse_not_yet(flag, name)
         value = text if equals else next(words, None)
+        if flag.kind is Kind.LAYER_RANGE and value and value.isdigit():
+            value = f"{value} {next(words, '')}"
         if value is None:
             raise ConfigError(f"{name}: a value is missing")
         add_setting(layer, flag, convert(flag, value, name if flag.target in _SECRETS else f"{name} {value}"))
@@ -201,7 +207,14 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
     """Later words replace earlier ones; lists that are given again grow."""
+    if flag.instead:
+        log.warning("%s has no effect: %s", flag.names[-1], flag.instead)
     if not flag.target:
+        return
+    if flag.target == "ready_made":
+        for name, text in READY_MADE[flag.names[-1]].items():
+            meant, _ = find_argument(name)
+            layer.setdefault(meant.target, Setting(meant, convert(meant, text, name)))
         return
     if flag.target == "load_mode":
         for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
@@ -210,9 +223,8 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
     if flag.target == "spec_default":
         flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
     if flag.kind is Kind.FILES:
-        flag = find_argument("--lora-scaled")[0]  # both flags make one list, in the order in which they are given
-    is_list = flag.kind in (Kind.LIST, Kind.SCALED_FILES, Kind.GUESSERS) or (flag.is_repeated and value)
-    if is_list and flag.target in layer:
+        flag = find_argument(f"{flag.names[-1]}-scaled")[0]  # both flags make one list, in the order in which they are given
+    if flag.is_list and value and flag.target in layer:
         value = layer[flag.target].value + value
     layer[flag.target] = Setting(flag, value)
 
@@ -266,10 +278,11 @@ def _check(config: Config) -> None:
 
 
 def check_adapters(config: Config) -> None:
-    """Before the start: the adapters of the command line are for every model. Raises ConfigError."""
+    """Before the start: the adapters and control vectors of the command line are for every model. Raises ConfigError."""
     models = merge(config.environment, config.command_line)
-    for path, _ in models["lora"].value if "lora" in models else ():
-        check_file(path, f"--lora {path}")
+    for target, name in (("lora", "--lora"), ("control_vectors", "--control-vector")):
+        for path, _ in models[target].value if target in models else ():
+            check_file(path, f"{name} {path}")
 
 
 def _hub_endpoint(environ: Mapping[str, str]) -> str:

@@ -20,6 +20,9 @@ class Scope(Enum):
     SPECULATION = "Speculative decoding"  # a key of LoadOptions.speculation
     LIFETIME = "When models are loaded and unloaded"  # a field of ModelSpec
     PRESET = "Preset files only"
+    READY_MADE = "A known model with its settings; other flags change them"
+    NO_EFFECT = "Accepted without effect"
+    REMOVED = "Removed from llama-server"
     NOT_YET = "Not there yet"
 
 
@@ -44,6 +47,11 @@ class Kind(Enum):
     MEMORY = "auto or a number of MiB"
     CPU_MASK = "a hexadecimal mask of CPUs"
     CPU_RANGE = "a range of CPUs, as 0-3"
+    METADATA = "KEY=TYPE:VALUE, comma-separated; TYPE is int, float, bool or str"
+    BUFFERS = "PATTERN=BUFFER, comma-separated; PATTERN is a regular expression for names of tensors"
+    DEVICES = "names of devices, comma-separated, or none"
+    PROPORTIONS = "numbers of 0 or more, comma-separated"
+    LAYER_RANGE = "two layers, the first and the last, as 4 20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     only: tuple[Any, ...] = ()  # what fastrouter does anyway; all other values are not supported yet
     help: str = ""
+    instead: str = ""  # it is accepted without effect; what happens instead, for a warning
 
     @property
     def name(self) -> str:
@@ -73,6 +82,11 @@ class Flag:
     def keeps_quotes(self) -> bool:
         """Its value has quotes of its own, for names with a comma."""
         return self.kind in (Kind.FILES, Kind.SCALED_FILES)
+
+    @property
+    def is_list(self) -> bool:
+        """Given again, it adds to what was given before."""
+        return self.is_repeated or self.kind in (Kind.LIST, Kind.SCALED_FILES, Kind.GUESSERS, Kind.METADATA, Kind.BUFFERS)
 
 
 class Setting(NamedTuple):

@@ -33,16 +33,17 @@ def load_options(layer: Layer) -> LoadOptions:
             if flag.kind is Kind.PATH:
                 check_file(value, f"{flag.names[-1]} {value}")
             if value != ():  # an empty list
-                speculation[target] = list(value) if isinstance(value, tuple) else value
+                speculation[target] = _as_lists(value)
         elif flag.scope is Scope.MODEL:
             if flag.kind is Kind.PATH:
                 value = read_text(Path(value), f"{flag.names[-1]} {value}")
-            elif flag.kind is Kind.SCALED_FILES:
-                value = [list(pair) for pair in value]
-            elif flag.kind is Kind.TEXTS:
-                value = list(value)
-            fields[target] = value
+            fields[target] = _as_lists(value)
     return LoadOptions(**fields, sampling=sampling, speculation=speculation)
+
+
+def _as_lists(value: Any) -> Any:
+    """As it is after a trip through a message."""
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def check_file(path: str, place: str) -> None:
@@ -85,13 +86,26 @@ def _text_of(setting: Setting) -> str:
     if setting.flag.kind in (Kind.SAMPLERS, Kind.LETTERS):
         return ";".join(setting.value) if setting.flag.kind is Kind.SAMPLERS else letters_of(setting.value)
     if setting.flag.kind is Kind.SCALED_FILES:
-        texts = [f"{path}:{scale:g}" for path, scale in setting.value]
-        return ",".join('"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text for text in texts)
+        return _quoted(f"{path}:{scale:g}" for path, scale in setting.value)
+    if setting.flag.kind is Kind.METADATA:
+        return _quoted(f"{key}={kind}:{_plain(value)}" for key, kind, value in setting.value)
+    if setting.flag.kind is Kind.BUFFERS:
+        return ",".join(f"{pattern}={buffer}" for pattern, buffer in setting.value)
     if isinstance(setting.value, tuple):
-        return ",".join(setting.value)
+        between = " " if setting.flag.kind is Kind.LAYER_RANGE else ","
+        return between.join(map(_plain, setting.value))
     if isinstance(setting.value, dict):
         return json.dumps(setting.value, ensure_ascii=False)
-    return str(setting.value).lower() if isinstance(setting.value, bool) else str(setting.value)
+    return _plain(setting.value)
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    """A list whose items may have commas."""
+    return ",".join('"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text for text in texts)
 
 
 def to_arguments(settings: Iterable[Setting]) -> tuple[str, ...]:

@@ -18,10 +18,15 @@ _PLACEHOLDERS = {
     Kind.FOLDER: "DIR",
     Kind.CPU_MASK: "MASK",
     Kind.CPU_RANGE: "LO-HI",
+    Kind.METADATA: "KEY=TYPE:VALUE,...",
+    Kind.BUFFERS: "PATTERN=BUFFER,...",
+    Kind.DEVICES: "NAME,...|none",
+    Kind.PROPORTIONS: "N,N,...",
+    Kind.LAYER_RANGE: "FIRST LAST",
 }
 
 
-def _placeholder(flag: Flag) -> str:
+def placeholder(flag: Flag) -> str:
     """What is shown for the value in the help."""
     if flag.kind is Kind.SWITCH:
         return ""
@@ -48,7 +53,7 @@ def help_text() -> str:
             lines.append("  " + ", ".join(flag.names[-1] for flag in flags if not flag.only))
             continue
         for flag in flags:
-            names = ", ".join(flag.names + flag.off_names) + _placeholder(flag)
+            names = ", ".join(flag.names + flag.off_names) + placeholder(flag)
             lines += [f"  {names}", f"  {'':<44}"] if len(names) > 44 else [f"  {names:<44}"]
             lines[-1] += f" {flag.help}" + (f" [{flag.env}]" if flag.env else "")
     return "\n".join(lines)

@@ -284,6 +284,7 @@ def speculation_flags() -> list[Flag]:
         ),
     ]
     made += [flag(scope, names, env, Kind.INT, into, help, low=low, high=high) for names, env, into, help, low, high in draft]
+    made += [*_draft_placement_flags(), *_draft_core_flags()]
     for letter in "kv":
         names, env = f"--spec-draft-type-{letter} -ct{letter}d --cache-type-{letter}-draft", f"SPEC_DRAFT_CACHE_TYPE_{letter.upper()}"
         into, help = f"draft_cache_type_{letter}", f"type of the draft model's {letter.upper()} cache (f16)"
@@ -298,6 +299,33 @@ def speculation_flags() -> list[Flag]:
     made.append(_lookup_flag("mod-n-max", "tokens guessed at most (64)", 0))
     made.append(_lookup_flag("mod-n-min", "accepted, but not used: the length adapts by itself", 0, is_dropped=True))
     return made
+
+
+def _draft_placement_flags() -> list[Flag]:
+    scope, moe = Scope.SPECULATION, "--spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft"
+    names, buffers = "--spec-draft-device -devd --device-draft", "--spec-draft-override-tensor -otd --override-tensor-draft"
+    experts = ("--spec-draft-cpu-moe -cmoed --cpu-moe-draft", "SPEC_DRAFT_CPU_MOE")
+    return [
+        flag(scope, names, "", Kind.DEVICES, "draft_devices", "devices of the draft model (same as --device)"),
+        flag(scope, buffers, "", Kind.BUFFERS, "draft_override_tensor", "where its tensors are, by their names"),
+        flag(scope, *experts, Kind.SWITCH, "draft_cpu_moe", "its experts stay in the memory of the CPU (off)"),
+        flag(scope, moe, "SPEC_DRAFT_N_CPU_MOE", Kind.INT, "draft_n_cpu_moe", "the same for its first N layers", low=0, high=4096),
+    ]
+
+
+def _draft_core_flags() -> list[Flag]:
+    scope, found = Scope.SPECULATION, []
+    for end, short, of in (("", "", ""), ("-batch", "b", "_batch")):
+        what = f" of the draft model{', for prompts' if of else ''}"
+        strict, prio = f"--spec-draft-cpu-strict{end} --cpu-strict{end}-draft", f"--spec-draft-prio{end} --prio{end}-draft"
+        mask = f"--spec-draft-cpu-mask{end} -C{short}d --cpu-mask{end}-draft"
+        found += [
+            flag(scope, mask, "", Kind.CPU_MASK, f"draft_cpu_mask{of}", f"CPUs{what}"),
+            flag(scope, strict, "", Kind.INT, f"draft_cpu_strict{of}", f"1: each thread{what} stays on one CPU", low=0, high=1),
+            flag(scope, prio, "", Kind.INT, f"draft_prio{of}", f"priority of the threads{what}", low=-1, high=3),
+        ]
+    ranges = "--spec-draft-cpu-range -Crd --cpu-range-draft"
+    return [*found, flag(scope, ranges, "", Kind.CPU_RANGE, "draft_cpu_range", "CPUs of the draft model as a range")]
 
 
 def _lookup_flag(name: str, help: str, low: int, *, is_dropped: bool = False) -> Flag:

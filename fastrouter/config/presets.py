@@ -147,7 +147,7 @@ class _Reader:
         if found is None:
             raise ConfigError(f"{where}: unknown key {key}{suggest(key)}")
         flag, is_on = found
-        if flag.scope is Scope.ROUTER:
+        if flag.scope in (Scope.ROUTER, Scope.READY_MADE):
             raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
         if self.name == EVERY_MODEL and flag.target in _OF_ONE_MODEL:
             raise ConfigError(f"{where}: {key} is for one model and cannot be set for all; put it into that model's section")

@@ -16,12 +16,13 @@ from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.table import TABLE
 from fastrouter.errors import ConfigError
 from fastrouter.options.guess_types import guessers_of
-from fastrouter.options.limits import FLOAT_MAX, MAX_CPUS, MAX_SCALE
+from fastrouter.options.limits import FLOAT_MAX, INT32_MAX, MAX_CPUS, MAX_SCALE
 from fastrouter.options.samplers import names_of, names_of_letters
 
 TRUE_WORDS = ("1", "true", "on", "enabled")
 FALSE_WORDS = ("0", "false", "off", "disabled")
 ALL_LAYERS = 9999
+MAX_METADATA_BYTES = 128  # of a key or a text, with the NUL at its end
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 BY_NAME: dict[str, tuple[Flag, bool]] = {}  # with dashes; False: an off name
@@ -64,17 +65,19 @@ def suggest(word: str) -> str:
 
 def refuse_not_yet(flag: Flag, place: str, value: Any = None) -> None:
     """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
+    if flag.scope is Scope.REMOVED:
+        raise ConfigError(f"{place}: llama-server has removed this flag; {flag.help}")
     if flag.scope is Scope.NOT_YET and value not in flag.only:
         raise ConfigError(f"fastrouter does not have {place} yet")
 
 
 def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
     """The value that `text` means, negated for an off name. `place`: what the user wrote and where; the ConfigError begins with it."""
-    if flag.scope is Scope.NOT_YET and not flag.only:
+    if not flag.only:
         refuse_not_yet(flag, place)
     try:
         value = _CONVERTERS[flag.kind](text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ConfigError(f"{place}: must be {error if flag.kind in _SAYS_WHY else flag.kind.value}") from None
     if flag.choices and value not in flag.choices:
         raise ConfigError(f"{place}: must be one of {', '.join(flag.choices)}")
@@ -184,6 +187,70 @@ def _to_cpu_range(text: str) -> str:
     return text
 
 
+def _to_metadata(text: str) -> tuple[tuple[str, str, Any], ...]:
+    """(key, type, value) of each; a value with a comma is put in quotes, as in llama-server."""
+    [pairs] = csv.reader([text], strict=True)
+    found = []
+    for key, equals, rest in (pair.strip().partition("=") for pair in pairs):
+        kind, _, value = rest.partition(":")
+        if not equals or not 0 < len(key.encode()) < MAX_METADATA_BYTES or kind not in _METADATA:
+            raise ValueError(text)
+        found.append((key, kind, _METADATA[kind](value)))
+    if not found:
+        raise ValueError(text)
+    return tuple(found)
+
+
+def _to_metadata_text(text: str) -> str:
+    if len(text.encode()) >= MAX_METADATA_BYTES:
+        raise ValueError(text)
+    return text
+
+
+def _to_metadata_int(text: str) -> int:
+    value = _to_int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(text)
+    return value
+
+
+def _to_boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+_METADATA: dict[str, Callable[[str], Any]] = {"int": _to_metadata_int, "float": _to_float, "bool": _to_boolean, "str": _to_metadata_text}
+
+
+def _to_buffers(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(pair.partition("=")[::2] for pair in text.split(","))
+    if not all(pattern and buffer.strip() for pattern, buffer in pairs):
+        raise ValueError(text)
+    return tuple((pattern, buffer.strip()) for pattern, buffer in pairs)
+
+
+def _to_devices(text: str) -> tuple[str, ...]:
+    names = _to_list(text)
+    if not names or ("none" in names and len(names) > 1):
+        raise ValueError(text)
+    return names
+
+
+def _to_proportions(text: str) -> tuple[float, ...]:
+    found = tuple(_to_float(part) for part in re.split(r"[,/]+", text.strip()))
+    if min(found) < 0 or not any(found):
+        raise ValueError(text)
+    return found
+
+
+def _to_layer_range(text: str) -> tuple[int, int]:
+    first, last = (_to_int(part) for part in re.split(r"[\s,-]+", text.strip()))
+    if not 0 <= first <= last <= INT32_MAX:
+        raise ValueError(text)
+    return first, last
+
+
 def _to_three_way(text: str) -> str:
     if text in ("auto", "-1"):
         return "auto"
@@ -225,5 +292,10 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.MEMORY: _to_memory,
     Kind.CPU_MASK: _to_cpu_mask,
     Kind.CPU_RANGE: _to_cpu_range,
+    Kind.METADATA: _to_metadata,
+    Kind.BUFFERS: _to_buffers,
+    Kind.DEVICES: _to_devices,
+    Kind.PROPORTIONS: _to_proportions,
+    Kind.LAYER_RANGE: _to_layer_range,
 }
 _SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS, Kind.GUESSERS)

@@ -7,6 +7,8 @@ QUIET = 3  # verbosity: events, and no more
 REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
 AUTO_SLOTS = 4  # of a model with `parallel` auto
 
+_OF_DRAFT_THREADS = tuple(f"{name}{of}" for name in ("cpu_mask", "cpu_range", "cpu_strict", "prio") for of in ("", "_batch"))
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -28,6 +30,35 @@ class LoadOptions:
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
     gpu_layers: int = -1  # -1: all that fit
+    devices: list[str] | None = None  # names; ["none"]: only the CPU; None: all
+    split_mode: str = "layer"  # none | layer | row | tensor
+    tensor_split: list[float] = field(default_factory=list)  # proportions of the devices; none: by their free memory
+    main_gpu: int = 0
+    override_tensor: list[list[str]] = field(
+        default_factory=list
+    )  # [[regular expression, buffer type], ...]: the first that matches counts
+    cpu_moe: bool = False  # experts stay in the host's memory
+    n_cpu_moe: int = 0  # those of the first layers
+    n_cpu_ffn: int = 0  # dense FFN weights of the first layers, likewise
+    kv_offload: bool = True
+    op_offload: bool = True
+    repack: bool = True
+    no_host: bool = False
+    numa: str | None = None  # distribute | isolate | numactl
+    check_tensors: bool = False
+    lazy_mode: str = "auto"  # on | auto | off
+    override_kv: list[list[Any]] = field(default_factory=list)  # [[key, int | float | bool | str, value], ...]
+    rope_scaling: str | None = None  # none | linear | yarn; None, here and below: the model's own
+    rope_scale: float = 0.0  # 0: the model's own; `rope_freq_scale`, its reciprocal, wins
+    rope_freq_scale: float = 0.0
+    rope_freq_base: float = 0.0
+    yarn_orig_ctx: int = 0
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_slow: float = -1.0
+    yarn_beta_fast: float = -1.0
+    control_vectors: list[list[Any]] = field(default_factory=list)  # [[path, scale], ...]: their sum is added to the layers' outputs
+    control_vector_layers: list[int] | None = None  # [first, last]; None: all
     flash_attn: str = "auto"  # on | off | auto
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
@@ -96,11 +127,19 @@ class LoadOptions:
             threads=threads,
             threads_batch=asked.get("draft_threads_batch", threads if "draft_threads" in asked else self.threads_batch),
             gpu_layers=asked.get("draft_gpu_layers", -1),
+            devices=asked.get("draft_devices", self.devices),
+            override_tensor=asked.get("draft_override_tensor", []),
+            cpu_moe=asked.get("draft_cpu_moe", False),
+            n_cpu_moe=asked.get("draft_n_cpu_moe", 0),
+            n_cpu_ffn=0,
+            override_kv=[],
+            control_vectors=[],
             cache_type_k=asked.get("draft_cache_type_k", "f16"),
             cache_type_v=asked.get("draft_cache_type_v", "f16"),
             embedding=False,
             lora=[],
             speculation={},
+            **{name: asked[f"draft_{name}"] for name in _OF_DRAFT_THREADS if f"draft_{name}" in asked},
         )
 
     @property

@@ -20,7 +20,8 @@ def next_model(models: Iterable[ManagedModel], free_bytes: int, remedy: Remedy =
     heap = max((heap_bytes(model.spec) for model in (*used, *foreseen[:1])), default=0)
     heap = max(heap, LEAST_HEAP_BYTES)
     likely = next(iter(foreseen), None) or max(away, key=lambda model: model.last_used, default=None)
-    if likely is None or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
+    is_bound = likely is not None and likely.spec.options.numa is not None  # the process of its spare would stay bound to memory nodes
+    if likely is None or is_bound or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
         return Prime(heap, None, LoadOptions())
     remedy = remedy.joined(likely.remedy)
     return Prime(heap, likely.spec.path, likely.spec.options, remedy.safe_mode, remedy.num_dropped)

@@ -37,7 +37,12 @@ DESCRIPTOR_SHARE = 16  # of those that this process may open
 MOST_ENTRIES = 1024
 MOST_FILES = 4096
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_OF_KV = ("cache_type_k", "cache_type_v", "flash_attn", "swa_full", "lora", "gpu_layers")  # options that change what is in a KV cache
+# Options that change what is in a KV cache.
+_OF_KV = (
+    *("cache_type_k", "cache_type_v", "flash_attn", "swa_full", "lora", "gpu_layers", "override_kv", "control_vectors"),
+    *("control_vector_layers", "rope_scaling", "rope_scale", "rope_freq_scale", "rope_freq_base", "yarn_orig_ctx", "yarn_ext_factor"),
+    *("yarn_attn_factor", "yarn_beta_slow", "yarn_beta_fast", "devices", "kv_offload"),
+)
 
 
 def key_of(spec: ModelSpec) -> str:

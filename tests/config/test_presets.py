@@ -205,7 +205,7 @@ def test_what_belongs_to_the_router_is_refused(tmp_path: Path, flag: Any) -> Non
         ("[a]\nport = 1", "presets.ini:2 [a]: port belongs to the router"),
         ("[a]\nLLAMA_API_KEY = 1", "presets.ini:2 [a]: LLAMA_API_KEY belongs to the router"),
         ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
-        ("[a]\nrepack = 0", "fastrouter does not have repack = 0"),
+        ("[a]\nescape = 0", "fastrouter does not have escape = 0"),
         ("[a]\n\n# x\n-- = 1", "presets.ini:4 [a]: unknown key --"),
         ("ctx-size = 1", "presets.ini:1: ctx-size is before the first [section]"),
         ("[a]\nnonsense", "presets.ini:2 [a]: expected `key = value`, found 'nonsense'"),

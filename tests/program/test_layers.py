@@ -87,7 +87,10 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "routes",
         "access_log",
     ),
-    "config": ("flag", "router_flags", "model_flags", "table", "values", "help", "preset_values", "tools", "forms", "config", "presets"),
+    "config": (
+        *("flag", "router_flags", "model_flags", "llama_flags", "ready_made", "table", "values", "help", "preset_values", "tools", "forms"),
+        *("config", "presets"),
+    ),
     "catalog": (
         "gguf",
         "file_names",

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rival", required=True, help=f"llama-server, {BUILD}")
     program = parser.parse_args().rival
     found = subprocess.run(
-        [sys.executable, RECORDED.parent.parent / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
+        [sys.executable, RECORDED.parents[2] / "packaging" / "demo_model.py"], capture_output=True, text=True, check=True
     )
     smollm2 = Path(found.stdout.strip())
     RECORDED.mkdir(exist_ok=True)

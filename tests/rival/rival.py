@@ -12,7 +12,7 @@ from typing import Any
 
 import gguf
 from tiny_encoders import make_bert
-from tiny_models import make_llama, make_lora
+from tiny_models import make_control_vector, make_llama, make_lora
 
 BUILD = "b11434"
 TEMPLATE = (
@@ -41,6 +41,7 @@ def make_models(folder: Path) -> None:
     (folder / "dir").mkdir()
     make_llama(folder / "tiny.gguf", seed=0, chat_template=TEMPLATE)
     make_lora(folder / "lora.gguf", seed=1, task_name="rhymes")
+    make_control_vector(folder / "vector.gguf", seed=4)
     make_bert(folder / "embedder.gguf")
     make_bert(folder / "ranker.gguf", seed=3, pooling=gguf.PoolingType.RANK)
     for seed in (1, 2):
@@ -57,10 +58,32 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
         "embedder": ["-m", str(folder / "embedder.gguf"), "--alias", "embedder", "-c", "128", "-np", "1", "--embeddings", *one],
         "ranker": ["-m", str(folder / "ranker.gguf"), "--alias", "ranker", "-c", "128", "-np", "1", "--reranking", *one],
         "router": ["--models-dir", str(folder / "dir"), "-c", "512", "-np", "1", *shared],
+        **{
+            name: [
+                "-m",
+                str(folder / "tiny.gguf"),
+                "--alias",
+                "tiny",
+                "-c",
+                "512",
+                "-np",
+                "1",
+                *shared,
+                *(flag.replace("VECTOR", str(folder / "vector.gguf")) for flag in flags),
+            ]
+            for name, flags in FLAGGED.items()
+        },
     }[server]
 
 
-SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router")
+FLAGGED = {
+    "linear": ["--rope-scaling", "linear", "--rope-scale", "4", "--rope-freq-base", "500000"],
+    "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],
+    "vector": ["--control-vector-scaled", "VECTOR:0.5", "--control-vector-layer-range", "1", "1"],
+    "metadata": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false,llama.rope.freq_base=float:100", "--check-tensors"],
+    "placed": ["-ot", "blk.0.ffn_up=CPU", "--n-cpu-ffn", "1", "-dev", "none", "--no-repack", "-nkvo", "--no-host", "-lzm", "off"],
+}
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED)
 
 
 def ask(port: int, case: Case) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rival import GREEDY, Case
+from rival import FLAGGED, GREEDY, Case
 
 PROMPT = "the cat is on"
 CHAT = [{"role": "system", "content": "you"}, {"role": "user", "content": "the red cat"}]
@@ -156,4 +156,17 @@ def _router() -> list[Case]:
     ]
 
 
-CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router()]
+def _flagged() -> list[Case]:
+    """Flags that change what the model computes, or where."""
+    return [
+        case
+        for server in FLAGGED
+        for case in (
+            _completion(server, "completion", "the cat is on the red mat and the dog sees a moon over the house", n=24),
+            _completion(server, "completion with n_probs", "a small bird over the moon", n=4, n_probs=3),
+            Case(server, "tokenize", "/tokenize", {"content": "the cat", "add_special": True}),
+        )
+    ]
+
+
+CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged()]

@@ -110,6 +110,21 @@ def make_lora(
     return path
 
 
+def make_control_vector(path: Path | str, *, seed: int = 0, width: int = WIDTH, num_layers: int = 1) -> Path:
+    """For make_llama's models; with another `width` it fits none of them. llama.cpp's layers are numbered from 0, and it adds nothing to
+    the first one."""
+    path, random = Path(path), np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "controlvector")
+    writer.add_string("controlvector.model_hint", "llama")
+    for layer in range(1, num_layers + 1):
+        writer.add_tensor(f"direction.{layer}", random.normal(size=width).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def merged(tensors: dict[str, Matrix], adapters: list[tuple[int, float]]) -> dict[str, Matrix]:
     """The weights with these adapters (seed, scale) merged in: what llama.cpp must compute when it applies the adapters."""
     tensors = dict(tensors)

@@ -148,7 +148,7 @@ class Answers:
             num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
             timings=sequence.timings(),
             tokens=(sequence.tokens or []) if generate.return_tokens else [],
-            prompt=self._vocab.detokenize(sequence.prompt).decode("utf-8", "replace") if generate.verbose else "",
+            prompt=self._vocab.text_of(sequence.prompt) if generate.verbose else "",
             generation_settings={**sequence.sampler.settings(), **self._settings(sequence)} if generate.verbose else {},
         )
         self._num_told = self.num_decodes

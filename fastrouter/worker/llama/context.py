@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
+from fastrouter.worker.llama import control_vector, placement
 from fastrouter.worker.llama import params as llama_params
 from fastrouter.worker.llama.batch import Batch
 from fastrouter.worker.llama.binding import I, LlamaError, P, api, bind, cpu_function, has_device_backend, lib, log, refusal
@@ -24,6 +25,7 @@ _seq_rm = bind("llama_memory_seq_rm", ctypes.c_bool, P, I, I, I)
 _seq_cp = bind("llama_memory_seq_cp", None, P, I, I, I, I)
 _attach_threadpool = bind("llama_attach_threadpool", None, P, P, P)
 _set_abort_callback = bind("llama_set_abort_callback", None, P, P, P)
+_set_control_vector = bind("llama_set_adapter_cvec", I, P, P, ctypes.c_size_t, I, I, I)
 _set_adapters = bind("llama_set_adapters_lora", I, P, P, ctypes.c_size_t, P)
 _state_functions = StateFunctions(lib)
 
@@ -43,6 +45,8 @@ class Context:
         self.pointer = api.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             raise refusal(log.cause() or "llama.cpp could not create a context")
+        if options.control_vectors:
+            self._use_control_vectors(options)
         self._num_threads = (params.n_threads, params.n_threads_batch)
         self._pools: ThreadPools | None = None
         placements = placements_of(options)
@@ -85,7 +89,17 @@ class Context:
         params.embeddings = options.embedding
         params.no_perf = True
         params.swa_full = options.swa_full
+        params.offload_kqv = options.kv_offload
+        params.op_offload = options.op_offload
+        placement.set_positions(params, options)
         return params
+
+    def _use_control_vectors(self, options: LoadOptions) -> None:
+        """Raises LlamaError."""
+        rows = control_vector.read(options.control_vectors)
+        first, last = options.control_vector_layers or (1, api.llama_model_n_layer(self.model.pointer))
+        if _set_control_vector(self.pointer, rows.ctypes.data, rows.size, rows.shape[1], max(1, first), last):
+            raise LlamaError(f"the control vectors are for an embedding of {rows.shape[1]} numbers, and this model has {self.model.n_embd}")
 
     @property
     def notice(self) -> str:

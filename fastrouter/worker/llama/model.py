@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from fastrouter.options.load import LoadOptions
+from fastrouter.worker.llama import placement
 from fastrouter.worker.llama.binding import I, LlamaError, P, api, bind, log, refusal
 from fastrouter.worker.llama.vocab import Vocab
 
@@ -33,11 +34,15 @@ class Model:
         if options.gpu_layers >= 0:
             params.n_gpu_layers = options.gpu_layers
         params.load_mode = (3 if options.mlock else 1) if options.mmap else (2 if options.mlock else 0)
-        params.use_extra_bufts = not safe_mode
+        params.use_extra_bufts = options.repack and not safe_mode
+        kept = placement.place(params, options)
+        if options.numa is not None:
+            placement.use_numa(options.numa)
         if on_progress is not None:
             params.progress_callback = api.llama_progress_callback(lambda value, _: on_progress(value))
         log.clear()
         self.pointer: int | None = api.llama_model_load_from_file(os.fsencode(path), params)
+        del kept
         if not self.pointer:
             raise refusal(log.cause() or "llama.cpp could not load the file", path)
         self.vocab = Vocab(api.llama_model_get_vocab(self.pointer))

@@ -11,6 +11,7 @@ from fastrouter.errors import InvalidRequest
 from fastrouter.worker.llama.binding import I, P, api, bind, lib
 from fastrouter.worker.llama.long_texts import PIECE_CHARS, Bound, Cutter
 
+_detokenize = bind("llama_detokenize", I, P, P, I, P, I, ctypes.c_bool, ctypes.c_bool)
 _tokenize = bind("llama_tokenize", I, P, ctypes.c_char_p, I, P, I, ctypes.c_bool, ctypes.c_bool)
 _token_to_piece = bind("llama_token_to_piece", I, P, I, P, I, I, ctypes.c_bool)
 _get_attr = bind("llama_vocab_get_attr", I, P, I)
@@ -137,4 +138,15 @@ class Vocab:
         return buffer[:count]
 
     def detokenize(self, tokens: Sequence[int], special: bool = True) -> bytes:
+        """The pieces of the tokens."""
         return b"".join([self.token_to_piece(token, special) for token in tokens])
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that has these tokens, special ones included: without the blank that some tokenizers put before it."""
+        buffer, size = (I * len(tokens))(*tokens), 16 * len(tokens) + 16
+        while True:
+            text = ctypes.create_string_buffer(size)
+            length = _detokenize(self.pointer, ctypes.addressof(buffer), len(tokens), ctypes.addressof(text), size, False, True)
+            if length >= 0:
+                return text.raw[:length].decode("utf-8", "replace")
+            size = -length
