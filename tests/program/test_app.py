@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Router, StartRouter, environment, eventually
+from conftest import FASTROUTER, Router, StartRouter, environment, eventually
 from gguf import PoolingType
 from tiny_encoders import make_bert
 from tiny_models import make_llama
@@ -73,6 +73,15 @@ def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m fastrouter --help | head -1"
     shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
     assert shown.stdout.startswith("fastrouter [serve] [flags]")
+    assert shown.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["template check a.jinja", "preset check a.ini", "completion bash", "help template", "pull --help"])
+def test_whoever_reads_an_answer_may_leave(tmp_path: Path, words: str) -> None:
+    (tmp_path / "a.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    (tmp_path / "a.ini").write_text("[a]\nmodel = a.gguf\n")
+    command = f"{shlex.join(FASTROUTER)} {words} | exec 0<&-"
+    shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
     assert shown.stderr == ""
 
 
