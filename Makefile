@@ -5,7 +5,10 @@ ARGS ?=
 RIVAL ?=
 SOURCE ?=
 SECONDS ?= 60
-DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
+# What runs from outside, so that it can run against the executable too.
+DIST_TESTS := anthropic_client app bench capabilities cli clients_resume confined_workers documentation embeddings lora mcp models_life \
+    ollama_client ollama_create one_model openai_client openai_responses pull reexec serve standard_streams strict_templates structured \
+    switch_back switching systemd template tool_calls tool_choice tools ui
 
 VENV := .venv
 BIN := $(VENV)/bin

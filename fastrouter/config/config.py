@@ -262,6 +262,8 @@ def _check(config: Config) -> None:
     if config.models_dir is not None and not config.models_dir.is_dir():
         hint = _MODEL_HINT if config.models_dir.is_file() else ""
         raise ConfigError(f"--models-dir {config.models_dir}: {why_no_folder(config.models_dir)}{hint}")
+    if config.ollama_port and config.ollama_port == config.port:
+        raise ConfigError(f"--ollama-port {config.port}: --port is the same, and Ollama's API is there too; leave --ollama-port out")
     if config.static_path is not None and not config.static_path.is_dir():
         raise ConfigError(f"--path {config.static_path}: {why_no_folder(config.static_path)}")
     if config.models_preset is not None and not config.models_preset.is_file():

@@ -1,6 +1,7 @@
 """The router as a program: its first lines, its flags, its signals, folders that change while it runs."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Router, StartRouter, descendants, environment, eventually, has_mapped, text_of
+from conftest import FASTROUTER, Router, StartRouter, descendants, environment, eventually, has_mapped, text_of
 from gguf import PoolingType
 from tiny_encoders import make_bert
 from tiny_models import make_llama
@@ -60,6 +61,8 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert helped.stdout == fastrouter(tmp_path, "help").stdout == fastrouter(tmp_path, "serve", "-h").stdout
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
+    usage = helped.stdout.partition("\n\n")[0]
+    assert [verb for verb in ALL_VERBS if not re.search(rf"\b{verb}\b", usage)] == []
     assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
@@ -73,8 +76,18 @@ def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
     assert shown.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["template check a.jinja", "preset check a.ini", "completion bash", "help template", "pull --help"])
+def test_whoever_reads_an_answer_may_leave(tmp_path: Path, words: str) -> None:
+    (tmp_path / "a.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    (tmp_path / "a.ini").write_text("[a]\nmodel = a.gguf\n")
+    command = f"{shlex.join(FASTROUTER)} {words} | exec 0<&-"
+    shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
+    assert shown.stderr == ""
+
+
 def test_unknown_flag(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--modles-dir", "."), "--modles-dir", "did you mean --models-dir?")
+    check_refused(fastrouter(tmp_path, "--prot", "1"), "--prot", "did you mean --port?")
     check_refused(fastrouter(tmp_path, "--xyzzy"), "unknown flag --xyzzy; `fastrouter help` lists all")
     check_refused(fastrouter(tmp_path, "--port", "0", "list"), "unexpected argument 'list'", "a verb comes first")
 
@@ -116,6 +129,7 @@ def test_help_of_a_verb(tmp_path: Path, verb: str) -> None:
 
 def test_wrong_values(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--port", "99999"), "--port")
+    check_refused(fastrouter(tmp_path, "--port", "8181", "--ollama-port", "8181"), "--ollama-port 8181: --port is the same")
     check_refused(fastrouter(tmp_path, "--lora", "no.gguf"), "--lora no.gguf: there is no such file")
     check_refused(fastrouter(tmp_path, "--models-dir", "no-such"), "there is no such folder; looked for", f"{tmp_path}/no-such")
     check_refused(fastrouter(tmp_path, "--models-preset", "no.ini"), "no.ini")
