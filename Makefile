@@ -5,13 +5,16 @@ ARGS ?=
 RIVAL ?=
 SOURCE ?=
 SECONDS ?= 60
-DIST_TESTS := bench capabilities cli embeddings lora models_life one_model program pull serve structured switching systemd ui
+# What runs from outside, so that it can run against the executable too.
+DIST_TESTS := anthropic_client app bench capabilities cli clients_resume confined_workers documentation embeddings lora mcp models_life \
+    ollama_client ollama_create one_model openai_client openai_responses pull reexec serve standard_streams strict_templates structured \
+    switch_back switching systemd template tool_calls tool_choice tools ui
 
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard fastrouter/*.pyx fastrouter/core/*.pxi)
 
-.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench dist dist-test install wheel sbom completions clean
+.PHONY: run test check fuzz fuzz-api llama-cpp-tests chaos soak sanitize bench rival dist dist-test install wheel sbom completions clean
 
 run: install $(VENV)/.demo
 	@mkdir -p $(MODELS)
@@ -34,14 +37,16 @@ check: install $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/program/test_layers.py
+	$(BIN)/python packaging/audit.py
 
 # The readers of hostile bytes, guided by coverage, SECONDS each. What it finds is in build/fuzz.
 fuzz: install $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python tests/fuzz/campaign.py --seconds $(SECONDS)
 
 # Everything that can break, in full (about 15 minutes), and half an hour of it at random. Both write docs/reliability.md.
+# RIVAL=/path/to/llama-server breaks some of it there too (4 minutes more).
 chaos: install $(VENV)/.test
-	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md
+	$(BIN)/python tests/chaos/run_chaos.py --report docs/reliability.md $(if $(RIVAL),--rival $(RIVAL))
 
 soak: install $(VENV)/.test
 	$(BIN)/python tests/chaos/run_chaos.py --soak 1800 --report docs/reliability.md
@@ -53,6 +58,10 @@ sanitize: install $(VENV)/.test
 
 bench: install $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m bench $(if $(RIVAL),--rival $(RIVAL))
+
+# The llama-server to compare with, with the best flags for this machine (about 20 minutes on 2 cores, once).
+rival: install
+	$(BIN)/python -m bench.build_rival build/rival
 
 # The standalone executables; their tests, for what may differ from the package, also in an empty Debian (needs
 # root and debootstrap; see packaging/smoke).

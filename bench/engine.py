@@ -21,10 +21,10 @@ from typing import Any
 
 import llama_cpp
 
-from bench.__main__ import cpu_name
 from fastrouter._core import TextCollector, TokenRing
 from fastrouter.ipc.messages import Generate
 from fastrouter.options.load import LoadOptions
+from fastrouter.system.machine import cpu_name
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import start_backends

@@ -1,154 +1,203 @@
-"""results/*.json -> the table in bench/README.md. Every number printed comes from a run."""
+"""results/*.json -> bench/README.md, plots/*.svg and the table in the README. Every number comes from a run.
+
+`switch-*.json` are whole runs, `part-*.json` runs of some scenarios. The page shows the newest whole run, and from newer parts what that
+run has not measured, each with its own machine and date.
+"""
 
 import json
-import random
-import statistics
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from bench.figures import interval, tails
+from bench.measures import HOT, MEASURES, SECTIONS, Measure, Section
+from bench.plots import PLOTS
+from fastrouter.cli.bench.servers import OURS, RIVAL
+
 HERE = Path(__file__).parent
-MEASURES = {  # measure: (what it is, unit, factor, goal as a ratio to the rival, True when less is better)
-    "cold_135m_s": ("cold switch, SmolLM2-135M", "ms", 1e3, 0.25, True),
-    "cold_tiny_s": ("cold switch, 0.5 MB model", "ms", 1e3, 0.35, True),
-    "evict_135m_s": ("evict-and-switch, SmolLM2-135M", "ms", 1e3, 0.30, True),
-    "evict_tiny_s": ("evict-and-switch, 0.5 MB model", "ms", 1e3, 0.25, True),
-    "back_500_s": ("back to a conversation of 500 tokens whose model was evicted, SmolLM2-135M: first token", "ms", 1e3, None, True),
-    "back_500_share": ("the same as a part of its first turn", "%", 1e2, None, True),
-    "back_2000_s": ("the same with 2,000 tokens", "ms", 1e3, 0.05, True),
-    "back_2000_share": ("the same as a part of its first turn", "%", 1e2, None, True),
-    "back_7500_s": ("the same with 7,500 tokens", "ms", 1e3, 0.03, True),
-    "back_7500_share": ("the same as a part of its first turn", "%", 1e2, None, True),
-    "hot_stay_tiny_s": ("TTFT staying on a tiny model", "ms", 1e3, 0.3, True),
-    "hot_switch_tiny_s": ("TTFT alternating two resident tiny models", "ms", 1e3, None, True),
-    "hot_stay_135m_s": ("TTFT staying on SmolLM2-135M", "ms", 1e3, 0.75, True),
-    "tiny_1_streams_tokens_per_s": ("tiny model, 1 stream", "tokens/s", 1, 2.0, False),
-    "tiny_4_streams_tokens_per_s": ("tiny model, 4 streams", "tokens/s", 1, None, False),
-    "tiny_8_streams_tokens_per_s": ("tiny model, 8 streams", "tokens/s", 1, None, False),
-    "tiny_16_streams_tokens_per_s": ("tiny model, 16 streams", "tokens/s", 1, 3.0, False),
-    "135m_1_streams_tokens_per_s": ("SmolLM2-135M, 1 stream", "tokens/s", 1, 1.0, False),
-    "135m_4_streams_tokens_per_s": ("SmolLM2-135M, 4 streams", "tokens/s", 1, 1.0, False),
-    "135m_8_streams_tokens_per_s": ("SmolLM2-135M, 8 streams", "tokens/s", 1, None, False),
-    "135m_16_streams_tokens_per_s": ("SmolLM2-135M, 16 streams", "tokens/s", 1, None, False),
-    "both_135m_tokens_per_s": ("two SmolLM2-135M at the same time, together", "tokens/s", 1, None, False),
-    "135m_prefill_tokens_per_s": ("prefill, SmolLM2-135M", "tokens/s", 1, 1.0, False),
-    "beside_itl_p99_s": ("three streams while a 1,100-token prompt is read, SmolLM2-135M: p99 between two tokens", "ms", 1e3, None, True),
-    "beside_ttft_s": ("the same: first token of that prompt", "ms", 1e3, None, True),
-    "repeat_off_tokens_per_s": ("SmolLM2-135M copies a listing", "tokens/s", 1, None, False),
-    "repeat_on_tokens_per_s": ("the same with --spec-type ngram-simple", "tokens/s", 1, None, False),
-    "repeat_held_share": ("the same: guesses that were accepted", "%", 1e2, None, False),
-    "agents_s": ("21 turns of three agents with a model each, room for two models", "s", 1, 0.3, True),
-    "agents_ttft_s": ("the same: first token", "ms", 1e3, None, True),
-    "storm_s": ("storm: 240 requests of 24 clients to 3 tiny models, room for one model", "s", 1, None, True),
-    "storm_swaps": ("storm: loads", "", 1, None, True),
-    "storm_p95_ttft_s": ("storm: p95 of the wait for the first token", "ms", 1e3, None, True),
-    "start_s": ("start to /health", "ms", 1e3, 1.5, True),
-    "start_to_token_s": ("start to the first token of a tiny model", "ms", 1e3, 1.0, True),
-    "router_rss_bytes": ("router memory, idle", "MB", 1e-6, 1.5, True),
-}
+Result = dict[str, Any]
+Samples = dict[str, list[float]]
 
 
-NUM_RESAMPLES = 1000
+# ---------------------------------------------------------------- tables
 
 
-def percentile(samples: list[float], share: float) -> float:
-    return sorted(samples)[min(len(samples) - 1, int(len(samples) * share))]
+def rivals_in(result: Result) -> list[str]:
+    return sorted((name for name in result["samples"] if name != OURS), key=lambda name: name != RIVAL)
 
 
-def interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
-    """95 % of the ratios of the medians, when the samples are drawn again from themselves (bootstrap)."""
-    chance = random.Random(0)
-
-    def median(samples: list[float]) -> float:
-        return statistics.median(chance.choices(samples, k=len(samples)))
-
-    ratios = [median(ours) / median(theirs) for _ in range(NUM_RESAMPLES)]
-    return percentile(ratios, 0.025), percentile(ratios, 0.975)
-
-
-def table(result: dict[str, Any]) -> str:
-    """Markdown. p50 of each server; p95 and p99 if there are 20 samples; the ratio with its interval if there are 3; the goal."""
-    ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
-    lines = ["| measure | n | llama-server p50 | fastrouter p50 (p95, p99) | ratio (95 %) | goal |", "|---|---|---|---|---|---|"]
-    for measure, (label, unit, factor, goal, less) in MEASURES.items():
-        if measure not in ours:
-            continue
-        mine = ours[measure]
-        tail = f" ({', '.join(f'{percentile(mine, share) * factor:.3g}' for share in (0.95, 0.99))})" if len(mine) >= 20 else ""
-        wanted = "-" if goal is None else f"{'<=' if less else '>='} {goal:g}x"
-        shown = f"{statistics.median(theirs[measure]) * factor:,.4g} {unit}" if theirs.get(measure) else "-"
-        found = f"{statistics.median(mine) * factor:,.4g} {unit}{tail}"
-        lines.append(f"| {label} | {len(mine)} | {shown} | {found} | {_ratio(mine, theirs.get(measure, []))} | {wanted} |")
-    if "hot_switch_tiny_s" in ours:
-        lines.append(hot_penalty_row(ours, theirs))
+def section_table(result: Result, section: Section, without: frozenset[str] = frozenset()) -> str:
+    """Markdown; empty when the run has none of its measures. `without`: measures that are shown elsewhere."""
+    ours: Samples = result["samples"][OURS]
+    shown = {name: measure for name, measure in section.measures.items() if ours.get(name) and name not in without}
+    if not shown:
+        return ""
+    rivals = rivals_in(result)
+    heads = ["measure", "n", *(f"{name}: p50 / p95 / p99" for name in (*rivals, OURS)), *(["ratio (95 %)"] if rivals else []), "goal"]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for name, measure in shown.items():
+        cells = [_tails_text(result["samples"][server].get(name, []), measure) for server in (*rivals, OURS)]
+        ratio = [_ratio_text(ours[name], result["samples"].get(RIVAL, {}).get(name, []))] if rivals else []
+        lines.append(_line([measure.label, str(len(ours[name])), *cells, *ratio, _goal_text(measure)]))
+    if section is HOT and "hot_switch_tiny_s" in shown:
+        lines.append(_line(_penalty_cells(result, rivals)))
     return "\n".join(lines)
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> str:
-    if not theirs or not statistics.median(theirs):
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _tails_text(samples: list[float], measure: Measure) -> str:
+    if not samples:
         return "-"
-    shown = f"{statistics.median(ours) / statistics.median(theirs):.2f}x"
+    found = [value * measure.factor for value in tails(samples, is_less_better=measure.is_less_better)]
+    if len(samples) == 1:
+        del found[1:]
+    return f"{' / '.join(map(_number, found))} {measure.unit}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _ratio_text(ours: list[float], theirs: list[float]) -> str:
+    """Of the medians, to llama-server; the interval from three samples on."""
+    if not theirs or not median(theirs):
+        return "-"
+    shown = f"{median(ours) / median(theirs):.2f}x"
     if min(len(ours), len(theirs)) < 3 or not all(theirs):
         return shown
     low, high = interval(ours, theirs)
     return f"{shown} ({low:.2f} to {high:.2f})"
 
 
-def missed(result: dict[str, Any]) -> list[str]:
+def _goal_text(measure: Measure) -> str:
+    sign = "<=" if measure.is_less_better else ">="
+    texts = [] if measure.goal is None else [f"{sign} {measure.goal:g}x"]
+    if measure.own_goal is not None:
+        texts.append(f"{sign} {measure.own_goal:,g} {measure.unit}")
+    return ", ".join(texts) or "-"
+
+
+def _penalty(samples: Samples) -> float | None:
+    """Milliseconds that a switch between loaded models adds."""
+    if not samples.get("hot_switch_tiny_s") or not samples.get("hot_stay_tiny_s"):
+        return None
+    return (median(samples["hot_switch_tiny_s"]) - median(samples["hot_stay_tiny_s"])) * 1e3
+
+
+def _penalty_cells(result: Result, rivals: list[str]) -> list[str]:
+    found = {name: _penalty(result["samples"][name]) for name in (*rivals, OURS)}
+    cells = ["-" if value is None else f"{value:.3f} ms" for value in found.values()]
+    num_samples = len(result["samples"][OURS]["hot_switch_tiny_s"])
+    return ["penalty of a switch (alternating minus staying, p50)", str(num_samples), *cells, *(["-"] if rivals else []), "about 0"]
+
+
+def missed(result: Result) -> list[str]:
     """Goals that this run has not reached."""
-    ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
+    ours, theirs = result["samples"][OURS], result["samples"].get(RIVAL, {})
     found = []
-    for measure, (label, _, _, goal, less) in MEASURES.items():
-        if goal is None or measure not in ours or not theirs.get(measure):
+    for name, measure in MEASURES.items():
+        if not ours.get(name):
             continue
-        ratio = statistics.median(ours[measure]) / statistics.median(theirs[measure])
-        if ratio > goal if less else ratio < goal:
-            found.append(f"{label}: {ratio:.2f}x instead of {goal:g}x")
+        value = median(ours[name]) * measure.factor
+        if measure.own_goal is not None and not measure.reaches(value, measure.own_goal):
+            found.append(f"{measure.label}: {_number(value)} {measure.unit} instead of {measure.own_goal:,g} {measure.unit}")
+        rival = median(theirs[name]) * measure.factor if theirs.get(name) else 0.0
+        if measure.goal is not None and rival and not measure.reaches(value / rival, measure.goal):
+            found.append(f"{measure.label}: {value / rival:.2f}x instead of {measure.goal:g}x")
     return found
 
 
-def hot_penalty_row(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str:
-    def penalty(samples: dict[str, list[float]]) -> float:
-        return (statistics.median(samples["hot_switch_tiny_s"]) - statistics.median(samples["hot_stay_tiny_s"])) * 1e3
-
-    mine = penalty(ours)
-    rival = penalty(theirs) if "hot_switch_tiny_s" in theirs else None
-    ratio = f"{mine / rival:.2f}x" if rival else "-"
-    shown = f"{rival:.3f} ms" if rival is not None else "-"
+def conditions(result: Result, section: Section) -> str:
+    """The line below each table: CPU, versions, flags, warm-up."""
+    machine, versions = result["machine"], result["versions"]
+    built = result.get("built", {})
+    names = ", ".join(f"{name} {_version(version)}{_built_text(built.get(name))}" for name, version in versions.items())
     return (
-        f"| hot switch penalty (alternating minus staying) | {len(ours['hot_stay_tiny_s'])} | {shown} | {mine:.3f} ms | {ratio} | <= 0.1x |"
+        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {result['date']}. {names}. "
+        f"Flags: `{' '.join(result['flags'])}`. Rounds: {result['rounds']}. Warm-up: {section.warm_up}."
     )
 
 
+def _built_text(flags: str | None) -> str:
+    return f" (built with {flags})" if flags else ""
+
+
+def _version(said: str) -> str:
+    return said.removeprefix("version: ")
+
+
+def tables(result: Result, without: frozenset[str] = frozenset()) -> str:
+    """All sections of a run."""
+    parts = []
+    for section in SECTIONS:
+        table = section_table(result, section, without)
+        if table:
+            parts.append(f"### {section.title}\n\n{table}\n\n{conditions(result, section)}\n")
+    return "\n".join(parts)
+
+
+# ---------------------------------------------------------------- the page
+
 PAGE = """# Benchmarks
 
-`make bench RIVAL=/path/to/llama-server` measures both servers in one run, with the same client, models and flags.
-It writes `results/*.json`; `bench/report.py` makes this page from the newest. Absolute times depend on the machine; compare the ratios.
+`make rival` builds the llama-server to compare with, `make bench RIVAL=build/rival/llama-server` measures both servers in one run (about
+20 minutes), with the same client, models and flags. `python -m bench --quick` measures the switches only, in about two minutes. Both print
+the goals that were missed. A whole run writes `results/*.json`; `python -m bench.report` makes this page, the plots and the table in the
+README from the newest. Absolute times depend on the machine; compare the ratios.
 
-Machine: {cpu}, {cores} cores, Linux {kernel}. Date: {date}.
-fastrouter {fastrouter} on llama.cpp of llama-cpp-python {binding}; rival: {rival}.
-Flags of both: `{flags}`; temperature 0, a new connection per request, {rounds} rounds, in which the servers take turns.
-TTFT is the time from before connect to the first character of text.
+`python -m bench --ollama PATH` and `--llama-swap PATH` add these servers to the scenarios that they can do. They are driven as their
+documentation says, and tested with stand-ins; no result on this page comes from them.
 
-{table}
+`fastrouter bench` measures your own models, with the executable too: see [operations](../docs/operations.md#what-switching-costs-here).
 
-{missed}
+How to read the tables: temperature 0, a new connection for each request, servers take turns in each round. Times to the first token are
+from before connect to the first character of text. Of times, p95 and p99 are the slow end; of rates, the low end. With fewer than 20
+samples both are the worst one. A ratio is fastrouter's p50 to llama-server's p50, with its 95 % interval from 1,000 resamples (bootstrap).
 """
 
-ROUTER_SECTION = """
-## The router alone
+
+def page(results: list[Result], plots: list[str], engine: Result | None, router: Result | None) -> str:
+    """`results`: a whole run, and newer parts."""
+    whole, parts = results[0], results[1:]
+    lines = [PAGE, *(f"![{PLOTS[name][0]}](plots/{name}.svg)\n" for name in plots)]
+    lines += [f"## The run of {whole['date']}\n", tables(whole), _in_words(missed(whole))]
+    shown = {name for name in MEASURES if whole["samples"][OURS].get(name)}
+    for part in parts:
+        found = tables(part, frozenset(shown))
+        if found:
+            only_new = {name: values for name, values in part["samples"][OURS].items() if name not in shown}
+            less = {**part, "samples": {**part["samples"], OURS: only_new}}
+            lines += [f"## Measured on {part['date']}\n", found, _in_words(missed(less))]
+            shown |= {name for name in only_new if name in MEASURES}
+    if router is not None and "scripted_512_tokens_per_s" not in shown:
+        lines.append(ROUTER_SECTION.format(**router))
+    if engine is not None:
+        lines.append(engine_section(engine, has_parsing="parsing_ratio" in shown))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_words(goals: list[str]) -> str:
+    if not goals:
+        return "This run reached all its goals.\n"
+    return "Goals that this run missed:\n\n" + "\n".join(f"- {goal}" for goal in goals) + "\n"
+
+
+ROUTER_SECTION = """## The router alone
 
 `python -m bench.router`: scripted workers send tokens at full speed; the router passes them through ring, SSE and sockets.
 
 {num_streams} parallel streams: **{tokens_per_s:,.0f} tokens/s** per second of wall time, **{tokens_per_cpu_s:,.0f} tokens/s** per second
-of the router's CPU time (goal: 500,000 on one core).
+of the router's CPU time (goal: 500,000 on one core). {cpu}, {cores} cores, {date}.
 """
 
 
-ENGINE_SECTION = """
-## The engine alone
+ENGINE_SECTION = """## The engine alone
 
-`python -m bench.engine`: one process, best of many runs. Time of a step without llama_decode (goal: 60 us + 8 us per stream):
-{steps}.
+`python -m bench.engine`: one process, best of many runs. {cpu}, {date}. Time of a step without llama_decode
+(goal: 60 us + 8 us per stream): {steps}.
 
 | vocabulary | sampling | llama_sampler_sample | fastrouter | ratio |
 |---|---|---|---|---|
@@ -156,52 +205,25 @@ ENGINE_SECTION = """
 {parsing}"""
 
 
-PARSING_TABLE = """
-16 chats with tools, with and without the parser of thoughts and tool calls (goal: 0.98x):
-
-| the chats write | tokens/s, not parsed | tokens/s, parsed | ratio (95 %) |
-|---|---|---|---|
-{rows}
-"""
-
-
-def engine_section(result: dict[str, Any]) -> str:
+def engine_section(result: Result, *, has_parsing: bool) -> str:
+    """`has_parsing`: the page has these figures already."""
     steps = ", ".join(f"{us:.1f} us with {num_streams}" for num_streams, us in result["step_us"].items())
     rows = []
     for row in result["sampling"]:
         llama_us, our_us = row["llama_us"], row["us"]
         rows.append(f"| {row['vocabulary']:,} | {row['settings']} | {llama_us:.1f} us | {our_us:.1f} us | {our_us / llama_us:.2f}x |")
-    return ENGINE_SECTION.format(steps=steps, rows="\n".join(rows), parsing=_parsing(result.get("parsing")))
+    parsing = "" if has_parsing else _parsing(result.get("parsing"))
+    return ENGINE_SECTION.format(cpu=result["cpu"], date=result["date"], steps=steps, rows="\n".join(rows), parsing=parsing)
 
 
-def _parsing(found: dict[str, dict[str, float]] | None) -> str:
+def _parsing(found: dict[str, float] | None) -> str:
     """Absent in older results."""
     if found is None:
         return ""
-    rows = [
-        f"| {name} | {row['plain_tokens_per_s']:,.0f} | {row['parsed_tokens_per_s']:,.0f} "
-        f"| {row['ratio']:.3f}x ({row['low']:.3f} to {row['high']:.3f}) |"
-        for name, row in found.items()
-    ]
-    return PARSING_TABLE.format(rows="\n".join(rows))
-
-
-def render(result: dict[str, Any]) -> str:
-    return PAGE.format(
-        **result["machine"],
-        date=result["date"],
-        fastrouter=result["versions"]["fastrouter"],
-        binding=result["versions"]["llama-cpp-python"],
-        rival=result["versions"].get("llama-server", "none"),
-        flags=" ".join(result["flags"]),
-        rounds=result["rounds"],
-        table=table(result),
-        missed=_in_words(missed(result)),
-    )
-
-
-def _in_words(goals: list[str]) -> str:
-    return "Goals that this run missed:\n" + "\n".join(f"- {goal}" for goal in goals) if goals else "This run reached all goals."
+    plain, parsed, ratio = found["plain_tokens_per_s"], found["parsed_tokens_per_s"], found["ratio"]
+    ends = f", 95 % interval {found['low']:.3f} to {found['high']:.3f}" if "low" in found else ""
+    words = f"16 chats: {plain:,.0f} tokens/s, and {parsed:,.0f} with their thoughts and tool calls parsed"
+    return f"\n{words}: {ratio:.3f}x (goal: 0.98x{ends}).\n"
 
 
 SHOWN_FIRST = (
@@ -210,38 +232,63 @@ SHOWN_FIRST = (
 BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
 
 
-def short_table(result: dict[str, Any]) -> str:
+def short_table(result: Result) -> str:
     """For the top of the README: a few measures, and their origin."""
-    ours, theirs = result["samples"]["fastrouter"], result["samples"].get("llama-server", {})
+    ours, theirs = result["samples"][OURS], result["samples"].get(RIVAL, {})
     machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores, {result['date']}"
     lines = [f"| {machine}, medians of one run ([more](bench/README.md)) | llama-server | fastrouter | ratio |", "|---|---|---|---|"]
-    for measure in SHOWN_FIRST:
-        if measure in ours and measure in theirs:
-            label, unit, factor, _, _ = MEASURES[measure]
-            mine, rival = statistics.median(ours[measure]), statistics.median(theirs[measure])
-            lines.append(f"| {label} | {rival * factor:,.0f} {unit} | {mine * factor:,.0f} {unit} | {mine / rival:.2f}x |")
+    for name in SHOWN_FIRST:
+        if ours.get(name) and theirs.get(name):
+            measure = MEASURES[name]
+            mine, rival = median(ours[name]), median(theirs[name])
+            cells = [f"{value * measure.factor:,.0f} {measure.unit}" for value in (rival, mine)]
+            lines.append(_line([measure.label, *cells, f"{mine / rival:.2f}x"]))
     return "\n".join(lines) + "\n"
 
 
-def renew_readme(result: dict[str, Any]) -> None:
+def renew_readme(result: Result) -> None:
     readme = HERE.parent / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(before + BEGIN + short_table(result) + END + after)
 
 
+# ---------------------------------------------------------------- files
+
+
+def results_in(folder: Path) -> list[Result]:
+    """The newest whole run, then newer parts, the newest first."""
+    whole = max(folder.glob("switch-*.json"))
+    parts = sorted((path for path in folder.glob("part-*.json") if _time_of(path) > _time_of(whole)), reverse=True)
+    return [json.loads(path.read_text()) for path in (whole, *parts)]
+
+
+def _time_of(path: Path) -> str:
+    return path.stem.partition("-")[2]
+
+
+def draw(results: list[Result], folder: Path) -> list[str]:
+    """Writes each plot from the first result that has its samples. Returns the names of the plots."""
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for name, (_, plot) in PLOTS.items():
+        text = next((text for result in results if (text := plot(result)) is not None), None)
+        if text is not None:
+            (folder / f"{name}.svg").write_text(text)
+            drawn.append(name)
+    return drawn
+
+
+def _optional(path: Path) -> Result | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def main() -> None:
-    newest = max((HERE / "results").glob("switch-*.json"))
-    router = HERE / "results" / "router.json"
-    result = json.loads(newest.read_text())
-    page = render(result)
-    if router.exists():
-        page += ROUTER_SECTION.format(**json.loads(router.read_text()))
-    engine = HERE / "results" / "engine.json"
-    if engine.exists():
-        page += engine_section(json.loads(engine.read_text()))
-    (HERE / "README.md").write_text(page)
-    renew_readme(result)
+    folder = HERE / "results"
+    results = results_in(folder)
+    plots = draw(results, HERE / "plots")
+    (HERE / "README.md").write_text(page(results, plots, _optional(folder / "engine.json"), _optional(folder / "router.json")))
+    renew_readme(results[0])
 
 
 if __name__ == "__main__":

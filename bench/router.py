@@ -19,6 +19,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from fastrouter.cli.bench.load_client import call, request_bytes
 from fastrouter.cli.bench.servers import free_port
@@ -115,14 +116,29 @@ def flood(port: int, router: int, model: str, num_streams: int, num_tokens: int,
     return took
 
 
-def measure(port: int, router: int, model: str, arguments: argparse.Namespace) -> dict[str, float]:
+def measure(port: int, router: int, model: str, num_streams: int, seconds: float, num_clients: int) -> dict[str, float]:
     num_tokens = CALIBRATION_TOKENS
     for _ in range(2):  # the first run also loads the model
-        wall_s, _ = flood(port, router, model, arguments.streams, num_tokens, arguments.clients)
-        num_tokens = max(CALIBRATION_TOKENS, int(num_tokens * arguments.seconds / wall_s))
-    wall_s, router_s = flood(port, router, model, arguments.streams, num_tokens, arguments.clients)
-    total = arguments.streams * num_tokens
+        wall_s, _ = flood(port, router, model, num_streams, num_tokens, num_clients)
+        num_tokens = max(CALIBRATION_TOKENS, int(num_tokens * seconds / wall_s))
+    wall_s, router_s = flood(port, router, model, num_streams, num_tokens, num_clients)
+    total = num_streams * num_tokens
     return {"num_tokens": total, "tokens_per_s": total / wall_s, "tokens_per_cpu_s": total / router_s, "router_load": router_s / wall_s}
+
+
+def run(num_streams: int, seconds: float, num_clients: int) -> dict[str, Any]:
+    """Figures of tokens at full speed, and in `lockstep`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for model in ("flood", "lockstep"):
+            make_llama(Path(folder) / f"{model}.gguf")
+        port = free_port()
+        process = start_router(Path(folder), port)
+        try:
+            full, step = (measure(port, process.pid, model, num_streams, seconds, num_clients) for model in ("flood", "lockstep"))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    return {"num_streams": num_streams, **full, "lockstep": step}
 
 
 def main() -> None:
@@ -132,20 +148,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4, help="client processes")
     parser.add_argument("--no-save", action="store_true", help="print only")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for model in ("flood", "lockstep"):
-            make_llama(Path(folder) / f"{model}.gguf")
-        port = free_port()
-        process = start_router(Path(folder), port)
-        try:
-            full, step = (measure(port, process.pid, model, arguments) for model in ("flood", "lockstep"))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
     result = {
-        "num_streams": arguments.streams,
-        **full,
-        "lockstep": step,
+        **run(arguments.streams, arguments.seconds, arguments.clients),
         "date": time.strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),

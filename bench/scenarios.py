@@ -1,32 +1,18 @@
-"""What is measured. Each scenario is a function of (server name, rival path, model folder) -> {measure: [samples]}.
+"""What is measured: switches, streams, agents. suite.py lists all scenarios.
 
-Samples are seconds, bytes or rates, as the measure's name says; report.py makes the statistics.
+Each is a function of (server name, its program, model folder) -> {measure: [samples]}. Samples are seconds, bytes or rates, as the
+measure's name says; report.py makes the statistics.
 """
 
 import itertools
-import json
-import os
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fastrouter.cli.bench import servers
+from bench.running import FLAGS, Samples, running, timings_of, without_foresight
 from fastrouter.cli.bench.load_client import LoadCounter, request_bytes, run_clients, stream_all
-from fastrouter.cli.bench.servers import MeasuredServer
 from fastrouter.cli.bench.switching import PAUSE_S, SHORT, cold, hot, in_turn, ttft
-
-Samples = dict[str, list[float]]
-FLAGS = ("-c", "8192", "-t", "2", "-np", "4")
-
-
-def running(name: str, rival: Path | None, models: Path, *flags: str) -> AbstractContextManager[MeasuredServer]:
-    environ = {**os.environ, "LLAMA_CACHE": "/nonexistent", "HF_HUB_CACHE": "/nonexistent"}
-    log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
-    return servers.running(rival if name == servers.RIVAL else None, ["--models-dir", str(models), *flags], environ, log)
 
 
 def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
@@ -43,7 +29,7 @@ def start_and_memory(name: str, rival: Path | None, models: Path) -> Samples:
 def cold_switch(name: str, rival: Path | None, models: Path) -> Samples:
     """First token from a model that is not loaded, with room for it."""
     samples: Samples = defaultdict(list)
-    with running(name, rival, models, *FLAGS, "--models-max", "16") as server:
+    with running(name, rival, models, *FLAGS, "--models-max", "16", *without_foresight(name)) as server:
         time.sleep(1)
         samples["cold_tiny_s"] = in_turn(server, [f"tiny{index}" for index in range(8)], 8)
         samples["cold_135m_s"] = cold(server, "smol0", 4)
@@ -63,15 +49,16 @@ def evict_and_switch(name: str, rival: Path | None, models: Path) -> Samples:
 
 
 BACK_TOKENS = (500, 2000, 7500)
+SHORT_BACK_TOKENS = (500, 2000)  # reading 7,500 tokens takes a minute and more
 SENTENCE = "the quick brown fox jumps over a lazy dog "  # 9 tokens
 
 
-def switch_back(name: str, rival: Path | None, models: Path) -> Samples:
+def switch_back(name: str, rival: Path | None, models: Path, lengths: tuple[int, ...] = BACK_TOKENS) -> Samples:
     """First token of the next turn of a conversation whose model was evicted meanwhile (models-max 1), beside that of the whole prompt."""
     samples: Samples = defaultdict(list)
     with running(name, rival, models, *FLAGS[:-2], "-np", "1", "--models-max", "1") as server:  # all of the context for one slot
         time.sleep(1)
-        for num_tokens in BACK_TOKENS:
+        for num_tokens in lengths:
             prompt = f"{num_tokens} {SENTENCE * (num_tokens // 9)}"
             ttft(server, "smol0")
             whole = ttft(server, "smol0", prompt)
@@ -84,6 +71,10 @@ def switch_back(name: str, rival: Path | None, models: Path) -> Samples:
             ttft(server, "tiny0")
             time.sleep(PAUSE_S)
     return samples
+
+
+def short_switch_back(name: str, rival: Path | None, models: Path) -> Samples:
+    return switch_back(name, rival, models, SHORT_BACK_TOKENS)
 
 
 def hot_switch(name: str, rival: Path | None, models: Path) -> Samples:
@@ -127,8 +118,7 @@ def throughput(name: str, rival: Path | None, models: Path) -> Samples:
         for index in range(2):
             prompt = f"{index} " + "the quick brown fox jumps over a lazy dog " * 60
             stream = stream_all(server.port, [request_bytes("smol0", prompt, 1)])[0]
-            rate = float(stream.body.split(b'"prompt_per_second":')[-1].split(b",")[0].rstrip(b"}"))
-            samples["135m_prefill_tokens_per_s"].append(rate)
+            samples["135m_prefill_tokens_per_s"].append(timings_of(stream)["prompt_per_second"])
     return samples
 
 
@@ -144,8 +134,10 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
             streams = pool.submit(stream_all, server.port, requests)
             time.sleep(0.7)
             start = time.perf_counter()
-            waited = ttft(server, "smol0", f"{index} {prompt}", 1)
+            long = stream_all(server.port, [request_bytes("smol0", f"{index} {prompt}", 1)])[0]
+            waited = long.ttft_s
             samples["beside_ttft_s"].append(waited)
+            samples["beside_prompt_tokens_per_s"].append(timings_of(long)["prompt_n"] / waited)
             gaps = [
                 after - before
                 for stream in streams.result()
@@ -153,6 +145,29 @@ def beside_a_prompt(name: str, rival: Path | None, models: Path) -> Samples:
                 if after > start and before < start + waited
             ]
             samples["beside_itl_p99_s"].append(sorted(gaps)[int(0.99 * len(gaps))])
+    return samples
+
+
+NUM_PAIRS = 5
+
+
+def foreseen_switch(name: str, rival: Path | None, models: Path) -> Samples:
+    """A client says which model comes next, while it reads the answer of another one. With the hint and without it in turns: what the hint
+    saves, and what the load costs the model that answers."""
+    samples: Samples = defaultdict(list)
+    with running(name, rival, models, *FLAGS, "--models-max", "2") as server:
+        ttft(server, "smol0")
+        for pair in range(NUM_PAIRS):
+            rates = {}
+            for is_hinted in (True, False) if pair % 2 == 0 else (False, True):
+                hint = {"next_model": "smol1"} if is_hinted else {}
+                stream = stream_all(server.port, [request_bytes("smol0", f"{SHORT} {pair}", 100, **hint)])[0]
+                rates[is_hinted] = timings_of(stream)["predicted_per_second"]
+                time.sleep(2 * PAUSE_S)
+                samples["foreseen_135m_s" if is_hinted else "not_foreseen_135m_s"].append(ttft(server, "smol1"))
+                server.unload("smol1")
+                time.sleep(PAUSE_S)
+            samples["foreseen_rate_share"].append(rates[True] / rates[False])
     return samples
 
 
@@ -210,22 +225,8 @@ def repeat(name: str, rival: Path | None, models: Path) -> Samples:
             ttft(server, "smol0", COPY, 1)
             for _ in range(2):
                 stream = stream_all(server.port, [request_bytes("smol0", COPY, 160)])[0]
-                timings = json.loads(b"{" + stream.body.rpartition(b'"timings":{')[2].partition(b"}")[0] + b"}")
+                timings = timings_of(stream)
                 samples[f"repeat_{kind}_tokens_per_s"].append(timings["predicted_per_second"])
                 if kind == "on":
                     samples["repeat_held_share"].append(timings.get("draft_n_accepted", 0) / max(1, timings.get("draft_n", 0)))
     return samples
-
-
-SCENARIOS: dict[str, Callable[[str, Path | None, Path], Samples]] = {
-    "start": start_and_memory,
-    "cold": cold_switch,
-    "evict": evict_and_switch,
-    "back": switch_back,
-    "hot": hot_switch,
-    "throughput": throughput,
-    "agents": agents,
-    "storm": storm,
-    "beside": beside_a_prompt,
-    "repeat": repeat,
-}

@@ -57,6 +57,8 @@ class ModelCounts:
         self.most_tokens = 0  # of one request, prompt and answer
         self.evictions: Counter[str] = Counter()  # by reason
         self.foreseen: Counter[str] = Counter()  # turns to this model by whether it was expected: right | wrong
+        self.ahead: Counter[str] = Counter()  # loads before a request came, by what became of them: used | unused
+        self.ahead_saved_s = 0.0  # that requests did not wait because of them
         self.num_failed_loads = 0
         self.num_deaths = 0
         self.num_restored = 0  # parked prompts that a new worker has used
@@ -111,6 +113,18 @@ def restored(model_id: str, num_tokens: int) -> None:
 def foreseen(model_id: str, is_right: bool) -> None:
     """A client has turned to this model while the router had foreseen this one, or another one."""
     of(model_id).foreseen["right" if is_right else "wrong"] += 1
+
+
+def used_ahead(model_id: str, saved_s: float) -> None:
+    """A request has come for a model that was loaded, or began to load, before it."""
+    counts = of(model_id)
+    counts.ahead["used"] += 1
+    counts.ahead_saved_s += saved_s
+
+
+def unused_ahead(model_id: str) -> None:
+    """It was loaded for nothing."""
+    of(model_id).ahead["unused"] += 1
 
 
 def died(model_id: str) -> None:

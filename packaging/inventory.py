@@ -6,7 +6,6 @@ All of it is read from what is installed here. Invariant: a part without a state
 import ast
 import base64
 import gzip
-import importlib.util
 import json
 import platform
 import re
@@ -161,12 +160,9 @@ def _read(files: Iterable[Path], name: str) -> tuple[str, ...]:
 
 
 def llama_part() -> Part:
-    spec = importlib.util.spec_from_file_location("build", HERE.parent / "fastrouter" / "system" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    version = f"b{build.LLAMA_BUILD}"
+    found = re.search(r"^LLAMA_BUILD = (\d+)", (HERE.parent / "fastrouter/system/build.py").read_text(), re.MULTILINE)
+    assert found is not None
+    version = f"b{found[1]}"
     text = _read([HERE / "licences" / "llama.cpp.txt"], "llama.cpp")
     return Part("llama.cpp", version, "library", "MIT", text, f"pkg:github/ggml-org/llama.cpp@{version}")
 

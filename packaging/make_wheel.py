@@ -1,11 +1,14 @@
 """`python packaging/make_wheel.py [FOLDER]`: source package and wheel of the files that git tracks, the same bytes every time, into
 dist/.
 
-The wheel is built from the source package, so that the source package is known to be complete. Times are those of the last commit, tools
-those of build-constraints.txt. Needs the packages of the `release` extra.
+The wheel is built from the source package, so that the source package is known to be complete. It carries a list of the foreign code inside
+(CycloneDX, where PEP 770 wants it). Times are those of the last commit, tools those of build-constraints.txt. Needs the packages of the
+`release` extra.
 """
 
+import base64
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -15,13 +18,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from build_record import REPOSITORY, build_record, git, source_date_epoch
+from inventory import OWN, vendored_parts
+from sbom import to_bom
 
 CONSTRAINTS = Path(__file__).parent / "build-constraints.txt"
+EARLIEST = 315532800  # 1980: zip files know no earlier time
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "*.so", "_core.c", ".*_cache")
 
 
@@ -81,6 +89,23 @@ def unpacked(path: Path, into: Path) -> Iterator[Path]:
     yield folder
 
 
+def add_parts_list(wheel: Path, parts_list: bytes, epoch: int) -> None:
+    """Put the list into the wheel, and its sum into the wheel's RECORD."""
+    with zipfile.ZipFile(wheel) as archive:
+        entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    [record] = [entry.filename for entry, _ in entries if entry.filename.endswith(".dist-info/RECORD")]
+    name = f"{record.rpartition('/')[0]}/sboms/fastrouter.cdx.json"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(parts_list).digest()).rstrip(b"=").decode()
+    added = zipfile.ZipInfo(name, time.gmtime(max(epoch, EARLIEST))[:6])
+    added.external_attr, added.compress_type = 0o100644 << 16, zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for entry, content in entries:
+            if entry.filename == record:
+                archive.writestr(added, parts_list)
+                content = f"{name},sha256={digest},{len(parts_list)}\n".encode() + content
+            archive.writestr(entry, content)
+
+
 def with_portable_tag(wheel: Path, epoch: int) -> Path:
     """The wheel, named after the oldest glibc that its symbols need (an index refuses a plain linux tag); unchanged with another libc."""
     said = subprocess.run([sys.executable, "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True)
@@ -104,6 +129,7 @@ def main(arguments: list[str]) -> int:
         normalise(sdist, epoch)
         with unpacked(sdist, work / "unpacked") as source:
             wheel = build("wheel", source, work / "wheel", epoch)
+        add_parts_list(wheel, to_bom(OWN, vendored_parts()).encode(), epoch)
         made = [sdist, with_portable_tag(wheel, epoch)]
         subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, made)], stdout=sys.stderr, check=True)
         target.mkdir(parents=True, exist_ok=True)

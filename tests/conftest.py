@@ -27,7 +27,8 @@ for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs ignor
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in workers: engines inside a test share the cores with routers of others
 # What is tested: the package of this environment, or the executable (its unpacked folder's program, which starts without unpacking).
-FASTROUTER = [os.environ["FASTROUTER_PROGRAM"]] if "FASTROUTER_PROGRAM" in os.environ else [sys.executable, "-m", "fastrouter"]
+IS_PACKAGE = "FASTROUTER_PROGRAM" not in os.environ
+FASTROUTER = [sys.executable, "-m", "fastrouter"] if IS_PACKAGE else [os.environ["FASTROUTER_PROGRAM"]]
 hypothesis.settings.register_profile("patient", deadline=None)  # a timing never fails a test
 hypothesis.settings.load_profile("patient")
 DEADLINE_S = 60.0  # for actions that take milliseconds on a quiet machine

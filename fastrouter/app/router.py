@@ -35,6 +35,7 @@ from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
 from fastrouter.options.cors import Cors
+from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of
 from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 
@@ -47,9 +48,7 @@ ONE_SIGNAL_S = 0.1  # a signal that comes so soon after the first is the same on
 class Backend(Protocol):
     """service.Service, which this file must not import before it listens."""
 
-    async def start(
-        self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health
-    ) -> None: ...
+    async def start(self, routes: Routes, launched: Launched, before_reload: Callable[[], None], health: Health) -> None: ...
     async def load_wanted(self) -> None: ...
     async def reload(self) -> None: ...
     def announce(self, address: str) -> None: ...
@@ -98,7 +97,7 @@ def check_closed(config: Config, hosts: Sequence[str], *, has_foreign_sockets: b
 class App:
     def __init__(self, config: Config, fork_server_command: list[str] | None = None) -> None:
         self._config = config
-        self._fork_server_command = fork_server_command
+        self._fork_server_command = fork_server_command or FORK_SERVER_COMMAND
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
@@ -126,6 +125,7 @@ class App:
         self._stop: asyncio.Event = asyncio.Event()
         self._stopped_at = 0.0  # when a signal came
         self._is_over = False  # nothing will become ready any more
+        self._launched: Launched | None = None  # the fork server, which starts early
         self._service: Backend | None = None
         self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
@@ -174,8 +174,9 @@ class App:
         else:
             self._health.be_ready()
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
-        service = self._service = await in_thread(_open_service, self._config, catalog)
-        await service.start(self._routes, self._fork_server_command, self._reload_doors, self._health)
+        launched = self._launched = Launched(self._fork_server_command, environment_of(os.environ, self._config.poll))
+        service = self._service = await in_thread(_open_service, self._config, catalog)  # meanwhile the fork server imports too
+        await service.start(self._routes, launched, self._reload_doors, self._health)
         self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
@@ -263,6 +264,8 @@ class App:
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()
+        if self._launched is not None:
+            self._launched.close()  # the service has not taken it
         self._server.close()
         for file in self._files:
             file.remove()

@@ -28,6 +28,7 @@ from fastrouter.hub.downloads import Downloads
 from fastrouter.supervisor.supervisor import Event, Supervisor
 from fastrouter.supervisor.trace_writer import open_trace
 from fastrouter.supervisor.workers.fork_server import ForkServer
+from fastrouter.supervisor.workers.launch import Launched
 from fastrouter.system.words import size_text, utc_time
 
 log = logging.getLogger("fastrouter")
@@ -58,11 +59,13 @@ class Service:
         self._watch: Watch | None = None
         self._health: Health | None = None
 
-    async def start(self, routes: Routes, fork_server_command: list[str] | None, before_reload: Callable[[], None], health: Health) -> None:
-        """From here on requests can be answered. `before_reload`: what else a client's reload does; it may refuse. `health` learns how
-        the load of the only model goes."""
-        maker = ForkServer(fork_server_command, self._config.poll)
-        supervisor = self._supervisor = Supervisor(self._config, maker=maker, on_event=_log_event, trace=self._trace)
+    async def start(self, routes: Routes, launched: Launched, before_reload: Callable[[], None], health: Health) -> None:
+        """From here on requests can be answered. `launched`: the fork server. `before_reload`: what else a client's reload does; it may
+        refuse. `health` learns how the load of the only model goes."""
+        maker = ForkServer(launched=launched)
+        supervisor = self._supervisor = Supervisor(
+            self._config, maker=maker, on_event=_log_event, trace=self._trace, find=self._catalog.get
+        )
         self._health = health
         supervisor.subscribe(self._on_event)
         await supervisor.start()

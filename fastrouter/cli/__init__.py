@@ -18,40 +18,50 @@ def main() -> int:
         arguments = arguments[1:]
     elif arguments and arguments[0] not in ALL_VERBS and not arguments[0].startswith("-"):
         return refuse(arguments[0])
-    if arguments and arguments[0] in VERBS:
-        from fastrouter.cli.verbs import run_verb
-
-        return run_verb(arguments)
-    if arguments and arguments[0] in DOWNLOAD_VERBS:
-        from fastrouter.cli import pull
-
-        return pull.run_verb(arguments)
-    if arguments and arguments[0] == "preset":
-        from fastrouter.cli.presets import run_preset
-
-        return run_preset(arguments)
-    if arguments and arguments[0] == "template":
-        from fastrouter.cli.template import run_template
-
-        return run_template(arguments[1:])
-    if arguments and arguments[0] == "simulate":
-        from fastrouter.cli.simulate import run_simulate
-
-        return run_simulate(arguments[1:])
-    if arguments and arguments[0] == "bench":
-        from fastrouter.cli.bench.command import run_bench
-
-        return run_bench(arguments[1:])
-    if (arguments and arguments[0] == "completion") or "--completion-bash" in arguments:
-        from fastrouter.cli.completion import run_completion
-
-        return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
+    if arguments and (arguments[0] in ALL_VERBS or "--completion-bash" in arguments):
+        try:
+            code = run_verb(arguments)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of the output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     gc.disable()  # until the catalog has been read: imports make no garbage, and collections take a tenth of the start
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends it without a traceback; the router has its own handler
     from fastrouter.cli.serve import serve
 
     return serve(arguments)
+
+
+def run_verb(arguments: list[str]) -> int:
+    if arguments[0] in VERBS:
+        from fastrouter.cli import verbs
+
+        return verbs.run_verb(arguments)
+    if arguments[0] in DOWNLOAD_VERBS:
+        from fastrouter.cli import pull
+
+        return pull.run_verb(arguments)
+    if arguments[0] == "preset":
+        from fastrouter.cli.presets import run_preset
+
+        return run_preset(arguments)
+    if arguments[0] == "template":
+        from fastrouter.cli.template import run_template
+
+        return run_template(arguments[1:])
+    if arguments[0] == "simulate":
+        from fastrouter.cli.simulate import run_simulate
+
+        return run_simulate(arguments[1:])
+    if arguments[0] == "bench":
+        from fastrouter.cli.bench.command import run_bench
+
+        return run_bench(arguments[1:])
+    from fastrouter.cli.completion import run_completion
+
+    return run_completion(arguments[1:] if arguments[0] == "completion" else ["bash"])
 
 
 def refuse(word: str) -> int:

@@ -79,7 +79,8 @@ class Client:
             raise CallFailed(f"{self._url}: no HTTPS ({error.reason or error}); does the router speak http:// there?") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise NoAnswer(f"no answer from {self._url}: {error or type(error).__name__}; is the router running?") from None
+            why = (isinstance(error, OSError) and error.strerror) or error or type(error).__name__
+            raise NoAnswer(f"no answer from {self._url}: {why}; is the router running? --url or FASTROUTER_URL names another one") from None
         if response.status != 200:
             try:
                 hint = KEY_HINT if response.status == HTTPStatus.UNAUTHORIZED else ""

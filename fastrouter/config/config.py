@@ -220,9 +220,12 @@ def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
             layer.setdefault(meant.target, Setting(meant, convert(meant, text, name)))
         return
     if flag.target == "load_mode":
-        for name, is_on in (("mmap", value in ("auto", "mmap", "mmap+mlock")), ("mlock", "mlock" in value)):
-            layer[name] = Setting(find_argument(f"--{name}")[0], is_on)
+        is_mapped = value in ("auto", "mmap", "mmap+mlock")
+        for name, is_on in (("mmap", is_mapped), ("mlock", "mlock" in value), ("direct-io", value == "dio")):
+            layer[name.replace("-", "_")] = Setting(find_argument(f"--{name}")[0], is_on)
         return
+    if flag.target == "direct_io" and value:
+        layer["mmap"] = Setting(find_argument("--mmap")[0], False)
     if flag.target == "spec_default":
         flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
     if flag.kind is Kind.FILES:
@@ -261,6 +264,8 @@ def _check(config: Config) -> None:
     if config.models_dir is not None and not config.models_dir.is_dir():
         hint = _MODEL_HINT if config.models_dir.is_file() else ""
         raise ConfigError(f"--models-dir {config.models_dir}: {why_no_folder(config.models_dir)}{hint}")
+    if config.ollama_port and config.ollama_port == config.port:
+        raise ConfigError(f"--ollama-port {config.port}: --port is the same, and Ollama's API is there too; leave --ollama-port out")
     if config.static_path is not None and not config.static_path.is_dir():
         raise ConfigError(f"--path {config.static_path}: {why_no_folder(config.static_path)}")
     if config.models_preset is not None and not config.models_preset.is_file():

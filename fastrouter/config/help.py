@@ -39,6 +39,7 @@ def help_text() -> str:
         "fastrouter list|ps|load|unload|chat|logs ...    talk to a running router",
         "fastrouter pull|rm MODEL                        download or remove a model, with or without a running router",
         "fastrouter preset check FILE                    check a preset file and explain it",
+        "fastrouter template check FILE|MODEL            test a chat template, and show what it can do",
         "fastrouter bench [MODEL ...]                    measure how long switching models takes here",
         "fastrouter completion bash|zsh|fish             a script for the shell",
         "fastrouter help [VERB]                          this text, or the help of a verb",

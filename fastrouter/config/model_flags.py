@@ -9,7 +9,7 @@ from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 JSON_WHITESPACE = ("compact", "free")
-LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock")
+LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")
 
 
 def model_flags() -> list[Flag]:
@@ -50,6 +50,14 @@ def model_flags() -> list[Flag]:
         flag(scope, "-ctv --cache-type-v", "CACHE_TYPE_V", Kind.TEXT, "cache_type_v", "type of the V cache (f16)", choices=CACHE_TYPES),
         flag(scope, "-lm --load-mode", "LOAD_MODE", Kind.TEXT, "load_mode", "how the file is read (auto)", choices=LOAD_MODES),
         flag(scope, "--mmap --no-mmap", "MMAP", Kind.SWITCH, "mmap", "map the file into memory (on)"),
+        flag(
+            scope,
+            "-dio --direct-io --no-direct-io",
+            "DIO",
+            Kind.SWITCH,
+            "direct_io",
+            "read the file past the page cache, into memory of the worker's own; implies --no-mmap (off)",
+        ),
         flag(scope, "--mlock --no-mlock", "MLOCK", Kind.SWITCH, "mlock", "keep the model from being swapped out"),
         flag(
             scope,

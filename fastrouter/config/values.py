@@ -56,7 +56,9 @@ def suggest(word: str) -> str:
 
     known = {name.lstrip("-"): name for name, (flag, _) in BY_NAME.items() if (flag.scope is not Scope.PRESET) or not word.startswith("-")}
     known = {name: meant for name, meant in known.items() if len(name) > 2}  # short forms resemble every word
-    for match in difflib.get_close_matches(word.lstrip("-").replace("_", "-").lower(), known, 1):
+    asked = word.lstrip("-").replace("_", "-").lower()
+    near = difflib.get_close_matches(asked, known, 3)
+    for match in sorted(near, key=lambda name: sorted(name) != sorted(asked)):  # first the same letters in another order
         return f", did you mean {known[match] if word.startswith('-') else match}?"
     return ""
 

@@ -27,6 +27,12 @@ class Load:
     num_dropped: int = 0  # CPU variants of llama.cpp to leave out, the best first, because they crash even in the safe mode
     files: list[str] = field(default_factory=list)  # all that it reads: shards, projector, adapters, draft model
     is_confined: bool = False  # it gives up the right to other files and to the network
+    is_ahead: bool = False  # no request waits for it yet: it loads only while a core is free, until Hurry
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """To a worker that loads ahead: a request waits for it now. No reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +267,7 @@ class Notice:
 
 Message = (
     Load
+    | Hurry
     | Prime
     | Submit
     | Share

@@ -64,6 +64,7 @@ class LoadOptions:
     cache_type_v: str = "f16"
     mmap: bool = True
     mlock: bool = False
+    direct_io: bool = False  # without mmap only
     embedding: bool = False  # the context computes embeddings, and no text
     reranking: bool = False
     pooling: str | None = None  # none | mean | cls | last | rank

@@ -21,6 +21,8 @@ from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.simulator.trace import Ask, Trace, TracedLoad, TracedModel, TracedRequest
 from fastrouter.simulator.workers import SimulatedMaker
 from fastrouter.supervisor.changes import LOADED, Changes, Departure, EndedLoad
+from fastrouter.supervisor.decide.model_order import MAX_CLIENTS
+from fastrouter.supervisor.kept_order import KeptOrder
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.memory.measurements import MAX_ENTRIES, Measures
 from fastrouter.supervisor.supervisor import Event, Supervisor
@@ -166,7 +168,10 @@ class Simulation:
         maker = SimulatedMaker(self._loop, TracedTimes(trace))
         timers = Timers(self._loop.time, self._loop)
         config = _config(trace, setting)
-        self._supervisor = Supervisor(config, on_event=self._note, maker=maker, timers=timers, measures=self._measures())
+        order = KeptOrder("", FactFile("simulated order", 1, MAX_CLIENTS, environ={}))
+        self._supervisor = Supervisor(
+            config, on_event=self._note, maker=maker, timers=timers, measures=self._measures(), find=self._specs.get, order=order
+        )
 
     def __repr__(self) -> str:
         return f"<Simulation at {self._loop.now - self._began:.1f} s>"

@@ -14,11 +14,11 @@ from fastrouter import metrics
 from fastrouter.errors import KillsWorkers, LoadPostponed, Unavailable, WorkerDied
 from fastrouter.supervisor.decide.state import State
 from fastrouter.supervisor.events import Events
-from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import ManagedModel, Waiter
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies, Remedy
 from fastrouter.supervisor.resume import MEMORY_S, NUM_STUCK, NUM_STUCK_OUTSIDE, Condemned, Resumption, Verdict, judge
+from fastrouter.supervisor.succession import wait_again
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.instance import Instance, fail_sink
 from fastrouter.supervisor.workers.process import describe_exit
@@ -127,7 +127,8 @@ class Deaths:
         process = instance.process
         is_fault = process.exit_code not in _FROM_OUTSIDE or process.broke_protocol is not None or instance.failure is not None
         num_stuck = NUM_STUCK + 1 if remedy is not None else NUM_STUCK if is_fault else NUM_STUCK_OUTSIDE
-        may_continue, works = was is not State.STOPPING and not self._queue.is_closed, instance.works
+        may_continue = (was is not State.STOPPING or instance.has_successor) and not self._queue.is_closed
+        works = instance.works
         unharmed, latest = self._resumption.take(instance)
         streams, now = instance.take_streams(), self._timers.now()
         verdict = judge(streams, now, num_stuck=num_stuck, is_fault=is_fault, may_continue=may_continue, latest=latest)
@@ -139,15 +140,8 @@ class Deaths:
 
     def _continue(self, model: ManagedModel, streams: list[WorkerStream], *, is_unseen: bool) -> None:
         """On the next worker. `is_unseen`: another cause than the requests has been found, so there is no pause."""
-        for stream in streams:
-            lease: Lease = stream.owner
-            if stream not in lease.resumed:
-                lease.resumed.append(stream)
-            stream.sink.suspend()
         now = self._timers.now()
-        for lease in dict.fromkeys(stream.owner for stream in streams):  # keeps the order
-            if not lease.is_released:
-                self._queue.add(model, Waiter(lease=lease), now)
+        wait_again(self._queue, model, streams, now)
         if not is_unseen:
             model.note_death(now, MEMORY_S)
 

@@ -54,13 +54,13 @@ class Lease:
         return self._is_released
 
     def submit(self, generate: Generate, sink: Sink, files: AttachedFiles | None = None) -> None:
-        """Records go to `sink`; this sets its request id. `files`: of its pictures. If the worker has crashed, the next one gets the
-        request. Raises Unavailable, WorkerDied."""
+        """Records go to `sink`; this sets its request id. `files`: of its pictures. If the worker is gone, the next one gets the request.
+        Raises Unavailable, WorkerDied."""
         sink.drop_trail()
         if self.watcher is not None:
             self.watcher.submitted(generate, sink)
         stream = WorkerStream(generate, sink, self, files)
-        if not self._instance.has_crashed:
+        if not self._instance.is_followed:
             self._submit(stream)
             return
         self.resumed.append(stream)

@@ -105,7 +105,8 @@ class ManagedModel:
     retry_at: float = 0.0
     num_deaths: int = 0  # workers in a row that died after their load, while no request ended well
     died_at: float = 0.0  # the last of them
-    start_at: float = 0.0  # not before this time, because of them
+    num_changes: int = 0  # loads in a row that a change of its source has ended
+    start_at: float = 0.0  # not before this time, because of these deaths or changes
     error: str | None = None
     exit_code: int | None = None
     stderr_tail: tuple[str, ...] = ()  # of the worker that failed
@@ -116,6 +117,7 @@ class ManagedModel:
     crash_code: int | None = None  # the exit code of that worker; None: the remedy has been judged
     is_asleep: bool = False  # idle and without a process; it keeps its place, and the next request loads it
     has_expired: bool = False  # it left because it was idle for too long: its memory is needed elsewhere, so nothing is prepared for it
+    is_sent_away: bool = False  # a client has unloaded it: it is not loaded again before a request asks for it
     keep_alive_s: float | None = None  # set by a request, until the instance ends; inf: no limit
     pin: bool | None = None  # set by a user while the router runs; None: as configured
     meta: dict[str, Any] | None = None  # what its last worker reported about it
@@ -181,6 +183,7 @@ class ManagedModel:
 
     def note_failed_load(self, now: float) -> None:
         self.num_failures += 1
+        self.num_changes = 0
         self.retry_at = now + BACK_OFF_S[min(self.num_failures, len(BACK_OFF_S)) - 1]
 
     def note_death(self, now: float, memory_s: float) -> float:
@@ -205,7 +208,7 @@ class ManagedModel:
     def forget_failures(self) -> None:
         self.note_load()
         self.forget_end()
-        self.num_deaths, self.start_at = 0, 0.0
+        self.num_deaths, self.start_at = 0, self.start_at if self.num_changes else 0.0
         self.remedy, self.crash_code = NONE, None
 
     def note_no_cure(self, remedy: Remedy | None) -> None:

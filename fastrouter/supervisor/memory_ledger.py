@@ -4,6 +4,7 @@ Invariant: an instance's `need` is the one that it was admitted with, until its 
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
@@ -36,6 +37,15 @@ class Memory:
     def limits(self) -> Limits:
         """What all models may take now. The memory that the spare has prepared is for the next model, so it counts as free."""
         return self._limits.read(self._held(), self._parking.num_bytes)
+
+    def spare_limits(self) -> Limits:
+        """The same for a load that no request waits for: it takes nothing back that is lent, and not more than the machine has."""
+        limits = self.limits()
+        machine = self._limits.of_machine(self._held(), 0)
+        found = [limit for limit in (limits.host_bytes, machine) if limit is not None]
+        lent = sum(instance.prompt_cache_bytes for instance in self._models.instances())
+        lent += self._parking.num_bytes if self._limits.is_automatic else 0
+        return replace(limits, host_bytes=min(found) - lent if found else None)
 
     def _held(self) -> list[Held]:
         return [*snapshot.held(self._models), Held(self._spare_pid(), total_bytes())]

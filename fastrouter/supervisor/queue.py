@@ -72,12 +72,6 @@ class Queue:
         for waiter in self.take_all(model):
             waiter.refuse(error)
 
-    def refuse_resumed(self, model: ManagedModel, error: FastrouterError) -> None:
-        """Those that have lost their worker and wait for the next one."""
-        for waiter in [waiter for waiter in model.waiters if waiter.lease is not None]:
-            self.remove(model, waiter)
-            waiter.refuse(error)
-
     def take_where(self, model: ManagedModel, *, can_start: bool | None = None, wants_lease: bool | None = None) -> list[Waiter]:
         """Those of the model's waiters that match."""
         found = [w for w in model.waiters if can_start in (None, w.can_start) and wants_lease in (None, w.wants_lease)]

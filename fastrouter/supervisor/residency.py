@@ -9,9 +9,11 @@ import logging
 from collections.abc import Callable
 
 from fastrouter import metrics
+from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError, ModelNotLoaded, Unavailable, WorkerDied
 from fastrouter.ipc.messages import Notice
 from fastrouter.supervisor import snapshot
+from fastrouter.supervisor.ahead_loads import AheadLoads
 from fastrouter.supervisor.deaths import Deaths
 from fastrouter.supervisor.decide.planner import Limits, Plan, next_change, plan
 from fastrouter.supervisor.decide.state import State
@@ -26,9 +28,10 @@ from fastrouter.supervisor.parking import Parking
 from fastrouter.supervisor.queue import Queue
 from fastrouter.supervisor.remedies import Remedies
 from fastrouter.supervisor.resume import Condemned, Resumption
+from fastrouter.supervisor.succession import Succession
 from fastrouter.supervisor.timers import Timers
 from fastrouter.supervisor.workers.hang_watch import HangWatch
-from fastrouter.supervisor.workers.instance import Instance, fail_sink
+from fastrouter.supervisor.workers.instance import Instance
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.spare import Spares
 from fastrouter.supervisor.workers.stream import WorkerStream
@@ -73,11 +76,13 @@ class Residency:
         self._foresight.on_change = self._prime
         self._verbosity = verbosity
         self._is_confined = is_confined
+        self.ahead = AheadLoads(models, queue, memory, spares, timers, foresight, self._start, self._limit_load)
         self._departures = Departures(queue, memory, parking, timers, on_gone)
         self._remedies = Remedies()
         self._resumption = Resumption(timers)
         self.condemned = Condemned(timers)
         self._deaths = Deaths(queue, events, self._remedies, timers, self._resumption, self.condemned)
+        self._succession = Succession(queue, timers, self._resumption)
         self._idle = IdleWatch(timers, lambda: snapshot.idle(models), self._end_idle, self._put_to_sleep)
         self._hangs = HangWatch(timers, hang_timeout_s, models.instances)
         self._plan = Plan()  # the latest plan
@@ -112,6 +117,7 @@ class Residency:
         """The queue or the set of loaded models has changed."""
         if self._is_rebalancing or self._queue.is_closed:
             return
+        self.ahead.claim_wanted()
         self._is_rebalancing = True
         try:
             self._perform()
@@ -182,6 +188,7 @@ class Residency:
         return Lease(self, instance)
 
     def _use(self, instance: Instance) -> None:
+        self.ahead.note_use(instance)
         instance.lend()
         if instance.num_leases == 1:
             self._share_cores()
@@ -249,7 +256,7 @@ class Residency:
 
     # ------------------------------------------------------------ loads
 
-    def _start(self, model: ManagedModel) -> None:
+    def _start(self, model: ManagedModel, *, is_ahead: bool = False) -> None:
         """Give the model to the spare."""
         try:
             process = self._spares.take()
@@ -259,24 +266,29 @@ class Residency:
             return
         now, spec, measures = self._timers.now(), model.spec, self._memory.measures
         model.forget_end()
-        model.is_asleep = model.has_expired = False
+        model.is_asleep = model.has_expired = model.is_sent_away = False
         model.begin_load(now, has_evicted=self._evicted_at >= model.since)
         need, clock = measures.need(spec), self._timers.now
         instance = Instance(spec, need, process, clock, self._changed, self._noticed, self._parking.take)
         model.instance = instance
+        instance.is_ahead = is_ahead
         instance.unmapped_bytes = measures.unmapped_bytes(spec)
         instance.on_work = self._hangs.watch
         process.on_exit = lambda: self._ended_instance(model, instance)
         process.tell(self._logs.of(spec.id).begin(process.pid))
-        self._memory.make_way()
+        if not is_ahead:
+            self._memory.make_way()
+            self._limit_load(model, instance)
         instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
         self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
         self._hangs.watch()
-        ends_at = now + spec.load_timeout_s if spec.load_timeout_s else None
-        self._timers.at(model.load_timer, ends_at, lambda: self._end_load(instance))
         self._events.loading(spec.id, 0.0)
+
+    def _limit_load(self, model: ManagedModel, instance: Instance) -> None:
+        limit_s = instance.spec.load_timeout_s
+        self._timers.at(model.load_timer, self._timers.now() + limit_s if limit_s else None, lambda: self._end_load(instance))
 
     def _end_load(self, instance: Instance) -> None:
         if instance.state is State.LOADING:
@@ -295,7 +307,8 @@ class Residency:
         model = self._models[instance.spec.id]
         self._timers.cancel(model.load_timer)
         model.note_load()
-        metrics.loaded(model.spec.id, model.end_load(self._timers.now()))
+        metrics.loaded(model.spec.id, self.ahead.note_load(instance, model.end_load(self._timers.now())))
+        model.num_changes = 0
         self._memory.learn(instance)
         self._save_later()
         self.rebalance()
@@ -316,6 +329,7 @@ class Residency:
         log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
+        self.ahead.look_later()
         self._spares.prime(self._foresight.prepare(self._remedies.known))
 
     # ------------------------------------------------------------ ends
@@ -330,6 +344,11 @@ class Residency:
         self._stop_instance(model.instance, reason)
         return True
 
+    def replace(self, model: ManagedModel, spec: ModelSpec | None) -> None:
+        """Its source is now this; None: it has vanished. A rebalance follows."""
+        self._succession.prepare(model, spec)
+        self.end(model, "reload")
+
     def _evict(self, model: ManagedModel, scarce: str) -> None:
         self._evicted_at = self._timers.now()
         if model.is_asleep:
@@ -338,10 +357,11 @@ class Residency:
             self._kill(_instance_of(model), scarce)
 
     def _stop_instance(self, instance: Instance, reason: str) -> None:
+        instance.has_successor &= reason == "reload"
         if instance.state is State.STOPPING:
             return
         instance.leave_reason = reason
-        if instance.state is State.LOADING:
+        if instance.state is State.LOADING and reason == "unload":
             self._queue.refuse_all(self._models[instance.spec.id], Unavailable("the model was unloaded while it was loading"))
         if instance.state is State.LOADING or not instance.num_leases:
             self._kill(instance)
@@ -352,13 +372,9 @@ class Residency:
     def _stop_now(self, instance: Instance) -> None:
         """The time to finish is over."""
         if instance.state is State.STOPPING:
-            self._fail_streams(instance, "the model is being unloaded")
+            self._succession.end_streams(self._models[instance.spec.id], instance, "the model is being unloaded")
             if instance.state is State.STOPPING:
                 self._kill(instance)
-
-    def _fail_streams(self, instance: Instance, why: str) -> None:
-        for stream in [*instance.take_streams(), *self._resumption.take(instance)[0]]:
-            fail_sink(stream.sink, Unavailable(why))
 
     def _kill(self, instance: Instance, reason: str | None = None) -> None:
         self._departures.leave(instance, frees_first=reason == "memory")
@@ -368,6 +384,7 @@ class Residency:
 
     def _ended_instance(self, model: ManagedModel, instance: Instance) -> None:
         """The process has ended, and all its messages have been delivered."""
+        self.ahead.note_end(instance)
         self._spares.reap()
         self._timers.cancel(model.load_timer)
         self._departures.note_end(instance)
@@ -379,8 +396,8 @@ class Residency:
         stderr_tail = self._logs.of(model.spec.id).end(instance.process.pid, how)
         if was is not State.DYING:
             self._deaths.take(model, instance, was, stderr_tail)
-            self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
-        self._fail_streams(instance, "the model was unloaded")
+        self._succession.end_streams(model, instance, "the model was unloaded")
+        self._timers.at(f"start {model.spec.id}", model.start_at or None, self.rebalance)
         for waiter in self._queue.take_where(model, can_start=False) if not model.is_wanted else ():
             waiter.refuse(ModelNotLoaded(model.spec.id))
         instance.fail_calls(WorkerDied(f"the worker of model {instance.spec.id} has ended: {instance.cause_of_death}", stderr_tail))

@@ -39,8 +39,9 @@ def residents(models: Iterable[ManagedModel], measures: Measures) -> list[Reside
                     instance.last_used,
                     instance.need,
                     model.is_pinned,
-                    instance.ready_at + spec.min_resident_s,
+                    0.0 if instance.is_ahead else instance.ready_at + spec.min_resident_s,
                     measures.expected_load_s(spec),
+                    instance.is_ahead,
                 )
             )
         elif model.is_asleep:

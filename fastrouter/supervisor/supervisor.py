@@ -6,16 +6,18 @@ Invariant: a caller that is cancelled, or has waited too long, leaves the queue,
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
-from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotFound, ModelNotLoaded, ModelUnusable, Unavailable
+from fastrouter.errors import FastrouterError, InvalidRequest, ModelNotLoaded, ModelUnusable, Unavailable
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor import snapshot
 from fastrouter.supervisor.decide.state import PUBLIC, State
 from fastrouter.supervisor.events import Event, Events
-from fastrouter.supervisor.foresight import Foresight
+from fastrouter.supervisor.foresight import Find, Foresight
+from fastrouter.supervisor.kept_order import KeptOrder
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.managed_model import UNLOADED, ManagedModel, ManagedModels, ModelStatus, Waiter, WaitPreview
 from fastrouter.supervisor.memory.measurements import Measures
@@ -48,9 +50,12 @@ class Supervisor:
         timers: Timers | None = None,
         measures: Measures | None = None,
         trace: TraceWriter | None = None,
+        find: Find = lambda model_id: None,
+        order: KeptOrder | None = None,
     ) -> None:
         """`maker` of workers; None: a fork server. `timers`; None: the monotonic clock and the running event loop. `measures`; None: those
-        of earlier runs. `trace` gets all that happens; None: nothing is recorded."""
+        of earlier runs. `trace` gets all that happens; None: nothing is recorded. `find` a model in the catalog, for `order`: the order of
+        models; None: that of earlier runs."""
         self._trace = trace
         self._queue_timeout_s = config.queue_timeout_s
         self._timers = timers or Timers()
@@ -61,7 +66,15 @@ class Supervisor:
         self.spares = Spares(maker or ForkServer(None, config.poll), self._timers)
         self.parking = Parking(config, self._timers, self._models.instances, self._events.parked)
         self._memory = Memory(config, self._models, lambda: self.spares.pid, self.parking, measures)
-        self._foresight = Foresight(self._models, self._timers, is_on=config.foresee, read_ahead_mib=config.read_ahead_mib)
+        self._foresight = Foresight(
+            self._models,
+            self._timers,
+            order or KeptOrder(f"{_place(config.models_dir)} {_place(config.models_preset)}"),
+            find,
+            is_on=config.foresee,
+            may_load=config.models_autoload,
+            read_ahead_mib=config.read_ahead_mib,
+        )
         self._residency = Residency(
             self._models,
             self._queue,
@@ -124,7 +137,8 @@ class Supervisor:
         self._foresight.note(client, self._models.of(spec))
 
     def expect(self, spec: ModelSpec) -> None:
-        """A client will probably ask for this model soon: its file is read ahead, and a spare may open it. It is not loaded."""
+        """A client will probably ask for this model soon: it is loaded if there is room that nothing else uses; otherwise its file is
+        read ahead, and a spare may open it."""
         self._foresight.expect(self._models.of(spec))
 
     def acquire_now(self, spec: ModelSpec, client: str | None = None, priority: int = 0) -> Lease | None:
@@ -211,6 +225,8 @@ class Supervisor:
         """Returns as soon as the load has begun. Raises InvalidRequest when the model is already running, LoadFailed, Unavailable."""
         model = self._models.of(spec)
         self._note_ask("load", spec)
+        if self._residency.ahead.claim(model):
+            return
         if model.is_asleep or (model.instance is not None and model.instance.state is not State.DYING):
             raise InvalidRequest("model is already running", model=spec.id)
         await self._wait(model, Waiter(self._timers.future(), wants_lease=False))
@@ -223,6 +239,7 @@ class Supervisor:
             self._note_ask("unload", model.spec)
         if model is None or not self._residency.end(model, "unload"):
             raise InvalidRequest("model is not running", model=model_id)
+        model.is_sent_away = True
 
     def pin(self, spec: ModelSpec, is_pinned: bool) -> None:
         """From now on it is never evicted, or may be evicted again, whatever its preset says."""
@@ -231,16 +248,15 @@ class Supervisor:
         self._residency.reconsider()
 
     def reload(self, changed: Iterable[str], find: Callable[[str], ModelSpec | None] = lambda model_id: None) -> None:
-        """The sources of these models have changed or vanished: their instances end, and old failures are forgotten. `find` returns the
-        catalog's present data: all other models go on with it, for example with other times or another pin."""
+        """The sources of these models have changed or vanished: their instances end, what waits gets the next ones (see succession.py), and
+        old failures are forgotten. `find` returns the catalog's present data: all other models go on with it, for example with other times
+        or another pin."""
         for model_id in changed:
             model = self._models.get(model_id)
             if model is not None:
                 model.forget_failures()
                 self._note_ask("unload", model.spec)
-                self._residency.end(model, "reload")
-                if find(model_id) is None:
-                    self._queue.refuse_resumed(model, ModelNotFound(model_id))
+                self._residency.replace(model, find(model_id))
         self._models.renew(find)
         self._residency.reconsider()
         self._events.reloaded()
@@ -292,3 +308,7 @@ async def _traced(request: RequestTrace, waiting: Awaitable[Lease]) -> Lease:
         raise
     request.grant(lease)
     return lease
+
+
+def _place(path: Path | None) -> Path | None:
+    return path and path.absolute()

@@ -123,7 +123,10 @@ def _read(path: Path, kind: dict[str, Any]) -> dict[str, Any]:
                 return {}
             content = file.read(MAX_FILE_BYTES + 1)
         found = orjson.loads(content) if len(content) <= MAX_FILE_BYTES else None
-    except (OSError, ValueError):
+    except OSError:
+        return {}
+    except ValueError:
+        log.warning("%s is damaged and is ignored: what it remembered is learned again", path)
         return {}
     if not isinstance(found, dict) or {name: found.get(name) for name in kind} != kind:
         return {}

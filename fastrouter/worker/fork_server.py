@@ -27,8 +27,8 @@ def _prepare() -> None:
     cpu_variant()
     ChatTemplate("").render([{"role": "user", "content": ""}], None, True, False)  # both fill caches once for all workers
     sys.setswitchinterval(0.0005)  # a thread that compiles must not delay the loop for the usual 5 ms
-    gc.collect()
-    gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages
+    gc.freeze()  # a worker's collections must not touch, and so copy, the shared pages; imports leave too little garbage to collect first
+    gc.enable()
 
 
 def _run(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> int:
@@ -44,5 +44,6 @@ def _execute(*fds: int) -> NoReturn:
 
 def run_spare(control: int, memory: int, doorbell: int, lifeline: int, descriptors: int) -> NoReturn:
     """A worker in a process that was started directly."""
+    gc.enable()
     start_backends()
     os._exit(_run(control, memory, doorbell, lifeline, descriptors))

@@ -13,6 +13,7 @@ from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.messages import Load, Notice, Progress, Ready
 from fastrouter.ipc.wire import BlockingWire
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
+from fastrouter.system.read_ahead import reading_ahead
 from fastrouter.worker.calls import describe
 from fastrouter.worker.calls.slot_files import SlotFiles
 from fastrouter.worker.calls.text_calls import TextCalls
@@ -26,6 +27,7 @@ from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.projector import Projector
 from fastrouter.worker.media.pictures import Pictures
 from fastrouter.worker.process.confine import confine
+from fastrouter.worker.process.courtesy import Courtesy
 from fastrouter.worker.process.footprint import Footprint
 from fastrouter.worker.process.spare import Spare
 from fastrouter.worker.speculation.draft_model import Draft
@@ -68,14 +70,16 @@ class LoadedModel:
 class ProgressReport:
     """llama.cpp calls this while it loads; it tells the router, but not too often. False stops the load."""
 
-    def __init__(self, wire: BlockingWire, note: Callable[[], None]) -> None:
+    def __init__(self, wire: BlockingWire, note: Callable[[], None], courtesy: Courtesy) -> None:
         self._wire = wire
         self._note = note
+        self._courtesy = courtesy
         self._next = time.perf_counter() + _PROGRESS_INTERVAL_S
         wire.send(Progress(0.0))  # from here on, the end of this process concerns the model
 
     def __call__(self, value: float) -> bool:
         self._note()
+        self._courtesy()
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + _PROGRESS_INTERVAL_S
@@ -90,32 +94,47 @@ class Loader:
     """One load. `wake` ends the loop's wait for messages, in any thread. `watch_router`: see loop.py."""
 
     def __init__(
-        self, load: Load, wire: BlockingWire, outbox: Outbox, wake: Callable[[], None], watch_router: Callable[[], None] = lambda: None
+        self,
+        load: Load,
+        wire: BlockingWire,
+        outbox: Outbox,
+        wake: Callable[[], None],
+        courtesy: Courtesy,
+        watch_router: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self._wire = wire
         self._outbox = outbox
         self._wake = wake
+        self._courtesy = courtesy
         self._watch_router = watch_router
         self._phases_ms: dict[str, float] = {}
         self._phase_began = time.perf_counter()
+        self._waited_s = 0.0  # until the phase began
 
     def run(self, spare: Spare) -> LoadedModel:
         """Raises FastrouterError."""
         load = self._load
         log.set_verbosity(load.verbosity)
-        on_progress = ProgressReport(self._wire, self._outbox.note_progress)
+        on_progress = ProgressReport(self._wire, self._outbox.note_progress, self._courtesy)
+        self._courtesy()
         gone = confine(load) if load.is_confined else []
         self._watch_router()
         spare.drop_variants(load.num_dropped)
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
-        model = taken or Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
+        model = taken or self._open(on_progress)
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
         self._say_ready(loaded, footprint, gone)
         return loaded
+
+    def _open(self, on_progress: ProgressReport) -> Model:
+        """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""
+        load = self._load
+        with reading_ahead([] if load.options.direct_io else load.files or [load.path]):
+            return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
 
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options
@@ -123,8 +142,10 @@ class Loader:
         projector = self._open_projector(model)
         prompts.start_compiling()
         adapters = Adapters(model, options)
+        self._courtesy()
         context = Context(model, options)
         self._end_phase("context")
+        self._courtesy()
         if options.warmup and context.memory:
             context.warm_up()
         speculation = Speculation(context, options, self._open_draft(context, on_progress))
@@ -165,7 +186,8 @@ class Loader:
     def _end_phase(self, name: str) -> None:
         self._outbox.note_progress()
         began, self._phase_began = self._phase_began, time.perf_counter()
-        self._phases_ms[name] = 1e3 * (self._phase_began - began)
+        waited_s, self._waited_s = self._courtesy.waited_s - self._waited_s, self._courtesy.waited_s
+        self._phases_ms[name] = 1e3 * (self._phase_began - began - waited_s)
 
     def _say_ready(self, loaded: LoadedModel, footprint: Footprint, gone: list[str]) -> None:
         engine, context, options = loaded.engine, loaded.context, self._load.options

@@ -25,6 +25,7 @@ from fastrouter.ipc.messages import (
     Failed,
     Forget,
     Hello,
+    Hurry,
     Lend,
     Message,
     Notice,
@@ -42,6 +43,7 @@ from fastrouter.worker.calls.text_calls import TEXT_CALLS
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.llama.binding import Scarcity
 from fastrouter.worker.loading import LoadedModel, Loader
+from fastrouter.worker.process.courtesy import Courtesy
 from fastrouter.worker.process.spare import Spare
 
 _SHORT_WAIT_S = 0.0002  # until there is room in the ring, or a grammar is ready
@@ -59,12 +61,14 @@ def run_worker(wire: BlockingWire, ring: TokenRing, descriptors: Descriptors, wa
     spare = Spare(mailbox.wait)
     load, more = spare.await_load()
     outbox = Outbox(ring)
+    courtesy = Courtesy(mailbox.wait, outbox.note_progress, is_on=load.is_ahead)
+    courtesy.take(more)
     try:
-        loaded = Loader(load, wire, outbox, mailbox.wake, watch_router).run(spare)
+        loaded = Loader(load, wire, outbox, mailbox.wake, courtesy, watch_router).run(spare)
     except FastrouterError as error:
         wire.send(Failed(error.message, may_work_later=isinstance(error, Scarcity)))
         return 1
-    Loop(loaded, wire, outbox, mailbox.wait, descriptors).run(spare, more)
+    Loop(loaded, wire, outbox, mailbox.wait, descriptors).run(spare, courtesy.kept)
     return 0
 
 
@@ -200,6 +204,8 @@ class Loop:
         elif isinstance(message, Park):
             self._parker.park_all(message)
             self._is_over = True
+        elif isinstance(message, Hurry):
+            pass  # its load is over
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 

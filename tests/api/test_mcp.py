@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
+from conftest import FASTROUTER, IS_PACKAGE, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
 
-from fastrouter.api.tools.server_tools import ServerTools
+from fastrouter.api.tools.server_tools import NEEDED, ServerTools
 from fastrouter.config.config import Config
 from fastrouter.config.tools import McpServer
 from fastrouter.errors import ConfigError
@@ -55,7 +56,7 @@ def with_servers(router: StartRouter, tmp_path: Path) -> Callable[..., Router]:
     def start(servers: dict[str, Any], *flags: str, **how: Any) -> Router:
         config = tmp_path / "mcp.json"
         config.write_text(json.dumps({"mcpServers": servers}))
-        return router("--mcp-servers-config", str(config), *flags, is_fake=True, **how)
+        return router("--mcp-servers-config", str(config), *flags, is_fake=IS_PACKAGE, **how)
 
     return start
 
@@ -93,7 +94,7 @@ def two(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) ->
             "off": {"command": "never", "disabled": True},
         }
         (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
-        yield module_router("--mcp-servers-config", str(folder / "mcp.json"), is_fake=True, env={"MY_SECRET": "hush"})
+        yield module_router("--mcp-servers-config", str(folder / "mcp.json"), is_fake=IS_PACKAGE, env={"MY_SECRET": "hush"})
 
 
 def test_tools_of_all_servers_are_listed_by_their_names(two: Router) -> None:
@@ -177,7 +178,7 @@ def odd_ones(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactor
     servers["refuses"] = odd("refuses")
     config = tmp_path_factory.mktemp("odd") / "mcp.json"
     config.write_text(json.dumps({"mcpServers": servers}))
-    return module_router("--mcp-servers-config", str(config), is_fake=True)
+    return module_router("--mcp-servers-config", str(config), is_fake=IS_PACKAGE)
 
 
 def test_only_their_own_tools_are_missing(odd_ones: Router) -> None:
@@ -356,8 +357,10 @@ def test_a_wrong_file_stops_the_start(refused: Callable[..., str], content: str 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"need the package mcp: install it with pip install 'fastrouter\[mcp\]'"):
+    with pytest.raises(ConfigError, match=f"need the package mcp. Install it: {sys.executable} -m pip install '{NEEDED}'$"):
         ServerTools(Config(mcp_servers=(McpServer("notes", "x"),)))
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["mcp"] == [NEEDED]
 
 
 def test_both_flags_together(refused: Callable[..., str], tmp_path: Path) -> None:

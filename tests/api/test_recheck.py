@@ -96,6 +96,56 @@ def test_what_comes_in_its_place_is_no_model(folder: Path, tmp_path: Path, route
     assert say(server, "m") == before
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_file_is_cut_while_its_model_answers(folder: Path, tmp_path: Path, router: StartRouter, share: float) -> None:
+    """Its pages are gone, so its worker dies. The stream ends with an error, and only this model is hit, until its file is whole again."""
+    (tmp_path / "1.gguf").rename(folder / "other.gguf")
+    server = router("-c", "2048", models_dir=folder)
+    path = folder / "m.gguf"
+    whole = path.read_bytes()
+    before, other = say(server, "m"), say(server, "other")
+    with server.stream("/completion", {"model": "m", "prompt": "a", "n_predict": 2000, "stream": True, "ignore_eos": True}) as stream:
+        events = iter(stream)
+        next(events)
+        os.truncate(path, int(len(whole) * share))
+        last = list(events)[-1]
+        assert "error" in last or last["stop"], last
+    time.sleep(LOOK_S)
+    assert complete(server, "m").status == 400
+    assert say(server, "other") == other
+    assert server.process.poll() is None
+    replace(path, whole)
+    time.sleep(LOOK_S)
+    assert say(server, "m") == before
+
+
+def test_a_file_changes_while_its_model_loads(folder: Path, router: StartRouter) -> None:
+    """Requests that wait for the load get the new file, streamed and whole. Scripted workers, whose loads last."""
+
+    def ask(is_stream: bool) -> None:
+        body = {"model": "m", "stream": is_stream, "messages": [{"role": "user", "content": '{"tokens": 3}'}]}
+        answers.append(server.post("/v1/chat/completions", body))
+
+    path = folder / "m.gguf"
+    path.write_text('{"load_s": 60, "progress": [0.1, 0.2]}')
+    server = router(models_dir=folder, is_fake=True)
+    answers: list[Answer] = []
+    threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    server.await_status("m", "loading")
+    eventually(lambda: server.get("/v1/models/m").json["usage"]["waiting"] == 4, "all of them wait")
+    time.sleep(LOOK_S)
+    replace(path, b'{"meta": {"n_ctx": 77}}')
+    late = server.post("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "{}"}]})  # this one notices it
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in (*answers, late)] == [200] * 5
+    assert all(b"t0 " in answer.body and b"error" not in answer.body for answer in answers)
+    assert server.get("/v1/models/m").json["meta"]["n_ctx"] == 77
+    assert "unloaded while it was loading" not in server.log
+
+
 def test_streams_end_before_the_new_file_is_loaded(folder: Path, tmp_path: Path, router: StartRouter) -> None:
     server = router(models_dir=folder)
     server.load("m")

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FASTROUTER, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
+from conftest import FASTROUTER, IS_PACKAGE, REPOSITORY, Router, StartRouter, descendants_that_run, environment, eventually, is_alive
 
 from fastrouter.options.tool_definitions import BUILT_IN
 from fastrouter.system.confinement import landlock_version
 
 NAMES = [tool.name for tool in BUILT_IN]
 needs_landlock = pytest.mark.skipif(not landlock_version(), reason="this kernel has no Landlock")
+
+
+LIBRARIES = os.environ.get("LD_LIBRARY_PATH", "/opt/mine")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(module_router: StartRouter, folder: Path) -> Router:
-    return module_router("--tools", "all", "--tools-dir", str(folder), is_fake=True, env={"LLAMA_ARG_HF_TOKEN": "", "SECRET_THING": "hush"})
+    env = {"LLAMA_ARG_HF_TOKEN": "", "SECRET_THING": "hush", "LD_LIBRARY_PATH": LIBRARIES}
+    return module_router("--tools", "all", "--tools-dir", str(folder), is_fake=IS_PACKAGE, env=env)
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_the_list_has_llama_servers_shape(server: Router) -> None:
 
 
 def test_only_the_named_tools_are_there(router: StartRouter, tmp_path: Path) -> None:
-    server = router("--tools", "read_file,get_info", "--tools-dir", str(tmp_path), is_fake=True)
+    server = router("--tools", "read_file,get_info", "--tools-dir", str(tmp_path), is_fake=IS_PACKAGE)
     assert [tool["tool"] for tool in server.get("/tools").json] == ["read_file", "get_info"]
     answer = server.post("/tools", {"tool": "write_file", "params": {"path": "x", "content": "x"}})
     assert (answer.status, answer.error["type"]) == (404, "invalid_request_error")
@@ -87,7 +91,7 @@ def test_only_the_named_tools_are_there(router: StartRouter, tmp_path: Path) -> 
 
 
 def test_without_the_flag_there_is_nothing(router: StartRouter) -> None:
-    server = router(is_fake=True)
+    server = router(is_fake=IS_PACKAGE)
     for answer in (server.get("/tools"), server.post("/tools", {"tool": "read_file"}), server.get("/cors-proxy")):
         assert (answer.status, answer.error["type"]) == (403, "feature_disabled")
     assert "tools_enabled" not in server.get("/props").json
@@ -359,6 +363,12 @@ def test_it_has_no_secrets_of_the_router(server: Router, folder: Path) -> None:
 
 
 @needs_landlock
+def test_its_libraries_are_those_of_the_user(server: Router) -> None:
+    """Not those inside the executable."""
+    assert run(server, "echo $LD_LIBRARY_PATH").splitlines()[0] == LIBRARIES
+
+
+@needs_landlock
 def test_it_cannot_end_the_router(server: Router) -> None:
     found = run(server, f"kill -9 {server.process.pid}; kill -9 $PPID; echo $?")
     assert server.process.poll() is None
@@ -409,7 +419,7 @@ def test_its_code_and_its_errors(server: Router) -> None:
 def test_a_command_that_would_never_end_does_not_keep_the_router(router: StartRouter, tmp_path: Path) -> None:
     if not landlock_version():
         pytest.skip("this kernel has no Landlock")
-    server = router("--tools", "all", "--tools-dir", str(tmp_path), "--shutdown-timeout", "1", is_fake=True)
+    server = router("--tools", "all", "--tools-dir", str(tmp_path), "--shutdown-timeout", "1", is_fake=IS_PACKAGE)
     with server.stream(
         "/tools", {"tool": "exec_shell_command", "params": {"command": "echo x; sleep 600", "timeout": 60}, "stream": True}
     ) as stream:
@@ -469,7 +479,7 @@ def test_flags_that_cannot_work(refused: Callable[..., str], tmp_path: Path) -> 
 def test_a_key_with_limits_has_no_tools(router: StartRouter, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("everything\nfew models=tiny*\nlook read-only\n")
-    server = router("--tools", "all", "--tools-dir", str(tmp_path), "--api-key-file", str(keys), is_fake=True)
+    server = router("--tools", "all", "--tools-dir", str(tmp_path), "--api-key-file", str(keys), is_fake=IS_PACKAGE)
     body = {"tool": "get_info", "params": {}}
 
     def ask(key: str) -> tuple[int, Any]:

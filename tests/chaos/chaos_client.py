@@ -24,6 +24,7 @@ class Answer:
     ended_at: float = 0.0
     longest_gap_s: float = 0.0  # between two texts
     is_cut: bool = False  # the connection ended in the middle of the body
+    is_hung: bool = False  # it was not over in time
 
 
 @dataclass
@@ -88,21 +89,28 @@ def body_of(model: str, script: dict[str, Any]) -> dict[str, Any]:
 
 
 def text_of_script(script: dict[str, Any]) -> str:
-    return "".join(f"t{index} " for index in range(script["tokens"]))
+    return "".join(script.get("text") or f"t{index} " for index in range(script["tokens"]))
 
 
 async def ask(
-    port: int, body: dict[str, Any], expected: str, on_text: Callable[[int], None] = lambda count: None, path: str = "/v1/chat/completions"
+    port: int,
+    body: dict[str, Any],
+    expected: str,
+    on_text: Callable[[int], None] = lambda count: None,
+    path: str = "/v1/chat/completions",
+    *,
+    patience_s: float = PATIENCE_S,
+    pace_s: float = 0.0,
 ) -> Answer:
-    """One stream, checked. `on_text` gets the number of events with text so far."""
+    """One stream, checked. `on_text` gets the number of events with text so far. `pace_s`: a pause after each piece that it reads."""
     loop = asyncio.get_running_loop()
     answer = Answer()
     reader = Events(on_text)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            await _read(port, path, body, reader)
+        async with asyncio.timeout(patience_s):
+            await _read(port, path, body, reader, pace_s)
     except TimeoutError:
-        answer.why = f"not over after {PATIENCE_S:g} s"
+        answer.why, answer.is_hung = f"not over after {patience_s:g} s", True
         return answer
     except (OSError, asyncio.IncompleteReadError) as error:
         reader.is_cut = True
@@ -126,12 +134,10 @@ def judge(reader: "Events", expected: str, why: str) -> tuple[str, str]:
     return LOST, why or "neither [DONE] nor an error"
 
 
-async def _read(port: int, path: str, body: dict[str, Any], events: "Events") -> None:
+async def _read(port: int, path: str, body: dict[str, Any], events: "Events", pace_s: float) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
-        writer.write(head.encode() + b"Connection: close\r\n\r\n" + data)
+        writer.write(b"".join(request_of(path, body)))
         answered = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         events.status = int(answered.split()[1])
         if events.status != 200:
@@ -139,11 +145,19 @@ async def _read(port: int, path: str, body: dict[str, Any], events: "Events") ->
         elif "transfer-encoding: chunked" in answered:
             while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
                 events.feed((await reader.readexactly(size + 2))[:-2])
+                await asyncio.sleep(pace_s)
         else:
             while piece := await reader.read(1 << 16):
                 events.feed(piece)
     finally:
         await close(writer)
+
+
+def request_of(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """(head, body)"""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n", data
 
 
 async def close(writer: asyncio.StreamWriter) -> None:

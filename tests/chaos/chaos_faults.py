@@ -97,7 +97,7 @@ async def _die_while_unloading(site: Site, model: str, tokens: int, how: str) ->
     return await asking
 
 
-async def _unload(site: Site, model: str) -> None:
+async def unload(site: Site, model: str) -> None:
     await site.post("/models/unload", {"model": model})
     while (await site.get(f"/v1/models/{model}"))["status"]["value"] != "unloaded":
         await asyncio.sleep(0.005)
@@ -105,7 +105,7 @@ async def _unload(site: Site, model: str) -> None:
 
 async def _change(site: Site, model: str, script: dict[str, Any]) -> None:
     """Before the next request: a file that changes under a request ends its model."""
-    await _unload(site, model)
+    await unload(site, model)
     site.write(model, script)
     await site.get("/models?reload=1")
 
@@ -156,7 +156,7 @@ def _stopped(site: Site, counts: Counts, which: str) -> Callable[[str], Coroutin
             counts.take(await site.ask(model, {"tokens": 1}))
             kill(await site.pid_of(model), signal.SIGSTOP)
         else:
-            await _unload(site, model)
+            await unload(site, model)
             kill(site.fork_server() if which == "fork server" else await site.newest(), signal.SIGSTOP)
         answer = counts.take(await site.ask(model, {"tokens": 3}))
         counts.expect(answer.kind == KEPT, f"stopped {which}: {answer.kind}: {answer.why}")

@@ -20,6 +20,7 @@ MEASURED = {
     "hot, staying on tiny0",
     "hot, alternating with tiny1",
     "start to /health",
+    "start to the first token of tiny0",
 }
 
 
@@ -52,7 +53,11 @@ def test_files(run: Run, models: Path, tmp_path: Path) -> None:
     said = json.loads(result.stdout)
     assert (said["models"], said["flags"], said["rounds"], said["rival"]) == (["tiny0", "tiny1"], ["-c", "512"], 1, None)
     [samples] = said["samples_s"].values()
-    assert set(samples) == MEASURED
+    [back] = [measured for measured in samples if measured.startswith("back to ")]
+    [reading] = [measured for measured in samples if measured.startswith("reading these ")]
+    assert set(samples) == {*MEASURED, back, reading}
+    assert back.removeprefix("back to ") == reading.removeprefix("reading these ")
+    assert back.endswith("0 tokens on tiny0")
     assert all(0 < sample < DEADLINE_S for values in samples.values() for sample in values)
     assert not list(tmp_path.glob("fastrouter-bench-*"))
 
@@ -66,10 +71,15 @@ def test_the_models_a_router_finds_against_a_rival(run: Run, rival: Path, tmp_pa
     result = run("--rounds=1", "--rival", str(rival), LLAMA_ARG_MODELS_DIR=str(folder), **closed)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[1].startswith("fastrouter 0.1.0 (")
-    head, *rows = [[cell for cell in line.split("  ") if cell.strip()] for line in result.stdout.splitlines()[6:]]
-    assert [cell.strip() for cell in head] == ["N", "fastrouter", "90%", "llama-server", "90%", "RATIO"]
-    assert [row[0] for row in rows] == ["cold switch to only", "hot, staying on only", "start to /health"]
-    assert all(len(row) == 7 and row[-1].endswith("x") for row in rows)
+    head, *rows = [[cell for cell in line.split("  ") if cell.strip()] for line in result.stdout.splitlines()[7:]]
+    assert [cell.strip() for cell in head] == ["N", "fastrouter p50", "p95", "p99", "llama-server p50", "p95", "p99", "RATIO"]
+    assert sorted(row[0] for row in rows) == [
+        "cold switch to only",
+        "hot, staying on only",
+        "start to /health",
+        "start to the first token of only",
+    ]
+    assert all(len(row) == 9 and row[-1].endswith("x") for row in rows)
 
 
 @pytest.mark.parametrize(

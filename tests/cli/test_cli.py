@@ -345,7 +345,7 @@ def test_a_router_with_one_model_takes_every_name(router: StartRouter, models: P
 
 def test_not_running(run: Run) -> None:
     for arguments in (["list"], ["ps"], ["load", "x"], ["unload", "x"], ["chat", "x", "hello"]):
-        check_failed(run(*arguments, url="http://127.0.0.1:9"), "no answer from http://127.0.0.1:9", "is the router running?")
+        check_failed(run(*arguments, url="http://127.0.0.1:9"), "from http://127.0.0.1:9: Connection refused; is the router running?")
     check_failed(run("list", url="ftp://127.0.0.1"), "not an http:// address")
     for url in ("http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[::1", "http://"):
         check_failed(run("list", url=url), "not an http:// address")

@@ -13,7 +13,11 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
-USUAL = ["tests/core/test_ring.py", "tests/core/test_sse.py", "tests/core/test_http_parser.py", "tests/supervisor/test_hostile_worker.py"]
+USUAL = [
+    *("tests/core/test_ring.py", "tests/core/test_sse.py", "tests/core/test_http_parser.py", "tests/core/test_chain.py"),
+    *("tests/core/test_sample.py", "tests/catalog/test_gguf.py", "tests/http/test_http_conformance.py"),
+    *("tests/supervisor/test_hostile_worker.py", "tests/fuzz/test_kept_corpus.py"),
+]
 FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=alignment -fno-sanitize-recover=undefined"
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python keeps memory until its end
@@ -23,12 +27,16 @@ OPTIONS = {
 
 
 def runtime() -> str | None:
-    """The sanitizer's library, which must be there before Python is."""
+    """The sanitizer's library, which must be there before Python is; and C++'s, in which the sanitizer must find what throws."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
-    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    return found if Path(found).is_absolute() else None
+    found = [_library(compiler, name) for name in ("libasan.so", "libstdc++.so.6")]
+    return ":".join(found) if all(Path(path).is_absolute() for path in found) else None
+
+
+def _library(compiler: str, name: str) -> str:
+    return subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
 
 
 def build(folder: Path) -> None:

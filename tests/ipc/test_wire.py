@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.errors import InvalidRequest, ProtocolError, from_wire
+from fastrouter.ipc.async_wire import AsyncWire
 from fastrouter.ipc.messages import Abort, Call, Failed, Generate, Hello, Load, Message, Notice, Progress, Ready, Reply, Submit
-from fastrouter.ipc.wire import MAX_FRAME_BYTES, AsyncWire, BlockingWire, FrameReader, decode, encode, encode_reply
+from fastrouter.ipc.wire import MAX_FRAME_BYTES, BlockingWire, FrameReader, decode, encode, encode_reply
 from fastrouter.options.load import LoadOptions
 
 MESSAGES: list[Message] = [

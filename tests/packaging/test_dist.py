@@ -344,10 +344,22 @@ def test_the_spec_leaves_nothing_out_that_is_imported() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                if path.name.startswith("mcp_") and name.startswith("mcp"):
-                    continue  # they run where the extra `mcp` is installed, in a process of their own
                 parts = name.split(".")
                 assert not {".".join(parts[: index + 1]) for index in range(len(parts))} & unused, f"{path.name} imports {name}"
+
+
+def test_the_client_of_mcp_works_with_the_stand_ins() -> None:
+    code = "import cryptography, fastrouter.api.tools.mcp_host as host; print(cryptography.__file__, host.Host([], 1.0)._servers)"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT / "packaging/stand_ins"), str(PROJECT)])}
+    found = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
+    assert found.stdout == f"{PROJECT}/packaging/stand_ins/cryptography.py {{}}\n", found.stderr
+
+
+def test_each_of_its_tests_exists() -> None:
+    text = (PROJECT / "Makefile").read_text().replace("\\\n", " ")
+    names = text.partition("\nDIST_TESTS :=")[2].partition("\n")[0].split()
+    assert len(names) > 20
+    assert [name for name in names if len(list((PROJECT / "tests").glob(f"*/test_{name}.py"))) != 1] == []
 
 
 def test_the_pinned_versions_are_those_that_are_asked_for() -> None:

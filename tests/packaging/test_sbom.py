@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
+from fastrouter.system.build import LLAMA_BUILD
+
 pytest.importorskip("cyclonedx", reason="needs cyclonedx-python-lib")
 
 
@@ -127,6 +129,13 @@ def test_what_pyinstaller_has_packed(tmp_path: Path) -> None:
     assert inside == {"uvloop", "markupsafe", "httptools"}
     (tmp_path / "empty").mkdir()
     assert run("--into", str(tmp_path), "--packed", str(tmp_path / "empty")).stderr.startswith("sbom: PyInstaller has not worked in ")
+
+
+def test_the_package_is_not_needed() -> None:
+    """The packer's Python does not have it."""
+    code = "import sys, inventory; sys.modules['fastrouter'] = None; print(inventory.llama_part().version)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "packaging", capture_output=True, text=True, timeout=60)
+    assert found.stdout == f"b{LLAMA_BUILD}\n", found.stderr
 
 
 def test_javascript_of_the_page(inventory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,15 @@
 """What goes into the packages: nothing is forgotten, and the same files make the same bytes. The builds themselves are `make wheel`."""
 
+import base64
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -69,6 +73,31 @@ def test_the_source_package_is_the_same_whoever_packs_it(wheel: ModuleType, tmp_
         file = archive.extractfile("package/two.sh")
         assert file is not None
         assert file.read() == b"two.sh"
+
+
+def test_the_wheel_carries_a_list_of_its_parts(wheel: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("cyclonedx", reason="needs cyclonedx-python-lib")
+    parts_list = wheel.to_bom("fastrouter", wheel.vendored_parts()).encode()
+    made = []
+    for index in range(2):
+        path = tmp_path / f"{index}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("fastrouter/a.py"), "pass")
+            archive.writestr(zipfile.ZipInfo("fastrouter-1.dist-info/RECORD"), "fastrouter/a.py,,\nfastrouter-1.dist-info/RECORD,,\n")
+        wheel.add_parts_list(path, parts_list, 1_700_000_000)
+        made.append(path)
+    assert made[0].read_bytes() == made[1].read_bytes()
+    with zipfile.ZipFile(made[0]) as archive:
+        name = "fastrouter-1.dist-info/sboms/fastrouter.cdx.json"
+        assert archive.namelist() == ["fastrouter/a.py", name, "fastrouter-1.dist-info/RECORD"]
+        assert archive.read(name) == parts_list
+        digest = base64.urlsafe_b64encode(hashlib.sha256(parts_list).digest()).decode().rstrip("=")
+        lines = archive.read("fastrouter-1.dist-info/RECORD").decode().splitlines()
+        assert lines == [f"{name},sha256={digest},{len(parts_list)}", "fastrouter/a.py,,", "fastrouter-1.dist-info/RECORD,,"]
+    listed = {part["name"] for part in json.loads(parts_list)["components"]}
+    scripts = json.loads((REPOSITORY / "fastrouter" / "web" / "vendor" / "vendor.json").read_text())
+    assert listed == {script["name"] for script in scripts}
+    assert listed
 
 
 def test_the_pinned_tools_are_what_the_build_asks_for() -> None:

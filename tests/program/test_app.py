@@ -1,6 +1,7 @@
 """The router as a program: its first lines, its flags, its signals, folders that change while it runs."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Router, StartRouter, environment, eventually
+from conftest import FASTROUTER, Router, StartRouter, descendants, environment, eventually, has_mapped, text_of
 from gguf import PoolingType
 from tiny_encoders import make_bert
 from tiny_models import make_llama
@@ -60,6 +61,8 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert helped.stdout == fastrouter(tmp_path, "help").stdout == fastrouter(tmp_path, "serve", "-h").stdout
     for flag in ("--models-dir", "--models-max", "--port", "--ctx-size", "list|ps|load|unload|chat"):
         assert flag in helped.stdout
+    usage = helped.stdout.partition("\n\n")[0]
+    assert [verb for verb in ALL_VERBS if not re.search(rf"\b{verb}\b", usage)] == []
     assert not [kind.name for kind in Kind if "_" in kind.name and f" {kind.name} " in helped.stdout]
     shown = fastrouter(tmp_path, "--version")
     assert shown.returncode == 0
@@ -73,8 +76,18 @@ def test_whoever_reads_the_help_may_leave(tmp_path: Path) -> None:
     assert shown.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["template check a.jinja", "preset check a.ini", "completion bash", "help template", "pull --help"])
+def test_whoever_reads_an_answer_may_leave(tmp_path: Path, words: str) -> None:
+    (tmp_path / "a.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    (tmp_path / "a.ini").write_text("[a]\nmodel = a.gguf\n")
+    command = f"{shlex.join(FASTROUTER)} {words} | exec 0<&-"
+    shown = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=30)
+    assert shown.stderr == ""
+
+
 def test_unknown_flag(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--modles-dir", "."), "--modles-dir", "did you mean --models-dir?")
+    check_refused(fastrouter(tmp_path, "--prot", "1"), "--prot", "did you mean --port?")
     check_refused(fastrouter(tmp_path, "--xyzzy"), "unknown flag --xyzzy; `fastrouter help` lists all")
     check_refused(fastrouter(tmp_path, "--port", "0", "list"), "unexpected argument 'list'", "a verb comes first")
 
@@ -116,6 +129,7 @@ def test_help_of_a_verb(tmp_path: Path, verb: str) -> None:
 
 def test_wrong_values(tmp_path: Path) -> None:
     check_refused(fastrouter(tmp_path, "--port", "99999"), "--port")
+    check_refused(fastrouter(tmp_path, "--port", "8181", "--ollama-port", "8181"), "--ollama-port 8181: --port is the same")
     check_refused(fastrouter(tmp_path, "--lora", "no.gguf"), "--lora no.gguf: there is no such file")
     check_refused(fastrouter(tmp_path, "--models-dir", "no-such"), "there is no such folder; looked for", f"{tmp_path}/no-such")
     check_refused(fastrouter(tmp_path, "--models-preset", "no.ini"), "no.ini")
@@ -209,7 +223,8 @@ def test_the_start_imports_only_what_it_needs() -> None:
     code = "import sys, fastrouter.cli.serve, fastrouter.catalog.catalog; print(*sys.modules)"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     late = ("fastrouter.ipc", "fastrouter.supervisor", "fastrouter.hub", "fastrouter.worker", "fastrouter.api.flavours", "jinja2", "numpy")
-    assert [name for name in there if name.startswith(late)] == []
+    launch = "fastrouter.supervisor.workers.launch"  # it starts the fork server, and imports little
+    assert [name for name in there if name.startswith(late) and not launch.startswith(name)] == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")
@@ -362,6 +377,31 @@ def test_stream_survives_a_reload(router: StartRouter, tmp_path: Path) -> None:
         assert stream.is_done
     assert last["usage"]["completion_tokens"] == 1900
     assert ask(server, "one").status == 200
+
+
+def test_a_stream_goes_on_after_a_reload_of_its_presets(router: StartRouter, tmp_path: Path) -> None:
+    """It is not over when its model's time to stop is: the next process, with the new options, continues it to the letter."""
+    preset = tmp_path / "p.ini"
+    preset.write_text("[one]\nctx-size = 1024\nstop-timeout = 0\n")
+    make_llama(tmp_path / "one.gguf", seed=1)
+    server = router("--models-preset", str(preset), models_dir=tmp_path)
+    body = {"model": "one", "prompt": "the cat", "max_tokens": 500, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    whole = server.post("/v1/completions", body).json["choices"][0]["text"]
+    for number in range(20):  # on a quick machine it may be over before the reload
+        ask(server, "one")
+        worker = server.worker_of("one")
+        with server.stream("/v1/completions", {**body, "stream": True}) as stream:
+            events = stream.events()
+            parts = [text_of(next(events))]
+            preset.write_text(f"[one]\nctx-size = {1280 + 256 * number}\nstop-timeout = 0\n")
+            server.process.send_signal(signal.SIGHUP)
+            parts += [text_of(event) for event in events]
+            assert stream.is_done
+        assert "".join(parts) == whole
+        now = [pid for pid in descendants(server.process.pid) if has_mapped(pid, tmp_path / "one.gguf")]
+        if now and worker not in now:
+            return
+    pytest.fail("no stream has outlived its worker")
 
 
 def test_hangup_reloads(router: StartRouter, models: Path, tmp_path: Path) -> None:

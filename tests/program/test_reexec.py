@@ -13,7 +13,7 @@ from conftest import FASTROUTER, Router, StartRouter, descendants, environ_of, e
 
 from fastrouter.cli.bench import servers
 from fastrouter.hub.job import COMMAND as HUB
-from fastrouter.supervisor.workers.fork_server import FORK_SERVER_COMMAND
+from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND
 from fastrouter.system import reexec
 
 SCRIPT = FASTROUTER if "FASTROUTER_PROGRAM" in os.environ else [str(Path(sys.executable).with_name("fastrouter"))]

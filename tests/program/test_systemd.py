@@ -185,3 +185,14 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_service_is_as_closed_as_the_documentation_says() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / "fastrouter.service")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "Overall exposure" not in result.stdout:
+        pytest.skip(f"this systemd-analyze cannot do it offline: {result.stderr[:200]}")
+    exposure = float(re.findall(r"Overall exposure level for .*: ([0-9.]+)", result.stdout)[0])
+    told = float(re.findall(r"exposure of ([0-9.]+)", (UNITS.parent / "docs" / "operations.md").read_text())[0])
+    assert exposure <= told + 0.3, "other versions of systemd count other things"

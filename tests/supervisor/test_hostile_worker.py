@@ -14,9 +14,10 @@ from specs import spec_of
 
 from fastrouter._core import EVENT, FINISH, PROGRESS, TEXT
 from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.ipc.async_wire import AsyncWire
 from fastrouter.ipc.messages import Failed, Generate, Message, Notice, Progress, PromptCacheSize, Ready, Reply, Snapshot
 from fastrouter.ipc.records import Delta, Finish, PromptProgress
-from fastrouter.ipc.wire import AsyncWire, encode
+from fastrouter.ipc.wire import encode
 from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.supervisor.decide.need import NOTHING
 from fastrouter.supervisor.decide.state import State

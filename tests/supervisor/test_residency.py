@@ -429,6 +429,22 @@ def test_memory_waits_for_the_busy_and_for_what_still_ends(room_of: Rooms) -> No
     assert b.done()
 
 
+def test_a_load_does_not_wait_for_the_end_of_the_model_that_leaves(room_of: Rooms) -> None:
+    """Where only the places are scarce, or the memory is enough for both."""
+    for memory_mib in (0, 130):
+        room = room_of(1, models_memory_mib=memory_mib)
+        for model in "ab":
+            room.settle(model, size_bytes=60 * MIB)
+        room.use("a")
+        b = room.ask("b")
+        assert repr(room) == "a dying 0, b loading 0 | b:1"
+        room.advance(EXIT_S)
+        assert repr(room) == "b loading 0 | b:1"
+        room.advance(1.0)
+        assert b.done()
+        b.result().release()
+
+
 # ---------------------------------------------------------------- idle
 
 

@@ -29,8 +29,9 @@ class Room:
         self.fields: dict[str, dict[str, Any]] = {}
         self.tasks: list[asyncio.Task[Any]] = []
         config = Config(models_max=models_max, **{"models_memory_mib": 0, **settings})
+        self.known: set[str] | None = None  # the models in the catalog; None: all
         timers = Timers(self.loop.time, self.loop)
-        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, timers=timers, trace=trace)
+        self.supervisor = Supervisor(config, on_event=self._on_event, maker=self.maker, timers=timers, trace=trace, find=self._find)
         self.run(self.supervisor.start())
 
     def __repr__(self) -> str:
@@ -51,6 +52,9 @@ class Room:
     def settle(self, model: str, **fields: Any) -> None:
         """Fields of its spec from now on."""
         self.fields[model] = fields
+
+    def _find(self, model: str) -> ModelSpec | None:
+        return self.spec(model) if self.known is None or model in self.known else None
 
     def spec(self, model: str) -> ModelSpec:
         return spec_of(model, f"/models/{model}", **self.fields.get(model, {}))

@@ -9,7 +9,7 @@ from conftest import StartRouter, descendants, has_mapped
 from fastrouter.config.values import convert, find_argument
 from fastrouter.errors import ConfigError, FastrouterError
 from fastrouter.options.load import LoadOptions
-from fastrouter.supervisor.workers.fork_server import spin_count
+from fastrouter.supervisor.workers.launch import spin_count
 from fastrouter.worker.llama.thread_pools import Placement, placements_of
 
 CPU = min(os.sched_getaffinity(0))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,3 +162,19 @@ def test_a_worker_without_its_router_ends_by_itself(models: Path) -> None:
         assert os.waitstatus_to_exitcode(await asyncio.to_thread(lambda: os.waitpid(pid, 0)[1])) == 0
 
     run(scenario)
+
+
+def test_a_fork_server_imports_only_what_workers_use() -> None:
+    """Each module more makes the first load after a start wait longer. Afterwards llama_cpp can be imported as usual."""
+    code = """
+import sys
+from fastrouter.worker import fork_server
+print(*sys.modules)
+import llama_cpp
+assert llama_cpp.Llama and llama_cpp.llama_backend_init is sys.modules["fastrouter.worker.llama.binding"].api.llama_backend_init
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = set(done.stdout.split())
+    assert "llama_cpp.llama_cpp" in found
+    assert {"asyncio", "ssl", "diskcache", "llama_cpp", "llama_cpp.llama", "llguidance"}.isdisjoint(found)

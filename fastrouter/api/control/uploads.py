@@ -106,7 +106,14 @@ class Upload:
                 callback()
 
     async def finish(self) -> None:
-        """All bytes have come. Raises FastrouterError."""
+        """All bytes have come. After an error the file is gone. Raises FastrouterError."""
+        try:
+            await self._finish()
+        except FastrouterError:
+            self._drop()
+            raise
+
+    async def _finish(self) -> None:
         while self._writing is not None:
             await asyncio.wait([self._writing])
         if self._error is not None:

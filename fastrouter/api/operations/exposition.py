@@ -141,8 +141,11 @@ def collect_counts(model_id: str, counts: ModelCounts) -> Iterator[Metric]:
     yield counter("fastrouter_evictions", "Times that the model was removed from memory.", "reason", rows=_by_one(counts.evictions))
     foreseen = "Turns of clients to this model, by whether the router had foreseen them."
     yield counter("fastrouter_foreseen_turns", foreseen, "outcome", rows=_by_one(counts.foreseen))
+    ahead = "Loads before a request came, by what became of them."
+    yield counter("fastrouter_ahead_loads", ahead, "outcome", rows=_by_one(counts.ahead))
     num_processed = counts.prompt_tokens - counts.cached_tokens
     plain = (
+        ("fastrouter_ahead_saved_seconds", "Seconds that requests did not wait because of loads ahead.", counts.ahead_saved_s),
         ("fastrouter_worker_deaths", "Workers that died while they served.", counts.num_deaths),
         ("fastrouter_parked_prompts_restored", "Parked prompts that a new worker has used.", counts.num_restored),
         (

@@ -5,6 +5,7 @@ Invariant: a tool that was not turned on cannot be called. The name of a built-i
 
 import importlib.util
 import logging
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from fastrouter.system.confinement import landlock_version
 
 log = logging.getLogger("fastrouter.tools")
 
-HOW_TO_INSTALL = "install it with pip install 'fastrouter[mcp]'; the standalone executable does not have it"
+NEEDED = "mcp>=2.3,<3"  # as in pyproject.toml
 _SHELL = "exec_shell_command"
 
 
@@ -30,7 +31,7 @@ class ServerTools:
     def __init__(self, config: Config) -> None:
         """Raises ConfigError."""
         if config.mcp_servers and importlib.util.find_spec("mcp") is None:
-            raise ConfigError(f"MCP servers need the package mcp: {HOW_TO_INSTALL}")
+            raise ConfigError(f"MCP servers need the package mcp. Install it: {sys.executable} -m pip install '{NEEDED}'")
         self._root = config.tools_dir
         self._built_in = {tool.name: tool for tool in chosen(config.tools)}
         self._processes = ToolProcesses()

@@ -25,6 +25,7 @@ from fastrouter.api.tools.confine import (
 from fastrouter.api.tools.folder import Folder, ToolFailed, number_param, text_param
 from fastrouter.options.tool_definitions import MAX_TEXT_BYTES, MAX_TIMEOUT_S, USUAL_TIMEOUT_S
 from fastrouter.system.confinement import confine_files
+from fastrouter.system.reexec import environment_for_others
 
 PIECE_BYTES = 4096
 _ROUNDS = 200  # to end processes that start others meanwhile
@@ -80,7 +81,8 @@ def _path_folders() -> Iterator[str]:
 
 
 def _environment(folder: Folder, own: str) -> dict[str, str]:
-    passed = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
+    ours = environment_for_others(os.environ)
+    passed = {name: value for name, value in ours.items() if name in _PASSED_ON or name.startswith("LC_")}
     return {"PATH": _USUAL_PATH, **passed, "HOME": folder.root, "PWD": folder.cwd, "TMPDIR": own, "TERM": "dumb", "SHELL": "/bin/sh"}
 
 

@@ -20,7 +20,7 @@ from fastrouter.catalog.catalog import Catalog
 from fastrouter.catalog.file_names import group_files, is_gguf
 from fastrouter.cli.bench.load_client import BenchFailed
 from fastrouter.cli.bench.servers import OURS, RIVAL, MeasuredServer, running
-from fastrouter.cli.bench.switching import cold, hot, in_turn, ttft
+from fastrouter.cli.bench.switching import back, cold, hot, in_turn, ttft
 from fastrouter.cli.terminal import print_table
 from fastrouter.config.config import parse
 from fastrouter.config.flag import Kind, Scope
@@ -31,12 +31,16 @@ from fastrouter.system.machine import cpu_name
 
 USAGE = """usage: fastrouter bench [MODEL ...] [--rival FILE] [--rounds N] [--json] [flags of the router]
 
-Starts its own router on a free port and measures cold, evicting and hot switches. MODEL: names as a router lists them, or GGUF files;
+Starts its own router on a free port and measures the first token after a start, cold, evicting and hot switches, and the way back to a
+conversation whose model was evicted. MODEL: names as a router lists them, or GGUF files;
 default: the smallest models that a router finds. --rival: a llama-server to measure in the same run with the same flags."""
 NO_MODEL = "there is no model that could be measured: name GGUF files, or a folder with --models-dir"
 MAX_MODELS = 4  # when the user names none
 NUM_COLD, NUM_HOT = 2, 50  # in a round
-ENOUGH_FOR_A_TAIL = 10  # samples
+WARM_UP = "the server has run for 1 s; hot: one request to each model; evict-and-switch: one request to the model that leaves"
+ENOUGH_FOR_A_TAIL = 20  # samples
+MAX_HISTORY_CHARS = 6000
+SENTENCE = "the quick brown fox jumps over a lazy dog "
 _OURS_TO_SAY = {"host", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
 Samples = dict[str, list[float]]  # seconds by measure
 
@@ -46,6 +50,7 @@ class BenchPlan:
     models: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     folder: list[str] = field(default_factory=list)  # the flag that names our temporary folder
+    history: str = ""  # a long prompt that fits into the context of the first model
     rival: Path | None = None
     rounds: int = 3
     is_json: bool = False
@@ -161,7 +166,8 @@ def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[s
         for name in plan.names if round_index % 2 == 0 else plan.names[::-1]:
             rival = plan.rival if name == RIVAL else None
             print(f"round {round_index + 1} of {plan.rounds}: {name}", file=sys.stderr, flush=True)
-            with running(rival, [*plan.flags, *plan.folder, "--models-max", "0"], environ, folder / name) as server:
+            own = [] if rival else ["--no-foresee"]  # models must not be there before they are asked for
+            with running(rival, [*plan.flags, *plan.folder, "--models-max", "0", *own], environ, folder / name) as server:
                 samples[name]["start to /health"].append(server.start_s)
                 if not plan.models:
                     plan.models = _smallest(server)
@@ -169,6 +175,8 @@ def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[s
             if len(plan.models) > 1:
                 with running(rival, [*plan.flags, *plan.folder, "--models-max", "1"], environ, folder / name) as server:
                     _without_room(server, plan.models, samples[name])
+                    plan.history = plan.history or _history(server, plan.models[0])
+                    back(server, plan.models[0], plan.models[1], plan.history, samples[name])
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "kernel": os.uname().release},
@@ -176,6 +184,7 @@ def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[s
         "rival": str(plan.rival) if plan.rival else None,
         "models": plan.models,
         "flags": plan.flags,
+        "warm_up": WARM_UP,
         "rounds": plan.rounds,
         "samples_s": samples,
     }
@@ -197,6 +206,8 @@ def _can_talk(model: dict[str, Any]) -> bool:
 
 
 def _with_room(server: MeasuredServer, models: Sequence[str], samples: Samples) -> None:
+    if server.status(models[0]) == "unloaded":
+        samples[f"start to the first token of {models[0]}"].append(server.start_s + ttft(server, models[0]))
     for model in models:
         if server.status(model) != "unloaded":
             server.unload(model)
@@ -221,6 +232,13 @@ def _without_room(server: MeasuredServer, models: Sequence[str], samples: Sample
             samples[f"evict-and-switch to {model}"] += in_turn(server, [model], 1)
 
 
+def _history(server: MeasuredServer, model: str) -> str:
+    """It may have a token for each character."""
+    ttft(server, model)
+    [meta] = [listed.get("meta") or {} for listed in server.models() if listed["id"] == model]
+    return (SENTENCE * MAX_HISTORY_CHARS)[: min(MAX_HISTORY_CHARS, int(meta.get("n_ctx", 512)) // 2)]
+
+
 # ---------------------------------------------------------------- the table
 
 
@@ -229,8 +247,9 @@ def _print(result: dict[str, Any], plan: BenchPlan) -> None:
     machine = result["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {result['date']}")
     print("\n".join(result["version"]))
-    print(f"flags: {' '.join(plan.flags) or 'none'}; seconds from before connect to the first text, medians; a new connection each time\n")
-    heads = [head for name in plan.names for head in (name, "90%")]
+    print(f"flags: {' '.join(plan.flags) or 'none'}; a new connection for each request; times are from before connect to the first text")
+    print(f"warm-up: {WARM_UP}\n")
+    heads = [head for name in plan.names for head in (f"{name} p50", "p95", "p99")]
     rows: list[tuple[str, ...]] = [("", "N", *heads, *(["RATIO"] if plan.rival else []))]
     for measured in sorted(samples[OURS], key=_order):
         cells = [cell for name in plan.names for cell in _cells(samples[name].get(measured, []))]
@@ -240,14 +259,15 @@ def _print(result: dict[str, Any], plan: BenchPlan) -> None:
 
 
 def _order(measured: str) -> int:
-    return ("cold", "evict-and-switch", "hot,", "start").index(measured.split()[0])
+    return ("cold", "evict-and-switch", "hot,", "back", "reading", "start").index(measured.split()[0])
 
 
-def _cells(samples: Sequence[float]) -> tuple[str, str]:
+def _cells(samples: Sequence[float]) -> tuple[str, str, str]:
     if not samples:
-        return "-", "-"
-    tail = f"{sorted(samples)[int(0.9 * len(samples))] * 1e3:.2f} ms" if len(samples) >= ENOUGH_FOR_A_TAIL else "-"
-    return f"{statistics.median(samples) * 1e3:.2f} ms", tail
+        return "-", "-", "-"
+    tails = [sorted(samples)[int(share * len(samples))] for share in (0.95, 0.99)] if len(samples) >= ENOUGH_FOR_A_TAIL else []
+    p95, p99 = [f"{tail * 1e3:.2f} ms" for tail in tails] or ("-", "-")
+    return f"{statistics.median(samples) * 1e3:.2f} ms", p95, p99
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:

@@ -33,7 +33,7 @@ class TimedStream:
 
     ttft_s: float = 0.0
     total_s: float = 0.0
-    num_tokens: int = 0
+    num_tokens: int = 0  # 0: the server did not say
     reads: list[float] = field(default_factory=list)  # when data came
     body: bytearray = field(default_factory=bytearray)
 
@@ -42,7 +42,8 @@ class TimedStream:
         return b"data: [DONE]" in self.body
 
 
-def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
+def request_bytes(model: str, prompt: str, max_tokens: int, **more: Any) -> bytes:
+    """`more`: other fields of the body."""
     body = json.dumps(
         {
             "model": model,
@@ -51,6 +52,7 @@ def request_bytes(model: str, prompt: str, max_tokens: int) -> bytes:
             "temperature": 0,
             "stream": True,
             "ignore_eos": True,
+            **more,
         }
     ).encode()
     return head_bytes("POST", "/v1/chat/completions", len(body)) + body
@@ -97,7 +99,8 @@ def stream_all(port: int, requests: list[bytes], timeout_s: float = 300.0) -> li
     for stream in streams:
         if not stream.is_whole or not stream.ttft_s:
             raise BenchFailed(f"the answer is incomplete: {_error_of(bytes(stream.body))}")
-        stream.num_tokens = int(_COMPLETION_TOKENS.findall(stream.body)[-1])
+        counts = _COMPLETION_TOKENS.findall(stream.body)
+        stream.num_tokens = int(counts[-1]) if counts else 0  # servers of other kinds do not count
     return streams
 
 

@@ -99,9 +99,14 @@ def running(rival: Path | None, flags: list[str], environ: Mapping[str, str], lo
 def _started(
     rival: Path | None, flags: list[str], environ: Mapping[str, str], log: Path
 ) -> "Iterator[tuple[subprocess.Popen[bytes], float]]":
-    """The process, and the time of its start."""
     environ = reexec.environment_for_own(environ) if rival is None else reexec.environment_for_others(environ)
-    command = [*command_of(rival), "--host", "127.0.0.1", *flags]
+    with started([*command_of(rival), "--host", "127.0.0.1", *flags], environ, log) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def started(command: list[str], environ: Mapping[str, str], log: Path) -> "Iterator[tuple[subprocess.Popen[bytes], float]]":
+    """The process, and the time of its start. It is ended with SIGTERM, by pid. Raises BenchFailed."""
     with log.open("ab") as output:
         start = time.perf_counter()
         try:

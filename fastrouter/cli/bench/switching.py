@@ -3,6 +3,7 @@
 Used by `fastrouter bench` and by `python -m bench` of the repository, so that both mean the same.
 """
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from fastrouter.cli.bench.load_client import request_bytes, stream_all
 from fastrouter.cli.bench.servers import MeasuredServer
 
 SHORT = "Say hello."
+NUM_BACK = 2  # in a round
+_PROMPT_TOKENS = re.compile(rb'"(?:prompt|cache)_n":(\d+)')  # read, and taken from a cache; at the end of a stream
 PAUSE_S = 0.3  # between loads: the work of a server after a load is not part of the next one
 
 
@@ -34,6 +37,19 @@ def in_turn(server: MeasuredServer, models: Sequence[str], num: int, pause_s: fl
         samples.append(ttft(server, models[index % len(models)]))
         time.sleep(pause_s)
     return samples
+
+
+def back(server: MeasuredServer, model: str, other: str, history: str, samples: dict[str, list[float]]) -> None:
+    """The next turn of a conversation whose model was evicted meanwhile, and its first turn, which reads all of it. There is room for one
+    model."""
+    for number in range(NUM_BACK):
+        prompt = f"{number}. {history}"
+        first = stream_all(server.port, [request_bytes(model, prompt, 4)])[0]
+        num_tokens = round(sum(int(count) for count in _PROMPT_TOKENS.findall(first.body)[-2:]), -1)
+        ttft(server, other)
+        time.sleep(PAUSE_S)
+        samples[f"back to {num_tokens} tokens on {model}"].append(ttft(server, model, f"{prompt} And then?"))
+        samples[f"reading these {num_tokens} tokens on {model}"].append(first.ttft_s)
 
 
 def hot(server: MeasuredServer, staying: str, models: Sequence[str], num: int) -> tuple[list[float], list[float]]:

@@ -26,6 +26,8 @@ class Candidate(Protocol):
     def reload_s(self) -> float: ...
     @property
     def is_asleep(self) -> bool: ...
+    @property
+    def is_ahead(self) -> bool: ...
 
 
 T = TypeVar("T", bound=Candidate)
@@ -33,8 +35,8 @@ T = TypeVar("T", bound=Candidate)
 
 def choose_victims(candidates: Sequence[T], num_places: int, lacking: Need, now: float) -> list[T] | None:
     """The candidates that leave to free `num_places` and the `lacking` memory, least recently used first. None: all of them together are
-    not enough. Models that sleep go first, because they hold a place and no memory."""
-    ordered = sorted(candidates, key=lambda candidate: (not candidate.is_asleep, candidate.last_used))
+    not enough. Models that sleep go first, because they hold a place and no memory; then models that no request has asked for."""
+    ordered = sorted(candidates, key=lambda candidate: (not candidate.is_asleep, not candidate.is_ahead, candidate.last_used))
     num_places = max(0, num_places)
     if not lacking.is_some:
         return ordered[:num_places] if len(ordered) >= num_places else None
@@ -50,7 +52,7 @@ def choose_victims(candidates: Sequence[T], num_places: int, lacking: Need, now:
 
 def cost(candidate: Candidate, now: float) -> float:
     """Seconds to load it again, times how likely that is: the longer it has been idle, the less likely."""
-    if candidate.is_asleep:
+    if candidate.is_asleep or candidate.is_ahead:
         return 0.0
     return (_ANY_LOAD_S + candidate.reload_s) / (_JUST_USED_S + max(0.0, now - candidate.last_used))
 

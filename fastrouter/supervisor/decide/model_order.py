@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 MAX_CLIENTS = 64
 MAX_TURNS = 512  # of one client: pairs of one or two models and the model that followed
+MAX_KEPT_TURNS = 128  # of one client, in `record`
 MIN_SEEN = 2  # times that a model must have followed
 MIN_SHARE = 0.6  # of the times
 _MOST_SEEN = 16  # then old turns count half as much
+Record = list[tuple[tuple[str, ...], dict[str, int]]]  # after these models, how often each model followed; the latest one last
 
 
 class Turn(NamedTuple):
@@ -42,6 +44,12 @@ class _Client:
         if len(self._followers) > MAX_TURNS:
             self._followers.popitem(last=False)
 
+    def record(self) -> Record:
+        return [(context, dict(seen)) for context, seen in list(self._followers.items())[-MAX_KEPT_TURNS:]]
+
+    def recall(self, record: Record) -> None:
+        self._followers = OrderedDict((context, Counter(seen)) for context, seen in record)
+
     def _follower_of(self, context: tuple[str, ...]) -> str | None:
         seen = self._followers.get(context)
         if not seen:
@@ -70,6 +78,18 @@ class ModelOrder:
         turn = Turn(found.next_model)
         found.turn_to(model_id)
         return turn
+
+    def knows(self, client: str) -> bool:
+        return client in self._clients
+
+    def record(self, client: str) -> Record:
+        """What was learned of a client."""
+        return self._clients[client].record() if client in self._clients else []
+
+    def recall(self, client: str, record: Record) -> None:
+        """What was learned of a client earlier. Its next request is the first one of an order."""
+        found = self._clients[client] = _Client()
+        found.recall(record)
 
     def foreseen(self) -> list[str]:
         """Models that are probably asked for next; first the one of the client that asked last."""

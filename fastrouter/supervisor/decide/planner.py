@@ -44,6 +44,7 @@ class Resident:
     is_pinned: bool = False
     settled_at: float = 0.0  # before this time it is not evicted
     reload_s: float = 1.0  # the time to load it again
+    is_ahead: bool = False  # it was foreseen, and no request has asked for it yet
 
     @property
     def is_asleep(self) -> bool:
@@ -93,7 +94,8 @@ def plan(queue: Sequence[Waiting], residents: Sequence[Resident], limits: Limits
     7. All other residents are busy: it waits. When its patience is over, a busy resident drains: it admits no new requests, so that two
        busy models cannot keep out a third.
 
-    Pinned models, and models that have only just been loaded, neither leave nor drain.
+    Pinned models, and models that have only just been loaded, neither leave nor drain. A model that was loaded ahead of requests leaves
+    before all others, even while it loads.
     """
     return _Planner(queue, residents, limits, now).decide()
 
@@ -128,6 +130,8 @@ class _Planner:
     def _is_evictable(self, resident: Resident, wanted: set[str]) -> bool:
         """A draining resident may leave although requests wait for it: others have waited longer."""
         if resident.is_asleep:
+            return resident.model_id not in wanted
+        if resident.is_ahead and resident.state is State.LOADING:
             return resident.model_id not in wanted
         is_free = resident.state in _READY and not resident.num_leases and self._may_leave(resident)
         return is_free and (resident.model_id not in wanted or resident.state is State.DRAINING)

@@ -1,83 +1,63 @@
 """The fork server as the router sees it: it makes workers, and is started again when it has ended."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
 
 from fastrouter.errors import FastrouterError
 from fastrouter.options.limits import DEFAULT_POLL
+from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of, in_words
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.look import is_stopped
-from fastrouter.supervisor.workers.process import WorkerProcess, _in_words, adopt_orphans, describe_exit, reap_unknown
-from fastrouter.system.reexec import command_of, environment_for_own, start
+from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans, describe_exit, reap_unknown
 
 log = logging.getLogger("fastrouter.worker")
 
-FORK_SERVER_COMMAND = command_of("fastrouter.worker")
-_SPINS, _SPINS_RANGE = 1000, 300  # of the middle value; between it and each end
 SPAWN_TIMEOUT_S = 2.0  # the event loop waits at most this long for a fork server that does not read
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # after the first, second, ... fork server in a row that ended by itself
-
-
-def spin_count(poll: int) -> int:
-    """How often a thread of OpenMP looks for work before it sleeps. 50 means a few microseconds, because models share the cores: with
-    OpenMP's default, which is 100 here, two models on two cores make 3 tokens/s together instead of 130."""
-    return round(_SPINS * _SPINS_RANGE ** ((poll - DEFAULT_POLL) / DEFAULT_POLL)) if poll else 0
 
 
 class ForkServer:
     """Started when it is needed, and again when it has ended."""
 
-    def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL) -> None:
-        """`poll`: how long the workers' threads look for work, 0 to 100."""
-        self.command = command or FORK_SERVER_COMMAND
-        self._environment = environment_for_own(os.environ)
-        self._environment.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort in llama.cpp starts a debugger on the worker
-        if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in os.environ:
-            self._environment["GOMP_SPINCOUNT"] = str(spin_count(poll))
+    def __init__(self, command: list[str] | None = None, poll: int = DEFAULT_POLL, launched: Launched | None = None) -> None:
+        """`poll`: how long the workers' threads look for work, 0 to 100. `launched`: one that was started before, instead of both."""
+        self._early = launched
+        self.command = launched.command if launched is not None else command or FORK_SERVER_COMMAND
+        self._environment = launched.environment if launched is not None else environment_of(os.environ, poll)
         self.on_end: Callable[[], None] = lambda: None  # it has ended, and does not start again by itself
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launched: Launched | None = None
         self._num_failed_starts = 0  # in a row, of fork servers that ended by themselves before a worker was ready
         self._retry_at = 0.0
-        self._socket: socket.socket | None = None
         self._output: LinePipe | None = None
         # The workers hold the reading end: its end of file tells them that the router has ended.
         self._lifeline, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
 
     def __repr__(self) -> str:
-        return f"<ForkServer {self._process.pid if self._process else 'not started'}>"
+        return f"<ForkServer {self._launched or 'not started'}>"
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._launched.pid if self._launched else None
 
     def start(self) -> None:
         """Raises FastrouterError when it cannot be started, or has ended too often within a short time."""
         adopt_orphans()
-        if self._process is not None:
+        if self._launched is not None:
             self._note_end(self._end())
         if time.monotonic() < self._retry_at:
             raise FastrouterError("worker processes cannot be started: the fork server ends as soon as it starts; the log says more")
-        with _in_words(), contextlib.ExitStack() as undo:
-            output = LinePipe(partial(log.warning, "fork server: %s"))  # it writes only when something is wrong
-            undo.callback(output.close)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(ours.close)
-            command = [*self.command, "--fork-server", str(theirs.fileno())]
-            streams = {"stdin": subprocess.DEVNULL, "stdout": output.child_fd, "stderr": output.child_fd}
-            with theirs:
-                self._process = start(command, self._environment, pass_fds=[theirs.fileno()], **streams)
-            undo.pop_all()
-        output.listen()
-        ours.settimeout(SPAWN_TIMEOUT_S)
-        self._socket, self._output = ours, output
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._hung_up)
+        early, self._early = self._early, None
+        launched = early or Launched(self.command, self._environment)
+        launched.socket.settimeout(SPAWN_TIMEOUT_S)
+        # It writes only when something is wrong.
+        self._launched, self._output = launched, LinePipe(partial(log.warning, "fork server: %s"), launched.output_fd)
+        self._output.listen()
+        asyncio.get_running_loop().add_reader(launched.socket.fileno(), self._hung_up)
 
     def _hung_up(self) -> None:
         """It never sends anything, so this is its end."""
@@ -96,15 +76,11 @@ class ForkServer:
 
     def _end(self) -> int | None:
         """Returns its exit code; None when there is none."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-        process, self._process = self._process, None
-        if process is None:
+        launched, self._launched = self._launched, None
+        if launched is None:
             return None
-        process.kill()
-        exit_code = process.wait()
+        asyncio.get_running_loop().remove_reader(launched.socket.fileno())
+        exit_code = launched.end()
         if self._output is not None:
             self._output.read_last()
             self._output.close()
@@ -117,14 +93,14 @@ class ForkServer:
 
     def spawn(self) -> WorkerProcess:
         """A new worker that is still starting. Raises FastrouterError."""
-        with _in_words():
+        with in_words():
             return self._spawn()
 
     def _spawn(self) -> WorkerProcess:
         process = WorkerProcess()
         try:
             fds = process.child_fds(self._lifeline)
-            if self._process is None or self._process.poll() is not None or is_stopped(self.pid) or not self._send(fds):
+            if self._launched is None or self._launched.has_ended or is_stopped(self.pid) or not self._send(fds):
                 self.start()
                 if not self._send(fds):
                     raise FastrouterError("cannot start worker processes: the fork server does not answer")
@@ -137,14 +113,14 @@ class ForkServer:
 
     def _kill(self, pid: int | None) -> None:
         """The one with this pid hangs: another one starts in its place."""
-        if self._process is not None and self.pid == pid:
+        if self._launched is not None and self.pid == pid:
             log.error("the fork server hangs and is killed")
             self._hung_up()
 
     def _send(self, fds: list[int]) -> bool:
-        assert self._socket is not None
+        assert self._launched is not None
         try:
-            socket.send_fds(self._socket, [b"spare"], fds)
+            socket.send_fds(self._launched.socket, [b"spare"], fds)
         except OSError:  # also TimeoutError
             return False
         return True
@@ -152,6 +128,8 @@ class ForkServer:
     def close(self) -> None:
         """End it; the workers that it made notice the end of their lifeline. Idempotent."""
         self._end()
+        if self._early is not None:
+            self._early.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             os.close(self._lifeline_write)

@@ -22,6 +22,7 @@ from fastrouter.ipc.messages import (
     Call,
     Failed,
     Forget,
+    Hurry,
     Load,
     Notice,
     Park,
@@ -92,9 +93,12 @@ class Instance:
         self.has_begun = False  # the worker has reported that it loads the model
         self.has_prompts = False  # it has got requests, so there may be something to park
         self.has_answered = False  # a first token or embedding came, so decoding works
+        self.is_ahead = False  # it was foreseen, and no request has asked for it yet
+        self.hurried_at: float | None = None  # when a request came while it loaded ahead
         self.need = need
         self.prompt_cache_bytes = 0  # in addition to its need; it can be given back, see `shrink`
         self.leave_reason = ""  # why it was told to stop
+        self.has_successor = False  # it was told to stop, and the model's next worker continues what it does not finish
         self.hang: str | None = None  # how it hung, so that it was killed
         self.on_work: Callable[[], None] = lambda: None  # it has got a request or a call
         self.started_at = self._now()
@@ -142,8 +146,20 @@ class Instance:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
         files = [path for path in self.spec.files if path.isprintable()]  # one with another name cannot be loaded
-        load = Load(self.spec.id, self.spec.path, self.spec.options, safe_mode, verbosity, num_dropped, files, is_confined)
+        options, is_ahead = self.spec.options, self.is_ahead
+        load = Load(self.spec.id, self.spec.path, options, safe_mode, verbosity, num_dropped, files, is_confined, is_ahead)
         self.process.send(load)
+
+    def hurry(self) -> None:
+        """A request waits for its load now."""
+        self.is_ahead = False
+        self.hurried_at = self._now()
+        self.process.send(Hurry())
+
+    @property
+    def saved_s(self) -> float:
+        """How much of its load was done before a request came."""
+        return self.load_s if self.hurried_at is None else max(0.0, self.load_s - (self.ready_at - self.hurried_at))
 
     def advance(self, state: State) -> None:
         check(self.state, state)
@@ -335,9 +351,9 @@ class Instance:
         return self.process.is_closed
 
     @property
-    def has_crashed(self) -> bool:
-        """It ended by itself, and no one had told it to stop."""
-        return self.is_gone and self.state in (State.LOADED, State.DRAINING)
+    def is_followed(self) -> bool:
+        """It is gone, and the model's next worker continues its requests: it ended by itself, or has a successor."""
+        return self.is_gone and (self.has_successor or self.state in (State.LOADED, State.DRAINING))
 
     @property
     def cause_of_death(self) -> str:

@@ -15,13 +15,13 @@ READ_BYTES = 16 << 10  # in one read: a process that floods its log must not del
 
 
 class LinePipe:
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        """Raises OSError."""
+    def __init__(self, on_line: Callable[[str], None], fd: int | None = None) -> None:
+        """`fd`: the reading end of a pipe whose other end a process has already. Raises OSError."""
         self._on_line = on_line
         self._loop = asyncio.get_running_loop()
         self._half_line = b""
         self._is_listening = False
-        self._fd, self.child_fd = os.pipe2(os.O_CLOEXEC)
+        self._fd, self.child_fd = os.pipe2(os.O_CLOEXEC) if fd is None else (fd, -1)
         os.set_blocking(self._fd, False)
 
     def __repr__(self) -> str:

@@ -9,21 +9,20 @@ of the object that opened it.
 import asyncio
 import contextlib
 import ctypes
-import errno
 import logging
 import os
 import signal
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from fastrouter._core import TokenRing
-from fastrouter.errors import FastrouterError, ProtocolError
+from fastrouter.errors import ProtocolError
+from fastrouter.ipc.async_wire import AsyncWire
 from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Hello
-from fastrouter.ipc.wire import AsyncWire
 from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
 from fastrouter.supervisor.workers.look import is_stopped, look_at
@@ -64,16 +63,6 @@ def describe_exit(exit_code: int | None) -> str:
         return f"was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})"
     except ValueError:
         return f"was killed by signal {-exit_code}"
-
-
-@contextlib.contextmanager
-def _in_words() -> Iterator[None]:
-    """Raises FastrouterError for errors of the system."""
-    try:
-        yield
-    except OSError as error:
-        more = "; allow more open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-        raise FastrouterError(f"cannot start worker processes: {error.strerror or error}{more}") from None
 
 
 class WorkerProcess:

@@ -7,17 +7,31 @@ and no Python object is made for each token.
 import ctypes
 import os
 import re
+import sys
 from functools import cache
+from importlib import util
 from pathlib import Path
 from typing import Any
-
-import llama_cpp
 
 from fastrouter.errors import FastrouterError
 from fastrouter.worker.llama import cpu_variants
 from fastrouter.worker.llama.log import LlamaLog
 
-api: Any = llama_cpp.llama_cpp
+
+def _import_api() -> Any:
+    """Its ctypes module alone. The package around it imports much more, which takes a tenth of a second and is not used here."""
+    found = util.find_spec("llama_cpp") if "llama_cpp" not in sys.modules else None
+    if found is not None:
+        sys.modules["llama_cpp"] = util.module_from_spec(found)  # it is not executed
+    try:
+        from llama_cpp import llama_cpp
+    finally:
+        if found is not None:
+            del sys.modules["llama_cpp"]  # another import of the package gets the real one
+    return llama_cpp
+
+
+api: Any = _import_api()
 lib = api._lib
 P, I = ctypes.c_void_p, ctypes.c_int32  # noqa: E741
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: with another library this would read garbage
@@ -61,13 +75,13 @@ def mtmd() -> Any:
 
 def backend_folder() -> Path:
     """Where the portable build keeps its CPU variants (`site-packages/bin`)."""
-    return Path(llama_cpp.__file__).resolve().parent.parent / "bin"
+    return Path(api.__file__).resolve().parent.parent / "bin"
 
 
 @cache
 def has_device_backend() -> bool:
     """True for a GPU build: a process that has loaded such a backend must not fork. It looks at file names and loads nothing."""
-    folders = (backend_folder(), Path(llama_cpp.__file__).resolve().parent / "lib")
+    folders = (backend_folder(), Path(api.__file__).resolve().parent / "lib")
     names = {path.name.split(".")[0] for folder in folders if folder.is_dir() for path in folder.glob("libggml-*.so*")}
     return any(not name.startswith(("libggml-base", "libggml-cpu")) for name in names)
 

@@ -24,6 +24,13 @@ def _string(function: Callable[[int, int], int], size: int = 256) -> str:
     return buffer.raw[:length].decode("utf-8", "replace") if length > 0 else ""
 
 
+def _load_mode(options: LoadOptions) -> int:
+    """LLAMA_LOAD_MODE_*."""
+    if options.mmap:
+        return 3 if options.mlock else 1
+    return 4 if options.direct_io else 2 if options.mlock else 0
+
+
 class Model:
     """A loaded GGUF file. `on_progress(0.0..1.0)` is called often during the load; if it returns False, the load ends."""
 
@@ -33,7 +40,7 @@ class Model:
         params = api.llama_model_default_params()
         if options.gpu_layers >= 0:
             params.n_gpu_layers = options.gpu_layers
-        params.load_mode = (3 if options.mlock else 1) if options.mmap else (2 if options.mlock else 0)
+        params.load_mode = _load_mode(options)
         params.use_extra_bufts = options.repack and not safe_mode
         kept = placement.place(params, options)
         if options.numa is not None:

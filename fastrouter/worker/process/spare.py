@@ -43,7 +43,8 @@ class Guess:
 def _key(path: str, options: LoadOptions, safe_mode: bool) -> tuple[object, ...]:
     """Equal for opened models that are the same."""
     found = os.stat(path)
-    return path, found.st_ino, found.st_size, found.st_mtime_ns, options.gpu_layers, options.mmap, options.mlock, safe_mode
+    how = options.gpu_layers, options.mmap, options.mlock, options.direct_io, safe_mode
+    return path, found.st_ino, found.st_size, found.st_mtime_ns, *how
 
 
 class Spare:
