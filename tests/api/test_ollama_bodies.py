@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from fastrouter.api.control.ollama import _expiry
 from fastrouter.api.flavours.ollama import OLLAMA_ERRORS, Chat, Generate
+from fastrouter.api.models.ollama_shapes import NEVER
 from fastrouter.api.requests import ollama_bodies
 from fastrouter.api.requests.ollama_bodies import is_load, pack, unpack
 from fastrouter.errors import InvalidRequest, ModelNotFound
@@ -221,3 +223,8 @@ def test_errors_name_the_field(flavour: Any, fields: dict[str, Any], message: st
 def test_a_missing_model_is_a_404() -> None:
     assert OLLAMA_ERRORS.status(ModelNotFound("x")) == 404
     assert OLLAMA_ERRORS.status(InvalidRequest("x")) == 400
+
+
+def test_when_a_model_leaves() -> None:
+    assert _expiry(None) == _expiry(1e12) == _expiry(1e300) == NEVER
+    assert _expiry(60.0) < _expiry(7200.0) < NEVER

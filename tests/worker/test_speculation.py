@@ -662,7 +662,7 @@ def test_flags(paths: list[Path]) -> None:
         (["--draft-p-min", "2"], "--draft-p-min 2: must be between 0 and 1"),
         (["--spec-draft-n-max", "-1"], "--spec-draft-n-max -1: must be between 0 and 1024"),
         (["--spec-ngram-simple-size-n", "0"], "--spec-ngram-simple-size-n 0: must be between 1 and 1024"),
-        (["--draft-max", "16"], "fastrouter does not have --draft-max yet"),
+        (["--draft-max", "16"], "--draft-max: llama-server has removed this flag; use --spec-draft-n-max"),
         (["--spec-draft-sampling", "probabilistic"], "fastrouter does not have --spec-draft-sampling probabilistic yet"),
     ],
 )

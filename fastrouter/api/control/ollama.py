@@ -125,7 +125,7 @@ class Ollama:
             "size_vram": state.need.device_bytes,
             "digest": digest(spec),
             "details": details(spec, meta),
-            "expires_at": NEVER if state.expires_in_s is None else utc_time(time.time() + state.expires_in_s),
+            "expires_at": _expiry(state.expires_in_s),
             "context_length": meta.get("n_ctx", 0),
         }
 
@@ -178,3 +178,11 @@ async def _progress(download: Download | None) -> AsyncIterator[dict[str, Any]]:
     if download is not None and download.error is not None:
         raise download.error
     yield {"status": "success"}
+
+
+def _expiry(expires_in_s: float | None) -> str:
+    """None: never. A time that has no date is as far away."""
+    try:
+        return NEVER if expires_in_s is None else utc_time(time.time() + expires_in_s)
+    except (OverflowError, ValueError):
+        return NEVER
