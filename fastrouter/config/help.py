@@ -41,6 +41,7 @@ def help_text() -> str:
         "fastrouter preset check FILE                    check a preset file and explain it",
         "fastrouter template check FILE|MODEL            test a chat template, and show what it can do",
         "fastrouter bench [MODEL ...]                    measure how long switching models takes here",
+        "fastrouter simulate TRACE                       what a run recorded with --record would have been with other limits",
         "fastrouter completion bash|zsh|fish             a script for the shell",
         "fastrouter help [VERB]                          this text, or the help of a verb",
         "",

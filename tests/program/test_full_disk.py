@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_time import FakeLoop
 
 from fastrouter.api.control.uploads import Space, Upload
 from fastrouter.catalog.created import CreatedModels
 from fastrouter.errors import FastrouterError
 from fastrouter.hub.cache import Repository
 from fastrouter.hub.select_files import RemoteFile
+from fastrouter.simulator.loop import SimulatedLoop
 from fastrouter.supervisor.parked_files import Job, ParkedFiles
 from fastrouter.supervisor.timers import Timers
 from fastrouter.system.fact_file import FactFile
@@ -69,7 +69,7 @@ def download(folder: Path, content: bytes) -> None:
 
 
 def parked(folder: Path, content: bytes) -> None:
-    loop = FakeLoop()
+    loop = SimulatedLoop()
     timers = Timers(loop.time, loop)  # type: ignore[arg-type]
     files = ParkedFiles(folder, timers)
     written: list[int] = []

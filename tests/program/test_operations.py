@@ -18,7 +18,9 @@ from fastrouter.config.values import BY_ENV, BY_NAME
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 WITH_PRESETS = [page for page in PAGES if "```ini" in page.read_text()]
-SCRIPTS = "\n".join(path.read_text() for path in sorted((REPOSITORY / "packaging").glob("*.py")))
+SCRIPTS = "\n".join(
+    path.read_text() for name in ("packaging", "bench", "tests/llama_cpp") for path in sorted((REPOSITORY / name).glob("*.py"))
+)
 VERBS = {verb.name: verb for verb in all_verbs()}
 OF_VERBS = {name for verb in VERBS.values() for name in verb.option_names}
 

@@ -1,6 +1,7 @@
 """Streams that outlive their workers: they go on where they were, and a request that kills its workers is found. Scripted processes."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -411,7 +412,8 @@ def test_kills_at_random(house: Run, seed: int, monkeypatch: pytest.MonkeyPatch)
                     process = instance.process
                     if process.pid and not process.is_closed and source.random() < 0.4:
                         counted[f"killed while {instance.state.value}"] += 1
-                        os.kill(process.pid, source.choice(signals))
+                        with contextlib.suppress(ProcessLookupError):  # it has just ended
+                            os.kill(process.pid, source.choice(signals))
 
         killing = asyncio.create_task(killer())
         for _ in range(15):

@@ -313,6 +313,7 @@ ENDLESS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the alarm may come while hypothesis counts a collection
 @pytest.mark.parametrize("source", ENDLESS)
 @pytest.mark.parametrize("has_alarm", [True, False])
 def test_endless(source: str, has_alarm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
