@@ -12,6 +12,7 @@ import gguf
 from fake_hub import COMMIT
 from tiny_encoders import make_bert
 from tiny_models import make_llama, make_lora
+from tiny_projectors import make_llava, picture, png
 
 ORG = "ggml-org"
 MODELS = f"{ORG}/models"
@@ -21,6 +22,7 @@ SPLIT = "tinyllamas/split/stories15M-q8_0"
 STORIES_CONTEXT = 2048
 FIM = ("pre", "suf", "mid")
 BY_ADDRESS = ("moe_shakespeare15M.gguf", "stories15M-q4_0.gguf")  # what tests download by themselves
+PICTURES = ("11_truck.png", "91_cat.png")
 
 
 def make_hub(cache: Path, source: Path) -> None:
@@ -34,6 +36,7 @@ def make_hub(cache: Path, source: Path) -> None:
     put(cache, MODELS, "jina-reranker-v1-tiny-en/ggml-model-f16.gguf", lambda path: make_ranker(path, vocabulary))
     put(cache, f"{ORG}/stories15M_MOE", "stories15M_MOE-F16.gguf", lambda path: make_llama(path, seed=3, half=True))
     put(cache, f"{ORG}/tinygemma3-GGUF", "tinygemma3-Q8_0.gguf", lambda path: make_llama(path, seed=4, half=True))
+    put(cache, f"{ORG}/tinygemma3-GGUF", "mmproj-tinygemma3.gguf", make_llava)
 
 
 def make_downloads(folder: Path) -> None:
@@ -41,6 +44,8 @@ def make_downloads(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     make_lora(folder / BY_ADDRESS[0], seed=3)
     make_llama(folder / BY_ADDRESS[1], seed=3)
+    for seed, name in enumerate(PICTURES):
+        (folder / name).write_bytes(png(picture(seed)))
 
 
 def make_downloadable() -> dict[str, dict[str, bytes]]:

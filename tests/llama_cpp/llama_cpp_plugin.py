@@ -10,11 +10,12 @@ import shutil
 import socket
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 WORDS = "other words"
 SLOW_WITH_TINY_MODEL = "test_completion_without_tool_call_slow"  # all other slow tests load models of several gigabytes
@@ -38,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         start(self, *args, **kwargs)
 
     utils.match_regex, utils.download_file = match_regex, downloaded
+    requests.get = picture_of(requests.get)
     utils.ServerProcess.start = start_on_free_port
     utils.ServerPreset.load_all = lambda: None  # the models are there
 
@@ -54,6 +56,20 @@ def downloaded(url: str, output_file_path: str | None = None) -> str:
     if not os.path.exists(path):
         shutil.copyfile(Path(os.environ["LLAMA_CPP_DOWNLOADS"], Path(url).name), path)
     return path
+
+
+def picture_of(get: Callable[..., requests.Response]) -> Callable[..., requests.Response]:
+    """Tests fetch their pictures from the hub."""
+
+    def answer(url: str, *args: Any, **kwargs: Any) -> requests.Response:
+        path = Path(os.environ["LLAMA_CPP_DOWNLOADS"], Path(url).name)
+        if not url.startswith("https://huggingface.co/") or not path.is_file():
+            return get(url, *args, **kwargs)
+        response = requests.Response()
+        response.status_code, response._content = 200, path.read_bytes()
+        return response
+
+    return answer
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

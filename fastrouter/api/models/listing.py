@@ -92,7 +92,8 @@ class Listing:
             self._whole.clear()
             for model_id in self._plain.keys() - {spec.id for spec in models}:
                 del self._plain[model_id]
-        shown = [] if self._catalog.only is None else [_ollama_entry(name) for name in parts]
+        sees = {spec.id: "image" in spec.modalities for spec in models}
+        shown = [] if self._catalog.only is None else [_ollama_entry(name, sees=sees.get(name, False)) for name in parts]
         head = b'{"models":' + orjson.dumps(shown)  # Codex needs a list here, and uses its own if it is empty
         body = head + b',"object":"list","data":[' + b",".join(parts.values()) + b"]}"
         whole = self._whole[patterns] = Rendered.of(json_response(body))
@@ -141,11 +142,12 @@ def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _ollama_entry(name: str) -> dict[str, Any]:
+def _ollama_entry(name: str, *, sees: bool) -> dict[str, Any]:
     """The `models` that llama-server adds to the listing when it has one model: Ollama's shape, mostly empty."""
     details = {"parent_model": "", "format": "gguf", "family": "", "families": [""], "parameter_size": "", "quantization_level": ""}
     shown: dict[str, Any] = {"name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model"}
-    return {**shown, "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "", "details": details}
+    abilities = ["completion", *(["multimodal"] if sees else [])]
+    return {**shown, "description": "", "tags": [""], "capabilities": abilities, "parameters": "", "details": details}
 
 
 def describe_download(download: Download) -> dict[str, Any]:
