@@ -20,9 +20,10 @@ def main() -> int:
         return refuse(arguments[0])
     if arguments and (arguments[0] in ALL_VERBS or "--completion-bash" in arguments):
         try:
-            code = run_verb(arguments)
-            sys.stdout.flush()
-            return code
+            try:
+                return run_verb(arguments)
+            finally:  # also when a help text has ended the program
+                sys.stdout.flush()
         except BrokenPipeError:  # the reader of the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

@@ -65,7 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run_simulate(arguments: Sequence[str]) -> int:
     options = make_parser().parse_args(arguments)
-    logging.getLogger("fastrouter").setLevel(logging.CRITICAL + 1)  # what the simulated router would log
+    logger = logging.getLogger("fastrouter")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # not what the simulated router would log
     try:
         trace, num_runs = read_trace(options.trace)
         trace = with_load_times(trace, _load_times(options.load_time))
@@ -80,6 +82,8 @@ def run_simulate(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        logger.setLevel(level)
     return 0
 
 

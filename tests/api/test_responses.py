@@ -319,9 +319,9 @@ def test_a_tool_loop_of_codex(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> 
     asked: list[Any] = []
     submit = Lease.submit
 
-    def spy(lease: Lease, generate: Generate, sink: Any) -> None:
+    def spy(lease: Lease, generate: Generate, *rest: Any) -> None:
         asked.append(generate)
-        submit(lease, generate, sink)
+        submit(lease, generate, *rest)
 
     monkeypatch.setattr(Lease, "submit", spy)
 

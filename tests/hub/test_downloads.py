@@ -18,6 +18,7 @@ import pytest
 from conftest import Router, StartRouter, descendants, eventually, is_alive
 from fake_hub import COMMIT, FakeHub, serving
 from tiny_models import make_llama
+from tiny_projectors import make_llava
 
 TOKEN = "hf_" + "s3cret" * 6
 NAME = "u/r:Q4_K_M"
@@ -163,13 +164,15 @@ def test_from_the_hub_to_an_answer(start: StartRouter, hub: FakeHub, models: Pat
 
 def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, cache: Path) -> None:
     make_llama(tmp_path / "m-Q8_0.gguf", tensors_per_shard=9)
-    hub.repos["u/r"] = {path.name: path.read_bytes() for path in tmp_path.glob("m-*.gguf")} | {"mmproj-F16.gguf": b"GGUF, some day"}
+    hub.repos["u/r"] = {path.name: path.read_bytes() for path in tmp_path.glob("m-*.gguf")} | {
+        "mmproj-F16.gguf": make_llava(tmp_path / "mmproj.gguf").read_bytes()
+    }
     server = start()
     feed = Events(server)
     assert server.post("/models", {"model": "u/r"}).status == 200
     assert feed.wait("download_finished")["data"] == {"id": "u/r:Q8_0"}
     model = server.get("/v1/models/u/r:Q8_0").json
-    assert model["architecture"]["input_modalities"] == ["text"], "pictures would be refused"
+    assert model["architecture"]["input_modalities"] == ["text", "image"]
     assert model["status"]["args"][:3] == [
         "llama-server",
         "--model",
@@ -327,10 +330,10 @@ def delete(server: Router, name: str) -> Any:
 
 
 @pytest.fixture
-def filled(hub: FakeHub, start: StartRouter, cache: Path, models: Path) -> Router:
+def filled(hub: FakeHub, start: StartRouter, cache: Path, models: Path, tmp_path: Path) -> Router:
     """A router whose cache holds two quants and their projector."""
     contents = [(models / f"tiny{index}.gguf").read_bytes() for index in range(2)]
-    hub.repos["u/r"] = {FILE: contents[0], "m-Q8_0.gguf": contents[1], "mmproj-F16.gguf": b"projector"}
+    hub.repos["u/r"] = {FILE: contents[0], "m-Q8_0.gguf": contents[1], "mmproj-F16.gguf": make_llava(tmp_path / "mmproj.gguf").read_bytes()}
     server = start(models_dir=models)
     feed = Events(server)
     for quant in ("Q4_K_M", "Q8_0"):
