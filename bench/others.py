@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,14 +24,14 @@ LLAMA_SERVER = "llama-server"  # a link to it, beside the folder of models; llam
 Starter = Callable[[Path, Path, Sequence[str], Path], AbstractContextManager[MeasuredServer]]
 
 
-class OtherServer(MeasuredServer):
+class OtherServer(MeasuredServer, ABC):
     """A model is loaded, or unloaded."""
 
-    def loaded(self) -> set[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def loaded(self) -> set[str]: ...
 
-    def send_away(self, model: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def send_away(self, model: str) -> None: ...
 
     def status(self, model: str) -> str:
         return "loaded" if model in self.loaded() else "unloaded"
