@@ -209,6 +209,7 @@ class Residency:
         if not instance.num_leases:
             self._share_cores()
             self._timers.soon(self._spares.make)  # no request is slowed down by it now
+            self.ahead.look_later()
             self._may_be_idle(model)
         if instance.state is State.STOPPING and not instance.num_leases:
             self._kill(instance)

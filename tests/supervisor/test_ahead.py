@@ -224,6 +224,17 @@ def test_not_while_requests_wait() -> None:
     assert ahead(room) == ["b"]
 
 
+def test_not_while_a_model_answers() -> None:
+    room = learned(models_max=2)
+    room.supervisor.note_turn(room.spec("a"), "")
+    asked = room.ask("a")
+    room.advance(60.0)
+    assert (asked.done(), ahead(room)) == (True, [])
+    asked.result().release()
+    room.advance(1.0)
+    assert ahead(room) == ["b"]
+
+
 def test_there_are_only_so_many_guesses() -> None:
     room = room_of(1)
     for number in range(5):
