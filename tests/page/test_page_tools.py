@@ -484,6 +484,16 @@ def title_answer(page: Any, content: str | None, finish: str = "stop", status: i
     return asked
 
 
+def wait_for_one(page: Any, asked: list[dict[str, Any]]) -> None:
+    """The page's own wait: Playwright calls a route only while it waits for the browser."""
+
+    def is_there() -> bool:
+        page.wait_for_timeout(10)
+        return len(asked) == 1
+
+    eventually(is_there, "the request for a name")
+
+
 @pytest.mark.parametrize(
     ("content", "finish", "title"),
     [
@@ -501,7 +511,7 @@ def title_answer(page: Any, content: str | None, finish: str = "stop", status: i
 def test_conversations_are_named_by_the_model(named: Any, content: str | None, finish: str, title: str | None) -> None:
     asked = title_answer(named, content, finish)
     ask(named, "What is the answer to everything?")
-    eventually(lambda: len(asked) == 1, "the request for a name")
+    wait_for_one(named, asked)
     named.locator(".conversation", has_text=title or "What is the answer to everything?").wait_for()
     body = asked[0]
     assert (body["model"], body["max_tokens"], "stream" in body) == ("calm", 12, False)
@@ -518,7 +528,7 @@ def test_conversations_are_named_by_the_model(named: Any, content: str | None, f
 def test_a_name_that_is_refused_or_not_wanted(named: Any) -> None:
     asked = title_answer(named, None, status=503)
     ask(named, "first")
-    eventually(lambda: len(asked) == 1, "the request for a name")
+    wait_for_one(named, asked)
     assert named.locator(".conversation").inner_text() == "first"
     dialog = settings(named, "This browser")
     dialog.get_by_label("Names by the model").uncheck()
