@@ -26,9 +26,10 @@ from fastrouter.catalog.sources import (
 )
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, messages_of, system_of
-from fastrouter.config.config import Config, merge
+from fastrouter.config.config import Config
 from fastrouter.config.flag import Layer, Scope
 from fastrouter.config.forms import load_options, to_arguments, to_section
+from fastrouter.config.layers import merge
 from fastrouter.config.presets import Presets, read_presets
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.load import LoadOptions

@@ -96,12 +96,14 @@ class Setting(NamedTuple):
     value: Any
 
 
+_NO_OFF_NAMES = ("--no-host", "--no-config")  # flags of their own
+
 Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
 
 
 def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     words = names.split()
-    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word != "--no-host")
+    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word not in _NO_OFF_NAMES)
     return tuple(word for word in words if word not in off), off
 
 

@@ -45,6 +45,8 @@ def help_text() -> str:
         "fastrouter completion bash|zsh|fish             a script for the shell",
         "fastrouter help [VERB]                          this text, or the help of a verb",
         "",
+        "The same flags without dashes can be in /etc/fastrouter/config.ini and in ~/.config/fastrouter/config.ini. Environment variables",
+        "come before these files, and flags before both.",
         "(4): the default. [LLAMA_ARG_...]: an environment variable that sets the same. In preset files, flags without dashes are keys.",
     ]
     for scope in Scope:

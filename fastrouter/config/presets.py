@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastrouter.config.config import add_setting
 from fastrouter.config.flag import Flag, Kind, Layer, Scope, Setting
+from fastrouter.config.layers import add_setting
 from fastrouter.config.preset_values import Value, read_value
 from fastrouter.config.values import convert, find_key, suggest
 from fastrouter.errors import ConfigError

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastrouter.config.config import merge, parse
+from fastrouter.config.config import parse
 from fastrouter.config.forms import load_options, to_arguments
+from fastrouter.config.layers import merge
 from fastrouter.config.table import TABLE
 from fastrouter.config.values import ALL_LAYERS, BY_ENV, BY_NAME
 from fastrouter.errors import ConfigError
@@ -23,7 +24,7 @@ def options(*argv: str, **environ: str) -> Any:
 
 def test_defaults_are_those_of_llama_server() -> None:
     config = parse([], {"HOME": "/home/someone"})
-    assert (config.host, config.port, config.models_max, config.models_autoload) == ("127.0.0.1", 8080, 4, True)
+    assert (config.hosts, config.port, config.models_max, config.models_autoload) == (("127.0.0.1",), 8080, 4, True)
     assert (config.api_keys, config.insecure, config.slots_endpoint, config.props_endpoint) == ((), False, True, False)
     assert [str(path) for path in config.cache_dirs] == ["/home/someone/.cache/huggingface/hub", "/home/someone/.cache/llama.cpp"]
     assert options() == load_options({})
@@ -196,7 +197,7 @@ def test_command_line_wins_over_environment() -> None:
     config = parse(
         ["--port", "1", "-c", "3"], {"LLAMA_ARG_PORT": "2", "LLAMA_ARG_HOST": "::1", "LLAMA_ARG_CTX_SIZE": "4", "LLAMA_API_KEY": "k"}
     )
-    assert (config.port, config.host, config.api_keys) == (1, "::1", ("k",))
+    assert (config.port, config.hosts, config.api_keys) == (1, ("::1",), ("k",))
     assert config.command_line["ctx_size"].value == 3
     assert config.environment["ctx_size"].value == 4
     assert "port" not in config.command_line

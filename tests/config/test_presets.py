@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tiny_models import make_llama
 
 from fastrouter.cli.presets import run_preset
-from fastrouter.config.config import merge, parse
+from fastrouter.config.config import parse
 from fastrouter.config.flag import Kind, Scope
 from fastrouter.config.forms import load_options, to_arguments, to_section
+from fastrouter.config.layers import merge
 from fastrouter.config.preset_values import read_value, write_value
 from fastrouter.config.presets import Presets, first_of, read_presets
 from fastrouter.config.table import TABLE

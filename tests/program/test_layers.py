@@ -90,7 +90,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     ),
     "config": (
         *("flag", "router_flags", "model_flags", "llama_flags", "ready_made", "table", "values", "help", "preset_values", "tools", "forms"),
-        *("config", "presets"),
+        *("layers", "config_files", "config", "presets"),
     ),
     "catalog": (
         "gguf",
