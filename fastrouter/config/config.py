@@ -17,7 +17,7 @@ from fastrouter.config.forms import check_file, load_options
 from fastrouter.config.help import help_text
 from fastrouter.config.layers import add_setting, merge
 from fastrouter.config.tools import McpServer, check_tools, read_tool_fields
-from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_yet
+from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_missing
 from fastrouter.errors import ConfigError
 from fastrouter.options.cors import Cors
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
@@ -79,6 +79,7 @@ class Config:
     log_requests: bool = False
     verbosity: int = QUIET  # llama-server's levels: 0 nothing, 1 errors, 2 warnings, 3 events, 4 more, 5 everything
     verbose: bool = False
+    cache_list: bool = False  # print the models in the caches, and do not start
     record: str | None = None  # the file of a trace for `fastrouter simulate`
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -196,11 +197,10 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
         if flag.kind is Kind.SWITCH:
             if equals:
                 raise ConfigError(f"{word}: {name} takes no value")
-            refuse_not_yet(flag, name, is_on)
+            refuse_missing(flag, name)
             add_setting(layer, flag, is_on)
             continue
-        if not flag.only:
-            refuse_not_yet(flag, name)
+        refuse_missing(flag, name)
         value = text if equals else next(words, None)
         if flag.kind is Kind.LAYER_RANGE and value and value.isdigit():
             value = f"{value} {next(words, '')}"

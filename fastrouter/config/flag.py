@@ -23,6 +23,7 @@ class Scope(Enum):
     READY_MADE = "A known model with its settings; other flags change them"
     NO_EFFECT = "Accepted without effect"
     REMOVED = "Removed from llama-server"
+    REFUSED = "Not possible here"
     NOT_YET = "Not there yet"
 
 
@@ -52,6 +53,8 @@ class Kind(Enum):
     DEVICES = "names of devices, comma-separated, or none"
     PROPORTIONS = "numbers of 0 or more, comma-separated"
     LAYER_RANGE = "two layers, the first and the last, as 4 20"
+    NEW_FOLDER = "a folder, which is made if it is not there"
+    SIZES = "whole numbers of 0 or more, comma-separated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Flag:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    only: tuple[Any, ...] = ()  # what fastrouter does anyway; all other values are not supported yet
+    silent: tuple[Any, ...] = ()  # values that ask for what fastrouter does anyway: no warning
     help: str = ""
     instead: str = ""  # it is accepted without effect; what happens instead, for a warning
 
@@ -109,5 +112,5 @@ def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
     on_names, off_names = _names_of(names)
-    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN")) else f"LLAMA_ARG_{env}"
+    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN", "MTMD_")) else f"LLAMA_ARG_{env}"
     return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)

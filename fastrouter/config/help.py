@@ -23,6 +23,8 @@ _PLACEHOLDERS = {
     Kind.DEVICES: "NAME,...|none",
     Kind.PROPORTIONS: "N,N,...",
     Kind.LAYER_RANGE: "FIRST LAST",
+    Kind.NEW_FOLDER: "DIR",
+    Kind.SIZES: "N,N,...",
 }
 
 
@@ -53,7 +55,7 @@ def help_text() -> str:
         flags = [flag for flag in TABLE if flag.scope is scope]
         lines += ["", f"{scope.value}:"]
         if scope is Scope.NOT_YET:
-            lines.append("  " + ", ".join(flag.names[-1] for flag in flags if not flag.only))
+            lines.append("  " + ", ".join(flag.names[-1] for flag in flags))
             continue
         for flag in flags:
             names = ", ".join(flag.names + flag.off_names) + placeholder(flag)

@@ -13,7 +13,7 @@ log = logging.getLogger("fastrouter.config")
 
 def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
     """Later words replace earlier ones; lists that are given again grow."""
-    if flag.instead:
+    if flag.instead and value not in flag.silent:
         log.warning("%s has no effect: %s", flag.names[-1], flag.instead)
     if not flag.target:
         return

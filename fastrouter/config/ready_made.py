@@ -13,6 +13,7 @@ _GPT_OSS = {
     "--min-p": "0.01",
     "--jinja": "true",
 }
+_VISION = {"--port": "8014", "-c": "0", "--jinja": "true"}
 _EMBEDDING = {"--port": "8011", "-ub": "2048", "-b": "2048", "-np": "32", "-c": "65536", "--embeddings": "true"}
 
 
@@ -28,4 +29,6 @@ READY_MADE: dict[str, dict[str, str]] = {
     "--fim-qwen-30b-default": {**_model("Qwen3-Coder-30B-A3B-Instruct-Q8_0-GGUF", "qwen3-coder-30b-a3b-instruct-q8_0.gguf"), **_FIM},
     "--gpt-oss-20b-default": {**_model("gpt-oss-20b-GGUF", "gpt-oss-20b-mxfp4.gguf"), **_GPT_OSS},
     "--gpt-oss-120b-default": {**_model("gpt-oss-120b-GGUF"), **_GPT_OSS},
+    "--vision-gemma-4b-default": {**_model("gemma-3-4b-it-qat-GGUF"), **_VISION},
+    "--vision-gemma-12b-default": {**_model("gemma-3-12b-it-qat-GGUF"), **_VISION},
 }

@@ -20,6 +20,7 @@ def router_flags() -> list[Flag]:
         ),
         flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
         flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
+        flag(scope, "-cl --cache-list", "", Kind.SWITCH, "cache_list", "list the models in the caches, and end"),
         flag(scope, "--strict --no-strict", "STRICT", Kind.SWITCH, "strict", "a wrong section of the preset file stops the start (off)"),
         flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
         flag(

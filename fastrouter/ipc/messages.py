@@ -72,6 +72,7 @@ class Generate:
     system: str | None = None  # a system message for chats without one
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    prefill_is_implied: bool = False  # the request does not say it: the model's option decides
     sampling: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)

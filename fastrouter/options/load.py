@@ -16,6 +16,8 @@ class LoadOptions:
 
     ctx_size: int = 0  # 0: the model's training context
     parallel: int = -1  # slots; -1: auto = 4 with a unified KV cache
+    has_full_context: bool = False  # --ctx-size 0 was asked for: nothing makes it shorter
+    kv_unified_per_slot: int = 0  # what one request may use, and without `ctx_size` the size of each slot; 0: no limit
     kv_unified: bool | None = None  # None: unified when parallel is auto
     batch_size: int = 2048
     ubatch_size: int = 512
@@ -86,6 +88,8 @@ class LoadOptions:
     constraint: dict[str, str] | None = None  # the form of answers, like Generate.constraint
     json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, unless a request sets it: compact | free
     stop: list[str] = field(default_factory=list)  # of requests without any
+    prefill_assistant: bool = True  # unless a request says it, an answer continues the assistant's message at the end of a chat
+    log_prompts_dir: str | None = None  # folder for a file of each prompt
     special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
     cache_prompt: bool = True  # unless a request sets it
@@ -96,6 +100,8 @@ class LoadOptions:
     swa_full: bool = False
     mmproj: str | None = None  # the file of its projector
     mmproj_offload: bool = True  # the projector may use a GPU
+    mmproj_device: list[str] | None = None  # the name of its device; ["none"]: the CPU; None: llama.cpp chooses
+    mtmd_batch_max_tokens: int = 1024  # of pictures that are computed together
     image_min_tokens: int = -1  # of a picture, for projectors that take pictures of any size; -1: as the projector says
     image_max_tokens: int = -1
     ctx_checkpoints: int = 8  # stored states of a slot, for memories that cannot go back to an earlier token; 0: none
@@ -114,14 +120,17 @@ class LoadOptions:
 
     def num_cells(self, n_ctx_train: int) -> int:
         """Tokens of the KV cache: as asked for, but not more than the slots can use. `n_ctx_train` 0: unknown."""
-        if self.ctx_size <= 0:
+        asked = self.ctx_size
+        if asked <= 0 and not self.has_full_context:
+            asked = self.num_slots * self.kv_unified_per_slot
+        if asked <= 0:
             return n_ctx_train
-        return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
+        return min(asked, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else asked
 
     def num_cells_of_slot(self, n_ctx_train: int) -> int:
         """What one request may fill: at most the training context of the model, as in llama-server."""
         num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
-        return min(num_cells, n_ctx_train or num_cells)
+        return min(num_cells, n_ctx_train or num_cells, self.kv_unified_per_slot or num_cells)
 
     @property
     def of_draft(self) -> "LoadOptions":

@@ -172,7 +172,7 @@ class Infill(Completion):
 # The fields of a chat that make its prompt.
 _OF_TEMPLATES = (
     *("messages", "tools", "tool_choice", "chat_template_kwargs", "chat_template", "system"),
-    *("add_generation_prompt", "continue_final_message"),
+    *("add_generation_prompt", "continue_final_message", "prefill_is_implied"),
 )
 
 

@@ -24,6 +24,7 @@ _BYTES_PER_S = 1 << 30  # a guess for models that were never loaded
 _LEAST_LOAD_S = 0.2
 _NOT_FOR_MEMORY = (
     *("sampling", "n_predict", "chat_template", "chat_template_kwargs", "jinja", "warmup", "skip_chat_parsing", "hold_tool_calls"),
+    *("prefill_assistant", "log_prompts_dir"),
     *("reasoning", "reasoning_format", "reasoning_effort", "reasoning_preserve", "reasoning_budget", "reasoning_budget_message"),
 )
 

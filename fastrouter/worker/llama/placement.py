@@ -4,6 +4,7 @@ Uses llama.cpp's list of devices. Invariant: an option that this machine cannot 
 """
 
 import ctypes
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -130,3 +131,16 @@ def _proportions(options: LoadOptions) -> Any:
     if len(options.tensor_split) > most:
         raise LlamaError(f"--tensor-split: it has {len(options.tensor_split)} numbers, and this build knows {most} devices at most")
     return (ctypes.c_float * most)(*options.tensor_split)
+
+
+def device_of_projector(options: LoadOptions) -> int | None:
+    """None: llama.cpp chooses. Raises LlamaError."""
+    names = options.mmproj_device
+    if names is None or names == ["none"]:
+        return None
+    if len(names) > 1:
+        raise LlamaError(f"--mmproj-device {','.join(names)}: a projector has one device")
+    try:
+        return int(_devices(replace(options, devices=names))[0])
+    except LlamaError as error:
+        raise LlamaError(error.message.replace("--device", "--mmproj-device")) from None
