@@ -43,6 +43,8 @@ def load_options(layer: Layer) -> LoadOptions:
             fields[target] = _as_lists(value)
     if "ctx_size" in layer and not fields["ctx_size"]:
         fields["has_full_context"] = True
+    if "cache_type_k" in layer or "cache_type_v" in layer:
+        fields["keeps_cache_types"] = True
     return LoadOptions(**fields, sampling=sampling, speculation=speculation)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from fastrouter.config.flag import Kind, Scope, flag
 from fastrouter.config.llama_flags import llama_flags
-from fastrouter.config.model_flags import cache_flags, model_flags, sampling_flags, speculation_flags
+from fastrouter.config.model_flags import cache_flags, model_flags, sampling_flags
 from fastrouter.config.ready_made import READY_MADE
 from fastrouter.config.router_flags import lifetime_flags, preset_flags, router_flags, source_flags, tool_flags
+from fastrouter.config.speculation_flags import speculation_flags
 
 _NO_LOOKUP_FILE = "ngram-cache looks into the conversation's own tokens only; answers do not depend on it"
 _NO_VIDEO = "messages cannot have videos"

@@ -27,6 +27,7 @@ class Load:
     num_dropped: int = 0  # CPU variants of llama.cpp to leave out, the best first, because they crash even in the safe mode
     files: list[str] = field(default_factory=list)  # all that it reads: shards, projector, adapters, draft model
     is_confined: bool = False  # it gives up the right to other files and to the network
+    host_limit_bytes: int = 0  # of the machine's memory, for --fit; 0: no limit
     is_ahead: bool = False  # no request waits for it yet: it loads only while a core is free, until Hurry
 
 

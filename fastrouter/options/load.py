@@ -31,6 +31,10 @@ class LoadOptions:
     cpu_range_batch: str | None = None
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
+    fit: str = "auto"  # off; on or auto: what is not set is chosen so that it fits into memory
+    fit_target: list[int] = field(default_factory=lambda: [1024])  # MiB that stay free, on each device (one number: on all of them)
+    fit_ctx: int = 4096  # `fit` makes the context of a request not shorter than this
+    keeps_cache_types: bool = False  # they were asked for: `fit` does not change them
     gpu_layers: int = -1  # -1: all that fit
     devices: list[str] | None = None  # names; ["none"]: only the CPU; None: all
     split_mode: str = "layer"  # none | layer | row | tensor
@@ -118,13 +122,18 @@ class LoadOptions:
     def num_slots(self) -> int:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
 
+    @property
+    def num_caches(self) -> int:
+        """Parts of the KV cache that cannot lend each other room."""
+        return 1 if self.is_unified else self.num_slots
+
     def num_cells(self, n_ctx_train: int) -> int:
         """Tokens of the KV cache: as asked for, but not more than the slots can use. `n_ctx_train` 0: unknown."""
         asked = self.ctx_size
         if asked <= 0 and not self.has_full_context:
             asked = self.num_slots * self.kv_unified_per_slot
         if asked <= 0:
-            return n_ctx_train
+            return n_ctx_train * (self.num_caches if self.fit != "off" and not self.embedding else 1)
         return min(asked, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else asked
 
     def num_cells_of_slot(self, n_ctx_train: int) -> int:
@@ -141,6 +150,7 @@ class LoadOptions:
             self,
             threads=threads,
             threads_batch=asked.get("draft_threads_batch", threads if "draft_threads" in asked else self.threads_batch),
+            fit="off",
             gpu_layers=asked.get("draft_gpu_layers", -1),
             devices=asked.get("draft_devices", self.devices),
             override_tensor=asked.get("draft_override_tensor", []),

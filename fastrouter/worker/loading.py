@@ -6,7 +6,7 @@ Owns nothing afterwards. Invariant: a LoadedModel is complete, or there is none 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
@@ -21,7 +21,8 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.embedder import Embedder
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.engine.outbox import Outbox
-from fastrouter.worker.llama.binding import log
+from fastrouter.worker.llama import fitted
+from fastrouter.worker.llama.binding import has_device_backend, log
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.projector import Projector
@@ -121,14 +122,27 @@ class Loader:
         gone = confine(load) if load.is_confined else []
         self._watch_router()
         spare.drop_variants(load.num_dropped)
+        if has_device_backend():
+            self._fit()  # which layers go where must be known before the file is read
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
         model = taken or self._open(on_progress)
+        if not has_device_backend() and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
+            self._fit()
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
         self._say_ready(loaded, footprint, gone)
         return loaded
+
+    def _fit(self) -> None:
+        load = self._load
+        if load.options.fit == "off":
+            return
+        choice = fitted.choose(load.path, load.options, safe_mode=load.safe_mode, host_limit_bytes=load.host_limit_bytes)
+        self._load = replace(load, options=choice.options)
+        if choice.notice:
+            self._wire.send(Notice(choice.level, choice.notice))
 
     def _open(self, on_progress: ProgressReport) -> Model:
         """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""

@@ -89,8 +89,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "access_log",
     ),
     "config": (
-        *("flag", "router_flags", "model_flags", "llama_flags", "ready_made", "table", "values", "help", "preset_values", "tools", "forms"),
-        *("layers", "config_files", "config", "presets"),
+        *("flag", "router_flags", "model_flags", "speculation_flags", "llama_flags", "ready_made", "table", "values", "help"),
+        *("preset_values", "tools", "forms", "layers", "config_files", "config", "presets"),
     ),
     "catalog": (
         "gguf",

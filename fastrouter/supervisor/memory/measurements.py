@@ -14,6 +14,7 @@ import orjson
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.memory.estimate import estimate, unmapped_bytes
+from fastrouter.supervisor.memory.fitting import fitted
 from fastrouter.supervisor.memory.repacking import repacking_of
 from fastrouter.supervisor.remedies import Remedy
 from fastrouter.system.fact_file import FactFile
@@ -34,6 +35,7 @@ class Measures:
         self._facts = remembered or FactFile("loads", 2, MAX_ENTRIES)
         self.has_device = False  # a worker has reported a GPU
         self.repacking = repacking_of(cpu_features())
+        self.host_limit_bytes = 0  # of the machine's memory, for one model; 0: no limit
 
     def __repr__(self) -> str:
         return f"<Measures {self._facts!r}>"
@@ -42,6 +44,10 @@ class Measures:
         known = self._known(spec)
         if known is not None:
             return Need(known["host_bytes"], known["device_bytes"])
+        spec = fitted(spec, self._estimate, self.host_limit_bytes) if not self.has_device else spec
+        return self._estimate(spec)
+
+    def _estimate(self, spec: ModelSpec) -> Need:
         return estimate(spec, has_device=self.has_device, repacking=self.repacking)
 
     def is_measured(self, spec: ModelSpec) -> bool:
