@@ -130,6 +130,8 @@ class App:
         self._listen_to_signals()
         for path in self._config.config_files:
             log.info("settings are read from %s", path, extra={"event": "config_file", "path": str(path)})
+        if self._config.remote_preset:
+            log.warning("the models are those of preset.ini in %s on the hub; use only presets that you trust", self._config.remote_preset)
         sockets = [*(self._inherited or self._bind()), *self._bind_for_ollama()]
         addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
         await self._server.start(sockets, self._certificate)

@@ -7,6 +7,7 @@ from fastrouter.app.router import run
 from fastrouter.catalog.sources import scan_cache
 from fastrouter.config.config import Config, check_adapters, parse
 from fastrouter.errors import ConfigError
+from fastrouter.hub.before_start import fetch_named
 
 
 def serve(arguments: list[str]) -> int:
@@ -18,6 +19,7 @@ def serve(arguments: list[str]) -> int:
             return 1
         if config.cache_list:
             return list_cache(config)
+        config = fetch_named(config)
         check_adapters(config)
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
         return run(config)

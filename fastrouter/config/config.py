@@ -26,6 +26,7 @@ from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
 EVERYTHING = 5  # verbosity
+REMOTE_PRESET = "hf:"  # --models-preset hf:user/repo
 DEFAULT_HUB = "https://huggingface.co"
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _PATHS = (
@@ -85,6 +86,10 @@ class Config:
     stop_timeout_s: float = 10.0
     models_dir: Path | None = None
     models_preset: Path | None = None
+    remote_preset: str = ""  # the repository on the hub that `models_preset` is from
+    model_url: str | None = None
+    mmproj_url: str | None = None
+    docker_repo: str | None = None
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
@@ -250,13 +255,18 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--ollama-port {config.port}: --port is the same, and Ollama's API is there too; leave --ollama-port out")
     if config.static_path is not None and not config.static_path.is_dir():
         raise ConfigError(f"--path {config.static_path}: {why_no_folder(config.static_path)}")
-    if config.models_preset is not None and not config.models_preset.is_file():
+    is_remote = str(config.models_preset).startswith(REMOTE_PRESET)
+    if config.models_preset is not None and not is_remote and not config.models_preset.is_file():
         raise ConfigError(f"--models-preset {config.models_preset}: {why_no_file(config.models_preset)}")
-    if config.model is not None and config.hf_repo is None and not Path(config.model).is_file():
+    is_from_elsewhere = config.model_url is not None or config.docker_repo is not None
+    if config.model is not None and config.hf_repo is None and not is_from_elsewhere and not Path(config.model).is_file():
         hint = _MODELS_HINT if os.path.isdir(config.model) else ""
         raise ConfigError(f"--model {config.model}: {why_no_file(Path(config.model))}{hint}")
     if config.model is not None and config.hf_repo is not None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
+    named = {"--model-url": config.model_url, "--docker-repo": config.docker_repo, "--hf-repo": config.hf_repo}
+    if len(names := [name for name, value in named.items() if value is not None]) > 1:
+        raise ConfigError(f"{' and '.join(names)} all name the default model; give one of them")
     if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
         raise ConfigError("--hf-token (HF_TOKEN) is not a token: it has blanks or other characters that cannot be sent")
     check_tools(config.tools, config.tools_dir)
@@ -264,7 +274,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     if config.media_path is not None and not config.media_path.is_dir():
         raise ConfigError(f"--media-path {config.media_path}: {why_no_folder(config.media_path)}")
-    if config.mmproj is not None:
+    if config.mmproj is not None and config.mmproj_url is None:
         _check_mmproj(config, config.mmproj)
     load_options(merge(config.environment, config.command_line))
 

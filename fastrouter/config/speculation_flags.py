@@ -21,6 +21,14 @@ def speculation_flags() -> list[Flag]:
         flag(scope, "--spec-draft-model -md --model-draft", "SPEC_DRAFT_MODEL", Kind.PATH, "draft_model", "GGUF file of a smaller model"),
         flag(
             scope,
+            "--spec-draft-hf -hfd -hfrd --hf-repo-draft",
+            "SPEC_DRAFT_HF_REPO",
+            Kind.TEXT,
+            "draft_hf",
+            "the draft model as user/repo[:quant]; downloaded if it is not in the cache",
+        ),
+        flag(
+            scope,
             "--spec-draft-p-min --draft-p-min",
             "SPEC_DRAFT_P_MIN",
             Kind.FLOAT,

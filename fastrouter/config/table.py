@@ -72,10 +72,7 @@ _REMOVED: tuple[tuple[str, str, str], ...] = (
 
 _NOT_YET = """
 --rpc RPC | --list-devices |
--mu --model-url MODEL_URL | -dr --docker-repo DOCKER_REPO | -mmu --mmproj-url MMPROJ_URL |
---adaptive-target | --adaptive-decay |
---spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO |
---fim-qwen-7b-spec | --fim-qwen-14b-spec
+--adaptive-target | --adaptive-decay
 """  # names, then the environment name
 
 
