@@ -83,7 +83,7 @@ def test_llama_cpps_own_files_are_read_on_request(files: Files, caplog: pytest.L
         ("[*\nport = 1", ":1: not a section: '[*'; it must look like [*]"),
         ("pin = true", ":1: pin cannot be in a configuration file"),
         ("config = x.ini", ":1: config cannot be in a configuration file"),
-        ("draft-max = 3", ":1): llama-server has removed this flag"),
+        ("draft-max = 3", ":1 draft-max = 3: llama-server has removed this flag"),
         ("no-mmap = maybe", ":1 no-mmap = maybe: must be one of"),
     ],
 )

@@ -107,18 +107,18 @@ def test_the_choice_is_that_of_llama_cpp(number: int) -> None:
     assert [f"{pattern}={count if buffer == 'CPU' else buffer[1:]}" for pattern, buffer in options.override_tensor] == chosen["over"]
 
 
-def test_what_is_chosen_fits() -> None:
+def test_what_is_chosen_fits_on_one_device() -> None:
     num_changed = 0
     for given in (Given(choice["asked"]) for choice in CHOICES):
         found = fit(given.use, given.options)
-        if found.failure or not given.scenario["free"] or found.options == given.options:
+        if found.failure or len(given.scenario["free"]) != 1 or found.options == given.options:
             continue
         num_changed += 1
         use = given.use(found.options)
         margins = given.scenario["margins"]
         over = [place.used_bytes - (place.free_bytes - MIB * margin) for place, margin in zip(use.devices, margins, strict=True)]
         assert max(over) <= 2 * MIB, (given, over)  # a straight line was drawn between two contexts
-    assert num_changed > 20
+    assert num_changed > 5
 
 
 def test_the_words_name_all_that_was_chosen() -> None:
@@ -241,11 +241,15 @@ def test_a_router_shortens_the_context_and_says_so(router: StartRouter, tiny: Pa
 def test_a_limit_of_the_router_shortens_it_and_the_planner_knows(router: StartRouter, tiny: Path) -> None:
     use = memory_use.memory_use(str(tiny), LoadOptions(flash_attn="on"))
     limit = (use.host.used_bytes >> 21) + 60
-    running = router("-m", str(tiny), "-fa", "on", "--models-memory", str(limit))
-    n_ctx = running.get("/props").json["default_generation_settings"]["n_ctx"]
-    assert 4096 <= n_ctx < 1 << 17
-    usage = running.get("/models/usage").json
-    assert usage["used"]["host_bytes"] <= limit << 20
+    running = router("-fa", "on", "--models-memory", str(limit), models_dir=tiny.parent)
+    plan = running.post("/models/plan", {"model": "tiny"}).json
+    assert (plan["action"], plan["need"]["is_measured"]) == ("load", False), plan
+    assert 0.8 * (limit << 20) < plan["need"]["host_bytes"] <= limit << 20
+    running.load("tiny")
+    n_ctx = running.get("/props?model=tiny").json["default_generation_settings"]["n_ctx"]
+    assert 4096 < n_ctx < 1 << 17
+    assert f"tiny: --fit: {n_ctx} of 131072 tokens of context" in running.log
+    assert running.post("/models/plan", {"model": "tiny"}).json["need"]["host_bytes"] < (limit + 10) << 20
 
 
 def test_off_and_a_set_context_change_nothing(router: StartRouter, tiny: Path) -> None:
