@@ -71,8 +71,7 @@ _REMOVED: tuple[tuple[str, str, str], ...] = (
 )
 
 _NOT_YET = """
---rpc RPC | --list-devices |
---adaptive-target | --adaptive-decay
+--rpc RPC | --list-devices
 """  # names, then the environment name
 
 

@@ -178,7 +178,6 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "off", "on"),
     [
-        ("adaptive_target", -1, 0.5),
         ("echo", False, True),
     ],
 )

@@ -181,6 +181,11 @@ def test_the_routers_limit_counts_too() -> None:
 # ---------------------------------------------------------------- llama.cpp's counts
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _backends() -> None:
+    start_backends()
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fit") / "tiny.gguf"
@@ -190,7 +195,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ctx_size", [512, 4096])
 def test_what_is_counted_is_what_is_allocated(tiny: Path, ctx_size: int) -> None:
-    start_backends()
     options = LoadOptions(ctx_size=ctx_size, flash_attn="on", repack=False)
     found = memory_use.memory_use(str(tiny), options)
     model = Model(str(tiny), options)
@@ -207,7 +211,6 @@ def test_what_is_counted_is_what_is_allocated(tiny: Path, ctx_size: int) -> None
 
 
 def test_a_draft_model_counts_too(tiny: Path) -> None:
-    start_backends()
     options = LoadOptions(ctx_size=2048, flash_attn="on")
     alone = memory_use.memory_use(str(tiny), options).host
     both = memory_use.memory_use(str(tiny), replace(options, speculation={"draft_model": str(tiny)})).host
@@ -215,7 +218,6 @@ def test_a_draft_model_counts_too(tiny: Path) -> None:
 
 
 def test_with_much_memory_nothing_is_counted(tiny: Path) -> None:
-    start_backends()
     model = Model(str(tiny), LoadOptions())
     try:
         assert fitted.surely_fits(model, LoadOptions(ctx_size=2048), 0)
@@ -240,7 +242,7 @@ def test_a_router_shortens_the_context_and_says_so(router: StartRouter, tiny: Pa
 
 def test_a_limit_of_the_router_shortens_it_and_the_planner_knows(router: StartRouter, tiny: Path) -> None:
     use = memory_use.memory_use(str(tiny), LoadOptions(flash_attn="on"))
-    limit = (use.host.used_bytes >> 21) + 60
+    limit = (use.host.used_bytes >> 21) + 100
     running = router("-fa", "on", "--models-memory", str(limit), models_dir=tiny.parent)
     plan = running.post("/models/plan", {"model": "tiny"}).json
     assert (plan["action"], plan["need"]["is_measured"]) == ("load", False), plan
@@ -249,7 +251,7 @@ def test_a_limit_of_the_router_shortens_it_and_the_planner_knows(router: StartRo
     n_ctx = running.get("/props?model=tiny").json["default_generation_settings"]["n_ctx"]
     assert 4096 < n_ctx < 1 << 17
     assert f"tiny: --fit: {n_ctx} of 131072 tokens of context" in running.log
-    assert running.post("/models/plan", {"model": "tiny"}).json["need"]["host_bytes"] < (limit + 10) << 20
+    assert running.post("/models/plan", {"model": "tiny"}).json["need"]["host_bytes"] <= limit << 20
 
 
 def test_off_and_a_set_context_change_nothing(router: StartRouter, tiny: Path) -> None:

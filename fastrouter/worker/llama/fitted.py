@@ -13,6 +13,7 @@ from fastrouter.worker.llama.memory_use import MemoryUse, memory_use
 from fastrouter.worker.llama.model import Model
 
 _WIDE_HEAD = 256  # numbers; heads of some models are wider than the header says
+_OWN_BYTES = 64 * MIB  # of the process around llama.cpp's buffers
 _HIDDEN_ROWS = 64  # intermediate results that are as wide as the model
 
 
@@ -34,7 +35,7 @@ def choose(path: str, options: LoadOptions, *, safe_mode: bool, host_limit_bytes
         return known[key]
 
     try:
-        found = fit(measure, _with_projector(options), host_limit_bytes)
+        found = fit(measure, _with_projector(options), max(1, host_limit_bytes - _OWN_BYTES) if host_limit_bytes else 0)
         words = in_words(options, found, measure(found.options))
     except FastrouterError:
         return Choice(options)
