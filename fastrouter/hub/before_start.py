@@ -3,10 +3,13 @@
 Invariant: the Config that comes out names files of this machine only, except for models of the hub, which are downloaded later.
 """
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from fastrouter.config.values import find_argument
 from fastrouter.errors import ConfigError, FastrouterError
 from fastrouter.hub.job import DownloadJob, start_process, to_failure
 from fastrouter.hub.select_files import PRESET_FILE
+
+PROBE_S = 5.0  # for the hub to say whether a repository has a preset file; after that it counts as one without
+LONGEST_S = 60.0  # the same for one that must have it
 
 
 def fetch_named(config: Config) -> Config:
@@ -100,20 +106,20 @@ def _find(config: Config, repo: str, *, is_wanted: bool) -> str | None:
         if is_wanted and here is None:
             raise ConfigError(f"{PRESET_FILE} of {repo} is not in the cache, and --offline forbids the download")
         return here
-    why = _download(config, repo)
+    why = _download(config, repo, LONGEST_S if is_wanted else PROBE_S)
     if why and is_wanted and here is None:
         raise ConfigError(f"{PRESET_FILE} of {repo}: {why}")
     return here if why else cached_file(_cache(config), repo, PRESET_FILE)
 
 
-def _download(config: Config, repo: str) -> str:
+def _download(config: Config, repo: str, patience_s: float) -> str:
     """Why it cannot be; empty: it is in the cache."""
     job = DownloadJob(repo, None, PRESET_FILE, _cache(config), config.hub_endpoint, config.hf_token, with_projector=False)
     try:
         process = start_process(job)
     except OSError as error:
         return f"cannot start a download process: {error}"
-    with process:
+    with process, _killed_after(process, patience_s):
         assert process.stdout is not None
         for line in process.stdout:
             report = json.loads(line)
@@ -124,6 +130,17 @@ def _download(config: Config, repo: str) -> str:
             elif report["event"] == "finished":
                 return ""
     return "the download process ended unexpectedly"
+
+
+@contextlib.contextmanager
+def _killed_after(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        process.kill()
 
 
 def _use(config: Config, repo: str, path: str | None) -> Config:
