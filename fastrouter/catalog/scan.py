@@ -93,6 +93,7 @@ class Scan:
         """Models of a cache that a preset's section with `dedup-cache-models` replaces in the listing; they can still be used."""
         deduping = [model_id for model_id, section in self._sections.models.items() if _is_on(self._layer_of(section), "hides_cached")]
         paths = {models[model_id].path for model_id in deduping}
+        paths |= {str(models[model_id].options.speculation.get("draft_model")) for model_id in deduping}
         return [spec.id for spec in models.values() if spec.source == "cache" and spec.path in paths and spec.base is None]
 
     def _find(self) -> None:
