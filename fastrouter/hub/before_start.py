@@ -78,7 +78,8 @@ def _docker_path(config: Config, repo: str) -> str:
 
 def _with_file(config: Config, name: str, path: str) -> Config:
     flag, _ = find_argument(name)
-    return replace(config, **{flag.target: path}, command_line={**config.command_line, flag.target: Setting(flag, path)})
+    config = replace(config, command_line={**config.command_line, flag.target: Setting(flag, path)})
+    return replace(config, model=path) if flag.target == "model" else replace(config, mmproj=path)
 
 
 # ---------------------------------------------------------------- preset files on the hub
@@ -147,8 +148,9 @@ def _use(config: Config, repo: str, path: str | None) -> Config:
     """Instead of one model, those of its sections."""
     if path is None:
         raise ConfigError(f"{PRESET_FILE} of {repo} is not in the cache")
-    layers = {"command_line": _without_source(config.command_line), "environment": _without_source(config.environment)}
-    return replace(config, **layers, hf_repo=None, models_preset=Path(path), remote_preset=repo)
+    command_line, environment = _without_source(config.command_line), _without_source(config.environment)
+    config = replace(config, command_line=command_line, environment=environment)
+    return replace(config, hf_repo=None, models_preset=Path(path), remote_preset=repo)
 
 
 def _without_source(layer: Layer) -> Mapping[str, Setting]:

@@ -67,4 +67,5 @@ def surely_fits(model: Model, options: LoadOptions, host_limit_bytes: int) -> bo
     scores = 0 if options.flash_attn == "on" else api.llama_model_n_head(model.pointer) * num_cells // options.num_caches
     compute_bytes = 4 * rows * (2 * model.vocab.n_tokens + _HIDDEN_ROWS * model.n_embd + scores)
     target = total_bytes() - MIB * (options.fit_target or [0])[0]
-    return 2 * model.size_bytes + cache_bytes + compute_bytes <= (min(target, host_limit_bytes) if host_limit_bytes else target)
+    most = min(target, host_limit_bytes) if host_limit_bytes else target
+    return bool(2 * model.size_bytes + cache_bytes + compute_bytes <= most)
