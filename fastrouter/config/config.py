@@ -121,6 +121,12 @@ class Config:
     config_files: tuple[Path, ...] = ()  # those that were read
 
     @property
+    def names_other_machines(self) -> bool:
+        """Flags name what must be known before the start, see hub/before_start.py."""
+        is_remote = str(self.models_preset).startswith(REMOTE_PRESET)
+        return is_remote or any(each is not None for each in (self.model_url, self.docker_repo, self.mmproj_url, self.hf_repo))
+
+    @property
     def has_one_model(self) -> bool:
         """--model or --hf-repo, without a folder and a preset: every name in a request means this model."""
         return (self.model or self.hf_repo) is not None and self.models_dir is None and self.models_preset is None
