@@ -262,17 +262,28 @@ def test_mirostat_steers_towards_its_surprise(version: int) -> None:
     assert np.mean(surprises[500:]) == pytest.approx(3.0, abs=0.2)
 
 
-@pytest.mark.parametrize("target", [0.05, 0.15, 0.3])
-def test_adaptive_p_steers_towards_its_probability(target: float) -> None:
-    logits = noise(40, 4)
-    asked = {**USUAL, "samplers": ["adaptive_p"], "adaptive_target": target}
-    chain = LogitSampler(40, asked, seed=3, bias=[], num_probs=0)
-    found = []
-    for _ in range(3000):
-        chain.sample(logits.ctypes.data, 40)
-        assert chain.probabilities is not None
-        found.append(chain.probabilities[0])  # before the chain
-    assert np.mean(found) == pytest.approx(target, rel=0.25)
+@pytest.mark.parametrize(("target", "decay"), [(0.05, 0.9), (0.15, 0.9), (0.3, 0.9), (0.3, 0.5)])
+def test_adaptive_p_steers_as_llama_cpps_does(target: float, decay: float) -> None:
+    n_vocab, count = 40, 3000
+    logits = noise(n_vocab, 4)
+    asked = {**USUAL, "samplers": ["adaptive_p"], "adaptive_target": target, "adaptive_decay": decay}
+    chain = LogitSampler(n_vocab, asked, seed=3, bias=[])
+    weights = np.exp(logits.astype(np.float64))
+    chances = weights / weights.sum()
+    mine = [chances[chain.sample(logits.ctypes.data, n_vocab)] for _ in range(count)]
+    theirs = []
+    sampler = llama_cpp.llama_sampler_init_adaptive_p(target, decay, 7)
+    for _ in range(count):
+        data = (llama_cpp.llama_token_data * n_vocab)()
+        for token, logit in enumerate(logits.tolist()):
+            data[token] = llama_cpp.llama_token_data(token, logit, 0.0)
+        candidates = llama_cpp.llama_token_data_array(data, n_vocab, -1, False)
+        llama_cpp.llama_sampler_apply(sampler, ctypes.byref(candidates))
+        token = candidates.data[candidates.selected].id
+        llama_cpp.llama_sampler_accept(sampler, token)
+        theirs.append(chances[token])
+    llama_cpp.llama_sampler_free(sampler)
+    assert np.mean(mine) == pytest.approx(np.mean(theirs), rel=0.15)
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"typical_p": 0.9}, {"mirostat": 2}, {"top_k": 5, "xtc_probability": 0.5}])

@@ -55,7 +55,8 @@ class Context:
             _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. At most the training context of the model, as in llama-server.
-        self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
+        limits = (model.n_ctx_train, options.kv_unified_per_slot)
+        self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), *(limit or 1 << 31 for limit in limits))
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
