@@ -80,7 +80,6 @@ class Config:
     log_requests: bool = False
     verbosity: int = QUIET  # llama-server's levels: 0 nothing, 1 errors, 2 warnings, 3 events, 4 more, 5 everything
     verbose: bool = False
-    cache_list: bool = False  # print the models in the caches, and do not start
     record: str | None = None  # the file of a trace for `fastrouter simulate`
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -107,6 +106,7 @@ class Config:
     strict: bool = False  # a wrong section of the preset file ends the start
     watch: bool = False
     offline: bool = False
+    cache_list: bool = False  # print the models in the caches, and do not start
     hub_endpoint: str = DEFAULT_HUB
     hf_token: str | None = field(default=None, repr=False)
     cache_dirs: tuple[Path, ...] = ()  # each one flat, or with the layout of Hugging Face

@@ -10,7 +10,7 @@ SPLIT_MODES = ("none", "layer", "row", "tensor")
 
 
 def llama_flags() -> list[Flag]:
-    return [*_position_flags(), *_file_flags(), *_placement_flags()]
+    return [*_position_flags(), *_file_flags(), *_fit_flags(), *_placement_flags()]
 
 
 def _position_flags() -> list[Flag]:
@@ -74,7 +74,6 @@ def _file_flags() -> list[Flag]:
 def _placement_flags() -> list[Flag]:
     scope = Scope.MODEL
     return [
-        *_fit_flags(),
         flag(scope, "-dev --device", "DEVICE", Kind.DEVICES, "devices", "devices of this model (all of them); none: only the CPU"),
         flag(scope, "-sm --split-mode", "SPLIT_MODE", Kind.TEXT, "split_mode", "how devices share a model (layer)", choices=SPLIT_MODES),
         flag(scope, "-ts --tensor-split", "TENSOR_SPLIT", Kind.PROPORTIONS, "tensor_split", "what each device gets, e.g. 3,1"),

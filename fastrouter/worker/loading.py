@@ -135,6 +135,12 @@ class Loader:
         self._say_ready(loaded, footprint, gone)
         return loaded
 
+    def _open(self, on_progress: ProgressReport) -> Model:
+        """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""
+        load = self._load
+        with reading_ahead([] if load.options.direct_io else load.files or [load.path]):
+            return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
+
     def _fit(self) -> None:
         load = self._load
         if load.options.fit == "off":
@@ -143,12 +149,6 @@ class Loader:
         self._load = replace(load, options=choice.options)
         if choice.notice:
             self._wire.send(Notice(choice.level, choice.notice))
-
-    def _open(self, on_progress: ProgressReport) -> Model:
-        """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""
-        load = self._load
-        with reading_ahead([] if load.options.direct_io else load.files or [load.path]):
-            return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
 
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options

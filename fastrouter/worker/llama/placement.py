@@ -124,15 +124,6 @@ def _metadata(options: LoadOptions) -> Any:
     return array
 
 
-def _proportions(options: LoadOptions) -> Any:
-    if not options.tensor_split:
-        return None
-    most = int(api.llama_max_devices())
-    if len(options.tensor_split) > most:
-        raise LlamaError(f"--tensor-split: it has {len(options.tensor_split)} numbers, and this build knows {most} devices at most")
-    return (ctypes.c_float * most)(*options.tensor_split)
-
-
 def device_of_projector(options: LoadOptions) -> int | None:
     """None: llama.cpp chooses. Raises LlamaError."""
     names = options.mmproj_device
@@ -144,3 +135,12 @@ def device_of_projector(options: LoadOptions) -> int | None:
         return int(_devices(replace(options, devices=names))[0])
     except LlamaError as error:
         raise LlamaError(error.message.replace("--device", "--mmproj-device")) from None
+
+
+def _proportions(options: LoadOptions) -> Any:
+    if not options.tensor_split:
+        return None
+    most = int(api.llama_max_devices())
+    if len(options.tensor_split) > most:
+        raise LlamaError(f"--tensor-split: it has {len(options.tensor_split)} numbers, and this build knows {most} devices at most")
+    return (ctypes.c_float * most)(*options.tensor_split)
