@@ -260,6 +260,7 @@ class CancelWatch:
     def stop(self) -> None: ...
 
 SAMPLERS: tuple[str, ...]  # llama.cpp's default order
+ADAPTIVE: str  # the name of a step that is only there when it is asked for
 SAMPLER_SETTINGS: tuple[str, ...]  # the settings that LogitSampler needs, in addition to "samplers"
 
 class Breakers:

@@ -76,10 +76,6 @@ def run(config: Config, launched: Launched) -> int:
         return runner.run(App(config, launched).run())
 
 
-def hosts_of(config: Config) -> list[str]:
-    return [host.strip().removeprefix("[").removesuffix("]") for host in config.host.split(",") if host.strip()]
-
-
 def check_closed(config: Config, hosts: Sequence[str], *, has_foreign_sockets: bool) -> None:
     """Without a key, tools are for this machine only: not for other machines, a proxy, or pages of other sites. Raises ConfigError."""
     names = {origin.strip() for origin in config.cors_origins.split(",")} - {""}
@@ -101,7 +97,7 @@ class App:
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
-        hosts = [host for host in hosts_of(config) if not is_unix(host)]
+        hosts = [host for host in config.hosts if not is_unix(host)]
         if self._inherited:
             hosts = [str(sock.getsockname()[0]) for sock in self._inherited if sock.family != socket.AF_UNIX]
         self._keys = KeyRing(config.api_keys, config.api_key_file)
@@ -131,6 +127,10 @@ class App:
 
     async def run(self) -> int:
         self._listen_to_signals()
+        for path in self._config.config_files:
+            log.info("settings are read from %s", path, extra={"event": "config_file", "path": str(path)})
+        if self._config.remote_preset:
+            log.warning("the models are those of preset.ini in %s on the hub; use only presets that you trust", self._config.remote_preset)
         sockets = [*(self._inherited or self._bind()), *self._bind_for_ollama()]
         addresses = [address_of(sock, is_tls=self._certificate is not None) for sock in sockets]
         await self._server.start(sockets, self._certificate)
@@ -153,7 +153,7 @@ class App:
 
     def _bind(self) -> list[socket.socket]:
         config = self._config
-        sockets = bind(hosts_of(config), config.port, reuse_port=config.reuse_port)
+        sockets = bind(config.hosts, config.port, reuse_port=config.reuse_port)
         self._files = [SocketFile(sock) for sock in sockets if sock.family == socket.AF_UNIX]
         return sockets
 
@@ -162,7 +162,7 @@ class App:
         config = self._config
         if config.ollama_port is None:
             return []
-        return bind([host for host in hosts_of(config) if not is_unix(host)], config.ollama_port, reuse_port=config.reuse_port)
+        return bind([host for host in config.hosts if not is_unix(host)], config.ollama_port, reuse_port=config.reuse_port)
 
     async def _boot(self, addresses: list[str]) -> None:
         # In a thread: imports, or a folder of ten thousand files, must not block the loop.

@@ -26,9 +26,10 @@ from fastrouter.catalog.sources import (
 )
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, messages_of, system_of
-from fastrouter.config.config import Config, merge
+from fastrouter.config.config import Config
 from fastrouter.config.flag import Layer, Scope
 from fastrouter.config.forms import load_options, to_arguments, to_section
+from fastrouter.config.layers import merge
 from fastrouter.config.presets import Presets, read_presets
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.load import LoadOptions
@@ -58,7 +59,8 @@ class Scan:
         self._cached: list[Found] = []
         folders = [str(config.models_dir)] if config.models_dir is not None else []
         text = presets.text if presets is not None else None
-        self.presets = read_presets(config.models_preset, folders, text) if config.models_preset else Presets()
+        is_remote = bool(config.remote_preset)
+        self.presets = read_presets(config.models_preset, folders, text, is_remote=is_remote) if config.models_preset else Presets()
         if not config.has_one_model:
             self.presets = self.presets.with_created(CreatedModels(config.created_dir).presets())
         self.folder_ids = folder_ids or {}
@@ -91,6 +93,7 @@ class Scan:
         """Models of a cache that a preset's section with `dedup-cache-models` replaces in the listing; they can still be used."""
         deduping = [model_id for model_id, section in self._sections.models.items() if _is_on(self._layer_of(section), "hides_cached")]
         paths = {models[model_id].path for model_id in deduping}
+        paths |= {str(models[model_id].options.speculation.get("draft_model")) for model_id in deduping}
         return [spec.id for spec in models.values() if spec.source == "cache" and spec.path in paths and spec.base is None]
 
     def _find(self) -> None:
@@ -171,9 +174,10 @@ class Scan:
         return self._resolve_repo(layer, place)
 
     def _resolve_repo(self, layer: Layer, place: str) -> Found:
+        return self._find_in_repo(str(layer["hf_repo"].value), str(layer["hf_file"].value) if "hf_file" in layer else None, place)
+
+    def _find_in_repo(self, repo_and_quant: str, file: str | None, place: str) -> Found:
         """From the cache; otherwise a model that must be downloaded, unless --offline is set."""
-        repo_and_quant = str(layer["hf_repo"].value)
-        file = str(layer["hf_file"].value) if "hf_file" in layer else None
         try:
             repo, quant = parse_name(repo_and_quant)
         except InvalidRequest as error:
@@ -228,6 +232,7 @@ class Scan:
         options, defaults = self._plain
         if section is not None:
             options, defaults = self._read_files(layer, found.id)
+        options, draft_found = self._with_draft(found.id, options)
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
         mmproj = self._projector_of(found, layer) or (found.mmproj if uses_mmproj else None)
         mmproj = mmproj if mmproj is not None and printable(mmproj) == mmproj else None
@@ -242,6 +247,9 @@ class Scan:
         if header is not None:
             options = embedding_options(header, options)
         error = found.error or (problem.message if problem is not None else None)
+        wanted = replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None
+        if draft_found is not None and draft_found.error is not None:
+            error, wanted = error or f"its draft model: {draft_found.error}", wanted or draft_found.wanted
         if printable(found.files[0]) != found.files[0]:
             error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
         projector = self._headers.read_if_good(mmproj)
@@ -275,7 +283,7 @@ class Scan:
             draft=self._headers.read_if_good(draft),
             error=error,
             is_unusual=isinstance(problem, Unusual) and found.error is None,
-            wanted=replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None,
+            wanted=wanted,
             fingerprint=(printable(found.files[0]), printable(mmproj) if mmproj else None, states, options),
             files=files,
             states=states,
@@ -286,6 +294,20 @@ class Scan:
             **_lifetime(layer),
             defaults=defaults,
         )
+
+    def _with_draft(self, model_id: str, options: LoadOptions) -> tuple[LoadOptions, Found | None]:
+        """The options with the file of a draft model that is named by its repository; the model, if it is not in the cache."""
+        repo = options.speculation.get("draft_hf")
+        if repo is None:
+            return options, None
+        others = {name: value for name, value in options.speculation.items() if name != "draft_hf"}
+        try:
+            found = self._find_in_repo(repo, None, f"--hf-repo-draft {repo}")
+        except ConfigError as problem:
+            return replace(options, speculation=others), Found(model_id, [""], "cache", error=problem.message)
+        if found.error is not None or "draft_model" in others:
+            return replace(options, speculation=others), found if "draft_model" not in others else None
+        return replace(options, speculation={**others, "draft_model": found.files[0]}), None
 
     def _projector_of(self, found: Found, layer: Layer) -> str | None:
         """The one that its section names, or the command line for its model."""

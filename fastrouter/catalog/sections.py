@@ -11,9 +11,9 @@ from dataclasses import replace
 from fastrouter.catalog.sources import stat_of
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import adapters_of, chain_of, check_variant, defaults_of
-from fastrouter.config.config import merge
 from fastrouter.config.flag import Layer
 from fastrouter.config.forms import check_file, to_section
+from fastrouter.config.layers import merge
 from fastrouter.config.presets import Presets
 from fastrouter.errors import ConfigError
 from fastrouter.system.near_names import did_you_mean

@@ -231,6 +231,22 @@ def scan_cache(cache: str) -> list[Found]:
     return models
 
 
+def has_snapshot(cache: str, repo: str) -> bool:
+    """Whether files of a repository are there."""
+    return _snapshot_of(_repo_folder(cache, repo)) is not None
+
+
+def cached_file(cache: str, repo: str, name: str) -> str | None:
+    """A file of a repository, if it is there. `name` is from us, not from outside."""
+    snapshot = _snapshot_of(_repo_folder(cache, repo))
+    path = os.path.join(snapshot, name) if snapshot is not None else ""
+    return path if os.path.isfile(path) else None
+
+
+def _repo_folder(cache: str, repo: str) -> str:
+    return os.path.join(os.path.abspath(cache), f"models--{repo.replace('/', '--')}")
+
+
 def _scan_repo(folder: str, repo: str) -> list[Found]:
     snapshot = _snapshot_of(folder)
     if snapshot is None:

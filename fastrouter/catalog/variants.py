@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrouter.config.flag import Kind, Layer, Scope
-from fastrouter.config.forms import constraint_of
+from fastrouter.config.forms import constraint_of, texts_of
 from fastrouter.errors import ConfigError
 from fastrouter.options.limits import MAX_FIRST_MESSAGES
 from fastrouter.system.text_file import read_text
@@ -92,15 +92,17 @@ def adapters_of(section: Layer) -> list[str]:
 def defaults_of(section: Layer, command_line: Layer, base: RequestDefaults, adapters: Sequence[str]) -> RequestDefaults:
     """Of a variant: the settings of its section that the command line does not set. `adapters`: those of the base, in order."""
     own = {name: setting for name, setting in section.items() if name not in command_line}
+    own |= {"escape": command_line["escape"]} if "escape" in command_line else {}
+    sampling = {name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING and name != "constraint"}
     return RequestDefaults(
-        sampling={name: value for name, (flag, value) in own.items() if flag.scope is Scope.SAMPLING and name != "constraint"},
+        sampling=sampling | {name: texts_of(own, name) for name in sampling if own[name].flag.kind is Kind.TEXTS},
         constraint=constraint_of(own["constraint"]) if "constraint" in own else None,
         max_tokens=own["n_predict"].value if "n_predict" in own else -1,
         chat_template=text_of(own, "chat_template"),
         chat_template_kwargs=own["chat_template_kwargs"].value if "chat_template_kwargs" in own else {},
         system=base.system if "system" not in own else system_of(own),
         messages=base.messages if "messages" not in own else messages_of(own),
-        stop=tuple(own["stop"].value) if "stop" in own else (),
+        stop=texts_of(own, "stop") if "stop" in own else (),
         lora=tuple((adapters.index(path), scale) for path, scale in own["lora"].value) if "lora" in own else None,
     )
 

@@ -14,6 +14,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.template_features import problem_of
 from fastrouter.config.config import Config, parse
 from fastrouter.errors import ConfigError
+from fastrouter.hub.before_start import fetch_named
 
 USAGE = "usage: fastrouter preset check FILE [--models-dir DIR] [flags of the router]"
 
@@ -22,7 +23,7 @@ def run_preset(arguments: Sequence[str]) -> int:
     match arguments:
         case ["preset", "check", path, *flags] if not path.startswith("-"):
             try:
-                return check(parse(["--models-preset", path, *flags], os.environ))
+                return check(fetch_named(parse(["--models-preset", path, *flags], os.environ)))
             except ConfigError as error:
                 print(f"fastrouter: {error}", file=sys.stderr)
                 return 1

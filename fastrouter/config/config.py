@@ -1,10 +1,9 @@
-"""Command line and environment -> one frozen Config, and the settings of models in layers.
+"""Command line, environment and configuration files -> one frozen Config, and the settings of models in layers.
 
-Invariant: precedence is decided only here: command line, then a preset's section, then its [*], then the environment, then the default. An
-invalid value ends in a ConfigError that names its place.
+Invariant: precedence is decided only here: command line, then a preset's section, then its [*], then the environment, then the user's
+configuration file, then the system's, then the default. An invalid value ends in a ConfigError that names its place.
 """
 
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,38 +11,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from fastrouter.config.flag import Flag, Kind, Layer, Scope, Setting
+from fastrouter.config.config_files import CHOOSERS, SECRETS, ConfigFiles, read_config_files
+from fastrouter.config.flag import Kind, Layer, Scope, Setting
 from fastrouter.config.forms import check_file, load_options
 from fastrouter.config.help import help_text
-from fastrouter.config.ready_made import READY_MADE
+from fastrouter.config.layers import add_setting, merge
 from fastrouter.config.tools import McpServer, check_tools, read_tool_fields
-from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_not_yet
+from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_missing
 from fastrouter.errors import ConfigError
 from fastrouter.options.cors import Cors
-from fastrouter.options.guess_types import DEFAULT
 from fastrouter.options.limits import DEFAULT_PATIENCE_S, DEFAULT_POLL
 from fastrouter.options.load import QUIET
 from fastrouter.system.fact_file import cache_folder, data_folder
 from fastrouter.system.text_file import read_text, why_no_file, why_no_folder
 
-log = logging.getLogger("fastrouter.config")
-
 EVERYTHING = 5  # verbosity
+REMOTE_PRESET = "hf:"  # --models-preset hf:user/repo
 DEFAULT_HUB = "https://huggingface.co"
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _PATHS = (
     *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "media_path"),
     *("responses_dir", "created_dir", "park_dir"),
 )
-_SECRETS = ("api_keys", "hf_token", "mcp_servers_json")  # targets whose values are never shown
-
 
 _OF_MODELS = (Scope.MODEL, Scope.SAMPLING, Scope.SPECULATION, Scope.SOURCE, Scope.LIFETIME)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ("127.0.0.1",)  # addresses, and paths that end with .sock
     port: int = 8080
     ollama_port: int | None = None  # a second port with the same API
     api_prefix: str = ""
@@ -89,6 +85,10 @@ class Config:
     stop_timeout_s: float = 10.0
     models_dir: Path | None = None
     models_preset: Path | None = None
+    remote_preset: str = ""  # the repository on the hub that `models_preset` is from
+    model_url: str | None = None
+    mmproj_url: str | None = None
+    docker_repo: str | None = None
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
     models_memory_device_mib: int = -1
@@ -106,6 +106,7 @@ class Config:
     strict: bool = False  # a wrong section of the preset file ends the start
     watch: bool = False
     offline: bool = False
+    cache_list: bool = False  # print the models in the caches, and do not start
     hub_endpoint: str = DEFAULT_HUB
     hf_token: str | None = field(default=None, repr=False)
     cache_dirs: tuple[Path, ...] = ()  # each one flat, or with the layout of Hugging Face
@@ -116,7 +117,14 @@ class Config:
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     command_line: Layer = field(default_factory=dict)  # settings of models, not of the router
-    environment: Layer = field(default_factory=dict)
+    environment: Layer = field(default_factory=dict)  # and the configuration files below it
+    config_files: tuple[Path, ...] = ()  # those that were read
+
+    @property
+    def names_other_machines(self) -> bool:
+        """Flags name what must be known before the start, see hub/before_start.py."""
+        is_remote = str(self.models_preset).startswith(REMOTE_PRESET)
+        return is_remote or any(each is not None for each in (self.model_url, self.docker_repo, self.mmproj_url, self.hf_repo))
 
     @property
     def has_one_model(self) -> bool:
@@ -131,8 +139,23 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Raises ConfigError. --help and --version print and raise SystemExit(0)."""
     command_line = read_arguments(argv)
     environment = read_environment(environ)
+    files = read_config_files(merge(environment, command_line), environ)
+    try:
+        return _make(command_line, merge(files.layer, environment), files.paths, environ)
+    except ConfigError as problem:
+        raise ConfigError(problem.message + _origin(problem.message, files, merge(environment, command_line))) from None
+
+
+def _origin(message: str, files: ConfigFiles, others: Layer) -> str:
+    """Where a file says what `message` is about; empty when it is not from a file."""
+    word = message.partition(" ")[0].rstrip(":")
+    target = next((target for target, setting in files.layer.items() if word in setting.flag.names and target not in others), "")
+    return f" (from {files.lines[target]})" if target in files.lines else ""
+
+
+def _make(command_line: Layer, environment: Layer, paths: tuple[Path, ...], environ: Mapping[str, str]) -> Config:
     both = merge(environment, command_line)
-    fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER}
+    fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER and target not in CHOOSERS}
     fields |= {target: value for target, (flag, value) in both.items() if flag.scope is Scope.SOURCE and target != "mmproj_auto"}
     if fields.get("verbose"):
         fields["verbosity"] = EVERYTHING
@@ -147,6 +170,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     fields.setdefault("created_dir", data_folder(environ))
     if isinstance(fields.get("ui_settings"), str):
         fields["ui_settings"] = _read_settings(fields["ui_settings"])
+    if "hosts" in fields:
+        fields["hosts"] = tuple(dict.fromkeys(host.removeprefix("[").removesuffix("]") for host in fields["hosts"]))
     read_tool_fields(fields)
     fields["api_prefix"] = _check_prefix(fields.get("api_prefix", ""))
     config = Config(
@@ -155,6 +180,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         cache_dirs=_cache_dirs(environ),
         command_line=_about_models(command_line),
         environment=_about_models(environment),
+        config_files=paths,
     )
     if "api_keys" in both and not config.api_keys:
         raise ConfigError("--api-key is empty")
@@ -182,17 +208,16 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Setting]:
         if flag.kind is Kind.SWITCH:
             if equals:
                 raise ConfigError(f"{word}: {name} takes no value")
-            refuse_not_yet(flag, name, is_on)
+            refuse_missing(flag, name)
             add_setting(layer, flag, is_on)
             continue
-        if not flag.only:
-            refuse_not_yet(flag, name)
+        refuse_missing(flag, name)
         value = text if equals else next(words, None)
         if flag.kind is Kind.LAYER_RANGE and value and value.isdigit():
             value = f"{value} {next(words, '')}"
         if value is None:
             raise ConfigError(f"{name}: a value is missing")
-        add_setting(layer, flag, convert(flag, value, name if flag.target in _SECRETS else f"{name} {value}"))
+        add_setting(layer, flag, convert(flag, value, name if flag.target in SECRETS else f"{name} {value}"))
     return layer
 
 
@@ -202,42 +227,10 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         text = environ.get(name)
         if not text:
             continue
-        place = name if flag.target in _SECRETS else f"{name}={text}"
+        place = name if flag.target in SECRETS else f"{name}={text}"
         place = f"{flag.names[-1]} ({place})" if flag.scope is Scope.NOT_YET else place
         add_setting(layer, flag, convert(flag, text, place, is_on=is_on))
     return layer
-
-
-def add_setting(layer: dict[str, Setting], flag: Flag, value: Any) -> None:
-    """Later words replace earlier ones; lists that are given again grow."""
-    if flag.instead:
-        log.warning("%s has no effect: %s", flag.names[-1], flag.instead)
-    if not flag.target:
-        return
-    if flag.target == "ready_made":
-        for name, text in READY_MADE[flag.names[-1]].items():
-            meant, _ = find_argument(name)
-            layer.setdefault(meant.target, Setting(meant, convert(meant, text, name)))
-        return
-    if flag.target == "load_mode":
-        is_mapped = value in ("auto", "mmap", "mmap+mlock")
-        for name, is_on in (("mmap", is_mapped), ("mlock", "mlock" in value), ("direct-io", value == "dio")):
-            layer[name.replace("-", "_")] = Setting(find_argument(f"--{name}")[0], is_on)
-        return
-    if flag.target == "direct_io" and value:
-        layer["mmap"] = Setting(find_argument("--mmap")[0], False)
-    if flag.target == "spec_default":
-        flag, value = find_argument("--spec-type")[0], (DEFAULT,) if value else ()
-    if flag.kind is Kind.FILES:
-        flag = find_argument(f"{flag.names[-1]}-scaled")[0]  # both flags make one list, in the order in which they are given
-    if flag.is_list and value and flag.target in layer:
-        value = layer[flag.target].value + value
-    layer[flag.target] = Setting(flag, value)
-
-
-def merge(*layers: Layer) -> dict[str, Setting]:
-    """Later layers replace earlier ones."""
-    return {target: setting for layer in layers for target, setting in layer.items()}
 
 
 def _about_models(layer: Layer) -> Layer:
@@ -257,7 +250,7 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
-    if not config.host.replace(",", "").strip():
+    if not config.hosts:
         raise ConfigError("--host is empty")
     if (config.ssl_key_file is None) != (config.ssl_cert_file is None):
         raise ConfigError("--ssl-key-file and --ssl-cert-file belong together; one of them is missing")
@@ -268,13 +261,18 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--ollama-port {config.port}: --port is the same, and Ollama's API is there too; leave --ollama-port out")
     if config.static_path is not None and not config.static_path.is_dir():
         raise ConfigError(f"--path {config.static_path}: {why_no_folder(config.static_path)}")
-    if config.models_preset is not None and not config.models_preset.is_file():
+    is_remote = str(config.models_preset).startswith(REMOTE_PRESET)
+    if config.models_preset is not None and not is_remote and not config.models_preset.is_file():
         raise ConfigError(f"--models-preset {config.models_preset}: {why_no_file(config.models_preset)}")
-    if config.model is not None and config.hf_repo is None and not Path(config.model).is_file():
+    is_from_elsewhere = config.model_url is not None or config.docker_repo is not None
+    if config.model is not None and config.hf_repo is None and not is_from_elsewhere and not Path(config.model).is_file():
         hint = _MODELS_HINT if os.path.isdir(config.model) else ""
         raise ConfigError(f"--model {config.model}: {why_no_file(Path(config.model))}{hint}")
     if config.model is not None and config.hf_repo is not None:
         raise ConfigError("--model and --hf-repo both name the default model; give one of them")
+    named = {"--model-url": config.model_url, "--docker-repo": config.docker_repo, "--hf-repo": config.hf_repo}
+    if len(names := [name for name, value in named.items() if value is not None]) > 1:
+        raise ConfigError(f"{' and '.join(names)} all name the default model; give one of them")
     if config.hf_token is not None and not re.fullmatch(r"[!-~]+", config.hf_token):
         raise ConfigError("--hf-token (HF_TOKEN) is not a token: it has blanks or other characters that cannot be sent")
     check_tools(config.tools, config.tools_dir)
@@ -282,7 +280,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     if config.media_path is not None and not config.media_path.is_dir():
         raise ConfigError(f"--media-path {config.media_path}: {why_no_folder(config.media_path)}")
-    if config.mmproj is not None:
+    if config.mmproj is not None and config.mmproj_url is None:
         _check_mmproj(config, config.mmproj)
     load_options(merge(config.environment, config.command_line))
 

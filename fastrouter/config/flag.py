@@ -23,6 +23,7 @@ class Scope(Enum):
     READY_MADE = "A known model with its settings; other flags change them"
     NO_EFFECT = "Accepted without effect"
     REMOVED = "Removed from llama-server"
+    REFUSED = "Not possible here"
     NOT_YET = "Not there yet"
 
 
@@ -52,6 +53,8 @@ class Kind(Enum):
     DEVICES = "names of devices, comma-separated, or none"
     PROPORTIONS = "numbers of 0 or more, comma-separated"
     LAYER_RANGE = "two layers, the first and the last, as 4 20"
+    NEW_FOLDER = "a folder, which is made if it is not there"
+    SIZES = "whole numbers of 0 or more, comma-separated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Flag:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    only: tuple[Any, ...] = ()  # what fastrouter does anyway; all other values are not supported yet
+    silent: tuple[Any, ...] = ()  # values that ask for what fastrouter does anyway: no warning
     help: str = ""
     instead: str = ""  # it is accepted without effect; what happens instead, for a warning
 
@@ -96,16 +99,18 @@ class Setting(NamedTuple):
     value: Any
 
 
+_NO_OFF_NAMES = ("--no-host", "--no-config")  # flags of their own
+
 Layer = Mapping[str, Setting]  # by the flag's target: two flags with one target (a template and its file) replace each other
 
 
 def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     words = names.split()
-    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word != "--no-host")
+    off = tuple(word for word in words if word.startswith(("--no-", "-no-", "-nocb", "-nkvo", "-nr")) and word not in _NO_OFF_NAMES)
     return tuple(word for word in words if word not in off), off
 
 
 def flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
     on_names, off_names = _names_of(names)
-    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN")) else f"LLAMA_ARG_{env}"
+    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN", "MTMD_")) else f"LLAMA_ARG_{env}"
     return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)

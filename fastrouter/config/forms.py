@@ -11,13 +11,12 @@ from typing import Any
 
 from fastrouter.config.flag import Kind, Layer, Scope, Setting
 from fastrouter.config.preset_values import write_value
+from fastrouter.config.values import unescape
 from fastrouter.errors import ConfigError
 from fastrouter.options.constraint_text import check_grammar, schema_text
 from fastrouter.options.load import LoadOptions
 from fastrouter.options.samplers import letters_of
 from fastrouter.system.text_file import read_text, why_no_file
-
-_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def load_options(layer: Layer) -> LoadOptions:
@@ -25,6 +24,10 @@ def load_options(layer: Layer) -> LoadOptions:
     sampling: dict[str, Any] = {}
     speculation: dict[str, Any] = {}
     for target, (flag, value) in layer.items():
+        if target == "escape":
+            continue
+        if flag.kind is Kind.TEXTS:
+            value = texts_of(layer, target)
         if target == "constraint":
             fields[target] = constraint_of(Setting(flag, value))
         elif flag.scope is Scope.SAMPLING:
@@ -38,7 +41,17 @@ def load_options(layer: Layer) -> LoadOptions:
             if flag.kind is Kind.PATH:
                 value = read_text(Path(value), f"{flag.names[-1]} {value}")
             fields[target] = _as_lists(value)
+    if "ctx_size" in layer and not fields["ctx_size"]:
+        fields["has_full_context"] = True
+    if "cache_type_k" in layer or "cache_type_v" in layer:
+        fields["keeps_cache_types"] = True
     return LoadOptions(**fields, sampling=sampling, speculation=speculation)
+
+
+def texts_of(layer: Layer, target: str) -> tuple[str, ...]:
+    """Texts that may be given again, without their escapes unless --no-escape says that they have none."""
+    has_escapes = "escape" not in layer or layer["escape"].value
+    return tuple(map(unescape, layer[target].value)) if has_escapes else layer[target].value
 
 
 def _as_lists(value: Any) -> Any:
@@ -76,7 +89,7 @@ def constraint_of(setting: Setting) -> dict[str, str]:
 def _texts_of(setting: Setting) -> list[str]:
     """More than one when the flag is given once for each value."""
     if setting.flag.kind is Kind.TEXTS:
-        return [text.translate(_ESCAPED) for text in setting.value] or ["none"]
+        return list(setting.value) or ["none"]
     if setting.flag.kind is Kind.BIAS:
         return [f"{token}{bias:+g}" for token, bias in setting.value]
     return [_text_of(setting)]

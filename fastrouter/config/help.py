@@ -23,6 +23,8 @@ _PLACEHOLDERS = {
     Kind.DEVICES: "NAME,...|none",
     Kind.PROPORTIONS: "N,N,...",
     Kind.LAYER_RANGE: "FIRST LAST",
+    Kind.NEW_FOLDER: "DIR",
+    Kind.SIZES: "N,N,...",
 }
 
 
@@ -45,13 +47,15 @@ def help_text() -> str:
         "fastrouter completion bash|zsh|fish             a script for the shell",
         "fastrouter help [VERB]                          this text, or the help of a verb",
         "",
+        "The same flags without dashes can be in /etc/fastrouter/config.ini and in ~/.config/fastrouter/config.ini. Environment variables",
+        "come before these files, and flags before both.",
         "(4): the default. [LLAMA_ARG_...]: an environment variable that sets the same. In preset files, flags without dashes are keys.",
     ]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]
         lines += ["", f"{scope.value}:"]
         if scope is Scope.NOT_YET:
-            lines.append("  " + ", ".join(flag.names[-1] for flag in flags if not flag.only))
+            lines.append("  " + ", ".join(flag.names[-1] for flag in flags))
             continue
         for flag in flags:
             names = ", ".join(flag.names + flag.off_names) + placeholder(flag)

@@ -10,7 +10,7 @@ SPLIT_MODES = ("none", "layer", "row", "tensor")
 
 
 def llama_flags() -> list[Flag]:
-    return [*_position_flags(), *_file_flags(), *_placement_flags()]
+    return [*_position_flags(), *_file_flags(), *_fit_flags(), *_placement_flags()]
 
 
 def _position_flags() -> list[Flag]:
@@ -89,4 +89,13 @@ def _placement_flags() -> list[Flag]:
         flag(scope, "--repack --no-repack -nr", "REPACK", Kind.SWITCH, "repack", "store weights in the order that is quickest here (on)"),
         flag(scope, "--no-host", "NO_HOST", Kind.SWITCH, "no_host", "no buffers of the host, so that weights can be repacked (off)"),
         flag(scope, "--numa", "NUMA", Kind.TEXT, "numa", "for machines with several memory nodes", choices=NUMA_STRATEGIES),
+    ]
+
+
+def _fit_flags() -> list[Flag]:
+    scope = Scope.MODEL
+    return [
+        flag(scope, "-fit --fit", "FIT", Kind.THREE_WAY, "fit", "choose context and layers, if they are not set, so that all fits (on)"),
+        flag(scope, "-fitt --fit-target", "FIT_TARGET", Kind.SIZES, "fit_target", "MiB that --fit leaves free, on each device (1024)"),
+        flag(scope, "-fitc --fit-ctx", "FIT_CTX", Kind.INT, "fit_ctx", "least context that --fit chooses (4096)", low=0, high=INT32_MAX),
     ]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastrouter.config.config import add_setting
 from fastrouter.config.flag import Flag, Kind, Layer, Scope, Setting
+from fastrouter.config.layers import add_setting
 from fastrouter.config.preset_values import Value, read_value
+from fastrouter.config.remote_presets import is_allowed
 from fastrouter.config.values import convert, find_key, suggest
 from fastrouter.errors import ConfigError
 from fastrouter.system.text_file import read_text
@@ -64,11 +65,11 @@ class Presets:
         return f"{self.path_of(name)}:{self.key_lines.get((name, target), self.lines[name])} [{name}]"
 
 
-def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None) -> Presets:
+def read_presets(path: Path, folders: Sequence[str] = (), text: str | None = None, *, is_remote: bool = False) -> Presets:
     """Reads all that can be read; all other lines are in `problems` and `faults`. A relative path is looked up next to the preset file,
     then in `folders`, then in the working directory. `text`: that of the file, when only the files that it names are looked up again.
-    Raises ConfigError when the file is not text."""
-    reader = _Reader(str(path), [os.path.dirname(path), *folders, ""])
+    `is_remote`: it is from the hub, so it may not name what is on this machine. Raises ConfigError when the file is not text."""
+    reader = _Reader(str(path), [os.path.dirname(path), *folders, ""], is_remote=is_remote)
     text = read_text(path, f"--models-preset {path}") if text is None else text
     for number, line in enumerate(_NEWLINE.split(text), 1):
         try:
@@ -100,7 +101,8 @@ def first_of(problems: Iterable[str], path: object) -> str:
 
 
 class _Reader:
-    def __init__(self, path: str, folders: Sequence[str]) -> None:
+    def __init__(self, path: str, folders: Sequence[str], *, is_remote: bool) -> None:
+        self._is_remote = is_remote
         self._path = path
         self._folders = list(dict.fromkeys(map(os.path.abspath, folders)))
         self._layer: dict[str, Setting] = {}
@@ -149,6 +151,8 @@ class _Reader:
         flag, is_on = found
         if flag.scope in (Scope.ROUTER, Scope.READY_MADE):
             raise ConfigError(f"{where}: {key} belongs to the router and cannot be set for a model")
+        if self._is_remote and not is_allowed(flag):
+            raise ConfigError(f"{where}: {key} is not allowed in a preset file from the hub: it is about this machine")
         if self.name == EVERY_MODEL and flag.target in _OF_ONE_MODEL:
             raise ConfigError(f"{where}: {key} is for one model and cannot be set for all; put it into that model's section")
         if flag.target:

@@ -8,8 +8,36 @@ from fastrouter.options.tool_definitions import BY_NAME
 def router_flags() -> list[Flag]:
     scope = Scope.ROUTER
     return [
+        flag(scope, "--config", "CONFIG", Kind.PATH, "config_file", "configuration file, instead of the user's and the system's"),
+        flag(scope, "--no-config", "NO_CONFIG", Kind.SWITCH, "no_config", "read no configuration file"),
+        flag(
+            scope,
+            "--llama-config --no-llama-config",
+            "LLAMA_CONFIG",
+            Kind.SWITCH,
+            "llama_config",
+            "read llama.cpp's configuration files too, before our own (off)",
+        ),
         flag(scope, "--models-dir", "MODELS_DIR", Kind.PATH, "models_dir", "folder of GGUF files, searched with its sub-folders"),
-        flag(scope, "--models-preset", "MODELS_PRESET", Kind.PATH, "models_preset", "INI file of presets"),
+        flag(
+            scope,
+            "--models-preset",
+            "MODELS_PRESET",
+            Kind.PATH,
+            "models_preset",
+            "INI file of presets, or hf:user/repo: preset.ini of that repository",
+        ),
+        flag(scope, "-cl --cache-list", "", Kind.SWITCH, "cache_list", "list the models in the caches, and end"),
+        flag(scope, "-mu --model-url", "MODEL_URL", Kind.TEXT, "model_url", "address of the default model, which is downloaded first"),
+        flag(scope, "-mmu --mmproj-url", "MMPROJ_URL", Kind.TEXT, "mmproj_url", "the same for its projector"),
+        flag(
+            scope,
+            "-dr --docker-repo",
+            "DOCKER_REPO",
+            Kind.TEXT,
+            "docker_repo",
+            "[user/]model[:tag] on Docker Hub (user: ai), which is downloaded first",
+        ),
         flag(scope, "--strict --no-strict", "STRICT", Kind.SWITCH, "strict", "a wrong section of the preset file stops the start (off)"),
         flag(scope, "--models-max", "MODELS_MAX", Kind.INT, "models_max", "models in memory at a time (4; 0: no limit)", low=0),
         flag(
@@ -97,7 +125,7 @@ def router_flags() -> list[Flag]:
         flag(scope, "--watch --no-watch", "WATCH", Kind.SWITCH, "watch", "reload when presets, folders or caches change (off)"),
         flag(scope, "--offline", "OFFLINE", Kind.SWITCH, "offline", "never use the network"),
         flag(scope, "-hft --hf-token", "HF_TOKEN", Kind.TEXT, "hf_token", "token for the hub; better given as HF_TOKEN"),
-        flag(scope, "--host", "HOST", Kind.TEXT, "host", "addresses or .sock paths, comma-separated (127.0.0.1)"),
+        flag(scope, "--host", "HOST", Kind.LIST, "hosts", "addresses or .sock paths, comma-separated; may be given again (127.0.0.1)"),
         flag(scope, "--port", "PORT", Kind.INT, "port", "port (8080; 0: any free one)", low=0, high=65535),
         flag(
             scope,

@@ -63,18 +63,19 @@ def suggest(word: str) -> str:
     return ""
 
 
-def refuse_not_yet(flag: Flag, place: str, value: Any = None) -> None:
-    """Raise ConfigError when fastrouter does not have the flag, or not with this value."""
+def refuse_missing(flag: Flag, place: str) -> None:
+    """Raise ConfigError when fastrouter does not have the flag."""
     if flag.scope is Scope.REMOVED:
         raise ConfigError(f"{place}: llama-server has removed this flag; {flag.help}")
-    if flag.scope is Scope.NOT_YET and value not in flag.only:
+    if flag.scope is Scope.REFUSED:
+        raise ConfigError(f"{place}: not possible here: {flag.help}")
+    if flag.scope is Scope.NOT_YET:
         raise ConfigError(f"fastrouter does not have {place} yet")
 
 
 def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
     """The value that `text` means, negated for an off name. `place`: what the user wrote and where; the ConfigError begins with it."""
-    if not flag.only:
-        refuse_not_yet(flag, place)
+    refuse_missing(flag, place)
     try:
         value = _CONVERTERS[flag.kind](text)
     except (ValueError, RecursionError, csv.Error) as error:
@@ -84,9 +85,7 @@ def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
     if isinstance(value, int | float) and not flag.low <= value <= flag.high:
         has_high = flag.high < FLOAT_MAX or value > flag.high
         raise ConfigError(f"{place}: must be " + (f"between {flag.low:g} and {flag.high:.15g}" if has_high else f"{flag.low:g} or more"))
-    value = value if is_on else not value
-    refuse_not_yet(flag, place, value)
-    return value
+    return value if is_on else not value
 
 
 def _to_switch(text: str) -> bool:
@@ -149,9 +148,13 @@ def _to_letters(text: str) -> tuple[str, ...]:
 
 
 def _to_texts(text: str) -> tuple[str, ...]:
-    """With llama-server's escapes, so that a line can contain a newline; "none" means no text."""
-    plain = re.sub(r"\\([nrt'\"\\])", lambda match: _ESCAPES.get(match[1], match[1]), text)
-    return () if text in ("none", "") else (plain,)
+    """ "none" means no text."""
+    return () if text in ("none", "") else (text,)
+
+
+def unescape(text: str) -> str:
+    """llama-server's escapes, so that a line can contain a newline."""
+    return re.sub(r"\\([nrt'\"\\])", lambda match: _ESCAPES.get(match[1], match[1]), text)
 
 
 def _to_bias(text: str) -> tuple[tuple[int, float], ...]:
@@ -251,6 +254,13 @@ def _to_layer_range(text: str) -> tuple[int, int]:
     return first, last
 
 
+def _to_sizes(text: str) -> tuple[int, ...]:
+    found = tuple(_to_int(part) for part in re.split(r"[,/]+", text.strip()))
+    if min(found) < 0:
+        raise ValueError(text)
+    return found
+
+
 def _to_three_way(text: str) -> str:
     if text in ("auto", "-1"):
         return "auto"
@@ -268,6 +278,15 @@ def _to_folder(text: str) -> str:
     path = os.path.abspath(_to_path(text))
     if not os.path.isdir(path):
         raise ValueError("an existing folder")
+    return path
+
+
+def _to_new_folder(text: str) -> str:
+    path = os.path.abspath(_to_path(text))
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"a folder, and it cannot be made: {error.strerror}") from None
     return path
 
 
@@ -297,5 +316,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.DEVICES: _to_devices,
     Kind.PROPORTIONS: _to_proportions,
     Kind.LAYER_RANGE: _to_layer_range,
+    Kind.NEW_FOLDER: _to_new_folder,
+    Kind.SIZES: _to_sizes,
 }
-_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.SAMPLERS, Kind.LETTERS, Kind.GUESSERS)
+_SAYS_WHY = (Kind.SWITCH, Kind.PATH, Kind.FOLDER, Kind.NEW_FOLDER, Kind.SAMPLERS, Kind.LETTERS, Kind.GUESSERS)

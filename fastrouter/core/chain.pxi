@@ -120,6 +120,17 @@ cdef extern from *:
         return least > most ? fr_top_k(c, count, 1) : fr_keep(c, count, least);
     }
 
+    /* Logits by how near each probability is to the target; p[i] becomes the probability before. The constants are llama.cpp's. */
+    static void fr_adaptive(fr_candidate *c, int count, float target, float *p) {
+        float most = fr_most(c, count), sum = fr_sum(c, count, most);
+        for (int i = 0; i < count; i++) {
+            float distance;
+            p[i] = expf(c[i].logit - most) / sum;
+            distance = fabsf(p[i] - target) / 0.3f;
+            if (c[i].logit > -INFINITY) c[i].logit = 5 - 10 * distance * distance / (1 + distance);
+        }
+    }
+
     static float fr_penalised(float logit, int times, float repeat_penalty, float frequency_penalty, float presence_penalty) {
         logit = logit <= 0 ? logit * repeat_penalty : logit / repeat_penalty;
         return logit - times * frequency_penalty - presence_penalty;
@@ -207,6 +218,7 @@ cdef extern from *:
     int fr_temperature(fr_candidate *c, int count, float temperature, float range, float exponent) noexcept
     int fr_mirostat(fr_candidate *c, int count, int n_vocab, float mu) noexcept
     int fr_mirostat_2(fr_candidate *c, int count, float mu) noexcept
+    void fr_adaptive(fr_candidate *c, int count, float target, float *p) noexcept
     float fr_penalised(float logit, int times, float repeat_penalty, float frequency_penalty, float presence_penalty) noexcept
     float fr_dry_loss(int length, float multiplier, float base, int allowed_length) noexcept
     int fr_repetitions(const int32_t *h, int n, int allowed, const fr_breakers *b, int32_t *z, int32_t *longest) noexcept

@@ -4,8 +4,10 @@
 
 cdef enum:
     _PENALTIES, _DRY, _TOP_N_SIGMA, _TOP_K, _TYPICAL, _TOP_P, _MIN_P, _XTC, _TEMPERATURE, _MIROSTAT, _MIROSTAT_2
+    _ADAPTIVE  # of these, it is always the last one
 
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+ADAPTIVE = "adaptive_p"  # a step that is only there when it is asked for
 
 # Filled from a dict by name, see options/sampling.py; a missing field is a ValueError that names it.
 cdef struct fr_settings:
@@ -18,6 +20,7 @@ cdef struct fr_settings:
     int dry_allowed_length, dry_penalty_last_n
     int mirostat
     float mirostat_tau, mirostat_eta
+    float adaptive_target, adaptive_decay
     int min_keep
 
 cdef fr_settings _no_settings
@@ -39,7 +42,7 @@ cdef class LogitSampler:
         uint64_t _seed
         uint64_t _num_accepted  # tokens of the answer
         uint64_t _state  # of the random numbers: each token has its own range of them
-        public float mu  # mirostat's, from token to token
+        public float mu  # from token to token: mirostat's, or the sum of adaptive_p's probabilities, each older one counting less
         list _head  # steps that change the logits in place: penalties and dry before all others
         list _steps  # all others, without those that do nothing
         bint _is_greedy
@@ -78,13 +81,15 @@ cdef class LogitSampler:
         self._s.dry_allowed_length = max(self._s.dry_allowed_length, 0)
         self._seed = self._state = seed
         self.mu = 2 * self._s.mirostat_tau
+        if ADAPTIVE in settings["samplers"] and not self._s.mirostat:
+            self.mu = self._s.adaptive_target / (1 - self._s.adaptive_decay)
         self._num_probs = num_probs
         self._is_after = is_after
-        self._plan([SAMPLERS.index(name) for name in settings["samplers"]])
+        self._plan([_ADAPTIVE if name == ADAPTIVE else SAMPLERS.index(name) for name in settings["samplers"]])
         self._maxima = <float *>_allocate(2 * (n_vocab // 64 + 1) * sizeof(float))
         if not self._is_greedy or num_probs >= 0:
             self._candidates = <fr_candidate *>_allocate(n_vocab * sizeof(fr_candidate))
-        if _TYPICAL in self._steps:
+        if _TYPICAL in self._steps or _ADAPTIVE in self._steps:
             self._row = <float *>_allocate(n_vocab * sizeof(float))
         self._set_bias(bias)
         if self._has_penalties:
@@ -101,7 +106,7 @@ cdef class LogitSampler:
         """Which steps of the chain have an effect, and how they are done."""
         if self._s.mirostat:
             steps = [_TEMPERATURE, _MIROSTAT if self._s.mirostat == 1 else _MIROSTAT_2]
-        steps = [step for step in steps if self._is_active(step)]
+        steps = sorted([step for step in steps if self._is_active(step)], key=lambda step: step == _ADAPTIVE)
         self._has_penalties = _PENALTIES in steps
         self._has_dry = _DRY in steps
         head = []
@@ -137,6 +142,8 @@ cdef class LogitSampler:
             return s.xtc_probability > 0 and s.xtc_threshold <= 0.5
         if step == _TEMPERATURE:
             return s.temperature != 1 or s.dynatemp_range > 0
+        if step == _ADAPTIVE:
+            return s.adaptive_target >= 0
         return True
 
     def _set_bias(self, list bias):
@@ -260,11 +267,19 @@ cdef class LogitSampler:
                 count = fr_temperature(c, count, s.temperature, s.dynatemp_range, s.dynatemp_exponent)
             elif step == _MIROSTAT:
                 count = fr_mirostat(c, count, self._n_vocab, self.mu)
-            else:
+            elif step == _MIROSTAT_2:
                 count = fr_mirostat_2(c, count, self.mu)
+            else:  # what was chosen so far moves the target to the other side
+                fr_adaptive(c, count, min(max(2 * s.adaptive_target - self.mu * (1 - s.adaptive_decay), 0), 1), self._row)
         token = fr_choose(c, count, fr_most(c, count), 1, &self._state, &self._sum)
         self._num_kept = count
-        if self._steps and self._steps[len(self._steps) - 1] >= _MIROSTAT:
+        step = self._steps[len(self._steps) - 1] if self._steps else 0
+        if step == _ADAPTIVE:
+            for index in range(count):
+                if c[index].token == token:
+                    self.mu = self._row[index] + s.adaptive_decay * self.mu
+                    break
+        elif step >= _MIROSTAT:
             self.mu -= s.mirostat_eta * (-log2(self._chance(token)) - s.mirostat_tau)
         return token
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from fastrouter.catalog.file_names import COMPANIONS, DEFAULT_QUANTS, SHARD, is_gguf
 from fastrouter.catalog.sources import has_quant
 from fastrouter.errors import InvalidRequest
+from fastrouter.system.text_file import MAX_TEXT_BYTES
 
 NUM_SHOWN = 12
+PRESET_FILE = "preset.ini"  # in the root of a repository
 _BITS = re.compile(r"[-.][A-Za-z_]*(\d+)[A-Za-z0-9_]*$")
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NO_MODEL = ("mmproj", "imatrix", *COMPANIONS)
@@ -36,7 +38,9 @@ class RemoteFile:
 
 
 def choose(files: Iterable[RemoteFile], quant: str | None, file: str | None, *, with_projector: bool) -> list[RemoteFile]:
-    """All shards of the model, and the projector that fits best. Raises NotThere."""
+    """All shards of the model, and the projector that fits best; or the preset file, if it is named. Raises NotThere."""
+    if file == PRESET_FILE:
+        return _find_preset(files)
     found = sorted((remote for remote in files if is_gguf(remote.path) and remote.is_safe), key=lambda remote: remote.path)
     first = _find_model(found, quant) if file is None else next((remote for remote in found if remote.path == file), None)
     if first is None:
@@ -47,6 +51,15 @@ def choose(files: Iterable[RemoteFile], quant: str | None, file: str | None, *, 
     chosen = _shards_of(first, found)
     projector = _find_projector(found, first) if with_projector else None
     return chosen if projector is None or projector in chosen else [*chosen, projector]
+
+
+def _find_preset(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    found = [remote for remote in files if remote.path == PRESET_FILE and remote.is_safe]
+    if not found:
+        raise NotThere(f"the repository has no {PRESET_FILE}")
+    if found[0].size_bytes > MAX_TEXT_BYTES:
+        raise NotThere(f"its {PRESET_FILE} is larger than {MAX_TEXT_BYTES >> 20} MiB")
+    return found
 
 
 def _find_model(files: Sequence[RemoteFile], quant: str | None) -> RemoteFile | None:

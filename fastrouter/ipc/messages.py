@@ -27,6 +27,7 @@ class Load:
     num_dropped: int = 0  # CPU variants of llama.cpp to leave out, the best first, because they crash even in the safe mode
     files: list[str] = field(default_factory=list)  # all that it reads: shards, projector, adapters, draft model
     is_confined: bool = False  # it gives up the right to other files and to the network
+    host_limit_bytes: int = 0  # of the machine's memory, for --fit; 0: no limit
     is_ahead: bool = False  # no request waits for it yet: it loads only while a core is free, until Hurry
 
 
@@ -72,6 +73,7 @@ class Generate:
     system: str | None = None  # a system message for chats without one
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    prefill_is_implied: bool = False  # the request does not say it: the model's option decides
     sampling: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = -1  # -1: until EOS or the context is full
     stop: list[str] = field(default_factory=list)

@@ -16,6 +16,8 @@ class LoadOptions:
 
     ctx_size: int = 0  # 0: the model's training context
     parallel: int = -1  # slots; -1: auto = 4 with a unified KV cache
+    has_full_context: bool = False  # --ctx-size 0 was asked for: nothing makes it shorter
+    kv_unified_per_slot: int = 0  # what one request may use, and without `ctx_size` the size of each slot; 0: no limit
     kv_unified: bool | None = None  # None: unified when parallel is auto
     batch_size: int = 2048
     ubatch_size: int = 512
@@ -29,6 +31,10 @@ class LoadOptions:
     cpu_range_batch: str | None = None
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
+    fit: str = "auto"  # off; on or auto: what is not set is chosen so that it fits into memory
+    fit_target: list[int] = field(default_factory=lambda: [1024])  # MiB that stay free, on each device (one number: on all of them)
+    fit_ctx: int = 4096  # `fit` makes the context of a request not shorter than this
+    keeps_cache_types: bool = False  # they were asked for: `fit` does not change them
     gpu_layers: int = -1  # -1: all that fit
     devices: list[str] | None = None  # names; ["none"]: only the CPU; None: all
     split_mode: str = "layer"  # none | layer | row | tensor
@@ -86,6 +92,8 @@ class LoadOptions:
     constraint: dict[str, str] | None = None  # the form of answers, like Generate.constraint
     json_whitespace: str = "compact"  # between the tokens of JSON that follows a schema, unless a request sets it: compact | free
     stop: list[str] = field(default_factory=list)  # of requests without any
+    prefill_assistant: bool = True  # unless a request says it, an answer continues the assistant's message at the end of a chat
+    log_prompts_dir: str | None = None  # folder for a file of each prompt
     special: bool = False  # answers show special tokens as their text
     n_predict: int = -1  # default max_tokens
     cache_prompt: bool = True  # unless a request sets it
@@ -96,6 +104,8 @@ class LoadOptions:
     swa_full: bool = False
     mmproj: str | None = None  # the file of its projector
     mmproj_offload: bool = True  # the projector may use a GPU
+    mmproj_device: list[str] | None = None  # the name of its device; ["none"]: the CPU; None: llama.cpp chooses
+    mtmd_batch_max_tokens: int = 1024  # of pictures that are computed together
     image_min_tokens: int = -1  # of a picture, for projectors that take pictures of any size; -1: as the projector says
     image_max_tokens: int = -1
     ctx_checkpoints: int = 8  # stored states of a slot, for memories that cannot go back to an earlier token; 0: none
@@ -112,16 +122,24 @@ class LoadOptions:
     def num_slots(self) -> int:
         return self.parallel if self.parallel > 0 else AUTO_SLOTS
 
+    @property
+    def num_caches(self) -> int:
+        """Parts of the KV cache that cannot lend each other room."""
+        return 1 if self.is_unified else self.num_slots
+
     def num_cells(self, n_ctx_train: int) -> int:
         """Tokens of the KV cache: as asked for, but not more than the slots can use. `n_ctx_train` 0: unknown."""
-        if self.ctx_size <= 0:
-            return n_ctx_train
-        return min(self.ctx_size, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else self.ctx_size
+        asked = self.ctx_size
+        if asked <= 0 and not self.has_full_context:
+            asked = self.num_slots * self.kv_unified_per_slot
+        if asked <= 0:
+            return n_ctx_train * (self.num_caches if self.fit != "off" and not self.embedding else 1)
+        return min(asked, self.num_slots * n_ctx_train) if n_ctx_train and not self.embedding else asked
 
     def num_cells_of_slot(self, n_ctx_train: int) -> int:
         """What one request may fill: at most the training context of the model, as in llama-server."""
         num_cells = self.num_cells(n_ctx_train) // (1 if self.is_unified else self.num_slots)
-        return min(num_cells, n_ctx_train or num_cells)
+        return min(num_cells, n_ctx_train or num_cells, self.kv_unified_per_slot or num_cells)
 
     @property
     def of_draft(self) -> "LoadOptions":
@@ -132,6 +150,7 @@ class LoadOptions:
             self,
             threads=threads,
             threads_batch=asked.get("draft_threads_batch", threads if "draft_threads" in asked else self.threads_batch),
+            fit="off",
             gpu_layers=asked.get("draft_gpu_layers", -1),
             devices=asked.get("draft_devices", self.devices),
             override_tensor=asked.get("draft_override_tensor", []),

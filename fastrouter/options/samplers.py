@@ -6,11 +6,11 @@ Invariant: names that pass are known to the core; an unknown one is a ValueError
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastrouter._core import SAMPLERS
+from fastrouter._core import ADAPTIVE, SAMPLERS
 from fastrouter.options.sampling import SAMPLING, SamplingField, Shape
 
-LETTERS = dict(zip("edskypmxt", SAMPLERS, strict=True))  # those of llama-server
-_NOT_YET = {"infill": "i", "adaptive_p": "a"}
+LETTERS = dict(zip("edskypmxta", (*SAMPLERS, ADAPTIVE), strict=True))  # those of llama-server
+_NOT_YET = {"infill": "i"}
 _ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p", "typical_p": "typ_p"}
 
 
@@ -18,7 +18,7 @@ def _plain(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "")
 
 
-_BY_NAME = {_plain(name): name for name in (*SAMPLERS, *_NOT_YET)} | {_plain(alias): name for alias, name in _ALIASES.items()}
+_BY_NAME = {_plain(name): name for name in (*LETTERS.values(), *_NOT_YET)} | {_plain(alias): name for alias, name in _ALIASES.items()}
 
 
 def names_of(names: Iterable[str]) -> list[str]:
@@ -38,7 +38,7 @@ def letters_of(names: Iterable[str]) -> str:
 def _known(name: str | None, text: str) -> str:
     if name is None or name in _NOT_YET:
         why = f"{text!r} is not one of them" if name is None else f"{name} is not supported yet"
-        raise ValueError(f"one of {', '.join(SAMPLERS)} ({''.join(LETTERS)}), but {why}")
+        raise ValueError(f"one of {', '.join(LETTERS.values())} ({''.join(LETTERS)}), but {why}")
     return name
 
 

@@ -124,6 +124,14 @@ SAMPLING: tuple[SamplingField, ...] = (
     ),
     _number("mirostat_tau", 5.0, 0.0, _MANY, flag="--mirostat-ent", help="Mirostat's target ({:g})", file_key="mirostat_tau"),
     _number("mirostat_eta", 0.1, 0.0, _MANY, flag="--mirostat-lr", help="Mirostat's learning rate ({:g})", file_key="mirostat_eta"),
+    _number(
+        "adaptive_target", -1.0, -1.0, 1.0, outside=Outside.CLAMPED,
+        flag="--adaptive-target", help="adaptive_p, if --samplers has it: tokens near this probability ({:g}: off)",
+    ),
+    _number(
+        "adaptive_decay", 0.9, 0.0, 0.99, outside=Outside.CLAMPED,
+        flag="--adaptive-decay", help="adaptive_p: how long earlier tokens count ({:g}; about 1/(1-N) tokens)",
+    ),
     _whole("min_keep", 0, 0),
     SamplingField(
         "logit_bias", Shape.BIAS, (), flag="-l --logit-bias",

@@ -30,6 +30,7 @@ class Memory:
         self._spare_pid = spare_pid
         self.measures = measures or Measures()
         self._limits = LimitReader(config)
+        self.host_limit_bytes = self.measures.host_limit_bytes = self._limits.most_bytes  # 0: no limit
 
     def __repr__(self) -> str:
         return f"<Memory {self._limits!r} {self.measures!r}>"

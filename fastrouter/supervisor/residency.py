@@ -280,7 +280,8 @@ class Residency:
         if not is_ahead:
             self._memory.make_way()
             self._limit_load(model, instance)
-        instance.load(self._remedies.known.joined(model.remedy), self._verbosity, is_confined=self._is_confined)
+        remedy, limit = self._remedies.known.joined(model.remedy), self._memory.host_limit_bytes
+        instance.load(remedy, self._verbosity, is_confined=self._is_confined, host_limit_bytes=limit)
         self._timers.soon(lambda: self._parking.lend(instance))  # not now: it must not delay the load
         for waiter in self._queue.take_where(model, wants_lease=False):
             waiter.resolve(None)
@@ -327,7 +328,8 @@ class Residency:
         self._remedies.save()
 
     def _noticed(self, instance: Instance, notice: Notice) -> None:
-        log.warning("%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
+        level = logging.INFO if notice.level == "info" else logging.WARNING
+        log.log(level, "%s: %s", instance.spec.id, notice.text, extra={"model": instance.spec.id, "event": "notice"})
 
     def _prime(self) -> None:
         self.ahead.look_later()

@@ -6,7 +6,7 @@ Owns nothing afterwards. Invariant: a LoadedModel is complete, or there is none 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastrouter.errors import InvalidRequest
@@ -21,7 +21,8 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.embedder import Embedder
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.engine.outbox import Outbox
-from fastrouter.worker.llama.binding import log
+from fastrouter.worker.llama import fitted
+from fastrouter.worker.llama.binding import has_device_backend, log
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.llama.projector import Projector
@@ -121,9 +122,13 @@ class Loader:
         gone = confine(load) if load.is_confined else []
         self._watch_router()
         spare.drop_variants(load.num_dropped)
+        if has_device_backend():
+            self._fit()  # which layers go where must be known before the file is read
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
         model = taken or self._open(on_progress)
+        if not has_device_backend() and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
+            self._fit()
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
@@ -135,6 +140,15 @@ class Loader:
         load = self._load
         with reading_ahead([] if load.options.direct_io else load.files or [load.path]):
             return Model(load.path, load.options, safe_mode=load.safe_mode, on_progress=on_progress)
+
+    def _fit(self) -> None:
+        load = self._load
+        if load.options.fit == "off":
+            return
+        choice = fitted.choose(load.path, load.options, safe_mode=load.safe_mode, host_limit_bytes=load.host_limit_bytes)
+        self._load = replace(load, options=choice.options)
+        if choice.notice:
+            self._wire.send(Notice(choice.level, choice.notice))
 
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options

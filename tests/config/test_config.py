@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastrouter.config.config import merge, parse
+from fastrouter.config.config import parse
 from fastrouter.config.forms import load_options, to_arguments
+from fastrouter.config.layers import merge
 from fastrouter.config.table import TABLE
 from fastrouter.config.values import ALL_LAYERS, BY_ENV, BY_NAME
 from fastrouter.errors import ConfigError
@@ -23,7 +24,7 @@ def options(*argv: str, **environ: str) -> Any:
 
 def test_defaults_are_those_of_llama_server() -> None:
     config = parse([], {"HOME": "/home/someone"})
-    assert (config.host, config.port, config.models_max, config.models_autoload) == ("127.0.0.1", 8080, 4, True)
+    assert (config.hosts, config.port, config.models_max, config.models_autoload) == (("127.0.0.1",), 8080, 4, True)
     assert (config.api_keys, config.insecure, config.slots_endpoint, config.props_endpoint) == ((), False, True, False)
     assert [str(path) for path in config.cache_dirs] == ["/home/someone/.cache/huggingface/hub", "/home/someone/.cache/llama.cpp"]
     assert options() == load_options({})
@@ -114,8 +115,41 @@ def test_model_flags(argv: list[str], field: str, value: Any) -> None:
 
 
 def test_what_is_done_anyway_is_accepted() -> None:
-    argv = "--no-context-shift --no-cache-idle-slots --no-ui --webui --no-perf -fit off --cache-reuse 0 --spec-type none"
+    argv = "--no-context-shift --no-cache-idle-slots --no-ui --webui --no-perf --cache-reuse 0 --spec-type none"
     assert options(*argv.split()) == load_options({})
+
+
+@pytest.mark.parametrize(
+    ("argv", "notice"),
+    [
+        (["--perf"], "--perf has no effect: the times of loads and answers are always measured"),
+        (["-lcs", "x"], "--lookup-cache-static has no effect: ngram-cache looks into the conversation's own tokens only"),
+        (["-bs"], "--backend-sampling has no effect: tokens are sampled on the CPU"),
+        (
+            ["--spec-draft-sampling", "probabilistic"],
+            "--spec-draft-sampling has no effect: the draft model's guess is its most likely token",
+        ),
+        (["--no-perf", "--spec-draft-sampling", "greedy", "--no-spec-draft-backend-sampling"], ""),
+    ],
+)
+def test_what_has_no_effect_is_said_once(argv: list[str], notice: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert options(*argv) == load_options({})
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == bool(notice)
+    assert "".join(found).startswith(notice)
+
+
+def test_escapes_in_texts() -> None:
+    asked = ("-r", "a\\nb", "--dry-sequence-breaker", "\\t")
+    for flags, stop, breakers in (((), "a\nb", "\t"), (("--no-escape",), "a\\nb", "\\t")):
+        found = options(*asked, *flags)
+        assert (found.stop, found.sampling["dry_sequence_breakers"]) == ([stop], (breakers,))
+
+
+def test_what_says_that_nothing_may_become_smaller() -> None:
+    assert [options(*argv).has_full_context for argv in ((), ("-c", "0"), ("-c", "4096"))] == [False, True, False]
+    assert [options(*argv).keeps_cache_types for argv in ((), ("-ctk", "f16"), ("-ctv", "q8_0"))] == [False, True, True]
+    assert options("-fitt", "10,20", "-fitc", "512", "--fit", "off").fit_target == [10, 20]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +173,11 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--rpc", "x"], {}, "fastrouter does not have --rpc yet"),
         (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be an existing folder"),
         (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
-        (["--no-escape"], {}, "fastrouter does not have --no-escape yet"),
+        (["--tools-runtime", "ssh:x"], {}, "--tools-runtime: not possible here: tools run on this machine"),
+        (["--spec-synth-len", "3"], {}, "--spec-synth-len: not possible here: it makes up which guesses are right"),
+        (["--fit", "perhaps"], {}, "--fit perhaps: must be on, off or auto"),
+        (["--fit-target", "1,x"], {}, "--fit-target 1,x: must be whole numbers of 0 or more, comma-separated"),
+        (["-m", "x", "-mu", "y", "-dr", "z"], {}, "--model-url and --docker-repo all name the default model; give one of them"),
         (["--lora", ""], {}, "--lora : must be a comma-separated list of files"),
         (["--lora", "a,,b"], {}, "--lora a,,b: must be a comma-separated list of files"),
         (["--lora", "\udcff"], {}, "must be a comma-separated list of files"),
@@ -149,7 +187,6 @@ def test_what_is_done_anyway_is_accepted() -> None:
         (["--lora-scaled", "a:nan"], {}, "must be a comma-separated list of FILE:SCALE"),
         (["--lora-scaled", "a:1001"], {}, "must be a comma-separated list of FILE:SCALE"),
         (["--lora-scaled", ":1"], {}, "must be a comma-separated list of FILE:SCALE"),
-        (["--mmproj-url", "x"], {}, "fastrouter does not have --mmproj-url yet"),
         (["--mmproj", "x"], {}, "--mmproj x: it belongs to one model, so --model is missing"),
         (["--media-path", "/nowhere"], {}, "--media-path /nowhere: there is no such folder"),
         (["--image-max-tokens", "0"], {}, "--image-max-tokens 0"),
@@ -196,7 +233,7 @@ def test_command_line_wins_over_environment() -> None:
     config = parse(
         ["--port", "1", "-c", "3"], {"LLAMA_ARG_PORT": "2", "LLAMA_ARG_HOST": "::1", "LLAMA_ARG_CTX_SIZE": "4", "LLAMA_API_KEY": "k"}
     )
-    assert (config.port, config.host, config.api_keys) == (1, "::1", ("k",))
+    assert (config.port, config.hosts, config.api_keys) == (1, ("::1",), ("k",))
     assert config.command_line["ctx_size"].value == 3
     assert config.environment["ctx_size"].value == 4
     assert "port" not in config.command_line

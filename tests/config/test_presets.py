@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tiny_models import make_llama
 
 from fastrouter.cli.presets import run_preset
-from fastrouter.config.config import merge, parse
+from fastrouter.config.config import parse
 from fastrouter.config.flag import Kind, Scope
 from fastrouter.config.forms import load_options, to_arguments, to_section
+from fastrouter.config.layers import merge
 from fastrouter.config.preset_values import read_value, write_value
 from fastrouter.config.presets import Presets, first_of, read_presets
 from fastrouter.config.table import TABLE
@@ -87,7 +88,7 @@ def test_a_preset_file(tmp_path: Path) -> None:
         ('chat-template = "x \\"y\\" # z"', "chat_template", 'x "y" # z'),
         ('chat-template = "x" y # z', "chat_template", '"x" y'),
         ('alias = "x, y ;z"', "aliases", ("x", "y ;z")),
-        ('reverse-prompt = " ;\\n"', "stop", (" ;\n",)),
+        ('reverse-prompt = " ;\\n"', "stop", (" ;\\n",)),
         ("chat-template = {{ x }} # y", "chat_template", "{{ x }}"),
         ("chat-template = '{# x #}{{ y }}'", "chat_template", "{# x #}{{ y }}"),
         ("chat-template = \u2028x", "chat_template", "x"),
@@ -205,7 +206,7 @@ def test_what_belongs_to_the_router_is_refused(tmp_path: Path, flag: Any) -> Non
         ("[a]\nport = 1", "presets.ini:2 [a]: port belongs to the router"),
         ("[a]\nLLAMA_API_KEY = 1", "presets.ini:2 [a]: LLAMA_API_KEY belongs to the router"),
         ("[a]\nmodels-dir = x", "models-dir belongs to the router"),
-        ("[a]\nescape = 0", "fastrouter does not have escape = 0"),
+        ("[a]\ntools-runtime = x", "presets.ini:2 [a] tools-runtime = x: not possible here"),
         ("[a]\n\n# x\n-- = 1", "presets.ini:4 [a]: unknown key --"),
         ("ctx-size = 1", "presets.ini:1: ctx-size is before the first [section]"),
         ("[a]\nnonsense", "presets.ini:2 [a]: expected `key = value`, found 'nonsense'"),

@@ -81,7 +81,9 @@ def their_chain(chosen: dict[str, Any], n_vocab: int, vocab: Any, breakers: tupl
         "temperature": lambda: llama_cpp.llama_sampler_init_temp_ext(*of("temperature", "dynatemp_range", "dynatemp_exponent")),
     }
     if not chosen["mirostat"]:
-        yield from (make[name]() for name in chosen["samplers"])
+        yield from (make[name]() for name in chosen["samplers"] if name != "adaptive_p")
+        if "adaptive_p" in chosen["samplers"]:
+            yield llama_cpp.llama_sampler_init_adaptive_p(*of("adaptive_target", "adaptive_decay"), 7)
         return
     yield llama_cpp.llama_sampler_init_temp(chosen["temperature"])
     tau, eta = of("mirostat_tau", "mirostat_eta")
@@ -114,6 +116,10 @@ STEPS: list[dict[str, Any]] = [
     {"xtc_probability": 1.0, "xtc_threshold": 0.05, "temperature": 0.0},
     {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 0.8},
     {"top_k": 10, "typical_p": 0.8, "top_p": 0.9, "min_p": 0.02, "temperature": 1.3, "xtc_probability": 1.0},
+    {"samplers": ["adaptive_p", "min_p"], "min_p": 0.02, "adaptive_target": 0.1},
+    {"samplers": ["top_k", "temperature", "adaptive_p"], "top_k": 30, "temperature": 0.7, "adaptive_target": 0.9, "adaptive_decay": 0.5},
+    {"samplers": ["top_k", "adaptive_p"], "top_k": 30, "adaptive_target": 0.0, "adaptive_decay": 0.0},
+    {"samplers": ["top_k", "adaptive_p"], "top_k": 30, "adaptive_target": -1.0},
     {"mirostat": 1, "mirostat_tau": 2.0},
     {"mirostat": 1, "mirostat_tau": 5.0, "temperature": 0.7},
     {"mirostat": 2, "mirostat_tau": 1.0},
@@ -254,6 +260,30 @@ def test_mirostat_steers_towards_its_surprise(version: int) -> None:
         assert chain.probabilities is not None
         surprises.append(-np.log2(chain.probabilities[0]))
     assert np.mean(surprises[500:]) == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize(("target", "decay"), [(0.05, 0.9), (0.15, 0.9), (0.3, 0.9), (0.3, 0.5)])
+def test_adaptive_p_steers_as_llama_cpps_does(target: float, decay: float) -> None:
+    n_vocab, count = 40, 3000
+    logits = noise(n_vocab, 4)
+    asked = {**USUAL, "samplers": ["adaptive_p"], "adaptive_target": target, "adaptive_decay": decay}
+    chain = LogitSampler(n_vocab, asked, seed=3, bias=[])
+    weights = np.exp(logits.astype(np.float64))
+    chances = weights / weights.sum()
+    mine = [chances[chain.sample(logits.ctypes.data, n_vocab)] for _ in range(count)]
+    theirs = []
+    sampler = llama_cpp.llama_sampler_init_adaptive_p(target, decay, 7)
+    for _ in range(count):
+        data = (llama_cpp.llama_token_data * n_vocab)()
+        for token, logit in enumerate(logits.tolist()):
+            data[token] = llama_cpp.llama_token_data(token, logit, 0.0)
+        candidates = llama_cpp.llama_token_data_array(data, n_vocab, -1, False)
+        llama_cpp.llama_sampler_apply(sampler, ctypes.byref(candidates))
+        token = candidates.data[candidates.selected].id
+        llama_cpp.llama_sampler_accept(sampler, token)
+        theirs.append(chances[token])
+    llama_cpp.llama_sampler_free(sampler)
+    assert np.mean(mine) == pytest.approx(np.mean(theirs), rel=0.15)
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"typical_p": 0.9}, {"mirostat": 2}, {"top_k": 5, "xtc_probability": 0.5}])

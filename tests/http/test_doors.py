@@ -527,6 +527,7 @@ def test_a_stop_under_https(tmp_path: Path, models: Path, issued: Issued) -> Non
         (("--api-key-file", "CERT"), ("--api-key-file", ":1: word 2 must be one of")),
         (("--host", "0.0.0.0", "--ssl-key-file", "KEY", "--ssl-cert-file", "CERT"), ("--insecure",)),
         (("--host", "nowhere/x.sock"), ("cannot listen on nowhere/x.sock: No such file or directory",)),
+        (("--host", "127.0.0.1", "--host", "::1,nowhere/x.sock"), ("cannot listen on nowhere/x.sock: No such file or directory",)),
     ],
 )
 def test_a_start_that_cannot_be(tmp_path: Path, issued: Issued, flags: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -544,7 +545,20 @@ def test_a_start_that_cannot_be(tmp_path: Path, issued: Issued, flags: tuple[str
 
 def test_hosts_of_all_kinds(tmp_path: Path, models: Path, issued: Issued) -> None:
     path = tmp_path / "r.sock"
-    flags = ("--host", f"127.0.0.1,[::1],{path}", "--port", "0", "--api-prefix", "/in", "--models-dir", str(models))
+    flags = (
+        "--host",
+        "127.0.0.1,[::1]",
+        "--host",
+        str(path),
+        "--host",
+        "[::1]",
+        "--port",
+        "0",
+        "--api-prefix",
+        "/in",
+        "--models-dir",
+        str(models),
+    )
     with started(tmp_path, *flags) as running:
         assert get(running.address("http://127.0.0.1:"), "/in/health") == 200
         assert get(running.address("http://[::1]:"), "/in/health") == 200

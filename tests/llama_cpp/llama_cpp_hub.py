@@ -17,6 +17,8 @@ from tiny_projectors import make_llava, picture, png
 ORG = "ggml-org"
 MODELS = f"{ORG}/models"
 DOWNLOADED = f"{ORG}/test-model-router-download"  # not in the cache: a test downloads it
+PRESET = b"[tinygemma3-preset]\nhf-repo = ggml-org/tinygemma3-GGUF:Q8_0\n\n[stories260K-test]\nhf-repo = ggml-org/test-model-stories260K\n"
+PRESETS = {f"{ORG}/test-preset-ci": {"preset.ini": PRESET}}
 BERT_VOCABULARY = "models/ggml-vocab-bert-bge.gguf"
 SPLIT = "tinyllamas/split/stories15M-q8_0"
 STORIES_CONTEXT = 2048
@@ -51,7 +53,7 @@ def make_downloads(folder: Path) -> None:
 def make_downloadable() -> dict[str, dict[str, bytes]]:
     """Files by repository of a hub that can be asked for them: one is not in the cache yet."""
     with tempfile.TemporaryDirectory() as folder:
-        return {DOWNLOADED: {"model-f16.gguf": make_llama(Path(folder, "tiny.gguf"), seed=5, half=True).read_bytes()}}
+        return PRESETS | {DOWNLOADED: {"model-f16.gguf": make_llama(Path(folder, "tiny.gguf"), seed=5, half=True).read_bytes()}}
 
 
 def put(cache: Path, repo: str, name: str, make: Callable[[Path], object]) -> None:

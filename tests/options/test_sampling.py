@@ -10,8 +10,9 @@ from sampling_examples import EXAMPLES, VALUES, as_json
 
 from fastrouter._core import SAMPLER_SETTINGS, LogitSampler
 from fastrouter.api.requests.fields import read_completion
-from fastrouter.config.config import merge, parse
+from fastrouter.config.config import parse
 from fastrouter.config.forms import load_options
+from fastrouter.config.layers import merge
 from fastrouter.config.presets import read_presets
 from fastrouter.config.values import BY_NAME
 from fastrouter.errors import ConfigError, InvalidRequest

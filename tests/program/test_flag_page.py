@@ -19,15 +19,14 @@ def _state(flag: Flag) -> str:
         return f"accepted without effect: {flag.instead}"
     if flag.scope is Scope.REMOVED:
         return f"an error, as in llama-server: {flag.help}"
-    if flag.only:
-        values = " or ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in flag.only)
-        return f"only {values}, which is what fastrouter does; another value is an error"
+    if flag.scope is Scope.REFUSED:
+        return f"an error: {flag.help}"
     return flag.help.replace("|", "\\|")
 
 
 def _row(flag: Flag) -> str:
     names = ", ".join(f"`{name}`" for name in (*flag.names, *flag.off_names))
-    value = placeholder(flag).strip().replace("|", "\\|") if not flag.only else ""
+    value = placeholder(flag).strip().replace("|", "\\|")
     return f"| {names}{f' {value}' if value else ''} | {f'`{flag.env}`' if flag.env else ''} | {_state(flag)} |"
 
 
@@ -35,14 +34,11 @@ def page() -> str:
     parts = [HEAD]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]
-        missing = [flag for flag in flags if scope is Scope.NOT_YET and not flag.only]
-        shown = [flag for flag in flags if flag not in missing]
         if scope is Scope.NOT_YET:
-            names = ", ".join(f"`{flag.names[-1]}`" for flag in missing)
-            parts.append(f"\n## {scope.value}\n\nThese give an error that names them: {names}.\n\nThese have one value so far:\n")
-        else:
-            parts.append(f"\n## {scope.value}\n")
-        parts += ["| flag | variable | what it does |", "|---|---|---|", *map(_row, shown)]
+            names = ", ".join(f"`{flag.names[-1]}`" for flag in flags)
+            parts += [f"\n## {scope.value}\n\nThese give an error that names them: {names}."] if flags else []
+            continue
+        parts += [f"\n## {scope.value}\n", "| flag | variable | what it does |", "|---|---|---|", *map(_row, flags)]
     return "\n".join(parts) + "\n"
 
 

@@ -89,8 +89,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "access_log",
     ),
     "config": (
-        *("flag", "router_flags", "model_flags", "llama_flags", "ready_made", "table", "values", "help", "preset_values", "tools", "forms"),
-        *("config", "presets"),
+        *("flag", "router_flags", "model_flags", "speculation_flags", "llama_flags", "ready_made", "table", "values", "help"),
+        *("preset_values", "tools", "forms", "layers", "remote_presets", "config_files", "config", "presets"),
     ),
     "catalog": (
         "gguf",
@@ -137,7 +137,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "residency",
         "supervisor",
     ),
-    "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "fetch", "downloads", "__main__"),
+    "hub": ("job", "http_client", "retry", "select_files", "cache", "remove", "direct", "fetch", "before_start", "downloads", "__main__"),
     "api": (
         "identity",
         "answer_shapes",

@@ -89,6 +89,7 @@ FLAGGED = {
     "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],
     "vector": ["--control-vector-scaled", "VECTOR:0.5", "--control-vector-layer-range", "1", "1"],
     "metadata": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false,llama.rope.freq_base=float:100", "--check-tensors"],
+    "texts": ["--no-escape", "-r", "\\n", "--no-prefill-assistant", "--kv-unified-per-slot", "128"],
     "placed": ["-ot", "blk.0.ffn_up=CPU", "--n-cpu-ffn", "1", "-dev", "none", "--no-repack", "-nkvo", "--no-host", "-lzm", "off"],
 }
 SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING)

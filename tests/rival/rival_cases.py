@@ -218,4 +218,15 @@ def _flagged() -> list[Case]:
     ]
 
 
-CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_seeing("llava"), *_seeing("gemma3")]
+def _texts() -> list[Case]:
+    """Flags about texts, and the context of a slot."""
+    answered = [*CHAT, {"role": "assistant", "content": "the dog"}]
+    return [
+        Case("texts", "props", "/props"),
+        Case("texts", "a template with an answer at its end", "/apply-template", {"messages": answered}),
+        _chat("texts", "chat with an answer at its end", answered),
+        Case("texts", "chat that is too long", "/v1/chat/completions", {"messages": [{"role": "user", "content": "the cat " * 100}]}),
+    ]
+
+
+CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_texts(), *_seeing("llava"), *_seeing("gemma3")]

@@ -50,6 +50,7 @@ PLAIN = {
     "dry": generate(PROMPTS[5], 60, sampling={"dry_multiplier": 0.8, "dry_allowed_length": 1, **SEEDED}),
     "xtc": generate(PROMPTS[6], sampling={"xtc_probability": 0.5, "xtc_threshold": 0.05, **SEEDED}),
     "mirostat 1": generate(PROMPTS[6], sampling={"mirostat": 1, **SEEDED}),
+    "adaptive": generate(PROMPTS[6], sampling={"samplers": ["top_k", "adaptive_p"], "adaptive_target": 0.3, **SEEDED}),
     "mirostat 2": generate(PROMPTS[6], sampling={"mirostat": 2, **SEEDED}),
     "probabilities": generate(PROMPTS[7], logprobs=True, sampling={"n_probs": 3, **SEEDED}),
     "probabilities held back": generate(PROMPTS[3], 60, logprobs=True, stop=["he a he a he"], sampling={"n_probs": 2, **SEEDED}),

@@ -29,8 +29,6 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 # Those of llama-server's `generation_settings` that have only one value here.
 _SETTINGS: dict[str, Any] = {
-    "adaptive_target": -1.0,
-    "adaptive_decay": 0.9,
     "n_keep": 0,
     "n_discard": 0,
     "backend_sampling": False,
@@ -172,7 +170,7 @@ class Infill(Completion):
 # The fields of a chat that make its prompt.
 _OF_TEMPLATES = (
     *("messages", "tools", "tool_choice", "chat_template_kwargs", "chat_template", "system"),
-    *("add_generation_prompt", "continue_final_message"),
+    *("add_generation_prompt", "continue_final_message", "prefill_is_implied"),
 )
 
 

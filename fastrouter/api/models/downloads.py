@@ -86,11 +86,16 @@ class ModelDownloads:
         if self._config.offline:
             return
         for spec in self._catalog.models():
-            if spec.wanted is not None and spec.base is None and self._downloads.find(spec.id) is None:
-                try:
-                    self._start(spec.id, spec.wanted)
-                except FastrouterError as error:
-                    log.error("%s: %s", spec.id, error.message)
+            if spec.base is None:
+                self._fetch(spec)
+
+    def _fetch(self, spec: ModelSpec) -> None:
+        if spec.wanted is None or self._downloads.find(spec.id) is not None:
+            return
+        try:
+            self._start(spec.id, spec.wanted)
+        except FastrouterError as error:
+            log.error("%s: %s", spec.id, error.message)
 
     def _start(self, name: str, wanted: Wanted) -> Download:
         """Raises InvalidRequest, Unavailable."""
@@ -112,6 +117,8 @@ class ModelDownloads:
                 load = asyncio.create_task(self._load(found))  # it may have to wait until other models are evicted
                 self._loads.add(load)
                 load.add_done_callback(self._loads.discard)
+            elif found.wanted is not None:  # now its draft model; the download that has ended is forgotten first
+                asyncio.get_running_loop().call_soon(self._fetch, found)
         listed = wanting or spec
         return listed.id if listed is not None else download.name
 

@@ -110,7 +110,7 @@ def prefill_of(body: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str
     if given is None and last["role"] == "assistant" and not last.get("tool_calls"):
         if len(messages) > 1 and messages[-2]["role"] == "assistant":
             raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
-        return {"add_generation_prompt": False, "continue_final_message": True}
+        return {"add_generation_prompt": False, "continue_final_message": True, "prefill_is_implied": True}
     if continues and adds_prompt:
         raise InvalidRequest("Cannot set both add_generation_prompt and continue_final_message to true.")
     if continues and last["role"] == "assistant" and last.get("tool_calls"):

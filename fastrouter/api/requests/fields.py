@@ -157,7 +157,6 @@ FIELDS: dict[str, Field] = {
     "regex": Field("constraint", "regex", constraints.regex),
     **dict(
         [
-            _off("adaptive_target", neutral(is_off=lambda value: value < 0)),
             _off("echo", neutral(False)),
             _off("best_of", neutral(1)),
             _off("suffix", neutral("")),

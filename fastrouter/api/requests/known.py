@@ -51,7 +51,7 @@ _GENERATION: Fields = {
     **_each(_WHOLE, "priority n_predict max_completion_tokens max_tokens n_cmpl n best_of n_cache_reuse id_slot n_keep n_indent n_discard"),
     **_each(_WHOLE, "t_max_predict_ms top_logprobs speculative.n_max speculative.n_min speculative.ngram_size_n speculative.ngram_size_m"),
     **_each(_WHOLE, "speculative.ngram_min_hits reasoning_budget_tokens thinking_budget_tokens"),
-    **_each(_NUMBER, "sse_ping_interval speculative.p_min adaptive_target"),
+    **_each(_NUMBER, "sse_ping_interval speculative.p_min"),
     **_each(_TEXT, "next_model grammar regex json_whitespace suffix reasoning_format reasoning_budget_message"),
     **_each(_DURATION, "keep_alive ttl"),
     **_each(_TEXT_OR_TEXTS, "stop speculative.type"),

@@ -68,10 +68,10 @@ def run_bench(arguments: Sequence[str]) -> int:
     try:
         plan = read_plan(arguments)
         environ = _environment()
-        parse(plan.flags, environ)
+        parse([*plan.flags, "--no-config"], environ)
         with tempfile.TemporaryDirectory(prefix="fastrouter-bench-") as folder:
             _place_files(plan, Path(folder))
-            check_models(plan, Catalog(parse([*plan.flags, *plan.folder], environ)))
+            check_models(plan, Catalog(parse([*plan.flags, *plan.folder, "--no-config"], environ)))
             result = measure(plan, environ, Path(folder))
     except (ConfigError, BenchFailed) as error:
         print(f"fastrouter: {error}", file=sys.stderr)
@@ -166,14 +166,15 @@ def measure(plan: BenchPlan, environ: Mapping[str, str], folder: Path) -> dict[s
         for name in plan.names if round_index % 2 == 0 else plan.names[::-1]:
             rival = plan.rival if name == RIVAL else None
             print(f"round {round_index + 1} of {plan.rounds}: {name}", file=sys.stderr, flush=True)
-            own = [] if rival else ["--no-foresee"]  # models must not be there before they are asked for
+            ours = [] if rival else ["--no-config"]
+            own = [] if rival else [*ours, "--no-foresee"]  # models must not be there before they are asked for
             with running(rival, [*plan.flags, *plan.folder, "--models-max", "0", *own], environ, folder / name) as server:
                 samples[name]["start to /health"].append(server.start_s)
                 if not plan.models:
                     plan.models = _smallest(server)
                 _with_room(server, plan.models, samples[name])
             if len(plan.models) > 1:
-                with running(rival, [*plan.flags, *plan.folder, "--models-max", "1"], environ, folder / name) as server:
+                with running(rival, [*plan.flags, *plan.folder, "--models-max", "1", *ours], environ, folder / name) as server:
                     _without_room(server, plan.models, samples[name])
                     plan.history = plan.history or _history(server, plan.models[0])
                     back(server, plan.models[0], plan.models[1], plan.history, samples[name])

@@ -14,7 +14,8 @@ import orjson
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.memory.estimate import estimate, unmapped_bytes
-from fastrouter.supervisor.memory.repacking import repacking_of
+from fastrouter.supervisor.memory.fitting import fitted
+from fastrouter.supervisor.memory.repacking import Repacking, repacking_of
 from fastrouter.supervisor.remedies import Remedy
 from fastrouter.system.fact_file import FactFile
 from fastrouter.system.machine import cpu_features
@@ -24,6 +25,7 @@ _BYTES_PER_S = 1 << 30  # a guess for models that were never loaded
 _LEAST_LOAD_S = 0.2
 _NOT_FOR_MEMORY = (
     *("sampling", "n_predict", "chat_template", "chat_template_kwargs", "jinja", "warmup", "skip_chat_parsing", "hold_tool_calls"),
+    *("prefill_assistant", "log_prompts_dir"),
     *("reasoning", "reasoning_format", "reasoning_effort", "reasoning_preserve", "reasoning_budget", "reasoning_budget_message"),
 )
 
@@ -33,6 +35,7 @@ class Measures:
         self._facts = remembered or FactFile("loads", 2, MAX_ENTRIES)
         self.has_device = False  # a worker has reported a GPU
         self.repacking = repacking_of(cpu_features())
+        self.host_limit_bytes = 0  # of the machine's memory, for one model; 0: no limit
 
     def __repr__(self) -> str:
         return f"<Measures {self._facts!r}>"
@@ -41,6 +44,7 @@ class Measures:
         known = self._known(spec)
         if known is not None:
             return Need(known["host_bytes"], known["device_bytes"])
+        spec = spec if self.has_device else _fitted(spec, self.host_limit_bytes, self.repacking)
         return estimate(spec, has_device=self.has_device, repacking=self.repacking)
 
     def is_measured(self, spec: ModelSpec) -> bool:
@@ -63,7 +67,7 @@ class Measures:
         host, device = memory.get("host_bytes"), memory.get("device_bytes")
         if type(host) is int and type(device) is int and 0 <= host < 1 << 50 and 0 <= device < 1 << 50:
             host = max(0, host - self.unmapped_bytes(spec))  # the worker counts the whole file
-            self._facts.put(_key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
+            self._facts.put(self._key(spec), {"host_bytes": host, "device_bytes": device, "load_s": round(load_s, 4)})
 
     def use(self, remedy: Remedy) -> None:
         """Set the build of llama.cpp that loads models from now on."""
@@ -77,8 +81,11 @@ class Measures:
         """Blocks until it is written to disk."""
         self._facts.save()
 
+    def _key(self, spec: ModelSpec) -> str:
+        return _key(spec, 0 if self.has_device else self.host_limit_bytes, self.repacking)
+
     def _known(self, spec: ModelSpec) -> dict[str, Any] | None:
-        found = self._facts.get(_key(spec))
+        found = self._facts.get(self._key(spec))
         if not isinstance(found, dict):
             return None
         values: list[Any] = [found.get(name) for name in ("host_bytes", "device_bytes", "load_s")]
@@ -86,9 +93,15 @@ class Measures:
 
 
 @lru_cache(MAX_ENTRIES)  # specs do not change, and each decision asks for every loaded model
-def _key(spec: ModelSpec) -> str:
-    """Equal for the same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files."""
+def _key(spec: ModelSpec, limit_bytes: int, repacking: Repacking) -> str:
+    """Equal for the same files with the same options that matter for memory. `fingerprint` holds sizes and times of the files. A model
+    that --fit makes smaller is another one with another limit."""
+    spec = _fitted(spec, limit_bytes, repacking)
     options = {name: value for name, value in asdict(spec.options).items() if name not in _NOT_FOR_MEMORY}
     path, mmproj, states = (*spec.fingerprint, None, None, None)[:3]
     content = orjson.dumps([path or spec.path, mmproj, [state[:2] for state in states or ()], options], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _fitted(spec: ModelSpec, limit_bytes: int, repacking: Repacking) -> ModelSpec:
+    return fitted(spec, lambda each: estimate(each, has_device=False, repacking=repacking), limit_bytes) if limit_bytes else spec

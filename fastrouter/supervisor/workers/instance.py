@@ -142,12 +142,14 @@ class Instance:
         self.hang = how
         self.process.give_up()
 
-    def load(self, remedy: Remedy, verbosity: int, *, is_confined: bool = False) -> None:
+    def load(self, remedy: Remedy, verbosity: int, *, is_confined: bool = False, host_limit_bytes: int = 0) -> None:
         self.remedy = remedy
         safe_mode, num_dropped = remedy.safe_mode, remedy.num_dropped
         files = [path for path in self.spec.files if path.isprintable()]  # one with another name cannot be loaded
         options, is_ahead = self.spec.options, self.is_ahead
-        load = Load(self.spec.id, self.spec.path, options, safe_mode, verbosity, num_dropped, files, is_confined, is_ahead)
+        load = Load(
+            self.spec.id, self.spec.path, options, safe_mode, verbosity, num_dropped, files, is_confined, host_limit_bytes, is_ahead
+        )
         self.process.send(load)
 
     def hurry(self) -> None:

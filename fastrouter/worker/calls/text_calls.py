@@ -134,11 +134,12 @@ class TextCalls:
         messages = params.get("messages")
         if not isinstance(messages, list):
             raise InvalidRequest('"messages" must be a list')
+        is_whole = bool(params.get("prefill_is_implied")) and not self._prompts.continues_by_itself
         return self._prompts.chat_of(
             messages,
             shown_tools(params.get("tools"), params.get("tool_choice")),
-            add_generation_prompt=bool(params.get("add_generation_prompt", True)),
-            continue_final_message=bool(params.get("continue_final_message", False)),
+            add_generation_prompt=is_whole or bool(params.get("add_generation_prompt", True)),
+            continue_final_message=not is_whole and bool(params.get("continue_final_message", False)),
             kwargs=params.get("chat_template_kwargs") or {},
             template=params.get("chat_template"),
             system=params.get("system"),

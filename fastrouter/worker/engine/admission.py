@@ -17,6 +17,7 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.answers import Answers
 from fastrouter.worker.engine.chats import ChatReading, Chats, must_call
 from fastrouter.worker.engine.fair_queue import FairQueue
+from fastrouter.worker.engine.prompt_log import PromptLog
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.kv.slots import Slot, Slots
 from fastrouter.worker.llama.context import Context
@@ -53,6 +54,7 @@ class Admission:
         self._prompts = prompts
         self._adapters = adapters
         self._pieces = PieceTable(model.vocab, special=options.special)
+        self._prompt_log = PromptLog(options.log_prompts_dir, model.vocab)
         self._chats = Chats(model.vocab, prompts, options)
         self._grammars = Grammars(model.vocab)
         self._compiling: list[GenerateRequest] = []
@@ -113,6 +115,8 @@ class Admission:
         options, changes = self._options, dict[str, Any]()
         if options.constraint is not None and generate.constraint is None and not generate.tools:
             changes["constraint"] = options.constraint
+        if generate.prefill_is_implied and not options.prefill_assistant:
+            changes |= {"add_generation_prompt": True, "continue_final_message": False}
         if options.stop and not generate.stop:
             changes["stop"] = options.stop
         if generate.messages is not None and not generate.chat_template and (end := self._prompts.fallback_stop):
@@ -209,6 +213,8 @@ class Admission:
         self._num_sequences += 1
         sequence = Sequence(request, choice, sampler, _detokenizer(pieces, generate), max_tokens, self._num_sequences, message)
         past = request.resumed.choices.get(choice)
+        if past is None and choice == 0:
+            self._prompt_log.write(generate, request.prompt.tolist())
         if past is not None:
             n_ctx, is_exact = self._context.n_ctx_slot, sampler.is_reproducible
             num_prefilled = past.num_prefilled(len(request.prompt), n_ctx, is_exact=is_exact, is_measured=generate.logprobs)

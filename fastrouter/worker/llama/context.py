@@ -40,7 +40,7 @@ class Context:
         self.is_embedding = options.embedding
         self.num_sequences = llama_params.sequences_of(options)
         self.pointer: int | None = None
-        params = self._params(model, options)
+        params = self.params(model, options)
         log.clear()
         self.pointer = api.llama_init_from_model(model.pointer, params)
         if not self.pointer:
@@ -55,7 +55,8 @@ class Context:
             _attach_threadpool(self.pointer, *self._pools.addresses)
         self.n_ctx: int = api.llama_n_ctx(self.pointer)
         # What one sequence may fill; unified: all of it. At most the training context of the model, as in llama-server.
-        self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), model.n_ctx_train or 1 << 31)
+        limits = (model.n_ctx_train, options.kv_unified_per_slot)
+        self.n_ctx_slot: int = min(api.llama_n_ctx_seq(self.pointer), *(limit or 1 << 31 for limit in limits))
         self.n_batch: int = min(api.llama_n_batch(self.pointer), api.llama_n_ubatch(self.pointer))
         self.n_vocab = model.vocab.n_tokens
         self.memory: int = api.llama_get_memory(self.pointer) or 0
@@ -70,13 +71,15 @@ class Context:
         self.can_split: bool = bool(self.memory) and is_of_last
         self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
 
-    def _params(self, model: Model, options: LoadOptions) -> Any:
+    @staticmethod
+    def params(model: Model, options: LoadOptions) -> Any:
+        """llama_context_params."""
         params = api.llama_context_default_params()
         params.n_ctx = options.num_cells(model.n_ctx_train)
-        params.n_seq_max = self.num_sequences
-        params.kv_unified = self.is_unified
+        params.n_seq_max = num_sequences = llama_params.sequences_of(options)
+        params.kv_unified = options.is_unified
         # A row for every sequence, or a prompt would wait for a stream to end; together, or a window may lose tokens that others need.
-        params.n_ubatch = llama_params.micro_batch_of(options, self.num_sequences)
+        params.n_ubatch = llama_params.micro_batch_of(options, num_sequences)
         params.n_batch = max(options.batch_size, params.n_ubatch)
         decode, prefill = placements_of(options)
         params.n_threads = llama_params.threads_for(model.size_bytes, options.threads, len(decode.cpus))

@@ -36,6 +36,15 @@ class LlamaLog:
         finally:
             self._least = least
 
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Nothing is shown, and there is no cause."""
+        least, self._least = self._least, _CONT + 1
+        try:
+            yield
+        finally:
+            self._least = least
+
     def take(self, level: int, text: bytes, _: int = 0) -> None:
         """llama.cpp's callback."""
         if level != _CONT:

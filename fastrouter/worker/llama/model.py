@@ -35,12 +35,20 @@ class Model:
     """A loaded GGUF file. `on_progress(0.0..1.0)` is called often during the load; if it returns False, the load ends."""
 
     def __init__(
-        self, path: str, options: LoadOptions, *, safe_mode: bool = False, on_progress: Callable[[float], bool] | None = None
+        self,
+        path: str,
+        options: LoadOptions,
+        *,
+        safe_mode: bool = False,
+        on_progress: Callable[[float], bool] | None = None,
+        is_dry: bool = False,
     ) -> None:
+        """`is_dry`: without memory for weights, to count what it would take."""
         params = api.llama_model_default_params()
         if options.gpu_layers >= 0:
             params.n_gpu_layers = options.gpu_layers
-        params.load_mode = _load_mode(options)
+        params.load_mode = 0 if is_dry else _load_mode(options)
+        params.no_alloc = is_dry
         params.use_extra_bufts = options.repack and not safe_mode
         kept = placement.place(params, options)
         if options.numa is not None:

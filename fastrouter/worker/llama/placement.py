@@ -4,6 +4,7 @@ Uses llama.cpp's list of devices. Invariant: an option that this machine cannot 
 """
 
 import ctypes
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -121,6 +122,19 @@ def _metadata(options: LoadOptions) -> Any:
         entry.key = key.encode()
         setattr(entry.value, field, value.encode() if isinstance(value, str) else value)
     return array
+
+
+def device_of_projector(options: LoadOptions) -> int | None:
+    """None: llama.cpp chooses. Raises LlamaError."""
+    names = options.mmproj_device
+    if names is None or names == ["none"]:
+        return None
+    if len(names) > 1:
+        raise LlamaError(f"--mmproj-device {','.join(names)}: a projector has one device")
+    try:
+        return int(_devices(replace(options, devices=names))[0])
+    except LlamaError as error:
+        raise LlamaError(error.message.replace("--device", "--mmproj-device")) from None
 
 
 def _proportions(options: LoadOptions) -> Any:

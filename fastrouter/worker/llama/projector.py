@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastrouter.errors import FastrouterError
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama import params as llama_params
+from fastrouter.worker.llama import placement
 from fastrouter.worker.llama.binding import LlamaError, api, log, mtmd, refusal
 from fastrouter.worker.llama.model import Model
 
@@ -66,7 +67,9 @@ class Projector:
     def __init__(self, model: Model, path: str, options: LoadOptions) -> None:
         self._lib = lib = mtmd()
         params = lib.mtmd_context_params_default()
-        params.use_gpu = options.mmproj_offload
+        params.use_gpu = options.mmproj_offload and options.mmproj_device != ["none"]
+        params.device = placement.device_of_projector(options)
+        params.batch_max_tokens = options.mtmd_batch_max_tokens
         params.print_timings = False
         params.warmup = True  # all memory is allocated now; nothing is computed
         params.n_threads = options.threads if options.threads > 0 else llama_params.physical_cores()

@@ -25,8 +25,8 @@ def confine(load: Load) -> list[str]:
     """Returns what is out of reach from now on. A GPU's driver needs files that nobody lists, so with one only the network is."""
     gone = []
     if not has_device_backend():
-        slots = load.options.slot_save_path
-        writable = ["/dev/null", *([slots] if slots else [])]
+        folders = (load.options.slot_save_path, load.options.log_prompts_dir)
+        writable = ["/dev/null", *filter(None, folders)]
         if confine_files([*_SYSTEM, *_python(), load.path, *load.files], [str(_PACKAGE.parent)], writable):
             gone.append(FILES)
     if confine_calls():

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fastrouter._core import LogitSampler
+from fastrouter._core import ADAPTIVE, LogitSampler
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.limits import UINT32_MAX
 from fastrouter.options.samplers import defaults_of
@@ -48,7 +48,8 @@ class Sampler(LogitSampler):
         shown = [{"token": token, "bias": value if math.isfinite(value) else None} for token, value in bias]
         self._settings = {**merged, "seed": seed, "logit_bias": shown}
         has_dry = merged["dry_multiplier"] != 0
-        self.has_mu: bool = merged["mirostat"] != 0
+        is_adaptive = ADAPTIVE in merged["samplers"] and merged["adaptive_target"] >= 0
+        self.has_mu: bool = merged["mirostat"] != 0 or is_adaptive
         self.has_marks = self.has_mu  # `take_marks` may return some
         self.is_reproducible: bool = merged["temperature"] <= 0 or int(merged["seed"]) not in RANDOM_SEEDS  # the client wants one text
         self._num_probs = merged["n_probs"] if has_probabilities else -1

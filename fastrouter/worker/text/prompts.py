@@ -47,6 +47,11 @@ class Prompts:
         self.pictures: Pictures | None = None  # of a model with a projector
 
     @property
+    def continues_by_itself(self) -> bool:
+        """An assistant's message at the end of a chat, if the request does not say what becomes of it."""
+        return self._options.prefill_assistant
+
+    @property
     def bos_token(self) -> str:
         return self._vocab.token_text(self._vocab.bos)
 
