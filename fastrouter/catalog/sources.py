@@ -34,6 +34,10 @@ class Wanted:
     file: str | None
     with_projector: bool = True
 
+    @property
+    def repo_and_file(self) -> tuple[str, str | None]:
+        return self.repo, self.file
+
 
 @dataclass(slots=True)
 class Found:
@@ -256,6 +260,13 @@ def _scan_repo(folder: str, repo: str) -> list[Found]:
     if preferred is not None:
         preferred.spellings.append(repo)
     return models
+
+
+def cached_file(cache: str, repo: str, path: str) -> str | None:
+    """A file of a repository, if it is in this cache."""
+    snapshot = _snapshot_of(os.path.join(cache, f"models--{repo.replace('/', '--')}"))
+    found = os.path.join(snapshot, path) if snapshot is not None else ""
+    return found if os.path.isfile(found) else None
 
 
 def _snapshot_of(folder: str) -> str | None:

@@ -107,5 +107,5 @@ def _names_of(names: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def flag(scope: Scope, names: str, env: str, kind: Kind, target: str, help: str = "", **limits: Any) -> Flag:
     on_names, off_names = _names_of(names)
-    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN")) else f"LLAMA_ARG_{env}"
+    full = env if not env or env.startswith(("LLAMA_", "HF_TOKEN", "MTMD_")) else f"LLAMA_ARG_{env}"
     return Flag(on_names, off_names, full or None, kind, scope, target, help=help, **limits)

@@ -48,7 +48,7 @@ _NOT_YET = """
 -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | -mu --model-url MODEL_URL | -dr --docker-repo DOCKER_REPO |
 --adaptive-target | --adaptive-decay | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT |
--mmu --mmproj-url MMPROJ_URL | -mmdev --mmproj-device | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
+--mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
 --video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --tools-runtime TOOLS_RUNTIME |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO |

@@ -96,6 +96,7 @@ class LoadOptions:
     swa_full: bool = False
     mmproj: str | None = None  # the file of its projector
     mmproj_offload: bool = True  # the projector may use a GPU
+    mmproj_device: str | None = None  # the device of the projector; "none": the CPU; None: the model's first one
     image_min_tokens: int = -1  # of a picture, for projectors that take pictures of any size; -1: as the projector says
     image_max_tokens: int = -1
     ctx_checkpoints: int = 8  # stored states of a slot, for memories that cannot go back to an earlier token; 0: none

@@ -41,6 +41,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     ),
     "ipc": ("descriptors", "attached_files", "parked", "messages", "wire", "async_wire", "records"),
     "system": (
+        "network_place",
         "machine",
         "read_ahead",
         "confinement",
@@ -89,7 +90,20 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "access_log",
     ),
     "config": (
-        *("flag", "router_flags", "model_flags", "llama_flags", "ready_made", "table", "values", "help", "preset_values", "tools", "forms"),
+        *(
+            "media_hosts",
+            "flag",
+            "router_flags",
+            "model_flags",
+            "llama_flags",
+            "ready_made",
+            "table",
+            "values",
+            "help",
+            "preset_values",
+            "tools",
+            "forms",
+        ),
         *("config", "presets"),
     ),
     "catalog": (
@@ -98,6 +112,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "variants",
         "capabilities",
         "template_features",
+        "projector_address",
         "sources",
         "spec",
         "header_cache",
