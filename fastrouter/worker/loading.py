@@ -141,6 +141,7 @@ class Loader:
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options
         prompts = Prompts(model, options, TextJobs(self._wake))
+        self._courtesy()
         coming = self._start_projector(model)
         prompts.start_compiling()
         adapters = Adapters(model, options)
