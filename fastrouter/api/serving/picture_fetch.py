@@ -10,7 +10,6 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -108,6 +107,8 @@ class Fetcher:
                 raise invalid(same[0].name, f"is an address {problem}") from None
             except TimeoutError:
                 raise invalid(same[0].name, f"is an address that did not give the picture within {FETCH_S:.0f} seconds") from None
+            except ssl.SSLCertVerificationError:
+                raise invalid(same[0].name, "is an address whose server has no valid certificate") from None
             except (OSError, httptools.HttpParserError):
                 raise invalid(same[0].name, "is an address whose server cannot be reached, or whose answer is broken") from None
         for picture in same:
@@ -150,7 +151,7 @@ class Fetcher:
             raise _Failed(f"of {target.host}, which cannot be found") from None
         if place is not Place.WORLD and target.reach is not Reach.ANYWHERE:
             raise _Failed(f"of {target.host}, which is {place.value}: {FLAG} must name it as it is")
-        tls: dict[str, Any] = {"ssl": self._context or _context(), "server_hostname": target.host} if target.is_safe else {}
+        tls = await self._tls(target.host) if target.is_safe else {}
         failed: OSError = OSError("no address")
         for address in addresses:
             try:
@@ -160,10 +161,9 @@ class Fetcher:
                 failed = error
         raise failed
 
-
-@cache
-def _context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    async def _tls(self, host: str) -> dict[str, Any]:
+        self._context = self._context or await asyncio.to_thread(ssl.create_default_context)  # it reads all certificates
+        return {"ssl": self._context, "server_hostname": host}
 
 
 class _Budget:
